@@ -1,0 +1,1 @@
+"""The contracts of Skysail, as protobuf sources with their generated code beside them."""

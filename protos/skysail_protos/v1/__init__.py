@@ -1,0 +1,1 @@
+"""Package `skysail.v1`: queries, management, and model servers."""
