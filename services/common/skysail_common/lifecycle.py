@@ -1,0 +1,78 @@
+"""The life of a service process: signals, background tasks, the parent that watches over it."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class BackgroundTasks:
+    """Tasks whose failure is seen: logged with its traceback, and told to `on_failure`."""
+
+    def __init__(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._on_failure = on_failure
+
+    def start(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+        """Run `work` as a task of this name and return it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error("background task failed", exc_info=error, extra={"task": task.get_name()})
+            if self._on_failure is not None:
+                self._on_failure(error)
+
+    async def stop(self) -> None:
+        """Cancel every task and wait until all have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def stop_event() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    return event
+
+
+async def watch_parent(stop: Callable[[], None]) -> None:
+    """Call `stop` when standard input ends: the parent that held its other end is gone.
+
+    A supervisor that is killed cannot stop its children; this way they stop by themselves.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    try:
+        while await reader.read(1024):
+            pass
+        log.warning("the parent process is gone; stopping")
+        stop()
+    finally:
+        transport.close()
+
+
+async def within(seconds: float, work: Awaitable[Any], what: str) -> None:
+    """Await `work` for at most `seconds`; log that `what` took longer and go on if it did."""
+    try:
+        await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        log.warning("gave up waiting", extra={"what": what, "seconds": seconds})

@@ -1,0 +1,32 @@
+"""How every client of Skysail dials."""
+
+import grpc
+import grpc.aio
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message either way, unless a setting says otherwise."""
+
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A peer that vanished without a word is noticed within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def open_channel(endpoint: str) -> grpc.aio.Channel:
+    """Return a channel to `host:port` or `unix:/path`; it connects when first used."""
+    options: list[tuple[str, int | str]] = list(_OPTIONS)
+    if endpoint.startswith("unix:"):
+        # Over a unix socket grpcio would send the percent-encoded path as :authority, which
+        # strict HTTP/2 servers refuse.
+        options.append(("grpc.default_authority", "localhost"))
+    else:
+        # A proxy set for the web must not catch calls within the cluster.
+        options.append(("grpc.enable_http_proxy", 0))
+    return grpc.aio.insecure_channel(endpoint, options)

@@ -1,0 +1,118 @@
+"""What the query path knows of gRPC: bytes in, bytes out, and no word about who carries them.
+
+A handler is an ordinary function of the event loop. It returns at once; the answer may come
+later, from the same loop. No task and no future is needed for a call.
+
+    transport ──► handler(call) ──► core … later … ──► call.reply(bytes) | call.fail(error)
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from skysail_common.errors import SkysailError
+
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Key-value pairs; the value is bytes where the key ends in `-bin`."""
+
+
+class Call(Protocol):
+    """A unary call that awaits its answer."""
+
+    method: str
+    """Full path, such as `/skysail.v1.QueryService/Predict`."""
+    message: bytes
+    """The request, as it came."""
+    deadline: float
+    """Instant of the monotonic clock by which the caller wants the answer; `NEVER` for none."""
+
+    def metadata(self) -> Mapping[str, str | bytes]:
+        """Return the metadata of the request; where a key came twice, its last value."""
+        ...
+
+    def reply(self, message: bytes, trailers: Metadata = ()) -> None:
+        """Answer.
+
+        Only the first of all `reply` and `fail` counts, and to a caller that has gone away none.
+        """
+        ...
+
+    def fail(self, error: SkysailError, trailers: Metadata = ()) -> None:
+        """Answer with an error."""
+        ...
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, once, if the caller goes away before the answer."""
+        ...
+
+
+class Stream(Protocol):
+    """A bidirectional stream, server side. Iterating it yields the messages of the client."""
+
+    method: str
+    deadline: float
+
+    def metadata(self) -> Mapping[str, str | bytes]:
+        """Return the metadata of the request; where a key came twice, its last value."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield each message; ends when the client has sent its last."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Send a message; waits while the client reads slower than it is sent to."""
+        ...
+
+
+UnaryHandler = Callable[[Call], None]
+StreamHandler = Callable[[Stream], Awaitable[None]]
+"""Serves one stream; its return ends the stream well, a `SkysailError` ends it with that."""
+
+
+class Link(Protocol):
+    """A bidirectional stream, client side."""
+
+    def send(self, message: bytes) -> None:
+        """Queue a message; it leaves in this turn of the loop.
+
+        The caller bounds what is under way. Does nothing once the link is closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the stream and call no observer any more."""
+        ...
+
+
+class LinkObserver(Protocol):
+    """Is told what happens on a `Link`; each method is called by the event loop."""
+
+    def link_received(self, message: bytes) -> None:
+        """A message came."""
+        ...
+
+    def link_closed(self, reason: str, has_died: bool) -> None:
+        """The stream ended; nothing comes after it. Not called after `Link.close`.
+
+        Args:
+            reason: Why, for people.
+            has_died: False where the peer ended the stream in good order.
+        """
+        ...
+
+
+class Connector(Protocol):
+    """Opens links."""
+
+    def __call__(self, endpoint: str, path: str, observer: LinkObserver) -> Awaitable[Link]:
+        """Return an open link: the peer has accepted the stream.
+
+        Args:
+            endpoint: Such as `unix:/path` or `host:port`.
+            path: Full path of the method.
+            observer: Is told what happens.
+
+        Raises:
+            Unavailable: the peer cannot be reached or does not accept in time.
+        """
+        ...

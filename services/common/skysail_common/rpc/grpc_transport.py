@@ -1,0 +1,243 @@
+"""The contract of `rpc.contract` on grpc.aio."""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+
+from skysail_common.clock import MONOTONIC, NEVER
+from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.contract import (
+    Link,
+    LinkObserver,
+    Metadata,
+    Stream,
+    StreamHandler,
+    UnaryHandler,
+)
+from skysail_common.rpc.statuses import abort, as_skysail_error
+
+log = logging.getLogger(__name__)
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+_LINK_TIMEOUT_S = 5.0
+
+
+def _deadline_of(context: _Context) -> float:
+    remaining = context.time_remaining()
+    # grpc.aio tells a call without a deadline by a very long or an absent time.
+    return NEVER if remaining is None or remaining > 1e9 else MONOTONIC() + remaining
+
+
+def _metadata_of(context: _Context) -> Mapping[str, str | bytes]:
+    return dict(cast(Any, context.invocation_metadata()) or ())
+
+
+class _GrpcCall:
+    __slots__ = ("_answer", "_cancel", "_context", "_waiter", "deadline", "message", "method")
+
+    def __init__(self, method: str, message: bytes, context: _Context) -> None:
+        self.method = method
+        self.message = message
+        self.deadline = _deadline_of(context)
+        self._context = context
+        self._answer: tuple[bytes | None, SkysailError | None, Metadata] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._cancel: Callable[[], None] | None = None
+
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return _metadata_of(self._context)
+
+    def reply(self, message: bytes, trailers: Metadata = ()) -> None:
+        self._settle((message, None, trailers))
+
+    def fail(self, error: SkysailError, trailers: Metadata = ()) -> None:
+        self._settle((None, error, trailers))
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        self._cancel = callback
+
+    def _settle(self, answer: tuple[bytes | None, SkysailError | None, Metadata]) -> None:
+        if self._answer is None:
+            self._answer = answer
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    async def answered(self) -> bytes:
+        """Wait for the answer and give it to grpc.aio."""
+        if self._answer is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                if self._cancel is not None:
+                    self._cancel()
+                raise
+        assert self._answer is not None
+        message, error, trailers = self._answer
+        if error is not None:
+            await abort(self._context, error, trailers)
+        if trailers:
+            self._context.set_trailing_metadata(cast(Any, tuple(trailers)))
+        return cast(bytes, message)
+
+
+class _GrpcStream:
+    def __init__(self, method: str, messages: AsyncIterator[bytes], context: _Context) -> None:
+        self.method = method
+        self.deadline = _deadline_of(context)
+        self._messages = messages
+        self._context = context
+
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return _metadata_of(self._context)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._messages
+
+    async def send(self, message: bytes) -> None:
+        await self._context.write(message)
+
+
+class GrpcHandlers(grpc.GenericRpcHandler):
+    """Gives the calls of a grpc.aio server to handlers of the contract, by path."""
+
+    def __init__(
+        self, unary: Mapping[str, UnaryHandler], stream: Mapping[str, StreamHandler]
+    ) -> None:
+        self._handlers: dict[str, Any] = {
+            **{path: _unary(path, handler) for path, handler in unary.items()},
+            **{path: _stream(path, handler) for path, handler in stream.items()},
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Return the handler of a path, or None for a path that is not ours."""
+        return self._handlers.get(handler_call_details.method)
+
+
+def _unary(path: str, handler: UnaryHandler) -> Any:
+    async def serve(message: bytes, context: _Context) -> bytes:
+        call = _GrpcCall(path, message, context)
+        try:
+            handler(call)
+        except SkysailError as error:
+            # Not logged: refusing must cost as little as possible.
+            call.fail(error)
+        except Exception as error:
+            call.fail(as_skysail_error(error, path))
+        return await call.answered()
+
+    return grpc.unary_unary_rpc_method_handler(cast(Any, serve))
+
+
+def _stream(path: str, handler: StreamHandler) -> Any:
+    async def serve(messages: AsyncIterator[bytes], context: _Context) -> None:
+        stream: Stream = _GrpcStream(path, messages, context)
+        try:
+            await handler(stream)
+        except Exception as error:
+            await abort(context, as_skysail_error(error, path))
+
+    return grpc.stream_stream_rpc_method_handler(cast(Any, serve))
+
+
+async def connect(endpoint: str, path: str, observer: LinkObserver) -> Link:
+    """Open a link (see `rpc.contract.Connector`)."""
+    channel = open_channel(endpoint)
+    try:
+        call: Any = channel.stream_stream(path)()
+        # The peer sends its headers when it accepts the stream, which only the link's own
+        # reading shows: a connected channel may still be one to a peer that drains.
+        await asyncio.wait_for(_accepted(channel, call), _LINK_TIMEOUT_S)
+    except (grpc.aio.AioRpcError, asyncio.TimeoutError) as error:
+        await channel.close()
+        reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
+        raise Unavailable(f"{endpoint} does not take batches: {reason}") from error
+    except BaseException:
+        await channel.close()
+        raise
+    return _GrpcLink(channel, call, observer)
+
+
+async def _accepted(channel: grpc.aio.Channel, call: Any) -> None:
+    await channel.channel_ready()
+    await call.initial_metadata()
+    if call.done():
+        raise Unavailable(await call.details() or "the stream ended")
+
+
+class _GrpcLink:
+    """Two tasks a link, none a message: one writes what is queued, one reads."""
+
+    def __init__(self, channel: grpc.aio.Channel, call: Any, observer: LinkObserver) -> None:
+        self._channel = channel
+        self._call = call
+        self._observer: LinkObserver | None = observer
+        self._outbox: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._guard(self._write()), name="link writer"),
+            asyncio.create_task(self._guard(self._read()), name="link reader"),
+        ]
+
+    def send(self, message: bytes) -> None:
+        if self._observer is not None:
+            self._outbox.append(message)
+            self._wake.set()
+
+    def close(self) -> None:
+        self._observer = None
+        self._end()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._outbox:
+                await self._call.write(self._outbox.popleft())
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._call.read()
+            if message is grpc.aio.EOF:
+                is_well = await self._call.code() is grpc.StatusCode.OK
+                self._lost(await self._call.details() or "the stream ended", not is_well)
+                return
+            if self._observer is not None:
+                self._observer.link_received(message)
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except grpc.aio.AioRpcError as error:
+            self._lost(error.details() or error.code().name, has_died=True)
+        except asyncio.InvalidStateError:
+            # Writing to a stream that has just ended; the reader tells why.
+            pass
+
+    def _lost(self, reason: str, has_died: bool) -> None:
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.link_closed(reason, has_died)
+            self._end()
+
+    def _end(self) -> None:
+        self._outbox.clear()
+        self._call.cancel()
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+        closing = asyncio.get_running_loop().create_task(self._close_channel())
+        self._tasks.append(closing)
+
+    async def _close_channel(self) -> None:
+        with contextlib.suppress(Exception):
+            await self._channel.close()

@@ -1,0 +1,88 @@
+"""The one place where errors become gRPC statuses, and statuses errors again."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from skysail_common.errors import SkysailError, Status, error_of
+from skysail_common.rpc.contract import Metadata
+
+log = logging.getLogger(__name__)
+
+REASON_KEY = "skysail-reason"
+"""Trailing metadata that names the class of an error."""
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+ResponseT = TypeVar("ResponseT")
+
+
+def as_skysail_error(error: Exception, method: str) -> SkysailError:
+    """Return the error that the caller of `method` may see, and log it by whose fault it is."""
+    if not isinstance(error, SkysailError):
+        log.error("call failed by a mistake of ours", exc_info=error, extra={"method": method})
+        return SkysailError("internal error")
+    if error.status is Status.INTERNAL:
+        log.error("call failed", extra={"method": method, "error": error.message})
+    else:
+        log.info(
+            "call refused",
+            extra={"method": method, "reason": type(error).__name__, "error": error.message},
+        )
+    return error
+
+
+def code_of(error: SkysailError) -> grpc.StatusCode:
+    """Return the gRPC code of an error."""
+    return _CODES[error.status]
+
+
+def trailers_of(error: SkysailError) -> Metadata:
+    """Return the trailing metadata that name the error's class."""
+    return ((REASON_KEY, type(error).__name__),)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> SkysailError:
+    """Return the error that the server raised, of the same class."""
+    reason = ""
+    for key, value in error.trailing_metadata() or ():
+        if key == REASON_KEY:
+            reason = value.decode() if isinstance(value, bytes) else value
+    return error_of(reason, error.code().value[0], error.details() or error.code().name.lower())
+
+
+async def call(response: Awaitable[ResponseT]) -> ResponseT:
+    """Await the response of a stub.
+
+    Raises:
+        SkysailError: what the server raised, of the same class.
+    """
+    try:
+        return await response
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+
+
+async def stream(responses: "grpc.aio.UnaryStreamCall[Any, ResponseT]") -> AsyncIterator[ResponseT]:
+    """Yield the responses of a stub; the call is cancelled when the iteration ends early.
+
+    Raises:
+        SkysailError: what the server raised, of the same class.
+    """
+    try:
+        async for response in responses:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        responses.cancel()
+
+
+async def abort(
+    context: "grpc.aio.ServicerContext[Any, Any]", error: SkysailError, trailers: Iterable[Any] = ()
+) -> None:
+    """End a call of grpc.aio with an error; never returns."""
+    await context.abort(code_of(error), error.message, (*trailers_of(error), *trailers))

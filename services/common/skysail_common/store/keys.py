@@ -1,0 +1,39 @@
+"""Every key in the store.
+
+All keys of a cluster share the hash tag `{skysail:<cluster>}`, so that a Redis Cluster keeps them
+in one slot and a script may change several at once.
+
+| key | type | field → value | written by |
+|---|---|---|---|
+| `{skysail:<cluster>}:applications` | hash | application → record | register, update, route |
+| `{skysail:<cluster>}:models` | hash | model → record: current and previous versions | promote, roll back |
+| `{skysail:<cluster>}:versions` | hash | model:version → record, immutable | register, deploy |
+| `{skysail:<cluster>}:deployments` | hash | model:version → record: desired state | deploy, scale |
+| `{skysail:<cluster>}:meta` | hash | `revision` → number of the last commit; `secret` → key of the replicas' tokens; `format` → version of this layout | every commit |
+
+A record is stored as its revision, a line feed, and JSON.
+"""
+
+import enum
+
+FORMAT = "1"
+"""Version of this layout."""
+
+
+class Table(enum.Enum):
+    """A hash of records."""
+
+    APPLICATIONS = "applications"
+    MODELS = "models"
+    VERSIONS = "versions"
+    DEPLOYMENTS = "deployments"
+
+
+def table_key(cluster: str, table: Table) -> str:
+    """Return the key of a table."""
+    return f"{{skysail:{cluster}}}:{table.value}"
+
+
+def meta_key(cluster: str) -> str:
+    """Return the key of the cluster's own values."""
+    return f"{{skysail:{cluster}}}:meta"

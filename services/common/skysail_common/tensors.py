@@ -1,0 +1,360 @@
+"""Tensors as bytes: element types, specifications, and the way to numpy and back.
+
+Layouts are those of the Open Inference Protocol: row-major, little-endian; an element of BYTES
+is its length as uint32 and then its bytes. The batch axis is the first.
+"""
+
+import enum
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skysail_common.errors import InvalidInput
+
+Array = npt.NDArray[np.generic]
+
+
+class DataType(enum.IntEnum):
+    """Element type of a tensor; numbers are those of `skysail.v1.DataType`."""
+
+    BOOL = 1
+    UINT8 = 2
+    UINT16 = 3
+    UINT32 = 4
+    UINT64 = 5
+    INT8 = 6
+    INT16 = 7
+    INT32 = 8
+    INT64 = 9
+    FP16 = 10
+    FP32 = 11
+    FP64 = 12
+    BYTES = 13
+    BF16 = 14
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element; 0 for BYTES, whose elements differ in length."""
+        return _ELEMENT_BYTES[self]
+
+    @classmethod
+    def named(cls, name: str) -> "DataType":
+        """Return the type of this name, such as `FP32`.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        found = _BY_NAME.get(name)
+        if found is None:
+            raise InvalidInput(f"{name[:40]!r} is not a datatype; known are {', '.join(_BY_NAME)}")
+        return found
+
+    @classmethod
+    def of(cls, dtype: "np.dtype[np.generic]") -> "DataType":
+        """Return the type that holds elements of a numpy type.
+
+        Raises:
+            InvalidInput: none does, as for complex numbers or dates.
+        """
+        if dtype.kind in "OSUT":
+            return cls.BYTES
+        found = _BY_DTYPE.get(dtype.newbyteorder("="))
+        if found is None:
+            raise InvalidInput(f"numpy type {dtype} has no datatype in the protocol")
+        return found
+
+    @property
+    def dtype(self) -> "np.dtype[np.generic]":
+        """The numpy type of the elements; float32 for BF16, which numpy lacks."""
+        return _DTYPES[self]
+
+
+_DTYPES: dict[DataType, "np.dtype[np.generic]"] = {
+    DataType.BOOL: np.dtype("?"),
+    DataType.UINT8: np.dtype("u1"),
+    DataType.UINT16: np.dtype("<u2"),
+    DataType.UINT32: np.dtype("<u4"),
+    DataType.UINT64: np.dtype("<u8"),
+    DataType.INT8: np.dtype("i1"),
+    DataType.INT16: np.dtype("<i2"),
+    DataType.INT32: np.dtype("<i4"),
+    DataType.INT64: np.dtype("<i8"),
+    DataType.FP16: np.dtype("<f2"),
+    DataType.FP32: np.dtype("<f4"),
+    DataType.FP64: np.dtype("<f8"),
+    DataType.BYTES: np.dtype(object),
+    DataType.BF16: np.dtype("<f4"),
+}
+_BY_NAME = {datatype.name: datatype for datatype in DataType}
+_BY_DTYPE = {
+    dtype: datatype
+    for datatype, dtype in _DTYPES.items()
+    if datatype not in (DataType.BYTES, DataType.BF16)
+}
+_ELEMENT_BYTES = {datatype: _DTYPES[datatype].itemsize for datatype in DataType}
+_ELEMENT_BYTES[DataType.BYTES] = 0
+_ELEMENT_BYTES[DataType.BF16] = 2
+
+
+class Content(enum.IntEnum):
+    """What the elements of a BYTES tensor hold; numbers are those of `skysail.v1.Content`."""
+
+    BINARY = 0
+    TEXT = 1
+    JSON_OR_TEXT = 2
+    """A JSON value if it parses as one, and plain text otherwise."""
+
+
+class InputType(enum.IntEnum):
+    """What an application or a model takes; numbers are those of `skysail.v1.InputType`."""
+
+    TENSORS = 1
+    INTEGERS = 2
+    FLOATS = 3
+    DOUBLES = 4
+    BYTES = 5
+    STRINGS = 6
+
+    @classmethod
+    def named(cls, name: str) -> "InputType":
+        """Return the type of this name, such as `doubles`.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        for input_type in cls:
+            if input_type.name.lower() == name:
+                return input_type
+        known = ", ".join(input_type.name.lower() for input_type in cls)
+        raise InvalidInput(f"{name[:40]!r} is not an input type; known are {known}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What one input accepts, or one output holds."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    """Size of each dimension, -1 where it varies; the first is the batch axis and is -1."""
+    content: Content = Content.BINARY
+
+    variable_axes: tuple[int, ...] = field(init=False, repr=False)
+    """Axes after the first whose size varies."""
+    row_bytes: int | None = field(init=False, repr=False)
+    """Bytes of one row; None where rows differ."""
+
+    def __post_init__(self) -> None:
+        if not self.shape or self.shape[0] != -1:
+            raise InvalidInput(f"tensor {self.name!r} must have a batch axis of size -1 first")
+        if any(size < 1 and size != -1 for size in self.shape):
+            raise InvalidInput(f"tensor {self.name!r} has an impossible shape {list(self.shape)}")
+        axes = tuple(axis for axis, size in enumerate(self.shape) if axis and size == -1)
+        is_fixed = not axes and self.datatype is not DataType.BYTES
+        row_bytes = math.prod(self.shape[1:]) * self.datatype.element_bytes if is_fixed else None
+        object.__setattr__(self, "variable_axes", axes)
+        object.__setattr__(self, "row_bytes", row_bytes)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model version takes and gives, in the order of its function."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __post_init__(self) -> None:
+        for kind, specs in (("input", self.inputs), ("output", self.outputs)):
+            if not specs:
+                raise InvalidInput(f"a signature needs at least one {kind}")
+            names = [spec.name for spec in specs]
+            if len(set(names)) < len(names):
+                raise InvalidInput(f"two {kind}s of the signature have the same name: {names}")
+
+    @property
+    def input_type(self) -> InputType:
+        """The inputs in one word: what an application must take to be routed here."""
+        if len(self.inputs) == 1:
+            spec = self.inputs[0]
+            if spec.datatype is DataType.BYTES and len(spec.shape) == 1:
+                return InputType.STRINGS if spec.content else InputType.BYTES
+            if len(spec.shape) == 2:
+                return _LIST_TYPES.get(spec.datatype, InputType.TENSORS)
+        return InputType.TENSORS
+
+
+_LIST_TYPES = {
+    DataType.INT32: InputType.INTEGERS,
+    DataType.FP32: InputType.FLOATS,
+    DataType.FP64: InputType.DOUBLES,
+}
+
+CLIPPER_SPECS: dict[InputType, TensorSpec] = {
+    InputType.INTEGERS: TensorSpec("input", DataType.INT32, (-1, -1)),
+    InputType.FLOATS: TensorSpec("input", DataType.FP32, (-1, -1)),
+    InputType.DOUBLES: TensorSpec("input", DataType.FP64, (-1, -1)),
+    InputType.BYTES: TensorSpec("input", DataType.BYTES, (-1,), Content.BINARY),
+    InputType.STRINGS: TensorSpec("input", DataType.BYTES, (-1,), Content.TEXT),
+}
+"""The input of a function that takes a list of such values, as Clipper's functions did."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor with its data."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    data: bytes
+    content: Content = Content.BINARY
+
+
+def join_bytes_elements(elements: Iterable[bytes]) -> bytes:
+    """Return the data of a BYTES tensor with these elements."""
+    parts: list[bytes] = []
+    for element in elements:
+        parts.append(len(element).to_bytes(4, "little"))
+        parts.append(element)
+    return b"".join(parts)
+
+
+def split_bytes_elements(data: bytes, num_elements: int) -> list[bytes]:
+    """Return the elements of a BYTES tensor.
+
+    Raises:
+        InvalidInput: the data hold another number of elements, or end inside one.
+    """
+    elements: list[bytes] = []
+    position, end = 0, len(data)
+    while position < end:
+        if position + 4 > end:
+            raise InvalidInput(
+                f"incomplete string length: expecting 4 bytes but only {end - position} available"
+            )
+        (length,) = struct.unpack_from("<I", data, position)
+        position += 4
+        if position + length > end:
+            raise InvalidInput(
+                f"incomplete string data: expecting string of length {length} but only "
+                f"{end - position} bytes available"
+            )
+        elements.append(data[position : position + length])
+        position += length
+        if len(elements) > num_elements:
+            break
+    if len(elements) != num_elements:
+        got = "more" if len(elements) > num_elements else str(len(elements))
+        raise InvalidInput(f"expected {num_elements} string elements, got {got}")
+    return elements
+
+
+def to_numpy(tensor: Tensor) -> Array:
+    """Return the elements of a tensor; `str` elements where its content is text.
+
+    Raises:
+        InvalidInput: the data do not fill the shape, or text is not UTF-8.
+    """
+    count = math.prod(tensor.shape)
+    if tensor.datatype is DataType.BYTES:
+        elements = split_bytes_elements(tensor.data, count)
+        array = np.empty(count, dtype=object)
+        array[:] = elements if tensor.content is Content.BINARY else _decode(tensor.name, elements)
+        return array.reshape(tensor.shape)
+    if len(tensor.data) != count * tensor.datatype.element_bytes:
+        raise InvalidInput(
+            f"tensor {tensor.name!r} of shape {list(tensor.shape)} needs "
+            f"{count * tensor.datatype.element_bytes} bytes, got {len(tensor.data)}"
+        )
+    if tensor.datatype is DataType.BF16:
+        # BF16 is the upper half of FP32.
+        bits = np.left_shift(np.frombuffer(tensor.data, "<u2").astype("<u4"), 16)
+        floats: Array = bits.view("<f4").reshape(tensor.shape)
+        return floats
+    return np.frombuffer(tensor.data, tensor.datatype.dtype).reshape(tensor.shape)
+
+
+def _decode(name: str, elements: Sequence[bytes]) -> list[str]:
+    try:
+        return [element.decode() for element in elements]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"tensor {name!r} is not UTF-8 text: {error.reason}") from error
+
+
+def from_numpy(name: str, array: Array, content: Content | None = None) -> Tensor:
+    """Return a tensor with the elements of an array.
+
+    Args:
+        name: Name of the tensor.
+        array: The elements; those of an object array must be `str` or `bytes`.
+        content: What BYTES elements hold; None to tell by the first of them.
+
+    Raises:
+        InvalidInput: elements that no datatype holds.
+    """
+    datatype = DataType.of(array.dtype)
+    if datatype is not DataType.BYTES:
+        contiguous = np.ascontiguousarray(array, dtype=datatype.dtype)
+        return Tensor(name, datatype, array.shape, contiguous.tobytes())
+    elements: list[bytes] = []
+    is_text = False
+    for element in array.ravel().tolist():
+        if isinstance(element, str):
+            is_text = True
+            elements.append(element.encode())
+        elif isinstance(element, bytes):
+            elements.append(element)
+        else:
+            raise InvalidInput(
+                f"tensor {name!r} has an element of type {type(element).__name__}; "
+                "an array of objects may hold only str or bytes"
+            )
+    if content is None:
+        content = Content.TEXT if is_text else Content.BINARY
+    return Tensor(name, datatype, array.shape, join_bytes_elements(elements), content)
+
+
+def cast(tensor: Tensor, datatype: DataType) -> Tensor:
+    """Return the tensor with elements of another type, if no meaning is lost.
+
+    Integers become floating-point numbers, and a type becomes a wider or narrower one of its
+    kind; floating-point numbers never become integers.
+
+    Raises:
+        InvalidInput: the types are of different kinds, or a number does not fit.
+    """
+    if tensor.datatype is datatype:
+        return tensor
+    source = to_numpy(tensor)
+    target = datatype.dtype
+    is_possible = datatype not in (DataType.BYTES, DataType.BF16) and (
+        # An unsigned type may hold a signed number; whether it does is checked below.
+        np.can_cast(source.dtype, target, "same_kind") or (source.dtype.kind + target.kind == "iu")
+    )
+    if tensor.datatype is DataType.BYTES or not is_possible:
+        raise InvalidInput(
+            f"tensor {tensor.name!r} has datatype {tensor.datatype.name}, which cannot become "
+            f"{datatype.name}"
+        )
+    data = narrowed(tensor.name, source, datatype).tobytes()
+    return Tensor(tensor.name, datatype, tensor.shape, data, tensor.content)
+
+
+def narrowed(name: str, array: Array, datatype: DataType) -> Array:
+    """Return numbers as elements of a datatype; floating-point numbers may become infinite.
+
+    Raises:
+        InvalidInput: an integer does not fit; the message names the tensor.
+    """
+    target: np.dtype[Any] = datatype.dtype
+    if target.kind in "iu" and array.size:
+        limits = np.iinfo(target)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise InvalidInput(f"tensor {name!r} has a number that does not fit {datatype.name}")
+    with np.errstate(over="ignore"):
+        return array.astype(target)
