@@ -1,0 +1,1 @@
+"""Container managers: back ends that start, list and stop containers."""

@@ -1,0 +1,163 @@
+"""The contract of a container manager.
+
+It is written for back ends that share nothing with management: a replica is told management's
+address, its id and a token, and fetches the rest itself.
+
+    prepare ──► start ──► STARTING ──► READY ──► stop: DRAINING ──► STOPPED
+                              └───────────┴──► FAILED (with a reason and the end of its log)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+
+from skysail_common.errors import SkysailError, Status
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.states import ReplicaState
+
+Progress = Callable[[str], None]
+"""Is told a line of progress."""
+
+
+class PrepareFailed(SkysailError):
+    """The environment or image of a version could not be made."""
+
+    status = Status.FAILED_PRECONDITION
+
+    log_tail: str = ""
+    """End of the log of the attempt."""
+
+
+@dataclass(frozen=True)
+class VersionSpec:
+    """What a container needs of its model version."""
+
+    model_version: ModelVersion
+    artifact_sha256: str
+    python_version: str
+    """Python that the artifact needs, such as 3.11.7; the minor version decides."""
+    requirements: tuple[str, ...] = ()
+    """What pip must install, as of a requirements file."""
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """One replica to start."""
+
+    replica_id: ReplicaId
+    version: VersionSpec
+    management_endpoint: str
+    """Where it fetches its artifact."""
+    token: str = field(repr=False)
+    """Proves to management which version it is one of."""
+    num_threads: int
+    """Threads of the numeric libraries; at least 1."""
+    memory_mib: int = 0
+    """Memory in MiB; 0 for no limit."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the operator."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as observed."""
+
+    container_id: str
+    replica_id: ReplicaId
+    state: ReplicaState
+    endpoint: str = ""
+    """Where the model server listens, for frontends: `unix:/path` or `host:port`."""
+    reason: str = ""
+    """Why it is in this state, for people."""
+    is_permanent: bool = False
+    """True for a failure that another attempt would only repeat, such as a failed import."""
+    log_tail: str = ""
+    """End of its log, where it failed."""
+    started_at: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What marks it as ours: cluster, model, version, replica."""
+
+
+class ContainerManager(ABC):
+    """Starts, lists and stops the containers that hold replicas of one cluster.
+
+    Called by the reconciler alone, from one event loop. Every method may be called again after a
+    failure. A cancelled call leaves behind at most what `list` shows or `sweep` removes. Blocking
+    clients are called in threads.
+    """
+
+    name: ClassVar[str]
+    """What the setting `container-manager` calls it."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Take over the containers that an earlier management left running.
+
+        Afterwards `list` shows them; one that was ready is READY at once, without a gap.
+
+        Raises:
+            ContainerManagerUnavailable: the engine does not answer.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of all containers without stopping them."""
+
+    @abstractmethod
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        """Make sure that replicas of the version can start: its environment or image exists.
+
+        Quick where it does already. `progress` is called with lines of the log, from the loop.
+
+        Raises:
+            PrepareFailed: it cannot be made; says why, with the end of the log.
+            ContainerManagerUnavailable: the engine does not answer.
+        """
+
+    @abstractmethod
+    async def start(self, spec: ReplicaSpec) -> Container:
+        """Start a container and return it as STARTING; does not wait for readiness.
+
+        Called only after `prepare`, and only where no live container holds this replica id.
+
+        Raises:
+            ContainerManagerUnavailable: the engine does not answer.
+            SkysailError: it cannot be started; says why.
+        """
+
+    @abstractmethod
+    async def stop(self, container_id: str, drain_timeout_s: float) -> None:
+        """Have a container finish what it has, and return when it is gone.
+
+        After `drain_timeout_s` it is killed. An unknown id is one that is gone.
+        """
+
+    @abstractmethod
+    async def list(self) -> Sequence[Container]:
+        """Return every live container, and those that failed and are not yet swept."""
+
+    @abstractmethod
+    def watch(self) -> AsyncIterator[Container]:
+        """Yield each container whenever its state changes, and once when it is gone.
+
+        The last that is yielded for a container is STOPPED (it was told to stop) or FAILED.
+        Changes between `open` and the first step of the iteration are not lost. Has one consumer.
+        """
+
+    @abstractmethod
+    def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+        """Yield the last lines of a container's log and, if `follow`, what is added until it ends.
+
+        Raises:
+            ReplicaNotFound: there is no log of that container.
+        """
+
+    @abstractmethod
+    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+        """Remove what belongs to this cluster and is nobody's.
+
+        These are the remains of containers that have ended, and environments or images that no
+        version in `kept` needs. Live containers are the reconciler's business.
+        """

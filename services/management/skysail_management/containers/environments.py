@@ -1,0 +1,126 @@
+"""Virtual environments for replicas that need packages of their own, one per set of them.
+
+Such an environment sees the packages of management's own environment too (Skysail among them);
+what pip installs into it comes first.
+"""
+
+import asyncio
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from skysail_management.containers.base import PrepareFailed, Progress
+
+_LOG_TAIL_LINES = 30
+_MARKER = ".complete"
+
+
+class Environments:
+    """The environments under one directory."""
+
+    def __init__(self, directory: Path, base_environment: Mapping[str, str]) -> None:
+        """Keeps environments in `directory`; pip runs with `base_environment`."""
+        self._directory = directory
+        self._base_environment = dict(base_environment)
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def python(self, requirements: Sequence[str]) -> Path:
+        """Return the interpreter for these requirements; `prepare` makes it."""
+        if not requirements:
+            return Path(sys.executable)
+        return self._directory / environment_key(requirements) / "bin" / "python"
+
+    async def prepare(self, requirements: Sequence[str], progress: Progress) -> None:
+        """Make the environment for these requirements, unless it exists.
+
+        Raises:
+            PrepareFailed: pip cannot install them; the message has the line that says why.
+        """
+        if not requirements:
+            return
+        key = environment_key(requirements)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            directory = self._directory / key
+            if (directory / _MARKER).exists():
+                progress(f"environment {key} is ready")
+                return
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            try:
+                await asyncio.to_thread(_make_environment, directory)
+                await self._install(directory, requirements, progress)
+            except BaseException:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                raise
+            (directory / _MARKER).touch()
+
+    async def _install(
+        self, directory: Path, requirements: Sequence[str], progress: Progress
+    ) -> None:
+        # pip of management's environment installs into the other one: nothing to bootstrap.
+        command = [
+            sys.executable, "-m", "pip", "--python", str(directory / "bin" / "python"),
+            "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
+            *requirements,
+        ]  # fmt: skip
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self._base_environment,
+        )
+        tail: deque[str] = deque(maxlen=_LOG_TAIL_LINES)
+        assert process.stdout is not None
+        try:
+            async for raw in process.stdout:
+                line = raw.decode(errors="replace").rstrip()
+                tail.append(line)
+                progress(line)
+            status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if status != 0:
+            reasons = [line for line in tail if line.startswith("ERROR")]
+            error = PrepareFailed(
+                f"pip cannot install {', '.join(requirements)}: "
+                f"{reasons[0].removeprefix('ERROR: ') if reasons else f'exit status {status}'}"
+            )
+            error.log_tail = "\n".join(tail)
+            raise error
+
+    async def sweep(self, kept: Collection[Sequence[str]]) -> None:
+        """Remove environments for requirements that are not in `kept`."""
+        keys = {environment_key(requirements) for requirements in kept if requirements}
+        if not self._directory.is_dir():
+            return
+        for directory in self._directory.iterdir():
+            lock = self._locks.get(directory.name)
+            if directory.name not in keys and not (lock and lock.locked()):
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def environment_key(requirements: Sequence[str]) -> str:
+    """Return the name of the environment: the same for the same packages on the same Python."""
+    normal = sorted(re.sub(r"\s+", "", requirement) for requirement in requirements)
+    text = "\n".join([sys.version, sys.prefix, *normal])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _make_environment(directory: Path) -> None:
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(directory)
+    # A .pth file adds management's packages behind those of the environment.
+    site = Path(
+        sysconfig.get_path("purelib", vars={"base": str(directory), "platbase": str(directory)})
+    )
+    own = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    lines = [*own, *(f"import site; site.addsitedir({path!r})" for path in own)]
+    (site / "skysail-base.pth").write_text("\n".join(lines) + "\n")

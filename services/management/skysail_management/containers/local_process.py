@@ -1,0 +1,383 @@
+"""The local container manager: a replica is a child process with a unix socket.
+
+Each leads a session of its own, so that it outlives a management that crashes; a small file
+beside its log lets the next management take it over.
+
+    <data-dir>/replicas/<container id>/   container.json  replica.log  ready  work/
+    <data-dir>/environments/<hash>/       see environments.py
+"""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from skysail_common.clock import MONOTONIC
+from skysail_common.errors import ReplicaNotFound, SkysailError
+from skysail_common.identifiers import ReplicaId
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.paths import remove_socket_directory, socket_directory
+from skysail_common.states import ExitCode, ReplicaState
+
+from skysail_management.containers.base import (
+    Container,
+    ContainerManager,
+    PrepareFailed,
+    Progress,
+    ReplicaSpec,
+    VersionSpec,
+)
+from skysail_management.containers.changes import ContainerChanges
+from skysail_management.containers.environments import Environments
+from skysail_management.containers.processes import (
+    is_same_process,
+    kill_processes_in,
+    signal_session,
+    started_at,
+    wait_for_exit,
+)
+from skysail_management.containers.readiness import watch_readiness
+from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
+
+_LOG_TAIL_BYTES = 8_192
+_FOLLOW_INTERVAL_S = 0.2
+
+
+@dataclass
+class _Replica:
+    """A process and what is known of it."""
+
+    container: Container
+    directory: Path
+    pid: int
+    start: float
+    child: "subprocess.Popen[bytes] | None"
+    """None where an earlier management started it."""
+    gone: asyncio.Event
+    is_stopping: bool = False
+
+
+class LocalProcessManager(ContainerManager):
+    """Runs replicas as processes of this machine."""
+
+    name = "local"
+
+    def __init__(self, data_dir: Path, cluster: str, base_environment: Mapping[str, str]) -> None:
+        """Keeps everything in `data_dir`; processes start from `base_environment`."""
+        self._data_dir = data_dir
+        self._directory = data_dir / "replicas"
+        self._cluster = cluster
+        self._base_environment = dict(base_environment)
+        self._environments = Environments(data_dir / "environments", base_environment)
+        self._replicas: dict[str, _Replica] = {}
+        self._changes = ContainerChanges()
+        self._tasks = BackgroundTasks()
+
+    async def open(self) -> None:
+        """Take over the processes that an earlier management left running."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for directory in sorted(self._directory.iterdir()):
+            replica = _read(directory)
+            if replica is None:
+                # Management died between the start of the process and the note about it.
+                kill_processes_in((directory / "work").resolve())
+            elif is_same_process(replica.pid, replica.start):
+                self._follow(replica)
+                log.info("took over a replica", extra={"replica": replica.container.replica_id})
+
+    async def close(self) -> None:
+        """Let go of all processes without stopping them."""
+        await self._tasks.stop()
+        remove_socket_directory(self._data_dir)
+
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        """Make sure that there is an environment for the version."""
+        wanted = version.python_version.split(".")[:2]
+        own = [str(part) for part in sys.version_info[:2]]
+        if wanted != own:
+            raise PrepareFailed(
+                f"{version.model_version} was made with Python {version.python_version}, and "
+                f"replicas here run Python {'.'.join(own)}: make it with {'.'.join(own)}, or "
+                f"start the cluster with Python {'.'.join(wanted)}"
+            )
+        await self._environments.prepare(version.requirements, progress)
+
+    async def start(self, spec: ReplicaSpec) -> Container:
+        """Start a process and return it as STARTING."""
+        suffix = secrets.token_hex(4)
+        version = spec.replica_id.model_version
+        container_id = f"{version.model_name}.{version.version}.{spec.replica_id.index}-{suffix}"
+        directory = self._directory / container_id
+        (directory / "work").mkdir(parents=True, mode=0o700)
+        endpoint = f"unix:{socket_directory(self._data_dir) / suffix}.sock"
+        python = self._environments.python(spec.version.requirements)
+        try:
+            with (directory / "replica.log").open("ab") as log_file:
+                child = subprocess.Popen(
+                    [str(python), "-m", "skysail_model_server"],
+                    cwd=directory / "work",
+                    env=self._environment(spec, endpoint, directory),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_file,
+                    stderr=log_file,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise SkysailError(f"{python} cannot be started: {error}") from error
+        container = Container(
+            container_id,
+            spec.replica_id,
+            ReplicaState.STARTING,
+            endpoint,
+            started_at=datetime.now(timezone.utc),
+            labels=self._labels(spec.replica_id),
+        )
+        # A process that has ended already is still a zombie of ours: its start can be read.
+        start = started_at(child.pid) or 0.0
+        replica = _Replica(container, directory, child.pid, start, child, asyncio.Event())
+        _write(replica)
+        self._follow(replica)
+        return container
+
+    def _labels(self, replica_id: ReplicaId) -> dict[str, str]:
+        return {
+            "cluster": self._cluster,
+            "model": replica_id.model_version.model_name,
+            "version": replica_id.model_version.version,
+            "replica": str(replica_id.index),
+        }
+
+    def _environment(self, spec: ReplicaSpec, endpoint: str, directory: Path) -> dict[str, str]:
+        threads = {
+            name: str(spec.num_threads)
+            for name in (
+                "OMP_NUM_THREADS",
+                "OPENBLAS_NUM_THREADS",
+                "MKL_NUM_THREADS",
+                "NUMEXPR_NUM_THREADS",
+                "VECLIB_MAXIMUM_THREADS",
+            )
+        }
+        return {
+            **self._base_environment,
+            **threads,
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(directory / "work"),
+            **spec.environment,
+            "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
+            "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
+            "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,
+            "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
+            "SKYSAIL_MODEL_SERVER_LOG_FILE": str(directory / "replica.log"),
+            "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.memory_mib),
+        }
+
+    async def stop(self, container_id: str, drain_timeout_s: float) -> None:
+        """Have a process finish what it has, and return when it is gone."""
+        replica = self._replicas.get(container_id)
+        if replica is None:
+            return
+        replica.is_stopping = True
+        self._set(replica, ReplicaState.DRAINING)
+        signal_session(replica.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(replica.gone.wait(), drain_timeout_s)
+        except asyncio.TimeoutError:
+            log.warning("replica did not drain in time", extra={"container": container_id})
+            signal_session(replica.pid, signal.SIGKILL)
+            await replica.gone.wait()
+
+    async def list(self) -> Sequence[Container]:
+        """Return every process that lives."""
+        return [replica.container for replica in self._replicas.values()]
+
+    def watch(self) -> AsyncIterator[Container]:
+        """Yield each process whenever its state changes."""
+        return self._changes.watch()
+
+    async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+        """Yield the last lines of a log and, if `follow`, what is added."""
+        path = self._directory / Path(container_id).name / "replica.log"
+        try:
+            file = path.open("rb")
+        except OSError:
+            raise ReplicaNotFound(f"there is no log of container {container_id!r}") from None
+        try:
+            for line in deque(file, maxlen=max(tail_lines, 1)):
+                yield line.decode(errors="replace").rstrip("\n")
+            pending = b""
+            while follow:
+                is_last = container_id not in self._replicas
+                pending += file.read()
+                *lines, pending = pending.split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+                if is_last:
+                    return
+                if _was_rotated(file.fileno(), path):
+                    file.close()
+                    file = path.open("rb")
+                    continue
+                await asyncio.sleep(_FOLLOW_INTERVAL_S)
+        finally:
+            file.close()
+
+    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+        """Remove the directories of processes that have ended, and unused environments.
+
+        The last failure of each replica of a kept version stays, so that its log can be read.
+        """
+        versions = {spec.model_version for spec in kept}
+        newest: dict[ReplicaId, tuple[float, Path]] = {}
+        for directory in list(self._directory.iterdir()):
+            if directory.name in self._replicas:
+                continue
+            replica = _read(directory)
+            if replica is None or replica.container.replica_id.model_version not in versions:
+                shutil.rmtree(directory, ignore_errors=True)
+                continue
+            last = newest.get(replica.container.replica_id)
+            if last is not None:
+                older = min(last, (replica.start, directory))
+                shutil.rmtree(older[1], ignore_errors=True)
+                last = max(last, (replica.start, directory))
+            newest[replica.container.replica_id] = last or (replica.start, directory)
+        await self._environments.sweep([spec.requirements for spec in kept])
+
+    def _follow(self, replica: _Replica) -> None:
+        self._replicas[replica.container.container_id] = replica
+        readiness = self._tasks.start(
+            self._watch_readiness(replica), f"readiness of {replica.container.container_id}"
+        )
+        self._tasks.start(
+            self._watch_exit(replica, readiness), f"exit of {replica.container.container_id}"
+        )
+
+    async def _watch_readiness(self, replica: _Replica) -> None:
+        marker = replica.directory / "ready"
+        async for is_ready in watch_readiness(replica.container.endpoint, MONOTONIC):
+            if replica.is_stopping:
+                return
+            if is_ready is None:
+                log.error(
+                    "replica does not answer and is killed",
+                    extra={"container": replica.container.container_id},
+                )
+                signal_session(replica.pid, signal.SIGKILL)
+                return
+            if is_ready:
+                marker.touch()
+            else:
+                marker.unlink(missing_ok=True)
+            state = ReplicaState.READY if is_ready else ReplicaState.STARTING
+            if replica.container.state is not state:
+                self._set(replica, state)
+
+    async def _watch_exit(self, replica: _Replica, readiness: "asyncio.Task[None]") -> None:
+        await wait_for_exit(replica.pid)
+        readiness.cancel()
+        status = replica.child.wait() if replica.child is not None else None
+        # Whatever the user's code started must not outlive it.
+        signal_session(replica.pid, signal.SIGKILL)
+        container_id = replica.container.container_id
+        del self._replicas[container_id]
+        Path(replica.container.endpoint.removeprefix("unix:")).unlink(missing_ok=True)
+        if replica.is_stopping:
+            shutil.rmtree(replica.directory, ignore_errors=True)
+            self._set(replica, ReplicaState.STOPPED)
+        else:
+            replica.container = replace(
+                replica.container,
+                is_permanent=status == ExitCode.LOAD_FAILED,
+                log_tail=_log_tail(replica.directory / "replica.log"),
+            )
+            self._set(replica, ReplicaState.FAILED, _exit_reason(status))
+        replica.gone.set()
+
+    def _set(self, replica: _Replica, state: ReplicaState, reason: str = "") -> None:
+        replica.container = replace(replica.container, state=state, reason=reason)
+        self._changes.publish(replica.container)
+
+
+def _write(replica: _Replica) -> None:
+    record = {
+        "replica_id": str(replica.container.replica_id),
+        "endpoint": replica.container.endpoint,
+        "pid": replica.pid,
+        "start": replica.start,
+        "started_at": (replica.container.started_at or datetime.now(timezone.utc)).isoformat(),
+        "labels": dict(replica.container.labels),
+    }
+    temporary = replica.directory / "container.json.new"
+    temporary.write_text(json.dumps(record))
+    temporary.rename(replica.directory / "container.json")
+
+
+def _read(directory: Path) -> _Replica | None:
+    try:
+        record = json.loads((directory / "container.json").read_text())
+        is_ready = (directory / "ready").exists()
+        container = Container(
+            directory.name,
+            ReplicaId.parse(record["replica_id"]),
+            ReplicaState.READY if is_ready else ReplicaState.STARTING,
+            record["endpoint"],
+            started_at=datetime.fromisoformat(record["started_at"]),
+            labels=record["labels"],
+        )
+        return _Replica(container, directory, record["pid"], record["start"], None, asyncio.Event())
+    except (OSError, ValueError, KeyError, SkysailError):
+        return None
+
+
+def _exit_reason(status: int | None) -> str:
+    if status is None:
+        return "ended while no management watched over it"
+    if status == ExitCode.LOAD_FAILED:
+        return "the model cannot be loaded or fails on its warm-up query"
+    if status == ExitCode.UNAVAILABLE:
+        return "the model server cannot reach management"
+    if status < 0:
+        number = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        hint = "; the machine may have run out of memory" if number == "SIGKILL" else ""
+        return f"killed by {number}{hint}"
+    return f"exited with status {status}"
+
+
+def _log_tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    # The first line is cut off where the log is longer.
+    return text.partition("\n")[2] if size > _LOG_TAIL_BYTES else text
+
+
+def _was_rotated(descriptor: int, path: Path) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino != path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def local_process_manager(settings: ManagementSettings) -> LocalProcessManager:
+    """Return the manager that these settings describe."""
+    return LocalProcessManager(
+        settings.data_dir, settings.cluster, settings.inherited_environment()
+    )

@@ -1,0 +1,92 @@
+"""What happens to a model version, told to whoever deploys it."""
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from skysail_common.identifiers import ModelVersion
+
+_MAX_WAITING = 1000
+"""Events that may wait for one slow subscriber; the oldest are lost beyond."""
+
+
+class DeployStep(enum.IntEnum):
+    """What happened; numbers are those of `skysail.v1.DeployStep`."""
+
+    REGISTERED = 1
+    PREPARING = 2
+    STARTING = 3
+    READY = 4
+    RETRYING = 5
+    PROMOTED = 6
+    DONE = 7
+    FAILED = 8
+
+    @property
+    def is_last(self) -> bool:
+        """True where nothing more happens to this deployment."""
+        return self in (DeployStep.DONE, DeployStep.FAILED)
+
+
+@dataclass(frozen=True)
+class DeployEvent:
+    """One thing that happened."""
+
+    step: DeployStep
+    message: str
+    replica_id: str = ""
+    log_tail: str = ""
+    num_ready: int = 0
+    num_replicas: int = 0
+
+
+class Subscription:
+    """The events of one version since it was subscribed to."""
+
+    def __init__(self) -> None:
+        self._events: deque[DeployEvent] = deque(maxlen=_MAX_WAITING)
+        self._arrived = asyncio.Event()
+
+    def add(self, event: DeployEvent) -> None:
+        """Take an event over."""
+        self._events.append(event)
+        self._arrived.set()
+
+    def clear(self) -> None:
+        """Drop what has not been taken."""
+        self._events.clear()
+
+    async def next(self) -> DeployEvent:
+        """Return the next event; waits for it."""
+        while not self._events:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._events.popleft()
+
+
+class DeployEvents:
+    """Passes events on to subscribers; keeps none."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[ModelVersion, set[Subscription]] = {}
+
+    def publish(self, version: ModelVersion, event: DeployEvent) -> None:
+        """Tell every subscriber of the version."""
+        for subscription in self._subscriptions.get(version, ()):
+            subscription.add(event)
+
+    @contextmanager
+    def subscribe(self, version: ModelVersion) -> Iterator[Subscription]:
+        """Yield a subscription that ends with the `with` block."""
+        subscription = Subscription()
+        subscriptions = self._subscriptions.setdefault(version, set())
+        subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                self._subscriptions.pop(version, None)

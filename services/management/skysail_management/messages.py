@@ -1,0 +1,189 @@
+"""Records and observations as protobuf messages."""
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from skysail_common.rpc.messages import duration, signature_to_proto
+from skysail_common.states import ReplicaState
+from skysail_common.tensors import InputType
+from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
+
+from skysail_management.containers.base import Container
+from skysail_management.events import DeployEvent
+from skysail_management.reconciler.version_loop import VersionLoop
+from skysail_management.records import (
+    ApplicationRecord,
+    DeploymentRecord,
+    ModelRecord,
+    RouteRecord,
+    VersionRecord,
+)
+from skysail_management.routing import RoutingState, VersionRouting, Watcher
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def _input_type(input_type: InputType) -> tensors_pb2.InputType.ValueType:
+    return tensors_pb2.InputType.ValueType(input_type)
+
+
+def _routes(routes: tuple[RouteRecord, ...]) -> list[routing_pb2.Route]:
+    return [
+        routing_pb2.Route(model=route.model, version=route.version, weight=route.weight)
+        for route in routes
+    ]
+
+
+def application_to_proto(record: ApplicationRecord) -> management_pb2.Application:
+    """Return the message of an application."""
+    return management_pb2.Application(
+        name=record.name,
+        input_type=_input_type(record.input_type),
+        slo=duration(record.slo_s),
+        default_output_json=record.default_output_json,
+        routes=_routes(record.routes),
+    )
+
+
+def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
+    """Return the message of a deployment."""
+    is_complete = record.is_rolled_out
+    return management_pb2.Deployment(
+        num_replicas=record.num_replicas,
+        resources=management_pb2.Resources(
+            num_threads=record.num_threads, memory_mib=record.memory_mib
+        ),
+        environment=record.environment,
+        max_batch_size=record.max_batch_size,
+        start_timeout=duration(record.start_timeout_s),
+        rollout_state=management_pb2.ROLLOUT_STATE_COMPLETE
+        if is_complete
+        else management_pb2.ROLLOUT_STATE_IN_PROGRESS,
+    )
+
+
+def _replica(container: Container, num_restarts: int) -> management_pb2.Replica:
+    message = management_pb2.Replica(
+        replica_id=str(container.replica_id),
+        container_id=container.container_id,
+        state=management_pb2.ReplicaState.ValueType(container.state),
+        reason=container.reason,
+        endpoint=container.endpoint,
+        num_restarts=num_restarts,
+    )
+    if container.started_at is not None:
+        message.started_at.CopyFrom(_timestamp(container.started_at))
+    return message
+
+
+def _replicas(
+    record: VersionRecord, deployment: DeploymentRecord | None, loop: VersionLoop | None
+) -> list[management_pb2.Replica]:
+    wanted = deployment.num_replicas if deployment else 0
+    live = loop.containers if loop else []
+    failed = loop.failed if loop else {}
+    found = [
+        _replica(box, loop.num_restarts(box.replica_id.index) if loop else 0)
+        for box in [*live, *(box for index, box in failed.items() if index < wanted)]
+    ]
+    present = {message.replica_id for message in found}
+    for index in range(wanted):
+        replica_id = f"{record.model_version}/{index}"
+        if replica_id not in present:
+            state = management_pb2.ReplicaState.ValueType(ReplicaState.PENDING)
+            found.append(management_pb2.Replica(replica_id=replica_id, state=state))
+    return sorted(found, key=lambda message: message.replica_id)
+
+
+def version_to_proto(
+    record: VersionRecord, deployment: DeploymentRecord | None, loop: VersionLoop | None
+) -> management_pb2.Version:
+    """Return the message of a version with what is wanted and observed of it."""
+    return management_pb2.Version(
+        model=record.model,
+        version=record.version,
+        artifact_sha256=record.artifact_sha256,
+        artifact_bytes=record.artifact_bytes,
+        signature=signature_to_proto(record.to_signature()),
+        input_type=_input_type(record.input_type),
+        labels=record.labels,
+        registered_at=_timestamp(record.registered_at),
+        python_version=record.python_version,
+        requirements=record.requirements,
+        deployment=deployment_to_proto(deployment) if deployment else None,
+        replicas=_replicas(record, deployment, loop),
+    )
+
+
+def model_to_proto(
+    record: ModelRecord, versions: list[management_pb2.Version]
+) -> management_pb2.Model:
+    """Return the message of a model with its versions."""
+    return management_pb2.Model(
+        name=record.name,
+        current_version=record.current_version,
+        previous_versions=record.previous_versions,
+        versions=versions,
+    )
+
+
+def event_to_proto(event: DeployEvent) -> management_pb2.DeployEvent:
+    """Return the message of an event."""
+    return management_pb2.DeployEvent(
+        step=management_pb2.DeployStep.ValueType(event.step),
+        message=event.message,
+        replica_id=event.replica_id,
+        log_tail=event.log_tail,
+        num_ready=event.num_ready,
+        num_replicas=event.num_replicas,
+    )
+
+
+def frontend_to_proto(watcher: Watcher) -> management_pb2.Frontend:
+    """Return the message of a frontend."""
+    return management_pb2.Frontend(
+        frontend_id=watcher.frontend_id,
+        grpc_endpoint=watcher.grpc_endpoint,
+        http_endpoint=watcher.http_endpoint,
+        applied_sequence=watcher.applied_sequence,
+    )
+
+
+def _routed_version(routing: VersionRouting) -> routing_pb2.RoutedVersion:
+    return routing_pb2.RoutedVersion(
+        model=routing.record.model,
+        version=routing.record.version,
+        signature=signature_to_proto(routing.record.to_signature()),
+        is_current=routing.is_current,
+        num_replicas=routing.deployment.num_replicas,
+        replicas=[
+            routing_pb2.RoutedReplica(container_id=container_id, endpoint=endpoint)
+            for container_id, endpoint in routing.replicas
+        ],
+        max_batch_size=routing.deployment.max_batch_size,
+    )
+
+
+def snapshot_to_proto(
+    cluster: str, sequence: int, state: RoutingState
+) -> routing_pb2.RoutingSnapshot:
+    """Return the message of a routing state."""
+    return routing_pb2.RoutingSnapshot(
+        sequence=sequence,
+        cluster=cluster,
+        applications=[
+            routing_pb2.RoutedApplication(
+                name=record.name,
+                input_type=_input_type(record.input_type),
+                slo=duration(record.slo_s),
+                default_output_json=record.default_output_json,
+                routes=_routes(record.routes),
+            )
+            for record in state.applications
+        ],
+        versions=[_routed_version(routing) for routing in state.versions],
+    )

@@ -1,0 +1,165 @@
+"""Applications and their routes."""
+
+import json
+import math
+from collections.abc import Sequence
+
+from skysail_common.errors import (
+    AlreadyExists,
+    ApplicationNotFound,
+    InputTypeMismatch,
+    InvalidInput,
+    ModelNotFound,
+)
+from skysail_common.identifiers import check_application_name
+from skysail_common.tensors import InputType
+
+from skysail_management.reconciler.reconciler import Reconciler
+from skysail_management.records import ApplicationRecord, Records, RouteRecord
+
+_MAX_DEFAULT_OUTPUT_BYTES = 65_536
+
+
+class Applications:
+    """Registers, changes and routes applications."""
+
+    def __init__(self, records: Records, reconciler: Reconciler) -> None:
+        self._records = records
+        self._reconciler = reconciler
+
+    def get(self, name: str) -> ApplicationRecord:
+        """Return an application.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        record = self._records.applications.get(name)
+        if record is None:
+            raise ApplicationNotFound(f"application {name!r} is not registered")
+        return record
+
+    def all(self) -> Sequence[ApplicationRecord]:
+        """Return every application, by name."""
+        return self._records.applications.all()
+
+    async def register(
+        self, name: str, input_type: InputType, slo_s: float, default_output_json: str | None
+    ) -> ApplicationRecord:
+        """Make an application known; the same again changes nothing.
+
+        Raises:
+            InvalidInput: an illegal name, or a default output that is not JSON.
+            AlreadyExists: one of this name promises something else.
+        """
+        check_application_name(name)
+        record = ApplicationRecord(
+            name=name,
+            input_type=input_type,
+            slo_s=slo_s,
+            default_output_json=_checked_default(default_output_json),
+        )
+        existing = self._records.applications.get(name)
+        if existing is not None:
+            if existing.model_copy(update={"routes": ()}) == record:
+                return existing
+            raise AlreadyExists(
+                f"application {name!r} is registered with other values; update it, or unregister "
+                "it first"
+            )
+        await self._records.commit([self._records.applications.put(name, record)])
+        self._reconciler.routing_changed()
+        return record
+
+    async def update(
+        self, name: str, slo_s: float | None, default_output_json: str | None
+    ) -> ApplicationRecord:
+        """Change what is not None.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+            InvalidInput: the default output is not JSON.
+        """
+        record = self.get(name)
+        changes: dict[str, object] = {}
+        if slo_s is not None:
+            changes["slo_s"] = slo_s
+        if default_output_json is not None:
+            changes["default_output_json"] = _checked_default(default_output_json)
+        record = record.model_copy(update=changes)
+        await self._records.commit([self._records.applications.put(name, record)])
+        self._reconciler.routing_changed()
+        return record
+
+    async def unregister(self, name: str) -> None:
+        """Remove an application with its routes.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        self.get(name)
+        await self._records.commit([self._records.applications.delete(name)])
+        self._reconciler.routing_changed()
+
+    async def set_routes(self, name: str, routes: Sequence[RouteRecord]) -> ApplicationRecord:
+        """Replace the routes of an application.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+            ModelNotFound: a model, or the version that a route names, is not registered.
+            InputTypeMismatch: a model takes something else than the application.
+            InvalidInput: a weight that is not a number greater than 0, or two routes to the same.
+        """
+        application = self.get(name)
+        if len({(route.model, route.version) for route in routes}) < len(routes):
+            raise InvalidInput(f"two routes of application {name!r} lead to the same version")
+        for route in routes:
+            if not (route.weight > 0 and math.isfinite(route.weight)):
+                raise InvalidInput(
+                    f"the route to {route.model!r} has weight {route.weight:g}; it must be a "
+                    "number greater than 0"
+                )
+            self._check_input_type(application, route)
+        application = application.model_copy(update={"routes": tuple(routes)})
+        await self._records.commit([self._records.applications.put(name, application)])
+        self._reconciler.routing_changed()
+        return application
+
+    def _check_input_type(self, application: ApplicationRecord, route: RouteRecord) -> None:
+        if self._records.models.get(route.model) is None:
+            raise ModelNotFound(f"model {route.model!r} is not registered")
+        candidates = [
+            record
+            for record in self._records.versions.all()
+            if record.model == route.model and route.version in ("", record.version)
+        ]
+        if not candidates:
+            raise ModelNotFound(f"model '{route.model}:{route.version}' is not registered")
+        for record in candidates:
+            check_input_type(application, record.model, record.version, record.input_type)
+
+
+def check_input_type(
+    application: ApplicationRecord, model: str, version: str, input_type: InputType
+) -> None:
+    """Return if the queries of an application fit a version.
+
+    Raises:
+        InputTypeMismatch: they do not.
+    """
+    if application.input_type not in (InputType.TENSORS, input_type):
+        raise InputTypeMismatch(
+            f"application {application.name!r} takes {application.input_type.name.lower()}, but "
+            f"model '{model}:{version}' takes {input_type.name.lower()}"
+        )
+
+
+def _checked_default(default_output_json: str | None) -> str | None:
+    if default_output_json is None:
+        return None
+    if len(default_output_json.encode()) > _MAX_DEFAULT_OUTPUT_BYTES:
+        raise InvalidInput("the default output is larger than 64 KiB")
+    try:
+        value = json.loads(default_output_json)
+    except ValueError as error:
+        raise InvalidInput(f"the default output is not JSON: {error}") from error
+    return json.dumps(value)

@@ -1,0 +1,266 @@
+"""Deployments: what is wanted of a model version, and the story of getting there."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from skysail_common.errors import (
+    FailedPrecondition,
+    InvalidInput,
+    ModelInUse,
+    ReplicaNotFound,
+)
+from skysail_common.identifiers import ModelVersion
+
+from skysail_management.artifacts import ArtifactStore
+from skysail_management.containers.base import Container, ContainerManager
+from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
+from skysail_management.operations.models import Models
+from skysail_management.reconciler.reconciler import Reconciler
+from skysail_management.records import DeploymentRecord, Records
+
+MAX_REPLICAS = 1000
+_MAX_BATCH_SIZE = 65_536
+_SLACK_S = 30.0
+
+
+@dataclass(frozen=True)
+class DeploymentWish:
+    """What a caller of `Deployments.deploy` asks for; None leaves it to the server."""
+
+    artifact_sha256: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    num_replicas: int = 1
+    num_threads: int = 0
+    memory_mib: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    max_batch_size: int | None = None
+    start_timeout_s: float | None = None
+    promote: bool = False
+
+
+@dataclass(frozen=True)
+class DeploymentDefaults:
+    """What the server decides where a caller does not."""
+
+    max_batch_size: int
+    start_timeout_s: float
+    prepare_timeout_s: float
+
+
+class Deployments:
+    """Deploys, scales and undeploys versions; reads the logs of their replicas."""
+
+    def __init__(
+        self,
+        records: Records,
+        artifacts: ArtifactStore,
+        models: Models,
+        reconciler: Reconciler,
+        manager: ContainerManager,
+        events: DeployEvents,
+        defaults: DeploymentDefaults,
+    ) -> None:
+        self._records = records
+        self._artifacts = artifacts
+        self._models = models
+        self._reconciler = reconciler
+        self._manager = manager
+        self._events = events
+        self._defaults = defaults
+
+    async def deploy(
+        self, version: ModelVersion, wish: DeploymentWish
+    ) -> AsyncIterator[DeployEvent]:
+        """Deploy a version and yield what happens, until it is done or has failed.
+
+        What is asked for is recorded before the first event: a caller that goes away, or a
+        management that dies, does not stop it.
+
+        Raises:
+            InvalidInput: a name or number out of range.
+            FailedPrecondition: it is deployed with other resources or environment.
+            SkysailError: as `Models.registration`.
+        """
+        record, changes = self._models.registration(version, wish.artifact_sha256, wish.labels)
+        deployment = self._desired(version, wish, is_new_version=bool(changes))
+        with self._events.subscribe(version) as subscription:
+            changes.append(self._records.deployments.put(str(version), deployment))
+            await self._records.commit(changes)
+            self._artifacts.registered(record.artifact_sha256)
+            # What happened until now concerns an earlier wish.
+            subscription.clear()
+            self._reconciler.changed(version)
+            yield DeployEvent(
+                DeployStep.REGISTERED,
+                f"{version} is registered",
+                num_replicas=deployment.num_replicas,
+            )
+            async for event in self._follow(version, subscription, deployment):
+                yield event
+
+    def _desired(
+        self, version: ModelVersion, wish: DeploymentWish, is_new_version: bool
+    ) -> DeploymentRecord:
+        if not 1 <= wish.num_replicas <= MAX_REPLICAS:
+            raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
+        max_batch_size = wish.max_batch_size or self._defaults.max_batch_size
+        if not 1 <= max_batch_size <= _MAX_BATCH_SIZE:
+            raise InvalidInput(f"max_batch_size must be from 1 to {_MAX_BATCH_SIZE}")
+        for name in wish.environment:
+            if not name or "=" in name or "\0" in name or name.startswith("SKYSAIL_"):
+                raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
+        deployment = DeploymentRecord(
+            model=version.model_name,
+            version=version.version,
+            num_replicas=wish.num_replicas,
+            num_threads=wish.num_threads,
+            memory_mib=wish.memory_mib,
+            environment=dict(wish.environment),
+            max_batch_size=max_batch_size,
+            start_timeout_s=wish.start_timeout_s or self._defaults.start_timeout_s,
+            promote_when_ready=wish.promote,
+            removes_version_on_failure=is_new_version,
+        )
+        existing = self._records.deployments.get(str(version))
+        if existing is None:
+            return deployment
+        if _fixed_part(existing) != _fixed_part(deployment):
+            raise FailedPrecondition(
+                f"model {str(version)!r} is deployed with other resources or environment; "
+                "undeploy it first"
+            )
+        return deployment.model_copy(
+            update={
+                "is_rolled_out": existing.is_rolled_out,
+                "removes_version_on_failure": existing.removes_version_on_failure,
+            }
+        )
+
+    async def _follow(
+        self, version: ModelVersion, subscription: Subscription, deployment: DeploymentRecord
+    ) -> AsyncIterator[DeployEvent]:
+        # The roll-out has bounds of its own; this one is for a store or engine that is away.
+        limit_s = self._defaults.prepare_timeout_s + 3 * deployment.start_timeout_s + _SLACK_S
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limit_s
+        while True:
+            try:
+                event = await asyncio.wait_for(subscription.next(), end - loop.time())
+            except asyncio.TimeoutError:
+                yield DeployEvent(
+                    DeployStep.FAILED, f"{version} is not ready after {limit_s:g} s; see its status"
+                )
+                return
+            yield event
+            if event.step.is_last:
+                return
+            if self._records.deployments.get(str(version)) is None:
+                yield DeployEvent(DeployStep.FAILED, f"{version} was undeployed meanwhile")
+                return
+
+    async def undeploy(self, model: str, version: str, force: bool) -> str:
+        """Stop the replicas of a version, which stays registered, and return its name.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+            ModelInUse: an application is routed to it, and `force` is False.
+        """
+        record = self._models.version(model, version)
+        name = self._deployed(record.model_version)
+        if not force:
+            self._check_unrouted(record.model_version)
+        await self._records.commit([self._records.deployments.delete(name)])
+        self._reconciler.changed(record.model_version)
+        return record.version
+
+    def _check_unrouted(self, version: ModelVersion) -> None:
+        model = self._records.models.get(version.model_name)
+        is_current = model is not None and model.current_version == version.version
+        for application in self._records.applications.all():
+            for route in application.routes:
+                is_hit = is_current if not route.version else route.version == version.version
+                if route.model == version.model_name and is_hit:
+                    raise ModelInUse(
+                        f"application {application.name!r} is routed to model {str(version)!r}; "
+                        "promote another version, unroute it, or use force"
+                    )
+
+    def _deployed(self, version: ModelVersion) -> str:
+        if self._records.deployments.get(str(version)) is None:
+            raise FailedPrecondition(f"model {str(version)!r} is not deployed")
+        return str(version)
+
+    async def scale(self, model: str, version: str, num_replicas: int) -> str:
+        """Set the number of replicas of a deployed version and return its name.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+            InvalidInput: more replicas than are allowed.
+        """
+        record = self._models.version(model, version)
+        name = self._deployed(record.model_version)
+        if num_replicas > MAX_REPLICAS:
+            raise InvalidInput(f"num_replicas must be at most {MAX_REPLICAS}")
+        deployment = self._records.deployments.get(name)
+        assert deployment is not None
+        changed = deployment.model_copy(update={"num_replicas": num_replicas})
+        await self._records.commit([self._records.deployments.put(name, changed)])
+        self._reconciler.changed(record.model_version)
+        return record.version
+
+    def replicas(self, model: str, version: str, index: int | None) -> Sequence[Container]:
+        """Return the containers of a version, live or failed, that have a log.
+
+        Raises:
+            ModelNotFound: the version is not registered.
+            ReplicaNotFound: it has no such replica.
+        """
+        record = self._models.version(model, version)
+        loop = self._reconciler.version_loop(record.model_version)
+        found = [*loop.containers, *loop.failed.values()] if loop else []
+        chosen = [box for box in found if index in (None, box.replica_id.index)]
+        if not chosen:
+            which = "replica" if index is None else f"replica {index}"
+            raise ReplicaNotFound(f"model {str(record.model_version)!r} has no {which}")
+        return chosen
+
+    async def logs(
+        self, containers: Sequence[Container], tail_lines: int, follow: bool
+    ) -> AsyncIterator[tuple[str, str]]:
+        """Yield lines of the logs of containers, each with the id of its replica."""
+        lines: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue(maxsize=1000)
+
+        async def read(container: Container) -> None:
+            try:
+                async for line in self._manager.logs(container.container_id, tail_lines, follow):
+                    await lines.put((str(container.replica_id), line))
+            finally:
+                await lines.put(None)
+
+        tasks = [asyncio.create_task(read(container)) for container in containers]
+        try:
+            pending = len(tasks)
+            while pending:
+                item = await lines.get()
+                if item is None:
+                    pending -= 1
+                else:
+                    yield item
+            for task in tasks:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _fixed_part(deployment: DeploymentRecord) -> tuple[object, ...]:
+    return (
+        deployment.num_threads,
+        deployment.memory_mib,
+        deployment.environment,
+        deployment.max_batch_size,
+    )

@@ -1,0 +1,1 @@
+"""Makes the world match the desired state: one independent loop a model version."""

@@ -1,0 +1,112 @@
+"""What must happen to a model version: desired minus observed, as a pure function."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from skysail_common.clock import NEVER
+from skysail_common.states import ReplicaState
+
+MAX_BACK_OFF_S = 60.0
+FIRST_BACK_OFF_S = 0.5
+HEALTHY_AFTER_S = 60.0
+"""A replica that was ready for so long starts afresh: its earlier failures no longer count."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A live container of the version."""
+
+    container_id: str
+    index: int
+    state: ReplicaState
+    since: float
+    """Instant at which it came into this state."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What a replica index has been through."""
+
+    count: int
+    last: float
+    """Instant of the last failure."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A container to stop."""
+
+    container_id: str
+    reason: str
+    is_failure: bool = False
+    """True where it counts as a failure of its replica."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now, and when to look again."""
+
+    start: tuple[int, ...] = ()
+    """Indexes of replicas to start."""
+    stop: tuple[Stop, ...] = ()
+    wake_at: float = NEVER
+    """Instant at which the plan changes by the passing of time alone."""
+
+
+def back_off_s(num_failures: int) -> float:
+    """Return how long to wait before the next start: doubled by each failure, at most a minute."""
+    if num_failures <= 0:
+        return 0.0
+    return min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2.0 ** min(num_failures - 1, 16))
+
+
+def plan(
+    num_replicas: int,
+    start_timeout_s: float,
+    observed: Sequence[Observed],
+    failures: Mapping[int, Failures],
+    now: float,
+) -> Plan:
+    """Return what makes the observed containers the desired ones.
+
+    Indexes are kept contiguous from 0. Draining containers are on their way out: they are
+    neither counted nor stopped again, and their index is free only once they are gone.
+
+    Args:
+        num_replicas: Replicas wanted, ≥ 0.
+        start_timeout_s: Longest time from start to readiness.
+        observed: Live containers.
+        failures: What each index has been through.
+        now: The present instant.
+    """
+    stop: list[Stop] = []
+    wake_at = NEVER
+    taken: dict[int, Observed] = {}
+    draining = {item.index for item in observed if item.state is ReplicaState.DRAINING}
+    live = [item for item in observed if item.state is not ReplicaState.DRAINING]
+    # The ready and the oldest first: of two that hold one index, they stay.
+    for item in sorted(live, key=lambda item: (item.state is not ReplicaState.READY, item.since)):
+        if item.index >= num_replicas:
+            stop.append(Stop(item.container_id, "no longer wanted"))
+        elif item.index in taken:
+            stop.append(Stop(item.container_id, "another holds its index"))
+        elif item.state is ReplicaState.STARTING and now >= item.since + start_timeout_s:
+            reason = f"not ready within {start_timeout_s:g} s"
+            stop.append(Stop(item.container_id, reason, is_failure=True))
+        else:
+            taken[item.index] = item
+            if item.state is ReplicaState.STARTING:
+                wake_at = min(wake_at, item.since + start_timeout_s)
+    start: list[int] = []
+    ended = {item.container_id for item in stop}
+    stopping = {item.index for item in live if item.container_id in ended}
+    for index in range(num_replicas):
+        if index in taken or index in draining or index in stopping:
+            continue
+        failed = failures.get(index)
+        earliest = failed.last + back_off_s(failed.count) if failed else now
+        if earliest <= now:
+            start.append(index)
+        else:
+            wake_at = min(wake_at, earliest)
+    return Plan(tuple(start), tuple(stop), wake_at)

@@ -1,0 +1,168 @@
+"""Runs one loop a model version and passes on what the container manager reports."""
+
+import asyncio
+import logging
+
+from skysail_common.clock import Clock
+from skysail_common.errors import SkysailError
+from skysail_common.identifiers import ModelVersion
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.states import ReplicaState
+
+from skysail_management.artifacts import ArtifactStore
+from skysail_management.containers.base import Container, ContainerManager, VersionSpec
+from skysail_management.events import DeployEvents
+from skysail_management.reconciler.version_loop import ReconcilerOptions, VersionLoop
+from skysail_management.records import Records
+from skysail_management.routing import Routing
+
+log = logging.getLogger(__name__)
+
+_RESYNC_S = 30.0
+
+
+class Reconciler:
+    """Makes containers match the deployments in the records."""
+
+    def __init__(
+        self,
+        records: Records,
+        manager: ContainerManager,
+        artifacts: ArtifactStore,
+        events: DeployEvents,
+        routing: Routing,
+        options: ReconcilerOptions,
+        clock: Clock,
+    ) -> None:
+        self._records = records
+        self._manager = manager
+        self._artifacts = artifacts
+        self._events = events
+        self._routing = routing
+        self._options = options
+        self._clock = clock
+        self._loops: dict[ModelVersion, VersionLoop] = {}
+        self._tasks = BackgroundTasks()
+
+    async def start(self) -> None:
+        """Take over what runs, then begin to reconcile.
+
+        Raises:
+            ContainerManagerUnavailable: the container manager does not answer.
+        """
+        await self._manager.open()
+        await self._resync()
+        self._tasks.start(self._watch(), "container changes")
+        self._tasks.start(self._resync_often(), "resync")
+
+    async def stop(self) -> None:
+        """End all loops; containers go on."""
+        await self._tasks.stop()
+        await self._manager.close()
+
+    async def stop_all_containers(self) -> None:
+        """Drain and stop every container, whatever is desired."""
+        await self._tasks.stop()
+        await stop_all(self._manager, self._options.drain_timeout_s)
+        await self._manager.sweep(self._kept())
+        await self._manager.close()
+
+    def changed(self, version: ModelVersion) -> None:
+        """Say that the desired state of a version may have changed."""
+        self._loop(version).wake()
+        self.routing_changed()
+
+    def routing_changed(self) -> "asyncio.Future[None]":
+        """Send a new snapshot; what is returned is done once every frontend applied it."""
+        return self._routing.publish(self.containers())
+
+    def containers(self) -> list[Container]:
+        """Return every live container."""
+        return [box for loop in self._loops.values() for box in loop.containers]
+
+    def version_loop(self, version: ModelVersion) -> VersionLoop | None:
+        """Return what is known of a version that runs, or None."""
+        return self._loops.get(version)
+
+    def num_ready(self, version: ModelVersion) -> int:
+        """Return how many replicas of a version take batches."""
+        loop = self._loops.get(version)
+        return loop.num_ready if loop else 0
+
+    def _loop(self, version: ModelVersion) -> VersionLoop:
+        loop = self._loops.get(version)
+        if loop is None:
+            loop = VersionLoop(
+                version,
+                self._records,
+                self._manager,
+                self._events,
+                self._options,
+                self._clock,
+                self.routing_changed,
+            )
+            self._loops[version] = loop
+            self._tasks.start(self._run(loop), f"reconciler of {version}")
+        return loop
+
+    async def _run(self, loop: VersionLoop) -> None:
+        try:
+            await loop.run()
+            while not loop.is_idle:
+                # Something was asked for while it was about to end.
+                await loop.run()
+        finally:
+            del self._loops[loop.version]
+        await self._sweep()
+
+    async def _watch(self) -> None:
+        async for container in self._manager.watch():
+            self._loop(container.replica_id.model_version).observe(container)
+
+    async def _resync_often(self) -> None:
+        while True:
+            await asyncio.sleep(_RESYNC_S)
+            try:
+                await self._resync()
+                await self._sweep()
+            except SkysailError as error:
+                log.warning("resync failed", extra={"error": error.message})
+
+    async def _resync(self) -> None:
+        listed = {box.container_id: box for box in await self._manager.list()}
+        for loop in list(self._loops.values()):
+            loop.forget_missing(listed)
+        for container in listed.values():
+            loop = self._loop(container.replica_id.model_version)
+            known = {box.container_id: box.state for box in loop.containers}
+            if known.get(container.container_id) not in (container.state, ReplicaState.DRAINING):
+                loop.observe(container)
+        for deployment in self._records.deployments.all():
+            self._loop(deployment.model_version).wake()
+        self.routing_changed()
+
+    def _kept(self) -> list[VersionSpec]:
+        return [
+            VersionSpec(
+                record.model_version,
+                record.artifact_sha256,
+                record.python_version,
+                record.requirements,
+            )
+            for record in self._records.versions.all()
+        ]
+
+    async def _sweep(self) -> None:
+        try:
+            await self._manager.sweep(self._kept())
+        except SkysailError as error:
+            log.warning("sweep failed", extra={"error": error.message})
+        self._artifacts.sweep({record.artifact_sha256 for record in self._records.versions.all()})
+
+
+async def stop_all(manager: ContainerManager, drain_timeout_s: float) -> None:
+    """Drain and stop every container of a manager, all at once."""
+    containers = await manager.list()
+    await asyncio.gather(
+        *(manager.stop(container.container_id, drain_timeout_s) for container in containers)
+    )

@@ -1,0 +1,366 @@
+"""Keeps one model version as it is desired: prepares, starts, stops, restarts, rolls out."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from skysail_common.back_off import BackOff
+from skysail_common.clock import NEVER, Clock
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.states import ReplicaState
+from skysail_common.tokens import replica_token
+
+from skysail_management.containers.base import (
+    Container,
+    ContainerManager,
+    PrepareFailed,
+    ReplicaSpec,
+    VersionSpec,
+)
+from skysail_management.events import DeployEvent, DeployEvents, DeployStep
+from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Observed, Stop, plan
+from skysail_management.reconciler.rollout import Rollout
+from skysail_management.records import DeploymentRecord, Records
+
+log = logging.getLogger(__name__)
+
+_LIST_AGE_S = 10.0
+_LOG_TAIL_LINES = 40
+_RETRY_S = 1.0
+_MAX_RETRY_S = 30.0
+
+
+@dataclass(frozen=True)
+class ReconcilerOptions:
+    """What every loop needs to know."""
+
+    management_endpoint: str
+    """Where replicas fetch their artifact."""
+    secret: str
+    """Key of the replicas' tokens."""
+    prepare_timeout_s: float
+    drain_timeout_s: float
+
+
+@dataclass(frozen=True)
+class _Seen:
+    container: Container
+    since: float
+
+
+class VersionLoop:
+    """One model version. Its passes never wait for those of another."""
+
+    def __init__(
+        self,
+        version: ModelVersion,
+        records: Records,
+        manager: ContainerManager,
+        events: DeployEvents,
+        options: ReconcilerOptions,
+        clock: Clock,
+        routing_changed: Callable[[], "asyncio.Future[None] | None"],
+    ) -> None:
+        """Does nothing before `run`.
+
+        Args:
+            version: The model version.
+            records: The desired state.
+            manager: Runs the containers.
+            events: Is told what happens.
+            options: What every loop needs to know.
+            clock: Time.
+            routing_changed: Called when a replica becomes or ceases to be ready; its answer, if
+                any, is done once every frontend knows.
+        """
+        self.version = version
+        self._records = records
+        self._manager = manager
+        self._events = events
+        self._options = options
+        self._clock = clock
+        self._routing_changed = routing_changed
+        self._seen: dict[str, _Seen] = {}
+        self._failures: dict[int, Failures] = {}
+        self._last_failed: dict[int, Container] = {}
+        self._wake = asyncio.Event()
+        self._is_prepared = False
+        self._tasks = BackgroundTasks()
+        self._rollout = Rollout(version, records, events)
+
+    def wake(self) -> None:
+        """Look again soon: the desired state may have changed."""
+        self._wake.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """True where nothing is desired and nothing is left."""
+        return self._desired() is None and not self._seen
+
+    @property
+    def containers(self) -> list[Container]:
+        """The live containers, by index."""
+        live = [seen.container for seen in self._seen.values()]
+        return sorted(live, key=lambda container: container.replica_id.index)
+
+    @property
+    def failed(self) -> dict[int, Container]:
+        """The last failed container of each index that has no live one."""
+        live = {container.replica_id.index for container in self.containers}
+        return {index: box for index, box in self._last_failed.items() if index not in live}
+
+    def num_restarts(self, index: int) -> int:
+        """Return the failures of a replica since it was last well for a while."""
+        failures = self._failures.get(index)
+        return failures.count if failures else 0
+
+    @property
+    def num_ready(self) -> int:
+        """How many replicas take batches."""
+        return sum(box.state is ReplicaState.READY for box in self.containers)
+
+    def observe(self, container: Container) -> None:
+        """Take over what the container manager reports of one of this version's containers."""
+        before = self._seen.get(container.container_id)
+        was_ready = before is not None and before.container.state is ReplicaState.READY
+        now = self._clock()
+        if container.state.is_live:
+            if before is not None and before.container.state is ReplicaState.DRAINING:
+                container = replace(container, state=ReplicaState.DRAINING)
+            if before is None or before.container.state is not container.state:
+                self._seen[container.container_id] = _Seen(container, now)
+            else:
+                self._seen[container.container_id] = _Seen(container, before.since)
+        else:
+            self._seen.pop(container.container_id, None)
+        is_ready = container.state is ReplicaState.READY
+        if is_ready and not was_ready:
+            self._publish(DeployStep.READY, f"{container.replica_id} is ready", container)
+        if container.state is ReplicaState.FAILED:
+            self._count_failure(container, now, before.since if was_ready and before else now)
+        if is_ready != was_ready:
+            self._routing_changed()
+        self._wake.set()
+
+    def forget_missing(self, listed: Collection[str]) -> None:
+        """Take containers that the manager no longer lists for gone.
+
+        One that was started just now may be younger than the list.
+        """
+        for container_id, seen in list(self._seen.items()):
+            is_old = self._clock() - seen.since > _LIST_AGE_S
+            is_draining = seen.container.state is ReplicaState.DRAINING
+            if container_id not in listed and is_old and not is_draining:
+                self.observe(
+                    replace(seen.container, state=ReplicaState.FAILED, reason="it disappeared")
+                )
+
+    def _count_failure(self, container: Container, now: float, ready_since: float) -> None:
+        index = container.replica_id.index
+        earlier = self._failures.get(index)
+        count = earlier.count if earlier and now - ready_since < HEALTHY_AFTER_S else 0
+        self._failures[index] = Failures(count + 1, now)
+        self._last_failed[index] = container
+        log.warning(
+            "replica failed",
+            extra={
+                "replica": container.replica_id,
+                "reason": container.reason,
+                "failures": count + 1,
+            },
+        )
+        if not self._rollout.note_failure(self._desired(), container):
+            self._publish(
+                DeployStep.RETRYING,
+                f"{container.replica_id} failed: {container.reason}; it is started again",
+                container,
+            )
+
+    async def run(self) -> None:
+        """Make observed match desired until there is nothing left to do for good."""
+        back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    wake_at = await self._pass()
+                    back_off.reset()
+                except SkysailError as error:
+                    log.warning(
+                        "pass failed", extra={"version": self.version, "error": error.message}
+                    )
+                    wake_at = self._clock() + back_off.next_s()
+                if self.is_idle:
+                    return
+                await self._sleep_until(wake_at)
+        finally:
+            await self._tasks.stop()
+
+    async def _sleep_until(self, instant: float) -> None:
+        if instant == NEVER:
+            await self._wake.wait()
+            return
+        try:
+            await asyncio.wait_for(self._wake.wait(), max(0.0, instant - self._clock()))
+        except asyncio.TimeoutError:
+            return
+
+    def _desired(self) -> DeploymentRecord | None:
+        return self._records.deployments.get(str(self.version))
+
+    async def _pass(self) -> float:
+        deployment = self._desired()
+        if deployment is not None and await self._rollout.advance(deployment, self.num_ready):
+            deployment = self._desired()
+        if deployment is None:
+            self._failures.clear()
+            self._last_failed.clear()
+            self._rollout.reset()
+        observed = [
+            Observed(name, seen.container.replica_id.index, seen.container.state, seen.since)
+            for name, seen in self._seen.items()
+        ]
+        todo = plan(
+            deployment.num_replicas if deployment else 0,
+            deployment.start_timeout_s if deployment else 0.0,
+            observed,
+            self._failures,
+            self._clock(),
+        )
+        for stop in todo.stop:
+            self._begin_stop(stop)
+        if deployment is not None and todo.start:
+            if not self._is_prepared:
+                await self._prepare(deployment)
+                # The desired state may have changed meanwhile.
+                return self._clock()
+            for index in todo.start:
+                await self._start(deployment, index)
+        return todo.wake_at
+
+    def _spec(self) -> VersionSpec | None:
+        record = self._records.versions.get(str(self.version))
+        if record is None:
+            return None
+        return VersionSpec(
+            self.version, record.artifact_sha256, record.python_version, record.requirements
+        )
+
+    async def _prepare(self, deployment: DeploymentRecord) -> None:
+        spec = self._spec()
+        if spec is None:
+            return
+        self._publish(DeployStep.PREPARING, f"preparing the environment of {self.version}")
+        work = asyncio.ensure_future(
+            self._manager.prepare(spec, lambda line: self._publish(DeployStep.PREPARING, line))
+        )
+        gone = asyncio.ensure_future(self._until_unwanted())
+        try:
+            await asyncio.wait(
+                {work, gone},
+                timeout=self._options.prepare_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not work.done():
+                if not gone.done():
+                    raise PrepareFailed(
+                        f"the environment of {self.version} was not ready within "
+                        f"{self._options.prepare_timeout_s:g} s"
+                    )
+                return
+            work.result()
+            self._is_prepared = True
+        except PrepareFailed as error:
+            if not await self._rollout.fail(deployment, error.message, error.log_tail):
+                raise
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _until_unwanted(self) -> None:
+        while self._desired() is not None:
+            await self._wake.wait()
+            self._wake.clear()
+
+    async def _start(self, deployment: DeploymentRecord, index: int) -> None:
+        spec = self._spec()
+        if spec is None:
+            return
+        replica_id = ReplicaId(self.version, index)
+        cores = os.cpu_count() or 1
+        replica = ReplicaSpec(
+            replica_id,
+            spec,
+            self._options.management_endpoint,
+            replica_token(self._options.secret, self.version),
+            deployment.num_threads or max(1, cores // max(1, deployment.num_replicas)),
+            deployment.memory_mib,
+            deployment.environment,
+        )
+        try:
+            container = await self._manager.start(replica)
+        except ContainerManagerUnavailable:
+            raise
+        except SkysailError as error:
+            failed = Container("", replica_id, ReplicaState.FAILED, reason=error.message)
+            self._count_failure(failed, self._clock(), self._clock())
+            return
+        # What the manager has reported since is newer than what `start` returned.
+        if container.container_id not in self._seen:
+            self._seen[container.container_id] = _Seen(container, self._clock())
+        self._publish(DeployStep.STARTING, f"{replica_id} is starting", container)
+
+    def _begin_stop(self, stop: Stop) -> None:
+        container_id = stop.container_id
+        seen = self._seen[container_id]
+        was_ready = seen.container.state is ReplicaState.READY
+        draining = replace(seen.container, state=ReplicaState.DRAINING, reason=stop.reason)
+        self._seen[container_id] = _Seen(draining, self._clock())
+        known = self._routing_changed() if was_ready else None
+        self._tasks.start(self._stop(draining, stop, known), f"stop {container_id}")
+
+    async def _stop(
+        self, container: Container, stop: Stop, known: "asyncio.Future[None] | None"
+    ) -> None:
+        container_id = container.container_id
+        log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
+        if stop.is_failure:
+            lines = self._manager.logs(container_id, _LOG_TAIL_LINES, follow=False)
+            tail = "\n".join([line async for line in lines])
+            self._count_failure(replace(container, log_tail=tail), self._clock(), self._clock())
+        if known is not None:
+            # No frontend sends to it any more before it is told to end.
+            await known
+        back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
+        while True:
+            try:
+                await self._manager.stop(container_id, self._options.drain_timeout_s)
+            except SkysailError as error:
+                log.warning(
+                    "replica cannot be stopped",
+                    extra={"container": container_id, "error": error.message},
+                )
+                await asyncio.sleep(back_off.next_s())
+            else:
+                break
+        self._seen.pop(container_id, None)
+        self._wake.set()
+
+    def _publish(self, step: DeployStep, message: str, container: Container | None = None) -> None:
+        deployment = self._desired()
+        self._events.publish(
+            self.version,
+            DeployEvent(
+                step,
+                message,
+                replica_id=str(container.replica_id) if container else "",
+                log_tail=container.log_tail if container else "",
+                num_ready=self.num_ready,
+                num_replicas=deployment.num_replicas if deployment else 0,
+            ),
+        )

@@ -1,0 +1,219 @@
+"""What operators asked for, as records of the store with a mirror in memory."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from skysail_common.artifacts import SignatureRecord
+from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.identifiers import ModelVersion
+from skysail_common.store import Change, Store, Stored, Table
+from skysail_common.store.store import ABSENT
+from skysail_common.tensors import InputType, Signature
+
+
+class Record(BaseModel):
+    """A value of the store; immutable, a change is a new one."""
+
+    # A record of a newer Skysail may have fields that this one does not know.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RouteRecord(Record):
+    """An edge from an application to a model; an empty version is the current one."""
+
+    model: str
+    version: str = ""
+    weight: float = 1.0
+
+
+class ApplicationRecord(Record):
+    """What clients address."""
+
+    name: str
+    input_type: InputType
+    slo_s: float
+    default_output_json: str | None = None
+    routes: tuple[RouteRecord, ...] = ()
+
+
+class ModelRecord(Record):
+    """A family of versions and which of them is current."""
+
+    name: str
+    current_version: str = ""
+    previous_versions: tuple[str, ...] = ()
+    """Versions that were current before, the latest last."""
+
+
+class VersionRecord(Record):
+    """One immutable artifact of a model."""
+
+    model: str
+    version: str
+    artifact_sha256: str
+    artifact_bytes: int
+    signature: SignatureRecord
+    python_version: str
+    requirements: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    registered_at: datetime
+
+    @property
+    def model_version(self) -> ModelVersion:
+        """The name of this version."""
+        return ModelVersion(self.model, self.version)
+
+    @property
+    def input_type(self) -> InputType:
+        """What it takes, in one word."""
+        return self.to_signature().input_type
+
+    def to_signature(self) -> Signature:
+        """Return what it takes and gives."""
+        return self.signature.signature()
+
+
+class DeploymentRecord(Record):
+    """The desired state of a model version."""
+
+    model: str
+    version: str
+    num_replicas: int
+    num_threads: int = 0
+    memory_mib: int = 0
+    environment: dict[str, str] = {}
+    max_batch_size: int
+    start_timeout_s: float
+    is_rolled_out: bool = False
+    """True once all replicas were ready."""
+    promote_when_ready: bool = False
+    removes_version_on_failure: bool = False
+    """True where the roll-out registered the version, so that its failure removes it again."""
+
+    @property
+    def model_version(self) -> ModelVersion:
+        """The name of the version."""
+        return ModelVersion(self.model, self.version)
+
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+class RecordTable(Generic[RecordT]):
+    """The mirror of one table of the store."""
+
+    def __init__(self, table: Table, record_type: type[RecordT]) -> None:
+        self.table = table
+        self._type = record_type
+        self._rows: dict[str, tuple[int, RecordT]] = {}
+
+    def get(self, name: str) -> RecordT | None:
+        """Return the record of this name, or None."""
+        row = self._rows.get(name)
+        return row[1] if row else None
+
+    def all(self) -> list[RecordT]:
+        """Return every record, by name."""
+        return [self._rows[name][1] for name in sorted(self._rows)]
+
+    def put(self, name: str, record: RecordT) -> "PendingChange":
+        """Return the change that writes a record, if nobody else does first."""
+        return PendingChange(self, name, self._revision(name), record)
+
+    def delete(self, name: str) -> "PendingChange":
+        """Return the change that removes a record, if nobody else changes it first."""
+        return PendingChange(self, name, self._revision(name), None)
+
+    def _revision(self, name: str) -> int:
+        return self._rows[name][0] if name in self._rows else ABSENT
+
+    def load(self, rows: Mapping[str, Stored]) -> None:
+        """Replace the mirror by what the store holds."""
+        self._rows = {
+            name: (stored.revision, self._type.model_validate_json(stored.json))
+            for name, stored in rows.items()
+        }
+
+    def apply(self, name: str, revision: int, record: Record | None) -> None:
+        """Take over a committed change."""
+        if record is None:
+            self._rows.pop(name, None)
+        else:
+            assert isinstance(record, self._type)
+            self._rows[name] = (revision, record)
+
+
+class PendingChange:
+    """A change that awaits `Records.commit`."""
+
+    def __init__(
+        self,
+        table: "RecordTable[RecordT]",
+        name: str,
+        expected_revision: int,
+        record: Record | None,
+    ) -> None:
+        self.name = name
+        self.record = record
+        self.revision = expected_revision
+        self._table = table
+
+    def to_change(self) -> Change:
+        """Return it as the store takes it."""
+        json = None if self.record is None else self.record.model_dump_json()
+        return Change(self._table.table, self.name, self.revision, json)
+
+    def apply(self, revision: int) -> None:
+        """Show it in the mirror."""
+        self._table.apply(self.name, revision, self.record)
+
+
+class Records:
+    """All records of the cluster.
+
+    Reads are of the mirror and never wait. A commit goes to the store first: what the mirror
+    shows is durable.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._is_stale = True
+        self.applications = RecordTable(Table.APPLICATIONS, ApplicationRecord)
+        self.models = RecordTable(Table.MODELS, ModelRecord)
+        self.versions = RecordTable(Table.VERSIONS, VersionRecord)
+        self.deployments = RecordTable(Table.DEPLOYMENTS, DeploymentRecord)
+
+    async def load(self) -> None:
+        """Fill the mirror from the store.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+        for table in (self.applications, self.models, self.versions, self.deployments):
+            table.load(await self._store.read(table.table))
+        self._is_stale = False
+
+    async def commit(self, changes: Iterable[PendingChange]) -> None:
+        """Make all changes durable and visible at once.
+
+        Raises:
+            Conflict: another changed one of the records first; nothing was changed, and the
+                mirror shows what the other wrote.
+            StoreUnavailable: the store does not answer; the mirror is read anew before the next
+                commit, because the store may have made the changes after all.
+        """
+        pending = list(changes)
+        if self._is_stale:
+            await self.load()
+        try:
+            revision = await self._store.commit([change.to_change() for change in pending])
+        except StoreUnavailable:
+            self._is_stale = True
+            raise
+        except Conflict:
+            await self.load()
+            raise
+        for change in pending:
+            change.apply(revision)

@@ -1,0 +1,141 @@
+"""What frontends are told, and what they say they have applied."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from skysail_common.states import ReplicaState
+
+from skysail_management.containers.base import Container
+from skysail_management.records import ApplicationRecord, DeploymentRecord, Records, VersionRecord
+
+log = logging.getLogger(__name__)
+
+APPLY_TIMEOUT_S = 2.0
+"""A frontend that does not apply a snapshot in this time is not waited for."""
+
+
+@dataclass(frozen=True)
+class VersionRouting:
+    """A deployed version as frontends see it."""
+
+    record: VersionRecord
+    deployment: DeploymentRecord
+    is_current: bool
+    replicas: tuple[tuple[str, str], ...]
+    """Container id and endpoint of each replica that takes batches."""
+
+
+@dataclass(frozen=True)
+class RoutingState:
+    """All that frontends need, at one instant."""
+
+    applications: tuple[ApplicationRecord, ...]
+    versions: tuple[VersionRouting, ...]
+
+
+@dataclass
+class Watcher:
+    """A frontend that watches."""
+
+    frontend_id: str
+    grpc_endpoint: str
+    http_endpoint: str
+    applied_sequence: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Routing:
+    """Numbers the states and gives the newest to every watcher."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._state = RoutingState((), ())
+        self._sequence = 0
+        self._watchers: dict[int, Watcher] = {}
+        self._waits: list[tuple[int, asyncio.Future[None]]] = []
+
+    @property
+    def frontends(self) -> list[Watcher]:
+        """Every frontend that watches, by its id."""
+        return sorted(self._watchers.values(), key=lambda watcher: watcher.frontend_id)
+
+    def publish(self, containers: Sequence[Container]) -> "asyncio.Future[None]":
+        """Give the present state to every watcher, if it differs from the last.
+
+        Returns:
+            A future that is done once every watcher applied it, or did not within 2 seconds.
+        """
+        state = self._build(containers)
+        if state != self._state or self._sequence == 0:
+            self._state = state
+            self._sequence += 1
+            for watcher in self._watchers.values():
+                watcher.changed.set()
+        loop = asyncio.get_running_loop()
+        wait: asyncio.Future[None] = loop.create_future()
+        self._waits.append((self._sequence, wait))
+        timer = loop.call_later(APPLY_TIMEOUT_S, self._give_up, wait)
+        wait.add_done_callback(lambda _: timer.cancel())
+        self._settle()
+        return wait
+
+    def _settle(self) -> None:
+        applied = min(
+            (watcher.applied_sequence for watcher in self._watchers.values()),
+            default=self._sequence,
+        )
+        for sequence, wait in self._waits:
+            if sequence <= applied and not wait.done():
+                wait.set_result(None)
+        self._waits = [(sequence, wait) for sequence, wait in self._waits if not wait.done()]
+
+    def _give_up(self, wait: "asyncio.Future[None]") -> None:
+        if not wait.done():
+            log.warning("a frontend is slow to apply routes", extra={"sequence": self._sequence})
+            wait.set_result(None)
+            self._settle()
+
+    def _build(self, containers: Sequence[Container]) -> RoutingState:
+        ready: dict[str, list[tuple[str, str]]] = {}
+        for box in containers:
+            if box.state is ReplicaState.READY:
+                name = str(box.replica_id.model_version)
+                ready.setdefault(name, []).append((box.container_id, box.endpoint))
+        versions = []
+        for deployment in self._records.deployments.all():
+            name = str(deployment.model_version)
+            record = self._records.versions.get(name)
+            if record is None:
+                continue
+            model = self._records.models.get(record.model)
+            is_current = model is not None and model.current_version == record.version
+            replicas = tuple(sorted(ready.get(name, ())))
+            versions.append(VersionRouting(record, deployment, is_current, replicas))
+        return RoutingState(tuple(self._records.applications.all()), tuple(versions))
+
+    @contextmanager
+    def watching(self, watcher: Watcher) -> Iterator[None]:
+        """Count a frontend among the watchers inside the `with` block."""
+        key = id(watcher)
+        self._watchers[key] = watcher
+        watcher.changed.set()
+        try:
+            yield
+        finally:
+            del self._watchers[key]
+            self._settle()
+
+    async def snapshots(self, watcher: Watcher) -> AsyncIterator[tuple[int, RoutingState]]:
+        """Yield the newest state with its number at once and after each change."""
+        while True:
+            await watcher.changed.wait()
+            watcher.changed.clear()
+            yield self._sequence, self._state
+
+    def applied(self, watcher: Watcher, sequence: int) -> None:
+        """Note that a frontend now decides by this state."""
+        watcher.applied_sequence = max(watcher.applied_sequence, sequence)
+        self._settle()

@@ -1,0 +1,300 @@
+"""ManagementService: converts, makes one call, converts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+from skysail_common import __version__
+from skysail_common.errors import InvalidInput, StoreUnavailable, Unauthenticated
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.rpc.messages import input_type_from_proto, seconds
+from skysail_common.store import Store
+from skysail_common.tokens import is_token_of
+from skysail_protos.v1 import management_pb2 as pb
+from skysail_protos.v1 import management_pb2_grpc, routing_pb2
+
+from skysail_management import messages
+from skysail_management.artifacts import ArtifactStore, chunks_of
+from skysail_management.operations.applications import Applications
+from skysail_management.operations.deployments import Deployments, DeploymentWish
+from skysail_management.operations.models import Models
+from skysail_management.reconciler.reconciler import Reconciler
+from skysail_management.records import Records, RouteRecord, VersionRecord
+from skysail_management.routing import Routing, Watcher
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_DEFAULT_TAIL_LINES = 100
+_MAX_TAIL_LINES = 100_000
+
+
+class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
+    """Serves operators, model servers and frontends."""
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        container_manager: str,
+        secret: str,
+        store: Store,
+        records: Records,
+        artifacts: ArtifactStore,
+        applications: Applications,
+        models: Models,
+        deployments: Deployments,
+        reconciler: Reconciler,
+        routing: Routing,
+    ) -> None:
+        self._cluster = cluster
+        self._container_manager = container_manager
+        self._secret = secret
+        self._store = store
+        self._records = records
+        self._artifacts = artifacts
+        self._applications = applications
+        self._models = models
+        self._deployments = deployments
+        self._reconciler = reconciler
+        self._routing = routing
+
+    async def RegisterApplication(
+        self, request: pb.RegisterApplicationRequest, context: Context
+    ) -> pb.RegisterApplicationResponse:
+        wanted = request.application
+        if wanted.routes:
+            raise InvalidInput("register an application without routes, then set them")
+        record = await self._applications.register(
+            wanted.name,
+            input_type_from_proto(wanted.input_type),
+            seconds("slo", wanted.slo),
+            wanted.default_output_json if wanted.HasField("default_output_json") else None,
+        )
+        return pb.RegisterApplicationResponse(application=messages.application_to_proto(record))
+
+    async def UpdateApplication(
+        self, request: pb.UpdateApplicationRequest, context: Context
+    ) -> pb.UpdateApplicationResponse:
+        record = await self._applications.update(
+            request.name,
+            seconds("slo", request.slo) if request.HasField("slo") else None,
+            request.default_output_json if request.HasField("default_output_json") else None,
+        )
+        return pb.UpdateApplicationResponse(application=messages.application_to_proto(record))
+
+    async def UnregisterApplication(
+        self, request: pb.UnregisterApplicationRequest, context: Context
+    ) -> pb.UnregisterApplicationResponse:
+        await self._applications.unregister(request.name)
+        return pb.UnregisterApplicationResponse()
+
+    async def ListApplications(
+        self, request: pb.ListApplicationsRequest, context: Context
+    ) -> pb.ListApplicationsResponse:
+        records = self._applications.all()
+        return pb.ListApplicationsResponse(
+            applications=[messages.application_to_proto(record) for record in records]
+        )
+
+    async def DescribeApplication(
+        self, request: pb.DescribeApplicationRequest, context: Context
+    ) -> pb.DescribeApplicationResponse:
+        record = self._applications.get(request.name)
+        return pb.DescribeApplicationResponse(application=messages.application_to_proto(record))
+
+    async def SetRoutes(
+        self, request: pb.SetRoutesRequest, context: Context
+    ) -> pb.SetRoutesResponse:
+        routes = [
+            RouteRecord(model=route.model, version=route.version, weight=route.weight)
+            for route in request.routes
+        ]
+        record = await self._applications.set_routes(request.application, routes)
+        return pb.SetRoutesResponse(application=messages.application_to_proto(record))
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: Context
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=self._all_models())
+
+    async def DescribeModel(
+        self, request: pb.DescribeModelRequest, context: Context
+    ) -> pb.DescribeModelResponse:
+        record = self._models.get(request.name)
+        versions = [self._version(version) for version in self._models.versions(record.name)]
+        return pb.DescribeModelResponse(model=messages.model_to_proto(record, versions))
+
+    async def UnregisterModel(
+        self, request: pb.UnregisterModelRequest, context: Context
+    ) -> pb.UnregisterModelResponse:
+        await self._models.unregister(request.name)
+        return pb.UnregisterModelResponse()
+
+    async def RegisterVersion(
+        self, request: pb.RegisterVersionRequest, context: Context
+    ) -> pb.RegisterVersionResponse:
+        record = await self._models.register(
+            ModelVersion(request.model, request.version), request.artifact_sha256, request.labels
+        )
+        return pb.RegisterVersionResponse(version=self._version(record))
+
+    async def ListVersions(
+        self, request: pb.ListVersionsRequest, context: Context
+    ) -> pb.ListVersionsResponse:
+        records = self._models.versions(request.model)
+        return pb.ListVersionsResponse(versions=[self._version(record) for record in records])
+
+    async def DescribeVersion(
+        self, request: pb.DescribeVersionRequest, context: Context
+    ) -> pb.DescribeVersionResponse:
+        record = self._models.version(request.model, request.version)
+        return pb.DescribeVersionResponse(version=self._version(record))
+
+    async def UnregisterVersion(
+        self, request: pb.UnregisterVersionRequest, context: Context
+    ) -> pb.UnregisterVersionResponse:
+        await self._models.unregister_version(ModelVersion(request.model, request.version))
+        return pb.UnregisterVersionResponse()
+
+    async def FindArtifact(
+        self, request: pb.FindArtifactRequest, context: Context
+    ) -> pb.FindArtifactResponse:
+        return pb.FindArtifactResponse(is_stored=self._artifacts.find(request.sha256))
+
+    async def UploadArtifact(
+        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
+    ) -> pb.UploadArtifactResponse:
+        first = await anext(request_iterator, None)
+        if first is None or first.WhichOneof("part") != "sha256":
+            raise InvalidInput("the first message of an upload must hold its sha256")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async for request in request_iterator:
+                yield request.chunk
+
+        size = await self._artifacts.add(first.sha256, chunks())
+        return pb.UploadArtifactResponse(size_bytes=size)
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        version = ReplicaId.parse(request.replica_id).model_version
+        metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
+        token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
+        if not is_token_of(token, self._secret, version):
+            raise Unauthenticated(f"the token is not that of a replica of {str(version)!r}")
+        record = self._models.version(*version)
+        file = await asyncio.to_thread(self._artifacts.open, record.artifact_sha256)
+        with file:
+            yield pb.DownloadArtifactResponse(sha256=record.artifact_sha256)
+            for chunk in chunks_of(file):
+                yield pb.DownloadArtifactResponse(chunk=chunk)
+
+    async def Deploy(
+        self, request: pb.DeployRequest, context: Context
+    ) -> AsyncIterator[pb.DeployEvent]:
+        start_timeout_s = None
+        if request.HasField("start_timeout"):
+            start_timeout_s = seconds("start_timeout", request.start_timeout)
+        wish = DeploymentWish(
+            artifact_sha256=request.artifact_sha256,
+            labels=request.labels,
+            num_replicas=request.num_replicas if request.HasField("num_replicas") else 1,
+            num_threads=request.resources.num_threads,
+            memory_mib=request.resources.memory_mib,
+            environment=request.environment,
+            max_batch_size=request.max_batch_size or None,
+            start_timeout_s=start_timeout_s,
+            promote=request.promote,
+        )
+        version = ModelVersion(request.model, request.version)
+        async for event in self._deployments.deploy(version, wish):
+            yield messages.event_to_proto(event)
+
+    async def Undeploy(self, request: pb.UndeployRequest, context: Context) -> pb.UndeployResponse:
+        version = await self._deployments.undeploy(request.model, request.version, request.force)
+        return pb.UndeployResponse(version=version)
+
+    async def Promote(self, request: pb.PromoteRequest, context: Context) -> pb.PromoteResponse:
+        previous = await self._models.promote(ModelVersion(request.model, request.version))
+        return pb.PromoteResponse(previous_version=previous)
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
+        version, previous = await self._models.rollback(request.model)
+        return pb.RollbackResponse(version=version, previous_version=previous)
+
+    async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:
+        version = await self._deployments.scale(
+            request.model, request.version, request.num_replicas
+        )
+        return pb.ScaleResponse(version=version)
+
+    async def WatchRouting(
+        self, request_iterator: AsyncIterator[pb.WatchRoutingRequest], context: Context
+    ) -> AsyncIterator[routing_pb2.RoutingSnapshot]:
+        first = await anext(request_iterator, None)
+        if first is None or not first.frontend_id:
+            raise InvalidInput("the first message must say which frontend watches")
+        watcher = Watcher(first.frontend_id, first.grpc_endpoint, first.http_endpoint)
+
+        async def take_over_answers() -> None:
+            async for request in request_iterator:
+                self._routing.applied(watcher, request.applied_sequence)
+
+        with self._routing.watching(watcher):
+            answers = asyncio.create_task(take_over_answers())
+            try:
+                async for sequence, state in self._routing.snapshots(watcher):
+                    yield messages.snapshot_to_proto(self._cluster, sequence, state)
+            finally:
+                answers.cancel()
+                await asyncio.gather(answers, return_exceptions=True)
+
+    async def StreamLogs(
+        self, request: pb.StreamLogsRequest, context: Context
+    ) -> AsyncIterator[pb.StreamLogsResponse]:
+        containers = self._deployments.replicas(
+            request.model, request.version, request.replica if request.HasField("replica") else None
+        )
+        tail_lines = min(request.tail_lines or _DEFAULT_TAIL_LINES, _MAX_TAIL_LINES)
+        async for replica_id, line in self._deployments.logs(
+            containers, tail_lines, request.follow
+        ):
+            yield pb.StreamLogsResponse(replica_id=replica_id, line=line)
+
+    async def GetClusterStatus(
+        self, request: pb.GetClusterStatusRequest, context: Context
+    ) -> pb.GetClusterStatusResponse:
+        return pb.GetClusterStatusResponse(
+            cluster=self._cluster,
+            skysail_version=__version__,
+            container_manager=self._container_manager,
+            is_store_reachable=await self._is_store_reachable(),
+            applications=[
+                messages.application_to_proto(record) for record in self._applications.all()
+            ],
+            models=self._all_models(),
+            frontends=[messages.frontend_to_proto(each) for each in self._routing.frontends],
+        )
+
+    async def _is_store_reachable(self) -> bool:
+        try:
+            await self._store.ping()
+        except StoreUnavailable:
+            return False
+        return True
+
+    def _version(self, record: VersionRecord) -> pb.Version:
+        deployment = self._records.deployments.get(str(record.model_version))
+        loop = self._reconciler.version_loop(record.model_version)
+        return messages.version_to_proto(record, deployment, loop)
+
+    def _all_models(self) -> list[pb.Model]:
+        versions: dict[str, list[pb.Version]] = {}
+        for record in self._models.versions():
+            versions.setdefault(record.model, []).append(self._version(record))
+        return [
+            messages.model_to_proto(record, versions.get(record.name, []))
+            for record in self._models.all()
+        ]

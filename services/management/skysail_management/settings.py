@@ -1,0 +1,68 @@
+"""Settings of the management service."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from skysail_common.settings import Port, ServiceSettings
+
+
+class ManagementSettings(ServiceSettings):
+    """Settings of `python -m skysail_management`."""
+
+    model_config = SettingsConfigDict(env_prefix="SKYSAIL_MANAGEMENT_")
+
+    cluster: str = "default"
+    """Name of the cluster; several may share a store, an engine or a machine."""
+
+    data_dir: Path
+    """Directory for artifacts, and for what the local container manager keeps."""
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias="SKYSAIL_REDIS_URL")
+    """Server that speaks the Redis protocol; holds all durable state."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: Port = 8003
+    """Port of the gRPC services."""
+
+    advertised_endpoint: str = ""
+    """Where model servers reach management, as host:port; what it listens on if empty."""
+
+    container_manager: str = "local"
+    """Back end that runs replicas: `local` (processes of this machine), or the name of an
+    installed one."""
+
+    default_max_batch_size: int = Field(64, ge=1, le=65_536)
+    """Most rows of one batch, where a deployment does not say."""
+
+    default_start_timeout_s: float = Field(60.0, gt=0)
+    """Longest time from the start of a replica to its readiness, where a deployment does not
+    say."""
+
+    prepare_timeout_s: float = Field(900.0, gt=0)
+    """Longest time to make an environment or image."""
+
+    drain_timeout_s: float = Field(30.0, ge=0)
+    """Longest time that a replica gets to finish what it has before it is killed."""
+
+    max_artifact_bytes: int = Field(4 * 1024**3, gt=0)
+    """Largest artifact."""
+
+    stop_replicas_on_exit: bool = False
+    """Stop all replicas when management is told to stop. Without it they go on serving and are
+    taken over by the next management."""
+
+    stop_replicas_only: bool = False
+    """Stop every replica that a management of this data directory left running, and end."""
+
+    watch_parent: bool = False
+    """Stop when standard input ends, which is when the parent process is gone."""
+
+    def inherited_environment(self) -> dict[str, str]:
+        """Return the environment that replicas and pip start from: ours, without our settings."""
+        return {
+            name: value for name, value in os.environ.items() if not name.startswith("SKYSAIL_")
+        }
