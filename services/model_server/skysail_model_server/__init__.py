@@ -1,0 +1,1 @@
+"""The inside of a container: loads one model version and runs batches."""

@@ -1,0 +1,70 @@
+"""Fetches the artifact from management: the same way in a process, a container and a pod."""
+
+import asyncio
+import hashlib
+import logging
+from pathlib import Path
+
+from skysail_common.back_off import BackOff
+from skysail_common.clock import MONOTONIC
+from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.statuses import stream
+from skysail_protos.v1 import management_pb2, management_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.1
+_MAX_RETRY_S = 2.0
+
+
+async def fetch_artifact(
+    endpoint: str, replica_id: str, token: str, target: Path, timeout_s: float
+) -> None:
+    """Write the artifact of this replica's version to `target`.
+
+    Tries again while management is away.
+
+    Raises:
+        Unavailable: management did not answer in time.
+        SkysailError: management refused, or what came is not what was announced.
+    """
+    end = MONOTONIC() + timeout_s
+    back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+    while True:
+        try:
+            await _fetch_once(endpoint, replica_id, token, target, max(0.1, end - MONOTONIC()))
+        except Unavailable as error:
+            if MONOTONIC() + _MAX_RETRY_S >= end:
+                raise Unavailable(
+                    f"management at {endpoint} does not answer: {error.message}"
+                ) from error
+            log.info("management is away; trying again", extra={"error": error.message})
+            await asyncio.sleep(back_off.next_s())
+        else:
+            return
+
+
+async def _fetch_once(
+    endpoint: str, replica_id: str, token: str, target: Path, timeout_s: float
+) -> None:
+    digest = hashlib.sha256()
+    announced = ""
+    async with open_channel(endpoint) as channel:
+        stub = management_pb2_grpc.ManagementServiceStub(channel)
+        responses = stub.DownloadArtifact(
+            management_pb2.DownloadArtifactRequest(replica_id=replica_id),
+            metadata=(("authorization", f"Bearer {token}"),),
+            timeout=timeout_s,
+        )
+        with target.open("wb") as file:
+            async for response in stream(responses):
+                if response.WhichOneof("part") == "sha256":
+                    announced = response.sha256
+                else:
+                    digest.update(response.chunk)
+                    file.write(response.chunk)
+    if digest.hexdigest() != announced:
+        raise SkysailError(
+            f"the artifact arrived corrupt: SHA-256 {digest.hexdigest()}, announced {announced}"
+        )

@@ -1,0 +1,119 @@
+"""Makes a model of an artifact, and says precisely why where it cannot."""
+
+import importlib.metadata
+import logging
+import pickle
+import platform
+import sys
+import traceback
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from skysail_common.artifacts import (
+    MODEL_FILE,
+    MODULES_DIRECTORY,
+    Manifest,
+    example_file,
+    read_manifest,
+)
+from skysail_common.errors import SkysailError
+from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
+
+from skysail_model_server.model import Model
+
+log = logging.getLogger(__name__)
+
+
+class LoadFailed(SkysailError):
+    """The artifact cannot be loaded here, or its function fails on the warm-up query."""
+
+
+def load_model(artifact: Path, work_dir: Path) -> Model:
+    """Return the model in an artifact, which has answered its warm-up query.
+
+    The user's modules are unpacked into `work_dir`, which becomes the first place that imports
+    are looked up in.
+
+    Raises:
+        LoadFailed: says exactly what is missing, differs, or went wrong, with the traceback.
+    """
+    manifest = read_manifest(artifact)
+    differing = _check_versions(manifest)
+    signature = manifest.signature.signature()
+    try:
+        with zipfile.ZipFile(artifact) as archive:
+            modules = [name for name in archive.namelist() if name.startswith(MODULES_DIRECTORY)]
+            archive.extractall(work_dir, modules)
+            pickled = archive.read(MODEL_FILE)
+            example = _example(archive, manifest, signature)
+    except zipfile.BadZipFile as error:
+        raise LoadFailed(f"the artifact is corrupt: {error}") from error
+    sys.path.insert(0, str((work_dir / MODULES_DIRECTORY).resolve()))
+    try:
+        function = pickle.loads(pickled)
+    except Exception as error:
+        raise LoadFailed(_told("loading the function failed", error, differing)) from error
+    model = Model(function, manifest.calling, signature)
+    if example:
+        try:
+            model.predict(example, len(example[0]))
+        except Exception as error:
+            what = "the function failed on the warm-up query"
+            raise LoadFailed(_told(what, error, differing)) from error
+    return model
+
+
+def _version_differences(manifest: Manifest) -> tuple[list[str], list[str]]:
+    """Return what is missing here and what has another version, for people."""
+    missing: list[str] = []
+    differing: list[str] = []
+    for package, wanted in sorted(manifest.packages.items()):
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(f"{package}=={wanted}")
+        else:
+            if found != wanted:
+                differing.append(f"{package} is {found} here and was {wanted} there")
+    return missing, differing
+
+
+def _check_versions(manifest: Manifest) -> list[str]:
+    here, there = platform.python_version(), manifest.python_version
+    if here.split(".")[:2] != there.split(".")[:2]:
+        raise LoadFailed(
+            f"the function was pickled by Python {there} and this is Python {here}; pickled code "
+            "runs on the same minor version only"
+        )
+    missing, differing = _version_differences(manifest)
+    if missing:
+        raise LoadFailed(
+            f"the function needs packages that are not installed here: {', '.join(missing)}; "
+            "name them in pkgs_to_install"
+        )
+    for difference in differing:
+        log.warning("package versions differ", extra={"difference": difference})
+    return differing
+
+
+def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature) -> list[Array]:
+    if not manifest.example_shapes:
+        return []
+    arrays = []
+    for index, (spec, shape) in enumerate(
+        zip(signature.inputs, manifest.example_shapes, strict=True)
+    ):
+        data = archive.read(example_file(index))
+        tensor = Tensor(spec.name, spec.datatype, shape, data, Content(spec.content))
+        # A copy, because functions may write to their inputs.
+        arrays.append(np.array(to_numpy(tensor)))
+    return arrays
+
+
+def _told(what: str, error: Exception, differing: list[str]) -> str:
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    lines = [f"{what}: {type(error).__name__}: {error}", trace]
+    if differing:
+        lines.append("versions differ, which may be why: " + "; ".join(differing))
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""One loaded model version: arrays in, arrays out, as its signature says."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from skysail_common.functions import (
+    Calling,
+    Function,
+    call_function,
+    checked_outputs,
+    named_outputs,
+)
+from skysail_common.tensors import Array, Signature
+
+
+class Model:
+    """The user's function with its signature."""
+
+    def __init__(self, function: Function, calling: str, signature: Signature) -> None:
+        self._function = function
+        self._calling = cast(Calling, calling)
+        self.signature = signature
+
+    @property
+    def takes_list(self) -> bool:
+        """True where the function takes a list with an element a row, whose sizes may differ."""
+        return self._calling == "list"
+
+    def predict(self, inputs: Sequence[object], num_rows: int) -> list[Array]:
+        """Return the outputs [batch, …] in the order of the signature.
+
+        Args:
+            inputs: In the order of the signature: arrays [batch, …], or one list with an element
+                a row where the function takes a list.
+            num_rows: Rows of the inputs.
+
+        Raises:
+            ModelFailed: what the function returned does not fit the signature.
+            Exception: what the function raised.
+        """
+        if self.takes_list:
+            inputs = [list(cast(Sequence[object], inputs[0]))]
+        named = dict(zip((spec.name for spec in self.signature.inputs), inputs, strict=True))
+        result = call_function(self._function, self._calling, named)
+        outputs = named_outputs(result, self._calling)
+        return checked_outputs(outputs, self.signature.outputs, num_rows)

@@ -1,0 +1,43 @@
+"""Settings of a model server: whoever starts its container sets them."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+from skysail_common.settings import ServiceSettings
+
+
+class ModelServerSettings(ServiceSettings):
+    """Settings of `python -m skysail_model_server`."""
+
+    model_config = SettingsConfigDict(env_prefix="SKYSAIL_MODEL_SERVER_")
+
+    management_endpoint: str
+    """Where management is reached, as host:port; the artifact comes from there."""
+
+    replica_id: str
+    """Id of this replica, such as sum:3/0."""
+
+    token: SecretStr
+    """Proves to management which version this is a replica of."""
+
+    listen_address: str = "127.0.0.1:8005"
+    """Address to listen on: host:port or unix:/path."""
+
+    work_dir: Path = Path()
+    """Directory for the user's modules; must be writable."""
+
+    log_file: Path | None = None
+    """File that standard output and error go to, rotated at `log-max-mib`; not touched if none."""
+
+    log_max_mib: int = Field(10, ge=1)
+    """Size at which the log file is rotated; one older file is kept."""
+
+    memory_limit_mib: int = Field(0, ge=0)
+    """Memory that the process may allocate; 0 for no limit."""
+
+    fetch_timeout_s: float = Field(120.0, gt=0)
+    """Longest time to fetch the artifact, retries included."""
+
+    max_queued_batches: int = Field(64, ge=1)
+    """Batches of one stream that may wait; the stream is not read beyond."""
