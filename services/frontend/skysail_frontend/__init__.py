@@ -1,0 +1,1 @@
+"""The query plane: takes queries, batches them for replicas, answers by the deadline."""

@@ -1,0 +1,191 @@
+"""Follows management: turns routing snapshots into routes and links to replicas.
+
+The last snapshot is kept in a file, so that a frontend that starts while management is away
+serves what it served last.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+from google.protobuf.message import DecodeError
+from skysail_common.back_off import BackOff
+from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.identifiers import ModelVersion
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.contract import Connector
+from skysail_common.rpc.messages import signature_from_proto
+from skysail_common.rpc.statuses import from_rpc_error
+from skysail_common.tensors import InputType
+from skysail_protos.v1 import management_pb2, management_pb2_grpc, routing_pb2
+
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.replicas import Replica
+from skysail_frontend.routes import (
+    Application,
+    ReplicaEndpoint,
+    Route,
+    RouteTable,
+    ServedVersion,
+)
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.1
+_MAX_RETRY_S = 2.0
+
+
+class Directory:
+    """Keeps a dispatcher's routes and replicas as management says."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, connector: Connector, snapshot_file: Path | None
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._connector = connector
+        self._snapshot_file = snapshot_file
+        self._replicas: dict[str, Replica] = {}
+        self._tasks = BackgroundTasks()
+        self.has_routes = asyncio.Event()
+        """Set once there are routes, from management or from the file."""
+
+    def load(self) -> None:
+        """Route by the file of the last snapshot, if there is one."""
+        if self._snapshot_file is None or not self._snapshot_file.exists():
+            return
+        try:
+            snapshot = routing_pb2.RoutingSnapshot.FromString(self._snapshot_file.read_bytes())
+            self._apply(snapshot)
+        except (OSError, DecodeError, InvalidInput) as error:
+            log.warning("the last routes cannot be read", extra={"error": str(error)})
+        else:
+            log.info("routing by the last known routes", extra={"sequence": snapshot.sequence})
+
+    async def follow(self, endpoint: str, introduction: management_pb2.WatchRoutingRequest) -> None:
+        """Apply every snapshot that management sends; reconnects for ever.
+
+        Args:
+            endpoint: Where management is reached.
+            introduction: Says which frontend this is.
+        """
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        is_away = False
+        while True:
+            # A new channel each time: grpc delays the attempts of one that failed ever longer.
+            async with open_channel(endpoint) as channel:
+                stub = management_pb2_grpc.ManagementServiceStub(channel)
+                try:
+                    async for snapshot in self._snapshots(stub, introduction):
+                        is_away = False
+                        back_off.reset()
+                        self._take_over(snapshot)
+                    error = SkysailError("the stream ended")
+                except grpc.aio.AioRpcError as rpc_error:
+                    error = from_rpc_error(rpc_error)
+            if not is_away:
+                is_away = True
+                log.warning("management is away; serving on", extra={"error": error.message})
+            await asyncio.sleep(back_off.next_s())
+
+    async def _snapshots(
+        self,
+        stub: "management_pb2_grpc.ManagementServiceAsyncStub",
+        introduction: management_pb2.WatchRoutingRequest,
+    ) -> AsyncIterator[routing_pb2.RoutingSnapshot]:
+        call = stub.WatchRouting()
+        try:
+            await call.write(introduction)
+            while isinstance(snapshot := await call.read(), routing_pb2.RoutingSnapshot):
+                yield snapshot
+                await call.write(
+                    management_pb2.WatchRoutingRequest(applied_sequence=snapshot.sequence)
+                )
+        finally:
+            call.cancel()
+
+    def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
+        self._apply(snapshot)
+        log.info(
+            "routes applied",
+            extra={
+                "sequence": snapshot.sequence,
+                "applications": len(snapshot.applications),
+                "versions": len(snapshot.versions),
+            },
+        )
+        if self._snapshot_file is not None:
+            temporary = self._snapshot_file.with_suffix(".new")
+            try:
+                temporary.write_bytes(snapshot.SerializeToString())
+                temporary.replace(self._snapshot_file)
+            except OSError as error:
+                log.warning("the routes cannot be kept", extra={"error": str(error)})
+
+    def _apply(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
+        table = table_of(snapshot)
+        self._dispatcher.apply(table)
+        wanted: dict[str, tuple[ServedVersion, ReplicaEndpoint]] = {
+            replica.container_id: (served, replica)
+            for served in table.versions.values()
+            for replica in served.replicas
+        }
+        for container_id in self._replicas.keys() - wanted.keys():
+            self._replicas.pop(container_id).retire()
+        for container_id in wanted.keys() - self._replicas.keys():
+            self._add(*wanted[container_id])
+        self.has_routes.set()
+
+    def _add(self, served: ServedVersion, endpoint: ReplicaEndpoint) -> None:
+        version = self._dispatcher.version(served.name)
+        assert version is not None
+        replica = Replica(endpoint, version, self._dispatcher, self._connector)
+        self._replicas[endpoint.container_id] = replica
+        version.replicas.append(replica)
+        work = self._tasks.start(replica.run(), f"replica {endpoint.container_id}")
+        # A retired replica stays until it has answered what it has.
+        work.add_done_callback(lambda _: version.replicas.remove(replica))
+
+    async def stop(self) -> None:
+        """Close all links."""
+        await self._tasks.stop()
+
+
+def table_of(snapshot: routing_pb2.RoutingSnapshot) -> RouteTable:
+    """Return the route table that a snapshot describes.
+
+    Raises:
+        InvalidInput: it describes no possible table.
+    """
+    return RouteTable(
+        [_application(message) for message in snapshot.applications],
+        [_version(message) for message in snapshot.versions],
+    )
+
+
+def _application(message: routing_pb2.RoutedApplication) -> Application:
+    has_default = message.HasField("default_output_json")
+    return Application(
+        name=message.name,
+        input_type=InputType(message.input_type),
+        slo_s=message.slo.seconds + message.slo.nanos / 1e9,
+        routes=tuple(Route(each.model, each.version, each.weight) for each in message.routes),
+        has_default=has_default,
+        default_output=json.loads(message.default_output_json) if has_default else None,
+    )
+
+
+def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
+    return ServedVersion(
+        ModelVersion(message.model, message.version),
+        signature_from_proto(message.signature),
+        max_batch_size=message.max_batch_size,
+        is_current=message.is_current,
+        num_replicas=message.num_replicas,
+        replicas=tuple(
+            ReplicaEndpoint(each.container_id, each.endpoint) for each in message.replicas
+        ),
+    )

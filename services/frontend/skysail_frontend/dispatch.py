@@ -1,0 +1,391 @@
+"""The core: takes queries, sends batches, settles queries. It knows neither gRPC nor HTTP.
+
+It works in turns of the event loop. What comes in during a turn only marks its version; at the
+turn's end each marked version forms its batches once, from all that came.
+
+    submit ──► queue ──┐                          ┌──► settle
+                       ├─ end of turn: batches ──►│ replica ──► result
+    result ──► settle ─┘                          └──► lost: back to the queue
+"""
+
+import heapq
+import logging
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Protocol
+
+from skysail_common.clock import Clock
+from skysail_common.errors import (
+    DeadlineExceeded,
+    ModelFailed,
+    ModelNotFound,
+    NoReadyReplica,
+    Overloaded,
+    SkysailError,
+)
+from skysail_common.identifiers import ModelVersion
+
+from skysail_frontend.batching.batcher import LAST_ATTEMPT, Batcher
+from skysail_frontend.batching.deadline_queue import DeadlineQueue
+from skysail_frontend.query import Outcome, Prediction, Query
+from skysail_frontend.routes import RouteTable, ServedVersion
+
+log = logging.getLogger(__name__)
+
+# Clipper's wordings, which its users' tests compare.
+NO_MODEL = "No connected models found for query"
+TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
+
+_LONG_COMPUTE_S = 0.002
+"""Above this a second batch in flight hides nothing and only waits (measured)."""
+
+_MIN_COMPACTION = 1024
+
+
+class QueryError:
+    """Why one query of a batch has no outputs."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: SkysailError) -> None:
+        self.error = error
+
+
+class QueryOutputs:
+    """The outputs of one query of a batch, in the order of the signature."""
+
+    __slots__ = ("data", "shapes")
+
+    def __init__(self, data: Sequence[bytes], shapes: Sequence[tuple[int, ...]]) -> None:
+        self.data = data
+        self.shapes = shapes
+
+
+class Batch:
+    """Queries that were sent to a replica together."""
+
+    __slots__ = ("batch_id", "queries", "sent")
+
+    def __init__(self, batch_id: int, queries: list[Query], sent: float) -> None:
+        self.batch_id = batch_id
+        self.queries = queries
+        self.sent = sent
+
+
+class BatchReplica(Protocol):
+    """A replica as the core sees it."""
+
+    @property
+    def num_in_flight(self) -> int:
+        """Batches that it has and has not answered."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """True while batches may be sent to it."""
+        ...
+
+    def send(self, batch: Batch) -> None:
+        """Send a batch; leaves in this turn."""
+        ...
+
+
+class EventLoop(Protocol):
+    """What the core needs of an event loop."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object:
+        """Call back at the end of this turn."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> "TimerHandle":
+        """Call back after `delay` seconds."""
+        ...
+
+
+class TimerHandle(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """Have it not come."""
+        ...
+
+
+class VersionDispatcher:
+    """One model version: its queue and the replicas that empty it."""
+
+    def __init__(self, served: ServedVersion, dispatcher: "Dispatcher") -> None:
+        self.served = served
+        self.queue = DeadlineQueue()
+        self.batcher = Batcher(self.queue, served.max_batch_size)
+        self.replicas: list[BatchReplica] = []
+        self.is_marked = False
+        self._dispatcher = dispatcher
+        self._compute_s = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """True where a replica takes batches."""
+        return any(replica.is_ready for replica in self.replicas)
+
+    def dispatch(self, now: float) -> None:
+        """Send batches while queries wait and a replica is free."""
+        while len(self.queue):
+            replica = self._free_replica()
+            if replica is None:
+                return
+            queries = self.batcher.next_batch()
+            for query in queries:
+                query.dispatched = now
+            replica.send(Batch(self._dispatcher.next_batch_id(), queries, now))
+
+    def _free_replica(self) -> BatchReplica | None:
+        limit = 1 if self._compute_s > _LONG_COMPUTE_S else 2
+        best: BatchReplica | None = None
+        for replica in self.replicas:
+            is_free = replica.is_ready and replica.num_in_flight < limit
+            if is_free and (best is None or replica.num_in_flight < best.num_in_flight):
+                best = replica
+        return best
+
+    def note_compute(self, compute_s: float) -> None:
+        """Learn how long the model computes."""
+        self._compute_s += 0.1 * (compute_s - self._compute_s)
+
+
+class Dispatcher:
+    """All model versions, and the deadlines of all queries."""
+
+    def __init__(
+        self, clock: Clock, loop: EventLoop, max_queue_size: int, default_timeout_s: float
+    ) -> None:
+        """Knows no version yet.
+
+        Args:
+            clock: Time.
+            loop: Calls back at the end of a turn and after a while.
+            max_queue_size: Queries that may wait for one version.
+            default_timeout_s: Bound of a query that has no other.
+        """
+        self.clock = clock
+        self.table = RouteTable()
+        self.default_timeout_s = default_timeout_s
+        self.num_unsettled = 0
+        """Queries that were submitted and neither settled nor cancelled."""
+        self._loop = loop
+        self._max_queue_size = max_queue_size
+        self._versions: dict[ModelVersion, VersionDispatcher] = {}
+        self._marked: list[VersionDispatcher] = []
+        self._batch_ids = count(1)
+        self._deadlines: list[tuple[float, int, Query]] = []
+        self._arrivals = count()
+        self._timer: TimerHandle | None = None
+        self._timer_at = 0.0
+        self._compact_at = _MIN_COMPACTION
+
+    def next_batch_id(self) -> int:
+        """Return a batch id that was not used before."""
+        return next(self._batch_ids)
+
+    def apply(self, table: RouteTable) -> None:
+        """Route by a new table; queries that wait for a version that is gone are given up."""
+        self.table = table
+        for name, served in table.versions.items():
+            known = self._versions.get(name)
+            if known is None:
+                self._versions[name] = VersionDispatcher(served, self)
+            else:
+                known.served = served
+                known.batcher.max_batch_size = served.max_batch_size
+        for name in self._versions.keys() - table.versions.keys():
+            gone = self._versions.pop(name)
+            text = f"Request for unknown model: '{name}' was undeployed"
+            self._give_up_waiting(gone, ModelNotFound(text))
+        for name, version in self._versions.items():
+            if version.served.num_replicas == 0 and len(version.queue):
+                text = f"model '{name}' is scaled to 0 replicas"
+                self._give_up_waiting(version, NoReadyReplica(text))
+
+    def _give_up_waiting(self, version: VersionDispatcher, error: SkysailError) -> None:
+        now = self.clock()
+        while (query := version.queue.pop()) is not None:
+            self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+
+    def version(self, name: ModelVersion) -> VersionDispatcher | None:
+        """Return the state of a version, or None if it is not deployed."""
+        return self._versions.get(name)
+
+    def is_ready(self, name: ModelVersion) -> bool:
+        """Tell whether a replica of a version takes batches."""
+        version = self._versions.get(name)
+        return version is not None and version.is_ready
+
+    def submit(self, query: Query) -> None:
+        """Take a query; it is settled by its deadline at the latest, perhaps at once."""
+        now = query.arrival
+        self.num_unsettled += 1
+        version = self._versions.get(query.version.name) if query.version else None
+        if version is None or version.served.num_replicas == 0:
+            self._refuse_without_replica(query, version, now)
+        elif len(version.queue) >= self._max_queue_size:
+            error = Overloaded(
+                f"Exceeds maximum queue size: {len(version.queue)} queries wait for model "
+                f"'{version.served.name}'"
+            )
+            self._give_up(query, Outcome.DEFAULT_OVERLOADED, "the queue is full", error, now)
+        elif query.deadline <= now:
+            self._expire(query, now)
+        else:
+            heapq.heappush(self._deadlines, (query.deadline, next(self._arrivals), query))
+            if len(self._deadlines) > self._compact_at:
+                self._compact_deadlines()
+            if self._timer is None or query.deadline < self._timer_at:
+                self._arm(query.deadline, now)
+            version.queue.push(query)
+            self.mark(version)
+
+    def _refuse_without_replica(
+        self, query: Query, version: VersionDispatcher | None, now: float
+    ) -> None:
+        name = query.version.name if query.version else None
+        if name is None:
+            assert query.application is not None
+            text = f"application '{query.application.name}' is routed to no model"
+        elif version is None:
+            text = f"model '{name}' is not deployed"
+        else:
+            text = f"model '{name}' is scaled to 0 replicas"
+        self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, NoReadyReplica(text), now)
+
+    def cancel(self, query: Query) -> None:
+        """Forget a query whose caller has gone away."""
+        if query.is_settled:
+            return
+        query.cancel()
+        self.num_unsettled -= 1
+        self._leave_queue(query)
+
+    def _leave_queue(self, query: Query) -> None:
+        if query.is_queued and query.version is not None:
+            version = self._versions.get(query.version.name)
+            if version is not None:
+                version.queue.remove(query)
+
+    def mark(self, version: VersionDispatcher) -> None:
+        """Have a version form batches at the end of this turn."""
+        if not version.is_marked:
+            version.is_marked = True
+            if not self._marked:
+                self._loop.call_soon(self._end_turn)
+            self._marked.append(version)
+
+    def _end_turn(self) -> None:
+        marked, self._marked = self._marked, []
+        now = self.clock()
+        for version in marked:
+            version.is_marked = False
+            version.dispatch(now)
+
+    def batch_answered(
+        self,
+        version: VersionDispatcher,
+        batch: Batch,
+        answers: Sequence[QueryOutputs | QueryError],
+        compute_s: float,
+        wait_s: float,
+    ) -> None:
+        """Settle the queries of a batch.
+
+        Args:
+            version: Whose batch it is.
+            batch: What was sent.
+            answers: One for each query, in order.
+            compute_s: Time in the user's function.
+            wait_s: Time that the batch waited in the model server.
+        """
+        now = self.clock()
+        version.note_compute(compute_s)
+        self.mark(version)
+        for query, answer in zip(batch.queries, answers, strict=True):
+            if query.is_settled:
+                continue
+            if isinstance(answer, QueryError):
+                error = answer.error
+                explanation = f"the model failed: {error.message}"
+                self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, error, now)
+                continue
+            prediction = Prediction(Outcome.OK, answer.data, answer.shapes)
+            prediction.queue_s = query.dispatched - query.arrival
+            prediction.compute_s = compute_s
+            prediction.batch_wait_s = max(0.0, now - query.dispatched - compute_s)
+            self.num_unsettled -= 1
+            query.answer(prediction, now)
+
+    def batches_lost(
+        self, version: VersionDispatcher, batches: Sequence[Batch], has_died: bool
+    ) -> None:
+        """Have the queries of batches wait again, with their old deadlines.
+
+        Args:
+            version: Whose batches they are.
+            batches: What was sent and will not be answered.
+            has_died: True where the replica ended unexpectedly; a query that this happens to
+                again and again is given up, because it may be the cause.
+        """
+        now = self.clock()
+        is_gone = self._versions.get(version.served.name) is not version
+        for query in [query for batch in batches for query in batch.queries]:
+            if query.is_settled:
+                continue
+            query.attempts += has_died
+            if query.attempts > LAST_ATTEMPT:
+                text = f"{query.attempts} replicas died while answering this query"
+                self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now)
+            elif is_gone:
+                error = NoReadyReplica(f"model '{version.served.name}' was undeployed")
+                self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+            else:
+                version.queue.push(query)
+        self.mark(version)
+
+    def _compact_deadlines(self) -> None:
+        """Drop settled queries, whose deadlines may be far ahead."""
+        self._deadlines = [entry for entry in self._deadlines if not entry[2].is_settled]
+        heapq.heapify(self._deadlines)
+        self._compact_at = max(_MIN_COMPACTION, 2 * len(self._deadlines))
+
+    def _arm(self, instant: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = instant
+        self._timer = self._loop.call_later(max(0.0, instant - now), self._at_deadline)
+
+    def _at_deadline(self) -> None:
+        now = self.clock()
+        deadlines = self._deadlines
+        # Timers may come a little early; what is due within their grain is due now.
+        while deadlines and (deadlines[0][2].is_settled or deadlines[0][0] <= now + 0.0005):
+            query = heapq.heappop(deadlines)[2]
+            if not query.is_settled:
+                self._expire(query, now)
+        self._timer = None
+        if deadlines:
+            self._arm(deadlines[0][0], now)
+
+    def _expire(self, query: Query, now: float) -> None:
+        """Give a query up at its deadline, wherever it is."""
+        self._leave_queue(query)
+        assert query.version is not None
+        name = query.version.name
+        if query.dispatched == 0.0 and not self.is_ready(name):
+            text = f"model '{name}' has no ready replica"
+            self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, NoReadyReplica(text), now)
+            return
+        text = f"model '{name}' did not answer within {query.deadline - query.arrival:.3g} s"
+        error = DeadlineExceeded(text)
+        self._give_up(query, Outcome.DEFAULT_DEADLINE, TOO_LATE, error, now)
+
+    def _give_up(
+        self, query: Query, outcome: Outcome, explanation: str, error: SkysailError, now: float
+    ) -> None:
+        self.num_unsettled -= 1
+        query.give_up(outcome, explanation, error, now)

@@ -1,0 +1,259 @@
+"""Door: inference.GRPCInferenceService, the Open Inference Protocol."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from skysail_common import __version__
+from skysail_common.errors import InvalidInput, ModelNotFound
+from skysail_common.rpc.contract import Call, UnaryHandler
+from skysail_common.tensors import DataType, Tensor, TensorSpec, join_bytes_elements, narrowed
+from skysail_protos.inference import grpc_service_pb2 as pb
+
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_timeout_s
+from skysail_frontend.ingress.outputs import output_tensors
+from skysail_frontend.ingress.targets import Target, find_model_target, make_query
+from skysail_frontend.query import Prediction, Query
+
+SERVICE = "inference.GRPCInferenceService"
+
+EXTENSIONS = ("binary_tensor_data", "parameters")
+"""Extensions of the protocol that are served."""
+
+_CONTENTS_FIELD = {
+    DataType.BOOL: "bool_contents",
+    DataType.INT8: "int_contents",
+    DataType.INT16: "int_contents",
+    DataType.INT32: "int_contents",
+    DataType.INT64: "int64_contents",
+    DataType.UINT8: "uint_contents",
+    DataType.UINT16: "uint_contents",
+    DataType.UINT32: "uint_contents",
+    DataType.UINT64: "uint64_contents",
+    DataType.FP32: "fp32_contents",
+    DataType.FP64: "fp64_contents",
+    DataType.BYTES: "bytes_contents",
+}
+
+
+class GrpcInference:
+    """Serves GRPCInferenceService."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, server_name: str, is_ready: Callable[[], bool]
+    ) -> None:
+        """Serves by the dispatcher.
+
+        Args:
+            dispatcher: Answers queries.
+            server_name: Name in the server metadata.
+            is_ready: Tells whether the server takes queries.
+        """
+        self._dispatcher = dispatcher
+        self._server_name = server_name
+        self._is_ready = is_ready
+
+    @property
+    def unary(self) -> Mapping[str, UnaryHandler]:
+        """Handlers of unary calls, by path."""
+        methods: dict[str, UnaryHandler] = {
+            "ModelInfer": self.model_infer,
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+        }
+        return {f"/{SERVICE}/{name}": handler for name, handler in methods.items()}
+
+    def server_live(self, call: Call) -> None:
+        """Say that the server runs."""
+        call.reply(pb.ServerLiveResponse(live=True).SerializeToString())
+
+    def server_ready(self, call: Call) -> None:
+        """Say whether the server takes queries."""
+        call.reply(pb.ServerReadyResponse(ready=self._is_ready()).SerializeToString())
+
+    def model_ready(self, call: Call) -> None:
+        """Say whether a model has a replica that takes batches; an unknown one has none."""
+        request = _parse(pb.ModelReadyRequest, call.message)
+        try:
+            target = find_model_target(self._dispatcher.table, request.name, request.version)
+        except ModelNotFound:
+            is_ready = False
+        else:
+            is_ready = target.version is not None and self._dispatcher.is_ready(target.version.name)
+        call.reply(pb.ModelReadyResponse(ready=is_ready).SerializeToString())
+
+    def server_metadata(self, call: Call) -> None:
+        """Tell what this server is."""
+        response = pb.ServerMetadataResponse(
+            name=self._server_name, version=__version__, extensions=EXTENSIONS
+        )
+        call.reply(response.SerializeToString())
+
+    def model_metadata(self, call: Call) -> None:
+        """Tell what a model takes and gives."""
+        request = _parse(pb.ModelMetadataRequest, call.message)
+        table = self._dispatcher.table
+        version = find_model_target(table, request.name, request.version).version
+        if version is None:
+            raise ModelNotFound(
+                f"Request for unknown model: '{request.name}' has no available versions"
+            )
+        response = pb.ModelMetadataResponse(
+            name=request.name,
+            versions=[each.name.version for each in table.versions_of(version.name.model_name)],
+            platform="python",
+            inputs=[_metadata(spec) for spec in version.signature.inputs],
+            outputs=[_metadata(spec) for spec in version.signature.outputs],
+        )
+        call.reply(response.SerializeToString())
+
+    def model_infer(self, call: Call) -> None:
+        """Answer one query."""
+        request = _parse(pb.ModelInferRequest, call.message)
+        target = find_model_target(
+            self._dispatcher.table, request.model_name, request.model_version
+        )
+        wanted = _wanted_outputs(request, target)
+
+        def settle(query: Query, prediction: Prediction) -> None:
+            if prediction.error is not None:
+                call.fail(prediction.error)
+            else:
+                call.reply(_response(query, prediction, wanted).SerializeToString())
+
+        query = make_query(
+            self._dispatcher,
+            target,
+            _tensors(request),
+            settle,
+            query_id=request.id,
+            deadline=call.deadline,
+            timeout_s=request_timeout_s(_parameters(request.parameters)),
+            label=f"[request id: {request.id or '<id_unknown>'}] ",
+        )
+        call.on_cancel(lambda: self._dispatcher.cancel(query))
+        self._dispatcher.submit(query)
+
+
+def _parse(message_type: Any, message: bytes) -> Any:
+    try:
+        return message_type.FromString(message)
+    except DecodeError as error:
+        name = message_type.DESCRIPTOR.name
+        raise InvalidInput(f"Unable to parse request: it is not a {name}") from error
+
+
+def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        field = parameter.WhichOneof("parameter_choice")
+        result[name] = getattr(parameter, field) if field else ""
+    return result
+
+
+def _tensors(request: pb.ModelInferRequest) -> list[Tensor]:
+    """Return the inputs of a request, raw or typed.
+
+    Raises:
+        InvalidInput: an unknown datatype, or data in no way or in two.
+    """
+    model, raw = request.model_name, request.raw_input_contents
+    if raw and len(raw) > len(request.inputs):
+        raise InvalidInput(
+            f"expected {len(request.inputs)} raw_input_contents for model '{model}', got {len(raw)}"
+        )
+    tensors: list[Tensor] = []
+    for index, message in enumerate(request.inputs):
+        if message.parameters:
+            check_tensor_parameters("input", message.name, _parameters(message.parameters))
+        datatype = DataType.named(message.datatype)
+        if raw:
+            if index >= len(raw):
+                raise InvalidInput(
+                    f"unable to find data for input tensor '{message.name}' for model '{model}' "
+                    "in request."
+                )
+            if message.HasField("contents"):
+                raise InvalidInput(
+                    "contents field must not be specified when using raw_input_contents for "
+                    f"'{message.name}' for model '{model}'"
+                )
+            data = raw[index]
+        else:
+            data = _typed_data(model, message, datatype)
+        tensors.append(Tensor(message.name, datatype, tuple(message.shape), data))
+    return tensors
+
+
+def _typed_data(
+    model: str, message: pb.ModelInferRequest.InferInputTensor, datatype: DataType
+) -> bytes:
+    """Return the data of an input whose elements are in the field that fits its type."""
+    expected = _CONTENTS_FIELD.get(datatype)
+    for field, _ in message.contents.ListFields():
+        if field.name != expected:
+            kind = next((t.name for t, name in _CONTENTS_FIELD.items() if name == field.name), "?")
+            raise InvalidInput(
+                f"unexpected explicit tensor data for input tensor '{message.name}' for model "
+                f"'{model}' of type '{kind}', expected datatype '{datatype.name}'"
+            )
+    if expected is None:
+        raise InvalidInput(
+            f"input '{message.name}' of datatype '{datatype.name}' needs raw_input_contents"
+        )
+    elements = getattr(message.contents, expected)
+    if datatype is DataType.BYTES:
+        return join_bytes_elements(elements)
+    return _packed(message.name, elements, datatype)
+
+
+def _packed(name: str, elements: Sequence[Any], datatype: DataType) -> bytes:
+    wide = np.array(elements, dtype=None if elements else datatype.dtype)
+    return narrowed(name, wide, datatype).tobytes()
+
+
+def _wanted_outputs(request: pb.ModelInferRequest, target: Target) -> frozenset[str]:
+    """Return the names of the outputs that are wanted; none means all."""
+    wanted: set[str] = set()
+    for output in request.outputs:
+        if output.parameters:
+            check_tensor_parameters("output", output.name, _parameters(output.parameters))
+        wanted.add(output.name)
+    if wanted and target.version is not None:
+        known = {spec.name for spec in target.version.signature.outputs}
+        for name in wanted - known:
+            raise InvalidInput(
+                f"unexpected inference output '{name}' for model '{request.model_name}'; it gives "
+                f"{', '.join(sorted(known))}"
+            )
+    return frozenset(wanted)
+
+
+def _response(
+    query: Query, prediction: Prediction, wanted: frozenset[str]
+) -> pb.ModelInferResponse:
+    model_name, version = query.version.name if query.version else ("", "")
+    response = pb.ModelInferResponse(
+        model_name=model_name, model_version=version, id=query.query_id
+    )
+    for tensor in output_tensors(query, prediction):
+        if wanted and tensor.name not in wanted:
+            continue
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype.name, shape=tensor.shape)
+        response.raw_output_contents.append(tensor.data)
+    if prediction.is_default:
+        # An answer that no model gave must be told apart, also by clients of this protocol.
+        response.parameters["skysail_outcome"].string_param = prediction.outcome.name
+        response.parameters["skysail_explanation"].string_param = prediction.explanation
+    return response
+
+
+def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=spec.datatype.name, shape=spec.shape
+    )

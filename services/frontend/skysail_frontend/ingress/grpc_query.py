@@ -1,0 +1,203 @@
+"""Door: skysail.v1.QueryService."""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from itertools import count
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
+from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
+from skysail_protos.v1 import query_pb2 as pb
+
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.outputs import output_tensors
+from skysail_frontend.ingress.targets import find_target, make_query
+from skysail_frontend.query import Prediction, Query, Settle
+
+SERVICE = "skysail.v1.QueryService"
+
+
+class QueryIds:
+    """Makes ids for queries that bring none: unique among processes by a random beginning."""
+
+    def __init__(self) -> None:
+        self._numbers = count(secrets.randbits(40) << 12)
+
+    def next_number(self) -> int:
+        """Return the next id as a number that JSON readers keep exactly."""
+        return next(self._numbers)
+
+    def next_text(self) -> str:
+        """Return the next id as text."""
+        return f"{next(self._numbers):x}"
+
+
+class GrpcQuery:
+    """Serves QueryService."""
+
+    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_stream_queries: int) -> None:
+        """Serves by the dispatcher.
+
+        Args:
+            dispatcher: Answers queries.
+            ids: Makes ids.
+            max_stream_queries: Unanswered queries of one stream; it is not read beyond.
+        """
+        self._dispatcher = dispatcher
+        self._ids = ids
+        self._max_stream_queries = max_stream_queries
+
+    @property
+    def unary(self) -> Mapping[str, UnaryHandler]:
+        """Handlers of unary calls, by path."""
+        return {f"/{SERVICE}/Predict": self.predict}
+
+    @property
+    def streams(self) -> Mapping[str, StreamHandler]:
+        """Handlers of streams, by path."""
+        return {f"/{SERVICE}/PredictStream": self.predict_stream}
+
+    def predict(self, call: Call) -> None:
+        """Answer one query."""
+
+        def settle(query: Query, prediction: Prediction) -> None:
+            if prediction.error is not None:
+                call.fail(prediction.error)
+            else:
+                call.reply(_response(query, prediction).SerializeToString())
+
+        query = self._query(_parse(call.message), call.deadline, settle)
+        call.on_cancel(lambda: self._dispatcher.cancel(query))
+        self._dispatcher.submit(query)
+
+    def _query(self, request: pb.PredictRequest, deadline: float, settle: Settle) -> Query:
+        return make_query(
+            self._dispatcher,
+            find_target(self._dispatcher.table, request.target, request.version),
+            [tensor_from_proto(tensor) for tensor in request.inputs],
+            settle,
+            query_id=request.query_id or self._ids.next_text(),
+            deadline=deadline,
+            timeout_s=seconds("timeout", request.timeout) if request.HasField("timeout") else None,
+            widens=True,
+        )
+
+    async def predict_stream(self, stream: Stream) -> None:
+        """Answer the queries of a stream, each when it is ready."""
+        session = _StreamSession(stream, self._max_stream_queries)
+        tasks = BackgroundTasks()
+        sending = tasks.start(session.send_answers(), "stream answers")
+        try:
+            async for message in stream:
+                await session.room_for_one()
+                self._ask(session, message, stream.deadline)
+            session.end()
+            await sending
+        finally:
+            for query in session.unanswered.values():
+                self._dispatcher.cancel(query)
+            await tasks.stop()
+
+    def _ask(self, session: "_StreamSession", message: bytes, deadline: float) -> None:
+        query_id = ""
+
+        def settle(query: Query, prediction: Prediction) -> None:
+            session.unanswered.pop(query.query_id, None)
+            if prediction.error is not None:
+                session.answer(_stream_error(query.query_id, prediction.error))
+            else:
+                response = _response(query, prediction)
+                session.answer(pb.PredictStreamResponse(query_id=query.query_id, response=response))
+
+        try:
+            request = _parse(message)
+            query_id = request.query_id
+            query = self._query(request, deadline, settle)
+            if query.query_id in session.unanswered:
+                raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
+        except SkysailError as error:
+            session.answer(_stream_error(query_id, error))
+        else:
+            session.unanswered[query.query_id] = query
+            self._dispatcher.submit(query)
+
+
+class _StreamSession:
+    """The answers of one stream on their way; their number is bounded by the room for queries."""
+
+    def __init__(self, stream: Stream, max_queries: int) -> None:
+        self.unanswered: dict[str, Query] = {}
+        self._stream = stream
+        self._room = asyncio.Semaphore(max_queries)
+        self._answers: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._num_open = 0
+        self._is_ended = False
+
+    async def room_for_one(self) -> None:
+        """Return once one more query may be asked."""
+        await self._room.acquire()
+        self._num_open += 1
+
+    def answer(self, response: pb.PredictStreamResponse) -> None:
+        """Have an answer sent."""
+        self._answers.append(response.SerializeToString())
+        self._wake.set()
+
+    def end(self) -> None:
+        """Say that no more queries come."""
+        self._is_ended = True
+        self._wake.set()
+
+    async def send_answers(self) -> None:
+        """Send answers until no more queries come and all are answered."""
+        while not (self._is_ended and self._num_open == 0):
+            await self._wake.wait()
+            self._wake.clear()
+            while self._answers:
+                await self._stream.send(self._answers.popleft())
+                self._num_open -= 1
+                self._room.release()
+
+
+def _parse(message: bytes) -> pb.PredictRequest:
+    try:
+        return pb.PredictRequest.FromString(message)
+    except DecodeError as error:
+        raise InvalidInput("Unable to parse request: it is not a PredictRequest") from error
+
+
+def _stream_error(query_id: str, error: SkysailError) -> pb.PredictStreamResponse:
+    return pb.PredictStreamResponse(
+        query_id=query_id,
+        error=pb.QueryError(code=error.status, message=error.message, reason=type(error).__name__),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def _response(query: Query, prediction: Prediction) -> pb.PredictResponse:
+    model_name, version = query.version.name if query.version else ("", "")
+    return pb.PredictResponse(
+        query_id=query.query_id,
+        outputs=[tensor_to_proto(tensor) for tensor in output_tensors(query, prediction)],
+        outcome=pb.Outcome.ValueType(prediction.outcome),
+        is_default=prediction.is_default,
+        explanation=prediction.explanation,
+        model=model_name,
+        version=version,
+        timings=pb.Timings(
+            queue=_duration(prediction.queue_s),
+            batch_wait=_duration(prediction.batch_wait_s),
+            compute=_duration(prediction.compute_s),
+            total=_duration(prediction.total_s),
+        ),
+    )

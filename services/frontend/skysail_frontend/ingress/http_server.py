@@ -1,0 +1,107 @@
+"""The HTTP service: both REST doors in one application, served in the frontend's loop."""
+
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+from skysail_common.errors import FailedPrecondition, SkysailError
+from skysail_common.rpc.statuses import as_skysail_error
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from skysail_frontend.ingress.http import http_status, json_response
+from skysail_frontend.ingress.rest_clipper import clipper_error
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+
+
+def http_app(routes: Sequence[BaseRoute]) -> Starlette:
+    """Return the application; whatever a handler raises becomes a JSON error."""
+
+    async def on_skysail_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, SkysailError)
+        return _error_response(request, error)
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return json_response({"error": error.detail}, error.status_code)
+
+    async def on_mistake(request: Request, error: Exception) -> Response:
+        return _error_response(request, as_skysail_error(error, request.url.path))
+
+    return Starlette(
+        routes=list(routes),
+        exception_handlers={
+            SkysailError: on_skysail_error,
+            HTTPException: on_http_error,
+            Exception: on_mistake,
+        },
+    )
+
+
+def _error_response(request: Request, error: SkysailError) -> Response:
+    if request.url.path.startswith("/v2"):
+        return json_response({"error": error.message}, http_status(error))
+    return json_response(clipper_error(error), http_status(error))
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process that it is part of."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """One HTTP server on one address."""
+
+    def __init__(self, app: Starlette, grace_s: float) -> None:
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=max(1, int(grace_s)),
+                server_header=False,
+            )
+        )
+        self._socket: socket.socket | None = None
+
+    def bind(self, host: str, port: int) -> int:
+        """Take the address and return its port.
+
+        Raises:
+            FailedPrecondition: it is in use, or not an address of this machine.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            listener.close()
+            raise FailedPrecondition(
+                f"cannot listen on {host}:{port}: it is in use by another process or not an "
+                "address of this machine"
+            ) from error
+        listener.listen(_BACKLOG)
+        self._socket = listener
+        return int(listener.getsockname()[1])
+
+    async def serve(self) -> None:
+        """Serve until `stop`."""
+        assert self._socket is not None
+        await self._server.serve([self._socket])
+
+    def stop(self) -> None:
+        """Accept nothing any more, answer what is under way, and have `serve` return."""
+        self._server.should_exit = True

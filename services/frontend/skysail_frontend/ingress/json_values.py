@@ -1,0 +1,114 @@
+"""JSON values as tensors, and tensors as JSON values."""
+
+import base64
+import binascii
+from typing import Any
+
+import numpy as np
+import orjson
+from skysail_common.errors import InvalidInput
+from skysail_common.tensors import (
+    Array,
+    Content,
+    DataType,
+    Tensor,
+    TensorSpec,
+    from_numpy,
+    narrowed,
+    to_numpy,
+)
+
+_KINDS = {"b": "truth values", "i": "integers", "u": "integers", "f": "numbers", "O": "texts"}
+
+
+def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
+    """Return a JSON value as an array of a type; integers are accepted for any numbers.
+
+    Raises:
+        InvalidInput: it holds something else, its rows differ in length, or a number does not
+            fit.
+    """
+    if datatype is DataType.BYTES:
+        array = np.array(value, dtype=object)
+        odd = next((each for each in array.ravel().tolist() if not isinstance(each, str)), None)
+        if odd is not None:
+            raise InvalidInput(f"input {name!r} takes texts, got {_shown(odd)}")
+        return array
+    try:
+        array = np.array(value)
+    except ValueError as error:
+        raise InvalidInput(f"input {name!r} has rows of different lengths") from error
+    target = datatype.dtype
+    if array.size == 0:
+        return array.astype(target)
+    is_fit = (
+        array.dtype.kind == target.kind
+        or (array.dtype.kind in "iu" and target.kind in "iuf")
+    )  # fmt: skip
+    if not is_fit:
+        raise InvalidInput(f"input {name!r} takes {_KINDS[target.kind]}, got {_shown(value)}")
+    return narrowed(name, array, datatype)
+
+
+def _shown(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def row_of_json(spec: TensorSpec, value: Any) -> Tensor:
+    """Return one input, without its batch axis in JSON, as a tensor with one row.
+
+    Raises:
+        InvalidInput: it is not what the specification says.
+    """
+    if spec.datatype is DataType.BYTES and spec.content is Content.BINARY:
+        value = _decoded(spec.name, value)
+        array: Array = np.empty(1, dtype=object)
+        array[0] = value
+        return from_numpy(spec.name, array)
+    array = array_of_json(spec.name, [value], spec.datatype)
+    if array.ndim != len(spec.shape):
+        raise InvalidInput(
+            f"input {spec.name!r} takes a value with {len(spec.shape) - 1} dimensions, got "
+            f"{_shown(value)}"
+        )
+    if spec.datatype is DataType.BF16:
+        raise InvalidInput(f"input {spec.name!r} of datatype BF16 cannot be sent as JSON")
+    return from_numpy(spec.name, array)
+
+
+def _decoded(name: str, value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise InvalidInput(f"input {name!r} takes bytes as a base64 text, got {_shown(value)}")
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise InvalidInput(f"input {name!r} is not base64: {error}") from error
+
+
+def json_elements(tensor: Tensor) -> Array:
+    """Return the elements of a tensor as an array that can be written as JSON.
+
+    Text stays text; bytes that are not UTF-8 become base64.
+    """
+    array = to_numpy(tensor)
+    if tensor.datatype is not DataType.BYTES:
+        return array
+    elements = [_json_element(tensor.content, each) for each in array.ravel().tolist()]
+    result = np.empty(len(elements), dtype=object)
+    result[:] = elements
+    return result.reshape(array.shape)
+
+
+def _json_element(content: Content, element: str | bytes) -> Any:
+    if isinstance(element, bytes):
+        try:
+            return element.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(element).decode()
+    if content is Content.JSON_OR_TEXT:
+        try:
+            return orjson.loads(element)
+        except orjson.JSONDecodeError:
+            return element
+    return element

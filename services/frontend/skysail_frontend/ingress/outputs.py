@@ -1,0 +1,59 @@
+"""The outputs of a prediction as tensors: what the model gave, or the default output."""
+
+from typing import Any
+
+import numpy as np
+import orjson
+from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.functions import OUTPUT_NAME, as_array
+from skysail_common.tensors import Content, DataType, Tensor, TensorSpec, cast, from_numpy
+
+from skysail_frontend.query import Prediction, Query
+from skysail_frontend.routes import ServedVersion
+
+
+def output_tensors(query: Query, prediction: Prediction) -> list[Tensor]:
+    """Return the outputs of an answered query."""
+    if prediction.is_default:
+        assert query.application is not None
+        return default_tensors(query.application.default_output, query.rows, query.version)
+    assert query.version is not None
+    specs = query.version.signature.outputs
+    return [
+        Tensor(spec.name, spec.datatype, shape, data, spec.content)
+        for spec, shape, data in zip(specs, prediction.shapes, prediction.outputs, strict=True)
+    ]
+
+
+def default_tensors(value: Any, rows: int, version: ServedVersion | None) -> list[Tensor]:
+    """Return the default output as tensors, once for each row.
+
+    A dictionary names the outputs. A value takes the type of the model's output where it fits,
+    and its own otherwise; what is no array becomes JSON text.
+    """
+    specs = {spec.name: spec for spec in version.signature.outputs} if version else {}
+    if not isinstance(value, dict):
+        value = {next(iter(specs), OUTPUT_NAME): value}
+    return [_default_tensor(str(name), each, rows, specs.get(name)) for name, each in value.items()]
+
+
+def _default_tensor(name: str, value: Any, rows: int, spec: TensorSpec | None) -> Tensor:
+    try:
+        array = as_array(name, [value] * rows)
+    except ModelFailed:
+        text = np.array([_json(value)] * rows, dtype=object)
+        return from_numpy(name, text, Content.JSON_OR_TEXT)
+    tensor = from_numpy(name, array)
+    if spec is None or tensor.datatype is spec.datatype:
+        return tensor
+    if spec.datatype is DataType.BYTES:
+        text = np.array([_json(value)] * rows, dtype=object)
+        return from_numpy(name, text, Content.JSON_OR_TEXT)
+    try:
+        return cast(tensor, spec.datatype)
+    except InvalidInput:
+        return tensor
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

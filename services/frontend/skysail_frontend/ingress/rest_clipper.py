@@ -1,0 +1,120 @@
+"""Door: POST /{application}/predict, as Clipper had it.
+
+Two things differ on purpose: integers are accepted where an application takes doubles, and an
+`input_batch` of one input is answered as a batch.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.tensors import Tensor
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.grpc_query import QueryIds
+from skysail_frontend.ingress.http import json_response, predict, read_json
+from skysail_frontend.ingress.json_values import json_elements, row_of_json
+from skysail_frontend.ingress.outputs import output_tensors
+from skysail_frontend.ingress.targets import Target, application_target, make_query
+from skysail_frontend.query import Prediction, Query, Settle
+from skysail_frontend.routes import Application
+
+_MAX_BATCH = 100_000
+
+
+class RestClipper:
+    """Serves POST /{application}/predict."""
+
+    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_body_bytes: int) -> None:
+        self._dispatcher = dispatcher
+        self._ids = ids
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the paths and their handlers."""
+        return [
+            Route("/{application}/predict", self.predict, methods=["POST"]),
+            Route("/{application}/predict/", self.predict, methods=["POST"]),
+        ]
+
+    async def predict(self, request: Request) -> Response:
+        """Answer the query, or each query of the batch, in the body."""
+        application = self._dispatcher.table.application(request.path_params["application"])
+        body = await read_json(request, self._max_body_bytes)
+        if not isinstance(body, dict) or ("input" in body) == ("input_batch" in body):
+            raise InvalidInput(
+                "JSON object does not have required keys input or input_batch: give one of them"
+            )
+        version = body.get("version", "")
+        if not isinstance(version, str):
+            raise InvalidInput("'version' must be a string")
+        if "input" in body:
+            return json_response(await self._answer(application, version, body["input"]))
+        batch = body["input_batch"]
+        if not isinstance(batch, list) or not 1 <= len(batch) <= _MAX_BATCH:
+            raise InvalidInput(f"'input_batch' must be a JSON array of 1 to {_MAX_BATCH} inputs")
+        # Converted before any is asked: a bad input refuses the whole request.
+        targets = [application_target(self._dispatcher.table, application, version) for _ in batch]
+        rows = [_row(target, value) for target, value in zip(targets, batch, strict=True)]
+        answers = await asyncio.gather(
+            *(self._ask(target, row) for target, row in zip(targets, rows, strict=True))
+        )
+        return json_response({"batch_predictions": answers})
+
+    async def _answer(self, application: Application, version: str, value: Any) -> dict[str, Any]:
+        target = application_target(self._dispatcher.table, application, version)
+        return await self._ask(target, _row(target, value))
+
+    async def _ask(self, target: Target, row: Sequence[Tensor]) -> dict[str, Any]:
+        def make(settle: Settle) -> Query:
+            return make_query(self._dispatcher, target, row, settle, deadline=float("inf"))
+
+        query, prediction = await predict(self._dispatcher, make)
+        if prediction.error is not None:
+            raise prediction.error
+        answer: dict[str, Any] = {
+            "query_id": self._ids.next_number(),
+            "output": _output(query, prediction),
+            "default": prediction.is_default,
+        }
+        if prediction.is_default:
+            answer["default_explanation"] = prediction.explanation
+        return answer
+
+
+def _row(target: Target, value: Any) -> list[Tensor]:
+    """Return the tensors, of one row each, in a JSON input."""
+    if target.version is None:
+        return []
+    specs = target.version.signature.inputs
+    if len(specs) == 1 and not isinstance(value, Mapping):
+        return [row_of_json(specs[0], value)]
+    if not isinstance(value, Mapping):
+        names = ", ".join(spec.name for spec in specs)
+        raise InvalidInput(f"the input must be a JSON object with {names}")
+    by_name = {spec.name: spec for spec in specs}
+    unknown = sorted(set(value) - set(by_name))
+    if unknown:
+        raise InvalidInput(f"the model has no input {unknown[0]!r}; it takes {', '.join(by_name)}")
+    return [row_of_json(by_name[name], each) for name, each in value.items()]
+
+
+def _output(query: Query, prediction: Prediction) -> Any:
+    if prediction.is_default:
+        assert query.application is not None
+        return query.application.default_output
+    values = {tensor.name: json_elements(tensor)[0] for tensor in output_tensors(query, prediction)}
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def clipper_error(error: SkysailError) -> dict[str, str]:
+    """Return the body of an error as Clipper's clients know it."""
+    is_json = isinstance(error, InvalidInput) and "JSON" in error.message
+    return {
+        "error": "Json error" if is_json else "Query processing error",
+        "cause": error.message,
+    }

@@ -1,0 +1,109 @@
+"""What a name in a query addresses, and the query made of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skysail_common.errors import ApplicationNotFound
+from skysail_common.tensors import Tensor
+
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.query import Query, Settle, sooner
+from skysail_frontend.routes import Application, RouteTable, ServedVersion
+from skysail_frontend.validation import Inputs, checked_inputs, widened
+
+_NO_INPUTS = Inputs((), 1, ())
+
+
+@dataclass(frozen=True)
+class Target:
+    """An application, a model version, or both."""
+
+    application: Application | None
+    version: ServedVersion | None
+    """None where the application is routed to no version that is deployed."""
+
+
+def application_target(table: RouteTable, application: Application, version: str) -> Target:
+    """Return what answers a query of an application.
+
+    Raises:
+        ModelNotFound: the version that the caller names is not deployed.
+    """
+    return Target(application, table.routed_version(application, version))
+
+
+def find_target(table: RouteTable, name: str, version: str) -> Target:
+    """Return the application of this name or, where there is none, the model.
+
+    Raises:
+        ApplicationNotFound: there is neither.
+        ModelNotFound: the version that the caller names is not deployed.
+    """
+    application = table.applications.get(name)
+    if application is not None:
+        return application_target(table, application, version)
+    if not table.has_model(name):
+        raise ApplicationNotFound(f"no application and no model is called {name!r}")
+    return Target(None, table.version(name, version))
+
+
+def find_model_target(table: RouteTable, name: str, version: str) -> Target:
+    """Return the model of this name or, where there is none, the application.
+
+    Clients of the Open Inference Protocol expect errors, not default outputs, so that a model
+    comes first for them.
+
+    Raises:
+        ModelNotFound: there is neither, or the version is not deployed.
+    """
+    if not table.has_model(name) and name in table.applications:
+        return application_target(table, table.applications[name], version)
+    return Target(None, table.version(name, version))
+
+
+def make_query(
+    dispatcher: Dispatcher,
+    target: Target,
+    tensors: Sequence[Tensor],
+    settle: Settle,
+    *,
+    query_id: str = "",
+    deadline: float,
+    timeout_s: float | None = None,
+    widens: bool = False,
+    label: str = "",
+) -> Query:
+    """Return a query that holds against the signature of its target.
+
+    Args:
+        dispatcher: Where it will be submitted.
+        target: What is to answer.
+        tensors: The inputs.
+        settle: Is told the answer.
+        query_id: Id of the caller.
+        deadline: Deadline of the call; the SLO or the time-out may be sooner.
+        timeout_s: Longest wait that the request itself names.
+        widens: True to convert numbers to the types that the model takes.
+        label: Put before messages about the inputs.
+
+    Raises:
+        InvalidInput: the inputs are not what the model takes.
+    """
+    arrival = dispatcher.clock()
+    inputs = _NO_INPUTS
+    if target.version is not None:
+        if widens:
+            tensors = widened(target.version, tensors)
+        inputs = checked_inputs(target.version, tensors, label)
+    slo_s = target.application.slo_s if target.application else None
+    return Query(
+        query_id,
+        target.application,
+        target.version,
+        inputs.data,
+        inputs.rows,
+        inputs.variable_dims,
+        arrival,
+        sooner(arrival, deadline, slo_s, timeout_s, dispatcher.default_timeout_s),
+        settle,
+    )

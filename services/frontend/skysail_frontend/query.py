@@ -1,0 +1,160 @@
+"""A query and its prediction, as the core sees them."""
+
+import enum
+from collections.abc import Callable, Sequence
+
+from skysail_common.errors import SkysailError
+
+from skysail_frontend.routes import Application, ServedVersion
+
+
+class Outcome(enum.IntEnum):
+    """How a query was answered; numbers are those of `skysail.v1.Outcome`."""
+
+    OK = 1
+    DEFAULT_DEADLINE = 2
+    DEFAULT_NO_REPLICA = 3
+    DEFAULT_MODEL_ERROR = 4
+    DEFAULT_OVERLOADED = 5
+
+
+class Prediction:
+    """The answer to a query: outputs, or the default output, or an error."""
+
+    __slots__ = (
+        "batch_wait_s",
+        "compute_s",
+        "error",
+        "explanation",
+        "outcome",
+        "outputs",
+        "queue_s",
+        "shapes",
+        "total_s",
+    )
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        outputs: Sequence[bytes] = (),
+        shapes: Sequence[tuple[int, ...]] = (),
+        explanation: str = "",
+        error: SkysailError | None = None,
+    ) -> None:
+        """Times are 0 until they are set.
+
+        Args:
+            outcome: How the query was answered.
+            outputs: Data of each output in the order of the signature; none for a default.
+            shapes: Shape of each output.
+            explanation: Why it is a default.
+            error: Why there is no answer at all; then nothing else counts.
+        """
+        self.outcome = outcome
+        self.outputs = outputs
+        self.shapes = shapes
+        self.explanation = explanation
+        self.error = error
+        self.queue_s = 0.0
+        self.batch_wait_s = 0.0
+        self.compute_s = 0.0
+        self.total_s = 0.0
+
+    @property
+    def is_default(self) -> bool:
+        """True where the answer is the application's default output."""
+        return self.outcome is not Outcome.OK
+
+
+Settle = Callable[["Query", Prediction], None]
+"""Is called exactly once for a query that is not cancelled."""
+
+
+class Query:
+    """One input that awaits one prediction; it may have several rows."""
+
+    __slots__ = (
+        "application",
+        "arrival",
+        "attempts",
+        "deadline",
+        "dispatched",
+        "inputs",
+        "is_queued",
+        "is_settled",
+        "query_id",
+        "rows",
+        "settle",
+        "variable_dims",
+        "version",
+    )
+
+    def __init__(
+        self,
+        query_id: str,
+        application: Application | None,
+        version: ServedVersion | None,
+        inputs: Sequence[bytes],
+        rows: int,
+        variable_dims: Sequence[int],
+        arrival: float,
+        deadline: float,
+        settle: Settle,
+    ) -> None:
+        """A query that nobody answers yet.
+
+        Args:
+            query_id: Chosen by the caller; not looked at.
+            application: What was addressed, or None where a model was.
+            version: Model version that is to answer, or None where no route leads to one.
+            inputs: Data of each input in the order of the signature.
+            rows: Rows of each input; at least 1.
+            variable_dims: Sizes of the dimensions that vary, in the order of the signature.
+            arrival: Instant at which the query came.
+            deadline: Instant by which it must be answered.
+            settle: Is told the answer.
+        """
+        self.query_id = query_id
+        self.application = application
+        self.version = version
+        self.inputs = inputs
+        self.rows = rows
+        self.variable_dims = variable_dims
+        self.arrival = arrival
+        self.deadline = deadline
+        self.settle = settle
+        self.dispatched = 0.0
+        self.attempts = 0
+        self.is_queued = False
+        self.is_settled = False
+
+    def answer(self, prediction: Prediction, now: float) -> None:
+        """Settle the query, unless it is settled already."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        # What was asked is not needed any more, and others may hold the query for a while.
+        self.inputs = ()
+        prediction.total_s = now - self.arrival
+        self.settle(self, prediction)
+
+    def give_up(self, outcome: Outcome, explanation: str, error: SkysailError, now: float) -> None:
+        """Settle the query without a model: by the default output, or by `error` without one."""
+        application = self.application
+        if application is not None and application.has_default:
+            self.answer(Prediction(outcome, explanation=explanation), now)
+        else:
+            self.answer(Prediction(outcome, error=error), now)
+
+    def cancel(self) -> None:
+        """Note that nobody waits for the answer any more."""
+        self.is_settled = True
+        self.inputs = ()
+
+
+def sooner(arrival: float, deadline: float, *durations_s: float | None) -> float:
+    """Return the soonest of a deadline and of durations that begin at the arrival."""
+    for duration_s in durations_s:
+        if duration_s is not None and arrival + duration_s < deadline:
+            deadline = arrival + duration_s
+    return deadline

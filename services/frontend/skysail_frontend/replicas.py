@@ -1,0 +1,218 @@
+"""The link to one replica: batches out, results in, and the connection kept."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+
+from google.protobuf.message import DecodeError
+from skysail_common.back_off import BackOff
+from skysail_common.clock import NEVER
+from skysail_common.errors import ModelFailed, SkysailError, Unavailable, error_of
+from skysail_common.rpc.contract import Connector, Link
+from skysail_common.tensors import DataType
+from skysail_protos.v1 import model_server_pb2 as pb
+
+from skysail_frontend.dispatch import (
+    Batch,
+    Dispatcher,
+    QueryError,
+    QueryOutputs,
+    VersionDispatcher,
+)
+from skysail_frontend.routes import ReplicaEndpoint
+
+log = logging.getLogger(__name__)
+
+_PATH = "/skysail.v1.ModelServer/PredictBatches"
+_FIRST_RETRY_S = 0.02
+_MAX_RETRY_S = 1.0
+_MAX_BUDGET_US = 2**32 - 1
+
+
+class Replica:
+    """One replica of one version, for as long as the routes name it."""
+
+    def __init__(
+        self,
+        endpoint: ReplicaEndpoint,
+        version: VersionDispatcher,
+        dispatcher: Dispatcher,
+        connector: Connector,
+    ) -> None:
+        """Connects to nothing before `run`."""
+        self.container_id = endpoint.container_id
+        self.endpoint = endpoint.endpoint
+        self._version = version
+        self._dispatcher = dispatcher
+        self._connector = connector
+        self._link: Link | None = None
+        self._in_flight: dict[int, Batch] = {}
+        self._is_retired = False
+        self._closed = asyncio.Event()
+
+    @property
+    def num_in_flight(self) -> int:
+        """Batches that it has and has not answered."""
+        return len(self._in_flight)
+
+    @property
+    def is_ready(self) -> bool:
+        """True while batches may be sent to it."""
+        return self._link is not None and not self._is_retired
+
+    async def run(self) -> None:
+        """Keep the link open until the replica is retired and has answered what it has."""
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        while not self._is_retired:
+            try:
+                link = await self._connector(self.endpoint, _PATH, self)
+            except Unavailable as error:
+                log.debug(
+                    "replica is not reached",
+                    extra={"container": self.container_id, "error": error.message},
+                )
+                await asyncio.sleep(back_off.next_s())
+                continue
+            back_off.reset()
+            self._closed.clear()
+            self._link = link
+            log.info("replica is connected", extra={"container": self.container_id})
+            self._dispatcher.mark(self._version)
+            if self._is_retired:
+                self._close_if_done()
+            await self._closed.wait()
+
+    def retire(self) -> None:
+        """Send nothing any more; close once everything sent is answered."""
+        self._is_retired = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._is_retired and not self._in_flight and self._link is not None:
+            self._link.close()
+            self._link = None
+            self._closed.set()
+
+    def send(self, batch: Batch) -> None:
+        """Send a batch; leaves in this turn."""
+        assert self._link is not None
+        self._in_flight[batch.batch_id] = batch
+        self._link.send(_encode(batch))
+
+    def link_received(self, message: bytes) -> None:
+        """Settle the queries of the batch that this answers."""
+        try:
+            result = pb.BatchResult.FromString(message)
+            batch = self._in_flight.pop(result.id, None)
+        except DecodeError:
+            log.error("replica sent what is no result", extra={"container": self.container_id})
+            return
+        if batch is None:
+            log.error("replica answered an unknown batch", extra={"container": self.container_id})
+            return
+        answers = _decode(self._version, batch, result)
+        compute_s, wait_s = result.compute_us * 1e-6, result.wait_us * 1e-6
+        self._dispatcher.batch_answered(self._version, batch, answers, compute_s, wait_s)
+        self._close_if_done()
+
+    def link_closed(self, reason: str, has_died: bool) -> None:
+        """Have the queries that were under way wait again."""
+        log.log(
+            logging.WARNING if has_died else logging.INFO,
+            "replica is disconnected",
+            extra={
+                "container": self.container_id,
+                "reason": reason,
+                "batches": len(self._in_flight),
+            },
+        )
+        self._link = None
+        self._closed.set()
+        lost = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._dispatcher.batches_lost(self._version, lost, has_died)
+
+
+def _encode(batch: Batch) -> bytes:
+    queries = batch.queries
+    message = pb.Batch(id=batch.batch_id)
+    if len(queries) == 1:
+        message.rows.append(queries[0].rows)
+        message.inputs.extend(queries[0].inputs)
+        message.variable_dims.extend(queries[0].variable_dims)
+    else:
+        message.rows.extend([query.rows for query in queries])
+        message.inputs.extend(map(b"".join, zip(*[query.inputs for query in queries], strict=True)))
+        for query in queries:
+            if query.variable_dims:
+                message.variable_dims.extend(query.variable_dims)
+    deadline = queries[0].deadline
+    if deadline != NEVER:
+        message.budget_us = min(_MAX_BUDGET_US, max(1, int((deadline - batch.sent) * 1e6)))
+    return message.SerializeToString()
+
+
+def _decode(
+    version: VersionDispatcher, batch: Batch, result: pb.BatchResult
+) -> Sequence[QueryOutputs | QueryError]:
+    try:
+        return _split(version, batch, result)
+    except (IndexError, ValueError) as error:
+        text = f"model '{version.served.name}' sent a result that does not fit its signature"
+        log.error("result is not usable", extra={"error": str(error)})
+        return [QueryError(ModelFailed(text))] * len(batch.queries)
+
+
+def _split(
+    version: VersionDispatcher, batch: Batch, result: pb.BatchResult
+) -> Sequence[QueryOutputs | QueryError]:
+    """Return the part of each query.
+
+    Raises:
+        IndexError, ValueError: the parts are more or less than the result holds.
+    """
+    specs = version.served.signature.outputs
+    failed: dict[int, SkysailError] = {
+        error.index: error_of("", error.code, error.message) for error in result.errors
+    }
+    joined = list(result.outputs)
+    ends = [0] * len(specs)
+    dims, sizes = iter(result.variable_dims), iter(result.bytes_sizes)
+    if len(joined) != len(specs) and len(failed) < len(batch.queries):
+        raise ValueError(f"{len(joined)} outputs, not {len(specs)}")
+    answers: list[QueryOutputs | QueryError] = []
+    for index, query in enumerate(batch.queries):
+        if index in failed:
+            answers.append(QueryError(failed[index]))
+            continue
+        data: list[bytes] = []
+        shapes: list[tuple[int, ...]] = []
+        for output, spec in enumerate(specs):
+            shape = (query.rows, *spec.shape[1:])
+            if spec.variable_axes:
+                shape = tuple(
+                    size if size != -1 else _next(dims, "sizes of dimensions") for size in shape
+                )
+            if spec.row_bytes is not None:
+                size = query.rows * spec.row_bytes
+            elif spec.datatype is DataType.BYTES:
+                size = _next(sizes, "sizes of texts")
+            else:
+                size = spec.datatype.element_bytes
+                for dimension in shape:
+                    size *= dimension
+            begin = ends[output]
+            ends[output] = begin + size
+            data.append(joined[output][begin : begin + size])
+            shapes.append(shape)
+        answers.append(QueryOutputs(data, shapes))
+    if any(end != len(part) for end, part in zip(ends, joined, strict=bool(joined))):
+        raise ValueError(f"{[len(part) for part in joined]} bytes, not {ends}")
+    return answers
+
+
+def _next(values: Iterator[int], what: str) -> int:
+    value = next(values, None)
+    if value is None:
+        raise ValueError(f"too few {what}")
+    return int(value)

@@ -1,0 +1,156 @@
+"""Where queries go: an immutable table, replaced as a whole."""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from skysail_common.errors import ApplicationNotFound, ModelNotFound
+from skysail_common.identifiers import ModelVersion
+from skysail_common.tensors import InputType, Signature
+
+
+@dataclass(frozen=True)
+class Route:
+    """An edge from an application to a model; an empty version is the current one."""
+
+    model_name: str
+    version: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Application:
+    """What clients address."""
+
+    name: str
+    input_type: InputType
+    slo_s: float
+    routes: tuple[Route, ...] = ()
+    has_default: bool = False
+    default_output: Any = None
+    """The answer where no prediction is in time: a JSON value."""
+    cumulative_weights: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        weights = tuple(accumulate(route.weight for route in self.routes))
+        object.__setattr__(self, "cumulative_weights", weights)
+
+    def choose_route(self) -> Route:
+        """Return one of the routes, by chance and weight; there must be one."""
+        if len(self.routes) == 1:
+            return self.routes[0]
+        return random.choices(self.routes, cum_weights=self.cumulative_weights)[0]
+
+
+@dataclass(frozen=True)
+class ReplicaEndpoint:
+    """A replica that takes batches."""
+
+    container_id: str
+    endpoint: str
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """A deployed model version."""
+
+    name: ModelVersion
+    signature: Signature
+    max_batch_size: int
+    is_current: bool = False
+    num_replicas: int = 0
+    """Replicas wanted; 0 means that none will come."""
+    replicas: tuple[ReplicaEndpoint, ...] = ()
+
+
+class RouteTable:
+    """All applications and deployed versions at one instant."""
+
+    def __init__(
+        self, applications: Iterable[Application] = (), versions: Iterable[ServedVersion] = ()
+    ) -> None:
+        self.applications: Mapping[str, Application] = {each.name: each for each in applications}
+        self.versions: Mapping[ModelVersion, ServedVersion] = {each.name: each for each in versions}
+        self._current = {
+            each.name.model_name: each for each in self.versions.values() if each.is_current
+        }
+        self._models: dict[str, list[ServedVersion]] = {}
+        for each in self.versions.values():
+            self._models.setdefault(each.name.model_name, []).append(each)
+
+    def application(self, name: str) -> Application:
+        """Return an application.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        application = self.applications.get(name)
+        if application is None:
+            raise ApplicationNotFound(f"application {name!r} is not registered")
+        return application
+
+    def has_model(self, model_name: str) -> bool:
+        """Tell whether any version of a model is deployed."""
+        return model_name in self._models
+
+    def versions_of(self, model_name: str) -> list[ServedVersion]:
+        """Return the deployed versions of a model."""
+        return self._models.get(model_name, [])
+
+    def version(self, model_name: str, version: str) -> ServedVersion:
+        """Return a version; the current one where `version` is empty.
+
+        Raises:
+            ModelNotFound: it is not deployed, or no version is current. The texts begin as
+                Triton's do, which tests of public clients pin.
+        """
+        if version:
+            found = self.versions.get(ModelVersion(model_name, version))
+        else:
+            found = self._current.get(model_name)
+        if found is not None:
+            return found
+        if model_name not in self._models:
+            raise ModelNotFound(f"Request for unknown model: '{model_name}' is not found")
+        if version:
+            raise ModelNotFound(
+                f"Request for unknown model: '{model_name}' version {version} is not found"
+            )
+        raise ModelNotFound(
+            f"Request for unknown model: '{model_name}' has no available versions: none is "
+            "promoted; name a version or promote one"
+        )
+
+    def routed_version(self, application: Application, version: str) -> ServedVersion | None:
+        """Return the version that is to answer a query of an application, or None for no route.
+
+        Args:
+            application: What was addressed.
+            version: Version that the caller names; empty to let the routes decide.
+
+        Raises:
+            ModelNotFound: the version that the caller names is not deployed.
+        """
+        if not application.routes:
+            if version:
+                raise ModelNotFound(
+                    f"Requested version: {version} does not exist: application "
+                    f"'{application.name}' is routed to no model"
+                )
+            return None
+        if version:
+            for route in application.routes:
+                found = self.versions.get(ModelVersion(route.model_name, version))
+                if found is not None:
+                    return found
+            # Clipper's wording, which its users' tests compare.
+            raise ModelNotFound(
+                f"Requested version: {version} does not exist for model: "
+                f"{application.routes[0].model_name}"
+            )
+        route = application.choose_route()
+        if route.version:
+            return self.versions.get(ModelVersion(route.model_name, route.version))
+        return self._current.get(route.model_name)

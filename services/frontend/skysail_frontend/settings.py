@@ -1,0 +1,52 @@
+"""Settings of a frontend."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from skysail_common.settings import Port, ServiceSettings
+
+
+class FrontendSettings(ServiceSettings):
+    """Settings of `python -m skysail_frontend`."""
+
+    model_config = SettingsConfigDict(env_prefix="SKYSAIL_FRONTEND_")
+
+    management_endpoint: str = "127.0.0.1:8003"
+    """Where management is reached, as host:port; the routes come from there."""
+
+    frontend_id: str = ""
+    """Name of this frontend, unique in the cluster; host and process id if empty."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    grpc_port: Port = 8001
+    """Port of the gRPC services."""
+
+    http_port: Port = 8000
+    """Port of the HTTP service."""
+
+    snapshot_file: Path | None = None
+    """File for the last routes, from which a frontend starts while management is away."""
+
+    server_name: str = "skysail"
+    """Name in the server metadata of the Open Inference Protocol."""
+
+    default_timeout_s: float = Field(60.0, gt=0)
+    """Longest wait of a query for which neither its caller nor an application sets one."""
+
+    max_queue_size: int = Field(10_000, ge=1)
+    """Queries that may wait for one model version; more are refused."""
+
+    max_message_mib: int = Field(64, ge=1, le=2047)
+    """Largest message or HTTP body."""
+
+    max_stream_queries: int = Field(1000, ge=1)
+    """Unanswered queries of one stream; it is not read beyond."""
+
+    drain_timeout_s: float = Field(10.0, ge=0)
+    """Longest time to answer what is under way before the process ends."""
+
+    watch_parent: bool = False
+    """Stop when standard input ends, which is when the parent process is gone."""
