@@ -1,0 +1,46 @@
+"""Skysail's SDK: deploy a function in one call, and query it.
+
+import skysail
+
+client = skysail.Client()
+client.deploy(model.predict, name="digits", version="1", example=images[:1])
+client.predict("digits", images[0]).output
+"""
+
+from skysail_common import __version__
+from skysail_common.errors import SkysailError
+
+from skysail.async_client import AsyncClient
+from skysail.client import Client
+from skysail.descriptions import (
+    Application,
+    ClusterStatus,
+    DeployEvent,
+    Deployment,
+    Frontend,
+    LogLine,
+    Model,
+    Replica,
+    Route,
+    Version,
+)
+from skysail.predictions import Prediction, Timings
+
+__all__ = [
+    "Application",
+    "AsyncClient",
+    "Client",
+    "ClusterStatus",
+    "DeployEvent",
+    "Deployment",
+    "Frontend",
+    "LogLine",
+    "Model",
+    "Prediction",
+    "Replica",
+    "Route",
+    "SkysailError",
+    "Timings",
+    "Version",
+    "__version__",
+]

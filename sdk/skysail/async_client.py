@@ -1,0 +1,668 @@
+"""The client for asyncio; `client.Client` is the same without it."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc.aio
+from skysail_common.artifacts import CHUNK_BYTES
+from skysail_common.clock import MONOTONIC
+from skysail_common.errors import (
+    ArtifactNotFound,
+    DeadlineExceeded,
+    DeployFailed,
+    InvalidInput,
+    SkysailError,
+    Unavailable,
+)
+from skysail_common.functions import Function
+from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.messages import duration
+from skysail_common.rpc.statuses import call, stream
+from skysail_common.tensors import InputType
+from skysail_protos.v1 import (
+    management_pb2,
+    management_pb2_grpc,
+    query_pb2,
+    query_pb2_grpc,
+    routing_pb2,
+    tensors_pb2,
+)
+from typing_extensions import Self
+
+from skysail.artifact import Artifact, build_artifact
+from skysail.descriptions import (
+    Application,
+    ClusterStatus,
+    DeployEvent,
+    LogLine,
+    Model,
+    Route,
+    Version,
+)
+from skysail.predictions import Prediction, encode_input, prediction_of
+from skysail.settings import ClientSettings
+
+_DEPLOY_TIMEOUT_S = 3600.0
+_UPLOAD_TIMEOUT_S = 3600.0
+_SCALE_CHECK_S = 0.1
+_MAX_CONCURRENT = 256
+
+NOT_GIVEN: Any = object()
+"""Tells an argument that was not given from None, which is a legal default output."""
+
+OnEvent = Callable[[DeployEvent], None]
+
+
+class AsyncClient:
+    """Deploys models to a cluster and queries them.
+
+    It connects when it is first used. Errors are the server's own classes (`skysail.errors`).
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        query_endpoint: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """A client of one cluster.
+
+        Args:
+            endpoint: Where management is reached, as host:port. If None, `SKYSAIL_ENDPOINT`;
+                else the local cluster that `skysail up` runs.
+            query_endpoint: Where a frontend's gRPC services are reached. If None, management is
+                asked for one.
+            timeout_s: Longest wait for an answer, unless a call says otherwise.
+        """
+        self.endpoint = endpoint or ClientSettings().find_endpoint()
+        self._frontends = [query_endpoint] if query_endpoint else []
+        self._timeout_s = timeout_s
+        self._management_channel: grpc.aio.Channel | None = None
+        self._query_channel: grpc.aio.Channel | None = None
+        self._finding_frontend = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for channel in (self._management_channel, self._query_channel):
+            if channel is not None:
+                await channel.close()
+        self._management_channel = self._query_channel = None
+
+    @property
+    def _management(self) -> "management_pb2_grpc.ManagementServiceAsyncStub":
+        if self._management_channel is None:
+            self._management_channel = open_channel(self.endpoint)
+        return management_pb2_grpc.ManagementServiceStub(self._management_channel)
+
+    async def _queries(self) -> "query_pb2_grpc.QueryServiceAsyncStub":
+        async with self._finding_frontend:
+            if not self._frontends:
+                self._frontends = await self._find_frontends()
+            if self._query_channel is None:
+                self._query_channel = open_channel(self._frontends[0])
+        return query_pb2_grpc.QueryServiceStub(self._query_channel)
+
+    async def _find_frontends(self) -> list[str]:
+        status = await self.status()
+        if not status.frontends:
+            raise Unavailable(f"no frontend follows management at {self.endpoint}")
+        endpoints = [frontend.grpc_endpoint for frontend in status.frontends]
+        return random.sample(endpoints, len(endpoints))
+
+    async def _next_frontend(self) -> None:
+        """Have the next query go to another frontend, if there is one."""
+        async with self._finding_frontend:
+            self._frontends.append(self._frontends.pop(0))
+            if len(self._frontends) > 1 and self._query_channel is not None:
+                await self._query_channel.close(grace=self._timeout_s)
+                self._query_channel = None
+
+    async def predict(
+        self,
+        target: str,
+        input: Any,  # noqa: A002 - Clipper's own word, which users know.
+        *,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+    ) -> Prediction:
+        """Return the prediction for one input.
+
+        Args:
+            target: Name of an application; where there is none of that name, of a model.
+            input: A number, text, bytes, list or array, without a batch axis; or a dictionary of
+                such by name. Numbers are converted to what the model takes.
+            version: Version that must answer; the routes decide if None.
+            timeout_s: Longest wait in seconds; an application's SLO may be shorter.
+
+        Raises:
+            NotFound: there is no such application, model or version.
+            InvalidInput: the input is not what the model takes.
+            DeadlineExceeded, NoReadyReplica, Overloaded, ModelFailed: there is no prediction,
+                and the application has no default output.
+            Unavailable: the cluster is not reached.
+        """
+        timeout_s = timeout_s or self._timeout_s
+        request = query_pb2.PredictRequest(
+            target=target,
+            version="" if version is None else str(version),
+            inputs=encode_input(input),
+            timeout=duration(timeout_s),
+        )
+        try:
+            return prediction_of(await self._ask(request, timeout_s))
+        except Unavailable as error:
+            if type(error) is not Unavailable:
+                raise
+        # The frontend went away. To ask again is harmless: a prediction changes nothing.
+        await self._next_frontend()
+        return prediction_of(await self._ask(request, timeout_s))
+
+    async def _ask(
+        self, request: query_pb2.PredictRequest, timeout_s: float
+    ) -> query_pb2.PredictResponse:
+        stub = await self._queries()
+        # The frontend answers by the time-out, also where that is by an error; the call itself
+        # waits a little longer, so that the answer arrives.
+        return await call(stub.Predict(request, timeout=timeout_s + 1.0, wait_for_ready=True))
+
+    async def predict_batch(
+        self,
+        target: str,
+        inputs: Sequence[Any],
+        *,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Prediction]:
+        """Return the predictions for many inputs, in order.
+
+        Each input is a query of its own, with its own deadline; Skysail forms the batches.
+
+        Args:
+            target: As for `predict`.
+            inputs: One element each; the rows of an array, for instance.
+            version: As for `predict`.
+            timeout_s: Longest wait for each of them, in seconds.
+
+        Raises:
+            SkysailError: as `predict`, for the first input that has no prediction.
+        """
+        room = asyncio.Semaphore(_MAX_CONCURRENT)
+
+        async def ask(value: Any) -> Prediction:
+            async with room:
+                return await self.predict(target, value, version=version, timeout_s=timeout_s)
+
+        tasks = [asyncio.ensure_future(ask(value)) for value in inputs]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def deploy(
+        self,
+        function: Function,
+        *,
+        name: str,
+        version: str | int,
+        example: Any = None,
+        input_type: str | None = None,
+        num_replicas: int = 1,
+        pkgs_to_install: Sequence[str] = (),
+        requirements: str | Path | None = None,
+        promote: bool = True,
+        labels: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        num_threads: int = 0,
+        memory_mib: int = 0,
+        max_batch_size: int | None = None,
+        start_timeout_s: float | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Version:
+        """Deploy a function as a version of a model and return once its replicas are ready.
+
+        The same content again under the same version changes nothing; another one is refused.
+
+        Args:
+            function: Takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
+                takes a list and returns a list. It is pickled with the local modules it uses.
+            name: Name of the model.
+            version: Version; any legal name, such as "1", "1.0" or "2024-06-01".
+            example: Input that the function can answer, with its batch axis, such as `X[:1]`, or
+                a dictionary of such by name. Teaches the signature and warms each replica up.
+            input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
+                example.
+            num_replicas: Replicas wanted, at least 1.
+            pkgs_to_install: Packages for pip, as of a requirements file.
+            requirements: A requirements file with more of them.
+            promote: True to make it the current version once it is ready.
+            labels: Words of your own.
+            environment: Environment variables of the replicas.
+            num_threads: Threads of the numeric libraries; 0 shares the cores among replicas.
+            memory_mib: Memory of a replica in MiB; 0 for no limit.
+            max_batch_size: Most rows of one batch; the server's default if None.
+            start_timeout_s: Longest time from start to ready; the server's default if None.
+            on_event: Is told each step.
+
+        Raises:
+            InvalidInput: the function cannot be pickled, or an argument is out of range.
+            ModelFailed: the function fails on the example.
+            AlreadyExists: the version is registered with other content.
+            DeployFailed: it could not be made ready; the message has the end of the replica's
+                log, and nothing is left behind.
+        """
+        artifact = build_artifact(
+            function,
+            example=example,
+            input_type=input_type,
+            requirements=read_requirements(pkgs_to_install, requirements),
+        )
+        request = deploy_request(
+            name=name,
+            version=version,
+            num_replicas=num_replicas,
+            promote=promote,
+            labels=labels,
+            environment=environment,
+            num_threads=num_threads,
+            memory_mib=memory_mib,
+            max_batch_size=max_batch_size,
+            start_timeout_s=start_timeout_s,
+        )
+        return await self.deploy_artifact(artifact, request, on_event)
+
+    async def deploy_artifact(
+        self,
+        artifact: Artifact,
+        request: management_pb2.DeployRequest,
+        on_event: OnEvent | None = None,
+    ) -> Version:
+        """Upload an artifact and deploy it as `request` says; see `deploy`."""
+        request.artifact_sha256 = artifact.sha256
+        await self._upload(artifact)
+        try:
+            await self._follow(request, on_event)
+        except ArtifactNotFound:
+            # It was swept between the upload and now.
+            await self._upload(artifact)
+            await self._follow(request, on_event)
+        return await self.describe_version(request.model, request.version)
+
+    async def _upload(self, artifact: Artifact) -> None:
+        found = await call(
+            self._management.FindArtifact(
+                management_pb2.FindArtifactRequest(sha256=artifact.sha256),
+                timeout=self._timeout_s,
+            )
+        )
+        if found.is_stored:
+            return
+        content = artifact.content
+
+        async def parts() -> AsyncIterator[management_pb2.UploadArtifactRequest]:
+            yield management_pb2.UploadArtifactRequest(sha256=artifact.sha256)
+            for begin in range(0, len(content), CHUNK_BYTES):
+                chunk = content[begin : begin + CHUNK_BYTES]
+                yield management_pb2.UploadArtifactRequest(chunk=chunk)
+
+        await call(self._management.UploadArtifact(parts(), timeout=_UPLOAD_TIMEOUT_S))
+
+    async def _follow(
+        self, request: management_pb2.DeployRequest, on_event: OnEvent | None
+    ) -> None:
+        events = stream(self._management.Deploy(request, timeout=_DEPLOY_TIMEOUT_S))
+        async for message in events:
+            event = DeployEvent.of(message)
+            if on_event is not None:
+                on_event(event)
+            if event.step == "FAILED":
+                tail = f"\n{event.log_tail.rstrip()}" if event.log_tail else ""
+                error = DeployFailed(f"{event.message}{tail}")
+                error.log_tail = event.log_tail
+                raise error
+
+    async def register_application(
+        self,
+        name: str,
+        input_type: str = "tensors",
+        default_output: Any = NOT_GIVEN,
+        slo_ms: float = 100.0,
+    ) -> Application:
+        """Make an application known; the same again changes nothing.
+
+        Args:
+            name: Name of the application.
+            input_type: `tensors` (anything), `integers`, `floats`, `doubles`, `bytes` or
+                `strings`.
+            default_output: The answer where no prediction is in time, as a JSON value. Without
+                one such a query ends with an error.
+            slo_ms: Promised latency in milliseconds.
+
+        Raises:
+            AlreadyExists: one of this name promises something else.
+            InvalidInput: an illegal name, type, SLO or default output.
+        """
+        application = management_pb2.Application(
+            name=name,
+            input_type=tensors_pb2.InputType.ValueType(InputType.named(input_type)),
+            slo=duration(slo_ms / 1000),
+        )
+        if default_output is not NOT_GIVEN:
+            application.default_output_json = json.dumps(default_output)
+        request = management_pb2.RegisterApplicationRequest(application=application)
+        response = await call(
+            self._management.RegisterApplication(request, timeout=self._timeout_s)
+        )
+        return Application.of(response.application)
+
+    async def update_application(
+        self, name: str, *, slo_ms: float | None = None, default_output: Any = NOT_GIVEN
+    ) -> Application:
+        """Change the SLO or the default output of an application.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        request = management_pb2.UpdateApplicationRequest(name=name)
+        if slo_ms is not None:
+            request.slo.CopyFrom(duration(slo_ms / 1000))
+        if default_output is not NOT_GIVEN:
+            request.default_output_json = json.dumps(default_output)
+        response = await call(self._management.UpdateApplication(request, timeout=self._timeout_s))
+        return Application.of(response.application)
+
+    async def unregister_application(self, name: str) -> None:
+        """Remove an application.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        request = management_pb2.UnregisterApplicationRequest(name=name)
+        await call(self._management.UnregisterApplication(request, timeout=self._timeout_s))
+
+    async def link(
+        self, application: str, model: str, version: str | int | None = None
+    ) -> Application:
+        """Route all queries of an application to a model.
+
+        Args:
+            application: Name of the application.
+            model: Name of the model.
+            version: Version that answers; if None whichever is current.
+
+        Raises:
+            ApplicationNotFound, ModelNotFound: one of them is not registered.
+            InputTypeMismatch: the model takes something else than the application.
+        """
+        return await self.set_routes(
+            application, [Route(model, "" if version is None else str(version))]
+        )
+
+    async def unlink(self, application: str) -> Application:
+        """Route an application to nothing.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        return await self.set_routes(application, [])
+
+    async def set_routes(self, application: str, routes: Sequence[Route]) -> Application:
+        """Replace the routes of an application; queries are shared by their weights.
+
+        Raises:
+            ApplicationNotFound, ModelNotFound: one of them is not registered.
+            InputTypeMismatch: a model takes something else than the application.
+        """
+        request = management_pb2.SetRoutesRequest(
+            application=application,
+            routes=[
+                routing_pb2.Route(model=each.model, version=each.version, weight=each.weight)
+                for each in routes
+            ],
+        )
+        response = await call(self._management.SetRoutes(request, timeout=self._timeout_s))
+        return Application.of(response.application)
+
+    async def applications(self) -> list[Application]:
+        """Return every application, by name."""
+        response = await call(
+            self._management.ListApplications(
+                management_pb2.ListApplicationsRequest(), timeout=self._timeout_s
+            )
+        )
+        return [Application.of(each) for each in response.applications]
+
+    async def models(self) -> list[Model]:
+        """Return every model with its versions, by name."""
+        response = await call(
+            self._management.ListModels(management_pb2.ListModelsRequest(), timeout=self._timeout_s)
+        )
+        return [Model.of(each) for each in response.models]
+
+    async def describe_model(self, name: str) -> Model:
+        """Return a model with its versions.
+
+        Raises:
+            ModelNotFound: there is none of this name.
+        """
+        request = management_pb2.DescribeModelRequest(name=name)
+        response = await call(self._management.DescribeModel(request, timeout=self._timeout_s))
+        return Model.of(response.model)
+
+    async def describe_version(self, model: str, version: str | int | None = None) -> Version:
+        """Return a version with its replicas; the current one if `version` is None.
+
+        Raises:
+            ModelNotFound: it is not registered.
+        """
+        request = management_pb2.DescribeVersionRequest(
+            model=model, version="" if version is None else str(version)
+        )
+        response = await call(self._management.DescribeVersion(request, timeout=self._timeout_s))
+        return Version.of(response.version)
+
+    async def promote(self, model: str, version: str | int) -> str:
+        """Make a version the current one and return the version that was ("" for none).
+
+        Raises:
+            ModelNotFound: it is not registered.
+            NoReadyReplica: none of its replicas could answer.
+        """
+        request = management_pb2.PromoteRequest(model=model, version=str(version))
+        response = await call(self._management.Promote(request, timeout=self._timeout_s))
+        return response.previous_version
+
+    async def rollback(self, model: str) -> str:
+        """Make the version before the current one current again and return it.
+
+        Raises:
+            ModelNotFound: there is no model of this name.
+            FailedPrecondition: no version was current before.
+            NoReadyReplica: none of its replicas could answer.
+        """
+        request = management_pb2.RollbackRequest(model=model)
+        response = await call(self._management.Rollback(request, timeout=self._timeout_s))
+        return response.version
+
+    async def scale(
+        self,
+        model: str,
+        num_replicas: int,
+        *,
+        version: str | int | None = None,
+        wait: bool = True,
+        timeout_s: float = 120.0,
+    ) -> Version:
+        """Set the number of replicas of a deployed version.
+
+        Args:
+            model: Name of the model.
+            num_replicas: Replicas wanted; 0 is allowed.
+            version: Version; the current one if None.
+            wait: True to return once that many are ready and no others are left.
+            timeout_s: Longest wait for that.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+            DeadlineExceeded: not all replicas were ready in time; they are still wanted.
+        """
+        request = management_pb2.ScaleRequest(
+            model=model, version="" if version is None else str(version), num_replicas=num_replicas
+        )
+        response = await call(self._management.Scale(request, timeout=self._timeout_s))
+        end = MONOTONIC() + timeout_s
+        while True:
+            found = await self.describe_version(model, response.version)
+            if not wait or found.num_ready == len(found.replicas) == num_replicas:
+                return found
+            if MONOTONIC() > end:
+                raise DeadlineExceeded(
+                    f"{found.num_ready} of {num_replicas} replicas of '{model}:{found.version}' "
+                    f"are ready after {timeout_s:g} s"
+                )
+            await asyncio.sleep(_SCALE_CHECK_S)
+
+    async def undeploy(
+        self, model: str, version: str | int | None = None, *, force: bool = False
+    ) -> str:
+        """Stop the replicas of a version, which stays registered, and return its name.
+
+        Args:
+            model: Name of the model.
+            version: Version; the current one if None.
+            force: True to do it although an application is routed to it.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+            ModelInUse: an application is routed to it.
+        """
+        request = management_pb2.UndeployRequest(
+            model=model, version="" if version is None else str(version), force=force
+        )
+        response = await call(self._management.Undeploy(request, timeout=self._timeout_s))
+        return response.version
+
+    async def unregister_model(self, model: str, version: str | int | None = None) -> None:
+        """Remove a version that is not deployed, or the whole model if `version` is None.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            ModelInUse: it is deployed, or an application is routed to it.
+        """
+        if version is None:
+            everything = management_pb2.UnregisterModelRequest(name=model)
+            await call(self._management.UnregisterModel(everything, timeout=self._timeout_s))
+        else:
+            one = management_pb2.UnregisterVersionRequest(model=model, version=str(version))
+            await call(self._management.UnregisterVersion(one, timeout=self._timeout_s))
+
+    async def logs(
+        self,
+        model: str,
+        version: str | int | None = None,
+        *,
+        replica: int | None = None,
+        tail_lines: int = 100,
+        follow: bool = False,
+    ) -> AsyncIterator[LogLine]:
+        """Yield lines of the logs of a version's replicas.
+
+        Args:
+            model: Name of the model.
+            version: Version; the current one if None.
+            replica: Index of a replica; all if None.
+            tail_lines: Last lines to yield of what is there, for each replica.
+            follow: True to go on with what is added, until the replica ends.
+
+        Raises:
+            ModelNotFound: the version is not registered.
+            ReplicaNotFound: it has no such replica.
+        """
+        request = management_pb2.StreamLogsRequest(
+            model=model,
+            version="" if version is None else str(version),
+            replica=replica,
+            tail_lines=tail_lines,
+            follow=follow,
+        )
+        async for response in stream(self._management.StreamLogs(request)):
+            yield LogLine(response.replica_id, response.line)
+
+    async def status(self) -> ClusterStatus:
+        """Return the state of everything.
+
+        Raises:
+            Unavailable: the cluster is not reached.
+        """
+        response = await call(
+            self._management.GetClusterStatus(
+                management_pb2.GetClusterStatusRequest(), timeout=self._timeout_s
+            )
+        )
+        return ClusterStatus.of(response)
+
+
+def deploy_request(
+    *,
+    name: str,
+    version: str | int,
+    num_replicas: int,
+    promote: bool,
+    labels: Mapping[str, str] | None,
+    environment: Mapping[str, str] | None,
+    num_threads: int,
+    memory_mib: int,
+    max_batch_size: int | None,
+    start_timeout_s: float | None,
+) -> management_pb2.DeployRequest:
+    """Return the request that `AsyncClient.deploy` describes, without its artifact."""
+    if num_replicas < 0 or num_threads < 0 or memory_mib < 0:
+        raise InvalidInput("num_replicas, num_threads and memory_mib cannot be less than 0")
+    return management_pb2.DeployRequest(
+        model=name,
+        version=str(version),
+        labels=labels,
+        num_replicas=num_replicas,
+        resources=management_pb2.Resources(num_threads=num_threads, memory_mib=memory_mib),
+        environment=environment,
+        max_batch_size=max_batch_size or 0,
+        start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
+        promote=promote,
+    )
+
+
+def read_requirements(
+    pkgs_to_install: Sequence[str], requirements: str | Path | None
+) -> tuple[str, ...]:
+    """Return the packages of a list and of a requirements file together.
+
+    Raises:
+        SkysailError: the file cannot be read.
+    """
+    packages = list(pkgs_to_install)
+    if requirements is not None:
+        try:
+            lines = Path(requirements).read_text().splitlines()
+        except OSError as error:
+            raise SkysailError(f"{requirements} cannot be read: {error.strerror}") from error
+        packages += [line.partition("#")[0].strip() for line in lines]
+    return tuple(package for package in packages if package)

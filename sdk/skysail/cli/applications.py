@@ -1,0 +1,123 @@
+"""The group apps: applications and their routes."""
+
+import json
+
+import click
+from rich.markup import escape
+from skysail_common.errors import InvalidInput
+
+from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.output import output_option, print_json, print_table
+from skysail.descriptions import Route
+
+
+@click.group(invoke_without_command=True)
+@endpoint_option
+@output_option
+@click.pass_context
+def apps(context: click.Context, endpoint: str | None, output: str) -> None:
+    """List applications; register, link and unregister them.
+
+    \b
+    Example:
+      skysail apps
+      skysail apps register digits-app --input-type doubles --slo-ms 50 --default-output -1
+      skysail apps link digits-app digits
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with client_of(endpoint) as client:
+        found = client.applications()
+    if output == "json":
+        print_json(found)
+        return
+    rows = [
+        [
+            escape(each.name),
+            each.input_type,
+            f"{each.slo_ms:g} ms",
+            escape(json.dumps(each.default_output)) if each.has_default else "[dim]none[/]",
+            ", ".join(
+                escape(f"{route.model}:{route.version or 'current'} ({route.weight:g})")
+                for route in each.routes
+            ),
+        ]
+        for each in found
+    ]
+    print_table("", ["name", "input", "SLO", "default output", "routes (weight)"], rows)
+
+
+@apps.command()
+@click.argument("name")
+@click.option("--input-type", default="tensors", show_default=True)
+@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True)
+@click.option("--default-output", metavar="JSON", help="Answer where no prediction is in time.")
+@endpoint_option
+def register(
+    name: str, input_type: str, slo_ms: float, default_output: str | None, endpoint: str | None
+) -> None:
+    """Make an application known.
+
+    \b
+    Example:
+      skysail apps register digits-app --input-type doubles --slo-ms 50 --default-output -1
+    """
+    with client_of(endpoint) as client:
+        if default_output is None:
+            client.register_application(name, input_type, slo_ms=slo_ms)
+        else:
+            client.register_application(name, input_type, _json(default_output), slo_ms)
+    click.echo(f"application {name} is registered")
+
+
+def _json(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"the default output is not JSON: {error}") from error
+    return value
+
+
+@apps.command()
+@click.argument("name")
+@endpoint_option
+def unregister(name: str, endpoint: str | None) -> None:
+    """Remove an application.
+
+    \b
+    Example:
+      skysail apps unregister digits-app
+    """
+    with client_of(endpoint) as client:
+        client.unregister_application(name)
+    click.echo(f"application {name} is removed")
+
+
+@apps.command()
+@click.argument("name")
+@click.argument("routes", nargs=-1, metavar="MODEL[:VERSION][=WEIGHT]...")
+@endpoint_option
+def link(name: str, routes: tuple[str, ...], endpoint: str | None) -> None:
+    """Route an application to models; to nothing if none is named.
+
+    \b
+    Example:
+      skysail apps link digits-app digits
+      skysail apps link digits-app digits:1=90 digits:2=10
+    """
+    parsed = [_route(text) for text in routes]
+    with client_of(endpoint) as client:
+        client.set_routes(name, parsed)
+    click.echo(f"application {name} is routed to {', '.join(routes) or 'nothing'}")
+
+
+def _route(text: str) -> Route:
+    target, _, weight = text.partition("=")
+    model, _, version = target.partition(":")
+    try:
+        return Route(model, version, float(weight) if weight else 1.0)
+    except ValueError:
+        raise InvalidInput(f"{weight!r} in {text!r} is not a weight") from None
+
+
+COMMANDS = (apps,)

@@ -1,0 +1,246 @@
+"""Commands about the cluster: up, down, status."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+import click
+from rich.markup import escape
+from skysail_common.errors import FailedPrecondition
+from skysail_common.logs import configure
+from skysail_common.rpc.serving import parse_ready_line, print_ready_line
+
+from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoint_option
+from skysail.cli.output import console, output_option, print_json, print_table, state
+from skysail.descriptions import ClusterStatus
+from skysail.settings import ClientSettings
+from skysail.supervisor.child import StartFailed, log_path
+from skysail.supervisor.cluster import Cluster, ClusterEndpoints, ClusterOptions, stop_cluster
+
+_LOG_TAIL_LINES = 20
+
+
+@click.command()
+@data_dir_option
+@click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
+@click.option("--management-port", type=click.IntRange(0, 65535), default=8003, show_default=True)
+@click.option("--detach", is_flag=True, help="Return once it is ready; it goes on running.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+)
+@click.option("--log-format", type=click.Choice(["console", "json"]), default="console")
+@click.option("--ready-line", is_flag=True, hidden=True)
+def up(
+    data_dir: Path | None,
+    cluster: str,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    management_port: int,
+    detach: bool,
+    log_level: str,
+    log_format: str,
+    ready_line: bool,
+) -> None:
+    """Run a cluster on this machine until Ctrl-C.
+
+    Port 0 lets the system choose one. With SKYSAIL_REDIS_URL set, that server holds the state;
+    otherwise an embedded one does, in the data directory.
+
+    \b
+    Example:
+      skysail up --detach
+      skysail up --data-dir /srv/skysail --host 0.0.0.0
+    """
+    data_dir = data_dir_of(data_dir)
+    if detach:
+        _detach(data_dir)
+        return
+    configure("cluster", log_level, log_format)
+    options = ClusterOptions(
+        data_dir=data_dir,
+        cluster=cluster,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        management_port=management_port,
+        redis_url=ClientSettings().redis_url,
+        log_level=log_level,
+        log_format=log_format,
+    )
+
+    def on_ready(endpoints: ClusterEndpoints) -> None:
+        if ready_line:
+            print_ready_line("cluster", **vars(endpoints))
+            # Nobody reads standard output from now on.
+            os.dup2(2, 1)
+        else:
+            _print_endpoints(endpoints)
+            console().print("Ctrl-C stops it.", style="dim")
+
+    try:
+        asyncio.run(Cluster(options, dict(os.environ)).run(on_ready))  # noqa: TID251 - inherited
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+
+
+def _not_installed(error: ModuleNotFoundError) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{error.name} is not installed: pip install 'skysail[server]' brings what a cluster needs"
+    )
+
+
+def _detach(data_dir: Path) -> None:
+    """Run the same command without --detach in a session of its own; return once it is ready."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    log_file = log_path(data_dir, "cluster")
+    with log_file.open("ab") as output:
+        begin = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "skysail", *arguments, "--ready-line"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    for line in process.stdout:
+        bound = parse_ready_line(line.decode(errors="replace"))
+        if bound is not None:
+            _print_endpoints(ClusterEndpoints(**bound))
+            console().print("It runs on; 'skysail down' stops it.", style="dim")
+            # Left running on purpose.
+            process.returncode = 0
+            return
+    process.wait()
+    with log_file.open(errors="replace") as file:
+        file.seek(begin)
+        tail = deque(file, maxlen=_LOG_TAIL_LINES)
+    reason = tail.pop().strip().removeprefix("skysail: ") if tail else f"see {log_file}"
+    click.echo("".join(tail), err=True, nl=False)
+    raise StartFailed(reason)
+
+
+def _print_endpoints(endpoints: ClusterEndpoints) -> None:
+    print_table(
+        "",
+        ["", "", ""],
+        [
+            ["[green]✓[/] Skysail is ready", "", ""],
+            ["  gRPC", f"[bold]{endpoints.grpc}[/]", "Open Inference Protocol, QueryService"],
+            ["  HTTP", f"[bold]http://{endpoints.http}[/]", "/v2/…, /{application}/predict"],
+            ["  management", f"[bold]{endpoints.management}[/]", "SDK, command line, grpcurl"],
+        ],
+    )
+
+
+@click.command()
+@data_dir_option
+@click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
+def down(data_dir: Path | None, cluster: str) -> None:
+    """Stop the cluster that runs on this machine, with all its replicas.
+
+    What was registered and deployed comes back with the next `skysail up`.
+
+    \b
+    Example:
+      skysail down
+    """
+    data_dir = data_dir_of(data_dir)
+    try:
+        was_running = asyncio.run(
+            stop_cluster(data_dir, cluster, dict(os.environ))  # noqa: TID251 - inherited
+        )
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+    if not was_running:
+        raise FailedPrecondition(f"no cluster runs in {data_dir}")
+    click.echo("stopped")
+
+
+@click.command()
+@endpoint_option
+@output_option
+def status(endpoint: str | None, output: str) -> None:
+    """Show the state of everything.
+
+    \b
+    Example:
+      skysail status
+      skysail status --output json
+    """
+    with client_of(endpoint) as client:
+        found = client.status()
+    if output == "json":
+        print_json(found)
+        return
+    store = "[green]reachable[/]" if found.is_store_reachable else "[red]not reachable[/]"
+    print_table(
+        f"cluster {escape(found.cluster)}",
+        ["", ""],
+        [
+            ["Skysail", found.skysail_version],
+            ["management", client.endpoint],
+            ["container manager", found.container_manager],
+            ["store", store],
+            *(
+                ["frontend", f"gRPC {each.grpc_endpoint}  HTTP {each.http_endpoint}"]
+                for each in found.frontends
+            ),
+        ],
+    )
+    _print_applications(found)
+    _print_replicas(found)
+
+
+def _print_applications(found: ClusterStatus) -> None:
+    rows = [
+        [
+            escape(each.name),
+            each.input_type,
+            f"{each.slo_ms:g} ms",
+            ", ".join(
+                escape(f"{route.model}:{route.version or 'current'}") for route in each.routes
+            )
+            or "[dim]nothing[/]",
+        ]
+        for each in found.applications
+    ]
+    if rows:
+        print_table("\napplications", ["name", "input", "SLO", "routed to"], rows)
+
+
+def _print_replicas(found: ClusterStatus) -> None:
+    rows = []
+    for model in found.models:
+        for version in model.versions:
+            mark = "[green]current[/]" if version.version == model.current_version else ""
+            name = escape(f"{version.model}:{version.version}")
+            if not version.replicas:
+                note = "not deployed" if version.deployment is None else "0 replicas wanted"
+                rows.append([name, mark, f"[dim]{note}[/]", "", ""])
+            for replica in version.replicas:
+                restarts = str(replica.num_restarts) if replica.num_restarts else ""
+                rows.append(
+                    [
+                        escape(replica.replica_id),
+                        mark,
+                        state(replica.state),
+                        restarts,
+                        escape(replica.reason),
+                    ]
+                )
+    if rows:
+        print_table("\nreplicas", ["replica", "", "state", "restarts", "reason"], rows)
+
+
+COMMANDS = (up, down, status)

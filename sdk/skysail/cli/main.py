@@ -1,0 +1,41 @@
+"""The command `skysail`: its groups, and how errors are told."""
+
+import sys
+
+import click
+from skysail_common import __version__
+from skysail_common.errors import SkysailError
+
+from skysail.cli import applications, cluster, models, queries
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="skysail")
+def cli() -> None:
+    """Deploy Python models and query them.
+
+    \b
+    Example:
+      skysail up --detach
+      skysail deploy mymodel:predict --name digits --version 1 --example mymodel:example
+      skysail predict digits '[0, 3, 12]'
+    """
+
+
+for module in (cluster, models, queries, applications):
+    for command in module.COMMANDS:
+        cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command; an error is one line on standard error and exit status 1 (usage: 2)."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except SkysailError as error:
+        click.echo(f"skysail: {error.message}", err=True)
+        sys.exit(1)

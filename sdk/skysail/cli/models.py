@@ -1,0 +1,237 @@
+"""Commands about models: deploy, promote, rollback, scale, undeploy, logs, models."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+from rich.markup import escape
+from skysail_common.errors import InvalidInput
+
+from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.output import output_option, print_json, print_table
+
+
+def load_object(text: str, what: str) -> Any:
+    """Return what `module:name` names; modules of the present directory are found first.
+
+    Raises:
+        InvalidInput: there is no such thing, or its module fails to import.
+    """
+    module_name, colon, path = text.partition(":")
+    if not colon or not module_name or not path:
+        raise InvalidInput(f"{what} {text!r} must have the form module:name")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except AttributeError:
+        raise InvalidInput(f"module {module_name!r} has no {path!r}") from None
+    except Exception as error:
+        raise InvalidInput(
+            f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return found
+
+
+@click.command()
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option("--name", required=True, help="Name of the model.")
+@click.option("--version", required=True, help="Version, such as 1 or 1.0.")
+@click.option(
+    "--example", metavar="MODULE:NAME", help="Input with its batch axis; teaches the signature."
+)
+@click.option(
+    "--input-type",
+    type=click.Choice(["integers", "floats", "doubles", "bytes", "strings"]),
+    help="For a function that takes a list, in place of an example.",
+)
+@click.option("--num-replicas", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--pkg", "pkgs", multiple=True, help="Package to install; may be repeated.")
+@click.option("--requirements", type=click.Path(dir_okay=False, exists=True))
+@click.option("--promote/--no-promote", default=True, show_default=True)
+@click.option("--max-batch-size", type=click.IntRange(1), help="Most rows of one batch.")
+@click.option("--memory-mib", type=click.IntRange(0), default=0, help="Memory of a replica.")
+@endpoint_option
+@output_option
+def deploy(
+    function: str,
+    name: str,
+    version: str,
+    example: str | None,
+    input_type: str | None,
+    num_replicas: int,
+    pkgs: tuple[str, ...],
+    requirements: str | None,
+    promote: bool,
+    max_batch_size: int | None,
+    memory_mib: int,
+    endpoint: str | None,
+    output: str,
+) -> None:
+    """Deploy a function as a version of a model.
+
+    \b
+    Example:
+      skysail deploy mymodel:predict --name digits --version 1 --example mymodel:example
+      skysail deploy mymodel:total --name sum --version 1.0 --input-type doubles --num-replicas 2
+    """
+    loaded = load_object(function, "function")
+    with client_of(endpoint) as client:
+        found = client.deploy(
+            loaded,
+            name=name,
+            version=version,
+            example=None if example is None else load_object(example, "example"),
+            input_type=input_type,
+            num_replicas=num_replicas,
+            pkgs_to_install=pkgs,
+            requirements=requirements,
+            promote=promote,
+            max_batch_size=max_batch_size,
+            memory_mib=memory_mib,
+        )
+    if output == "json":
+        print_json(found)
+    else:
+        current = " and is the current version" if promote else ""
+        click.echo(f"{name}:{version} has {found.num_ready} ready replica(s){current}")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version")
+@endpoint_option
+def promote(model: str, version: str, endpoint: str | None) -> None:
+    """Make a version the one that answers where none is named.
+
+    \b
+    Example:
+      skysail promote digits 2
+    """
+    with client_of(endpoint) as client:
+        previous = client.promote(model, version)
+    before = f" (before: {previous})" if previous else ""
+    click.echo(f"{model}:{version} is the current version{before}")
+
+
+@click.command()
+@click.argument("model")
+@endpoint_option
+def rollback(model: str, endpoint: str | None) -> None:
+    """Go back to the version that was current before.
+
+    \b
+    Example:
+      skysail rollback digits
+    """
+    with client_of(endpoint) as client:
+        version = client.rollback(model)
+    click.echo(f"{model}:{version} is the current version")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("num_replicas", type=click.IntRange(0))
+@click.option("--version", help="Version; the current one if not given.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are ready.")
+@endpoint_option
+def scale(
+    model: str, num_replicas: int, version: str | None, wait: bool, endpoint: str | None
+) -> None:
+    """Set the number of replicas of a version.
+
+    \b
+    Example:
+      skysail scale digits 4
+    """
+    with client_of(endpoint) as client:
+        found = client.scale(model, num_replicas, version=version, wait=wait)
+    click.echo(f"{model}:{found.version} has {found.num_ready} of {num_replicas} replica(s) ready")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", help="Version; the current one if not given.")
+@click.option("--force", is_flag=True, help="Also if an application is routed to it.")
+@endpoint_option
+def undeploy(model: str, version: str | None, force: bool, endpoint: str | None) -> None:
+    """Stop the replicas of a version, which stays registered.
+
+    \b
+    Example:
+      skysail undeploy digits --version 1
+    """
+    with client_of(endpoint) as client:
+        undeployed = client.undeploy(model, version, force=force)
+    click.echo(f"{model}:{undeployed} is not deployed any more")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", help="Version; the current one if not given.")
+@click.option("--replica", type=click.IntRange(0), help="Index of a replica; all if not given.")
+@click.option("--tail", "tail_lines", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is added.")
+@endpoint_option
+def logs(
+    model: str,
+    version: str | None,
+    replica: int | None,
+    tail_lines: int,
+    follow: bool,
+    endpoint: str | None,
+) -> None:
+    """Show what the replicas of a version wrote.
+
+    \b
+    Example:
+      skysail logs digits -f
+    """
+    with client_of(endpoint) as client:
+        lines = client.logs(model, version, replica=replica, tail_lines=tail_lines, follow=follow)
+        for line in lines:
+            click.echo(f"{line.replica_id}  {line.line}")
+
+
+@click.command()
+@endpoint_option
+@output_option
+def models(endpoint: str | None, output: str) -> None:
+    """List models and their versions.
+
+    \b
+    Example:
+      skysail models
+    """
+    with client_of(endpoint) as client:
+        found = client.models()
+    if output == "json":
+        print_json(found)
+        return
+    rows = []
+    for model in found:
+        for version in model.versions:
+            wanted = version.deployment.num_replicas if version.deployment else 0
+            rows.append(
+                [
+                    escape(model.name),
+                    escape(version.version),
+                    "[green]current[/]" if version.version == model.current_version else "",
+                    f"{version.num_ready} of {wanted}" if version.deployment else "not deployed",
+                    _specs(version.signature.inputs),
+                    _specs(version.signature.outputs),
+                ]
+            )
+    print_table("", ["model", "version", "", "ready", "inputs", "outputs"], rows)
+
+
+def _specs(specs: Any) -> str:
+    return escape(
+        ", ".join(f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in specs)
+    )
+
+
+COMMANDS = (deploy, promote, rollback, scale, undeploy, logs, models)

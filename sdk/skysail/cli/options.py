@@ -1,0 +1,41 @@
+"""Options that several commands have."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from skysail.client import Client
+from skysail.settings import ClientSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def endpoint_option(command: F) -> F:
+    """Add `--endpoint` to a command."""
+    return click.option(
+        "--endpoint",
+        metavar="HOST:PORT",
+        help="Where management is reached. [default: $SKYSAIL_ENDPOINT, else the local cluster]",
+    )(command)
+
+
+def data_dir_option(command: F) -> F:
+    """Add `--data-dir` to a command."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Directory of the local cluster. [default: $SKYSAIL_DATA_DIR, else "
+        "~/.local/share/skysail]",
+    )(command)
+
+
+def data_dir_of(data_dir: Path | None) -> Path:
+    """Return the data directory that is meant."""
+    return (data_dir or ClientSettings().data_dir).expanduser().absolute()
+
+
+def client_of(endpoint: str | None, timeout_s: float = 30.0) -> Client:
+    """Return a client of the cluster that is meant."""
+    return Client(endpoint, timeout_s=timeout_s)

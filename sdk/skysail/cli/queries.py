@@ -1,0 +1,64 @@
+"""The command predict."""
+
+import json
+from typing import TextIO
+
+import click
+from rich.markup import escape
+from skysail_common.errors import InvalidInput
+
+from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.output import output_option, plain, print_json, print_table
+
+
+@click.command()
+@click.argument("target")
+@click.argument("input", metavar="JSON", required=False)
+@click.option(
+    "--input-file", type=click.File("r"), help="File with the JSON; - for standard input."
+)
+@click.option("--version", help="Version that must answer; the routes decide if not given.")
+@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=30.0)
+@endpoint_option
+@output_option
+def predict(
+    target: str,
+    input: str | None,  # noqa: A002 - the name of the argument in --help.
+    input_file: TextIO | None,
+    version: str | None,
+    timeout_s: float,
+    endpoint: str | None,
+    output: str,
+) -> None:
+    """Ask an application, or a model, for one prediction.
+
+    The input is JSON: a number, a text, a list, or an object with the model's inputs by name.
+
+    \b
+    Example:
+      skysail predict digits '[0, 3, 12]'
+      skysail predict sum '[1, 2, 3]' --version 1 --output json
+    """
+    if (input is None) == (input_file is None):
+        raise click.UsageError("give the input either as JSON or by --input-file")
+    text = input if input is not None else input_file.read()  # type: ignore[union-attr]
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"the input is not JSON: {error}") from error
+    with client_of(endpoint) as client:
+        found = client.predict(target, value, version=version, timeout_s=timeout_s)
+    if output == "json":
+        print_json(found)
+        return
+    source = f"{found.model}:{found.version}" if found.model else ""
+    rows = [
+        ["output", f"[bold]{escape(json.dumps(plain(found.output)))}[/]"],
+        ["outcome", f"{found.outcome}  {escape(found.explanation)}"],
+        ["model", escape(source)],
+        ["time", f"{found.timings.total_s * 1000:.2f} ms"],
+    ]
+    print_table("", ["", ""], rows)
+
+
+COMMANDS = (predict,)

@@ -1,0 +1,262 @@
+"""The client for ordinary programs and notebooks: `AsyncClient` without asyncio."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from skysail_common.functions import Function
+from typing_extensions import Self
+
+from skysail.artifact import build_artifact
+from skysail.async_client import (
+    NOT_GIVEN,
+    AsyncClient,
+    OnEvent,
+    deploy_request,
+    read_requirements,
+)
+from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
+from skysail.predictions import Prediction
+from skysail.progress import deploy_progress
+
+T = TypeVar("T")
+
+
+class Client:
+    """Deploys models to a cluster and queries them.
+
+    The methods are those of `AsyncClient`, which describes them in full. A client may be shared by
+    threads. Errors are the server's own classes (`skysail.errors`).
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        query_endpoint: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """A client of one cluster; see `AsyncClient`."""
+        self._async = AsyncClient(endpoint, query_endpoint=query_endpoint, timeout_s=timeout_s)
+        self.endpoint = self._async.endpoint
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._async.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._lock:
+            if self._loop is None:
+                self._loop = _start_loop()
+            loop = self._loop
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        try:
+            return future.result()
+        except BaseException:
+            # Of the caller's thread too, such as KeyboardInterrupt.
+            future.cancel()
+            raise
+
+    def predict(
+        self,
+        target: str,
+        input: Any,  # noqa: A002 - Clipper's own word, which users know.
+        *,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+    ) -> Prediction:
+        """Return the prediction for one input; see `AsyncClient.predict`."""
+        return self._run(self._async.predict(target, input, version=version, timeout_s=timeout_s))
+
+    def predict_batch(
+        self,
+        target: str,
+        inputs: Sequence[Any],
+        *,
+        version: str | int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Prediction]:
+        """Return the predictions for many inputs; see `AsyncClient.predict_batch`."""
+        return self._run(
+            self._async.predict_batch(target, inputs, version=version, timeout_s=timeout_s)
+        )
+
+    def deploy(
+        self,
+        function: Function,
+        *,
+        name: str,
+        version: str | int,
+        example: Any = None,
+        input_type: str | None = None,
+        num_replicas: int = 1,
+        pkgs_to_install: Sequence[str] = (),
+        requirements: str | Path | None = None,
+        promote: bool = True,
+        labels: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        num_threads: int = 0,
+        memory_mib: int = 0,
+        max_batch_size: int | None = None,
+        start_timeout_s: float | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Version:
+        """Deploy a function as a version of a model; see `AsyncClient.deploy`.
+
+        Progress is shown on a terminal, unless `on_event` is given.
+        """
+        # Here, because the function may want the caller's thread.
+        artifact = build_artifact(
+            function,
+            example=example,
+            input_type=input_type,
+            requirements=read_requirements(pkgs_to_install, requirements),
+        )
+        request = deploy_request(
+            name=name,
+            version=version,
+            num_replicas=num_replicas,
+            promote=promote,
+            labels=labels,
+            environment=environment,
+            num_threads=num_threads,
+            memory_mib=memory_mib,
+            max_batch_size=max_batch_size,
+            start_timeout_s=start_timeout_s,
+        )
+        if on_event is not None:
+            return self._run(self._async.deploy_artifact(artifact, request, on_event))
+        with deploy_progress(f"{name}:{version}") as show:
+            return self._run(self._async.deploy_artifact(artifact, request, show))
+
+    def register_application(
+        self,
+        name: str,
+        input_type: str = "tensors",
+        default_output: Any = NOT_GIVEN,
+        slo_ms: float = 100.0,
+    ) -> Application:
+        """Make an application known; see `AsyncClient.register_application`."""
+        return self._run(self._async.register_application(name, input_type, default_output, slo_ms))
+
+    def update_application(
+        self, name: str, *, slo_ms: float | None = None, default_output: Any = NOT_GIVEN
+    ) -> Application:
+        """Change an application; see `AsyncClient.update_application`."""
+        return self._run(
+            self._async.update_application(name, slo_ms=slo_ms, default_output=default_output)
+        )
+
+    def unregister_application(self, name: str) -> None:
+        """Remove an application; see `AsyncClient.unregister_application`."""
+        self._run(self._async.unregister_application(name))
+
+    def link(self, application: str, model: str, version: str | int | None = None) -> Application:
+        """Route all queries of an application to a model; see `AsyncClient.link`."""
+        return self._run(self._async.link(application, model, version))
+
+    def unlink(self, application: str) -> Application:
+        """Route an application to nothing; see `AsyncClient.unlink`."""
+        return self._run(self._async.unlink(application))
+
+    def set_routes(self, application: str, routes: Sequence[Route]) -> Application:
+        """Replace the routes of an application; see `AsyncClient.set_routes`."""
+        return self._run(self._async.set_routes(application, routes))
+
+    def applications(self) -> list[Application]:
+        """Return every application, by name."""
+        return self._run(self._async.applications())
+
+    def models(self) -> list[Model]:
+        """Return every model with its versions, by name."""
+        return self._run(self._async.models())
+
+    def describe_model(self, name: str) -> Model:
+        """Return a model with its versions; see `AsyncClient.describe_model`."""
+        return self._run(self._async.describe_model(name))
+
+    def describe_version(self, model: str, version: str | int | None = None) -> Version:
+        """Return a version with its replicas; see `AsyncClient.describe_version`."""
+        return self._run(self._async.describe_version(model, version))
+
+    def promote(self, model: str, version: str | int) -> str:
+        """Make a version the current one; see `AsyncClient.promote`."""
+        return self._run(self._async.promote(model, version))
+
+    def rollback(self, model: str) -> str:
+        """Make the version before the current one current; see `AsyncClient.rollback`."""
+        return self._run(self._async.rollback(model))
+
+    def scale(
+        self,
+        model: str,
+        num_replicas: int,
+        *,
+        version: str | int | None = None,
+        wait: bool = True,
+        timeout_s: float = 120.0,
+    ) -> Version:
+        """Set the number of replicas of a version; see `AsyncClient.scale`."""
+        return self._run(
+            self._async.scale(model, num_replicas, version=version, wait=wait, timeout_s=timeout_s)
+        )
+
+    def undeploy(self, model: str, version: str | int | None = None, *, force: bool = False) -> str:
+        """Stop the replicas of a version; see `AsyncClient.undeploy`."""
+        return self._run(self._async.undeploy(model, version, force=force))
+
+    def unregister_model(self, model: str, version: str | int | None = None) -> None:
+        """Remove a version or a whole model; see `AsyncClient.unregister_model`."""
+        self._run(self._async.unregister_model(model, version))
+
+    def logs(
+        self,
+        model: str,
+        version: str | int | None = None,
+        *,
+        replica: int | None = None,
+        tail_lines: int = 100,
+        follow: bool = False,
+    ) -> Iterator[LogLine]:
+        """Yield lines of the logs of a version's replicas; see `AsyncClient.logs`."""
+        lines = self._async.logs(
+            model, version, replica=replica, tail_lines=tail_lines, follow=follow
+        )
+        while (line := self._run(anext(lines, None))) is not None:
+            yield line
+
+    def status(self) -> ClusterStatus:
+        """Return the state of everything; see `AsyncClient.status`."""
+        return self._run(self._async.status())
+
+
+def _start_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        loop.close()
+
+    threading.Thread(target=run, name="skysail client", daemon=True).start()
+    return loop

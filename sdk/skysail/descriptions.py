@@ -1,0 +1,247 @@
+"""What a cluster tells about itself, as plain values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from skysail_common.rpc.messages import signature_from_proto
+from skysail_common.tensors import InputType, Signature
+from skysail_protos.v1 import management_pb2 as pb
+from skysail_protos.v1 import routing_pb2
+
+
+@dataclass(frozen=True)
+class Route:
+    """An edge from an application to a model; an empty version is the current one."""
+
+    model: str
+    version: str = ""
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, message: routing_pb2.Route) -> "Route":
+        """Return the value of a message."""
+        return cls(message.model, message.version, message.weight)
+
+
+@dataclass(frozen=True)
+class Application:
+    """What clients address."""
+
+    name: str
+    input_type: str
+    slo_ms: float
+    default_output: Any
+    """None also where there is no default output: see `has_default`."""
+    has_default: bool
+    routes: tuple[Route, ...]
+
+    @classmethod
+    def of(cls, message: pb.Application) -> "Application":
+        """Return the value of a message."""
+        has_default = message.HasField("default_output_json")
+        return cls(
+            name=message.name,
+            input_type=InputType(message.input_type).name.lower(),
+            slo_ms=_seconds(message.slo) * 1000,
+            default_output=json.loads(message.default_output_json) if has_default else None,
+            has_default=has_default,
+            routes=tuple(Route.of(route) for route in message.routes),
+        )
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One running copy of a model version."""
+
+    replica_id: str
+    container_id: str
+    state: str
+    """`PENDING`, `STARTING`, `READY`, `DRAINING`, `STOPPED` or `FAILED`."""
+    reason: str
+    endpoint: str
+    num_restarts: int
+    started_at: datetime | None
+
+    @classmethod
+    def of(cls, message: pb.Replica) -> "Replica":
+        """Return the value of a message."""
+        return cls(
+            message.replica_id,
+            message.container_id,
+            pb.ReplicaState.Name(message.state).removeprefix("REPLICA_STATE_"),
+            message.reason,
+            message.endpoint,
+            message.num_restarts,
+            _moment(message.started_at) if message.HasField("started_at") else None,
+        )
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is wanted of a model version."""
+
+    num_replicas: int
+    num_threads: int
+    memory_mib: int
+    environment: Mapping[str, str]
+    max_batch_size: int
+    is_rolled_out: bool
+
+    @classmethod
+    def of(cls, message: pb.Deployment) -> "Deployment":
+        """Return the value of a message."""
+        return cls(
+            message.num_replicas,
+            message.resources.num_threads,
+            message.resources.memory_mib,
+            dict(message.environment),
+            message.max_batch_size,
+            message.rollout_state == pb.ROLLOUT_STATE_COMPLETE,
+        )
+
+
+@dataclass(frozen=True)
+class Version:
+    """One immutable artifact of a model, with what is wanted and observed of it."""
+
+    model: str
+    version: str
+    artifact_sha256: str
+    signature: Signature
+    input_type: str
+    labels: Mapping[str, str]
+    registered_at: datetime
+    python_version: str
+    requirements: tuple[str, ...]
+    deployment: Deployment | None
+    """None where it is not deployed."""
+    replicas: tuple[Replica, ...]
+
+    @property
+    def num_ready(self) -> int:
+        """How many of its replicas take batches."""
+        return sum(replica.state == "READY" for replica in self.replicas)
+
+    @classmethod
+    def of(cls, message: pb.Version) -> "Version":
+        """Return the value of a message."""
+        is_deployed = message.HasField("deployment")
+        return cls(
+            model=message.model,
+            version=message.version,
+            artifact_sha256=message.artifact_sha256,
+            signature=signature_from_proto(message.signature),
+            input_type=InputType(message.input_type).name.lower(),
+            labels=dict(message.labels),
+            registered_at=_moment(message.registered_at),
+            python_version=message.python_version,
+            requirements=tuple(message.requirements),
+            deployment=Deployment.of(message.deployment) if is_deployed else None,
+            replicas=tuple(Replica.of(replica) for replica in message.replicas),
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family of versions under one name."""
+
+    name: str
+    current_version: str
+    """Empty where no version was promoted."""
+    previous_versions: tuple[str, ...]
+    versions: tuple[Version, ...]
+
+    @classmethod
+    def of(cls, message: pb.Model) -> "Model":
+        """Return the value of a message."""
+        return cls(
+            message.name,
+            message.current_version,
+            tuple(message.previous_versions),
+            tuple(Version.of(version) for version in message.versions),
+        )
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """A frontend that follows management."""
+
+    frontend_id: str
+    grpc_endpoint: str
+    http_endpoint: str
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """The state of everything."""
+
+    cluster: str
+    skysail_version: str
+    container_manager: str
+    is_store_reachable: bool
+    applications: tuple[Application, ...]
+    models: tuple[Model, ...]
+    frontends: tuple[Frontend, ...]
+
+    @classmethod
+    def of(cls, message: pb.GetClusterStatusResponse) -> "ClusterStatus":
+        """Return the value of a message."""
+        return cls(
+            message.cluster,
+            message.skysail_version,
+            message.container_manager,
+            message.is_store_reachable,
+            tuple(Application.of(each) for each in message.applications),
+            tuple(Model.of(each) for each in message.models),
+            tuple(
+                Frontend(each.frontend_id, each.grpc_endpoint, each.http_endpoint)
+                for each in message.frontends
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class DeployEvent:
+    """One thing that happened while a version was deployed."""
+
+    step: str
+    """`REGISTERED`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`, `DONE` or
+    `FAILED`."""
+    message: str
+    replica_id: str
+    log_tail: str
+    num_ready: int
+    num_replicas: int
+
+    @classmethod
+    def of(cls, message: pb.DeployEvent) -> "DeployEvent":
+        """Return the value of a message."""
+        return cls(
+            pb.DeployStep.Name(message.step).removeprefix("DEPLOY_STEP_"),
+            message.message,
+            message.replica_id,
+            message.log_tail,
+            message.num_ready,
+            message.num_replicas,
+        )
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line of a replica's log."""
+
+    replica_id: str
+    line: str
+
+
+def _seconds(message: Duration) -> float:
+    return message.seconds + message.nanos / 1e9
+
+
+def _moment(message: Timestamp) -> datetime:
+    return message.ToDatetime(timezone.utc)

@@ -1,0 +1,102 @@
+"""Inputs as the frontend takes them, and predictions as Python values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.functions import as_array
+from skysail_common.rpc.messages import tensor_from_proto, tensor_to_proto
+from skysail_common.tensors import Content, Tensor, from_numpy, to_numpy
+from skysail_protos.v1 import query_pb2, tensors_pb2
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of a query went, in seconds."""
+
+    queue_s: float
+    batch_wait_s: float
+    compute_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to a query."""
+
+    query_id: str
+    outputs: Mapping[str, Any]
+    """Each output of the model by name, without the batch axis: a number, text or array."""
+    outcome: str
+    """`OK`, or why it is the default output: `DEFAULT_DEADLINE`, `DEFAULT_NO_REPLICA`,
+    `DEFAULT_MODEL_ERROR` or `DEFAULT_OVERLOADED`."""
+    is_default: bool
+    explanation: str
+    model: str
+    version: str
+    timings: Timings
+
+    @property
+    def output(self) -> Any:
+        """The sole output; a dictionary by name where there are several."""
+        return next(iter(self.outputs.values())) if len(self.outputs) == 1 else dict(self.outputs)
+
+
+def encode_input(value: Any) -> list[tensors_pb2.Tensor]:
+    """Return one input as tensors with one row.
+
+    Args:
+        value: A number, text, bytes, list or array; or a dictionary of such by name.
+
+    Raises:
+        InvalidInput: numpy makes no array of it.
+    """
+    parts = value if isinstance(value, Mapping) else {"": value}
+    return [tensor_to_proto(_row(str(name), part)) for name, part in parts.items()]
+
+
+def _row(name: str, value: Any) -> Tensor:
+    if isinstance(value, (str, bytes)):
+        element = np.empty(1, dtype=object)
+        element[0] = value
+        return from_numpy(name, element)
+    try:
+        array = as_array(name or "input", value)
+    except ModelFailed as error:
+        raise InvalidInput(f"the input is not usable: {error.message}") from error
+    return from_numpy(name, array[np.newaxis, ...])
+
+
+def prediction_of(response: query_pb2.PredictResponse) -> Prediction:
+    """Return the prediction in a response."""
+    timings = response.timings
+    return Prediction(
+        query_id=response.query_id,
+        outputs={tensor.name: _value(tensor_from_proto(tensor)) for tensor in response.outputs},
+        outcome=query_pb2.Outcome.Name(response.outcome).removeprefix("OUTCOME_"),
+        is_default=response.is_default,
+        explanation=response.explanation,
+        model=response.model,
+        version=response.version,
+        timings=Timings(
+            *(
+                each.seconds + each.nanos / 1e9
+                for each in (timings.queue, timings.batch_wait, timings.compute, timings.total)
+            )
+        ),
+    )
+
+
+def _value(tensor: Tensor) -> Any:
+    row = to_numpy(tensor)[0]
+    if isinstance(row, np.ndarray):
+        return row
+    if tensor.content is Content.JSON_OR_TEXT:
+        try:
+            return json.loads(row)
+        except ValueError:
+            return row
+    return row.item() if isinstance(row, np.generic) else row

@@ -1,0 +1,1 @@
+"""`skysail up`: runs a whole cluster on one machine."""

@@ -1,0 +1,158 @@
+"""A service as a child process: started, known to be ready, started again when it dies."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from skysail_common.back_off import BackOff
+from skysail_common.errors import SkysailError
+from skysail_common.rpc.serving import parse_ready_line
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.2
+_MAX_RETRY_S = 5.0
+_OUTPUT_LIMIT_BYTES = 1024 * 1024
+
+
+class StartFailed(SkysailError):
+    """A service ended, or took too long, before it was ready."""
+
+
+class Child:
+    """One child process.
+
+    It leads a session of its own, so that Ctrl-C reaches only the supervisor, and it holds one end
+    of a pipe as its standard input, so that it notices the death of the supervisor.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[Mapping[str, str]], Sequence[str]],
+        environment: Mapping[str, str],
+        start_timeout_s: float = 30.0,
+    ) -> None:
+        """A process that is not started yet.
+
+        Args:
+            name: Its name, for people.
+            command: Returns the command line; is given what the first run bound, so that a later
+                one binds the same (empty for the first).
+            environment: Its environment.
+            start_timeout_s: Longest time until its ready line.
+        """
+        self.name = name
+        self.bound: dict[str, str] = {}
+        self._command = command
+        self._environment = dict(environment)
+        self._start_timeout_s = start_timeout_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._is_stopping = False
+
+    @property
+    def pid(self) -> int:
+        """Process id of the present run; 0 before the first."""
+        return self._process.pid if self._process else 0
+
+    async def start(self) -> None:
+        """Start the process and return once it is ready.
+
+        Raises:
+            StartFailed: it ended or took too long; what it wrote is on standard error.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *self._command(self.bound),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,
+            limit=_OUTPUT_LIMIT_BYTES,
+        )
+        self._process = process
+        assert process.stdout is not None
+        try:
+            bound = await asyncio.wait_for(_ready_line(process.stdout), self._start_timeout_s)
+        except asyncio.TimeoutError:
+            await self.stop(0.0)
+            raise StartFailed(
+                f"{self.name} was not ready within {self._start_timeout_s:g} s"
+            ) from None
+        if bound is None:
+            status = await process.wait()
+            raise StartFailed(f"{self.name} ended before it was ready (exit status {status})")
+        self.bound = bound
+
+    async def keep_running(self) -> None:
+        """Start the process again whenever it ends, until it is stopped."""
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        while True:
+            assert self._process is not None
+            await self._drain_output()
+            status = await self._process.wait()
+            if self._is_stopping:
+                return
+            log.warning("service ended; starting it again", extra=self._facts(status))
+            while not self._is_stopping:
+                try:
+                    await self.start()
+                except StartFailed as error:
+                    log.error("service does not start", extra={"error": error.message})
+                    await asyncio.sleep(back_off.next_s())
+                else:
+                    back_off.reset()
+                    log.info("service is ready again", extra={"service_name": self.name})
+                    break
+
+    def _facts(self, status: int) -> dict[str, object]:
+        return {"service_name": self.name, "pid": self.pid, "exit_status": status}
+
+    async def _drain_output(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            sys.stderr.buffer.write(line)
+            sys.stderr.flush()
+
+    async def stop(self, timeout_s: float) -> int | None:
+        """Tell the process to stop and return its exit status; kill it after `timeout_s`."""
+        self._is_stopping = True
+        process = self._process
+        if process is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            return await asyncio.wait_for(process.wait(), timeout_s or 0.01)
+        except asyncio.TimeoutError:
+            log.warning("service did not stop in time", extra={"service_name": self.name})
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return await process.wait()
+
+
+async def _ready_line(output: asyncio.StreamReader) -> dict[str, str] | None:
+    while line := await output.readline():
+        bound = parse_ready_line(line.decode(errors="replace"))
+        if bound is not None:
+            return bound
+        sys.stderr.buffer.write(line)
+        sys.stderr.flush()
+    return None
+
+
+def python_module(module: str, *flags: str) -> list[str]:
+    """Return the command that runs a module with this interpreter."""
+    return [sys.executable, "-m", module, *flags]
+
+
+def log_path(data_dir: Path, name: str) -> Path:
+    """Return the file that the log of a service goes to; makes its directory."""
+    directory = data_dir / "logs"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory / f"{name}.log"

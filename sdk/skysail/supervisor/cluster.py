@@ -1,0 +1,308 @@
+"""A cluster on one machine: store, management and frontend as children of one process."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skysail_common.clock import MONOTONIC
+from skysail_common.errors import FailedPrecondition
+from skysail_common.lifecycle import BackgroundTasks, stop_event
+from skysail_common.paths import remove_socket_directory, socket_directory
+
+from skysail.settings import CLUSTER_FILE
+from skysail.supervisor.child import Child, StartFailed, log_path, python_module
+
+log = logging.getLogger(__name__)
+
+_FRONTEND_STOP_S = 20.0
+_MANAGEMENT_STOP_S = 60.0
+_STORE_STOP_S = 15.0
+_DOWN_TIMEOUT_S = 120.0
+_DOWN_CHECK_S = 0.05
+_LOCK_FILE = "cluster.lock"
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What `skysail up` is told."""
+
+    data_dir: Path
+    cluster: str = "default"
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    management_port: int = 8003
+    redis_url: str = ""
+    """Server that speaks the Redis protocol; an embedded one if empty."""
+    log_level: str = "info"
+    log_format: str = "console"
+
+
+@dataclass(frozen=True)
+class ClusterEndpoints:
+    """How a running cluster is reached."""
+
+    management: str
+    grpc: str
+    http: str
+
+
+class Cluster:
+    """The processes of a cluster, in the order in which they need each other."""
+
+    def __init__(self, options: ClusterOptions, environment: Mapping[str, str]) -> None:
+        """Starts nothing yet; children get `environment`."""
+        self._options = options
+        self._environment = dict(environment)
+        self._tasks = BackgroundTasks()
+        self._store: Child | None = None
+        self._management: Child | None = None
+        self._frontend: Child | None = None
+
+    async def run(self, on_ready: Callable[[ClusterEndpoints], None]) -> None:
+        """Run the cluster until SIGTERM or SIGINT, then stop all of it.
+
+        Raises:
+            FailedPrecondition: the data directory is in use by another cluster.
+            StartFailed: a service does not start.
+        """
+        stop = stop_event()
+        # Held until the process has ended: then nothing of it is left.
+        lock(self._options.data_dir)
+        starting = asyncio.ensure_future(self._start())
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                endpoints = starting.result()
+                write_cluster_file(self._options.data_dir, endpoints)
+                on_ready(endpoints)
+                await stopped
+        finally:
+            for task in (starting, stopped):
+                task.cancel()
+            await asyncio.gather(starting, stopped, return_exceptions=True)
+            await self._stop()
+
+    async def _start(self) -> ClusterEndpoints:
+        options = self._options
+        redis_url = options.redis_url or await self._start_store()
+        self._management = Child(
+            "management",
+            self._management_command,
+            {**self._environment, "SKYSAIL_REDIS_URL": redis_url},
+        )
+        await self._start_child(self._management)
+        management = self._management.bound["grpc"]
+        self._frontend = Child(
+            "frontend", lambda bound: self._frontend_command(bound, management), self._environment
+        )
+        await self._start_child(self._frontend)
+        bound = self._frontend.bound
+        return ClusterEndpoints(management, bound["grpc"], bound["http"])
+
+    async def _start_child(self, child: Child) -> None:
+        await child.start()
+        self._tasks.start(child.keep_running(), f"keep {child.name} running")
+
+    async def _start_store(self) -> str:
+        # Only here, because the store's client is no part of the base install.
+        from skysail_common.store import embedded
+
+        socket = socket_directory(self._options.data_dir) / "store.sock"
+        directory = self._options.data_dir / "store"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await embedded.stop_stray(socket)
+        self._store = EmbeddedStore(
+            embedded.server_command(directory, socket),
+            self._environment,
+            log_path(self._options.data_dir, "store"),
+            lambda: embedded.wait_until_ready(socket),
+        )
+        await self._start_child(self._store)
+        return embedded.server_url(socket)
+
+    def _common_flags(self) -> list[str]:
+        options = self._options
+        return [
+            "--host", options.host, "--log-level", options.log_level,
+            "--log-format", options.log_format, "--watch-parent",
+        ]  # fmt: skip
+
+    def _management_command(self, bound: Mapping[str, str]) -> list[str]:
+        options = self._options
+        port = _port_of(bound.get("grpc")) or options.management_port
+        return python_module(
+            "skysail_management", *self._common_flags(), "--cluster", options.cluster,
+            "--data-dir", str(options.data_dir), "--port", str(port), "--stop-replicas-on-exit",
+        )  # fmt: skip
+
+    def _frontend_command(self, bound: Mapping[str, str], management: str) -> list[str]:
+        options = self._options
+        grpc_port = _port_of(bound.get("grpc")) or options.grpc_port
+        http_port = _port_of(bound.get("http")) or options.http_port
+        return python_module(
+            "skysail_frontend", *self._common_flags(), "--management-endpoint", management,
+            "--grpc-port", str(grpc_port), "--http-port", str(http_port),
+            "--snapshot-file", str(options.data_dir / "routes.snapshot"),
+            "--frontend-id", f"{options.cluster}-frontend",
+        )  # fmt: skip
+
+    async def _stop(self) -> None:
+        (self._options.data_dir / CLUSTER_FILE).unlink(missing_ok=True)
+        if self._frontend is not None:
+            await self._frontend.stop(_FRONTEND_STOP_S)
+        if self._management is not None and await self._management.stop(_MANAGEMENT_STOP_S) != 0:
+            # It could not see to its replicas any more.
+            await stop_replicas(self._options.data_dir, self._options.cluster, self._environment)
+        if self._store is not None:
+            await self._store.stop(_STORE_STOP_S)
+        await self._tasks.stop()
+        with contextlib.suppress(FailedPrecondition):
+            remove_socket_directory(self._options.data_dir)
+
+
+class EmbeddedStore(Child):
+    """The embedded server: it prints no ready line, and is ready when it answers."""
+
+    def __init__(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        wait_until_ready: Callable[[], Any],
+    ) -> None:
+        super().__init__("store", lambda _: command, environment)
+        self._log_file = log_file
+        self._wait_until_ready = wait_until_ready
+
+    async def start(self) -> None:
+        """Start the server and return once it answers."""
+        with self._log_file.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command(self.bound),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,
+            )
+        ended = asyncio.ensure_future(self._process.wait())
+        ready = asyncio.ensure_future(self._wait_until_ready())
+        try:
+            await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise StartFailed(f"the store ended at once; see {self._log_file}")
+            ready.result()
+        finally:
+            ready.cancel()
+            ended.cancel()
+
+    async def _drain_output(self) -> None:
+        return
+
+
+def _port_of(endpoint: str | None) -> int:
+    return int(endpoint.rpartition(":")[2]) if endpoint else 0
+
+
+def lock(data_dir: Path) -> int:
+    """Lock a data directory until the returned descriptor is closed or the process ends.
+
+    Raises:
+        FailedPrecondition: another cluster holds the lock.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(data_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FailedPrecondition(
+            f"data directory {data_dir} is in use by another cluster (process "
+            f"{_lock_holder(data_dir) or 'unknown'}); stop it with 'skysail down', or use another "
+            "--data-dir"
+        ) from None
+    os.truncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
+def _lock_holder(data_dir: Path) -> int:
+    text = (data_dir / _LOCK_FILE).read_text()
+    return int(text) if text.isdigit() else 0
+
+
+def write_cluster_file(data_dir: Path, endpoints: ClusterEndpoints) -> None:
+    """Tell other processes how the cluster is reached."""
+    record = {"pid": os.getpid(), **vars(endpoints)}
+    temporary = data_dir / f"{CLUSTER_FILE}.new"
+    temporary.write_text(json.dumps(record))
+    temporary.replace(data_dir / CLUSTER_FILE)
+
+
+async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> None:
+    """Stop every replica that a management of this data directory started."""
+    process = await asyncio.create_subprocess_exec(
+        *python_module(
+            "skysail_management", "--data-dir", str(data_dir), "--cluster", cluster,
+            "--stop-replicas-only",
+        ),
+        stdin=asyncio.subprocess.DEVNULL,
+        env=dict(environment),
+    )  # fmt: skip
+    try:
+        await asyncio.wait_for(process.wait(), _MANAGEMENT_STOP_S)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:
+    """Stop the cluster of a data directory, or what a killed one left; False if there was none.
+
+    Raises:
+        FailedPrecondition: it does not end within two minutes.
+    """
+    if not (data_dir / _LOCK_FILE).exists():
+        return False
+    pid = 0
+    end = MONOTONIC() + _DOWN_TIMEOUT_S
+    while MONOTONIC() < end:
+        try:
+            descriptor = lock(data_dir)
+        except FailedPrecondition:
+            holder = _lock_holder(data_dir)
+            # None is written for a moment at the start of a cluster.
+            if holder and holder != pid:
+                pid = holder
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            await asyncio.sleep(_DOWN_CHECK_S)
+        else:
+            try:
+                has_left = await _remove_leftovers(data_dir, cluster, environment)
+            finally:
+                os.close(descriptor)
+            return has_left or pid != 0
+    raise FailedPrecondition(f"the cluster in {data_dir} (process {pid}) does not end")
+
+
+async def _remove_leftovers(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:
+    is_leftover = (data_dir / CLUSTER_FILE).exists()
+    if is_leftover:
+        from skysail_common.store import embedded
+
+        await stop_replicas(data_dir, cluster, environment)
+        await embedded.stop_stray(socket_directory(data_dir) / "store.sock")
+        (data_dir / CLUSTER_FILE).unlink(missing_ok=True)
+        remove_socket_directory(data_dir)
+    return is_leftover
