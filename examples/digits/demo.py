@@ -1,0 +1,287 @@
+"""The main job, end to end: `make demo`.
+
+Starts a cluster of its own on free ports, deploys two versions by one call each, sends the
+held-out images through every door, promotes and rolls back, kills a replica and then management
+under traffic, and stops everything. Exits with status 1 if anything is not as it must be.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import skysail
+import tritonclient.grpc.aio as triton
+from rich.console import Console
+from rich.table import Table
+
+from examples.digits import doors, model
+
+console = Console(highlight=False, width=100 if not sys.stdout.isatty() else None)
+
+MIN_ACCURACY = 0.93
+RECOVERY_TIMEOUT_S = 20.0
+
+
+class DemoFailed(Exception):
+    """Something was not as it must be."""
+
+
+def check(condition: bool, what: str) -> None:
+    """Tell that `what` holds, or fail."""
+    if not condition:
+        raise DemoFailed(what)
+    console.print(f"  [green]✓[/] {what}")
+
+
+def title(text: str) -> None:
+    """Begin a step."""
+    console.print(f"\n[bold]{text}[/]")
+
+
+@contextmanager
+def cluster(data_dir: Path) -> Iterator[dict[str, Any]]:
+    """Run a cluster on free ports and yield how it is reached; stop it and look for remains."""
+    command = [sys.executable, "-m", "skysail"]
+    where = ["--data-dir", str(data_dir)]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
+    subprocess.run([*command, "up", "--detach", *where, *ports], check=True, stdout=sys.stderr)
+    endpoints = json.loads((data_dir / "cluster.json").read_text())
+    own = psutil.Process(endpoints["pid"])
+    try:
+        yield endpoints
+    finally:
+        family = [own, *own.children(recursive=True), *replica_processes(data_dir)]
+        title("Stop")
+        subprocess.run([*command, "down", *where], check=True, stdout=subprocess.DEVNULL)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for process in alive:
+            process.kill()
+        check(not alive, f"all {len(family)} processes ended, none is left")
+
+
+def replica_processes(data_dir: Path) -> list[psutil.Process]:
+    """Return the processes of the replicas of a cluster."""
+    found = []
+    for record in data_dir.glob("replicas/*/container.json"):
+        pid = json.loads(record.read_text())["pid"]
+        if psutil.pid_exists(pid):
+            found.append(psutil.Process(pid))
+    return found
+
+
+async def through_every_door(client: skysail.AsyncClient, endpoints: dict[str, Any]) -> None:
+    """Send the held-out images through every door and show a table."""
+    images, labels = model.held_out()
+    async with (
+        triton.InferenceServerClient(endpoints["grpc"]) as oip,
+        httpx.AsyncClient(base_url=f"http://{endpoints['http']}", timeout=30) as http,
+    ):
+        reports = [
+            await doors.measure(name, ask, images, labels)
+            for name, ask in (
+                ("SDK (QueryService)", doors.sdk(client)),
+                ("tritonclient (OIP gRPC)", doors.open_inference_grpc(oip)),
+                ("V2 REST", doors.open_inference_rest(http)),
+                ("Clipper-style REST", doors.clipper_rest(http)),
+            )
+        ]
+    table = Table(box=None, padding=(0, 2))
+    for name, justify in (("door", "left"), ("images", "right"), ("accuracy", "right")):
+        table.add_column(name, header_style="dim", justify=justify)  # type: ignore[arg-type]
+    for name in ("p50", "p99"):
+        table.add_column(name, header_style="dim", justify="right")
+    for report in reports:
+        table.add_row(
+            report.door,
+            str(len(images)),
+            f"{report.accuracy:.1%}",
+            f"{report.p50_ms:.1f} ms",
+            f"{report.p99_ms:.1f} ms",
+        )
+    console.print(table)
+    check(
+        all(report.accuracy >= MIN_ACCURACY for report in reports)
+        and len({report.accuracy for report in reports}) == 1,
+        f"the same answers through every door ({doors.CALLERS} images under way at once)",
+    )
+
+
+async def answering_version(client: skysail.AsyncClient, version: str | None = None) -> str:
+    """Return which version answers a query."""
+    images, _ = model.held_out()
+    prediction = await client.predict("digits-app", images[0], version=version)
+    return prediction.version
+
+
+async def traffic(client: skysail.AsyncClient, done: asyncio.Event) -> Counter[str]:
+    """Ask without a pause until `done`; return how many queries had which outcome."""
+    images, _ = model.held_out()
+    outcomes: Counter[str] = Counter()
+
+    async def caller(number: int) -> None:
+        while not done.is_set():
+            number += 1
+            try:
+                prediction = await client.predict("digits-app", images[number % len(images)])
+            except skysail.SkysailError as error:
+                outcomes[type(error).__name__] += 1
+            else:
+                outcomes[prediction.outcome] += 1
+
+    await asyncio.gather(*(caller(20 * number) for number in range(8)))
+    return outcomes
+
+
+async def under_traffic(
+    client: skysail.AsyncClient, what: str, disturb: Callable[[], Awaitable[None]]
+) -> None:
+    """Disturb the cluster while queries run, and check that each was answered by the model."""
+    done = asyncio.Event()
+    running = asyncio.ensure_future(traffic(client, done))
+    await asyncio.sleep(0.5)
+    try:
+        await disturb()
+        await asyncio.sleep(0.5)
+    finally:
+        done.set()
+        outcomes = await running
+    total = sum(outcomes.values())
+    check(outcomes["OK"] == total, f"{what}: {total} of {total} queries answered by the model")
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
+    """Return after how many seconds a condition held."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < RECOVERY_TIMEOUT_S:
+        if await condition():
+            return time.monotonic() - begin
+        await asyncio.sleep(0.05)
+    raise DemoFailed(f"{what}: not within {RECOVERY_TIMEOUT_S:.0f} s")
+
+
+async def kill_a_replica(client: skysail.AsyncClient, data_dir: Path) -> None:
+    """End a replica as the kernel would, and wait until it is back."""
+    version = await client.describe_version("digits", "1")
+    victim = version.replicas[0].container_id
+    record = data_dir / "replicas" / victim / "container.json"
+    os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
+
+    async def is_back() -> bool:
+        found = await client.describe_version("digits", "1")
+        names = {replica.container_id for replica in found.replicas}
+        return victim not in names and found.num_ready == 2
+
+    seconds = await until(is_back, "the replica is back")
+    check(True, f"replica killed with SIGKILL; a new one took its place after {seconds:.1f} s")
+
+
+async def kill_management(client: skysail.AsyncClient, endpoints: dict[str, Any]) -> None:
+    """End management as the kernel would, and wait until it has taken its replicas over."""
+    before = {replica.container_id for replica in await replicas(client)}
+    children = psutil.Process(endpoints["pid"]).children()
+    victim = next(child for child in children if "skysail_management" in child.cmdline())
+    victim.kill()
+
+    async def is_back() -> bool:
+        try:
+            return {replica.container_id for replica in await replicas(client)} == before
+        except skysail.SkysailError:
+            return False
+
+    seconds = await until(is_back, "management is back")
+    check(
+        True,
+        f"management killed with SIGKILL; back after {seconds:.1f} s with the same "
+        f"{len(before)} replicas, none restarted",
+    )
+
+
+async def replicas(client: skysail.AsyncClient) -> list[skysail.Replica]:
+    """Return every ready replica of the cluster."""
+    return [
+        replica
+        for each in await client.models()
+        for version in each.versions
+        for replica in version.replicas
+        if replica.state == "READY"
+    ]
+
+
+async def demo(data_dir: Path, endpoints: dict[str, Any]) -> None:
+    """Do the main job."""
+    images, _ = model.held_out()
+    async with skysail.AsyncClient(endpoints["management"]) as client:
+        title("Deploy version 1: a random forest, 2 replicas, one call")
+        forest = model.random_forest()
+        begin = time.monotonic()
+        await client.deploy(
+            forest.predict, name="digits", version="1", example=images[:1], num_replicas=2
+        )
+        check(True, f"deployed, warmed up and promoted in {time.monotonic() - begin:.1f} s")
+        await client.register_application(
+            "digits-app", input_type="doubles", default_output=-1, slo_ms=5000
+        )
+        await client.link("digits-app", "digits")
+        check(await answering_version(client) == "1", "version 1 answers")
+
+        title("The held-out images through every door")
+        await through_every_door(client, endpoints)
+
+        title("Deploy version 2 beside it: a logistic regression, not promoted")
+        regression = model.logistic_regression()
+        await client.deploy(
+            regression.predict, name="digits", version="2", example=images[:1], promote=False
+        )
+        check(await answering_version(client) == "1", "version 1 still answers")
+        check(await answering_version(client, "2") == "2", "version 2 answers when asked for")
+        await client.promote("digits", "2")
+        check(await answering_version(client) == "2", "promoted: version 2 answers")
+        await client.rollback("digits")
+        check(await answering_version(client) == "1", "rolled back: version 1 answers")
+
+        title("Kill a replica under traffic")
+        await under_traffic(client, "no query lost", lambda: kill_a_replica(client, data_dir))
+        title("Kill management under traffic")
+        await under_traffic(client, "no query lost", lambda: kill_management(client, endpoints))
+
+
+def main() -> int:
+    """Run the demo and return the exit status."""
+    begin = time.monotonic()
+    console.print("[bold cyan]Skysail[/] on scikit-learn's handwritten digits")
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="skysail-demo-") as directory,
+            cluster(Path(directory)) as endpoints,
+        ):
+            console.print(
+                f"  cluster on gRPC {endpoints['grpc']}, HTTP {endpoints['http']}, "
+                f"management {endpoints['management']}"
+            )
+            asyncio.run(demo(Path(directory), endpoints))
+    except (
+        DemoFailed,
+        AssertionError,
+        skysail.SkysailError,
+        subprocess.CalledProcessError,
+    ) as error:
+        console.print(f"  [red]✗ {error}[/]")
+        return 1
+    console.print(f"\n[bold green]Everything held[/], in {time.monotonic() - begin:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
