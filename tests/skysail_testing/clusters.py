@@ -1,0 +1,81 @@
+"""A whole cluster for a test, as a user starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import skysail
+
+
+@dataclass
+class RunningCluster:
+    """A cluster that runs, and handles to disturb it."""
+
+    data_dir: Path
+    pid: int
+    management: str
+    grpc: str
+    http: str
+
+    def client(self, **options: object) -> skysail.Client:
+        return skysail.Client(self.management, query_endpoint=self.grpc, **options)  # type: ignore[arg-type]
+
+    def service_pid(self, module: str) -> int:
+        """Return the process of a service, such as `skysail_frontend`."""
+        for child in psutil.Process(self.pid).children():
+            if module in child.cmdline():
+                return child.pid
+        raise AssertionError(f"{module} does not run")
+
+    def store_pid(self) -> int:
+        for child in psutil.Process(self.pid).children():
+            if "server" in child.name() or any("--unixsocket" in word for word in child.cmdline()):
+                return child.pid
+        raise AssertionError("the store does not run")
+
+    def replica_pid(self, container_id: str) -> int:
+        record = self.data_dir / "replicas" / container_id / "container.json"
+        return int(json.loads(record.read_text())["pid"])
+
+
+def skysail_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "skysail", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+@contextmanager
+def running_cluster(data_dir: Path, *flags: str) -> Iterator[RunningCluster]:
+    """Run a cluster on free ports inside the `with` block."""
+    ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
+    started = skysail_command("up", "--detach", "--data-dir", str(data_dir), *ports, *flags)
+    assert started.returncode == 0, started.stderr
+    record = json.loads((data_dir / "cluster.json").read_text())
+    cluster = RunningCluster(data_dir, **record)
+    try:
+        yield cluster
+    finally:
+        # A test may have stopped a process; it must be able to end.
+        for process in [psutil.Process(cluster.pid)] if psutil.pid_exists(cluster.pid) else []:
+            for child in process.children(recursive=True):
+                try:
+                    os.kill(child.pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    continue
+        stopped = skysail_command("down", "--data-dir", str(data_dir))
+        log = (data_dir / "logs" / "cluster.log").read_text()
+        assert stopped.returncode == 0, f"{stopped.stderr}\n{log}"
+        assert "mistake of ours" not in log, log
+        assert "background task failed" not in log, log

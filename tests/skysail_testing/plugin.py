@@ -1,0 +1,102 @@
+"""Markers by folder, `--require`, and the check that a run leaves nothing behind."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+_MARKED_FOLDERS = ("contract", "integration", "e2e")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        default="",
+        help="comma-separated things that must be there (docker, kubernetes, grpcurl, …): a test "
+        "that would be skipped for the lack of one fails instead",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Short, because unix sockets live below it, and ours alone, so that remains are seen.
+    base = Path(tempfile.mkdtemp(prefix="skt-"))
+    config.skysail_base = base  # type: ignore[attr-defined]
+    os.environ["TMPDIR"] = str(base)
+    tempfile.tempdir = None
+    # No test may meet the cluster of whoever runs it.
+    for name in [name for name in os.environ if name.startswith("SKYSAIL_")]:
+        del os.environ[name]
+    os.environ["XDG_DATA_HOME"] = str(base / "share")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    root = config.rootpath / "tests"
+    order = {"unit": 0, "contract": 1, "integration": 2, "e2e": 3}
+
+    def folder(item: pytest.Item) -> str:
+        path = item.path.relative_to(root)
+        return path.parts[0] if len(path.parts) > 1 else ""
+
+    for item in items:
+        if folder(item) in _MARKED_FOLDERS:
+            item.add_marker(folder(item))
+    items.sort(key=lambda item: order.get(folder(item), 0))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    required = [name for name in item.config.getoption("--require").split(",") if name]
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2])
+        if any(name in reason for name in required):
+            report.outcome = "failed"
+            report.longrepr = f"required, but {reason}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_survives(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Fail the run if a process or a socket of a test outlives it."""
+    yield
+    base: Path = pytestconfig.skysail_base  # type: ignore[attr-defined]
+    survivors = [*psutil.Process().children(recursive=True), *_processes_in(base)]
+    described = {process.pid: _described(process) for process in survivors}
+    for process in survivors:
+        process.kill()
+    # pytest keeps its own directories of failed tests; ours must be gone.
+    remains = [str(path) for path in base.iterdir() if path.name.startswith("skysail-")]
+    sockets = [str(path) for path in base.rglob("*.sock")]
+    assert not described, f"processes survived the tests: {described}"
+    assert not remains, f"temporary directories survived the tests: {remains}"
+    assert not sockets, f"sockets survived the tests: {sockets}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.skysail_base, ignore_errors=True)  # type: ignore[attr-defined]
+
+
+def _processes_in(directory: Path) -> list[psutil.Process]:
+    """Return the processes that were told to work in a directory, whoever their parent is."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.pid != os.getpid()
+                and any(str(directory) in word for word in process.cmdline())
+            ) or str(process.cwd()).startswith(str(directory)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _described(process: psutil.Process) -> str:
+    try:
+        return f"{' '.join(process.cmdline())} ({process.status()})"
+    except psutil.Error:
+        return "ended"

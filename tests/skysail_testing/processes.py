@@ -1,0 +1,97 @@
+"""Services as real processes: started on free ports, known by their ready line, stopped."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from skysail_common.rpc.serving import parse_ready_line
+
+
+class Service:
+    """One service process."""
+
+    def __init__(
+        self, module: str, flags: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+        self._errors: list[bytes] = []
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._errors.append(line)
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to standard error until now."""
+        return b"".join(self._errors).decode(errors="replace")
+
+    def wait_ready(self, timeout_s: float = 20.0) -> dict[str, str]:
+        """Return what it bound."""
+        assert self.process.stdout is not None
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if select.select([self.process.stdout], [], [], 0.1)[0]:
+                line = self.process.stdout.readline()
+                if not line:
+                    break
+                bound = parse_ready_line(line.decode())
+                if bound is not None:
+                    return bound
+        raise AssertionError(f"no ready line; standard error:\n{self.errors}")
+
+    def kill(self) -> None:
+        """End it as the kernel would."""
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """Tell it to stop and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Return its exit status once it has ended."""
+        try:
+            status = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            raise
+        finally:
+            self._close()
+        return status
+
+    def _close(self) -> None:
+        self._reader.join(5)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "") -> object:
+    """Return the first true value of a condition on other processes."""
+    end = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
+        time.sleep(0.02)
