@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import skysail
 from skysail_testing.clock import FakeClock, FakeLoop
 from skysail_testing.clusters import RunningCluster, running_cluster

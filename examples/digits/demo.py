@@ -21,11 +21,11 @@ from typing import Any
 
 import httpx
 import psutil
-import skysail
 import tritonclient.grpc.aio as triton
 from rich.console import Console
 from rich.table import Table
 
+import skysail
 from examples.digits import doors, model
 
 console = Console(highlight=False, width=100 if not sys.stdout.isatty() else None)

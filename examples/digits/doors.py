@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import httpx
 import numpy as np
-import skysail
 import tritonclient.grpc.aio as triton
+
+import skysail
 
 CALLERS = 16
 """Images under way at once."""

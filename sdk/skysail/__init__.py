@@ -7,9 +7,6 @@ client.deploy(model.predict, name="digits", version="1", example=images[:1])
 client.predict("digits", images[0]).output
 """
 
-from skysail_common import __version__
-from skysail_common.errors import SkysailError
-
 from skysail.async_client import AsyncClient
 from skysail.client import Client
 from skysail.descriptions import (
@@ -25,6 +22,8 @@ from skysail.descriptions import (
     Version,
 )
 from skysail.predictions import Prediction, Timings
+from skysail_common import __version__
+from skysail_common.errors import SkysailError
 
 __all__ = [
     "Application",

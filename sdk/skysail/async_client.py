@@ -3,12 +3,27 @@
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import grpc.aio
+from typing_extensions import Self
+
+from skysail.artifact import Artifact, build_artifact
+from skysail.descriptions import (
+    Application,
+    ClusterStatus,
+    DeployEvent,
+    LogLine,
+    Model,
+    Route,
+    Version,
+)
+from skysail.predictions import Prediction, encode_input, prediction_of
+from skysail.settings import ClientSettings
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
@@ -32,25 +47,14 @@ from skysail_protos.v1 import (
     routing_pb2,
     tensors_pb2,
 )
-from typing_extensions import Self
-
-from skysail.artifact import Artifact, build_artifact
-from skysail.descriptions import (
-    Application,
-    ClusterStatus,
-    DeployEvent,
-    LogLine,
-    Model,
-    Route,
-    Version,
-)
-from skysail.predictions import Prediction, encode_input, prediction_of
-from skysail.settings import ClientSettings
 
 _DEPLOY_TIMEOUT_S = 3600.0
 _UPLOAD_TIMEOUT_S = 3600.0
 _SCALE_CHECK_S = 0.1
 _MAX_CONCURRENT = 256
+
+# As pip has it: a URL may hold a '#' without a space before it.
+_COMMENT = re.compile(r"(?:^|\s)#.*")
 
 NOT_GIVEN: Any = object()
 """Tells an argument that was not given from None, which is a legal default output."""
@@ -664,5 +668,5 @@ def read_requirements(
             lines = Path(requirements).read_text().splitlines()
         except OSError as error:
             raise SkysailError(f"{requirements} cannot be read: {error.strerror}") from error
-        packages += [line.partition("#")[0].strip() for line in lines]
+        packages += [_COMMENT.sub("", line).strip() for line in lines]
     return tuple(package for package in packages if package)

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from skysail_common.functions import Function
 from typing_extensions import Self
 
 from skysail.artifact import build_artifact
@@ -21,6 +20,7 @@ from skysail.async_client import (
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.predictions import Prediction
 from skysail.progress import deploy_progress
+from skysail_common.functions import Function
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from skysail_common.rpc.messages import signature_from_proto
 from skysail_common.tensors import InputType, Signature
 from skysail_protos.v1 import management_pb2 as pb
@@ -73,7 +74,7 @@ class Replica:
         return cls(
             message.replica_id,
             message.container_id,
-            pb.ReplicaState.Name(message.state).removeprefix("REPLICA_STATE_"),
+            _enum_name(pb.ReplicaState, message.state, "REPLICA_STATE_"),
             message.reason,
             message.endpoint,
             message.num_restarts,
@@ -222,7 +223,7 @@ class DeployEvent:
     def of(cls, message: pb.DeployEvent) -> "DeployEvent":
         """Return the value of a message."""
         return cls(
-            pb.DeployStep.Name(message.step).removeprefix("DEPLOY_STEP_"),
+            _enum_name(pb.DeployStep, message.step, "DEPLOY_STEP_"),
             message.message,
             message.replica_id,
             message.log_tail,
@@ -237,6 +238,12 @@ class LogLine:
 
     replica_id: str
     line: str
+
+
+def _enum_name(enum: Any, number: int, prefix: str) -> str:
+    # A newer server may have values that this client does not know.
+    name = enum.Name(number) if number in enum.values() else str(number)
+    return str(name).removeprefix(prefix)
 
 
 def _seconds(message: Duration) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.functions import as_array
 from skysail_common.rpc.messages import tensor_from_proto, tensor_to_proto

@@ -7,6 +7,7 @@ import textwrap
 import httpx
 import numpy as np
 import pytest
+
 import skysail
 from skysail_testing.clusters import RunningCluster
 

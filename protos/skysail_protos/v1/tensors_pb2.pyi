@@ -28,19 +28,33 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     DATA_TYPE_UNSPECIFIED: _DataType.ValueType  # 0
     """Never sent."""
     DATA_TYPE_BOOL: _DataType.ValueType  # 1
+    """One byte: 0 or 1."""
     DATA_TYPE_UINT8: _DataType.ValueType  # 2
+    """Unsigned integer of 8 bits."""
     DATA_TYPE_UINT16: _DataType.ValueType  # 3
+    """Unsigned integer of 16 bits."""
     DATA_TYPE_UINT32: _DataType.ValueType  # 4
+    """Unsigned integer of 32 bits."""
     DATA_TYPE_UINT64: _DataType.ValueType  # 5
+    """Unsigned integer of 64 bits."""
     DATA_TYPE_INT8: _DataType.ValueType  # 6
+    """Signed integer of 8 bits."""
     DATA_TYPE_INT16: _DataType.ValueType  # 7
+    """Signed integer of 16 bits."""
     DATA_TYPE_INT32: _DataType.ValueType  # 8
+    """Signed integer of 32 bits."""
     DATA_TYPE_INT64: _DataType.ValueType  # 9
+    """Signed integer of 64 bits."""
     DATA_TYPE_FP16: _DataType.ValueType  # 10
+    """Floating-point number of 16 bits."""
     DATA_TYPE_FP32: _DataType.ValueType  # 11
+    """Floating-point number of 32 bits."""
     DATA_TYPE_FP64: _DataType.ValueType  # 12
+    """Floating-point number of 64 bits."""
     DATA_TYPE_BYTES: _DataType.ValueType  # 13
+    """Byte strings, each of its own length."""
     DATA_TYPE_BF16: _DataType.ValueType  # 14
+    """The upper half of an FP32."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """The element type of a tensor. Names and byte layouts are the Open Inference Protocol's."""
@@ -48,19 +62,33 @@ class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
 DATA_TYPE_UNSPECIFIED: DataType.ValueType  # 0
 """Never sent."""
 DATA_TYPE_BOOL: DataType.ValueType  # 1
+"""One byte: 0 or 1."""
 DATA_TYPE_UINT8: DataType.ValueType  # 2
+"""Unsigned integer of 8 bits."""
 DATA_TYPE_UINT16: DataType.ValueType  # 3
+"""Unsigned integer of 16 bits."""
 DATA_TYPE_UINT32: DataType.ValueType  # 4
+"""Unsigned integer of 32 bits."""
 DATA_TYPE_UINT64: DataType.ValueType  # 5
+"""Unsigned integer of 64 bits."""
 DATA_TYPE_INT8: DataType.ValueType  # 6
+"""Signed integer of 8 bits."""
 DATA_TYPE_INT16: DataType.ValueType  # 7
+"""Signed integer of 16 bits."""
 DATA_TYPE_INT32: DataType.ValueType  # 8
+"""Signed integer of 32 bits."""
 DATA_TYPE_INT64: DataType.ValueType  # 9
+"""Signed integer of 64 bits."""
 DATA_TYPE_FP16: DataType.ValueType  # 10
+"""Floating-point number of 16 bits."""
 DATA_TYPE_FP32: DataType.ValueType  # 11
+"""Floating-point number of 32 bits."""
 DATA_TYPE_FP64: DataType.ValueType  # 12
+"""Floating-point number of 64 bits."""
 DATA_TYPE_BYTES: DataType.ValueType  # 13
+"""Byte strings, each of its own length."""
 DATA_TYPE_BF16: DataType.ValueType  # 14
+"""The upper half of an FP32."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 class _Content:

@@ -4,11 +4,11 @@ import json
 
 import click
 from rich.markup import escape
-from skysail_common.errors import InvalidInput
 
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.descriptions import Route
+from skysail_common.errors import InvalidInput
 
 
 @click.group(invoke_without_command=True)

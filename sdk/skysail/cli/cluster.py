@@ -9,9 +9,6 @@ from pathlib import Path
 
 import click
 from rich.markup import escape
-from skysail_common.errors import FailedPrecondition
-from skysail_common.logs import configure
-from skysail_common.rpc.serving import parse_ready_line, print_ready_line
 
 from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoint_option
 from skysail.cli.output import console, output_option, print_json, print_table, state
@@ -19,6 +16,9 @@ from skysail.descriptions import ClusterStatus
 from skysail.settings import ClientSettings
 from skysail.supervisor.child import StartFailed, log_path
 from skysail.supervisor.cluster import Cluster, ClusterEndpoints, ClusterOptions, stop_cluster
+from skysail_common.errors import FailedPrecondition
+from skysail_common.logs import configure
+from skysail_common.rpc.serving import parse_ready_line, print_ready_line
 
 _LOG_TAIL_LINES = 20
 

@@ -3,10 +3,10 @@
 import sys
 
 import click
-from skysail_common import __version__
-from skysail_common.errors import SkysailError
 
 from skysail.cli import applications, cluster, models, queries
+from skysail_common import __version__
+from skysail_common.errors import SkysailError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

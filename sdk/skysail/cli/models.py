@@ -1,15 +1,16 @@
 """Commands about models: deploy, promote, rollback, scale, undeploy, logs, models."""
 
 import importlib
+import operator
 import sys
 from typing import Any
 
 import click
 from rich.markup import escape
-from skysail_common.errors import InvalidInput
 
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
+from skysail_common.errors import InvalidInput
 
 
 def load_object(text: str, what: str) -> Any:
@@ -24,16 +25,15 @@ def load_object(text: str, what: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found: Any = importlib.import_module(module_name)
-        for name in path.split("."):
-            found = getattr(found, name)
-    except AttributeError:
-        raise InvalidInput(f"module {module_name!r} has no {path!r}") from None
+        module = importlib.import_module(module_name)
     except Exception as error:
         raise InvalidInput(
             f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    return found
+    try:
+        return operator.attrgetter(path)(module)
+    except AttributeError:
+        raise InvalidInput(f"module {module_name!r} has no {path!r}") from None
 
 
 @click.command()

@@ -5,10 +5,10 @@ from typing import TextIO
 
 import click
 from rich.markup import escape
-from skysail_common.errors import InvalidInput
 
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, plain, print_json, print_table
+from skysail_common.errors import InvalidInput
 
 
 @click.command()

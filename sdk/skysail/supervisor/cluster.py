@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skysail.settings import CLUSTER_FILE
+from skysail.supervisor.child import Child, StartFailed, log_path, python_module
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition
 from skysail_common.lifecycle import BackgroundTasks, stop_event
 from skysail_common.paths import remove_socket_directory, socket_directory
-
-from skysail.settings import CLUSTER_FILE
-from skysail.supervisor.child import Child, StartFailed, log_path, python_module
 
 log = logging.getLogger(__name__)
 

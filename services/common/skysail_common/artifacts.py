@@ -11,6 +11,7 @@ A zip archive:
 import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,11 @@ CHUNK_BYTES = 1024 * 1024
 
 _MAX_MANIFEST_BYTES = 1024 * 1024
 
+# What zipfile raises for files that are no archive, or a broken, encrypted or odd one.
+_NOT_AN_ARTIFACT = (
+    zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError,
+)  # fmt: skip
+
 
 def example_file(index: int) -> str:
     """Return the name of the file with the example of input number `index`."""
@@ -45,7 +51,7 @@ class SpecRecord(_Record):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    content: int = 0
+    content: Content = Content.BINARY
 
     @classmethod
     def of(cls, spec: TensorSpec) -> "SpecRecord":
@@ -54,14 +60,12 @@ class SpecRecord(_Record):
             name=spec.name,
             datatype=spec.datatype.name,
             shape=spec.shape,
-            content=int(spec.content),
+            content=spec.content,
         )
 
     def spec(self) -> TensorSpec:
         """Return the specification of this record."""
-        return TensorSpec(
-            self.name, DataType.named(self.datatype), self.shape, Content(self.content)
-        )
+        return TensorSpec(self.name, DataType.named(self.datatype), self.shape, self.content)
 
 
 class SignatureRecord(_Record):
@@ -126,12 +130,12 @@ def read_manifest(file: Path | IO[bytes]) -> Manifest:
                 raise InvalidInput("the artifact's manifest.json is larger than 1 MiB")
             manifest = Manifest.model_validate_json(archive.read(info))
             archive.getinfo(MODEL_FILE)
-    except (zipfile.BadZipFile, KeyError, OSError, NotImplementedError) as error:
-        raise InvalidInput(f"the file is not an artifact of Skysail: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "text"
         raise InvalidInput(f"the artifact's manifest.json: {where}: {first['msg']}") from error
+    except _NOT_AN_ARTIFACT as error:
+        raise InvalidInput(f"the file is not an artifact of Skysail: {error}") from error
     signature = manifest.signature.signature()
     if manifest.example_shapes and len(manifest.example_shapes) != len(signature.inputs):
         raise InvalidInput("the artifact's example does not fit its signature")

@@ -6,9 +6,9 @@ class BackOff:
 
     def __init__(self, first_s: float, max_s: float) -> None:
         """Begins with `first_s` seconds and never gives more than `max_s`."""
-        self._first_s = first_s
+        self._first_s = min(first_s, max_s)
         self._max_s = max_s
-        self._next_s = first_s
+        self._next_s = self._first_s
 
     def next_s(self) -> float:
         """Return how long to wait before the next attempt, in seconds."""

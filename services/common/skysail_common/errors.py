@@ -106,7 +106,7 @@ class FailedPrecondition(SkysailError):
 
 
 class ModelInUse(FailedPrecondition):
-    """A version that is deployed, current or routed cannot be removed."""
+    """A version that is deployed, or that an application is routed to, cannot be removed."""
 
 
 class InputTypeMismatch(FailedPrecondition):

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skysail_common.errors import ModelFailed
-from skysail_common.tensors import Array, Content, DataType, TensorSpec
+from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.tensors import Array, Content, DataType, TensorSpec, narrowed
 
 Calling = Literal["array", "keywords", "mapping", "list"]
 """`array` one array [batch, …] as the only argument; `keywords` each array by its name; `mapping`
@@ -71,17 +71,18 @@ def as_array(name: str, value: Any) -> Array:
         value = value.detach().cpu()
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ModelFailed(f"{name!r} is not an array: {error}") from error
     if array.dtype.kind in "SUT":
-        array = array.astype(object)
+        # Once more, because numpy's own texts lose the zero bytes at their ends.
+        array = np.asarray(value, dtype=object)
     if array.dtype.kind == "O":
-        odd = next((x for x in array.ravel().tolist() if not isinstance(x, (str, bytes))), None)
-        if odd is not None:
-            raise ModelFailed(
-                f"{name!r} holds a value of type {type(odd).__name__}, which is neither a number "
-                "nor a text"
-            )
+        for element in array.ravel().tolist():
+            if not isinstance(element, (str, bytes)):
+                raise ModelFailed(
+                    f"{name!r} holds a value of type {type(element).__name__}; its elements must "
+                    "all be numbers of one datatype, or all texts"
+                )
     elif array.dtype.newbyteorder("=") not in _KNOWN_DTYPES:
         raise ModelFailed(f"{name!r} has numpy type {array.dtype}, which no datatype holds")
     return array
@@ -91,7 +92,8 @@ _KNOWN_DTYPES = {datatype.dtype.newbyteorder("=") for datatype in DataType}
 
 
 def _texts(result: Any) -> Array:
-    if not isinstance(result, (Sequence, np.ndarray)) or isinstance(result, (str, bytes)):
+    is_list = isinstance(result, Sequence) or (isinstance(result, np.ndarray) and result.ndim > 0)
+    if not is_list or isinstance(result, (str, bytes)):
         raise ModelFailed(
             f"the function returned a {type(result).__name__}; it must return a list with an "
             "element for each input"
@@ -131,7 +133,8 @@ def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: in
     array = outputs.get(spec.name)
     if array is None:
         raise ModelFailed(
-            f"the function returned {', '.join(map(repr, outputs))} but not output {spec.name!r}"
+            f"the function returned {', '.join(map(repr, outputs)) or 'nothing'} but not output "
+            f"{spec.name!r}"
         )
     if array.ndim == 0 or array.shape[0] != num_rows:
         got = "a single value" if array.ndim == 0 else f"{array.shape[0]} rows"
@@ -159,4 +162,7 @@ def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: in
             f"the function returned {array.dtype} in output {spec.name!r}, which does not fit "
             f"{spec.datatype.name}"
         )
-    return array.astype(spec.datatype.dtype)
+    try:
+        return narrowed(spec.name, array, spec.datatype)
+    except InvalidInput as error:
+        raise ModelFailed(f"the function's {error.message}") from error

@@ -9,6 +9,7 @@ from skysail_common.errors import InvalidInput
 MAX_NAME_LENGTH = 63
 """Longest name: what a DNS label or a Kubernetes label value may hold."""
 
+_INDEX = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 
 # The first segments of paths that frontends serve beside /{application}/predict.
@@ -90,6 +91,6 @@ class ReplicaId:
             InvalidInput: the text has another form.
         """
         version, _, index = text.rpartition("/")
-        if not (index.isascii() and index.isdigit()):
+        if not _INDEX.match(index):
             raise InvalidInput(f"{text[:80]!r} does not name a replica; write model:version/index")
         return cls(ModelVersion.parse(version), int(index))

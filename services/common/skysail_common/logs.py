@@ -77,12 +77,12 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the object; the traceback, if there is one, is under `traceback`."""
         event: dict[str, Any] = {
+            **_key_values(record),
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
             "event": record.getMessage(),
-            **_key_values(record),
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)

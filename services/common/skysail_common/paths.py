@@ -1,5 +1,6 @@
 """Where a cluster on one machine keeps its unix sockets."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -20,7 +21,7 @@ def socket_directory(data_dir: Path) -> Path:
     path would be too long for a socket.
 
     Raises:
-        FailedPrecondition: somebody else owns the directory.
+        FailedPrecondition: somebody else owns the directory, or it is none.
     """
     inside = data_dir.resolve() / "sockets"
     if len(os.fsencode(inside)) + 1 + _LONGEST_NAME <= _MAX_SOCKET_PATH_BYTES:
@@ -28,7 +29,9 @@ def socket_directory(data_dir: Path) -> Path:
     else:
         digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
         directory = Path(tempfile.gettempdir()) / f"skysail-{digest}"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What is there and no directory is refused below.
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700, parents=True)
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise FailedPrecondition(f"{directory} belongs to somebody else; remove it")

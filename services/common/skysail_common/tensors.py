@@ -260,12 +260,23 @@ def to_numpy(tensor: Tensor) -> Array:
     Raises:
         InvalidInput: the data do not fill the shape, or text is not UTF-8.
     """
+    elements = _elements(tensor)
+    try:
+        return elements.reshape(tensor.shape)
+    except (ValueError, OverflowError) as error:
+        # Sizes below 0, or more than memory has addresses for, whose product fits nevertheless.
+        raise InvalidInput(
+            f"tensor {tensor.name!r} has an impossible shape {list(tensor.shape)}"
+        ) from error
+
+
+def _elements(tensor: Tensor) -> Array:
     count = math.prod(tensor.shape)
     if tensor.datatype is DataType.BYTES:
         elements = split_bytes_elements(tensor.data, count)
         array = np.empty(count, dtype=object)
         array[:] = elements if tensor.content is Content.BINARY else _decode(tensor.name, elements)
-        return array.reshape(tensor.shape)
+        return array
     if len(tensor.data) != count * tensor.datatype.element_bytes:
         raise InvalidInput(
             f"tensor {tensor.name!r} of shape {list(tensor.shape)} needs "
@@ -274,9 +285,9 @@ def to_numpy(tensor: Tensor) -> Array:
     if tensor.datatype is DataType.BF16:
         # BF16 is the upper half of FP32.
         bits = np.left_shift(np.frombuffer(tensor.data, "<u2").astype("<u4"), 16)
-        floats: Array = bits.view("<f4").reshape(tensor.shape)
+        floats: Array = bits.view("<f4")
         return floats
-    return np.frombuffer(tensor.data, tensor.datatype.dtype).reshape(tensor.shape)
+    return np.frombuffer(tensor.data, tensor.datatype.dtype)
 
 
 def _decode(name: str, elements: Sequence[bytes]) -> list[str]:
@@ -292,7 +303,7 @@ def from_numpy(name: str, array: Array, content: Content | None = None) -> Tenso
     Args:
         name: Name of the tensor.
         array: The elements; those of an object array must be `str` or `bytes`.
-        content: What BYTES elements hold; None to tell by the first of them.
+        content: What BYTES elements hold; None for text if one of them is a `str`.
 
     Raises:
         InvalidInput: elements that no datatype holds.
@@ -306,7 +317,7 @@ def from_numpy(name: str, array: Array, content: Content | None = None) -> Tenso
     for element in array.ravel().tolist():
         if isinstance(element, str):
             is_text = True
-            elements.append(element.encode())
+            elements.append(_encode(name, element))
         elif isinstance(element, bytes):
             elements.append(element)
         else:
@@ -317,6 +328,16 @@ def from_numpy(name: str, array: Array, content: Content | None = None) -> Tenso
     if content is None:
         content = Content.TEXT if is_text else Content.BINARY
     return Tensor(name, datatype, array.shape, join_bytes_elements(elements), content)
+
+
+def _encode(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        # JSON can hold half a surrogate pair.
+        raise InvalidInput(
+            f"tensor {name!r} has a text that is not UTF-8: {error.reason}"
+        ) from error
 
 
 def cast(tensor: Tensor, datatype: DataType) -> Tensor:

@@ -9,8 +9,6 @@ from skysail_common.clock import MONOTONIC
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc import grpc_transport
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
-from skysail_protos.v1 import management_pb2
-
 from skysail_frontend.directory import Directory
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress import grpc_inference, grpc_query
@@ -18,6 +16,7 @@ from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.ingress.rest_clipper import RestClipper
 from skysail_frontend.ingress.rest_v2 import RestV2
 from skysail_frontend.settings import FrontendSettings
+from skysail_protos.v1 import management_pb2
 
 log = logging.getLogger(__name__)
 

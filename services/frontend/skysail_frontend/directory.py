@@ -9,20 +9,19 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 from google.protobuf.message import DecodeError
+
 from skysail_common.back_off import BackOff
 from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.contract import Connector
-from skysail_common.rpc.messages import signature_from_proto
+from skysail_common.rpc.messages import input_type_from_proto, signature_from_proto
 from skysail_common.rpc.statuses import from_rpc_error
-from skysail_common.tensors import InputType
-from skysail_protos.v1 import management_pb2, management_pb2_grpc, routing_pb2
-
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.replicas import Replica
 from skysail_frontend.routes import (
@@ -32,6 +31,7 @@ from skysail_frontend.routes import (
     RouteTable,
     ServedVersion,
 )
+from skysail_protos.v1 import management_pb2, management_pb2_grpc, routing_pb2
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Directory:
         self._dispatcher = dispatcher
         self._connector = connector
         self._snapshot_file = snapshot_file
-        self._replicas: dict[str, Replica] = {}
+        self._replicas: dict[ReplicaEndpoint, Replica] = {}
         self._tasks = BackgroundTasks()
         self.has_routes = asyncio.Event()
         """Set once there are routes, from management or from the file."""
@@ -59,6 +59,8 @@ class Directory:
             return
         try:
             snapshot = routing_pb2.RoutingSnapshot.FromString(self._snapshot_file.read_bytes())
+            if not snapshot.sequence:
+                raise InvalidInput("the file is empty")
             self._apply(snapshot)
         except (OSError, DecodeError, InvalidInput) as error:
             log.warning("the last routes cannot be read", extra={"error": str(error)})
@@ -108,7 +110,11 @@ class Directory:
             call.cancel()
 
     def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
-        self._apply(snapshot)
+        try:
+            self._apply(snapshot)
+        except InvalidInput as error:
+            log.error("routes are not usable; serving on", extra={"error": error.message})
+            return
         log.info(
             "routes applied",
             extra={
@@ -128,22 +134,20 @@ class Directory:
     def _apply(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
         table = table_of(snapshot)
         self._dispatcher.apply(table)
-        wanted: dict[str, tuple[ServedVersion, ReplicaEndpoint]] = {
-            replica.container_id: (served, replica)
-            for served in table.versions.values()
-            for replica in served.replicas
+        wanted = {
+            replica: served for served in table.versions.values() for replica in served.replicas
         }
-        for container_id in self._replicas.keys() - wanted.keys():
-            self._replicas.pop(container_id).retire()
-        for container_id in wanted.keys() - self._replicas.keys():
-            self._add(*wanted[container_id])
+        for endpoint in self._replicas.keys() - wanted.keys():
+            self._replicas.pop(endpoint).retire()
+        for endpoint in wanted.keys() - self._replicas.keys():
+            self._add(wanted[endpoint], endpoint)
         self.has_routes.set()
 
     def _add(self, served: ServedVersion, endpoint: ReplicaEndpoint) -> None:
         version = self._dispatcher.version(served.name)
         assert version is not None
         replica = Replica(endpoint, version, self._dispatcher, self._connector)
-        self._replicas[endpoint.container_id] = replica
+        self._replicas[endpoint] = replica
         version.replicas.append(replica)
         work = self._tasks.start(replica.run(), f"replica {endpoint.container_id}")
         # A retired replica stays until it has answered what it has.
@@ -170,12 +174,19 @@ def _application(message: routing_pb2.RoutedApplication) -> Application:
     has_default = message.HasField("default_output_json")
     return Application(
         name=message.name,
-        input_type=InputType(message.input_type),
+        input_type=input_type_from_proto(message.input_type),
         slo_s=message.slo.seconds + message.slo.nanos / 1e9,
         routes=tuple(Route(each.model, each.version, each.weight) for each in message.routes),
         has_default=has_default,
-        default_output=json.loads(message.default_output_json) if has_default else None,
+        default_output=_json(message.default_output_json) if has_default else None,
     )
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"a default output is not JSON: {error}") from error
 
 
 def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:

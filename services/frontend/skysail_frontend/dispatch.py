@@ -24,7 +24,6 @@ from skysail_common.errors import (
     SkysailError,
 )
 from skysail_common.identifiers import ModelVersion
-
 from skysail_frontend.batching.batcher import LAST_ATTEMPT, Batcher
 from skysail_frontend.batching.deadline_queue import DeadlineQueue
 from skysail_frontend.query import Outcome, Prediction, Query
@@ -283,7 +282,11 @@ class Dispatcher:
         now = self.clock()
         for version in marked:
             version.is_marked = False
-            version.dispatch(now)
+            try:
+                version.dispatch(now)
+            except Exception:
+                # A mistake of ours with one version must not keep the others from theirs.
+                log.exception("dispatch failed", extra={"version": version.served.name})
 
     def batch_answered(
         self,
@@ -327,21 +330,25 @@ class Dispatcher:
 
         Args:
             version: Whose batches they are.
-            batches: What was sent and will not be answered.
-            has_died: True where the replica ended unexpectedly; a query that this happens to
-                again and again is given up, because it may be the cause.
+            batches: What was sent and will not be answered, the oldest first.
+            has_died: True where the replica ended unexpectedly; a query that was being computed
+                then, again and again, is given up, because it may be the cause.
         """
         now = self.clock()
-        is_gone = self._versions.get(version.served.name) is not version
+        served = version.served
+        is_gone = served.num_replicas == 0 or self._versions.get(served.name) is not version
+        # A replica computes in order: only the oldest batch can be what ended it.
+        suspects = batches[0].queries if batches and has_died else ()
+        for query in suspects:
+            query.attempts += 1
         for query in [query for batch in batches for query in batch.queries]:
             if query.is_settled:
                 continue
-            query.attempts += has_died
             if query.attempts > LAST_ATTEMPT:
                 text = f"{query.attempts} replicas died while answering this query"
                 self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now)
             elif is_gone:
-                error = NoReadyReplica(f"model '{version.served.name}' was undeployed")
+                error = NoReadyReplica(f"model '{served.name}' has no replica any more")
                 self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
             else:
                 version.queue.push(query)
@@ -349,7 +356,8 @@ class Dispatcher:
 
     def _compact_deadlines(self) -> None:
         """Drop settled queries, whose deadlines may be far ahead."""
-        self._deadlines = [entry for entry in self._deadlines if not entry[2].is_settled]
+        # In place: it may be in use up the stack, where a callback submits at a deadline.
+        self._deadlines[:] = [entry for entry in self._deadlines if not entry[2].is_settled]
         heapq.heapify(self._deadlines)
         self._compact_at = max(_MIN_COMPACTION, 2 * len(self._deadlines))
 
@@ -373,10 +381,11 @@ class Dispatcher:
 
     def _expire(self, query: Query, now: float) -> None:
         """Give a query up at its deadline, wherever it is."""
+        was_waiting = query.is_queued or query.dispatched == 0.0
         self._leave_queue(query)
         assert query.version is not None
         name = query.version.name
-        if query.dispatched == 0.0 and not self.is_ready(name):
+        if was_waiting and not self.is_ready(name):
             text = f"model '{name}' has no ready replica"
             self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, NoReadyReplica(text), now)
             return

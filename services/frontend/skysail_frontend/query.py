@@ -1,11 +1,13 @@
 """A query and its prediction, as the core sees them."""
 
 import enum
+import logging
 from collections.abc import Callable, Sequence
 
 from skysail_common.errors import SkysailError
-
 from skysail_frontend.routes import Application, ServedVersion
+
+log = logging.getLogger(__name__)
 
 
 class Outcome(enum.IntEnum):
@@ -67,7 +69,7 @@ class Prediction:
 
 
 Settle = Callable[["Query", Prediction], None]
-"""Is called exactly once for a query that is not cancelled."""
+"""Is called exactly once for a query that is not cancelled, and with an error if it raises."""
 
 
 class Query:
@@ -79,6 +81,7 @@ class Query:
         "attempts",
         "deadline",
         "dispatched",
+        "input_bytes",
         "inputs",
         "is_queued",
         "is_settled",
@@ -118,6 +121,7 @@ class Query:
         self.application = application
         self.version = version
         self.inputs = inputs
+        self.input_bytes = sum(map(len, inputs))
         self.rows = rows
         self.variable_dims = variable_dims
         self.arrival = arrival
@@ -136,7 +140,13 @@ class Query:
         # What was asked is not needed any more, and others may hold the query for a while.
         self.inputs = ()
         prediction.total_s = now - self.arrival
-        self.settle(self, prediction)
+        try:
+            self.settle(self, prediction)
+        except Exception as error:
+            # A mistake of ours in one answer must not keep others from theirs.
+            log.error("query is not answered by a mistake of ours", exc_info=error)
+            failed = Prediction(prediction.outcome, error=SkysailError("internal error"))
+            self.settle(self, failed)
 
     def give_up(self, outcome: Outcome, explanation: str, error: SkysailError, now: float) -> None:
         """Settle the query without a model: by the default output, or by `error` without one."""

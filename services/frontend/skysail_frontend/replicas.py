@@ -5,13 +5,12 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import DecodeError
+
 from skysail_common.back_off import BackOff
 from skysail_common.clock import NEVER
 from skysail_common.errors import ModelFailed, SkysailError, Unavailable, error_of
 from skysail_common.rpc.contract import Connector, Link
 from skysail_common.tensors import DataType
-from skysail_protos.v1 import model_server_pb2 as pb
-
 from skysail_frontend.dispatch import (
     Batch,
     Dispatcher,
@@ -20,6 +19,7 @@ from skysail_frontend.dispatch import (
     VersionDispatcher,
 )
 from skysail_frontend.routes import ReplicaEndpoint
+from skysail_protos.v1 import model_server_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,11 @@ class Replica:
         """Keep the link open until the replica is retired and has answered what it has."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while not self._is_retired:
+            self._closed.clear()
             try:
                 link = await self._connector(self.endpoint, _PATH, self)
+                if self._closed.is_set():
+                    raise Unavailable("the link was lost as it opened")
             except Unavailable as error:
                 log.debug(
                     "replica is not reached",
@@ -73,14 +76,17 @@ class Replica:
                 )
                 await asyncio.sleep(back_off.next_s())
                 continue
-            back_off.reset()
-            self._closed.clear()
             self._link = link
+            opened = self._dispatcher.clock()
             log.info("replica is connected", extra={"container": self.container_id})
             self._dispatcher.mark(self._version)
-            if self._is_retired:
-                self._close_if_done()
+            self._close_if_done()
             await self._closed.wait()
+            if self._dispatcher.clock() - opened > _MAX_RETRY_S:
+                back_off.reset()
+            elif not self._is_retired:
+                # A peer that accepts and closes at once is not dialled without a pause.
+                await asyncio.sleep(back_off.next_s())
 
     def retire(self) -> None:
         """Send nothing any more; close once everything sent is answered."""
@@ -106,6 +112,10 @@ class Replica:
             batch = self._in_flight.pop(result.id, None)
         except DecodeError:
             log.error("replica sent what is no result", extra={"container": self.container_id})
+            # Which batch it was for cannot be told, and each would occupy the replica for ever.
+            if self._link is not None:
+                self._link.close()
+            self.link_closed("it sent what is no result", has_died=True)
             return
         if batch is None:
             log.error("replica answered an unknown batch", extra={"container": self.container_id})
@@ -172,9 +182,7 @@ def _split(
         IndexError, ValueError: the parts are more or less than the result holds.
     """
     specs = version.served.signature.outputs
-    failed: dict[int, SkysailError] = {
-        error.index: error_of("", error.code, error.message) for error in result.errors
-    }
+    failed: dict[int, SkysailError] = {error.index: _query_error(error) for error in result.errors}
     joined = list(result.outputs)
     ends = [0] * len(specs)
     dims, sizes = iter(result.variable_dims), iter(result.bytes_sizes)
@@ -208,11 +216,19 @@ def _split(
         answers.append(QueryOutputs(data, shapes))
     if any(end != len(part) for end, part in zip(ends, joined, strict=bool(joined))):
         raise ValueError(f"{[len(part) for part in joined]} bytes, not {ends}")
+    if next(dims, None) is not None or next(sizes, None) is not None:
+        raise ValueError("too many sizes of dimensions or of texts")
     return answers
+
+
+def _query_error(error: pb.BatchError) -> SkysailError:
+    if error.code == ModelFailed.status:
+        return ModelFailed(error.message)
+    return error_of("", error.code, error.message)
 
 
 def _next(values: Iterator[int], what: str) -> int:
     value = next(values, None)
-    if value is None:
-        raise ValueError(f"too few {what}")
+    if value is None or value < 0:
+        raise ValueError(f"too few {what}, or one below 0")
     return int(value)

@@ -9,7 +9,6 @@ from math import prod
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import DataType, Tensor, TensorSpec, cast, split_bytes_elements
-
 from skysail_frontend.routes import ServedVersion
 
 _MAX_DIMENSION = 2**40
@@ -91,7 +90,7 @@ def _ordered(
 def _check_shape(model: str, spec: TensorSpec, shape: tuple[int, ...], label: str) -> None:
     if len(shape) == len(spec.shape):
         for want, size in zip(spec.shape, shape, strict=True):
-            if not (size == want or (want == -1 and 0 < size <= _MAX_DIMENSION)):
+            if not (0 < size <= _MAX_DIMENSION and (size == want or want == -1)):
                 break
         else:
             return
@@ -112,9 +111,10 @@ def _check_size(model: str, spec: TensorSpec, tensor: Tensor, label: str) -> Non
         try:
             split_bytes_elements(tensor.data, count)
         except InvalidInput as error:
-            raise InvalidInput(
-                f"{label}{error.message} for inference input '{spec.name}' for model '{model}'"
-            ) from error
+            # Triton names the input in the midst of its text.
+            what, _, detail = error.message.replace(": ", ", ", 1).partition(", ")
+            where = f"'{spec.name}' for model '{model}'" if "elements" in what else f"'{spec.name}'"
+            raise InvalidInput(f"{label}{what} for inference input {where}, {detail}") from error
         return
     expected = count * spec.datatype.element_bytes
     if len(tensor.data) != expected:

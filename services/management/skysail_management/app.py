@@ -12,8 +12,6 @@ from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
 from skysail_common.store import Store
-from skysail_protos.v1 import management_pb2_grpc
-
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.containers.base import ContainerManager
 from skysail_management.containers.registry import find_container_manager
@@ -27,6 +25,7 @@ from skysail_management.records import Records
 from skysail_management.routing import Routing
 from skysail_management.servicer import ManagementServicer
 from skysail_management.settings import ManagementSettings
+from skysail_protos.v1 import management_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ async def run(settings: ManagementSettings) -> None:
             await stop_all(manager, settings.drain_timeout_s)
             await manager.close()
             return
-        store = Store(settings.redis_url, settings.cluster)
+        store = Store(settings.redis_url.get_secret_value(), settings.cluster)
         try:
             await store.open()
             await _serve(settings, store, manager)
@@ -87,7 +86,7 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
         settings.default_start_timeout_s,
         settings.prepare_timeout_s,
     )
-    deployments = Deployments(records, artifacts, models, reconciler, manager, events, defaults)
+    deployments = Deployments(records, models, reconciler, manager, events, defaults)
     servicer = ManagementServicer(
         cluster=settings.cluster,
         container_manager=manager.name,
@@ -104,6 +103,7 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
     management_pb2_grpc.add_ManagementServiceServicer_to_server(servicer, server.grpc)
     # Before the first frontend asks, so that it is never told less than what runs.
     await reconciler.start()
+    tasks.start(records.keep_fresh(reconciler.all_changed), "keep records fresh")
     await server.start()
     await server.set_serving(True)
     print_ready_line("management", grpc=endpoint)

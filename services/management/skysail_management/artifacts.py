@@ -1,5 +1,6 @@
 """Where artifacts are kept: one file each, named by the SHA-256 of its content."""
 
+import asyncio
 import hashlib
 import os
 import tempfile
@@ -40,18 +41,25 @@ class ArtifactStore:
             raise InvalidInput("sha256 must be 64 lower-case hexadecimal digits")
         return self._directory / sha256
 
-    def find(self, sha256: str) -> bool:
-        """Tell whether an artifact is kept; if so it stays for at least ten minutes."""
-        is_kept = self._path(sha256).is_file()
-        if is_kept:
-            self._promise(sha256)
-        return is_kept
+    async def find(self, sha256: str) -> bool:
+        """Tell whether an artifact is kept; if so it stays for at least ten minutes.
+
+        One that is no longer what it was is removed, so that it is uploaded again.
+        """
+        path = self._path(sha256)
+        if not path.is_file():
+            return False
+        if await asyncio.to_thread(file_sha256, path) != sha256:
+            path.unlink(missing_ok=True)
+            return False
+        self._promise(sha256)
+        return True
 
     def _promise(self, sha256: str) -> None:
         self._promised[sha256] = self._clock() + _PROMISE_S
 
-    def registered(self, sha256: str) -> None:
-        """Say that a version has the artifact now: it stays for as long as the version."""
+    def release(self, sha256: str) -> None:
+        """Say that nobody is about to deploy an artifact: it stays while a version has it."""
         self._promised.pop(sha256, None)
 
     def size_bytes(self, sha256: str) -> int:

@@ -3,11 +3,11 @@
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.messages import duration, signature_to_proto
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
-from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
-
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent
 from skysail_management.reconciler.version_loop import VersionLoop
@@ -19,6 +19,7 @@ from skysail_management.records import (
     VersionRecord,
 )
 from skysail_management.routing import RoutingState, VersionRouting, Watcher
+from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
 
 
 def _timestamp(moment: datetime) -> Timestamp:
@@ -96,7 +97,7 @@ def _replicas(
         if replica_id not in present:
             state = management_pb2.ReplicaState.ValueType(ReplicaState.PENDING)
             found.append(management_pb2.Replica(replica_id=replica_id, state=state))
-    return sorted(found, key=lambda message: message.replica_id)
+    return sorted(found, key=lambda message: ReplicaId.parse(message.replica_id).index)
 
 
 def version_to_proto(

@@ -1,16 +1,22 @@
 """What operators asked for, as records of the store with a mirror in memory."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
 from skysail_common.artifacts import SignatureRecord
+from skysail_common.back_off import BackOff
 from skysail_common.errors import Conflict, StoreUnavailable
 from skysail_common.identifiers import ModelVersion
 from skysail_common.store import Change, Store, Stored, Table
 from skysail_common.store.store import ABSENT
 from skysail_common.tensors import InputType, Signature
+
+_FIRST_RETRY_S = 0.1
+_MAX_RETRY_S = 1.0
 
 
 class Record(BaseModel):
@@ -179,7 +185,11 @@ class Records:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._is_stale = True
+        self._stale = asyncio.Event()
+        self._stale.set()
+        self._num_commits = 0
+        self.lock = asyncio.Lock()
+        """Held from the checks of a change to its commit, which guards only what it writes."""
         self.applications = RecordTable(Table.APPLICATIONS, ApplicationRecord)
         self.models = RecordTable(Table.MODELS, ModelRecord)
         self.versions = RecordTable(Table.VERSIONS, VersionRecord)
@@ -191,9 +201,34 @@ class Records:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        for table in (self.applications, self.models, self.versions, self.deployments):
-            table.load(await self._store.read(table.table))
-        self._is_stale = False
+        tables: list[RecordTable[Any]] = [
+            self.applications, self.models, self.versions, self.deployments,
+        ]  # fmt: skip
+        num_commits = -1
+        self._stale.clear()
+        try:
+            # What was read before a commit of ours was made must not hide it.
+            while num_commits != self._num_commits:
+                num_commits = self._num_commits
+                rows = [await self._store.read(table.table) for table in tables]
+        except BaseException:
+            self._stale.set()
+            raise
+        for table, found in zip(tables, rows, strict=True):
+            table.load(found)
+
+    async def keep_fresh(self, on_change: Callable[[], None]) -> None:
+        """Read the mirror anew, and call `on_change`, whenever it may differ from the store."""
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        while True:
+            await self._stale.wait()
+            try:
+                await self.load()
+            except StoreUnavailable:
+                await asyncio.sleep(back_off.next_s())
+            else:
+                back_off.reset()
+                on_change()
 
     async def commit(self, changes: Iterable[PendingChange]) -> None:
         """Make all changes durable and visible at once.
@@ -201,19 +236,19 @@ class Records:
         Raises:
             Conflict: another changed one of the records first; nothing was changed, and the
                 mirror shows what the other wrote.
-            StoreUnavailable: the store does not answer; the mirror is read anew before the next
-                commit, because the store may have made the changes after all.
+            StoreUnavailable: the store does not answer; the mirror is read anew as soon as it
+                does, because it may have made the changes after all.
         """
         pending = list(changes)
-        if self._is_stale:
-            await self.load()
         try:
             revision = await self._store.commit([change.to_change() for change in pending])
-        except StoreUnavailable:
-            self._is_stale = True
-            raise
         except Conflict:
             await self.load()
             raise
+        except BaseException:
+            # Also where the caller went away: the store may have made the changes.
+            self._stale.set()
+            raise
+        self._num_commits += 1
         for change in pending:
             change.apply(revision)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from skysail_common.states import ReplicaState
-
 from skysail_management.containers.base import Container
 from skysail_management.records import ApplicationRecord, DeploymentRecord, Records, VersionRecord
 

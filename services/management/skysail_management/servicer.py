@@ -5,15 +5,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
+
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, StoreUnavailable, Unauthenticated
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.rpc.messages import input_type_from_proto, seconds
 from skysail_common.store import Store
 from skysail_common.tokens import is_token_of
-from skysail_protos.v1 import management_pb2 as pb
-from skysail_protos.v1 import management_pb2_grpc, routing_pb2
-
 from skysail_management import messages
 from skysail_management.artifacts import ArtifactStore, chunks_of
 from skysail_management.operations.applications import Applications
@@ -22,6 +20,8 @@ from skysail_management.operations.models import Models
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import Records, RouteRecord, VersionRecord
 from skysail_management.routing import Routing, Watcher
+from skysail_protos.v1 import management_pb2 as pb
+from skysail_protos.v1 import management_pb2_grpc, routing_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -160,7 +160,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     async def FindArtifact(
         self, request: pb.FindArtifactRequest, context: Context
     ) -> pb.FindArtifactResponse:
-        return pb.FindArtifactResponse(is_stored=self._artifacts.find(request.sha256))
+        return pb.FindArtifactResponse(is_stored=await self._artifacts.find(request.sha256))
 
     async def UploadArtifact(
         self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
+
 from skysail_common.settings import Port, ServiceSettings
 
 
@@ -19,8 +20,11 @@ class ManagementSettings(ServiceSettings):
     data_dir: Path
     """Directory for artifacts, and for what the local container manager keeps."""
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", validation_alias="SKYSAIL_REDIS_URL")
-    """Server that speaks the Redis protocol; holds all durable state."""
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), validation_alias="SKYSAIL_REDIS_URL"
+    )
+    """Server that speaks the Redis protocol; holds all durable state. A secret: it may have a
+    password."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""

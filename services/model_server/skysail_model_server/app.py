@@ -21,15 +21,15 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import uvloop
+
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.logs import configure
+from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
 from skysail_common.settings import read_settings
 from skysail_common.states import ExitCode
-from skysail_protos.v1 import model_server_pb2_grpc
-
 from skysail_model_server.execution import Execution
 from skysail_model_server.fetching import fetch_artifact
 from skysail_model_server.loading import LoadFailed, load_model
@@ -37,6 +37,7 @@ from skysail_model_server.log_file import LogFile
 from skysail_model_server.model import Model
 from skysail_model_server.servicer import Job, ModelServerServicer
 from skysail_model_server.settings import ModelServerSettings
+from skysail_protos.v1 import model_server_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class _IoThread:
             self._jobs.put(None)
 
     async def _serve(self) -> None:
-        server = GrpcServer([_SERVICE])
+        server = GrpcServer([_SERVICE], max_message_bytes=MAX_LINK_MESSAGE_BYTES)
         model_server_pb2_grpc.add_ModelServerServicer_to_server(self._servicer, server.grpc)
         server.bind(self._settings.listen_address)
         await server.start()

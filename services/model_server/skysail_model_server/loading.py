@@ -7,9 +7,11 @@ import platform
 import sys
 import traceback
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+
 from skysail_common.artifacts import (
     MODEL_FILE,
     MODULES_DIRECTORY,
@@ -19,7 +21,6 @@ from skysail_common.artifacts import (
 )
 from skysail_common.errors import SkysailError
 from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
-
 from skysail_model_server.model import Model
 
 log = logging.getLogger(__name__)
@@ -47,18 +48,19 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
             archive.extractall(work_dir, modules)
             pickled = archive.read(MODEL_FILE)
             example = _example(archive, manifest, signature)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise LoadFailed(f"the artifact is corrupt: {error}") from error
     sys.path.insert(0, str((work_dir / MODULES_DIRECTORY).resolve()))
     try:
         function = pickle.loads(pickled)
-    except Exception as error:
+    # All of them: SystemExit is no Exception, and no signal raises here.
+    except BaseException as error:
         raise LoadFailed(_told("loading the function failed", error, differing)) from error
     model = Model(function, manifest.calling, signature)
     if example:
         try:
             model.predict(example, len(example[0]))
-        except Exception as error:
+        except BaseException as error:
             what = "the function failed on the warm-up query"
             raise LoadFailed(_told(what, error, differing)) from error
     return model
@@ -111,7 +113,7 @@ def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature)
     return arrays
 
 
-def _told(what: str, error: Exception, differing: list[str]) -> str:
+def _told(what: str, error: BaseException, differing: list[str]) -> str:
     trace = "".join(traceback.format_exception(error)).rstrip()
     lines = [f"{what}: {type(error).__name__}: {error}", trace]
     if differing:

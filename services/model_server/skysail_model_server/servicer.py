@@ -8,13 +8,13 @@ from time import perf_counter_ns
 from typing import Any
 
 import grpc.aio
+
 from skysail_common.errors import Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.messages import signature_to_proto
+from skysail_model_server.model import Model
 from skysail_protos.v1 import model_server_pb2 as pb
 from skysail_protos.v1 import model_server_pb2_grpc
-
-from skysail_model_server.model import Model
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -6,9 +6,10 @@ import grpc.aio
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message either way, unless a setting says otherwise."""
 
+MAX_LINK_MESSAGE_BYTES = 1024 * 1024 * 1024
+"""Largest batch or result between frontends and model servers: a batch of large queries."""
+
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # A peer that vanished without a word is noticed within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -19,9 +20,13 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-def open_channel(endpoint: str) -> grpc.aio.Channel:
+def open_channel(endpoint: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
     """Return a channel to `host:port` or `unix:/path`; it connects when first used."""
-    options: list[tuple[str, int | str]] = list(_OPTIONS)
+    options: list[tuple[str, int | str]] = [
+        *_OPTIONS,
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+    ]
     if endpoint.startswith("unix:"):
         # Over a unix socket grpcio would send the percent-encoded path as :authority, which
         # strict HTTP/2 servers refuse.

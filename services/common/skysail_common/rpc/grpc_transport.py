@@ -12,7 +12,7 @@ import grpc.aio
 
 from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import SkysailError, Unavailable
-from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES, open_channel
 from skysail_common.rpc.contract import (
     Link,
     LinkObserver,
@@ -150,7 +150,7 @@ def _stream(path: str, handler: StreamHandler) -> Any:
 
 async def connect(endpoint: str, path: str, observer: LinkObserver) -> Link:
     """Open a link (see `rpc.contract.Connector`)."""
-    channel = open_channel(endpoint)
+    channel = open_channel(endpoint, MAX_LINK_MESSAGE_BYTES)
     try:
         call: Any = channel.stream_stream(path)()
         # The peer sends its headers when it accepts the stream, which only the link's own

@@ -1,12 +1,10 @@
 """Tensors and signatures as protobuf messages, and back."""
 
-import math
-
 from google.protobuf.duration_pb2 import Duration
-from skysail_protos.v1 import tensors_pb2
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import Content, DataType, InputType, Signature, Tensor, TensorSpec
+from skysail_protos.v1 import tensors_pb2
 
 _MAX_DURATION_S = 86_400 * 365.0
 
@@ -108,7 +106,13 @@ def input_type_from_proto(number: int) -> InputType:
 
 
 def duration(seconds: float) -> Duration:
-    """Return the message of a duration."""
+    """Return the message of a duration.
+
+    Raises:
+        InvalidInput: it is longer than a year, or no number.
+    """
+    if not abs(seconds) <= _MAX_DURATION_S:
+        raise InvalidInput(f"a duration is at most a year, got {seconds} s")
     message = Duration()
     message.FromNanoseconds(round(seconds * 1e9))
     return message
@@ -121,6 +125,6 @@ def seconds(name: str, message: Duration) -> float:
         InvalidInput: it is not greater than 0, or longer than a year; the message names it.
     """
     value = message.seconds + message.nanos / 1e9
-    if not (0 < value <= _MAX_DURATION_S and math.isfinite(value)):
+    if not 0 < value <= _MAX_DURATION_S:
         raise InvalidInput(f"{name} must be greater than 0 and at most a year, got {value} s")
     return value

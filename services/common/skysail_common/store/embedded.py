@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from skysail_common.errors import FailedPrecondition, StoreUnavailable
@@ -76,7 +78,7 @@ async def stop_stray(socket: Path) -> None:
     """
     if not socket.exists():
         return
-    client = redis.asyncio.Redis(unix_socket_path=str(socket), socket_timeout=2.0)
+    client = _client(socket)
     try:
         with contextlib.suppress(RedisError, OSError):
             # The connection ends without an answer when the server obeys.
@@ -100,7 +102,7 @@ async def wait_until_ready(socket: Path) -> None:
     Raises:
         StoreUnavailable: it does not within 15 seconds.
     """
-    client = redis.asyncio.Redis(unix_socket_path=str(socket), socket_timeout=2.0)
+    client = _client(socket)
     try:
         for _ in range(int(_START_TIMEOUT_S / 0.02)):
             try:
@@ -113,3 +115,10 @@ async def wait_until_ready(socket: Path) -> None:
     finally:
         await client.aclose()
     raise StoreUnavailable(f"the embedded store did not answer within {_START_TIMEOUT_S:.0f} s")
+
+
+def _client(socket: Path) -> redis.asyncio.Redis:
+    # Trying again is done here, where it is known what for.
+    return redis.asyncio.Redis(
+        unix_socket_path=str(socket), socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
+    )

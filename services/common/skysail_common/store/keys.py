@@ -9,7 +9,7 @@ in one slot and a script may change several at once.
 | `{skysail:<cluster>}:models` | hash | model → record: current and previous versions | promote, roll back |
 | `{skysail:<cluster>}:versions` | hash | model:version → record, immutable | register, deploy |
 | `{skysail:<cluster>}:deployments` | hash | model:version → record: desired state | deploy, scale |
-| `{skysail:<cluster>}:meta` | hash | `revision` → number of the last commit; `secret` → key of the replicas' tokens; `format` → version of this layout | every commit |
+| `{skysail:<cluster>}:meta` | hash | `revision` → number of the last commit; `last_commit` → id of the last commit; `secret` → key of the replicas' tokens; `format` → version of this layout | every commit |
 
 A record is stored as its revision, a line feed, and JSON.
 """

@@ -17,12 +17,16 @@ from skysail_common.store.keys import FORMAT, Table, meta_key, table_key
 ABSENT = 0
 """Revision of a record that does not exist."""
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 2.0
 
 # Checks every expected revision before it changes anything; a script runs alone, so that a
-# commit is seen whole or not at all. A value is its revision, a line feed, and JSON.
+# commit is seen whole or not at all. A value is its revision, a line feed, and JSON. A commit that
+# was made but whose answer got lost is sent again under the same id and answered as before.
 _COMMIT = """
-local count = tonumber(ARGV[1])
+if redis.call('HGET', KEYS[1], 'last_commit') == ARGV[1] then
+  return {tonumber(redis.call('HGET', KEYS[1], 'revision')), ''}
+end
+local count = #KEYS - 1
 for i = 0, count - 1 do
   local key, field, expected = KEYS[2 + i], ARGV[2 + i * 3], ARGV[3 + i * 3]
   local stored = redis.call('HGET', key, field)
@@ -31,6 +35,7 @@ for i = 0, count - 1 do
   if revision ~= expected then return {-1, field} end
 end
 local revision = redis.call('HINCRBY', KEYS[1], 'revision', 1)
+redis.call('HSET', KEYS[1], 'last_commit', ARGV[1])
 for i = 0, count - 1 do
   local key, field, value = KEYS[2 + i], ARGV[2 + i * 3], ARGV[4 + i * 3]
   if value == '' then redis.call('HDEL', key, field)
@@ -76,7 +81,7 @@ class Store:
             decode_responses=True,
             socket_timeout=_TIMEOUT_S,
             socket_connect_timeout=_TIMEOUT_S,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=2),
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=1),
         )
         self._commit = self._redis.register_script(_COMMIT)
 
@@ -139,7 +144,7 @@ class Store:
                 known.
         """
         keys = [meta_key(self._cluster)]
-        arguments: list[str | int] = [len(changes)]
+        arguments: list[str | int] = [secrets.token_hex(8)]
         for change in changes:
             keys.append(table_key(self._cluster, change.table))
             arguments += [change.name, change.expected_revision, change.json or ""]

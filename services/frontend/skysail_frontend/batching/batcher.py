@@ -7,6 +7,10 @@ LAST_ATTEMPT = 2
 """A query that lost its replica so many times is sent alone: it may be what ends replicas."""
 
 
+MAX_BATCH_BYTES = 64 * 1024 * 1024
+"""Input data of one batch; a query that is larger travels alone."""
+
+
 class Batcher:
     """Decides which queries the next batch holds."""
 
@@ -18,17 +22,23 @@ class Batcher:
         """Return the queries of the next batch, in the order of their deadlines.
 
         Returns:
-            At most `max_batch_size` rows; empty where no query waits. A query is never split.
+            At most `max_batch_size` rows and `MAX_BATCH_BYTES`; empty where no query waits. A
+            query is never split.
         """
         queue = self._queue
         batch: list[Query] = []
-        rows = 0
+        rows = size = 0
         while (head := queue.peek()) is not None:
-            if batch and (rows + head.rows > self.max_batch_size or head.attempts >= LAST_ATTEMPT):
+            if batch and (
+                rows + head.rows > self.max_batch_size
+                or size + head.input_bytes > MAX_BATCH_BYTES
+                or head.attempts >= LAST_ATTEMPT
+            ):
                 break
             queue.pop()
             batch.append(head)
             rows += head.rows
+            size += head.input_bytes
             if head.attempts >= LAST_ATTEMPT:
                 break
         return batch

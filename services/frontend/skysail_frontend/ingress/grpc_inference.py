@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound
 from skysail_common.rpc.contract import Call, UnaryHandler
 from skysail_common.tensors import DataType, Tensor, TensorSpec, join_bytes_elements, narrowed
-from skysail_protos.inference import grpc_service_pb2 as pb
-
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_timeout_s
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
 from skysail_frontend.query import Prediction, Query
+from skysail_protos.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -36,6 +36,8 @@ _CONTENTS_FIELD = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
+# The widest type of each field, which is what Triton calls it.
+_FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
 
 
 class GrpcInference:
@@ -197,10 +199,10 @@ def _typed_data(
     expected = _CONTENTS_FIELD.get(datatype)
     for field, _ in message.contents.ListFields():
         if field.name != expected:
-            kind = next((t.name for t, name in _CONTENTS_FIELD.items() if name == field.name), "?")
             raise InvalidInput(
                 f"unexpected explicit tensor data for input tensor '{message.name}' for model "
-                f"'{model}' of type '{kind}', expected datatype '{datatype.name}'"
+                f"'{model}' of type '{_FIELD_TYPE[field.name]}', expected datatype "
+                f"'{datatype.name}'"
             )
     if expected is None:
         raise InvalidInput(
@@ -213,8 +215,11 @@ def _typed_data(
 
 
 def _packed(name: str, elements: Sequence[Any], datatype: DataType) -> bytes:
-    wide = np.array(elements, dtype=None if elements else datatype.dtype)
-    return narrowed(name, wide, datatype).tobytes()
+    dtype = datatype.dtype
+    if dtype.kind in "iu" and dtype.itemsize < 4:
+        # As wide as the field, so that a number that does not fit is noticed.
+        dtype = np.dtype(f"{dtype.kind}4")
+    return narrowed(name, np.array(elements, dtype), datatype).tobytes()
 
 
 def _wanted_outputs(request: pb.ModelInferRequest, target: Target) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """Door: skysail.v1.QueryService."""
 
 import asyncio
+import logging
 import secrets
 from collections import deque
 from collections.abc import Mapping
@@ -8,16 +9,17 @@ from itertools import count
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
+
 from skysail_common.errors import InvalidInput, SkysailError
-from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
-from skysail_protos.v1 import query_pb2 as pb
-
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import find_target, make_query
 from skysail_frontend.query import Prediction, Query, Settle
+from skysail_protos.v1 import query_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 SERVICE = "skysail.v1.QueryService"
 
@@ -90,18 +92,21 @@ class GrpcQuery:
     async def predict_stream(self, stream: Stream) -> None:
         """Answer the queries of a stream, each when it is ready."""
         session = _StreamSession(stream, self._max_stream_queries)
-        tasks = BackgroundTasks()
-        sending = tasks.start(session.send_answers(), "stream answers")
+        sending = asyncio.create_task(session.send_answers(), name="stream answers")
         try:
             async for message in stream:
                 await session.room_for_one()
                 self._ask(session, message, stream.deadline)
             session.end()
-            await sending
+            await asyncio.wait({sending})
         finally:
             for query in session.unanswered.values():
                 self._dispatcher.cancel(query)
-            await tasks.stop()
+            sending.cancel()
+            (error,) = await asyncio.gather(sending, return_exceptions=True)
+            if isinstance(error, Exception):
+                # Sending fails where the client went away, which is no mistake of ours.
+                log.info("answers of a stream are not sent", extra={"error": str(error)})
 
     def _ask(self, session: "_StreamSession", message: bytes, deadline: float) -> None:
         query_id = ""

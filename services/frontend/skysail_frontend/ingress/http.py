@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
 from skysail_common.errors import (
     InvalidInput,
     ModelFailed,
     SkysailError,
     Status,
 )
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import Prediction, Query, Settle
 
@@ -72,10 +73,17 @@ async def read_json(request: Request, max_bytes: int) -> Any:
 def json_response(value: Any, status: int = 200) -> Response:
     """Return a response with a JSON body; numpy arrays become lists, NaN becomes null."""
     try:
-        body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        body = orjson.dumps(value, _plain, orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise ModelFailed(f"the answer cannot be written as JSON: {error}") from error
     return Response(body, status, media_type="application/json")
+
+
+def _plain(value: Any) -> Any:
+    # orjson itself writes arrays of numbers only.
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a value of type {type(value).__name__}")
 
 
 async def predict(

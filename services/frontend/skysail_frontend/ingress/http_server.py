@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
-from skysail_common.errors import FailedPrecondition, SkysailError
-from skysail_common.rpc.statuses import as_skysail_error
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from skysail_common.errors import FailedPrecondition, SkysailError
+from skysail_common.rpc.statuses import as_skysail_error
 from skysail_frontend.ingress.http import http_status, json_response
 from skysail_frontend.ingress.rest_clipper import clipper_error
 

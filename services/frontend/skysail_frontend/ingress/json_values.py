@@ -1,11 +1,11 @@
 """JSON values as tensors, and tensors as JSON values."""
 
 import base64
-import binascii
 from typing import Any
 
 import numpy as np
 import orjson
+
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import (
     Array,
@@ -18,7 +18,12 @@ from skysail_common.tensors import (
     to_numpy,
 )
 
-_KINDS = {"b": "truth values", "i": "integers", "u": "integers", "f": "numbers", "O": "texts"}
+_KINDS: dict[str, tuple[str, set[type]]] = {
+    "b": ("truth values", {bool}),
+    "i": ("integers", {int}),
+    "u": ("integers", {int}),
+    "f": ("numbers", {int, float}),
+}
 
 
 def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
@@ -28,25 +33,20 @@ def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
         InvalidInput: it holds something else, its rows differ in length, or a number does not
             fit.
     """
+    # Objects first: left to itself, numpy makes floating-point numbers of large integers, integers
+    # of truth values, and of texts an array in which each is as long as the longest.
+    array: Array = np.array(value, dtype=object)
     if datatype is DataType.BYTES:
-        array = np.array(value, dtype=object)
-        odd = next((each for each in array.ravel().tolist() if not isinstance(each, str)), None)
-        if odd is not None:
-            raise InvalidInput(f"input {name!r} takes texts, got {_shown(odd)}")
+        for each in array.ravel().tolist():
+            if not isinstance(each, str):
+                raise InvalidInput(f"input {name!r} takes texts, got {_shown(each)}")
         return array
-    try:
-        array = np.array(value)
-    except ValueError as error:
-        raise InvalidInput(f"input {name!r} has rows of different lengths") from error
-    target = datatype.dtype
-    if array.size == 0:
-        return array.astype(target)
-    is_fit = (
-        array.dtype.kind == target.kind
-        or (array.dtype.kind in "iu" and target.kind in "iuf")
-    )  # fmt: skip
-    if not is_fit:
-        raise InvalidInput(f"input {name!r} takes {_KINDS[target.kind]}, got {_shown(value)}")
+    what, accepted = _KINDS[datatype.dtype.kind]
+    found = set(map(type, array.ravel().tolist()))
+    if list in found:
+        raise InvalidInput(f"input {name!r} has rows of different lengths")
+    if not found <= accepted:
+        raise InvalidInput(f"input {name!r} takes {what}, got {_shown(value)}")
     return narrowed(name, array, datatype)
 
 
@@ -82,7 +82,7 @@ def _decoded(name: str, value: Any) -> bytes:
         raise InvalidInput(f"input {name!r} takes bytes as a base64 text, got {_shown(value)}")
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidInput(f"input {name!r} is not base64: {error}") from error
 
 

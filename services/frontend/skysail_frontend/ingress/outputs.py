@@ -1,13 +1,13 @@
 """The outputs of a prediction as tensors: what the model gave, or the default output."""
 
+import json
 from typing import Any
 
 import numpy as np
-import orjson
+
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.functions import OUTPUT_NAME, as_array
 from skysail_common.tensors import Content, DataType, Tensor, TensorSpec, cast, from_numpy
-
 from skysail_frontend.query import Prediction, Query
 from skysail_frontend.routes import ServedVersion
 
@@ -39,21 +39,21 @@ def default_tensors(value: Any, rows: int, version: ServedVersion | None) -> lis
 
 def _default_tensor(name: str, value: Any, rows: int, spec: TensorSpec | None) -> Tensor:
     try:
-        array = as_array(name, [value] * rows)
-    except ModelFailed:
-        text = np.array([_json(value)] * rows, dtype=object)
-        return from_numpy(name, text, Content.JSON_OR_TEXT)
-    tensor = from_numpy(name, array)
+        tensor = from_numpy(name, as_array(name, [value] * rows))
+    except (ModelFailed, InvalidInput):
+        return _text_tensor(name, value, rows)
     if spec is None or tensor.datatype is spec.datatype:
         return tensor
     if spec.datatype is DataType.BYTES:
-        text = np.array([_json(value)] * rows, dtype=object)
-        return from_numpy(name, text, Content.JSON_OR_TEXT)
+        return _text_tensor(name, value, rows)
     try:
         return cast(tensor, spec.datatype)
     except InvalidInput:
         return tensor
 
 
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+def _text_tensor(name: str, value: Any, rows: int) -> Tensor:
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    # Half a surrogate pair, which JSON may hold, is no text.
+    text = text.encode(errors="replace").decode()
+    return from_numpy(name, np.array([text] * rows, dtype=object), Content.JSON_OR_TEXT)

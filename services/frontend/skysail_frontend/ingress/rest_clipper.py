@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skysail_common.errors import InvalidInput, SkysailError
-from skysail_common.tensors import Tensor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http import json_response, predict, read_json

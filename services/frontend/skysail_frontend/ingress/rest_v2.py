@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from skysail_common import __version__
-from skysail_common.errors import InvalidInput, ModelNotFound, Unsupported
-from skysail_common.tensors import DataType, Tensor, TensorSpec, from_numpy
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from skysail_common import __version__
+from skysail_common.errors import InvalidInput, ModelNotFound, Unsupported
+from skysail_common.tensors import DataType, Tensor, TensorSpec, from_numpy
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.grpc_inference import EXTENSIONS
 from skysail_frontend.ingress.http import json_response, predict, read_json

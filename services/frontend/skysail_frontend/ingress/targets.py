@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from skysail_common.errors import ApplicationNotFound
 from skysail_common.tensors import Tensor
-
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import Query, Settle, sooner
 from skysail_frontend.routes import Application, RouteTable, ServedVersion

@@ -77,7 +77,7 @@ class Container:
     """End of its log, where it failed."""
     started_at: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    """What marks it as ours: cluster, model, version, replica."""
+    """What marks it as ours: cluster, model, version, replica, artifact (its SHA-256)."""
 
 
 class ContainerManager(ABC):
@@ -136,7 +136,7 @@ class ContainerManager(ABC):
 
     @abstractmethod
     async def list(self) -> Sequence[Container]:
-        """Return every live container, and those that failed and are not yet swept."""
+        """Return every live container."""
 
     @abstractmethod
     def watch(self) -> AsyncIterator[Container]:

@@ -103,9 +103,11 @@ class Environments:
         if not self._directory.is_dir():
             return
         for directory in self._directory.iterdir():
-            lock = self._locks.get(directory.name)
-            if directory.name not in keys and not (lock and lock.locked()):
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            lock = self._locks.setdefault(directory.name, asyncio.Lock())
+            if directory.name not in keys and not lock.locked():
+                # Whoever prepares it meanwhile makes it anew.
+                async with lock:
+                    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 def environment_key(requirements: Sequence[str]) -> str:

@@ -28,7 +28,6 @@ from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.paths import remove_socket_directory, socket_directory
 from skysail_common.states import ExitCode, ReplicaState
-
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
@@ -42,6 +41,7 @@ from skysail_management.containers.environments import Environments
 from skysail_management.containers.processes import (
     is_same_process,
     kill_processes_in,
+    signal_process,
     signal_session,
     started_at,
     wait_for_exit,
@@ -96,11 +96,15 @@ class LocalProcessManager(ContainerManager):
             elif is_same_process(replica.pid, replica.start):
                 self._follow(replica)
                 log.info("took over a replica", extra={"replica": replica.container.replica_id})
+            else:
+                _socket_of(replica).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Let go of all processes without stopping them."""
         await self._tasks.stop()
-        remove_socket_directory(self._data_dir)
+        if not self._replicas:
+            # One that is starting will need it.
+            remove_socket_directory(self._data_dir)
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Make sure that there is an environment for the version."""
@@ -120,10 +124,10 @@ class LocalProcessManager(ContainerManager):
         version = spec.replica_id.model_version
         container_id = f"{version.model_name}.{version.version}.{spec.replica_id.index}-{suffix}"
         directory = self._directory / container_id
-        (directory / "work").mkdir(parents=True, mode=0o700)
         endpoint = f"unix:{socket_directory(self._data_dir) / suffix}.sock"
         python = self._environments.python(spec.version.requirements)
         try:
+            (directory / "work").mkdir(parents=True, mode=0o700)
             with (directory / "replica.log").open("ab") as log_file:
                 child = subprocess.Popen(
                     [str(python), "-m", "skysail_model_server"],
@@ -143,7 +147,7 @@ class LocalProcessManager(ContainerManager):
             ReplicaState.STARTING,
             endpoint,
             started_at=datetime.now(timezone.utc),
-            labels=self._labels(spec.replica_id),
+            labels=self._labels(spec),
         )
         # A process that has ended already is still a zombie of ours: its start can be read.
         start = started_at(child.pid) or 0.0
@@ -152,12 +156,13 @@ class LocalProcessManager(ContainerManager):
         self._follow(replica)
         return container
 
-    def _labels(self, replica_id: ReplicaId) -> dict[str, str]:
+    def _labels(self, spec: ReplicaSpec) -> dict[str, str]:
         return {
             "cluster": self._cluster,
-            "model": replica_id.model_version.model_name,
-            "version": replica_id.model_version.version,
-            "replica": str(replica_id.index),
+            "model": spec.replica_id.model_version.model_name,
+            "version": spec.replica_id.model_version.version,
+            "replica": str(spec.replica_id.index),
+            "artifact": spec.version.artifact_sha256,
         }
 
     def _environment(self, spec: ReplicaSpec, endpoint: str, directory: Path) -> dict[str, str]:
@@ -192,7 +197,8 @@ class LocalProcessManager(ContainerManager):
             return
         replica.is_stopping = True
         self._set(replica, ReplicaState.DRAINING)
-        signal_session(replica.pid, signal.SIGTERM)
+        # It alone: what it finishes may need the processes that it started.
+        signal_process(replica.pid, signal.SIGTERM)
         try:
             await asyncio.wait_for(replica.gone.wait(), drain_timeout_s)
         except asyncio.TimeoutError:
@@ -220,14 +226,18 @@ class LocalProcessManager(ContainerManager):
                 yield line.decode(errors="replace").rstrip("\n")
             pending = b""
             while follow:
+                # Asked before it is read to its end: nothing is added to it afterwards.
                 is_last = container_id not in self._replicas
+                was_rotated = _was_rotated(file.fileno(), path)
                 pending += file.read()
                 *lines, pending = pending.split(b"\n")
                 for line in lines:
                     yield line.decode(errors="replace")
                 if is_last:
+                    if pending:
+                        yield pending.decode(errors="replace")
                     return
-                if _was_rotated(file.fileno(), path):
+                if was_rotated:
                     file.close()
                     file = path.open("rb")
                     continue
@@ -294,7 +304,7 @@ class LocalProcessManager(ContainerManager):
         signal_session(replica.pid, signal.SIGKILL)
         container_id = replica.container.container_id
         del self._replicas[container_id]
-        Path(replica.container.endpoint.removeprefix("unix:")).unlink(missing_ok=True)
+        _socket_of(replica).unlink(missing_ok=True)
         if replica.is_stopping:
             shutil.rmtree(replica.directory, ignore_errors=True)
             self._set(replica, ReplicaState.STOPPED)
@@ -310,6 +320,10 @@ class LocalProcessManager(ContainerManager):
     def _set(self, replica: _Replica, state: ReplicaState, reason: str = "") -> None:
         replica.container = replace(replica.container, state=state, reason=reason)
         self._changes.publish(replica.container)
+
+
+def _socket_of(replica: _Replica) -> Path:
+    return Path(replica.container.endpoint.removeprefix("unix:"))
 
 
 def _write(replica: _Replica) -> None:
@@ -339,13 +353,13 @@ def _read(directory: Path) -> _Replica | None:
             labels=record["labels"],
         )
         return _Replica(container, directory, record["pid"], record["start"], None, asyncio.Event())
-    except (OSError, ValueError, KeyError, SkysailError):
+    except (OSError, ValueError, KeyError, TypeError, SkysailError):
         return None
 
 
 def _exit_reason(status: int | None) -> str:
     if status is None:
-        return "ended while no management watched over it"
+        return "ended; an earlier management started it, so that its exit status is not known"
     if status == ExitCode.LOAD_FAILED:
         return "the model cannot be loaded or fails on its warm-up query"
     if status == ExitCode.UNAVAILABLE:

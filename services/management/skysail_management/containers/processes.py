@@ -59,6 +59,12 @@ def signal_session(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
+def signal_process(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and to none that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
 def kill_processes_in(directory: Path) -> None:
     """Kill every process whose working directory this is."""
     for process in psutil.process_iter():

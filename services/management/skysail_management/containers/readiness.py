@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from skysail_common.back_off import BackOff
 from skysail_common.clock import Clock
 from skysail_common.rpc.channels import open_channel
@@ -14,7 +15,7 @@ SILENCE_LIMIT_S = 90.0
 """A model server that answers no health check for so long is taken for dead."""
 
 _RETRY_S = 0.05
-_MAX_RETRY_S = 1.0
+_MAX_RETRY_S = 0.25
 
 
 async def watch_readiness(endpoint: str, clock: Clock) -> AsyncIterator[bool | None]:
@@ -31,15 +32,19 @@ async def watch_readiness(endpoint: str, clock: Clock) -> AsyncIterator[bool | N
             responses = health_pb2_grpc.HealthStub(channel).Watch(
                 health_pb2.HealthCheckRequest(), wait_for_ready=False
             )
+            has_answered = False
             try:
                 async for response in responses:
-                    last_sign = clock()
+                    has_answered = True
                     back_off.reset()
                     yield response.status == health_pb2.HealthCheckResponse.SERVING
             except grpc.aio.AioRpcError:
                 pass
             finally:
                 responses.cancel()
+        if has_answered:
+            # While a stream stands nothing need come, so that its end is the last sign.
+            last_sign = clock()
         if clock() - last_sign > SILENCE_LIMIT_S:
             yield None
             return

@@ -4,7 +4,6 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 from skysail_common.errors import InvalidInput
-
 from skysail_management.containers.base import ContainerManager
 
 if TYPE_CHECKING:

@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Sequence
 
+import orjson
+
 from skysail_common.errors import (
     AlreadyExists,
     ApplicationNotFound,
@@ -13,7 +15,6 @@ from skysail_common.errors import (
 )
 from skysail_common.identifiers import check_application_name
 from skysail_common.tensors import InputType
-
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import ApplicationRecord, Records, RouteRecord
 
@@ -58,16 +59,17 @@ class Applications:
             slo_s=slo_s,
             default_output_json=_checked_default(default_output_json),
         )
-        existing = self._records.applications.get(name)
-        if existing is not None:
-            if existing.model_copy(update={"routes": ()}) == record:
-                return existing
-            raise AlreadyExists(
-                f"application {name!r} is registered with other values; update it, or unregister "
-                "it first"
-            )
-        await self._records.commit([self._records.applications.put(name, record)])
-        self._reconciler.routing_changed()
+        async with self._records.lock:
+            existing = self._records.applications.get(name)
+            if existing is not None:
+                if existing.model_copy(update={"routes": ()}) == record:
+                    return existing
+                raise AlreadyExists(
+                    f"application {name!r} is registered with other values; update it, or unregister "
+                    "it first"
+                )
+            await self._records.commit([self._records.applications.put(name, record)])
+        await self._reconciler.routing_changed()
         return record
 
     async def update(
@@ -79,15 +81,16 @@ class Applications:
             ApplicationNotFound: there is none of this name.
             InvalidInput: the default output is not JSON.
         """
-        record = self.get(name)
-        changes: dict[str, object] = {}
-        if slo_s is not None:
-            changes["slo_s"] = slo_s
-        if default_output_json is not None:
-            changes["default_output_json"] = _checked_default(default_output_json)
-        record = record.model_copy(update=changes)
-        await self._records.commit([self._records.applications.put(name, record)])
-        self._reconciler.routing_changed()
+        async with self._records.lock:
+            record = self.get(name)
+            changes: dict[str, object] = {}
+            if slo_s is not None:
+                changes["slo_s"] = slo_s
+            if default_output_json is not None:
+                changes["default_output_json"] = _checked_default(default_output_json)
+            record = record.model_copy(update=changes)
+            await self._records.commit([self._records.applications.put(name, record)])
+        await self._reconciler.routing_changed()
         return record
 
     async def unregister(self, name: str) -> None:
@@ -96,9 +99,10 @@ class Applications:
         Raises:
             ApplicationNotFound: there is none of this name.
         """
-        self.get(name)
-        await self._records.commit([self._records.applications.delete(name)])
-        self._reconciler.routing_changed()
+        async with self._records.lock:
+            self.get(name)
+            await self._records.commit([self._records.applications.delete(name)])
+        await self._reconciler.routing_changed()
 
     async def set_routes(self, name: str, routes: Sequence[RouteRecord]) -> ApplicationRecord:
         """Replace the routes of an application.
@@ -109,19 +113,20 @@ class Applications:
             InputTypeMismatch: a model takes something else than the application.
             InvalidInput: a weight that is not a number greater than 0, or two routes to the same.
         """
-        application = self.get(name)
-        if len({(route.model, route.version) for route in routes}) < len(routes):
-            raise InvalidInput(f"two routes of application {name!r} lead to the same version")
-        for route in routes:
-            if not (route.weight > 0 and math.isfinite(route.weight)):
-                raise InvalidInput(
-                    f"the route to {route.model!r} has weight {route.weight:g}; it must be a "
-                    "number greater than 0"
-                )
-            self._check_input_type(application, route)
-        application = application.model_copy(update={"routes": tuple(routes)})
-        await self._records.commit([self._records.applications.put(name, application)])
-        self._reconciler.routing_changed()
+        async with self._records.lock:
+            application = self.get(name)
+            if len({(route.model, route.version) for route in routes}) < len(routes):
+                raise InvalidInput(f"two routes of application {name!r} lead to the same version")
+            for route in routes:
+                if not (route.weight > 0 and math.isfinite(route.weight)):
+                    raise InvalidInput(
+                        f"the route to {route.model!r} has weight {route.weight:g}; it must be a "
+                        "number greater than 0"
+                    )
+                self._check_input_type(application, route)
+            application = application.model_copy(update={"routes": tuple(routes)})
+            await self._records.commit([self._records.applications.put(name, application)])
+        await self._reconciler.routing_changed()
         return application
 
     def _check_input_type(self, application: ApplicationRecord, route: RouteRecord) -> None:
@@ -159,7 +164,9 @@ def _checked_default(default_output_json: str | None) -> str | None:
     if len(default_output_json.encode()) > _MAX_DEFAULT_OUTPUT_BYTES:
         raise InvalidInput("the default output is larger than 64 KiB")
     try:
-        value = json.loads(default_output_json)
-    except ValueError as error:
+        value = orjson.loads(default_output_json)
+        # Frontends write it with orjson, which nests less deep than it reads.
+        orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         raise InvalidInput(f"the default output is not JSON: {error}") from error
     return json.dumps(value)

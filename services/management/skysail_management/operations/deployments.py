@@ -11,8 +11,6 @@ from skysail_common.errors import (
     ReplicaNotFound,
 )
 from skysail_common.identifiers import ModelVersion
-
-from skysail_management.artifacts import ArtifactStore
 from skysail_management.containers.base import Container, ContainerManager
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
 from skysail_management.operations.models import Models
@@ -54,7 +52,6 @@ class Deployments:
     def __init__(
         self,
         records: Records,
-        artifacts: ArtifactStore,
         models: Models,
         reconciler: Reconciler,
         manager: ContainerManager,
@@ -62,7 +59,6 @@ class Deployments:
         defaults: DeploymentDefaults,
     ) -> None:
         self._records = records
-        self._artifacts = artifacts
         self._models = models
         self._reconciler = reconciler
         self._manager = manager
@@ -82,12 +78,10 @@ class Deployments:
             FailedPrecondition: it is deployed with other resources or environment.
             SkysailError: as `Models.registration`.
         """
-        record, changes = self._models.registration(version, wish.artifact_sha256, wish.labels)
-        deployment = self._desired(version, wish, is_new_version=bool(changes))
         with self._events.subscribe(version) as subscription:
-            changes.append(self._records.deployments.put(str(version), deployment))
-            await self._records.commit(changes)
-            self._artifacts.registered(record.artifact_sha256)
+            with self._models.taking_artifact(wish.artifact_sha256):
+                async with self._records.lock:
+                    deployment = await self._record(version, wish)
             # What happened until now concerns an earlier wish.
             subscription.clear()
             self._reconciler.changed(version)
@@ -99,6 +93,13 @@ class Deployments:
             async for event in self._follow(version, subscription, deployment):
                 yield event
 
+    async def _record(self, version: ModelVersion, wish: DeploymentWish) -> DeploymentRecord:
+        _, changes = self._models.registration(version, wish.artifact_sha256, wish.labels)
+        deployment = self._desired(version, wish, is_new_version=bool(changes))
+        changes.append(self._records.deployments.put(str(version), deployment))
+        await self._records.commit(changes)
+        return deployment
+
     def _desired(
         self, version: ModelVersion, wish: DeploymentWish, is_new_version: bool
     ) -> DeploymentRecord:
@@ -107,8 +108,9 @@ class Deployments:
         max_batch_size = wish.max_batch_size or self._defaults.max_batch_size
         if not 1 <= max_batch_size <= _MAX_BATCH_SIZE:
             raise InvalidInput(f"max_batch_size must be from 1 to {_MAX_BATCH_SIZE}")
-        for name in wish.environment:
-            if not name or "=" in name or "\0" in name or name.startswith("SKYSAIL_"):
+        for name, value in wish.environment.items():
+            is_possible = name and "=" not in name and "\0" not in name + value
+            if not is_possible or name.startswith("SKYSAIL_"):
                 raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
         deployment = DeploymentRecord(
             model=version.model_name,
@@ -155,9 +157,6 @@ class Deployments:
             yield event
             if event.step.is_last:
                 return
-            if self._records.deployments.get(str(version)) is None:
-                yield DeployEvent(DeployStep.FAILED, f"{version} was undeployed meanwhile")
-                return
 
     async def undeploy(self, model: str, version: str, force: bool) -> str:
         """Stop the replicas of a version, which stays registered, and return its name.
@@ -167,11 +166,15 @@ class Deployments:
             FailedPrecondition: it is not deployed.
             ModelInUse: an application is routed to it, and `force` is False.
         """
-        record = self._models.version(model, version)
-        name = self._deployed(record.model_version)
-        if not force:
-            self._check_unrouted(record.model_version)
-        await self._records.commit([self._records.deployments.delete(name)])
+        async with self._records.lock:
+            record = self._models.version(model, version)
+            name = self._deployed(record.model_version)
+            if not force:
+                self._check_unrouted(record.model_version)
+            await self._records.commit([self._records.deployments.delete(name)])
+        self._events.publish(
+            record.model_version, DeployEvent(DeployStep.FAILED, f"{name} was undeployed meanwhile")
+        )
         self._reconciler.changed(record.model_version)
         return record.version
 
@@ -197,17 +200,22 @@ class Deployments:
 
         Raises:
             ModelNotFound: it is not registered.
-            FailedPrecondition: it is not deployed.
+            FailedPrecondition: it is not deployed, or is to be scaled to 0 before it was ready.
             InvalidInput: more replicas than are allowed.
         """
-        record = self._models.version(model, version)
-        name = self._deployed(record.model_version)
-        if num_replicas > MAX_REPLICAS:
-            raise InvalidInput(f"num_replicas must be at most {MAX_REPLICAS}")
-        deployment = self._records.deployments.get(name)
-        assert deployment is not None
-        changed = deployment.model_copy(update={"num_replicas": num_replicas})
-        await self._records.commit([self._records.deployments.put(name, changed)])
+        async with self._records.lock:
+            record = self._models.version(model, version)
+            name = self._deployed(record.model_version)
+            if num_replicas > MAX_REPLICAS:
+                raise InvalidInput(f"num_replicas must be at most {MAX_REPLICAS}")
+            deployment = self._records.deployments.get(name)
+            assert deployment is not None
+            if num_replicas == 0 and not deployment.is_rolled_out:
+                raise FailedPrecondition(
+                    f"model {name!r} is still being rolled out; undeploy it instead"
+                )
+            changed = deployment.model_copy(update={"num_replicas": num_replicas})
+            await self._records.commit([self._records.deployments.put(name, changed)])
         self._reconciler.changed(record.model_version)
         return record.version
 
@@ -237,8 +245,11 @@ class Deployments:
             try:
                 async for line in self._manager.logs(container.container_id, tail_lines, follow):
                     await lines.put((str(container.replica_id), line))
-            finally:
+            except Exception:
                 await lines.put(None)
+                raise
+            # Not in a `finally`: a reader that is cancelled must not wait for room.
+            await lines.put(None)
 
         tasks = [asyncio.create_task(read(container)) for container in containers]
         try:

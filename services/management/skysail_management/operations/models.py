@@ -1,6 +1,7 @@
 """Models and their immutable versions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from skysail_common.errors import (
@@ -10,9 +11,10 @@ from skysail_common.errors import (
     ModelInUse,
     ModelNotFound,
     NoReadyReplica,
+    SkysailError,
+    Unavailable,
 )
 from skysail_common.identifiers import ModelVersion, check_name
-
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.operations.applications import check_input_type
 from skysail_management.reconciler.reconciler import Reconciler
@@ -126,11 +128,29 @@ class Models:
         Raises:
             SkysailError: as `registration`.
         """
-        record, changes = self.registration(version, artifact_sha256, labels)
-        if changes:
-            await self._records.commit(changes)
-            self._artifacts.registered(record.artifact_sha256)
+        with self.taking_artifact(artifact_sha256):
+            async with self._records.lock:
+                record, changes = self.registration(version, artifact_sha256, labels)
+                if changes:
+                    await self._records.commit(changes)
         return record
+
+    @contextmanager
+    def taking_artifact(self, sha256: str) -> Iterator[None]:
+        """Remove an artifact that was uploaded for nothing: what is done inside is refused."""
+        try:
+            yield
+        except Unavailable:
+            # Whether it was done is not known.
+            raise
+        except SkysailError:
+            self._artifacts.release(sha256)
+            self._sweep_artifacts()
+            raise
+        self._artifacts.release(sha256)
+
+    def _sweep_artifacts(self) -> None:
+        self._artifacts.sweep({record.artifact_sha256 for record in self._records.versions.all()})
 
     async def unregister(self, model: str) -> None:
         """Remove a model with all its versions.
@@ -139,12 +159,13 @@ class Models:
             ModelNotFound: there is no model of this name.
             ModelInUse: a version is deployed, or an application is routed to the model.
         """
-        self.get(model)
-        names = [str(record.model_version) for record in self.versions(model)]
-        self._check_unused(model, names)
-        changes = [self._records.versions.delete(name) for name in names]
-        await self._records.commit([*changes, self._records.models.delete(model)])
-        self._swept()
+        async with self._records.lock:
+            self.get(model)
+            names = [str(record.model_version) for record in self.versions(model)]
+            self._check_unused(model, names)
+            changes = [self._records.versions.delete(name) for name in names]
+            await self._records.commit([*changes, self._records.models.delete(model)])
+        await self._swept()
 
     async def unregister_version(self, version: ModelVersion) -> None:
         """Remove a version, and its model with the last version of it.
@@ -153,13 +174,14 @@ class Models:
             ModelNotFound: it is not registered.
             ModelInUse: it is deployed, or an application is routed to it.
         """
-        self.version(*version)
-        others = self.versions(version.model_name)
-        self._check_unused(
-            version.model_name, [str(version)], is_last=len(others) == 1, only=version.version
-        )
-        await self._records.commit(removal_of_version(self._records, version))
-        self._swept()
+        async with self._records.lock:
+            self.version(*version)
+            others = self.versions(version.model_name)
+            self._check_unused(
+                version.model_name, [str(version)], is_last=len(others) == 1, only=version.version
+            )
+            await self._records.commit(removal_of_version(self._records, version))
+        await self._swept()
 
     def _check_unused(
         self, model: str, names: Sequence[str], is_last: bool = True, only: str = ""
@@ -176,9 +198,9 @@ class Models:
                         "it first"
                     )
 
-    def _swept(self) -> None:
-        self._artifacts.sweep({record.artifact_sha256 for record in self._records.versions.all()})
-        self._reconciler.routing_changed()
+    async def _swept(self) -> None:
+        self._sweep_artifacts()
+        await self._reconciler.routing_changed()
 
     async def promote(self, version: ModelVersion) -> str:
         """Make a version the current one and return the version that was.
@@ -187,11 +209,14 @@ class Models:
             ModelNotFound: it is not registered.
             NoReadyReplica: none of its replicas could answer.
         """
-        self.version(*version)
-        model = self.get(version.model_name)
-        self._check_ready(version)
-        if model.current_version != version.version:
-            await self._set_current(promoted(model, version))
+        async with self._records.lock:
+            self.version(*version)
+            model = self.get(version.model_name)
+            self._check_ready(version)
+            if model.current_version != version.version:
+                changed = promoted(model, version)
+                await self._records.commit([self._records.models.put(model.name, changed)])
+        await self._reconciler.routing_changed()
         return model.current_version
 
     async def rollback(self, name: str) -> tuple[str, str]:
@@ -205,17 +230,18 @@ class Models:
             FailedPrecondition: no version was current before.
             NoReadyReplica: none of its replicas could answer.
         """
-        model = self.get(name)
-        if not model.previous_versions:
-            raise FailedPrecondition(f"model {name!r} has no previous version to go back to")
-        *earlier, target = model.previous_versions
-        self._check_ready(ModelVersion(name, target))
-        # The version that is left is not put into the history: another rollback goes further back.
-        await self._set_current(
-            model.model_copy(
-                update={"current_version": target, "previous_versions": tuple(earlier)}
-            )
-        )
+        async with self._records.lock:
+            model = self.get(name)
+            if not model.previous_versions:
+                raise FailedPrecondition(f"model {name!r} has no previous version to go back to")
+            *earlier, target = model.previous_versions
+            self._check_ready(ModelVersion(name, target))
+            # The version that is left does not join the history: another rollback goes further
+            # back.
+            update = {"current_version": target, "previous_versions": tuple(earlier)}
+            changed = model.model_copy(update=update)
+            await self._records.commit([self._records.models.put(name, changed)])
+        await self._reconciler.routing_changed()
         return target, model.current_version
 
     def _check_ready(self, version: ModelVersion) -> None:
@@ -223,7 +249,3 @@ class Models:
             raise NoReadyReplica(
                 f"model {str(version)!r} has no ready replica; deploy or scale it first"
             )
-
-    async def _set_current(self, model: ModelRecord) -> None:
-        await self._records.commit([self._records.models.put(model.name, model)])
-        self._reconciler.routing_changed()

@@ -21,6 +21,8 @@ class Observed:
     state: ReplicaState
     since: float
     """Instant at which it came into this state."""
+    is_outdated: bool = False
+    """True where it runs another artifact than the version has now."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def plan(
     live = [item for item in observed if item.state is not ReplicaState.DRAINING]
     # The ready and the oldest first: of two that hold one index, they stay.
     for item in sorted(live, key=lambda item: (item.state is not ReplicaState.READY, item.since)):
-        if item.index >= num_replicas:
+        if item.is_outdated:
+            stop.append(Stop(item.container_id, "it runs other content"))
+        elif item.index >= num_replicas:
             stop.append(Stop(item.container_id, "no longer wanted"))
         elif item.index in taken:
             stop.append(Stop(item.container_id, "another holds its index"))

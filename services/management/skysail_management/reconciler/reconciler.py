@@ -8,7 +8,6 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
-
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.containers.base import Container, ContainerManager, VersionSpec
 from skysail_management.events import DeployEvents
@@ -66,6 +65,14 @@ class Reconciler:
         await stop_all(self._manager, self._options.drain_timeout_s)
         await self._manager.sweep(self._kept())
         await self._manager.close()
+
+    def all_changed(self) -> None:
+        """Say that the desired state of anything may have changed."""
+        for deployment in self._records.deployments.all():
+            self._loop(deployment.model_version)
+        for loop in self._loops.values():
+            loop.wake()
+        self.routing_changed()
 
     def changed(self, version: ModelVersion) -> None:
         """Say that the desired state of a version may have changed."""
@@ -132,14 +139,14 @@ class Reconciler:
         listed = {box.container_id: box for box in await self._manager.list()}
         for loop in list(self._loops.values()):
             loop.forget_missing(listed)
+        known = {box.container_id: box.state for box in self.containers()}
         for container in listed.values():
-            loop = self._loop(container.replica_id.model_version)
-            known = {box.container_id: box.state for box in loop.containers}
-            if known.get(container.container_id) not in (container.state, ReplicaState.DRAINING):
-                loop.observe(container)
-        for deployment in self._records.deployments.all():
-            self._loop(deployment.model_version).wake()
-        self.routing_changed()
+            state = known.get(container.container_id)
+            # One that has failed and is not known was counted when it did.
+            is_news = container.state.is_live if state is None else state is not container.state
+            if is_news and state is not ReplicaState.DRAINING:
+                self._loop(container.replica_id.model_version).observe(container)
+        self.all_changed()
 
     def _kept(self) -> list[VersionSpec]:
         return [

@@ -1,14 +1,17 @@
 """The first time a deployment comes up: it is completed, or undone as if it had never been."""
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from skysail_common.identifiers import ModelVersion
-
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.records import DeploymentRecord, ModelRecord, PendingChange, Records
 
 log = logging.getLogger(__name__)
+
+RoutingChanged = Callable[[], Awaitable[None]]
+"""Sends new routes; what it returns is done once every frontend applied them."""
 
 MAX_ATTEMPTS = 3
 """Failures of replicas after which a roll-out is given up."""
@@ -23,10 +26,18 @@ class Rollout:
     `removes_version_on_failure`), so that another management process can finish it.
     """
 
-    def __init__(self, version: ModelVersion, records: Records, events: DeployEvents) -> None:
+    def __init__(
+        self,
+        version: ModelVersion,
+        records: Records,
+        events: DeployEvents,
+        routing_changed: RoutingChanged,
+    ) -> None:
+        """See `VersionLoop` for the arguments."""
         self._version = version
         self._records = records
         self._events = events
+        self._routing_changed = routing_changed
         self._num_failures = 0
         self._verdict: tuple[str, str] | None = None
 
@@ -62,6 +73,15 @@ class Rollout:
         return is_open
 
     async def _complete(self, deployment: DeploymentRecord) -> None:
+        async with self._records.lock:
+            promotes = await self._commit_completion(deployment)
+        # Whoever hears that it is done may ask a frontend at once.
+        await self._routing_changed()
+        if promotes:
+            self._publish(DeployStep.PROMOTED, f"{self._version} is the current version")
+        log.info("roll-out is complete", extra={"version": self._version})
+
+    async def _commit_completion(self, deployment: DeploymentRecord) -> bool:
         name = str(self._version)
         finished = deployment.model_copy(
             update={
@@ -76,9 +96,7 @@ class Rollout:
         if promotes and model is not None and model.current_version != self._version.version:
             changes.append(self._records.models.put(model.name, promoted(model, self._version)))
         await self._records.commit(changes)
-        if promotes:
-            self._publish(DeployStep.PROMOTED, f"{self._version} is the current version")
-        log.info("roll-out is complete", extra={"version": self._version})
+        return promotes
 
     def _done(self, deployment: DeploymentRecord, num_ready: int) -> None:
         self._num_failures = 0
@@ -100,10 +118,11 @@ class Rollout:
         """
         if deployment.is_rolled_out:
             return False
-        changes: list[PendingChange] = [self._records.deployments.delete(str(self._version))]
-        if deployment.removes_version_on_failure:
-            changes += removal_of_version(self._records, self._version)
-        await self._records.commit(changes)
+        async with self._records.lock:
+            changes: list[PendingChange] = [self._records.deployments.delete(str(self._version))]
+            if deployment.removes_version_on_failure:
+                changes += removal_of_version(self._records, self._version)
+            await self._records.commit(changes)
         self.reset()
         log.warning("roll-out is given up", extra={"version": self._version, "reason": message})
         self._publish(DeployStep.FAILED, message, log_tail)

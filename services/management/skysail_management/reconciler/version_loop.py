@@ -3,17 +3,16 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, replace
 
 from skysail_common.back_off import BackOff
 from skysail_common.clock import NEVER, Clock
-from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_common.errors import ContainerManagerUnavailable, ModelNotFound, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
 from skysail_common.tokens import replica_token
-
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
@@ -23,7 +22,7 @@ from skysail_management.containers.base import (
 )
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Observed, Stop, plan
-from skysail_management.reconciler.rollout import Rollout
+from skysail_management.reconciler.rollout import Rollout, RoutingChanged
 from skysail_management.records import DeploymentRecord, Records
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class VersionLoop:
         events: DeployEvents,
         options: ReconcilerOptions,
         clock: Clock,
-        routing_changed: Callable[[], "asyncio.Future[None] | None"],
+        routing_changed: RoutingChanged,
     ) -> None:
         """Does nothing before `run`.
 
@@ -74,8 +73,7 @@ class VersionLoop:
             events: Is told what happens.
             options: What every loop needs to know.
             clock: Time.
-            routing_changed: Called when a replica becomes or ceases to be ready; its answer, if
-                any, is done once every frontend knows.
+            routing_changed: Called when a replica becomes or ceases to be ready.
         """
         self.version = version
         self._records = records
@@ -90,7 +88,7 @@ class VersionLoop:
         self._wake = asyncio.Event()
         self._is_prepared = False
         self._tasks = BackgroundTasks()
-        self._rollout = Rollout(version, records, events)
+        self._rollout = Rollout(version, records, events, routing_changed)
 
     def wake(self) -> None:
         """Look again soon: the desired state may have changed."""
@@ -116,7 +114,17 @@ class VersionLoop:
     def num_restarts(self, index: int) -> int:
         """Return the failures of a replica since it was last well for a while."""
         failures = self._failures.get(index)
-        return failures.count if failures else 0
+        if failures is None or self._is_healthy(index):
+            return 0
+        return failures.count
+
+    def _is_healthy(self, index: int) -> bool:
+        now = self._clock()
+        return any(
+            seen.container.state is ReplicaState.READY and now - seen.since >= HEALTHY_AFTER_S
+            for seen in self._seen.values()
+            if seen.container.replica_id.index == index
+        )
 
     @property
     def num_ready(self) -> int:
@@ -179,6 +187,7 @@ class VersionLoop:
                 f"{container.replica_id} failed: {container.reason}; it is started again",
                 container,
             )
+        self._wake.set()
 
     async def run(self) -> None:
         """Make observed match desired until there is nothing left to do for good."""
@@ -220,8 +229,18 @@ class VersionLoop:
             self._failures.clear()
             self._last_failed.clear()
             self._rollout.reset()
+            # The next deployment may be of other content under the same name.
+            self._is_prepared = False
+        record = self._records.versions.get(str(self.version))
+        artifact = record.artifact_sha256 if record else ""
         observed = [
-            Observed(name, seen.container.replica_id.index, seen.container.state, seen.since)
+            Observed(
+                name,
+                seen.container.replica_id.index,
+                seen.container.state,
+                seen.since,
+                is_outdated=seen.container.labels.get("artifact", artifact) != artifact,
+            )
             for name, seen in self._seen.items()
         ]
         todo = plan(
@@ -233,27 +252,26 @@ class VersionLoop:
         )
         for stop in todo.stop:
             self._begin_stop(stop)
-        if deployment is not None and todo.start:
-            if not self._is_prepared:
-                await self._prepare(deployment)
-                # The desired state may have changed meanwhile.
-                return self._clock()
+        if deployment is None or not todo.start:
+            return todo.wake_at
+        if not self._is_prepared:
+            await self._prepare(deployment)
+        else:
             for index in todo.start:
                 await self._start(deployment, index)
-        return todo.wake_at
+        # The desired state may have changed meanwhile, and what was started has a time limit.
+        return self._clock()
 
-    def _spec(self) -> VersionSpec | None:
+    def _spec(self) -> VersionSpec:
         record = self._records.versions.get(str(self.version))
         if record is None:
-            return None
+            raise ModelNotFound(f"model {str(self.version)!r} is deployed but not registered")
         return VersionSpec(
             self.version, record.artifact_sha256, record.python_version, record.requirements
         )
 
     async def _prepare(self, deployment: DeploymentRecord) -> None:
         spec = self._spec()
-        if spec is None:
-            return
         self._publish(DeployStep.PREPARING, f"preparing the environment of {self.version}")
         work = asyncio.ensure_future(
             self._manager.prepare(spec, lambda line: self._publish(DeployStep.PREPARING, line))
@@ -289,8 +307,6 @@ class VersionLoop:
 
     async def _start(self, deployment: DeploymentRecord, index: int) -> None:
         spec = self._spec()
-        if spec is None:
-            return
         replica_id = ReplicaId(self.version, index)
         cores = os.cpu_count() or 1
         replica = ReplicaSpec(
@@ -309,9 +325,13 @@ class VersionLoop:
         except SkysailError as error:
             failed = Container("", replica_id, ReplicaState.FAILED, reason=error.message)
             self._count_failure(failed, self._clock(), self._clock())
+            # Its environment may have been removed.
+            self._is_prepared = False
             return
         # What the manager has reported since is newer than what `start` returned.
-        if container.container_id not in self._seen:
+        last = self._last_failed.get(index)
+        has_failed = last is not None and last.container_id == container.container_id
+        if container.container_id not in self._seen and not has_failed:
             self._seen[container.container_id] = _Seen(container, self._clock())
         self._publish(DeployStep.STARTING, f"{replica_id} is starting", container)
 
@@ -324,9 +344,7 @@ class VersionLoop:
         known = self._routing_changed() if was_ready else None
         self._tasks.start(self._stop(draining, stop, known), f"stop {container_id}")
 
-    async def _stop(
-        self, container: Container, stop: Stop, known: "asyncio.Future[None] | None"
-    ) -> None:
+    async def _stop(self, container: Container, stop: Stop, known: Awaitable[None] | None) -> None:
         container_id = container.container_id
         log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:

@@ -1,0 +1,113 @@
+"""Writes the pages that are generated from the code: settings.md and errors.md.
+
+`make docs` runs it; a test compares the pages with what it would write.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from skysail.settings import ClientSettings
+from skysail_common.errors import SkysailError
+from skysail_frontend.settings import FrontendSettings
+from skysail_management.settings import ManagementSettings
+from skysail_model_server.settings import ModelServerSettings
+
+DOCS = Path(__file__).parent
+
+_SERVICES = (
+    ("The SDK and the command line", "", ClientSettings),
+    ("Frontend", "python -m skysail_frontend", FrontendSettings),
+    ("Management", "python -m skysail_management", ManagementSettings),
+    ("Model server", "python -m skysail_model_server", ModelServerSettings),
+)
+
+
+def settings_page() -> str:
+    """Return docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated from the classes by `make docs`.",
+        "",
+        "Flags override environment variables, which override defaults. `--print-settings` prints",
+        "the effective settings of a service, secrets hidden. What operators change at run time",
+        "(SLO, replicas, routes) is state, in the store, and no setting.",
+    ]
+    for title, command, cls in _SERVICES:
+        lines += ["", f"## {title}", ""]
+        if command:
+            note = "; its container manager sets them" if cls is ModelServerSettings else ""
+            lines += [f"`{command}`{note}", ""]
+        head = "| flag | environment | default | meaning |" if command else None
+        lines.append(head or "| environment | default | meaning |")
+        lines.append("|---|---|---|---|" if command else "|---|---|---|")
+        prefix = cls.model_config["env_prefix"]
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            variable = alias if isinstance(alias, str) else f"{prefix}{name}".upper()
+            default = _default(field.default)
+            meaning = " ".join((field.description or "").split())
+            flag_name = (alias if isinstance(alias, str) else name).lower().replace("_", "-")
+            flag = f"`--{flag_name}` | " if command else ""
+            lines.append(f"| {flag}`{variable}` | {default} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    if value is None or value == "":
+        return "none"
+    value = value.get_secret_value() if isinstance(value, SecretStr) else value
+    text = str(value).replace(str(Path.home()), "~")
+    return f"`{text}`"
+
+
+def errors_page() -> str:
+    """Return docs/errors.md."""
+    lines = [
+        "# Errors",
+        "",
+        "Generated from the classes by `make docs`.",
+        "",
+        "Every error of Skysail carries a gRPC status. Its class travels in the trailing metadata",
+        "`skysail-reason`, so that the SDK raises the same class (`skysail.errors`). Anything else",
+        "that goes wrong in a server is logged there with its traceback, and the caller reads",
+        "`internal error`.",
+        "",
+        "Retry the call for `UNAVAILABLE`; read again and retry for `ABORTED`; mend something first",
+        "for `FAILED_PRECONDITION`.",
+        "",
+        "| class | gRPC status | meaning |",
+        "|---|---|---|",
+    ]
+    for depth, error in _tree(SkysailError, 0):
+        meaning = " ".join((error.__doc__ or "").split())
+        indent = "&nbsp;&nbsp;" * depth
+        lines.append(f"| {indent}`{error.__name__}` | `{error.status.name}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _tree(error: type[SkysailError], depth: int) -> Iterator[tuple[int, type[SkysailError]]]:
+    yield depth, error
+    for below in error.__subclasses__():
+        # Only those that cross the wire; a service may have some of its own.
+        if below.__module__ == SkysailError.__module__:
+            yield from _tree(below, depth + 1)
+
+
+PAGES = {"settings.md": settings_page, "errors.md": errors_page}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
+        print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The queries of a batch as arrays, and their outputs as what is sent back."""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from math import prod
+
+import numpy as np
+
+from skysail_common.errors import InvalidInput
+from skysail_common.tensors import (
+    Array,
+    Content,
+    DataType,
+    Tensor,
+    TensorSpec,
+    join_bytes_elements,
+    to_numpy,
+)
+from skysail_protos.v1 import model_server_pb2
+
+_BF16_NAN = np.uint32(0x7FC0)
+
+
+class BatchInputs:
+    """The inputs of a batch, from which those of consecutive queries can be selected."""
+
+    def __init__(
+        self, specs: Sequence[TensorSpec], batch: model_server_pb2.Batch, as_lists: bool
+    ) -> None:
+        """Decodes the batch.
+
+        Raises:
+            InvalidInput: its data do not fit the signature.
+        """
+        self.rows: list[int] = list(batch.rows)
+        self._specs = specs
+        self._as_lists = as_lists
+        self._starts = [0, *accumulate(self.rows)]
+        self._shapes = _shapes_of_queries(specs, batch)
+        if len(batch.inputs) != len(specs):
+            raise InvalidInput(f"the batch has {len(batch.inputs)} inputs, not {len(specs)}")
+        self._joined: list[Array | list[Array]] = [
+            self._decode(spec, index, data)
+            for index, (spec, data) in enumerate(zip(specs, batch.inputs, strict=True))
+        ]
+
+    def _decode(self, spec: TensorSpec, index: int, data: bytes) -> "Array | list[Array]":
+        if not spec.variable_axes:
+            shape = (self._starts[-1], *spec.shape[1:])
+            return to_numpy(Tensor(spec.name, spec.datatype, shape, data))
+        shapes = [
+            (rows, *shape[index]) for rows, shape in zip(self.rows, self._shapes, strict=True)
+        ]
+        sizes = [prod(shape) for shape in shapes]
+        elements = to_numpy(Tensor(spec.name, spec.datatype, (sum(sizes),), data))
+        parts = zip(shapes, _ranges(sizes), strict=True)
+        return [elements[begin:end].reshape(shape) for shape, (begin, end) in parts]
+
+    def uniform_ranges(self) -> list[tuple[int, int]]:
+        """Return the ranges of consecutive queries that one call can take together."""
+        count = len(self.rows)
+        if self._as_lists or not any(self._shapes):
+            return [(0, count)] if count else []
+        ranges: list[tuple[int, int]] = []
+        first = 0
+        for index in range(1, count + 1):
+            if index == count or self._shapes[index] != self._shapes[first]:
+                ranges.append((first, index))
+                first = index
+        return ranges
+
+    def select(self, first: int, last: int) -> list[object]:
+        """Return the inputs of the queries from `first` to before `last`.
+
+        They are copies: a function may write to them, and a query may be asked again.
+
+        Raises:
+            InvalidInput: a text is not UTF-8.
+        """
+        begin, end = self._starts[first], self._starts[last]
+        selected: list[object] = []
+        for spec, joined in zip(self._specs, self._joined, strict=True):
+            if not isinstance(joined, list):
+                selected.append(_decoded(spec, joined[begin:end].copy()))
+            elif self._as_lists:
+                arrays = [_decoded(spec, array.copy()) for array in joined[first:last]]
+                selected.append([row for array in arrays for row in array])
+            else:
+                selected.append(_decoded(spec, np.concatenate(joined[first:last])))
+        return selected
+
+
+def _decoded(spec: TensorSpec, array: Array) -> Array:
+    if spec.datatype is not DataType.BYTES or spec.content is Content.BINARY:
+        return array
+    texts = np.empty(array.size, dtype=object)
+    try:
+        texts[:] = [element.decode() for element in array.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"input {spec.name!r} is not UTF-8 text: {error.reason}") from error
+    return texts.reshape(array.shape)
+
+
+def _shapes_of_queries(
+    specs: Sequence[TensorSpec], batch: model_server_pb2.Batch
+) -> list[tuple[tuple[int, ...], ...]]:
+    """Return, for each query and each input, the sizes of all axes but the first."""
+    width = sum(len(spec.variable_axes) for spec in specs)
+    if not width:
+        return [()] * len(batch.rows)
+    if len(batch.variable_dims) != width * len(batch.rows):
+        raise InvalidInput("the batch does not give the sizes of every dimension that varies")
+    dims = iter(batch.variable_dims)
+    return [
+        tuple(
+            tuple(next(dims) if size == -1 else size for size in spec.shape[1:]) for spec in specs
+        )
+        for _ in batch.rows
+    ]
+
+
+def _ranges(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of consecutive parts of these sizes."""
+    return pairwise([0, *accumulate(sizes)])
+
+
+class BatchOutputs:
+    """The outputs of the queries that were answered, joined as they come."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = specs
+        self._parts: list[list[bytes]] = [[] for _ in specs]
+        self._variable_dims: list[int] = []
+        self._bytes_sizes: list[int] = []
+
+    def add(self, rows: Sequence[int], outputs: Sequence[Array]) -> None:
+        """Take over the outputs of the next queries, which have these rows: all or none.
+
+        Raises:
+            UnicodeEncodeError: a text is not UTF-8.
+        """
+        specs = self._specs
+        encoded = [_encoded(spec, array, rows) for spec, array in zip(specs, outputs, strict=True)]
+        dims = [
+            array.shape[axis]
+            for spec, array in zip(specs, outputs, strict=True)
+            for axis in spec.variable_axes
+        ]
+        for parts, new in zip(self._parts, encoded, strict=True):
+            parts.extend(new)
+        texts = [
+            new for spec, new in zip(specs, encoded, strict=True) if spec.datatype is DataType.BYTES
+        ]
+        for query in range(len(rows)):
+            self._variable_dims.extend(dims)
+            self._bytes_sizes.extend(len(new[query]) for new in texts)
+
+    def write_to(self, result: model_server_pb2.BatchResult) -> None:
+        """Put all that was added into the result."""
+        result.outputs.extend(b"".join(parts) for parts in self._parts)
+        result.variable_dims.extend(self._variable_dims)
+        result.bytes_sizes.extend(self._bytes_sizes)
+
+
+def _encoded(spec: TensorSpec, array: Array, rows: Sequence[int]) -> list[bytes]:
+    """Return the data of an output: of BYTES one part for each query, else all in one."""
+    if spec.datatype is DataType.BYTES:
+        return [join_bytes_elements(_as_bytes(array[begin:end])) for begin, end in _ranges(rows)]
+    if spec.datatype is DataType.BF16:
+        # BF16 is the upper half of FP32; half of the lower one is added to round, which must not
+        # carry a NaN over to a number.
+        bits = np.ascontiguousarray(array, "<f4").view("<u4") + np.uint32(0x8000)
+        upper = np.where(np.isnan(array), _BF16_NAN, np.right_shift(bits, 16))
+        return [upper.astype("<u2").tobytes()]
+    return [np.ascontiguousarray(array, spec.datatype.dtype).tobytes()]
+
+
+def _as_bytes(array: Array) -> list[bytes]:
+    return [
+        element.encode() if isinstance(element, str) else element
+        for element in array.ravel().tolist()
+    ]

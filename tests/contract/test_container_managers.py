@@ -1,0 +1,426 @@
+"""Any container manager must pass these; see skysail_testing.container_managers."""
+
+import asyncio
+import importlib.metadata
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from skysail_common.errors import ReplicaNotFound
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import PrepareFailed
+from skysail_testing.artifact_server import ArtifactServer
+from skysail_testing.container_managers import (
+    BACKENDS,
+    M1,
+    Backend,
+    Hand,
+    ask,
+    make_wheel,
+    opened,
+    running_backend,
+)
+
+M2 = ModelVersion("m", "2")
+
+
+@pytest.fixture(params=BACKENDS)
+async def world(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Backend, ArtifactServer]]:
+    reason = BACKENDS[request.param].why_not()
+    if reason:
+        pytest.skip(reason)
+    async with running_backend(request.param, tmp_path / "d") as world:
+        yield world
+
+
+@pytest.fixture
+async def hand(world) -> AsyncIterator[Hand]:
+    async with opened(*world) as hand:
+        yield hand
+
+
+def echo(texts):
+    return list(texts)
+
+
+async def test_a_version_without_requirements_is_prepared_quickly(hand: Hand):
+    spec = hand.version(echo)
+    begin = monotonic()
+    for _ in range(2):
+        await hand.manager.prepare(spec, lambda line: None)
+    assert monotonic() - begin < 5
+
+
+async def test_a_package_that_cannot_be_found_is_named_and_nothing_remains(hand: Hand):
+    spec = hand.version(echo, requirements=["no-such-package-of-skysail==1.0"])
+    for _ in range(2):
+        lines: list[str] = []
+        with pytest.raises(PrepareFailed, match="no-such-package-of-skysail") as caught:
+            await hand.manager.prepare(spec, lines.append)
+        assert "Could not find a version" in caught.value.message
+        assert "No matching distribution" in caught.value.log_tail
+        assert any("No matching distribution" in line for line in lines)
+    await hand.manager.sweep([])
+
+
+async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: Path):
+    def answer(texts):
+        import skytestwheel
+
+        return [skytestwheel.ANSWER for _ in texts]
+
+    wheel = make_wheel(tmp_path, "skytestwheel", "ANSWER = 'from the wheel'\n")
+    async with opened(*world) as hand:
+        spec = hand.version(answer, requirements=[str(wheel)])
+        lines: list[str] = []
+        await hand.manager.prepare(spec, lines.append)
+        assert any("Successfully installed skytestwheel-1.0" in line for line in lines)
+        # What is there already needs the wheel no more.
+        wheel.unlink()
+        container = await hand.start_ready(spec)
+        assert await ask(container, "x") == ["from the wheel"]
+        with pytest.raises(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version("skytestwheel")
+        await hand.manager.stop(container.container_id, 5.0)
+    async with opened(*world) as hand:
+        await hand.manager.prepare(spec, lambda line: None)
+        # Nor does another version with the same requirements.
+        await hand.manager.prepare(hand.version(echo, M2, [str(wheel)]), lambda line: None)
+        await hand.manager.sweep([spec])
+        await hand.manager.prepare(spec, lambda line: None)
+        await hand.manager.sweep([])
+        with pytest.raises(PrepareFailed):
+            await hand.manager.prepare(spec, lambda line: None)
+
+
+async def test_two_that_prepare_the_same_at_once_both_succeed(hand: Hand, tmp_path: Path):
+    wheel = make_wheel(tmp_path, "skytestwheel", "")
+    spec = hand.version(echo, requirements=[str(wheel)])
+    await asyncio.gather(*(hand.manager.prepare(spec, lambda line: None) for _ in range(2)))
+
+
+async def test_a_cancelled_preparation_can_be_begun_again(hand: Hand, tmp_path: Path):
+    wheel = make_wheel(tmp_path, "skytestwheel", "")
+    spec = hand.version(echo, requirements=[str(wheel)])
+    begun = asyncio.Event()
+    work = asyncio.create_task(hand.manager.prepare(spec, lambda line: begun.set()))
+    await asyncio.wait_for(begun.wait(), 30)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await hand.manager.prepare(spec, lambda line: None)
+
+
+async def test_the_life_of_a_container(hand: Hand):
+    started = await hand.start(hand.version(echo), index=3)
+    assert started.state is ReplicaState.STARTING
+    assert started.replica_id == ReplicaId(M1, 3)
+    (listed,) = await hand.live()
+    assert listed.container_id == started.container_id
+
+    ready = await hand.reported(started, ReplicaState.READY)
+    assert ready.endpoint
+    assert ready.started_at is not None
+    (listed,) = await hand.live()
+    assert listed == ready
+    assert dict(listed.labels).items() >= {
+        "cluster": "test", "model": "m", "version": "1", "replica": "3",
+    }.items()  # fmt: skip
+    assert await ask(ready, "a", "ä") == ["a", "ä"]
+    assert any("replica is ready" in line for line in await hand.log(ready))
+
+    await hand.manager.stop(ready.container_id, 10.0)
+    stopped = await hand.ended(ready)
+    assert stopped.state is ReplicaState.STOPPED
+    assert hand.states(ready)[-2:] == [ReplicaState.DRAINING, ReplicaState.STOPPED]
+    assert await hand.live() == []
+    # What is gone is gone.
+    await hand.manager.stop(ready.container_id, 10.0)
+    await hand.manager.stop("never-was", 10.0)
+
+
+async def test_a_container_that_is_told_to_stop_while_it_loads_ends_at_once(hand: Hand):
+    started = await hand.start(hand.version(echo))
+    begin = monotonic()
+    await hand.manager.stop(started.container_id, 30.0)
+    assert monotonic() - begin < 10
+    assert (await hand.ended(started)).state is ReplicaState.STOPPED
+
+
+async def test_a_stop_lets_a_query_and_the_processes_it_needs_finish(hand: Hand):
+    def through_a_helper(texts):
+        import subprocess
+        import sys
+        import time
+
+        program = "import sys; sys.stdout.write(sys.stdin.read()[::-1])"
+        helper = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        print("at work", flush=True)
+        time.sleep(0.5)
+        output, _ = helper.communicate("".join(texts).encode())
+        return [output.decode()]
+
+    container = await hand.start_ready(hand.version(through_a_helper))
+    asking = asyncio.create_task(ask(container, "abc"))
+    async with aclosing(hand.manager.logs(container.container_id, 100, follow=True)) as lines:
+        async for line in lines:
+            if "at work" in line:
+                break
+    await hand.manager.stop(container.container_id, 20.0)
+    assert await asking == ["cba"]
+    assert (await hand.ended(container)).state is ReplicaState.STOPPED
+
+
+async def test_what_does_not_drain_in_time_is_killed(hand: Hand):
+    def never_ends(texts):
+        import time
+
+        print("at work", flush=True)
+        time.sleep(600)
+
+    container = await hand.start_ready(hand.version(never_ends))
+    asking = asyncio.create_task(ask(container, "abc"))
+    async with aclosing(hand.manager.logs(container.container_id, 100, follow=True)) as lines:
+        async for line in lines:
+            if "at work" in line:
+                break
+    begin = monotonic()
+    await hand.manager.stop(container.container_id, 0.5)
+    assert 0.5 <= monotonic() - begin < 10
+    assert (await hand.ended(container)).state is ReplicaState.STOPPED
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+class CannotBeLoaded:
+    def __call__(self, x):
+        return x
+
+    def __reduce__(self):
+        return eval, ("{}['the weights']",)
+
+
+async def test_a_model_that_cannot_be_loaded_fails_for_good_with_its_traceback(hand: Hand):
+    container = await hand.start(hand.version(CannotBeLoaded()))
+    failed = await hand.ended(container)
+    assert failed.state is ReplicaState.FAILED
+    assert failed.is_permanent
+    assert "cannot be loaded" in failed.reason
+    assert "loading the function failed: KeyError: 'the weights'" in failed.log_tail
+    assert "Traceback (most recent call last)" in failed.log_tail
+    assert ReplicaState.READY not in hand.states(container)
+    assert await hand.live() == []
+    assert any("the weights" in line for line in await hand.log(failed))
+
+
+async def test_a_model_that_fails_on_its_warm_up_query_fails_for_good(hand: Hand, tmp_path: Path):
+    def warm_once(x):
+        import os
+
+        if "SKY_TEST_HERE" not in os.environ:
+            raise RuntimeError("no GPU")
+        return x
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKY_TEST_HERE", "1")
+        spec = hand.version(warm_once, example=[[1.0]])
+    # With what it needs it comes up.
+    failed, _ = await asyncio.gather(
+        hand.start(spec), hand.start_ready(spec, 1, environment={"SKY_TEST_HERE": "1"})
+    )
+    failed = await hand.ended(failed)
+    assert failed.is_permanent
+    assert "the function failed on the warm-up query: RuntimeError: no GPU" in failed.log_tail
+
+
+async def test_a_container_with_the_token_of_another_fails_but_not_for_good(hand: Hand):
+    container = await hand.start(hand.version(echo), token="0" * 64)
+    failed = await hand.ended(container)
+    assert failed.state is ReplicaState.FAILED
+    assert not failed.is_permanent
+    assert "the token is not that of a replica of 'm:1'" in failed.log_tail
+
+
+async def test_a_killed_container_has_failed_and_the_signal_is_named(hand: Hand):
+    container = await hand.start_ready(hand.version(echo))
+    await hand.backend.kill(container)
+    failed = await hand.ended(container)
+    assert failed.state is ReplicaState.FAILED
+    assert not failed.is_permanent
+    assert "SIGKILL" in failed.reason
+    assert "replica is ready" in failed.log_tail
+    assert await hand.live() == []
+
+
+async def test_a_container_that_ends_by_itself_has_failed_with_its_status(hand: Hand):
+    def leaves(texts):
+        import os
+
+        os._exit(7)
+
+    container = await hand.start_ready(hand.version(leaves))
+    asking = asyncio.create_task(ask(container, "x"))
+    failed = await hand.ended(container)
+    assert failed.state is ReplicaState.FAILED
+    assert "7" in failed.reason
+    assert not failed.is_permanent
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_logs_are_read_from_the_end_and_followed_to_the_end(hand: Hand):
+    def talks(texts):
+        import sys
+
+        for text in texts:
+            print(f"said {text}", flush=True)
+        if "bye" in texts:
+            sys.stderr.write("no line feed at the end")
+            sys.stderr.flush()
+        return texts
+
+    container = await hand.start_ready(hand.version(talks))
+    await ask(container, "one", "two", "three")
+    assert (await hand.log(container, 2)) == ["said two", "said three"]
+    followed: list[str] = []
+
+    async def follow() -> None:
+        async for line in hand.manager.logs(container.container_id, 1, follow=True):
+            followed.append(line)
+            heard.set()
+
+    heard = asyncio.Event()
+    following = asyncio.create_task(follow())
+    await asyncio.wait_for(heard.wait(), 10)
+    await ask(container, "four", "bye")
+    await hand.backend.kill(container)
+    await asyncio.wait_for(following, 20)
+    assert followed == ["said three", "said four", "said bye", "no line feed at the end"]
+
+
+async def test_there_is_no_log_of_what_never_was(hand: Hand):
+    for container_id in ("never-was", "", "..", "../../etc"):
+        with pytest.raises(ReplicaNotFound):
+            await anext(hand.manager.logs(container_id, 10, follow=True))
+
+
+async def test_the_next_manager_takes_over_what_runs_without_a_gap(world):
+    def who(texts):
+        import os
+
+        return [str(os.getpid()) for _ in texts]
+
+    async with opened(*world) as first:
+        spec = first.version(who)
+        kept, killed = await asyncio.gather(
+            first.start_ready(spec, index=0), first.start_ready(spec, index=1)
+        )
+        pids = await ask(kept, "?"), await ask(killed, "?")
+    async with opened(*world) as second:
+        found = {box.container_id: box for box in await second.live()}
+        assert set(found) == {kept.container_id, killed.container_id}
+        for before in (kept, killed):
+            now = found[before.container_id]
+            assert now.state is ReplicaState.READY
+            assert (now.endpoint, now.replica_id) == (before.endpoint, before.replica_id)
+            assert (now.labels, now.started_at) == (before.labels, before.started_at)
+        assert (await ask(kept, "?"), await ask(killed, "?")) == pids
+        assert any("replica is ready" in line for line in await second.log(kept))
+
+        await second.backend.kill(killed)
+        failed = await second.ended(killed)
+        assert failed.state is ReplicaState.FAILED
+        assert failed.reason
+        assert not failed.is_permanent
+        await second.manager.stop(kept.container_id, 10.0)
+        assert (await second.ended(kept)).state is ReplicaState.STOPPED
+        assert await second.live() == []
+        assert ReplicaState.STARTING not in second.states(kept)
+
+
+async def test_a_container_that_was_starting_is_taken_over_and_becomes_ready(world):
+    async with opened(*world) as first:
+        started = await first.start(first.version(echo))
+    async with opened(*world) as second:
+        (found,) = await second.live()
+        assert found.container_id == started.container_id
+        if found.state is not ReplicaState.READY:
+            await second.reported(found, ReplicaState.READY)
+        assert await ask(found, "x") == ["x"]
+
+
+async def test_a_container_that_ended_while_nobody_watched_is_not_live(world):
+    async with opened(*world) as first:
+        container = await first.start_ready(first.version(echo))
+    await world[0].kill(container)
+    await world[0].clean_up()
+    async with opened(*world) as second:
+        assert await second.live() == []
+        await second.start_ready(second.version(echo))
+
+
+async def test_sweep_removes_what_is_nobodys_and_keeps_what_is(hand: Hand):
+    kept, gone = hand.version(CannotBeLoaded()), hand.version(CannotBeLoaded(), M2)
+    first, other, alien, live = await asyncio.gather(
+        hand.start(kept),
+        hand.start(kept, index=1),
+        hand.start(gone),
+        hand.start(hand.version(echo, ModelVersion("m", "3"))),
+    )
+    await asyncio.gather(*(hand.ended(each) for each in (first, other, alien)))
+    second = await hand.ended(await hand.start(kept))
+    live = await hand.reported(live, ReplicaState.READY)
+    await hand.manager.sweep([kept])
+    # The last failure of each replica can still be read.
+    for container in (second, other):
+        assert any("the weights" in line for line in await hand.log(container))
+    for container in (first, alien):
+        with pytest.raises(ReplicaNotFound):
+            await hand.log(container)
+    assert await ask(live, "x") == ["x"]
+    await hand.manager.sweep([])
+    with pytest.raises(ReplicaNotFound):
+        await hand.log(second)
+    assert [box.container_id for box in await hand.live()] == [live.container_id]
+    assert await ask(live, "x") == ["x"]
+
+
+async def test_what_the_operator_gave_a_replica_arrives(hand: Hand):
+    def environment(texts):
+        import json
+        import os
+
+        return [json.dumps(dict(os.environ))]
+
+    spec = hand.version(environment)
+    given = {"PLAIN": "b", "SPACES": " a  b ", "QUOTES": "'\"$HOME`", "UNICODE": "ä\n", "EMPTY": ""}
+    container, own = await asyncio.gather(
+        hand.start_ready(spec, environment=given, num_threads=3),
+        hand.start_ready(spec, index=1, environment={"OMP_NUM_THREADS": "5"}),
+    )
+    (text,) = await ask(container, "?")
+    seen = json.loads(text)
+    assert {name: seen.get(name) for name in given} == given
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        assert seen[name] == "3"
+    (text,) = await ask(own, "?")
+    assert json.loads(text)["OMP_NUM_THREADS"] == "5"
+
+
+async def test_a_query_that_needs_more_memory_than_the_limit_fails_and_the_replica_lives(
+    hand: Hand,
+):
+    def allocates(texts):
+        return [str(len(bytearray(int(text) * 1024 * 1024))) for text in texts]
+
+    container = await hand.start_ready(hand.version(allocates), memory_mib=1024)
+    small, large, again = await ask(container, "1", "4000", "2")
+    assert (small, again) == (str(1024**2), str(2 * 1024**2))
+    assert large.message.startswith("MemoryError")
+    assert await ask(container, "1") == [str(1024**2)]

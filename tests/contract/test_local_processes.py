@@ -1,0 +1,212 @@
+"""What only the local container manager promises."""
+
+import asyncio
+import json
+import os
+import platform
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from skysail_common.errors import SkysailError
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import PrepareFailed
+from skysail_management.containers.environments import environment_key
+from skysail_management.containers.local_process import LocalProcessManager
+from skysail_management.containers.processes import is_same_process, started_at, wait_for_exit
+from skysail_testing.artifact_server import ArtifactServer
+from skysail_testing.container_managers import (
+    Hand,
+    LocalBackend,
+    ask,
+    make_wheel,
+    opened,
+    running_backend,
+)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[tuple[LocalBackend, ArtifactServer]]:
+    async with running_backend("local", tmp_path / "d") as (backend, server):
+        assert isinstance(backend, LocalBackend)
+        yield backend, server
+
+
+@pytest.fixture
+async def hand(world) -> AsyncIterator[Hand]:
+    async with opened(*world) as hand:
+        yield hand
+
+
+def echo(texts):
+    return list(texts)
+
+
+async def test_a_version_of_another_python_names_both(hand: Hand):
+    other = replace(hand.version(echo), python_version="3.7.16")
+    with pytest.raises(PrepareFailed) as caught:
+        await hand.manager.prepare(other, lambda line: None)
+    major, minor, _ = platform.python_version_tuple()
+    assert caught.value.message == (
+        f"m:1 was made with Python 3.7.16, and replicas here run Python {major}.{minor}: make it "
+        f"with {major}.{minor}, or start the cluster with Python 3.7"
+    )
+
+
+async def test_nothing_remains_of_what_was_stopped(world):
+    backend, _ = world
+    async with opened(*world) as hand:
+        container = await hand.start_ready(hand.version(echo))
+        socket = Path(container.endpoint.removeprefix("unix:"))
+        assert socket.is_socket()
+        assert socket.parent.stat().st_mode & 0o777 == 0o700
+        await hand.manager.stop(container.container_id, 10.0)
+        await hand.ended(container)
+        assert not socket.exists()
+        assert list((backend.directory / "replicas").iterdir()) == []
+    assert not (backend.directory / "sockets").exists()
+
+
+async def test_what_a_replica_started_ends_with_it(world, hand: Hand):
+    def starts_a_child(texts):
+        import subprocess
+
+        return [str(subprocess.Popen(["sleep", "1000"]).pid) for _ in texts]
+
+    for how in ("stopped", "killed"):
+        container = await hand.start_ready(hand.version(starts_a_child))
+        (pid,) = await ask(container, "?")
+        assert psutil.pid_exists(int(pid))
+        gone = asyncio.create_task(wait_for_exit(int(pid)))
+        if how == "stopped":
+            await hand.manager.stop(container.container_id, 10.0)
+        else:
+            await hand.backend.kill(container)
+        await asyncio.wait_for(gone, 10)
+
+
+async def test_a_process_that_nobody_noted_down_is_killed_by_the_next_manager(world):
+    backend, _ = world
+    async with opened(*world) as first:
+        container = await first.start_ready(first.version(echo))
+        pid = backend.pid(container)
+        directory = backend.directory / "replicas" / container.container_id
+        (directory / "container.json").unlink()
+    gone = asyncio.create_task(wait_for_exit(pid))
+    async with opened(*world) as second:
+        await asyncio.wait_for(gone, 10)
+        assert await second.manager.list() == []
+        await second.manager.sweep([second.version(echo)])
+        assert not directory.exists()
+    Path(container.endpoint.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+async def test_a_process_that_has_the_number_of_one_that_ended_is_left_alone(world):
+    backend, _ = world
+    async with opened(*world) as first:
+        container = await first.start_ready(first.version(echo))
+        await first.backend.kill(container)
+        await first.ended(container)
+    record = backend.directory / "replicas" / container.container_id / "container.json"
+    stranger = {**json.loads(record.read_text()), "pid": os.getpid()}
+    record.write_text(json.dumps(stranger))
+    async with opened(*world) as second:
+        assert await second.manager.list() == []
+        await second.manager.stop(container.container_id, 0.0)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"replica_id": "x"}', "null"])
+async def test_a_damaged_note_stops_nothing(world, text: str):
+    backend, _ = world
+    directory = backend.directory / "replicas" / "m.1.0-damaged"
+    (directory / "work").mkdir(parents=True)
+    (directory / "container.json").write_text(text)
+    (backend.directory / "replicas" / "a-file").write_text("")
+    async with opened(*world) as hand:
+        assert await hand.manager.list() == []
+        await hand.manager.sweep([])
+        assert not directory.exists()
+
+
+async def test_what_cannot_be_started_leaves_nothing(world, hand: Hand, tmp_path: Path):
+    backend, _ = world
+    wheel = make_wheel(tmp_path, "skytestwheel", "")
+    spec = hand.version(echo, requirements=[str(wheel)])
+    await hand.manager.prepare(spec, lambda line: None)
+    python = backend.directory / "environments" / environment_key(spec.requirements) / "bin/python"
+    python.unlink()
+    with pytest.raises(SkysailError, match="cannot be started"):
+        await hand.start(spec)
+    assert list((backend.directory / "replicas").iterdir()) == []
+    (backend.directory / "replicas").rmdir()
+    (backend.directory / "replicas").write_text("not a directory")
+    with pytest.raises(SkysailError, match="cannot be started"):
+        await hand.start(hand.version(echo))
+    (backend.directory / "replicas").unlink()
+    (backend.directory / "replicas").mkdir()
+
+
+async def test_a_log_is_followed_beyond_its_rotation_without_losing_a_line(world, hand: Hand):
+    backend, _ = world
+    container = await hand.start_ready(hand.version(echo))
+    log = backend.directory / "replicas" / container.container_id / "replica.log"
+    expected = []
+    async with aclosing(hand.manager.logs(container.container_id, 1, follow=True)) as lines:
+        await anext(lines)
+        for number in range(5):
+            with log.open("a") as file:
+                file.write(f"last {number}\n")
+            log.rename(log.with_name("replica.log.1"))
+            log.write_text(f"first {number}\n")
+            expected = [f"last {number}", f"first {number}"]
+            got = [await asyncio.wait_for(anext(lines), 10) for _ in expected]
+            assert got == expected
+
+
+async def test_a_data_directory_with_a_long_name_still_has_sockets(tmp_path: Path):
+    deep = tmp_path / ("x" * 60) / ("y" * 60)
+    async with running_backend("local", deep) as world, opened(*world) as hand:
+        container = await hand.start_ready(hand.version(echo))
+        assert await ask(container, "x") == ["x"]
+        await hand.manager.stop(container.container_id, 10.0)
+
+
+async def test_the_end_of_a_long_log_begins_with_a_whole_line(hand: Hand):
+    def talks(texts):
+        import os
+
+        for number in range(2000):
+            print(f"line {number:04}", flush=True)
+        os._exit(1)
+
+    container = await hand.start_ready(hand.version(talks))
+    asking = asyncio.create_task(ask(container, "x"))
+    failed = await hand.ended(container)
+    await asyncio.gather(asking, return_exceptions=True)
+    assert failed.state is ReplicaState.FAILED
+    lines = failed.log_tail.splitlines()
+    assert lines[-1] == "line 1999"
+    assert all(len(line) == len("line 0000") for line in lines)
+    assert 7000 < len(failed.log_tail) <= 8192
+
+
+async def test_a_process_is_known_by_its_start():
+    start = started_at(os.getpid())
+    assert start is not None
+    assert is_same_process(os.getpid(), start)
+    assert not is_same_process(os.getpid(), start - 10)
+    assert not is_same_process(2**22 + 1, start)
+    await asyncio.wait_for(wait_for_exit(2**22 + 1), 5)
+
+
+def test_an_environment_is_the_same_for_the_same_packages():
+    assert environment_key(["a==1", "b"]) == environment_key(["b", " a == 1"])
+    assert environment_key(["a==1"]) != environment_key(["a==2"])
+
+
+async def test_a_manager_that_was_never_opened_can_be_closed(tmp_path: Path):
+    await LocalProcessManager(tmp_path, "test", {}).close()

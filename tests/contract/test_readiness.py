@@ -1,0 +1,96 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from skysail_common.rpc.serving import GrpcServer
+from skysail_management.containers.readiness import SILENCE_LIMIT_S, watch_readiness
+from skysail_testing.clock import FakeClock
+
+
+class HealthServer:
+    """A server of which tests only want its health."""
+
+    def __init__(self, socket: Path) -> None:
+        self.endpoint = f"unix:{socket}"
+        self._grpc: GrpcServer | None = None
+
+    async def start(self, is_serving: bool = False) -> None:
+        self._grpc = GrpcServer([])
+        self._grpc.bind(self.endpoint)
+        await self._grpc.start()
+        await self._grpc.set_serving(is_serving)
+
+    async def set_serving(self, is_serving: bool) -> None:
+        assert self._grpc is not None
+        await self._grpc.set_serving(is_serving)
+
+    async def stop(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.grpc.stop(None)
+            self._grpc = None
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[HealthServer]:
+    server = HealthServer(tmp_path / "h.sock")
+    yield server
+    await server.stop()
+
+
+async def following(changes: AsyncIterator[bool | None]) -> bool | None:
+    return await asyncio.wait_for(anext(changes), 10)
+
+
+async def after_silence(changes: AsyncIterator[bool | None], clock: FakeClock) -> bool | None:
+    """Return the next change, while far more than the limit passes at each look."""
+    change = asyncio.ensure_future(anext(changes))
+    for _ in range(100):
+        if (await asyncio.wait({change}, timeout=0.1))[0]:
+            break
+        clock.advance(SILENCE_LIMIT_S * 2)
+    return await change
+
+
+async def test_each_change_is_seen(server: HealthServer, clock: FakeClock):
+    await server.start()
+    async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
+        assert await following(changes) is False
+        await server.set_serving(True)
+        assert await following(changes) is True
+        await server.set_serving(False)
+        assert await following(changes) is False
+
+
+async def test_a_server_that_is_not_there_yet_is_waited_for(server, clock: FakeClock):
+    async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
+        first = asyncio.ensure_future(anext(changes))
+        await asyncio.wait({first}, timeout=0.2)
+        assert not first.done()
+        await server.start(is_serving=True)
+        assert await asyncio.wait_for(first, 10) in (False, True)
+
+
+async def test_a_server_that_never_answers_is_taken_for_dead(server, clock: FakeClock):
+    async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
+        assert await after_silence(changes, clock) is None
+        with pytest.raises(StopAsyncIteration):
+            await anext(changes)
+
+
+async def test_a_stream_that_breaks_after_a_long_quiet_time_is_opened_again(
+    server: HealthServer, clock: FakeClock
+):
+    await server.start(is_serving=True)
+    async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
+        assert await following(changes) is True
+        # Nothing changed for an hour: that is no silence, the stream stood.
+        clock.advance(3600)
+        second = asyncio.ensure_future(anext(changes))
+        await server.stop()
+        await server.start(is_serving=True)
+        assert await asyncio.wait_for(second, 10) is not None
+        await server.stop()
+        assert await after_silence(changes, clock) is None

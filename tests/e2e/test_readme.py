@@ -1,0 +1,90 @@
+"""The README's commands and code run as they stand."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+DEFAULT_PORTS = (8000, 8001, 8003)
+
+
+def program(text: str) -> str:
+    """Return a shell script that runs every block in order; all Python is one session."""
+    blocks = BLOCK.findall(text)
+    # The first is an excerpt that only shows what a deploy looks like.
+    assert blocks[0][1].startswith("client.deploy(")
+    script = ["set -e"]
+    python: list[str] = []
+    for language, code in blocks[1:]:
+        if language == "python":
+            python.append(code)
+            whole = "\n".join(python)
+            script.append(f"{shlex.quote(sys.executable)} -c {shlex.quote(whole)}")
+            # What was deployed once need not be deployed again.
+            python = [
+                re.sub(r"^(client\.(?!predict).*|print\(.*)$", "", p, flags=re.M) for p in python
+            ]
+        else:
+            script.append(code)
+    return "\n".join(script)
+
+
+def test_readme_runs(tmp_path: Path):
+    for port in DEFAULT_PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                pytest.skip(f"port {port}, which the README uses, is in use")
+    environment = {
+        **os.environ,
+        "SKYSAIL_DATA_DIR": str(tmp_path / "data"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    try:
+        done = subprocess.run(
+            ["bash", "-c", program((ROOT / "README.md").read_text())],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            env=environment,
+            cwd=tmp_path,
+            check=False,
+        )
+    finally:
+        # In case it stopped half way.
+        subprocess.run(
+            [sys.executable, "-m", "skysail", "down"],
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "Skysail is ready" in done.stdout
+    assert '"default":false' in done.stdout
+    assert '"platform":"python"' in done.stdout
+    assert "outcome  OK" in done.stdout
+    assert "stopped" in done.stdout
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_generated_pages_are_fresh():
+    sys.path.insert(0, str(ROOT))
+    from docs.generate import PAGES
+
+    for name, page in PAGES.items():
+        assert (ROOT / "docs" / name).read_text() == page(), f"run 'make docs': docs/{name} is old"

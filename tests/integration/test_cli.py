@@ -1,0 +1,137 @@
+"""The command line, as a person uses it."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+
+MODEL = """
+    import numpy as np
+
+    def triple(x):
+        return x * 3
+
+    def negate(x):
+        return -x
+
+    example = np.ones((1, 2))
+"""
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("m")
+    (directory / "climodel.py").write_text(textwrap.dedent(MODEL))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(cluster: RunningCluster, model_dir: Path):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SKYSAIL_ENDPOINT", cluster.management)
+    patch.setenv("PYTHONPATH", str(model_dir))
+    yield skysail_command
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def deployed(run) -> None:
+    for version, function in (("1", "triple"), ("2", "negate")):
+        done = run(
+            "deploy", f"climodel:{function}", "--name", "cli", "--version", version,
+            "--example", "climodel:example", *(["--no-promote"] if version == "2" else []),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"cli:{version} has 1 ready replica(s)" in done.stdout
+
+
+def test_predict(run, deployed):
+    done = run("predict", "cli", "[1, 2]", "--output", "json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["outputs"] == {"output": [3.0, 6.0]}
+    assert answer["outcome"] == "OK"
+    assert "-1.0, -2.0" in run("predict", "cli", "[1, 2]", "--version", "2").stdout
+
+
+def test_promote_and_rollback(run, deployed):
+    assert run("promote", "cli", "2").stdout == "cli:2 is the current version (before: 1)\n"
+    assert run("rollback", "cli").stdout == "cli:1 is the current version\n"
+    done = run("rollback", "cli")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "skysail: model 'cli' has no previous version to go back to\n"
+
+
+def test_scale_and_logs(run, deployed):
+    assert run("scale", "cli", "2").stdout == "cli:1 has 2 of 2 replica(s) ready\n"
+    log = run("logs", "cli", "--tail", "5").stdout
+    assert "cli:1/0  " in log
+    assert "cli:1/1  " in log
+    assert run("scale", "cli", "1").returncode == 0
+
+
+def test_applications(run, deployed):
+    registered = run("apps", "register", "cli-app", "--slo-ms", "5000", "--default-output", "-1")
+    assert registered.returncode == 0, registered.stderr
+    assert run("apps", "link", "cli-app", "cli:1=90", "cli:2=10").returncode == 0
+    listed = json.loads(run("apps", "--output", "json").stdout)
+    (application,) = [each for each in listed if each["name"] == "cli-app"]
+    assert application["default_output"] == -1
+    assert application["routes"] == [
+        {"model": "cli", "version": "1", "weight": 90.0},
+        {"model": "cli", "version": "2", "weight": 10.0},
+    ]
+    assert "cli-app" in run("apps").stdout
+    assert run("apps", "unregister", "cli-app").returncode == 0
+
+
+def test_status_and_models(run, deployed):
+    status = run("status").stdout
+    assert "cli:1/0" in status
+    assert "READY" in status
+    table = run("models").stdout
+    assert "x FP64 [-1, 2]" in table
+    found = json.loads(run("models", "-o", "json").stdout)
+    assert "cli" in [each["name"] for each in found]
+
+
+def test_undeploy(run, deployed):
+    done = run("undeploy", "cli", "--version", "2")
+    assert done.stdout == "cli:2 is not deployed any more\n"
+    assert run("undeploy", "cli", "--version", "2").stderr == (
+        "skysail: model 'cli:2' is not deployed\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["predict", "nope", "[1]"], 1, "no application and no model is called 'nope'"),
+        (["predict", "cli", "{"], 1, "the input is not JSON"),
+        (["predict", "cli"], 2, "give the input"),
+        (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
+        (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
+        (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
+        (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
+        (["nope"], 2, "No such command"),
+        (["scale", "cli", "-1"], 2, ""),
+    ],
+)
+def test_errors_are_one_line_and_a_status(run, deployed, arguments, status, message):
+    done = run(*arguments)
+    assert done.returncode == status
+    assert done.stdout == ""
+    assert message in done.stderr
+    if status == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_up_and_down(own_dir: Path):
+    with running_cluster(own_dir):
+        pass
+    done = skysail_command("down", "--data-dir", str(own_dir))
+    assert done.returncode == 1
+    assert done.stderr == f"skysail: no cluster runs in {own_dir}\n"

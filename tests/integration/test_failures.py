@@ -1,0 +1,259 @@
+"""What fails is noticed, mended, and loses no query."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import psutil
+import pytest
+
+import skysail
+from skysail import errors
+from skysail_testing import models
+from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.processes import Service, eventually
+from skysail_testing.traffic import traffic
+
+ROW = np.ones((1, 3))
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory):
+    with running_cluster(tmp_path_factory.mktemp("f"), "--log-level", "info") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def own_client(own_cluster: RunningCluster):
+    with own_cluster.client() as client:
+        client.deploy(models.double, name="m", version="1", example=ROW, num_replicas=2)
+        client.deploy(models.Constant(2.0), name="m", version="2", example=ROW, promote=False)
+        client.register_application("app", default_output=[0, 0, 0], slo_ms=20_000)
+        client.link("app", "m")
+        yield client
+
+
+def containers(client: skysail.Client, model: str = "m", version: str = "1") -> set[str]:
+    found = client.describe_version(model, version)
+    return {replica.container_id for replica in found.replicas if replica.state == "READY"}
+
+
+def test_killed_replica_loses_no_query_and_comes_back(own_cluster, own_client):
+    with traffic(own_client, "app", [1, 2, 3]) as seen:
+        for _ in range(2):
+            before = containers(own_client)
+            os.kill(own_cluster.replica_pid(sorted(before)[0]), signal.SIGKILL)
+            eventually(
+                lambda before=before: _is_whole_again(own_client, before),
+                what="the replica is back",
+            )
+            seen.wait_for_more(20)
+    assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+    replicas = own_client.describe_version("m", "1").replicas
+    assert sum(replica.num_restarts for replica in replicas) >= 2
+
+
+def test_killed_management_loses_no_query_and_takes_its_replicas_over(own_cluster, own_client):
+    before = containers(own_client)
+    pids = {own_cluster.replica_pid(each) for each in before}
+    with traffic(own_client, "app", [1, 2, 3]) as seen:
+        os.kill(own_cluster.service_pid("skysail_management"), signal.SIGKILL)
+        seen.wait_for_more(100)
+        eventually(lambda: _answers(own_client), what="management is back")
+        assert containers(own_client) == before
+        assert {own_cluster.replica_pid(each) for each in before} == pids
+        seen.wait_for_more(50)
+    assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+
+
+def test_a_replica_that_dies_while_management_is_dead_is_replaced(own_cluster, own_client):
+    before = sorted(containers(own_client))
+    management = own_cluster.service_pid("skysail_management")
+    os.kill(management, signal.SIGKILL)
+    os.kill(own_cluster.replica_pid(before[0]), signal.SIGKILL)
+    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
+    eventually(lambda: _answers(own_client), what="management is back")
+    eventually(lambda: _is_whole_again(own_client, set(before)), what="the replica is replaced")
+    assert before[1] in containers(own_client)
+    assert before[0] not in containers(own_client)
+
+
+def _is_whole_again(client: skysail.Client, before: set[str]) -> bool:
+    now = containers(client)
+    return len(now) == 2 and now != before
+
+
+def _answers(client: skysail.Client) -> bool:
+    try:
+        return client.status().is_store_reachable
+    except errors.Unavailable:
+        return False
+
+
+def test_promotion_and_roll_back_under_traffic_lose_no_query(own_client):
+    with traffic(own_client, "app", [1, 2, 3]) as seen:
+        own_client.promote("m", "2")
+        assert own_client.predict("app", [1, 2, 3]).version == "2"
+        seen.wait_for_more(50)
+        own_client.rollback("m")
+        assert own_client.predict("app", [1, 2, 3]).version == "1"
+        seen.wait_for_more(50)
+    assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+    assert set(seen.versions) == {"1", "2"}
+
+
+def test_scaling_under_traffic_loses_no_query(own_client):
+    with traffic(own_client, "app", [1, 2, 3]) as seen:
+        for wanted in (1, 3, 2):
+            own_client.scale("m", wanted)
+            assert len(containers(own_client)) == wanted
+            seen.wait_for_more(30)
+    assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+
+
+def test_scaled_to_zero_gives_the_default_and_comes_back(own_client):
+    own_client.scale("m", 0)
+    prediction = own_client.predict("app", [1, 2, 3])
+    assert (prediction.outcome, prediction.is_default) == ("DEFAULT_NO_REPLICA", True)
+    assert prediction.explanation == "No connected models found for query"
+    assert prediction.output.tolist() == [0, 0, 0]
+    with pytest.raises(errors.NoReadyReplica):
+        own_client.predict("m", [1, 2, 3])
+    with pytest.raises(errors.NoReadyReplica, match="has no ready replica"):
+        own_client.promote("m", "1")
+    own_client.scale("m", 2)
+    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
+
+
+def test_missed_deadline_gives_the_default_in_time(own_client):
+    own_client.deploy(models.slow, name="slow", version="1", example=ROW)
+    own_client.register_application("impatient", default_output=-1, slo_ms=50)
+    own_client.link("impatient", "slow")
+    prediction = own_client.predict("impatient", [1, 2, 3])
+    assert prediction.outcome == "DEFAULT_DEADLINE"
+    assert prediction.explanation == (
+        "Failed to retrieve a prediction response within the specified latency SLO"
+    )
+    assert prediction.output == -1
+    assert prediction.timings.total_s < 0.2
+    with pytest.raises(errors.DeadlineExceeded):
+        own_client.predict("slow", [1, 2, 3], timeout_s=0.05)
+    assert own_client.predict("slow", [1, 2, 3]).outcome == "OK"
+
+
+def test_query_that_ends_replicas_is_given_up_and_the_others_are_answered(own_client):
+    own_client.deploy(models.poison, name="poison", version="1", example=ROW, num_replicas=2)
+    with traffic(own_client, "poison", [1, 2, 3], timeout_s=60) as seen:
+        with pytest.raises(errors.ModelFailed, match="replicas died while answering"):
+            own_client.predict("poison", [6, 66, 666], timeout_s=60)
+        seen.wait_for_more(20, timeout_s=60)
+    assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+    own_client.undeploy("poison")
+
+
+def test_frontend_serves_by_the_last_routes_while_management_is_away(
+    own_cluster, own_client, own_dir
+):
+    snapshot = own_cluster.data_dir / "routes.snapshot"
+    flags = ["--grpc-port", "0", "--http-port", "0", "--management-endpoint", "127.0.0.1:1"]
+    frontend = Service("skysail_frontend", [*flags, "--snapshot-file", str(snapshot)])
+    try:
+        bound = frontend.wait_ready()
+        with skysail.Client(own_cluster.management, query_endpoint=bound["grpc"]) as client:
+            assert client.predict("app", [1, 2, 3]).output.tolist() == [2, 4, 6]
+    finally:
+        assert frontend.stop() == 0
+
+
+def test_frontends_serve_on_while_the_store_is_away(own_cluster, own_client):
+    store = own_cluster.store_pid()
+    os.kill(store, signal.SIGSTOP)
+    try:
+        assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
+        with pytest.raises(errors.StoreUnavailable):
+            own_client.register_application("while-away")
+    finally:
+        os.kill(store, signal.SIGCONT)
+    eventually(lambda: _registers(own_client), what="the store is back")
+    os.kill(store, signal.SIGKILL)
+    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
+    eventually(lambda: _registers(own_client), what="the store was started again")
+    assert {each.name for each in own_client.applications()} >= {"app", "impatient"}
+
+
+def _registers(client: skysail.Client) -> bool:
+    try:
+        client.register_application("while-away")
+    except (errors.StoreUnavailable, errors.Conflict):
+        return False
+    return True
+
+
+def test_killed_frontend_is_back_on_its_ports(own_cluster, own_client):
+    os.kill(own_cluster.service_pid("skysail_frontend"), signal.SIGKILL)
+    eventually(
+        lambda: own_client.predict("app", [1, 2, 3], timeout_s=20).outcome == "OK",
+        what="the frontend is back",
+    )
+
+
+def test_replica_that_hangs_loses_no_query_that_another_can_answer(own_cluster, own_client):
+    (victim, _) = sorted(containers(own_client))
+    pid = own_cluster.replica_pid(victim)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        predictions = [own_client.predict("app", [1, 2, 3], timeout_s=3).outcome for _ in range(10)]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert predictions.count("OK") >= 8, predictions
+
+
+def test_everything_comes_back_after_down_and_up(own_dir):
+    with running_cluster(own_dir) as cluster, cluster.client() as client:
+        client.deploy(models.double, name="m", version="1.0", example=ROW)
+        client.register_application("app", default_output=-1, slo_ms=9000)
+        client.link("app", "m")
+    with running_cluster(own_dir) as cluster, cluster.client() as client:
+        eventually(lambda: client.describe_version("m").num_ready == 1)
+        assert client.predict("app", [1, 2, 3]).output.tolist() == [2, 4, 6]
+
+
+def test_killed_cluster_leaves_nothing_and_can_be_started_again(own_dir):
+    ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
+    done = skysail_command("up", "--detach", "--data-dir", str(own_dir), *ports)
+    assert done.returncode == 0, done.stderr
+    cluster = RunningCluster(own_dir, **json.loads((own_dir / "cluster.json").read_text()))
+    with cluster.client() as client:
+        client.deploy(models.double, name="m", version="1", example=ROW)
+        (replica,) = client.describe_version("m").replicas
+    family = [
+        *psutil.Process(cluster.pid).children(recursive=True),
+        psutil.Process(cluster.replica_pid(replica.container_id)),
+    ]
+    store = psutil.Process(cluster.store_pid())
+    family.remove(store)
+    os.kill(cluster.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, alive
+    done = skysail_command("down", "--data-dir", str(own_dir))
+    assert done.returncode == 0, done.stderr
+    _, alive = psutil.wait_procs([store], timeout=10)
+    assert not alive, alive
+    with running_cluster(own_dir) as again, again.client() as client:
+        eventually(lambda: client.describe_version("m").num_ready == 1)
+        assert client.predict("m", [1, 2, 3]).outcome == "OK"
+
+
+def test_log_of_a_replica(own_client):
+    own_client.deploy(models.talks, name="talks", version="1", example=ROW)
+    own_client.predict("talks", [4, 5, 6])
+    lines = [each.line for each in own_client.logs("talks")]
+    assert "seen [[1.0, 1.0, 1.0]]" in lines
+    assert "seen [[4.0, 5.0, 6.0]]" in lines
+    follower = own_client.logs("talks", follow=True, tail_lines=1)
+    next(follower)
+    own_client.predict("talks", [7, 8, 9])
+    assert next(follower).line == "seen [[7.0, 8.0, 9.0]]"
+    with pytest.raises(errors.ReplicaNotFound, match="has no replica 5"):
+        list(own_client.logs("talks", replica=5))

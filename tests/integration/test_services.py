@@ -1,0 +1,127 @@
+"""What every service has: health, reflection, a ready line, settings, an orderly end."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
+from skysail_testing import models
+from skysail_testing.clusters import RunningCluster
+
+FRONTEND = {"inference.GRPCInferenceService", "skysail.v1.QueryService"}
+MANAGEMENT = {"skysail.v1.ManagementService"}
+MODEL_SERVER = {"skysail.v1.ModelServer"}
+EVERYWHERE = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+@pytest.fixture(scope="module")
+def addresses(cluster: RunningCluster, client) -> dict[str, set[str]]:
+    client.deploy(models.double, name="served", version="1", example=np.ones((1, 3)))
+    (replica,) = client.describe_version("served").replicas
+    return {
+        cluster.grpc: FRONTEND,
+        cluster.management: MANAGEMENT,
+        replica.endpoint: MODEL_SERVER,
+    }
+
+
+def test_reflection_lists_all_services(addresses):
+    for address, services in addresses.items():
+        with grpc.insecure_channel(address) as channel:
+            assert set(ProtoReflectionDescriptorDatabase(channel).get_services()) == (
+                services | EVERYWHERE
+            )
+
+
+def test_health_of_every_service(addresses):
+    for address, services in addresses.items():
+        with grpc.insecure_channel(address) as channel:
+            for name in ("", *services):
+                request = health_pb2.HealthCheckRequest(service=name)
+                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING, (address, name)
+
+
+def test_replica_describes_itself(addresses, client):
+    (address,) = (each for each, services in addresses.items() if services == MODEL_SERVER)
+    with grpc.insecure_channel(address) as channel:
+        stub = model_server_pb2_grpc.ModelServerStub(channel)
+        answer = stub.Describe(model_server_pb2.DescribeRequest(), timeout=10)
+    assert (answer.replica_id, answer.model, answer.version) == ("served:1/0", "served", "1")
+    assert answer.is_ready
+    assert answer.signature.inputs[0].name == "x"
+
+
+def test_grpcurl(cluster: RunningCluster, addresses):
+    grpcurl = shutil.which("grpcurl")
+    if grpcurl is None:
+        pytest.skip("grpcurl is not installed")
+
+    def ask(address: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [grpcurl, "-plaintext", *arguments[:-1], address, arguments[-1]],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert set(ask(cluster.grpc, "list").split()) == FRONTEND | EVERYWHERE
+    status = json.loads(ask(cluster.management, "skysail.v1.ManagementService/GetClusterStatus"))
+    assert status["isStoreReachable"] is True
+    data = "AAAAAAAA8D8AAAAAAAAAQAAAAAAAAAhA"
+    request = {
+        "target": "served",
+        "inputs": [{"datatype": "DATA_TYPE_FP64", "shape": ["1", "3"], "data": data}],
+    }
+    answer = json.loads(
+        ask(cluster.grpc, "-d", json.dumps(request), "skysail.v1.QueryService/Predict")
+    )
+    assert answer["outcome"] == "OUTCOME_OK"
+    assert answer["version"] == "1"
+
+
+@pytest.mark.parametrize("name", ["frontend", "management", "model_server"])
+def test_help_and_effective_settings(name):
+    help_text = _run(f"skysail_{name}", "--help").stdout
+    assert "--log-level" in help_text
+    flags = {
+        "frontend": [],
+        "management": ["--data-dir", "/nowhere"],
+        "model_server": [
+            "--management-endpoint=h:1", "--replica-id=m:1/0", "--token=very-secret",
+        ],
+    }[name]  # fmt: skip
+    if name != "model_server":
+        printed = _run(f"skysail_{name}", "--print-settings", *flags).stdout
+        assert json.loads(printed)["log_level"] == "info"
+    unknown = _run(f"skysail_{name}", *flags, "--nope", "1")
+    assert unknown.returncode == 2
+    assert "--nope" in unknown.stderr
+
+
+def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_no_secret_is_logged(cluster: RunningCluster, addresses):
+    logs = [path.read_text() for path in cluster.data_dir.rglob("*.log")]
+    assert logs
+    assert not any("Bearer" in text or "TOKEN" in text for text in logs)

@@ -1,0 +1,259 @@
+"""What the tests of container managers need of a back end, and hands to work with one.
+
+A new back end adds a class like `LocalBackend` and its name to `BACKENDS`.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import signal
+import types
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import skysail.artifact
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.rpc.channels import open_channel
+from skysail_common.states import ReplicaState
+from skysail_common.tensors import join_bytes_elements, split_bytes_elements
+from skysail_common.tokens import replica_token
+from skysail_management.containers.base import (
+    Container,
+    ContainerManager,
+    ReplicaSpec,
+    VersionSpec,
+)
+from skysail_management.containers.local_process import LocalProcessManager
+from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
+from skysail_testing.artifact_server import SECRET, ArtifactServer
+
+M1 = ModelVersion("m", "1")
+
+_PATIENCE_S = 30.0
+
+
+class Backend(ABC):
+    """One engine that can run containers, and what tests must do to it behind its back."""
+
+    host = "127.0.0.1"
+    """Where containers reach the test process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @staticmethod
+    def why_not() -> str:
+        """Return why this back end cannot run here; empty if it can."""
+        return ""
+
+    @abstractmethod
+    def make_manager(self) -> ContainerManager:
+        """Return a manager that is not open; each manages the same containers."""
+
+    @abstractmethod
+    async def kill(self, container: Container) -> None:
+        """End a container as the kernel would: by SIGKILL."""
+
+    def let_go(self, manager: ContainerManager) -> None:
+        """Note that a manager was closed and its process is gone."""
+        return
+
+    async def clean_up(self) -> None:
+        """Remove what tests leave."""
+        return
+
+
+class LocalBackend(Backend):
+    """Processes of this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._gone: list[LocalProcessManager] = []
+
+    def make_manager(self) -> LocalProcessManager:
+        environment = {**os.environ, "PIP_NO_INDEX": "1"}
+        return LocalProcessManager(self.directory, "test", environment)
+
+    async def kill(self, container: Container) -> None:
+        os.kill(self.pid(container), signal.SIGKILL)
+
+    def pid(self, container: Container) -> int:
+        record = self.directory / "replicas" / container.container_id / "container.json"
+        return int(json.loads(record.read_text())["pid"])
+
+    def let_go(self, manager: ContainerManager) -> None:
+        assert isinstance(manager, LocalProcessManager)
+        self._gone.append(manager)
+
+    async def clean_up(self) -> None:
+        # Processes whose parent is gone are waited for by init; here the parent is still this one.
+        for manager in self._gone:
+            for replica in manager._replicas.values():
+                if replica.child is not None:
+                    await asyncio.to_thread(replica.child.wait, 10)
+
+
+BACKENDS: dict[str, type[Backend]] = {"local": LocalBackend}
+
+
+def portable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that travels without the module of the test; it imports what it needs."""
+    return types.FunctionType(function.__code__, {"__name__": "__main__"}, function.__name__)
+
+
+class Hand:
+    """A manager that is open, what it reports, and the artifacts that its containers fetch."""
+
+    def __init__(self, backend: Backend, manager: ContainerManager, server: ArtifactServer) -> None:
+        self.backend = backend
+        self.manager = manager
+        self.server = server
+        self.seen: list[Container] = []
+        self._changed = asyncio.Condition()
+
+    async def watch(self) -> None:
+        async for container in self.manager.watch():
+            async with self._changed:
+                self.seen.append(container)
+                self._changed.notify_all()
+
+    def states(self, container: Container) -> list[ReplicaState]:
+        """Return the states that were reported of a container."""
+        return [box.state for box in self.seen if box.container_id == container.container_id]
+
+    async def reported(self, container: Container, *states: ReplicaState) -> Container:
+        """Return a container once it is reported in one of these states."""
+
+        def find() -> Container | None:
+            for box in self.seen:
+                if box.container_id == container.container_id and box.state in states:
+                    return box
+            return None
+
+        async with self._changed:
+            await asyncio.wait_for(self._changed.wait_for(find), _PATIENCE_S)
+        found = find()
+        assert found is not None
+        return found
+
+    async def ended(self, container: Container) -> Container:
+        return await self.reported(container, ReplicaState.FAILED, ReplicaState.STOPPED)
+
+    def version(
+        self,
+        function: object,
+        version: ModelVersion = M1,
+        requirements: Iterable[str] = (),
+        **values: Any,
+    ) -> VersionSpec:
+        """Make a version of a function and have its artifact at hand."""
+        values = values or {"input_type": "strings"}
+        if isinstance(function, types.FunctionType):
+            function = portable(function)
+        artifact = skysail.artifact.build_artifact(function, **values)  # type: ignore[arg-type]
+        self.server.add(version, artifact)
+        return VersionSpec(version, artifact.sha256, platform.python_version(), tuple(requirements))
+
+    async def start(self, spec: VersionSpec, index: int = 0, **values: Any) -> Container:
+        """Prepare a version and start a replica of it."""
+        await self.manager.prepare(spec, lambda line: None)
+        replica = {
+            "management_endpoint": f"{self.backend.host}:{self.server.port}",
+            "token": replica_token(SECRET, spec.model_version),
+            "num_threads": 1,
+            **values,
+        }
+        return await self.manager.start(
+            ReplicaSpec(ReplicaId(spec.model_version, index), spec, **replica)
+        )
+
+    async def start_ready(self, spec: VersionSpec, index: int = 0, **values: Any) -> Container:
+        started = await self.start(spec, index, **values)
+        ready = await self.reported(started, ReplicaState.READY, ReplicaState.FAILED)
+        assert ready.state is ReplicaState.READY, ready.log_tail
+        return ready
+
+    async def live(self) -> list[Container]:
+        return [box for box in await self.manager.list() if box.state.is_live]
+
+    async def log(self, container: Container, tail_lines: int = 100) -> list[str]:
+        lines = self.manager.logs(container.container_id, tail_lines, follow=False)
+        return [line async for line in lines]
+
+
+@asynccontextmanager
+async def opened(backend: Backend, server: ArtifactServer) -> AsyncIterator[Hand]:
+    """Open a manager and watch it inside the `async with` block; containers outlive it."""
+    manager = backend.make_manager()
+    await manager.open()
+    hand = Hand(backend, manager, server)
+    watching = asyncio.create_task(hand.watch())
+    try:
+        yield hand
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await manager.close()
+        backend.let_go(manager)
+
+
+@asynccontextmanager
+async def running_backend(
+    name: str, directory: Path
+) -> AsyncIterator[tuple[Backend, ArtifactServer]]:
+    """Have a back end and the server of artifacts inside the block; no container outlives it."""
+    backend = BACKENDS[name](directory)
+    server = ArtifactServer()
+    await server.start(backend.host)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop)
+        stack.push_async_callback(backend.clean_up)
+        stack.push_async_callback(_stop_all, backend)
+        yield backend, server
+
+
+async def _stop_all(backend: Backend) -> None:
+    manager = backend.make_manager()
+    await manager.open()
+    for container in await manager.list():
+        await manager.stop(container.container_id, 0.0)
+    await manager.sweep([])
+    await manager.close()
+
+
+async def ask(container: Container, *texts: str) -> list[Any]:
+    """Send each text as a query, all in one batch; return the answers, or errors, in order."""
+    async with open_channel(container.endpoint) as channel:
+        stub = model_server_pb2_grpc.ModelServerStub(channel)
+        batch = model_server_pb2.Batch(id=1, rows=[1] * len(texts))
+        batch.inputs.append(join_bytes_elements(text.encode() for text in texts))
+        stream = stub.PredictBatches(iter([batch]), timeout=_PATIENCE_S)
+        result = await anext(aiter(stream))
+        stream.cancel()
+    errors = {error.index: error for error in result.errors}
+    answered = split_bytes_elements(result.outputs[0], len(texts) - len(errors))
+    values = iter(answered)
+    return [
+        errors[index] if index in errors else next(values).decode() for index in range(len(texts))
+    ]
+
+
+def make_wheel(directory: Path, name: str, source: str) -> Path:
+    """Write a wheel with one module; nothing must be built or fetched to install it."""
+    path = directory / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    members = {
+        f"{name}.py": source,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    members[f"{info}/RECORD"] = "".join(f"{member},,\n" for member in [*members, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    return path

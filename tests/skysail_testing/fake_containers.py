@@ -1,0 +1,131 @@
+"""A container manager without containers: tests say what becomes of each."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
+
+from skysail_common.errors import ReplicaNotFound
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import (
+    Container,
+    ContainerManager,
+    Progress,
+    ReplicaSpec,
+    VersionSpec,
+)
+from skysail_management.containers.changes import ContainerChanges
+
+
+class FakeContainerManager(ContainerManager):
+    """Keeps containers in memory; each is ready at once unless a test wants otherwise."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.live: dict[str, Container] = {}
+        self.started: list[ReplicaSpec] = []
+        self.stopped: list[str] = []
+        self.prepared: list[VersionSpec] = []
+        self.swept: list[list[VersionSpec]] = []
+        self.is_open = False
+        self.becomes_ready = True
+        """Whether what is started is ready at once."""
+        self.fails_with: list[dict[str, object]] = []
+        """What each next container fails with before `start` returns."""
+        self.start_errors: list[Exception] = []
+        self.prepare_errors: list[Exception] = []
+        self.stop_errors: list[Exception] = []
+        self.list_errors: list[Exception] = []
+        self.hangs_preparing: set[str] = set()
+        """Versions whose preparation never ends."""
+        self.num_preparing = 0
+        self.drain_gate: asyncio.Event | None = None
+        """Containers that are told to stop end when it is set."""
+        self._changes = ContainerChanges()
+
+    async def open(self) -> None:
+        self.is_open = True
+
+    async def close(self) -> None:
+        self.is_open = False
+
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        self.num_preparing += 1
+        try:
+            progress("collecting packages")
+            await asyncio.sleep(0)
+            if str(version.model_version) in self.hangs_preparing:
+                await asyncio.Event().wait()
+            if self.prepare_errors:
+                raise self.prepare_errors.pop(0)
+            self.prepared.append(version)
+        finally:
+            self.num_preparing -= 1
+
+    async def start(self, spec: ReplicaSpec) -> Container:
+        holders = [box for box in self.live.values() if box.replica_id == spec.replica_id]
+        assert not any(box.state.is_live for box in holders), f"{spec.replica_id} is live"
+        if self.start_errors:
+            raise self.start_errors.pop(0)
+        self.started.append(spec)
+        container_id = f"c{len(self.started)}"
+        container = Container(
+            container_id, spec.replica_id, ReplicaState.STARTING, f"unix:/{container_id}.sock"
+        )
+        self.live[container_id] = container
+        if self.fails_with:
+            self.fail(container_id, **self.fails_with.pop(0))
+            # Whoever watches hears of it before whoever started it has its answer.
+            await asyncio.sleep(0.001)
+        elif self.becomes_ready:
+            self.set_state(container_id, ReplicaState.READY)
+        return container
+
+    async def stop(self, container_id: str, drain_timeout_s: float) -> None:
+        if self.stop_errors:
+            raise self.stop_errors.pop(0)
+        if container_id not in self.live:
+            return
+        self.stopped.append(container_id)
+        self.set_state(container_id, ReplicaState.DRAINING)
+        await asyncio.sleep(0)
+        if self.drain_gate is not None:
+            await self.drain_gate.wait()
+        self._end(container_id, ReplicaState.STOPPED)
+
+    async def list(self) -> Sequence[Container]:
+        if self.list_errors:
+            raise self.list_errors.pop(0)
+        return list(self.live.values())
+
+    def watch(self) -> AsyncIterator[Container]:
+        return self._changes.watch()
+
+    async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+        if container_id not in self.live:
+            raise ReplicaNotFound(f"there is no log of container {container_id!r}")
+        for number in range(tail_lines):
+            yield f"line {number} of {container_id}"
+
+    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+        self.swept.append(list(kept))
+
+    def ids(self, *states: ReplicaState) -> Sequence[str]:
+        """Return the live containers, in these states if any are given."""
+        return [name for name, box in self.live.items() if not states or box.state in states]
+
+    def set_state(self, container_id: str, state: ReplicaState) -> None:
+        self.live[container_id] = replace(self.live[container_id], state=state)
+        self._changes.publish(self.live[container_id])
+
+    def fail(self, container_id: str, reason: str = "killed", **values: object) -> None:
+        """End a container as failed."""
+        self._end(container_id, ReplicaState.FAILED, reason=reason, **values)
+
+    def lose(self, container_id: str) -> None:
+        """Forget a container without a word."""
+        del self.live[container_id]
+
+    def _end(self, container_id: str, state: ReplicaState, **values: object) -> None:
+        ended = replace(self.live.pop(container_id), state=state, **values)  # type: ignore[arg-type]
+        self._changes.publish(ended)

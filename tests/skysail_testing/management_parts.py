@@ -1,0 +1,153 @@
+"""Management without a network: the real parts on a store and containers in memory."""
+
+import hashlib
+import io
+import platform
+import zipfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from skysail_common.artifacts import MANIFEST_FILE, MODEL_FILE, Manifest, SignatureRecord
+from skysail_common.functions import LIST_OUTPUT
+from skysail_common.identifiers import ModelVersion
+from skysail_common.store import Store
+from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
+from skysail_management.artifacts import ArtifactStore
+from skysail_management.events import DeployEvent, DeployEvents, DeployStep
+from skysail_management.operations.applications import Applications
+from skysail_management.operations.deployments import (
+    DeploymentDefaults,
+    Deployments,
+    DeploymentWish,
+)
+from skysail_management.operations.models import Models
+from skysail_management.reconciler.reconciler import Reconciler
+from skysail_management.reconciler.version_loop import ReconcilerOptions
+from skysail_management.records import DeploymentRecord, Records
+from skysail_management.routing import Routing
+from skysail_testing.fake_containers import FakeContainerManager
+from skysail_testing.memory_store import MemoryStore
+from skysail_testing.virtual_time import now
+
+MAX_ARTIFACT_BYTES = 10_000
+
+
+def signature_of(input_type: InputType = InputType.DOUBLES) -> Signature:
+    """Return the signature of a function that takes a list of such values."""
+    return Signature((CLIPPER_SPECS[input_type],), (LIST_OUTPUT,))
+
+
+def make_artifact(
+    content: str = "", input_type: InputType = InputType.DOUBLES, requirements: Sequence[str] = ()
+) -> bytes:
+    """Return an artifact that management accepts; `content` makes it differ from others."""
+    manifest = Manifest(
+        skysail_version="0",
+        python_version=platform.python_version(),
+        requirements=tuple(requirements),
+        signature=SignatureRecord.of(signature_of(input_type)),
+        calling="list",
+    )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(MANIFEST_FILE), manifest.model_dump_json())
+        archive.writestr(zipfile.ZipInfo(MODEL_FILE), content)
+    return buffer.getvalue()
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+async def chunked(content: bytes, size: int = 100) -> AsyncIterator[bytes]:
+    """Yield content in pieces, as it arrives from a client."""
+    for begin in range(0, len(content), size):
+        yield content[begin : begin + size]
+
+
+class ManagementParts:
+    """All parts of one management, wired as `app` does it."""
+
+    def __init__(self, directory: Path, store: MemoryStore, manager: FakeContainerManager) -> None:
+        self.store = store
+        self.manager = manager
+        self.records = Records(cast(Store, store))
+        self.artifacts = ArtifactStore(directory, MAX_ARTIFACT_BYTES, now)
+        self.events = DeployEvents()
+        self.routing = Routing(self.records)
+        options = ReconcilerOptions(
+            management_endpoint="127.0.0.1:1",
+            secret="secret",
+            prepare_timeout_s=900.0,
+            drain_timeout_s=30.0,
+        )
+        self.reconciler = Reconciler(
+            self.records,
+            manager,
+            self.artifacts,
+            self.events,
+            self.routing,
+            options,
+            now,
+        )
+        self.applications = Applications(self.records, self.reconciler)
+        self.models = Models(self.records, self.artifacts, self.reconciler)
+        self.deployments = Deployments(
+            self.records,
+            self.models,
+            self.reconciler,
+            manager,
+            self.events,
+            DeploymentDefaults(max_batch_size=64, start_timeout_s=60.0, prepare_timeout_s=900.0),
+        )
+
+    async def upload(self, content: bytes) -> str:
+        """Keep an artifact and return its name."""
+        await self.artifacts.add(sha256_of(content), chunked(content))
+        return sha256_of(content)
+
+    async def register(self, name: str, input_type: InputType = InputType.DOUBLES) -> str:
+        """Register a version such as `m:1` and return its artifact."""
+        sha256 = await self.upload(make_artifact(name, input_type))
+        await self.models.register(ModelVersion.parse(name), sha256, {})
+        return sha256
+
+    def deploying(self, name: str, sha256: str = "", **wish: Any) -> AsyncIterator[DeployEvent]:
+        """Return what happens as a version such as `m:1` is deployed."""
+        return self.deployments.deploy(
+            ModelVersion.parse(name), DeploymentWish(artifact_sha256=sha256, **wish)
+        )
+
+    async def deploy(self, name: str, sha256: str = "", **wish: Any) -> list[DeployEvent]:
+        """Deploy a version to the end and return what happened."""
+        if not sha256 and self.records.versions.get(name) is None:
+            sha256 = await self.upload(make_artifact(name))
+        return [event async for event in self.deploying(name, sha256, **wish)]
+
+    async def deployed(self, name: str, **wish: Any) -> None:
+        """Deploy a version that comes up."""
+        events = await self.deploy(name, **wish)
+        assert events[-1].step is DeployStep.DONE, events[-1]
+
+    def deployment(self, name: str) -> DeploymentRecord:
+        record = self.records.deployments.get(name)
+        assert record is not None
+        return record
+
+
+@asynccontextmanager
+async def running_parts(
+    directory: Path,
+    store: MemoryStore | None = None,
+    manager: FakeContainerManager | None = None,
+) -> AsyncIterator[ManagementParts]:
+    """Run a reconciler inside the `async with` block."""
+    parts = ManagementParts(directory, store or MemoryStore(), manager or FakeContainerManager())
+    await parts.records.load()
+    await parts.reconciler.start()
+    try:
+        yield parts
+    finally:
+        await parts.reconciler.stop()

@@ -1,0 +1,133 @@
+"""Servers that speak the Redis protocol, as real processes; and a wire that breaks at will."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from skysail_common.store.embedded import server_command, server_url, wait_until_ready
+
+
+def embedded_command(directory: Path, socket: Path) -> list[str]:
+    """Return the command of the server that `skysail up` runs."""
+    return server_command(directory, socket)
+
+
+def installed_command(directory: Path, socket: Path) -> list[str] | None:
+    """Return the command of a server on the PATH, or None if there is none."""
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found:
+            return [found, *server_command(directory, socket)[1:]]
+    return None
+
+
+class StoreServer:
+    """One server that keeps its data in a directory."""
+
+    def __init__(
+        self, command: Callable[[Path, Path], "list[str] | None"], directory: Path
+    ) -> None:
+        self.socket = directory / "s"
+        self.directory = directory
+        self._command = command(directory, self.socket)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return server_url(self.socket)
+
+    async def start(self) -> None:
+        assert self._command is not None
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        await wait_until_ready(self.socket)
+
+    def kill(self) -> None:
+        """End it as the kernel would."""
+        self._end(signal.SIGKILL)
+
+    def forget(self) -> None:
+        """Say that somebody else ended it."""
+        assert self._process is not None
+        self._process.wait(10)
+        self._process = None
+
+    def freeze(self) -> None:
+        """Have it answer nothing, while connections stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self.thaw()
+            self._end(signal.SIGTERM)
+        self.socket.unlink(missing_ok=True)
+
+    def _end(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+        self._process.wait(10)
+        self._process = None
+
+
+class BreakingWire:
+    """A unix socket before a server, which may lose an answer and break."""
+
+    def __init__(self, socket: Path, server: Path) -> None:
+        self.socket = socket
+        self._server_socket = server
+        self._listener: asyncio.Server | None = None
+        self._is_losing = False
+        self._links: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        self._listener = await asyncio.start_unix_server(self._accept, str(self.socket))
+
+    async def close(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for link in self._links:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+        self.socket.unlink(missing_ok=True)
+
+    def lose_next_answer(self) -> None:
+        """Pass the next request on, but break before its answer."""
+        self._is_losing = True
+
+    async def _accept(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._links.add(task)
+        far, forth = await asyncio.open_unix_connection(str(self._server_socket))
+        sending = asyncio.create_task(_copy(near, forth))
+        try:
+            while data := await far.read(65536):
+                if self._is_losing:
+                    self._is_losing = False
+                    break
+                back.write(data)
+                await back.drain()
+        finally:
+            sending.cancel()
+            for writer in (forth, back):
+                writer.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+            self._links.discard(task)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()

@@ -1,0 +1,67 @@
+"""Queries without a pause, from threads, while something else happens."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import skysail
+
+
+class Traffic:
+    """What was asked, and how it was answered."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.versions: list[str] = []
+        self.problems: list[str] = []
+        self._answered = threading.Condition()
+
+    @property
+    def total(self) -> int:
+        return sum(self.outcomes.values())
+
+    def note(self, outcome: str, version: str = "", problem: str = "") -> None:
+        with self._answered:
+            self.outcomes[outcome] += 1
+            self.versions.append(version)
+            if problem:
+                self.problems.append(problem)
+            self._answered.notify_all()
+
+    def wait_for_more(self, count: int, timeout_s: float = 20.0) -> None:
+        """Return once this many more queries were answered."""
+        goal = self.total + count
+        with self._answered:
+            assert self._answered.wait_for(lambda: self.total >= goal, timeout_s), self.outcomes
+
+
+@contextmanager
+def traffic(
+    client: skysail.Client, target: str, value: Any, callers: int = 6, **options: Any
+) -> Iterator[Traffic]:
+    """Ask all along inside the `with` block."""
+    seen = Traffic()
+    done = threading.Event()
+
+    def call() -> None:
+        while not done.is_set():
+            try:
+                prediction = client.predict(target, value, **options)
+            except skysail.SkysailError as error:
+                seen.note(type(error).__name__, problem=str(error))
+            else:
+                seen.note(prediction.outcome, prediction.version, prediction.explanation)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        seen.wait_for_more(20)
+        yield seen
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()

@@ -1,0 +1,97 @@
+"""An event loop whose time passes only while nothing else can happen: minutes take no time."""
+
+import asyncio
+import functools
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+_PATIENCE_S = 10.0
+_STEP_S = 0.01
+_TURN_S = 1e-6
+
+
+class _VirtualSelector(selectors.DefaultSelector):
+    """Moves the time on instead of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        # Each turn takes some time, as it does in truth: an instant is passed, never just missed.
+        self.now += _TURN_S
+        if timeout is None:
+            # No timer is set: only another thread or a file can go on.
+            found = super().select(_PATIENCE_S)
+            if not found:
+                raise AssertionError("every task waits for something that never comes")
+            return found
+        found = super().select(0)
+        if not found and timeout > 0:
+            self.now += timeout
+        return found
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """Runs tasks as any loop does; sleeps and time limits pass at once, in order."""
+
+    def __init__(self) -> None:
+        self._virtual = _VirtualSelector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test in virtual time; it may take other fixtures, but no async ones."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        loop = VirtualTimeLoop()
+        try:
+            loop.run_until_complete(test(*args, **kwargs))
+            left = asyncio.all_tasks(loop)
+            assert not left, f"tasks outlive the test: {left}"
+        finally:
+            _cancel_all(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    return run
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+
+def now() -> float:
+    """Return the virtual time; fits where a clock is wanted."""
+    return asyncio.get_running_loop().time()
+
+
+async def until(condition: Callable[[], object], within_s: float = 10.0) -> object:
+    """Return the first true value of a condition, in virtual time."""
+    end = now() + within_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert now() < end, f"not within {within_s:g} s"
+        await asyncio.sleep(_STEP_S)
+
+
+async def pass_time(seconds: float) -> None:
+    """Let virtual time pass, and with it all that happens meanwhile."""
+    await asyncio.sleep(seconds)
+
+
+async def settle() -> None:
+    """Let everything happen that needs no time to pass."""
+    await asyncio.sleep(_STEP_S)

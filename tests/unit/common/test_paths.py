@@ -1,0 +1,114 @@
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skysail_common.errors import FailedPrecondition
+from skysail_common.paths import remove_socket_directory, socket_directory
+
+# A socket's path must end before its 108th byte on Linux.
+LONGEST_SOCKET = "a" * 24
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="d-")).resolve()
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def long_dir(tmp_path: Path) -> Iterator[Path]:
+    directory = tmp_path.joinpath(*["a-long-name"] * 20)
+    yield directory
+    remove_socket_directory(directory)
+
+
+def permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_sockets_are_in_a_data_directory_of_a_short_path(short_dir):
+    data_dir = short_dir / "data"
+    directory = socket_directory(data_dir)
+    assert directory == data_dir / "sockets"
+    assert directory.is_dir()
+    assert socket_directory(data_dir) == directory
+
+
+def test_sockets_are_elsewhere_where_the_path_would_be_too_long(long_dir):
+    directory = socket_directory(long_dir)
+    assert directory.is_dir()
+    assert directory.parent == Path(tempfile.gettempdir())
+    assert len(os.fsencode(directory / LONGEST_SOCKET)) <= 103
+    assert socket_directory(long_dir) == directory
+
+
+def test_two_long_data_directories_have_different_ones(long_dir):
+    other = long_dir / "b"
+    assert socket_directory(other) != socket_directory(long_dir)
+    remove_socket_directory(other)
+
+
+def test_bytes_count_and_not_characters(short_dir):
+    data_dir = short_dir / ("é" * (60 - len(str(short_dir)) // 2))
+    directory = socket_directory(data_dir)
+    assert len(os.fsencode(directory / LONGEST_SOCKET)) <= 103
+    remove_socket_directory(data_dir)
+
+
+def test_only_this_user_may_enter_whatever_the_umask(short_dir, long_dir):
+    before = os.umask(0)
+    try:
+        for data_dir in (short_dir, long_dir):
+            assert permissions(socket_directory(data_dir)) == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_a_directory_that_others_may_enter_is_closed_to_them(short_dir):
+    directory = short_dir / "sockets"
+    directory.mkdir()
+    directory.chmod(0o777)
+    socket_directory(short_dir)
+    assert permissions(directory) == 0o700
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
+def test_what_somebody_else_put_there_is_refused(short_dir, kind):
+    place = short_dir / "sockets"
+    if kind == "file":
+        place.write_text("")
+    else:
+        target = short_dir / "target"
+        if kind == "link":
+            target.mkdir()
+        place.symlink_to(target)
+    with pytest.raises(FailedPrecondition, match="sockets belongs to somebody else"):
+        socket_directory(short_dir)
+
+
+def test_another_user_s_directory_is_refused(short_dir, monkeypatch):
+    socket_directory(short_dir)
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    with pytest.raises(FailedPrecondition, match="belongs to somebody else"):
+        socket_directory(short_dir)
+
+
+def test_a_relative_and_an_absolute_path_lead_to_the_same_directory(short_dir, monkeypatch):
+    monkeypatch.chdir(short_dir)
+    assert socket_directory(Path("data")) == socket_directory(short_dir / "data")
+
+
+def test_the_directory_is_removed_once_it_is_empty(short_dir):
+    directory = socket_directory(short_dir)
+    (directory / "store.sock").write_text("")
+    remove_socket_directory(short_dir)
+    assert directory.is_dir()
+    (directory / "store.sock").unlink()
+    remove_socket_directory(short_dir)
+    assert not directory.exists()

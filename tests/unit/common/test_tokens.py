@@ -1,0 +1,36 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.identifiers import ModelVersion
+from skysail_common.tokens import is_token_of, replica_token
+
+VERSION = ModelVersion("sum", "3")
+
+
+def test_a_token_is_that_of_its_version_and_secret():
+    token = replica_token("secret", VERSION)
+    assert is_token_of(token, "secret", VERSION)
+    assert not is_token_of(token, "secret", ModelVersion("sum", "4"))
+    assert not is_token_of(token, "other secret", VERSION)
+
+
+def test_a_token_is_the_same_after_a_restart_and_tells_nothing():
+    token = replica_token("secret", VERSION)
+    assert len(token) == 64
+    assert token == replica_token("secret", VERSION)
+    assert "secret" not in token
+    assert "sum" not in token
+
+
+@pytest.mark.parametrize("token", ["", "é", "\0", "a" * 64])
+def test_what_is_no_token_is_refused(token):
+    assert not is_token_of(token, "secret", VERSION)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.text(), st.integers(0, 63), st.characters(exclude_categories=["Cs"]))
+def test_a_token_with_another_character_is_refused(secret, place, character):
+    token = replica_token(secret, VERSION)
+    changed = token[:place] + character + token[place + 1 :]
+    assert is_token_of(changed, secret, VERSION) == (changed == token)

@@ -1,0 +1,46 @@
+"""The HTTP doors of a frontend, asked without a network."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+
+from skysail_frontend.ingress.grpc_query import QueryIds
+from skysail_frontend.ingress.http_server import http_app
+from skysail_frontend.ingress.rest_clipper import RestClipper
+from skysail_frontend.ingress.rest_v2 import RestV2
+from unit.frontend.parts import Frontend, turns
+
+MAX_BODY_BYTES = 2_000
+
+
+class HttpDoors:
+    """A client of both doors, which are served as in the frontend."""
+
+    def __init__(self, frontend: Frontend, *, is_ready: bool = True) -> None:
+        self.frontend = frontend
+        rest_v2 = RestV2(frontend.dispatcher, "our name", MAX_BODY_BYTES, lambda: is_ready)
+        rest_clipper = RestClipper(frontend.dispatcher, QueryIds(), MAX_BODY_BYTES)
+        app = http_app([*rest_v2.routes(), *rest_clipper.routes()])
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://frontend")
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self._client.get(path)
+
+    async def post(
+        self, path: str, body: object, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        """Post a body: bytes and streams as they are, anything else as JSON."""
+        if not isinstance(body, (bytes, AsyncIterator)):
+            body = json.dumps(body).encode()
+        return await self._client.post(path, content=body, headers=headers)
+
+    async def post_and_wait(self, path: str, body: object, seconds: float) -> httpx.Response:
+        """Post a body and, once its queries are under way, let time pass."""
+        posting = asyncio.ensure_future(self.post(path, body))
+        await turns()
+        assert self.frontend.dispatcher.num_unsettled or posting.done()
+        self.frontend.loop.advance(seconds)
+        return await posting

@@ -1,0 +1,350 @@
+import asyncio
+import contextlib
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.errors import InvalidInput, Unavailable
+from skysail_common.identifiers import ModelVersion
+from skysail_common.rpc.contract import LinkObserver
+from skysail_common.rpc.messages import signature_to_proto
+from skysail_common.tensors import InputType
+from skysail_frontend.directory import Directory, table_of
+from skysail_frontend.query import Outcome
+from skysail_frontend.routes import Application, ReplicaEndpoint, Route
+from skysail_protos.v1 import model_server_pb2, routing_pb2
+from unit.frontend.parts import DOUBLES, Frontend, TurningLoop, turns
+
+M1 = ModelVersion("m", "1")
+
+
+def version_of(name: str = "m:1", *containers: str, **fields: object) -> routing_pb2.RoutedVersion:
+    model, version = name.split(":")
+    fields = {"num_replicas": max(1, len(containers)), "max_batch_size": 8, **fields}
+    message = routing_pb2.RoutedVersion(
+        model=model, version=version, signature=signature_to_proto(DOUBLES), **fields
+    )
+    for container in containers:
+        message.replicas.add(container_id=container, endpoint=f"unix:/{container}")
+    return message
+
+
+def application_of(**fields: object) -> routing_pb2.RoutedApplication:
+    fields = {
+        "name": "app",
+        "input_type": InputType.DOUBLES,
+        "slo": Duration(seconds=1, nanos=500_000_000),
+        **fields,
+    }
+    return routing_pb2.RoutedApplication(**fields)
+
+
+def snapshot_of(*versions, applications=(), sequence: int = 1) -> routing_pb2.RoutingSnapshot:
+    return routing_pb2.RoutingSnapshot(
+        sequence=sequence, cluster="c", applications=applications, versions=versions
+    )
+
+
+# The table that a snapshot describes.
+
+
+def test_an_application_becomes_what_it_was_registered_as():
+    message = application_of(default_output_json='{"label": [1.5, null]}')
+    message.routes.add(model="m", version="1", weight=0.25)
+    message.routes.add(model="n", weight=0.75)
+    table = table_of(snapshot_of(applications=[message]))
+    assert table.application("app") == Application(
+        "app",
+        InputType.DOUBLES,
+        1.5,
+        (Route("m", "1", 0.25), Route("n", "", 0.75)),
+        has_default=True,
+        default_output={"label": [1.5, None]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "has_default", "value"),
+    [(None, False, None), ("null", True, None), ('""', True, ""), ("0", True, 0)],
+)
+def test_no_default_output_is_told_from_one_that_is_nothing(text, has_default, value):
+    message = application_of()
+    if text is not None:
+        message.default_output_json = text
+    app = table_of(snapshot_of(applications=[message])).application("app")
+    assert (app.has_default, app.default_output) == (has_default, value)
+
+
+def test_a_version_becomes_what_was_deployed():
+    message = version_of("m:1", "c1", "c2", is_current=True, num_replicas=3, max_batch_size=64)
+    version = table_of(snapshot_of(message)).version("m", "")
+    assert version.name == M1
+    assert version.signature == DOUBLES
+    assert (version.is_current, version.num_replicas, version.max_batch_size) == (True, 3, 64)
+    assert version.replicas == (
+        ReplicaEndpoint("c1", "unix:/c1"),
+        ReplicaEndpoint("c2", "unix:/c2"),
+    )
+
+
+def test_an_empty_snapshot_is_an_empty_table():
+    table = table_of(snapshot_of())
+    assert not table.applications
+    assert not table.versions
+
+
+def _without_signature():
+    message = version_of()
+    message.ClearField("signature")
+    return snapshot_of(message)
+
+
+def _with_unknown_datatype():
+    message = version_of()
+    message.signature.inputs[0].datatype = 99
+    return snapshot_of(message)
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        _without_signature(),
+        _with_unknown_datatype(),
+        snapshot_of(applications=[application_of(input_type=0)]),
+        snapshot_of(applications=[application_of(input_type=99)]),
+        snapshot_of(applications=[application_of(default_output_json="{")]),
+        snapshot_of(applications=[application_of(default_output_json="")]),
+    ],
+)
+def test_a_snapshot_of_no_possible_table_is_invalid(snapshot):
+    with pytest.raises(InvalidInput):
+        table_of(snapshot)
+
+
+# Replicas.
+
+
+class FakeLink:
+    def __init__(self, endpoint: str, observer: LinkObserver) -> None:
+        self.endpoint = endpoint
+        self.observer = observer
+        self.is_closed = False
+        self.sent: list[model_server_pb2.Batch] = []
+
+    def send(self, message: bytes) -> None:
+        self.sent.append(model_server_pb2.Batch.FromString(message))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def answer(self) -> None:
+        batch = self.sent[-1]
+        result = model_server_pb2.BatchResult(id=batch.id, outputs=batch.inputs)
+        self.observer.link_received(result.SerializeToString())
+
+
+class Directed:
+    """A frontend that follows snapshots, on links without a network."""
+
+    def __init__(self, snapshot_file=None) -> None:
+        self.frontend = Frontend(loop=TurningLoop)
+        self.dispatcher = self.frontend.dispatcher
+        self.links: dict[str, FakeLink] = {}
+        self.away: set[str] = set()
+        self.directory = Directory(self.dispatcher, self._connect, snapshot_file)
+
+    async def _connect(self, endpoint: str, path: str, observer: LinkObserver) -> FakeLink:
+        if endpoint in self.away:
+            raise Unavailable("away")
+        self.links[endpoint] = FakeLink(endpoint, observer)
+        return self.links[endpoint]
+
+    async def apply(self, *versions, **options) -> None:
+        self.directory._apply(snapshot_of(*versions, **options))
+        await turns()
+
+    @property
+    def open(self) -> set[str]:
+        return {endpoint for endpoint, link in self.links.items() if not link.is_closed}
+
+    @property
+    def num_replicas(self) -> int:
+        version = self.dispatcher.version(M1)
+        return len(version.replicas) if version else 0
+
+
+@pytest.fixture
+async def directed():
+    directed = Directed()
+    yield directed
+    await directed.directory.stop()
+
+
+async def test_each_replica_of_a_snapshot_is_linked_to(directed):
+    assert not directed.directory.has_routes.is_set()
+    await directed.apply(version_of("m:1", "c1", "c2"), version_of("n:1", "c3"))
+    assert directed.directory.has_routes.is_set()
+    assert directed.open == {"unix:/c1", "unix:/c2", "unix:/c3"}
+    assert directed.dispatcher.is_ready(M1)
+    assert directed.num_replicas == 2
+
+
+async def test_the_same_snapshot_again_changes_nothing(directed):
+    await directed.apply(version_of("m:1", "c1"))
+    link = directed.links["unix:/c1"]
+    await directed.apply(version_of("m:1", "c1"), sequence=2)
+    assert directed.links["unix:/c1"] is link
+    assert directed.num_replicas == 1
+
+
+async def test_a_replica_more_and_a_replica_less(directed):
+    await directed.apply(version_of("m:1", "c1"))
+    await directed.apply(version_of("m:1", "c1", "c2"))
+    assert directed.open == {"unix:/c1", "unix:/c2"}
+    await directed.apply(version_of("m:1", "c2"))
+    assert directed.open == {"unix:/c2"}
+    assert directed.num_replicas == 1
+    assert directed.dispatcher.is_ready(M1)
+
+
+async def test_a_replica_less_answers_what_it_has_first(directed):
+    await directed.apply(version_of("m:1", "c1"))
+    query = directed.frontend.submit()
+    await turns()
+    await directed.apply(version_of("m:1", "c2"))
+    assert directed.open == {"unix:/c1", "unix:/c2"}
+    assert directed.num_replicas == 2
+    directed.links["unix:/c1"].answer()
+    assert directed.frontend.settled[query].outcome is Outcome.OK
+    await turns()
+    assert directed.open == {"unix:/c2"}
+    assert directed.num_replicas == 1
+
+
+async def test_a_version_that_is_gone_closes_its_links(directed):
+    await directed.apply(version_of("m:1", "c1"))
+    await directed.apply()
+    assert directed.open == set()
+    assert directed.dispatcher.version(M1) is None
+    await directed.apply(version_of("m:1", "c2"))
+    assert directed.open == {"unix:/c2"}
+    assert directed.dispatcher.is_ready(M1)
+
+
+async def test_scaling_to_zero_answers_what_waits_and_closes_links(directed):
+    directed.away.add("unix:/c1")
+    await directed.apply(version_of("m:1", "c1"))
+    query = directed.frontend.submit()
+    await directed.apply(version_of("m:1", num_replicas=0))
+    assert directed.frontend.settled[query].outcome is Outcome.DEFAULT_NO_REPLICA
+
+
+async def test_what_waits_is_sent_to_a_replica_that_comes(directed):
+    await directed.apply(version_of("m:1"))
+    query = directed.frontend.submit(within_s=10.0)
+    await turns()
+    await directed.apply(version_of("m:1", "c1"))
+    directed.links["unix:/c1"].answer()
+    assert directed.frontend.settled[query].outcome is Outcome.OK
+
+
+async def test_stopping_ends_every_link_task(directed):
+    await directed.apply(version_of("m:1", "c1", "c2"))
+    await directed.directory.stop()
+    await turns()
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert not any(name.startswith("replica ") for name in names)
+
+
+# The file of the last snapshot.
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "routes.bin"
+
+
+async def test_the_last_snapshot_is_kept_and_loaded(file):
+    before = Directed(file)
+    snapshot = snapshot_of(version_of("m:1", "c1"), applications=[application_of()])
+    before.directory._take_over(snapshot)
+    await turns()
+    await before.directory.stop()
+    assert [each.name for each in file.parent.iterdir()] == ["routes.bin"]
+
+    after = Directed(file)
+    after.directory.load()
+    await turns()
+    assert after.directory.has_routes.is_set()
+    assert after.dispatcher.is_ready(M1)
+    assert after.dispatcher.table.application("app").slo_s == 1.5
+    await after.directory.stop()
+
+
+async def test_a_newer_snapshot_replaces_the_file(file):
+    directed = Directed(file)
+    for sequence in (1, 2):
+        directed.directory._take_over(snapshot_of(sequence=sequence))
+    assert routing_pb2.RoutingSnapshot.FromString(file.read_bytes()).sequence == 2
+
+
+async def test_a_file_that_cannot_be_written_does_not_keep_from_routing(tmp_path, caplog):
+    directed = Directed(tmp_path / "missing" / "routes.bin")
+    directed.directory._take_over(snapshot_of(version_of("m:1", "c1")))
+    await turns()
+    assert directed.dispatcher.is_ready(M1)
+    assert "the routes cannot be kept" in caplog.text
+    await directed.directory.stop()
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+async def test_without_a_file_there_are_no_routes(file, has_file):
+    directed = Directed(file if has_file else None)
+    directed.directory.load()
+    assert not directed.directory.has_routes.is_set()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xff\xff",
+        _without_signature().SerializeToString(),
+        snapshot_of(applications=[application_of(input_type=99)]).SerializeToString(),
+        snapshot_of(applications=[application_of(default_output_json="{")]).SerializeToString(),
+        snapshot_of(version_of("m:1", "c1")).SerializeToString()[:-3],
+    ],
+)
+async def test_a_file_that_is_corrupt_is_passed_over(file, content, caplog):
+    file.write_bytes(content)
+    directed = Directed(file)
+    directed.directory.load()
+    assert not directed.directory.has_routes.is_set()
+    assert "the last routes cannot be read" in caplog.text
+    assert not directed.dispatcher.table.versions
+
+
+async def test_a_file_that_cannot_be_read_is_passed_over(file):
+    file.mkdir()
+    directed = Directed(file)
+    directed.directory.load()
+    assert not directed.directory.has_routes.is_set()
+
+
+full = snapshot_of(
+    version_of("m:1", "c1"), applications=[application_of(default_output_json="[1]")]
+).SerializeToString()
+spoiled = st.builds(
+    lambda index, byte: full[:index] + bytes([byte]) + full[index + 1 :],
+    st.integers(0, len(full) - 1),
+    st.integers(0, 255),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=60) | spoiled)
+def test_whatever_is_in_the_file_is_a_table_or_invalid(content):
+    with contextlib.suppress(DecodeError, InvalidInput):
+        table_of(routing_pb2.RoutingSnapshot.FromString(content))

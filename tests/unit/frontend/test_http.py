@@ -1,0 +1,72 @@
+import numpy as np
+import orjson
+import pytest
+from starlette.requests import Request
+
+from skysail_common.errors import InvalidInput, ModelFailed, all_errors
+from skysail_frontend.ingress.http import BodyTooLarge, http_status, json_response, read_json
+
+
+def request_of(*messages: dict, **headers: str) -> Request:
+    """A request whose body comes as these ASGI messages."""
+    incoming = iter(messages)
+
+    async def receive() -> dict:
+        return next(incoming)
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+
+
+def part(body: bytes, *, is_last: bool = False) -> dict:
+    return {"type": "http.request", "body": body, "more_body": not is_last}
+
+
+async def test_a_body_may_come_in_parts():
+    request = request_of(part(b'{"a": '), part(b""), part(b"[1]}", is_last=True))
+    assert await read_json(request, 100) == {"a": [1]}
+
+
+async def test_a_body_is_not_read_beyond_the_limit():
+    with pytest.raises(BodyTooLarge, match="larger than the limit of 10 bytes"):
+        await read_json(request_of(part(b"123456"), part(b"123456")), 10)
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_read_at_all():
+    with pytest.raises(BodyTooLarge, match="the body is 11 bytes; the limit is 10"):
+        await read_json(request_of(content_length="11"), 10)
+
+
+@pytest.mark.parametrize("length", ["", "many", "-1", "1e9"])
+async def test_a_length_that_is_no_number_is_not_believed(length):
+    request = request_of(part(b"[]", is_last=True), content_length=length)
+    assert await read_json(request, 10) == []
+
+
+async def test_a_client_that_goes_away_has_sent_nothing():
+    with pytest.raises(InvalidInput, match="went away"):
+        await read_json(request_of(part(b"{"), {"type": "http.disconnect"}), 100)
+
+
+@pytest.mark.parametrize("value", [10**30, "\ud800", {1, 2}, {"a": object()}, {1: 2}])
+def test_what_json_cannot_hold_is_a_failure_of_the_model(value):
+    with pytest.raises(ModelFailed, match="the answer cannot be written as JSON"):
+        json_response(value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.arange(6.0).reshape(2, 3).T,
+        np.array([["a"], ["b"]], dtype=object),
+        np.array([1.5], "<f2"),
+        np.array(7),
+    ],
+)
+def test_arrays_of_every_layout_become_lists(array):
+    assert orjson.loads(json_response(array).body) == array.tolist()
+
+
+def test_every_error_is_an_http_error():
+    assert all(400 <= http_status(kind("no")) <= 599 for kind in all_errors())

@@ -1,0 +1,70 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.clock import NEVER
+from skysail_common.errors import DeadlineExceeded, Overloaded
+from skysail_frontend.query import Outcome, Prediction, Query, sooner
+from skysail_protos.v1 import query_pb2
+from unit.frontend.parts import Settlements, application, served
+
+
+@pytest.fixture
+def settled() -> Settlements:
+    return Settlements()
+
+
+def query_of(app, settled) -> Query:
+    return Query("7", app, served(), (b"12345678",), 1, (), 100.0, 101.0, settled)
+
+
+def test_outcomes_have_the_numbers_of_the_protocol():
+    for outcome in Outcome:
+        assert query_pb2.Outcome.Value(f"OUTCOME_{outcome.name}") == outcome
+    assert len(query_pb2.Outcome.keys()) == len(Outcome) + 1
+
+
+def test_only_the_first_answer_counts(settled):
+    query = query_of(None, settled)
+    first = Prediction(Outcome.OK, [b""], [(1,)])
+    query.answer(first, 100.5)
+    query.answer(Prediction(Outcome.DEFAULT_DEADLINE), 100.7)
+    query.give_up(Outcome.DEFAULT_DEADLINE, "late", DeadlineExceeded("late"), 100.8)
+    assert settled[query] is first
+    assert first.total_s == 0.5
+    assert query.inputs == ()
+
+
+def test_a_cancelled_query_is_not_settled(settled):
+    query = query_of(None, settled)
+    query.cancel()
+    query.answer(Prediction(Outcome.OK), 100.5)
+    assert query not in settled
+    assert query.inputs == ()
+
+
+def test_giving_up_takes_the_default_output_where_there_is_one(settled):
+    query = query_of(application(default=None), settled)
+    query.give_up(Outcome.DEFAULT_OVERLOADED, "full", Overloaded("queue full"), 100.5)
+    prediction = settled[query]
+    assert (prediction.outcome, prediction.explanation) == (Outcome.DEFAULT_OVERLOADED, "full")
+    assert prediction.error is None
+    assert prediction.is_default
+
+
+@pytest.mark.parametrize("app", [None, application()])
+def test_giving_up_is_an_error_where_there_is_no_default_output(settled, app):
+    error = Overloaded("queue full")
+    query = query_of(app, settled)
+    query.give_up(Outcome.DEFAULT_OVERLOADED, "full", error, 100.5)
+    assert settled[query].error is error
+
+
+instants = st.floats(0, 1e6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(instants, instants | st.just(NEVER), st.lists(st.none() | st.floats(0, 1e3), max_size=3))
+def test_the_soonest_bound_holds(arrival, deadline, durations):
+    bounds = [deadline, *(arrival + each for each in durations if each is not None)]
+    assert sooner(arrival, deadline, *durations) == min(bounds)

@@ -1,0 +1,473 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from skysail_common import __version__
+from skysail_common.errors import (
+    Overloaded,
+    SkysailError,
+    Status,
+    all_errors,
+)
+from skysail_common.tensors import (
+    Content,
+    DataType,
+    Signature,
+    TensorSpec,
+    join_bytes_elements,
+)
+from skysail_frontend.dispatch import QueryOutputs
+from unit.frontend.doors import MAX_BODY_BYTES, HttpDoors
+from unit.frontend.parts import (
+    DOUBLES,
+    Frontend,
+    Function,
+    TurningLoop,
+    application,
+    doubled,
+    echoed,
+    failing,
+    served,
+    signature_of,
+    texts,
+    turns,
+)
+
+INFER = "/v2/models/m/infer"
+
+
+def doors(*versions, is_ready: bool = True, function: Function | None = doubled, **options):
+    versions = versions or (served(),)
+    frontend = Frontend(*versions, loop=TurningLoop, function=function, **options)
+    return HttpDoors(frontend, is_ready=is_ready)
+
+
+def giving(datatype: DataType, *dims: int, function: Function = echoed) -> HttpDoors:
+    """A model that gives what it takes."""
+    version = served(signature=signature_of(TensorSpec("x", datatype, (-1, *dims))))
+    return doors(version, function=function)
+
+
+def body_of(data: object = (0.0, 1.0, 2.0), datatype: str = "FP64", shape=(1, 3), **more) -> dict:
+    return {"inputs": [{"name": "x", "datatype": datatype, "shape": shape, "data": data}], **more}
+
+
+# What the server and its models are.
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/"])
+async def test_the_server_tells_its_name_and_extensions(path):
+    response = await doors().get(path)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {
+        "name": "our name",
+        "version": __version__,
+        "extensions": ["binary_tensor_data", "parameters"],
+    }
+
+
+async def test_the_server_is_live():
+    response = await doors().get("/v2/health/live")
+    assert (response.status_code, response.json()) == (200, {"live": True})
+
+
+@pytest.mark.parametrize(("is_ready", "status"), [(True, 200), (False, 400)])
+async def test_the_server_is_ready_when_it_says_so(is_ready, status):
+    response = await doors(is_ready=is_ready).get("/v2/health/ready")
+    assert (response.status_code, response.json()) == (status, {"ready": is_ready})
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/versions/1"])
+async def test_a_model_tells_what_it_takes_and_gives(path):
+    response = await doors(served("m:1"), served("m:2", is_current=False)).get(path)
+    assert response.json() == {
+        "name": "m",
+        "versions": ["1", "2"],
+        "platform": "python",
+        "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 3]}],
+        "outputs": [{"name": "y", "datatype": "FP64", "shape": [-1, 3]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/v2/models/nope", "Request for unknown model: 'nope' is not found"),
+        ("/v2/models/m/versions/9", "Request for unknown model: 'm' version 9 is not found"),
+        ("/v2/models/nope/ready", "Request for unknown model: 'nope' is not found"),
+        (
+            "/v2/models/unrouted",
+            "Request for unknown model: 'unrouted' has no available versions",
+        ),
+    ],
+)
+async def test_an_unknown_model_is_not_found(path, error):
+    response = await doors(applications=[application("unrouted")]).get(path)
+    assert (response.status_code, response.json()) == (404, {"error": error})
+
+
+async def test_a_model_is_ready_while_a_replica_takes_batches():
+    client = doors()
+    for path in ("/v2/models/m/ready", "/v2/models/m/versions/1/ready"):
+        response = await client.get(path)
+        assert (response.status_code, response.json()) == (200, {"name": "m", "ready": True})
+    client.frontend.replica.is_ready = False
+    response = await client.get("/v2/models/m/ready")
+    assert (response.status_code, response.json()) == (400, {"name": "m", "ready": False})
+
+
+async def test_paths_and_verbs_that_are_not_served_are_json_errors():
+    client = doors()
+    response = await client.get("/v2/nothing/here")
+    assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
+    response = await client.get(INFER)
+    assert (response.status_code, response.json()) == (405, {"error": "Method Not Allowed"})
+
+
+# Queries and answers.
+
+
+async def test_a_query_is_answered():
+    response = await doors().post(INFER, body_of(id="seven"))
+    assert response.status_code == 200
+    assert response.json() == {
+        "model_name": "m",
+        "model_version": "1",
+        "id": "seven",
+        "outputs": [{"name": "y", "datatype": "FP64", "shape": [1, 3], "data": [0.0, 2.0, 4.0]}],
+    }
+
+
+async def test_an_answer_without_an_id_has_none():
+    assert "id" not in (await doors().post(INFER, body_of())).json()
+
+
+async def test_a_version_can_be_named():
+    client = doors(served("m:1"), served("m:2", is_current=False))
+    response = await client.post("/v2/models/m/versions/2/infer", body_of())
+    assert response.json()["model_version"] == "2"
+    response = await client.post("/v2/models/m/versions/9/infer", body_of())
+    assert response.status_code == 404
+    assert response.json() == {"error": "Request for unknown model: 'm' version 9 is not found"}
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6.0]]])
+async def test_data_may_be_flat_or_nested_and_integers_for_doubles(data):
+    response = await doors().post(INFER, body_of(data, shape=[2, 3]))
+    assert response.json()["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+    assert response.json()["outputs"][0]["shape"] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        (DataType.BOOL, [True, False, True]),
+        (DataType.UINT8, [0, 1, 255]),
+        (DataType.UINT16, [0, 1, 2**16 - 1]),
+        (DataType.UINT32, [0, 1, 2**32 - 1]),
+        (DataType.UINT64, [0, 1, 2**64 - 1]),
+        (DataType.INT8, [-128, 1, 127]),
+        (DataType.INT16, [-(2**15), 1, 2**15 - 1]),
+        (DataType.INT32, [-(2**31), 1, 2**31 - 1]),
+        (DataType.INT64, [-(2**63), 1, 2**63 - 1]),
+        (DataType.FP16, [-1.5, 0.0, 65504.0]),
+        (DataType.FP32, [-1.5, 0.0, 2.0**127]),
+        (DataType.FP64, [-1.5, 0.1, 1e300]),
+        (DataType.BYTES, ["", "text", "é"]),
+    ],
+)
+async def test_every_datatype_travels_there_and_back(datatype, data):
+    response = await giving(datatype, 3).post(INFER, body_of(data, datatype.name))
+    assert response.status_code == 200, response.text
+    (output,) = response.json()["outputs"]
+    assert (output["datatype"], output["data"]) == (datatype.name, data)
+
+
+async def test_bytes_that_are_not_text_are_answered_as_base64():
+    output = texts("y", Content.BINARY)
+    data = join_bytes_elements([b"\xff\xfe"])
+    client = doors(
+        served(signature=Signature(DOUBLES.inputs, (output,))),
+        function=lambda _: QueryOutputs([data], [(1,)]),
+    )
+    assert (await client.post(INFER, body_of())).json()["outputs"][0]["data"] == ["//4="]
+
+
+async def test_texts_that_are_json_are_answered_as_json():
+    output = texts("y", Content.JSON_OR_TEXT, 2)
+    data = join_bytes_elements([b'{"a": 1}', b"cat"])
+    client = doors(
+        served(signature=Signature(DOUBLES.inputs, (output,))),
+        function=lambda _: QueryOutputs([data], [(1, 2)]),
+    )
+    answer = (await client.post(INFER, body_of())).json()
+    assert answer["outputs"][0]["data"] == [{"a": 1}, "cat"]
+
+
+async def test_only_the_wanted_outputs_are_answered():
+    specs = (TensorSpec("x", DataType.FP64, (-1, 3)), TensorSpec("z", DataType.INT8, (-1,)))
+    client = doors(served(signature=signature_of(*specs)), function=echoed)
+    body = body_of()
+    body["inputs"].append({"name": "z", "datatype": "INT8", "shape": [1], "data": [7]})
+    answer = (await client.post(INFER, body)).json()
+    assert [each["name"] for each in answer["outputs"]] == ["x", "z"]
+    answer = (await client.post(INFER, {**body, "outputs": [{"name": "z"}]})).json()
+    assert answer["outputs"] == [{"name": "z", "datatype": "INT8", "shape": [1], "data": [7]}]
+
+
+async def test_what_is_no_number_is_answered_as_null():
+    outputs = QueryOutputs([np.array([np.nan, np.inf, 1.0]).tobytes()], [(1, 3)])
+    answer = (await doors(function=lambda _: outputs).post(INFER, body_of())).json()
+    assert answer["outputs"][0]["data"] == [None, None, 1.0]
+
+
+# Refused.
+
+
+def _input(**changes: object) -> dict:
+    body = body_of()
+    body["inputs"][0].update(changes)
+    return body
+
+
+def _input_without(member: str) -> dict:
+    body = body_of()
+    del body["inputs"][0][member]
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", "Error parsing JSON: "),
+        (b"{", "Error parsing JSON: "),
+        (b'{"inputs": [NaN]}', "Error parsing JSON: "),
+        (b"\xff", "Error parsing JSON: "),
+        (b"[" * 1500, "Error parsing JSON: "),
+        ([], "the body must be a JSON object with the member 'inputs'"),
+        ({}, "'inputs' must be a JSON array of tensors"),
+        ({"inputs": {}}, "'inputs' must be a JSON array of tensors"),
+        ({"inputs": [1]}, "each of 'inputs' must be a JSON object with the member 'name'"),
+        ({"inputs": [{}]}, "each of 'inputs' must be a JSON object with the member 'name'"),
+        (_input(name=1), "each of 'inputs' must be a JSON object with the member 'name'"),
+        (_input_without("shape"), "input 'x' has no member 'shape'"),
+        (_input_without("datatype"), "input 'x' has no member 'datatype'"),
+        (_input_without("data"), "input 'x' has no member 'data'"),
+        (_input(shape=3), "input 'x' needs a shape of integers and a datatype"),
+        (_input(shape=[1.0, 3]), "input 'x' needs a shape of integers and a datatype"),
+        (_input(shape=[True, 3]), "input 'x' needs a shape of integers and a datatype"),
+        (_input(datatype=11), "input 'x' needs a shape of integers and a datatype"),
+        (_input(datatype="fp64"), "'fp64' is not a datatype; known are BOOL"),
+        (_input(datatype="BF16"), "input 'x' of datatype BF16 cannot be sent as JSON"),
+        (_input(parameters=[]), "'parameters' must be a JSON object"),
+        (_input(data=["a", "b", "c"]), "input 'x' takes numbers, got [\"a\""),
+        (_input(data=[1, [2, 3]]), "input 'x' has rows of different lengths"),
+        (
+            _input(data=[1, 2]),
+            "[request id: <id_unknown>] input byte size mismatch for input 'x' for model 'm'. "
+            "Expected 24, got 16",
+        ),
+        (
+            _input(data=1),
+            "[request id: <id_unknown>] input byte size mismatch for input 'x' for model 'm'.",
+        ),
+        (
+            _input(shape=[1, 4]),
+            "[request id: <id_unknown>] unexpected shape for input 'x' for model 'm'. Expected "
+            "[-1,3], got [1,4]",
+        ),
+        (
+            _input(shape=[99999999999999, 99999999999]),
+            "[request id: <id_unknown>] unexpected shape for input 'x' for model 'm'.",
+        ),
+        (
+            _input(datatype="FP32"),
+            "[request id: <id_unknown>] inference input 'x' data-type is 'FP32', but model 'm' "
+            "expects 'FP64'",
+        ),
+        (_input(name="z"), "unexpected inference input 'z' for model 'm'"),
+        (
+            {"inputs": []},
+            "[request id: <id_unknown>] expected 1 inputs but got 0 inputs for model 'm'.",
+        ),
+        (
+            {"inputs": body_of()["inputs"] * 2, "id": "7"},
+            "[request id: 7] input 'x' already exists in request",
+        ),
+        (body_of(id=7), "'id' must be a string"),
+        (body_of(parameters=7), "'parameters' must be a JSON object"),
+        (body_of(outputs={}), "'outputs' must be a JSON array of objects with the member 'name'"),
+        (body_of(outputs=[{}]), "'outputs' must be a JSON array of objects with the member"),
+        (body_of(outputs=[7]), "'outputs' must be a JSON array of objects with the member"),
+        (
+            body_of(outputs=[{"name": "NOPE"}]),
+            "unexpected inference output 'NOPE' for model 'm'; it gives y",
+        ),
+        (
+            body_of(parameters={"timeout": "1"}),
+            "invalid value type for 'timeout' parameter, expected int64_param.",
+        ),
+        (
+            body_of(parameters={"priority": -1}),
+            "invalid value for 'priority', expected value >= 0.",
+        ),
+        (
+            body_of(parameters={"triton_x": 1}),
+            "parameter keys starting with 'triton_' are reserved for Triton usage.",
+        ),
+    ],
+)
+async def test_a_wrong_body_is_refused(body, error):
+    client = doors()
+    response = await client.post(INFER, body)
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+    assert response.json()["error"].startswith(error)
+    assert client.frontend.dispatcher.num_unsettled == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        body_of(parameters={"sequence_id": 1}),
+        _input(parameters={"shared_memory_region": "r"}),
+        body_of(outputs=[{"name": "y", "parameters": {"classification": 3}}]),
+        body_of(outputs=[{"name": "y", "parameters": {"binary_data": True}}]),
+    ],
+)
+async def test_what_is_not_supported_is_said_to_be_so(body):
+    response = await doors().post(INFER, body)
+    assert response.status_code == 501
+    assert "not" in response.json()["error"]
+
+
+async def test_binary_tensors_are_not_supported_over_http():
+    headers = {"Inference-Header-Content-Length": "3"}
+    response = await doors().post(INFER, b"{}\n\0\0", headers)
+    assert response.status_code == 501
+    assert response.json()["error"].startswith("binary tensor data are not supported over HTTP")
+
+
+async def test_an_output_that_is_explicitly_not_binary_is_fine():
+    body = body_of(outputs=[{"name": "y", "parameters": {"binary_data": False}}])
+    assert (await doors().post(INFER, body)).status_code == 200
+
+
+async def test_a_body_that_is_too_large_by_its_own_word_is_not_read():
+    async def never():
+        raise AssertionError("it is read")
+        yield b""
+
+    headers = {"content-length": str(MAX_BODY_BYTES + 1)}
+    response = await doors().post(INFER, never(), headers)
+    assert response.status_code == 413
+    assert response.json() == {
+        "error": f"the body is {MAX_BODY_BYTES + 1} bytes; the limit is {MAX_BODY_BYTES}"
+    }
+
+
+async def test_a_body_that_turns_out_too_large_is_not_read_to_its_end():
+    num_parts = 0
+
+    async def endless():
+        nonlocal num_parts
+        while True:
+            num_parts += 1
+            yield b" " * 500
+
+    response = await doors().post(INFER, endless())
+    assert response.status_code == 413
+    assert "larger than the limit" in response.json()["error"]
+    assert num_parts <= MAX_BODY_BYTES // 500 + 1
+
+
+async def test_a_body_of_just_the_limit_is_taken():
+    body = b'{"inputs": []}'.ljust(MAX_BODY_BYTES)
+    assert (await doors().post(INFER, body)).status_code == 400
+
+
+# Errors of queries.
+
+STATUSES = {
+    Status.INVALID_ARGUMENT: 400,
+    Status.FAILED_PRECONDITION: 400,
+    Status.UNAUTHENTICATED: 401,
+    Status.NOT_FOUND: 404,
+    Status.ALREADY_EXISTS: 409,
+    Status.ABORTED: 409,
+    Status.INTERNAL: 500,
+    Status.UNIMPLEMENTED: 501,
+    Status.RESOURCE_EXHAUSTED: 503,
+    Status.UNAVAILABLE: 503,
+    Status.DEADLINE_EXCEEDED: 504,
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in all_errors() if kind.__module__ == SkysailError.__module__],
+    ids=lambda kind: kind.__name__,
+)
+async def test_every_error_has_its_status_and_its_message(kind):
+    response = await doors(function=failing(kind("it says why"))).post(INFER, body_of())
+    assert response.status_code == STATUSES[kind.status]
+    assert response.json() == {"error": "it says why"}
+
+
+async def test_a_mistake_of_ours_says_nothing_but_that():
+    client = doors()
+    client.frontend.dispatcher.submit = None
+    response = await client.post(INFER, body_of())
+    assert (response.status_code, response.json()) == (500, {"error": "internal error"})
+
+
+@pytest.mark.parametrize("body", [body_of(parameters={"timeout": 20_000}), body_of()])
+async def test_a_missed_deadline_is_a_gateway_timeout(body):
+    client = doors(function=None, default_timeout_s=0.02)
+    response = await client.post_and_wait(INFER, body, 0.03)
+    assert response.status_code == 504
+    assert response.json() == {"error": "model 'm:1' did not answer within 0.02 s"}
+
+
+async def test_no_replica_is_unavailable():
+    response = await doors(served(num_replicas=0)).post(INFER, body_of())
+    assert response.status_code == 503
+
+
+async def test_a_full_queue_is_unavailable():
+    client = doors(function=None, max_queue_size=1)
+    client.frontend.replica.is_ready = False
+    client.frontend.submit()
+    response = await client.post(INFER, body_of())
+    assert response.status_code == STATUSES[Overloaded.status]
+    assert response.json()["error"].startswith("Exceeds maximum queue size")
+
+
+async def test_a_default_output_is_told_apart_by_parameters():
+    app = application("app", "m:", default=[1, 2, 3])
+    client = doors(function=None, applications=[app])
+    response = await client.post_and_wait("/v2/models/app/infer", body_of(), 0.2)
+    assert response.status_code == 200
+    assert response.json() == {
+        "model_name": "m",
+        "model_version": "1",
+        "outputs": [{"name": "y", "datatype": "FP64", "shape": [1, 3], "data": [1.0, 2.0, 3.0]}],
+        "parameters": {
+            "skysail_outcome": "DEFAULT_DEADLINE",
+            "skysail_explanation": (
+                "Failed to retrieve a prediction response within the specified latency SLO"
+            ),
+        },
+    }
+
+
+async def test_a_request_that_is_given_up_takes_its_query_along():
+    client = doors(function=None)
+    posting = asyncio.ensure_future(client.post(INFER, body_of()))
+    await turns()
+    assert client.frontend.dispatcher.num_unsettled == 1
+    posting.cancel()
+    await asyncio.gather(posting, return_exceptions=True)
+    assert client.frontend.dispatcher.num_unsettled == 0

@@ -1,0 +1,348 @@
+import tracemalloc
+from math import prod
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.errors import InvalidInput
+from skysail_common.tensors import (
+    DataType,
+    Signature,
+    Tensor,
+    TensorSpec,
+    from_numpy,
+    join_bytes_elements,
+    to_numpy,
+)
+from skysail_frontend.routes import ServedVersion
+from skysail_frontend.validation import Inputs, checked_inputs, widened
+from unit.frontend.parts import DOUBLES, served, signature_of, texts
+
+LABEL = "[request id: 7] "
+
+# As the models of Triton's examples, whose errors the texts below are of.
+simple = served(
+    "simple:1",
+    signature_of(
+        TensorSpec("INPUT0", DataType.INT32, (-1, 16)),
+        TensorSpec("INPUT1", DataType.INT32, (-1, 16)),
+    ),
+)
+simple_string = served("simple_string:1", signature_of(texts("INPUT0")), max_batch_size=100)
+
+
+def ints(name: str, *shape: int, datatype: DataType = DataType.INT32) -> Tensor:
+    return Tensor(name, datatype, shape, bytes(4 * max(0, prod(shape))))
+
+
+def strings(*elements: bytes) -> bytes:
+    return join_bytes_elements(elements)
+
+
+def refusal(version: ServedVersion, *tensors: Tensor) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        checked_inputs(version, tensors, LABEL)
+    return caught.value.message
+
+
+good = (ints("INPUT0", 1, 16), ints("INPUT1", 1, 16))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "beginning"),
+    [
+        (
+            [*good, ints("BOGUS", 1, 16)],
+            "unexpected inference input 'BOGUS' for model 'simple'",
+        ),
+        (
+            good[:1],
+            "[request id: 7] expected 2 inputs but got 1 inputs for model 'simple'. Got input(s) "
+            "['INPUT0'], but missing required input(s) ['INPUT1']. Please provide all required "
+            "input(s).",
+        ),
+        (
+            [],
+            "[request id: 7] expected 2 inputs but got 0 inputs for model 'simple'. Got input(s) "
+            "[], but missing required input(s) ['INPUT0', 'INPUT1']. Please provide all required "
+            "input(s).",
+        ),
+        (
+            [*good, good[0]],
+            "[request id: 7] input 'INPUT0' already exists in request",
+        ),
+        (
+            [ints("INPUT0", 1, 16, datatype=DataType.FP32), good[1]],
+            "[request id: 7] inference input 'INPUT0' data-type is 'FP32', but model 'simple' "
+            "expects 'INT32'",
+        ),
+        (
+            [good[0], ints("INPUT1", 1, 15)],
+            "[request id: 7] unexpected shape for input 'INPUT1' for model 'simple'. Expected "
+            "[-1,16], got [1,15]. NOTE: ",
+        ),
+        (
+            [ints("INPUT0", 16), ints("INPUT1", 16)],
+            "[request id: 7] unexpected shape for input 'INPUT0' for model 'simple'. Expected "
+            "[-1,16], got [16].",
+        ),
+        (
+            [ints("INPUT0", 9, 16), ints("INPUT1", 9, 16)],
+            "[request id: 7] inference request batch-size must be <= 8 for 'simple'",
+        ),
+        (
+            [ints("INPUT0", 1, 16), ints("INPUT1", 2, 16)],
+            "[request id: 7] input 'INPUT1' batch size does not match other inputs for 'simple'",
+        ),
+        (
+            [Tensor("INPUT0", DataType.INT32, (1, 16), bytes(60)), good[1]],
+            "[request id: 7] input byte size mismatch for input 'INPUT0' for model 'simple'. "
+            "Expected 64, got 60",
+        ),
+        (
+            [Tensor("INPUT0", DataType.INT32, (1, 16), bytes(68)), good[1]],
+            "[request id: 7] input byte size mismatch for input 'INPUT0' for model 'simple'. "
+            "Expected 64, got 68",
+        ),
+    ],
+)
+def test_wrong_inputs_are_told_in_the_words_of_triton(tensors, beginning):
+    assert refusal(simple, *tensors).startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("num_elements", "data", "beginning"),
+    [
+        (
+            16,
+            strings(*[b"a"] * 15),
+            "[request id: 7] expected 16 string elements for inference input 'INPUT0' for model "
+            "'simple_string', got 15",
+        ),
+        (
+            1,
+            strings(b"a", b"b"),
+            "[request id: 7] expected 1 string elements for inference input 'INPUT0' for model "
+            "'simple_string', got more",
+        ),
+        (
+            2,
+            strings(b"a", b"bc")[:-1],
+            "[request id: 7] incomplete string data for inference input 'INPUT0', expecting "
+            "string of length 2 but only 1 bytes available",
+        ),
+        (
+            2,
+            strings(b"a") + b"\1\0",
+            "[request id: 7] incomplete string length for inference input 'INPUT0', expecting",
+        ),
+        (
+            1,
+            b"",
+            "[request id: 7] expected 1 string elements for inference input 'INPUT0' for model "
+            "'simple_string', got 0",
+        ),
+    ],
+)
+def test_wrong_texts_are_told_in_the_words_of_triton(num_elements, data, beginning):
+    tensor = Tensor("INPUT0", DataType.BYTES, (num_elements,), data)
+    assert refusal(simple_string, tensor).startswith(beginning)
+
+
+def test_a_sole_input_of_a_wrong_name_is_unexpected():
+    tensor = Tensor("z", DataType.FP64, (1, 3), bytes(24))
+    assert refusal(served(), tensor) == "unexpected inference input 'z' for model 'm'; it takes x"
+
+
+ABSURD = [0, -1, -(2**62), 2**40 + 1, 99_999_999_999_999, 2**63 - 1]
+
+
+@pytest.mark.parametrize("size", ABSURD)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("datatype", [DataType.FP64, DataType.BYTES])
+def test_impossible_dimensions_are_a_wrong_shape(size, axis, datatype):
+    version = served(signature=signature_of(TensorSpec("x", datatype, (-1, -1))))
+    shape = (size, 1) if axis == 0 else (1, size)
+    message = refusal(version, Tensor("x", datatype, shape, b""))
+    assert message.startswith(
+        f"[request id: 7] unexpected shape for input 'x' for model 'm'. Expected [-1,-1], "
+        f"got [{shape[0]},{shape[1]}]"
+    )
+
+
+@pytest.mark.parametrize("datatype", [DataType.FP64, DataType.BYTES])
+def test_huge_dimensions_are_refused_without_allocating(datatype):
+    version = served(signature=signature_of(TensorSpec("x", datatype, (-1, -1, -1))))
+    tracemalloc.start()
+    try:
+        message = refusal(version, Tensor("x", datatype, (2**40, 2**40, 2**40), b""))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert f"xpected {2**123 if datatype is DataType.FP64 else 2**120}" in message
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 3, 1), (1,) * 10_000])
+def test_another_number_of_dimensions_is_a_wrong_shape(shape):
+    message = refusal(served(), Tensor("x", DataType.FP64, shape, bytes(8)))
+    assert "unexpected shape for input 'x' for model 'm'. Expected [-1,3]" in message
+    assert len(message) < 300
+
+
+def test_the_inputs_come_in_the_order_of_the_signature():
+    first = Tensor("INPUT0", DataType.INT32, (2, 16), bytes(range(128)))
+    second = Tensor("INPUT1", DataType.INT32, (2, 16), bytes(128))
+    expected = Inputs((first.data, second.data), 2, ())
+    assert checked_inputs(simple, [second, first]) == expected
+
+
+@pytest.mark.parametrize("name", ["x", ""])
+def test_a_sole_input_may_have_no_name(name):
+    tensor = Tensor(name, DataType.FP64, (1, 3), bytes(24))
+    assert checked_inputs(served(), [tensor]) == Inputs((bytes(24),), 1, ())
+
+
+def test_two_inputs_must_have_names():
+    tensors = [Tensor("", each.datatype, each.shape, each.data) for each in good]
+    assert "unexpected inference input ''" in refusal(simple, *tensors)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    st.integers(1, 8),
+)
+def test_sizes_that_vary_are_told_in_the_order_of_the_signature(sizes, rows):
+    a, b, c = sizes
+    signature = Signature(
+        (
+            TensorSpec("p", DataType.INT8, (-1, -1, 2, -1)),
+            TensorSpec("q", DataType.FP16, (-1, 3)),
+            TensorSpec("r", DataType.BYTES, (-1, -1)),
+        ),
+        DOUBLES.outputs,
+    )
+    tensors = [
+        Tensor("r", DataType.BYTES, (rows, c), strings(*[b"text"] * (rows * c))),
+        Tensor("p", DataType.INT8, (rows, a, 2, b), bytes(rows * a * 2 * b)),
+        Tensor("q", DataType.FP16, (rows, 3), bytes(rows * 6)),
+    ]
+    inputs = checked_inputs(served(signature=signature), tensors)
+    assert inputs.rows == rows
+    assert inputs.variable_dims == (a, b, c)
+    assert inputs.data == (tensors[1].data, tensors[2].data, tensors[0].data)
+
+
+dimensions = st.integers(-3, 5) | st.sampled_from(ABSURD)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Tensor,
+            st.sampled_from(["INPUT0", "INPUT1", "", "é"]),
+            st.sampled_from(DataType),
+            st.lists(dimensions, max_size=4).map(tuple),
+            st.binary(max_size=80),
+        ),
+        max_size=3,
+    ),
+    st.sampled_from([simple, simple_string, served()]),
+)
+def test_whatever_comes_is_accepted_or_refused_as_invalid(tensors, version):
+    try:
+        inputs = checked_inputs(version, tensors)
+    except InvalidInput:
+        return
+    assert 1 <= inputs.rows <= version.max_batch_size
+    assert len(inputs.data) == len(version.signature.inputs)
+
+
+# Widening.
+
+doubles_and_bytes = served(
+    signature=Signature((TensorSpec("x", DataType.FP64, (-1, 3)), texts("t")), DOUBLES.outputs)
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (np.array([[1, 2, 3]], "<i8"), DataType.FP64),
+        (np.array([[1, 2, 3]], "u1"), DataType.FP32),
+        (np.array([[1.5, 2, 3]], "<f4"), DataType.FP64),
+        (np.array([[1.5, 2, 3]], "<f8"), DataType.FP16),
+        (np.array([[1, 2, 3]], "<i8"), DataType.INT8),
+        (np.array([[1, 2, 3]], "<i8"), DataType.UINT16),
+        (np.array([[True, False, True]]), DataType.INT32),
+    ],
+)
+@pytest.mark.parametrize("name", ["x", ""])
+def test_numbers_become_the_type_that_the_model_takes(source, target, name):
+    version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
+    (result,) = widened(version, [from_numpy(name, source)])
+    assert result.datatype is target
+    assert to_numpy(result).tolist() == source.tolist()
+    assert checked_inputs(version, [result]).rows == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        (np.array([[1.5, 2, 3]]), DataType.INT64, "cannot become INT64"),
+        (np.array([[300, 2, 3]]), DataType.UINT8, "does not fit UINT8"),
+        (np.array([[-1, 2, 3]]), DataType.UINT64, "does not fit UINT64"),
+        (np.array([["1", "2", "3"]]), DataType.FP64, "cannot become FP64"),
+        (np.array([[1, 2, 3]]), DataType.BYTES, "cannot become BYTES"),
+        (np.array([[1.0, 2, 3]]), DataType.BF16, "cannot become BF16"),
+        (np.array([[2, 1, 0]]), DataType.BOOL, "cannot become BOOL"),
+    ],
+)
+def test_what_would_lose_its_meaning_is_refused(source, target, words):
+    version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
+    with pytest.raises(InvalidInput, match=words):
+        widened(version, [from_numpy("x", source)])
+
+
+def test_what_the_model_does_not_take_is_left_for_the_checks():
+    unknown = Tensor("z", DataType.INT8, (1,), b"\1")
+    unnamed = Tensor("", DataType.INT8, (1,), b"\1")
+    assert widened(served(), [unknown]) == [unknown]
+    assert widened(doubles_and_bytes, [unnamed]) == [unnamed]
+
+
+def test_data_that_do_not_fill_their_shape_are_refused_before_they_are_widened():
+    tensor = Tensor("x", DataType.INT8, (1, 3), b"\1")
+    with pytest.raises(InvalidInput, match="needs 3 bytes, got 1"):
+        widened(served(), [tensor])
+
+
+@pytest.mark.parametrize(
+    "shape", [(2**62, 1), (-1, 1), (-1, -1), (-2, -3), (0, 1), (2**62, 2**62), (1,) * 100]
+)
+def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
+    version = served(signature=signature_of(TensorSpec("x", DataType.FP64, (-1, -1))))
+    data = bytes(max(0, min(100, prod(shape))))
+    with pytest.raises(InvalidInput):
+        checked_inputs(version, widened(version, [Tensor("x", DataType.INT8, shape, data)]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.sampled_from(DataType),
+    st.lists(dimensions, max_size=3).map(tuple),
+    st.binary(max_size=24),
+    st.sampled_from(DataType),
+    st.sampled_from([(-1,), (-1, 3), (-1, -1)]),
+)
+def test_widening_whatever_comes_gives_the_type_or_refuses_it(source, shape, data, target, takes):
+    version = served(signature=signature_of(TensorSpec("x", target, takes)))
+    try:
+        (result,) = widened(version, [Tensor("x", source, shape, data)])
+    except InvalidInput:
+        return
+    assert result.datatype is target

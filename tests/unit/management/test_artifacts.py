@@ -1,0 +1,190 @@
+import asyncio
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skysail_common.errors import ArtifactNotFound, InvalidInput, SkysailError
+from skysail_management.artifacts import ArtifactStore, chunks_of
+from skysail_testing.clock import FakeClock
+from skysail_testing.management_parts import chunked, make_artifact, sha256_of
+
+CONTENT = make_artifact("content", requirements=["six"])
+SHA256 = sha256_of(CONTENT)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "artifacts"
+
+
+@pytest.fixture
+def store(directory: Path, clock: FakeClock) -> ArtifactStore:
+    return ArtifactStore(directory, 10_000, clock)
+
+
+def kept(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def test_what_is_added_can_be_read(store: ArtifactStore, directory: Path):
+    assert not await store.find(SHA256)
+    assert await store.add(SHA256, chunked(CONTENT)) == len(CONTENT)
+    assert await store.find(SHA256)
+    assert store.size_bytes(SHA256) == len(CONTENT)
+    assert store.manifest(SHA256).requirements == ("six",)
+    with store.open(SHA256) as file:
+        assert b"".join(chunks_of(file)) == CONTENT
+    assert kept(directory) == [SHA256]
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_adding_the_same_again_is_one(store: ArtifactStore, directory: Path):
+    await asyncio.gather(*(store.add(SHA256, chunked(CONTENT, size)) for size in (1, 7, 10**6)))
+    assert kept(directory) == [SHA256]
+
+
+async def test_what_is_not_kept_is_not_found(store: ArtifactStore):
+    for ask in (store.size_bytes, store.manifest, store.open):
+        with pytest.raises(ArtifactNotFound, match="was not uploaded"):
+            ask("0" * 64)
+
+
+BAD_NAMES = ["", "../x", "/etc/passwd", SHA256.upper(), SHA256[:-1], SHA256 + "0", "g" * 64, "x\0"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+async def test_a_name_that_is_no_sha256_is_refused(store: ArtifactStore, name, directory: Path):
+    with pytest.raises(InvalidInput, match="64 lower-case hexadecimal digits"):
+        await store.find(name)
+    for ask in (store.size_bytes, store.manifest, store.open):
+        with pytest.raises(InvalidInput, match="64 lower-case hexadecimal digits"):
+            ask(name)
+    with pytest.raises(InvalidInput):
+        await store.add(name, chunked(CONTENT))
+    assert kept(directory) == []
+
+
+@given(st.text(max_size=70))
+def test_no_text_names_a_path_outside(tmp_path_factory, name):
+    directory = tmp_path_factory.getbasetemp() / "artifacts"
+    store = ArtifactStore(directory, 10_000, FakeClock())
+    try:
+        store.size_bytes(name)
+    except InvalidInput:
+        return
+    except ArtifactNotFound:
+        assert len(name) == 64
+    else:
+        raise AssertionError("something is kept under that name")
+
+
+async def test_corrupt_content_is_refused(store: ArtifactStore, directory: Path):
+    with pytest.raises(InvalidInput, match=f"the artifact is corrupt: its SHA-256 is .*{SHA256}"):
+        await store.add(SHA256, chunked(CONTENT[:-1]))
+    assert kept(directory) == []
+    assert not await store.find(SHA256)
+
+
+async def test_what_is_no_artifact_is_refused(store: ArtifactStore, directory: Path):
+    content = b"PK but not a zip"
+    with pytest.raises(InvalidInput, match="not an artifact"):
+        await store.add(sha256_of(content), chunked(content))
+    assert kept(directory) == []
+
+
+async def test_what_is_too_large_is_refused_before_it_all_came(store, directory: Path):
+    sent = 0
+
+    async def endless():
+        nonlocal sent
+        while True:
+            sent += 1000
+            yield b"x" * 1000
+
+    with pytest.raises(InvalidInput, match="larger than 10000 bytes"):
+        await store.add(SHA256, endless())
+    assert sent <= 12_000
+    assert kept(directory) == []
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(store, directory: Path):
+    async def broken():
+        yield CONTENT[:100]
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await store.add(SHA256, broken())
+    assert kept(directory) == []
+
+
+async def test_uploads_that_an_earlier_management_left_are_removed(directory: Path, clock):
+    directory.mkdir(parents=True)
+    (directory / "upload-abc").write_bytes(b"half")
+    (directory / SHA256).write_bytes(CONTENT)
+    ArtifactStore(directory, 10_000, clock)
+    assert kept(directory) == [SHA256]
+
+
+async def test_corruption_on_disk_is_noticed_and_mended_by_the_next_upload(store, directory: Path):
+    await store.add(SHA256, chunked(CONTENT))
+    damaged = bytearray(CONTENT)
+    damaged[len(damaged) // 2] ^= 1
+    (directory / SHA256).write_bytes(damaged)
+    with pytest.raises(SkysailError, match="corrupt on disk"):
+        store.open(SHA256)
+    # Whoever deploys asks first whether it is kept.
+    assert not await store.find(SHA256)
+    await store.add(SHA256, chunked(CONTENT))
+    store.open(SHA256).close()
+
+
+async def test_sweep_keeps_what_versions_have(store: ArtifactStore, clock: FakeClock):
+    await store.add(SHA256, chunked(CONTENT))
+    clock.advance(3600)
+    store.sweep({SHA256})
+    assert store.size_bytes(SHA256)
+    store.sweep(set())
+    with pytest.raises(ArtifactNotFound):
+        store.size_bytes(SHA256)
+
+
+async def test_sweep_keeps_what_was_just_uploaded_or_found(store: ArtifactStore, clock: FakeClock):
+    await store.add(SHA256, chunked(CONTENT))
+    clock.advance(599)
+    store.sweep(set())
+    assert await store.find(SHA256)
+    clock.advance(599)
+    store.sweep(set())
+    assert store.size_bytes(SHA256)
+    clock.advance(2)
+    store.sweep(set())
+    assert not await store.find(SHA256)
+
+
+async def test_a_registered_artifact_is_no_longer_promised(store: ArtifactStore):
+    await store.add(SHA256, chunked(CONTENT))
+    store.release(SHA256)
+    store.sweep({SHA256})
+    assert store.size_bytes(SHA256)
+    store.sweep(set())
+    assert not await store.find(SHA256)
+
+
+async def test_sweep_leaves_what_is_still_arriving_alone(store: ArtifactStore, directory: Path):
+    half_way, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        yield CONTENT[:100]
+        half_way.set()
+        await go_on.wait()
+        yield CONTENT[100:]
+
+    adding = asyncio.create_task(store.add(SHA256, slow()))
+    await half_way.wait()
+    store.sweep(set())
+    go_on.set()
+    await adding
+    assert kept(directory) == [SHA256]

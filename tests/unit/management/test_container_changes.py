@@ -1,0 +1,89 @@
+import asyncio
+from contextlib import aclosing
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import Container
+from skysail_management.containers.changes import ContainerChanges
+from skysail_testing.virtual_time import settle, virtual_time
+
+STATES = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.STOPPED)
+
+
+def box(name: str, state: ReplicaState = ReplicaState.READY) -> Container:
+    return Container(name, ReplicaId(ModelVersion("m", "1"), 0), state)
+
+
+@virtual_time
+async def test_changes_before_the_first_step_are_not_lost():
+    changes = ContainerChanges()
+    changes.publish(box("a"))
+    changes.publish(box("b"))
+    async with aclosing(changes.watch()) as watching:
+        assert [(await anext(watching)).container_id for _ in range(2)] == ["a", "b"]
+
+
+@virtual_time
+async def test_a_change_is_waited_for():
+    changes = ContainerChanges()
+    async with aclosing(changes.watch()) as watching:
+        for name in ("a", "b"):
+            waiting = asyncio.ensure_future(anext(watching))
+            await settle()
+            assert not waiting.done()
+            changes.publish(box(name))
+            assert (await waiting).container_id == name
+
+
+@virtual_time
+async def test_a_slow_consumer_sees_only_the_last_state_and_in_the_order_of_last_steps():
+    changes = ContainerChanges()
+    changes.publish(box("a", ReplicaState.STARTING))
+    changes.publish(box("b"))
+    changes.publish(box("a"))
+    async with aclosing(changes.watch()) as watching:
+        seen = [await anext(watching) for _ in range(2)]
+    assert [(each.container_id, each.state) for each in seen] == [
+        ("b", ReplicaState.READY),
+        ("a", ReplicaState.READY),
+    ]
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.one_of(st.just("take"), st.tuples(st.sampled_from("abc"), st.sampled_from(STATES))),
+        max_size=30,
+    )
+)
+def test_the_last_that_is_seen_of_each_is_its_last_state(steps):
+    @virtual_time
+    async def run() -> None:
+        changes = ContainerChanges()
+        last: dict[str, ReplicaState] = {}
+        seen: dict[str, ReplicaState] = {}
+        waiting: set[str] = set()
+        async with aclosing(changes.watch()) as watching:
+
+            async def take() -> None:
+                change = await anext(watching)
+                seen[change.container_id] = change.state
+                waiting.discard(change.container_id)
+
+            for step in steps:
+                if step == "take":
+                    if waiting:
+                        await take()
+                else:
+                    name, state = step
+                    changes.publish(box(name, state))
+                    last[name] = state
+                    waiting.add(name)
+            while waiting:
+                await take()
+        assert seen == last
+
+    run()

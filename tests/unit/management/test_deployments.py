@@ -1,0 +1,307 @@
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from skysail_common.errors import (
+    ArtifactNotFound,
+    FailedPrecondition,
+    InvalidInput,
+    ModelInUse,
+    ModelNotFound,
+    ReplicaNotFound,
+    StoreUnavailable,
+)
+from skysail_common.identifiers import ModelVersion
+from skysail_common.states import ReplicaState
+from skysail_common.tensors import InputType
+from skysail_management.events import DeployEvent, DeployStep
+from skysail_management.records import RouteRecord
+from skysail_testing.management_parts import make_artifact, running_parts
+from skysail_testing.virtual_time import now, settle, until, virtual_time
+
+M1 = ModelVersion("m", "1")
+
+
+@virtual_time
+async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        deployment = parts.deployment("m:1")
+        assert (deployment.num_replicas, deployment.max_batch_size) == (1, 64)
+        assert deployment.start_timeout_s == 60.0
+
+
+@pytest.mark.parametrize(
+    ("wish", "what"),
+    [
+        ({"num_replicas": 0}, "num_replicas must be from 1 to 1000"),
+        ({"num_replicas": 1001}, "num_replicas"),
+        ({"max_batch_size": 65_537}, "max_batch_size must be from 1 to 65536"),
+        ({"max_batch_size": -1}, "max_batch_size"),
+        ({"environment": {"": "x"}}, "cannot be an environment variable"),
+        ({"environment": {"A=B": "x"}}, "cannot be an environment variable"),
+        ({"environment": {"A\0": "x"}}, "cannot be an environment variable"),
+        ({"environment": {"A": "x\0y"}}, "cannot be an environment variable"),
+        ({"environment": {"SKYSAIL_MODEL_SERVER_TOKEN": "x"}}, "cannot be an environment"),
+        ({"labels": {"a b": ""}}, "label"),
+    ],
+)
+@virtual_time
+async def test_a_wish_out_of_range_is_refused_and_leaves_nothing(tmp_path: Path, wish, what):
+    async with running_parts(tmp_path) as parts:
+        with pytest.raises(InvalidInput, match=what):
+            await parts.deploy("m:1", **wish)
+        assert parts.records.versions.all() == []
+        assert parts.records.deployments.all() == []
+
+
+@virtual_time
+async def test_what_is_neither_registered_nor_uploaded_cannot_be_deployed(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        with pytest.raises(ModelNotFound):
+            await anext(parts.deploying("m:1"))
+        with pytest.raises(ArtifactNotFound):
+            await anext(parts.deploying("m:1", "0" * 64))
+        with pytest.raises(InvalidInput):
+            await anext(parts.deploying("m:1", "../x"))
+
+
+@virtual_time
+async def test_a_store_that_is_away_refuses_a_deployment(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        sha256 = await parts.upload(make_artifact())
+        parts.store.fails_with = [StoreUnavailable("gone")]
+        with pytest.raises(StoreUnavailable):
+            await anext(parts.deploying("m:1", sha256))
+        await parts.deployed("m:1", sha256=sha256)
+
+
+@virtual_time
+async def test_deploying_the_same_again_is_done_at_once(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        begin = now()
+        events = await parts.deploy("m:1", num_replicas=2)
+        assert [event.step for event in events] == [DeployStep.REGISTERED, DeployStep.DONE]
+        assert now() - begin < 0.1
+        assert len(parts.manager.started) == 2
+
+
+@virtual_time
+async def test_deploying_again_scales_and_promotes(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        await parts.deployed("m:1", num_replicas=3, promote=True)
+        assert parts.reconciler.num_ready(M1) == 3
+        assert parts.models.get("m").current_version == "1"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"num_threads": 2}, {"memory_mib": 1}, {"environment": {"A": "b"}}, {"max_batch_size": 2}],
+)
+@virtual_time
+async def test_a_deployment_keeps_its_resources(tmp_path: Path, wish):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        with pytest.raises(FailedPrecondition, match="deployed with other resources"):
+            await parts.deploy("m:1", **wish)
+        await parts.deployments.undeploy("m", "1", force=False)
+        await parts.deployed("m:1", **wish)
+
+
+@virtual_time
+async def test_a_caller_that_goes_away_does_not_stop_a_deployment(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        events = parts.deploying("m:1", await parts.upload(make_artifact()), promote=True)
+        await anext(events)
+        await events.aclose()
+        await until(lambda: parts.models.get("m").current_version == "1")
+
+
+@virtual_time
+async def test_two_callers_that_deploy_the_same_see_the_same_end(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.becomes_ready = False
+        sha256 = await parts.upload(make_artifact())
+        first = parts.deploying("m:1", sha256)
+        await anext(first)
+        await until(lambda: parts.manager.live)
+        second = parts.deploying("m:1", sha256)
+        await anext(second)
+        parts.manager.fail("c1", reason="bad", is_permanent=True)
+        *_, first_end = [event async for event in first]
+        *_, second_end = [event async for event in second]
+        assert first_end == second_end
+        assert first_end.message == "m:1/0 failed: bad"
+        assert parts.records.versions.all() == []
+
+
+@virtual_time
+async def test_a_slow_caller_still_hears_why_it_failed(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.becomes_ready = False
+        events = parts.deploying("m:1", await parts.upload(make_artifact()), num_replicas=2)
+        await anext(events)
+        await until(lambda: len(parts.manager.live) == 2)
+        parts.manager.fail("c2", reason="bad", is_permanent=True, log_tail="Traceback")
+        await until(lambda: not parts.records.deployments.all())
+        last = [event async for event in events][-1]
+        assert (last.step, last.message) == (DeployStep.FAILED, "m:1/1 failed: bad")
+        assert last.log_tail == "Traceback"
+
+
+@virtual_time
+async def test_a_deployment_that_never_ends_is_not_followed_for_ever(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.becomes_ready = False
+        parts.manager.fail("c1")
+        begin = now()
+        events = await parts.deploy("m:1", start_timeout_s=5.0)
+        assert events[-1].step is DeployStep.FAILED
+        assert events[-1].message == "m:1 is not ready after 945 s; see its status"
+        assert now() - begin == pytest.approx(945, abs=1)
+        assert parts.deployment("m:1").is_rolled_out
+
+
+@virtual_time
+async def test_undeploy_refuses_what_cannot_be(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        with pytest.raises(ModelNotFound):
+            await parts.deployments.undeploy("m", "1", force=True)
+        await parts.register("m:1")
+        with pytest.raises(ModelNotFound, match="no current version"):
+            await parts.deployments.undeploy("m", "", force=True)
+        with pytest.raises(FailedPrecondition, match="'m:1' is not deployed"):
+            await parts.deployments.undeploy("m", "1", force=True)
+
+
+@virtual_time
+async def test_undeploy_without_a_version_means_the_current_one(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", promote=True)
+        await parts.deployed("m:2")
+        assert await parts.deployments.undeploy("m", "", force=False) == "1"
+        assert [each.version for each in parts.records.deployments.all()] == ["2"]
+
+
+@virtual_time
+async def test_a_version_that_applications_are_routed_to_is_undeployed_by_force_only(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", promote=True)
+        await parts.deployed("m:2")
+        await parts.applications.register("app", InputType.DOUBLES, 1.0, None)
+        await parts.applications.set_routes("app", [RouteRecord(model="m")])
+        with pytest.raises(ModelInUse, match="'app' is routed to model 'm:1'"):
+            await parts.deployments.undeploy("m", "1", force=False)
+        await parts.deployments.undeploy("m", "2", force=False)
+        await parts.deployed("m:2")
+        await parts.applications.set_routes("app", [RouteRecord(model="m", version="2")])
+        with pytest.raises(ModelInUse, match="'app' is routed to model 'm:2'"):
+            await parts.deployments.undeploy("m", "2", force=False)
+        await parts.deployments.undeploy("m", "1", force=False)
+        await parts.deployments.undeploy("m", "2", force=True)
+        assert parts.records.deployments.all() == []
+
+
+@virtual_time
+async def test_scale_refuses_what_cannot_be(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        with pytest.raises(ModelNotFound):
+            await parts.deployments.scale("m", "1", 1)
+        await parts.register("m:1")
+        with pytest.raises(FailedPrecondition, match="'m:1' is not deployed"):
+            await parts.deployments.scale("m", "1", 1)
+        await parts.deployed("m:1", promote=True)
+        with pytest.raises(InvalidInput, match="at most 1000"):
+            await parts.deployments.scale("m", "1", 1001)
+        assert await parts.deployments.scale("m", "", 0) == "1"
+        assert parts.deployment("m:1").num_replicas == 0
+
+
+@virtual_time
+async def test_replicas_are_found_live_and_failed(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        with pytest.raises(ModelNotFound):
+            parts.deployments.replicas("m", "1", None)
+        await parts.register("m:1")
+        with pytest.raises(ReplicaNotFound, match="'m:1' has no replica"):
+            parts.deployments.replicas("m", "1", None)
+        await parts.deployed("m:1", num_replicas=2)
+        parts.manager.fail("c2")
+        await settle()
+        found = parts.deployments.replicas("m", "1", None)
+        assert [(box.container_id, box.state) for box in found] == [
+            ("c1", ReplicaState.READY),
+            ("c2", ReplicaState.FAILED),
+        ]
+        assert parts.deployments.replicas("m", "1", 1) == [found[1]]
+        with pytest.raises(ReplicaNotFound, match="'m:1' has no replica 7"):
+            parts.deployments.replicas("m", "1", 7)
+
+
+@virtual_time
+async def test_logs_of_several_replicas_come_with_their_ids(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        containers = parts.deployments.replicas("m", "1", None)
+        lines = [item async for item in parts.deployments.logs(containers, 3, follow=False)]
+        assert sorted(lines) == [
+            ("m:1/0", "line 0 of c1"),
+            ("m:1/0", "line 1 of c1"),
+            ("m:1/0", "line 2 of c1"),
+            ("m:1/1", "line 0 of c2"),
+            ("m:1/1", "line 1 of c2"),
+            ("m:1/1", "line 2 of c2"),
+        ]
+
+
+@virtual_time
+async def test_logs_of_what_has_none_are_not_found_after_those_of_the_others(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        (box,) = parts.deployments.replicas("m", "1", None)
+        read = []
+
+        async def read_all() -> None:
+            boxes = [replace(box, container_id="gone"), box]
+            async for _, line in parts.deployments.logs(boxes, 2, follow=False):
+                read.append(line)
+
+        with pytest.raises(ReplicaNotFound):
+            await read_all()
+        assert read == ["line 0 of c1", "line 1 of c1"]
+
+
+@virtual_time
+async def test_whoever_stops_reading_logs_leaves_no_reader_behind(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        containers = parts.deployments.replicas("m", "1", None)
+        lines = parts.deployments.logs(containers, 5000, follow=False)
+        await anext(lines)
+        await lines.aclose()
+
+
+@virtual_time
+async def test_events_of_an_earlier_wish_are_not_taken_for_those_of_this_one(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.becomes_ready = False
+        events = parts.deploying("m:1", num_replicas=2)
+        parts.store.gate = asyncio.Event()
+        first = asyncio.ensure_future(anext(events))
+        await settle()
+        parts.events.publish(M1, DeployEvent(DeployStep.DONE, "of before"))
+        parts.store.gate.set()
+        await first
+        parts.manager.becomes_ready = True
+        await until(lambda: len(parts.manager.live) == 2)
+        parts.manager.set_state("c2", ReplicaState.READY)
+        last = [event async for event in events][-1]
+        assert (last.step, last.num_ready) == (DeployStep.DONE, 2)

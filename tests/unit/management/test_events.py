@@ -1,0 +1,82 @@
+import asyncio
+
+import pytest
+
+from skysail_common.identifiers import ModelVersion
+from skysail_management.events import DeployEvent, DeployEvents, DeployStep
+from skysail_protos.v1 import management_pb2
+from skysail_testing.virtual_time import settle, virtual_time
+
+M1 = ModelVersion("m", "1")
+
+
+def event(message: str, step: DeployStep = DeployStep.PREPARING) -> DeployEvent:
+    return DeployEvent(step, message)
+
+
+@virtual_time
+async def test_events_come_in_order_and_only_to_who_asked_before():
+    events = DeployEvents()
+    events.publish(M1, event("too early"))
+    with events.subscribe(M1) as subscription:
+        for number in range(3):
+            events.publish(M1, event(str(number)))
+        assert [(await subscription.next()).message for _ in range(3)] == ["0", "1", "2"]
+
+
+@virtual_time
+async def test_every_subscriber_of_a_version_hears_its_events_and_no_others():
+    events = DeployEvents()
+    with events.subscribe(M1) as one, events.subscribe(M1) as two:
+        events.publish(ModelVersion("m", "2"), event("of another"))
+        events.publish(M1, event("hello"))
+        assert (await one.next()).message == (await two.next()).message == "hello"
+
+
+@virtual_time
+async def test_an_event_is_waited_for():
+    events = DeployEvents()
+    with events.subscribe(M1) as subscription:
+        waiting = asyncio.create_task(subscription.next())
+        await settle()
+        assert not waiting.done()
+        events.publish(M1, event("hello"))
+        assert (await waiting).message == "hello"
+
+
+@virtual_time
+async def test_what_was_not_taken_can_be_dropped():
+    events = DeployEvents()
+    with events.subscribe(M1) as subscription:
+        events.publish(M1, event("old"))
+        subscription.clear()
+        events.publish(M1, event("new"))
+        assert (await subscription.next()).message == "new"
+
+
+@virtual_time
+async def test_a_slow_subscriber_loses_the_oldest():
+    events = DeployEvents()
+    with events.subscribe(M1) as subscription:
+        for number in range(1500):
+            events.publish(M1, event(str(number)))
+        events.publish(M1, event("done", DeployStep.DONE))
+        taken = [await subscription.next() for _ in range(1000)]
+    assert taken[0].message == "501"
+    assert taken[-1].step is DeployStep.DONE
+
+
+@virtual_time
+async def test_an_ended_subscription_gets_nothing_and_is_forgotten():
+    events = DeployEvents()
+    with events.subscribe(M1) as subscription:
+        pass
+    events.publish(M1, event("late"))
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(subscription.next(), 1)
+
+
+def test_steps_are_those_of_the_protocol():
+    for step in DeployStep:
+        assert management_pb2.DeployStep.Name(step) == f"DEPLOY_STEP_{step.name}"
+    assert [step for step in DeployStep if step.is_last] == [DeployStep.DONE, DeployStep.FAILED]

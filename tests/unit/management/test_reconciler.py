@@ -1,0 +1,597 @@
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from skysail_common.errors import (
+    ContainerManagerUnavailable,
+    ModelNotFound,
+    SkysailError,
+    StoreUnavailable,
+)
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.states import ReplicaState
+from skysail_common.tokens import is_token_of
+from skysail_management.containers.base import Container, PrepareFailed
+from skysail_management.events import DeployStep
+from skysail_management.routing import Watcher
+from skysail_testing.fake_containers import FakeContainerManager
+from skysail_testing.management_parts import (
+    ManagementParts,
+    make_artifact,
+    running_parts,
+    sha256_of,
+)
+from skysail_testing.memory_store import MemoryStore
+from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_time
+
+M1 = ModelVersion("m", "1")
+
+
+def steps(events) -> list[DeployStep]:
+    return [event.step for event in events]
+
+
+@virtual_time
+async def test_roll_out_prepares_starts_promotes_and_is_done(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        events = await parts.deploy("m:1", num_replicas=2, promote=True)
+        assert list(dict.fromkeys(steps(events))) == [
+            DeployStep.REGISTERED,
+            DeployStep.PREPARING,
+            DeployStep.STARTING,
+            DeployStep.READY,
+            DeployStep.PROMOTED,
+            DeployStep.DONE,
+        ]
+        assert steps(events).count(DeployStep.READY) == 2
+        assert (events[-1].num_ready, events[-1].num_replicas) == (2, 2)
+        assert parts.models.get("m").current_version == "1"
+        deployment = parts.deployment("m:1")
+        assert deployment.is_rolled_out
+        assert not deployment.promote_when_ready
+        assert not deployment.removes_version_on_failure
+        assert parts.reconciler.num_ready(M1) == 2
+
+
+@virtual_time
+async def test_a_version_that_is_not_promoted_leaves_the_current_one(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", promote=True)
+        await parts.deployed("m:2")
+        assert parts.models.get("m").current_version == "1"
+        await parts.deployed("m:2", promote=True)
+        assert parts.models.get("m").current_version == "2"
+        assert parts.models.get("m").previous_versions == ("1",)
+
+
+@virtual_time
+async def test_a_replica_is_told_what_it_needs(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed(
+            "m:1", num_replicas=1, num_threads=3, memory_mib=512, environment={"A": "b"}
+        )
+        (spec,) = parts.manager.started
+        assert spec.replica_id == ReplicaId(M1, 0)
+        assert spec.management_endpoint == "127.0.0.1:1"
+        assert is_token_of(spec.token, "secret", M1)
+        assert (spec.num_threads, spec.memory_mib, spec.environment) == (3, 512, {"A": "b"})
+        assert "token" not in repr(spec)
+
+
+@virtual_time
+async def test_without_threads_replicas_share_the_cores(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=3)
+        await parts.deployed("m:2", num_replicas=9)
+        assert [spec.num_threads for spec in parts.manager.started] == [2] * 3 + [1] * 9
+
+
+@virtual_time
+async def test_permanent_failure_gives_up_at_once_and_leaves_nothing(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.fails_with = [
+            {"reason": "no module named x", "is_permanent": True, "log_tail": "Traceback …"}
+        ]
+        events = await parts.deploy("m:1")
+        assert events[-1].step is DeployStep.FAILED
+        assert events[-1].message == "m:1/0 failed: no module named x"
+        assert events[-1].log_tail == "Traceback …"
+        assert DeployStep.RETRYING not in steps(events)
+        assert len(parts.manager.started) == 1
+        assert parts.records.deployments.all() == []
+        assert parts.records.versions.all() == []
+        assert parts.records.models.all() == []
+        await until(lambda: parts.manager.swept)
+        assert not await parts.artifacts.find(sha256_of(make_artifact("m:1")))
+        assert parts.reconciler.version_loop(M1) is None
+
+
+@virtual_time
+async def test_three_transient_failures_give_up(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.fails_with = [{"reason": f"attempt {number}"} for number in (1, 2, 3)]
+        begin = now()
+        events = await parts.deploy("m:1")
+        assert steps(events).count(DeployStep.RETRYING) == 2
+        assert events[-1].step is DeployStep.FAILED
+        assert events[-1].message == "m:1/0 failed: attempt 3"
+        assert len(parts.manager.started) == 3
+        # Half a second after the first failure, a second after the next.
+        assert now() - begin == pytest.approx(1.5, abs=0.1)
+        assert parts.records.versions.all() == []
+
+
+@virtual_time
+async def test_two_transient_failures_are_overcome(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.fails_with = [{"reason": "no port"}, {"reason": "no port"}]
+        await parts.deployed("m:1")
+        assert len(parts.manager.started) == 3
+        assert parts.deployment("m:1").is_rolled_out
+
+
+@virtual_time
+async def test_what_was_ready_ends_when_a_roll_out_is_given_up(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", promote=True)
+        parts.manager.becomes_ready = False
+        events = parts.deploying("m:2", await parts.upload(make_artifact("2")), num_replicas=2)
+        assert (await anext(events)).step is DeployStep.REGISTERED
+        await until(lambda: len(parts.manager.live) == 3)
+        parts.manager.set_state("c2", ReplicaState.READY)
+        await settle()
+        parts.manager.fail("c3", reason="bad weights", is_permanent=True)
+        assert [event async for event in events][-1].step is DeployStep.FAILED
+        await until(lambda: parts.manager.ids() == ["c1"])
+        assert parts.models.get("m").current_version == "1"
+        assert [record.version for record in parts.models.versions("m")] == ["1"]
+
+
+@virtual_time
+async def test_a_failed_redeployment_of_a_registered_version_keeps_the_version(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.register("m:1")
+        parts.manager.fails_with = [{"is_permanent": True}]
+        events = await parts.deploy("m:1")
+        assert events[-1].step is DeployStep.FAILED
+        assert parts.records.deployments.all() == []
+        assert [str(record.model_version) for record in parts.models.versions()] == ["m:1"]
+
+
+@virtual_time
+async def test_failed_preparation_gives_up_at_once_with_its_log(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        error = PrepareFailed("pip cannot install x: no matching distribution")
+        error.log_tail = "ERROR: no matching distribution"
+        parts.manager.prepare_errors = [error]
+        events = await parts.deploy("m:1")
+        assert events[-1].step is DeployStep.FAILED
+        assert events[-1].message == error.message
+        assert events[-1].log_tail == error.log_tail
+        assert parts.manager.started == []
+        assert parts.records.versions.all() == []
+
+
+@virtual_time
+async def test_preparation_has_a_time_limit(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.hangs_preparing = {"m:1"}
+        begin = now()
+        events = await parts.deploy("m:1")
+        assert events[-1].step is DeployStep.FAILED
+        assert "was not ready within 900 s" in events[-1].message
+        assert now() - begin == pytest.approx(900, abs=1)
+        await until(lambda: parts.manager.num_preparing == 0)
+
+
+@virtual_time
+async def test_an_engine_that_is_away_is_waited_for_while_preparing(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.prepare_errors = [ContainerManagerUnavailable("no docker")] * 4
+        begin = now()
+        await parts.deployed("m:1")
+        assert now() - begin == pytest.approx(1 + 2 + 4 + 8, abs=0.5)
+
+
+@virtual_time
+async def test_an_engine_that_is_away_is_waited_for_while_starting(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_errors = [ContainerManagerUnavailable("no docker")] * 4
+        await parts.deployed("m:1")
+        assert parts.reconciler.version_loop(M1).num_restarts(0) == 0
+
+
+@virtual_time
+async def test_a_replica_that_cannot_be_started_is_tried_again_soon(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_errors = [SkysailError("no such file"), SkysailError("no such file")]
+        begin = now()
+        await parts.deployed("m:1")
+        assert now() - begin == pytest.approx(1.5, abs=0.1)
+
+
+@virtual_time
+async def test_a_replica_that_can_never_be_started_gives_up_soon(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_errors = [SkysailError("no such file")] * 3
+        begin = now()
+        events = await parts.deploy("m:1")
+        assert events[-1].message == "m:1/0 failed: no such file"
+        assert now() - begin == pytest.approx(1.5, abs=0.1)
+
+
+@virtual_time
+async def test_what_cannot_be_started_is_prepared_again(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_errors = [SkysailError("the environment was removed")]
+        await parts.deployed("m:1")
+        assert len(parts.manager.prepared) == 2
+
+
+@virtual_time
+async def test_a_replica_that_fails_before_start_returns_leaves_no_ghost(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.fails_with = [{"reason": "at once"}]
+        await parts.deployed("m:1")
+        assert [box.container_id for box in parts.reconciler.containers()] == ["c2"]
+
+
+@virtual_time
+async def test_a_replica_that_never_becomes_ready_is_stopped_with_the_end_of_its_log(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.becomes_ready = False
+        begin = now()
+        events = await parts.deploy("m:1", start_timeout_s=7.0)
+        assert events[-1].step is DeployStep.FAILED
+        assert events[-1].message == "m:1/0 failed: not ready within 7 s"
+        assert "of c3" in events[-1].log_tail
+        assert parts.manager.stopped == ["c1", "c2", "c3"]
+        assert now() - begin == pytest.approx(3 * 7 + 0.5 + 1, abs=0.5)
+
+
+@virtual_time
+async def test_giving_up_does_not_wait_for_what_cannot_be_stopped(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.becomes_ready = False
+        parts.manager.stop_errors = [ContainerManagerUnavailable("no docker")] * 9
+        begin = now()
+        events = await parts.deploy("m:1", num_replicas=3, start_timeout_s=7.0)
+        assert events[-1].step is DeployStep.FAILED
+        assert now() - begin == pytest.approx(7, abs=0.5)
+        await until(lambda: parts.reconciler.version_loop(M1) is None)
+
+
+@virtual_time
+async def test_giving_up_does_not_wait_for_the_store_for_ever(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.becomes_ready = False
+        events = parts.deploying("m:1", await parts.upload(make_artifact()))
+        await anext(events)
+        await until(lambda: parts.manager.live)
+        parts.store.fails_with = [StoreUnavailable("gone")] * 2
+        parts.manager.fail("c1", is_permanent=True)
+        assert [event async for event in events][-1].step is DeployStep.FAILED
+        assert parts.records.deployments.all() == []
+
+
+@virtual_time
+async def test_a_complete_deployment_restarts_what_crashes_with_back_off_for_ever(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        waits = []
+        for number in range(1, 12):
+            failed = now()
+            parts.manager.fail(f"c{number}", is_permanent=number % 2 == 0)
+            await until(lambda number=number: f"c{number + 1}" in parts.manager.live, 70)
+            waits.append(now() - failed)
+        assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60], abs=0.05)
+        assert parts.deployment("m:1").is_rolled_out
+        assert parts.reconciler.version_loop(M1).num_restarts(0) == 11
+
+
+@virtual_time
+async def test_earlier_failures_are_forgiven_after_a_minute_of_health(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        loop = parts.reconciler.version_loop(M1)
+        for number in range(1, 5):
+            parts.manager.fail(f"c{number}")
+            await until(lambda number=number: f"c{number + 1}" in parts.manager.live)
+        assert loop.num_restarts(0) == 4
+        await pass_time(61)
+        failed = now()
+        parts.manager.fail("c5")
+        await until(lambda: "c6" in parts.manager.live)
+        assert now() - failed == pytest.approx(0.5, abs=0.05)
+        assert loop.num_restarts(0) == 1
+
+
+@virtual_time
+async def test_a_replica_that_failed_is_told_until_its_index_lives_again(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        parts.manager.fail("c2", reason="killed by SIGKILL")
+        await settle()
+        loop = parts.reconciler.version_loop(M1)
+        assert loop.failed[1].reason == "killed by SIGKILL"
+        assert loop.num_ready == 1
+        await until(lambda: loop.num_ready == 2)
+        assert loop.failed == {}
+
+
+@virtual_time
+async def test_undeploy_cancels_a_preparation(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.hangs_preparing = {"m:1"}
+        events = parts.deploying("m:1", await parts.upload(make_artifact()))
+        await anext(events)
+        await until(lambda: parts.manager.num_preparing)
+        begin = now()
+        await parts.deployments.undeploy("m", "1", force=False)
+        *_, last = [event async for event in events]
+        assert last.step is DeployStep.FAILED
+        assert last.message == "m:1 was undeployed meanwhile"
+        await until(lambda: parts.manager.num_preparing == 0)
+        assert now() - begin < 1
+        assert parts.manager.started == []
+        await until(lambda: parts.reconciler.version_loop(M1) is None)
+        assert [str(record.model_version) for record in parts.models.versions()] == ["m:1"]
+
+
+@virtual_time
+async def test_undeploy_drains_all_and_forgets(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=3)
+        await parts.deployments.undeploy("m", "1", force=False)
+        await until(lambda: parts.reconciler.version_loop(M1) is None)
+        assert sorted(parts.manager.stopped) == ["c1", "c2", "c3"]
+        assert parts.manager.live == {}
+        assert parts.manager.swept[-1][0].model_version == M1
+
+
+@virtual_time
+async def test_scale_up_starts_the_missing_and_scale_down_stops_the_highest(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        await parts.deployments.scale("m", "1", 4)
+        await until(lambda: parts.reconciler.num_ready(M1) == 4)
+        await parts.deployments.scale("m", "1", 1)
+        await until(lambda: parts.manager.ids() == ["c1"])
+        assert sorted(parts.manager.stopped) == ["c2", "c3", "c4"]
+        await parts.deployments.scale("m", "1", 0)
+        await until(lambda: parts.manager.ids() == [])
+        assert parts.records.deployments.get("m:1") is not None
+
+
+@virtual_time
+async def test_a_draining_replica_is_told_to_stop_after_every_frontend_knows(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        watcher = Watcher("f1", "", "")
+        with parts.routing.watching(watcher):
+            snapshots = parts.routing.snapshots(watcher)
+            sequence, state = await anext(snapshots)
+            assert len(state.versions[0].replicas) == 2
+            parts.routing.applied(watcher, sequence)
+            begin = now()
+            await parts.deployments.scale("m", "1", 1)
+            sequence, state = await anext(snapshots)
+            while len(state.versions[0].replicas) == 2:
+                sequence, state = await anext(snapshots)
+            await settle()
+            assert parts.manager.stopped == []
+            parts.routing.applied(watcher, sequence)
+            await until(lambda: parts.manager.stopped == ["c2"])
+            assert now() - begin < 0.1
+            await snapshots.aclose()
+
+
+@virtual_time
+async def test_a_frontend_that_does_not_answer_holds_a_stop_up_for_two_seconds(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        with parts.routing.watching(Watcher("silent", "", "")):
+            begin = now()
+            scaling = parts.deployments.scale("m", "1", 1)
+            await scaling
+            await until(lambda: parts.manager.stopped == ["c2"])
+            assert now() - begin == pytest.approx(2.0, abs=0.1)
+
+
+@virtual_time
+async def test_an_index_is_started_again_only_when_its_draining_container_is_gone(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        parts.manager.drain_gate = asyncio.Event()
+        await parts.deployments.scale("m", "1", 1)
+        await until(lambda: parts.manager.stopped == ["c2"])
+        assert parts.reconciler.num_ready(M1) == 1
+        await parts.deployments.scale("m", "1", 2)
+        await settle()
+        assert len(parts.manager.started) == 2
+        parts.manager.drain_gate.set()
+        await until(lambda: parts.reconciler.num_ready(M1) == 2)
+        assert parts.manager.ids() == ["c1", "c3"]
+
+
+@virtual_time
+async def test_a_stop_that_fails_is_tried_again(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.stop_errors = [ContainerManagerUnavailable("no docker")] * 3
+        await parts.deployments.undeploy("m", "1", force=False)
+        await until(lambda: parts.manager.stopped == ["c1"], 10)
+
+
+@virtual_time
+async def test_a_version_that_hangs_does_not_hold_up_another(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.hangs_preparing = {"stuck:1"}
+        events = parts.deploying("stuck:1", await parts.upload(make_artifact("stuck")))
+        await anext(events)
+        await until(lambda: parts.manager.num_preparing)
+        begin = now()
+        await parts.deployed("m:1", promote=True)
+        parts.manager.fail("c1")
+        await until(lambda: parts.reconciler.num_ready(M1) == 1)
+        assert now() - begin < 1
+        await parts.deployments.undeploy("stuck", "1", force=True)
+        assert [event async for event in events][-1].step is DeployStep.FAILED
+
+
+@virtual_time
+async def test_resync_finds_lost_containers(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", num_replicas=2)
+        parts.manager.lose("c1")
+        await until(lambda: parts.manager.ids() == ["c2", "c3"], 62)
+        assert parts.reconciler.num_ready(M1) == 2
+        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+
+
+@virtual_time
+async def test_resync_finds_containers_and_states_that_nobody_told_of(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.live["x1"] = Container("x1", ReplicaId(M1, 0), ReplicaState.READY)
+        await until(lambda: parts.manager.stopped == ["x1"], 40)
+
+
+@virtual_time
+async def test_what_failed_and_is_still_listed_is_counted_once(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.fail("c1")
+        remains = Container("c1", ReplicaId(M1, 0), ReplicaState.FAILED, reason="killed")
+        parts.manager.live["c1"] = remains
+        await pass_time(50)
+        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+        assert [box.container_id for box in parts.reconciler.containers()] == ["c2"]
+
+
+@virtual_time
+async def test_resync_finds_a_failure_that_nobody_told_of(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.live["c1"] = replace(parts.manager.live["c1"], state=ReplicaState.FAILED)
+        await pass_time(40)
+        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+        assert [box.container_id for box in parts.reconciler.containers()] == ["c2"]
+
+
+@virtual_time
+async def test_resync_goes_on_after_an_engine_was_away(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.list_errors = [ContainerManagerUnavailable("no docker")]
+        parts.manager.lose("c1")
+        await until(lambda: parts.manager.ids() == ["c2"], 95)
+
+
+@virtual_time
+async def test_a_deployment_without_a_version_does_not_spin(tmp_path: Path):
+    store = MemoryStore()
+    async with running_parts(tmp_path, store) as parts:
+        await parts.deployed("m:1")
+        await parts.records.commit([parts.records.versions.delete("m:1")])
+        parts.manager.fail("c1")
+        await pass_time(20)
+        assert len(parts.manager.started) == 1
+        assert len(parts.manager.prepared) == 1
+
+
+@virtual_time
+async def test_the_next_management_takes_over_what_runs_and_finishes_what_was_begun(
+    tmp_path: Path,
+):
+    store, manager = MemoryStore(), FakeContainerManager()
+    async with running_parts(tmp_path, store, manager) as first:
+        await first.deployed("m:1", promote=True, num_replicas=2)
+        manager.becomes_ready = False
+        events = first.deploying(
+            "m:2", await first.upload(make_artifact("2")), promote=True, num_replicas=1
+        )
+        await anext(events)
+        await until(lambda: len(manager.live) == 3)
+        await events.aclose()
+    assert not manager.is_open
+    manager.fail("c1")
+    async with running_parts(tmp_path, store, manager) as second:
+        assert second.reconciler.num_ready(M1) == 1
+        assert second.models.get("m").current_version == "1"
+        manager.becomes_ready = True
+        manager.set_state("c3", ReplicaState.READY)
+        await until(lambda: second.models.get("m").current_version == "2")
+        await until(lambda: second.reconciler.num_ready(M1) == 2)
+        assert manager.stopped == []
+        assert manager.ids() == ["c2", "c3", "c4"]
+
+
+@virtual_time
+async def test_a_failure_after_a_restart_of_management_undoes_the_roll_out_as_well(
+    tmp_path: Path,
+):
+    store, manager = MemoryStore(), FakeContainerManager()
+    manager.becomes_ready = False
+    async with running_parts(tmp_path, store, manager) as first:
+        events = first.deploying("m:1", await first.upload(make_artifact()))
+        await anext(events)
+        await until(lambda: manager.live)
+        await events.aclose()
+    async with running_parts(tmp_path, store, manager) as second:
+        manager.fail("c1", is_permanent=True)
+        await until(lambda: not second.records.models.all())
+        assert second.records.versions.all() == []
+        assert second.records.deployments.all() == []
+
+
+@virtual_time
+async def test_deploying_again_while_the_last_deployment_drains(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.drain_gate = asyncio.Event()
+        await parts.deployments.undeploy("m", "1", force=False)
+        await until(lambda: parts.manager.stopped)
+        await parts.models.unregister_version(M1)
+        with pytest.raises(ModelNotFound):
+            parts.models.get("m")
+        other = await parts.upload(make_artifact("other", requirements=["six"]))
+        events = parts.deploying("m:1", other)
+        await anext(events)
+        await settle()
+        parts.manager.drain_gate.set()
+        assert [event async for event in events][-1].step is DeployStep.DONE
+        assert parts.manager.ids() == ["c2"]
+        assert parts.manager.prepared[-1].requirements == ("six",)
+        assert parts.manager.started[-1].version.artifact_sha256 == other
+
+
+@virtual_time
+async def test_stopping_all_stops_all_whatever_is_wanted(tmp_path: Path):
+    parts = ManagementParts(tmp_path, MemoryStore(), FakeContainerManager())
+    await parts.records.load()
+    await parts.reconciler.start()
+    await parts.deployed("m:1", num_replicas=2)
+    await parts.deployed("m:2")
+    await parts.reconciler.stop_all_containers()
+    assert parts.manager.live == {}
+    assert not parts.manager.is_open
+    assert len(parts.records.deployments.all()) == 2
+
+
+@virtual_time
+async def test_what_is_swept_is_what_no_version_needs(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        kept = await parts.register("m:1")
+        await parts.register("m:2")
+        await parts.models.unregister_version(ModelVersion("m", "2"))
+        await until(lambda: parts.manager.swept, 40)
+        assert [spec.artifact_sha256 for spec in parts.manager.swept[-1]] == [kept]

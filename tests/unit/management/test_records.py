@@ -1,0 +1,189 @@
+import asyncio
+from typing import cast
+
+import pytest
+
+from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.store import Change, Store, Stored, Table
+from skysail_common.tensors import InputType
+from skysail_management.records import ApplicationRecord, ModelRecord, Records
+from skysail_testing.memory_store import MemoryStore
+from skysail_testing.virtual_time import pass_time, settle, until, virtual_time
+
+
+def model(name: str = "m", current: str = "") -> ModelRecord:
+    return ModelRecord(name=name, current_version=current)
+
+
+async def loaded(store: MemoryStore) -> Records:
+    records = Records(cast(Store, store))
+    await records.load()
+    return records
+
+
+async def put(records: Records, name: str = "m", current: str = "") -> None:
+    await records.commit([records.models.put(name, model(name, current))])
+
+
+@virtual_time
+async def test_a_committed_record_is_seen_here_and_by_the_next():
+    store = MemoryStore()
+    records = await loaded(store)
+    await put(records, current="1")
+    assert records.models.get("m") == model(current="1")
+    assert (await loaded(store)).models.all() == [model(current="1")]
+
+
+@virtual_time
+async def test_a_commit_may_change_and_remove_records_of_several_tables():
+    store = MemoryStore()
+    records = await loaded(store)
+    application = ApplicationRecord(name="a", input_type=InputType.BYTES, slo_s=0.1)
+    await records.commit(
+        [records.models.put("m", model()), records.applications.put("a", application)]
+    )
+    await records.commit([records.models.delete("m"), records.applications.put("a", application)])
+    assert records.models.all() == []
+    assert records.applications.all() == [application]
+    assert store.rows[Table.MODELS] == {}
+
+
+@virtual_time
+async def test_a_record_of_a_newer_skysail_may_have_more_fields():
+    store = MemoryStore()
+    store.rows[Table.MODELS]["m"] = Stored(7, '{"name": "m", "current_version": "1", "new": 1}')
+    records = await loaded(store)
+    assert records.models.get("m") == model(current="1")
+    await put(records, current="2")
+
+
+@virtual_time
+async def test_a_conflict_changes_nothing_and_shows_what_the_other_wrote():
+    store = MemoryStore()
+    mine, other = await loaded(store), await loaded(store)
+    await put(other, current="1")
+    with pytest.raises(Conflict):
+        await put(mine, current="2")
+    assert mine.models.get("m") == model(current="1")
+    await put(mine, current="2")
+    with pytest.raises(Conflict):
+        await other.commit([other.models.delete("m")])
+    assert other.models.get("m") == model(current="2")
+
+
+@virtual_time
+async def test_nothing_is_shown_before_it_is_durable():
+    store = MemoryStore()
+    records = await loaded(store)
+    store.gate = asyncio.Event()
+    committing = asyncio.create_task(put(records))
+    await settle()
+    assert records.models.get("m") is None
+    store.gate.set()
+    await committing
+    assert records.models.get("m") == model()
+
+
+@virtual_time
+async def test_a_commit_without_an_answer_is_seen_once_the_store_is_back():
+    store = MemoryStore()
+    records = await loaded(store)
+    told = []
+    fresh = asyncio.create_task(records.keep_fresh(lambda: told.append(records.models.all())))
+    store.loses_answer_with = [StoreUnavailable("gone")]
+    store.gate = asyncio.Event()
+    committing = asyncio.create_task(put(records, current="1"))
+    await settle()
+    store.fails_with = [StoreUnavailable("gone")] * 3
+    store.gate.set()
+    with pytest.raises(StoreUnavailable):
+        await committing
+    assert records.models.all() == []
+    await until(lambda: told)
+    assert told == [[model(current="1")]]
+    await put(records, current="2")
+    await pass_time(60)
+    assert len(told) == 1, "it is not read again without a reason"
+    fresh.cancel()
+    await asyncio.gather(fresh, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_commit_whose_caller_went_away_is_seen_too():
+    store = MemoryStore()
+    records = await loaded(store)
+    told = []
+    fresh = asyncio.create_task(records.keep_fresh(lambda: told.append(records.models.all())))
+    store.gate = asyncio.Event()
+    committing = asyncio.create_task(put(records, current="1"))
+    await settle()
+    committing.cancel()
+    await asyncio.gather(committing, return_exceptions=True)
+    store.gate.set()
+    await until(lambda: told)
+    assert told == [[model(current="1")]]
+    fresh.cancel()
+    await asyncio.gather(fresh, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_conflict_during_which_the_store_goes_away_is_made_up_for():
+    store = MemoryStore()
+    mine, other = await loaded(store), await loaded(store)
+    await put(other, current="1")
+    store.gate = asyncio.Event()
+    committing = asyncio.create_task(put(mine, current="2"))
+    await settle()
+    store.fails_with = [StoreUnavailable("gone")]
+    store.gate.set()
+    with pytest.raises((Conflict, StoreUnavailable)):
+        await committing
+    fresh = asyncio.create_task(mine.keep_fresh(lambda: None))
+    await until(lambda: mine.models.get("m") == model(current="1"))
+    fresh.cancel()
+    await asyncio.gather(fresh, return_exceptions=True)
+
+
+@virtual_time
+async def test_reading_anew_never_hides_a_commit_that_was_made_meanwhile():
+    store = MemoryStore()
+    records = await loaded(store)
+    store.gate = asyncio.Event()
+    loading = asyncio.create_task(records.load())
+    await settle()
+    # By now the first table is read, but not yet shown.
+    gate, store.gate = store.gate, None
+    application = ApplicationRecord(name="a", input_type=InputType.BYTES, slo_s=0.1)
+    await records.commit([records.applications.put("a", application)])
+    gate.set()
+    await loading
+    assert records.applications.all() == [application]
+
+
+@virtual_time
+async def test_a_staleness_that_arises_while_reading_is_not_forgotten():
+    store = MemoryStore()
+    records = await loaded(store)
+    gate = store.gate = asyncio.Event()
+    loading = asyncio.create_task(records.load())
+    await settle()
+    store.gate = None
+    store.loses_answer_with = [StoreUnavailable("gone")]
+    with pytest.raises(StoreUnavailable):
+        await put(records, current="1")
+    gate.set()
+    await loading
+    fresh = asyncio.create_task(records.keep_fresh(lambda: None))
+    await until(lambda: records.models.get("m") == model(current="1"))
+    fresh.cancel()
+    await asyncio.gather(fresh, return_exceptions=True)
+
+
+@virtual_time
+async def test_the_store_in_memory_refuses_as_the_real_one():
+    store = MemoryStore()
+    change = Change(Table.MODELS, "m", 0, "{}")
+    assert await store.commit([change]) == 1
+    with pytest.raises(Conflict):
+        await store.commit([Change(Table.MODELS, "n", 0, "{}"), change])
+    assert set(store.rows[Table.MODELS]) == {"m"}

@@ -1,0 +1,111 @@
+from datetime import datetime, timezone
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skysail_common.artifacts import SignatureRecord
+from skysail_common.identifiers import ModelVersion
+from skysail_common.store import Store
+from skysail_management.reconciler.rollout import promoted, removal_of_version
+from skysail_management.records import ModelRecord, Records, VersionRecord
+from skysail_testing.management_parts import signature_of
+from skysail_testing.memory_store import MemoryStore
+
+names = st.sampled_from(["1", "2", "3", "4", "5"])
+
+
+def version_record(model: str, version: str) -> VersionRecord:
+    return VersionRecord(
+        model=model,
+        version=version,
+        artifact_sha256="0" * 64,
+        artifact_bytes=1,
+        signature=SignatureRecord.of(signature_of()),
+        python_version="3.11.7",
+        registered_at=datetime.now(timezone.utc),
+    )
+
+
+async def records_with(model: ModelRecord, *versions: str) -> Records:
+    records = Records(cast(Store, MemoryStore()))
+    await records.load()
+    changes = [records.models.put(model.name, model)]
+    for version in versions:
+        record = version_record(model.name, version)
+        changes.append(records.versions.put(str(record.model_version), record))
+    other = version_record("other", "1")
+    changes.append(records.models.put("other", ModelRecord(name="other", current_version="1")))
+    changes.append(records.versions.put("other:1", other))
+    await records.commit(changes)
+    return records
+
+
+def test_the_first_promotion_has_no_history():
+    model = promoted(ModelRecord(name="m"), ModelVersion("m", "1"))
+    assert (model.current_version, model.previous_versions) == ("1", ())
+
+
+def test_a_promotion_puts_the_version_that_was_current_last_in_the_history():
+    model = ModelRecord(name="m", current_version="2", previous_versions=("1",))
+    model = promoted(model, ModelVersion("m", "3"))
+    assert (model.current_version, model.previous_versions) == ("3", ("1", "2"))
+
+
+def test_a_version_that_is_promoted_again_leaves_its_old_place():
+    model = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))
+    model = promoted(model, ModelVersion("m", "1"))
+    assert (model.current_version, model.previous_versions) == ("1", ("2", "3"))
+
+
+def test_the_history_is_bounded():
+    model = ModelRecord(name="m")
+    for number in range(60):
+        model = promoted(model, ModelVersion("m", str(number)))
+    assert len(model.previous_versions) == 50
+    assert model.previous_versions[-1] == "58"
+
+
+@given(st.lists(names, min_size=1, max_size=12))
+def test_no_version_is_twice_in_the_history_nor_current_and_previous(versions):
+    model = ModelRecord(name="m")
+    for version in versions:
+        if version != model.current_version:
+            model = promoted(model, ModelVersion("m", version))
+        everything = [*model.previous_versions, model.current_version]
+        assert len(set(everything)) == len(everything)
+        assert set(everything) <= set(versions)
+    assert model.current_version == versions[-1]
+
+
+async def test_the_last_version_takes_its_model_along():
+    records = await records_with(ModelRecord(name="m", current_version="1"), "1")
+    await records.commit(removal_of_version(records, ModelVersion("m", "1")))
+    assert records.models.get("m") is None
+    assert [str(each.model_version) for each in records.versions.all()] == ["other:1"]
+    assert records.models.get("other") is not None
+
+
+@pytest.mark.parametrize(
+    ("removed", "current", "previous"),
+    [("1", "3", ("2",)), ("2", "3", ("1",)), ("3", "", ("1", "2")), ("4", "3", ("1", "2"))],
+)
+async def test_a_removed_version_leaves_no_trace_in_its_model(removed, current, previous):
+    model = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))
+    records = await records_with(model, "1", "2", "3", "4")
+    changes = removal_of_version(records, ModelVersion("m", removed))
+    # A model in which nothing changes is not written: nobody else's change is lost.
+    assert len(changes) == (1 if removed == "4" else 2)
+    await records.commit(changes)
+    left = records.models.get("m")
+    assert left is not None
+    assert (left.current_version, left.previous_versions) == (current, previous)
+    assert records.versions.get(f"m:{removed}") is None
+
+
+async def test_a_version_whose_model_is_gone_is_removed_alone():
+    records = await records_with(ModelRecord(name="m"), "1")
+    await records.commit([records.models.delete("m")])
+    await records.commit(removal_of_version(records, ModelVersion("m", "1")))
+    assert records.versions.get("m:1") is None

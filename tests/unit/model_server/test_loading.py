@@ -1,0 +1,311 @@
+import importlib.metadata
+import logging
+import platform
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from skysail_common.artifacts import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    SignatureRecord,
+    example_file,
+)
+from skysail_common.errors import InvalidInput
+from skysail_common.functions import LIST_OUTPUT
+from skysail_common.tensors import (
+    CLIPPER_SPECS,
+    Content,
+    DataType,
+    InputType,
+    Signature,
+    TensorSpec,
+    from_numpy,
+)
+from skysail_model_server.loading import LoadFailed, load_model
+from skysail_model_server.model import Model
+
+NUMPY = importlib.metadata.version("numpy")
+X = TensorSpec("x", DataType.FP64, (-1, 2))
+OUT = TensorSpec("output", DataType.FP64, (-1, 2))
+EXAMPLE = np.array([[1.0, 2.0], [3.0, 4.0]])
+
+calls: list[Any] = []
+
+
+def remembers(x):
+    calls.append(x)
+    return x * 2
+
+
+def fails(x):
+    raise ZeroDivisionError("on purpose")
+
+
+def exits(x):
+    sys.exit("no licence")
+
+
+def writes_to_its_input(x):
+    x *= 2
+    return x
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch):
+    """Undo what loading does to the process."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    calls.clear()
+    yield
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return directory
+
+
+def write_artifact(
+    path: Path,
+    function: object = remembers,
+    *,
+    pickled: bytes | None = None,
+    signature: Signature | None = None,
+    examples: tuple[np.ndarray, ...] = (EXAMPLE,),
+    modules: dict[str, str] | None = None,
+    compression: int = zipfile.ZIP_STORED,
+    omit: str = "",
+    **values: Any,
+) -> Path:
+    signature = signature or Signature((X,), (OUT,))
+    manifest = Manifest(
+        **{
+            "skysail_version": "0",
+            "python_version": platform.python_version(),
+            "signature": SignatureRecord.of(signature),
+            "example_shapes": tuple(each.shape for each in examples),
+            **values,
+        }
+    )
+    members = {
+        MANIFEST_FILE: manifest.model_dump_json(),
+        MODEL_FILE: cloudpickle.dumps(function) if pickled is None else pickled,
+        **{f"modules/{name}": source for name, source in (modules or {}).items()},
+        **{example_file(index): from_numpy("", each).data for index, each in enumerate(examples)},
+    }
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            if name != omit:
+                archive.writestr(name, content)
+    return path
+
+
+def load(tmp_path: Path, *args: Any, **values: Any) -> Model:
+    return load_model(write_artifact(tmp_path / "a.zip", *args, **values), tmp_path / "work")
+
+
+def test_a_loaded_model_has_answered_its_warm_up_query(tmp_path: Path, work_dir: Path):
+    model = load(tmp_path)
+    assert [each.tolist() for each in calls] == [EXAMPLE.tolist()]
+    assert model.signature == Signature((X,), (OUT,))
+    assert model.predict([np.ones((1, 2))], 1)[0].tolist() == [[2.0, 2.0]]
+
+
+def test_the_warm_up_query_may_be_written_to(tmp_path: Path, work_dir: Path):
+    load(tmp_path, writes_to_its_input)
+
+
+def test_every_input_is_warmed_up_in_the_order_of_the_signature(tmp_path: Path, work_dir: Path):
+    def joins(b, a):
+        assert a.dtype == object
+        return [text * int(number) for text, number in zip(a, b[:, 0], strict=True)]
+
+    text = np.array(["ab", "c"], dtype=object)
+    signature = Signature(
+        (
+            TensorSpec("a", DataType.BYTES, (-1,), Content.TEXT),
+            TensorSpec("b", X.datatype, X.shape),
+        ),
+        (TensorSpec("output", DataType.BYTES, (-1,), Content.TEXT),),
+    )
+    load(tmp_path, joins, signature=signature, calling="keywords", examples=(text, EXAMPLE))
+
+
+def test_without_an_example_there_is_no_warm_up(tmp_path: Path, work_dir: Path):
+    signature = Signature((CLIPPER_SPECS[InputType.DOUBLES],), (LIST_OUTPUT,))
+    load(tmp_path, fails, signature=signature, calling="list", examples=())
+
+
+def test_another_minor_version_of_python_is_named(tmp_path: Path, work_dir: Path):
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, python_version="3.7.16")
+    assert caught.value.message == (
+        f"the function was pickled by Python 3.7.16 and this is Python "
+        f"{platform.python_version()}; pickled code runs on the same minor version only"
+    )
+    assert calls == []
+
+
+def test_another_micro_version_of_python_is_fine(tmp_path: Path, work_dir: Path):
+    major, minor, _ = platform.python_version_tuple()
+    load(tmp_path, python_version=f"{major}.{minor}.999")
+
+
+def test_missing_packages_are_named_with_their_versions_and_no_others(
+    tmp_path: Path, work_dir: Path
+):
+    packages = {"zebra-not-there": "2.0", "numpy": NUMPY, "apple-not-there": "1.5rc1"}
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, packages=packages)
+    assert caught.value.message == (
+        "the function needs packages that are not installed here: apple-not-there==1.5rc1, "
+        "zebra-not-there==2.0; name them in pkgs_to_install"
+    )
+
+
+def test_packages_of_other_versions_are_warned_of(tmp_path: Path, work_dir: Path, caplog):
+    pydantic = importlib.metadata.version("pydantic")
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path, packages={"numpy": "0.1", "pydantic": pydantic})
+    (record,) = caplog.records
+    assert record.__dict__["difference"] == f"numpy is {NUMPY} here and was 0.1 there"
+
+
+@pytest.mark.parametrize("broken", ["loading", "warm-up"])
+def test_packages_of_other_versions_are_named_where_something_fails(
+    tmp_path: Path, work_dir: Path, broken
+):
+    pickled = b"rubbish" if broken == "loading" else None
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, fails, pickled=pickled, packages={"numpy": "0.1"})
+    assert caught.value.message.splitlines()[-1] == (
+        f"versions differ, which may be why: numpy is {NUMPY} here and was 0.1 there"
+    )
+
+
+class Unloadable:
+    def __reduce__(self):
+        return _unpickled, ()
+
+
+def _unpickled():
+    raise RuntimeError("the weights are gone")
+
+
+class Exits:
+    def __reduce__(self):
+        return sys.exit, (0,)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "what"),
+    [
+        (b"", "EOFError: Ran out of input"),
+        (b"rubbish", "UnpicklingError: "),
+        (b"cno_such_module\nf\n.", "ModuleNotFoundError: No module named 'no_such_module'"),
+        (cloudpickle.dumps(Unloadable()), "RuntimeError: the weights are gone"),
+        (cloudpickle.dumps(Exits()), "SystemExit: 0"),
+    ],
+)
+def test_what_cannot_be_unpickled_says_why(tmp_path: Path, work_dir: Path, pickled, what):
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, pickled=pickled)
+    first, *trace = caught.value.message.splitlines()
+    assert first.startswith(f"loading the function failed: {what}")
+    assert trace[0] == "Traceback (most recent call last):"
+    assert trace[-1].startswith((what.partition(":")[0], "_pickle."))
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [(fails, "ZeroDivisionError: on purpose"), (exits, "SystemExit: no licence")],
+)
+def test_a_failed_warm_up_comes_with_its_traceback(tmp_path: Path, work_dir: Path, function, what):
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, function)
+    first, *trace = caught.value.message.splitlines()
+    assert first == f"the function failed on the warm-up query: {what}"
+    assert trace[0] == "Traceback (most recent call last):"
+    assert any(f"in {function.__name__}" in line for line in trace)
+    assert trace[-1] == what
+
+
+def test_a_warm_up_that_breaks_the_signature_fails(tmp_path: Path, work_dir: Path):
+    def loses_a_row(x):
+        return x[1:]
+
+    with pytest.raises(LoadFailed, match="returned 1 rows in output 'output' for 2 rows"):
+        load(tmp_path, loses_a_row)
+
+
+def test_modules_can_be_imported_at_load_and_later(tmp_path: Path, work_dir: Path):
+    modules = {
+        "sky_user_tools.py": "FACTOR = 3.0\n",
+        "sky_user_package/__init__.py": "",
+        "sky_user_package/deep.py": "from sky_user_tools import FACTOR\nOFFSET = FACTOR + 1\n",
+    }
+
+    def function(x):
+        from sky_user_package.deep import OFFSET
+
+        return x + OFFSET
+
+    model = load(tmp_path, function, modules=modules, examples=())
+    assert model.predict([np.zeros((1, 2))], 1)[0].tolist() == [[4.0, 4.0]]
+    assert Path(sys.modules["sky_user_tools"].__file__ or "").is_relative_to(work_dir)
+
+
+def test_the_modules_of_the_user_come_before_installed_ones(tmp_path: Path, work_dir: Path):
+    load(
+        tmp_path,
+        pickled=b"csky_user_first\nf\n.",
+        modules={"sky_user_first.py": "f = abs\n"},
+        examples=(),
+    )
+    assert sys.path[0] == str((work_dir / "modules").resolve())
+
+
+def test_modules_are_never_unpacked_outside_the_work_directory(tmp_path: Path, work_dir: Path):
+    load(tmp_path, modules={"../../escaped.py": "", "/escaped.py": ""})
+    assert not (tmp_path / "escaped.py").exists()
+    assert {path.relative_to(work_dir).parts[0] for path in work_dir.rglob("*.py")} <= {
+        "modules",
+        "escaped.py",
+    }
+
+
+def test_a_corrupt_model_is_told(tmp_path: Path, work_dir: Path):
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = write_artifact(
+            tmp_path / "a.zip", pickled=bytes(range(256)) * 8, compression=compression
+        )
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(MODEL_FILE)
+        content = bytearray(path.read_bytes())
+        begin = info.header_offset + 30 + len(MODEL_FILE)
+        content[begin : begin + 8] = b"\xff" * 8
+        path.write_bytes(content)
+        with pytest.raises(LoadFailed, match="the artifact is corrupt"):
+            load_model(path, work_dir)
+
+
+def test_a_missing_example_is_told(tmp_path: Path, work_dir: Path):
+    with pytest.raises(LoadFailed, match="the artifact is corrupt"):
+        load(tmp_path, omit=example_file(0))
+
+
+def test_what_is_no_artifact_is_told(tmp_path: Path, work_dir: Path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"no zip")
+    with pytest.raises(InvalidInput, match="not an artifact"):
+        load_model(path, work_dir)

@@ -1,0 +1,378 @@
+import hashlib
+import importlib.metadata
+import io
+import json
+import pickle
+import platform
+import re
+import zipfile
+from functools import partial
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+import skysail_common
+from skysail.artifact import Artifact, build_artifact
+from skysail_common.artifacts import read_manifest
+from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.functions import LIST_OUTPUT
+from skysail_common.tensors import (
+    Content,
+    DataType,
+    InputType,
+    Signature,
+    Tensor,
+    TensorSpec,
+    to_numpy,
+)
+
+# As in a notebook: what is defined here is pickled with the function that uses it.
+__name__, __package__ = "__main__", None
+
+X = np.arange(6.0).reshape(2, 3)
+
+
+def members(artifact: Artifact) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(artifact.content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def specs_of(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, list[int], str]]:
+    return [(spec.name, spec.datatype.name, list(spec.shape), spec.content.name) for spec in specs]
+
+
+def refusal(function: Any = lambda x: x, **arguments: Any) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        build_artifact(function, **arguments)
+    return caught.value.message
+
+
+def failure(function: Any, **arguments: Any) -> str:
+    with pytest.raises(ModelFailed) as caught:
+        build_artifact(function, **arguments)
+    return caught.value.message
+
+
+def test_an_array_teaches_the_signature():
+    artifact = build_artifact(lambda images: images.sum(axis=1), example=X)
+    assert specs_of(artifact.signature.inputs) == [("images", "FP64", [-1, 3], "BINARY")]
+    assert specs_of(artifact.signature.outputs) == [("output", "FP64", [-1], "BINARY")]
+    assert artifact.manifest.calling == "array"
+    assert artifact.manifest.example_shapes == ((2, 3),)
+    assert artifact.signature.input_type is InputType.DOUBLES
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.sampled_from([each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]),
+    array_shapes(min_dims=1, max_dims=4, max_side=3),
+    st.data(),
+)
+def test_any_array_of_numbers_teaches_the_signature(datatype, shape, data):
+    example = data.draw(arrays(datatype.dtype, shape))
+    artifact = build_artifact(lambda x: x, example=example)
+    spec = TensorSpec("x", datatype, (-1, *shape[1:]))
+    assert artifact.signature.inputs == (spec,)
+    assert artifact.signature.outputs[0].datatype is datatype
+    stored = members(artifact)["example/0.bin"]
+    assert to_numpy(Tensor("x", datatype, shape, stored)).tobytes() == example.tobytes()
+
+
+def test_a_list_is_what_numpy_makes_of_it():
+    artifact = build_artifact(lambda x: x, example=[[1, 2], [3, 4]])
+    assert specs_of(artifact.signature.inputs) == [("x", "INT64", [-1, 2], "BINARY")]
+    artifact = build_artifact(lambda x: x, example=[1.5])
+    assert specs_of(artifact.signature.inputs) == [("x", "FP64", [-1], "BINARY")]
+
+
+def test_texts_teach_the_signature():
+    artifact = build_artifact(lambda words: np.char.upper(words.astype(str)), example=["a", "bc"])
+    assert specs_of(artifact.signature.inputs) == [("words", "BYTES", [-1], "TEXT")]
+    assert specs_of(artifact.signature.outputs) == [("output", "BYTES", [-1], "TEXT")]
+    assert artifact.signature.input_type is InputType.STRINGS
+
+
+def test_byte_strings_teach_the_signature_and_are_kept_whole():
+    artifact = build_artifact(lambda x: x, example=[b"\x00\xff\x00", b"a"])
+    assert specs_of(artifact.signature.inputs) == [("x", "BYTES", [-1], "BINARY")]
+    assert specs_of(artifact.signature.outputs) == [("output", "BYTES", [-1], "BINARY")]
+    stored = Tensor("x", DataType.BYTES, (2,), members(artifact)["example/0.bin"])
+    assert to_numpy(stored).tolist() == [b"\x00\xff\x00", b"a"]
+
+
+def test_a_dictionary_goes_to_the_parameters_of_its_names():
+    artifact = build_artifact(
+        lambda age, income=None: age + income, example={"income": [1.5], "age": [3]}
+    )
+    assert artifact.manifest.calling == "keywords"
+    assert specs_of(artifact.signature.inputs) == [
+        ("income", "FP64", [-1], "BINARY"),
+        ("age", "INT64", [-1], "BINARY"),
+    ]
+    assert artifact.signature.input_type is InputType.TENSORS
+
+
+def test_a_dictionary_goes_to_a_function_that_takes_any_keyword():
+    artifact = build_artifact(lambda **columns: columns["a"], example={"a": [1]})
+    assert artifact.manifest.calling == "keywords"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda row: row["a"] + row["b"],
+        lambda row, /: row["a"] + row["b"],
+        lambda *rows: rows[0]["a"],
+    ],
+    ids=["by name", "by place", "any"],
+)
+def test_a_dictionary_goes_as_it_is_to_a_function_of_one_parameter(function):
+    artifact = build_artifact(function, example={"a": [1], "b": [2]})
+    assert artifact.manifest.calling == "mapping"
+    assert [spec.name for spec in artifact.signature.inputs] == ["a", "b"]
+
+
+class Classifier:
+    """A model of the user."""
+
+    def predict(self, images):
+        return images
+
+    def __call__(self, rows):
+        return rows
+
+
+def with_default(first=None, second=2):
+    return first
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda images, scale=1: images, "images"),
+        (lambda images, /: images, "images"),
+        (lambda *batch: batch[0], "input"),
+        (with_default, "first"),
+        (Classifier().predict, "images"),
+        (Classifier(), "rows"),
+        (partial(with_default, second=3), "first"),
+        (np.tanh, "x"),
+        (np.vectorize(abs), "input"),
+    ],
+)
+def test_the_input_has_the_name_of_the_first_parameter(function, name):
+    assert build_artifact(function, example=X).signature.inputs[0].name == name
+
+
+def test_a_tuple_gives_numbered_outputs():
+    artifact = build_artifact(lambda x: (x[:, 0], ["a"] * len(x)), example=X)
+    assert specs_of(artifact.signature.outputs) == [
+        ("output0", "FP64", [-1], "BINARY"),
+        ("output1", "BYTES", [-1], "TEXT"),
+    ]
+
+
+def test_a_dictionary_names_the_outputs():
+    artifact = build_artifact(
+        lambda x: {"label": np.zeros(len(x), "i4"), "scores": x.astype("f4")}, example=X
+    )
+    assert specs_of(artifact.signature.outputs) == [
+        ("label", "INT32", [-1], "BINARY"),
+        ("scores", "FP32", [-1, 3], "BINARY"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["integers", "floats", "doubles", "bytes", "strings"])
+def test_an_input_type_stands_for_a_function_that_takes_a_list(name):
+    def fail(inputs):
+        raise AssertionError("it was run")
+
+    artifact = build_artifact(fail, input_type=name)
+    assert artifact.manifest.calling == "list"
+    assert artifact.manifest.example_shapes == ()
+    assert artifact.signature.input_type is InputType.named(name)
+    assert artifact.signature.inputs[0].name == "input"
+    assert artifact.signature.outputs == (LIST_OUTPUT,)
+    assert not any(name.startswith("example") for name in members(artifact))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"example": X, "input_type": "doubles"}])
+def test_either_an_example_or_an_input_type_is_given(arguments):
+    assert refusal(**arguments) == "give either an example of the input or an input_type"
+
+
+def test_an_unknown_input_type_is_refused():
+    assert "'double' is not an input type; known are" in refusal(input_type="double")
+    assert refusal(input_type="tensors") == (
+        "for tensors give an example of the input instead of an input_type"
+    )
+
+
+def test_what_cannot_be_called_is_refused():
+    assert refusal(5, example=X) == "int is not a function or another callable"
+
+
+@pytest.mark.parametrize("example", [5.0, "text", b"bytes", [], np.zeros((0, 3)), np.float32(1)])
+def test_an_example_without_a_batch_axis_is_refused(example):
+    assert refusal(example=example) == (
+        "the example of 'x' needs a batch axis with at least one row; for a single input give "
+        "[input]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (np.zeros((2, 0)), "the example of 'x' has an axis of size 0: [2, 0]"),
+        ([None], "the example is not usable: 'x' holds a value of type NoneType"),
+        ([{"a": 1}], "the example is not usable: 'x' holds a value of type dict"),
+        ([[1], [2, 3]], "the example is not usable: 'x' is not an array"),
+        (np.zeros(1, "c8"), "the example is not usable: 'x' has numpy type complex64"),
+        ({}, "the example has no inputs"),
+        ({"a": [1, 2], "b": [1]}, "the inputs of the example differ in their rows: [1, 2]"),
+        ({"a": [1], "b": 2}, "the example of 'b' needs a batch axis"),
+    ],
+)
+def test_an_example_that_is_no_array_is_refused(example, message):
+    assert refusal(example=example).startswith(message)
+
+
+def test_a_function_that_fails_on_the_example_is_told_with_its_own_words():
+    def predict(x):
+        return x @ np.ones((4, 1))
+
+    message = failure(predict, example=X)
+    assert message.startswith("the function failed on the example: ValueError: matmul")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (3.0, "the function returned a single value; it must return one for each row"),
+        (None, "'output' holds a value of type NoneType"),
+        ([None, None], "'output' holds a value of type NoneType"),
+        ([1.0], "the function returned 1 rows in output 'output' for 2 rows of input"),
+        ((), "the function returned an empty tuple"),
+        ({}, "the function returned an empty dict"),
+        (np.ones((2, 0)), "the function returned an axis of size 0 in output 'output'"),
+        (np.zeros(2, "M8[s]"), "'output' has numpy type datetime64[s]"),
+        ({"label": [1, 2], "why": "a"}, "the function returned a single value"),
+        ({"label": [1, 2], "why": [1, 2, 3]}, "the function returned 3 rows in output 'why'"),
+    ],
+)
+def test_a_function_that_returns_no_arrays_is_refused(returned, message):
+    assert failure(lambda x: returned, example=X).startswith(message)
+
+
+def test_the_example_is_not_changed_by_the_function():
+    def spoil(x):
+        x *= 0
+        return x
+
+    example = np.ones((1, 2))
+    artifact = build_artifact(spoil, example=example)
+    assert example.tolist() == [[1, 1]]
+    assert np.frombuffer(members(artifact)["example/0.bin"]).tolist() == [1, 1]
+
+
+def test_an_artifact_holds_what_a_replica_needs():
+    artifact = build_artifact(lambda x: x * 2, example=X, requirements=["numpy>=1.24"])
+    found = members(artifact)
+    assert list(found) == ["manifest.json", "model.pkl", "example/0.bin"]
+    assert np.frombuffer(found["example/0.bin"]).tolist() == X.ravel().tolist()
+    assert pickle.loads(found["model.pkl"])(3) == 6
+    assert read_manifest(io.BytesIO(artifact.content)) == artifact.manifest
+    assert artifact.manifest.python_version == platform.python_version()
+    assert artifact.manifest.skysail_version == skysail_common.__version__
+    assert artifact.manifest.requirements == ("numpy>=1.24",)
+
+
+def test_examples_are_kept_in_the_order_of_the_signature():
+    artifact = build_artifact(
+        lambda b, a: a, example={"b": np.array([1, 2]), "a": np.array([3.5, 4])}
+    )
+    found = members(artifact)
+    assert np.frombuffer(found["example/0.bin"], "i8").tolist() == [1, 2]
+    assert np.frombuffer(found["example/1.bin"], "f8").tolist() == [3.5, 4]
+    assert artifact.manifest.example_shapes == ((2,), (2,))
+
+
+def test_the_same_function_gives_the_same_sha_256():
+    weights = np.ones(3)
+
+    def predict(x):
+        return x @ weights
+
+    first = build_artifact(predict, example=X)
+    second = build_artifact(predict, example=X)
+    assert first.sha256 == second.sha256 == hashlib.sha256(first.content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"example": X + 1}, {"example": X, "requirements": ["numpy"]}, {"input_type": "doubles"}],
+    ids=["example", "requirements", "input type"],
+)
+def test_other_content_gives_another_sha_256(arguments):
+    def predict(x):
+        return x
+
+    before = build_artifact(predict, example=X)
+    assert build_artifact(predict, **arguments).sha256 != before.sha256
+
+
+def test_other_code_and_other_data_give_another_sha_256():
+    def with_weight(weight):
+        return lambda x: x * weight
+
+    found = {build_artifact(with_weight(weight), example=X).sha256 for weight in (1, 2)}
+    found.add(build_artifact(lambda x: x, example=X).sha256)
+    assert len(found) == 3
+
+
+def test_packages_are_recorded_with_their_versions():
+    packages = build_artifact(lambda x: np.tanh(x), example=X).manifest.packages
+    assert packages["numpy"] == np.__version__
+    assert "skysail" not in packages
+    assert all(re.match(r"\d", version) for version in packages.values())
+
+
+def test_a_package_that_is_not_used_is_not_recorded():
+    packages = build_artifact(lambda x: [1] * len(x), example=[1]).manifest.packages
+    assert "hypothesis" not in packages
+    assert "pytest" not in packages
+    assert "numpy" not in packages
+
+
+def test_the_package_of_an_object_that_the_function_holds_is_recorded():
+    choice = click.Choice(["a", "b"])
+    packages = build_artifact(lambda x: [choice.choices[0]] * len(x), example=X).manifest.packages
+    assert packages["click"] == importlib.metadata.version("click")
+
+
+def test_a_package_that_only_the_code_imports_is_recorded_although_it_did_not_run():
+    def predict(inputs):
+        from sklearn.preprocessing import normalize
+
+        return normalize(inputs).tolist()
+
+    artifact = build_artifact(predict, input_type="doubles")
+    version = importlib.metadata.version("scikit-learn")
+    assert artifact.manifest.packages["scikit-learn"] == version
+    assert not any(name.startswith("modules/") for name in members(artifact))
+
+
+def test_the_manifest_is_canonical_json():
+    content = members(build_artifact(lambda x: x, example=X))["manifest.json"].decode()
+    assert content == json.dumps(json.loads(content), sort_keys=True, separators=(",", ":"))
+
+
+def test_the_content_of_an_output_is_told_by_its_elements():
+    artifact = build_artifact(lambda x: [b"a", "b"], example=X)
+    assert artifact.signature.outputs[0].content is Content.BINARY
+    assert isinstance(artifact.signature, Signature)

@@ -1,0 +1,132 @@
+import pytest
+
+from skysail import AsyncClient
+from skysail.async_client import deploy_request, read_requirements
+from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.rpc.messages import duration
+
+
+def test_packages_of_the_list_and_of_the_file_come_together(tmp_path):
+    file = tmp_path / "requirements.txt"
+    file.write_text("scikit-learn>=1.4\n\n  torch  \r\n")
+    assert read_requirements(["numpy"], file) == ("numpy", "scikit-learn>=1.4", "torch")
+    assert read_requirements([], str(file)) == ("scikit-learn>=1.4", "torch")
+    assert read_requirements(["numpy", ""], None) == ("numpy",)
+    assert read_requirements([], None) == ()
+
+
+def test_comments_of_the_file_are_left_out_as_pip_does(tmp_path):
+    file = tmp_path / "requirements.txt"
+    file.write_text(
+        "# all of it\n"
+        "  # indented\n"
+        "numpy # the newest\n"
+        "torch\t#cpu\n"
+        "mine @ git+https://example.org/mine.git#egg=mine\n"
+        "https://example.org/a.whl#sha256=abc  # pinned\n"
+    )
+    assert read_requirements([], file) == (
+        "numpy",
+        "torch",
+        "mine @ git+https://example.org/mine.git#egg=mine",
+        "https://example.org/a.whl#sha256=abc",
+    )
+
+
+def test_markers_and_extras_are_kept(tmp_path):
+    file = tmp_path / "requirements.txt"
+    lines = ["a[b,c]>=1,<2; python_version < '3.12'", "--extra-index-url https://example.org"]
+    file.write_text("\n".join(lines))
+    assert read_requirements([], file) == tuple(lines)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path / "nothing.txt", tmp_path):
+        with pytest.raises(SkysailError) as caught:
+            read_requirements([], path)
+        assert caught.value.message.startswith(f"{path} cannot be read: ")
+
+
+REQUEST = {
+    "name": "digits",
+    "version": 1,
+    "num_replicas": 2,
+    "promote": True,
+    "labels": None,
+    "environment": None,
+    "num_threads": 0,
+    "memory_mib": 0,
+    "max_batch_size": None,
+    "start_timeout_s": None,
+}
+
+
+def test_a_deployment_that_says_little_leaves_the_rest_to_the_server():
+    request = deploy_request(**REQUEST)
+    assert (request.model, request.version) == ("digits", "1")
+    assert request.num_replicas == 2
+    assert request.promote
+    assert request.max_batch_size == 0
+    assert not request.HasField("start_timeout")
+    assert request.artifact_sha256 == ""
+
+
+def test_a_deployment_that_says_all_is_sent_as_it_is():
+    request = deploy_request(
+        **{
+            **REQUEST,
+            "version": "1.0",
+            "num_replicas": 0,
+            "promote": False,
+            "labels": {"team": "a"},
+            "environment": {"LEVEL": "2"},
+            "num_threads": 3,
+            "memory_mib": 512,
+            "max_batch_size": 32,
+            "start_timeout_s": 2.5,
+        }
+    )
+    assert request.version == "1.0"
+    # 0 replicas are something else than no word about replicas.
+    assert request.HasField("num_replicas")
+    assert not request.promote
+    assert dict(request.labels) == {"team": "a"}
+    assert dict(request.environment) == {"LEVEL": "2"}
+    assert (request.resources.num_threads, request.resources.memory_mib) == (3, 512)
+    assert request.max_batch_size == 32
+    assert request.start_timeout == duration(2.5)
+
+
+@pytest.mark.parametrize("name", ["num_replicas", "num_threads", "memory_mib"])
+def test_less_than_nothing_cannot_be_asked_for(name):
+    with pytest.raises(InvalidInput, match="cannot be less than 0"):
+        deploy_request(**{**REQUEST, name: -1})
+
+
+def test_a_time_out_that_is_no_duration_is_refused():
+    with pytest.raises(InvalidInput, match="a duration is at most a year"):
+        deploy_request(**{**REQUEST, "start_timeout_s": float("inf")})
+
+
+def test_the_endpoint_is_the_argument_or_the_setting_or_the_local_cluster(tmp_path, monkeypatch):
+    assert AsyncClient("a:1").endpoint == "a:1"
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(tmp_path))
+    assert AsyncClient().endpoint == "127.0.0.1:8003"
+    (tmp_path / "cluster.json").write_text('{"management": "127.0.0.1:9"}')
+    assert AsyncClient().endpoint == "127.0.0.1:9"
+    monkeypatch.setenv("SKYSAIL_ENDPOINT", "b:2")
+    assert AsyncClient().endpoint == "b:2"
+    assert AsyncClient("a:1").endpoint == "a:1"
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"grpc": "a:1"}'])
+def test_a_cluster_file_that_says_nothing_is_as_none(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(tmp_path))
+    (tmp_path / "cluster.json").write_text(text)
+    assert AsyncClient().endpoint == "127.0.0.1:8003"
+
+
+async def test_a_client_that_was_never_used_is_closed_without_a_connection():
+    async with AsyncClient("a:1") as client:
+        assert client.endpoint == "a:1"
+    await client.close()

@@ -1,0 +1,113 @@
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from skysail.cli.main import cli
+from skysail_common import __version__
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+ALL = list(commands())
+
+
+def test_the_commands_are_those_that_people_know():
+    assert {" ".join(path) for path in ALL} == {
+        "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "undeploy", "logs",
+        "models", "predict", "apps", "apps register", "apps unregister", "apps link",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "skysail")
+def test_the_help_of_every_command_shows_an_example(path, option):
+    result = run(*path, option)
+    assert result.exit_code == 0
+    usage, _, text = result.output.partition("\n")
+    assert usage.startswith(f"Usage: {' '.join(['cli', *path])} ")
+    examples = re.search(r"^ *Example:\n((?: +skysail .*\n)+)", text, re.MULTILINE)
+    assert examples is not None
+    assert any(line.split()[1 : 1 + len(path)] == list(path) for line in examples[1].splitlines())
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "skysail")
+def test_the_options_in_the_examples_of_a_command_exist(path):
+    text = run(*path, "--help").output
+    for line in re.findall(r"^ +skysail (.*)$", text, re.MULTILINE):
+        words = line.split()
+        command: click.Command = cli
+        while isinstance(command, click.Group) and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_version_is_told():
+    assert run("--version").output == f"skysail, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["apps", "nope"], "No such command 'nope'"),
+        (["models", "--nope"], "No such option"),
+        (["models", "stray"], "unexpected extra argument"),
+        (["models", "--output", "xml"], "'xml' is not one of 'table', 'json'"),
+        (["up", "--http-port", "65536"], "65536 is not in the range"),
+        (["up", "--log-level", "loud"], "'loud' is not one of"),
+        (["up", "--data-dir", __file__], "is a file"),
+        (["deploy"], "Missing argument 'MODULE:FUNCTION'"),
+        (["deploy", "m:f", "--version", "1"], "Missing option '--name'"),
+        (["deploy", "m:f", "--name", "n"], "Missing option '--version'"),
+        (
+            ["deploy", "m:f", "--name", "n", "--version", "1", "--num-replicas", "0"],
+            "0 is not in the range",
+        ),
+        (
+            ["deploy", "m:f", "--name", "n", "--version", "1", "--input-type", "tensors"],
+            "'tensors' is not one of",
+        ),
+        (
+            ["deploy", "m:f", "--name", "n", "--version", "1", "--requirements", "/no/such/file"],
+            "does not exist",
+        ),
+        (["promote", "digits"], "Missing argument 'VERSION'"),
+        (["rollback"], "Missing argument 'MODEL'"),
+        (["scale", "digits"], "Missing argument 'NUM_REPLICAS'"),
+        (["scale", "digits", "many"], "'many' is not a valid integer"),
+        (["undeploy"], "Missing argument 'MODEL'"),
+        (["logs", "digits", "--tail", "0"], "0 is not in the range"),
+        (["predict", "digits"], "give the input either as JSON or by --input-file"),
+        (
+            ["predict", "digits", "1", "--input-file", "-"],
+            "give the input either as JSON or by --input-file",
+        ),
+        (["predict", "digits", "1", "--timeout-s", "0"], "is not in the range"),
+        (["apps", "register"], "Missing argument 'NAME'"),
+        (["apps", "register", "a", "--slo-ms", "0"], "is not in the range"),
+        (["apps", "register", "a", "--slo-ms", "soon"], "'soon' is not a valid float"),
+        (["apps", "unregister"], "Missing argument 'NAME'"),
+        (["apps", "link"], "Missing argument 'NAME'"),
+    ],
+    ids=lambda each: " ".join(each[:4]) if isinstance(each, list) else "",
+)
+def test_a_usage_error_ends_with_status_2_and_says_what(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.output
+    assert message in result.output

@@ -1,0 +1,202 @@
+import functools
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from skysail.artifact import build_artifact
+from skysail.pickling import pickle_function
+from skysail_common.errors import InvalidInput
+
+# As in a notebook: what is defined here is pickled with the function that uses it.
+__name__, __package__ = "__main__", None
+
+LOG = open(sys.executable, "rb")  # noqa: SIM115 - what a careless module has.
+LOCK = threading.Lock()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _log_is_closed():
+    yield
+    LOG.close()
+
+
+def culprit(function: Any) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        pickle_function(function)
+    begin, _, rest = caught.value.message.partition(": ")
+    assert begin == "the function cannot be pickled"
+    where, _, error = rest.partition(": ")
+    assert error.startswith("TypeError: cannot pickle ")
+    return where
+
+
+class Model:
+    """What users train, with something that no replica can have."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.weights = np.ones(3)
+        self.__dict__.update(parts)
+
+    def predict(self, x):
+        return x
+
+
+def numbers():
+    yield 1
+
+
+def test_an_attribute_of_the_model_is_named():
+    assert culprit(Model(lock=threading.Lock()).predict) == "self.lock (a lock)"
+
+
+def test_an_attribute_of_a_model_in_the_closure_is_named():
+    model = Model(inner=Model(lock=threading.Lock()))
+    assert culprit(lambda x: model.predict(x)) == "model.inner.lock (a lock)"
+
+
+def test_a_generator_in_the_closure_is_named():
+    rows = numbers()
+
+    def predict(x):
+        return next(rows)
+
+    assert culprit(predict) == "rows (a generator)"
+
+
+def test_an_open_file_in_a_global_is_named():
+    def predict(x):
+        LOG.write(x)
+
+    assert culprit(predict) == "LOG (a BufferedReader)"
+
+
+def test_a_global_of_a_function_inside_the_function_is_named():
+    def predict(x):
+        def locked():
+            with LOCK:
+                return x
+
+        return locked()
+
+    assert culprit(predict) == "LOCK (a lock)"
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"a": 1, "lock": threading.Lock()}, "parts['lock'] (a lock)"),
+        ([0, threading.Lock()], "parts[1] (a lock)"),
+        ((0, [threading.Lock()]), "parts[1][0] (a lock)"),
+        (functools.partial(max, key=threading.Lock()), "parts.keywords['key'] (a lock)"),
+    ],
+    ids=["dictionary", "list", "tuple", "partial"],
+)
+def test_a_part_of_a_collection_is_named(value, where):
+    parts = value
+    assert culprit(lambda x: parts) == where
+
+
+def test_a_default_is_named():
+    def by_place(x, lock=threading.Lock()):  # noqa: B008 - what careless users write.
+        return x
+
+    def by_name(x, *, lock=threading.Lock()):  # noqa: B008 - what careless users write.
+        return x
+
+    assert culprit(by_place) == "default 0 (a lock)"
+    assert culprit(by_name) == "lock (a lock)"
+
+
+def test_a_function_of_the_closure_is_looked_into():
+    lock = threading.Lock()
+
+    def helper():
+        return lock
+
+    assert culprit(lambda x: helper()) == "helper.lock (a lock)"
+
+
+def test_a_function_that_calls_itself_is_looked_into_once():
+    lock = threading.Lock()
+
+    def again(x):
+        with lock:
+            return again(x)
+
+    assert culprit(again) == "lock (a lock)"
+
+
+def test_objects_that_refer_to_each_other_are_looked_into_once():
+    child = Model()
+    parent = Model(child=child, lock=threading.Lock())
+    child.parent = parent
+    assert culprit(child.predict) == "self.parent.lock (a lock)"
+
+
+def test_a_variable_that_is_not_set_yet_is_passed_over():
+    lock = threading.Lock()
+
+    def predict(x):
+        return alas(x), lock
+
+    assert culprit(predict) == "lock (a lock)"
+    alas = None
+
+
+def test_what_is_too_deep_is_named_from_above():
+    value: Any = threading.Lock()
+    for _ in range(20):
+        value = [value]
+    assert culprit(lambda x: value) == "value[0][0][0][0] (a list)"
+
+
+def test_the_error_comes_out_of_building_an_artifact():
+    lock = threading.Lock()
+    with pytest.raises(InvalidInput, match=r"the function cannot be pickled: lock \(a lock\): "):
+        build_artifact(lambda x: (x, lock)[0], example=[1])
+
+
+def test_what_can_be_pickled_comes_back():
+    weights = np.arange(3.0)
+    pickled = pickle_function(lambda x: x @ weights)
+    assert cloudpickle.loads(pickled.content)(weights) == 5
+
+
+def test_the_modules_that_code_imports_are_noted_also_where_it_did_not_run():
+    def predict(x):
+        import json
+        import xml.dom as dom
+        from collections import abc
+
+        def inner():
+            import csv
+
+            return csv
+
+        return json, dom, abc, inner
+
+    assert pickle_function(predict).modules >= {"json", "xml.dom", "collections", "csv"}
+
+
+def test_the_code_of_methods_of_a_pickled_class_is_seen_too():
+    class Local:
+        def predict(self, x):
+            import colorsys
+
+            return colorsys
+
+    assert "colorsys" in pickle_function(Local().predict).modules
+
+
+def test_the_modules_that_a_pickle_refers_to_are_noted():
+    path = Path("a")
+    texts = {"click": 1, "rich": 2}
+    modules = pickle_function(lambda x: (path, np.tanh(x), texts)).modules
+    tops = {name.partition(".")[0] for name in modules}
+    assert {"pathlib", "numpy"} <= tops
+    assert not {"click", "rich"} & tops
