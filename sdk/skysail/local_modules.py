@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import inspect
 import site
 import sys
 import sysconfig
@@ -112,8 +113,22 @@ def needed_packages(names: Collection[str], sources: Mapping[str, bytes]) -> dic
         sources: The user's own modules; what they import is needed too.
     """
     needed = set(names).union(*map(_imported_names, sources.values()))
-    by_module = importlib.metadata.packages_distributions()
+    tops = {name.partition(".")[0] for name in needed}
     found = {
-        package for name in needed for package in by_module.get(name.partition(".")[0], ())
-    } - {"skysail"}
-    return {package: importlib.metadata.version(package) for package in sorted(found)}
+        distribution.metadata["Name"]: distribution.version
+        for distribution in importlib.metadata.distributions()
+        if not tops.isdisjoint(_top_modules(distribution))
+    }
+    return {name: found[name] for name in sorted(found) if name != "skysail"}
+
+
+def _top_modules(distribution: importlib.metadata.Distribution) -> set[str]:
+    # importlib's packages_distributions() knows only some of them before Python 3.11, and looks for
+    # each file on disk since 3.12.
+    tops = set((distribution.read_text("top_level.txt") or "").split())
+    for line in (distribution.read_text("RECORD") or "").splitlines():
+        first, slash, _ = line.partition(",")[0].partition("/")
+        name = first if slash else inspect.getmodulename(first)
+        if name and name.isidentifier():
+            tops.add(name)
+    return tops

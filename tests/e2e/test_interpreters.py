@@ -4,11 +4,14 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 VERSIONS = ["3.10", "3.11", "3.12", "3.13"]
 PACKAGES = [
     "skysail",
@@ -55,23 +58,40 @@ def environment_of(version: str, interpreter: str) -> Path:
     return python
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_unit_tests_and_imports(version: str):
-    if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
-        pytest.skip("the interpreter that runs the whole suite")
-    interpreter = find_interpreter(version)
-    if interpreter is None:
-        pytest.skip(f"python{version} is not installed")
+def run_unit_tests(version: str, interpreter: str) -> subprocess.CompletedProcess[str]:
     python = environment_of(version, interpreter)
     imports = "; ".join(f"import {package}" for package in PACKAGES)
     subprocess.run([str(python), "-W", "error", "-c", imports], check=True, cwd="/")
-    done = subprocess.run(
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(python.parents[1] / "bytecode")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return subprocess.run(
         [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, "Future[subprocess.CompletedProcess[str]]"]]:
+    """All interpreters at work, two at a time: much of it is waiting for downloads."""
+    with ThreadPoolExecutor(2) as pool:
+        found = {version: find_interpreter(version) for version in VERSIONS if version != OWN}
+        yield {
+            version: pool.submit(run_unit_tests, version, interpreter)
+            for version, interpreter in found.items()
+            if interpreter is not None
+        }
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_unit_tests_and_imports(version: str, runs):
+    if version == OWN:
+        pytest.skip("the interpreter that runs the whole suite")
+    if version not in runs:
+        pytest.skip(f"python{version} is not installed")
+    done = runs[version].result()
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
