@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import tritonclient.grpc.aio as triton
+import urllib3
 from rich.console import Console
 from rich.table import Table
 
@@ -56,7 +56,9 @@ def cluster(data_dir: Path) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "skysail"]
     where = ["--data-dir", str(data_dir)]
     ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
-    subprocess.run([*command, "up", "--detach", *where, *ports], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [*command, "up", "--detach", *where, *ports], check=True, stdout=subprocess.DEVNULL
+    )
     endpoints = json.loads((data_dir / "cluster.json").read_text())
     own = psutil.Process(endpoints["pid"])
     try:
@@ -84,10 +86,9 @@ def replica_processes(data_dir: Path) -> list[psutil.Process]:
 async def through_every_door(client: skysail.AsyncClient, endpoints: dict[str, Any]) -> None:
     """Send the held-out images through every door and show a table."""
     images, labels = model.held_out()
-    async with (
-        triton.InferenceServerClient(endpoints["grpc"]) as oip,
-        httpx.AsyncClient(base_url=f"http://{endpoints['http']}", timeout=30) as http,
-    ):
+    host, _, port = endpoints["http"].rpartition(":")
+    http = urllib3.HTTPConnectionPool(host, int(port), maxsize=doors.CALLERS, timeout=30)
+    async with triton.InferenceServerClient(endpoints["grpc"]) as oip:
         reports = [
             await doors.measure(name, ask, images, labels)
             for name, ask in (
