@@ -8,12 +8,18 @@ import sys
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
+from skysail_protos.v1 import (
+    management_pb2,
+    model_server_pb2,
+    model_server_pb2_grpc,
+    query_pb2,
+)
 from skysail_testing import models
 from skysail_testing.clusters import RunningCluster
 
@@ -78,18 +84,19 @@ def test_grpcurl(cluster: RunningCluster, addresses):
         return done.stdout
 
     assert set(ask(cluster.grpc, "list").split()) == FRONTEND | EVERYWHERE
-    status = json.loads(ask(cluster.management, "skysail.v1.ManagementService/GetClusterStatus"))
-    assert status["isStoreReachable"] is True
+    answer = ask(cluster.management, "skysail.v1.ManagementService/GetClusterStatus")
+    # Whether its names are those of the fields or of JSON depends on grpcurl; both are parsed.
+    status = json_format.Parse(answer, management_pb2.GetClusterStatusResponse())
+    assert status.is_store_reachable
     data = "AAAAAAAA8D8AAAAAAAAAQAAAAAAAAAhA"
     request = {
         "target": "served",
         "inputs": [{"datatype": "DATA_TYPE_FP64", "shape": ["1", "3"], "data": data}],
     }
-    answer = json.loads(
-        ask(cluster.grpc, "-d", json.dumps(request), "skysail.v1.QueryService/Predict")
-    )
-    assert answer["outcome"] == "OUTCOME_OK"
-    assert answer["version"] == "1"
+    answer = ask(cluster.grpc, "-d", json.dumps(request), "skysail.v1.QueryService/Predict")
+    prediction = json_format.Parse(answer, query_pb2.PredictResponse())
+    assert prediction.outcome == query_pb2.OUTCOME_OK
+    assert prediction.version == "1"
 
 
 @pytest.mark.parametrize("name", ["frontend", "management", "model_server"])
