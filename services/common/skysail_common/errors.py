@@ -29,7 +29,7 @@ ours: it is logged with its traceback, and the caller reads "internal error".
 
 import enum
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
 class Status(enum.IntEnum):
@@ -54,10 +54,23 @@ class Status(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
+class Backlog(NamedTuple):
+    """What was in the way of a query that was shed."""
+
+    reason: str
+    """Such as `queue_full`."""
+    num_rows: int
+    """Rows that wait."""
+    wait_s: float
+    """Time in which they are expected to be sent, after which a retry may succeed."""
+
+
 class SkysailError(Exception):
     """Something that Skysail was asked to do was not done."""
 
     status: ClassVar[Status] = Status.INTERNAL
+    backlog: Backlog | None = None
+    """Set where a query was shed."""
 
     @property
     def message(self) -> str:

@@ -22,6 +22,7 @@ from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.contract import Connector
 from skysail_common.rpc.messages import input_type_from_proto, signature_from_proto
 from skysail_common.rpc.statuses import from_rpc_error
+from skysail_frontend.batching.options import BatchingOptions
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.replicas import Replica
 from skysail_frontend.routes import (
@@ -193,7 +194,7 @@ def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
     return ServedVersion(
         ModelVersion(message.model, message.version),
         signature_from_proto(message.signature),
-        max_batch_size=message.max_batch_size,
+        BatchingOptions(max_batch_size=message.max_batch_size),
         is_current=message.is_current,
         num_replicas=message.num_replicas,
         replicas=tuple(

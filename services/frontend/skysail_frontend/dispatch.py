@@ -10,12 +10,12 @@ turn's end each marked version forms its batches once, from all that came.
 
 import heapq
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
-from typing import Protocol
 
 from skysail_common.clock import Clock
 from skysail_common.errors import (
+    Backlog,
     DeadlineExceeded,
     ModelFailed,
     ModelNotFound,
@@ -24,10 +24,18 @@ from skysail_common.errors import (
     SkysailError,
 )
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend.batching.batcher import LAST_ATTEMPT, Batcher
-from skysail_frontend.batching.deadline_queue import DeadlineQueue
+from skysail_frontend.batching.batcher import LAST_ATTEMPT
+from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.query import Outcome, Prediction, Query
-from skysail_frontend.routes import RouteTable, ServedVersion
+from skysail_frontend.routes import RouteTable
+from skysail_frontend.version_dispatcher import (
+    Batch,
+    EventLoop,
+    QueryError,
+    QueryOutputs,
+    TimerHandle,
+    VersionDispatcher,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,120 +43,7 @@ log = logging.getLogger(__name__)
 NO_MODEL = "No connected models found for query"
 TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
 
-_LONG_COMPUTE_S = 0.002
-"""Above this a second batch in flight hides nothing and only waits (measured)."""
-
 _MIN_COMPACTION = 1024
-
-
-class QueryError:
-    """Why one query of a batch has no outputs."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: SkysailError) -> None:
-        self.error = error
-
-
-class QueryOutputs:
-    """The outputs of one query of a batch, in the order of the signature."""
-
-    __slots__ = ("data", "shapes")
-
-    def __init__(self, data: Sequence[bytes], shapes: Sequence[tuple[int, ...]]) -> None:
-        self.data = data
-        self.shapes = shapes
-
-
-class Batch:
-    """Queries that were sent to a replica together."""
-
-    __slots__ = ("batch_id", "queries", "sent")
-
-    def __init__(self, batch_id: int, queries: list[Query], sent: float) -> None:
-        self.batch_id = batch_id
-        self.queries = queries
-        self.sent = sent
-
-
-class BatchReplica(Protocol):
-    """A replica as the core sees it."""
-
-    @property
-    def num_in_flight(self) -> int:
-        """Batches that it has and has not answered."""
-        ...
-
-    @property
-    def is_ready(self) -> bool:
-        """True while batches may be sent to it."""
-        ...
-
-    def send(self, batch: Batch) -> None:
-        """Send a batch; leaves in this turn."""
-        ...
-
-
-class EventLoop(Protocol):
-    """What the core needs of an event loop."""
-
-    def call_soon(self, callback: Callable[[], None]) -> object:
-        """Call back at the end of this turn."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> "TimerHandle":
-        """Call back after `delay` seconds."""
-        ...
-
-
-class TimerHandle(Protocol):
-    """A call that is to come."""
-
-    def cancel(self) -> None:
-        """Have it not come."""
-        ...
-
-
-class VersionDispatcher:
-    """One model version: its queue and the replicas that empty it."""
-
-    def __init__(self, served: ServedVersion, dispatcher: "Dispatcher") -> None:
-        self.served = served
-        self.queue = DeadlineQueue()
-        self.batcher = Batcher(self.queue, served.max_batch_size)
-        self.replicas: list[BatchReplica] = []
-        self.is_marked = False
-        self._dispatcher = dispatcher
-        self._compute_s = 0.0
-
-    @property
-    def is_ready(self) -> bool:
-        """True where a replica takes batches."""
-        return any(replica.is_ready for replica in self.replicas)
-
-    def dispatch(self, now: float) -> None:
-        """Send batches while queries wait and a replica is free."""
-        while len(self.queue):
-            replica = self._free_replica()
-            if replica is None:
-                return
-            queries = self.batcher.next_batch()
-            for query in queries:
-                query.dispatched = now
-            replica.send(Batch(self._dispatcher.next_batch_id(), queries, now))
-
-    def _free_replica(self) -> BatchReplica | None:
-        limit = 1 if self._compute_s > _LONG_COMPUTE_S else 2
-        best: BatchReplica | None = None
-        for replica in self.replicas:
-            is_free = replica.is_ready and replica.num_in_flight < limit
-            if is_free and (best is None or replica.num_in_flight < best.num_in_flight):
-                best = replica
-        return best
-
-    def note_compute(self, compute_s: float) -> None:
-        """Learn how long the model computes."""
-        self._compute_s += 0.1 * (compute_s - self._compute_s)
 
 
 class Dispatcher:
@@ -162,7 +57,7 @@ class Dispatcher:
         Args:
             clock: Time.
             loop: Calls back at the end of a turn and after a while.
-            max_queue_size: Queries that may wait for one version.
+            max_queue_size: Rows that may wait for one version where its model does not say it.
             default_timeout_s: Bound of a query that has no other.
         """
         self.clock = clock
@@ -181,22 +76,25 @@ class Dispatcher:
         self._timer_at = 0.0
         self._compact_at = _MIN_COMPACTION
 
-    def next_batch_id(self) -> int:
-        """Return a batch id that was not used before."""
-        return next(self._batch_ids)
-
     def apply(self, table: RouteTable) -> None:
         """Route by a new table; queries that wait for a version that is gone are given up."""
         self.table = table
         for name, served in table.versions.items():
             known = self._versions.get(name)
             if known is None:
-                self._versions[name] = VersionDispatcher(served, self)
+                self._versions[name] = VersionDispatcher(
+                    served,
+                    self.clock,
+                    self._loop,
+                    self._batch_ids,
+                    self._max_queue_size,
+                    self._shed,
+                )
             else:
-                known.served = served
-                known.batcher.max_batch_size = served.max_batch_size
+                known.update(served)
         for name in self._versions.keys() - table.versions.keys():
             gone = self._versions.pop(name)
+            gone.stop()
             text = f"Request for unknown model: '{name}' was undeployed"
             self._give_up_waiting(gone, ModelNotFound(text))
         for name, version in self._versions.items():
@@ -216,7 +114,7 @@ class Dispatcher:
     def is_ready(self, name: ModelVersion) -> bool:
         """Tell whether a replica of a version takes batches."""
         version = self._versions.get(name)
-        return version is not None and version.is_ready
+        return version is not None and version.num_ready > 0
 
     def submit(self, query: Query) -> None:
         """Take a query; it is settled by its deadline at the latest, perhaps at once."""
@@ -225,21 +123,17 @@ class Dispatcher:
         version = self._versions.get(query.version.name) if query.version else None
         if version is None or version.served.num_replicas == 0:
             self._refuse_without_replica(query, version, now)
-        elif len(version.queue) >= self._max_queue_size:
-            error = Overloaded(
-                f"Exceeds maximum queue size: {len(version.queue)} queries wait for model "
-                f"'{version.served.name}'"
-            )
-            self._give_up(query, Outcome.DEFAULT_OVERLOADED, "the queue is full", error, now)
-        elif query.deadline <= now:
-            self._expire(query, now)
+        elif (reason := version.batcher.refusal(query, now, version.num_ready)) is not None:
+            # What is refused arrived all the same.
+            version.batcher.rate.arrived(query.rows, now)
+            self._shed(version, query, reason, now)
         else:
             heapq.heappush(self._deadlines, (query.deadline, next(self._arrivals), query))
             if len(self._deadlines) > self._compact_at:
                 self._compact_deadlines()
             if self._timer is None or query.deadline < self._timer_at:
                 self._arm(query.deadline, now)
-            version.queue.push(query)
+            version.batcher.push(query)
             self.mark(version)
 
     def _refuse_without_replica(
@@ -306,11 +200,14 @@ class Dispatcher:
             wait_s: Time that the batch waited in the model server.
         """
         now = self.clock()
-        version.note_compute(compute_s)
+        is_whole = not any(isinstance(answer, QueryError) for answer in answers)
+        version.answered(batch, compute_s, wait_s, is_whole=is_whole, now=now)
         self.mark(version)
         for query, answer in zip(batch.queries, answers, strict=True):
             if query.is_settled:
                 continue
+            if query.is_queued:
+                version.queue.remove(query)
             if isinstance(answer, QueryError):
                 error = answer.error
                 explanation = f"the model failed: {error.message}"
@@ -335,6 +232,7 @@ class Dispatcher:
                 then, again and again, is given up, because it may be the cause.
         """
         now = self.clock()
+        version.lost(batches)
         served = version.served
         is_gone = served.num_replicas == 0 or self._versions.get(served.name) is not version
         # A replica computes in order: only the oldest batch can be what ended it.
@@ -342,7 +240,7 @@ class Dispatcher:
         for query in suspects:
             query.attempts += 1
         for query in [query for batch in batches for query in batch.queries]:
-            if query.is_settled:
+            if query.is_settled or query.is_queued or query.num_in_flight:
                 continue
             if query.attempts > LAST_ATTEMPT:
                 text = f"{query.attempts} replicas died while answering this query"
@@ -351,7 +249,7 @@ class Dispatcher:
                 error = NoReadyReplica(f"model '{served.name}' has no replica any more")
                 self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
             else:
-                version.queue.push(query)
+                version.batcher.push_again(query)
         self.mark(version)
 
     def _compact_deadlines(self) -> None:
@@ -381,17 +279,40 @@ class Dispatcher:
 
     def _expire(self, query: Query, now: float) -> None:
         """Give a query up at its deadline, wherever it is."""
+        assert query.version is not None
+        version = self._versions.get(query.version.name)
         was_waiting = query.is_queued or query.dispatched == 0.0
         self._leave_queue(query)
-        assert query.version is not None
-        name = query.version.name
-        if was_waiting and not self.is_ready(name):
-            text = f"model '{name}' has no ready replica"
+        if version is None or (was_waiting and not version.num_ready):
+            text = f"model '{query.version.name}' has no ready replica"
             self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, NoReadyReplica(text), now)
-            return
-        text = f"model '{name}' did not answer within {query.deadline - query.arrival:.3g} s"
-        error = DeadlineExceeded(text)
-        self._give_up(query, Outcome.DEFAULT_DEADLINE, TOO_LATE, error, now)
+        else:
+            self._shed(version, query, ShedReason.EXPIRED, now)
+
+    def _shed(
+        self, version: VersionDispatcher, query: Query, reason: ShedReason, now: float
+    ) -> None:
+        """Give up a query that waits no longer, for lack of time or room."""
+        name, budget_s = version.served.name, query.deadline - query.arrival
+        error: SkysailError
+        if reason is ShedReason.QUEUE_FULL:
+            error = Overloaded(
+                f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows wait for model "
+                f"'{name}'; retry later"
+            )
+            outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the queue is full"
+        else:
+            outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
+            if reason is ShedReason.HOPELESS:
+                error = DeadlineExceeded(
+                    f"model '{name}' cannot answer within {budget_s:.3g} s: too much waits before; "
+                    "retry later"
+                )
+            else:
+                error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.3g} s")
+        wait_s = version.batcher.expected_wait_s(version.num_ready)
+        error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
+        self._give_up(query, outcome, explanation, error, now)
 
     def _give_up(
         self, query: Query, outcome: Outcome, explanation: str, error: SkysailError, now: float

@@ -9,6 +9,9 @@ from skysail_frontend.routes import Application, ServedVersion
 
 log = logging.getLogger(__name__)
 
+DEFAULT_PRIORITY = 2
+"""Priority of a query that names none; 1 is more urgent, 3 and above are less."""
+
 
 class Outcome(enum.IntEnum):
     """How a query was answered; numbers are those of `skysail.v1.Outcome`."""
@@ -85,6 +88,8 @@ class Query:
         "inputs",
         "is_queued",
         "is_settled",
+        "num_in_flight",
+        "priority",
         "query_id",
         "rows",
         "settle",
@@ -127,9 +132,11 @@ class Query:
         self.arrival = arrival
         self.deadline = deadline
         self.settle = settle
+        self.priority = DEFAULT_PRIORITY
         self.dispatched = 0.0
         self.attempts = 0
         self.is_queued = False
+        self.num_in_flight = 0
         self.is_settled = False
 
     def answer(self, prediction: Prediction, now: float) -> None:

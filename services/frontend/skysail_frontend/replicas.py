@@ -11,14 +11,14 @@ from skysail_common.clock import NEVER
 from skysail_common.errors import ModelFailed, SkysailError, Unavailable, error_of
 from skysail_common.rpc.contract import Connector, Link
 from skysail_common.tensors import DataType
-from skysail_frontend.dispatch import (
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.routes import ReplicaEndpoint
+from skysail_frontend.version_dispatcher import (
     Batch,
-    Dispatcher,
     QueryError,
     QueryOutputs,
     VersionDispatcher,
 )
-from skysail_frontend.routes import ReplicaEndpoint
 from skysail_protos.v1 import model_server_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Replica:
         """Connects to nothing before `run`."""
         self.container_id = endpoint.container_id
         self.endpoint = endpoint.endpoint
+        self.free_at = 0.0
         self._version = version
         self._dispatcher = dispatcher
         self._connector = connector
@@ -156,7 +157,7 @@ def _encode(batch: Batch) -> bytes:
         for query in queries:
             if query.variable_dims:
                 message.variable_dims.extend(query.variable_dims)
-    deadline = queries[0].deadline
+    deadline = min([query.deadline for query in queries])
     if deadline != NEVER:
         message.budget_us = min(_MAX_BUDGET_US, max(1, int((deadline - batch.sent) * 1e6)))
     return message.SerializeToString()

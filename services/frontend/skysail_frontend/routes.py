@@ -9,6 +9,7 @@ from typing import Any
 from skysail_common.errors import ApplicationNotFound, ModelNotFound
 from skysail_common.identifiers import ModelVersion
 from skysail_common.tensors import InputType, Signature
+from skysail_frontend.batching.options import BatchingOptions
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ServedVersion:
 
     name: ModelVersion
     signature: Signature
-    max_batch_size: int
+    batching: BatchingOptions = field(default_factory=BatchingOptions)
     is_current: bool = False
     num_replicas: int = 0
     """Replicas wanted; 0 means that none will come."""

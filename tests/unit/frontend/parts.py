@@ -9,15 +9,11 @@ from skysail_common.clock import NEVER
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.tensors import Content, DataType, InputType, Signature, TensorSpec
-from skysail_frontend.dispatch import (
-    Batch,
-    Dispatcher,
-    QueryError,
-    QueryOutputs,
-    VersionDispatcher,
-)
+from skysail_frontend.batching.options import BatchingOptions
+from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import Prediction, Query
 from skysail_frontend.routes import Application, Route, RouteTable, ServedVersion
+from skysail_frontend.version_dispatcher import Batch, QueryError, QueryOutputs, VersionDispatcher
 from skysail_testing.clock import FakeClock, FakeLoop
 
 DOUBLES = Signature(
@@ -48,7 +44,7 @@ def served(
     return ServedVersion(
         ModelVersion.parse(name),
         signature,
-        max_batch_size,
+        BatchingOptions(max_batch_size=max_batch_size),
         is_current=is_current,
         num_replicas=num_replicas,
     )
@@ -123,6 +119,7 @@ class FakeReplica:
         self.function = function
         self.loop = loop
         self.is_ready = True
+        self.free_at = 0.0
         self.in_flight: list[Batch] = []
         self.sent: list[Batch] = []
         version.replicas.append(self)

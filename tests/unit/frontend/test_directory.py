@@ -83,7 +83,11 @@ def test_a_version_becomes_what_was_deployed():
     version = table_of(snapshot_of(message)).version("m", "")
     assert version.name == M1
     assert version.signature == DOUBLES
-    assert (version.is_current, version.num_replicas, version.max_batch_size) == (True, 3, 64)
+    assert (version.is_current, version.num_replicas, version.batching.max_batch_size) == (
+        True,
+        3,
+        64,
+    )
     assert version.replicas == (
         ReplicaEndpoint("c1", "unix:/c1"),
         ReplicaEndpoint("c2", "unix:/c2"),

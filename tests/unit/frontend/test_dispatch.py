@@ -15,8 +15,9 @@ from skysail_common.errors import (
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend import dispatch
 from skysail_frontend.batching.batcher import LAST_ATTEMPT
-from skysail_frontend.dispatch import NO_MODEL, TOO_LATE, QueryError
+from skysail_frontend.dispatch import NO_MODEL, TOO_LATE
 from skysail_frontend.query import Outcome, Prediction, Query
+from skysail_frontend.version_dispatcher import QueryError
 from unit.frontend.parts import Frontend, application, doubled, failing, served
 
 with_default = application("with-default", "m:1", default=[0.0])

@@ -22,8 +22,8 @@ from skysail_common.tensors import (
     TensorSpec,
     join_bytes_elements,
 )
-from skysail_frontend.dispatch import QueryOutputs
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
+from skysail_frontend.version_dispatcher import QueryOutputs
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_testing.calls import FakeCall
 from unit.frontend.parts import (

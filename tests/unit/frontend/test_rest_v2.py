@@ -17,7 +17,7 @@ from skysail_common.tensors import (
     TensorSpec,
     join_bytes_elements,
 )
-from skysail_frontend.dispatch import QueryOutputs
+from skysail_frontend.version_dispatcher import QueryOutputs
 from unit.frontend.doors import MAX_BODY_BYTES, HttpDoors
 from unit.frontend.parts import (
     DOUBLES,

@@ -1,36 +1,181 @@
-"""Forms batches from a queue: eagerly, whatever waits when a replica is free."""
+"""Forms the batches of one model version: when to send, which queries, and which to give up."""
 
+from skysail_common.clock import NEVER
+from skysail_frontend.batching.arrival_rate import ArrivalRate
 from skysail_frontend.batching.deadline_queue import DeadlineQueue
-from skysail_frontend.query import Query
+from skysail_frontend.batching.latency_profile import LatencyProfile
+from skysail_frontend.batching.options import BatchingOptions
+from skysail_frontend.batching.policies import (
+    DispatchReason,
+    Plan,
+    ShedReason,
+    Situation,
+    make_policy,
+)
+from skysail_frontend.query import DEFAULT_PRIORITY, Query
 
 LAST_ATTEMPT = 2
 """A query that lost its replica so many times is sent alone: it may be what ends replicas."""
 
-
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 """Input data of one batch; a query that is larger travels alone."""
 
+_PROBE_AFTER_S = 0.25
+
+
+class Decision:
+    """What to do now: give some queries up, and send a batch or wait."""
+
+    __slots__ = ("batch", "reason", "shed", "wait_until")
+
+    def __init__(self) -> None:
+        self.shed: list[tuple[Query, ShedReason]] = []
+        """Queries that wait no longer."""
+        self.batch: list[Query] = []
+        """Queries to send now, by urgency; empty to wait."""
+        self.reason = DispatchReason.EAGER
+        """Why the batch goes now."""
+        self.wait_until = NEVER
+        """Instant at which to decide again, if nothing happens before."""
+
 
 class Batcher:
-    """Decides which queries the next batch holds."""
+    """The queue of a model version and the policy that empties it."""
 
-    def __init__(self, queue: DeadlineQueue, max_batch_size: int) -> None:
-        self._queue = queue
-        self.max_batch_size = max_batch_size
+    def __init__(self, options: BatchingOptions, default_queue_rows: int = 10_000) -> None:
+        """An empty queue, and a profile that knows nothing.
 
-    def next_batch(self) -> list[Query]:
-        """Return the queries of the next batch, in the order of their deadlines.
+        Args:
+            options: How batches are formed.
+            default_queue_rows: Rows that may wait where the options do not say it.
+        """
+        self.queue = DeadlineQueue()
+        self.profile = LatencyProfile()
+        self.rate = ArrivalRate()
+        self._options = options
+        self._policy = make_policy(options, self.profile, self.rate)
+        self._default_queue_rows = default_queue_rows
+        self._dispatched = 0.0
+
+    @property
+    def options(self) -> BatchingOptions:
+        """How batches are formed."""
+        return self._options
+
+    @options.setter
+    def options(self, options: BatchingOptions) -> None:
+        if options != self._options:
+            self._options = options
+            self._policy = make_policy(options, self.profile, self.rate)
+
+    @property
+    def max_queue_rows(self) -> int:
+        """Rows that may wait."""
+        return self._options.max_queue_size or self._default_queue_rows
+
+    def push(self, query: Query) -> None:
+        """Have a query that has just arrived wait."""
+        self.rate.arrived(query.rows, query.arrival)
+        self.push_again(query)
+
+    def push_again(self, query: Query) -> None:
+        """Have a query wait that was sent already and not answered."""
+        levels = query.priority - DEFAULT_PRIORITY
+        self.queue.push(query, levels * self._options.priority_step_s if levels else 0.0)
+
+    def observe(self, rows: int, latency_s: float, budget_s: float, now: float) -> None:
+        """Learn from a batch.
+
+        Args:
+            rows: Its size.
+            latency_s: From its sending to its result, without its wait for other batches.
+            budget_s: Time that its most urgent query had when it arrived.
+            now: The present instant.
+        """
+        self.profile.observe(rows, latency_s, now)
+        self._policy.observe(rows, latency_s, budget_s)
+
+    def refusal(self, query: Query, now: float, num_replicas: int) -> ShedReason | None:
+        """Return why a query that has just arrived is not to wait, or None if it may."""
+        if query.deadline <= now:
+            return ShedReason.EXPIRED
+        if self.queue.num_rows + query.rows > self.max_queue_rows and len(self.queue):
+            return ShedReason.QUEUE_FULL
+        if num_replicas and not self._policy.admits(query, self.queue.num_rows, num_replicas):
+            # As in `decide`: what was learned is doubted when nothing shows it any more.
+            return ShedReason.HOPELESS if now - self._dispatched <= _PROBE_AFTER_S else None
+        return None
+
+    def expected_wait_s(self, num_replicas: int) -> float:
+        """Return in how long what waits now is going to be sent."""
+        rows = self.queue.num_rows
+        batch_s = self.profile.latency_s(min(rows, self._options.max_batch_size))
+        return batch_s * rows / (self._options.max_batch_size * max(1, num_replicas))
+
+    def decide(self, now: float, start_at: float, num_replicas: int) -> Decision:
+        """Return what to do, now that a replica is free.
+
+        Args:
+            now: The present instant.
+            start_at: Instant at which the replica would begin with a batch.
+            num_replicas: Replicas that are ready; at least 1.
+        """
+        queue = self.queue
+        decision = Decision()
+        while (head := queue.peek()) is not None:
+            if head.deadline <= now:
+                decision.shed.append((head, ShedReason.EXPIRED))
+                queue.pop()
+                continue
+            situation = Situation(now, start_at, num_replicas, queue.num_rows)
+            plan = self._policy.plan(head, situation)
+            if plan is None:
+                if now - self._dispatched > _PROBE_AFTER_S:
+                    # What was learned may have become wrong, and nothing else would show it.
+                    plan = Plan(head.rows, now, DispatchReason.PROBE)
+                else:
+                    decision.shed.append((head, ShedReason.HOPELESS))
+                    queue.pop()
+                    continue
+            plan = self._overridden(plan, head, situation)
+            if plan.hold_until > now:
+                decision.wait_until = plan.hold_until
+            else:
+                decision.batch = self._take(plan.max_rows)
+                decision.reason = plan.reason
+                self._dispatched = now
+            break
+        return decision
+
+    def _overridden(self, plan: Plan, head: Query, situation: Situation) -> Plan:
+        """Return the plan as the model's own knobs change it."""
+        options = self._options
+        if options.preferred_batch_sizes and plan.reason is not DispatchReason.PROBE:
+            rows = min(plan.max_rows, situation.num_rows)
+            for size in reversed(options.preferred_batch_sizes):
+                if head.rows <= size <= rows:
+                    return Plan(size, situation.now, DispatchReason.PREFERRED)
+        if options.max_queue_delay_s is not None:
+            until = head.arrival + options.max_queue_delay_s
+            if plan.hold_until > until or (
+                options.preferred_batch_sizes and plan.hold_until <= situation.now < until
+            ):
+                return Plan(plan.max_rows, until, DispatchReason.DELAY)
+        return plan
+
+    def _take(self, max_rows: int) -> list[Query]:
+        """Return the queries of a batch, by urgency.
 
         Returns:
-            At most `max_batch_size` rows and `MAX_BATCH_BYTES`; empty where no query waits. A
+            At least one, at most `max_rows` rows and `MAX_BATCH_BYTES` where they are several. A
             query is never split.
         """
-        queue = self._queue
+        queue = self.queue
         batch: list[Query] = []
         rows = size = 0
         while (head := queue.peek()) is not None:
             if batch and (
-                rows + head.rows > self.max_batch_size
+                rows + head.rows > max_rows
                 or size + head.input_bytes > MAX_BATCH_BYTES
                 or head.attempts >= LAST_ATTEMPT
             ):

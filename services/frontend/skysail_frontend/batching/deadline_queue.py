@@ -1,4 +1,4 @@
-"""The queries that wait for one model version, earliest deadline first."""
+"""The queries that wait for one model version, the most urgent first."""
 
 import heapq
 from itertools import count
@@ -11,7 +11,9 @@ _MIN_COMPACTION = 64
 class DeadlineQueue:
     """A priority queue that counts rows.
 
-    Queries of equal deadline leave in the order in which they came. A query that was settled or
+    The order is that of the deadlines; a priority moves a query as if its deadline were so much
+    earlier or later, so that what has waited long enough comes before whatever is urgent but new.
+    Queries of equal rank leave in the order in which they came. A query that was settled or
     removed is skipped; every other leaves exactly once.
     """
 
@@ -26,15 +28,20 @@ class DeadlineQueue:
     def __len__(self) -> int:
         return self.num_queries
 
-    def push(self, query: Query) -> None:
-        """Have a query wait."""
+    def push(self, query: Query, later_s: float = 0.0) -> None:
+        """Have a query wait.
+
+        Args:
+            query: Waits nowhere else.
+            later_s: Rank it as if its deadline were so much later; less than 0 for earlier.
+        """
         query.is_queued = True
-        heapq.heappush(self._heap, (query.deadline, next(self._arrivals), query))
+        heapq.heappush(self._heap, (query.deadline + later_s, next(self._arrivals), query))
         self.num_queries += 1
         self.num_rows += query.rows
 
     def peek(self) -> Query | None:
-        """Return the query with the earliest deadline, which goes on waiting."""
+        """Return the most urgent query, which goes on waiting."""
         heap = self._heap
         while heap:
             query = heap[0][2]
@@ -44,7 +51,7 @@ class DeadlineQueue:
         return None
 
     def pop(self) -> Query | None:
-        """Return the query with the earliest deadline, which waits no longer."""
+        """Return the most urgent query, which waits no longer."""
         query = self.peek()
         if query is not None:
             heapq.heappop(self._heap)

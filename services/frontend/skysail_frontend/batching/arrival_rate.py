@@ -1,0 +1,26 @@
+"""How many rows a second come in."""
+
+from math import exp
+
+_MEMORY_S = 0.25
+"""Time in which an arrival loses most of its weight."""
+
+
+class ArrivalRate:
+    """A rate that forgets exponentially; no work per second, little per arrival."""
+
+    def __init__(self) -> None:
+        self._rows_per_s = 0.0
+        self._at = 0.0
+
+    def arrived(self, rows: int, now: float) -> None:
+        """Count rows."""
+        self._rows_per_s = self.rows_per_s(now) + rows / _MEMORY_S
+        self._at = now
+
+    def rows_per_s(self, now: float) -> float:
+        """Return the present rate."""
+        elapsed_s = now - self._at
+        if elapsed_s <= 0:
+            return self._rows_per_s
+        return self._rows_per_s * exp(-elapsed_s / _MEMORY_S)

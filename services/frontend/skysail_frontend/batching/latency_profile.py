@@ -1,0 +1,190 @@
+"""How long a batch takes, by its rows: learned from what batches took, never below its past.
+
+Each size has a window of the latest latencies, of which the 95th percentile counts. Between sizes
+the profile is made monotone by pooling adjacent violators (Barlow et al., "Statistical Inference
+under Order Restrictions", 1972) and is linear in between.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Sequence
+from math import ceil
+
+_WINDOW = 64
+_QUANTILE = 0.95
+_OUTLIER_FACTOR = 3.0
+_RECOMPUTE_EVERY = 8
+_FRESH_S = 30.0
+_STALE_WEIGHT = 0.25
+
+Points = Sequence[tuple[int, float]]
+"""Rows and the latency of a batch of so many, in seconds; both ascending."""
+
+
+class _Window:
+    """The latest latencies of batches of about one size."""
+
+    __slots__ = ("latency_s", "observed", "samples")
+
+    def __init__(self) -> None:
+        self.samples: deque[float] = deque(maxlen=_WINDOW)
+        self.latency_s = 0.0
+        self.observed = 0.0
+
+    def estimate(self) -> None:
+        """Take the 95th percentile of what is no outlier.
+
+        A pause of the process must not pass for the speed of the model; what keeps coming is no
+        outlier, because it moves the median.
+        """
+        ordered = sorted(self.samples)
+        bound = _OUTLIER_FACTOR * ordered[(len(ordered) - 1) // 2]
+        ordered = ordered[: bisect_right(ordered, bound)]
+        self.latency_s = ordered[ceil(_QUANTILE * len(ordered)) - 1]
+
+
+class LatencyProfile:
+    """l(b), shared by the replicas of a version."""
+
+    def __init__(self, points: Points = ()) -> None:
+        """Knows nothing, or what another profile had learned.
+
+        Args:
+            points: Of `points` of another profile or of a warm-up sweep.
+        """
+        self._windows: dict[int, _Window] = {}
+        self._rows: list[int] = []
+        self._latencies: list[float] = []
+        self._now = 0.0
+        self._num_unused = 0
+        self.num_observed = 0
+        """Batches observed so far."""
+        self.seed(points)
+
+    def seed(self, points: Points) -> None:
+        """Learn from another profile about sizes of which nothing is known."""
+        for rows, latency_s in points:
+            window = self._windows.setdefault(_bucket(rows), _Window())
+            if not window.samples:
+                window.samples.append(latency_s)
+                window.estimate()
+        self._rebuild()
+
+    @property
+    def is_empty(self) -> bool:
+        """True while nothing is known."""
+        return not self._rows
+
+    def observe(self, rows: int, latency_s: float, now: float) -> None:
+        """Learn from a batch.
+
+        Args:
+            rows: Its size.
+            latency_s: From its sending to its result, without its wait for other batches.
+            now: The present instant.
+        """
+        bucket = _bucket(rows)
+        window = self._windows.get(bucket)
+        if window is None:
+            window = self._windows[bucket] = _Window()
+        window.samples.append(latency_s)
+        window.observed = self._now = now
+        self.num_observed += 1
+        self._num_unused += 1
+        if len(window.samples) <= _RECOMPUTE_EVERY or self._num_unused >= _RECOMPUTE_EVERY:
+            window.estimate()
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Pool adjacent violators: merge sizes until no larger one is faster than a smaller one."""
+        self._num_unused = 0
+        rows = sorted(self._windows)
+        pools: list[tuple[float, float, int]] = []
+        for each in rows:
+            window = self._windows[each]
+            is_fresh = self._now - window.observed <= _FRESH_S
+            weight = len(window.samples) if is_fresh else _STALE_WEIGHT
+            latency_s, size = window.latency_s, 1
+            while pools and pools[-1][0] >= latency_s:
+                other_s, other_weight, other_size = pools.pop()
+                total = weight + other_weight
+                latency_s = (latency_s * weight + other_s * other_weight) / total
+                weight, size = total, size + other_size
+            pools.append((latency_s, weight, size))
+        self._rows = rows
+        self._latencies = [latency_s for latency_s, _, size in pools for _ in range(size)]
+
+    def latency_s(self, rows: int) -> float:
+        """Return how long a batch of so many rows takes; 0 while nothing is known.
+
+        Beyond the largest size seen it grows as it did before, or in proportion to the rows where
+        only one size was seen.
+        """
+        known = self._rows
+        if not known:
+            return 0.0
+        index = bisect_left(known, rows)
+        if index == len(known):
+            return self._latencies[-1] + (rows - known[-1]) * self._last_slope()
+        if known[index] == rows or index == 0:
+            return self._latencies[index]
+        return _between(
+            rows, known[index - 1], known[index], self._latencies[index - 1], self._latencies[index]
+        )
+
+    def largest(self, budget_s: float, limit: int) -> int:
+        """Return the most rows, up to `limit`, that take no longer than `budget_s`; perhaps 0."""
+        latencies = self._latencies
+        if not latencies:
+            return limit
+        index = bisect_right(latencies, budget_s)
+        if index == 0:
+            return 0
+        known = self._rows
+        if known[index - 1] >= limit:
+            return limit
+        if index == len(known):
+            slope = self._last_slope()
+            more = (budget_s - latencies[-1]) / slope if slope > 0 else limit
+            return min(limit, known[-1] + int(min(more, limit)))
+        rows = _between(
+            budget_s, latencies[index - 1], latencies[index], known[index - 1], known[index]
+        )
+        return min(limit, int(rows))
+
+    def smallest_for(self, rows_per_s: float, limit: int) -> int:
+        """Return the fewest rows with which one replica keeps up with a rate; `limit` if none do."""
+        previous_rows, previous_s = 0, 0.0
+        sizes = [*self._rows, limit] if self._rows and self._rows[-1] < limit else self._rows
+        for rows in sizes:
+            latency_s = self.latency_s(rows)
+            if rows >= rows_per_s * latency_s:
+                if not previous_rows:
+                    return min(limit, max(1, ceil(rows_per_s * latency_s)))
+                # Where the line between both sizes meets the rate.
+                slope = (latency_s - previous_s) / (rows - previous_rows)
+                found = rows_per_s * (previous_s - slope * previous_rows) / (1 - rows_per_s * slope)
+                return min(limit, max(previous_rows, ceil(found)))
+            previous_rows, previous_s = rows, latency_s
+        return limit
+
+    def _last_slope(self) -> float:
+        """Seconds a further row beyond the largest size seen."""
+        rows, latencies = self._rows, self._latencies
+        if len(rows) == 1:
+            return latencies[0] / rows[0]
+        return (latencies[-1] - latencies[0]) / (rows[-1] - rows[0])
+
+    def points(self) -> list[tuple[int, float]]:
+        """Return what is known, to be kept or to be shown."""
+        return list(zip(self._rows, self._latencies, strict=True))
+
+
+def _bucket(rows: int) -> int:
+    """Return the size that stands for `rows`: exact up to 16, at most an eighth below beyond."""
+    shift = max(0, rows.bit_length() - 4)
+    return (rows >> shift) << shift
+
+
+def _between(x: float, x0: float, x1: float, y0: float, y1: float) -> float:
+    return y0 + (x - x0) * (y1 - y0) / (x1 - x0)

@@ -1,0 +1,245 @@
+"""Policies: how many rows the next batch may have, and until when to hold it for more.
+
+Each is a pure decision over what the batcher knows; `docs/batching.md` compares them.
+"""
+
+import enum
+from typing import NamedTuple, Protocol
+
+from skysail_common.clock import NEVER
+from skysail_frontend.batching.arrival_rate import ArrivalRate
+from skysail_frontend.batching.latency_profile import LatencyProfile
+from skysail_frontend.batching.options import BatchingOptions, PolicyName
+from skysail_frontend.query import Query
+
+_HEADROOM = 1.25
+"""Batches are to be large enough for so much more than what arrives."""
+
+_PATIENCE = 0.9
+"""Part of its time that a query may have used when its batch ends, if holding is worthwhile."""
+
+_OPTIMISM = 0.88
+"""Only what is certain to miss is refused at once; the rest may profit from what others leave."""
+
+
+_AIMD_INCREASE_ROWS = 2
+_AIMD_DECREASE = 0.9
+_AIMD_BELOW = 0.9
+
+
+class DispatchReason(enum.Enum):
+    """Why a batch was sent when it was."""
+
+    FULL = "full"
+    """It could hold no more rows and be in time."""
+    TARGET = "target"
+    """It has the rows with which the replicas keep up with the arrivals."""
+    FRONTRUN = "frontrun"
+    """A moment later one more row could not have been in time."""
+    SINGLE_REPLICA = "single_replica"
+    """There is one replica, for which waiting gains nothing."""
+    EAGER = "eager"
+    """The policy does not wait."""
+    DELAY = "delay"
+    """The queue delay of the model passed."""
+    PREFERRED = "preferred"
+    """It has a size that the model prefers."""
+    PROBE = "probe"
+    """All would be hopeless by what was learned, which one query finds out anew."""
+
+
+class ShedReason(enum.Enum):
+    """Why a query was given up before it was computed."""
+
+    EXPIRED = "expired"
+    """Its deadline passed while it waited."""
+    HOPELESS = "hopeless"
+    """Its deadline would have passed before the end of its batch."""
+    QUEUE_FULL = "queue_full"
+    """Too many rows were waiting."""
+    NO_REPLICA = "no_replica"
+    """No replica was ready."""
+
+
+class Plan(NamedTuple):
+    """What to do with the head of the queue."""
+
+    max_rows: int
+    """Most rows of the batch."""
+    hold_until: float
+    """Instant until which more queries are waited for; one that has passed means at once."""
+    reason: DispatchReason
+    """Why it is sent then."""
+
+
+class Situation(NamedTuple):
+    """What a policy decides on."""
+
+    now: float
+    start_at: float
+    """Instant at which the replica would begin with the batch."""
+    num_replicas: int
+    num_rows: int
+    """Rows that wait."""
+
+
+class BatchSizePolicy(Protocol):
+    """Decides about the next batch of one model version."""
+
+    def admits(self, query: Query, num_rows: int, num_replicas: int) -> bool:
+        """Tell whether a query that comes while so many rows wait can be in time."""
+        ...
+
+    def plan(self, head: Query, situation: Situation) -> Plan | None:
+        """Return what to do with the most urgent query, or None where it is hopeless."""
+        ...
+
+    def observe(self, rows: int, latency_s: float, budget_s: float) -> None:
+        """Learn from a batch: its rows, how long it took, and how long it could have taken."""
+        ...
+
+
+class EagerPolicy:
+    """Whatever waits when a replica is free, as much as a batch may hold; the base of the others.
+
+    It learns nothing and gives up nothing that is not expired.
+    """
+
+    def __init__(self, options: BatchingOptions) -> None:
+        self._options = options
+
+    def admits(self, query: Query, num_rows: int, num_replicas: int) -> bool:
+        """Admit everything."""
+        return True
+
+    def plan(self, head: Query, situation: Situation) -> Plan | None:
+        """Send at once."""
+        return Plan(self._options.max_batch_size, situation.now, DispatchReason.EAGER)
+
+    def observe(self, rows: int, latency_s: float, budget_s: float) -> None:
+        """Learn nothing."""
+
+
+class FixedPolicy(EagerPolicy):
+    """A maximum and a delay, as TF-Serving and Triton have them."""
+
+    def plan(self, head: Query, situation: Situation) -> Plan | None:
+        """Send once the batch is full or the delay has passed."""
+        return _delayed(self._options, self._options.max_batch_size, head, situation)
+
+
+class AimdPolicy(EagerPolicy):
+    """Additive increase, multiplicative decrease of the maximum (Clipper, NSDI 2017, §4.3.1)."""
+
+    def __init__(self, options: BatchingOptions) -> None:
+        super().__init__(options)
+        self._max_rows = 1.0
+
+    def plan(self, head: Query, situation: Situation) -> Plan | None:
+        """Send once the batch has the present maximum or the delay has passed."""
+        return _delayed(self._options, int(self._max_rows), head, situation)
+
+    def observe(self, rows: int, latency_s: float, budget_s: float) -> None:
+        """Move the maximum; a batch that was smaller says nothing about it."""
+        if latency_s > budget_s:
+            self._max_rows = max(1.0, _AIMD_DECREASE * min(rows, self._max_rows))
+        elif latency_s < _AIMD_BELOW * budget_s and rows >= int(self._max_rows):
+            grown = self._max_rows + _AIMD_INCREASE_ROWS
+            self._max_rows = min(float(self._options.max_batch_size), grown)
+
+
+class QuantilePolicy(EagerPolicy):
+    """The most rows that a high quantile of the latencies allows (Clipper, NSDI 2017, §4.3.1)."""
+
+    def __init__(self, options: BatchingOptions, profile: LatencyProfile) -> None:
+        super().__init__(options)
+        self._profile = profile
+
+    def plan(self, head: Query, situation: Situation) -> Plan | None:
+        """Send once the batch has what the query's time allows or the delay has passed."""
+        budget_s = head.deadline - head.arrival
+        rows = max(1, self._profile.largest(budget_s, self._options.max_batch_size))
+        return _delayed(self._options, rows, head, situation)
+
+
+class HybridPolicy(EagerPolicy):
+    """Sheds what would keep batches small, and holds a batch only as long as it gains by it.
+
+    After Nexus (Shen et al., SOSP 2019, early drop) and Symphony (Chen et al., arXiv 2308.07470,
+    deferred dispatch); the combination is this project's.
+    """
+
+    def __init__(
+        self, options: BatchingOptions, profile: LatencyProfile, rate: ArrivalRate
+    ) -> None:
+        super().__init__(options)
+        self._profile = profile
+        self._rate = rate
+
+    def admits(self, query: Query, num_rows: int, num_replicas: int) -> bool:
+        """Refuse what would be late even if all before it went in the largest useful batches."""
+        if query.deadline == NEVER or self._profile.is_empty:
+            return True
+        budget_s = query.deadline - query.arrival
+        cap = self._useful_rows(budget_s, num_replicas)
+        batches = num_rows / (num_replicas * cap)
+        latency_s = self._profile.latency_s
+        needed_s = batches * latency_s(cap) + latency_s(max(query.rows, min(num_rows + 1, cap)))
+        return _OPTIMISM * needed_s <= budget_s
+
+    def _useful_rows(self, budget_s: float, num_replicas: int) -> int:
+        """Return the most rows of a batch in which such queries can be in time.
+
+        A query that just misses a batch waits for the next replica, then for its own batch.
+        """
+        share_s = budget_s * num_replicas / (num_replicas + 1)
+        return max(1, self._profile.largest(share_s, self._options.max_batch_size))
+
+    def plan(self, head: Query, situation: Situation) -> Plan | None:
+        """Give up what would keep batches small; send what is large enough, else hold."""
+        now, start_at, num_replicas, num_rows = situation
+        profile, max_rows = self._profile, self._options.max_batch_size
+        if head.deadline == NEVER or profile.is_empty:
+            return Plan(max_rows, now, DispatchReason.EAGER)
+        budget_s = head.deadline - head.arrival
+        cap = self._useful_rows(budget_s, num_replicas)
+        rows_per_s = _HEADROOM * self._rate.rows_per_s(now) / num_replicas
+        target = min(cap, profile.smallest_for(rows_per_s, max_rows))
+        slack_s = head.deadline - start_at
+        if slack_s < profile.latency_s(max(head.rows, min(num_rows, target))):
+            return None
+        fits = max(head.rows, profile.largest(slack_s, max_rows))
+        if num_rows >= fits:
+            return Plan(fits, now, DispatchReason.FULL)
+        if num_rows >= target:
+            return Plan(fits, now, DispatchReason.TARGET)
+        if num_replicas == 1:
+            return Plan(fits, now, DispatchReason.SINGLE_REPLICA)
+        latest = head.arrival + _PATIENCE * budget_s - profile.latency_s(num_rows + 1)
+        # In a longer time the replica could have computed what waits now.
+        hold_until = min(latest, head.arrival + profile.latency_s(num_rows))
+        return Plan(fits, hold_until, DispatchReason.FRONTRUN)
+
+
+def _delayed(options: BatchingOptions, max_rows: int, head: Query, situation: Situation) -> Plan:
+    if situation.num_rows >= max_rows:
+        return Plan(max_rows, situation.now, DispatchReason.FULL)
+    delay_s = options.max_queue_delay_s or 0.0
+    return Plan(max_rows, head.arrival + delay_s, DispatchReason.DELAY)
+
+
+def make_policy(
+    options: BatchingOptions, profile: LatencyProfile, rate: ArrivalRate
+) -> BatchSizePolicy:
+    """Return the policy that the options name."""
+    match options.policy:
+        case PolicyName.HYBRID:
+            return HybridPolicy(options, profile, rate)
+        case PolicyName.FIXED:
+            return FixedPolicy(options)
+        case PolicyName.AIMD:
+            return AimdPolicy(options)
+        case PolicyName.QUANTILE:
+            return QuantilePolicy(options, profile)
+        case PolicyName.EAGER:
+            return EagerPolicy(options)

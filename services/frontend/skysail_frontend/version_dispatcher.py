@@ -1,0 +1,254 @@
+"""One model version: its queue, the replicas that empty it, and the batches under way."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from skysail_common.clock import NEVER, Clock
+from skysail_common.errors import SkysailError
+from skysail_frontend.batching.batcher import Batcher
+from skysail_frontend.batching.policies import DispatchReason, ShedReason
+from skysail_frontend.query import Query
+from skysail_frontend.routes import ServedVersion
+
+log = logging.getLogger(__name__)
+
+_LONG_COMPUTE_S = 0.002
+"""Above this a second batch in flight hides nothing and only waits (measured)."""
+
+_OVERDUE_FACTOR = 2.0
+_OVERDUE_SLACK_S = 0.005
+
+
+class QueryError:
+    """Why one query of a batch has no outputs."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: SkysailError) -> None:
+        self.error = error
+
+
+class QueryOutputs:
+    """The outputs of one query of a batch, in the order of the signature."""
+
+    __slots__ = ("data", "shapes")
+
+    def __init__(self, data: Sequence[bytes], shapes: Sequence[tuple[int, ...]]) -> None:
+        self.data = data
+        self.shapes = shapes
+
+
+class Batch:
+    """Queries that were sent to a replica together."""
+
+    __slots__ = ("batch_id", "overdue_at", "queries", "reason", "rows", "sent")
+
+    def __init__(self, batch_id: int, queries: list[Query], sent: float) -> None:
+        self.batch_id = batch_id
+        self.queries = queries
+        self.rows = sum([query.rows for query in queries])
+        self.sent = sent
+        self.overdue_at = NEVER
+        self.reason = DispatchReason.EAGER
+
+
+class BatchReplica(Protocol):
+    """A replica as the core sees it."""
+
+    free_at: float
+    """Instant at which it is expected to have computed all that it has; the core sets it."""
+
+    @property
+    def num_in_flight(self) -> int:
+        """Batches that it has and has not answered."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """True while batches may be sent to it."""
+        ...
+
+    def send(self, batch: Batch) -> None:
+        """Send a batch; leaves in this turn."""
+        ...
+
+
+class TimerHandle(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """Have it not come."""
+        ...
+
+
+class EventLoop(Protocol):
+    """What the core needs of an event loop."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object:
+        """Call back at the end of this turn."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
+        """Call back after `delay` seconds."""
+        ...
+
+
+class VersionDispatcher:
+    """Sends batches when the batcher says so and a replica is free.
+
+    A batch that takes much longer than such batches do is overdue: its replica gets no other until
+    it answers, and what it holds is asked of another replica too. The first answer counts.
+    """
+
+    def __init__(
+        self,
+        served: ServedVersion,
+        clock: Clock,
+        loop: EventLoop,
+        batch_ids: Iterator[int],
+        default_queue_rows: int,
+        give_up: Callable[["VersionDispatcher", Query, ShedReason, float], None],
+    ) -> None:
+        """No query waits, and no replica is known.
+
+        Args:
+            served: The model version.
+            clock: Time.
+            loop: Calls back after a while.
+            batch_ids: Yields ids of batches.
+            default_queue_rows: Rows that may wait where the model does not say it.
+            give_up: Is told of each query that will not be sent.
+        """
+        self.served = served
+        self.batcher = Batcher(served.batching, default_queue_rows)
+        self.queue = self.batcher.queue
+        self.replicas: list[BatchReplica] = []
+        self.is_marked = False
+        self._clock = clock
+        self._loop = loop
+        self._batch_ids = batch_ids
+        self._give_up = give_up
+        self._compute_s = 0.0
+        self._in_flight: dict[Batch, BatchReplica] = {}
+        self._timer: TimerHandle | None = None
+        self._timer_at = NEVER
+
+    def update(self, served: ServedVersion) -> None:
+        """Take over what management says now."""
+        self.served = served
+        self.batcher.options = served.batching
+
+    @property
+    def num_ready(self) -> int:
+        """Replicas that take batches."""
+        return len([True for replica in self.replicas if replica.is_ready])
+
+    def dispatch(self, now: float) -> None:
+        """Send batches while the batcher says so and a replica is free."""
+        wake_at = self._ask_others_for_overdue(now)
+        num_ready = self.num_ready
+        while len(self.queue):
+            replica = self._free_replica(now)
+            if replica is None:
+                break
+            start_at = max(now, replica.free_at) if replica.num_in_flight else now
+            decision = self.batcher.decide(now, start_at, num_ready)
+            for query, reason in decision.shed:
+                # What another replica still has is answered by it, or ends at its deadline.
+                if not query.num_in_flight:
+                    self._give_up(self, query, reason, now)
+            if not decision.batch:
+                wake_at = min(wake_at, decision.wait_until)
+                break
+            batch = Batch(next(self._batch_ids), decision.batch, now)
+            batch.reason = decision.reason
+            wake_at = min(wake_at, self._send(batch, replica, start_at, now))
+        self._wake(wake_at, now)
+
+    def _free_replica(self, now: float) -> BatchReplica | None:
+        """Return the replica that would be done first; the first of equals, to fill that one."""
+        limit = 1 if self._compute_s > _LONG_COMPUTE_S else 2
+        best: BatchReplica | None = None
+        best_rank = (NEVER, limit)
+        overdue = [replica for batch, replica in self._in_flight.items() if batch.overdue_at <= now]
+        for replica in self.replicas:
+            num_in_flight = replica.num_in_flight
+            if num_in_flight >= limit or not replica.is_ready or replica in overdue:
+                continue
+            rank = (max(now, replica.free_at) if num_in_flight else now, num_in_flight)
+            if rank < best_rank:
+                best, best_rank = replica, rank
+        return best
+
+    def _send(self, batch: Batch, replica: BatchReplica, start_at: float, now: float) -> float:
+        """Send a batch and return the instant at which it will be overdue."""
+        for query in batch.queries:
+            query.dispatched = now
+            query.num_in_flight += 1
+        expected_s = self.batcher.profile.latency_s(batch.rows)
+        replica.free_at = start_at + expected_s
+        if expected_s:
+            slack_s = _OVERDUE_SLACK_S + (_OVERDUE_FACTOR - 1) * expected_s
+            batch.overdue_at = replica.free_at + slack_s
+        self._in_flight[batch] = replica
+        replica.send(batch)
+        return batch.overdue_at
+
+    def _ask_others_for_overdue(self, now: float) -> float:
+        """Have queries of overdue batches wait again and return when the next batch will be."""
+        next_at = NEVER
+        for batch, replica in self._in_flight.items():
+            if batch.overdue_at > now:
+                next_at = min(next_at, batch.overdue_at)
+            elif any(each.is_ready and each is not replica for each in self.replicas):
+                for query in batch.queries:
+                    if query.num_in_flight == 1 and not (query.is_settled or query.is_queued):
+                        self.batcher.push_again(query)
+        return next_at
+
+    def _wake(self, instant: float, now: float) -> None:
+        """See to it that `dispatch` is called at an instant, if nothing calls it before."""
+        if instant < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = instant
+            self._timer = self._loop.call_later(max(0.0, instant - now), self._at_timer)
+
+    def _at_timer(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        self.dispatch(self._clock())
+
+    def answered(
+        self, batch: Batch, compute_s: float, wait_s: float, *, is_whole: bool, now: float
+    ) -> None:
+        """Learn from a batch that was answered.
+
+        Args:
+            batch: The batch.
+            compute_s: Time in the user's function.
+            wait_s: Time that the batch waited in the model server.
+            is_whole: True where no query of it failed; the others were computed again then.
+            now: The present instant.
+        """
+        self._landed(batch)
+        self._compute_s += 0.1 * (compute_s - self._compute_s)
+        if is_whole:
+            latency_s = max(compute_s, now - batch.sent - wait_s)
+            head = batch.queries[0]
+            self.batcher.observe(batch.rows, latency_s, head.deadline - head.arrival, now)
+
+    def lost(self, batches: Sequence[Batch]) -> None:
+        """Forget batches that will not be answered."""
+        for batch in batches:
+            self._landed(batch)
+
+    def _landed(self, batch: Batch) -> None:
+        if self._in_flight.pop(batch, None) is not None:
+            for query in batch.queries:
+                query.num_in_flight -= 1
+
+    def stop(self) -> None:
+        """Call back no more."""
+        if self._timer is not None:
+            self._timer.cancel()
