@@ -648,7 +648,9 @@ def deploy_request(
         num_replicas=num_replicas,
         resources=management_pb2.Resources(num_threads=num_threads, memory_mib=memory_mib),
         environment=environment,
-        max_batch_size=max_batch_size or 0,
+        serving=routing_pb2.ServingOptions(max_batch_size=max_batch_size)
+        if max_batch_size
+        else None,
         start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
         promote=promote,
     )

@@ -9,7 +9,8 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from skysail_common.rpc.messages import signature_from_proto
+from skysail_common.rpc.messages import serving_from_proto, signature_from_proto
+from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import InputType, Signature
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import routing_pb2
@@ -90,7 +91,7 @@ class Deployment:
     num_threads: int
     memory_mib: int
     environment: Mapping[str, str]
-    max_batch_size: int
+    serving: ServingOptions
     is_rolled_out: bool
 
     @classmethod
@@ -101,7 +102,7 @@ class Deployment:
             message.resources.num_threads,
             message.resources.memory_mib,
             dict(message.environment),
-            message.max_batch_size,
+            serving_from_proto(message.serving, ServingOptions().max_batch_size),
             message.rollout_state == pb.ROLLOUT_STATE_COMPLETE,
         )
 

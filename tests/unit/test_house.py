@@ -71,6 +71,7 @@ def test_the_sdk_exports_every_class_of_errors():
         name
         for name, value in vars(skysail_common.errors).items()
         if inspect.isclass(value)
+        and issubclass(value, SkysailError | Status)
         and value.__module__ == skysail_common.errors.__name__
         and not name.startswith("_")
     }

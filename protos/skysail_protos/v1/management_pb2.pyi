@@ -656,13 +656,11 @@ class Deployment(_message.Message):
     NUM_REPLICAS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
-    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     ROLLOUT_STATE_FIELD_NUMBER: _builtins.int
     num_replicas: _builtins.int
     """Replicas wanted."""
-    max_batch_size: _builtins.int
-    """Most rows of one batch."""
     rollout_state: Global___RolloutState.ValueType
     """Where its roll-out stands."""
     @_builtins.property
@@ -674,6 +672,10 @@ class Deployment(_message.Message):
         """Environment variables for the model server."""
 
     @_builtins.property
+    def serving(self) -> _routing_pb2.ServingOptions:
+        """How frontends serve it."""
+
+    @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
         """Longest time from start to ready."""
 
@@ -683,13 +685,13 @@ class Deployment(_message.Message):
         num_replicas: _builtins.int = ...,
         resources: Global___Resources | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        max_batch_size: _builtins.int = ...,
+        serving: _routing_pb2.ServingOptions | None = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
         rollout_state: Global___RolloutState.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "max_batch_size", b"max_batch_size", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1285,7 +1287,7 @@ class DeployRequest(_message.Message):
     NUM_REPLICAS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
-    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
@@ -1296,8 +1298,6 @@ class DeployRequest(_message.Message):
     """SHA-256 of the uploaded artifact; may be empty where the version is registered."""
     num_replicas: _builtins.int
     """Replicas wanted, at least 1; 1 where absent."""
-    max_batch_size: _builtins.int
-    """Most rows of one batch; the server's default where 0."""
     promote: _builtins.bool
     """True to make it the current version once it is ready."""
     @_builtins.property
@@ -1313,6 +1313,10 @@ class DeployRequest(_message.Message):
         """Environment variables for the model server."""
 
     @_builtins.property
+    def serving(self) -> _routing_pb2.ServingOptions:
+        """How frontends serve it; the server's defaults where absent, or what was set before."""
+
+    @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
         """Longest time from start to ready; the server's default where absent."""
 
@@ -1326,13 +1330,13 @@ class DeployRequest(_message.Message):
         num_replicas: _builtins.int | None = ...,
         resources: Global___Resources | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        max_batch_size: _builtins.int = ...,
+        serving: _routing_pb2.ServingOptions | None = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
         promote: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "num_replicas", b"num_replicas", "resources", b"resources", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "num_replicas", b"num_replicas", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "max_batch_size", b"max_batch_size", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "start_timeout", b"start_timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_replicas: _TypeAlias = _typing.Literal["num_replicas"]  # noqa: Y015
     _WhichOneofArgType__num_replicas: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas"]  # noqa: Y015
@@ -1583,6 +1587,66 @@ class ScaleResponse(_message.Message):
 Global___ScaleResponse: _TypeAlias = ScaleResponse  # noqa: Y015
 
 @_typing.final
+class SetServingOptionsRequest(_message.Message):
+    """Asks for SetServingOptions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    version: _builtins.str
+    """Version; the current one where empty."""
+    @_builtins.property
+    def serving(self) -> _routing_pb2.ServingOptions:
+        """What is to hold; replaces all that was set before."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        serving: _routing_pb2.ServingOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "serving", b"serving", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetServingOptionsRequest: _TypeAlias = SetServingOptionsRequest  # noqa: Y015
+
+@_typing.final
+class SetServingOptionsResponse(_message.Message):
+    """Answers SetServingOptions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    @_builtins.property
+    def serving(self) -> _routing_pb2.ServingOptions:
+        """What holds now."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        serving: _routing_pb2.ServingOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetServingOptionsResponse: _TypeAlias = SetServingOptionsResponse  # noqa: Y015
+
+@_typing.final
 class WatchRoutingRequest(_message.Message):
     """Asks for WatchRouting."""
 
@@ -1592,6 +1656,7 @@ class WatchRoutingRequest(_message.Message):
     GRPC_ENDPOINT_FIELD_NUMBER: _builtins.int
     HTTP_ENDPOINT_FIELD_NUMBER: _builtins.int
     APPLIED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
     frontend_id: _builtins.str
     """First message: who watches, unique among the frontends of the cluster."""
     grpc_endpoint: _builtins.str
@@ -1599,7 +1664,13 @@ class WatchRoutingRequest(_message.Message):
     http_endpoint: _builtins.str
     """First message: where its HTTP service is reached."""
     applied_sequence: _builtins.int
-    """Later messages: sequence of the snapshot that now decides."""
+    """Later messages: sequence of the snapshot that now decides; 0 where the message says nothing
+    about it.
+    """
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LatencyReport]:
+        """Later messages: what was learned since the last report."""
+
     def __init__(
         self,
         *,
@@ -1607,10 +1678,11 @@ class WatchRoutingRequest(_message.Message):
         grpc_endpoint: _builtins.str = ...,
         http_endpoint: _builtins.str = ...,
         applied_sequence: _builtins.int = ...,
+        latencies: _abc.Iterable[_routing_pb2.LatencyReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint", "latencies", b"latencies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

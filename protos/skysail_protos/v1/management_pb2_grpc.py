@@ -141,6 +141,11 @@ class ManagementServiceStub(object):
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.ScaleRequest.SerializeToString,
                 response_deserializer=skysail__protos_dot_v1_dot_management__pb2.ScaleResponse.FromString,
                 _registered_method=True)
+        self.SetServingOptions = channel.unary_unary(
+                '/skysail.v1.ManagementService/SetServingOptions',
+                request_serializer=skysail__protos_dot_v1_dot_management__pb2.SetServingOptionsRequest.SerializeToString,
+                response_deserializer=skysail__protos_dot_v1_dot_management__pb2.SetServingOptionsResponse.FromString,
+                _registered_method=True)
         self.WatchRouting = channel.stream_stream(
                 '/skysail.v1.ManagementService/WatchRouting',
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.WatchRoutingRequest.SerializeToString,
@@ -312,6 +317,13 @@ class ManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetServingOptions(self, request, context):
+        """Sets how frontends serve a deployed version; effective at once, no replica is restarted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRouting(self, request_iterator, context):
         """Sends a routing snapshot at once and after each change; the frontend says which it applied.
         """
@@ -440,6 +452,11 @@ def add_ManagementServiceServicer_to_server(servicer, server):
                     servicer.Scale,
                     request_deserializer=skysail__protos_dot_v1_dot_management__pb2.ScaleRequest.FromString,
                     response_serializer=skysail__protos_dot_v1_dot_management__pb2.ScaleResponse.SerializeToString,
+            ),
+            'SetServingOptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetServingOptions,
+                    request_deserializer=skysail__protos_dot_v1_dot_management__pb2.SetServingOptionsRequest.FromString,
+                    response_serializer=skysail__protos_dot_v1_dot_management__pb2.SetServingOptionsResponse.SerializeToString,
             ),
             'WatchRouting': grpc.stream_stream_rpc_method_handler(
                     servicer.WatchRouting,
@@ -1025,6 +1042,33 @@ class ManagementService(object):
             '/skysail.v1.ManagementService/Scale',
             skysail__protos_dot_v1_dot_management__pb2.ScaleRequest.SerializeToString,
             skysail__protos_dot_v1_dot_management__pb2.ScaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetServingOptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/skysail.v1.ManagementService/SetServingOptions',
+            skysail__protos_dot_v1_dot_management__pb2.SetServingOptionsRequest.SerializeToString,
+            skysail__protos_dot_v1_dot_management__pb2.SetServingOptionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,6 +82,8 @@ class ManagementServiceStub:
     """Makes the version that was current before the current one again."""
     Scale: _grpc.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]
     """Sets the number of replicas of a deployed version; 0 is allowed."""
+    SetServingOptions: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetServingOptionsRequest, _management_pb2.SetServingOptionsResponse]
+    """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
     WatchRouting: _grpc.StreamStreamMultiCallable[_management_pb2.WatchRoutingRequest, _routing_pb2.RoutingSnapshot]
     """Sends a routing snapshot at once and after each change; the frontend says which it applied."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_management_pb2.StreamLogsRequest, _management_pb2.StreamLogsResponse]
@@ -142,6 +144,8 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     """Makes the version that was current before the current one again."""
     Scale: _aio.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]  # type: ignore[assignment]
     """Sets the number of replicas of a deployed version; 0 is allowed."""
+    SetServingOptions: _aio.UnaryUnaryMultiCallable[_management_pb2.SetServingOptionsRequest, _management_pb2.SetServingOptionsResponse]  # type: ignore[assignment]
+    """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
     WatchRouting: _aio.StreamStreamMultiCallable[_management_pb2.WatchRoutingRequest, _routing_pb2.RoutingSnapshot]  # type: ignore[assignment]
     """Sends a routing snapshot at once and after each change; the frontend says which it applied."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_management_pb2.StreamLogsRequest, _management_pb2.StreamLogsResponse]  # type: ignore[assignment]
@@ -325,6 +329,14 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.ScaleResponse, _abc.Awaitable[_management_pb2.ScaleResponse]]:
         """Sets the number of replicas of a deployed version; 0 is allowed."""
+
+    @_abc_1.abstractmethod
+    def SetServingOptions(
+        self,
+        request: _management_pb2.SetServingOptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_management_pb2.SetServingOptionsResponse, _abc.Awaitable[_management_pb2.SetServingOptionsResponse]]:
+        """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
 
     @_abc_1.abstractmethod
     def WatchRouting(

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from skysail_protos.v1 import routing_pb2 as _routing_pb2
 from skysail_protos.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
 import sys
@@ -86,11 +87,11 @@ class Batch(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     VARIABLE_DIMS_FIELD_NUMBER: _builtins.int
-    BUDGET_US_FIELD_NUMBER: _builtins.int
+    EXPECTED_US_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the sender; unique among its batches under way."""
-    budget_us: _builtins.int
-    """Microseconds until the earliest deadline in the batch when it was sent; 0 for none."""
+    expected_us: _builtins.int
+    """Microseconds that the sender expects it to compute; 0 where it does not know."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of each query, in order."""
@@ -112,11 +113,11 @@ class Batch(_message.Message):
         rows: _abc.Iterable[_builtins.int] | None = ...,
         inputs: _abc.Iterable[_builtins.bytes] | None = ...,
         variable_dims: _abc.Iterable[_builtins.int] | None = ...,
-        budget_us: _builtins.int = ...,
+        expected_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_us", b"budget_us", "id", b"id", "inputs", b"inputs", "rows", b"rows", "variable_dims", b"variable_dims"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_us", b"expected_us", "id", b"id", "inputs", b"inputs", "rows", b"rows", "variable_dims", b"variable_dims"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,12 +166,16 @@ class BatchResult(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     COMPUTE_US_FIELD_NUMBER: _builtins.int
     WAIT_US_FIELD_NUMBER: _builtins.int
+    BACKLOG_US_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Id of the batch."""
     compute_us: _builtins.int
     """Microseconds in the user's function."""
     wait_us: _builtins.int
     """Microseconds that the batch waited in the model server."""
+    backlog_us: _builtins.int
+    """Microseconds of work that other batches still mean for this replica, by their own estimate."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Data of each output, in the order of the signature: the rows of all queries that succeeded,
@@ -193,6 +198,12 @@ class BatchResult(_message.Message):
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchError]:
         """The queries that failed."""
 
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LatencyPoint]:
+        """Only in the first message of a stream, which answers no batch (its id is 0): how long batches
+        of the warm-up query took, by rows.
+        """
+
     def __init__(
         self,
         *,
@@ -203,10 +214,12 @@ class BatchResult(_message.Message):
         errors: _abc.Iterable[Global___BatchError] | None = ...,
         compute_us: _builtins.int = ...,
         wait_us: _builtins.int = ...,
+        backlog_us: _builtins.int = ...,
+        latencies: _abc.Iterable[_routing_pb2.LatencyPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_sizes", b"bytes_sizes", "compute_us", b"compute_us", "errors", b"errors", "id", b"id", "outputs", b"outputs", "variable_dims", b"variable_dims", "wait_us", b"wait_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_us", b"backlog_us", "bytes_sizes", b"bytes_sizes", "compute_us", b"compute_us", "errors", b"errors", "id", b"id", "latencies", b"latencies", "outputs", b"outputs", "variable_dims", b"variable_dims", "wait_us", b"wait_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

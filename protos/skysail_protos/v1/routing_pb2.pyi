@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from skysail_protos.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BatchingPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BatchingPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchingPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BATCHING_POLICY_UNSPECIFIED: _BatchingPolicy.ValueType  # 0
+    """The server's default."""
+    BATCHING_POLICY_HYBRID: _BatchingPolicy.ValueType  # 1
+    """Sheds early and holds a batch only as long as it gains by it."""
+    BATCHING_POLICY_FIXED: _BatchingPolicy.ValueType  # 2
+    """A maximum and a delay."""
+    BATCHING_POLICY_AIMD: _BatchingPolicy.ValueType  # 3
+    """A maximum that grows by addition and shrinks by multiplication."""
+    BATCHING_POLICY_QUANTILE: _BatchingPolicy.ValueType  # 4
+    """A maximum by a high quantile of the latencies."""
+    BATCHING_POLICY_EAGER: _BatchingPolicy.ValueType  # 5
+    """Whatever waits."""
+
+class BatchingPolicy(_BatchingPolicy, metaclass=_BatchingPolicyEnumTypeWrapper):
+    """Which rule decides when to send a batch and how large; docs/batching.md compares them."""
+
+BATCHING_POLICY_UNSPECIFIED: BatchingPolicy.ValueType  # 0
+"""The server's default."""
+BATCHING_POLICY_HYBRID: BatchingPolicy.ValueType  # 1
+"""Sheds early and holds a batch only as long as it gains by it."""
+BATCHING_POLICY_FIXED: BatchingPolicy.ValueType  # 2
+"""A maximum and a delay."""
+BATCHING_POLICY_AIMD: BatchingPolicy.ValueType  # 3
+"""A maximum that grows by addition and shrinks by multiplication."""
+BATCHING_POLICY_QUANTILE: BatchingPolicy.ValueType  # 4
+"""A maximum by a high quantile of the latencies."""
+BATCHING_POLICY_EAGER: BatchingPolicy.ValueType  # 5
+"""Whatever waits."""
+Global___BatchingPolicy: _TypeAlias = BatchingPolicy  # noqa: Y015
 
 @_typing.final
 class Route(_message.Message):
@@ -95,6 +132,118 @@ class RoutedApplication(_message.Message):
 Global___RoutedApplication: _TypeAlias = RoutedApplication  # noqa: Y015
 
 @_typing.final
+class ServingOptions(_message.Message):
+    """How frontends serve a model version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_DELAY_FIELD_NUMBER: _builtins.int
+    PREFERRED_BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_SIZE_FIELD_NUMBER: _builtins.int
+    PRIORITY_STEP_FIELD_NUMBER: _builtins.int
+    CACHE_TTL_FIELD_NUMBER: _builtins.int
+    max_batch_size: _builtins.int
+    """Most rows of one batch; the server's default where 0."""
+    policy: Global___BatchingPolicy.ValueType
+    """Which rule decides about batches."""
+    max_queue_size: _builtins.int
+    """Rows that may wait; the frontend's setting where 0."""
+    @_builtins.property
+    def max_queue_delay(self) -> _duration_pb2.Duration:
+        """Longest wait for more queries while a replica is free; the policy decides where absent."""
+
+    @_builtins.property
+    def preferred_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes in rows that are sent at once, in ascending order; others wait for the delay."""
+
+    @_builtins.property
+    def priority_step(self) -> _duration_pb2.Duration:
+        """Head start of a priority over the next; the server's default where absent."""
+
+    @_builtins.property
+    def cache_ttl(self) -> _duration_pb2.Duration:
+        """Longest age of a prediction that is answered again for the same inputs; none where absent."""
+
+    def __init__(
+        self,
+        *,
+        max_batch_size: _builtins.int = ...,
+        policy: Global___BatchingPolicy.ValueType = ...,
+        max_queue_delay: _duration_pb2.Duration | None = ...,
+        preferred_batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        max_queue_size: _builtins.int = ...,
+        priority_step: _duration_pb2.Duration | None = ...,
+        cache_ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ttl", b"cache_ttl", "max_queue_delay", b"max_queue_delay", "priority_step", b"priority_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ttl", b"cache_ttl", "max_batch_size", b"max_batch_size", "max_queue_delay", b"max_queue_delay", "max_queue_size", b"max_queue_size", "policy", b"policy", "preferred_batch_sizes", b"preferred_batch_sizes", "priority_step", b"priority_step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServingOptions: _TypeAlias = ServingOptions  # noqa: Y015
+
+@_typing.final
+class LatencyPoint(_message.Message):
+    """How long a batch takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    LATENCY_US_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Its rows."""
+    latency_us: _builtins.int
+    """Microseconds from its sending to its result."""
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        latency_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency_us", b"latency_us", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyPoint: _TypeAlias = LatencyPoint  # noqa: Y015
+
+@_typing.final
+class LatencyReport(_message.Message):
+    """What a frontend has learned about the speed of a model version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    version: _builtins.str
+    """Version."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyPoint]:
+        """By rows."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        points: _abc.Iterable[Global___LatencyPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "points", b"points", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyReport: _TypeAlias = LatencyReport  # noqa: Y015
+
+@_typing.final
 class RoutedReplica(_message.Message):
     """A replica that takes batches."""
 
@@ -132,7 +281,8 @@ class RoutedVersion(_message.Message):
     IS_CURRENT_FIELD_NUMBER: _builtins.int
     NUM_REPLICAS_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
-    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -141,8 +291,6 @@ class RoutedVersion(_message.Message):
     """True for the version that answers where none is named."""
     num_replicas: _builtins.int
     """Replicas wanted; 0 means that none will come."""
-    max_batch_size: _builtins.int
-    """Most rows of one batch."""
     @_builtins.property
     def signature(self) -> _tensors_pb2.Signature:
         """What it takes and gives."""
@@ -150,6 +298,14 @@ class RoutedVersion(_message.Message):
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedReplica]:
         """Replicas that take batches now."""
+
+    @_builtins.property
+    def serving(self) -> Global___ServingOptions:
+        """How to serve it."""
+
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyPoint]:
+        """What is known of its speed; may be empty."""
 
     def __init__(
         self,
@@ -160,11 +316,12 @@ class RoutedVersion(_message.Message):
         is_current: _builtins.bool = ...,
         num_replicas: _builtins.int = ...,
         replicas: _abc.Iterable[Global___RoutedReplica] | None = ...,
-        max_batch_size: _builtins.int = ...,
+        serving: Global___ServingOptions | None = ...,
+        latencies: _abc.Iterable[Global___LatencyPoint] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_current", b"is_current", "max_batch_size", b"max_batch_size", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_current", b"is_current", "latencies", b"latencies", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "serving", b"serving", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,11 @@ class BackOff:
         self._max_s = max_s
         self._next_s = self._first_s
 
+    @property
+    def is_reset(self) -> bool:
+        """True while no attempt has failed since the beginning or the last success."""
+        return self._next_s == self._first_s
+
     def next_s(self) -> float:
         """Return how long to wait before the next attempt, in seconds."""
         wait_s = self._next_s

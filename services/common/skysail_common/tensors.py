@@ -190,6 +190,7 @@ class Signature:
 
 _LIST_TYPES = {
     DataType.INT32: InputType.INTEGERS,
+    DataType.INT64: InputType.INTEGERS,
     DataType.FP32: InputType.FLOATS,
     DataType.FP64: InputType.DOUBLES,
 }

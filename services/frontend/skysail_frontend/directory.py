@@ -7,7 +7,7 @@ serves what it served last.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,15 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.contract import Connector
-from skysail_common.rpc.messages import input_type_from_proto, signature_from_proto
+from skysail_common.rpc.messages import (
+    input_type_from_proto,
+    latencies_from_proto,
+    latencies_to_proto,
+    serving_from_proto,
+    signature_from_proto,
+)
 from skysail_common.rpc.statuses import from_rpc_error
-from skysail_frontend.batching.options import BatchingOptions
+from skysail_common.serving_options import ServingOptions
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.replicas import Replica
 from skysail_frontend.routes import (
@@ -38,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 2.0
+_REPORT_EVERY_S = 15.0
 
 
 class Directory:
@@ -76,46 +83,79 @@ class Directory:
             introduction: Says which frontend this is.
         """
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
-        is_away = False
         while True:
             # A new channel each time: grpc delays the attempts of one that failed ever longer.
             async with open_channel(endpoint) as channel:
                 stub = management_pb2_grpc.ManagementServiceStub(channel)
                 try:
-                    async for snapshot in self._snapshots(stub, introduction):
-                        is_away = False
-                        back_off.reset()
-                        self._take_over(snapshot)
-                    error = SkysailError("the stream ended")
+                    await self._follow_once(stub, introduction, back_off)
+                    error: Exception = SkysailError("the stream ended")
                 except grpc.aio.AioRpcError as rpc_error:
                     error = from_rpc_error(rpc_error)
-            if not is_away:
-                is_away = True
-                log.warning("management is away; serving on", extra={"error": error.message})
+                except asyncio.InvalidStateError as ended:
+                    # grpc raises it where the stream ended just before an acknowledgement.
+                    error = ended
+            level = logging.WARNING if back_off.is_reset else logging.DEBUG
+            log.log(level, "management is away; serving on", extra={"error": str(error)})
             await asyncio.sleep(back_off.next_s())
 
-    async def _snapshots(
+    async def _follow_once(
         self,
         stub: "management_pb2_grpc.ManagementServiceAsyncStub",
         introduction: management_pb2.WatchRoutingRequest,
-    ) -> AsyncIterator[routing_pb2.RoutingSnapshot]:
+        back_off: BackOff,
+    ) -> None:
+        """Apply the snapshots of one stream, and acknowledge each that could be applied."""
         call = stub.WatchRouting()
+        await call.write(introduction)
+        # grpc takes one message at a time.
+        lock = asyncio.Lock()
+
+        async def say(message: management_pb2.WatchRoutingRequest) -> None:
+            async with lock:
+                await call.write(message)
+
+        reporting = asyncio.create_task(self._report_often(say), name="report latencies")
         try:
-            await call.write(introduction)
             while isinstance(snapshot := await call.read(), routing_pb2.RoutingSnapshot):
-                yield snapshot
-                await call.write(
-                    management_pb2.WatchRoutingRequest(applied_sequence=snapshot.sequence)
-                )
+                back_off.reset()
+                if self._take_over(snapshot):
+                    applied = snapshot.sequence
+                    await say(management_pb2.WatchRoutingRequest(applied_sequence=applied))
         finally:
             call.cancel()
+            reporting.cancel()
+            # It ends with the stream, whose end is told by reading.
+            await asyncio.gather(reporting, return_exceptions=True)
 
-    def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
+    async def _report_often(
+        self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
+    ) -> None:
+        """Tell management what was learned about the speed of versions."""
+        reported: dict[ModelVersion, int] = {}
+        while True:
+            await asyncio.sleep(_REPORT_EVERY_S)
+            message = management_pb2.WatchRoutingRequest()
+            for name in self._dispatcher.table.versions:
+                version = self._dispatcher.version(name)
+                if version is None:
+                    continue
+                profile = version.batcher.profile
+                if profile.num_observed != reported.get(name, 0):
+                    reported[name] = profile.num_observed
+                    points = latencies_to_proto(profile.points())
+                    message.latencies.add(
+                        model=name.model_name, version=name.version, points=points
+                    )
+            if message.latencies:
+                await say(message)
+
+    def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
         try:
             self._apply(snapshot)
         except InvalidInput as error:
             log.error("routes are not usable; serving on", extra={"error": error.message})
-            return
+            return False
         log.info(
             "routes applied",
             extra={
@@ -124,6 +164,10 @@ class Directory:
                 "versions": len(snapshot.versions),
             },
         )
+        self._keep(snapshot)
+        return True
+
+    def _keep(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
         if self._snapshot_file is not None:
             temporary = self._snapshot_file.with_suffix(".new")
             try:
@@ -194,10 +238,11 @@ def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
     return ServedVersion(
         ModelVersion(message.model, message.version),
         signature_from_proto(message.signature),
-        BatchingOptions(max_batch_size=message.max_batch_size),
+        serving_from_proto(message.serving, ServingOptions().max_batch_size),
         is_current=message.is_current,
         num_replicas=message.num_replicas,
         replicas=tuple(
             ReplicaEndpoint(each.container_id, each.endpoint) for each in message.replicas
         ),
+        latencies=tuple(latencies_from_proto(message.latencies)),
     )

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.message import DecodeError
 
 from skysail_common.back_off import BackOff
-from skysail_common.clock import NEVER
 from skysail_common.errors import ModelFailed, SkysailError, Unavailable, error_of
 from skysail_common.rpc.contract import Connector, Link
+from skysail_common.rpc.messages import latencies_from_proto
 from skysail_common.tensors import DataType
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.routes import ReplicaEndpoint
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _PATH = "/skysail.v1.ModelServer/PredictBatches"
 _FIRST_RETRY_S = 0.02
 _MAX_RETRY_S = 1.0
-_MAX_BUDGET_US = 2**32 - 1
+_MAX_US = 2**32 - 1
 
 
 class Replica:
@@ -110,6 +110,9 @@ class Replica:
         """Settle the queries of the batch that this answers."""
         try:
             result = pb.BatchResult.FromString(message)
+            if result.latencies:
+                self._version.batcher.profile.seed(latencies_from_proto(result.latencies))
+                return
             batch = self._in_flight.pop(result.id, None)
         except DecodeError:
             log.error("replica sent what is no result", extra={"container": self.container_id})
@@ -121,6 +124,7 @@ class Replica:
         if batch is None:
             log.error("replica answered an unknown batch", extra={"container": self.container_id})
             return
+        self.free_at = self._dispatcher.clock() + result.backlog_us * 1e-6
         answers = _decode(self._version, batch, result)
         compute_s, wait_s = result.compute_us * 1e-6, result.wait_us * 1e-6
         self._dispatcher.batch_answered(self._version, batch, answers, compute_s, wait_s)
@@ -157,9 +161,7 @@ def _encode(batch: Batch) -> bytes:
         for query in queries:
             if query.variable_dims:
                 message.variable_dims.extend(query.variable_dims)
-    deadline = min([query.deadline for query in queries])
-    if deadline != NEVER:
-        message.budget_us = min(_MAX_BUDGET_US, max(1, int((deadline - batch.sent) * 1e6)))
+    message.expected_us = min(_MAX_US, int(batch.expected_s * 1e6))
     return message.SerializeToString()
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from skysail_common.errors import ApplicationNotFound, ModelNotFound
 from skysail_common.identifiers import ModelVersion
+from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import InputType, Signature
-from skysail_frontend.batching.options import BatchingOptions
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ class ServedVersion:
 
     name: ModelVersion
     signature: Signature
-    batching: BatchingOptions = field(default_factory=BatchingOptions)
+    serving: ServingOptions = field(default_factory=ServingOptions)
     is_current: bool = False
     num_replicas: int = 0
     """Replicas wanted; 0 means that none will come."""
     replicas: tuple[ReplicaEndpoint, ...] = ()
+    latencies: tuple[tuple[int, float], ...] = ()
+    """Rows and seconds: what is known of its speed."""
 
 
 class RouteTable:

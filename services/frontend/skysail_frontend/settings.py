@@ -34,11 +34,14 @@ class FrontendSettings(ServiceSettings):
     server_name: str = "skysail"
     """Name in the server metadata of the Open Inference Protocol."""
 
+    has_triton_errors: bool = False
+    """Answer queries of the Open Inference Protocol that are shed with Triton's codes and texts."""
+
     default_timeout_s: float = Field(60.0, gt=0)
     """Longest wait of a query for which neither its caller nor an application sets one."""
 
     max_queue_size: int = Field(10_000, ge=1)
-    """Queries that may wait for one model version; more are refused."""
+    """Rows that may wait for one model version that sets no limit itself; more are refused."""
 
     max_message_mib: int = Field(64, ge=1, le=2047)
     """Largest message or HTTP body."""

@@ -55,9 +55,9 @@ def checked_inputs(version: ServedVersion, tensors: Sequence[Tensor], label: str
             )
         _check_size(model, spec, tensor, label)
         dims.extend(tensor.shape[axis] for axis in spec.variable_axes)
-    if rows > version.batching.max_batch_size:
+    if rows > version.serving.max_batch_size:
         raise InvalidInput(
-            f"{label}inference request batch-size must be <= {version.batching.max_batch_size} for "
+            f"{label}inference request batch-size must be <= {version.serving.max_batch_size} for "
             f"'{model}'; send {rows} rows in several requests"
         )
     return Inputs(tuple(tensor.data for tensor in ordered), rows, tuple(dims))

@@ -42,13 +42,14 @@ class QueryOutputs:
 class Batch:
     """Queries that were sent to a replica together."""
 
-    __slots__ = ("batch_id", "overdue_at", "queries", "reason", "rows", "sent")
+    __slots__ = ("batch_id", "expected_s", "overdue_at", "queries", "reason", "rows", "sent")
 
     def __init__(self, batch_id: int, queries: list[Query], sent: float) -> None:
         self.batch_id = batch_id
         self.queries = queries
         self.rows = sum([query.rows for query in queries])
         self.sent = sent
+        self.expected_s = 0.0
         self.overdue_at = NEVER
         self.reason = DispatchReason.EAGER
 
@@ -121,7 +122,8 @@ class VersionDispatcher:
             give_up: Is told of each query that will not be sent.
         """
         self.served = served
-        self.batcher = Batcher(served.batching, default_queue_rows)
+        self.batcher = Batcher(served.serving, default_queue_rows)
+        self.batcher.profile.seed(served.latencies)
         self.queue = self.batcher.queue
         self.replicas: list[BatchReplica] = []
         self.is_marked = False
@@ -137,7 +139,7 @@ class VersionDispatcher:
     def update(self, served: ServedVersion) -> None:
         """Take over what management says now."""
         self.served = served
-        self.batcher.options = served.batching
+        self.batcher.options = served.serving
 
     @property
     def num_ready(self) -> int:
@@ -186,7 +188,7 @@ class VersionDispatcher:
         for query in batch.queries:
             query.dispatched = now
             query.num_in_flight += 1
-        expected_s = self.batcher.profile.latency_s(batch.rows)
+        expected_s = batch.expected_s = self.batcher.profile.latency_s(batch.rows)
         replica.free_at = start_at + expected_s
         if expected_s:
             slack_s = _OVERDUE_SLACK_S + (_OVERDUE_FACTOR - 1) * expected_s

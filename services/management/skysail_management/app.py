@@ -19,6 +19,7 @@ from skysail_management.events import DeployEvents
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import DeploymentDefaults, Deployments
 from skysail_management.operations.models import Models
+from skysail_management.profiles import Profiles
 from skysail_management.reconciler.reconciler import Reconciler, stop_all
 from skysail_management.reconciler.version_loop import ReconcilerOptions
 from skysail_management.records import Records
@@ -97,8 +98,10 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
         applications=Applications(records, reconciler),
         models=models,
         deployments=deployments,
+        profiles=Profiles(records),
         reconciler=reconciler,
         routing=routing,
+        default_max_batch_size=settings.default_max_batch_size,
     )
     management_pb2_grpc.add_ManagementServiceServicer_to_server(servicer, server.grpc)
     # Before the first frontend asks, so that it is never told less than what runs.

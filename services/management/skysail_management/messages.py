@@ -1,11 +1,17 @@
 """Records and observations as protobuf messages."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from skysail_common.identifiers import ReplicaId
-from skysail_common.rpc.messages import duration, signature_to_proto
+from skysail_common.rpc.messages import (
+    duration,
+    latencies_to_proto,
+    serving_to_proto,
+    signature_to_proto,
+)
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
 from skysail_management.containers.base import Container
@@ -59,7 +65,7 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
             num_threads=record.num_threads, memory_mib=record.memory_mib
         ),
         environment=record.environment,
-        max_batch_size=record.max_batch_size,
+        serving=serving_to_proto(record.serving),
         start_timeout=duration(record.start_timeout_s),
         rollout_state=management_pb2.ROLLOUT_STATE_COMPLETE
         if is_complete
@@ -154,7 +160,9 @@ def frontend_to_proto(watcher: Watcher) -> management_pb2.Frontend:
     )
 
 
-def _routed_version(routing: VersionRouting) -> routing_pb2.RoutedVersion:
+def _routed_version(
+    routing: VersionRouting, latencies: Sequence[tuple[int, float]]
+) -> routing_pb2.RoutedVersion:
     return routing_pb2.RoutedVersion(
         model=routing.record.model,
         version=routing.record.version,
@@ -165,14 +173,18 @@ def _routed_version(routing: VersionRouting) -> routing_pb2.RoutedVersion:
             routing_pb2.RoutedReplica(container_id=container_id, endpoint=endpoint)
             for container_id, endpoint in routing.replicas
         ],
-        max_batch_size=routing.deployment.max_batch_size,
+        serving=serving_to_proto(routing.deployment.serving),
+        latencies=latencies_to_proto(latencies),
     )
 
 
 def snapshot_to_proto(
-    cluster: str, sequence: int, state: RoutingState
+    cluster: str,
+    sequence: int,
+    state: RoutingState,
+    latencies: Callable[[str], Sequence[tuple[int, float]]],
 ) -> routing_pb2.RoutingSnapshot:
-    """Return the message of a routing state."""
+    """Return the message of a routing state; `latencies` knows the speed of a version by name."""
     return routing_pb2.RoutingSnapshot(
         sequence=sequence,
         cluster=cluster,
@@ -186,5 +198,8 @@ def snapshot_to_proto(
             )
             for record in state.applications
         ],
-        versions=[_routed_version(routing) for routing in state.versions],
+        versions=[
+            _routed_version(routing, latencies(str(routing.record.model_version)))
+            for routing in state.versions
+        ],
     )

@@ -11,6 +11,7 @@ from skysail_common.artifacts import SignatureRecord
 from skysail_common.back_off import BackOff
 from skysail_common.errors import Conflict, StoreUnavailable
 from skysail_common.identifiers import ModelVersion
+from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Change, Store, Stored, Table
 from skysail_common.store.store import ABSENT
 from skysail_common.tensors import InputType, Signature
@@ -90,7 +91,7 @@ class DeploymentRecord(Record):
     num_threads: int = 0
     memory_mib: int = 0
     environment: dict[str, str] = {}
-    max_batch_size: int
+    serving: ServingOptions = ServingOptions()
     start_timeout_s: float
     is_rolled_out: bool = False
     """True once all replicas were ready."""
@@ -102,6 +103,13 @@ class DeploymentRecord(Record):
     def model_version(self) -> ModelVersion:
         """The name of the version."""
         return ModelVersion(self.model, self.version)
+
+
+class ProfileRecord(Record):
+    """What frontends have learned about the speed of a model version."""
+
+    latencies: tuple[tuple[int, float], ...]
+    """Rows and seconds, both ascending."""
 
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -194,6 +202,7 @@ class Records:
         self.models = RecordTable(Table.MODELS, ModelRecord)
         self.versions = RecordTable(Table.VERSIONS, VersionRecord)
         self.deployments = RecordTable(Table.DEPLOYMENTS, DeploymentRecord)
+        self.profiles = RecordTable(Table.PROFILES, ProfileRecord)
 
     async def load(self) -> None:
         """Fill the mirror from the store.
@@ -202,7 +211,7 @@ class Records:
             StoreUnavailable: the store does not answer.
         """
         tables: list[RecordTable[Any]] = [
-            self.applications, self.models, self.versions, self.deployments,
+            self.applications, self.models, self.versions, self.deployments, self.profiles,
         ]  # fmt: skip
         num_commits = -1
         self._stale.clear()

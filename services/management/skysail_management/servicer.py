@@ -9,7 +9,13 @@ import grpc.aio
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, StoreUnavailable, Unauthenticated
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.rpc.messages import input_type_from_proto, seconds
+from skysail_common.rpc.messages import (
+    input_type_from_proto,
+    seconds,
+    serving_from_proto,
+    serving_to_proto,
+)
+from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Store
 from skysail_common.tokens import is_token_of
 from skysail_management import messages
@@ -17,6 +23,7 @@ from skysail_management.artifacts import ArtifactStore, chunks_of
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import Deployments, DeploymentWish
 from skysail_management.operations.models import Models
+from skysail_management.profiles import Profiles
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import Records, RouteRecord, VersionRecord
 from skysail_management.routing import Routing, Watcher
@@ -44,8 +51,10 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         applications: Applications,
         models: Models,
         deployments: Deployments,
+        profiles: Profiles,
         reconciler: Reconciler,
         routing: Routing,
+        default_max_batch_size: int,
     ) -> None:
         self._cluster = cluster
         self._container_manager = container_manager
@@ -56,8 +65,10 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         self._applications = applications
         self._models = models
         self._deployments = deployments
+        self._profiles = profiles
         self._reconciler = reconciler
         self._routing = routing
+        self._default_max_batch_size = default_max_batch_size
 
     async def RegisterApplication(
         self, request: pb.RegisterApplicationRequest, context: Context
@@ -204,7 +215,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             num_threads=request.resources.num_threads,
             memory_mib=request.resources.memory_mib,
             environment=request.environment,
-            max_batch_size=request.max_batch_size or None,
+            serving=self._serving(request.serving) if request.HasField("serving") else None,
             start_timeout_s=start_timeout_s,
             promote=request.promote,
         )
@@ -224,6 +235,19 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         version, previous = await self._models.rollback(request.model)
         return pb.RollbackResponse(version=version, previous_version=previous)
 
+    def _serving(self, message: routing_pb2.ServingOptions) -> ServingOptions:
+        return serving_from_proto(message, self._default_max_batch_size)
+
+    async def SetServingOptions(
+        self, request: pb.SetServingOptionsRequest, context: Context
+    ) -> pb.SetServingOptionsResponse:
+        deployment = await self._deployments.set_serving_options(
+            request.model, request.version, self._serving(request.serving)
+        )
+        return pb.SetServingOptionsResponse(
+            version=deployment.version, serving=serving_to_proto(deployment.serving)
+        )
+
     async def Scale(self, request: pb.ScaleRequest, context: Context) -> pb.ScaleResponse:
         version = await self._deployments.scale(
             request.model, request.version, request.num_replicas
@@ -241,12 +265,15 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         async def take_over_answers() -> None:
             async for request in request_iterator:
                 self._routing.applied(watcher, request.applied_sequence)
+                await self._profiles.take(request.latencies)
 
         with self._routing.watching(watcher):
             answers = asyncio.create_task(take_over_answers())
             try:
                 async for sequence, state in self._routing.snapshots(watcher):
-                    yield messages.snapshot_to_proto(self._cluster, sequence, state)
+                    yield messages.snapshot_to_proto(
+                        self._cluster, sequence, state, self._profiles.latencies
+                    )
             finally:
                 answers.cancel()
                 await asyncio.gather(answers, return_exceptions=True)

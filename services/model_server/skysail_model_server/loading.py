@@ -22,6 +22,7 @@ from skysail_common.artifacts import (
 from skysail_common.errors import SkysailError
 from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
 from skysail_model_server.model import Model
+from skysail_model_server.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
     model = Model(function, manifest.calling, signature)
     if example:
         try:
-            model.predict(example, len(example[0]))
+            model.latencies = warm_up(model, example)
         except BaseException as error:
             what = "the function failed on the warm-up query"
             raise LoadFailed(_told(what, error, differing)) from error

@@ -20,6 +20,8 @@ class Model:
         self._function = function
         self._calling = cast(Calling, calling)
         self.signature = signature
+        self.latencies: list[tuple[int, float]] = []
+        """Rows and seconds of the batches of the warm-up."""
 
     @property
     def takes_list(self) -> bool:

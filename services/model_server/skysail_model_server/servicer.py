@@ -2,7 +2,7 @@
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
@@ -11,7 +11,7 @@ import grpc.aio
 
 from skysail_common.errors import Unavailable
 from skysail_common.identifiers import ReplicaId
-from skysail_common.rpc.messages import signature_to_proto
+from skysail_common.rpc.messages import latencies_to_proto, signature_to_proto
 from skysail_model_server.model import Model
 from skysail_protos.v1 import model_server_pb2 as pb
 from skysail_protos.v1 import model_server_pb2_grpc
@@ -29,12 +29,13 @@ class Job:
     arrived_ns: int
     loop: asyncio.AbstractEventLoop
     results: "asyncio.Queue[pb.BatchResult | None]"
+    on_finished: "Callable[[Job, pb.BatchResult], None]"
 
     def finish(self, result: pb.BatchResult) -> None:
         """Give the result back to the stream; called on the main thread."""
         waited_ns = perf_counter_ns() - self.arrived_ns - result.compute_us * 1000
         result.wait_us = max(0, min(waited_ns // 1000, 2**32 - 1))
-        self.loop.call_soon_threadsafe(self.results.put_nowait, result)
+        self.loop.call_soon_threadsafe(self.on_finished, self, result)
 
 
 class ModelServerServicer(model_server_pb2_grpc.ModelServerServicer):
@@ -58,6 +59,7 @@ class ModelServerServicer(model_server_pb2_grpc.ModelServerServicer):
         self._max_queued_batches = max_queued_batches
         self._model: Model | None = None
         self._is_draining = False
+        self._backlog_us = 0
         self._streams: dict[asyncio.Task[None], asyncio.Task[None]] = {}
 
     def begin(self, model: Model) -> None:
@@ -96,6 +98,8 @@ class ModelServerServicer(model_server_pb2_grpc.ModelServerServicer):
         finishing = asyncio.create_task(self._finish(taking, window, results))
         self._streams[taking] = finishing
         try:
+            if self._model.latencies:
+                yield pb.BatchResult(latencies=latencies_to_proto(self._model.latencies))
             while (result := await results.get()) is not _END:
                 window.release()
                 yield result
@@ -114,7 +118,14 @@ class ModelServerServicer(model_server_pb2_grpc.ModelServerServicer):
         loop = asyncio.get_running_loop()
         async for batch in batches:
             await window.acquire()
-            self._jobs.put(Job(batch, perf_counter_ns(), loop, results))
+            self._backlog_us += batch.expected_us
+            self._jobs.put(Job(batch, perf_counter_ns(), loop, results, self._finished))
+
+    def _finished(self, job: Job, result: pb.BatchResult) -> None:
+        """Pass a result on, with what the frontend should know of the others' batches."""
+        self._backlog_us -= job.batch.expected_us
+        result.backlog_us = min(self._backlog_us, 2**32 - 1)
+        job.results.put_nowait(result)
 
     async def _finish(
         self,

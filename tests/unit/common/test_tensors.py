@@ -408,7 +408,7 @@ def test_a_specification_of_an_impossible_shape_is_refused(shape):
         (DataType.BYTES, (-1,), Content.TEXT, InputType.STRINGS),
         (DataType.BYTES, (-1,), Content.JSON_OR_TEXT, InputType.STRINGS),
         (DataType.BYTES, (-1, 2), Content.TEXT, InputType.TENSORS),
-        (DataType.INT64, (-1, 3), Content.BINARY, InputType.TENSORS),
+        (DataType.INT64, (-1, 3), Content.BINARY, InputType.INTEGERS),
         (DataType.FP64, (-1,), Content.BINARY, InputType.TENSORS),
         (DataType.FP64, (-1, 8, 8), Content.BINARY, InputType.TENSORS),
     ],

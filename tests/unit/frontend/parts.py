@@ -8,8 +8,8 @@ import numpy as np
 from skysail_common.clock import NEVER
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
+from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, DataType, InputType, Signature, TensorSpec
-from skysail_frontend.batching.options import BatchingOptions
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import Prediction, Query
 from skysail_frontend.routes import Application, Route, RouteTable, ServedVersion
@@ -44,7 +44,7 @@ def served(
     return ServedVersion(
         ModelVersion.parse(name),
         signature,
-        BatchingOptions(max_batch_size=max_batch_size),
+        ServingOptions(max_batch_size=max_batch_size),
         is_current=is_current,
         num_replicas=num_replicas,
     )

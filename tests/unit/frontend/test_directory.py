@@ -23,7 +23,11 @@ M1 = ModelVersion("m", "1")
 
 def version_of(name: str = "m:1", *containers: str, **fields: object) -> routing_pb2.RoutedVersion:
     model, version = name.split(":")
-    fields = {"num_replicas": max(1, len(containers)), "max_batch_size": 8, **fields}
+    fields = {
+        "num_replicas": max(1, len(containers)),
+        "serving": routing_pb2.ServingOptions(max_batch_size=8),
+        **fields,
+    }
     message = routing_pb2.RoutedVersion(
         model=model, version=version, signature=signature_to_proto(DOUBLES), **fields
     )
@@ -79,11 +83,18 @@ def test_no_default_output_is_told_from_one_that_is_nothing(text, has_default, v
 
 
 def test_a_version_becomes_what_was_deployed():
-    message = version_of("m:1", "c1", "c2", is_current=True, num_replicas=3, max_batch_size=64)
+    message = version_of(
+        "m:1",
+        "c1",
+        "c2",
+        is_current=True,
+        num_replicas=3,
+        serving=routing_pb2.ServingOptions(max_batch_size=64),
+    )
     version = table_of(snapshot_of(message)).version("m", "")
     assert version.name == M1
     assert version.signature == DOUBLES
-    assert (version.is_current, version.num_replicas, version.batching.max_batch_size) == (
+    assert (version.is_current, version.num_replicas, version.serving.max_batch_size) == (
         True,
         3,
         64,

@@ -128,7 +128,6 @@ def test_a_batch_on_the_wire_holds_the_joined_inputs_of_its_queries(version_and_
     message = pb.Batch.FromString(replicas._encode(batch))
     assert message.id == batch.batch_id
     assert list(message.rows) == [query.rows for query in batch.queries]
-    assert message.budget_us == 500_000
     dims = iter(message.variable_dims)
     for query in batch.queries:
         assert [next(dims) for _ in query.variable_dims] == list(query.variable_dims)
@@ -141,16 +140,13 @@ def test_a_batch_on_the_wire_holds_the_joined_inputs_of_its_queries(version_and_
 
 
 @pytest.mark.parametrize(
-    ("deadline", "budget_us"),
-    [(1000.75, 250_000), (NEVER, 0), (999.0, 1), (1000.5, 1), (1e9, 2**32 - 1)],
+    ("expected_s", "expected_us"), [(0.0, 0), (0.25, 250_000), (1e9, 2**32 - 1)]
 )
-def test_the_budget_is_the_time_to_the_earliest_deadline(deadline, budget_us):
-    queries = [
-        Query("", None, served(), (b"",), 1, (), 1000.0, each, lambda *_: None)
-        for each in (deadline, NEVER)
-    ]
-    message = pb.Batch.FromString(replicas._encode(Batch(1, queries, 1000.5)))
-    assert message.budget_us == budget_us
+def test_a_batch_says_how_long_it_is_expected_to_compute(expected_s, expected_us):
+    query = Query("", None, served(), (b"",), 1, (), 1000.0, NEVER, lambda *_: None)
+    batch = Batch(1, [query], 1000.5)
+    batch.expected_s = expected_s
+    assert pb.Batch.FromString(replicas._encode(batch)).expected_us == expected_us
 
 
 @settings(deadline=None, max_examples=40)

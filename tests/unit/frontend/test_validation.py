@@ -258,7 +258,7 @@ def test_whatever_comes_is_accepted_or_refused_as_invalid(tensors, version):
         inputs = checked_inputs(version, tensors)
     except InvalidInput:
         return
-    assert 1 <= inputs.rows <= version.batching.max_batch_size
+    assert 1 <= inputs.rows <= version.serving.max_batch_size
     assert len(inputs.data) == len(version.signature.inputs)
 
 

@@ -29,7 +29,7 @@ async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         deployment = parts.deployment("m:1")
-        assert (deployment.num_replicas, deployment.max_batch_size) == (1, 64)
+        assert (deployment.num_replicas, deployment.serving.max_batch_size) == (1, 64)
         assert deployment.start_timeout_s == 60.0
 
 
@@ -38,8 +38,6 @@ async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
     [
         ({"num_replicas": 0}, "num_replicas must be from 1 to 1000"),
         ({"num_replicas": 1001}, "num_replicas"),
-        ({"max_batch_size": 65_537}, "max_batch_size must be from 1 to 65536"),
-        ({"max_batch_size": -1}, "max_batch_size"),
         ({"environment": {"": "x"}}, "cannot be an environment variable"),
         ({"environment": {"A=B": "x"}}, "cannot be an environment variable"),
         ({"environment": {"A\0": "x"}}, "cannot be an environment variable"),
@@ -100,7 +98,7 @@ async def test_deploying_again_scales_and_promotes(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "wish",
-    [{"num_threads": 2}, {"memory_mib": 1}, {"environment": {"A": "b"}}, {"max_batch_size": 2}],
+    [{"num_threads": 2}, {"memory_mib": 1}, {"environment": {"A": "b"}}],
 )
 @virtual_time
 async def test_a_deployment_keeps_its_resources(tmp_path: Path, wish):

@@ -6,6 +6,7 @@ import pytest
 from skysail_common.artifacts import SignatureRecord
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.messages import signature_from_proto
+from skysail_common.serving_options import ServingOptions
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
 from skysail_management import messages
@@ -47,7 +48,7 @@ DEPLOYMENT = DeploymentRecord(
     num_threads=2,
     memory_mib=512,
     environment={"A": "b"},
-    max_batch_size=32,
+    serving=ServingOptions(max_batch_size=32),
     start_timeout_s=1.5,
 )
 
@@ -70,13 +71,13 @@ def test_no_default_output_is_another_thing_than_an_empty_one():
     assert messages.application_to_proto(empty).default_output_json == '""'
     for record, has_default in ((without, False), (empty, True)):
         state = RoutingState((record,), ())
-        (routed,) = messages.snapshot_to_proto("c", 1, state).applications
+        (routed,) = messages.snapshot_to_proto("c", 1, state, lambda _: ()).applications
         assert routed.HasField("default_output_json") == has_default
 
 
 def test_a_deployment_as_message():
     message = messages.deployment_to_proto(DEPLOYMENT)
-    assert (message.num_replicas, message.max_batch_size) == (12, 32)
+    assert (message.num_replicas, message.serving.max_batch_size) == (12, 32)
     assert (message.resources.num_threads, message.resources.memory_mib) == (2, 512)
     assert dict(message.environment) == {"A": "b"}
     assert message.start_timeout.ToMilliseconds() == 1500
@@ -159,7 +160,9 @@ def test_a_frontend_as_message():
 
 def test_a_routing_state_as_message():
     routing = VersionRouting(VERSION, DEPLOYMENT, True, (("c1", "unix:/1"), ("c2", "h:2")))
-    message = messages.snapshot_to_proto("c", 3, RoutingState((APPLICATION,), (routing,)))
+    latencies = {"m:1": ((1, 0.002), (8, 0.01))}
+    state = RoutingState((APPLICATION,), (routing,))
+    message = messages.snapshot_to_proto("c", 3, state, latencies.__getitem__)
     assert (message.cluster, message.sequence) == ("c", 3)
     (application,) = message.applications
     assert (application.name, application.input_type) == ("app", InputType.DOUBLES)
@@ -167,7 +170,8 @@ def test_a_routing_state_as_message():
     assert [route.weight for route in application.routes] == [1.0, 0.25]
     (version,) = message.versions
     assert (version.model, version.version, version.is_current) == ("m", "1", True)
-    assert (version.num_replicas, version.max_batch_size) == (12, 32)
+    assert (version.num_replicas, version.serving.max_batch_size) == (12, 32)
+    assert [(each.rows, each.latency_us) for each in version.latencies] == [(1, 2000), (8, 10_000)]
     assert signature_from_proto(version.signature) == VERSION.to_signature()
     assert [(each.container_id, each.endpoint) for each in version.replicas] == [
         ("c1", "unix:/1"),

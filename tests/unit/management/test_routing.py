@@ -39,7 +39,7 @@ async def make_records(*versions: str, current: str = "") -> Records:
             registered_at=datetime.now(timezone.utc),
         )
         deployment = DeploymentRecord(
-            model="m", version=version, num_replicas=2, max_batch_size=64, start_timeout_s=60.0
+            model="m", version=version, num_replicas=2, start_timeout_s=60.0
         )
         name = str(record.model_version)
         changes.append(records.versions.put(name, record))

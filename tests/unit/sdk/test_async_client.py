@@ -66,7 +66,7 @@ def test_a_deployment_that_says_little_leaves_the_rest_to_the_server():
     assert (request.model, request.version) == ("digits", "1")
     assert request.num_replicas == 2
     assert request.promote
-    assert request.max_batch_size == 0
+    assert not request.HasField("serving")
     assert not request.HasField("start_timeout")
     assert request.artifact_sha256 == ""
 
@@ -93,7 +93,7 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
     assert dict(request.labels) == {"team": "a"}
     assert dict(request.environment) == {"LEVEL": "2"}
     assert (request.resources.num_threads, request.resources.memory_mib) == (3, 512)
-    assert request.max_batch_size == 32
+    assert request.serving.max_batch_size == 32
     assert request.start_timeout == duration(2.5)
 
 

@@ -17,6 +17,7 @@ from skysail.descriptions import (
     Version,
 )
 from skysail_common.rpc.messages import duration, signature_to_proto
+from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import DataType, InputType, Signature, TensorSpec
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import routing_pb2
@@ -120,10 +121,12 @@ def test_a_deployment_tells_what_is_wanted():
         num_replicas=2,
         resources=pb.Resources(num_threads=3, memory_mib=512),
         environment={"LEVEL": "2"},
-        max_batch_size=32,
+        serving=routing_pb2.ServingOptions(max_batch_size=32),
         rollout_state=pb.ROLLOUT_STATE_COMPLETE,
     )
-    assert Deployment.of(message) == Deployment(2, 3, 512, {"LEVEL": "2"}, 32, True)
+    assert Deployment.of(message) == Deployment(
+        2, 3, 512, {"LEVEL": "2"}, ServingOptions(max_batch_size=32), True
+    )
     message.rollout_state = pb.ROLLOUT_STATE_IN_PROGRESS
     assert not Deployment.of(message).is_rolled_out
 

@@ -1,12 +1,17 @@
-"""Tensors and signatures as protobuf messages, and back."""
+"""Tensors, signatures and options as protobuf messages, and back."""
+
+from collections.abc import Iterable
+from typing import Any, cast
 
 from google.protobuf.duration_pb2 import Duration
 
 from skysail_common.errors import InvalidInput
+from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_common.tensors import Content, DataType, InputType, Signature, Tensor, TensorSpec
-from skysail_protos.v1 import tensors_pb2
+from skysail_protos.v1 import routing_pb2, tensors_pb2
 
 _MAX_DURATION_S = 86_400 * 365.0
+_POLICY_PREFIX = len("BATCHING_POLICY_")
 
 
 def datatype_from_proto(number: int, name: str) -> DataType:
@@ -128,3 +133,68 @@ def seconds(name: str, message: Duration) -> float:
     if not 0 < value <= _MAX_DURATION_S:
         raise InvalidInput(f"{name} must be greater than 0 and at most a year, got {value} s")
     return value
+
+
+def serving_from_proto(
+    message: routing_pb2.ServingOptions, default_max_batch_size: int
+) -> ServingOptions:
+    """Return the options of a message.
+
+    Raises:
+        InvalidInput: names the one that is not possible.
+    """
+    defaults = ServingOptions()
+    policy = defaults.policy
+    if message.policy:
+        number = message.policy
+        if number not in routing_pb2.BatchingPolicy.values():
+            raise InvalidInput(f"no batching policy has the number {number}")
+        policy = PolicyName(routing_pb2.BatchingPolicy.Name(number)[_POLICY_PREFIX:].lower())
+
+    def optional_s(name: str, default: float) -> float:
+        if not message.HasField(cast(Any, name)):
+            return default
+        value: Duration = getattr(message, name)
+        return value.seconds + value.nanos / 1e9
+
+    has_delay = message.HasField("max_queue_delay")
+    options = ServingOptions(
+        max_batch_size=message.max_batch_size or default_max_batch_size,
+        policy=policy,
+        max_queue_delay_s=optional_s("max_queue_delay", 0.0) if has_delay else None,
+        preferred_batch_sizes=tuple(message.preferred_batch_sizes),
+        max_queue_size=message.max_queue_size or None,
+        priority_step_s=optional_s("priority_step", defaults.priority_step_s),
+        cache_ttl_s=optional_s("cache_ttl", 0.0),
+    )
+    options.check()
+    return options
+
+
+def serving_to_proto(options: ServingOptions) -> routing_pb2.ServingOptions:
+    """Return the message of options."""
+    delay_s = options.max_queue_delay_s
+    return routing_pb2.ServingOptions(
+        max_batch_size=options.max_batch_size,
+        policy=routing_pb2.BatchingPolicy.Value(f"BATCHING_POLICY_{options.policy.name}"),
+        max_queue_delay=None if delay_s is None else duration(delay_s),
+        preferred_batch_sizes=options.preferred_batch_sizes,
+        max_queue_size=options.max_queue_size or 0,
+        priority_step=duration(options.priority_step_s),
+        cache_ttl=duration(options.cache_ttl_s) if options.cache_ttl_s else None,
+    )
+
+
+def latencies_from_proto(
+    points: Iterable[routing_pb2.LatencyPoint],
+) -> list[tuple[int, float]]:
+    """Return rows and seconds; what cannot be is left out."""
+    return [(each.rows, each.latency_us / 1e6) for each in points if each.rows and each.latency_us]
+
+
+def latencies_to_proto(points: Iterable[tuple[int, float]]) -> list[routing_pb2.LatencyPoint]:
+    """Return the messages of rows and seconds."""
+    return [
+        routing_pb2.LatencyPoint(rows=rows, latency_us=max(1, min(2**32 - 1, round(1e6 * each_s))))
+        for rows, each_s in points
+    ]

@@ -2,10 +2,16 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Iterable
+from functools import lru_cache
+from math import ceil
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status as StatusMessage
 
 from skysail_common.errors import SkysailError, Status, error_of
 from skysail_common.rpc.contract import Metadata
@@ -41,8 +47,31 @@ def code_of(error: SkysailError) -> grpc.StatusCode:
 
 
 def trailers_of(error: SkysailError) -> Metadata:
-    """Return the trailing metadata that name the error's class."""
-    return ((REASON_KEY, type(error).__name__),)
+    """Return the trailing metadata of an error: its class, and of a shed query when to retry."""
+    reason = (REASON_KEY, type(error).__name__)
+    backlog = error.backlog
+    if backlog is None:
+        return (reason,)
+    wait_ms = max(1, ceil(backlog.wait_s * 1000))
+    return (
+        reason,
+        ("shed-reason", backlog.reason),
+        ("queue-depth", str(backlog.num_rows)),
+        ("estimated-wait-ms", str(wait_ms)),
+        ("retry-after-ms", str(wait_ms)),
+        ("grpc-status-details-bin", _retry_details(error.status, error.message, wait_ms)),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _retry_details(status: int, message: str, wait_ms: int) -> bytes:
+    """Return a google.rpc.Status with RetryInfo, made once: refusing must cost little."""
+    delay = Duration()
+    delay.FromMilliseconds(wait_ms)
+    detail = AnyMessage()
+    detail.Pack(RetryInfo(retry_delay=delay))
+    details = StatusMessage(code=status, message=message, details=[detail])
+    return bytes(details.SerializeToString())
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> SkysailError:

@@ -9,6 +9,7 @@ in one slot and a script may change several at once.
 | `{skysail:<cluster>}:models` | hash | model → record: current and previous versions | promote, roll back |
 | `{skysail:<cluster>}:versions` | hash | model:version → record, immutable | register, deploy |
 | `{skysail:<cluster>}:deployments` | hash | model:version → record: desired state | deploy, scale |
+| `{skysail:<cluster>}:profiles` | hash | model:version → record: what was learned of its speed | reports of frontends |
 | `{skysail:<cluster>}:meta` | hash | `revision` → number of the last commit; `last_commit` → id of the last commit; `secret` → key of the replicas' tokens; `format` → version of this layout | every commit |
 
 A record is stored as its revision, a line feed, and JSON.
@@ -27,6 +28,7 @@ class Table(enum.Enum):
     MODELS = "models"
     VERSIONS = "versions"
     DEPLOYMENTS = "deployments"
+    PROFILES = "profiles"
 
 
 def table_key(cluster: str, table: Table) -> str:

@@ -1,10 +1,10 @@
 """Forms the batches of one model version: when to send, which queries, and which to give up."""
 
 from skysail_common.clock import NEVER
+from skysail_common.serving_options import ServingOptions
 from skysail_frontend.batching.arrival_rate import ArrivalRate
 from skysail_frontend.batching.deadline_queue import DeadlineQueue
 from skysail_frontend.batching.latency_profile import LatencyProfile
-from skysail_frontend.batching.options import BatchingOptions
 from skysail_frontend.batching.policies import (
     DispatchReason,
     Plan,
@@ -42,7 +42,7 @@ class Decision:
 class Batcher:
     """The queue of a model version and the policy that empties it."""
 
-    def __init__(self, options: BatchingOptions, default_queue_rows: int = 10_000) -> None:
+    def __init__(self, options: ServingOptions, default_queue_rows: int = 10_000) -> None:
         """An empty queue, and a profile that knows nothing.
 
         Args:
@@ -58,12 +58,12 @@ class Batcher:
         self._dispatched = 0.0
 
     @property
-    def options(self) -> BatchingOptions:
+    def options(self) -> ServingOptions:
         """How batches are formed."""
         return self._options
 
     @options.setter
-    def options(self, options: BatchingOptions) -> None:
+    def options(self, options: ServingOptions) -> None:
         if options != self._options:
             self._options = options
             self._policy = make_policy(options, self.profile, self.rate)

@@ -7,9 +7,9 @@ import enum
 from typing import NamedTuple, Protocol
 
 from skysail_common.clock import NEVER
+from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_frontend.batching.arrival_rate import ArrivalRate
 from skysail_frontend.batching.latency_profile import LatencyProfile
-from skysail_frontend.batching.options import BatchingOptions, PolicyName
 from skysail_frontend.query import Query
 
 _HEADROOM = 1.25
@@ -105,7 +105,7 @@ class EagerPolicy:
     It learns nothing and gives up nothing that is not expired.
     """
 
-    def __init__(self, options: BatchingOptions) -> None:
+    def __init__(self, options: ServingOptions) -> None:
         self._options = options
 
     def admits(self, query: Query, num_rows: int, num_replicas: int) -> bool:
@@ -131,7 +131,7 @@ class FixedPolicy(EagerPolicy):
 class AimdPolicy(EagerPolicy):
     """Additive increase, multiplicative decrease of the maximum (Clipper, NSDI 2017, §4.3.1)."""
 
-    def __init__(self, options: BatchingOptions) -> None:
+    def __init__(self, options: ServingOptions) -> None:
         super().__init__(options)
         self._max_rows = 1.0
 
@@ -151,7 +151,7 @@ class AimdPolicy(EagerPolicy):
 class QuantilePolicy(EagerPolicy):
     """The most rows that a high quantile of the latencies allows (Clipper, NSDI 2017, §4.3.1)."""
 
-    def __init__(self, options: BatchingOptions, profile: LatencyProfile) -> None:
+    def __init__(self, options: ServingOptions, profile: LatencyProfile) -> None:
         super().__init__(options)
         self._profile = profile
 
@@ -169,9 +169,7 @@ class HybridPolicy(EagerPolicy):
     deferred dispatch); the combination is this project's.
     """
 
-    def __init__(
-        self, options: BatchingOptions, profile: LatencyProfile, rate: ArrivalRate
-    ) -> None:
+    def __init__(self, options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate) -> None:
         super().__init__(options)
         self._profile = profile
         self._rate = rate
@@ -221,7 +219,7 @@ class HybridPolicy(EagerPolicy):
         return Plan(fits, hold_until, DispatchReason.FRONTRUN)
 
 
-def _delayed(options: BatchingOptions, max_rows: int, head: Query, situation: Situation) -> Plan:
+def _delayed(options: ServingOptions, max_rows: int, head: Query, situation: Situation) -> Plan:
     if situation.num_rows >= max_rows:
         return Plan(max_rows, situation.now, DispatchReason.FULL)
     delay_s = options.max_queue_delay_s or 0.0
@@ -229,7 +227,7 @@ def _delayed(options: BatchingOptions, max_rows: int, head: Query, situation: Si
 
 
 def make_policy(
-    options: BatchingOptions, profile: LatencyProfile, rate: ArrivalRate
+    options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate
 ) -> BatchSizePolicy:
     """Return the policy that the options name."""
     match options.policy:

@@ -12,8 +12,8 @@ from functools import partial
 from itertools import count
 
 from skysail_common.clock import NEVER
+from skysail_common.serving_options import ServingOptions
 from skysail_frontend.batching.batcher import Batcher
-from skysail_frontend.batching.options import BatchingOptions
 from skysail_frontend.query import Query
 
 Latency = Callable[[int], float]
@@ -50,7 +50,7 @@ class Report:
 
 
 class _Simulation:
-    def __init__(self, options: BatchingOptions, workload: Workload) -> None:
+    def __init__(self, options: ServingOptions, workload: Workload) -> None:
         self.batcher = Batcher(options)
         self.workload = workload
         self.random = random.Random(workload.seed)
@@ -124,6 +124,6 @@ class _Simulation:
         self.decide(now)
 
 
-def simulate(options: BatchingOptions, workload: Workload) -> Report:
+def simulate(options: ServingOptions, workload: Workload) -> Report:
     """Return what becomes of a workload under these options; the same for the same seed."""
     return _Simulation(options, workload).run()

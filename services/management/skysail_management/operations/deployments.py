@@ -11,6 +11,7 @@ from skysail_common.errors import (
     ReplicaNotFound,
 )
 from skysail_common.identifiers import ModelVersion
+from skysail_common.serving_options import ServingOptions
 from skysail_management.containers.base import Container, ContainerManager
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
 from skysail_management.operations.models import Models
@@ -18,7 +19,6 @@ from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import DeploymentRecord, Records
 
 MAX_REPLICAS = 1000
-_MAX_BATCH_SIZE = 65_536
 _SLACK_S = 30.0
 
 
@@ -32,7 +32,7 @@ class DeploymentWish:
     num_threads: int = 0
     memory_mib: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
-    max_batch_size: int | None = None
+    serving: ServingOptions | None = None
     start_timeout_s: float | None = None
     promote: bool = False
 
@@ -105,9 +105,6 @@ class Deployments:
     ) -> DeploymentRecord:
         if not 1 <= wish.num_replicas <= MAX_REPLICAS:
             raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
-        max_batch_size = wish.max_batch_size or self._defaults.max_batch_size
-        if not 1 <= max_batch_size <= _MAX_BATCH_SIZE:
-            raise InvalidInput(f"max_batch_size must be from 1 to {_MAX_BATCH_SIZE}")
         for name, value in wish.environment.items():
             is_possible = name and "=" not in name and "\0" not in name + value
             if not is_possible or name.startswith("SKYSAIL_"):
@@ -119,7 +116,7 @@ class Deployments:
             num_threads=wish.num_threads,
             memory_mib=wish.memory_mib,
             environment=dict(wish.environment),
-            max_batch_size=max_batch_size,
+            serving=wish.serving or ServingOptions(self._defaults.max_batch_size),
             start_timeout_s=wish.start_timeout_s or self._defaults.start_timeout_s,
             promote_when_ready=wish.promote,
             removes_version_on_failure=is_new_version,
@@ -135,6 +132,7 @@ class Deployments:
         return deployment.model_copy(
             update={
                 "is_rolled_out": existing.is_rolled_out,
+                "serving": wish.serving or existing.serving,
                 "removes_version_on_failure": existing.removes_version_on_failure,
             }
         )
@@ -219,6 +217,25 @@ class Deployments:
         self._reconciler.changed(record.model_version)
         return record.version
 
+    async def set_serving_options(
+        self, model: str, version: str, serving: ServingOptions
+    ) -> DeploymentRecord:
+        """Set how frontends serve a deployed version and return what is wanted of it now.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+        """
+        async with self._records.lock:
+            record = self._models.version(model, version)
+            name = self._deployed(record.model_version)
+            deployment = self._records.deployments.get(name)
+            assert deployment is not None
+            changed = deployment.model_copy(update={"serving": serving})
+            await self._records.commit([self._records.deployments.put(name, changed)])
+        self._reconciler.changed(record.model_version)
+        return changed
+
     def replicas(self, model: str, version: str, index: int | None) -> Sequence[Container]:
         """Return the containers of a version, live or failed, that have a log.
 
@@ -273,5 +290,4 @@ def _fixed_part(deployment: DeploymentRecord) -> tuple[object, ...]:
         deployment.num_threads,
         deployment.memory_mib,
         deployment.environment,
-        deployment.max_batch_size,
     )

@@ -164,6 +164,7 @@ class Models:
             names = [str(record.model_version) for record in self.versions(model)]
             self._check_unused(model, names)
             changes = [self._records.versions.delete(name) for name in names]
+            changes += [self._records.profiles.delete(name) for name in names]
             await self._records.commit([*changes, self._records.models.delete(model)])
         await self._swept()
 

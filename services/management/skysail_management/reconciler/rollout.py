@@ -147,7 +147,8 @@ def promoted(model: ModelRecord, version: ModelVersion) -> ModelRecord:
 
 def removal_of_version(records: Records, version: ModelVersion) -> list[PendingChange]:
     """Return the changes that remove a version, and its model with the last version of it."""
-    changes: list[PendingChange] = [records.versions.delete(str(version))]
+    name = str(version)
+    changes = [records.versions.delete(name), records.profiles.delete(name)]
     model = records.models.get(version.model_name)
     if model is None:
         return changes

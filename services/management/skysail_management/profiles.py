@@ -1,0 +1,40 @@
+"""What frontends learn about the speed of model versions, kept for those that start later."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.identifiers import ModelVersion
+from skysail_common.rpc.messages import latencies_from_proto
+from skysail_management.records import ProfileRecord, Records
+from skysail_protos.v1 import routing_pb2
+
+log = logging.getLogger(__name__)
+
+
+class Profiles:
+    """The latest report about each deployed version."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def latencies(self, name: str) -> Sequence[tuple[int, float]]:
+        """Return rows and seconds of a version, by its name; empty where nothing is known."""
+        record = self._records.profiles.get(name)
+        return record.latencies if record else ()
+
+    async def take(self, reports: Iterable[routing_pb2.LatencyReport]) -> None:
+        """Keep reports; one that cannot be kept is forgotten, because the next is better."""
+        async with self._records.lock:
+            changes = []
+            for report in reports:
+                name = str(ModelVersion(report.model, report.version))
+                latencies = tuple(latencies_from_proto(report.points))
+                if latencies and self._records.deployments.get(name) is not None:
+                    record = ProfileRecord(latencies=latencies)
+                    changes.append(self._records.profiles.put(name, record))
+            if changes:
+                try:
+                    await self._records.commit(changes)
+                except (Conflict, StoreUnavailable) as error:
+                    log.info("latencies are not kept", extra={"error": error.message})

@@ -1,0 +1,57 @@
+import pytest
+
+from skysail_common.errors import InvalidInput
+from skysail_common.rpc.messages import serving_from_proto, serving_to_proto
+from skysail_common.serving_options import PolicyName, ServingOptions
+from skysail_protos.v1 import routing_pb2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ServingOptions(),
+        ServingOptions(
+            max_batch_size=32,
+            policy=PolicyName.AIMD,
+            max_queue_delay_s=0.005,
+            preferred_batch_sizes=(8, 16),
+            max_queue_size=100,
+            priority_step_s=0.0,
+            cache_ttl_s=60.0,
+        ),
+        ServingOptions(max_queue_delay_s=0.0),
+        *(ServingOptions(policy=policy) for policy in PolicyName),
+    ],
+)
+def test_options_survive_the_wire(options):
+    assert serving_from_proto(serving_to_proto(options), 7) == options
+
+
+def test_what_a_message_leaves_out_has_its_defaults():
+    found = serving_from_proto(routing_pb2.ServingOptions(), 7)
+    assert found == ServingOptions(max_batch_size=7)
+
+
+def test_a_policy_of_the_future_is_named():
+    with pytest.raises(InvalidInput, match="99"):
+        serving_from_proto(routing_pb2.ServingOptions(policy=99), 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size must be from 1 to 65536"),
+        ({"max_batch_size": 65_537}, "max_batch_size"),
+        ({"preferred_batch_sizes": (8, 4)}, "preferred_batch_sizes must ascend"),
+        ({"preferred_batch_sizes": (4, 4)}, "preferred_batch_sizes"),
+        ({"preferred_batch_sizes": (0, 4)}, "preferred_batch_sizes"),
+        ({"preferred_batch_sizes": (65,)}, "from 1 to 64"),
+        ({"max_queue_size": 0}, "max_queue_size"),
+        ({"max_queue_delay_s": -1.0}, "max_queue_delay_s"),
+        ({"cache_ttl_s": float("nan")}, "cache_ttl_s"),
+        ({"priority_step_s": 1e9}, "priority_step_s"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(change, what):
+    with pytest.raises(InvalidInput, match=what):
+        ServingOptions(**change).check()
