@@ -33,7 +33,9 @@ def unique(name: str) -> str:
 
 class TestNames:
     def test_unknown_target(self, client):
-        with pytest.raises(errors.NotFound, match="no application and no model is called 'nope'"):
+        with pytest.raises(
+            errors.NotFound, match="no application and no deployed model is called 'nope'"
+        ):
             client.predict("nope", [1])
 
     def test_unknown_version(self, client, fussy):
@@ -249,15 +251,23 @@ class TestOperators:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            for flag in ("--http-port", "--grpc-port", "--management-port"):
-                ports = {"--http-port": 0, "--grpc-port": 0, "--management-port": 0, flag: port}
+            for flag in ("--http-port", "--grpc-port", "--metrics-port", "--management-port"):
+                ports = {
+                    "--http-port": 0,
+                    "--grpc-port": 0,
+                    "--metrics-port": 0,
+                    "--management-port": 0,
+                }
+                ports[flag] = port
                 flags = [str(part) for pair in ports.items() for part in pair]
                 done = skysail_command("up", "--data-dir", str(own_dir), *flags)
                 assert done.returncode == 1
                 assert f"cannot listen on 127.0.0.1:{port}: it is in use" in done.stderr
 
     def test_data_directory_in_use(self, cluster: RunningCluster):
-        done = skysail_command("up", "--data-dir", str(cluster.data_dir), "--http-port", "0")
+        done = skysail_command(
+            "up", "--data-dir", str(cluster.data_dir), "--http-port", "0", "--metrics-port", "0"
+        )
         assert done.returncode == 1
         lines = done.stderr.strip().splitlines()
         assert len(lines) == 1

@@ -158,7 +158,16 @@ def test_frontend_serves_by_the_last_routes_while_management_is_away(
     own_cluster, own_client, own_dir
 ):
     snapshot = own_cluster.data_dir / "routes.snapshot"
-    flags = ["--grpc-port", "0", "--http-port", "0", "--management-endpoint", "127.0.0.1:1"]
+    flags = [
+        "--grpc-port",
+        "0",
+        "--http-port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--management-endpoint",
+        "127.0.0.1:1",
+    ]
     frontend = Service("skysail_frontend", [*flags, "--snapshot-file", str(snapshot)])
     try:
         bound = frontend.wait_ready()
@@ -227,7 +236,8 @@ def test_everything_comes_back_after_down_and_up(own_dir):
 
 
 def test_killed_cluster_leaves_nothing_and_can_be_started_again(own_dir):
-    ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    ports += ["--management-port", "0"]
     done = skysail_command("up", "--detach", "--data-dir", str(own_dir), *ports)
     assert done.returncode == 0, done.stderr
     cluster = RunningCluster(own_dir, **json.loads((own_dir / "cluster.json").read_text()))

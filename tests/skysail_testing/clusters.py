@@ -24,6 +24,7 @@ class RunningCluster:
     management: str
     grpc: str
     http: str
+    metrics: str
 
     def client(self, **options: object) -> skysail.Client:
         return skysail.Client(self.management, query_endpoint=self.grpc, **options)  # type: ignore[arg-type]
@@ -60,7 +61,8 @@ def skysail_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def running_cluster(data_dir: Path, *flags: str) -> Iterator[RunningCluster]:
     """Run a cluster on free ports inside the `with` block."""
-    ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
+    names = ("http", "grpc", "metrics", "management")
+    ports = [part for name in names for part in (f"--{name}-port", "0")]
     started = skysail_command("up", "--detach", "--data-dir", str(data_dir), *ports, *flags)
     assert started.returncode == 0, started.stderr
     record = json.loads((data_dir / "cluster.json").read_text())

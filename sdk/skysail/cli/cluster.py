@@ -29,7 +29,15 @@ _LOG_TAIL_LINES = 20
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True)
 @click.option("--management-port", type=click.IntRange(0, 65535), default=8003, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes of the frontend, which share its ports.",
+)
 @click.option("--detach", is_flag=True, help="Return once it is ready; it goes on running.")
 @click.option(
     "--log-level",
@@ -45,7 +53,9 @@ def up(
     host: str,
     http_port: int,
     grpc_port: int,
+    metrics_port: int,
     management_port: int,
+    workers: int,
     detach: bool,
     log_level: str,
     log_format: str,
@@ -72,6 +82,8 @@ def up(
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        num_workers=workers,
         management_port=management_port,
         redis_url=ClientSettings().redis_url,
         log_level=log_level,
@@ -138,6 +150,7 @@ def _print_endpoints(endpoints: ClusterEndpoints) -> None:
             ["[green]✓[/] Skysail is ready", "", ""],
             ["  gRPC", f"[bold]{endpoints.grpc}[/]", "Open Inference Protocol, QueryService"],
             ["  HTTP", f"[bold]http://{endpoints.http}[/]", "/v2/…, /{application}/predict"],
+            ["  metrics", f"[bold]http://{endpoints.metrics}/metrics[/]", "Prometheus"],
             ["  management", f"[bold]{endpoints.management}[/]", "SDK, command line, grpcurl"],
         ],
     )

@@ -38,7 +38,10 @@ class ClusterOptions:
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
+    metrics_port: int = 8002
     management_port: int = 8003
+    num_workers: int = 1
+    """Processes of the frontend, which share its ports."""
     redis_url: str = ""
     """Server that speaks the Redis protocol; an embedded one if empty."""
     log_level: str = "info"
@@ -52,6 +55,7 @@ class ClusterEndpoints:
     management: str
     grpc: str
     http: str
+    metrics: str
 
 
 class Cluster:
@@ -106,7 +110,7 @@ class Cluster:
         )
         await self._start_child(self._frontend)
         bound = self._frontend.bound
-        return ClusterEndpoints(management, bound["grpc"], bound["http"])
+        return ClusterEndpoints(management, bound["grpc"], bound["http"], bound["metrics"])
 
     async def _start_child(self, child: Child) -> None:
         await child.start()
@@ -148,9 +152,11 @@ class Cluster:
         options = self._options
         grpc_port = _port_of(bound.get("grpc")) or options.grpc_port
         http_port = _port_of(bound.get("http")) or options.http_port
+        metrics_port = _port_of(bound.get("metrics")) or options.metrics_port
         return python_module(
             "skysail_frontend", *self._common_flags(), "--management-endpoint", management,
             "--grpc-port", str(grpc_port), "--http-port", str(http_port),
+            "--metrics-port", str(metrics_port), "--workers", str(options.num_workers),
             "--snapshot-file", str(options.data_dir / "routes.snapshot"),
             "--frontend-id", f"{options.cluster}-frontend",
         )  # fmt: skip

@@ -15,6 +15,8 @@ from skysail_frontend.ingress import grpc_inference, grpc_query
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.ingress.rest_clipper import RestClipper
 from skysail_frontend.ingress.rest_v2 import RestV2
+from skysail_frontend.metrics import MetricsPage
+from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.settings import FrontendSettings
 from skysail_protos.v1 import management_pb2
 
@@ -39,6 +41,7 @@ async def run(settings: FrontendSettings) -> None:
         asyncio.get_running_loop(),
         settings.max_queue_size,
         settings.default_timeout_s,
+        PredictionCache(settings.cache_mib * 1024 * 1024),
     )
     directory = Directory(dispatcher, grpc_transport.connect, settings.snapshot_file)
     ids = grpc_query.QueryIds()
@@ -58,8 +61,12 @@ async def run(settings: FrontendSettings) -> None:
     http = HttpServer(
         http_app([*rest_v2.routes(), *rest_clipper.routes()]), settings.drain_timeout_s
     )
+    page = MetricsPage(dispatcher)
+    metrics = HttpServer(http_app(page.routes()), settings.drain_timeout_s)
     grpc_endpoint = f"{settings.host}:{server.bind(f'{settings.host}:{settings.grpc_port}')}"
     http_endpoint = f"{settings.host}:{http.bind(settings.host, settings.http_port)}"
+    metrics_port = metrics.bind(settings.host, settings.metrics_port)
+    metrics_endpoint = f"{settings.host}:{metrics_port}"
     introduction = management_pb2.WatchRoutingRequest(
         frontend_id=settings.frontend_id or f"{socket.gethostname()}-{os.getpid()}",
         grpc_endpoint=grpc_endpoint,
@@ -71,8 +78,10 @@ async def run(settings: FrontendSettings) -> None:
         directory.follow(settings.management_endpoint, introduction), "follow management"
     )
     serving = tasks.start(http.serve(), "serve HTTP")
+    serving_metrics = tasks.start(metrics.serve(), "serve metrics")
+    tasks.start(page.watch_lag(), "watch event loop")
     tasks.start(_announce(directory, server), "announce readiness")
-    print_ready_line("frontend", grpc=grpc_endpoint, http=http_endpoint)
+    print_ready_line("frontend", grpc=grpc_endpoint, http=http_endpoint, metrics=metrics_endpoint)
     try:
         await stop.wait()
     finally:
@@ -83,7 +92,8 @@ async def run(settings: FrontendSettings) -> None:
         http.stop()
         await _drained(dispatcher, settings.drain_timeout_s)
         await server.stop(_GRPC_GRACE_S)
-        await asyncio.wait({serving}, timeout=settings.drain_timeout_s + 1)
+        metrics.stop()
+        await asyncio.wait({serving, serving_metrics}, timeout=settings.drain_timeout_s + 1)
         await directory.stop()
         await tasks.stop()
 

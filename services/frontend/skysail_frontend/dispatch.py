@@ -26,8 +26,11 @@ from skysail_common.errors import (
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend.batching.batcher import LAST_ATTEMPT
 from skysail_frontend.batching.policies import ShedReason
+from skysail_frontend.caching import Caching
+from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome, Prediction, Query
 from skysail_frontend.routes import RouteTable
+from skysail_frontend.statistics import Statistics
 from skysail_frontend.version_dispatcher import (
     Batch,
     EventLoop,
@@ -43,6 +46,9 @@ log = logging.getLogger(__name__)
 NO_MODEL = "No connected models found for query"
 TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
 
+_LINGER_S = 0.001
+"""Longest time over which turns that bring queries count as one."""
+
 _MIN_COMPACTION = 1024
 
 
@@ -50,7 +56,12 @@ class Dispatcher:
     """All model versions, and the deadlines of all queries."""
 
     def __init__(
-        self, clock: Clock, loop: EventLoop, max_queue_size: int, default_timeout_s: float
+        self,
+        clock: Clock,
+        loop: EventLoop,
+        max_queue_size: int,
+        default_timeout_s: float,
+        cache: PredictionCache | None = None,
     ) -> None:
         """Knows no version yet.
 
@@ -59,9 +70,12 @@ class Dispatcher:
             loop: Calls back at the end of a turn and after a while.
             max_queue_size: Rows that may wait for one version where its model does not say it.
             default_timeout_s: Bound of a query that has no other.
+            cache: Keeps predictions of the versions that ask for it.
         """
         self.clock = clock
         self.table = RouteTable()
+        self.statistics = Statistics()
+        self.caching = Caching(PredictionCache(0) if cache is None else cache)
         self.default_timeout_s = default_timeout_s
         self.num_unsettled = 0
         """Queries that were submitted and neither settled nor cancelled."""
@@ -69,6 +83,9 @@ class Dispatcher:
         self._max_queue_size = max_queue_size
         self._versions: dict[ModelVersion, VersionDispatcher] = {}
         self._marked: list[VersionDispatcher] = []
+        self._marked_at = 0.0
+        self._num_submitted = 0
+        self._num_seen = 0
         self._batch_ids = count(1)
         self._deadlines: list[tuple[float, int, Query]] = []
         self._arrivals = count()
@@ -89,12 +106,15 @@ class Dispatcher:
                     self._batch_ids,
                     self._max_queue_size,
                     self._shed,
+                    self.statistics.version(name),
                 )
             else:
                 known.update(served)
         for name in self._versions.keys() - table.versions.keys():
             gone = self._versions.pop(name)
             gone.stop()
+            self.statistics.forget(name)
+            self.caching.forget(name)
             text = f"Request for unknown model: '{name}' was undeployed"
             self._give_up_waiting(gone, ModelNotFound(text))
         for name, version in self._versions.items():
@@ -120,21 +140,48 @@ class Dispatcher:
         """Take a query; it is settled by its deadline at the latest, perhaps at once."""
         now = query.arrival
         self.num_unsettled += 1
+        self._num_submitted += 1
         version = self._versions.get(query.version.name) if query.version else None
         if version is None or version.served.num_replicas == 0:
             self._refuse_without_replica(query, version, now)
-        elif (reason := version.batcher.refusal(query, now, version.num_ready)) is not None:
+            return
+        if version.served.serving.cache_ttl_s and self._is_answered_otherwise(query, now):
+            return
+        self._enqueue(version, query, now)
+
+    def _is_answered_otherwise(self, query: Query, now: float) -> bool:
+        """Answer a query from the cache, or by one like it that is being computed."""
+        if query.application is not None and not query.application.uses_cache:
+            return False
+        entry = self.caching.find(query, now)
+        if entry is not None:
+            self.statistics.cache(query, "hit")
+            self._answer(query, Prediction(Outcome.OK, entry.data, entry.shapes), now)
+            return True
+        if query.deadline > now and self.caching.follows(query):
+            self.statistics.cache(query, "shared")
+            self._watch_deadline(query, now)
+            return True
+        self.statistics.cache(query, "miss")
+        return False
+
+    def _enqueue(self, version: VersionDispatcher, query: Query, now: float) -> None:
+        if (reason := version.batcher.refusal(query, now, version.num_ready)) is not None:
             # What is refused arrived all the same.
             version.batcher.rate.arrived(query.rows, now)
             self._shed(version, query, reason, now)
         else:
-            heapq.heappush(self._deadlines, (query.deadline, next(self._arrivals), query))
-            if len(self._deadlines) > self._compact_at:
-                self._compact_deadlines()
-            if self._timer is None or query.deadline < self._timer_at:
-                self._arm(query.deadline, now)
+            self._watch_deadline(query, now)
+            self.caching.lead(query)
             version.batcher.push(query)
             self.mark(version)
+
+    def _watch_deadline(self, query: Query, now: float) -> None:
+        heapq.heappush(self._deadlines, (query.deadline, next(self._arrivals), query))
+        if len(self._deadlines) > self._compact_at:
+            self._compact_deadlines()
+        if self._timer is None or query.deadline < self._timer_at:
+            self._arm(query.deadline, now)
 
     def _refuse_without_replica(
         self, query: Query, version: VersionDispatcher | None, now: float
@@ -156,6 +203,7 @@ class Dispatcher:
         query.cancel()
         self.num_unsettled -= 1
         self._leave_queue(query)
+        self._lead_on(query, self.clock())
 
     def _leave_queue(self, query: Query) -> None:
         if query.is_queued and query.version is not None:
@@ -168,12 +216,19 @@ class Dispatcher:
         if not version.is_marked:
             version.is_marked = True
             if not self._marked:
+                self._marked_at = self.clock()
+                self._num_seen = self._num_submitted
                 self._loop.call_soon(self._end_turn)
             self._marked.append(version)
 
     def _end_turn(self) -> None:
-        marked, self._marked = self._marked, []
         now = self.clock()
+        if self._num_submitted != self._num_seen and now - self._marked_at < _LINGER_S:
+            # More came in: a transport that hands over a few calls a turn would make small batches.
+            self._num_seen = self._num_submitted
+            self._loop.call_soon(self._end_turn)
+            return
+        marked, self._marked = self._marked, []
         for version in marked:
             version.is_marked = False
             try:
@@ -204,10 +259,11 @@ class Dispatcher:
         version.answered(batch, compute_s, wait_s, is_whole=is_whole, now=now)
         self.mark(version)
         for query, answer in zip(batch.queries, answers, strict=True):
+            self._leave_queue(query)
+            if query.cache_key is not None:
+                self._answer_followers(query, answer, now)
             if query.is_settled:
                 continue
-            if query.is_queued:
-                version.queue.remove(query)
             if isinstance(answer, QueryError):
                 error = answer.error
                 explanation = f"the model failed: {error.message}"
@@ -217,8 +273,37 @@ class Dispatcher:
             prediction.queue_s = query.dispatched - query.arrival
             prediction.compute_s = compute_s
             prediction.batch_wait_s = max(0.0, now - query.dispatched - compute_s)
-            self.num_unsettled -= 1
-            query.answer(prediction, now)
+            self._answer(query, prediction, now)
+
+    def _answer(self, query: Query, prediction: Prediction, now: float) -> None:
+        self.num_unsettled -= 1
+        query.answer(prediction, now)
+        self.statistics.settled(query, prediction)
+
+    def _answer_followers(
+        self, leader: Query, answer: QueryOutputs | QueryError, now: float
+    ) -> None:
+        """Keep an answer and give it to all that wait for the same, even if it comes late."""
+        outputs = None if isinstance(answer, QueryError) else (answer.data, answer.shapes)
+        for query in self.caching.answered(leader, outputs, now):
+            if isinstance(answer, QueryError):
+                explanation = f"the model failed: {answer.error.message}"
+                self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, answer.error, now)
+            else:
+                self._answer(query, Prediction(Outcome.OK, answer.data, answer.shapes), now)
+
+    def _lead_on(self, query: Query, now: float) -> None:
+        """Have the next like a query computed, if it led and nobody computes it any more."""
+        if query.cache_key is None or query.num_in_flight or query.version is None:
+            return
+        leader = self.caching.left(query)
+        if leader is not None:
+            version = self._versions.get(query.version.name)
+            if version is None:
+                self._refuse_without_replica(leader, None, now)
+            else:
+                version.batcher.push(leader)
+                self.mark(version)
 
     def batches_lost(
         self, version: VersionDispatcher, batches: Sequence[Batch], has_died: bool
@@ -240,10 +325,14 @@ class Dispatcher:
         for query in suspects:
             query.attempts += 1
         for query in [query for batch in batches for query in batch.queries]:
-            if query.is_settled or query.is_queued or query.num_in_flight:
+            if query.is_queued or query.num_in_flight:
+                continue
+            if query.is_settled:
+                self._lead_on(query, now)
                 continue
             if query.attempts > LAST_ATTEMPT:
                 text = f"{query.attempts} replicas died while answering this query"
+                self._answer_followers(query, QueryError(ModelFailed(text)), now)
                 self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now)
             elif is_gone:
                 error = NoReadyReplica(f"model '{served.name}' has no replica any more")
@@ -284,6 +373,8 @@ class Dispatcher:
         was_waiting = query.is_queued or query.dispatched == 0.0
         self._leave_queue(query)
         if version is None or (was_waiting and not version.num_ready):
+            if version is not None:
+                version.statistics.sheds[ShedReason.NO_REPLICA] += 1
             text = f"model '{query.version.name}' has no ready replica"
             self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, NoReadyReplica(text), now)
         else:
@@ -293,6 +384,7 @@ class Dispatcher:
         self, version: VersionDispatcher, query: Query, reason: ShedReason, now: float
     ) -> None:
         """Give up a query that waits no longer, for lack of time or room."""
+        version.statistics.sheds[reason] += 1
         name, budget_s = version.served.name, query.deadline - query.arrival
         error: SkysailError
         if reason is ShedReason.QUEUE_FULL:
@@ -318,4 +410,6 @@ class Dispatcher:
         self, query: Query, outcome: Outcome, explanation: str, error: SkysailError, now: float
     ) -> None:
         self.num_unsettled -= 1
-        query.give_up(outcome, explanation, error, now)
+        prediction = query.give_up(outcome, explanation, error, now)
+        self.statistics.settled(query, prediction)
+        self._lead_on(query, now)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from skysail_common.errors import SkysailError
+from skysail_common.identifiers import ModelVersion
 from skysail_frontend.routes import Application, ServedVersion
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Query:
         "application",
         "arrival",
         "attempts",
+        "cache_key",
         "deadline",
         "dispatched",
         "input_bytes",
@@ -135,6 +137,7 @@ class Query:
         self.priority = DEFAULT_PRIORITY
         self.dispatched = 0.0
         self.attempts = 0
+        self.cache_key: tuple[ModelVersion, tuple[bytes, ...], tuple[int, ...]] | None = None
         self.is_queued = False
         self.num_in_flight = 0
         self.is_settled = False
@@ -155,13 +158,17 @@ class Query:
             failed = Prediction(prediction.outcome, error=SkysailError("internal error"))
             self.settle(self, failed)
 
-    def give_up(self, outcome: Outcome, explanation: str, error: SkysailError, now: float) -> None:
+    def give_up(
+        self, outcome: Outcome, explanation: str, error: SkysailError, now: float
+    ) -> Prediction:
         """Settle the query without a model: by the default output, or by `error` without one."""
         application = self.application
         if application is not None and application.has_default:
-            self.answer(Prediction(outcome, explanation=explanation), now)
+            prediction = Prediction(outcome, explanation=explanation)
         else:
-            self.answer(Prediction(outcome, error=error), now)
+            prediction = Prediction(outcome, error=error)
+        self.answer(prediction, now)
+        return prediction
 
     def cancel(self) -> None:
         """Note that nobody waits for the answer any more."""

@@ -30,6 +30,8 @@ class Application:
     slo_s: float
     routes: tuple[Route, ...] = ()
     has_default: bool = False
+    uses_cache: bool = True
+    """False where each query must be computed, even if its model caches."""
     default_output: Any = None
     """The answer where no prediction is in time: a JSON value."""
     cumulative_weights: tuple[float, ...] = field(init=False, repr=False, compare=False)

@@ -28,6 +28,12 @@ class FrontendSettings(ServiceSettings):
     http_port: Port = 8000
     """Port of the HTTP service."""
 
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that share the ports; each is linked to every replica."""
+
+    metrics_port: Port = 8002
+    """Port of the metrics page for Prometheus."""
+
     snapshot_file: Path | None = None
     """File for the last routes, from which a frontend starts while management is away."""
 
@@ -42,6 +48,9 @@ class FrontendSettings(ServiceSettings):
 
     max_queue_size: int = Field(10_000, ge=1)
     """Rows that may wait for one model version that sets no limit itself; more are refused."""
+
+    cache_mib: int = Field(256, ge=0)
+    """Memory for predictions of the versions that cache them, in MiB."""
 
     max_message_mib: int = Field(64, ge=1, le=2047)
     """Largest message or HTTP body."""

@@ -7,9 +7,10 @@ from typing import Protocol
 from skysail_common.clock import NEVER, Clock
 from skysail_common.errors import SkysailError
 from skysail_frontend.batching.batcher import Batcher
-from skysail_frontend.batching.policies import DispatchReason, ShedReason
+from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.query import Query
 from skysail_frontend.routes import ServedVersion
+from skysail_frontend.statistics import VersionStatistics
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class QueryOutputs:
 class Batch:
     """Queries that were sent to a replica together."""
 
-    __slots__ = ("batch_id", "expected_s", "overdue_at", "queries", "reason", "rows", "sent")
+    __slots__ = ("batch_id", "expected_s", "overdue_at", "queries", "rows", "sent")
 
     def __init__(self, batch_id: int, queries: list[Query], sent: float) -> None:
         self.batch_id = batch_id
@@ -51,12 +52,12 @@ class Batch:
         self.sent = sent
         self.expected_s = 0.0
         self.overdue_at = NEVER
-        self.reason = DispatchReason.EAGER
 
 
 class BatchReplica(Protocol):
     """A replica as the core sees it."""
 
+    container_id: str
     free_at: float
     """Instant at which it is expected to have computed all that it has; the core sets it."""
 
@@ -110,6 +111,7 @@ class VersionDispatcher:
         batch_ids: Iterator[int],
         default_queue_rows: int,
         give_up: Callable[["VersionDispatcher", Query, ShedReason, float], None],
+        statistics: VersionStatistics,
     ) -> None:
         """No query waits, and no replica is known.
 
@@ -120,6 +122,7 @@ class VersionDispatcher:
             batch_ids: Yields ids of batches.
             default_queue_rows: Rows that may wait where the model does not say it.
             give_up: Is told of each query that will not be sent.
+            statistics: Counts.
         """
         self.served = served
         self.batcher = Batcher(served.serving, default_queue_rows)
@@ -131,6 +134,7 @@ class VersionDispatcher:
         self._loop = loop
         self._batch_ids = batch_ids
         self._give_up = give_up
+        self.statistics = statistics
         self._compute_s = 0.0
         self._in_flight: dict[Batch, BatchReplica] = {}
         self._timer: TimerHandle | None = None
@@ -164,7 +168,7 @@ class VersionDispatcher:
                 wake_at = min(wake_at, decision.wait_until)
                 break
             batch = Batch(next(self._batch_ids), decision.batch, now)
-            batch.reason = decision.reason
+            self.statistics.dispatches[decision.reason] += 1
             wake_at = min(wake_at, self._send(batch, replica, start_at, now))
         self._wake(wake_at, now)
 
@@ -185,9 +189,12 @@ class VersionDispatcher:
 
     def _send(self, batch: Batch, replica: BatchReplica, start_at: float, now: float) -> float:
         """Send a batch and return the instant at which it will be overdue."""
+        queue_wait_s = self.statistics.queue_wait_s
         for query in batch.queries:
             query.dispatched = now
             query.num_in_flight += 1
+            queue_wait_s.observe(now - query.arrival)
+        self.statistics.batch_rows.observe(batch.rows)
         expected_s = batch.expected_s = self.batcher.profile.latency_s(batch.rows)
         replica.free_at = start_at + expected_s
         if expected_s:
@@ -234,6 +241,8 @@ class VersionDispatcher:
             now: The present instant.
         """
         self._landed(batch)
+        self.statistics.compute_s.observe(compute_s)
+        self.statistics.batch_wait_s.observe(max(0.0, now - batch.sent - compute_s))
         self._compute_s += 0.1 * (compute_s - self._compute_s)
         if is_whole:
             latency_s = max(compute_s, now - batch.sent - wait_s)

@@ -11,6 +11,7 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, DataType, InputType, Signature, TensorSpec
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Prediction, Query
 from skysail_frontend.routes import Application, Route, RouteTable, ServedVersion
 from skysail_frontend.version_dispatcher import Batch, QueryError, QueryOutputs, VersionDispatcher
@@ -40,11 +41,12 @@ def served(
     max_batch_size: int = 8,
     is_current: bool = True,
     num_replicas: int = 1,
+    serving: ServingOptions | None = None,
 ) -> ServedVersion:
     return ServedVersion(
         ModelVersion.parse(name),
         signature,
-        ServingOptions(max_batch_size=max_batch_size),
+        serving or ServingOptions(max_batch_size=max_batch_size),
         is_current=is_current,
         num_replicas=num_replicas,
     )
@@ -54,7 +56,11 @@ NO_DEFAULT = object()
 
 
 def application(
-    name: str = "app", *routes: str, default: object = NO_DEFAULT, slo_s: float = 0.1
+    name: str = "app",
+    *routes: str,
+    default: object = NO_DEFAULT,
+    slo_s: float = 0.1,
+    uses_cache: bool = True,
 ) -> Application:
     """An application with routes such as `m:1`, or `m:` for the current version of `m`."""
     has_default = default is not NO_DEFAULT
@@ -65,6 +71,7 @@ def application(
         tuple(Route(*route.split(":"), weight=1.0) for route in routes),
         has_default=has_default,
         default_output=default if has_default else None,
+        uses_cache=uses_cache,
     )
 
 
@@ -118,6 +125,7 @@ class FakeReplica:
         self.version = version
         self.function = function
         self.loop = loop
+        self.container_id = f"c{len(version.replicas)}"
         self.is_ready = True
         self.free_at = 0.0
         self.in_flight: list[Batch] = []
@@ -193,11 +201,14 @@ class Frontend:
         max_queue_size: int = 100,
         default_timeout_s: float = 60.0,
         with_replicas: bool = True,
+        cache: PredictionCache | None = None,
     ) -> None:
         """Replicas answer at once by `function`, and by hand without one."""
         self.clock = FakeClock()
         self.loop = loop(self.clock)
-        self.dispatcher = Dispatcher(self.clock, self.loop, max_queue_size, default_timeout_s)
+        self.dispatcher = Dispatcher(
+            self.clock, self.loop, max_queue_size, default_timeout_s, cache
+        )
         self.dispatcher.apply(RouteTable(applications, versions))
         self.settled = Settlements()
         self.replicas: list[FakeReplica] = []

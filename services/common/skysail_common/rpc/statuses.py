@@ -1,7 +1,7 @@
 """The one place where errors become gRPC statuses, and statuses errors again."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import lru_cache
 from math import ceil
 from typing import Any, TypeVar
@@ -74,6 +74,11 @@ def _retry_details(status: int, message: str, wait_ms: int) -> bytes:
     return bytes(details.SerializeToString())
 
 
+def is_named(error: grpc.aio.AioRpcError) -> bool:
+    """Tell whether a server of ours raised it, and no network or proxy in between."""
+    return any(key == REASON_KEY for key, _ in error.trailing_metadata() or ())
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> SkysailError:
     """Return the error that the server raised, of the same class."""
     reason = ""
@@ -83,29 +88,36 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SkysailError:
     return error_of(reason, error.code().value[0], error.details() or error.code().name.lower())
 
 
-async def call(response: Awaitable[ResponseT]) -> ResponseT:
+Told = Callable[[grpc.aio.AioRpcError], SkysailError]
+"""Returns the error to raise for one of gRPC's."""
+
+
+async def call(response: Awaitable[ResponseT], told: Told = from_rpc_error) -> ResponseT:
     """Await the response of a stub.
 
     Raises:
-        SkysailError: what the server raised, of the same class.
+        SkysailError: what the server raised, of the same class, or what `told` makes of it.
     """
     try:
         return await response
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
+        # Nothing in gRPC's own says more, and it would be shown first.
+        raise told(error) from None
 
 
-async def stream(responses: "grpc.aio.UnaryStreamCall[Any, ResponseT]") -> AsyncIterator[ResponseT]:
+async def stream(
+    responses: "grpc.aio.UnaryStreamCall[Any, ResponseT]", told: Told = from_rpc_error
+) -> AsyncIterator[ResponseT]:
     """Yield the responses of a stub; the call is cancelled when the iteration ends early.
 
     Raises:
-        SkysailError: what the server raised, of the same class.
+        SkysailError: what the server raised, of the same class, or what `told` makes of it.
     """
     try:
         async for response in responses:
             yield response
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
+        raise told(error) from None
     finally:
         responses.cancel()
 

@@ -1,0 +1,30 @@
+"""A runtime of MLServer, which runs this file inside the peer's environment."""
+
+# mypy: disable-error-code="import-untyped, import-not-found, misc"
+
+import joblib
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+
+
+class Digits(MLModel):
+    """Predicts a batch by one call of the model it is given; without one, returns it."""
+
+    async def load(self) -> bool:
+        """Load the model."""
+        uri = self.settings.parameters.uri
+        self._predict = joblib.load(uri).predict if uri else None
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Answer what MLServer has made one batch of."""
+        x = NumpyCodec.decode_input(payload.inputs[0])
+        y = x if self._predict is None else self._predict(x)
+        output = ResponseOutput(
+            name="output",
+            datatype="FP32" if self._predict is None else "INT64",
+            shape=list(y.shape),
+            data=y.ravel().tolist(),
+        )
+        return InferenceResponse(model_name=self.name, outputs=[output])

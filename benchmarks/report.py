@@ -1,0 +1,134 @@
+"""What was measured, as a table for people and as JSON for machines."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """What one cell of the table is about."""
+
+    system: str
+    transport: str
+    model: str
+    mode: str
+    callers: int
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """How much is answered within the SLO."""
+
+    system: str
+    model: str
+    slo_ms: float
+    max_rate: float
+    """Highest rate a second at which 99 % are."""
+    share_at_120: float
+    share_at_200: float
+    refusal_p50_ms: float
+    """At 200 %."""
+    goodput_at_200: float
+    """Answers in time at 200 %, relative to `max_rate`."""
+
+
+def machine() -> str:
+    """Return what kind of machine this is, in a line."""
+    gib = psutil.virtual_memory().total / 2**30
+    cores = psutil.cpu_count()
+    return f"{cores} cores ({platform.machine()}), {gib:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
+
+
+def cell_of(key: CellKey, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians of all rounds of one cell, and their spread."""
+    figures = ("requests_per_s", "p50_ms", "p99_ms", "server_cpu_us", "client_cpu_us")
+    cell: dict[str, Any] = asdict(key)
+    for figure in figures:
+        cell[figure] = round(median(each[figure] for each in rounds), 3)
+    rates = [each["requests_per_s"] for each in rounds]
+    cell["spread"] = round((max(rates) - min(rates)) / max(median(rates), 1e-9), 3)
+    cell["num_failed"] = sum(
+        number for each in rounds for code, number in each["codes"].items() if code != "0"
+    )
+    return cell
+
+
+def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
+    """Print a table of closed loops."""
+    table = Table(title="closed loop", header_style="bold", title_justify="left")
+    for name in ("model", "mode", "callers", "system"):
+        table.add_column(name, justify="right" if name == "callers" else "left")
+    for name in ("req/s", "p50 ms", "p99 ms", "server µs", "client µs", "spread", "failed"):
+        table.add_column(name, justify="right")
+    last = None
+    for cell in sorted(cells, key=lambda cell: (cell["model"], cell["mode"], cell["callers"])):
+        group = (cell["model"], cell["mode"], cell["callers"])
+        if last not in (None, group):
+            table.add_section()
+        last = group
+        table.add_row(
+            cell["model"], cell["mode"], str(cell["callers"]), cell["system"],
+            f"{cell['requests_per_s']:.0f}", f"{cell['p50_ms']:.2f}", f"{cell['p99_ms']:.2f}",
+            f"{cell['server_cpu_us']:.0f}", f"{cell['client_cpu_us']:.0f}",
+            f"{100 * cell['spread']:.0f} %", str(cell["num_failed"]),
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_goodput(console: Console, found: Sequence[Goodput]) -> None:
+    """Print a table of open loops."""
+    if not found:
+        return
+    title = f"open loop, within {found[0].slo_ms:g} ms"
+    table = Table(title=title, header_style="bold", title_justify="left")
+    for name in ("model", "system"):
+        table.add_column(name)
+    for name in ("99 % up to, req/s", "at 120 %", "at 200 %", "goodput at 200 %", "refusal p50"):
+        table.add_column(name, justify="right")
+    for each in sorted(found, key=lambda each: (each.model, each.system)):
+        table.add_row(
+            each.model, each.system, f"{each.max_rate:.0f}", f"{100 * each.share_at_120:.1f} %",
+            f"{100 * each.share_at_200:.1f} %", f"{100 * each.goodput_at_200:.0f} %",
+            f"{each.refusal_p50_ms:.1f} ms",
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_ratios(console: Console, cells: Sequence[dict[str, Any]]) -> None:
+    """Print how Skysail stands to each other system in the same cell."""
+    ours = {
+        (cell["model"], cell["mode"], cell["callers"]): cell["requests_per_s"]
+        for cell in cells
+        if cell["system"] == "skysail"
+    }
+    for cell in cells:
+        rate = ours.get((cell["model"], cell["mode"], cell["callers"]))
+        if rate and cell["system"] != "skysail" and cell["requests_per_s"]:
+            console.print(
+                f"  {cell['model']:<5} {cell['mode']:<6} {cell['callers']:>3} callers: "
+                f"skysail = {rate / cell['requests_per_s']:.2f} × {cell['system']}"
+            )
+
+
+def write(cells: Sequence[dict[str, Any]], goodput: Sequence[Goodput], path: Path) -> None:
+    """Write everything as JSON."""
+    path.parent.mkdir(exist_ok=True)
+    result = {
+        "machine": machine(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cells": list(cells),
+        "goodput": [asdict(each) for each in goodput],
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,116 @@
+"""Starts what is measured: the raw echo, Skysail itself, and the peers that are installed."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import skysail
+from benchmarks import echo, models
+from benchmarks.load_tool import tree
+from skysail_common.rpc.messages import tensor_to_proto
+from skysail_common.tensors import from_numpy
+from skysail_protos.v1 import query_pb2
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+PREDICT_STREAM = "/skysail.v1.QueryService/PredictStream"
+
+
+@dataclass(frozen=True)
+class System:
+    """Something that answers requests."""
+
+    name: str
+    address: str
+    pids: Callable[[], Sequence[int]]
+    unary: str = INFER
+    """Path of the unary method; nothing where there is none."""
+    stream: str = ""
+    """Path of the bidirectional method; nothing where there is none."""
+    requests: Callable[[str], list[bytes]] = models.infer_requests
+    """Makes the requests to a model."""
+    stream_requests: Callable[[str], list[bytes]] = models.infer_requests
+    models: tuple[str, ...] = models.NAMES
+
+
+@contextmanager
+def echo_systems() -> Iterator[list[System]]:
+    """Run the echo; yields its unary and its stream side."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.echo"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        address = f"127.0.0.1:{int(process.stdout.readline())}"
+
+        def pids() -> list[int]:
+            return [process.pid]
+
+        yield [
+            System("echo-aio", address, pids, unary=echo.UNARY, models=("noop",)),
+            System("echo-aio-stream", address, pids, unary="", stream=echo.STREAM, models=("noop",)),
+        ]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stream_requests(name: str) -> list[bytes]:
+    """Return a PredictRequest of one row for each image."""
+    requests = []
+    for index, row in enumerate(models.rows()):
+        tensor = tensor_to_proto(from_numpy("x", row[None]))
+        request = query_pb2.PredictRequest(query_id=str(index), target=name, inputs=[tensor])
+        requests.append(request.SerializeToString())
+    return requests
+
+
+@contextmanager
+def skysail_system(workers: int = 1) -> Iterator[System]:
+    """Run a cluster on free ports with every model deployed."""
+    with tempfile.TemporaryDirectory(prefix="skysail-bench-") as directory:
+        data_dir = Path(directory)
+        ports = [
+            part
+            for name in ("http", "grpc", "metrics", "management")
+            for part in (f"--{name}-port", "0")
+        ]
+        command = [sys.executable, "-m", "skysail"]
+        place = ["--data-dir", directory]
+        up = [*command, "up", "--detach", *place, *ports, "--workers", str(workers)]
+        subprocess.run(up, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        try:
+            record = json.loads((data_dir / "cluster.json").read_text())
+            endpoints = {"query_endpoint": record["grpc"]}
+            with skysail.Client(record["management"], **endpoints) as client:
+                for name, function in models.functions().items():
+                    client.deploy(
+                        function, name=name, version="1", example=models.rows()[:1],
+                    )  # fmt: skip
+            pid = record["pid"]
+            yield System(
+                "skysail",
+                record["grpc"],
+                lambda: [each for each in tree(pid) if each != os.getpid()],
+                stream=PREDICT_STREAM,
+                stream_requests=stream_requests,
+            )
+        finally:
+            subprocess.run([*command, "down", *place], check=True, capture_output=True, timeout=120)
+
+
+@contextmanager
+def peer_system(name: str) -> Iterator[System]:
+    """Run a peer, installed by `python -m benchmarks.peers`."""
+    from benchmarks import peers
+
+    with peers.RUNNING[name]() as peer:
+        yield System(name, peer.grpc_endpoint, peer.pids)

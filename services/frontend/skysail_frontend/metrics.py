@@ -1,0 +1,174 @@
+"""The metrics page: what the core counted, as Prometheus reads it."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.statistics import Histogram, Statistics
+
+_LAG_EVERY_S = 0.5
+_VERSION = ("model", "version")
+_TARGET = ("application", *_VERSION)
+
+
+class FrontendCollector(Collector):
+    """Reads the statistics and the present state of a dispatcher when it is asked."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        yield from _targets(self._dispatcher.statistics)
+        yield from _versions(self._dispatcher.statistics)
+        yield from _present(self._dispatcher)
+        yield _histogram(
+            "skysail_event_loop_lag_seconds",
+            "How much later than asked for the event loop called back",
+            (),
+            [((), self._dispatcher.statistics.loop_lag_s)],
+        )
+
+
+def _histogram(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    values: Iterable[tuple[tuple[str, ...], Histogram]],
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for key, histogram in values:
+        total = 0
+        buckets = []
+        for bound, number in zip(
+            (*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True
+        ):
+            total += number
+            buckets.append((bound, total))
+        family.add_metric(key, buckets, histogram.sum)
+    return family
+
+
+def _targets(statistics: Statistics) -> Iterator[Metric]:
+    found = [
+        ((application, *(version or ("", ""))), target)
+        for (application, version), target in statistics.targets.items()
+    ]
+    queries = CounterMetricFamily(
+        "skysail_queries", "Queries by how they were answered", labels=(*_TARGET, "outcome")
+    )
+    for key, target in found:
+        for outcome, number in target.outcomes.items():
+            queries.add_metric((*key, outcome), number)
+    yield queries
+    cache = CounterMetricFamily(
+        "skysail_cache_queries", "Queries whose version caches", labels=(*_TARGET, "result")
+    )
+    for key, target in found:
+        for result, number in target.cache.items():
+            cache.add_metric((*key, result), number)
+    yield cache
+    yield _histogram(
+        "skysail_query_latency_seconds",
+        "From arrival to answer",
+        _TARGET,
+        [(key, target.latency_s) for key, target in found],
+    )
+
+
+def _versions(statistics: Statistics) -> Iterator[Metric]:
+    found = list(statistics.versions.items())
+    for name, text, attribute in (
+        ("skysail_queue_wait_seconds", "Wait of a query in the queue", "queue_wait_s"),
+        ("skysail_batch_rows", "Rows of a batch", "batch_rows"),
+        ("skysail_batch_wait_seconds", "Batch on its way and waiting", "batch_wait_s"),
+        ("skysail_compute_seconds", "Batch in the user's function", "compute_s"),
+    ):
+        yield _histogram(
+            name, text, _VERSION, [(key, getattr(each, attribute)) for key, each in found]
+        )
+    for name, text, attribute in (
+        ("skysail_dispatches", "Batches by why they were sent", "dispatches"),
+        ("skysail_sheds", "Queries by why they were given up before a model saw them", "sheds"),
+    ):
+        counter = CounterMetricFamily(name, text, labels=(*_VERSION, "reason"))
+        for key, each in found:
+            for reason, number in getattr(each, attribute).items():
+                counter.add_metric((*key, reason.value), number)
+        yield counter
+
+
+def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
+    def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"skysail_{name}", text, labels=(*_VERSION, *labels))
+
+    queue = gauge("queue_rows", "Rows that wait")
+    rate = gauge("arrival_rows_per_second", "Rows that come in")
+    latency = gauge("profile_latency_seconds", "Learned latency of a batch", "rows")
+    ready = gauge("replica_ready", "1 where a replica takes batches", "container")
+    in_flight = gauge("replica_batches_in_flight", "Batches that a replica has", "container")
+    backlog = gauge("replica_backlog_seconds", "Expected time until it has computed", "container")
+    now = dispatcher.clock()
+    for name in dispatcher.table.versions:
+        version = dispatcher.version(name)
+        if version is None:
+            continue
+        queue.add_metric(name, version.queue.num_rows)
+        rate.add_metric(name, version.batcher.rate.rows_per_s(now))
+        for rows, latency_s in version.batcher.profile.points():
+            latency.add_metric((*name, str(rows)), latency_s)
+        for replica in version.replicas:
+            key = (*name, replica.container_id)
+            ready.add_metric(key, replica.is_ready)
+            in_flight.add_metric(key, replica.num_in_flight)
+            backlog.add_metric(key, max(0.0, replica.free_at - now))
+    cache = dispatcher.caching.cache
+    yield GaugeMetricFamily("skysail_cache_bytes", "Memory of the cache", cache.size_bytes)
+    yield GaugeMetricFamily("skysail_cache_entries", "Predictions in the cache", len(cache))
+    yield CounterMetricFamily(
+        "skysail_cache_evictions", "Predictions forgotten to make room", cache.num_evicted
+    )
+    yield from (queue, rate, latency, ready, in_flight, backlog)
+
+
+class MetricsPage:
+    """Serves GET /metrics."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._statistics = dispatcher.statistics
+        self._registry = CollectorRegistry()
+        self._registry.register(FrontendCollector(dispatcher))
+        ProcessCollector(registry=self._registry)
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the path and its handler."""
+        return [Route("/metrics", self.metrics)]
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer with all metrics as they are now."""
+        return Response(self.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    def text(self) -> bytes:
+        """Return all metrics in the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+    async def watch_lag(self) -> None:
+        """Measure for ever how late the event loop calls back."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self._statistics.loop_lag_s.observe(max(0.0, loop.time() - due))

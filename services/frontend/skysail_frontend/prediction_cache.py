@@ -1,0 +1,129 @@
+"""Predictions that were made before: found by all of their inputs, forgotten by SIEVE.
+
+A hit only marks its entry. To make room a hand moves from the oldest entry to the newest, takes the
+mark off those that have one and forgets the first that has none (Zhang et al., "SIEVE is simpler
+than LRU", NSDI 2024). `benchmarks/cache.py` compares it with CLOCK and LRU.
+"""
+
+from collections.abc import Sequence
+from sys import getsizeof
+
+from skysail_common.identifiers import ModelVersion
+
+Key = tuple[ModelVersion, tuple[bytes, ...], tuple[int, ...]]
+"""The version, the data of each input, and the sizes that vary; rows follow from them."""
+
+_ENTRY_BYTES = 400
+"""Memory of an entry beside its data: node, key, tuples and its place in the table (measured)."""
+
+
+class Entry:
+    """A prediction in the cache."""
+
+    __slots__ = ("data", "expires", "is_marked", "key", "newer", "older", "shapes", "size_bytes")
+
+    def __init__(
+        self,
+        key: Key,
+        data: Sequence[bytes],
+        shapes: Sequence[tuple[int, ...]],
+        expires: float,
+    ) -> None:
+        self.key = key
+        self.data = data
+        self.shapes = shapes
+        self.expires = expires
+        self.size_bytes = _ENTRY_BYTES + sum(map(getsizeof, key[1])) + sum(map(getsizeof, data))
+        self.is_marked = False
+        self.newer: Entry | None = None
+        self.older: Entry | None = None
+
+
+class PredictionCache:
+    """A bounded table of predictions of all model versions of a frontend."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Empty.
+
+        Args:
+            max_bytes: Memory that all entries together may take; 0 to keep none.
+        """
+        self.max_bytes = max_bytes
+        self.size_bytes = 0
+        """Memory of the entries."""
+        self.num_evicted = 0
+        """Entries that were forgotten to make room."""
+        self._entries: dict[Key, Entry] = {}
+        self._newest: Entry | None = None
+        self._oldest: Entry | None = None
+        self._hand: Entry | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Key, now: float) -> Entry | None:
+        """Return what was predicted for these inputs, if it is known and young enough."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry.expires <= now:
+            self._remove(entry)
+            return None
+        entry.is_marked = True
+        return entry
+
+    def put(
+        self,
+        key: Key,
+        data: Sequence[bytes],
+        shapes: Sequence[tuple[int, ...]],
+        expires: float,
+    ) -> None:
+        """Keep a prediction until an instant, or until others need its room more."""
+        old = self._entries.get(key)
+        if old is not None:
+            self._remove(old)
+        entry = Entry(key, data, shapes, expires)
+        if entry.size_bytes > self.max_bytes:
+            return
+        while self.size_bytes + entry.size_bytes > self.max_bytes:
+            self._evict()
+        self._entries[key] = entry
+        self.size_bytes += entry.size_bytes
+        entry.older, self._newest = self._newest, entry
+        if entry.older is not None:
+            entry.older.newer = entry
+        else:
+            self._oldest = entry
+
+    def forget(self, version: ModelVersion) -> None:
+        """Keep nothing of a version."""
+        for entry in [entry for key, entry in self._entries.items() if key[0] == version]:
+            self._remove(entry)
+
+    def _evict(self) -> None:
+        entry = self._hand or self._oldest
+        assert entry is not None
+        while entry.is_marked:
+            entry.is_marked = False
+            entry = entry.newer or self._oldest
+            assert entry is not None
+        # Removing moves the hand on.
+        self._hand = entry
+        self._remove(entry)
+        self.num_evicted += 1
+
+    def _remove(self, entry: Entry) -> None:
+        del self._entries[entry.key]
+        self.size_bytes -= entry.size_bytes
+        older, newer = entry.older, entry.newer
+        if older is not None:
+            older.newer = newer
+        else:
+            self._oldest = newer
+        if newer is not None:
+            newer.older = older
+        else:
+            self._newest = older
+        if self._hand is entry:
+            self._hand = newer

@@ -1,0 +1,111 @@
+"""What the core counts: plain numbers, O(1) for each query, read by whoever exports them."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+from skysail_common.identifiers import ModelVersion
+from skysail_frontend.batching.policies import DispatchReason, ShedReason
+from skysail_frontend.query import Prediction, Query
+
+SECONDS: tuple[float, ...] = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds for durations, dense where SLOs are."""
+
+ROWS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Upper bounds for sizes of batches."""
+
+
+class Histogram:
+    """How often a value fell between which bounds."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """By the first bound that is not below the value; the last is beyond all."""
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class VersionStatistics:
+    """Of one model version."""
+
+    def __init__(self) -> None:
+        self.queue_wait_s = Histogram(SECONDS)
+        """Of each query that was sent."""
+        self.batch_rows = Histogram(ROWS)
+        self.batch_wait_s = Histogram(SECONDS)
+        """Of each batch: from its sending to its result, without the computing."""
+        self.compute_s = Histogram(SECONDS)
+        """Of each batch: in the user's function."""
+        self.dispatches: Counter[DispatchReason] = Counter()
+        self.sheds: Counter[ShedReason] = Counter()
+
+
+class TargetStatistics:
+    """Of one application, or of a model that was addressed itself, by version."""
+
+    def __init__(self) -> None:
+        self.latency_s = Histogram(SECONDS)
+        """From arrival to answer, of each query that was answered, by a default too."""
+        self.outcomes: Counter[str] = Counter()
+        """By the outcome or, where there was no answer, by the status of the error."""
+        self.cache: Counter[str] = Counter()
+        """Of queries whose version caches: `hit`, `shared` with one under way, or `miss`."""
+
+
+TargetKey = tuple[str, ModelVersion | None]
+"""Name of an application, or nothing, and the version."""
+
+
+class Statistics:
+    """Everything that one frontend counts."""
+
+    def __init__(self) -> None:
+        self.versions: dict[ModelVersion, VersionStatistics] = {}
+        self.targets: dict[TargetKey, TargetStatistics] = {}
+        self.loop_lag_s = Histogram(SECONDS)
+        """How much later than asked for the event loop called back."""
+
+    def version(self, name: ModelVersion) -> VersionStatistics:
+        """Return the statistics of a version."""
+        found = self.versions.get(name)
+        if found is None:
+            found = self.versions[name] = VersionStatistics()
+        return found
+
+    def _target(self, query: Query) -> TargetStatistics:
+        application, version = query.application, query.version
+        key = (application.name if application else "", version.name if version else None)
+        target = self.targets.get(key)
+        if target is None:
+            target = self.targets[key] = TargetStatistics()
+        return target
+
+    def cache(self, query: Query, result: str) -> None:
+        """Count whether the cache knew a query."""
+        self._target(query).cache[result] += 1
+
+    def settled(self, query: Query, prediction: Prediction) -> None:
+        """Count a query that was answered."""
+        target = self._target(query)
+        error = prediction.error
+        if error is None:
+            target.outcomes[prediction.outcome.name] += 1
+            target.latency_s.observe(prediction.total_s)
+        else:
+            target.outcomes[error.status.name] += 1
+
+    def forget(self, version: ModelVersion) -> None:
+        """Count no more for a version that is gone, so that labels do not pile up."""
+        self.versions.pop(version, None)
+        for key in [key for key in self.targets if key[1] == version]:
+            del self.targets[key]
