@@ -15,15 +15,13 @@ from skysail_frontend.ingress import grpc_inference, grpc_query
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.ingress.rest_clipper import RestClipper
 from skysail_frontend.ingress.rest_v2 import RestV2
+from skysail_frontend.ingress.stream_session import Streams
 from skysail_frontend.metrics import MetricsPage
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.settings import FrontendSettings
 from skysail_protos.v1 import management_pb2
 
 log = logging.getLogger(__name__)
-
-_DRAIN_CHECK_S = 0.02
-_GRPC_GRACE_S = 1.0
 
 
 async def run(settings: FrontendSettings) -> None:
@@ -46,17 +44,32 @@ async def run(settings: FrontendSettings) -> None:
     directory = Directory(dispatcher, grpc_transport.connect, settings.snapshot_file)
     ids = grpc_query.QueryIds()
     is_ready = directory.has_routes.is_set
-    inference = grpc_inference.GrpcInference(dispatcher, settings.server_name, is_ready)
-    queries = grpc_query.GrpcQuery(dispatcher, ids, settings.max_stream_queries)
+    streams = Streams(dispatcher, settings.max_stream_queries)
+    inference = grpc_inference.GrpcInference(
+        dispatcher,
+        settings.server_name,
+        is_ready,
+        streams,
+        has_triton_errors=settings.has_triton_errors,
+    )
+    queries = grpc_query.GrpcQuery(dispatcher, ids, streams)
     max_bytes = settings.max_message_mib * 1024 * 1024
     server = GrpcServer(
         [grpc_inference.SERVICE, grpc_query.SERVICE],
         max_message_bytes=max_bytes,
         generic_handlers=[
-            grpc_transport.GrpcHandlers({**inference.unary, **queries.unary}, queries.streams)
+            grpc_transport.GrpcHandlers(
+                {**inference.unary, **queries.unary}, {**inference.streams, **queries.streams}
+            )
         ],
     )
-    rest_v2 = RestV2(dispatcher, settings.server_name, max_bytes, is_ready)
+    rest_v2 = RestV2(
+        dispatcher,
+        settings.server_name,
+        max_bytes,
+        is_ready,
+        has_triton_errors=settings.has_triton_errors,
+    )
     rest_clipper = RestClipper(dispatcher, ids, max_bytes)
     http = HttpServer(
         http_app([*rest_v2.routes(), *rest_clipper.routes()]), settings.drain_timeout_s
@@ -87,13 +100,15 @@ async def run(settings: FrontendSettings) -> None:
     finally:
         log.info("draining", extra={"queries": dispatcher.num_unsettled})
         await server.set_serving(False)
-        # Management must not wait for an answer of ours any more.
-        following.cancel()
         http.stop()
-        await _drained(dispatcher, settings.drain_timeout_s)
-        await server.stop(_GRPC_GRACE_S)
+        streams.drain()
+        # Takes no call any more and lets those under way be answered.
+        await server.stop(settings.drain_timeout_s)
+        await asyncio.wait({serving}, timeout=settings.drain_timeout_s + 1)
+        # Routes hold until the last answer; then management must not wait for ours.
+        following.cancel()
         metrics.stop()
-        await asyncio.wait({serving, serving_metrics}, timeout=settings.drain_timeout_s + 1)
+        await asyncio.wait({serving_metrics}, timeout=1)
         await directory.stop()
         await tasks.stop()
 
@@ -101,11 +116,3 @@ async def run(settings: FrontendSettings) -> None:
 async def _announce(directory: Directory, server: GrpcServer) -> None:
     await directory.has_routes.wait()
     await server.set_serving(True)
-
-
-async def _drained(dispatcher: Dispatcher, timeout_s: float) -> None:
-    """Return once every query is answered, or after `timeout_s`."""
-    end = MONOTONIC() + timeout_s
-    # Once, at the end of the process; not worth an event in the core.
-    while dispatcher.num_unsettled and MONOTONIC() < end:  # noqa: ASYNC110
-        await asyncio.sleep(_DRAIN_CHECK_S)

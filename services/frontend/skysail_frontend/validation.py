@@ -4,7 +4,7 @@ The texts begin as Triton's do, which tests of public clients pin; help follows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from skysail_common.errors import InvalidInput
@@ -69,6 +69,11 @@ def _ordered(
     names = {spec.name for spec in specs}
     by_name: dict[str, Tensor] = {}
     for tensor in tensors:
+        if not tensor.name:
+            takes = ", ".join(spec.name for spec in specs)
+            raise InvalidInput(
+                f"model '{model}' takes inputs by name: give a dictionary with {takes}"
+            )
         if tensor.name not in names:
             raise InvalidInput(
                 f"unexpected inference input '{tensor.name}' for model '{model}'; it takes "
@@ -135,5 +140,8 @@ def widened(version: ServedVersion, tensors: Sequence[Tensor]) -> list[Tensor]:
     result = []
     for tensor in tensors:
         spec = specs.get(tensor.name) or (sole if not tensor.name else None)
-        result.append(tensor if spec is None else cast(tensor, spec.datatype))
+        if spec is not None and tensor.datatype is not spec.datatype:
+            # By its name, which the caller need not give, for the sake of messages.
+            tensor = cast(replace(tensor, name=spec.name), spec.datatype)
+        result.append(tensor)
     return result

@@ -14,6 +14,7 @@ from skysail_common.errors import (
     NoReadyReplica,
     Overloaded,
     SkysailError,
+    Unavailable,
     Unsupported,
 )
 from skysail_common.tensors import (
@@ -23,12 +24,14 @@ from skysail_common.tensors import (
     join_bytes_elements,
 )
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
+from skysail_frontend.ingress.stream_session import Streams
 from skysail_frontend.version_dispatcher import QueryOutputs
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_testing.calls import FakeCall
 from unit.frontend.parts import (
     DOUBLES,
     Frontend,
+    TurningLoop,
     application,
     doubled,
     echoed,
@@ -56,7 +59,9 @@ def ask(
     is_ready: bool = True,
 ) -> FakeCall:
     """Make a call as a transport does, and let the turn end."""
-    door = GrpcInference(frontend.dispatcher, "our name", lambda: is_ready)
+    door = GrpcInference(
+        frontend.dispatcher, "our name", lambda: is_ready, Streams(frontend.dispatcher, 10)
+    )
     message = request if isinstance(request, bytes) else request.SerializeToString()
     call = FakeCall(f"/{SERVICE}/{method}", message, deadline)
     try:
@@ -678,3 +683,98 @@ def test_texts_travel_through():
     message.contents.bytes_contents.extend([b"a", "é".encode()])
     response = infer(frontend, request)
     assert list(response.raw_output_contents) == [join_bytes_elements([b"a", "é".encode()])]
+
+
+# Streams.
+
+
+class OneStream:
+    """Sends some messages and ends; keeps the answers."""
+
+    method = f"/{SERVICE}/ModelStreamInfer"
+    deadline = NEVER
+
+    def __init__(self, *messages: bytes) -> None:
+        self._messages = messages
+        self.answers: list[pb.ModelStreamInferResponse] = []
+
+    def metadata(self) -> dict[str, str | bytes]:
+        return {}
+
+    async def __aiter__(self):
+        for message in self._messages:
+            yield message
+
+    async def send(self, message: bytes) -> None:
+        self.answers.append(pb.ModelStreamInferResponse.FromString(message))
+
+
+async def stream_infer(*messages: bytes) -> list[pb.ModelStreamInferResponse]:
+    frontend = Frontend(served("m:1"), function=doubled, loop=TurningLoop)
+    streams = Streams(frontend.dispatcher, 10)
+    door = GrpcInference(frontend.dispatcher, "our name", lambda: True, streams)
+    stream = OneStream(*messages)
+    await door.streams[stream.method](stream)
+    assert frontend.dispatcher.num_unsettled == 0
+    return stream.answers
+
+
+async def test_a_stream_answers_each_query_and_says_that_it_is_final():
+    requests = [request_of(id=each).SerializeToString() for each in ("a", "b", "a", "")]
+    answers = await stream_infer(*requests)
+    assert sorted(each.infer_response.id for each in answers) == ["", "a", "a", "b"]
+    for each in answers:
+        assert each.error_message == ""
+        assert each.infer_response.parameters["triton_final_response"].bool_param
+        assert np.frombuffer(each.infer_response.raw_output_contents[0]).tolist() == [0, 2, 4]
+
+
+async def test_a_query_that_fails_leaves_the_stream_open():
+    answers = await stream_infer(
+        request_of("nope", id="a").SerializeToString(),
+        b"\xff",
+        request_of(id="b").SerializeToString(),
+    )
+    by_id = {each.infer_response.id: each.error_message for each in answers}
+    assert by_id["a"] == "Request for unknown model: 'nope' is not found"
+    assert by_id[""] == "Unable to parse request: it is not a ModelInferRequest"
+    assert by_id["b"] == ""
+
+
+# What is shed.
+
+
+def test_a_server_may_answer_what_is_shed_as_triton_does():
+    frontend = Frontend(served(max_batch_size=1), max_queue_size=1)
+    frontend.replica.is_ready = False
+    door = GrpcInference(
+        frontend.dispatcher,
+        "our name",
+        lambda: True,
+        Streams(frontend.dispatcher, 10),
+        has_triton_errors=True,
+    )
+    calls = []
+    for _ in range(2):
+        message = request_of(id="7").SerializeToString()
+        calls.append(FakeCall(f"/{SERVICE}/ModelInfer", message, NEVER))
+        door.unary[calls[-1].method](calls[-1])
+    error = calls[1].error
+    assert isinstance(error, Unavailable)
+    assert error.message == "[request id: 7] Exceeds maximum queue size"
+    assert error.backlog is not None
+    assert error.backlog.num_rows == 1
+
+
+def test_the_priority_of_a_request_ranks_it():
+    frontend = Frontend(served(max_batch_size=1))
+    frontend.replica.is_ready = False
+    for priority in (0, 3, 1):
+        request = request_of(id=str(priority))
+        request.parameters["priority"].uint64_param = priority
+        ask(frontend, "ModelInfer", request)
+    frontend.replica.revive()
+    for _ in range(3):
+        frontend.loop.turn()
+        frontend.replica.answer()
+    assert [batch.queries[0].query_id for batch in frontend.replica.sent] == ["1", "0", "3"]

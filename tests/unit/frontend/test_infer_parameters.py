@@ -3,13 +3,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput, Unsupported
-from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_timeout_s
+from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_options
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2**63 - 1))
 def test_the_timeout_is_in_microseconds(timeout):
-    assert request_timeout_s({"timeout": timeout}) == pytest.approx(timeout / 1e6)
+    assert request_options({"timeout": timeout}).timeout_s == pytest.approx(timeout / 1e6)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_timeout_is_in_microseconds(timeout):
     ],
 )
 def test_without_a_timeout_there_is_none(parameters):
-    assert request_timeout_s(parameters) is None
+    assert request_options(parameters).timeout_s is None
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_without_a_timeout_there_is_none(parameters):
 )
 def test_wrong_parameters_are_refused(parameters, beginning):
     with pytest.raises(InvalidInput) as caught:
-        request_timeout_s(parameters)
+        request_options(parameters)
     assert caught.value.message.startswith(beginning)
 
 
 def test_sequences_are_unsupported():
     with pytest.raises(Unsupported, match="sequence_id"):
-        request_timeout_s({"sequence_id": 0})
+        request_options({"sequence_id": 0})
 
 
 @pytest.mark.parametrize("name", ["shared_memory_region", "classification"])

@@ -310,15 +310,17 @@ async def test_a_mistake_of_ours_says_nothing_but_that():
     assert response.json() == {"error": "Query processing error", "cause": "internal error"}
 
 
-async def test_one_failed_input_fails_a_batch_without_a_default_output():
+async def test_one_failed_input_of_a_batch_fails_alone():
     def function(query):
         is_bad = np.frombuffer(query.inputs[0])[0] == 1
         return QueryError(ModelFailed("ValueError: no")) if is_bad else doubled(query)
 
     client = doors(function=function)
     response = await client.post(PREDICT, {"input_batch": [[0] * 3, [1] * 3, [2] * 3]})
-    assert response.status_code == 500
-    assert response.json()["cause"] == "ValueError: no"
+    assert response.status_code == 200
+    first, second, third = response.json()["batch_predictions"]
+    assert (first["output"], third["output"]) == ([0, 0, 0], [4, 4, 4])
+    assert (second["error"], second["cause"]) == ("Query processing error", "ValueError: no")
     assert client.frontend.dispatcher.num_unsettled == 0
 
 

@@ -1,20 +1,27 @@
 """Door: inference.GRPCInferenceService, the Open Inference Protocol."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from skysail_common import __version__
-from skysail_common.errors import InvalidInput, ModelNotFound
-from skysail_common.rpc.contract import Call, UnaryHandler
+from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError
+from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
 from skysail_common.tensors import DataType, Tensor, TensorSpec, join_bytes_elements, narrowed
 from skysail_frontend.dispatch import Dispatcher
-from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_timeout_s
+from skysail_frontend.ingress.infer_parameters import (
+    RequestOptions,
+    check_tensor_parameters,
+    request_options,
+)
 from skysail_frontend.ingress.outputs import output_tensors
+from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
-from skysail_frontend.query import Prediction, Query
+from skysail_frontend.ingress.triton_errors import triton_error
+from skysail_frontend.query import Prediction, Query, Settle
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
@@ -40,11 +47,22 @@ _CONTENTS_FIELD = {
 _FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
 
 
+_FINAL = "triton_final_response"
+_ALL: frozenset[str] = frozenset()
+_NO_OPTIONS = RequestOptions()
+
+
 class GrpcInference:
     """Serves GRPCInferenceService."""
 
     def __init__(
-        self, dispatcher: Dispatcher, server_name: str, is_ready: Callable[[], bool]
+        self,
+        dispatcher: Dispatcher,
+        server_name: str,
+        is_ready: Callable[[], bool],
+        streams: Streams,
+        *,
+        has_triton_errors: bool = False,
     ) -> None:
         """Serves by the dispatcher.
 
@@ -52,8 +70,13 @@ class GrpcInference:
             dispatcher: Answers queries.
             server_name: Name in the server metadata.
             is_ready: Tells whether the server takes queries.
+            streams: Where streams are served.
+            has_triton_errors: True to answer what is shed with Triton's codes and texts.
         """
         self._dispatcher = dispatcher
+        self._streams = streams
+        self._has_triton_errors = has_triton_errors
+        self._numbers = count()
         self._server_name = server_name
         self._is_ready = is_ready
 
@@ -69,6 +92,11 @@ class GrpcInference:
             "ModelMetadata": self.model_metadata,
         }
         return {f"/{SERVICE}/{name}": handler for name, handler in methods.items()}
+
+    @property
+    def streams(self) -> Mapping[str, StreamHandler]:
+        """Handlers of streams, by path."""
+        return {f"/{SERVICE}/ModelStreamInfer": self.model_stream_infer}
 
     def server_live(self, call: Call) -> None:
         """Say that the server runs."""
@@ -116,30 +144,73 @@ class GrpcInference:
 
     def model_infer(self, call: Call) -> None:
         """Answer one query."""
-        request = _parse(pb.ModelInferRequest, call.message)
-        target = find_model_target(
-            self._dispatcher.table, request.model_name, request.model_version
-        )
-        wanted = _wanted_outputs(request, target)
 
         def settle(query: Query, prediction: Prediction) -> None:
             if prediction.error is not None:
-                call.fail(prediction.error)
+                call.fail(self._error(query, prediction.error))
             else:
                 call.reply(_response(query, prediction, wanted).SerializeToString())
 
+        query, wanted = self._query(
+            _parse(pb.ModelInferRequest, call.message), call.deadline, settle
+        )
+        call.on_cancel(lambda: self._dispatcher.cancel(query))
+        self._dispatcher.submit(query)
+
+    async def model_stream_infer(self, stream: Stream) -> None:
+        """Answer the queries of a stream, each when it is ready."""
+        await self._streams.serve(stream, self._ask)
+
+    def _ask(self, session: StreamSession, message: bytes) -> None:
+        # Ids need not be unique here.
+        name = str(next(self._numbers))
+        query_id = ""
+
+        def settle(query: Query, prediction: Prediction) -> None:
+            if prediction.error is not None:
+                answer = _stream_error(query.query_id, self._error(query, prediction.error))
+            else:
+                response = _response(query, prediction, wanted)
+                response.parameters[_FINAL].bool_param = True
+                answer = pb.ModelStreamInferResponse(infer_response=response)
+            session.answer(name, answer.SerializeToString())
+
+        try:
+            request = _parse(pb.ModelInferRequest, message)
+            query_id = request.id
+            query, wanted = self._query(request, session.deadline, settle)
+        except SkysailError as error:
+            session.answer(name, _stream_error(query_id, error).SerializeToString())
+        else:
+            session.asked(name, query)
+            self._dispatcher.submit(query)
+
+    def _query(
+        self, request: pb.ModelInferRequest, deadline: float, settle: Settle
+    ) -> tuple[Query, frozenset[str]]:
+        """Return the query of a request, and the names of the outputs that it wants."""
+        target = find_model_target(
+            self._dispatcher.table, request.model_name, request.model_version
+        )
+        wanted = _wanted_outputs(request, target) if request.outputs else _ALL
+        options = _NO_OPTIONS
+        if request.parameters:
+            options = request_options(_parameters(request.parameters))
         query = make_query(
             self._dispatcher,
             target,
             _tensors(request),
             settle,
             query_id=request.id,
-            deadline=call.deadline,
-            timeout_s=request_timeout_s(_parameters(request.parameters)),
+            deadline=deadline,
+            timeout_s=options.timeout_s,
+            priority=options.priority,
             label=f"[request id: {request.id or '<id_unknown>'}] ",
         )
-        call.on_cancel(lambda: self._dispatcher.cancel(query))
-        self._dispatcher.submit(query)
+        return query, wanted
+
+    def _error(self, query: Query, error: SkysailError) -> SkysailError:
+        return triton_error(query.query_id, error) if self._has_triton_errors else error
 
 
 def _parse(message_type: Any, message: bytes) -> Any:
@@ -261,4 +332,10 @@ def _response(
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
         name=spec.name, datatype=spec.datatype.name, shape=spec.shape
+    )
+
+
+def _stream_error(query_id: str, error: SkysailError) -> pb.ModelStreamInferResponse:
+    return pb.ModelStreamInferResponse(
+        error_message=error.message, infer_response=pb.ModelInferResponse(id=query_id)
     )

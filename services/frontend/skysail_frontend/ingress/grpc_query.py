@@ -1,9 +1,6 @@
 """Door: skysail.v1.QueryService."""
 
-import asyncio
-import logging
 import secrets
-from collections import deque
 from collections.abc import Mapping
 from itertools import count
 
@@ -15,11 +12,10 @@ from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandle
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.outputs import output_tensors
+from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import find_target, make_query
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_protos.v1 import query_pb2 as pb
-
-log = logging.getLogger(__name__)
 
 SERVICE = "skysail.v1.QueryService"
 
@@ -42,17 +38,17 @@ class QueryIds:
 class GrpcQuery:
     """Serves QueryService."""
 
-    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_stream_queries: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, streams: Streams) -> None:
         """Serves by the dispatcher.
 
         Args:
             dispatcher: Answers queries.
             ids: Makes ids.
-            max_stream_queries: Unanswered queries of one stream; it is not read beyond.
+            streams: Where streams are served.
         """
         self._dispatcher = dispatcher
         self._ids = ids
-        self._max_stream_queries = max_stream_queries
+        self._streams = streams
 
     @property
     def unary(self) -> Mapping[str, UnaryHandler]:
@@ -91,83 +87,31 @@ class GrpcQuery:
 
     async def predict_stream(self, stream: Stream) -> None:
         """Answer the queries of a stream, each when it is ready."""
-        session = _StreamSession(stream, self._max_stream_queries)
-        sending = asyncio.create_task(session.send_answers(), name="stream answers")
-        try:
-            async for message in stream:
-                await session.room_for_one()
-                self._ask(session, message, stream.deadline)
-            session.end()
-            await asyncio.wait({sending})
-        finally:
-            for query in session.unanswered.values():
-                self._dispatcher.cancel(query)
-            sending.cancel()
-            (error,) = await asyncio.gather(sending, return_exceptions=True)
-            if isinstance(error, Exception):
-                # Sending fails where the client went away, which is no mistake of ours.
-                log.info("answers of a stream are not sent", extra={"error": str(error)})
+        await self._streams.serve(stream, self._ask)
 
-    def _ask(self, session: "_StreamSession", message: bytes, deadline: float) -> None:
+    def _ask(self, session: StreamSession, message: bytes) -> None:
         query_id = ""
 
         def settle(query: Query, prediction: Prediction) -> None:
-            session.unanswered.pop(query.query_id, None)
             if prediction.error is not None:
-                session.answer(_stream_error(query.query_id, prediction.error))
+                answer = _stream_error(query.query_id, prediction.error)
             else:
-                response = _response(query, prediction)
-                session.answer(pb.PredictStreamResponse(query_id=query.query_id, response=response))
+                answer = pb.PredictStreamResponse(
+                    query_id=query.query_id, response=_response(query, prediction)
+                )
+            session.answer(query.query_id, answer.SerializeToString())
 
         try:
             request = _parse(message)
             query_id = request.query_id
-            query = self._query(request, deadline, settle)
+            query = self._query(request, session.deadline, settle)
             if query.query_id in session.unanswered:
                 raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
         except SkysailError as error:
-            session.answer(_stream_error(query_id, error))
+            session.answer("", _stream_error(query_id, error).SerializeToString())
         else:
-            session.unanswered[query.query_id] = query
+            session.asked(query.query_id, query)
             self._dispatcher.submit(query)
-
-
-class _StreamSession:
-    """The answers of one stream on their way; their number is bounded by the room for queries."""
-
-    def __init__(self, stream: Stream, max_queries: int) -> None:
-        self.unanswered: dict[str, Query] = {}
-        self._stream = stream
-        self._room = asyncio.Semaphore(max_queries)
-        self._answers: deque[bytes] = deque()
-        self._wake = asyncio.Event()
-        self._num_open = 0
-        self._is_ended = False
-
-    async def room_for_one(self) -> None:
-        """Return once one more query may be asked."""
-        await self._room.acquire()
-        self._num_open += 1
-
-    def answer(self, response: pb.PredictStreamResponse) -> None:
-        """Have an answer sent."""
-        self._answers.append(response.SerializeToString())
-        self._wake.set()
-
-    def end(self) -> None:
-        """Say that no more queries come."""
-        self._is_ended = True
-        self._wake.set()
-
-    async def send_answers(self) -> None:
-        """Send answers until no more queries come and all are answered."""
-        while not (self._is_ended and self._num_open == 0):
-            await self._wake.wait()
-            self._wake.clear()
-            while self._answers:
-                await self._stream.send(self._answers.popleft())
-                self._num_open -= 1
-                self._room.release()
 
 
 def _parse(message: bytes) -> pb.PredictRequest:

@@ -4,6 +4,7 @@ import logging
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 
 import uvicorn
 from starlette.applications import Starlette
@@ -47,9 +48,17 @@ def http_app(routes: Sequence[BaseRoute]) -> Starlette:
 
 
 def _error_response(request: Request, error: SkysailError) -> Response:
-    if request.url.path.startswith("/v2"):
-        return json_response({"error": error.message}, http_status(error))
-    return json_response(clipper_error(error), http_status(error))
+    path = request.url.path
+    if path == "/v2" or path.startswith("/v2/"):
+        response = json_response({"error": error.message}, http_status(error))
+    else:
+        response = json_response(clipper_error(error), http_status(error))
+    backlog = error.backlog
+    if backlog is not None:
+        response.headers["retry-after"] = str(max(1, ceil(backlog.wait_s)))
+        response.headers["retry-after-ms"] = str(max(1, ceil(backlog.wait_s * 1000)))
+        response.headers["shed-reason"] = backlog.reason
+    return response
 
 
 class _Server(uvicorn.Server):

@@ -1,15 +1,28 @@
 """Parameters of a request of the Open Inference Protocol, the same for gRPC and REST."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from skysail_common.errors import InvalidInput, Unsupported
+from skysail_frontend.query import DEFAULT_PRIORITY
 
+_MAX_PRIORITY = 1_000_000
 _ALLOWED_TRITON_KEY = "triton_enable_empty_final_response"
 
 
-def request_timeout_s(parameters: Mapping[str, Any]) -> float | None:
-    """Return the time-out that the parameters name (microseconds there), or None.
+@dataclass(frozen=True)
+class RequestOptions:
+    """What the parameters of a request ask for."""
+
+    timeout_s: float | None = None
+    """Longest wait; None where none is named."""
+    priority: int = DEFAULT_PRIORITY
+    """1 is the most urgent."""
+
+
+def request_options(parameters: Mapping[str, Any]) -> RequestOptions:
+    """Return what the parameters of a request ask for; a time-out is in microseconds there.
 
     Raises:
         InvalidInput: a parameter has the wrong type, a value out of range, or a reserved name.
@@ -27,11 +40,12 @@ def request_timeout_s(parameters: Mapping[str, Any]) -> float | None:
     if priority is not None and priority < 0:
         raise InvalidInput("invalid value for 'priority', expected value >= 0.")
     timeout = _integer(parameters, "timeout", "int64_param")
-    if timeout is None or timeout == 0:
-        return None
-    if timeout < 0:
+    if timeout is not None and timeout < 0:
         raise InvalidInput("invalid value for 'timeout', expected microseconds >= 0.")
-    return timeout * 1e-6
+    return RequestOptions(
+        timeout_s=timeout * 1e-6 if timeout else None,
+        priority=min(priority, _MAX_PRIORITY) if priority else DEFAULT_PRIORITY,
+    )
 
 
 def _integer(parameters: Mapping[str, Any], name: str, kind: str) -> int | None:

@@ -4,8 +4,7 @@ Two things differ on purpose: integers are accepted where an application takes d
 `input_batch` of one input is answered as a batch.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -16,7 +15,12 @@ from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.grpc_query import QueryIds
-from skysail_frontend.ingress.http import json_response, predict, read_json
+from skysail_frontend.ingress.http import (
+    deadline_of,
+    json_response,
+    predict_all,
+    read_json,
+)
 from skysail_frontend.ingress.json_values import json_elements, row_of_json
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
@@ -53,34 +57,40 @@ class RestClipper:
         if not isinstance(version, str):
             raise InvalidInput("'version' must be a string")
         if "input" in body:
-            return json_response(await self._answer(application, version, body["input"]))
+            (answer,) = await self._answers(request, application, version, [body["input"]])
+            return json_response(answer)
         batch = body["input_batch"]
         if not isinstance(batch, list) or not 1 <= len(batch) <= _MAX_BATCH:
             raise InvalidInput(f"'input_batch' must be a JSON array of 1 to {_MAX_BATCH} inputs")
         # Converted before any is asked: a bad input refuses the whole request.
-        targets = [application_target(self._dispatcher.table, application, version) for _ in batch]
-        rows = [_row(target, value) for target, value in zip(targets, batch, strict=True)]
-        answers = await asyncio.gather(
-            *(self._ask(target, row) for target, row in zip(targets, rows, strict=True))
-        )
+        answers = await self._answers(request, application, version, batch)
         return json_response({"batch_predictions": answers})
 
-    async def _answer(self, application: Application, version: str, value: Any) -> dict[str, Any]:
-        target = application_target(self._dispatcher.table, application, version)
-        return await self._ask(target, _row(target, value))
+    async def _answers(
+        self, request: Request, application: Application, version: str, values: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        deadline = deadline_of(request, self._dispatcher.clock())
 
-    async def _ask(self, target: Target, row: Sequence[Tensor]) -> dict[str, Any]:
-        def make(settle: Settle) -> Query:
-            return make_query(self._dispatcher, target, row, settle, deadline=float("inf"))
+        def make_of(value: Any) -> Callable[[Settle], Query]:
+            target = application_target(self._dispatcher.table, application, version)
+            row = _row(target, value)
+            return lambda settle: make_query(
+                self._dispatcher, target, row, settle, deadline=deadline
+            )
 
-        query, prediction = await predict(self._dispatcher, make)
+        makes = [make_of(value) for value in values]
+        found = await predict_all(request, self._dispatcher, makes)
+        if len(found) == 1 and (error := found[0][1].error) is not None:
+            raise error
+        return [self._answer(query, prediction) for query, prediction in found]
+
+    def _answer(self, query: Query, prediction: Prediction) -> dict[str, Any]:
+        answer: dict[str, Any] = {"query_id": self._ids.next_number()}
         if prediction.error is not None:
-            raise prediction.error
-        answer: dict[str, Any] = {
-            "query_id": self._ids.next_number(),
-            "output": _output(query, prediction),
-            "default": prediction.is_default,
-        }
+            # In its place in the batch: the others have their answers.
+            return answer | clipper_error(prediction.error)
+        answer["output"] = _output(query, prediction)
+        answer["default"] = prediction.is_default
         if prediction.is_default:
             answer["default_explanation"] = prediction.explanation
         return answer

@@ -1,6 +1,7 @@
-"""Door: the REST form of the Open Inference Protocol, /v2/…, with JSON tensors."""
+"""Door: the REST form of the Open Inference Protocol, /v2/…, with tensors as JSON or as bytes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -8,17 +9,49 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from skysail_common import __version__
-from skysail_common.errors import InvalidInput, ModelNotFound, Unsupported
+from skysail_common.errors import InvalidInput, ModelNotFound
 from skysail_common.tensors import DataType, Tensor, TensorSpec, from_numpy
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.binary_tensors import (
+    JSON_LENGTH_HEADER,
+    BinaryBody,
+    joined,
+    raw_tensor,
+)
 from skysail_frontend.ingress.grpc_inference import EXTENSIONS
-from skysail_frontend.ingress.http import json_response, predict, read_json
-from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_timeout_s
+from skysail_frontend.ingress.http import (
+    deadline_of,
+    json_response,
+    json_text,
+    parse_json,
+    predict,
+    read_body,
+)
+from skysail_frontend.ingress.infer_parameters import (
+    RequestOptions,
+    check_tensor_parameters,
+    request_options,
+)
 from skysail_frontend.ingress.json_values import array_of_json, json_elements
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
+from skysail_frontend.ingress.triton_errors import triton_error
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import ServedVersion
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a request asks for."""
+
+    target: Target
+    tensors: list[Tensor]
+    query_id: str = ""
+    options: RequestOptions = field(default_factory=RequestOptions)
+    wanted: Mapping[str, bool] = field(default_factory=dict)
+    """Outputs, and whether each is to be binary; all if empty."""
+    is_binary: bool = True
+    """Whether all are to be binary."""
 
 
 class RestV2:
@@ -30,11 +63,14 @@ class RestV2:
         server_name: str,
         max_body_bytes: int,
         is_ready: Callable[[], bool],
+        *,
+        has_triton_errors: bool = False,
     ) -> None:
         self._dispatcher = dispatcher
         self._server_name = server_name
         self._max_body_bytes = max_body_bytes
         self._is_ready = is_ready
+        self._has_triton_errors = has_triton_errors
 
     def routes(self) -> list[BaseRoute]:
         """Return the paths and their handlers."""
@@ -99,35 +135,50 @@ class RestV2:
 
     async def infer(self, request: Request) -> Response:
         """Answer one query."""
-        if "inference-header-content-length" in request.headers:
-            raise Unsupported("binary tensor data are not supported over HTTP; use gRPC or JSON")
-        body = await read_json(request, self._max_body_bytes)
-        if not isinstance(body, dict):
-            raise InvalidInput("the body must be a JSON object with the member 'inputs'")
-        target = self._target(request)
-        parameters = _object(body, "parameters")
-        query_id = body.get("id", "")
-        if not isinstance(query_id, str):
-            raise InvalidInput("'id' must be a string")
-        tensors = _tensors(body)
-        wanted = _wanted_outputs(body, target)
+        content = await read_body(request, self._max_body_bytes)
+        body = BinaryBody(content, request.headers.get(JSON_LENGTH_HEADER))
+        asked = _raw(body, self._target(request)) if body.is_raw else self._asked(body, request)
+
+        deadline = deadline_of(request, self._dispatcher.clock())
 
         def make(settle: Settle) -> Query:
             return make_query(
                 self._dispatcher,
-                target,
-                tensors,
+                asked.target,
+                asked.tensors,
                 settle,
-                query_id=query_id,
-                deadline=float("inf"),
-                timeout_s=request_timeout_s(parameters),
-                label=f"[request id: {query_id or '<id_unknown>'}] ",
+                query_id=asked.query_id,
+                deadline=deadline,
+                timeout_s=asked.options.timeout_s,
+                priority=asked.options.priority,
+                label=f"[request id: {asked.query_id or '<id_unknown>'}] ",
             )
 
-        query, prediction = await predict(self._dispatcher, make)
-        if prediction.error is not None:
-            raise prediction.error
-        return json_response(_answer(query, prediction, wanted))
+        query, prediction = await predict(request, self._dispatcher, make)
+        error = prediction.error
+        if error is not None:
+            raise triton_error(query.query_id, error) if self._has_triton_errors else error
+        return _answer(query, prediction, asked)
+
+    def _asked(self, body: BinaryBody, request: Request) -> _Asked:
+        value = parse_json(body.json)
+        if not isinstance(value, dict):
+            raise InvalidInput("the body must be a JSON object with the member 'inputs'")
+        target = self._target(request)
+        parameters = _object(value, "parameters")
+        query_id = value.get("id", "")
+        if not isinstance(query_id, str):
+            raise InvalidInput("'id' must be a string")
+        tensors = _tensors(value, body)
+        is_binary = _flag(parameters, "binary_data_output", default=False)
+        wanted = _wanted_outputs(value, target, is_binary)
+        options = request_options(parameters)
+        return _Asked(target, tensors, query_id, options, wanted, is_binary)
+
+
+def _raw(body: BinaryBody, target: Target) -> _Asked:
+    tensors = [raw_tensor(target.version, body.content)] if target.version is not None else []
+    return _Asked(target, tensors)
 
 
 def _metadata(spec: TensorSpec) -> dict[str, Any]:
@@ -141,19 +192,30 @@ def _object(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
-def _tensors(body: Mapping[str, Any]) -> list[Tensor]:
-    inputs = body.get("inputs")
+def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"invalid value type for '{name}' parameter, expected bool_param.")
+    return value
+
+
+def _tensors(value: Mapping[str, Any], body: BinaryBody) -> list[Tensor]:
+    inputs = value.get("inputs")
     if not isinstance(inputs, list):
         raise InvalidInput("'inputs' must be a JSON array of tensors")
-    return [_tensor(each) for each in inputs]
+    tensors = [_tensor(each, body) for each in inputs]
+    body.check_end()
+    return tensors
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: Any, body: BinaryBody) -> Tensor:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise InvalidInput("each of 'inputs' must be a JSON object with the member 'name'")
     name = value["name"]
-    check_tensor_parameters("input", name, _object(value, "parameters"))
-    for member in ("datatype", "shape", "data"):
+    parameters = _object(value, "parameters")
+    check_tensor_parameters("input", name, parameters)
+    is_binary = "binary_data_size" in parameters
+    for member in ("datatype", "shape", *(() if is_binary else ("data",))):
         if member not in value:
             raise InvalidInput(f"input '{name}' has no member '{member}'")
     shape = value["shape"]
@@ -163,29 +225,36 @@ def _tensor(value: Any) -> Tensor:
     if not is_shape or not isinstance(value["datatype"], str):
         raise InvalidInput(f"input '{name}' needs a shape of integers and a datatype")
     datatype = DataType.named(value["datatype"])
+    # Whether the elements fill the shape is checked with all else.
+    if is_binary:
+        if "data" in value:
+            raise InvalidInput(f"input '{name}' has both 'data' and a 'binary_data_size'")
+        data = body.take(name, parameters["binary_data_size"])
+    else:
+        data = _json_data(name, value["data"], datatype)
+    return Tensor(name, datatype, tuple(shape), data)
+
+
+def _json_data(name: str, value: Any, datatype: DataType) -> bytes:
     if datatype is DataType.BF16:
         raise InvalidInput(f"input '{name}' of datatype BF16 cannot be sent as JSON")
-    flat = array_of_json(name, value["data"], datatype).ravel()
-    tensor = from_numpy(name, flat)
-    # Whether the elements fill the shape is checked with all else.
-    return Tensor(name, datatype, tuple(shape), tensor.data)
+    return from_numpy(name, array_of_json(name, value, datatype).ravel()).data
 
 
-def _wanted_outputs(body: Mapping[str, Any], target: Target) -> frozenset[str]:
+def _wanted_outputs(body: Mapping[str, Any], target: Target, is_binary: bool) -> dict[str, bool]:
     outputs = body.get("outputs", [])
     if not isinstance(outputs, list) or not all(
         isinstance(each, dict) and isinstance(each.get("name"), str) for each in outputs
     ):
         raise InvalidInput("'outputs' must be a JSON array of objects with the member 'name'")
+    wanted: dict[str, bool] = {}
     for each in outputs:
         parameters = _object(each, "parameters")
         check_tensor_parameters("output", each["name"], parameters)
-        if parameters.get("binary_data"):
-            raise Unsupported("binary tensor data are not supported over HTTP; use gRPC or JSON")
-    wanted = frozenset(each["name"] for each in outputs)
+        wanted[each["name"]] = _flag(parameters, "binary_data", default=is_binary)
     if target.version is not None:
         known = {spec.name for spec in target.version.signature.outputs}
-        for name in sorted(wanted - known):
+        for name in sorted(wanted.keys() - known):
             model = target.version.name.model_name
             raise InvalidInput(
                 f"unexpected inference output '{name}' for model '{model}'; it gives "
@@ -194,24 +263,35 @@ def _wanted_outputs(body: Mapping[str, Any], target: Target) -> frozenset[str]:
     return wanted
 
 
-def _answer(query: Query, prediction: Prediction, wanted: frozenset[str]) -> dict[str, Any]:
+def _answer(query: Query, prediction: Prediction, asked: _Asked) -> Response:
     model_name, version = query.version.name if query.version else ("", "")
     answer: dict[str, Any] = {"model_name": model_name, "model_version": version}
     if query.query_id:
         answer["id"] = query.query_id
-    answer["outputs"] = [
-        {
+    outputs: list[dict[str, Any]] = []
+    binary: list[Tensor] = []
+    for tensor in output_tensors(query, prediction):
+        if asked.wanted and tensor.name not in asked.wanted:
+            continue
+        output: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype.name,
             "shape": tensor.shape,
-            "data": json_elements(tensor).ravel().tolist(),
         }
-        for tensor in output_tensors(query, prediction)
-        if not wanted or tensor.name in wanted
-    ]
+        if asked.wanted.get(tensor.name, asked.is_binary):
+            output["parameters"] = {"binary_data_size": len(tensor.data)}
+            binary.append(tensor)
+        else:
+            output["data"] = json_elements(tensor).ravel().tolist()
+        outputs.append(output)
+    answer["outputs"] = outputs
     if prediction.is_default:
         answer["parameters"] = {
             "skysail_outcome": prediction.outcome.name,
             "skysail_explanation": prediction.explanation,
         }
-    return answer
+    text = json_text(answer)
+    if not binary:
+        return Response(text, media_type="application/json")
+    headers = {JSON_LENGTH_HEADER: str(len(text))}
+    return Response(joined(text, binary), 200, headers, "application/octet-stream")

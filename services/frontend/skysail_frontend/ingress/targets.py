@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from skysail_common.errors import ApplicationNotFound
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
-from skysail_frontend.query import Query, Settle, sooner
+from skysail_frontend.query import DEFAULT_PRIORITY, Query, Settle, sooner
 from skysail_frontend.routes import Application, RouteTable, ServedVersion
 from skysail_frontend.validation import Inputs, checked_inputs, widened
 
@@ -42,7 +42,7 @@ def find_target(table: RouteTable, name: str, version: str) -> Target:
     if application is not None:
         return application_target(table, application, version)
     if not table.has_model(name):
-        raise ApplicationNotFound(f"no application and no model is called {name!r}")
+        raise ApplicationNotFound(f"no application and no deployed model is called {name!r}")
     return Target(None, table.version(name, version))
 
 
@@ -69,6 +69,7 @@ def make_query(
     query_id: str = "",
     deadline: float,
     timeout_s: float | None = None,
+    priority: int = DEFAULT_PRIORITY,
     widens: bool = False,
     label: str = "",
 ) -> Query:
@@ -82,6 +83,7 @@ def make_query(
         query_id: Id of the caller.
         deadline: Deadline of the call; the SLO or the time-out may be sooner.
         timeout_s: Longest wait that the request itself names.
+        priority: 1 is the most urgent.
         widens: True to convert numbers to the types that the model takes.
         label: Put before messages about the inputs.
 
@@ -95,7 +97,7 @@ def make_query(
             tensors = widened(target.version, tensors)
         inputs = checked_inputs(target.version, tensors, label)
     slo_s = target.application.slo_s if target.application else None
-    return Query(
+    query = Query(
         query_id,
         target.application,
         target.version,
@@ -106,3 +108,5 @@ def make_query(
         sooner(arrival, deadline, slo_s, timeout_s, dispatcher.default_timeout_s),
         settle,
     )
+    query.priority = priority
+    return query

@@ -1,0 +1,135 @@
+"""Streams of queries: read as long as there is room, answered in the order of being ready."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from skysail_common.errors import Unavailable
+from skysail_common.rpc.contract import Stream
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.query import Query
+
+log = logging.getLogger(__name__)
+
+_MAX_BYTES = 64 * 1024 * 1024
+"""Queries and answers that one stream may hold; it is not read beyond."""
+
+
+class StreamSession:
+    """One stream: what was asked and not answered, and the answers on their way."""
+
+    def __init__(self, stream: Stream, max_queries: int) -> None:
+        self.deadline = stream.deadline
+        self.unanswered: dict[str, Query] = {}
+        """By a name that is unique on the stream."""
+        self._stream = stream
+        self._max_queries = max_queries
+        self._num_open = 0
+        self._size_bytes = 0
+        self._sizes: dict[str, int] = {}
+        self._answers: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._is_ended = False
+
+    async def read(self, ask: Callable[["StreamSession", bytes], None]) -> None:
+        """Ask each query that comes, as long as there is room for its answer."""
+        async for message in self._stream:
+            self._num_open += 1
+            self._size_bytes += len(message)
+            ask(self, message)
+            # The answer counts instead, once it is there.
+            self._size_bytes -= len(message)
+            while self._num_open >= self._max_queries or self._size_bytes >= _MAX_BYTES:
+                self._has_room.clear()
+                await self._has_room.wait()
+
+    def asked(self, name: str, query: Query) -> None:
+        """Note that a query waits for its answer."""
+        self.unanswered[name] = query
+        self._size_bytes += query.input_bytes
+
+    def answer(self, name: str, message: bytes) -> None:
+        """Have the answer to a query sent, or to what was no query."""
+        query = self.unanswered.pop(name, None)
+        if query is not None:
+            self._size_bytes -= query.input_bytes
+        self._size_bytes += len(message)
+        self._answers.append(message)
+        self._wake.set()
+
+    def end(self) -> None:
+        """Say that no more queries come."""
+        self._is_ended = True
+        self._wake.set()
+
+    async def send_answers(self) -> None:
+        """Send answers until no more queries come and all are answered."""
+        while not (self._is_ended and self._num_open == 0):
+            await self._wake.wait()
+            self._wake.clear()
+            while self._answers:
+                message = self._answers.popleft()
+                await self._stream.send(message)
+                self._num_open -= 1
+                self._size_bytes -= len(message)
+                self._has_room.set()
+
+
+class Streams:
+    """All streams of a frontend."""
+
+    def __init__(self, dispatcher: Dispatcher, max_queries: int) -> None:
+        """Knows no stream yet.
+
+        Args:
+            dispatcher: Is told which queries nobody waits for any more.
+            max_queries: Unanswered queries of one stream; it is not read beyond.
+        """
+        self._dispatcher = dispatcher
+        self._max_queries = max_queries
+        self._readers: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+
+    def drain(self) -> None:
+        """Read no more; each stream ends once all that was read is answered."""
+        self._is_draining = True
+        for reader in self._readers:
+            reader.cancel()
+
+    async def serve(self, stream: Stream, ask: Callable[[StreamSession, bytes], None]) -> None:
+        """Serve a stream to its end.
+
+        Args:
+            stream: The stream.
+            ask: Makes a query of a message and has it answered.
+
+        Raises:
+            Unavailable: the frontend drains; all that was read is answered.
+        """
+        session = StreamSession(stream, self._max_queries)
+        reading = asyncio.create_task(session.read(ask), name="stream queries")
+        sending = asyncio.create_task(session.send_answers(), name="stream answers")
+        self._readers.add(reading)
+        try:
+            if self._is_draining:
+                reading.cancel()
+            await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                session.end()
+                await asyncio.wait({sending})
+                if not reading.cancelled() and (error := reading.exception()) is not None:
+                    raise error
+        finally:
+            self._readers.discard(reading)
+            for query in session.unanswered.values():
+                self._dispatcher.cancel(query)
+            reading.cancel()
+            sending.cancel()
+            _, sent = await asyncio.gather(reading, sending, return_exceptions=True)
+            if isinstance(sent, Exception):
+                # Sending fails where the client went away, which is no mistake of ours.
+                log.info("answers of a stream are not sent", extra={"error": str(sent)})
+        if self._is_draining:
+            raise Unavailable("the frontend is draining; connect again")
