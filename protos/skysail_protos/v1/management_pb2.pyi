@@ -146,6 +146,7 @@ class Application(_message.Message):
     SLO_FIELD_NUMBER: _builtins.int
     DEFAULT_OUTPUT_JSON_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
+    BYPASSES_CACHE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name: 1 to 63 letters, digits, '-', '_' or '.'."""
     input_type: _tensors_pb2.InputType.ValueType
@@ -154,6 +155,8 @@ class Application(_message.Message):
     """Answer where no prediction is in time, as JSON; absent where there is none, so that such a
     query ends with an error.
     """
+    bypasses_cache: _builtins.bool
+    """True to have every query computed, even where the model caches predictions."""
     @_builtins.property
     def slo(self) -> _duration_pb2.Duration:
         """The promised latency; greater than 0."""
@@ -170,10 +173,11 @@ class Application(_message.Message):
         slo: _duration_pb2.Duration | None = ...,
         default_output_json: _builtins.str | None = ...,
         routes: _abc.Iterable[_routing_pb2.Route] | None = ...,
+        bypasses_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "default_output_json", b"default_output_json", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "default_output_json", b"default_output_json", "input_type", b"input_type", "name", b"name", "routes", b"routes", "slo", b"slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "bypasses_cache", b"bypasses_cache", "default_output_json", b"default_output_json", "input_type", b"input_type", "name", b"name", "routes", b"routes", "slo", b"slo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_output_json: _TypeAlias = _typing.Literal["default_output_json"]  # noqa: Y015
     _WhichOneofArgType__default_output_json: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json"]  # noqa: Y015
@@ -238,10 +242,13 @@ class UpdateApplicationRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SLO_FIELD_NUMBER: _builtins.int
     DEFAULT_OUTPUT_JSON_FIELD_NUMBER: _builtins.int
+    BYPASSES_CACHE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the application."""
     default_output_json: _builtins.str
     """New default output as JSON; absent to leave it."""
+    bypasses_cache: _builtins.bool
+    """Whether its queries bypass the cache; absent to leave it."""
     @_builtins.property
     def slo(self) -> _duration_pb2.Duration:
         """New SLO; absent to leave it."""
@@ -252,13 +259,19 @@ class UpdateApplicationRequest(_message.Message):
         name: _builtins.str = ...,
         slo: _duration_pb2.Duration | None = ...,
         default_output_json: _builtins.str | None = ...,
+        bypasses_cache: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "default_output_json", b"default_output_json", "slo", b"slo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bypasses_cache", b"_bypasses_cache", "_default_output_json", b"_default_output_json", "bypasses_cache", b"bypasses_cache", "default_output_json", b"default_output_json", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "default_output_json", b"default_output_json", "name", b"name", "slo", b"slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bypasses_cache", b"_bypasses_cache", "_default_output_json", b"_default_output_json", "bypasses_cache", b"bypasses_cache", "default_output_json", b"default_output_json", "name", b"name", "slo", b"slo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bypasses_cache: _TypeAlias = _typing.Literal["bypasses_cache"]  # noqa: Y015
+    _WhichOneofArgType__bypasses_cache: _TypeAlias = _typing.Literal["_bypasses_cache", b"_bypasses_cache"]  # noqa: Y015
     _WhichOneofReturnType__default_output_json: _TypeAlias = _typing.Literal["default_output_json"]  # noqa: Y015
     _WhichOneofArgType__default_output_json: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bypasses_cache) -> _WhichOneofReturnType__bypasses_cache | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default_output_json) -> _WhichOneofReturnType__default_output_json | None: ...
 
 Global___UpdateApplicationRequest: _TypeAlias = UpdateApplicationRequest  # noqa: Y015

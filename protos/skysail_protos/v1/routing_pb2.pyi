@@ -98,12 +98,15 @@ class RoutedApplication(_message.Message):
     SLO_FIELD_NUMBER: _builtins.int
     DEFAULT_OUTPUT_JSON_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
+    BYPASSES_CACHE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name."""
     input_type: _tensors_pb2.InputType.ValueType
     """What its queries hold."""
     default_output_json: _builtins.str
     """Answer where no prediction is in time, as JSON; absent where there is none."""
+    bypasses_cache: _builtins.bool
+    """True to have every query computed, even where the model caches predictions."""
     @_builtins.property
     def slo(self) -> _duration_pb2.Duration:
         """The promised latency."""
@@ -120,10 +123,11 @@ class RoutedApplication(_message.Message):
         slo: _duration_pb2.Duration | None = ...,
         default_output_json: _builtins.str | None = ...,
         routes: _abc.Iterable[Global___Route] | None = ...,
+        bypasses_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "default_output_json", b"default_output_json", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "default_output_json", b"default_output_json", "input_type", b"input_type", "name", b"name", "routes", b"routes", "slo", b"slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json", "bypasses_cache", b"bypasses_cache", "default_output_json", b"default_output_json", "input_type", b"input_type", "name", b"name", "routes", b"routes", "slo", b"slo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_output_json: _TypeAlias = _typing.Literal["default_output_json"]  # noqa: Y015
     _WhichOneofArgType__default_output_json: _TypeAlias = _typing.Literal["_default_output_json", b"_default_output_json"]  # noqa: Y015

@@ -223,6 +223,7 @@ def _application(message: routing_pb2.RoutedApplication) -> Application:
         slo_s=message.slo.seconds + message.slo.nanos / 1e9,
         routes=tuple(Route(each.model, each.version, each.weight) for each in message.routes),
         has_default=has_default,
+        uses_cache=not message.bypasses_cache,
         default_output=_json(message.default_output_json) if has_default else None,
     )
 

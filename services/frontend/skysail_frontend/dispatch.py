@@ -29,7 +29,8 @@ from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.caching import Caching
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome, Prediction, Query
-from skysail_frontend.routes import RouteTable
+from skysail_frontend.routes import RouteTable, ServedVersion
+from skysail_frontend.splitting import parts_of
 from skysail_frontend.statistics import Statistics
 from skysail_frontend.version_dispatcher import (
     Batch,
@@ -145,9 +146,29 @@ class Dispatcher:
         if version is None or version.served.num_replicas == 0:
             self._refuse_without_replica(query, version, now)
             return
+        if query.rows > version.served.serving.max_batch_size:
+            query.on_joined = self._joined
+            for part in parts_of(query, version.served.serving.max_batch_size):
+                self.submit(part)
+            return
         if version.served.serving.cache_ttl_s and self._is_answered_otherwise(query, now):
             return
         self._enqueue(version, query, now)
+
+    def max_query_rows(self, served: ServedVersion) -> int:
+        """Return the most rows that a query may have; of more than a batch it is asked in parts."""
+        serving = served.serving
+        return max(serving.max_batch_size, serving.max_queue_size or self._max_queue_size)
+
+    def _joined(self, query: Query, prediction: Prediction, now: float) -> None:
+        """Settle a query whose parts are all answered."""
+        if query.is_settled:
+            return
+        if prediction.error is None:
+            self._answer(query, prediction, now)
+        else:
+            explanation = prediction.explanation or prediction.error.message
+            self._give_up(query, prediction.outcome, explanation, prediction.error, now)
 
     def _is_answered_otherwise(self, query: Query, now: float) -> bool:
         """Answer a query from the cache, or by one like it that is being computed."""
@@ -202,6 +223,8 @@ class Dispatcher:
             return
         query.cancel()
         self.num_unsettled -= 1
+        for part in query.parts:
+            self.cancel(part)
         self._leave_queue(query)
         self._lead_on(query, self.clock())
 

@@ -88,9 +88,12 @@ class Query:
         "dispatched",
         "input_bytes",
         "inputs",
+        "is_part",
         "is_queued",
         "is_settled",
         "num_in_flight",
+        "on_joined",
+        "parts",
         "priority",
         "query_id",
         "rows",
@@ -138,8 +141,11 @@ class Query:
         self.dispatched = 0.0
         self.attempts = 0
         self.cache_key: tuple[ModelVersion, tuple[bytes, ...], tuple[int, ...]] | None = None
+        self.is_part = False
         self.is_queued = False
         self.num_in_flight = 0
+        self.on_joined: Callable[[Query, Prediction, float], None] | None = None
+        self.parts: Sequence[Query] = ()
         self.is_settled = False
 
     def answer(self, prediction: Prediction, now: float) -> None:

@@ -96,6 +96,8 @@ class Statistics:
 
     def settled(self, query: Query, prediction: Prediction) -> None:
         """Count a query that was answered."""
+        if query.is_part:
+            return
         target = self._target(query)
         error = prediction.error
         if error is None:

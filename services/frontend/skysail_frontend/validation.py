@@ -23,12 +23,15 @@ class Inputs:
     variable_dims: tuple[int, ...]
 
 
-def checked_inputs(version: ServedVersion, tensors: Sequence[Tensor], label: str = "") -> Inputs:
+def checked_inputs(
+    version: ServedVersion, tensors: Sequence[Tensor], max_rows: int, label: str = ""
+) -> Inputs:
     """Return the inputs if they are what the model takes.
 
     Args:
         version: The model version.
         tensors: The inputs, in any order; a sole one may have no name.
+        max_rows: Most rows of a query.
         label: Put before messages, as Triton puts `[request id: 7] `.
 
     Raises:
@@ -55,9 +58,9 @@ def checked_inputs(version: ServedVersion, tensors: Sequence[Tensor], label: str
             )
         _check_size(model, spec, tensor, label)
         dims.extend(tensor.shape[axis] for axis in spec.variable_axes)
-    if rows > version.serving.max_batch_size:
+    if rows > max_rows:
         raise InvalidInput(
-            f"{label}inference request batch-size must be <= {version.serving.max_batch_size} for "
+            f"{label}inference request batch-size must be <= {max_rows} for "
             f"'{model}'; send {rows} rows in several requests"
         )
     return Inputs(tuple(tensor.data for tensor in ordered), rows, tuple(dims))

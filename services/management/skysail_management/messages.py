@@ -52,6 +52,7 @@ def application_to_proto(record: ApplicationRecord) -> management_pb2.Applicatio
         input_type=_input_type(record.input_type),
         slo=duration(record.slo_s),
         default_output_json=record.default_output_json,
+        bypasses_cache=record.bypasses_cache,
         routes=_routes(record.routes),
     )
 
@@ -194,6 +195,7 @@ def snapshot_to_proto(
                 input_type=_input_type(record.input_type),
                 slo=duration(record.slo_s),
                 default_output_json=record.default_output_json,
+                bypasses_cache=record.bypasses_cache,
                 routes=_routes(record.routes),
             )
             for record in state.applications

@@ -42,6 +42,7 @@ class ApplicationRecord(Record):
     input_type: InputType
     slo_s: float
     default_output_json: str | None = None
+    bypasses_cache: bool = False
     routes: tuple[RouteRecord, ...] = ()
 
 

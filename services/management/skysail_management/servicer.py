@@ -81,6 +81,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             input_type_from_proto(wanted.input_type),
             seconds("slo", wanted.slo),
             wanted.default_output_json if wanted.HasField("default_output_json") else None,
+            bypasses_cache=wanted.bypasses_cache,
         )
         return pb.RegisterApplicationResponse(application=messages.application_to_proto(record))
 
@@ -91,6 +92,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             request.name,
             seconds("slo", request.slo) if request.HasField("slo") else None,
             request.default_output_json if request.HasField("default_output_json") else None,
+            request.bypasses_cache if request.HasField("bypasses_cache") else None,
         )
         return pb.UpdateApplicationResponse(application=messages.application_to_proto(record))
 

@@ -38,7 +38,7 @@ class DispatcherAtWork(RuleBasedStateMachine):
         name=st.sampled_from([*NAMES, "m:3", None]),
         app=st.sampled_from(APPLICATIONS[1:]),
         within_s=st.sampled_from([-0.1, 0.0, 0.05, 0.1, 0.1, 0.3, 5.0]),
-        rows=st.integers(1, MAX_BATCH_SIZE + 1),
+        rows=st.integers(1, MAX_BATCH_SIZE),
     )
     def submit_to_application(self, name, app, within_s, rows) -> None:
         self._submit(name, within_s, rows, app)

@@ -334,20 +334,12 @@ async def test_a_wrong_body_is_refused(body, error):
         body_of(parameters={"sequence_id": 1}),
         _input(parameters={"shared_memory_region": "r"}),
         body_of(outputs=[{"name": "y", "parameters": {"classification": 3}}]),
-        body_of(outputs=[{"name": "y", "parameters": {"binary_data": True}}]),
     ],
 )
 async def test_what_is_not_supported_is_said_to_be_so(body):
     response = await doors().post(INFER, body)
     assert response.status_code == 501
     assert "not" in response.json()["error"]
-
-
-async def test_binary_tensors_are_not_supported_over_http():
-    headers = {"Inference-Header-Content-Length": "3"}
-    response = await doors().post(INFER, b"{}\n\0\0", headers)
-    assert response.status_code == 501
-    assert response.json()["error"].startswith("binary tensor data are not supported over HTTP")
 
 
 async def test_an_output_that_is_explicitly_not_binary_is_fine():

@@ -43,7 +43,7 @@ def strings(*elements: bytes) -> bytes:
 
 def refusal(version: ServedVersion, *tensors: Tensor) -> str:
     with pytest.raises(InvalidInput) as caught:
-        checked_inputs(version, tensors, LABEL)
+        checked_inputs(version, tensors, 8, LABEL)
     return caught.value.message
 
 
@@ -196,18 +196,20 @@ def test_the_inputs_come_in_the_order_of_the_signature():
     first = Tensor("INPUT0", DataType.INT32, (2, 16), bytes(range(128)))
     second = Tensor("INPUT1", DataType.INT32, (2, 16), bytes(128))
     expected = Inputs((first.data, second.data), 2, ())
-    assert checked_inputs(simple, [second, first]) == expected
+    assert checked_inputs(simple, [second, first], 8) == expected
 
 
 @pytest.mark.parametrize("name", ["x", ""])
 def test_a_sole_input_may_have_no_name(name):
     tensor = Tensor(name, DataType.FP64, (1, 3), bytes(24))
-    assert checked_inputs(served(), [tensor]) == Inputs((bytes(24),), 1, ())
+    assert checked_inputs(served(), [tensor], 8) == Inputs((bytes(24),), 1, ())
 
 
 def test_two_inputs_must_have_names():
     tensors = [Tensor("", each.datatype, each.shape, each.data) for each in good]
-    assert "unexpected inference input ''" in refusal(simple, *tensors)
+    assert refusal(simple, *tensors) == (
+        "model 'simple' takes inputs by name: give a dictionary with INPUT0, INPUT1"
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -230,7 +232,7 @@ def test_sizes_that_vary_are_told_in_the_order_of_the_signature(sizes, rows):
         Tensor("p", DataType.INT8, (rows, a, 2, b), bytes(rows * a * 2 * b)),
         Tensor("q", DataType.FP16, (rows, 3), bytes(rows * 6)),
     ]
-    inputs = checked_inputs(served(signature=signature), tensors)
+    inputs = checked_inputs(served(signature=signature), tensors, 8)
     assert inputs.rows == rows
     assert inputs.variable_dims == (a, b, c)
     assert inputs.data == (tensors[1].data, tensors[2].data, tensors[0].data)
@@ -255,7 +257,7 @@ dimensions = st.integers(-3, 5) | st.sampled_from(ABSURD)
 )
 def test_whatever_comes_is_accepted_or_refused_as_invalid(tensors, version):
     try:
-        inputs = checked_inputs(version, tensors)
+        inputs = checked_inputs(version, tensors, version.serving.max_batch_size)
     except InvalidInput:
         return
     assert 1 <= inputs.rows <= version.serving.max_batch_size
@@ -287,7 +289,7 @@ def test_numbers_become_the_type_that_the_model_takes(source, target, name):
     (result,) = widened(version, [from_numpy(name, source)])
     assert result.datatype is target
     assert to_numpy(result).tolist() == source.tolist()
-    assert checked_inputs(version, [result]).rows == 1
+    assert checked_inputs(version, [result], 8).rows == 1
 
 
 @pytest.mark.parametrize(
@@ -304,8 +306,9 @@ def test_numbers_become_the_type_that_the_model_takes(source, target, name):
 )
 def test_what_would_lose_its_meaning_is_refused(source, target, words):
     version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
-    with pytest.raises(InvalidInput, match=words):
-        widened(version, [from_numpy("x", source)])
+    for name in ("x", ""):
+        with pytest.raises(InvalidInput, match=f"^tensor 'x' has .* {words}$"):
+            widened(version, [from_numpy(name, source)])
 
 
 def test_what_the_model_does_not_take_is_left_for_the_checks():
@@ -328,7 +331,7 @@ def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
     version = served(signature=signature_of(TensorSpec("x", DataType.FP64, (-1, -1))))
     data = bytes(max(0, min(100, prod(shape))))
     with pytest.raises(InvalidInput):
-        checked_inputs(version, widened(version, [Tensor("x", DataType.INT8, shape, data)]))
+        checked_inputs(version, widened(version, [Tensor("x", DataType.INT8, shape, data)]), 8)
 
 
 @settings(max_examples=50, deadline=None)

@@ -95,7 +95,9 @@ def make_query(
     if target.version is not None:
         if widens:
             tensors = widened(target.version, tensors)
-        inputs = checked_inputs(target.version, tensors, label)
+        inputs = checked_inputs(
+            target.version, tensors, dispatcher.max_query_rows(target.version), label
+        )
     slo_s = target.application.slo_s if target.application else None
     query = Query(
         query_id,

@@ -44,7 +44,13 @@ class Applications:
         return self._records.applications.all()
 
     async def register(
-        self, name: str, input_type: InputType, slo_s: float, default_output_json: str | None
+        self,
+        name: str,
+        input_type: InputType,
+        slo_s: float,
+        default_output_json: str | None,
+        *,
+        bypasses_cache: bool = False,
     ) -> ApplicationRecord:
         """Make an application known; the same again changes nothing.
 
@@ -58,6 +64,7 @@ class Applications:
             input_type=input_type,
             slo_s=slo_s,
             default_output_json=_checked_default(default_output_json),
+            bypasses_cache=bypasses_cache,
         )
         async with self._records.lock:
             existing = self._records.applications.get(name)
@@ -65,15 +72,19 @@ class Applications:
                 if existing.model_copy(update={"routes": ()}) == record:
                     return existing
                 raise AlreadyExists(
-                    f"application {name!r} is registered with other values; update it, or unregister "
-                    "it first"
+                    f"application {name!r} is registered with other values; unregister it first, or "
+                    "change it by the SDK's update_application"
                 )
             await self._records.commit([self._records.applications.put(name, record)])
         await self._reconciler.routing_changed()
         return record
 
     async def update(
-        self, name: str, slo_s: float | None, default_output_json: str | None
+        self,
+        name: str,
+        slo_s: float | None,
+        default_output_json: str | None,
+        bypasses_cache: bool | None = None,
     ) -> ApplicationRecord:
         """Change what is not None.
 
@@ -88,6 +99,8 @@ class Applications:
                 changes["slo_s"] = slo_s
             if default_output_json is not None:
                 changes["default_output_json"] = _checked_default(default_output_json)
+            if bypasses_cache is not None:
+                changes["bypasses_cache"] = bypasses_cache
             record = record.model_copy(update=changes)
             await self._records.commit([self._records.applications.put(name, record)])
         await self._reconciler.routing_changed()

@@ -1,0 +1,152 @@
+"""Queries of more rows than a batch may have."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.errors import DeadlineExceeded, ModelFailed
+from skysail_common.tensors import Content, DataType, TensorSpec, join_bytes_elements
+from skysail_frontend.query import Outcome, Query
+from skysail_frontend.splitting import parts_of
+from skysail_frontend.version_dispatcher import QueryOutputs
+from unit.frontend.parts import (
+    Frontend,
+    application,
+    doubled,
+    echoed,
+    failing,
+    served,
+    signature_of,
+    texts,
+)
+
+
+def numbers(prediction) -> list[float]:
+    return np.frombuffer(prediction.outputs[0]).tolist()
+
+
+def test_a_large_query_is_asked_in_parts_and_answered_in_order():
+    frontend = Frontend(served(max_batch_size=4))
+    query = frontend.submit(rows=10)
+    small = frontend.submit()
+    frontend.loop.turn()
+    while any(replica.in_flight for replica in frontend.replicas):
+        # The youngest first, so that the parts come back in another order.
+        frontend.replica.answer(frontend.replica.in_flight[-1])
+        frontend.loop.turn()
+    rows = [sum(each.rows for each in batch.queries) for batch in frontend.replica.sent]
+    assert sum(rows) == 11
+    assert max(rows) <= 4
+    answered = frontend.settled[query]
+    assert numbers(answered) == [2.0 * each for each in range(30)]
+    assert answered.shapes == [(10, 3)]
+    assert answered.compute_s > 0
+    assert frontend.settled[small].shapes == [(1, 3)]
+    assert frontend.dispatcher.num_unsettled == 0
+
+
+def test_one_part_that_fails_fails_all():
+    frontend = Frontend(served(max_batch_size=4), function=failing(ModelFailed("no")))
+    query = frontend.submit(rows=10)
+    frontend.loop.turn()
+    assert isinstance(frontend.settled[query].error, ModelFailed)
+    assert frontend.dispatcher.num_unsettled == 0
+
+
+def test_the_default_output_is_given_for_all_of_it():
+    app = application("app", "m:1", default=[0.0])
+    frontend = Frontend(served(max_batch_size=4))
+    query = frontend.submit(rows=10, application=app)
+    frontend.loop.turn()
+    frontend.replica.answer()
+    frontend.loop.advance(1.0)
+    answered = frontend.settled[query]
+    assert (answered.outcome, answered.error) == (Outcome.DEFAULT_DEADLINE, None)
+    assert frontend.dispatcher.num_unsettled == 0
+    (target,) = frontend.dispatcher.statistics.targets.values()
+    assert target.outcomes == {"DEFAULT_DEADLINE": 1}
+
+
+def test_the_deadline_of_all_is_that_of_each_part():
+    frontend = Frontend(served(max_batch_size=4))
+    query = frontend.submit(rows=10)
+    frontend.loop.advance(1.0)
+    assert isinstance(frontend.settled[query].error, DeadlineExceeded)
+    assert frontend.dispatcher.num_unsettled == 0
+
+
+def test_a_large_query_that_is_cancelled_leaves_nothing_in_the_queue():
+    frontend = Frontend(served(max_batch_size=4))
+    frontend.replica.is_ready = False
+    query = frontend.submit(rows=10)
+    frontend.dispatcher.cancel(query)
+    assert len(frontend.version().queue) == 0
+    assert frontend.dispatcher.num_unsettled == 0
+    assert query not in frontend.settled
+
+
+def test_parts_of_different_shapes_cannot_be_joined():
+    sizes = iter([2, 3])
+
+    def function(query):
+        size = next(sizes)
+        return QueryOutputs([bytes(8 * size * query.rows)], [(query.rows, size)])
+
+    frontend = Frontend(served(max_batch_size=4), function=function)
+    query = frontend.submit(rows=8)
+    frontend.loop.turn()
+    error = frontend.settled[query].error
+    assert isinstance(error, ModelFailed)
+    assert "different shapes" in error.message
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.binary(max_size=9), min_size=2, max_size=30), st.integers(1, 7))
+def test_texts_are_split_where_they_end(elements, max_rows):
+    for dims, spec in (((), texts()), ((1,), texts("x", Content.TEXT, -1))):
+        version = served(signature=signature_of(spec), max_batch_size=max_rows)
+        data = join_bytes_elements(elements)
+        query = Query("", None, version, (data,), len(elements), dims, 0.0, 1.0, lambda *_: None)
+        parts = parts_of(query, max_rows)
+        assert b"".join(part.inputs[0] for part in parts) == data
+        for index, part in enumerate(parts):
+            expected = elements[index * max_rows : (index + 1) * max_rows]
+            assert part.rows == len(expected)
+            assert part.inputs[0] == join_bytes_elements(expected)
+
+
+@pytest.mark.parametrize("rows", [5, 8, 9])
+def test_several_inputs_and_dimensions_that_vary_are_split_alike(rows):
+    specs = (
+        TensorSpec("a", DataType.FP32, (-1, -1)),
+        TensorSpec("b", DataType.INT64, (-1, 2)),
+    )
+    version = served(signature=signature_of(*specs), max_batch_size=4)
+    a = np.arange(rows * 3, dtype="<f4").reshape(rows, 3)
+    b = np.arange(rows * 2, dtype="<i8").reshape(rows, 2)
+    query = Query(
+        "", None, version, (a.tobytes(), b.tobytes()), rows, (3,), 0.0, 1.0, lambda *_: None
+    )
+    parts = parts_of(query, 4)
+    assert [part.rows for part in parts] == [4] * (rows // 4) + ([rows % 4] if rows % 4 else [])
+    for index, part in enumerate(parts):
+        assert part.inputs[0] == a[4 * index : 4 * index + 4].tobytes()
+        assert part.inputs[1] == b[4 * index : 4 * index + 4].tobytes()
+        assert part.variable_dims == (3,)
+
+
+def test_it_may_be_as_large_as_the_queue_and_no_larger():
+    frontend = Frontend(served(max_batch_size=4), max_queue_size=20, function=doubled)
+    assert frontend.dispatcher.max_query_rows(frontend.version().served) == 20
+    query = frontend.submit(rows=20)
+    frontend.loop.turn()
+    assert frontend.settled[query].shapes == [(20, 3)]
+
+
+def test_a_model_without_dimensions_that_vary_gives_them_back_whole():
+    signature = signature_of(TensorSpec("x", DataType.FP64, (-1, 3)))
+    frontend = Frontend(served(signature=signature, max_batch_size=3), function=echoed)
+    query = frontend.submit(rows=7)
+    frontend.loop.turn()
+    assert numbers(frontend.settled[query]) == [float(each) for each in range(21)]
