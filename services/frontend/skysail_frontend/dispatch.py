@@ -111,6 +111,7 @@ class Dispatcher:
                 )
             else:
                 known.update(served)
+                self.mark(known)
         for name in self._versions.keys() - table.versions.keys():
             gone = self._versions.pop(name)
             gone.stop()
@@ -126,7 +127,9 @@ class Dispatcher:
     def _give_up_waiting(self, version: VersionDispatcher, error: SkysailError) -> None:
         now = self.clock()
         while (query := version.queue.pop()) is not None:
-            self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+            # What a replica still has is answered by it, or ends at its deadline.
+            if not query.num_in_flight:
+                self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
 
     def version(self, name: ModelVersion) -> VersionDispatcher | None:
         """Return the state of a version, or None if it is not deployed."""
@@ -187,7 +190,7 @@ class Dispatcher:
         return False
 
     def _enqueue(self, version: VersionDispatcher, query: Query, now: float) -> None:
-        if (reason := version.batcher.refusal(query, now, version.num_ready)) is not None:
+        if (reason := version.refusal(query, now)) is not None:
             # What is refused arrived all the same.
             version.batcher.rate.arrived(query.rows, now)
             self._shed(version, query, reason, now)

@@ -150,6 +150,15 @@ class VersionDispatcher:
         """Replicas that take batches."""
         return len([True for replica in self.replicas if replica.is_ready])
 
+    def refusal(self, query: Query, now: float) -> ShedReason | None:
+        """Return why a query that has just arrived is not to wait, or None if it may."""
+        num_ready = num_idle = 0
+        for replica in self.replicas:
+            if replica.is_ready:
+                num_ready += 1
+                num_idle += not replica.num_in_flight
+        return self.batcher.refusal(query, now, num_ready, num_idle)
+
     def dispatch(self, now: float) -> None:
         """Send batches while the batcher says so and a replica is free."""
         wake_at = self._ask_others_for_overdue(now)

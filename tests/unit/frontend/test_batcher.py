@@ -200,7 +200,6 @@ def test_what_is_expired_is_given_up_and_not_sent(policy):
     assert not expired.is_queued
 
 
-@pytest.mark.xfail(reason="only the head is looked at")
 def test_what_is_expired_is_not_sent_behind_a_higher_priority():
     urgent, expired = query(0.25, priority=1), query(0.2)
     batcher = batcher_of(urgent, expired, priority_step_s=0.1)
@@ -324,13 +323,12 @@ def test_after_a_while_without_a_batch_the_hopeless_are_admitted_to_find_out():
         assert batcher.refusal(query(0.005, arrival=now), now, 4) is refusal
 
 
-@pytest.mark.xfail(reason="parts of a round of batches count as waits even where replicas idle")
 def test_nothing_is_refused_that_idle_replicas_can_answer():
     batcher = hybrid_of()
     # Four batches of 60 rows take 40 ms, all at once.
     for _ in range(4 * 60):
         each = query(0.050)
-        assert batcher.refusal(each, NOW, 4) is None
+        assert batcher.refusal(each, NOW, 4, 4) is None
         batcher.push(each)
 
 
@@ -443,7 +441,6 @@ def test_a_preferred_size_that_would_be_late_is_not_waited_for():
     assert decision.reason is DispatchReason.PREFERRED
 
 
-@pytest.mark.xfail(reason="the delay of preferred sizes holds full batches, too")
 def test_preferred_sizes_do_not_hold_what_can_hold_no_more():
     too_large = [query(rows=10) for _ in range(7)]
     batcher = batcher_of(

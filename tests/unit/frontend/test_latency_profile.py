@@ -193,7 +193,6 @@ def test_a_moderate_slowdown_is_known_after_a_few_batches():
     assert profile.latency_s(8) == 0.020
 
 
-@pytest.mark.xfail(reason="only the size of each eighth batch is estimated again")
 def test_it_follows_drift_of_sizes_that_alternate():
     profile = LatencyProfile()
     for factor in (1.0, 2.0):
@@ -287,7 +286,6 @@ def test_a_batch_fits_the_time_that_it_takes(points, rows, limit):
         assert profile.largest(profile.latency_s(rows) * (1 + 1e-9), limit) >= rows
 
 
-@pytest.mark.xfail(reason="rounded down where the inverse of the line is a little too small")
 def test_a_batch_fits_exactly_the_time_that_it_takes():
     profile = linear((1, 16, 64))
     for rows in range(1, 65):

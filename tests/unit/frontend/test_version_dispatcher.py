@@ -188,7 +188,6 @@ def test_new_options_hold_for_what_is_held():
     assert sent == [[queries[0]], [queries[1]]]
 
 
-@pytest.mark.xfail(reason="nothing decides again when the options change")
 def test_new_options_end_a_hold_at_once():
     frontend, queries = held(policy=PolicyName.FIXED, max_queue_delay_s=0.050)
     frontend.apply(version_with(policy=PolicyName.FIXED, max_queue_delay_s=0.0))
@@ -348,7 +347,6 @@ def test_what_no_replica_answers_is_given_up_at_its_deadline():
     assert [replica.sizes for replica in frontend.replicas] == [[1], [1]]
 
 
-@pytest.mark.xfail(reason="what waits for another replica is given up though one has it")
 @pytest.mark.parametrize("num_replicas", [None, 0])
 def test_undeploying_leaves_to_a_replica_what_it_has_though_it_is_overdue(num_replicas):
     frontend = frontend_with(2, max_batch_size=1)

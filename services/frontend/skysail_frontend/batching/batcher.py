@@ -95,13 +95,24 @@ class Batcher:
         self.profile.observe(rows, latency_s, now)
         self._policy.observe(rows, latency_s, budget_s)
 
-    def refusal(self, query: Query, now: float, num_replicas: int) -> ShedReason | None:
-        """Return why a query that has just arrived is not to wait, or None if it may."""
+    def refusal(
+        self, query: Query, now: float, num_replicas: int, num_idle: int = 0
+    ) -> ShedReason | None:
+        """Return why a query that has just arrived is not to wait, or None if it may.
+
+        Args:
+            query: Has just arrived.
+            now: The present instant.
+            num_replicas: Replicas that are ready.
+            num_idle: Those of them that have nothing to do.
+        """
         if query.deadline <= now:
             return ShedReason.EXPIRED
         if self.queue.num_rows + query.rows > self.max_queue_rows and len(self.queue):
             return ShedReason.QUEUE_FULL
-        if num_replicas and not self._policy.admits(query, self.queue.num_rows, num_replicas):
+        if num_replicas and not self._policy.admits(
+            query, self.queue.num_rows, num_replicas, num_idle
+        ):
             # As in `decide`: what was learned is doubted when nothing shows it any more.
             return ShedReason.HOPELESS if now - self._dispatched <= _PROBE_AFTER_S else None
         return None
@@ -141,7 +152,7 @@ class Batcher:
             if plan.hold_until > now:
                 decision.wait_until = plan.hold_until
             else:
-                decision.batch = self._take(plan.max_rows)
+                decision.batch = self._take(plan.max_rows, now, decision.shed)
                 decision.reason = plan.reason
                 self._dispatched = now
             break
@@ -157,13 +168,14 @@ class Batcher:
                     return Plan(size, situation.now, DispatchReason.PREFERRED)
         if options.max_queue_delay_s is not None:
             until = head.arrival + options.max_queue_delay_s
+            is_other_size = options.preferred_batch_sizes and situation.num_rows < plan.max_rows
             if plan.hold_until > until or (
-                options.preferred_batch_sizes and plan.hold_until <= situation.now < until
+                is_other_size and plan.hold_until <= situation.now < until
             ):
                 return Plan(plan.max_rows, until, DispatchReason.DELAY)
         return plan
 
-    def _take(self, max_rows: int) -> list[Query]:
+    def _take(self, max_rows: int, now: float, shed: list[tuple[Query, ShedReason]]) -> list[Query]:
         """Return the queries of a batch, by urgency.
 
         Returns:
@@ -174,6 +186,11 @@ class Batcher:
         batch: list[Query] = []
         rows = size = 0
         while (head := queue.peek()) is not None:
+            if head.deadline <= now:
+                # Others of a higher priority were before it.
+                queue.pop()
+                shed.append((head, ShedReason.EXPIRED))
+                continue
             if batch and (
                 rows + head.rows > max_rows
                 or size + head.input_bytes > MAX_BATCH_BYTES

@@ -24,10 +24,11 @@ Points = Sequence[tuple[int, float]]
 class _Window:
     """The latest latencies of batches of about one size."""
 
-    __slots__ = ("latency_s", "observed", "samples")
+    __slots__ = ("has_new", "latency_s", "observed", "samples")
 
     def __init__(self) -> None:
         self.samples: deque[float] = deque(maxlen=_WINDOW)
+        self.has_new = False
         self.latency_s = 0.0
         self.observed = 0.0
 
@@ -37,6 +38,7 @@ class _Window:
         A pause of the process must not pass for the speed of the model; what keeps coming is no
         outlier, because it moves the median.
         """
+        self.has_new = False
         ordered = sorted(self.samples)
         bound = _OUTLIER_FACTOR * ordered[(len(ordered) - 1) // 2]
         ordered = ordered[: bisect_right(ordered, bound)]
@@ -67,7 +69,7 @@ class LatencyProfile:
             window = self._windows.setdefault(_bucket(rows), _Window())
             if not window.samples:
                 window.samples.append(latency_s)
-                window.estimate()
+                window.has_new = True
         self._rebuild()
 
     @property
@@ -88,11 +90,11 @@ class LatencyProfile:
         if window is None:
             window = self._windows[bucket] = _Window()
         window.samples.append(latency_s)
+        window.has_new = True
         window.observed = self._now = now
         self.num_observed += 1
         self._num_unused += 1
         if len(window.samples) <= _RECOMPUTE_EVERY or self._num_unused >= _RECOMPUTE_EVERY:
-            window.estimate()
             self._rebuild()
 
     def _rebuild(self) -> None:
@@ -102,6 +104,8 @@ class LatencyProfile:
         pools: list[tuple[float, float, int]] = []
         for each in rows:
             window = self._windows[each]
+            if window.has_new:
+                window.estimate()
             is_fresh = self._now - window.observed <= _FRESH_S
             weight = len(window.samples) if is_fresh else _STALE_WEIGHT
             latency_s, size = window.latency_s, 1
@@ -150,7 +154,8 @@ class LatencyProfile:
         rows = _between(
             budget_s, latencies[index - 1], latencies[index], known[index - 1], known[index]
         )
-        return min(limit, int(rows))
+        # The line's inverse may be a little below what it came from.
+        return min(limit, int(rows + 1e-6))
 
     def smallest_for(self, rows_per_s: float, limit: int) -> int:
         """Return the fewest rows with which one replica keeps up with a rate; `limit` if none do."""

@@ -86,7 +86,7 @@ class Situation(NamedTuple):
 class BatchSizePolicy(Protocol):
     """Decides about the next batch of one model version."""
 
-    def admits(self, query: Query, num_rows: int, num_replicas: int) -> bool:
+    def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
         """Tell whether a query that comes while so many rows wait can be in time."""
         ...
 
@@ -108,7 +108,7 @@ class EagerPolicy:
     def __init__(self, options: ServingOptions) -> None:
         self._options = options
 
-    def admits(self, query: Query, num_rows: int, num_replicas: int) -> bool:
+    def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
         """Admit everything."""
         return True
 
@@ -174,15 +174,16 @@ class HybridPolicy(EagerPolicy):
         self._profile = profile
         self._rate = rate
 
-    def admits(self, query: Query, num_rows: int, num_replicas: int) -> bool:
+    def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
         """Refuse what would be late even if all before it went in the largest useful batches."""
         if query.deadline == NEVER or self._profile.is_empty:
             return True
         budget_s = query.deadline - query.arrival
         cap = self._useful_rows(budget_s, num_replicas)
-        batches = num_rows / (num_replicas * cap)
+        # What waits goes at once where replicas idle, and else when one is done.
+        rounds = max(0, num_rows - num_idle * cap) / (num_replicas * cap)
         latency_s = self._profile.latency_s
-        needed_s = batches * latency_s(cap) + latency_s(max(query.rows, min(num_rows + 1, cap)))
+        needed_s = rounds * latency_s(cap) + latency_s(max(query.rows, min(num_rows + 1, cap)))
         return _OPTIMISM * needed_s <= budget_s
 
     def _useful_rows(self, budget_s: float, num_replicas: int) -> int:

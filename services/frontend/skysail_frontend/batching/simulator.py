@@ -86,7 +86,7 @@ class _Simulation:
         self.num_arrived += 1
         deadline = now + self.workload.slo_s
         query = Query("", None, None, (), 1, (), now, deadline, lambda *_: None)
-        if self.batcher.refusal(query, now, self.workload.num_replicas) is None:
+        if self.batcher.refusal(query, now, self.workload.num_replicas, self.free) is None:
             self.batcher.push(query)
         else:
             self.waits_of_shed.append(0.0)
