@@ -69,12 +69,14 @@ def running() -> Iterator[Peer]:
 
 def _write_model(directory: Path, name: str) -> None:
     directory.mkdir()
-    trained = _ENVIRONMENT.models / f"{name}.joblib"
     settings: dict[str, Any] = {
         "name": name,
         "implementation": "digits_runtime.Digits",
         "max_batch_size": MAX_BATCH_SIZE,
         "max_batch_time": _MAX_BATCH_TIME_S,
-        "parameters": {"uri": str(trained) if trained.exists() else None},
+        "parameters": {"uri": str(directory)},
     }
     (directory / "model-settings.json").write_text(json.dumps(settings))
+    trained = _ENVIRONMENT.models / f"{name}.joblib"
+    if trained.exists():
+        shutil.copy(trained, directory / "model.joblib")

@@ -2,6 +2,8 @@
 
 # mypy: disable-error-code="import-untyped, import-not-found, misc"
 
+from pathlib import Path
+
 import joblib
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
@@ -9,12 +11,12 @@ from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 
 class Digits(MLModel):
-    """Predicts a batch by one call of the model it is given; without one, returns it."""
+    """Predicts a batch by one call of the model in its directory; without one, returns it."""
 
     async def load(self) -> bool:
         """Load the model."""
-        uri = self.settings.parameters.uri
-        self._predict = joblib.load(uri).predict if uri else None
+        path = Path(self.settings.parameters.uri, "model.joblib")
+        self._predict = joblib.load(path).predict if path.exists() else None
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:

@@ -7,6 +7,7 @@ client.deploy(model.predict, name="digits", version="1", example=images[:1])
 client.predict("digits", images[0]).output
 """
 
+from skysail import errors
 from skysail.async_client import AsyncClient
 from skysail.client import Client
 from skysail.descriptions import (
@@ -42,4 +43,5 @@ __all__ = [
     "Timings",
     "Version",
     "__version__",
+    "errors",
 ]

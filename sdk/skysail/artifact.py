@@ -91,7 +91,8 @@ def build_artifact(
         ModelFailed: the function fails on the example, or returns something that is no array.
     """
     if not callable(function):
-        raise InvalidInput(f"{type(function).__name__} is not a function or another callable")
+        hint = "; did you mean its .predict?" if hasattr(function, "predict") else ""
+        raise InvalidInput(f"{type(function).__name__} is not a function or another callable{hint}")
     if (example is None) == (input_type is None):
         raise InvalidInput("give either an example of the input or an input_type")
     if input_type is not None:
@@ -134,9 +135,13 @@ def _of_example(function: Function, example: Any) -> tuple[Calling, Signature, l
         copies = {name: np.array(array) for name, array in arrays.items()}
         result = call_function(function, calling, copies)
     except Exception as error:
-        raise ModelFailed(
-            f"the function failed on the example: {type(error).__name__}: {error}"
-        ) from error
+        text = f"the function failed on the example: {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            text += (
+                "; the function runs on this machine to learn its signature: install "
+                f"{error.name} here too, or give an input_type in place of the example"
+            )
+        raise ModelFailed(text) from error
     outputs = named_outputs(result, calling)
     if not outputs:
         raise ModelFailed(f"the function returned an empty {type(result).__name__}")

@@ -3,11 +3,10 @@
 import asyncio
 import json
 import random
-import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 from typing_extensions import Self
@@ -22,7 +21,9 @@ from skysail.descriptions import (
     Route,
     Version,
 )
-from skysail.predictions import Prediction, encode_input, prediction_of
+from skysail.predictions import Prediction, encode_input, prediction_of, shape_told
+from skysail.reaching import management_error
+from skysail.requirements import read_requirements
 from skysail.settings import ClientSettings
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.clock import MONOTONIC
@@ -31,6 +32,7 @@ from skysail_common.errors import (
     DeadlineExceeded,
     DeployFailed,
     InvalidInput,
+    ModelFailed,
     SkysailError,
     Unavailable,
 )
@@ -53,10 +55,15 @@ _UPLOAD_TIMEOUT_S = 3600.0
 _SCALE_CHECK_S = 0.1
 _MAX_CONCURRENT = 256
 
-# As pip has it: a URL may hold a '#' without a space before it.
-_COMMENT = re.compile(r"(?:^|\s)#.*")
+ResponseT = TypeVar("ResponseT")
 
-NOT_GIVEN: Any = object()
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+NOT_GIVEN: Any = _NotGiven()
 """Tells an argument that was not given from None, which is a legal default output."""
 
 OnEvent = Callable[[DeployEvent], None]
@@ -115,6 +122,13 @@ class AsyncClient:
             self._management_channel = open_channel(self.endpoint)
         return management_pb2_grpc.ManagementServiceStub(self._management_channel)
 
+    async def _call(self, response: Awaitable[ResponseT]) -> ResponseT:
+        """Await a response of management."""
+        return await call(response, self._told)
+
+    def _told(self, error: grpc.aio.AioRpcError) -> SkysailError:
+        return management_error(error, self.endpoint)
+
     async def _queries(self) -> "query_pb2_grpc.QueryServiceAsyncStub":
         async with self._finding_frontend:
             if not self._frontends:
@@ -162,17 +176,26 @@ class AsyncClient:
                 and the application has no default output.
             Unavailable: the cluster is not reached.
         """
+        try:
+            return await self._predict(target, input, version, timeout_s)
+        except InvalidInput as error:
+            error.args = (shape_told(error.message, "predict takes one input", "predict_batch"),)
+            raise
+
+    async def _predict(
+        self, target: str, value: Any, version: str | int | None, timeout_s: float | None
+    ) -> Prediction:
         timeout_s = timeout_s or self._timeout_s
         request = query_pb2.PredictRequest(
             target=target,
             version="" if version is None else str(version),
-            inputs=encode_input(input),
+            inputs=encode_input(value),
             timeout=duration(timeout_s),
         )
         try:
             return prediction_of(await self._ask(request, timeout_s))
         except Unavailable as error:
-            if type(error) is not Unavailable:
+            if type(error) is not Unavailable or not self._frontends:
                 raise
         # The frontend went away. To ask again is harmless: a prediction changes nothing.
         await self._next_frontend()
@@ -205,15 +228,21 @@ class AsyncClient:
             timeout_s: Longest wait for each of them, in seconds.
 
         Raises:
-            SkysailError: as `predict`, for the first input that has no prediction.
+            SkysailError: as `predict`, for the first input that has no prediction; where the
+                fault is in the input the message begins with its index.
         """
         room = asyncio.Semaphore(_MAX_CONCURRENT)
 
-        async def ask(value: Any) -> Prediction:
+        async def ask(index: int, value: Any) -> Prediction:
             async with room:
-                return await self.predict(target, value, version=version, timeout_s=timeout_s)
+                try:
+                    return await self._predict(target, value, version, timeout_s)
+                except (InvalidInput, ModelFailed) as error:
+                    text = shape_told(error.message, "predict_batch takes inputs")
+                    error.args = (f"input {index}: {text}",)
+                    raise
 
-        tasks = [asyncio.ensure_future(ask(value)) for value in inputs]
+        tasks = [asyncio.ensure_future(ask(*each)) for each in enumerate(inputs)]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -254,7 +283,7 @@ class AsyncClient:
             input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
                 example.
             num_replicas: Replicas wanted, at least 1.
-            pkgs_to_install: Packages for pip, as of a requirements file.
+            pkgs_to_install: Packages for pip, as of a requirements file; a str is one of them.
             requirements: A requirements file with more of them.
             promote: True to make it the current version once it is ready.
             labels: Words of your own.
@@ -263,7 +292,7 @@ class AsyncClient:
             memory_mib: Memory of a replica in MiB; 0 for no limit.
             max_batch_size: Most rows of one batch; the server's default if None.
             start_timeout_s: Longest time from start to ready; the server's default if None.
-            on_event: Is told each step.
+            on_event: Is told each step. Without it `Client` shows them on a terminal.
 
         Raises:
             InvalidInput: the function cannot be pickled, or an argument is out of range.
@@ -310,7 +339,7 @@ class AsyncClient:
         return await self.describe_version(request.model, request.version)
 
     async def _upload(self, artifact: Artifact) -> None:
-        found = await call(
+        found = await self._call(
             self._management.FindArtifact(
                 management_pb2.FindArtifactRequest(sha256=artifact.sha256),
                 timeout=self._timeout_s,
@@ -326,12 +355,12 @@ class AsyncClient:
                 chunk = content[begin : begin + CHUNK_BYTES]
                 yield management_pb2.UploadArtifactRequest(chunk=chunk)
 
-        await call(self._management.UploadArtifact(parts(), timeout=_UPLOAD_TIMEOUT_S))
+        await self._call(self._management.UploadArtifact(parts(), timeout=_UPLOAD_TIMEOUT_S))
 
     async def _follow(
         self, request: management_pb2.DeployRequest, on_event: OnEvent | None
     ) -> None:
-        events = stream(self._management.Deploy(request, timeout=_DEPLOY_TIMEOUT_S))
+        events = stream(self._management.Deploy(request, timeout=_DEPLOY_TIMEOUT_S), self._told)
         async for message in events:
             event = DeployEvent.of(message)
             if on_event is not None:
@@ -371,7 +400,7 @@ class AsyncClient:
         if default_output is not NOT_GIVEN:
             application.default_output_json = json.dumps(default_output)
         request = management_pb2.RegisterApplicationRequest(application=application)
-        response = await call(
+        response = await self._call(
             self._management.RegisterApplication(request, timeout=self._timeout_s)
         )
         return Application.of(response.application)
@@ -389,7 +418,9 @@ class AsyncClient:
             request.slo.CopyFrom(duration(slo_ms / 1000))
         if default_output is not NOT_GIVEN:
             request.default_output_json = json.dumps(default_output)
-        response = await call(self._management.UpdateApplication(request, timeout=self._timeout_s))
+        response = await self._call(
+            self._management.UpdateApplication(request, timeout=self._timeout_s)
+        )
         return Application.of(response.application)
 
     async def unregister_application(self, name: str) -> None:
@@ -399,7 +430,7 @@ class AsyncClient:
             ApplicationNotFound: there is none of this name.
         """
         request = management_pb2.UnregisterApplicationRequest(name=name)
-        await call(self._management.UnregisterApplication(request, timeout=self._timeout_s))
+        await self._call(self._management.UnregisterApplication(request, timeout=self._timeout_s))
 
     async def link(
         self, application: str, model: str, version: str | int | None = None
@@ -441,12 +472,12 @@ class AsyncClient:
                 for each in routes
             ],
         )
-        response = await call(self._management.SetRoutes(request, timeout=self._timeout_s))
+        response = await self._call(self._management.SetRoutes(request, timeout=self._timeout_s))
         return Application.of(response.application)
 
     async def applications(self) -> list[Application]:
         """Return every application, by name."""
-        response = await call(
+        response = await self._call(
             self._management.ListApplications(
                 management_pb2.ListApplicationsRequest(), timeout=self._timeout_s
             )
@@ -455,7 +486,7 @@ class AsyncClient:
 
     async def models(self) -> list[Model]:
         """Return every model with its versions, by name."""
-        response = await call(
+        response = await self._call(
             self._management.ListModels(management_pb2.ListModelsRequest(), timeout=self._timeout_s)
         )
         return [Model.of(each) for each in response.models]
@@ -467,7 +498,9 @@ class AsyncClient:
             ModelNotFound: there is none of this name.
         """
         request = management_pb2.DescribeModelRequest(name=name)
-        response = await call(self._management.DescribeModel(request, timeout=self._timeout_s))
+        response = await self._call(
+            self._management.DescribeModel(request, timeout=self._timeout_s)
+        )
         return Model.of(response.model)
 
     async def describe_version(self, model: str, version: str | int | None = None) -> Version:
@@ -479,7 +512,9 @@ class AsyncClient:
         request = management_pb2.DescribeVersionRequest(
             model=model, version="" if version is None else str(version)
         )
-        response = await call(self._management.DescribeVersion(request, timeout=self._timeout_s))
+        response = await self._call(
+            self._management.DescribeVersion(request, timeout=self._timeout_s)
+        )
         return Version.of(response.version)
 
     async def promote(self, model: str, version: str | int) -> str:
@@ -490,7 +525,7 @@ class AsyncClient:
             NoReadyReplica: none of its replicas could answer.
         """
         request = management_pb2.PromoteRequest(model=model, version=str(version))
-        response = await call(self._management.Promote(request, timeout=self._timeout_s))
+        response = await self._call(self._management.Promote(request, timeout=self._timeout_s))
         return response.previous_version
 
     async def rollback(self, model: str) -> str:
@@ -502,7 +537,7 @@ class AsyncClient:
             NoReadyReplica: none of its replicas could answer.
         """
         request = management_pb2.RollbackRequest(model=model)
-        response = await call(self._management.Rollback(request, timeout=self._timeout_s))
+        response = await self._call(self._management.Rollback(request, timeout=self._timeout_s))
         return response.version
 
     async def scale(
@@ -524,14 +559,17 @@ class AsyncClient:
             timeout_s: Longest wait for that.
 
         Raises:
+            InvalidInput: a number of replicas that is out of range.
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed.
             DeadlineExceeded: not all replicas were ready in time; they are still wanted.
         """
+        if num_replicas < 0:
+            raise InvalidInput("num_replicas cannot be less than 0")
         request = management_pb2.ScaleRequest(
             model=model, version="" if version is None else str(version), num_replicas=num_replicas
         )
-        response = await call(self._management.Scale(request, timeout=self._timeout_s))
+        response = await self._call(self._management.Scale(request, timeout=self._timeout_s))
         end = MONOTONIC() + timeout_s
         while True:
             found = await self.describe_version(model, response.version)
@@ -562,7 +600,7 @@ class AsyncClient:
         request = management_pb2.UndeployRequest(
             model=model, version="" if version is None else str(version), force=force
         )
-        response = await call(self._management.Undeploy(request, timeout=self._timeout_s))
+        response = await self._call(self._management.Undeploy(request, timeout=self._timeout_s))
         return response.version
 
     async def unregister_model(self, model: str, version: str | int | None = None) -> None:
@@ -574,10 +612,10 @@ class AsyncClient:
         """
         if version is None:
             everything = management_pb2.UnregisterModelRequest(name=model)
-            await call(self._management.UnregisterModel(everything, timeout=self._timeout_s))
+            await self._call(self._management.UnregisterModel(everything, timeout=self._timeout_s))
         else:
             one = management_pb2.UnregisterVersionRequest(model=model, version=str(version))
-            await call(self._management.UnregisterVersion(one, timeout=self._timeout_s))
+            await self._call(self._management.UnregisterVersion(one, timeout=self._timeout_s))
 
     async def logs(
         self,
@@ -608,7 +646,7 @@ class AsyncClient:
             tail_lines=tail_lines,
             follow=follow,
         )
-        async for response in stream(self._management.StreamLogs(request)):
+        async for response in stream(self._management.StreamLogs(request), self._told):
             yield LogLine(response.replica_id, response.line)
 
     async def status(self) -> ClusterStatus:
@@ -617,7 +655,7 @@ class AsyncClient:
         Raises:
             Unavailable: the cluster is not reached.
         """
-        response = await call(
+        response = await self._call(
             self._management.GetClusterStatus(
                 management_pb2.GetClusterStatusRequest(), timeout=self._timeout_s
             )
@@ -654,21 +692,3 @@ def deploy_request(
         start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
         promote=promote,
     )
-
-
-def read_requirements(
-    pkgs_to_install: Sequence[str], requirements: str | Path | None
-) -> tuple[str, ...]:
-    """Return the packages of a list and of a requirements file together.
-
-    Raises:
-        SkysailError: the file cannot be read.
-    """
-    packages = list(pkgs_to_install)
-    if requirements is not None:
-        try:
-            lines = Path(requirements).read_text().splitlines()
-        except OSError as error:
-            raise SkysailError(f"{requirements} cannot be read: {error.strerror}") from error
-        packages += [_COMMENT.sub("", line).strip() for line in lines]
-    return tuple(package for package in packages if package)

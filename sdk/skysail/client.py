@@ -1,6 +1,7 @@
 """The client for ordinary programs and notebooks: `AsyncClient` without asyncio."""
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,12 @@ from skysail.async_client import (
     AsyncClient,
     OnEvent,
     deploy_request,
-    read_requirements,
 )
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.predictions import Prediction
 from skysail.progress import deploy_progress
+from skysail.requirements import read_requirements
+from skysail_common.errors import SkysailError
 from skysail_common.functions import Function
 
 T = TypeVar("T")
@@ -28,7 +30,7 @@ T = TypeVar("T")
 class Client:
     """Deploys models to a cluster and queries them.
 
-    The methods are those of `AsyncClient`, which describes them in full. A client may be shared by
+    The methods are those of `AsyncClient`, with its documentation. A client may be shared by
     threads. Errors are the server's own classes (`skysail.errors`).
     """
 
@@ -72,6 +74,9 @@ class Client:
         future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return future.result()
+        except SkysailError as error:
+            # Where in the client's own thread it was raised tells the caller nothing.
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error.
         except BaseException:
             # Of the caller's thread too, such as KeyboardInterrupt.
             future.cancel()
@@ -121,10 +126,7 @@ class Client:
         start_timeout_s: float | None = None,
         on_event: OnEvent | None = None,
     ) -> Version:
-        """Deploy a function as a version of a model; see `AsyncClient.deploy`.
-
-        Progress is shown on a terminal, unless `on_event` is given.
-        """
+        """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
         # Here, because the function may want the caller's thread.
         artifact = build_artifact(
             function,
@@ -248,6 +250,12 @@ class Client:
     def status(self) -> ClusterStatus:
         """Return the state of everything; see `AsyncClient.status`."""
         return self._run(self._async.status())
+
+
+for _name, _twin in inspect.getmembers(AsyncClient, inspect.isfunction):
+    if _name in vars(Client):
+        # For help() and notebooks; an editor finds the way there by the lines above.
+        getattr(Client, _name).__doc__ = _twin.__doc__
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:

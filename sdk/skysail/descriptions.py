@@ -129,6 +129,16 @@ class Version:
         """How many of its replicas take batches."""
         return sum(replica.state == "READY" for replica in self.replicas)
 
+    def __repr__(self) -> str:
+        if self.deployment is None:
+            state = "not deployed"
+        else:
+            state = f"{self.num_ready} of {self.deployment.num_replicas} replicas ready"
+        inputs = ", ".join(
+            f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in self.signature.inputs
+        )
+        return f"<Version {self.model}:{self.version}, {state}, takes {inputs}>"
+
     @classmethod
     def of(cls, message: pb.Version) -> "Version":
         """Return the value of a message."""
@@ -157,6 +167,10 @@ class Model:
     """Empty where no version was promoted."""
     previous_versions: tuple[str, ...]
     versions: tuple[Version, ...]
+
+    def __repr__(self) -> str:
+        versions = ", ".join(version.version for version in self.versions)
+        return f"<Model {self.name}, versions {versions}, current {self.current_version or 'none'}>"
 
     @classmethod
     def of(cls, message: pb.Model) -> "Model":
@@ -189,6 +203,13 @@ class ClusterStatus:
     applications: tuple[Application, ...]
     models: tuple[Model, ...]
     frontends: tuple[Frontend, ...]
+
+    def __repr__(self) -> str:
+        store = "" if self.is_store_reachable else ", store not reachable"
+        return (
+            f"<ClusterStatus {self.cluster}, models {len(self.models)}, applications "
+            f"{len(self.applications)}, frontends {len(self.frontends)}{store}>"
+        )
 
     @classmethod
     def of(cls, message: pb.GetClusterStatusResponse) -> "ClusterStatus":

@@ -51,3 +51,7 @@ __all__ = [
     "Unavailable",
     "Unsupported",
 ]
+
+# Tracebacks then name the place where users find them.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

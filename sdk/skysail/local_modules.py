@@ -7,8 +7,10 @@ import inspect
 import site
 import sys
 import sysconfig
+import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 
 from skysail_common.errors import InvalidInput
 
@@ -79,6 +81,20 @@ def _is_local(path: Path) -> bool:
         ),
     }
     return not any(path == base or base in path.parents for base in installed)
+
+
+def own_frames(error: BaseException) -> str:
+    """Return the part of an error's traceback that is in the user's own modules."""
+    frames = traceback.walk_tb(error.__traceback__)
+    own = ((frame, line) for frame, line in frames if _is_own(frame))
+    return "".join(traceback.StackSummary.extract(own).format())
+
+
+def _is_own(frame: FrameType) -> bool:
+    top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    is_ours = top in _NEVER_SENT and top != "__main__"
+    is_known = is_ours or top in sys.stdlib_module_names
+    return not is_known and _is_local(Path(frame.f_code.co_filename))
 
 
 def _location(top: str) -> tuple[str | None, Iterable[str]]:

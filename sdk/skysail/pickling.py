@@ -5,15 +5,20 @@ import dis
 import functools
 import inspect
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 
 from skysail_common.errors import InvalidInput
 from skysail_common.functions import Function
+
+# cloudpickle gives what it pickles by value a random id, by which two pickles of one process agree
+# about it. Here is where it stands among the arguments of the function that remakes it.
+_PLACES_OF_IDS = {"_make_skeleton_class": 4, "_make_skeleton_enum": 5, "_make_typevar": 5}
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,25 @@ def pickle_function(function: Function) -> Pickled:
         culprit = _culprit(function)
         where = f"{culprit}: " if culprit else ""
         raise InvalidInput(
-            f"the function cannot be pickled: {where}{type(error).__name__}: {error}"
+            f"the function cannot be pickled: {where}{type(error).__name__}: {error}; create it "
+            "inside the function, on first use"
         ) from error
     return Pickled(buffer.getvalue(), frozenset(pickler.modules))
 
 
 # cloudpickle ships no types.
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Notes the modules that a pickle needs where it is loaded or run."""
+    """Notes the modules that a pickle needs where it is loaded or run.
+
+    The same script gives the same pickle in every process: its SHA-256 tells whether a version is
+    deployed again or is another one. (Sets of texts that are values of variables are still in the
+    order of their hashes, which differs.)
+    """
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.modules: set[str] = set()
+        self._num_named: Counter[str] = Counter()
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, CodeType):
@@ -60,7 +72,41 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.modules.add(obj.__name__)
         elif isinstance(obj, (type, FunctionType, BuiltinFunctionType)):
             self.modules.add(obj.__module__ or "")
-        return super().reducer_override(obj)
+        if isinstance(obj, (CodeType, TypeVar)):
+            return self._reproducible(obj, self.dispatch_table[type(obj)](obj))
+        return self._reproducible(obj, super().reducer_override(obj))
+
+    def _reproducible(self, obj: Any, reduced: Any) -> Any:
+        """Return what remakes an object, without what is random or hangs on hashes in it."""
+        if not isinstance(reduced, tuple):
+            return reduced
+        make, args, *state = reduced
+        if make is CodeType:
+            # `x in {"a", "b"}` has a constant set.
+            consts = [tuple(map(_in_order, arg)) if isinstance(arg, tuple) else arg for arg in args]
+            return (make, tuple(consts), *state)
+        place = _PLACES_OF_IDS.get(getattr(make, "__name__", ""))
+        if place is None:
+            return reduced
+        name = f"{obj.__module__}.{getattr(obj, '__qualname__', obj.__name__)}"
+        self._num_named[name] += 1
+        args = list(args)
+        args[place] = f"skysail:{name}:{self._num_named[name]}"
+        return (make, tuple(args), *state)
+
+
+class _Ordered:
+    """A constant set that is pickled in the order of its elements, not of their hashes."""
+
+    def __init__(self, elements: frozenset[Any]) -> None:
+        self._elements = sorted(elements, key=lambda each: (type(each).__name__, repr(each)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozenset, (self._elements,)
+
+
+def _in_order(constant: Any) -> Any:
+    return _Ordered(constant) if isinstance(constant, frozenset) else constant
 
 
 def _culprit(

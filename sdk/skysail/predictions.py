@@ -1,8 +1,9 @@
 """Inputs as the frontend takes them, and predictions as Python values."""
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,14 @@ import numpy as np
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.functions import as_array
 from skysail_common.rpc.messages import tensor_from_proto, tensor_to_proto
-from skysail_common.tensors import Content, Tensor, from_numpy, to_numpy
+from skysail_common.tensors import Array, Content, Tensor, from_numpy, to_numpy
 from skysail_protos.v1 import query_pb2, tensors_pb2
+
+# What a frontend says about a shape. The batch axis, which comes first, is none of the user's.
+_SHAPES = re.compile(
+    r"(unexpected shape for input '.*' for model '.*')\. "
+    r"Expected \[-1(?:,(.*?))?\], got \[1(?:,(.*?))?\]"
+)
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,33 @@ def encode_input(value: Any) -> list[tensors_pb2.Tensor]:
 
 
 def _row(name: str, value: Any) -> Tensor:
+    # What a sole input without a name is called in messages.
+    shown = name or "input"
     if isinstance(value, (str, bytes)):
-        element = np.empty(1, dtype=object)
-        element[0] = value
-        return from_numpy(name, element)
-    try:
-        array = as_array(name or "input", value)
-    except ModelFailed as error:
-        raise InvalidInput(f"the input is not usable: {error.message}") from error
-    return from_numpy(name, array[np.newaxis, ...])
+        rows: Array = np.empty(1, dtype=object)
+        rows[0] = value
+    else:
+        try:
+            rows = as_array(shown, value)[np.newaxis, ...]
+        except ModelFailed as error:
+            raise InvalidInput(f"the input is not usable: {error.message}") from error
+    return replace(from_numpy(shown, rows), name=name)
+
+
+def shape_told(message: str, taken: str, method_for_many: str = "") -> str:
+    """Return an error's message with the shapes as the user knows them: of one input.
+
+    Args:
+        message: As it came; goes through if it is about something else.
+        taken: Such as "predict takes one input".
+        method_for_many: What takes many inputs, to be pointed to.
+    """
+    found = _SHAPES.search(message)
+    if found is None:
+        return message
+    what, expected, got = found.groups(default="")
+    hint = f"; for many use {method_for_many}" if method_for_many else ""
+    return f"{what}: {taken} of shape [{expected}], got [{got}]{hint}"
 
 
 def prediction_of(response: query_pb2.PredictResponse) -> Prediction:

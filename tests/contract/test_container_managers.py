@@ -1,6 +1,7 @@
 """Any container manager must pass these; see skysail_testing.container_managers."""
 
 import asyncio
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import AsyncIterator
@@ -100,6 +101,20 @@ async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: 
             await hand.manager.prepare(spec, lambda line: None)
 
 
+async def test_requirements_are_lines_of_a_requirements_file(hand: Hand, tmp_path: Path):
+    wheel = make_wheel(tmp_path, "skytestwheel", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    lines = [
+        f"--find-links {tmp_path}",
+        "# What was tried and found good.",
+        "skytestwheel==1.0 \\",
+        f"    --hash=sha256:{digest}",
+    ]
+    log: list[str] = []
+    await hand.manager.prepare(hand.version(echo, requirements=lines), log.append)
+    assert any("Successfully installed skytestwheel-1.0" in line for line in log)
+
+
 async def test_two_that_prepare_the_same_at_once_both_succeed(hand: Hand, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     spec = hand.version(echo, requirements=[str(wheel)])
@@ -151,6 +166,26 @@ async def test_a_container_that_is_told_to_stop_while_it_loads_ends_at_once(hand
     await hand.manager.stop(started.container_id, 30.0)
     assert monotonic() - begin < 10
     assert (await hand.ended(started)).state is ReplicaState.STOPPED
+
+
+async def test_a_model_that_uses_signals_of_its_own_goes_on(hand: Hand):
+    def alarmed(texts):
+        import signal
+        import subprocess
+
+        seen = []
+        for number in (signal.SIGALRM, signal.SIGCHLD):
+            signal.signal(number, lambda number, _: seen.append(number))
+        subprocess.run(["true"], check=True)
+        signal.raise_signal(signal.SIGALRM)
+        return [str(len(seen) > 1) for _ in texts]
+
+    container = await hand.start_ready(hand.version(alarmed))
+    for _ in range(20):
+        assert await ask(container, "x") == ["True"]
+    assert hand.states(container)[-1] is ReplicaState.READY
+    await hand.manager.stop(container.container_id, 10.0)
+    assert (await hand.ended(container)).state is ReplicaState.STOPPED
 
 
 async def test_a_stop_lets_a_query_and_the_processes_it_needs_finish(hand: Hand):

@@ -4,19 +4,25 @@ import asyncio
 import json
 import os
 import platform
+import shutil
+import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from skysail_common.errors import SkysailError
 from skysail_common.states import ReplicaState
+from skysail_management.containers import local_process
 from skysail_management.containers.base import PrepareFailed
 from skysail_management.containers.environments import environment_key
 from skysail_management.containers.local_process import LocalProcessManager
+from skysail_management.containers.notes import Replica
 from skysail_management.containers.processes import is_same_process, started_at, wait_for_exit
 from skysail_testing.artifact_server import ArtifactServer
 from skysail_testing.container_managers import (
@@ -119,6 +125,35 @@ async def test_a_process_that_has_the_number_of_one_that_ended_is_left_alone(wor
         await second.manager.stop(container.container_id, 0.0)
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_what_a_replica_left_behind_is_killed_by_the_next_manager(world, is_ours: bool):
+    backend, _ = world
+    async with opened(*world) as first:
+        container = await first.start_ready(first.version(echo))
+        await first.backend.kill(container)
+        await first.ended(container)
+    directory = backend.directory / "replicas" / container.container_id
+    # One that led a session and has ended, and one that it started; ours or of other programs.
+    log = directory / "replica.log"
+    name = "SKYSAIL_MODEL_SERVER_LOG_FILE"
+    leader = subprocess.Popen(
+        ["sh", "-c", "sleep 1000 >/dev/null & echo $!"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, name: str(log if is_ours else log.with_name("other.log"))},
+    )
+    left = psutil.Process(int(leader.communicate()[0]))
+    record = json.loads((directory / "container.json").read_text())
+    (directory / "container.json").write_text(json.dumps({**record, "pid": leader.pid}))
+    gone = asyncio.create_task(wait_for_exit(left.pid))
+    async with opened(*world) as second:
+        assert await second.manager.list() == []
+    if not is_ours:
+        assert left.status() == psutil.STATUS_SLEEPING
+        left.kill()
+    await asyncio.wait_for(gone, 10)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"replica_id": "x"}', "null"])
 async def test_a_damaged_note_stops_nothing(world, text: str):
     backend, _ = world
@@ -148,6 +183,43 @@ async def test_what_cannot_be_started_leaves_nothing(world, hand: Hand, tmp_path
         await hand.start(hand.version(echo))
     (backend.directory / "replicas").unlink()
     (backend.directory / "replicas").mkdir()
+
+
+async def test_a_process_that_cannot_be_noted_down_is_killed(world, hand: Hand, monkeypatch):
+    started: list[int] = []
+
+    def fails(replica: Replica) -> None:
+        started.append(replica.pid)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(local_process, "write_note", fails)
+    with pytest.raises(SkysailError, match=r"cannot be started: .*No space left on device"):
+        await hand.start(hand.version(echo))
+    (pid,) = started
+    assert not psutil.pid_exists(pid)
+    assert await hand.manager.list() == []
+    assert list((world[0].directory / "replicas").iterdir()) == []
+
+
+async def test_directories_are_removed_beside_the_event_loop(hand: Hand, monkeypatch):
+    threads: list[threading.Thread] = []
+    rmtree = shutil.rmtree
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        threads.append(threading.current_thread())
+        rmtree(*args, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", noted)
+    spec = hand.version(echo)
+    stopped, *failed = await asyncio.gather(*(hand.start_ready(spec, index) for index in range(3)))
+    await hand.manager.stop(stopped.container_id, 10.0)
+    await hand.ended(stopped)
+    for container in failed:
+        await hand.backend.kill(container)
+        await hand.ended(container)
+    await hand.manager.sweep([])
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
 
 
 async def test_a_log_is_followed_beyond_its_rotation_without_losing_a_line(world, hand: Hand):
@@ -201,11 +273,6 @@ async def test_a_process_is_known_by_its_start():
     assert not is_same_process(os.getpid(), start - 10)
     assert not is_same_process(2**22 + 1, start)
     await asyncio.wait_for(wait_for_exit(2**22 + 1), 5)
-
-
-def test_an_environment_is_the_same_for_the_same_packages():
-    assert environment_key(["a==1", "b"]) == environment_key(["b", " a == 1"])
-    assert environment_key(["a==1"]) != environment_key(["a==2"])
 
 
 async def test_a_manager_that_was_never_opened_can_be_closed(tmp_path: Path):

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 
 import grpc
 import httpx
@@ -76,9 +77,13 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            ([1, 2], "unexpected shape for input 'x' for model 'fussy'"),
-            ([[1, 2, 3]], "unexpected shape"),
-            ("text", "cannot become FP64"),
+            (
+                [1, 2],
+                r"unexpected shape for input 'x' for model 'fussy': predict takes one input of "
+                r"shape \[3\], got \[2\]; for many use predict_batch$",
+            ),
+            ([[1, 2, 3]], r"of shape \[3\], got \[1,3\]; for many use predict_batch$"),
+            ("text", "tensor 'x' has datatype BYTES, which cannot become FP64"),
             ({"y": [1, 2, 3]}, "unexpected inference input 'y' for model 'fussy'"),
             ({"x": [1, 2, 3], "y": [1]}, "unexpected inference input 'y'"),
             ([1, [2, 3]], "is not usable"),
@@ -87,6 +92,18 @@ class TestInputs:
     def test_wrong_type_shape_or_name(self, client, fussy, value, message):
         with pytest.raises(errors.InvalidInput, match=message):
             client.predict("fussy", value)
+
+    @pytest.mark.parametrize(
+        ("bad", "kind", "message"),
+        [
+            ([1, 2], errors.InvalidInput, r"predict_batch takes inputs of shape \[3\], got \[2\]$"),
+            ("text", errors.InvalidInput, "cannot become FP64"),
+            ([-1, 0, 0], errors.ModelFailed, r"not welcome \(in fussy, models.py line \d+\)$"),
+        ],
+    )
+    def test_a_bad_input_of_many_is_named(self, client, fussy, bad, kind, message):
+        with pytest.raises(kind, match=f"^input 3: .*{message}"):
+            client.predict_batch("fussy", [[1, 2, 3]] * 3 + [bad] + [[1, 2, 3]])
 
     def test_integers_are_accepted_where_doubles_are_expected(self, client, fussy):
         assert client.predict("fussy", [1, 2, 3]).output.tolist() == [1, 2, 3]
@@ -262,7 +279,12 @@ class TestOperators:
                 flags = [str(part) for pair in ports.items() for part in pair]
                 done = skysail_command("up", "--data-dir", str(own_dir), *flags)
                 assert done.returncode == 1
-                assert f"cannot listen on 127.0.0.1:{port}: it is in use" in done.stderr
+                assert done.stderr == (
+                    f"skysail: port {port} of 127.0.0.1 is in use; choose another with {flag}\n"
+                )
+        flags = ["--http-port", str(port), "--grpc-port", str(port)]
+        done = skysail_command("up", "--data-dir", str(own_dir), *flags)
+        assert done.stderr.endswith("is in use; choose another with --grpc-port\n")
 
     def test_data_directory_in_use(self, cluster: RunningCluster):
         done = skysail_command(
@@ -289,10 +311,24 @@ class TestOperators:
         assert "no container manager is called 'raft'; installed are local" in service.errors
 
     def test_no_cluster_to_talk_to(self):
+        text = "no cluster runs at 127.0.0.1:1; start one with 'skysail up'"
         done = skysail_command("status", "--endpoint", "127.0.0.1:1")
-        assert done.returncode == 1
-        assert done.stderr.startswith("skysail: ")
-        assert len(done.stderr.strip().splitlines()) == 1
+        assert (done.returncode, done.stderr) == (1, f"skysail: {text}\n")
+        with skysail.Client("127.0.0.1:1") as client:
+            for call in (lambda: client.predict("m", 1), client.status):
+                with pytest.raises(errors.Unavailable) as raised:
+                    call()
+                assert str(raised.value) == text
+                # Neither an error of gRPC's above it is shown nor the inside of the client.
+                assert raised.value.__suppress_context__
+                assert traceback.extract_tb(raised.value.__traceback__)[-1].name == "_run"
+
+    @pytest.mark.parametrize("door", ["grpc", "http"])
+    def test_an_endpoint_that_is_not_managements(self, cluster, door):
+        endpoint = getattr(cluster, door)
+        with skysail.Client(endpoint) as client:
+            with pytest.raises(errors.SkysailError, match=f"^{endpoint} is not a management endp"):
+                client.status()
 
     def test_artifact_corrupted_on_disk(self, own_dir):
         with running_cluster(own_dir) as cluster, cluster.client() as client:

@@ -17,6 +17,12 @@ MODEL = """
     def negate(x):
         return -x
 
+    def broken(x):
+        return parse(x)
+
+    def parse(x):
+        return int("one")
+
     example = np.ones((1, 2))
 """
 
@@ -57,6 +63,23 @@ def test_predict(run, deployed):
     assert "-1.0, -2.0" in run("predict", "cli", "[1, 2]", "--version", "2").stdout
 
 
+def test_a_function_that_fails_is_told_with_the_lines_of_the_user(run, model_dir):
+    done = run(
+        "deploy", "climodel:broken", "--name", "a", "--version", "1",
+        "--example", "climodel:example",
+    )  # fmt: skip
+    assert done.returncode == 1
+    file = model_dir / "climodel.py"
+    assert done.stderr.splitlines() == [
+        "skysail: the function failed on the example: ValueError: invalid literal for int() with "
+        "base 10: 'one'",
+        f'  File "{file}", line 11, in broken',
+        "    return parse(x)",
+        f'  File "{file}", line 14, in parse',
+        '    return int("one")',
+    ]
+
+
 def test_promote_and_rollback(run, deployed):
     assert run("promote", "cli", "2").stdout == "cli:2 is the current version (before: 1)\n"
     assert run("rollback", "cli").stdout == "cli:1 is the current version\n"
@@ -85,6 +108,11 @@ def test_applications(run, deployed):
         {"model": "cli", "version": "2", "weight": 10.0},
     ]
     assert "cli-app" in run("apps").stdout
+    assert run("apps", "unlink", "cli-app").stdout == "application cli-app is routed to nothing\n"
+    (application,) = [
+        each for each in json.loads(run("apps", "-o", "json").stdout) if each["name"] == "cli-app"
+    ]
+    assert application["routes"] == []
     assert run("apps", "unregister", "cli-app").returncode == 0
 
 
@@ -109,7 +137,7 @@ def test_undeploy(run, deployed):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["predict", "nope", "[1]"], 1, "no application and no model is called 'nope'"),
+        (["predict", "nope", "[1]"], 1, "no application and no deployed model is called 'nope'"),
         (["predict", "cli", "{"], 1, "the input is not JSON"),
         (["predict", "cli"], 2, "give the input"),
         (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),

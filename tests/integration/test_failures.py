@@ -54,11 +54,17 @@ def test_killed_replica_loses_no_query_and_comes_back(own_cluster, own_client):
     assert sum(replica.num_restarts for replica in replicas) >= 2
 
 
-def test_killed_management_loses_no_query_and_takes_its_replicas_over(own_cluster, own_client):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_management_loses_no_query_and_takes_its_replicas_over(
+    own_cluster, own_client, number
+):
     before = containers(own_client)
     pids = {own_cluster.replica_pid(each) for each in before}
     with traffic(own_client, "app", [1, 2, 3]) as seen:
-        os.kill(own_cluster.service_pid("skysail_management"), signal.SIGKILL)
+        management = psutil.Process(own_cluster.service_pid("skysail_management"))
+        management.send_signal(number)
+        _, alive = psutil.wait_procs([management], timeout=20)
+        assert not alive
         seen.wait_for_more(100)
         eventually(lambda: _answers(own_client), what="management is back")
         assert containers(own_client) == before
@@ -260,6 +266,20 @@ def test_killed_cluster_leaves_nothing_and_can_be_started_again(own_dir):
     with running_cluster(own_dir) as again, again.client() as client:
         eventually(lambda: client.describe_version("m").num_ready == 1)
         assert client.predict("m", [1, 2, 3]).outcome == "OK"
+
+
+def test_whoever_ends_management_and_the_cluster_at_once_leaves_no_replica(own_dir):
+    with running_cluster(own_dir) as cluster:
+        with cluster.client() as client:
+            client.deploy(models.double, name="m", version="1", example=ROW)
+            (replica,) = client.describe_version("m").replicas
+        family = [
+            *psutil.Process(cluster.pid).children(recursive=True),
+            psutil.Process(cluster.replica_pid(replica.container_id)),
+        ]
+        os.kill(cluster.service_pid("skysail_management"), signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, alive
 
 
 def test_log_of_a_replica(own_client):

@@ -71,8 +71,46 @@ def test_tritonclient_in_its_own_process(cluster: RunningCluster, doubling):
             raise AssertionError("an unknown model answered")
         print("passed")
     """
+    passes(program, cluster.grpc)
+
+
+def test_tritonclient_over_http_in_its_own_process(cluster: RunningCluster, doubling):
+    program = """
+        import sys, numpy as np, tritonclient.http as triton
+        client = triton.InferenceServerClient(sys.argv[1])
+        assert client.is_server_live() and client.is_server_ready()
+        assert client.is_model_ready("doubling") and not client.is_model_ready("nope")
+        assert client.get_model_metadata("doubling")["inputs"][0]["name"] == "x"
+        rows = np.arange(6.0).reshape(2, 3)
+        tensor = triton.InferInput("x", [2, 3], "FP64")
+        # Binary both ways unless told otherwise.
+        tensor.set_data_from_numpy(rows)
+        output = triton.InferRequestedOutput("output")
+        for options in ({}, {"outputs": [output]}, {"request_compression_algorithm": "gzip"},
+                        {"request_compression_algorithm": "deflate"}):
+            result = client.infer("doubling", [tensor], request_id="seven", **options)
+            assert result.as_numpy("output").tolist() == (rows * 2).tolist()
+            assert "binary_data_size" in result.get_output("output")["parameters"]
+            assert result.get_response()["id"] == "seven"
+        tensor.set_data_from_numpy(rows, binary_data=False)
+        output = triton.InferRequestedOutput("output", binary_data=False)
+        result = client.infer("doubling", [tensor], outputs=[output])
+        assert result.as_numpy("output").tolist() == (rows * 2).tolist()
+        try:
+            client.infer("nope", [tensor])
+        except triton.InferenceServerException as error:
+            assert error.status() == "404", error
+            assert "Request for unknown model" in error.message()
+        else:
+            raise AssertionError("an unknown model answered")
+        print("passed")
+    """
+    passes(program, cluster.http)
+
+
+def passes(program: str, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), cluster.grpc],
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
         capture_output=True,
         text=True,
         timeout=60,

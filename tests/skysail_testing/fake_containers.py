@@ -36,6 +36,7 @@ class FakeContainerManager(ContainerManager):
         self.prepare_errors: list[Exception] = []
         self.stop_errors: list[Exception] = []
         self.list_errors: list[Exception] = []
+        self.log_errors: list[Exception] = []
         self.hangs_preparing: set[str] = set()
         """Versions whose preparation never ends."""
         self.num_preparing = 0
@@ -102,6 +103,8 @@ class FakeContainerManager(ContainerManager):
         return self._changes.watch()
 
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+        if self.log_errors:
+            raise self.log_errors.pop(0)
         if container_id not in self.live:
             raise ReplicaNotFound(f"there is no log of container {container_id!r}")
         for number in range(tail_lines):

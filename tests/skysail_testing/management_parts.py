@@ -24,7 +24,7 @@ from skysail_management.operations.deployments import (
 )
 from skysail_management.operations.models import Models
 from skysail_management.reconciler.reconciler import Reconciler
-from skysail_management.reconciler.version_loop import ReconcilerOptions
+from skysail_management.reconciler.specs import ReconcilerOptions
 from skysail_management.records import DeploymentRecord, Records
 from skysail_management.routing import Routing
 from skysail_testing.fake_containers import FakeContainerManager

@@ -61,15 +61,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_survives(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Fail the run if a process or a socket of a test outlives it."""
+    """Fail the run if a process, a socket or a temporary directory of a test outlives it."""
     yield
     base: Path = pytestconfig.skysail_base  # type: ignore[attr-defined]
     survivors = [*psutil.Process().children(recursive=True), *_processes_in(base)]
     described = {process.pid: _described(process) for process in survivors}
     for process in survivors:
         process.kill()
-    # pytest keeps its own directories of failed tests; ours must be gone.
-    remains = [str(path) for path in base.iterdir() if path.name.startswith("skysail-")]
+    # pytest keeps its own directories, those of failed tests; all others must be gone.
+    remains = [str(path) for path in base.iterdir() if not path.name.startswith("pytest-")]
     sockets = [str(path) for path in base.rglob("*.sock")]
     assert not described, f"processes survived the tests: {described}"
     assert not remains, f"temporary directories survived the tests: {remains}"

@@ -17,6 +17,8 @@ class _VirtualSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
+        self.num_threads = 0
+        """Calls in threads whose results have not come."""
 
     def select(self, timeout: float | None = None) -> Any:
         # Each turn takes some time, as it does in truth: an instant is passed, never just missed.
@@ -27,6 +29,9 @@ class _VirtualSelector(selectors.DefaultSelector):
             if not found:
                 raise AssertionError("every task waits for something that never comes")
             return found
+        if self.num_threads and timeout > 0:
+            # What a thread does takes no virtual time.
+            return super().select(_PATIENCE_S)
         found = super().select(0)
         if not found and timeout > 0:
             self.now += timeout
@@ -42,6 +47,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.now
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        future = super().run_in_executor(executor, func, *args)
+        self._virtual.num_threads += 1
+        future.add_done_callback(self._thread_done)
+        return future
+
+    def _thread_done(self, _: object) -> None:
+        self._virtual.num_threads -= 1
 
 
 def virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

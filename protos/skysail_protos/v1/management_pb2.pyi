@@ -1719,7 +1719,7 @@ class StreamLogsRequest(_message.Message):
     replica: _builtins.int
     """Index of the replica; all replicas where absent."""
     tail_lines: _builtins.int
-    """Last lines to send of what is there; the server's default where 0."""
+    """Last lines to send of what is there; the server's default where absent."""
     follow: _builtins.bool
     """True to go on with what is added."""
     def __init__(
@@ -1728,16 +1728,21 @@ class StreamLogsRequest(_message.Message):
         model: _builtins.str = ...,
         version: _builtins.str = ...,
         replica: _builtins.int | None = ...,
-        tail_lines: _builtins.int = ...,
+        tail_lines: _builtins.int | None = ...,
         follow: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_replica", b"_replica", "replica", b"replica"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replica", b"_replica", "_tail_lines", b"_tail_lines", "replica", b"replica", "tail_lines", b"tail_lines"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replica", b"_replica", "follow", b"follow", "model", b"model", "replica", b"replica", "tail_lines", b"tail_lines", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replica", b"_replica", "_tail_lines", b"_tail_lines", "follow", b"follow", "model", b"model", "replica", b"replica", "tail_lines", b"tail_lines", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__replica: _TypeAlias = _typing.Literal["replica"]  # noqa: Y015
     _WhichOneofArgType__replica: _TypeAlias = _typing.Literal["_replica", b"_replica"]  # noqa: Y015
+    _WhichOneofReturnType__tail_lines: _TypeAlias = _typing.Literal["tail_lines"]  # noqa: Y015
+    _WhichOneofArgType__tail_lines: _TypeAlias = _typing.Literal["_tail_lines", b"_tail_lines"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__replica) -> _WhichOneofReturnType__replica | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tail_lines) -> _WhichOneofReturnType__tail_lines | None: ...
 
 Global___StreamLogsRequest: _TypeAlias = StreamLogsRequest  # noqa: Y015
 

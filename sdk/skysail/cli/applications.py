@@ -9,6 +9,7 @@ from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.descriptions import Route
 from skysail_common.errors import InvalidInput
+from skysail_common.tensors import InputType
 
 
 @click.group(invoke_without_command=True)
@@ -16,7 +17,7 @@ from skysail_common.errors import InvalidInput
 @output_option
 @click.pass_context
 def apps(context: click.Context, endpoint: str | None, output: str) -> None:
-    """List applications; register, link and unregister them.
+    """List applications; register, link, unlink and unregister them.
 
     \b
     Example:
@@ -49,8 +50,20 @@ def apps(context: click.Context, endpoint: str | None, output: str) -> None:
 
 @apps.command()
 @click.argument("name")
-@click.option("--input-type", default="tensors", show_default=True)
-@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True)
+@click.option(
+    "--input-type",
+    type=click.Choice([input_type.name.lower() for input_type in InputType]),
+    default="tensors",
+    show_default=True,
+    help="What its models take; tensors are anything.",
+)
+@click.option(
+    "--slo-ms",
+    type=click.FloatRange(0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Promised latency in milliseconds.",
+)
 @click.option("--default-output", metavar="JSON", help="Answer where no prediction is in time.")
 @endpoint_option
 def register(
@@ -109,6 +122,21 @@ def link(name: str, routes: tuple[str, ...], endpoint: str | None) -> None:
     with client_of(endpoint) as client:
         client.set_routes(name, parsed)
     click.echo(f"application {name} is routed to {', '.join(routes) or 'nothing'}")
+
+
+@apps.command()
+@click.argument("name")
+@endpoint_option
+def unlink(name: str, endpoint: str | None) -> None:
+    """Route an application to nothing.
+
+    \b
+    Example:
+      skysail apps unlink digits-app
+    """
+    with client_of(endpoint) as client:
+        client.unlink(name)
+    click.echo(f"application {name} is routed to nothing")
 
 
 def _route(text: str) -> Route:

@@ -129,7 +129,10 @@ def _detach(data_dir: Path) -> None:
         bound = parse_ready_line(line.decode(errors="replace"))
         if bound is not None:
             _print_endpoints(ClusterEndpoints(**bound))
-            console().print("It runs on; 'skysail down' stops it.", style="dim")
+            # Not cut at the width of the terminal: people copy it.
+            console().print(
+                f"It runs on; 'skysail down' stops it. Log: {log_file}", style="dim", soft_wrap=True
+            )
             # Left running on purpose.
             process.returncode = 0
             return
@@ -160,7 +163,7 @@ def _print_endpoints(endpoints: ClusterEndpoints) -> None:
 @data_dir_option
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
 def down(data_dir: Path | None, cluster: str) -> None:
-    """Stop the cluster that runs on this machine, with all its replicas.
+    """Stop the cluster of this machine, with its replicas.
 
     What was registered and deployed comes back with the next `skysail up`.
 

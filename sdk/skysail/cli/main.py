@@ -5,6 +5,7 @@ import sys
 import click
 
 from skysail.cli import applications, cluster, models, queries
+from skysail.local_modules import own_frames
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
 
@@ -28,7 +29,10 @@ for module in (cluster, models, queries, applications):
 
 
 def main() -> None:
-    """Run the command; an error is one line on standard error and exit status 1 (usage: 2)."""
+    """Run the command; an error is one line on standard error and exit status 1 (usage: 2).
+
+    Where code of the user raised it, the lines below tell where.
+    """
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
@@ -38,4 +42,6 @@ def main() -> None:
         sys.exit(130)
     except SkysailError as error:
         click.echo(f"skysail: {error.message}", err=True)
+        if error.__cause__ is not None:
+            click.echo(own_frames(error.__cause__), err=True, nl=False)
         sys.exit(1)

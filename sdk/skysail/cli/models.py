@@ -50,8 +50,17 @@ def load_object(text: str, what: str) -> Any:
 )
 @click.option("--num-replicas", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--pkg", "pkgs", multiple=True, help="Package to install; may be repeated.")
-@click.option("--requirements", type=click.Path(dir_okay=False, exists=True))
-@click.option("--promote/--no-promote", default=True, show_default=True)
+@click.option(
+    "--requirements",
+    type=click.Path(dir_okay=False, exists=True),
+    help="Requirements file with packages to install.",
+)
+@click.option(
+    "--promote/--no-promote",
+    default=True,
+    show_default=True,
+    help="Make it the current version once it is ready.",
+)
 @click.option("--max-batch-size", type=click.IntRange(1), help="Most rows of one batch.")
 @click.option("--memory-mib", type=click.IntRange(0), default=0, help="Memory of a replica.")
 @endpoint_option
@@ -173,7 +182,7 @@ def undeploy(model: str, version: str | None, force: bool, endpoint: str | None)
 @click.argument("model")
 @click.option("--version", help="Version; the current one if not given.")
 @click.option("--replica", type=click.IntRange(0), help="Index of a replica; all if not given.")
-@click.option("--tail", "tail_lines", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--tail", "tail_lines", type=click.IntRange(0), default=100, show_default=True)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is added.")
 @endpoint_option
 def logs(

@@ -66,12 +66,24 @@ def plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; cells may have rich's markup."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        show_header=any(columns),
+    )
     for column in columns:
         table.add_column(column, header_style="dim", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    screen = console()
+    with screen.capture() as shown:
+        screen.print(table)
+    # Without the blanks that fill the last column.
+    lines = shown.get().splitlines()
+    click.echo("\n".join(line.rstrip() for line in lines))
 
 
 def console() -> Console:

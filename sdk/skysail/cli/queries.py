@@ -1,6 +1,7 @@
 """The command predict."""
 
 import json
+import shlex
 from typing import TextIO
 
 import click
@@ -9,6 +10,8 @@ from rich.markup import escape
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, plain, print_json, print_table
 from skysail_common.errors import InvalidInput
+
+_MAX_SHOWN = 40
 
 
 @click.command()
@@ -32,11 +35,13 @@ def predict(
 ) -> None:
     """Ask an application, or a model, for one prediction.
 
-    The input is JSON: a number, a text, a list, or an object with the model's inputs by name.
+    The input is JSON: a number, a text in quotes, a list, or an object with the model's inputs by
+    name.
 
     \b
     Example:
       skysail predict digits '[0, 3, 12]'
+      skysail predict shout '"hello"'
       skysail predict sum '[1, 2, 3]' --version 1 --output json
     """
     if (input is None) == (input_file is None):
@@ -45,7 +50,9 @@ def predict(
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise InvalidInput(f"the input is not JSON: {error}") from error
+        is_text = text[:1].isalpha() and len(text) <= _MAX_SHOWN
+        hint = f"; a text needs quotes: {shlex.quote(json.dumps(text))}" if is_text else ""
+        raise InvalidInput(f"the input is not JSON: {error}{hint}") from None
     with client_of(endpoint) as client:
         found = client.predict(target, value, version=version, timeout_s=timeout_s)
     if output == "json":

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _OUTPUT_LIMIT_BYTES = 1024 * 1024
+_OUTPUT_CHUNK_BYTES = 64 * 1024
 
 
 class StartFailed(SkysailError):
@@ -53,7 +54,6 @@ class Child:
         self._environment = dict(environment)
         self._start_timeout_s = start_timeout_s
         self._process: asyncio.subprocess.Process | None = None
-        self._is_stopping = False
 
     @property
     def pid(self) -> int:
@@ -76,33 +76,36 @@ class Child:
         )
         self._process = process
         assert process.stdout is not None
+        reading = asyncio.ensure_future(_ready_line(process.stdout))
         try:
-            bound = await asyncio.wait_for(_ready_line(process.stdout), self._start_timeout_s)
-        except asyncio.TimeoutError:
-            await self.stop(0.0)
-            raise StartFailed(
-                f"{self.name} was not ready within {self._start_timeout_s:g} s"
-            ) from None
+            # No wait_for: before Python 3.12 it loses a cancellation that comes along with its
+            # result.
+            await asyncio.wait({reading}, timeout=self._start_timeout_s)
+            if not reading.done():
+                await self._kill()
+                raise StartFailed(f"{self.name} was not ready within {self._start_timeout_s:g} s")
+            bound = reading.result()
+        finally:
+            reading.cancel()
         if bound is None:
             status = await process.wait()
             raise StartFailed(f"{self.name} ended before it was ready (exit status {status})")
         self.bound = bound
 
     async def keep_running(self) -> None:
-        """Start the process again whenever it ends, until it is stopped."""
+        """Start the process again whenever it ends, until this is cancelled."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             assert self._process is not None
             await self._drain_output()
             status = await self._process.wait()
-            if self._is_stopping:
-                return
             log.warning("service ended; starting it again", extra=self._facts(status))
-            while not self._is_stopping:
+            while True:
                 try:
                     await self.start()
-                except StartFailed as error:
-                    log.error("service does not start", extra={"error": error.message})
+                except (SkysailError, OSError) as error:
+                    facts = {"service_name": self.name, "error": str(error)}
+                    log.error("service does not start", extra=facts)
                     await asyncio.sleep(back_off.next_s())
                 else:
                     back_off.reset()
@@ -115,25 +118,31 @@ class Child:
     async def _drain_output(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            sys.stderr.buffer.write(line)
+        # Not by lines: one may be longer than the reader allows.
+        while output := await self._process.stdout.read(_OUTPUT_CHUNK_BYTES):
+            sys.stderr.buffer.write(output)
             sys.stderr.flush()
 
-    async def stop(self, timeout_s: float) -> int | None:
-        """Tell the process to stop and return its exit status; kill it after `timeout_s`."""
-        self._is_stopping = True
-        process = self._process
-        if process is None:
-            return None
+    async def stop(self, timeout_s: float) -> None:
+        """Tell the process to stop and return when it is gone; kill it after `timeout_s`.
+
+        Called when nothing keeps it running any more.
+        """
+        if self._process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGTERM)
         try:
-            return await asyncio.wait_for(process.wait(), timeout_s or 0.01)
+            await asyncio.wait_for(self._process.wait(), timeout_s)
         except asyncio.TimeoutError:
             log.warning("service did not stop in time", extra={"service_name": self.name})
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            return await process.wait()
+            await self._kill()
+
+    async def _kill(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
 
 
 async def _ready_line(output: asyncio.StreamReader) -> dict[str, str] | None:

@@ -8,21 +8,23 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from skysail.settings import CLUSTER_FILE
 from skysail.supervisor.child import Child, StartFailed, log_path, python_module
+from skysail.supervisor.ports import check_ports
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, SkysailError
 from skysail_common.lifecycle import BackgroundTasks, stop_event
 from skysail_common.paths import remove_socket_directory, socket_directory
 
 log = logging.getLogger(__name__)
 
 _FRONTEND_STOP_S = 20.0
-_MANAGEMENT_STOP_S = 60.0
+_MANAGEMENT_STOP_S = 10.0
+_REPLICAS_STOP_S = 60.0
 _STORE_STOP_S = 15.0
 _DOWN_TIMEOUT_S = 120.0
 _DOWN_CHECK_S = 0.05
@@ -47,6 +49,11 @@ class ClusterOptions:
     log_level: str = "info"
     log_format: str = "console"
 
+    def ports(self) -> dict[str, int]:
+        """Return the ports by the flag that names each."""
+        names = [field.name for field in fields(self) if field.name.endswith("_port")]
+        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class ClusterEndpoints:
@@ -65,7 +72,9 @@ class Cluster:
         """Starts nothing yet; children get `environment`."""
         self._options = options
         self._environment = dict(environment)
-        self._tasks = BackgroundTasks()
+        self._tasks = BackgroundTasks(self._fail)
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
         self._store: Child | None = None
         self._management: Child | None = None
         self._frontend: Child | None = None
@@ -74,14 +83,16 @@ class Cluster:
         """Run the cluster until SIGTERM or SIGINT, then stop all of it.
 
         Raises:
-            FailedPrecondition: the data directory is in use by another cluster.
+            FailedPrecondition: the data directory is in use by another cluster, or a port is.
             StartFailed: a service does not start.
+            SkysailError: a service is not watched over any more, by a mistake of ours.
         """
-        stop = stop_event()
+        self._stopping = stop_event()
         # Held until the process has ended: then nothing of it is left.
         lock(self._options.data_dir)
+        check_ports(self._options.host, self._options.ports())
         starting = asyncio.ensure_future(self._start())
-        stopped = asyncio.ensure_future(stop.wait())
+        stopped = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -94,9 +105,16 @@ class Cluster:
                 task.cancel()
             await asyncio.gather(starting, stopped, return_exceptions=True)
             await self._stop()
+        if self._failure is not None:
+            raise SkysailError(f"the supervisor failed: {self._failure!r}") from self._failure
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._stopping.set()
 
     async def _start(self) -> ClusterEndpoints:
         options = self._options
+        await stop_stray_store(options.data_dir)
         redis_url = options.redis_url or await self._start_store()
         self._management = Child(
             "management",
@@ -120,10 +138,9 @@ class Cluster:
         # Only here, because the store's client is no part of the base install.
         from skysail_common.store import embedded
 
-        socket = socket_directory(self._options.data_dir) / "store.sock"
+        socket = store_socket(self._options.data_dir)
         directory = self._options.data_dir / "store"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await embedded.stop_stray(socket)
         self._store = EmbeddedStore(
             embedded.server_command(directory, socket),
             self._environment,
@@ -145,7 +162,7 @@ class Cluster:
         port = _port_of(bound.get("grpc")) or options.management_port
         return python_module(
             "skysail_management", *self._common_flags(), "--cluster", options.cluster,
-            "--data-dir", str(options.data_dir), "--port", str(port), "--stop-replicas-on-exit",
+            "--data-dir", str(options.data_dir), "--port", str(port),
         )  # fmt: skip
 
     def _frontend_command(self, bound: Mapping[str, str], management: str) -> list[str]:
@@ -163,14 +180,16 @@ class Cluster:
 
     async def _stop(self) -> None:
         (self._options.data_dir / CLUSTER_FILE).unlink(missing_ok=True)
+        # What ends from now on is not started again.
+        await self._tasks.stop()
         if self._frontend is not None:
             await self._frontend.stop(_FRONTEND_STOP_S)
-        if self._management is not None and await self._management.stop(_MANAGEMENT_STOP_S) != 0:
-            # It could not see to its replicas any more.
+        if self._management is not None:
+            # It leaves its replicas to the next management, which is none here.
+            await self._management.stop(_MANAGEMENT_STOP_S)
             await stop_replicas(self._options.data_dir, self._options.cluster, self._environment)
         if self._store is not None:
             await self._store.stop(_STORE_STOP_S)
-        await self._tasks.stop()
         with contextlib.suppress(FailedPrecondition):
             remove_socket_directory(self._options.data_dir)
 
@@ -207,6 +226,9 @@ class EmbeddedStore(Child):
             if not ready.done():
                 raise StartFailed(f"the store ended at once; see {self._log_file}")
             ready.result()
+        except SkysailError:
+            await self._kill()
+            raise
         finally:
             ready.cancel()
             ended.cancel()
@@ -259,16 +281,35 @@ async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, 
     process = await asyncio.create_subprocess_exec(
         *python_module(
             "skysail_management", "--data-dir", str(data_dir), "--cluster", cluster,
-            "--stop-replicas-only",
+            "--stop-replicas-only", "--log-level", "warning",
         ),
         stdin=asyncio.subprocess.DEVNULL,
         env=dict(environment),
     )  # fmt: skip
     try:
-        await asyncio.wait_for(process.wait(), _MANAGEMENT_STOP_S)
+        await asyncio.wait_for(process.wait(), _REPLICAS_STOP_S)
     except asyncio.TimeoutError:
         process.kill()
         await process.wait()
+
+
+def store_socket(data_dir: Path) -> Path:
+    """Return where the embedded store of a data directory listens."""
+    return socket_directory(data_dir) / "store.sock"
+
+
+async def stop_stray_store(data_dir: Path) -> bool:
+    """Stop the store that a killed cluster left behind; False if there is no trace of one.
+
+    Called by the holder of the lock.
+    """
+    # Only here, because the store's client is no part of the base install.
+    from skysail_common.store import embedded
+
+    socket = store_socket(data_dir)
+    had_store = socket.exists()
+    await embedded.stop_stray(socket)
+    return had_store
 
 
 async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:
@@ -302,12 +343,10 @@ async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, s
 
 
 async def _remove_leftovers(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:
-    is_leftover = (data_dir / CLUSTER_FILE).exists()
-    if is_leftover:
-        from skysail_common.store import embedded
-
-        await stop_replicas(data_dir, cluster, environment)
-        await embedded.stop_stray(socket_directory(data_dir) / "store.sock")
-        (data_dir / CLUSTER_FILE).unlink(missing_ok=True)
-        remove_socket_directory(data_dir)
-    return is_leftover
+    # A cluster that was killed before it was ready has left no such file, but perhaps processes.
+    was_ready = (data_dir / CLUSTER_FILE).exists()
+    await stop_replicas(data_dir, cluster, environment)
+    had_store = await stop_stray_store(data_dir)
+    (data_dir / CLUSTER_FILE).unlink(missing_ok=True)
+    remove_socket_directory(data_dir)
+    return was_ready or had_store

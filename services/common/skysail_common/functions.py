@@ -52,6 +52,8 @@ def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
     """
     if calling == "list":
         return {OUTPUT_NAME: _texts(result)}
+    if result is None:
+        raise ModelFailed("the function returned None; it must return an output for each row")
     if isinstance(result, Mapping):
         return {str(name): as_array(str(name), value) for name, value in result.items()}
     if isinstance(result, tuple):
@@ -95,8 +97,8 @@ def _texts(result: Any) -> Array:
     is_list = isinstance(result, Sequence) or (isinstance(result, np.ndarray) and result.ndim > 0)
     if not is_list or isinstance(result, (str, bytes)):
         raise ModelFailed(
-            f"the function returned a {type(result).__name__}; it must return a list with an "
-            "element for each input"
+            f"the function returned {'None' if result is None else f'a {type(result).__name__}'}; "
+            "it must return a list with an element for each input"
         )
     array = np.empty(len(result), dtype=object)
     array[:] = [_text(element) for element in result]

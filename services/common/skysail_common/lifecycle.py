@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,3 @@ async def watch_parent(stop: Callable[[], None]) -> None:
         stop()
     finally:
         transport.close()
-
-
-async def within(seconds: float, work: Awaitable[Any], what: str) -> None:
-    """Await `work` for at most `seconds`; log that `what` took longer and go on if it did."""
-    try:
-        await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
-        log.warning("gave up waiting", extra={"what": what, "seconds": seconds})

@@ -8,28 +8,21 @@ turn's end each marked version forms its batches once, from all that came.
     result ──► settle ─┘                          └──► lost: back to the queue
 """
 
-import heapq
 import logging
 from collections.abc import Sequence
 from itertools import count
 
 from skysail_common.clock import Clock
-from skysail_common.errors import (
-    Backlog,
-    DeadlineExceeded,
-    ModelFailed,
-    ModelNotFound,
-    NoReadyReplica,
-    Overloaded,
-    SkysailError,
-)
+from skysail_common.errors import ModelFailed, ModelNotFound, NoReadyReplica, SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend.batching.batcher import LAST_ATTEMPT
 from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.caching import Caching
+from skysail_frontend.deadlines import Deadlines
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome, Prediction, Query
 from skysail_frontend.routes import RouteTable, ServedVersion
+from skysail_frontend.shedding import NO_MODEL, shed, without_replica
 from skysail_frontend.splitting import parts_of
 from skysail_frontend.statistics import Statistics
 from skysail_frontend.version_dispatcher import (
@@ -37,20 +30,13 @@ from skysail_frontend.version_dispatcher import (
     EventLoop,
     QueryError,
     QueryOutputs,
-    TimerHandle,
     VersionDispatcher,
 )
 
 log = logging.getLogger(__name__)
 
-# Clipper's wordings, which its users' tests compare.
-NO_MODEL = "No connected models found for query"
-TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
-
 _LINGER_S = 0.001
 """Longest time over which turns that bring queries count as one."""
-
-_MIN_COMPACTION = 1024
 
 
 class Dispatcher:
@@ -88,11 +74,7 @@ class Dispatcher:
         self._num_submitted = 0
         self._num_seen = 0
         self._batch_ids = count(1)
-        self._deadlines: list[tuple[float, int, Query]] = []
-        self._arrivals = count()
-        self._timer: TimerHandle | None = None
-        self._timer_at = 0.0
-        self._compact_at = _MIN_COMPACTION
+        self._deadlines = Deadlines(clock, loop, self._expire)
 
     def apply(self, table: RouteTable) -> None:
         """Route by a new table; queries that wait for a version that is gone are given up."""
@@ -184,7 +166,7 @@ class Dispatcher:
             return True
         if query.deadline > now and self.caching.follows(query):
             self.statistics.cache(query, "shared")
-            self._watch_deadline(query, now)
+            self._deadlines.watch(query, now)
             return True
         self.statistics.cache(query, "miss")
         return False
@@ -195,30 +177,16 @@ class Dispatcher:
             version.batcher.rate.arrived(query.rows, now)
             self._shed(version, query, reason, now)
         else:
-            self._watch_deadline(query, now)
+            self._deadlines.watch(query, now)
             self.caching.lead(query)
             version.batcher.push(query)
             self.mark(version)
 
-    def _watch_deadline(self, query: Query, now: float) -> None:
-        heapq.heappush(self._deadlines, (query.deadline, next(self._arrivals), query))
-        if len(self._deadlines) > self._compact_at:
-            self._compact_deadlines()
-        if self._timer is None or query.deadline < self._timer_at:
-            self._arm(query.deadline, now)
-
     def _refuse_without_replica(
         self, query: Query, version: VersionDispatcher | None, now: float
     ) -> None:
-        name = query.version.name if query.version else None
-        if name is None:
-            assert query.application is not None
-            text = f"application '{query.application.name}' is routed to no model"
-        elif version is None:
-            text = f"model '{name}' is not deployed"
-        else:
-            text = f"model '{name}' is scaled to 0 replicas"
-        self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, NoReadyReplica(text), now)
+        error = without_replica(query, version)
+        self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
 
     def cancel(self, query: Query) -> None:
         """Forget a query whose caller has gone away."""
@@ -367,31 +335,6 @@ class Dispatcher:
                 version.batcher.push_again(query)
         self.mark(version)
 
-    def _compact_deadlines(self) -> None:
-        """Drop settled queries, whose deadlines may be far ahead."""
-        # In place: it may be in use up the stack, where a callback submits at a deadline.
-        self._deadlines[:] = [entry for entry in self._deadlines if not entry[2].is_settled]
-        heapq.heapify(self._deadlines)
-        self._compact_at = max(_MIN_COMPACTION, 2 * len(self._deadlines))
-
-    def _arm(self, instant: float, now: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = instant
-        self._timer = self._loop.call_later(max(0.0, instant - now), self._at_deadline)
-
-    def _at_deadline(self) -> None:
-        now = self.clock()
-        deadlines = self._deadlines
-        # Timers may come a little early; what is due within their grain is due now.
-        while deadlines and (deadlines[0][2].is_settled or deadlines[0][0] <= now + 0.0005):
-            query = heapq.heappop(deadlines)[2]
-            if not query.is_settled:
-                self._expire(query, now)
-        self._timer = None
-        if deadlines:
-            self._arm(deadlines[0][0], now)
-
     def _expire(self, query: Query, now: float) -> None:
         """Give a query up at its deadline, wherever it is."""
         assert query.version is not None
@@ -401,8 +344,7 @@ class Dispatcher:
         if version is None or (was_waiting and not version.num_ready):
             if version is not None:
                 version.statistics.sheds[ShedReason.NO_REPLICA] += 1
-            text = f"model '{query.version.name}' has no ready replica"
-            self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, NoReadyReplica(text), now)
+            self._refuse_without_replica(query, version, now)
         else:
             self._shed(version, query, ShedReason.EXPIRED, now)
 
@@ -411,25 +353,7 @@ class Dispatcher:
     ) -> None:
         """Give up a query that waits no longer, for lack of time or room."""
         version.statistics.sheds[reason] += 1
-        name, budget_s = version.served.name, query.deadline - query.arrival
-        error: SkysailError
-        if reason is ShedReason.QUEUE_FULL:
-            error = Overloaded(
-                f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows wait for model "
-                f"'{name}'; retry later"
-            )
-            outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the queue is full"
-        else:
-            outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
-            if reason is ShedReason.HOPELESS:
-                error = DeadlineExceeded(
-                    f"model '{name}' cannot answer within {budget_s:.3g} s: too much waits before; "
-                    "retry later"
-                )
-            else:
-                error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.3g} s")
-        wait_s = version.batcher.expected_wait_s(version.num_ready)
-        error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
+        outcome, explanation, error = shed(version, query, reason)
         self._give_up(query, outcome, explanation, error, now)
 
     def _give_up(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
+from skysail_common.tensors import DataType
 from skysail_frontend.routes import Application, ServedVersion
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,12 @@ class Query:
         self.on_joined: Callable[[Query, Prediction, float], None] | None = None
         self.parts: Sequence[Query] = ()
         self.is_settled = False
+
+    @property
+    def has_fixed_sizes(self) -> bool:
+        """True where the sizes of all inputs follow from their shapes."""
+        specs = self.version.signature.inputs if self.version else ()
+        return all(spec.datatype is not DataType.BYTES for spec in specs)
 
     def answer(self, prediction: Prediction, now: float) -> None:
         """Settle the query, unless it is settled already."""

@@ -21,7 +21,7 @@ from skysail_management.operations.deployments import DeploymentDefaults, Deploy
 from skysail_management.operations.models import Models
 from skysail_management.profiles import Profiles
 from skysail_management.reconciler.reconciler import Reconciler, stop_all
-from skysail_management.reconciler.version_loop import ReconcilerOptions
+from skysail_management.reconciler.specs import ReconcilerOptions
 from skysail_management.records import Records
 from skysail_management.routing import Routing
 from skysail_management.servicer import ManagementServicer
@@ -60,9 +60,16 @@ async def run(settings: ManagementSettings) -> None:
 
 async def _serve(settings: ManagementSettings, store: Store, manager: ContainerManager) -> None:
     stop = stop_event()
+    is_orphan = False
+
+    def parent_is_gone() -> None:
+        nonlocal is_orphan
+        is_orphan = True
+        stop.set()
+
     tasks = BackgroundTasks()
     if settings.watch_parent:
-        tasks.start(watch_parent(stop.set), "watch parent")
+        tasks.start(watch_parent(parent_is_gone), "watch parent")
     records = Records(store)
     await records.load()
     secret = await store.secret()
@@ -115,7 +122,8 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
     finally:
         await tasks.stop()
         await server.stop(_STOP_GRACE_S)
-        if settings.stop_replicas_on_exit:
+        # Nobody would start a management that takes the replicas of an orphan over.
+        if settings.stop_replicas_on_exit or is_orphan:
             await reconciler.stop_all_containers()
         else:
             await reconciler.stop()

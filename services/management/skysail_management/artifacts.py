@@ -17,6 +17,7 @@ from skysail_common.artifacts import (
 )
 from skysail_common.clock import Clock
 from skysail_common.errors import ArtifactNotFound, InvalidInput, SkysailError
+from skysail_common.threads import in_thread
 
 _PROMISE_S = 600.0
 """Time from an upload to the deployment of what was uploaded."""
@@ -103,12 +104,21 @@ class ArtifactStore:
             os.replace(temporary, path)
             self._promise(sha256)
         finally:
-            temporary.unlink(missing_ok=True)
+            await in_thread(temporary.unlink, missing_ok=True)
         return size
 
     async def _receive(self, file: IO[bytes], chunks: AsyncIterator[bytes]) -> tuple[int, str]:
         digest = hashlib.sha256()
         size = 0
+
+        def write(chunk: bytes) -> None:
+            digest.update(chunk)
+            file.write(chunk)
+
+        def sync() -> None:
+            file.flush()
+            os.fsync(file.fileno())
+
         async for chunk in chunks:
             size += len(chunk)
             if size > self._max_bytes:
@@ -116,10 +126,8 @@ class ArtifactStore:
                     f"the artifact is larger than {self._max_bytes} bytes "
                     "(setting max-artifact-bytes of management)"
                 )
-            digest.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+            await in_thread(write, chunk)
+        await in_thread(sync)
         return size, digest.hexdigest()
 
     def open(self, sha256: str) -> IO[bytes]:

@@ -286,7 +286,8 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         containers = self._deployments.replicas(
             request.model, request.version, request.replica if request.HasField("replica") else None
         )
-        tail_lines = min(request.tail_lines or _DEFAULT_TAIL_LINES, _MAX_TAIL_LINES)
+        wanted = request.tail_lines if request.HasField("tail_lines") else _DEFAULT_TAIL_LINES
+        tail_lines = min(wanted, _MAX_TAIL_LINES)
         async for replica_id, line in self._deployments.logs(
             containers, tail_lines, request.follow
         ):

@@ -63,7 +63,8 @@ class ManagementSettings(ServiceSettings):
     """Stop every replica that a management of this data directory left running, and end."""
 
     watch_parent: bool = False
-    """Stop when standard input ends, which is when the parent process is gone."""
+    """Stop, with all replicas, when standard input ends, which is when the parent process is
+    gone."""
 
     def inherited_environment(self) -> dict[str, str]:
         """Return the environment that replicas and pip start from: ours, without our settings."""

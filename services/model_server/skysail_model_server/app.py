@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 _SERVICE = "skysail.v1.ModelServer"
 _STOP_GRACE_S = 1.0
 _LOG_CHECK_S = 1.0
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class _IoThread:
@@ -64,7 +65,7 @@ class _IoThread:
         wake.setblocking(False)
         self._wake = wake
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             signal.signal(number, lambda *_: None)
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._thread.start()
@@ -117,7 +118,7 @@ class _IoThread:
         tasks.start(self._announce(server), "announce readiness")
         if self._settings.log_file is not None:
             tasks.start(self._rotate_log(self._settings.log_file), "rotate log")
-        await self._loop.sock_recv(self._signals, 1)
+        await stop_signal(self._signals)
         if not self._model_is_ready.is_set():
             # Nothing is in hand, and what the main thread is loading cannot be interrupted.
             os._exit(ExitCode.OK)
@@ -138,6 +139,17 @@ class _IoThread:
         while True:
             await asyncio.sleep(_LOG_CHECK_S)
             file.rotate_if_full()
+
+
+async def stop_signal(numbers: socket.socket) -> None:
+    """Return once a signal that ends the replica has come.
+
+    The number of every signal comes for which there is a handler in Python, those of the user's
+    code too.
+    """
+    loop = asyncio.get_running_loop()
+    while _STOP_SIGNALS.isdisjoint(await loop.sock_recv(numbers, 64)):
+        pass
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,9 +6,12 @@ waits for it.
 
 import logging
 import traceback
+from pathlib import Path
 from time import perf_counter_ns
+from types import TracebackType
 
 from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Status
+from skysail_common.functions import call_function
 from skysail_model_server.batches import BatchInputs, BatchOutputs
 from skysail_model_server.model import Model
 from skysail_protos.v1 import model_server_pb2
@@ -16,6 +19,8 @@ from skysail_protos.v1 import model_server_pb2
 log = logging.getLogger(__name__)
 
 _MAX_MESSAGE_LENGTH = 2_000
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class Execution:
@@ -57,16 +62,18 @@ class Execution:
         try:
             # Encoded before the next call, for which the function may use its memory again.
             outputs.add(rows, self._model.predict(inputs.select(first, last), sum(rows)))
+            return
         # All of them: SystemExit and CancelledError are no Exceptions, and no signal raises here.
         except BaseException as error:
-            if last - first > 1:
-                middle = (first + last) // 2
-                self._solve(inputs, first, middle, outputs, result)
-                self._solve(inputs, middle, last, outputs, result)
+            if last - first == 1:
+                code, message = _blame(error)
+                log.warning("query failed", extra={"error": message}, exc_info=_raised(error))
+                result.errors.add(index=first, code=code, message=message)
                 return
-            code, message = _blame(error)
-            log.warning("query failed", extra={"error": message})
-            result.errors.add(index=first, code=code, message=message)
+        # Not in the handler: an error of a half would be told together with this one.
+        middle = (first + last) // 2
+        self._solve(inputs, first, middle, outputs, result)
+        self._solve(inputs, middle, last, outputs, result)
 
 
 def _blame(error: BaseException) -> tuple[Status, str]:
@@ -82,6 +89,17 @@ def _blame(error: BaseException) -> tuple[Status, str]:
         return error.status, message
     frames = traceback.extract_tb(error.__traceback__)
     if frames:
-        # The function and line help; the path of the file is the server's own business.
-        message += f" (in {frames[-1].name}, line {frames[-1].lineno})"
+        # These help; the directory of the file is the server's own business.
+        file, line = Path(frames[-1].filename).name, frames[-1].lineno
+        message += f" (in {frames[-1].name}, {file} line {line})"
     return ModelFailed.status, message
+
+
+def _raised(error: BaseException) -> ExcInfo | None:
+    """Return an error with its traceback from the user's function on; None for one of ours."""
+    if isinstance(error, SkysailError):
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code is not call_function.__code__:
+        trace = trace.tb_next
+    return type(error), error, trace.tb_next if trace is not None else error.__traceback__

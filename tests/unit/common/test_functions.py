@@ -120,7 +120,8 @@ def test_what_is_no_list_is_told_by_its_type(result):
     with pytest.raises(ModelFailed) as caught:
         named_outputs(result, "list")
     assert caught.value.message == (
-        f"the function returned a {type(result).__name__}; it must return a list with an element "
+        f"the function returned {'None' if result is None else f'a {type(result).__name__}'}; it "
+        "must return a list with an element "
         "for each input"
     )
 

@@ -13,10 +13,10 @@ from skysail_common.errors import (
     Overloaded,
 )
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend import dispatch
+from skysail_frontend import deadlines
 from skysail_frontend.batching.batcher import LAST_ATTEMPT
-from skysail_frontend.dispatch import NO_MODEL, TOO_LATE
 from skysail_frontend.query import Outcome, Prediction, Query
+from skysail_frontend.shedding import NO_MODEL, TOO_LATE
 from skysail_frontend.version_dispatcher import QueryError
 from unit.frontend.parts import Frontend, application, doubled, failing, served
 
@@ -306,13 +306,22 @@ def test_a_version_that_is_gone_refuses_at_once(frontend):
     assert prediction.error.message == "model 'm:1' is not deployed"
 
 
-@pytest.mark.parametrize("default", [True, False])
-def test_an_application_without_routes_answers_at_once(frontend, default):
-    app = with_default if default else without_default
-    query = frontend.submit(None, application=app)
-    prediction = given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
-    if not default:
-        assert prediction.error.message == ("application 'without-default' is routed to no model")
+@pytest.mark.parametrize(
+    ("routes", "what"),
+    [
+        ((), "is routed to no model"),
+        (("m:7",), "is routed to model 'm:7', which is not deployed"),
+        (("m:",), "is routed to model 'm', which has no current version; promote one"),
+        (("m:7", "n:"), "is routed to models of which one has no version that is deployed"),
+    ],
+)
+def test_an_application_that_leads_nowhere_answers_at_once(frontend, routes, what):
+    query = frontend.submit(None, application=application("lost", *routes, default=[0.0]))
+    assert frontend.settled[query].outcome is Outcome.DEFAULT_NO_REPLICA
+    query = frontend.submit(None, application=application("lost", *routes))
+    error = frontend.settled[query].error
+    assert isinstance(error, NoReadyReplica)
+    assert error.message.startswith(f"application 'lost' {what}")
 
 
 @pytest.mark.parametrize("app", [None, with_default])
@@ -589,7 +598,7 @@ def test_deadlines_far_ahead_do_not_keep_settled_queries():
 
 def test_deadlines_are_compacted_rarely_while_nobody_is_settled(monkeypatch):
     compactions = []
-    monkeypatch.setattr(dispatch.heapq, "heapify", lambda heap: compactions.append(len(heap)))
+    monkeypatch.setattr(deadlines.heapq, "heapify", lambda heap: compactions.append(len(heap)))
     frontend = Frontend(served(), max_queue_size=10_000)
     frontend.replica.is_ready = False
     for _ in range(5000):

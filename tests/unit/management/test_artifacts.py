@@ -1,5 +1,8 @@
 import asyncio
+import hashlib
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,59 @@ async def test_what_is_no_artifact_is_refused(store: ArtifactStore, directory: P
     with pytest.raises(InvalidInput, match="not an artifact"):
         await store.add(sha256_of(content), chunked(content))
     assert kept(directory) == []
+
+
+async def test_what_arrives_is_written_beside_the_event_loop(store, directory: Path, monkeypatch):
+    threads: list[threading.Thread] = []
+    fsync, sha256 = os.fsync, hashlib.sha256
+
+    def noted(descriptor: int) -> None:
+        threads.append(threading.current_thread())
+        fsync(descriptor)
+
+    class Digest:
+        def __init__(self) -> None:
+            self._digest = sha256()
+            self.hexdigest = self._digest.hexdigest
+
+        def update(self, chunk: bytes) -> None:
+            threads.append(threading.current_thread())
+            self._digest.update(chunk)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(hashlib, "sha256", Digest)
+    await store.add(SHA256, chunked(CONTENT, 100))
+    assert len(threads) == len(CONTENT) // 100 + 2
+    assert threading.main_thread() not in threads
+    assert (directory / SHA256).read_bytes() == CONTENT
+
+
+async def test_a_cancelled_upload_ends_its_write_and_leaves_nothing(
+    store, directory: Path, monkeypatch
+):
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    fsync = os.fsync
+    synced = []
+
+    def slow(descriptor: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        # Raises where the file was closed meanwhile.
+        fsync(descriptor)
+        synced.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    adding = asyncio.create_task(store.add(SHA256, chunked(CONTENT)))
+    await begun.wait()
+    adding.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    assert synced
+    assert kept(directory) == []
+    assert not await store.find(SHA256)
 
 
 async def test_what_is_too_large_is_refused_before_it_all_came(store, directory: Path):

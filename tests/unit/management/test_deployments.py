@@ -11,11 +11,13 @@ from skysail_common.errors import (
     ModelInUse,
     ModelNotFound,
     ReplicaNotFound,
+    SkysailError,
     StoreUnavailable,
 )
 from skysail_common.identifiers import ModelVersion
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
+from skysail_management.containers.base import PrepareFailed
 from skysail_management.events import DeployEvent, DeployStep
 from skysail_management.records import RouteRecord
 from skysail_testing.management_parts import make_artifact, running_parts
@@ -96,6 +98,59 @@ async def test_deploying_again_scales_and_promotes(tmp_path: Path):
         assert parts.models.get("m").current_version == "1"
 
 
+@virtual_time
+async def test_deploying_again_what_crashes_ends_soon_with_its_log_and_undoes_nothing(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", promote=True)
+        await parts.deployed("m:2")
+        for number in range(2, 10):
+            parts.manager.fail(f"c{number}", reason="bad weights")
+            await until(lambda number=number: f"c{number + 1}" in parts.manager.live, 70)
+        parts.manager.fails_with = [{"reason": "bad weights", "log_tail": "Traceback …"}] * 4
+        parts.manager.fail("c10", reason="bad weights")
+        begin = now()
+        events = await parts.deploy("m:2", promote=True)
+        steps = [event.step for event in events]
+        assert (steps.count(DeployStep.RETRYING), steps[-1]) == (2, DeployStep.FAILED)
+        assert events[-1].message == "m:2/0 failed: bad weights"
+        assert events[-1].log_tail == "Traceback …"
+        assert now() - begin == pytest.approx(1.5, abs=0.1)
+        # It is started again and again as before, and is not promoted when it comes up one day.
+        await until(lambda: parts.reconciler.num_ready(ModelVersion("m", "2")) == 1, 70)
+        assert parts.deployment("m:2").is_rolled_out
+        assert not parts.deployment("m:2").promote_when_ready
+        assert parts.models.get("m").current_version == "1"
+
+
+@virtual_time
+async def test_deploying_again_what_was_scaled_to_zero_tells_of_its_preparation(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        await parts.deployments.scale("m", "1", 0)
+        await until(lambda: not parts.manager.live)
+        parts.manager.start_errors = [SkysailError("the environment was removed")]
+        parts.manager.prepare_errors = [PrepareFailed("pip cannot install x")] * 2
+        events = await parts.deploy("m:1")
+        assert (events[-1].step, events[-1].message) == (DeployStep.FAILED, "pip cannot install x")
+        assert parts.deployment("m:1").num_replicas == 1
+        await until(lambda: parts.reconciler.num_ready(M1) == 1)
+
+
+@virtual_time
+async def test_deploying_again_what_comes_up_by_itself_is_done(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.fail("c1")
+        assert (await parts.deploy("m:1"))[-1].step is DeployStep.DONE
+        # What fails from now on is nobody's deployment.
+        for number in range(2, 8):
+            parts.manager.fail(f"c{number}", is_permanent=True)
+            await until(lambda number=number: f"c{number + 1}" in parts.manager.live, 70)
+        assert parts.deployment("m:1").is_rolled_out
+
+
 @pytest.mark.parametrize(
     "wish",
     [{"num_threads": 2}, {"memory_mib": 1}, {"environment": {"A": "b"}}],
@@ -156,9 +211,8 @@ async def test_a_deployment_that_never_ends_is_not_followed_for_ever(tmp_path: P
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.becomes_ready = False
-        parts.manager.fail("c1")
         begin = now()
-        events = await parts.deploy("m:1", start_timeout_s=5.0)
+        events = await parts.deploy("m:1", num_replicas=2, start_timeout_s=5.0)
         assert events[-1].step is DeployStep.FAILED
         assert events[-1].message == "m:1 is not ready after 945 s; see its status"
         assert now() - begin == pytest.approx(945, abs=1)

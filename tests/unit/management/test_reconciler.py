@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from skysail_common.errors import (
     ContainerManagerUnavailable,
     ModelNotFound,
+    ReplicaNotFound,
     SkysailError,
     StoreUnavailable,
 )
@@ -14,7 +17,7 @@ from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_common.tokens import is_token_of
 from skysail_management.containers.base import Container, PrepareFailed
-from skysail_management.events import DeployStep
+from skysail_management.events import DeployEvent, DeployStep
 from skysail_management.routing import Watcher
 from skysail_testing.fake_containers import FakeContainerManager
 from skysail_testing.management_parts import (
@@ -27,6 +30,16 @@ from skysail_testing.memory_store import MemoryStore
 from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_time
 
 M1 = ModelVersion("m", "1")
+
+
+@asynccontextmanager
+async def rolling_out(parts: ManagementParts, **wish) -> AsyncIterator[AsyncIterator[DeployEvent]]:
+    """Have `m:1` be rolled out inside the block, with `c1` starting; yields what happens."""
+    parts.manager.becomes_ready = False
+    async with aclosing(parts.deploying("m:1", await parts.upload(make_artifact()), **wish)) as it:
+        assert (await anext(it)).step is DeployStep.REGISTERED
+        await until(lambda: parts.manager.ids() == ["c1"])
+        yield it
 
 
 def steps(events) -> list[DeployStep]:
@@ -280,6 +293,99 @@ async def test_giving_up_does_not_wait_for_the_store_for_ever(tmp_path: Path):
 
 
 @virtual_time
+async def test_a_scale_while_a_roll_out_is_completed_is_not_undone(tmp_path: Path):
+    async with running_parts(tmp_path) as parts, rolling_out(parts, promote=True) as events:
+        async with parts.records.lock:
+            parts.manager.set_state("c1", ReplicaState.READY)
+            await settle()
+            deployment = parts.deployment("m:1")
+            wanted = deployment.model_copy(update={"num_replicas": 2})
+            await parts.records.commit([parts.records.deployments.put("m:1", wanted)])
+        parts.reconciler.changed(M1)
+        await until(lambda: parts.manager.ids() == ["c1", "c2"])
+        assert parts.deployment("m:1") == wanted
+        assert parts.models.get("m").current_version == ""
+        parts.manager.set_state("c2", ReplicaState.READY)
+        last = [event async for event in events][-1]
+        assert (last.step, last.num_replicas) == (DeployStep.DONE, 2)
+        assert parts.deployment("m:1").num_replicas == 2
+        assert parts.models.get("m").current_version == "1"
+
+
+@virtual_time
+async def test_an_undeploy_while_a_roll_out_is_completed_is_not_undone(tmp_path: Path):
+    async with running_parts(tmp_path) as parts, rolling_out(parts, promote=True) as events:
+        async with parts.records.lock:
+            undeploying = asyncio.ensure_future(parts.deployments.undeploy("m", "1", force=False))
+            await settle()
+            parts.manager.set_state("c1", ReplicaState.READY)
+            await settle()
+        await undeploying
+        assert [event async for event in events][-1].message == "m:1 was undeployed meanwhile"
+        await until(lambda: parts.reconciler.version_loop(M1) is None)
+        assert parts.records.deployments.all() == []
+        assert parts.models.get("m").current_version == ""
+
+
+@virtual_time
+async def test_another_deployment_is_not_failed_for_the_last_one(tmp_path: Path):
+    async with running_parts(tmp_path) as parts, rolling_out(parts):
+        async with parts.records.lock:
+            parts.manager.fail("c1", is_permanent=True)
+            await settle()
+            other = parts.deployment("m:1").model_copy(update={"num_threads": 2})
+            await parts.records.commit([parts.records.deployments.put("m:1", other)])
+        await until(lambda: parts.manager.ids() == ["c2"])
+        parts.manager.set_state("c2", ReplicaState.READY)
+        await until(lambda: parts.deployment("m:1").is_rolled_out)
+        assert parts.deployment("m:1").num_threads == 2
+
+
+@virtual_time
+async def test_a_replica_that_fails_while_its_roll_out_is_completed_is_started_again(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts, rolling_out(parts) as events:
+        parts.store.gate = asyncio.Event()
+        parts.manager.set_state("c1", ReplicaState.READY)
+        await settle()
+        parts.manager.fail("c1", is_permanent=True)
+        await settle()
+        parts.store.gate.set()
+        assert [event async for event in events][-1].step is DeployStep.DONE
+        parts.manager.becomes_ready = True
+        await until(lambda: parts.reconciler.num_ready(M1) == 1)
+        assert (await parts.deploy("m:1"))[-1].step is DeployStep.DONE
+
+
+@virtual_time
+async def test_a_mistake_of_ours_ends_no_loop(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.start_errors = [RuntimeError("a mistake")] * 4
+        await parts.deployments.scale("m", "1", 2)
+        await until(lambda: not parts.manager.start_errors, 60)
+        assert parts.reconciler.num_ready(M1) == 1
+        await until(lambda: parts.reconciler.num_ready(M1) == 2, 60)
+        assert parts.manager.ids() == ["c1", "c2"]
+
+
+@virtual_time
+async def test_a_mistake_of_ours_that_repeats_itself_gives_a_roll_out_up(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.prepare_errors = [OSError("secret details")] * 3
+        begin = now()
+        events = await parts.deploy("m:1")
+        assert events[-1].step is DeployStep.FAILED
+        assert events[-1].message == (
+            "m:1 cannot be deployed: internal error; see the log of management"
+        )
+        assert now() - begin < 10
+        assert parts.records.versions.all() == []
+        await parts.deployed("m:1")
+
+
+@virtual_time
 async def test_a_complete_deployment_restarts_what_crashes_with_back_off_for_ever(
     tmp_path: Path,
 ):
@@ -433,6 +539,27 @@ async def test_a_stop_that_fails_is_tried_again(tmp_path: Path):
 
 
 @virtual_time
+async def test_a_stop_that_fails_in_any_way_is_tried_again(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.stop_errors = [OSError("no process")]
+        await parts.deployments.undeploy("m", "1", force=False)
+        await until(lambda: parts.manager.stopped == ["c1"], 10)
+
+
+@pytest.mark.parametrize("error", [ReplicaNotFound("gone"), OSError("disk")])
+@virtual_time
+async def test_a_replica_whose_log_cannot_be_read_is_stopped_all_the_same(tmp_path: Path, error):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.becomes_ready = False
+        parts.manager.log_errors = [error] * 3
+        events = await parts.deploy("m:1", start_timeout_s=7.0)
+        assert events[-1].message == "m:1/0 failed: not ready within 7 s"
+        assert events[-1].log_tail == ""
+        await until(lambda: parts.manager.stopped == ["c1", "c2", "c3"])
+
+
+@virtual_time
 async def test_a_version_that_hangs_does_not_hold_up_another(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.hangs_preparing = {"stuck:1"}
@@ -492,6 +619,15 @@ async def test_resync_goes_on_after_an_engine_was_away(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.list_errors = [ContainerManagerUnavailable("no docker")]
+        parts.manager.lose("c1")
+        await until(lambda: parts.manager.ids() == ["c2"], 95)
+
+
+@virtual_time
+async def test_resync_goes_on_after_a_mistake_of_ours(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.list_errors = [OSError("disk")]
         parts.manager.lose("c1")
         await until(lambda: parts.manager.ids() == ["c2"], 95)
 

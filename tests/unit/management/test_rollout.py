@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skysail_common.artifacts import SignatureRecord
-from skysail_common.identifiers import ModelVersion
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.states import ReplicaState
 from skysail_common.store import Store
-from skysail_management.reconciler.rollout import promoted, removal_of_version
+from skysail_management.containers.base import Container
+from skysail_management.reconciler.rollout import failure_text, promoted, removal_of_version
 from skysail_management.records import ModelRecord, Records, VersionRecord
 from skysail_testing.management_parts import signature_of
 from skysail_testing.memory_store import MemoryStore
@@ -40,6 +42,26 @@ async def records_with(model: ModelRecord, *versions: str) -> Records:
     changes.append(records.versions.put("other:1", other))
     await records.commit(changes)
     return records
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "is_permanent", "log_tail", "is_named"),
+    [
+        (0, False, "", False),
+        (100, False, "can't start new thread", True),
+        (100, True, "numpy._core._exceptions._ArrayMemoryError: Unable to allocate", True),
+        (100, True, "ValueError: bad weights", False),
+    ],
+)
+def test_a_memory_limit_is_named_where_it_may_be_why_a_replica_failed(
+    memory_mib, is_permanent, log_tail, is_named
+):
+    container = Container(
+        "c", ReplicaId.parse("m:1/0"), ReplicaState.FAILED, reason="killed by SIGABRT",
+        is_permanent=is_permanent, log_tail=log_tail,
+    )  # fmt: skip
+    hint = "; its memory limit is 100 MiB, which may be too low" if is_named else ""
+    assert failure_text(container, memory_mib) == f"m:1/0 failed: killed by SIGABRT{hint}"
 
 
 def test_the_first_promotion_has_no_history():

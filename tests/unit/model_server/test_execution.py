@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -314,11 +315,24 @@ def test_one_bad_query_of_sixteen_fails_alone(bad: int):
     found = run(function, queries)
     assert [index for index, each in enumerate(found) if is_error(each)] == [bad]
     assert found[bad].code == Status.INTERNAL
-    assert found[bad].message.startswith("ValueError: no beast here (in fussy, line ")
+    assert found[bad].message.startswith(
+        "ValueError: no beast here (in fussy, test_execution.py line "
+    )
     for index in set(range(16)) - {bad}:
         assert found[index].tolist() == queries[index].tolist()
     # Halving: twice at each of four depths, and the whole batch.
     assert len(calls) == 9
+
+
+def test_a_bad_query_is_logged_once_with_the_traceback_of_the_user_alone(caplog):
+    run(fussy, [query(POISON), query(1)])
+    (record,) = caplog.records
+    text = logging.Formatter().formatException(record.exc_info)
+    first, file, code, *_, error = text.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert file.endswith("in fussy")
+    assert code.strip() == 'raise ValueError("no beast here")'
+    assert error == "ValueError: no beast here"
 
 
 def test_all_bad_fail_each():
@@ -430,7 +444,7 @@ class Mute(Exception):
 def test_whatever_user_code_raises_fails_only_its_query(error, message):
     (found,) = run(raises(error), [query(1)])
     assert found.code == Status.INTERNAL
-    assert found.message.startswith(f"{message} (in function, line ")
+    assert found.message.startswith(f"{message} (in function, test_execution.py line ")
 
 
 def test_sys_exit_in_user_code_ends_nothing():
@@ -463,7 +477,7 @@ def test_an_error_of_skysail_keeps_its_status_and_text(error, status):
         ([["a", "b"]] * 2, "returned texts in output 'output'; its signature says FP64"),
         (np.zeros((2, 2), complex), "has numpy type complex128"),
         ({"other": np.zeros((2, 2))}, "returned 'other' but not output 'output'"),
-        (None, "holds a value of type NoneType"),
+        (None, "the function returned None"),
         ([[1.0], [2.0, 3.0]], "is not an array"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -216,6 +216,16 @@ def test_what_cannot_be_called_is_refused():
     assert refusal(5, example=X) == "int is not a function or another callable"
 
 
+def test_a_model_in_place_of_its_method_is_told_which_was_meant():
+    class Forest:
+        def predict(self, x):
+            return x
+
+    assert refusal(Forest(), example=X) == (
+        "Forest is not a function or another callable; did you mean its .predict?"
+    )
+
+
 @pytest.mark.parametrize("example", [5.0, "text", b"bytes", [], np.zeros((0, 3)), np.float32(1)])
 def test_an_example_without_a_batch_axis_is_refused(example):
     assert refusal(example=example) == (
@@ -249,11 +259,21 @@ def test_a_function_that_fails_on_the_example_is_told_with_its_own_words():
     assert message.startswith("the function failed on the example: ValueError: matmul")
 
 
+def test_a_package_that_is_missing_here_is_told_to_be_needed_here():
+    def predict(x):
+        import nosuchpackage  # noqa: F401
+
+    assert failure(predict, example=X, requirements=["nosuchpackage"]).endswith(
+        "No module named 'nosuchpackage'; the function runs on this machine to learn its signature: "
+        "install nosuchpackage here too, or give an input_type in place of the example"
+    )
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
         (3.0, "the function returned a single value; it must return one for each row"),
-        (None, "'output' holds a value of type NoneType"),
+        (None, "the function returned None; it must return an output for each row"),
         ([None, None], "'output' holds a value of type NoneType"),
         ([1.0], "the function returned 1 rows in output 'output' for 2 rows of input"),
         ((), "the function returned an empty tuple"),

@@ -1,8 +1,22 @@
+import inspect
+
+import grpc.aio
 import pytest
 
+import skysail
 from skysail import AsyncClient
-from skysail.async_client import deploy_request, read_requirements
-from skysail_common.errors import InvalidInput, SkysailError
+from skysail.async_client import deploy_request
+from skysail.reaching import management_error
+from skysail.requirements import read_requirements
+from skysail_common.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotFound,
+    SkysailError,
+    StoreUnavailable,
+    Unavailable,
+    Unsupported,
+)
 from skysail_common.rpc.messages import duration
 
 
@@ -13,6 +27,7 @@ def test_packages_of_the_list_and_of_the_file_come_together(tmp_path):
     assert read_requirements([], str(file)) == ("scikit-learn>=1.4", "torch")
     assert read_requirements(["numpy", ""], None) == ("numpy",)
     assert read_requirements([], None) == ()
+    assert read_requirements("humanize", None) == ("humanize",)
 
 
 def test_comments_of_the_file_are_left_out_as_pip_does(tmp_path):
@@ -42,7 +57,7 @@ def test_markers_and_extras_are_kept(tmp_path):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for path in (tmp_path / "nothing.txt", tmp_path):
-        with pytest.raises(SkysailError) as caught:
+        with pytest.raises(InvalidInput) as caught:
             read_requirements([], path)
         assert caught.value.message.startswith(f"{path} cannot be read: ")
 
@@ -130,3 +145,72 @@ async def test_a_client_that_was_never_used_is_closed_without_a_connection():
     async with AsyncClient("a:1") as client:
         assert client.endpoint == "a:1"
     await client.close()
+
+
+async def test_less_than_no_replicas_cannot_be_asked_for():
+    with pytest.raises(InvalidInput, match="num_replicas cannot be less than 0"):
+        await AsyncClient("a:1").scale("digits", -1)
+
+
+def rpc_error(code: grpc.StatusCode, details: str, reason: str = "") -> grpc.aio.AioRpcError:
+    trailers = grpc.aio.Metadata(*[("skysail-reason", reason)] if reason else [])
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details)
+
+
+REFUSED = "failed to connect to all addresses; last error: UNKNOWN: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            rpc_error(grpc.StatusCode.UNAVAILABLE, REFUSED),
+            Unavailable,
+            "no cluster runs at a:1; start one with 'skysail up'",
+        ),
+        (
+            rpc_error(grpc.StatusCode.UNAVAILABLE, "Socket closed"),
+            Unavailable,
+            "management at a:1 is not reached: Socket closed",
+        ),
+        (
+            rpc_error(grpc.StatusCode.UNAVAILABLE, f"{REFUSED}: Failed parsing HTTP/2"),
+            Unsupported,
+            "a:1 is not a management endpoint",
+        ),
+        (
+            rpc_error(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
+            Unsupported,
+            "a:1 is not a management endpoint",
+        ),
+        (
+            rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
+            DeadlineExceeded,
+            "management at a:1 did not answer in time",
+        ),
+        (
+            rpc_error(grpc.StatusCode.UNAVAILABLE, "the store is away", "StoreUnavailable"),
+            StoreUnavailable,
+            "the store is away",
+        ),
+        (rpc_error(grpc.StatusCode.NOT_FOUND, "no m", "ModelNotFound"), ModelNotFound, "no m"),
+        (rpc_error(grpc.StatusCode.INTERNAL, "odd"), SkysailError, "odd"),
+    ],
+)
+def test_where_no_management_answers_it_is_said_what_to_do(error, kind, message):
+    found = management_error(error, "a:1")
+    assert type(found) is kind
+    assert found.message.startswith(message)
+
+
+def test_an_argument_that_is_not_given_is_shown_as_such():
+    for cls in (skysail.Client, AsyncClient):
+        parameters = inspect.signature(cls.register_application).parameters
+        assert repr(parameters["default_output"].default) == "<not given>"
+
+
+def test_the_methods_of_both_clients_have_the_same_documentation():
+    assert "Raises:" in skysail.Client.deploy.__doc__
+    for name, method in inspect.getmembers(skysail.Client, inspect.isfunction):
+        if not name.startswith("_"):
+            assert method.__doc__ == getattr(AsyncClient, name).__doc__

@@ -7,6 +7,7 @@ from click.testing import CliRunner, Result
 
 from skysail.cli.main import cli
 from skysail_common import __version__
+from skysail_common.errors import InvalidInput
 
 
 def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -29,6 +30,7 @@ def test_the_commands_are_those_that_people_know():
     assert {" ".join(path) for path in ALL} == {
         "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "undeploy", "logs",
         "models", "predict", "apps", "apps register", "apps unregister", "apps link",
+        "apps unlink",
     }  # fmt: skip
 
 
@@ -54,6 +56,29 @@ def test_the_options_in_the_examples_of_a_command_exist(path):
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("path", [(), ("apps",)], ids=["skysail", "apps"])
+def test_the_list_of_commands_is_not_cut_off_on_a_narrow_terminal(path):
+    text = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output
+    assert "  up  " in text or "  link  " in text
+    assert "..." not in text.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("hello", "; a text needs quotes: '\"hello\"'"),
+        ("it's me", "; a text needs quotes: '\"it'\"'\"'s me\"'"),
+        ("[1, 2", ""),
+        ("1,5", ""),
+    ],
+)
+def test_a_text_without_quotes_is_no_json(text, hint):
+    error = run("predict", "shout", text).exception
+    assert isinstance(error, InvalidInput)
+    assert error.message.startswith("the input is not JSON: ")
+    assert error.message.partition(")")[2] == hint
 
 
 def test_the_version_is_told():
@@ -91,7 +116,7 @@ def test_the_version_is_told():
         (["scale", "digits"], "Missing argument 'NUM_REPLICAS'"),
         (["scale", "digits", "many"], "'many' is not a valid integer"),
         (["undeploy"], "Missing argument 'MODEL'"),
-        (["logs", "digits", "--tail", "0"], "0 is not in the range"),
+        (["logs", "digits", "--tail", "-1"], "-1 is not in the range"),
         (["predict", "digits"], "give the input either as JSON or by --input-file"),
         (
             ["predict", "digits", "1", "--input-file", "-"],
@@ -99,10 +124,12 @@ def test_the_version_is_told():
         ),
         (["predict", "digits", "1", "--timeout-s", "0"], "is not in the range"),
         (["apps", "register"], "Missing argument 'NAME'"),
+        (["apps", "register", "a", "--input-type", "words"], "'words' is not one of 'tensors',"),
         (["apps", "register", "a", "--slo-ms", "0"], "is not in the range"),
         (["apps", "register", "a", "--slo-ms", "soon"], "'soon' is not a valid float"),
         (["apps", "unregister"], "Missing argument 'NAME'"),
         (["apps", "link"], "Missing argument 'NAME'"),
+        (["apps", "unlink"], "Missing argument 'NAME'"),
     ],
     ids=lambda each: " ".join(each[:4]) if isinstance(each, list) else "",
 )

@@ -207,3 +207,21 @@ def test_descriptions_cannot_be_changed():
     for value in vars(descriptions).values():
         if dataclasses.is_dataclass(value) and value.__module__ == descriptions.__name__:
             assert value.__dataclass_params__.frozen
+
+
+def test_what_a_notebook_shows_is_one_line():
+    deployed = Version.of(
+        version(
+            replica(0, pb.REPLICA_STATE_READY),
+            replica(1, pb.REPLICA_STATE_STARTING),
+            deployment=pb.Deployment(num_replicas=2),
+        )
+    )
+    assert repr(deployed) == "<Version sum:3, 1 of 2 replicas ready, takes x FP64 [-1, 3]>"
+    assert "sum:3, not deployed" in repr(Version.of(version()))
+    model = Model("sum", "", (), (deployed,))
+    assert repr(model) == "<Model sum, versions 3, current none>"
+    status = ClusterStatus("default", "0.1", "local", False, (), (model,), ())
+    assert repr(status) == (
+        "<ClusterStatus default, models 1, applications 0, frontends 0, store not reachable>"
+    )

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from skysail.artifact import Artifact, build_artifact
+from skysail.local_modules import own_frames
 from skysail_common.errors import InvalidInput
+from skysail_common.functions import call_function
 from skysail_model_server.loading import load_model
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
@@ -257,3 +259,27 @@ def test_a_replica_that_has_none_of_the_modules_answers_as_the_user_did(
     finally:
         for name in [name for name in sys.modules if name.startswith("mine_r")]:
             del sys.modules[name]
+
+
+def test_only_frames_of_the_users_own_modules_are_shown(write):
+    write(
+        "mymodel.py",
+        """
+        import json
+
+        def predict(x):
+            return parse("{")
+
+        def parse(text):
+            return json.loads(text)
+        """,
+    )
+    mymodel = importlib.import_module("mymodel")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - whatever json raises.
+        call_function(mymodel.predict, "array", {"x": 1})
+    # The test itself is the user's too.
+    _, *lines = own_frames(caught.value).split("  File ")[1:]
+    assert [line.split(", ", 1)[1] for line in lines] == [
+        'line 5, in predict\n    return parse("{")\n',
+        "line 8, in parse\n    return json.loads(text)\n",
+    ]

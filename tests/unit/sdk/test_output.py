@@ -82,6 +82,11 @@ def test_a_table_shows_every_cell_on_one_line_where_nobody_looks(capsys):
     assert lines[3].split() == ["ok", "d"]
 
 
+def test_a_table_without_title_and_header_begins_with_its_first_row(capsys):
+    print_table("", ["", ""], [["store", "[green]reachable[/]"], ["frontends", "2"]])
+    assert capsys.readouterr().out == "store      reachable\nfrontends  2\n"
+
+
 def test_a_state_has_its_colour_and_an_unknown_one_none():
     assert state("READY") == "[green]READY[/]"
     assert state("FAILED") == "[red]FAILED[/]"

@@ -1,4 +1,7 @@
 import functools
+import os
+import pickle
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -32,6 +35,7 @@ def culprit(function: Any) -> str:
     assert begin == "the function cannot be pickled"
     where, _, error = rest.partition(": ")
     assert error.startswith("TypeError: cannot pickle ")
+    assert error.endswith("; create it inside the function, on first use")
     return where
 
 
@@ -200,3 +204,69 @@ def test_the_modules_that_a_pickle_refers_to_are_noted():
     tops = {name.partition(".")[0] for name in modules}
     assert {"pathlib", "numpy"} <= tops
     assert not {"click", "rich"} & tops
+
+
+SCRIPT = """
+import enum, hashlib, sys
+from typing import Generic, TypeVar
+from skysail.pickling import pickle_function
+
+T = TypeVar("T")
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+class Base(Generic[T]):
+    words = frozenset  # Known by its name.
+
+class Model(Base[int]):
+    def __init__(self, colour):
+        self.colour = colour
+
+    def predict(self, x):
+        if x in {"a", "b", "c", "d", 1, None}:
+            return self.colour
+        return [row for row in x if row in {"e", "f", "g", "h"}]
+
+def classes():
+    class Twin:
+        pass
+    return Twin
+
+twins = classes(), classes()
+model = Model(Colour.BLUE)
+content = pickle_function(lambda x: (model.predict(x), twins)).content
+sys.stdout.buffer.write(content)
+"""
+
+
+def test_the_same_script_gives_the_same_pickle_in_every_process():
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]
+    contents = [process.communicate(timeout=60)[0] for process in running]
+    assert contents[0] == contents[1]
+    function = pickle.loads(contents[0])
+    colour, (one, other) = function("a")
+    assert (colour.name, colour.value) == ("BLUE", 2)
+    assert one is not other
+    assert (one.__qualname__, one) == (other.__qualname__, type(one()))
+    assert function(("e", "x"))[0] == ["e"]
+
+
+def test_what_is_pickled_again_later_gives_the_same():
+    class Local:
+        pass
+
+    def predict(x):
+        return Local
+
+    first = pickle_function(predict).content
+    pickle_function(lambda x: (Model, Local))
+    assert pickle_function(predict).content == first

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from skysail.predictions import Prediction, encode_input, prediction_of
+from skysail.predictions import Prediction, encode_input, prediction_of, shape_told
 from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Content, DataType, Tensor, from_numpy
@@ -79,7 +79,7 @@ def test_a_dictionary_is_a_tensor_of_each_name():
         (2**70, "the input is not usable: 'input' holds a value of type int"),
         (1j, "the input is not usable: 'input' has numpy type complex128"),
         ({"age": object()}, "the input is not usable: 'age' holds a value of type object"),
-        ("\ud83d", "tensor '' has a text that is not UTF-8"),
+        ("\ud83d", "tensor 'input' has a text that is not UTF-8"),
     ],
 )
 def test_what_is_no_array_is_refused(value, message):
@@ -188,3 +188,23 @@ def test_a_prediction_tells_how_it_came_about():
 def test_every_outcome_has_a_name():
     for name, number in query_pb2.Outcome.items():
         assert prediction_of(response(outcome=number)).outcome == name.removeprefix("OUTCOME_")
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "told"),
+    [
+        ("[-1,64]", "[1,1,64]", "takes one of shape [64], got [1,64]"),
+        ("[-1,64]", "[1,2]", "takes one of shape [64], got [2]"),
+        ("[-1]", "[1,2]", "takes one of shape [], got [2]"),
+        ("[-1,-1,3]", "[1]", "takes one of shape [-1,3], got []"),
+    ],
+)
+def test_a_shape_is_told_without_the_axis_that_the_user_did_not_write(expected, got, told):
+    what = "unexpected shape for input 'x' for model 'm'"
+    message = f"{what}. Expected {expected}, got {got}. NOTE: the first dimension is the batch."
+    assert shape_told(message, "takes one") == f"{what}: {told}"
+    assert shape_told(message, "takes one", "that") == f"{what}: {told}; for many use that"
+
+
+def test_a_message_about_something_else_stays_as_it_is():
+    assert shape_told("the queue is full", "takes one", "that") == "the queue is full"

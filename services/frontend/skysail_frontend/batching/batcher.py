@@ -167,7 +167,9 @@ class Batcher:
                 if head.rows <= size <= rows:
                     return Plan(size, situation.now, DispatchReason.PREFERRED)
         if options.max_queue_delay_s is not None:
-            until = head.arrival + options.max_queue_delay_s
+            # No delay makes a query late that is in time without it.
+            latest = head.deadline - self.profile.latency_s(max(head.rows, situation.num_rows))
+            until = min(head.arrival + options.max_queue_delay_s, latest)
             is_other_size = options.preferred_batch_sizes and situation.num_rows < plan.max_rows
             if plan.hold_until > until or (
                 is_other_size and plan.hold_until <= situation.now < until

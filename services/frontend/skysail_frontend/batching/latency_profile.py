@@ -16,6 +16,8 @@ _OUTLIER_FACTOR = 3.0
 _RECOMPUTE_EVERY = 8
 _FRESH_S = 30.0
 _STALE_WEIGHT = 0.25
+_EPSILON = 1e-6
+"""A line and its inverse differ by a little."""
 
 Points = Sequence[tuple[int, float]]
 """Rows and the latency of a batch of so many, in seconds; both ascending."""
@@ -154,8 +156,7 @@ class LatencyProfile:
         rows = _between(
             budget_s, latencies[index - 1], latencies[index], known[index - 1], known[index]
         )
-        # The line's inverse may be a little below what it came from.
-        return min(limit, int(rows + 1e-6))
+        return min(limit, int(rows + _EPSILON))
 
     def smallest_for(self, rows_per_s: float, limit: int) -> int:
         """Return the fewest rows with which one replica keeps up with a rate; `limit` if none do."""
@@ -165,11 +166,11 @@ class LatencyProfile:
             latency_s = self.latency_s(rows)
             if rows >= rows_per_s * latency_s:
                 if not previous_rows:
-                    return min(limit, max(1, ceil(rows_per_s * latency_s)))
+                    return min(limit, max(1, ceil(rows_per_s * latency_s - _EPSILON)))
                 # Where the line between both sizes meets the rate.
                 slope = (latency_s - previous_s) / (rows - previous_rows)
                 found = rows_per_s * (previous_s - slope * previous_rows) / (1 - rows_per_s * slope)
-                return min(limit, max(previous_rows, ceil(found)))
+                return min(limit, max(previous_rows, ceil(found - _EPSILON)))
             previous_rows, previous_s = rows, latency_s
         return limit
 

@@ -17,9 +17,15 @@ from skysail_frontend.ingress.infer_parameters import (
     check_tensor_parameters,
     request_options,
 )
+from skysail_frontend.ingress.infer_plans import InferPlan, InferPlans, cut, streamed
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
-from skysail_frontend.ingress.targets import Target, find_model_target, make_query
+from skysail_frontend.ingress.targets import (
+    Target,
+    find_model_target,
+    longest_wait_s,
+    make_query,
+)
 from skysail_frontend.ingress.triton_errors import triton_error
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_protos.inference import grpc_service_pb2 as pb
@@ -47,7 +53,6 @@ _CONTENTS_FIELD = {
 _FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
 
 
-_FINAL = "triton_final_response"
 _ALL: frozenset[str] = frozenset()
 _NO_OPTIONS = RequestOptions()
 
@@ -77,6 +82,7 @@ class GrpcInference:
         self._streams = streams
         self._has_triton_errors = has_triton_errors
         self._numbers = count()
+        self._plans = InferPlans()
         self._server_name = server_name
         self._is_ready = is_ready
 
@@ -149,11 +155,10 @@ class GrpcInference:
             if prediction.error is not None:
                 call.fail(self._error(query, prediction.error))
             else:
-                call.reply(_response(query, prediction, wanted).SerializeToString())
+                call.reply(asked.answer(query, prediction))
 
-        query, wanted = self._query(
-            _parse(pb.ModelInferRequest, call.message), call.deadline, settle
-        )
+        asked = self._understand(call.message, call.deadline, settle)
+        query = asked.query
         call.on_cancel(lambda: self._dispatcher.cancel(query))
         self._dispatcher.submit(query)
 
@@ -164,34 +169,40 @@ class GrpcInference:
     def _ask(self, session: StreamSession, message: bytes) -> None:
         # Ids need not be unique here.
         name = str(next(self._numbers))
-        query_id = ""
 
         def settle(query: Query, prediction: Prediction) -> None:
             if prediction.error is not None:
                 answer = _stream_error(query.query_id, self._error(query, prediction.error))
             else:
-                response = _response(query, prediction, wanted)
-                response.parameters[_FINAL].bool_param = True
-                answer = pb.ModelStreamInferResponse(infer_response=response)
-            session.answer(name, answer.SerializeToString())
+                answer = streamed(asked.answer(query, prediction))
+            session.answer(name, answer)
 
         try:
-            request = _parse(pb.ModelInferRequest, message)
-            query_id = request.id
-            query, wanted = self._query(request, session.deadline, settle)
+            asked = self._understand(message, session.deadline, settle)
         except SkysailError as error:
-            session.answer(name, _stream_error(query_id, error).SerializeToString())
+            session.answer(name, _stream_error(_id_of(message), error))
         else:
-            session.asked(name, query)
-            self._dispatcher.submit(query)
+            session.asked(name, asked.query)
+            self._dispatcher.submit(asked.query)
 
-    def _query(
-        self, request: pb.ModelInferRequest, deadline: float, settle: Settle
-    ) -> tuple[Query, frozenset[str]]:
-        """Return the query of a request, and the names of the outputs that it wants."""
-        target = find_model_target(
-            self._dispatcher.table, request.model_name, request.model_version
-        )
+    def _understand(self, message: bytes, deadline: float, settle: Settle) -> "_Asked":
+        """Return the query of a request and how to answer it.
+
+        Raises:
+            InvalidInput, ModelNotFound, Unsupported: it cannot be answered.
+        """
+        table = self._dispatcher.table
+        parts = cut(message)
+        if parts is not None:
+            plan = self._plans.find(table, parts.key)
+            if plan is not None:
+                now = self._dispatcher.clock()
+                query_id = parts.query_id.decode(errors="replace")
+                query = plan.query(parts.raw, query_id, now, deadline, settle)
+                if query is not None:
+                    return _Asked(query, _ALL, plan, parts.query_id)
+        request = _parse(pb.ModelInferRequest, message)
+        target = find_model_target(table, request.model_name, request.model_version)
         wanted = _wanted_outputs(request, target) if request.outputs else _ALL
         options = _NO_OPTIONS
         if request.parameters:
@@ -207,10 +218,37 @@ class GrpcInference:
             priority=options.priority,
             label=f"[request id: {request.id or '<id_unknown>'}] ",
         )
-        return query, wanted
+        if parts is not None and not wanted and target.is_settled and query.has_fixed_sizes:
+            limit_s = longest_wait_s(self._dispatcher, target, options.timeout_s)
+            self._plans.learn(parts.key, InferPlan(query, target, options, limit_s))
+        return _Asked(query, wanted)
 
     def _error(self, query: Query, error: SkysailError) -> SkysailError:
         return triton_error(query.query_id, error) if self._has_triton_errors else error
+
+
+class _Asked:
+    """A query, and how its answer is to look."""
+
+    __slots__ = ("_plan", "_query_id", "_wanted", "query")
+
+    def __init__(
+        self,
+        query: Query,
+        wanted: frozenset[str],
+        plan: InferPlan | None = None,
+        query_id: bytes = b"",
+    ) -> None:
+        self.query = query
+        self._wanted = wanted
+        self._plan = plan
+        self._query_id = query_id
+
+    def answer(self, query: Query, prediction: Prediction) -> bytes:
+        """Return the serialized ModelInferResponse."""
+        if self._plan is not None and not prediction.is_default:
+            return self._plan.answer(query, self._query_id, prediction)
+        return _response(query, prediction, self._wanted).SerializeToString()
 
 
 def _parse(message_type: Any, message: bytes) -> Any:
@@ -335,7 +373,15 @@ def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     )
 
 
-def _stream_error(query_id: str, error: SkysailError) -> pb.ModelStreamInferResponse:
-    return pb.ModelStreamInferResponse(
+def _stream_error(query_id: str, error: SkysailError) -> bytes:
+    response = pb.ModelStreamInferResponse(
         error_message=error.message, infer_response=pb.ModelInferResponse(id=query_id)
     )
+    return response.SerializeToString()
+
+
+def _id_of(message: bytes) -> str:
+    try:
+        return pb.ModelInferRequest.FromString(message).id
+    except DecodeError:
+        return ""

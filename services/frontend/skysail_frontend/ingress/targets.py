@@ -21,6 +21,12 @@ class Target:
     version: ServedVersion | None
     """None where the application is routed to no version that is deployed."""
 
+    @property
+    def is_settled(self) -> bool:
+        """True where every query of the same name has this target, as long as the table holds."""
+        is_sole = self.application is None or len(self.application.routes) == 1
+        return is_sole and self.version is not None
+
 
 def application_target(table: RouteTable, application: Application, version: str) -> Target:
     """Return what answers a query of an application.
@@ -58,6 +64,12 @@ def find_model_target(table: RouteTable, name: str, version: str) -> Target:
     if not table.has_model(name) and name in table.applications:
         return application_target(table, table.applications[name], version)
     return Target(None, table.version(name, version))
+
+
+def longest_wait_s(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> float:
+    """Return the longest wait of a query, whatever the deadline of its call is."""
+    slo_s = target.application.slo_s if target.application else None
+    return sooner(0.0, dispatcher.default_timeout_s, slo_s, timeout_s)
 
 
 def make_query(
@@ -98,7 +110,6 @@ def make_query(
         inputs = checked_inputs(
             target.version, tensors, dispatcher.max_query_rows(target.version), label
         )
-    slo_s = target.application.slo_s if target.application else None
     query = Query(
         query_id,
         target.application,
@@ -107,7 +118,7 @@ def make_query(
         inputs.rows,
         inputs.variable_dims,
         arrival,
-        sooner(arrival, deadline, slo_s, timeout_s, dispatcher.default_timeout_s),
+        sooner(arrival, deadline, longest_wait_s(dispatcher, target, timeout_s)),
         settle,
     )
     query.priority = priority

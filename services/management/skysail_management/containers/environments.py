@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -16,10 +17,14 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from skysail_common.threads import in_thread
 from skysail_management.containers.base import PrepareFailed, Progress
+from skysail_management.containers.processes import signal_session
 
 _LOG_TAIL_LINES = 30
+_MAX_LINE_BYTES = 1024 * 1024
 _MARKER = ".complete"
+_REQUIREMENTS = "requirements.txt"
 
 
 class Environments:
@@ -41,7 +46,8 @@ class Environments:
         """Make the environment for these requirements, unless it exists.
 
         Raises:
-            PrepareFailed: pip cannot install them; the message has the line that says why.
+            PrepareFailed: pip cannot install them, or no environment can be made; the message
+                says why.
         """
         if not requirements:
             return
@@ -51,23 +57,23 @@ class Environments:
             if (directory / _MARKER).exists():
                 progress(f"environment {key} is ready")
                 return
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            await in_thread(shutil.rmtree, directory, ignore_errors=True)
             try:
-                await asyncio.to_thread(_make_environment, directory)
-                await self._install(directory, requirements, progress)
-            except BaseException:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-                raise
-            (directory / _MARKER).touch()
+                await in_thread(_make_environment, directory, requirements)
+                await self._install(directory, progress)
+                (directory / _MARKER).touch()
+            except (OSError, ValueError) as error:
+                raise PrepareFailed(f"the environment cannot be made: {error}") from error
+            finally:
+                if not (directory / _MARKER).exists():
+                    await in_thread(shutil.rmtree, directory, ignore_errors=True)
 
-    async def _install(
-        self, directory: Path, requirements: Sequence[str], progress: Progress
-    ) -> None:
+    async def _install(self, directory: Path, progress: Progress) -> None:
         # pip of management's environment installs into the other one: nothing to bootstrap.
         command = [
             sys.executable, "-m", "pip", "--python", str(directory / "bin" / "python"),
             "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
-            *requirements,
+            "--requirement", str(directory / _REQUIREMENTS),
         ]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -75,6 +81,9 @@ class Environments:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=self._base_environment,
+            # What pip starts to build packages must not outlive it.
+            start_new_session=True,
+            limit=_MAX_LINE_BYTES,
         )
         tail: deque[str] = deque(maxlen=_LOG_TAIL_LINES)
         assert process.stdout is not None
@@ -85,13 +94,12 @@ class Environments:
                 progress(line)
             status = await process.wait()
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            signal_session(process.pid, signal.SIGKILL)
+            await process.wait()
         if status != 0:
             reasons = [line for line in tail if line.startswith("ERROR")]
             error = PrepareFailed(
-                f"pip cannot install {', '.join(requirements)}: "
+                "pip cannot install the requirements: "
                 f"{reasons[0].removeprefix('ERROR: ') if reasons else f'exit status {status}'}"
             )
             error.log_tail = "\n".join(tail)
@@ -107,17 +115,23 @@ class Environments:
             if directory.name not in keys and not lock.locked():
                 # Whoever prepares it meanwhile makes it anew.
                 async with lock:
-                    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                    await in_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 def environment_key(requirements: Sequence[str]) -> str:
     """Return the name of the environment: the same for the same packages on the same Python."""
-    normal = sorted(re.sub(r"\s+", "", requirement) for requirement in requirements)
+    lines = _requirements_file(requirements).replace("\\\n", "").splitlines()
+    normal = sorted(re.sub(r"\s+", "", line) for line in lines)
     text = "\n".join([sys.version, sys.prefix, *normal])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _make_environment(directory: Path) -> None:
+def _requirements_file(requirements: Sequence[str]) -> str:
+    # As a file, because a line may hold options, or go on in the next one.
+    return "".join(f"{line}\n" for line in requirements)
+
+
+def _make_environment(directory: Path, requirements: Sequence[str]) -> None:
     venv.EnvBuilder(symlinks=True, with_pip=False).create(directory)
     # A .pth file adds management's packages behind those of the environment.
     site = Path(
@@ -126,3 +140,4 @@ def _make_environment(directory: Path) -> None:
     own = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     lines = [*own, *(f"import site; site.addsitedir({path!r})" for path in own)]
     (site / "skysail-base.pth").write_text("\n".join(lines) + "\n")
+    (directory / _REQUIREMENTS).write_text(_requirements_file(requirements), encoding="utf-8")

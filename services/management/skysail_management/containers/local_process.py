@@ -8,7 +8,7 @@ beside its log lets the next management take it over.
 """
 
 import asyncio
-import json
+import contextlib
 import logging
 import os
 import secrets
@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.paths import remove_socket_directory, socket_directory
 from skysail_common.states import ExitCode, ReplicaState
+from skysail_common.threads import in_thread
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
@@ -38,9 +39,11 @@ from skysail_management.containers.base import (
 )
 from skysail_management.containers.changes import ContainerChanges
 from skysail_management.containers.environments import Environments
+from skysail_management.containers.notes import Replica, log_file, read_note, write_note
 from skysail_management.containers.processes import (
     is_same_process,
     kill_processes_in,
+    kill_remains,
     signal_process,
     signal_session,
     started_at,
@@ -53,20 +56,7 @@ log = logging.getLogger(__name__)
 
 _LOG_TAIL_BYTES = 8_192
 _FOLLOW_INTERVAL_S = 0.2
-
-
-@dataclass
-class _Replica:
-    """A process and what is known of it."""
-
-    container: Container
-    directory: Path
-    pid: int
-    start: float
-    child: "subprocess.Popen[bytes] | None"
-    """None where an earlier management started it."""
-    gone: asyncio.Event
-    is_stopping: bool = False
+_LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
 
 
 class LocalProcessManager(ContainerManager):
@@ -81,7 +71,7 @@ class LocalProcessManager(ContainerManager):
         self._cluster = cluster
         self._base_environment = dict(base_environment)
         self._environments = Environments(data_dir / "environments", base_environment)
-        self._replicas: dict[str, _Replica] = {}
+        self._replicas: dict[str, Replica] = {}
         self._changes = ContainerChanges()
         self._tasks = BackgroundTasks()
 
@@ -89,7 +79,7 @@ class LocalProcessManager(ContainerManager):
         """Take over the processes that an earlier management left running."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for directory in sorted(self._directory.iterdir()):
-            replica = _read(directory)
+            replica = read_note(directory)
             if replica is None:
                 # Management died between the start of the process and the note about it.
                 kill_processes_in((directory / "work").resolve())
@@ -97,7 +87,8 @@ class LocalProcessManager(ContainerManager):
                 self._follow(replica)
                 log.info("took over a replica", extra={"replica": replica.container.replica_id})
             else:
-                _socket_of(replica).unlink(missing_ok=True)
+                kill_remains(replica.pid, _LOG_FILE, str(replica.log_file))
+                replica.socket.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Let go of all processes without stopping them."""
@@ -124,37 +115,46 @@ class LocalProcessManager(ContainerManager):
         version = spec.replica_id.model_version
         container_id = f"{version.model_name}.{version.version}.{spec.replica_id.index}-{suffix}"
         directory = self._directory / container_id
-        endpoint = f"unix:{socket_directory(self._data_dir) / suffix}.sock"
-        python = self._environments.python(spec.version.requirements)
+        child: subprocess.Popen[bytes] | None = None
         try:
-            (directory / "work").mkdir(parents=True, mode=0o700)
-            with (directory / "replica.log").open("ab") as log_file:
-                child = subprocess.Popen(
-                    [str(python), "-m", "skysail_model_server"],
-                    cwd=directory / "work",
-                    env=self._environment(spec, endpoint, directory),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log_file,
-                    stderr=log_file,
-                    start_new_session=True,
-                )
+            endpoint = f"unix:{socket_directory(self._data_dir) / suffix}.sock"
+            child = self._spawn(spec, endpoint, directory)
+            container = Container(
+                container_id,
+                spec.replica_id,
+                ReplicaState.STARTING,
+                endpoint,
+                started_at=datetime.now(timezone.utc),
+                labels=self._labels(spec),
+            )
+            # A process that has ended already is still a zombie of ours: its start can be read.
+            start = started_at(child.pid) or 0.0
+            replica = Replica(container, directory, child.pid, start, child, asyncio.Event())
+            write_note(replica)
         except OSError as error:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise SkysailError(f"{python} cannot be started: {error}") from error
-        container = Container(
-            container_id,
-            spec.replica_id,
-            ReplicaState.STARTING,
-            endpoint,
-            started_at=datetime.now(timezone.utc),
-            labels=self._labels(spec),
-        )
-        # A process that has ended already is still a zombie of ours: its start can be read.
-        start = started_at(child.pid) or 0.0
-        replica = _Replica(container, directory, child.pid, start, child, asyncio.Event())
-        _write(replica)
+            if child is not None:
+                signal_session(child.pid, signal.SIGKILL)
+                await in_thread(child.wait)
+            await in_thread(shutil.rmtree, directory, ignore_errors=True)
+            raise SkysailError(f"its process cannot be started: {error}") from error
         self._follow(replica)
         return container
+
+    def _spawn(
+        self, spec: ReplicaSpec, endpoint: str, directory: Path
+    ) -> "subprocess.Popen[bytes]":
+        python = self._environments.python(spec.version.requirements)
+        (directory / "work").mkdir(parents=True, mode=0o700)
+        with log_file(directory).open("ab") as output:
+            return subprocess.Popen(
+                [str(python), "-m", "skysail_model_server"],
+                cwd=directory / "work",
+                env=self._environment(spec, endpoint, directory),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def _labels(self, spec: ReplicaSpec) -> dict[str, str]:
         return {
@@ -186,7 +186,7 @@ class LocalProcessManager(ContainerManager):
             "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
             "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,
             "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
-            "SKYSAIL_MODEL_SERVER_LOG_FILE": str(directory / "replica.log"),
+            _LOG_FILE: str(log_file(directory)),
             "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.memory_mib),
         }
 
@@ -216,13 +216,13 @@ class LocalProcessManager(ContainerManager):
 
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
         """Yield the last lines of a log and, if `follow`, what is added."""
-        path = self._directory / Path(container_id).name / "replica.log"
+        path = log_file(self._directory / Path(container_id).name)
         try:
             file = path.open("rb")
         except OSError:
             raise ReplicaNotFound(f"there is no log of container {container_id!r}") from None
         try:
-            for line in deque(file, maxlen=max(tail_lines, 1)):
+            for line in deque(file, maxlen=tail_lines):
                 yield line.decode(errors="replace").rstrip("\n")
             pending = b""
             while follow:
@@ -255,19 +255,19 @@ class LocalProcessManager(ContainerManager):
         for directory in list(self._directory.iterdir()):
             if directory.name in self._replicas:
                 continue
-            replica = _read(directory)
+            replica = read_note(directory)
             if replica is None or replica.container.replica_id.model_version not in versions:
-                shutil.rmtree(directory, ignore_errors=True)
+                await in_thread(shutil.rmtree, directory, ignore_errors=True)
                 continue
             last = newest.get(replica.container.replica_id)
             if last is not None:
                 older = min(last, (replica.start, directory))
-                shutil.rmtree(older[1], ignore_errors=True)
+                await in_thread(shutil.rmtree, older[1], ignore_errors=True)
                 last = max(last, (replica.start, directory))
             newest[replica.container.replica_id] = last or (replica.start, directory)
         await self._environments.sweep([spec.requirements for spec in kept])
 
-    def _follow(self, replica: _Replica) -> None:
+    def _follow(self, replica: Replica) -> None:
         self._replicas[replica.container.container_id] = replica
         readiness = self._tasks.start(
             self._watch_readiness(replica), f"readiness of {replica.container.container_id}"
@@ -276,8 +276,7 @@ class LocalProcessManager(ContainerManager):
             self._watch_exit(replica, readiness), f"exit of {replica.container.container_id}"
         )
 
-    async def _watch_readiness(self, replica: _Replica) -> None:
-        marker = replica.directory / "ready"
+    async def _watch_readiness(self, replica: Replica) -> None:
         async for is_ready in watch_readiness(replica.container.endpoint, MONOTONIC):
             if replica.is_stopping:
                 return
@@ -288,73 +287,40 @@ class LocalProcessManager(ContainerManager):
                 )
                 signal_session(replica.pid, signal.SIGKILL)
                 return
-            if is_ready:
-                marker.touch()
-            else:
-                marker.unlink(missing_ok=True)
+            # Without it, on a full disk, the next management takes it for starting at first.
+            with contextlib.suppress(OSError):
+                if is_ready:
+                    replica.ready_file.touch()
+                else:
+                    replica.ready_file.unlink(missing_ok=True)
             state = ReplicaState.READY if is_ready else ReplicaState.STARTING
             if replica.container.state is not state:
                 self._set(replica, state)
 
-    async def _watch_exit(self, replica: _Replica, readiness: "asyncio.Task[None]") -> None:
+    async def _watch_exit(self, replica: Replica, readiness: "asyncio.Task[None]") -> None:
         await wait_for_exit(replica.pid)
         readiness.cancel()
         status = replica.child.wait() if replica.child is not None else None
         # Whatever the user's code started must not outlive it.
         signal_session(replica.pid, signal.SIGKILL)
-        container_id = replica.container.container_id
-        del self._replicas[container_id]
-        _socket_of(replica).unlink(missing_ok=True)
+        del self._replicas[replica.container.container_id]
+        replica.socket.unlink(missing_ok=True)
+        # Whoever stops it must not signal its number any more.
+        replica.gone.set()
         if replica.is_stopping:
-            shutil.rmtree(replica.directory, ignore_errors=True)
+            await in_thread(shutil.rmtree, replica.directory, ignore_errors=True)
             self._set(replica, ReplicaState.STOPPED)
         else:
             replica.container = replace(
                 replica.container,
                 is_permanent=status == ExitCode.LOAD_FAILED,
-                log_tail=_log_tail(replica.directory / "replica.log"),
+                log_tail=_log_tail(replica.log_file),
             )
             self._set(replica, ReplicaState.FAILED, _exit_reason(status))
-        replica.gone.set()
 
-    def _set(self, replica: _Replica, state: ReplicaState, reason: str = "") -> None:
+    def _set(self, replica: Replica, state: ReplicaState, reason: str = "") -> None:
         replica.container = replace(replica.container, state=state, reason=reason)
         self._changes.publish(replica.container)
-
-
-def _socket_of(replica: _Replica) -> Path:
-    return Path(replica.container.endpoint.removeprefix("unix:"))
-
-
-def _write(replica: _Replica) -> None:
-    record = {
-        "replica_id": str(replica.container.replica_id),
-        "endpoint": replica.container.endpoint,
-        "pid": replica.pid,
-        "start": replica.start,
-        "started_at": (replica.container.started_at or datetime.now(timezone.utc)).isoformat(),
-        "labels": dict(replica.container.labels),
-    }
-    temporary = replica.directory / "container.json.new"
-    temporary.write_text(json.dumps(record))
-    temporary.rename(replica.directory / "container.json")
-
-
-def _read(directory: Path) -> _Replica | None:
-    try:
-        record = json.loads((directory / "container.json").read_text())
-        is_ready = (directory / "ready").exists()
-        container = Container(
-            directory.name,
-            ReplicaId.parse(record["replica_id"]),
-            ReplicaState.READY if is_ready else ReplicaState.STARTING,
-            record["endpoint"],
-            started_at=datetime.fromisoformat(record["started_at"]),
-            labels=record["labels"],
-        )
-        return _Replica(container, directory, record["pid"], record["start"], None, asyncio.Event())
-    except (OSError, ValueError, KeyError, TypeError, SkysailError):
-        return None
 
 
 def _exit_reason(status: int | None) -> str:

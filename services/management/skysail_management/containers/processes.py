@@ -65,6 +65,30 @@ def signal_process(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def kill_remains(leader: int, variable: str, value: str) -> None:
+    """Kill what a process that led a session has left behind, if its session is still that.
+
+    Its number is given to no other process while one that it started lives; that one is known by
+    a variable of the environment, which it has inherited.
+    """
+    if any(_has(pid, variable, value) for pid in psutil.pids() if _group_of(pid) == leader):
+        signal_session(leader, signal.SIGKILL)
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+def _has(pid: int, variable: str, value: str) -> bool:
+    try:
+        return psutil.Process(pid).environ().get(variable) == value
+    except psutil.Error:
+        return False
+
+
 def kill_processes_in(directory: Path) -> None:
     """Kill every process whose working directory this is."""
     for process in psutil.process_iter():

@@ -16,6 +16,7 @@ from skysail_management.containers.base import Container, ContainerManager
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
 from skysail_management.operations.models import Models
 from skysail_management.reconciler.reconciler import Reconciler
+from skysail_management.reconciler.rollout import fixed_part
 from skysail_management.records import DeploymentRecord, Records
 
 MAX_REPLICAS = 1000
@@ -84,6 +85,8 @@ class Deployments:
                     deployment = await self._record(version, wish)
             # What happened until now concerns an earlier wish.
             subscription.clear()
+            if deployment.is_rolled_out and self._reconciler.num_ready(version) == 0:
+                self._reconciler.repeat_rollout(version)
             self._reconciler.changed(version)
             yield DeployEvent(
                 DeployStep.REGISTERED,
@@ -124,7 +127,7 @@ class Deployments:
         existing = self._records.deployments.get(str(version))
         if existing is None:
             return deployment
-        if _fixed_part(existing) != _fixed_part(deployment):
+        if fixed_part(existing) != fixed_part(deployment):
             raise FailedPrecondition(
                 f"model {str(version)!r} is deployed with other resources or environment; "
                 "undeploy it first"
@@ -185,7 +188,7 @@ class Deployments:
                 if route.model == version.model_name and is_hit:
                     raise ModelInUse(
                         f"application {application.name!r} is routed to model {str(version)!r}; "
-                        "promote another version, unroute it, or use force"
+                        "promote another version, unlink the application, or use force"
                     )
 
     def _deployed(self, version: ModelVersion) -> str:
@@ -283,11 +286,3 @@ class Deployments:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _fixed_part(deployment: DeploymentRecord) -> tuple[object, ...]:
-    return (
-        deployment.num_threads,
-        deployment.memory_mib,
-        deployment.environment,
-    )

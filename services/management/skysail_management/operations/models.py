@@ -195,8 +195,8 @@ class Models:
                 is_hit = is_last if not route.version else not only or route.version == only
                 if route.model == model and is_hit:
                     raise ModelInUse(
-                        f"application {application.name!r} is routed to model {model!r}; unroute "
-                        "it first"
+                        f"application {application.name!r} is routed to model {model!r}; unlink "
+                        "the application first"
                     )
 
     async def _swept(self) -> None:

@@ -11,7 +11,8 @@ from skysail_common.states import ReplicaState
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.containers.base import Container, ContainerManager, VersionSpec
 from skysail_management.events import DeployEvents
-from skysail_management.reconciler.version_loop import ReconcilerOptions, VersionLoop
+from skysail_management.reconciler.specs import ReconcilerOptions, version_spec
+from skysail_management.reconciler.version_loop import VersionLoop
 from skysail_management.records import Records
 from skysail_management.routing import Routing
 
@@ -79,6 +80,10 @@ class Reconciler:
         self._loop(version).wake()
         self.routing_changed()
 
+    def repeat_rollout(self, version: ModelVersion) -> None:
+        """Begin again with a complete deployment that does not come up any more."""
+        self._loop(version).repeat_rollout()
+
     def routing_changed(self) -> "asyncio.Future[None]":
         """Send a new snapshot; what is returned is done once every frontend applied it."""
         return self._routing.publish(self.containers())
@@ -134,6 +139,8 @@ class Reconciler:
                 await self._sweep()
             except SkysailError as error:
                 log.warning("resync failed", extra={"error": error.message})
+            except Exception:
+                log.exception("resync failed")
 
     async def _resync(self) -> None:
         listed = {box.container_id: box for box in await self._manager.list()}
@@ -149,15 +156,7 @@ class Reconciler:
         self.all_changed()
 
     def _kept(self) -> list[VersionSpec]:
-        return [
-            VersionSpec(
-                record.model_version,
-                record.artifact_sha256,
-                record.python_version,
-                record.requirements,
-            )
-            for record in self._records.versions.all()
-        ]
+        return [version_spec(record) for record in self._records.versions.all()]
 
     async def _sweep(self) -> None:
         try:

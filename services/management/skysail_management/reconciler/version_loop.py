@@ -2,27 +2,25 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, replace
 
 from skysail_common.back_off import BackOff
 from skysail_common.clock import NEVER, Clock
 from skysail_common.errors import ContainerManagerUnavailable, ModelNotFound, SkysailError
-from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.identifiers import ModelVersion
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
-from skysail_common.tokens import replica_token
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
     PrepareFailed,
-    ReplicaSpec,
     VersionSpec,
 )
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Observed, Stop, plan
 from skysail_management.reconciler.rollout import Rollout, RoutingChanged
+from skysail_management.reconciler.specs import ReconcilerOptions, replica_spec, version_spec
 from skysail_management.records import DeploymentRecord, Records
 
 log = logging.getLogger(__name__)
@@ -31,18 +29,6 @@ _LIST_AGE_S = 10.0
 _LOG_TAIL_LINES = 40
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
-
-
-@dataclass(frozen=True)
-class ReconcilerOptions:
-    """What every loop needs to know."""
-
-    management_endpoint: str
-    """Where replicas fetch their artifact."""
-    secret: str
-    """Key of the replicas' tokens."""
-    prepare_timeout_s: float
-    drain_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +79,11 @@ class VersionLoop:
     def wake(self) -> None:
         """Look again soon: the desired state may have changed."""
         self._wake.set()
+
+    def repeat_rollout(self) -> None:
+        """Begin again with a complete deployment: start its replicas at once, tell its failures."""
+        self._failures.clear()
+        self._rollout.repeat()
 
     @property
     def is_idle(self) -> bool:
@@ -203,6 +194,12 @@ class VersionLoop:
                         "pass failed", extra={"version": self.version, "error": error.message}
                     )
                     wake_at = self._clock() + back_off.next_s()
+                except Exception:
+                    # What this version's files, engine or records do must not end its loop: the
+                    # routes of the replicas that live would vanish with it.
+                    log.exception("pass failed", extra={"version": self.version})
+                    self._rollout.note_error(self._desired())
+                    wake_at = self._clock() + back_off.next_s()
                 if self.is_idle:
                     return
                 await self._sleep_until(wake_at)
@@ -213,17 +210,21 @@ class VersionLoop:
         if instant == NEVER:
             await self._wake.wait()
             return
+        # No wait_for: before Python 3.12 it loses a cancellation that comes along with its result.
+        delay_s = max(0.0, instant - self._clock())
+        timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
         try:
-            await asyncio.wait_for(self._wake.wait(), max(0.0, instant - self._clock()))
-        except asyncio.TimeoutError:
-            return
+            await self._wake.wait()
+        finally:
+            timer.cancel()
 
     def _desired(self) -> DeploymentRecord | None:
         return self._records.deployments.get(str(self.version))
 
     async def _pass(self) -> float:
         deployment = self._desired()
-        if deployment is not None and await self._rollout.advance(deployment, self.num_ready):
+        if deployment is not None:
+            await self._rollout.advance(deployment, self.num_ready)
             deployment = self._desired()
         if deployment is None:
             self._failures.clear()
@@ -266,9 +267,7 @@ class VersionLoop:
         record = self._records.versions.get(str(self.version))
         if record is None:
             raise ModelNotFound(f"model {str(self.version)!r} is deployed but not registered")
-        return VersionSpec(
-            self.version, record.artifact_sha256, record.python_version, record.requirements
-        )
+        return version_spec(record)
 
     async def _prepare(self, deployment: DeploymentRecord) -> None:
         spec = self._spec()
@@ -306,18 +305,8 @@ class VersionLoop:
             self._wake.clear()
 
     async def _start(self, deployment: DeploymentRecord, index: int) -> None:
-        spec = self._spec()
-        replica_id = ReplicaId(self.version, index)
-        cores = os.cpu_count() or 1
-        replica = ReplicaSpec(
-            replica_id,
-            spec,
-            self._options.management_endpoint,
-            replica_token(self._options.secret, self.version),
-            deployment.num_threads or max(1, cores // max(1, deployment.num_replicas)),
-            deployment.memory_mib,
-            deployment.environment,
-        )
+        replica = replica_spec(self._spec(), deployment, index, self._options)
+        replica_id = replica.replica_id
         try:
             container = await self._manager.start(replica)
         except ContainerManagerUnavailable:
@@ -348,9 +337,8 @@ class VersionLoop:
         container_id = container.container_id
         log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:
-            lines = self._manager.logs(container_id, _LOG_TAIL_LINES, follow=False)
-            tail = "\n".join([line async for line in lines])
-            self._count_failure(replace(container, log_tail=tail), self._clock(), self._clock())
+            container = replace(container, log_tail=await self._log_tail(container_id))
+            self._count_failure(container, self._clock(), self._clock())
         if known is not None:
             # No frontend sends to it any more before it is told to end.
             await known
@@ -358,16 +346,26 @@ class VersionLoop:
         while True:
             try:
                 await self._manager.stop(container_id, self._options.drain_timeout_s)
-            except SkysailError as error:
+            except Exception as error:
                 log.warning(
                     "replica cannot be stopped",
-                    extra={"container": container_id, "error": error.message},
+                    extra={"container": container_id, "error": repr(error)},
                 )
                 await asyncio.sleep(back_off.next_s())
             else:
                 break
         self._seen.pop(container_id, None)
         self._wake.set()
+
+    async def _log_tail(self, container_id: str) -> str:
+        try:
+            lines = self._manager.logs(container_id, _LOG_TAIL_LINES, follow=False)
+            return "\n".join([line async for line in lines])
+        except Exception as error:
+            log.warning(
+                "log cannot be read", extra={"container": container_id, "error": repr(error)}
+            )
+            return ""
 
     def _publish(self, step: DeployStep, message: str, container: Container | None = None) -> None:
         deployment = self._desired()

@@ -1,0 +1,26 @@
+"""What a client says where no management answered it."""
+
+import grpc
+import grpc.aio
+
+from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable, Unsupported
+from skysail_common.rpc.statuses import from_rpc_error, is_named
+
+
+def management_error(error: grpc.aio.AioRpcError, endpoint: str) -> SkysailError:
+    """Return the error that management raised or, where none answered, one that says so."""
+    if is_named(error):
+        return from_rpc_error(error)
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNIMPLEMENTED or "http" in details.lower():
+        return Unsupported(
+            f"{endpoint} is not a management endpoint, or one of an older Skysail; management "
+            "listens on port 8003 unless told otherwise"
+        )
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if "failed to connect" in details:
+            return Unavailable(f"no cluster runs at {endpoint}; start one with 'skysail up'")
+        return Unavailable(f"management at {endpoint} is not reached: {details}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"management at {endpoint} did not answer in time")
+    return from_rpc_error(error)

@@ -1,0 +1,28 @@
+"""Packages that a function needs where it runs, as pip has them."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from skysail_common.errors import InvalidInput
+
+# As pip has it: a URL may hold a '#' without a space before it.
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+
+def read_requirements(
+    pkgs_to_install: Sequence[str], requirements: str | Path | None
+) -> tuple[str, ...]:
+    """Return the packages of a list and of a requirements file together.
+
+    Raises:
+        InvalidInput: the file cannot be read.
+    """
+    packages = [pkgs_to_install] if isinstance(pkgs_to_install, str) else list(pkgs_to_install)
+    if requirements is not None:
+        try:
+            lines = Path(requirements).read_text().splitlines()
+        except OSError as error:
+            raise InvalidInput(f"{requirements} cannot be read: {error.strerror}") from error
+        packages += [_COMMENT.sub("", line).strip() for line in lines]
+    return tuple(package for package in packages if package)

@@ -1,0 +1,191 @@
+"""What repeats from one ModelInfer to the next is understood once.
+
+All of a request but its id and its raw data is a key, cut out of the bytes without parsing them. A
+known key leads to a plan: target, rows, sizes, the beginning of the answer. Whatever is unusual has
+no plan and takes the full path, which also makes every error message.
+"""
+
+from collections.abc import Sequence
+
+from skysail_frontend.ingress.infer_parameters import RequestOptions
+from skysail_frontend.ingress.targets import Target
+from skysail_frontend.query import Prediction, Query, Settle
+from skysail_frontend.routes import RouteTable
+from skysail_protos.inference import grpc_service_pb2 as pb
+
+_MAX_PLANS = 1024
+_LENGTH_DELIMITED = 2
+# Tags of fields in ModelInferRequest and ModelInferResponse: number and wire type in a byte.
+_REQUEST_ID, _REQUEST_RAW = 0x1A, 0x3A
+_RESPONSE_ID, _RESPONSE_RAW = b"\x1a", b"\x32"
+
+Key = tuple[bytes, bytes]
+"""The request before its id, and after it up to the raw data."""
+
+
+class Cut:
+    """A ModelInferRequest taken apart."""
+
+    __slots__ = ("key", "query_id", "raw")
+
+    def __init__(self, key: Key, query_id: bytes, raw: list[bytes]) -> None:
+        self.key = key
+        self.query_id = query_id
+        self.raw = raw
+
+
+def cut(message: bytes) -> Cut | None:
+    """Take a serialized ModelInferRequest apart; None where it is not laid out as usual."""
+    position, end = 0, len(message)
+    query_id = b""
+    id_begin = id_end = 0
+    raw_begin = -1
+    raw: list[bytes] = []
+    try:
+        while position < end:
+            tag = message[position]
+            size = message[position + 1]
+            begin = position + 2
+            if size >= 0x80:
+                size &= 0x7F
+                shift = 7
+                while True:
+                    more = message[begin]
+                    begin += 1
+                    size |= (more & 0x7F) << shift
+                    if more < 0x80:
+                        break
+                    shift += 7
+            after = begin + size
+            if tag == _REQUEST_RAW:
+                if raw_begin < 0:
+                    raw_begin = position
+                raw.append(message[begin:after])
+            elif raw_begin >= 0 or tag & 7 != _LENGTH_DELIMITED or tag >= 0x80:
+                return None
+            elif tag == _REQUEST_ID:
+                query_id, id_begin, id_end = message[begin:after], position, after
+            position = after
+    except IndexError:
+        return None
+    if position != end or raw_begin < 0:
+        return None
+    return Cut((message[:id_begin], message[id_end:raw_begin]), query_id, raw)
+
+
+class InferPlan:
+    """How to ask and to answer all requests of one key."""
+
+    __slots__ = ("_dims", "_limit_s", "_prefix", "_priority", "_raw_bytes", "_rows", "_target")
+
+    def __init__(
+        self, query: Query, target: Target, options: RequestOptions, limit_s: float
+    ) -> None:
+        """A plan after the example of a query that took the full path.
+
+        Args:
+            query: Holds against the signature of its version.
+            target: What answers.
+            options: What the parameters ask for.
+            limit_s: Longest wait, whatever the caller's own deadline is.
+        """
+        self._target = target
+        self._raw_bytes = [len(data) for data in query.inputs]
+        self._rows = query.rows
+        self._dims = query.variable_dims
+        self._priority = options.priority
+        self._limit_s = limit_s
+        self._prefix: bytes | None = None
+
+    def query(
+        self, raw: Sequence[bytes], query_id: str, now: float, deadline: float, settle: Settle
+    ) -> Query | None:
+        """Return the query of a request, or None where its data have other sizes."""
+        if list(map(len, raw)) != self._raw_bytes:
+            return None
+        limit = now + self._limit_s
+        query = Query(
+            query_id,
+            self._target.application,
+            self._target.version,
+            raw,
+            self._rows,
+            self._dims,
+            now,
+            limit if limit < deadline else deadline,
+            settle,
+        )
+        query.priority = self._priority
+        return query
+
+    def answer(self, query: Query, query_id: bytes, prediction: Prediction) -> bytes:
+        """Return the serialized answer to a query whose model gave all its outputs."""
+        prefix = self._prefix
+        if prefix is None or self._has_variable_outputs(query):
+            prefix = self._prefix = _prefix_of(query, prediction)
+        parts = [prefix]
+        if query_id:
+            parts += (_RESPONSE_ID, _varint(len(query_id)), query_id)
+        for data in prediction.outputs:
+            parts += (_RESPONSE_RAW, _varint(len(data)), data)
+        return b"".join(parts)
+
+    def _has_variable_outputs(self, query: Query) -> bool:
+        version = self._target.version
+        return version is None or version.has_variable_outputs
+
+
+def _prefix_of(query: Query, prediction: Prediction) -> bytes:
+    """Return the answer without its id and its data, which may follow in any order."""
+    assert query.version is not None
+    model, version = query.version.name
+    response = pb.ModelInferResponse(model_name=model, model_version=version)
+    for spec, shape in zip(query.version.signature.outputs, prediction.shapes, strict=True):
+        response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=shape)
+    return response.SerializeToString()
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return _SMALL[number]
+    parts = bytearray()
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+_SMALL = [bytes([number]) for number in range(0x80)]
+
+
+_FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+"""What every answer on a stream says, as part of a ModelInferResponse."""
+
+
+def streamed(response: bytes) -> bytes:
+    """Return a ModelStreamInferResponse with a ModelInferResponse in it, both serialized."""
+    return b"".join((b"\x12", _varint(len(response) + len(_FINAL)), response, _FINAL))
+
+
+class InferPlans:
+    """The plans of one route table; another table has others."""
+
+    def __init__(self) -> None:
+        self._table: RouteTable | None = None
+        self._plans: dict[Key, InferPlan] = {}
+
+    def find(self, table: RouteTable, key: Key) -> InferPlan | None:
+        """Return the plan of a key, if there is one."""
+        if table is not self._table:
+            self._table = table
+            self._plans.clear()
+        return self._plans.get(key)
+
+    def learn(self, key: Key, plan: InferPlan) -> None:
+        """Keep a plan; all are forgotten when there are too many, as where each has a key."""
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+        self._plans[key] = plan

@@ -1,0 +1,69 @@
+"""What those are told whose query is given up before a model sees it."""
+
+from skysail_common.errors import (
+    Backlog,
+    DeadlineExceeded,
+    NoReadyReplica,
+    Overloaded,
+    SkysailError,
+)
+from skysail_frontend.batching.policies import ShedReason
+from skysail_frontend.query import Outcome, Query
+from skysail_frontend.routes import Application
+from skysail_frontend.version_dispatcher import VersionDispatcher
+
+# Clipper's wordings, which its users' tests compare.
+NO_MODEL = "No connected models found for query"
+TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
+
+
+def without_replica(query: Query, version: VersionDispatcher | None) -> NoReadyReplica:
+    """Return why there is no replica that a query could be sent to."""
+    name = query.version.name if query.version else None
+    if name is None:
+        assert query.application is not None
+        return NoReadyReplica(_unrouted(query.application))
+    if version is None:
+        return NoReadyReplica(f"model '{name}' is not deployed")
+    if version.served.num_replicas == 0:
+        return NoReadyReplica(f"model '{name}' is scaled to 0 replicas")
+    return NoReadyReplica(f"model '{name}' has no ready replica")
+
+
+def _unrouted(application: Application) -> str:
+    """Say why no route of an application led to a version."""
+    text = f"application '{application.name}' is routed to"
+    if not application.routes:
+        return f"{text} no model"
+    if len(application.routes) > 1:
+        return f"{text} models of which one has no version that is deployed; see 'skysail apps'"
+    (route,) = application.routes
+    if route.version:
+        return f"{text} model '{route.model_name}:{route.version}', which is not deployed"
+    return f"{text} model '{route.model_name}', which has no current version; promote one"
+
+
+def shed(
+    version: VersionDispatcher, query: Query, reason: ShedReason
+) -> tuple[Outcome, str, SkysailError]:
+    """Return outcome, explanation and error for a query for which there is no time or no room."""
+    name, budget_s = version.served.name, query.deadline - query.arrival
+    error: SkysailError
+    if reason is ShedReason.QUEUE_FULL:
+        error = Overloaded(
+            f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows wait for model "
+            f"'{name}'; retry later"
+        )
+        outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the queue is full"
+    else:
+        outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
+        if reason is ShedReason.HOPELESS:
+            error = DeadlineExceeded(
+                f"model '{name}' cannot answer within {budget_s:.3g} s: too much waits before; "
+                "retry later"
+            )
+        else:
+            error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.3g} s")
+    wait_s = version.batcher.expected_wait_s(version.num_ready)
+    error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
+    return outcome, explanation, error

@@ -1,0 +1,127 @@
+"""Environments, with a script in the place of pip."""
+
+import asyncio
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from skysail_management.containers import environments
+from skysail_management.containers.base import PrepareFailed
+from skysail_management.containers.environments import Environments, environment_key
+from skysail_management.containers.processes import wait_for_exit
+
+PATH = {"PATH": "/usr/bin:/bin"}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "environments"
+
+
+@pytest.fixture
+def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Say what the script does; its last argument is the file with the requirements."""
+    script = tmp_path / "python"
+
+    def write(*lines: str) -> None:
+        script.write_text("\n".join(["#!/bin/sh", 'for file; do :; done; : "$file"', *lines, ""]))
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+
+    return write
+
+
+async def test_requirements_are_the_lines_of_a_file(directory: Path, pip):
+    pip('cat "$file"')
+    lines = [
+        "--extra-index-url https://example.org/simple",
+        "--requirement /srv/more.txt",
+        "numpy==1.26 \\",
+        "    --hash=sha256:00",
+        "# Jürgen's",
+        "six",
+    ]
+    seen: list[str] = []
+    await Environments(directory, PATH).prepare(lines, seen.append)
+    assert seen == lines
+
+
+async def test_a_long_line_of_pip_is_a_line(directory: Path, pip):
+    pip("head -c 200000 /dev/zero | tr '\\0' x")
+    seen: list[str] = []
+    await Environments(directory, PATH).prepare(["six"], seen.append)
+    assert seen == ["x" * 200_000]
+
+
+async def test_a_line_without_end_fails_the_preparation_and_ends_pip(directory: Path, pip):
+    pip("tr '\\0' x < /dev/zero")
+    with pytest.raises(PrepareFailed, match="the environment cannot be made"):
+        await Environments(directory, PATH).prepare(["six"], lambda line: None)
+    assert list(directory.iterdir()) == []
+
+
+async def test_a_full_disk_fails_the_preparation_and_leaves_nothing(
+    directory: Path, pip, monkeypatch
+):
+    def fails(path: Path, requirements: object) -> None:
+        path.mkdir(parents=True)
+        raise OSError(28, "No space left on device")
+
+    pip("exit 0")
+    with monkeypatch.context() as patch:
+        patch.setattr(environments, "_make_environment", fails)
+        with pytest.raises(PrepareFailed, match="No space left on device"):
+            await Environments(directory, PATH).prepare(["six"], lambda line: None)
+    assert list(directory.iterdir()) == []
+    await Environments(directory, PATH).prepare(["six"], lambda line: None)
+
+
+async def test_a_pip_that_cannot_be_started_fails_the_preparation(directory: Path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(PrepareFailed, match="/nowhere/python"):
+        await Environments(directory, PATH).prepare(["six"], lambda line: None)
+
+
+async def test_what_pip_started_ends_with_a_cancelled_preparation(directory: Path, pip):
+    pip("sleep 1000 & echo $!", "wait")
+    started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    preparing = asyncio.create_task(
+        Environments(directory, PATH).prepare(["six"], lambda line: started.set_result(int(line)))
+    )
+    gone = asyncio.create_task(wait_for_exit(await started))
+    preparing.cancel()
+    await asyncio.gather(preparing, return_exceptions=True)
+    await asyncio.wait_for(gone, 10)
+    assert list(directory.iterdir()) == []
+
+
+async def test_an_environment_that_is_being_made_is_removed_after_a_cancellation(
+    directory: Path, monkeypatch
+):
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def make(path: Path, requirements: object) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        path.mkdir(parents=True)
+
+    monkeypatch.setattr(environments, "_make_environment", make)
+    preparing = asyncio.create_task(
+        Environments(directory, PATH).prepare(["six"], lambda line: None)
+    )
+    await begun.wait()
+    preparing.cancel()
+    go_on.set()
+    await asyncio.gather(preparing, return_exceptions=True)
+    assert list(directory.iterdir()) == []
+
+
+def test_an_environment_is_the_same_for_the_same_packages():
+    assert environment_key(["a==1", "b"]) == environment_key(["b", " a == 1"])
+    assert environment_key(["a==1"]) != environment_key(["a==2"])
+    one = ["a==1 \\", "--hash=sha256:1", "b==1 \\", "--hash=sha256:2"]
+    other = ["a==1 \\", "--hash=sha256:2", "b==1 \\", "--hash=sha256:1"]
+    assert environment_key(one) != environment_key(other)

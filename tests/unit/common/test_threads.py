@@ -1,0 +1,47 @@
+import asyncio
+import threading
+
+import pytest
+
+from skysail_common.threads import in_thread
+
+
+async def test_work_is_done_beside_the_loop():
+    def work(a: int, b: int = 0) -> tuple[int, bool]:
+        return a + b, threading.current_thread() is threading.main_thread()
+
+    assert await in_thread(work, 1, b=2) == (3, False)
+
+
+async def test_an_error_of_the_work_is_raised():
+    with pytest.raises(FileNotFoundError):
+        await in_thread(open, "/nowhere")
+
+
+async def test_a_cancelled_caller_goes_on_when_the_work_has_ended():
+    begun, end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    ended = []
+
+    def work() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        end.wait(10)
+        ended.append("work")
+        raise OSError("nobody hears this")
+
+    async def call() -> None:
+        try:
+            await in_thread(work)
+        finally:
+            ended.append("caller")
+
+    calling = asyncio.create_task(call())
+    await begun.wait()
+    calling.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not calling.done()
+    end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert ended == ["work", "caller"]

@@ -1,0 +1,129 @@
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from skysail.supervisor import child as child_module
+from skysail.supervisor.child import Child, StartFailed
+from skysail.supervisor.cluster import Cluster, ClusterEndpoints, ClusterOptions, EmbeddedStore
+from skysail_common.errors import SkysailError, StoreUnavailable
+
+PATH = {"PATH": "/usr/bin:/bin"}
+FOR_EVER = "exec sleep 1000"
+
+
+@pytest.fixture(autouse=True)
+def _tries_again_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(child_module, "_FIRST_RETRY_S", 0.0)
+
+
+class Runs:
+    """A child that is something else in each run."""
+
+    def __init__(self, *runs: "str | Callable[[], Sequence[str]]") -> None:
+        self.child = Child("service", self._command, PATH)
+        self.all_begun = asyncio.Event()
+        self._runs = list(runs)
+
+    def _command(self, bound: Mapping[str, str]) -> Sequence[str]:
+        run = self._runs.pop(0)
+        if not self._runs:
+            self.all_begun.set()
+        return run() if callable(run) else ["sh", "-c", run]
+
+    async def keep_running_until_the_last(self) -> None:
+        """Keep it running until its last run has begun, then stop it."""
+        keeping = asyncio.create_task(self.child.keep_running())
+        begun = asyncio.create_task(self.all_begun.wait())
+        await asyncio.wait({keeping, begun}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert begun.done()
+        assert not keeping.done()
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await self.child.stop(10.0)
+        assert not psutil.pid_exists(self.child.pid)
+
+
+async def test_a_slow_start_does_not_end_supervision():
+    pids: list[int] = []
+
+    def slow() -> Sequence[str]:
+        runs.child._start_timeout_s = 0.05
+        return ["sh", "-c", FOR_EVER]
+
+    def normal() -> Sequence[str]:
+        pids.append(runs.child.pid)
+        runs.child._start_timeout_s = 30.0
+        return ["sh", "-c", "echo ready service run=3"]
+
+    runs = Runs("echo ready service run=1", slow, normal, FOR_EVER)
+    await runs.child.start()
+    assert runs.child.bound == {"run": "1"}
+    await runs.keep_running_until_the_last()
+    assert runs.child.bound == {"run": "3"}
+    # The slow one is gone.
+    assert not psutil.pid_exists(pids[0])
+
+
+async def test_what_cannot_be_started_is_tried_again():
+    def no_program() -> Sequence[str]:
+        return ["/nowhere/program"]
+
+    def no_store() -> Sequence[str]:
+        raise StoreUnavailable("gone")
+
+    runs = Runs("echo ready service", no_program, no_store, "exit 3", FOR_EVER)
+    await runs.child.start()
+    await runs.keep_running_until_the_last()
+
+
+async def test_output_without_line_ends_does_not_end_supervision(capfdbinary):
+    runs = Runs("echo ready service; head -c 3000000 /dev/zero", FOR_EVER)
+    await runs.child.start()
+    await runs.keep_running_until_the_last()
+
+
+async def test_a_child_that_is_not_ready_in_time_is_killed():
+    child = Child("service", lambda _: ["sh", "-c", FOR_EVER], PATH, start_timeout_s=0.05)
+    with pytest.raises(StartFailed, match=r"service was not ready within 0\.05 s"):
+        await child.start()
+    assert not psutil.pid_exists(child.pid)
+
+
+async def test_a_store_that_does_not_answer_is_killed(tmp_path: Path):
+    async def never() -> None:
+        raise StoreUnavailable("it did not answer")
+
+    store = EmbeddedStore(["sleep", "1000"], PATH, tmp_path / "log", never)
+    with pytest.raises(StoreUnavailable):
+        await store.start()
+    assert not psutil.pid_exists(store.pid)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_failure_of_the_supervisor_ends_the_cluster_loudly(
+    tmp_path: Path, monkeypatch, when: str
+):
+    stopped: list[str] = []
+
+    async def fail() -> None:
+        raise ValueError("a mistake")
+
+    async def start(cluster: Cluster) -> ClusterEndpoints:
+        cluster._tasks.start(fail(), "keep service running")
+        if when == "before":
+            await asyncio.Event().wait()
+        return ClusterEndpoints("m:1", "g:1", "h:1", "x:1")
+
+    async def stop(cluster: Cluster) -> None:
+        stopped.append("all")
+
+    monkeypatch.setattr(Cluster, "_start", start)
+    monkeypatch.setattr(Cluster, "_stop", stop)
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "management_port": 0}
+    cluster = Cluster(ClusterOptions(tmp_path, **ports), PATH)
+    with pytest.raises(SkysailError, match=r"the supervisor failed: ValueError\('a mistake'\)"):
+        await asyncio.wait_for(cluster.run(lambda endpoints: None), 10)
+    assert stopped == ["all"]
