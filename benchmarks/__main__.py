@@ -79,12 +79,11 @@ def closed_loops(
                         if not path:
                             continue
                         is_unary = mode == "unary"
-                        requests = system.requests if is_unary else system.stream_requests
                         load = Load(
                             "closed" if is_unary else "stream",
                             system.address,
                             path,
-                            requests(model),
+                            system.requests(model),
                             seconds,
                             callers,
                         )

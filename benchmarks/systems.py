@@ -13,12 +13,9 @@ from pathlib import Path
 import skysail
 from benchmarks import echo, models
 from benchmarks.load_tool import tree
-from skysail_common.rpc.messages import tensor_to_proto
-from skysail_common.tensors import from_numpy
-from skysail_protos.v1 import query_pb2
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-PREDICT_STREAM = "/skysail.v1.QueryService/PredictStream"
+STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,6 @@ class System:
     """Path of the bidirectional method; nothing where there is none."""
     requests: Callable[[str], list[bytes]] = models.infer_requests
     """Makes the requests to a model."""
-    stream_requests: Callable[[str], list[bytes]] = models.infer_requests
     models: tuple[str, ...] = models.NAMES
 
 
@@ -61,16 +57,6 @@ def echo_systems() -> Iterator[list[System]]:
     finally:
         process.kill()
         process.wait()
-
-
-def stream_requests(name: str) -> list[bytes]:
-    """Return a PredictRequest of one row for each image."""
-    requests = []
-    for index, row in enumerate(models.rows()):
-        tensor = tensor_to_proto(from_numpy("x", row[None]))
-        request = query_pb2.PredictRequest(query_id=str(index), target=name, inputs=[tensor])
-        requests.append(request.SerializeToString())
-    return requests
 
 
 @contextmanager
@@ -100,8 +86,7 @@ def skysail_system(workers: int = 1) -> Iterator[System]:
                 "skysail",
                 record["grpc"],
                 lambda: [each for each in tree(pid) if each != os.getpid()],
-                stream=PREDICT_STREAM,
-                stream_requests=stream_requests,
+                stream=STREAM_INFER,
             )
         finally:
             subprocess.run([*command, "down", *place], check=True, capture_output=True, timeout=120)

@@ -22,6 +22,7 @@ from skysail.descriptions import (
     Version,
 )
 from skysail.predictions import Prediction, encode_input, prediction_of, shape_told
+from skysail.query_stream import QueryStream
 from skysail.reaching import management_error
 from skysail.requirements import read_requirements
 from skysail.settings import ClientSettings
@@ -45,7 +46,6 @@ from skysail_protos.v1 import (
     management_pb2,
     management_pb2_grpc,
     query_pb2,
-    query_pb2_grpc,
     routing_pb2,
     tensors_pb2,
 )
@@ -92,11 +92,10 @@ class AsyncClient:
             timeout_s: Longest wait for an answer, unless a call says otherwise.
         """
         self.endpoint = endpoint or ClientSettings().find_endpoint()
-        self._frontends = [query_endpoint] if query_endpoint else []
+        self._query_endpoint = query_endpoint
         self._timeout_s = timeout_s
         self._management_channel: grpc.aio.Channel | None = None
-        self._query_channel: grpc.aio.Channel | None = None
-        self._finding_frontend = asyncio.Lock()
+        self._queries = QueryStream(self._find_frontends)
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,10 +110,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        for channel in (self._management_channel, self._query_channel):
-            if channel is not None:
-                await channel.close()
-        self._management_channel = self._query_channel = None
+        await self._queries.close()
+        if self._management_channel is not None:
+            await self._management_channel.close()
+            self._management_channel = None
 
     @property
     def _management(self) -> "management_pb2_grpc.ManagementServiceAsyncStub":
@@ -129,28 +128,14 @@ class AsyncClient:
     def _told(self, error: grpc.aio.AioRpcError) -> SkysailError:
         return management_error(error, self.endpoint)
 
-    async def _queries(self) -> "query_pb2_grpc.QueryServiceAsyncStub":
-        async with self._finding_frontend:
-            if not self._frontends:
-                self._frontends = await self._find_frontends()
-            if self._query_channel is None:
-                self._query_channel = open_channel(self._frontends[0])
-        return query_pb2_grpc.QueryServiceStub(self._query_channel)
-
     async def _find_frontends(self) -> list[str]:
+        if self._query_endpoint:
+            return [self._query_endpoint]
         status = await self.status()
         if not status.frontends:
             raise Unavailable(f"no frontend follows management at {self.endpoint}")
         endpoints = [frontend.grpc_endpoint for frontend in status.frontends]
         return random.sample(endpoints, len(endpoints))
-
-    async def _next_frontend(self) -> None:
-        """Have the next query go to another frontend, if there is one."""
-        async with self._finding_frontend:
-            self._frontends.append(self._frontends.pop(0))
-            if len(self._frontends) > 1 and self._query_channel is not None:
-                await self._query_channel.close(grace=self._timeout_s)
-                self._query_channel = None
 
     async def predict(
         self,
@@ -190,24 +175,8 @@ class AsyncClient:
             target=target,
             version="" if version is None else str(version),
             inputs=encode_input(value),
-            timeout=duration(timeout_s),
         )
-        try:
-            return prediction_of(await self._ask(request, timeout_s))
-        except Unavailable as error:
-            if type(error) is not Unavailable or not self._frontends:
-                raise
-        # The frontend went away. To ask again is harmless: a prediction changes nothing.
-        await self._next_frontend()
-        return prediction_of(await self._ask(request, timeout_s))
-
-    async def _ask(
-        self, request: query_pb2.PredictRequest, timeout_s: float
-    ) -> query_pb2.PredictResponse:
-        stub = await self._queries()
-        # The frontend answers by the time-out, also where that is by an error; the call itself
-        # waits a little longer, so that the answer arrives.
-        return await call(stub.Predict(request, timeout=timeout_s + 1.0, wait_for_ready=True))
+        return prediction_of(await self._queries.ask(request, timeout_s))
 
     async def predict_batch(
         self,

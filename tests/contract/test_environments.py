@@ -84,6 +84,14 @@ async def test_a_pip_that_cannot_be_started_fails_the_preparation(directory: Pat
         await Environments(directory, PATH).prepare(["six"], lambda line: None)
 
 
+async def test_what_pip_leaves_for_a_while_is_in_the_environment(directory: Path, pip):
+    pip('touch "$TMPDIR/wheel"', 'echo "$TMPDIR"')
+    seen: list[str] = []
+    await Environments(directory, {**PATH, "TMPDIR": "/nowhere"}).prepare(["six"], seen.append)
+    assert directory in Path(seen[0]).parents
+    assert not Path(seen[0]).exists()
+
+
 async def test_what_pip_started_ends_with_a_cancelled_preparation(directory: Path, pip):
     pip("sleep 1000 & echo $!", "wait")
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()

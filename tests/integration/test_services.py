@@ -1,5 +1,6 @@
 """What every service has: health, reflection, a ready line, settings, an orderly end."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,6 +16,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+from skysail.supervisor.cluster import store_socket
+from skysail_common.identifiers import ModelVersion
+from skysail_common.store import Store
+from skysail_common.store.embedded import server_url
+from skysail_common.tokens import is_token_of
 from skysail_protos.v1 import (
     management_pb2,
     model_server_pb2,
@@ -128,7 +135,28 @@ def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_no_secret_is_logged(cluster: RunningCluster, addresses):
-    logs = [path.read_text() for path in cluster.data_dir.rglob("*.log")]
-    assert logs
-    assert not any("Bearer" in text or "TOKEN" in text for text in logs)
+async def secret_of(cluster: RunningCluster) -> str:
+    store = Store(server_url(store_socket(cluster.data_dir)), "default")
+    await store.open()
+    try:
+        return await store.secret()
+    finally:
+        await store.close()
+
+
+def test_no_secret_is_written_anywhere_but_in_the_store(cluster: RunningCluster, addresses, client):
+    (replica,) = client.describe_version("served").replicas
+    environment = psutil.Process(cluster.replica_pid(replica.container_id)).environ()
+    secret, token = asyncio.run(secret_of(cluster)), environment["SKYSAIL_MODEL_SERVER_TOKEN"]
+    assert is_token_of(token, secret, ModelVersion("served", "1"))
+    store = cluster.data_dir / "store"
+    texts = {
+        path: path.read_bytes()
+        for path in cluster.data_dir.rglob("*")
+        if path.is_file() and store not in path.parents
+    }
+    assert any(
+        path.suffix == ".log" and b"replica is ready" in text for path, text in texts.items()
+    )
+    for value in (secret, token):
+        assert [path for path, text in texts.items() if value.encode() in text] == []

@@ -58,15 +58,19 @@ def skysail_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@contextmanager
-def running_cluster(data_dir: Path, *flags: str) -> Iterator[RunningCluster]:
-    """Run a cluster on free ports inside the `with` block."""
+def start_cluster(data_dir: Path, *flags: str) -> RunningCluster:
+    """Start a cluster on free ports; whoever calls this stops it."""
     names = ("http", "grpc", "metrics", "management")
     ports = [part for name in names for part in (f"--{name}-port", "0")]
     started = skysail_command("up", "--detach", "--data-dir", str(data_dir), *ports, *flags)
     assert started.returncode == 0, started.stderr
-    record = json.loads((data_dir / "cluster.json").read_text())
-    cluster = RunningCluster(data_dir, **record)
+    return RunningCluster(data_dir, **json.loads((data_dir / "cluster.json").read_text()))
+
+
+@contextmanager
+def running_cluster(data_dir: Path, *flags: str) -> Iterator[RunningCluster]:
+    """Run a cluster on free ports inside the `with` block."""
+    cluster = start_cluster(data_dir, *flags)
     try:
         yield cluster
     finally:

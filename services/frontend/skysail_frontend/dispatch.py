@@ -35,8 +35,11 @@ from skysail_frontend.version_dispatcher import (
 
 log = logging.getLogger(__name__)
 
-_LINGER_S = 0.001
-"""Longest time over which turns that bring queries count as one."""
+_LINGER_S = 0.002
+"""Longest time over which turns of a busy loop count as one."""
+
+_BUSY_TURN_S = 0.0001
+"""A turn that takes longer had other things to do."""
 
 
 class Dispatcher:
@@ -71,6 +74,7 @@ class Dispatcher:
         self._versions: dict[ModelVersion, VersionDispatcher] = {}
         self._marked: list[VersionDispatcher] = []
         self._marked_at = 0.0
+        self._turn_at = 0.0
         self._num_submitted = 0
         self._num_seen = 0
         self._batch_ids = count(1)
@@ -210,16 +214,18 @@ class Dispatcher:
         if not version.is_marked:
             version.is_marked = True
             if not self._marked:
-                self._marked_at = self.clock()
+                self._marked_at = self._turn_at = self.clock()
                 self._num_seen = self._num_submitted
                 self._loop.call_soon(self._end_turn)
             self._marked.append(version)
 
     def _end_turn(self) -> None:
         now = self.clock()
-        if self._num_submitted != self._num_seen and now - self._marked_at < _LINGER_S:
-            # More came in: a transport that hands over a few calls a turn would make small batches.
-            self._num_seen = self._num_submitted
+        is_busy = self._num_submitted != self._num_seen or now - self._turn_at > _BUSY_TURN_S
+        if is_busy and now - self._marked_at < _LINGER_S:
+            # The loop has more to do, out of which more queries may come: a transport that hands
+            # over few calls a turn would make small batches.
+            self._num_seen, self._turn_at = self._num_submitted, now
             self._loop.call_soon(self._end_turn)
             return
         marked, self._marked = self._marked, []

@@ -183,7 +183,7 @@ class VersionDispatcher:
 
     def _free_replica(self, now: float) -> BatchReplica | None:
         """Return the replica that would be done first; the first of equals, to fill that one."""
-        limit = 1 if self._compute_s > _LONG_COMPUTE_S else 2
+        limit = 1
         best: BatchReplica | None = None
         best_rank = (NEVER, limit)
         overdue = [replica for batch, replica in self._in_flight.items() if batch.overdue_at <= now]

@@ -710,6 +710,19 @@ async def test_deploying_again_while_the_last_deployment_drains(tmp_path: Path):
         assert parts.manager.started[-1].version.artifact_sha256 == other
 
 
+@pytest.mark.parametrize("num_turns", range(5))
+@virtual_time
+async def test_a_loop_that_is_woken_while_it_is_ended_ends(tmp_path: Path, num_turns: int):
+    async with running_parts(tmp_path) as parts, rolling_out(parts):
+        await settle()
+        parts.reconciler.version_loop(M1).wake()
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        begin = now()
+        await parts.reconciler.stop()
+        assert now() - begin < 1
+
+
 @virtual_time
 async def test_stopping_all_stops_all_whatever_is_wanted(tmp_path: Path):
     parts = ManagementParts(tmp_path, MemoryStore(), FakeContainerManager())

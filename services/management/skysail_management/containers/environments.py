@@ -25,6 +25,7 @@ _LOG_TAIL_LINES = 30
 _MAX_LINE_BYTES = 1024 * 1024
 _MARKER = ".complete"
 _REQUIREMENTS = "requirements.txt"
+_TEMPORARY = "tmp"
 
 
 class Environments:
@@ -61,6 +62,7 @@ class Environments:
             try:
                 await in_thread(_make_environment, directory, requirements)
                 await self._install(directory, progress)
+                await in_thread(shutil.rmtree, directory / _TEMPORARY, ignore_errors=True)
                 (directory / _MARKER).touch()
             except (OSError, ValueError) as error:
                 raise PrepareFailed(f"the environment cannot be made: {error}") from error
@@ -80,7 +82,8 @@ class Environments:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=self._base_environment,
+            # A pip that is killed removes nothing of its own.
+            env={**self._base_environment, "TMPDIR": str((directory / _TEMPORARY).absolute())},
             # What pip starts to build packages must not outlive it.
             start_new_session=True,
             limit=_MAX_LINE_BYTES,
@@ -140,4 +143,5 @@ def _make_environment(directory: Path, requirements: Sequence[str]) -> None:
     own = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     lines = [*own, *(f"import site; site.addsitedir({path!r})" for path in own)]
     (site / "skysail-base.pth").write_text("\n".join(lines) + "\n")
+    (directory / _TEMPORARY).mkdir()
     (directory / _REQUIREMENTS).write_text(_requirements_file(requirements), encoding="utf-8")

@@ -1,0 +1,181 @@
+"""All queries of a client on one stream: asked again elsewhere when it breaks, until they expire."""
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import grpc.aio
+
+from skysail_common.back_off import BackOff
+from skysail_common.clock import MONOTONIC
+from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable, error_of
+from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.messages import duration
+from skysail_common.rpc.statuses import from_rpc_error
+from skysail_protos.v1 import query_pb2, query_pb2_grpc
+
+_CONNECT_TIMEOUT_S = 2.0
+_PATIENCE_S = 3.0
+_FIRST_RETRY_S = 0.02
+_MAX_RETRY_S = 0.5
+_SLACK_S = 1.0
+
+
+class _Pending:
+    """A query that is not answered."""
+
+    __slots__ = ("answer", "deadline", "request")
+
+    def __init__(self, request: query_pb2.PredictRequest, deadline: float) -> None:
+        self.request = request
+        self.deadline = deadline
+        self.answer: asyncio.Future[query_pb2.PredictResponse] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+
+class QueryStream:
+    """Connects when it is first asked, and again whenever it must.
+
+    A prediction changes nothing, so that asking twice is harmless.
+    """
+
+    def __init__(self, find_frontends: Callable[[], Awaitable[list[str]]]) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            find_frontends: Returns where frontends are reached, or raises `Unavailable`.
+        """
+        self._find_frontends = find_frontends
+        self._frontends: deque[str] = deque()
+        self._pending: dict[str, _Pending] = {}
+        self._outbox: deque[str] = deque()
+        self._wake = asyncio.Event()
+        self._numbers = count()
+        self._prefix = secrets.token_hex(5)
+        self._connecting: asyncio.Task[None] | None = None
+        self._why = "not connected yet"
+
+    async def ask(
+        self, request: query_pb2.PredictRequest, timeout_s: float
+    ) -> query_pb2.PredictResponse:
+        """Return the answer to a query.
+
+        Args:
+            request: The query; its id and time-out are set here.
+            timeout_s: Longest wait.
+
+        Raises:
+            SkysailError: what the frontend answered instead.
+            DeadlineExceeded: no answer came in time.
+            Unavailable: no frontend is reached.
+        """
+        query_id = f"{self._prefix}-{next(self._numbers):x}"
+        request.query_id = query_id
+        pending = _Pending(request, MONOTONIC() + timeout_s)
+        self._pending[query_id] = pending
+        self._outbox.append(query_id)
+        self._wake.set()
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._run(), name="query stream")
+        try:
+            # The frontend answers by the time-out, also where that is by an error; a little longer
+            # is waited, so that the answer arrives.
+            return await asyncio.wait_for(pending.answer, timeout_s + _SLACK_S)
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded(
+                f"no frontend answered within {timeout_s:g} s; {self._why}"
+            ) from None
+        finally:
+            self._pending.pop(query_id, None)
+
+    async def close(self) -> None:
+        """Close the connection; what is not answered then never is."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+            self._connecting = None
+        self._fail_all(Unavailable("the client was closed"))
+
+    def _fail_all(self, error: SkysailError) -> None:
+        for pending in self._pending.values():
+            if not pending.answer.done():
+                pending.answer.set_exception(error)
+
+    async def _run(self) -> None:
+        """Keep a stream open while there is anything to ask."""
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        lost_at = -_PATIENCE_S
+        while True:
+            try:
+                if not self._frontends:
+                    self._frontends.extend(await self._find_frontends())
+                if await self._serve(self._frontends[0]):
+                    back_off.reset()
+                    lost_at = MONOTONIC()
+                # Another one next time, and whoever is there by then after the last.
+                self._frontends.popleft()
+            except SkysailError as error:
+                self._why = error.message
+                if MONOTONIC() - lost_at > _PATIENCE_S:
+                    self._fail_all(error)
+            except Exception as error:
+                self._fail_all(SkysailError(f"a mistake of the client: {error!r}"))
+                raise
+            if not self._pending:
+                return
+            await asyncio.sleep(back_off.next_s())
+
+    async def _serve(self, endpoint: str) -> bool:
+        """Ask and take answers until the stream breaks; True if it was one."""
+        async with open_channel(endpoint) as channel:
+            try:
+                await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                self._why = f"{endpoint} is not reached"
+                return False
+            call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()
+            # What was asked on another stream comes first.
+            self._outbox = deque(self._pending)
+            self._wake.set()
+            writing = asyncio.create_task(self._write(call), name="query stream writer")
+            try:
+                while isinstance(answer := await call.read(), query_pb2.PredictStreamResponse):
+                    self._take(answer)
+                self._why = f"{endpoint} ended the stream: {await call.details() or 'no reason'}"
+            except grpc.aio.AioRpcError as error:
+                self._why = f"{endpoint}: {from_rpc_error(error).message}"
+            finally:
+                call.cancel()
+                writing.cancel()
+                # It fails where the stream does, which reading has told.
+                await asyncio.gather(writing, return_exceptions=True)
+        return True
+
+    async def _write(self, call: Any) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._outbox:
+                pending = self._pending.get(self._outbox.popleft())
+                if pending is None or pending.answer.done():
+                    continue
+                left_s = pending.deadline - MONOTONIC()
+                if left_s > 0:
+                    pending.request.timeout.CopyFrom(duration(left_s))
+                    await call.write(pending.request)
+
+    def _take(self, answer: query_pb2.PredictStreamResponse) -> None:
+        pending = self._pending.get(answer.query_id)
+        if pending is None or pending.answer.done():
+            return
+        if answer.HasField("error"):
+            error = answer.error
+            with contextlib.suppress(asyncio.InvalidStateError):
+                pending.answer.set_exception(error_of(error.reason, error.code, error.message))
+        else:
+            pending.answer.set_result(answer.response)
