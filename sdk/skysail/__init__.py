@@ -25,6 +25,7 @@ from skysail.descriptions import (
 from skysail.predictions import Prediction, Timings
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
+from skysail_common.serving_options import PolicyName, ServingOptions
 
 __all__ = [
     "Application",
@@ -36,9 +37,11 @@ __all__ = [
     "Frontend",
     "LogLine",
     "Model",
+    "PolicyName",
     "Prediction",
     "Replica",
     "Route",
+    "ServingOptions",
     "SkysailError",
     "Timings",
     "Version",

@@ -39,8 +39,9 @@ from skysail_common.errors import (
 )
 from skysail_common.functions import Function
 from skysail_common.rpc.channels import open_channel
-from skysail_common.rpc.messages import duration
+from skysail_common.rpc.messages import duration, serving_from_proto, serving_to_proto
 from skysail_common.rpc.statuses import call, stream
+from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import InputType
 from skysail_protos.v1 import (
     management_pb2,
@@ -375,9 +376,14 @@ class AsyncClient:
         return Application.of(response.application)
 
     async def update_application(
-        self, name: str, *, slo_ms: float | None = None, default_output: Any = NOT_GIVEN
+        self,
+        name: str,
+        *,
+        slo_ms: float | None = None,
+        default_output: Any = NOT_GIVEN,
+        uses_cache: bool | None = None,
     ) -> Application:
-        """Change the SLO or the default output of an application.
+        """Change the SLO, the default output or the use of the cache of an application.
 
         Raises:
             ApplicationNotFound: there is none of this name.
@@ -387,6 +393,8 @@ class AsyncClient:
             request.slo.CopyFrom(duration(slo_ms / 1000))
         if default_output is not NOT_GIVEN:
             request.default_output_json = json.dumps(default_output)
+        if uses_cache is not None:
+            request.bypasses_cache = not uses_cache
         response = await self._call(
             self._management.UpdateApplication(request, timeout=self._timeout_s)
         )
@@ -508,6 +516,34 @@ class AsyncClient:
         request = management_pb2.RollbackRequest(model=model)
         response = await self._call(self._management.Rollback(request, timeout=self._timeout_s))
         return response.version
+
+    async def tune(
+        self, model: str, options: ServingOptions, *, version: str | int | None = None
+    ) -> ServingOptions:
+        """Set how a deployed version is served and return what holds now.
+
+        It takes effect at once; no replica is restarted.
+
+        Args:
+            model: Name of the model.
+            options: Batches, queue and cache; replaces all that was set before.
+            version: Version; the current one if None.
+
+        Raises:
+            InvalidInput: names the option that is not possible.
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+        """
+        options.check()
+        request = management_pb2.SetServingOptionsRequest(
+            model=model,
+            version="" if version is None else str(version),
+            serving=serving_to_proto(options),
+        )
+        response = await self._call(
+            self._management.SetServingOptions(request, timeout=self._timeout_s)
+        )
+        return serving_from_proto(response.serving, options.max_batch_size)
 
     async def scale(
         self,

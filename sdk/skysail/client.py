@@ -23,6 +23,7 @@ from skysail.progress import deploy_progress
 from skysail.requirements import read_requirements
 from skysail_common.errors import SkysailError
 from skysail_common.functions import Function
+from skysail_common.serving_options import ServingOptions
 
 T = TypeVar("T")
 
@@ -162,11 +163,18 @@ class Client:
         return self._run(self._async.register_application(name, input_type, default_output, slo_ms))
 
     def update_application(
-        self, name: str, *, slo_ms: float | None = None, default_output: Any = NOT_GIVEN
+        self,
+        name: str,
+        *,
+        slo_ms: float | None = None,
+        default_output: Any = NOT_GIVEN,
+        uses_cache: bool | None = None,
     ) -> Application:
         """Change an application; see `AsyncClient.update_application`."""
         return self._run(
-            self._async.update_application(name, slo_ms=slo_ms, default_output=default_output)
+            self._async.update_application(
+                name, slo_ms=slo_ms, default_output=default_output, uses_cache=uses_cache
+            )
         )
 
     def unregister_application(self, name: str) -> None:
@@ -208,6 +216,12 @@ class Client:
     def rollback(self, model: str) -> str:
         """Make the version before the current one current; see `AsyncClient.rollback`."""
         return self._run(self._async.rollback(model))
+
+    def tune(
+        self, model: str, options: ServingOptions, *, version: str | int | None = None
+    ) -> ServingOptions:
+        """Set how a version is served; see `AsyncClient.tune`."""
+        return self._run(self._async.tune(model, options, version=version))
 
     def scale(
         self,

@@ -152,8 +152,9 @@ class QueryStream:
             finally:
                 call.cancel()
                 writing.cancel()
-                # It fails where the stream does, which reading has told.
-                await asyncio.gather(writing, return_exceptions=True)
+                # It fails where the stream does, which reading has told; and grpc's own tasks of the
+                # call end before its loop may.
+                await asyncio.gather(writing, call.code(), return_exceptions=True)
         return True
 
     async def _write(self, call: Any) -> None:

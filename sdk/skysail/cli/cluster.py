@@ -14,10 +14,11 @@ from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoin
 from skysail.cli.output import console, output_option, print_json, print_table, state
 from skysail.descriptions import ClusterStatus
 from skysail.settings import ClientSettings
-from skysail.supervisor.child import StartFailed, log_path
 from skysail.supervisor.cluster import Cluster, ClusterEndpoints, ClusterOptions, stop_cluster
+from skysail_common.child import StartFailed
 from skysail_common.errors import FailedPrecondition
 from skysail_common.logs import configure
+from skysail_common.paths import log_path
 from skysail_common.rpc.serving import parse_ready_line, print_ready_line
 
 _LOG_TAIL_LINES = 20

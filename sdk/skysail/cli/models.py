@@ -1,8 +1,9 @@
-"""Commands about models: deploy, promote, rollback, scale, undeploy, logs, models."""
+"""Commands about models: deploy, promote, rollback, scale, tune, undeploy, logs, models."""
 
 import importlib
 import operator
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -10,7 +11,8 @@ from rich.markup import escape
 
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
-from skysail_common.errors import InvalidInput
+from skysail_common.errors import FailedPrecondition, InvalidInput
+from skysail_common.serving_options import PolicyName
 
 
 def load_object(text: str, what: str) -> Any:
@@ -143,6 +145,70 @@ def rollback(model: str, endpoint: str | None) -> None:
 
 @click.command()
 @click.argument("model")
+@click.option("--version", help="Version; the current one if not given.")
+@click.option("--max-batch-size", type=int, help="Most rows of one batch.")
+@click.option(
+    "--policy",
+    type=click.Choice([policy.value for policy in PolicyName]),
+    help="Which rule forms batches.",
+)
+@click.option("--max-queue-delay-ms", type=float, help="Longest wait for more queries.")
+@click.option(
+    "--preferred-batch-size",
+    "preferred",
+    type=int,
+    multiple=True,
+    help="Size that is sent at once.",
+)
+@click.option("--max-queue-size", type=int, help="Rows that may wait.")
+@click.option("--cache-ttl-s", type=float, help="Longest age of a cached prediction; 0 for none.")
+@endpoint_option
+def tune(
+    model: str,
+    version: str | None,
+    max_batch_size: int | None,
+    policy: str | None,
+    max_queue_delay_ms: float | None,
+    preferred: tuple[int, ...],
+    max_queue_size: int | None,
+    cache_ttl_s: float | None,
+    endpoint: str | None,
+) -> None:
+    """Set how a version is served, at once.
+
+    What is not given stays as it is.
+
+    \b
+    Example:
+      skysail tune digits --cache-ttl-s 60
+      skysail tune digits --policy fixed --max-batch-size 32 --max-queue-delay-ms 5
+    """
+    given = {
+        "max_batch_size": max_batch_size,
+        "policy": None if policy is None else PolicyName(policy),
+        "max_queue_delay_s": None if max_queue_delay_ms is None else max_queue_delay_ms / 1000,
+        "preferred_batch_sizes": tuple(sorted(preferred)) or None,
+        "max_queue_size": max_queue_size,
+        "cache_ttl_s": cache_ttl_s,
+    }
+    with client_of(endpoint) as client:
+        found = client.describe_version(model, version)
+        if found.deployment is None:
+            raise FailedPrecondition(f"model '{model}:{found.version}' is not deployed")
+        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        options = client.tune(
+            model, replace(found.deployment.serving, **changes), version=found.version
+        )
+    rows = [[escape(name), escape(_shown(value))] for name, value in vars(options).items()]
+    print_table(f"{model}:{found.version}", ["option", "value"], rows)
+
+
+def _shown(value: object) -> str:
+    return str(value.value) if isinstance(value, PolicyName) else str(value)
+
+
+@click.command()
+@click.argument("model")
 @click.argument("num_replicas", type=click.IntRange(0))
 @click.option("--version", help="Version; the current one if not given.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are ready.")
@@ -243,4 +309,4 @@ def _specs(specs: Any) -> str:
     )
 
 
-COMMANDS = (deploy, promote, rollback, scale, undeploy, logs, models)
+COMMANDS = (deploy, promote, rollback, scale, tune, undeploy, logs, models)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from skysail.settings import CLUSTER_FILE
-from skysail.supervisor.child import Child, StartFailed, log_path, python_module
 from skysail.supervisor.ports import check_ports
+from skysail_common.child import Child, StartFailed, python_module
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition, SkysailError
 from skysail_common.lifecycle import BackgroundTasks, stop_event
-from skysail_common.paths import remove_socket_directory, socket_directory
+from skysail_common.paths import log_path, remove_socket_directory, socket_directory
 
 log = logging.getLogger(__name__)
 

@@ -46,3 +46,10 @@ def remove_socket_directory(data_dir: Path) -> None:
     except OSError:
         # Something still listens in it.
         return
+
+
+def log_path(data_dir: Path, name: str) -> Path:
+    """Return the file that the log of a service goes to; makes its directory."""
+    directory = data_dir / "logs"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory / f"{name}.log"

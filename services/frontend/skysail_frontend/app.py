@@ -19,6 +19,7 @@ from skysail_frontend.ingress.stream_session import Streams
 from skysail_frontend.metrics import MetricsPage
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.settings import FrontendSettings
+from skysail_frontend.workers import run_workers
 from skysail_protos.v1 import management_pb2
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ async def run(settings: FrontendSettings) -> None:
     Raises:
         FailedPrecondition: an address is in use.
     """
+    if settings.workers > 1:
+        await run_workers(settings)
+        return
     stop = stop_event()
     tasks = BackgroundTasks(on_failure=lambda _: stop.set())
     if settings.watch_parent:
@@ -57,6 +61,7 @@ async def run(settings: FrontendSettings) -> None:
     server = GrpcServer(
         [grpc_inference.SERVICE, grpc_query.SERVICE],
         max_message_bytes=max_bytes,
+        shares_port=settings.shares_ports,
         generic_handlers=[
             grpc_transport.GrpcHandlers(
                 {**inference.unary, **queries.unary}, {**inference.streams, **queries.streams}
@@ -72,7 +77,9 @@ async def run(settings: FrontendSettings) -> None:
     )
     rest_clipper = RestClipper(dispatcher, ids, max_bytes)
     http = HttpServer(
-        http_app([*rest_v2.routes(), *rest_clipper.routes()]), settings.drain_timeout_s
+        http_app([*rest_v2.routes(), *rest_clipper.routes()]),
+        settings.drain_timeout_s,
+        shares_port=settings.shares_ports,
     )
     page = MetricsPage(dispatcher)
     metrics = HttpServer(http_app(page.routes()), settings.drain_timeout_s)

@@ -1,7 +1,7 @@
 """The metrics page: what the core counted, as Prometheus reads it."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -11,6 +11,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +21,7 @@ from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.statistics import Histogram, Statistics
 
 _LAG_EVERY_S = 0.5
+_MAXIMA = {"skysail_profile_latency_seconds", "skysail_replica_ready", "process_start_time_seconds"}
 _VERSION = ("model", "version")
 _TARGET = ("application", *_VERSION)
 
@@ -142,6 +144,54 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
         "skysail_cache_evictions", "Predictions forgotten to make room", cache.num_evicted
     )
     yield from (queue, rate, latency, ready, in_flight, backlog)
+
+
+def merged(pages: Sequence[str]) -> bytes:
+    """Return one page that has the sum of each sample of several.
+
+    Counts and amounts add up; so do gauges, all of which are amounts of one process, but for what
+    was learned or began, of which the largest holds.
+    """
+    samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    kinds: dict[str, tuple[str, str]] = {}
+    order: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]] = {}
+    for page in pages:
+        for family in text_string_to_metric_families(page):
+            kinds[family.name] = (family.type, family.documentation)
+            is_maximum = family.name in _MAXIMA
+            keys = order.setdefault(family.name, [])
+            for sample in family.samples:
+                key = (sample.name, tuple(sample.labels.items()))
+                if key not in samples:
+                    keys.append(key)
+                    samples[key] = sample.value
+                elif is_maximum:
+                    samples[key] = max(samples[key], sample.value)
+                else:
+                    samples[key] += sample.value
+    registry = CollectorRegistry()
+    registry.register(_Merged(kinds, order, samples))
+    return generate_latest(registry)
+
+
+class _Merged(Collector):
+    def __init__(
+        self,
+        kinds: dict[str, tuple[str, str]],
+        order: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]],
+        samples: dict[tuple[str, tuple[tuple[str, str], ...]], float],
+    ) -> None:
+        self._kinds = kinds
+        self._order = order
+        self._samples = samples
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (kind, text) in self._kinds.items():
+            family = Metric(name, text, kind)
+            for sample_name, labels in self._order[name]:
+                value = self._samples[sample_name, labels]
+                family.add_sample(sample_name, dict(labels), value)
+            yield family
 
 
 class MetricsPage:

@@ -31,6 +31,9 @@ class FrontendSettings(ServiceSettings):
     workers: int = Field(1, ge=1, le=256)
     """Processes that share the ports; each is linked to every replica."""
 
+    shares_ports: bool = False
+    """Listen beside other processes on the same ports; set by a frontend with several workers."""
+
     metrics_port: Port = 8002
     """Port of the metrics page for Prometheus."""
 

@@ -183,7 +183,10 @@ class VersionDispatcher:
 
     def _free_replica(self, now: float) -> BatchReplica | None:
         """Return the replica that would be done first; the first of equals, to fill that one."""
-        limit = 1
+        # A second batch in flight hides the transfer, but waiting makes a larger one: what a link
+        # costs is paid for each batch.
+        is_full = self.queue.num_rows >= self.served.serving.max_batch_size
+        limit = 2 if is_full and self._compute_s <= _LONG_COMPUTE_S else 1
         best: BatchReplica | None = None
         best_rank = (NEVER, limit)
         overdue = [replica for batch, replica in self._in_flight.items() if batch.overdue_at <= now]

@@ -55,10 +55,13 @@ def test_what_comes_in_during_a_turn_leaves_as_one_batch_at_its_end(frontend):
     assert [batch.queries for batch in frontend.replica.sent] == [queries]
 
 
-def test_what_comes_in_over_several_turns_leaves_in_several_batches(frontend):
+def test_what_comes_in_while_a_batch_is_computed_leaves_in_the_next(frontend):
     frontend.submit()
     frontend.loop.turn()
     frontend.submit()
+    frontend.loop.turn()
+    assert frontend.replica.sizes == [1]
+    frontend.replica.answer()
     frontend.loop.turn()
     assert frontend.replica.sizes == [1, 1]
     first, second = frontend.replica.sent

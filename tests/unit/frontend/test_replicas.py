@@ -384,6 +384,7 @@ async def test_a_replica_is_ready_once_its_link_is_open(monkeypatch):
 
 
 async def test_batches_are_answered_in_any_order(linked):
+    linked.frontend.apply(served(max_batch_size=1))
     first = linked.frontend.submit()
     await turns()
     second = linked.frontend.submit()
@@ -399,6 +400,7 @@ async def test_batches_are_answered_in_any_order(linked):
 
 
 async def test_a_malformed_result_fails_its_batch_only(linked):
+    linked.frontend.apply(served(max_batch_size=1))
     first = linked.frontend.submit()
     await turns()
     second = linked.frontend.submit()

@@ -74,12 +74,19 @@ def test_of_idle_replicas_the_first_is_filled():
 
 
 def test_the_replica_that_is_done_first_gets_a_second_batch():
-    frontend = frontend_with(2, policy=EAGER)
+    frontend = frontend_with(2, policy=EAGER, max_batch_size=8)
     first, second = frontend.replicas
-    send(frontend, 40, within_s=10.0)
+    send(frontend, 8, within_s=10.0)
     send(frontend, 2, within_s=10.0)
-    send(frontend, 3, within_s=10.0)
-    assert (first.sizes, second.sizes) == ([40], [2, 3])
+    send(frontend, 8, within_s=10.0)
+    assert (first.sizes, second.sizes) == ([8], [2, 8])
+
+
+def test_a_second_batch_waits_until_it_is_full():
+    frontend = frontend_with(1, policy=EAGER, max_batch_size=8)
+    for _ in range(4):
+        send(frontend, 3, within_s=10.0)
+    assert frontend.replica.sizes == [3, 8]
 
 
 def test_a_replica_that_is_not_ready_gets_nothing():

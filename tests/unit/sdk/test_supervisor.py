@@ -5,9 +5,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from skysail.supervisor import child as child_module
-from skysail.supervisor.child import Child, StartFailed
 from skysail.supervisor.cluster import Cluster, ClusterEndpoints, ClusterOptions, EmbeddedStore
+from skysail_common import child as child_module
+from skysail_common.child import Child, StartFailed
 from skysail_common.errors import SkysailError, StoreUnavailable
 
 PATH = {"PATH": "/usr/bin:/bin"}

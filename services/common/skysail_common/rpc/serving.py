@@ -12,8 +12,6 @@ from skysail_common.errors import FailedPrecondition
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.interceptors import ErrorInterceptor
 
-_REUSE_NOTHING = 0
-
 
 class GrpcServer:
     """One grpc.aio server on one address."""
@@ -23,6 +21,7 @@ class GrpcServer:
         services: Sequence[str],
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        shares_port: bool = False,
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
         """Builds a server that listens nowhere yet.
@@ -30,6 +29,7 @@ class GrpcServer:
         Args:
             services: Full names of the services that it will serve, for reflection and health.
             max_message_bytes: Largest message either way.
+            shares_port: True to listen beside other processes on the same port.
             generic_handlers: Handlers on bytes, which translate their errors themselves; a
                 server that has them has no interceptor, which would cost every call.
         """
@@ -39,8 +39,8 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
-                # Two instances on one port would share the calls by chance.
-                ("grpc.so_reuseport", _REUSE_NOTHING),
+                # Without being asked to, two on one port would share the calls by chance.
+                ("grpc.so_reuseport", int(shares_port)),
                 # Clients of ours ping idle connections every 20 s.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),

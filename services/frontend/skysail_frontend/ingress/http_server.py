@@ -72,7 +72,8 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """One HTTP server on one address."""
 
-    def __init__(self, app: Starlette, grace_s: float) -> None:
+    def __init__(self, app: Starlette, grace_s: float, *, shares_port: bool = False) -> None:
+        self._shares_port = shares_port
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -94,6 +95,8 @@ class HttpServer:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._shares_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             listener.bind((host, port))
         except OSError as error:

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from skysail_common.back_off import BackOff
 from skysail_common.errors import SkysailError
@@ -158,10 +157,3 @@ async def _ready_line(output: asyncio.StreamReader) -> dict[str, str] | None:
 def python_module(module: str, *flags: str) -> list[str]:
     """Return the command that runs a module with this interpreter."""
     return [sys.executable, "-m", module, *flags]
-
-
-def log_path(data_dir: Path, name: str) -> Path:
-    """Return the file that the log of a service goes to; makes its directory."""
-    directory = data_dir / "logs"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return directory / f"{name}.log"

@@ -1,0 +1,152 @@
+"""Several frontend processes on the same ports, and one metrics page for all.
+
+The kernel shares connections among the processes that listen on a port. Each process follows
+management by itself and is linked to every replica.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from skysail_common.child import Child, python_module
+from skysail_common.errors import FailedPrecondition
+from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
+from skysail_common.rpc.serving import print_ready_line
+from skysail_frontend.ingress.http_server import HttpServer, http_app
+from skysail_frontend.metrics import merged
+from skysail_frontend.settings import FrontendSettings
+
+log = logging.getLogger(__name__)
+
+_SCRAPE_TIMEOUT_S = 2.0
+_STOP_SLACK_S = 5.0
+
+
+async def run_workers(settings: FrontendSettings) -> None:
+    """Run as many frontends as the settings say until SIGTERM or SIGINT.
+
+    Raises:
+        FailedPrecondition: an address is in use.
+        StartFailed: a worker could not be started.
+    """
+    stop = stop_event()
+    tasks = BackgroundTasks(on_failure=lambda _: stop.set())
+    if settings.watch_parent:
+        tasks.start(watch_parent(stop.set), "watch parent")
+    with ExitStack() as stack:
+        grpc_port = stack.enter_context(_reserved(settings.host, settings.grpc_port))
+        http_port = stack.enter_context(_reserved(settings.host, settings.http_port))
+        workers = [
+            Child(
+                f"frontend worker {index}",
+                lambda _: python_module("skysail_frontend"),
+                os.environ  # noqa: TID251 - inherited
+                | _worker_settings(settings, index, grpc_port, http_port),
+            )
+            for index in range(settings.workers)
+        ]
+        metrics = HttpServer(http_app([Route("/metrics", _Page(workers).metrics)]), 1.0)
+        metrics_port = metrics.bind(settings.host, settings.metrics_port)
+        keeping: list[asyncio.Task[None]] = []
+        try:
+            await asyncio.gather(*(worker.start() for worker in workers))
+            keeping = [
+                tasks.start(worker.keep_running(), f"keep {worker.name} running")
+                for worker in workers
+            ]
+            serving = tasks.start(metrics.serve(), "serve metrics")
+            print_ready_line(
+                "frontend",
+                grpc=f"{settings.host}:{grpc_port}",
+                http=f"{settings.host}:{http_port}",
+                metrics=f"{settings.host}:{metrics_port}",
+            )
+            await stop.wait()
+            metrics.stop()
+            await asyncio.wait({serving}, timeout=_STOP_SLACK_S)
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+            timeout_s = 2 * settings.drain_timeout_s + _STOP_SLACK_S
+            await asyncio.gather(*(worker.stop(timeout_s) for worker in workers))
+            await tasks.stop()
+
+
+@contextmanager
+def _reserved(host: str, port: int) -> Iterator[int]:
+    """Hold a port that only processes of ours can listen on, inside the `with` block."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Not among those who share: an address that another holds is refused.
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind(probe, host, port)
+        port = int(probe.getsockname()[1])
+    with socket.socket(family, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _bind(holder, host, port)
+        yield port
+
+
+def _bind(listener: socket.socket, host: str, port: int) -> None:
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise FailedPrecondition(
+            f"cannot listen on {host}:{port}: it is in use by another process or not an address "
+            "of this machine"
+        ) from error
+
+
+def _worker_settings(
+    settings: FrontendSettings, index: int, grpc_port: int, http_port: int
+) -> Mapping[str, str]:
+    """Return the environment that gives one worker its settings."""
+    values = settings.model_dump(mode="json", exclude_none=True) | {
+        "workers": 1,
+        "shares_ports": True,
+        "grpc_port": grpc_port,
+        "http_port": http_port,
+        "metrics_port": 0,
+        "watch_parent": True,
+        "frontend_id": f"{settings.frontend_id or socket.gethostname()}-{index}",
+    }
+    if settings.snapshot_file is not None:
+        values["snapshot_file"] = f"{settings.snapshot_file}.{index}"
+    prefix = str(settings.model_config.get("env_prefix", ""))
+    return {f"{prefix}{name}".upper(): str(value) for name, value in values.items()}
+
+
+class _Page:
+    """Adds up the pages of all workers."""
+
+    def __init__(self, workers: list[Child]) -> None:
+        self._workers = workers
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer with the metrics of all workers that answer."""
+        endpoints = [worker.bound["metrics"] for worker in self._workers if worker.bound]
+        pages = await asyncio.gather(*(asyncio.to_thread(_scrape, each) for each in endpoints))
+        found = [page for page in pages if page is not None]
+        return Response(merged(found), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _scrape(endpoint: str) -> str | None:
+    try:
+        with urllib.request.urlopen(
+            f"http://{endpoint}/metrics", timeout=_SCRAPE_TIMEOUT_S
+        ) as page:
+            return str(page.read().decode())
+    except OSError as error:
+        # It is being started again; its counters begin anew, which Prometheus knows to read.
+        log.info("a worker has no metrics", extra={"endpoint": endpoint, "error": str(error)})
+        return None
