@@ -52,7 +52,9 @@ def echo_systems() -> Iterator[list[System]]:
 
         yield [
             System("echo-aio", address, pids, unary=echo.UNARY, models=("noop",)),
-            System("echo-aio-stream", address, pids, unary="", stream=echo.STREAM, models=("noop",)),
+            System(
+                "echo-aio-stream", address, pids, unary="", stream=echo.STREAM, models=("noop",)
+            ),
         ]
     finally:
         process.kill()

@@ -5,6 +5,8 @@ import struct
 import sys
 import time
 
+import grpc
+
 from benchmarks.peers import MODELS, Peer, PeerFailed, PeerUnavailable, mlserver, triton
 from benchmarks.peers.servers import open_channel
 from skysail_protos.inference import grpc_service_pb2, grpc_service_pb2_grpc
@@ -26,7 +28,10 @@ def check(peer: Peer, model: str) -> str:
     request.raw_input_contents.append(_X)
     with open_channel(peer.grpc_endpoint) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answer = stub.ModelInfer(request, timeout=_TIMEOUT_S)
+        try:
+            answer = stub.ModelInfer(request, timeout=_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise PeerFailed(f"{model} does not answer: {error}") from error
     [output] = answer.outputs
     [content] = answer.raw_output_contents
     told = f"{output.name} {output.datatype} {list(output.shape)}"
@@ -36,7 +41,7 @@ def check(peer: Peer, model: str) -> str:
         is_right = told == f"output INT64 [{_ROWS}]" and len(content) == 8 * _ROWS
         told += f" {list(struct.unpack(f'<{math.prod(output.shape)}q', content))}"
     if not is_right:
-        raise PeerFailed(f"{peer.name} {model}: answered {told}")
+        raise PeerFailed(f"{model} answers {told}")
     return told
 
 

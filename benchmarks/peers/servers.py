@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 _READY_TIMEOUT_S = 60.0
 _CALL_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 20.0
-_KILL_TIMEOUT_S = 5.0
+_REST_TIMEOUT_S = 3.0
 _CHECK_S = 0.1
 _LOG_TAIL_CHARACTERS = 3000
 _CHANNEL_OPTIONS = (
@@ -141,21 +141,22 @@ def _members(session: int) -> list[int]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Have a server end, and kill what is left of its session after a while."""
+    """Have a server end, and kill what it leaves of its session."""
     session = process.pid
     # Not process.terminate(), which may reap it: until the last line its id must stay its own.
     os.kill(session, signal.SIGTERM)
-    if not _is_empty_within(session, _STOP_TIMEOUT_S):
+    _within(_STOP_TIMEOUT_S, lambda: _has_ended(session))
+    if not _within(_REST_TIMEOUT_S, lambda: not _members(session)):
         for pid in _members(session):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        _is_empty_within(session, _KILL_TIMEOUT_S)
+        _within(_REST_TIMEOUT_S, lambda: not _members(session))
     process.wait()
 
 
-def _is_empty_within(session: int, timeout_s: float) -> bool:
+def _within(timeout_s: float, condition: Callable[[], bool]) -> bool:
     end = time.monotonic() + timeout_s
-    while _members(session):
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(_CHECK_S)

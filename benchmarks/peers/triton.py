@@ -115,6 +115,8 @@ def _write_model(repository: Path, name: str) -> None:
     directory = repository / name
     version = directory / "1"
     version.mkdir(parents=True)
+    # Labels are [batch] on the wire, as the model makes them: `dims` must not be empty, but Triton
+    # does not hold an answer to it.
     output = "TYPE_FP32 dims: [ 64 ]" if name == "noop" else "TYPE_INT64 dims: [ 1 ]"
     config = _CONFIG.format(max_batch_size=MAX_BATCH_SIZE, output=output)
     (directory / "config.pbtxt").write_text(config)

@@ -167,8 +167,12 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    has_fixed_outputs: bool = field(init=False, repr=False, compare=False)
+    """True where the size of each output follows from the rows."""
 
     def __post_init__(self) -> None:
+        is_fixed = all(spec.row_bytes is not None for spec in self.outputs)
+        object.__setattr__(self, "has_fixed_outputs", is_fixed)
         for kind, specs in (("input", self.inputs), ("output", self.outputs)):
             if not specs:
                 raise InvalidInput(f"a signature needs at least one {kind}")

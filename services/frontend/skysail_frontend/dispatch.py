@@ -259,7 +259,8 @@ class Dispatcher:
         version.answered(batch, compute_s, wait_s, is_whole=is_whole, now=now)
         self.mark(version)
         for query, answer in zip(batch.queries, answers, strict=True):
-            self._leave_queue(query)
+            if query.is_queued:
+                self._leave_queue(query)
             if query.cache_key is not None:
                 self._answer_followers(query, answer, now)
             if query.is_settled:

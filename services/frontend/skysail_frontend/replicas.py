@@ -169,11 +169,47 @@ def _decode(
     version: VersionDispatcher, batch: Batch, result: pb.BatchResult
 ) -> Sequence[QueryOutputs | QueryError]:
     try:
+        if version.served.signature.has_fixed_outputs and not result.errors:
+            return _cut(version, batch, result)
         return _split(version, batch, result)
     except (IndexError, ValueError) as error:
         text = f"model '{version.served.name}' sent a result that does not fit its signature"
         log.error("result is not usable", extra={"error": str(error)})
         return [QueryError(ModelFailed(text))] * len(batch.queries)
+
+
+def _cut(
+    version: VersionDispatcher, batch: Batch, result: pb.BatchResult
+) -> Sequence[QueryOutputs]:
+    """Return the part of each query where its size follows from its rows.
+
+    Raises:
+        ValueError: the parts are more or less than the result holds.
+    """
+    specs, joined = version.served.signature.outputs, result.outputs
+    row_bytes = [spec.row_bytes or 0 for spec in specs]
+    expected = [batch.rows * size for size in row_bytes]
+    if list(map(len, joined)) != expected or result.variable_dims or result.bytes_sizes:
+        raise ValueError(f"{[len(part) for part in joined]} bytes, not {expected}")
+    tails = [spec.shape[1:] for spec in specs]
+    answers = []
+    first = 0
+    if len(specs) == 1:
+        # The most frequent case, without an inner loop.
+        (part,), (size,), (tail,) = joined, row_bytes, tails
+        for query in batch.queries:
+            last = first + query.rows
+            answers.append(QueryOutputs([part[first * size : last * size]], [(query.rows, *tail)]))
+            first = last
+        return answers
+    for query in batch.queries:
+        last = first + query.rows
+        data = [
+            part[first * size : last * size] for part, size in zip(joined, row_bytes, strict=True)
+        ]
+        answers.append(QueryOutputs(data, [(query.rows, *tail) for tail in tails]))
+        first = last
+    return answers
 
 
 def _split(

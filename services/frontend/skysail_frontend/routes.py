@@ -68,12 +68,6 @@ class ServedVersion:
     replicas: tuple[ReplicaEndpoint, ...] = ()
     latencies: tuple[tuple[int, float], ...] = ()
     """Rows and seconds: what is known of its speed."""
-    has_variable_outputs: bool = field(init=False, repr=False, compare=False)
-    """True where the shape of an output does not follow from the rows."""
-
-    def __post_init__(self) -> None:
-        is_variable = any(spec.variable_axes for spec in self.signature.outputs)
-        object.__setattr__(self, "has_variable_outputs", is_variable)
 
 
 class RouteTable:

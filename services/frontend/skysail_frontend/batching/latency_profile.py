@@ -61,6 +61,8 @@ class LatencyProfile:
         self._latencies: list[float] = []
         self._now = 0.0
         self._num_unused = 0
+        self.revision = 0
+        """Grows whenever what is known changes."""
         self.num_observed = 0
         """Batches observed so far."""
         self.seed(points)
@@ -102,6 +104,7 @@ class LatencyProfile:
     def _rebuild(self) -> None:
         """Pool adjacent violators: merge sizes until no larger one is faster than a smaller one."""
         self._num_unused = 0
+        self.revision += 1
         rows = sorted(self._windows)
         pools: list[tuple[float, float, int]] = []
         for each in rows:

@@ -18,6 +18,7 @@ _HEADROOM = 1.25
 _PATIENCE = 0.9
 """Part of its time that a query may have used when its batch ends, if holding is worthwhile."""
 
+_MAX_KNOWN = 256
 _OPTIMISM = 0.88
 """Only what is certain to miss is refused at once; the rest may profit from what others leave."""
 
@@ -173,26 +174,39 @@ class HybridPolicy(EagerPolicy):
         super().__init__(options)
         self._profile = profile
         self._rate = rate
+        self._revision = 0
+        self._useful: dict[tuple[int, int], tuple[int, float]] = {}
 
     def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
         """Refuse what would be late even if all before it went in the largest useful batches."""
         if query.deadline == NEVER or self._profile.is_empty:
             return True
         budget_s = query.deadline - query.arrival
-        cap = self._useful_rows(budget_s, num_replicas)
+        cap, cap_s = self._useful_rows(budget_s, num_replicas)
         # What waits goes at once where replicas idle, and else when one is done.
         rounds = max(0, num_rows - num_idle * cap) / (num_replicas * cap)
+        if _OPTIMISM * (rounds + 1) * cap_s <= budget_s and query.rows <= cap:
+            return True
         latency_s = self._profile.latency_s
-        needed_s = rounds * latency_s(cap) + latency_s(max(query.rows, min(num_rows + 1, cap)))
+        needed_s = rounds * cap_s + latency_s(max(query.rows, min(num_rows + 1, cap)))
         return _OPTIMISM * needed_s <= budget_s
 
-    def _useful_rows(self, budget_s: float, num_replicas: int) -> int:
-        """Return the most rows of a batch in which such queries can be in time.
+    def _useful_rows(self, budget_s: float, num_replicas: int) -> tuple[int, float]:
+        """Return the most rows of a batch in which such queries can be in time, and its latency.
 
         A query that just misses a batch waits for the next replica, then for its own batch.
         """
-        share_s = budget_s * num_replicas / (num_replicas + 1)
-        return max(1, self._profile.largest(share_s, self._options.max_batch_size))
+        profile = self._profile
+        if profile.revision != self._revision or len(self._useful) > _MAX_KNOWN:
+            self._revision = profile.revision
+            self._useful.clear()
+        key = (int(budget_s * 1000), num_replicas)
+        found = self._useful.get(key)
+        if found is None:
+            share_s = budget_s * num_replicas / (num_replicas + 1)
+            rows = max(1, profile.largest(share_s, self._options.max_batch_size))
+            found = self._useful[key] = (rows, profile.latency_s(rows))
+        return found
 
     def plan(self, head: Query, situation: Situation) -> Plan | None:
         """Give up what would keep batches small; send what is large enough, else hold."""
@@ -201,7 +215,7 @@ class HybridPolicy(EagerPolicy):
         if head.deadline == NEVER or profile.is_empty:
             return Plan(max_rows, now, DispatchReason.EAGER)
         budget_s = head.deadline - head.arrival
-        cap = self._useful_rows(budget_s, num_replicas)
+        cap, _ = self._useful_rows(budget_s, num_replicas)
         rows_per_s = _HEADROOM * self._rate.rows_per_s(now) / num_replicas
         target = min(cap, profile.smallest_for(rows_per_s, max_rows))
         slack_s = head.deadline - start_at

@@ -76,7 +76,7 @@ def cut(message: bytes) -> Cut | None:
 class InferPlan:
     """How to ask and to answer all requests of one key."""
 
-    __slots__ = ("_dims", "_limit_s", "_prefix", "_priority", "_raw_bytes", "_rows", "_target")
+    __slots__ = ("_dims", "_head", "_limit_s", "_priority", "_raw_bytes", "_rows", "_target")
 
     def __init__(
         self, query: Query, target: Target, options: RequestOptions, limit_s: float
@@ -95,7 +95,7 @@ class InferPlan:
         self._dims = query.variable_dims
         self._priority = options.priority
         self._limit_s = limit_s
-        self._prefix: bytes | None = None
+        self._head: bytes | None = None
 
     def query(
         self, raw: Sequence[bytes], query_id: str, now: float, deadline: float, settle: Settle
@@ -120,29 +120,35 @@ class InferPlan:
 
     def answer(self, query: Query, query_id: bytes, prediction: Prediction) -> bytes:
         """Return the serialized answer to a query whose model gave all its outputs."""
-        prefix = self._prefix
-        if prefix is None or self._has_variable_outputs(query):
-            prefix = self._prefix = _prefix_of(query, prediction)
-        parts = [prefix]
+        assert query.version is not None
+        head = self._head
+        if head is None:
+            head = _head_of(query, prediction)
+            if query.version.signature.has_fixed_outputs:
+                self._head = head
+        # Fields may come in any order; what never changes is made once and comes first.
+        first, *others = prediction.outputs
+        if not others:
+            if not query_id:
+                return head + first
+            return b"".join((head, first, _RESPONSE_ID, _varint(len(query_id)), query_id))
+        parts = [head, first]
+        for data in others:
+            parts += (_RESPONSE_RAW, _varint(len(data)), data)
         if query_id:
             parts += (_RESPONSE_ID, _varint(len(query_id)), query_id)
-        for data in prediction.outputs:
-            parts += (_RESPONSE_RAW, _varint(len(data)), data)
         return b"".join(parts)
 
-    def _has_variable_outputs(self, query: Query) -> bool:
-        version = self._target.version
-        return version is None or version.has_variable_outputs
 
-
-def _prefix_of(query: Query, prediction: Prediction) -> bytes:
-    """Return the answer without its id and its data, which may follow in any order."""
+def _head_of(query: Query, prediction: Prediction) -> bytes:
+    """Return the answer up to the data of its first output, which must follow."""
     assert query.version is not None
     model, version = query.version.name
     response = pb.ModelInferResponse(model_name=model, model_version=version)
     for spec, shape in zip(query.version.signature.outputs, prediction.shapes, strict=True):
         response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=shape)
-    return response.SerializeToString()
+    size = len(prediction.outputs[0])
+    return b"".join((response.SerializeToString(), _RESPONSE_RAW, _varint(size)))
 
 
 def _varint(number: int) -> bytes:

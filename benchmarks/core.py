@@ -1,0 +1,146 @@
+"""`python -m benchmarks.core`: what a query costs in the frontend without any transport.
+
+Requests come as bytes, batches leave as bytes, results come as bytes, answers leave as bytes; only
+gRPC is left out. The stages are timed one after the other over many batches of 8.
+"""
+
+import gc
+from collections.abc import Callable, Mapping
+from time import process_time
+
+from benchmarks import models
+from skysail_common.clock import MONOTONIC, NEVER
+from skysail_common.errors import SkysailError
+from skysail_common.identifiers import ModelVersion
+from skysail_common.rpc.contract import Link, LinkObserver, Metadata
+from skysail_common.tensors import DataType, Signature, TensorSpec
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.grpc_inference import GrpcInference
+from skysail_frontend.ingress.stream_session import Streams
+from skysail_frontend.replicas import Replica
+from skysail_frontend.routes import ReplicaEndpoint, RouteTable, ServedVersion
+from skysail_protos.v1 import model_server_pb2 as pb
+
+BATCH_SIZE = 8
+NUM_BATCHES = 4000
+_PATH = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class _Turns:
+    """Collects what is called for soon; the benchmark runs it when it wants to."""
+
+    def __init__(self) -> None:
+        self._soon: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> "_Turns":
+        return self
+
+    def cancel(self) -> None:
+        pass
+
+    def run(self) -> None:
+        while self._soon:
+            soon, self._soon = self._soon, []
+            for callback in soon:
+                callback()
+
+
+class _Call:
+    method = _PATH
+    deadline = NEVER
+
+    def __init__(self, message: bytes, answers: list[bytes]) -> None:
+        self.message = message
+        self._answers = answers
+
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return {}
+
+    def reply(self, message: bytes, trailers: Metadata = ()) -> None:
+        self._answers.append(message)
+
+    def fail(self, error: SkysailError, trailers: Metadata = ()) -> None:
+        raise error
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        pass
+
+
+class _Link:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, message: bytes) -> None:
+        self.sent.append(message)
+
+    def close(self) -> None:
+        pass
+
+
+async def _unreachable(endpoint: str, path: str, observer: LinkObserver) -> Link:
+    raise NotImplementedError
+
+
+def _result_of(batch: bytes) -> bytes:
+    """Return what a model server that echoes would send back."""
+    asked = pb.Batch.FromString(batch)
+    result = pb.BatchResult(id=asked.id, outputs=asked.inputs, compute_us=100, wait_us=10)
+    return result.SerializeToString()
+
+
+def main() -> None:
+    """Print the processor time of a query by stage."""
+    loop = _Turns()
+    dispatcher = Dispatcher(MONOTONIC, loop, 10_000, 60.0)
+    row = TensorSpec("x", DataType.FP32, (-1, 64))
+    output = TensorSpec("output", DataType.FP32, (-1, 64))
+    name = ModelVersion("noop", "1")
+    served = ServedVersion(name, Signature((row,), (output,)), is_current=True, num_replicas=1)
+    dispatcher.apply(RouteTable((), [served]))
+    version = dispatcher.version(name)
+    assert version is not None
+    replica = Replica(ReplicaEndpoint("c", "unix:/c"), version, dispatcher, _unreachable)
+    link = _Link()
+    replica._link = link
+    version.replicas.append(replica)
+    door = GrpcInference(dispatcher, "bench", lambda: True, Streams(dispatcher, 1))
+    handler = door.unary[_PATH]
+    requests = models.infer_requests("noop")
+    answers: list[bytes] = []
+    stages = {"request to queue": 0.0, "queue to batch": 0.0, "result to answers": 0.0}
+    gc.disable()
+    for number in range(NUM_BATCHES + 200):
+        if number == 200:
+            stages = dict.fromkeys(stages, 0.0)
+        calls = [_Call(requests[(number + each) % 360], answers) for each in range(BATCH_SIZE)]
+        begin = process_time()
+        for call in calls:
+            handler(call)
+        queued = process_time()
+        loop.run()
+        sent = process_time()
+        results = [_result_of(batch) for batch in link.sent]
+        link.sent.clear()
+        received = process_time()
+        for result in results:
+            replica.link_received(result)
+        loop.run()
+        end = process_time()
+        assert len(answers) == BATCH_SIZE
+        answers.clear()
+        stages["request to queue"] += queued - begin
+        stages["queue to batch"] += sent - queued
+        stages["result to answers"] += end - received
+    total = 0.0
+    for stage, seconds in stages.items():
+        each_us = 1e6 * seconds / (NUM_BATCHES * BATCH_SIZE)
+        total += each_us
+        print(f"{stage:<18} {each_us:6.1f} µs a query")
+    print(f"{'together':<18} {total:6.1f} µs a query, in batches of {BATCH_SIZE}")
+
+
+if __name__ == "__main__":
+    main()
