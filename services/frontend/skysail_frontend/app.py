@@ -1,6 +1,7 @@
 """Builds the frontend and wires it: the composition root."""
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -23,6 +24,8 @@ from skysail_frontend.workers import run_workers
 from skysail_protos.v1 import management_pb2
 
 log = logging.getLogger(__name__)
+
+_GC_THRESHOLD = 20_000
 
 
 async def run(settings: FrontendSettings) -> None:
@@ -101,6 +104,10 @@ async def run(settings: FrontendSettings) -> None:
     serving_metrics = tasks.start(metrics.serve(), "serve metrics")
     tasks.start(page.watch_lag(), "watch event loop")
     tasks.start(_announce(directory, server), "announce readiness")
+    # What is here stays, and queries leave no cycles: the collector need not look often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     print_ready_line("frontend", grpc=grpc_endpoint, http=http_endpoint, metrics=metrics_endpoint)
     try:
         await stop.wait()

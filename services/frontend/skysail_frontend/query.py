@@ -163,13 +163,15 @@ class Query:
         # What was asked is not needed any more, and others may hold the query for a while.
         self.inputs = ()
         prediction.total_s = now - self.arrival
+        # Who settles mostly knows the query: kept, both would wait for the garbage collector.
+        settle, self.settle = self.settle, _nobody
         try:
-            self.settle(self, prediction)
+            settle(self, prediction)
         except Exception as error:
             # A mistake of ours in one answer must not keep others from theirs.
             log.error("query is not answered by a mistake of ours", exc_info=error)
             failed = Prediction(prediction.outcome, error=SkysailError("internal error"))
-            self.settle(self, failed)
+            settle(self, failed)
 
     def give_up(
         self, outcome: Outcome, explanation: str, error: SkysailError, now: float
@@ -187,6 +189,11 @@ class Query:
         """Note that nobody waits for the answer any more."""
         self.is_settled = True
         self.inputs = ()
+        self.settle = _nobody
+
+
+def _nobody(query: Query, prediction: Prediction) -> None:
+    """Settles what is settled."""
 
 
 def sooner(arrival: float, deadline: float, *durations_s: float | None) -> float:

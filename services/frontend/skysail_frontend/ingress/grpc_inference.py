@@ -17,7 +17,7 @@ from skysail_frontend.ingress.infer_parameters import (
     check_tensor_parameters,
     request_options,
 )
-from skysail_frontend.ingress.infer_plans import InferPlan, InferPlans, cut, streamed
+from skysail_frontend.ingress.infer_plans import Cut, InferPlan, InferPlans, cut, streamed
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
@@ -192,15 +192,19 @@ class GrpcInference:
             InvalidInput, ModelNotFound, Unsupported: it cannot be answered.
         """
         table = self._dispatcher.table
-        parts = cut(message)
-        if parts is not None:
-            plan = self._plans.find(table, parts.key)
-            if plan is not None:
-                now = self._dispatcher.clock()
-                query_id = parts.query_id.decode(errors="replace")
-                query = plan.query(parts.raw, query_id, now, deadline, settle)
-                if query is not None:
-                    return _Asked(query, _ALL, plan, parts.query_id)
+        parts: Cut | None = None
+        found = self._plans.find(table, message)
+        if found is None:
+            parts = cut(message)
+            plan = None if parts is None else self._plans.find_cut(parts.key)
+            if plan is not None and parts is not None:
+                found = (plan, parts.query_id, parts.raw)
+        if found is not None:
+            plan, query_id, raw = found
+            now = self._dispatcher.clock()
+            query = plan.query(raw, query_id.decode(errors="replace"), now, deadline, settle)
+            if query is not None:
+                return _Asked(query, _ALL, plan, query_id)
         request = _parse(pb.ModelInferRequest, message)
         target = find_model_target(table, request.model_name, request.model_version)
         wanted = _wanted_outputs(request, target) if request.outputs else _ALL
@@ -220,7 +224,7 @@ class GrpcInference:
         )
         if parts is not None and not wanted and target.is_settled and query.has_fixed_sizes:
             limit_s = longest_wait_s(self._dispatcher, target, options.timeout_s)
-            self._plans.learn(parts.key, InferPlan(query, target, options, limit_s))
+            self._plans.learn(message, parts, InferPlan(query, target, options, limit_s))
         return _Asked(query, wanted)
 
     def _error(self, query: Query, error: SkysailError) -> SkysailError:

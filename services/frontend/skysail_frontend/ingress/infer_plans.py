@@ -14,9 +14,11 @@ from skysail_frontend.routes import RouteTable
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 _MAX_PLANS = 1024
+_MAX_SMALL = 0x80
+"""Lengths below it take one byte."""
 _LENGTH_DELIMITED = 2
 # Tags of fields in ModelInferRequest and ModelInferResponse: number and wire type in a byte.
-_REQUEST_ID, _REQUEST_RAW = 0x1A, 0x3A
+_REQUEST_VERSION, _REQUEST_ID, _REQUEST_RAW = 0x12, 0x1A, 0x3A
 _RESPONSE_ID, _RESPONSE_RAW = b"\x1a", b"\x32"
 
 Key = tuple[bytes, bytes]
@@ -152,7 +154,7 @@ def _head_of(query: Query, prediction: Prediction) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    if number < 0x80:
+    if number < _MAX_SMALL:
         return _SMALL[number]
     parts = bytearray()
     while number >= 0x80:
@@ -182,16 +184,58 @@ class InferPlans:
     def __init__(self) -> None:
         self._table: RouteTable | None = None
         self._plans: dict[Key, InferPlan] = {}
+        self._sizes: dict[bytes, int] = {}
+        """By the part before the id, how long the part after it was last, up to the data."""
 
-    def find(self, table: RouteTable, key: Key) -> InferPlan | None:
-        """Return the plan of a key, if there is one."""
+    def find(
+        self, table: RouteTable, message: bytes
+    ) -> tuple[InferPlan, bytes, list[bytes]] | None:
+        """Return the plan of a request with one input, its id and its data, if there is one.
+
+        What was asked last under the same model is tried first, with a few cuts; that the key is
+        equal proves that they were right.
+        """
         if table is not self._table:
             self._table = table
             self._plans.clear()
+            self._sizes.clear()
+        try:
+            position = 2 + message[1]
+            if message[position] == _REQUEST_VERSION:
+                position += 2 + message[position + 1]
+            before = message[:position]
+            query_id = b""
+            if message[position] == _REQUEST_ID:
+                begin = position + 2
+                if message[begin - 1] >= _MAX_SMALL:
+                    return None
+                position = begin + message[begin - 1]
+                query_id = message[begin:position]
+        except IndexError:
+            return None
+        size = self._sizes.get(before)
+        if size is None:
+            return None
+        data = position + size
+        plan = self._plans.get((before, message[position:data]))
+        return None if plan is None else (plan, query_id, [message[data:]])
+
+    def find_cut(self, key: Key) -> InferPlan | None:
+        """Return the plan of a request that was taken apart, if there is one."""
         return self._plans.get(key)
 
-    def learn(self, key: Key, plan: InferPlan) -> None:
+    def learn(self, message: bytes, parts: Cut, plan: InferPlan) -> None:
         """Keep a plan; all are forgotten when there are too many, as where each has a key."""
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
-        self._plans[key] = plan
+            self._sizes.clear()
+        self._plans[parts.key] = plan
+        if len(parts.raw) == 1 and len(parts.query_id) < _MAX_SMALL:
+            before, _ = parts.key
+            # With the tag and the length of the data, which follow.
+            size = len(message) - len(parts.raw[0]) - len(before)
+            if parts.query_id:
+                size -= 2 + len(parts.query_id)
+            begin = len(message) - len(parts.raw[0]) - size
+            self._sizes[before] = size
+            self._plans[before, message[begin : begin + size]] = plan
