@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import load_tool, report, systems
 from benchmarks.load_tool import Load, LoadFailed
+from benchmarks.peers import PeerFailed, PeerUnavailable
 from benchmarks.report import CellKey, Goodput
 from benchmarks.systems import System
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         for name in filter(None, options.peers.split(",")):
             try:
                 running.append(stack.enter_context(systems.peer_system(name)))
-            except (ImportError, KeyError, OSError, RuntimeError) as error:
+            except (PeerFailed, PeerUnavailable) as error:
                 console.print(f"without {name}: {error}", style="yellow")
         cells: list[dict[str, Any]] = []
         goodput: list[Goodput] = []

@@ -13,6 +13,7 @@ from pathlib import Path
 import skysail
 from benchmarks import echo, models
 from benchmarks.load_tool import tree
+from benchmarks.peers import mlserver, triton
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -96,8 +97,8 @@ def skysail_system(workers: int = 1) -> Iterator[System]:
 
 @contextmanager
 def peer_system(name: str) -> Iterator[System]:
-    """Run a peer, installed by `python -m benchmarks.peers`."""
-    from benchmarks import peers
-
-    with peers.RUNNING[name]() as peer:
+    """Install a peer, if need be, and run it."""
+    module = {"triton": triton, "mlserver": mlserver}[name]
+    module.install()
+    with module.running() as peer:
         yield System(name, peer.grpc_endpoint, peer.pids)

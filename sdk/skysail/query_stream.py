@@ -12,8 +12,14 @@ import grpc.aio
 
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable, error_of
-from skysail_common.rpc.channels import open_channel
+from skysail_common.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    SkysailError,
+    Unavailable,
+    error_of,
+)
+from skysail_common.rpc.channels import MAX_MESSAGE_BYTES, open_channel
 from skysail_common.rpc.messages import duration
 from skysail_common.rpc.statuses import from_rpc_error
 from skysail_protos.v1 import query_pb2, query_pb2_grpc
@@ -23,6 +29,8 @@ _PATIENCE_S = 3.0
 _FIRST_RETRY_S = 0.02
 _MAX_RETRY_S = 0.5
 _SLACK_S = 1.0
+_TIMEOUT_BYTES = 32
+"""More than the time-out of a query takes, which is set anew whenever the query is sent."""
 
 
 class _Pending:
@@ -71,11 +79,17 @@ class QueryStream:
 
         Raises:
             SkysailError: what the frontend answered instead.
+            InvalidInput: the query is too large, or the time-out is no duration.
             DeadlineExceeded: no answer came in time.
             Unavailable: no frontend is reached.
         """
         query_id = f"{self._prefix}-{next(self._numbers):x}"
         request.query_id = query_id
+        # Here, because on the stream it would end the stream and all other queries with it.
+        request.timeout.CopyFrom(duration(timeout_s))
+        size = request.ByteSize()
+        if size > MAX_MESSAGE_BYTES - _TIMEOUT_BYTES:
+            raise InvalidInput(f"the query is {size} bytes; the limit is {MAX_MESSAGE_BYTES}")
         pending = _Pending(request, MONOTONIC() + timeout_s)
         self._pending[query_id] = pending
         self._outbox.append(query_id)
@@ -110,7 +124,7 @@ class QueryStream:
         """Keep a stream open while there is anything to ask."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         lost_at = -_PATIENCE_S
-        while True:
+        while self._pending:
             try:
                 if not self._frontends:
                     self._frontends.extend(await self._find_frontends())
@@ -126,9 +140,8 @@ class QueryStream:
             except Exception as error:
                 self._fail_all(SkysailError(f"a mistake of the client: {error!r}"))
                 raise
-            if not self._pending:
-                return
-            await asyncio.sleep(back_off.next_s())
+            if self._pending:
+                await asyncio.sleep(back_off.next_s())
 
     async def _serve(self, endpoint: str) -> bool:
         """Ask and take answers until the stream breaks; True if it was one."""

@@ -19,6 +19,7 @@ _PATIENCE = 0.9
 """Part of its time that a query may have used when its batch ends, if holding is worthwhile."""
 
 _MAX_KNOWN = 256
+_SHARE_OF_ONE = 0.75
 _OPTIMISM = 0.88
 """Only what is certain to miss is refused at once; the rest may profit from what others leave."""
 
@@ -194,7 +195,9 @@ class HybridPolicy(EagerPolicy):
     def _useful_rows(self, budget_s: float, num_replicas: int) -> tuple[int, float]:
         """Return the most rows of a batch in which such queries can be in time, and its latency.
 
-        A query that just misses a batch waits for the next replica, then for its own batch.
+        A query that just misses a batch waits for the next replica, then for its own batch. With
+        one replica most wait for a part of the batch before only (simulated: 0.75 is better than
+        the half in which none is ever late).
         """
         profile = self._profile
         if profile.revision != self._revision or len(self._useful) > _MAX_KNOWN:
@@ -203,7 +206,8 @@ class HybridPolicy(EagerPolicy):
         key = (int(budget_s * 1000), num_replicas)
         found = self._useful.get(key)
         if found is None:
-            share_s = budget_s * num_replicas / (num_replicas + 1)
+            share = num_replicas / (num_replicas + 1) if num_replicas > 1 else _SHARE_OF_ONE
+            share_s = share * budget_s
             rows = max(1, profile.largest(share_s, self._options.max_batch_size))
             found = self._useful[key] = (rows, profile.latency_s(rows))
         return found

@@ -1,0 +1,1199 @@
+"""Queries as frontends meet them: counted, bounded in time, refused, streamed, given up."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import psutil
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status as StatusMessage
+from prometheus_client.parser import text_string_to_metric_families
+
+import skysail
+from skysail import errors
+from skysail.predictions import encode_input
+from skysail_common.rpc.messages import duration, serving_from_proto
+from skysail_common.serving_options import PolicyName, ServingOptions
+from skysail_protos.inference import grpc_service_pb2 as oip
+from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
+from skysail_protos.v1 import (
+    management_pb2,
+    management_pb2_grpc,
+    query_pb2,
+    query_pb2_grpc,
+    routing_pb2,
+)
+from skysail_testing import models
+from skysail_testing.clusters import (
+    RunningCluster,
+    running_cluster,
+    skysail_command,
+    start_cluster,
+)
+from skysail_testing.processes import eventually
+from skysail_testing.traffic import traffic
+
+ROW = np.ones((1, 3))
+BATCH_S = 0.05
+"""What a batch of the model `steady` takes, whatever its size."""
+
+
+def in_a_script(function):
+    """Have a function travel by value: a replica need not import all that tests import."""
+    function.__module__ = "__main__"
+    return function
+
+
+@in_a_script
+def naps(x):
+    """Sleep as long as the largest number says."""
+    time.sleep(float(x.max()))
+    return x
+
+
+@in_a_script
+def blows_up(x):
+    """Answer with a text of as many letters as the number says."""
+    return ["x" * int(row[0]) for row in x]
+
+
+class Page:
+    """A metrics page."""
+
+    def __init__(self, text: str) -> None:
+        families = text_string_to_metric_families(text)
+        self.samples = [sample for family in families for sample in family.samples]
+
+    def sum(self, name: str, **labels: str) -> float:
+        """Return the sum of all samples of a name that have these labels."""
+        return sum(
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
+        """Return the samples of a name that have these labels, by another label."""
+        found: Counter[str] = Counter()
+        for sample in self.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                found[sample.labels[label]] += sample.value
+        return dict(found)
+
+
+def scrape(endpoint: str) -> Page:
+    answer = httpx.get(f"http://{endpoint}/metrics", timeout=10)
+    assert answer.status_code == 200
+    return Page(answer.text)
+
+
+@dataclass
+class Plane:
+    """A cluster, and every way to ask it."""
+
+    cluster: RunningCluster
+    client: skysail.Client
+    channel: grpc.Channel
+
+    def __post_init__(self) -> None:
+        self.queries = query_pb2_grpc.QueryServiceStub(self.channel)
+        self.inference = oip_grpc.GRPCInferenceServiceStub(self.channel)
+        self.base = f"http://{self.cluster.http}"
+
+    def page(self) -> Page:
+        return scrape(self.cluster.metrics)
+
+    def computed_rows(self, model: str) -> float:
+        return self.page().sum("skysail_batch_rows_sum", model=model)
+
+    def queued_rows(self, model: str) -> float:
+        return self.page().sum("skysail_queue_rows", model=model)
+
+    def tune(self, model: str, options: ServingOptions) -> None:
+        """Tune and return once the frontend serves so."""
+        self.plane.tune(model, options)
+
+        def holds() -> bool:
+            content = (self.cluster.data_dir / "routes.snapshot").read_bytes()
+            versions = routing_pb2.RoutingSnapshot.FromString(content).versions
+            (serving,) = [each.serving for each in versions if each.model == model]
+            return serving_from_proto(serving, options.max_batch_size) == options
+
+        eventually(holds, what=f"the frontend serves {model} with {options}")
+
+    def wait_until_idle(self, model: str) -> None:
+        def is_idle() -> bool:
+            page = self.page()
+            names = ("skysail_queue_rows", "skysail_replica_batches_in_flight")
+            return not any(page.sum(name, model=model) for name in names)
+
+        eventually(is_idle, what=f"{model} is idle")
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with running_cluster(tmp_path_factory.mktemp("q"), "--log-level", "info") as cluster:
+        # Answers of any size are taken: the server's limit is what counts.
+        options = [("grpc.max_receive_message_length", -1)]
+        with cluster.client() as client, grpc.insecure_channel(cluster.grpc, options) as channel:
+            yield Plane(cluster, client, channel)
+
+
+@pytest.fixture(scope="module")
+def double(plane: Plane) -> str:
+    plane.client.deploy(models.double, name="double", version="1", example=ROW)
+    return "double"
+
+
+@pytest.fixture
+def untuned(plane: Plane, double: str) -> Iterator[str]:
+    """A model whose options a test may change."""
+    yield double
+    plane.tune(double, ServingOptions())
+
+
+@pytest.fixture(scope="module")
+def napping(plane: Plane) -> str:
+    """A model that takes as long as it is told, and whose queries are never given up before."""
+    plane.client.deploy(naps, name="napping", version="1", example=np.zeros((1, 1)))
+    plane.tune("napping", ServingOptions(policy=PolicyName.EAGER))
+    return "napping"
+
+
+@pytest.fixture(scope="module")
+def steady(plane: Plane) -> str:
+    """A model that answers one row at a time, 20 in a second."""
+    example = np.full((1, 1), BATCH_S)
+    plane.client.deploy(naps, name="steady", version="1", example=example)
+    plane.tune("steady", ServingOptions(max_batch_size=1))
+    plane.client.register_application("promised", slo_ms=200)
+    plane.client.link("promised", "steady")
+    plane.client.register_application("promised-default", default_output=[-1], slo_ms=200)
+    plane.client.link("promised-default", "steady")
+    return "steady"
+
+
+def predict_request(target: str, value: Any, **fields: Any) -> query_pb2.PredictRequest:
+    return query_pb2.PredictRequest(target=target, inputs=encode_input(value), **fields)
+
+
+def infer_request(
+    model: str, rows: np.ndarray, request_id: str = "", **parameters: Any
+) -> oip.ModelInferRequest:
+    request = oip.ModelInferRequest(model_name=model, id=request_id)
+    request.inputs.add(name="x", datatype="FP64", shape=rows.shape)
+    request.raw_input_contents.append(rows.astype(np.float64).tobytes())
+    for name, value in parameters.items():
+        request.parameters[name].CopyFrom(value)
+    return request
+
+
+def infer_body(rows: np.ndarray, **parameters: Any) -> dict[str, Any]:
+    tensor = {"name": "x", "datatype": "FP64", "shape": rows.shape, "data": rows.tolist()}
+    return {"inputs": [tensor], "parameters": parameters}
+
+
+def refused(call: Callable[[], object]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as raised:
+        call()
+    return raised.value
+
+
+class TestMetrics:
+    def test_every_query_is_counted_once_by_how_it_was_answered(self, plane: Plane):
+        client = plane.client
+        client.deploy(models.fussy, name="counted", version="7", example=ROW)
+        client.register_application("counting", default_output=[0, 0, 0], slo_ms=20_000)
+        client.link("counting", "counted")
+        client.register_application("unrouted", default_output=0)
+        client.predict_batch("counting", [[1, 2, 3]] * 40)
+        for _ in range(3):
+            prediction = client.predict("counting", [-1, 0, 0])
+            assert prediction.outcome == "DEFAULT_MODEL_ERROR"
+        for _ in range(4):
+            with pytest.raises(errors.ModelFailed):
+                client.predict("counted", [-1, 0, 0])
+        for _ in range(2):
+            assert client.predict("unrouted", 1).outcome == "DEFAULT_NO_REPLICA"
+        rows = np.ones((5, 3))
+        plane.inference.ModelInfer(infer_request("counted", rows), timeout=10)
+        answer = httpx.post(f"{plane.base}/v2/models/counted/infer", json=infer_body(rows))
+        assert answer.status_code == 200
+
+        page = plane.page()
+        total, version = "skysail_queries_total", {"model": "counted", "version": "7"}
+        by_app = page.by("outcome", total, application="counting", **version)
+        assert by_app == {"OK": 40, "DEFAULT_MODEL_ERROR": 3}
+        by_model = page.by("outcome", total, application="", **version)
+        assert by_model == {"OK": 2, "INTERNAL": 4}
+        unrouted = page.by("outcome", total, application="unrouted", model="", version="")
+        assert unrouted == {"DEFAULT_NO_REPLICA": 2}
+
+        latency = "skysail_query_latency_seconds"
+        # An error is no answer, of which there would be a latency.
+        for application, answered in (("counting", 43), ("", 2)):
+            labels = {"application": application, **version}
+            assert page.sum(f"{latency}_count", **labels) == answered
+            assert page.sum(f"{latency}_bucket", le="+Inf", **labels) == answered
+            assert page.sum(f"{latency}_bucket", le="10.0", **labels) == answered
+            assert 0 < page.sum(f"{latency}_sum", **labels) < 10 * answered
+            bounds = [
+                sample.value
+                for sample in page.samples
+                if sample.name == f"{latency}_bucket" and labels.items() <= sample.labels.items()
+            ]
+            assert len(bounds) > 10
+            assert bounds == sorted(bounds)
+
+        asked, asked_rows = 40 + 3 + 4 + 2, 40 + 3 + 4 + 10
+        num_batches = page.sum("skysail_batch_rows_count", **version)
+        assert page.sum("skysail_batch_rows_sum", **version) == asked_rows
+        assert 10 <= num_batches <= asked
+        assert page.sum("skysail_dispatches_total", **version) == num_batches
+        assert page.sum("skysail_compute_seconds_count", **version) == num_batches
+        assert page.sum("skysail_batch_wait_seconds_count", **version) == num_batches
+        assert page.sum("skysail_queue_wait_seconds_count", **version) == asked
+        assert page.sum("skysail_sheds_total", **version) == 0
+        assert page.sum("skysail_queue_rows", **version) == 0
+        (replica,) = client.describe_version("counted").replicas
+        for name, value in (("ready", 1), ("batches_in_flight", 0)):
+            found = page.by("container", f"skysail_replica_{name}", **version)
+            assert found == {replica.container_id: value}
+        assert page.sum("skysail_profile_latency_seconds", rows="1", **version) > 0
+
+    def test_what_is_undeployed_leaves_no_numbers(self, plane: Plane):
+        plane.client.deploy(models.double, name="passing", version="1", example=ROW)
+        plane.client.predict("passing", [1, 2, 3])
+        assert plane.page().sum("skysail_queries_total", model="passing") == 1
+        plane.client.undeploy("passing")
+
+        def is_forgotten() -> bool:
+            return "passing" not in [each.labels.get("model") for each in plane.page().samples]
+
+        eventually(is_forgotten, what="nothing is told of it any more")
+
+    def test_cache_counts_hits_and_misses(self, plane: Plane, untuned: str):
+        client, model = plane.client, untuned
+        client.register_application("cached", slo_ms=20_000)
+        client.link("cached", model)
+        client.register_application("bypassing", slo_ms=20_000)
+        client.link("bypassing", model)
+        client.update_application("bypassing", uses_cache=False)
+        plane.tune(model, ServingOptions(cache_ttl_s=60))
+        before = plane.computed_rows(model)
+        values = [[number, 0.0, 0.5] for number in range(5)]
+        for _ in range(3):
+            for value in values:
+                assert client.predict("cached", value).output[0] == 2 * value[0]
+        assert plane.computed_rows(model) - before == 5
+        # The same for whoever asks, by whatever door.
+        answer = plane.inference.ModelInfer(infer_request(model, np.array(values[4:])), timeout=10)
+        assert np.frombuffer(answer.raw_output_contents[0]).tolist() == [8, 0, 1]
+        for _ in range(2):
+            assert client.predict("bypassing", values[1]).output.tolist() == [2, 0, 1]
+        page = plane.page()
+        results = {
+            name: page.by("result", "skysail_cache_queries_total", application=name, model=model)
+            for name in ("cached", "bypassing", "")
+        }
+        assert results == {"cached": {"miss": 5, "hit": 10}, "bypassing": {}, "": {"hit": 1}}
+        assert page.sum("skysail_batch_rows_sum", model=model) - before == 7
+        assert page.by("outcome", "skysail_queries_total", application="cached") == {"OK": 15}
+        plane.tune(model, ServingOptions())
+        assert client.predict("cached", values[0]).output[0] == 0
+        assert plane.computed_rows(model) - before == 8
+
+    def test_identical_queries_under_way_are_computed_once(self, plane: Plane, napping: str):
+        plane.tune(napping, ServingOptions(policy=PolicyName.EAGER, cache_ttl_s=60))
+        before = plane.computed_rows(napping)
+        try:
+            found = plane.client.predict_batch(napping, [[0.25]] * 8)
+        finally:
+            plane.tune(napping, ServingOptions(policy=PolicyName.EAGER))
+        assert [each.output.tolist() for each in found] == [[0.25]] * 8
+        assert plane.computed_rows(napping) - before == 1
+        results = plane.page().by("result", "skysail_cache_queries_total", model=napping)
+        assert results == {"miss": 1, "shared": 7}
+
+
+@pytest.fixture(scope="class")
+def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """A cluster whose frontend has two workers."""
+    data_dir = tmp_path_factory.mktemp("w")
+    cluster = start_cluster(data_dir, "--workers", "2", "--log-level", "info")
+    try:
+        with cluster.client() as client:
+            client.deploy(models.double, name="double", version="1", example=ROW)
+        yield cluster
+    finally:
+        stopped = skysail_command("down", "--data-dir", str(data_dir))
+        assert stopped.returncode == 0, stopped.stderr
+
+
+class TestWorkers:
+    def test_all_connections_are_answered_and_one_page_counts_all(self, working: RunningCluster):
+        request = predict_request("double", [1.0, 2, 3])
+
+        def ask_grpc(_: int) -> int:
+            # Its own connection, not one that channels to the same address share.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            with grpc.insecure_channel(working.grpc, options) as channel:
+                stub = query_pb2_grpc.QueryServiceStub(channel)
+                answers = [stub.Predict(request, timeout=10) for _ in range(5)]
+            return sum(each.outcome == query_pb2.OUTCOME_OK for each in answers)
+
+        def ask_http(_: int) -> int:
+            with httpx.Client(base_url=f"http://{working.http}", timeout=10) as client:
+                body = infer_body(ROW)
+                answers = [client.post("/v2/models/double/infer", json=body) for _ in range(5)]
+            return sum(each.json()["outputs"][0]["data"] == [2, 2, 2] for each in answers)
+
+        with ThreadPoolExecutor(8) as pool:
+            answered = sum(pool.map(ask_grpc, range(32))) + sum(pool.map(ask_http, range(32)))
+        assert answered == 320
+        page = scrape(working.metrics)
+        assert page.by("outcome", "skysail_queries_total", model="double") == {"OK": 320}
+        assert page.sum("skysail_query_latency_seconds_count", model="double") == 320
+        assert page.sum("skysail_batch_rows_sum", model="double") == 320
+        parts = [scrape(f"127.0.0.1:{worker.metrics_port}") for worker in workers_of(working)]
+        counts = [part.sum("skysail_queries_total", model="double") for part in parts]
+        assert len(counts) == 2
+        assert sum(counts) == 320
+        assert min(counts) > 0
+        # Each is linked to the replica, which is ready all the same.
+        assert page.sum("skysail_replica_ready", model="double") == 1
+
+    def test_a_killed_worker_loses_no_query_and_comes_back(self, working: RunningCluster):
+        clients = [working.client() for _ in range(6)]
+        try:
+            for client in clients:
+                client.predict("double", [1, 2, 3])
+            victim = max(workers_of(working), key=lambda worker: worker.num_clients)
+            assert victim.num_clients > 0
+            with traffic(clients[0], "double", [1, 2, 3], callers=1) as first:
+                seen = [first]
+                with_others = [
+                    traffic(each, "double", [1, 2, 3], callers=1) for each in clients[1:]
+                ]
+                try:
+                    seen += [each.__enter__() for each in with_others]
+                    os.kill(victim.pid, signal.SIGKILL)
+                    for each in seen:
+                        each.wait_for_more(30)
+                finally:
+                    for each in with_others:
+                        each.__exit__(None, None, None)
+        finally:
+            for client in clients:
+                client.close()
+        for each in seen:
+            assert set(each.outcomes) == {"OK"}, each.problems[:3]
+
+        def is_back() -> bool:
+            workers = workers_of(working)
+            return len(workers) == 2 and victim.pid not in [each.pid for each in workers]
+
+        eventually(is_back, what="the worker was started again")
+
+    def test_down_leaves_no_process(self, working: RunningCluster):
+        supervisor = psutil.Process(working.pid)
+        with working.client() as client:
+            (replica,) = client.describe_version("double").replicas
+        family = [
+            supervisor,
+            *supervisor.children(recursive=True),
+            psutil.Process(working.replica_pid(replica.container_id)),
+        ]
+        frontend = working.service_pid("skysail_frontend")
+        assert len([each for each in family if each.is_running() and each.ppid() == frontend]) == 2
+        stopped = skysail_command("down", "--data-dir", str(working.data_dir))
+        assert stopped.returncode == 0, stopped.stderr
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive, alive
+        log = (working.data_dir / "logs" / "working.log").read_text()
+        assert "mistake of ours" not in log, log
+        assert "background task failed" not in log, log
+
+
+@dataclass
+class Worker:
+    pid: int
+    metrics_port: int
+    num_clients: int
+    """Connections to the gRPC port."""
+
+
+def workers_of(cluster: RunningCluster) -> list[Worker]:
+    """Return the workers that listen on the ports of a cluster."""
+    grpc_port, http_port = (int(each.rpartition(":")[2]) for each in (cluster.grpc, cluster.http))
+    found = []
+    for process in psutil.Process(cluster.service_pid("skysail_frontend")).children():
+        try:
+            connections = process.net_connections("tcp4")
+        except psutil.Error:
+            continue
+        listening = {each.laddr.port for each in connections if each.status == "LISTEN"}
+        others = listening - {grpc_port, http_port}
+        if len(others) == 1 and len(listening) == 3:
+            clients = [
+                each
+                for each in connections
+                if each.status == "ESTABLISHED" and each.laddr.port == grpc_port
+            ]
+            found.append(Worker(process.pid, others.pop(), len(clients)))
+    return found
+
+
+class TestShedding:
+    NUM_CALLS = 64
+
+    def burst(self, plane: Plane, target: str) -> list[Any]:
+        """Ask many times at once and return the calls, which have ended."""
+        request = predict_request(target, [BATCH_S])
+        calls = [plane.queries.Predict.future(request, timeout=10) for _ in range(self.NUM_CALLS)]
+        for call in calls:
+            # Waits for the end, whatever it is.
+            call.exception()
+        plane.wait_until_idle("steady")
+        return calls
+
+    def check_refused(self, call: Any, reasons: set[str]) -> None:
+        trailers = dict(call.trailing_metadata())
+        assert trailers["shed-reason"] in reasons
+        assert 0 <= int(trailers["queue-depth"]) <= self.NUM_CALLS
+        assert 1 <= int(trailers["retry-after-ms"]) <= 60_000
+        status = StatusMessage.FromString(trailers["grpc-status-details-bin"])
+        assert status.code == call.code().value[0]
+        assert status.message == call.details()
+        (detail,) = status.details
+        retry = RetryInfo()
+        assert detail.Unpack(retry)
+        assert retry.retry_delay.ToMilliseconds() == int(trailers["retry-after-ms"])
+
+    def test_what_cannot_be_in_time_is_refused_and_told_when_to_retry(self, plane, steady):
+        before = plane.page()
+        calls = self.burst(plane, "promised")
+        codes = Counter(call.code() for call in calls)
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert 1 <= codes[grpc.StatusCode.OK] <= 5
+        for call in calls:
+            if call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                assert "model 'steady:1'" in call.details()
+                self.check_refused(call, {"hopeless", "expired"})
+        after, name = plane.page(), "skysail_sheds_total"
+        sheds = after.sum(name, model=steady) - before.sum(name, model=steady)
+        assert sheds == codes[grpc.StatusCode.DEADLINE_EXCEEDED]
+        name, labels = "skysail_queries_total", {"application": "promised"}
+        outcomes = after.by("outcome", name, **labels)
+        assert outcomes == {"OK": codes[grpc.StatusCode.OK], "DEADLINE_EXCEEDED": sheds}
+
+    @pytest.fixture
+    def short_queue(self, plane: Plane, steady: str) -> Iterator[None]:
+        plane.tune(steady, ServingOptions(max_batch_size=1, max_queue_size=2))
+        yield
+        plane.tune(steady, ServingOptions(max_batch_size=1))
+
+    def test_what_finds_the_queue_full_is_refused(self, plane, steady, short_queue):
+        # By the model's own name, without an SLO: there is time enough, but no room.
+        calls = self.burst(plane, steady)
+        codes = Counter(call.code() for call in calls)
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert codes[grpc.StatusCode.OK] >= 3
+        for call in calls:
+            if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                assert "Exceeds maximum queue size: 2 rows wait" in call.details()
+                self.check_refused(call, {"queue_full"})
+        request = infer_request(steady, np.full((1, 1), BATCH_S))
+        oip_calls = [plane.inference.ModelInfer.future(request, timeout=10) for _ in range(16)]
+        found = [call for call in oip_calls if call.exception() is not None]
+        assert found
+        for call in found:
+            assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            self.check_refused(call, {"queue_full"})
+
+    def post_all(self, plane: Plane, path: str, body: Any) -> list[httpx.Response]:
+        async def post_all() -> list[httpx.Response]:
+            limits = httpx.Limits(max_connections=self.NUM_CALLS)
+            async with httpx.AsyncClient(base_url=plane.base, timeout=10, limits=limits) as client:
+                posts = [client.post(path, json=body) for _ in range(self.NUM_CALLS)]
+                return list(await asyncio.gather(*posts))
+
+        answers = asyncio.run(post_all())
+        plane.wait_until_idle("steady")
+        return answers
+
+    @pytest.mark.parametrize("door", ["/v2/models/promised/infer", "/promised/predict"])
+    def test_rest_tells_when_to_retry(self, plane, steady, door):
+        body = infer_body(np.full((1, 1), BATCH_S)) if "infer" in door else {"input": [BATCH_S]}
+        answers = self.post_all(plane, door, body)
+        statuses = Counter(answer.status_code for answer in answers)
+        assert set(statuses) == {200, 504}
+        for answer in answers:
+            if answer.status_code == 504:
+                assert answer.headers["shed-reason"] in {"hopeless", "expired"}
+                assert int(answer.headers["retry-after"]) >= 1
+                assert int(answer.headers["retry-after-ms"]) >= 1
+                text = answer.json()["error" if "infer" in door else "cause"]
+                assert "model 'steady:1'" in text
+
+    def test_rest_tells_of_a_full_queue(self, plane, steady, short_queue):
+        body = infer_body(np.full((1, 1), BATCH_S))
+        answers = self.post_all(plane, f"/v2/models/{steady}/infer", body)
+        statuses = Counter(answer.status_code for answer in answers)
+        assert set(statuses) == {200, 503}
+        for answer in answers:
+            if answer.status_code == 503:
+                assert answer.headers["shed-reason"] == "queue_full"
+                assert int(answer.headers["retry-after"]) >= 1
+                assert "Exceeds maximum queue size" in answer.json()["error"]
+
+    def test_with_a_default_output_everybody_is_answered_in_time(self, plane, steady):
+        calls = self.burst(plane, "promised-default")
+        assert {call.code() for call in calls} == {grpc.StatusCode.OK}
+        results = [call.result() for call in calls]
+        outcomes = Counter(query_pb2.Outcome.Name(each.outcome) for each in results)
+        assert set(outcomes) == {"OUTCOME_OK", "OUTCOME_DEFAULT_DEADLINE"}
+        for each in results:
+            is_default = each.outcome == query_pb2.OUTCOME_DEFAULT_DEADLINE
+            expected = [-1.0] if is_default else [BATCH_S]
+            assert each.is_default is is_default
+            assert np.frombuffer(each.outputs[0].data).tolist() == expected
+            assert each.timings.total.ToMilliseconds() < 300
+
+    def test_rest_gives_the_default_output_too(self, plane, steady):
+        answers = self.post_all(plane, "/promised-default/predict", {"input": [BATCH_S]})
+        assert {answer.status_code for answer in answers} == {200}
+        outputs = Counter((each.json()["default"], *each.json()["output"]) for each in answers)
+        assert set(outputs) == {(False, BATCH_S), (True, -1)}
+
+    def test_a_full_queue_gives_the_default_output(self, plane, steady, short_queue):
+        calls = self.burst(plane, "promised-default")
+        outcomes = Counter(query_pb2.Outcome.Name(call.result().outcome) for call in calls)
+        assert set(outcomes) <= {
+            "OUTCOME_OK", "OUTCOME_DEFAULT_OVERLOADED", "OUTCOME_DEFAULT_DEADLINE",
+        }  # fmt: skip
+        assert min(outcomes["OUTCOME_OK"], outcomes["OUTCOME_DEFAULT_OVERLOADED"]) > 0
+        body = infer_body(np.full((1, 1), BATCH_S))
+        answers = self.post_all(plane, "/v2/models/promised-default/infer", body)
+        assert {answer.status_code for answer in answers} == {200}
+        found = {each.json().get("parameters", {}).get("skysail_outcome") for each in answers}
+        assert "DEFAULT_OVERLOADED" in found
+
+
+@pytest.fixture(scope="class")
+def paired(plane: Plane) -> str:
+    plane.client.deploy(models.double, name="paired", version="1", example=ROW, num_replicas=2)
+    return "paired"
+
+
+class TestStall:
+    @pytest.mark.parametrize("victim", [0, 1])
+    def test_no_query_is_lost_that_the_other_replica_can_answer(self, plane, paired, victim):
+        client = plane.client
+        for _ in range(20):
+            client.predict(paired, [1, 2, 3])
+        replicas = client.describe_version(paired).replicas
+        pid = plane.cluster.replica_pid(replicas[victim].container_id)
+        with traffic(client, paired, [1, 2, 3], callers=4, timeout_s=3) as seen:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                seen.wait_for_more(300)
+                # One after the other, so that each may find only the stalled one free.
+                for _ in range(20):
+                    assert client.predict(paired, [1, 2, 3], timeout_s=3).outcome == "OK"
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            seen.wait_for_more(50)
+        assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+        # It goes on where it was, and what it answers too late disturbs nobody.
+        plane.wait_until_idle(paired)
+        assert client.describe_version(paired).replicas == replicas
+        assert plane.page().sum("skysail_replica_ready", model=paired) == 2
+
+
+NAP_S = 0.8
+SOON_S = 0.25
+LATER_S = 0.6
+
+
+@pytest.fixture(scope="class")
+def promised(plane: Plane, napping: str) -> str:
+    plane.client.register_application("on-time", slo_ms=LATER_S * 1000)
+    plane.client.link("on-time", napping)
+    return "on-time"
+
+
+@pytest.fixture(scope="class")
+def promised_soon(plane: Plane, napping: str) -> str:
+    plane.client.register_application("on-time-soon", slo_ms=SOON_S * 1000)
+    plane.client.link("on-time-soon", napping)
+    return "on-time-soon"
+
+
+class TestDeadlines:
+    @staticmethod
+    def check_took(begin: float) -> None:
+        # As soon as the sooner bound says, and well before the other would.
+        took_s = time.monotonic() - begin
+        assert SOON_S - 0.02 <= took_s < LATER_S - 0.1, took_s
+
+    @pytest.mark.parametrize("smallest", ["field", "call", "slo"])
+    def test_of_predict(self, plane, promised, promised_soon, smallest):
+        field_s = SOON_S if smallest == "field" else LATER_S
+        call_s = SOON_S if smallest == "call" else LATER_S
+        target = promised_soon if smallest == "slo" else promised
+        request = predict_request(target, [NAP_S], timeout=duration(field_s))
+        begin = time.monotonic()
+        error = refused(lambda: plane.queries.Predict(request, timeout=call_s))
+        self.check_took(begin)
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if smallest != "call":
+            assert "did not answer within 0.25 s" in error.details()
+            assert dict(error.trailing_metadata())["shed-reason"] == "expired"
+
+    @pytest.mark.parametrize("smallest", ["parameter", "call", "slo"])
+    def test_of_model_infer(self, plane, promised, promised_soon, smallest):
+        parameter_s = SOON_S if smallest == "parameter" else LATER_S
+        call_s = SOON_S if smallest == "call" else LATER_S
+        target = promised_soon if smallest == "slo" else promised
+        timeout = oip.InferParameter(int64_param=int(parameter_s * 1e6))
+        request = infer_request(target, np.full((1, 1), NAP_S), timeout=timeout)
+        # The second time by a plan, which must not forget any of it.
+        for _ in range(2):
+            begin = time.monotonic()
+            error = refused(lambda: plane.inference.ModelInfer(request, timeout=call_s))
+            self.check_took(begin)
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if smallest != "call":
+                assert "did not answer within 0.25 s" in error.details()
+
+    @pytest.mark.parametrize("smallest", ["parameter", "header", "slo"])
+    def test_of_rest_v2(self, plane, promised, promised_soon, smallest):
+        parameter_s = SOON_S if smallest == "parameter" else LATER_S
+        header_s = SOON_S if smallest == "header" else LATER_S
+        target = promised_soon if smallest == "slo" else promised
+        begin = time.monotonic()
+        answer = httpx.post(
+            f"{plane.base}/v2/models/{target}/infer",
+            json=infer_body(np.full((1, 1), NAP_S), timeout=int(parameter_s * 1e6)),
+            headers={"skysail-timeout-ms": str(header_s * 1000)},
+        )
+        self.check_took(begin)
+        assert answer.status_code == 504
+        assert "did not answer within 0.25 s" in answer.json()["error"]
+
+    @pytest.mark.parametrize("smallest", ["header", "slo"])
+    def test_of_rest_as_clipper_had_it(self, plane, promised, promised_soon, smallest):
+        header_s = SOON_S if smallest == "header" else LATER_S
+        target = promised_soon if smallest == "slo" else promised
+        begin = time.monotonic()
+        answer = httpx.post(
+            f"{plane.base}/{target}/predict",
+            json={"input": [NAP_S]},
+            headers={"skysail-timeout-ms": str(header_s * 1000)},
+        )
+        self.check_took(begin)
+        assert answer.status_code == 504
+        assert "did not answer within 0.25 s" in answer.json()["cause"]
+
+    def test_of_each_query_of_a_stream(self, plane, promised, promised_soon):
+        requests = [
+            predict_request(promised, [NAP_S], query_id="field", timeout=duration(SOON_S)),
+            predict_request(promised_soon, [NAP_S], query_id="slo"),
+            predict_request(promised, [NAP_S], query_id="never", timeout=duration(-1)),
+        ]
+        begin = time.monotonic()
+        answers = {each.query_id: each for each in plane.queries.PredictStream(iter(requests))}
+        self.check_took(begin)
+        assert answers["field"].error.reason == "DeadlineExceeded"
+        assert answers["slo"].error.reason == "DeadlineExceeded"
+        assert answers["never"].error.reason == "InvalidInput"
+
+    def test_a_query_that_missed_its_deadline_waits_no_longer(self, plane, napping, promised):
+        plane.wait_until_idle(napping)
+        before = plane.computed_rows(napping)
+        first = plane.queries.Predict.future(predict_request(napping, [NAP_S]), timeout=10)
+        eventually(lambda: plane.computed_rows(napping) - before == 1)
+        for target in (napping, promised):
+            request = predict_request(target, [NAP_S])
+            assert refused(lambda r=request: plane.queries.Predict(r, timeout=0.1)).code() is (
+                grpc.StatusCode.DEADLINE_EXCEEDED
+            )
+        eventually(lambda: plane.queued_rows(napping) == 0, timeout_s=0.4)
+        assert not first.done()
+        assert first.result().outcome == query_pb2.OUTCOME_OK
+        assert plane.computed_rows(napping) - before == 1
+
+    def test_what_has_no_time_is_refused_before_the_model_sees_it(self, plane, double):
+        before = plane.computed_rows(double)
+        soon = oip.InferParameter(int64_param=1)
+        error = refused(
+            lambda: plane.inference.ModelInfer(infer_request(double, ROW, timeout=soon), timeout=5)
+        )
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert dict(error.trailing_metadata())["shed-reason"] == "expired"
+        request = predict_request(double, [1.0, 2, 3])
+        for timeout_s in (-1, 0):
+            error = refused(lambda t=timeout_s: plane.queries.Predict(request, timeout=t))
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        headers = {"skysail-timeout-ms": "0.001"}
+        answer = httpx.post(
+            f"{plane.base}/v2/models/{double}/infer", json=infer_body(ROW), headers=headers
+        )
+        assert answer.status_code == 504
+        assert plane.computed_rows(double) == before
+
+    @pytest.mark.parametrize("seconds", [0, -1])
+    def test_impossible_time_outs_of_predict(self, plane, double, seconds):
+        request = predict_request(double, [1.0, 2, 3], timeout=duration(seconds))
+        error = refused(lambda: plane.queries.Predict(request, timeout=10))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details().startswith("timeout must be greater than 0 and at most a year")
+
+    @pytest.mark.parametrize(
+        ("parameter", "message"),
+        [
+            (oip.InferParameter(int64_param=-1), "expected microseconds >= 0."),
+            (oip.InferParameter(string_param="9"), "expected int64_param."),
+            (oip.InferParameter(bool_param=True), "expected int64_param."),
+        ],
+    )
+    def test_impossible_time_outs_of_model_infer(self, plane, double, parameter, message):
+        request = infer_request(double, ROW, timeout=parameter)
+        error = refused(lambda: plane.inference.ModelInfer(request, timeout=10))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "'timeout'" in error.details()
+        assert error.details().endswith(message)
+
+    @pytest.mark.parametrize("value", [-1, "9", True, 1.5])
+    def test_impossible_time_outs_of_rest_v2(self, plane, double, value):
+        body = infer_body(ROW, timeout=value)
+        answer = httpx.post(f"{plane.base}/v2/models/{double}/infer", json=body)
+        assert answer.status_code == 400
+        assert "'timeout'" in answer.json()["error"]
+
+    @pytest.mark.parametrize("value", ["0", "-5", "soon", "nan", "inf", ""])
+    def test_impossible_headers(self, plane, double, promised, value):
+        headers = {"skysail-timeout-ms": value}
+        for path, body, name in (
+            (f"/v2/models/{double}/infer", infer_body(ROW), "error"),
+            (f"/{promised}/predict", {"input": [0.0]}, "cause"),
+        ):
+            answer = httpx.post(f"{plane.base}{path}", json=body, headers=headers)
+            assert answer.status_code == 400
+            message = "header skysail-timeout-ms must be milliseconds greater than 0"
+            assert answer.json()[name] == message
+
+
+NUM_MESSAGES = 10_000
+WIDE = 1024
+"""Numbers of a message that takes 8 KiB."""
+
+
+@pytest.fixture(scope="class")
+def wide(plane: Plane) -> str:
+    plane.client.deploy(models.double, name="wide", version="1", example=np.ones((1, WIDE)))
+    for _ in range(100):
+        plane.client.predict("wide", np.ones(WIDE))
+    return "wide"
+
+
+class TestStreams:
+    @pytest.mark.parametrize("door", ["PredictStream", "ModelStreamInfer"])
+    def test_a_client_that_reads_nothing_costs_no_memory_and_gets_all(self, plane, wide, door):
+        frontend = psutil.Process(plane.cluster.service_pid("skysail_frontend"))
+        num_sent = 0
+
+        def messages() -> Iterator[Any]:
+            nonlocal num_sent
+            value = np.ones((1, WIDE))
+            for number in range(NUM_MESSAGES):
+                value[0, 0] = number
+                num_sent += 1
+                if door == "PredictStream":
+                    yield predict_request(wide, value[0], query_id=str(number))
+                else:
+                    yield infer_request(wide, value, str(number))
+
+        before = plane.page().sum("skysail_queries_total", model=wide)
+        stub = plane.queries if door == "PredictStream" else plane.inference
+        rss = frontend.memory_info().rss
+        call = getattr(stub, door)(messages())
+
+        last, since = -1, time.monotonic()
+
+        def is_stuck() -> bool:
+            nonlocal last, since
+            if num_sent != last:
+                last, since = num_sent, time.monotonic()
+            return time.monotonic() - since > 0.5
+
+        eventually(is_stuck, what="the frontend reads no more")
+        answered = plane.page().sum("skysail_queries_total", model=wide) - before
+        assert 900 <= answered <= 1000
+        assert num_sent < NUM_MESSAGES / 2
+        numbers = set()
+        for answer in call:
+            if door == "PredictStream":
+                tensor = answer.response.outputs[0].data
+                number = int(answer.query_id)
+            else:
+                assert not answer.error_message
+                tensor = answer.infer_response.raw_output_contents[0]
+                number = int(answer.infer_response.id)
+            assert np.frombuffer(tensor, count=1)[0] == 2 * number
+            numbers.add(number)
+        assert num_sent == NUM_MESSAGES
+        assert len(numbers) == NUM_MESSAGES
+        assert call.code() is grpc.StatusCode.OK
+        grown = frontend.memory_info().rss - rss
+        assert grown < 50 * 1024 * 1024, grown
+
+    def test_a_client_that_dies_leaves_nothing_that_waits(self, plane, steady):
+        program = f"""
+            import sys, time, grpc
+            from skysail.predictions import encode_input
+            from skysail_protos.v1 import query_pb2, query_pb2_grpc
+            def requests():
+                for number in range(200):
+                    yield query_pb2.PredictRequest(
+                        query_id=str(number), target="{steady}", inputs=encode_input([{BATCH_S}]))
+                while True:
+                    time.sleep(60)
+            channel = grpc.insecure_channel(sys.argv[1])
+            for answer in query_pb2_grpc.QueryServiceStub(channel).PredictStream(requests()):
+                pass
+        """
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program), plane.cluster.grpc]
+        )
+        try:
+            eventually(lambda: plane.queued_rows(steady) > 150, what="its queries wait")
+        finally:
+            process.kill()
+            process.wait()
+        # Answering all of them would take ten seconds.
+        eventually(lambda: plane.queued_rows(steady) == 0, timeout_s=3)
+        plane.wait_until_idle(steady)
+
+    def test_a_stream_that_is_cancelled_leaves_nothing_that_waits(self, plane, steady):
+        ended = threading.Event()
+
+        def requests() -> Iterator[oip.ModelInferRequest]:
+            for number in range(200):
+                yield infer_request(steady, np.full((1, 1), BATCH_S), str(number))
+            ended.wait(30)
+
+        call = plane.inference.ModelStreamInfer(requests())
+        try:
+            assert next(call).infer_response.outputs[0].name == "output"
+            eventually(lambda: plane.queued_rows(steady) > 150, what="its queries wait")
+        finally:
+            call.cancel()
+            ended.set()
+        eventually(lambda: plane.queued_rows(steady) == 0, timeout_s=3)
+        plane.wait_until_idle(steady)
+
+    def test_an_http_client_that_leaves_takes_its_query_with_it(self, plane, napping):
+        plane.client.register_application("left", slo_ms=20_000)
+        plane.client.link("left", napping)
+        plane.wait_until_idle(napping)
+        before = plane.computed_rows(napping)
+        first = plane.queries.Predict.future(predict_request(napping, [1.0]), timeout=10)
+        eventually(lambda: plane.computed_rows(napping) - before == 1)
+        host, _, port = plane.cluster.http.partition(":")
+        leaving = []
+        for path, body in (
+            (
+                f"/v2/models/{napping}/infer",
+                b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [5]}]}',
+            ),
+            ("/left/predict", b'{"input": [5]}'),
+            ("/left/predict", b'{"input_batch": [[5], [6]]}'),
+        ):
+            connection = socket.create_connection((host, int(port)))
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            leaving.append(connection)
+        eventually(lambda: plane.queued_rows(napping) == 4, what="all wait")
+        for connection in leaving:
+            connection.close()
+        eventually(lambda: plane.queued_rows(napping) == 0, what="none waits")
+        assert not first.done()
+        assert first.result().outcome == query_pb2.OUTCOME_OK
+        plane.wait_until_idle(napping)
+        assert plane.computed_rows(napping) - before == 1
+
+
+@pytest.fixture(scope="class")
+def large(plane: Plane) -> str:
+    plane.client.deploy(blows_up, name="large", version="1", example=np.ones((1, 1)))
+    return "large"
+
+
+class TestUnusualSizesAndValues:
+    def test_nan_is_null_in_json_and_itself_in_protobuf(self, plane: Plane):
+        plane.client.deploy(models.answer_nan, name="nan", version="1", example=ROW)
+        plane.client.register_application("nan-app", slo_ms=20_000)
+        plane.client.link("nan-app", "nan")
+        answer = httpx.post(f"{plane.base}/v2/models/nan/infer", json=infer_body(np.ones((2, 3))))
+        assert answer.json()["outputs"][0]["data"] == [None, None]
+        answer = httpx.post(f"{plane.base}/nan-app/predict", json={"input": [1, 2, 3]})
+        assert answer.status_code == 200
+        assert answer.json()["output"] is None
+        assert answer.json()["default"] is False
+        response = plane.inference.ModelInfer(infer_request("nan", ROW), timeout=10)
+        assert np.isnan(np.frombuffer(response.raw_output_contents[0])).tolist() == [True]
+        assert np.isnan(plane.client.predict("nan", [1, 2, 3]).output)
+
+    LARGE = 70e6
+    """Bytes of an answer that is beyond the limit of 64 MiB."""
+
+    def test_an_answer_that_is_too_large_is_a_clear_error(self, plane, large):
+        rows = np.full((1, 1), self.LARGE)
+        calls: list[Callable[[], object]] = [
+            lambda: plane.queries.Predict(predict_request(large, rows[0]), timeout=20),
+            lambda: plane.inference.ModelInfer(infer_request(large, rows), timeout=20),
+        ]
+        for call in calls:
+            error = refused(call)
+            assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
+            assert "larger than" in error.details()
+            assert "67108864" in error.details()
+        replicas = plane.client.describe_version(large).replicas
+        assert plane.client.predict(large, [3.0]).output == "xxx"
+        assert [each.num_restarts for each in replicas] == [0]
+
+    @pytest.mark.xfail(
+        reason="the answer ends the stream, and all of it is asked again until the time-out",
+        strict=True,
+    )
+    def test_an_answer_that_is_too_large_is_a_clear_error_on_a_stream(self, plane, large):
+        before = plane.computed_rows(large)
+        with pytest.raises(errors.SkysailError, match=r"larger|too large|limit") as raised:
+            plane.client.predict(large, [self.LARGE], timeout_s=3)
+        assert not isinstance(raised.value, errors.DeadlineExceeded)
+        assert plane.computed_rows(large) - before == 1
+
+    def test_a_query_that_is_too_large_is_a_clear_error_and_hurts_no_other(self, plane, double):
+        with traffic(plane.client, double, [1, 2, 3], callers=2, timeout_s=5) as seen:
+            with pytest.raises(errors.InvalidInput, match="the limit is 67108864"):
+                plane.client.predict(double, np.ones(9_000_000), timeout_s=5)
+            seen.wait_for_more(20)
+        assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+
+    def test_no_rows_are_refused(self, plane, double):
+        none = np.ones((0, 3))
+        message = "unexpected shape for input 'x' for model 'double'. Expected [-1,3], got [0,3]"
+        error = refused(lambda: plane.inference.ModelInfer(infer_request(double, none), timeout=10))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert message in error.details()
+        answer = httpx.post(f"{plane.base}/v2/models/{double}/infer", json=infer_body(none))
+        assert answer.status_code == 400
+        assert message in answer.json()["error"]
+        request = predict_request(double, [1.0, 2, 3])
+        request.inputs[0].shape[0] = 0
+        request.inputs[0].data = b""
+        error = refused(lambda: plane.queries.Predict(request, timeout=10))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert message in error.details()
+
+    def test_more_rows_than_may_wait_are_refused(self, plane, untuned):
+        plane.tune(untuned, ServingOptions(max_queue_size=100))
+        fitting = infer_request(untuned, np.ones((100, 3)))
+        answer = plane.inference.ModelInfer(fitting, timeout=10)
+        assert answer.outputs[0].shape == [100, 3]
+        request = infer_request(untuned, np.ones((101, 3)))
+        error = refused(lambda: plane.inference.ModelInfer(request, timeout=10))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "batch-size must be <= 100 for 'double'" in error.details()
+        body = infer_body(np.ones((101, 3)))
+        answer = httpx.post(f"{plane.base}/v2/models/{untuned}/infer", json=body)
+        assert answer.status_code == 400
+        assert "batch-size must be <= 100" in answer.json()["error"]
+        # What was fitting before it was learned is held against the options of now.
+        plane.tune(untuned, ServingOptions(max_queue_size=99))
+        error = refused(lambda: plane.inference.ModelInfer(fitting, timeout=10))
+        assert "batch-size must be <= 99" in error.details()
+
+    def test_many_rows_are_answered_in_order(self, plane, double):
+        rows = np.arange(3000.0).reshape(1000, 3)
+        before = plane.page()
+        answer = plane.inference.ModelInfer(infer_request(double, rows), timeout=20)
+        assert answer.outputs[0].shape == [1000, 3]
+        found = np.frombuffer(answer.raw_output_contents[0]).reshape(1000, 3)
+        assert np.array_equal(found, rows * 2)
+        after = plane.page()
+
+        def grown(name: str, **labels: str) -> float:
+            return after.sum(name, model=double, **labels) - before.sum(
+                name, model=double, **labels
+            )
+
+        assert grown("skysail_queries_total") == 1
+        assert grown("skysail_query_latency_seconds_count") == 1
+        assert grown("skysail_batch_rows_sum") == 1000
+        assert (
+            grown("skysail_batch_rows_count") == grown("skysail_batch_rows_bucket", le="64") >= 16
+        )
+        body = infer_body(rows)
+        answer = httpx.post(f"{plane.base}/v2/models/{double}/infer", json=body, timeout=20)
+        assert answer.json()["outputs"][0]["data"] == (rows * 2).ravel().tolist()
+
+
+OPTIONS = [
+    ServingOptions(policy=PolicyName.HYBRID),
+    ServingOptions(policy=PolicyName.FIXED, max_queue_delay_s=0.002, max_batch_size=8),
+    ServingOptions(policy=PolicyName.AIMD, max_queue_delay_s=0.001),
+    ServingOptions(policy=PolicyName.QUANTILE),
+    ServingOptions(policy=PolicyName.EAGER, priority_step_s=0.5),
+    ServingOptions(max_batch_size=32, preferred_batch_sizes=(4, 8), max_queue_delay_s=0.001),
+    ServingOptions(max_batch_size=1, max_queue_size=500, cache_ttl_s=1.5),
+]
+
+
+class TestTuning:
+    def test_options_are_changed_under_traffic_without_losing_a_query(self, plane, untuned):
+        client = plane.client
+        assert {options.policy for options in OPTIONS} == set(PolicyName)
+        replicas = client.describe_version(untuned).replicas
+        with traffic(client, untuned, [1, 2, 3], callers=4) as seen:
+            for options in OPTIONS:
+                assert client.tune(untuned, options) == options
+                assert client.describe_version(untuned).deployment.serving == options
+                rows = np.arange(90.0).reshape(30, 3)
+                found = client.predict_batch(untuned, rows)
+                assert np.array_equal([each.output for each in found], rows * 2)
+                seen.wait_for_more(20)
+        assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+        assert client.describe_version(untuned).replicas == replicas
+
+    @pytest.mark.xfail(reason="management answers before frontends have applied it", strict=True)
+    def test_options_hold_once_they_are_answered(self, plane, untuned):
+        for number in range(65, 85):
+            plane.client.tune(untuned, ServingOptions(max_queue_size=number))
+            request = infer_request(untuned, np.ones((number, 3)))
+            assert plane.inference.ModelInfer(request, timeout=10).outputs[0].shape[0] == number
+
+    def test_the_policy_decides_about_batches(self, plane, untuned):
+        def reasons() -> dict[str, float]:
+            return plane.page().by("reason", "skysail_dispatches_total", model=untuned)
+
+        delay_s = 0.1
+        for options, reason in (
+            (ServingOptions(policy=PolicyName.EAGER), "eager"),
+            (ServingOptions(policy=PolicyName.FIXED, max_queue_delay_s=delay_s), "delay"),
+            (ServingOptions(policy=PolicyName.FIXED, max_batch_size=1), "full"),
+            (ServingOptions(policy=PolicyName.HYBRID), "single_replica"),
+        ):
+            plane.tune(untuned, options)
+            before = reasons()
+            prediction = plane.client.predict(untuned, [1, 2, 3])
+            after = reasons()
+            changed = {name for name in after if after[name] != before.get(name, 0)}
+            if reason == "single_replica":
+                # Or what the present rate makes of it.
+                assert changed <= {"single_replica", "target", "full"}
+            else:
+                assert changed == {reason}
+            if reason == "delay":
+                assert delay_s <= prediction.timings.queue_s < 0.5
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("max_batch_size", ServingOptions(max_batch_size=0)),
+            ("max_batch_size", ServingOptions(max_batch_size=65_537)),
+            ("preferred_batch_sizes", ServingOptions(preferred_batch_sizes=(8, 4))),
+            ("preferred_batch_sizes", ServingOptions(preferred_batch_sizes=(65,))),
+            ("max_queue_size", ServingOptions(max_queue_size=0)),
+            ("max_queue_delay_s", ServingOptions(max_queue_delay_s=-1)),
+            ("priority_step_s", ServingOptions(priority_step_s=float("nan"))),
+            ("cache_ttl_s", ServingOptions(cache_ttl_s=86_401)),
+        ],
+    )
+    def test_impossible_options_are_refused_by_name(self, plane, double, name, options):
+        before = plane.client.describe_version(double).deployment.serving
+        with pytest.raises(errors.InvalidInput, match=name):
+            plane.client.tune(double, options)
+        assert plane.client.describe_version(double).deployment.serving == before
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("max_batch_size", {"max_batch_size": 65_537}),
+            ("preferred_batch_sizes", {"preferred_batch_sizes": [8, 4]}),
+            ("preferred_batch_sizes", {"preferred_batch_sizes": [0]}),
+            ("max_queue_delay_s", {"max_queue_delay": duration(-1)}),
+            ("max_queue_delay_s", {"max_queue_delay": duration(86_401)}),
+            ("priority_step_s", {"priority_step": duration(-0.1)}),
+            ("cache_ttl_s", {"cache_ttl": duration(-1)}),
+            ("no batching policy has the number 99", {"policy": 99}),
+        ],
+    )
+    def test_management_refuses_impossible_options_too(self, plane, double, name, options):
+        before = plane.client.describe_version(double).deployment.serving
+        with grpc.insecure_channel(plane.cluster.management) as channel:
+            stub = management_pb2_grpc.ManagementServiceStub(channel)
+            request = management_pb2.SetServingOptionsRequest(
+                model=double, serving=routing_pb2.ServingOptions(**options)
+            )
+            error = refused(lambda: stub.SetServingOptions(request, timeout=10))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert name in error.details()
+        assert plane.client.describe_version(double).deployment.serving == before
+
+    def test_what_is_not_deployed_cannot_be_tuned(self, plane, double):
+        with pytest.raises(errors.ModelNotFound, match="nope"):
+            plane.client.tune("nope", ServingOptions())
+        with pytest.raises(errors.ModelNotFound, match="9"):
+            plane.client.tune(double, ServingOptions(), version="9")
+
+    def test_options_survive_a_kill_of_management_and_of_the_frontend(self, plane, untuned):
+        client = plane.client
+        options = replace(OPTIONS[5], cache_ttl_s=60, max_queue_size=77)
+        plane.tune(untuned, options)
+        os.kill(plane.cluster.service_pid("skysail_management"), signal.SIGKILL)
+        eventually(lambda: _is_whole(client), what="management is back")
+        assert client.describe_version(untuned).deployment.serving == options
+        value = [0.25, time.monotonic(), 0.5]
+        for module, expected in ((None, 1), ("skysail_frontend", 1)):
+            if module is not None:
+                os.kill(plane.cluster.service_pid(module), signal.SIGKILL)
+                eventually(lambda: _is_whole(client), what="the frontend is back")
+            before = self.cache_results(plane, untuned)
+            for _ in range(3):
+                assert client.predict(untuned, value, timeout_s=20).outcome == "OK"
+            after = self.cache_results(plane, untuned)
+            assert after["hit"] - before["hit"] == 3 - expected
+            assert after["miss"] - before["miss"] == expected
+            request = infer_request(untuned, np.ones((78, 3)))
+            error = refused(lambda r=request: plane.inference.ModelInfer(r, timeout=10))
+            assert "batch-size must be <= 77" in error.details()
+
+    @staticmethod
+    def cache_results(plane: Plane, model: str) -> Counter[str]:
+        return Counter(plane.page().by("result", "skysail_cache_queries_total", model=model))
+
+
+def _is_whole(client: skysail.Client) -> bool:
+    try:
+        status = client.status()
+    except errors.Unavailable:
+        return False
+    return status.is_store_reachable and len(status.frontends) == 1

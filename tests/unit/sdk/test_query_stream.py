@@ -1,0 +1,397 @@
+"""The client's one stream of queries, against frontends in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from skysail import query_stream
+from skysail.query_stream import QueryStream
+from skysail_common.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    ModelFailed,
+    ModelNotFound,
+    Overloaded,
+    SkysailError,
+    Unavailable,
+)
+from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
+from skysail_protos.v1 import query_pb2, query_pb2_grpc, tensors_pb2
+
+BREAK = query_pb2.PredictStreamResponse()
+"""An answer that ends the stream instead."""
+
+Answer = Callable[[query_pb2.PredictRequest], query_pb2.PredictStreamResponse | None]
+
+
+def well(request: query_pb2.PredictRequest) -> query_pb2.PredictStreamResponse:
+    response = query_pb2.PredictResponse(query_id=request.query_id, model=request.target)
+    return query_pb2.PredictStreamResponse(query_id=request.query_id, response=response)
+
+
+def failing(code: int, message: str, reason: str) -> Answer:
+    def answer(request: query_pb2.PredictRequest) -> query_pb2.PredictStreamResponse:
+        error = query_pb2.QueryError(code=code, message=message, reason=reason)
+        return query_pb2.PredictStreamResponse(query_id=request.query_id, error=error)
+
+    return answer
+
+
+class FakeFrontend(query_pb2_grpc.QueryServiceServicer):
+    """Answers each query of a stream as it is told; None leaves it unanswered."""
+
+    def __init__(self, answer: Answer = well) -> None:
+        self.answer = answer
+        self.asked: list[query_pb2.PredictRequest] = []
+        self.num_streams = 0
+        self.ends_well = False
+        self.endpoint = ""
+        self.send: Any = None
+        self.server = grpc.aio.server()
+        query_pb2_grpc.add_QueryServiceServicer_to_server(self, self.server)
+
+    @property
+    def targets(self) -> list[str]:
+        return [request.target for request in self.asked]
+
+    async def PredictStream(self, requests: AsyncIterator[Any], context: Any) -> None:
+        self.num_streams += 1
+        self.send = context.write
+        async for request in requests:
+            self.asked.append(request)
+            answer = self.answer(request)
+            if answer is BREAK:
+                if not self.ends_well:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+                return
+            if answer is not None:
+                await context.write(answer)
+            if request.target == "last":
+                return
+
+
+@asynccontextmanager
+async def frontend(answer: Answer = well) -> AsyncIterator[FakeFrontend]:
+    fake = FakeFrontend(answer)
+    fake.endpoint = f"127.0.0.1:{fake.server.add_insecure_port('127.0.0.1:0')}"
+    await fake.server.start()
+    try:
+        yield fake
+    finally:
+        await fake.server.stop(None)
+
+
+class Finder:
+    """Finds frontends, as management knows them."""
+
+    def __init__(self, *found: FakeFrontend | str) -> None:
+        self.found = [each if isinstance(each, str) else each.endpoint for each in found]
+        self.num_calls = 0
+        self.failures = 0
+        """How often it is still to fail."""
+
+    async def __call__(self) -> list[str]:
+        self.num_calls += 1
+        if self.failures or not self.found:
+            self.failures = max(0, self.failures - 1)
+            raise Unavailable("no frontend follows management")
+        return self.found
+
+
+@asynccontextmanager
+async def stream_to(*found: FakeFrontend | str) -> AsyncIterator[tuple[QueryStream, Finder]]:
+    finder = Finder(*found)
+    stream = QueryStream(finder)
+    try:
+        yield stream, finder
+    finally:
+        await stream.close()
+
+
+def query(target: str) -> query_pb2.PredictRequest:
+    return query_pb2.PredictRequest(target=target)
+
+
+async def model_of(stream: QueryStream, target: str, timeout_s: float = 10.0) -> str:
+    return (await stream.ask(query(target), timeout_s)).model
+
+
+def asking(stream: QueryStream, *targets: str, timeout_s: float = 10.0) -> list[asyncio.Task[str]]:
+    return [asyncio.create_task(model_of(stream, target, timeout_s)) for target in targets]
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    end = monotonic() + timeout_s
+    while not condition():
+        assert monotonic() < end, "not in time"
+        await asyncio.sleep(0.005)
+
+
+async def test_all_queries_go_on_one_stream_and_answers_come_in_any_order():
+    held: list[query_pb2.PredictRequest] = []
+
+    def last_first(request):
+        held.append(request)
+
+    async with frontend(last_first) as one, stream_to(one) as (stream, finder):
+        tasks = asking(stream, "a", "b", "c")
+        await eventually(lambda: len(held) == 3)
+        for request in reversed(held):
+            await one.send(well(request))
+        assert await asyncio.gather(*tasks) == ["a", "b", "c"]
+        one.answer = well
+        assert await model_of(stream, "d") == "d"
+        assert (one.num_streams, finder.num_calls) == (1, 1)
+
+
+async def test_ids_are_unique_among_clients():
+    async with frontend() as one, stream_to(one) as (first, _), stream_to(one) as (second, _):
+        for stream in (first, second):
+            await asyncio.gather(*asking(stream, *map(str, range(100))))
+        assert len({request.query_id for request in one.asked}) == 200
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_what_is_unanswered_is_asked_again_on_another_frontend(ends_well):
+    def answer(request):
+        return {"answered": well(request), "breaks": BREAK}.get(request.target)
+
+    async with frontend(answer) as one, frontend() as other:
+        one.ends_well = ends_well
+        async with stream_to(one, other) as (stream, finder):
+            assert await model_of(stream, "answered") == "answered"
+            tasks = asking(stream, "held", "too")
+            await eventually(lambda: len(one.asked) == 3)
+            tasks += asking(stream, "breaks")
+            assert await asyncio.gather(*tasks) == ["held", "too", "breaks"]
+            assert other.targets == ["held", "too", "breaks"]
+            assert [each.query_id for each in other.asked] == [
+                each.query_id for each in one.asked[1:]
+            ]
+            # With the time that is left.
+            for before, after in zip(one.asked[1:], other.asked, strict=True):
+                assert 10 > _seconds(before) > _seconds(after) > 8
+            assert (one.num_streams, other.num_streams, finder.num_calls) == (1, 1, 1)
+
+
+def _seconds(request: query_pb2.PredictRequest) -> float:
+    return request.timeout.seconds + request.timeout.nanos / 1e9
+
+
+async def test_a_frontend_that_dies_loses_no_query():
+    async with frontend() as other, frontend(lambda _: None) as one:
+        async with stream_to(one, other) as (stream, _):
+            tasks = asking(stream, *map(str, range(50)))
+            await eventually(lambda: len(one.asked) == 50)
+            await one.server.stop(0)
+            assert await asyncio.gather(*tasks) == list(map(str, range(50)))
+
+
+async def test_the_only_frontend_is_asked_again():
+    answers = iter([BREAK, BREAK])
+    async with frontend(lambda request: next(answers, None) or well(request)) as one:
+        async with stream_to(one) as (stream, finder):
+            assert await model_of(stream, "a") == "a"
+            assert one.targets == ["a"] * 3
+            assert finder.num_calls == 3
+
+
+async def test_a_frontend_that_is_not_reached_is_passed_over(monkeypatch):
+    monkeypatch.setattr(query_stream, "_CONNECT_TIMEOUT_S", 0.1)
+    async with frontend() as other, stream_to("127.0.0.1:1", other) as (stream, _):
+        assert await model_of(stream, "a") == "a"
+
+
+async def test_what_is_answered_or_given_up_is_not_asked_again():
+    async with frontend(lambda _: None) as one, frontend() as other:
+        async with stream_to(one, other) as (stream, _):
+            gone, late, kept = [
+                *asking(stream, "gone"),
+                *asking(stream, "late", timeout_s=0.1),
+                *asking(stream, "kept"),
+            ]
+            await eventually(lambda: len(one.asked) == 3)
+            gone.cancel()
+            await eventually(gone.done)
+            late_at = monotonic() + 0.1
+            await eventually(lambda: monotonic() > late_at)
+            await one.server.stop(0)
+            assert await kept == "kept"
+            # Its time is up, although its caller still hopes for an answer on its way.
+            assert other.targets == ["kept"]
+            with pytest.raises(DeadlineExceeded):
+                await late
+
+
+async def test_nobody_connects_again_before_somebody_asks():
+    async with frontend() as one, stream_to(one) as (stream, finder):
+        assert await model_of(stream, "a") == "a"
+        # An answer that nobody waits for changes nothing.
+        await one.send(well(query("nobody")))
+        assert await model_of(stream, "last") == "last"
+        await eventually(lambda: not _tasks_of_streams())
+        assert (one.num_streams, finder.num_calls) == (1, 1)
+        assert await model_of(stream, "b") == "b"
+        assert (one.num_streams, finder.num_calls) == (2, 2)
+
+
+async def test_nobody_connects_again_for_whom_nobody_waits_any_more(monkeypatch):
+    monkeypatch.setattr(query_stream, "_FIRST_RETRY_S", 0.2)
+    async with frontend(lambda _: BREAK) as one, frontend() as other:
+        async with stream_to(one, other) as (stream, _):
+            (task,) = asking(stream, "a")
+            await eventually(lambda: one.asked)
+            task.cancel()
+            await eventually(lambda: not _tasks_of_streams())
+            assert other.num_streams == 0
+
+
+def _tasks_of_streams() -> list[str]:
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    return [name for name in names if name.startswith("query stream")]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (5, "ModelNotFound", ModelNotFound),
+        (13, "ModelFailed", ModelFailed),
+        # Classes of a newer server are known by their status.
+        (8, "FullerThanFull", Overloaded),
+        (3, "", InvalidInput),
+        (99, "", SkysailError),
+    ],
+)
+async def test_errors_come_as_their_classes_and_the_stream_goes_on(code, reason, kind):
+    fails = failing(code, "this is why", reason)
+    async with frontend(lambda each: fails(each) if each.target == "bad" else well(each)) as one:
+        async with stream_to(one) as (stream, _):
+            bad, good = asking(stream, "bad", "good")
+            with pytest.raises(SkysailError, match=r"^this is why$") as raised:
+                await bad
+            assert type(raised.value) is kind
+            assert await good == "good"
+            assert one.num_streams == 1
+
+
+async def test_without_an_answer_the_time_out_is_an_error(monkeypatch):
+    monkeypatch.setattr(query_stream, "_SLACK_S", 0.05)
+    async with frontend(lambda _: None) as one, stream_to(one) as (stream, _):
+        begin = monotonic()
+        with pytest.raises(DeadlineExceeded, match=r"^no frontend answered within 0\.2 s"):
+            await stream.ask(query("a"), 0.2)
+        assert 0.2 <= monotonic() - begin < 1
+        # An answer that comes too late is for nobody.
+        await one.send(well(one.asked[0]))
+        one.answer = well
+        assert await model_of(stream, "b") == "b"
+        assert one.num_streams == 1
+
+
+async def test_the_time_out_says_why_nobody_was_reached(monkeypatch):
+    monkeypatch.setattr(query_stream, "_CONNECT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(query_stream, "_SLACK_S", 0.05)
+    async with stream_to("127.0.0.1:1") as (stream, _):
+        with pytest.raises(SkysailError, match=r"127\.0\.0\.1:1 is not reached$"):
+            await stream.ask(query("a"), 0.3)
+
+
+async def test_closing_fails_what_is_not_answered():
+    async with frontend(lambda _: None) as one, stream_to(one) as (stream, _):
+        tasks = asking(stream, "a", "b")
+        await eventually(lambda: len(one.asked) == 2)
+        await stream.close()
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, Unavailable)
+            assert error.message == "the client was closed"
+        assert not _tasks_of_streams()
+        # Whoever asks again connects again.
+        one.answer = well
+        assert await model_of(stream, "c") == "c"
+
+
+async def test_closing_while_it_connects_fails_what_waits(monkeypatch):
+    async with stream_to("127.0.0.1:1") as (stream, finder):
+        (task,) = asking(stream, "a")
+        await eventually(lambda: finder.num_calls)
+        await stream.close()
+        with pytest.raises(Unavailable, match="the client was closed"):
+            await task
+
+
+async def test_without_a_frontend_it_fails_at_once():
+    async with frontend() as one, stream_to() as (stream, finder):
+        begin = monotonic()
+        for target in ("a", "b"):
+            with pytest.raises(Unavailable, match=r"^no frontend follows management$"):
+                await stream.ask(query(target), 10)
+        assert monotonic() - begin < 1
+        finder.found = [one.endpoint]
+        assert await model_of(stream, "c") == "c"
+
+
+async def test_after_a_loss_it_waits_a_while_for_a_frontend():
+    async with frontend(lambda _: BREAK) as one, frontend() as other:
+        async with stream_to(one) as (stream, finder):
+            (task,) = asking(stream, "a")
+            await eventually(lambda: one.asked)
+            finder.found, finder.failures = [other.endpoint], 3
+            assert await task == "a"
+            assert finder.num_calls == 5
+
+
+async def test_after_a_loss_it_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(query_stream, "_PATIENCE_S", 0.2)
+    async with frontend(lambda _: BREAK) as one, stream_to(one) as (stream, finder):
+        (task,) = asking(stream, "a")
+        await eventually(lambda: one.asked)
+        lost = monotonic()
+        finder.found = []
+        with pytest.raises(Unavailable, match=r"^no frontend follows management$"):
+            await task
+        assert 0.1 < monotonic() - lost < 2
+
+
+async def test_a_mistake_in_finding_frontends_is_told_and_not_waited_out():
+    async def find() -> list[str]:
+        raise KeyError("oops")
+
+    stream = QueryStream(find)
+    with pytest.raises(SkysailError, match=r"a mistake of the client: KeyError\('oops'\)"):
+        await stream.ask(query("a"), 10)
+    await stream.close()
+
+
+@pytest.mark.parametrize("timeout_s", [1e9, float("inf"), float("nan")])
+async def test_a_time_out_that_is_no_duration_is_refused_and_hurts_no_other(timeout_s):
+    async with frontend() as one, stream_to(one) as (stream, _):
+        assert await model_of(stream, "a") == "a"
+        with pytest.raises(InvalidInput, match="a duration is at most a year"):
+            await stream.ask(query("b"), timeout_s)
+        assert await model_of(stream, "c") == "c"
+        assert (one.targets, one.num_streams) == (["a", "c"], 1)
+
+
+async def test_a_query_that_no_frontend_takes_is_refused_and_hurts_no_other():
+    large = query("b")
+    large.inputs.append(tensors_pb2.Tensor(name="x", data=bytes(MAX_MESSAGE_BYTES)))
+    async with frontend() as one, stream_to(one) as (stream, _):
+        assert await model_of(stream, "a") == "a"
+        with pytest.raises(InvalidInput, match=f"; the limit is {MAX_MESSAGE_BYTES}$"):
+            await stream.ask(large, 10)
+        assert await model_of(stream, "c") == "c"
+        assert (one.targets, one.num_streams) == (["a", "c"], 1)
+
+
+async def test_a_time_out_that_has_passed_ends_at_once_and_is_not_sent(monkeypatch):
+    monkeypatch.setattr(query_stream, "_SLACK_S", 0.0)
+    async with frontend() as one, stream_to(one) as (stream, _):
+        with pytest.raises(DeadlineExceeded):
+            await stream.ask(query("a"), -1)
+        assert await model_of(stream, "b") == "b"
+        assert one.targets == ["b"]
