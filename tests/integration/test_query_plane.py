@@ -126,7 +126,7 @@ class Plane:
 
     def tune(self, model: str, options: ServingOptions) -> None:
         """Tune and return once the frontend serves so."""
-        self.plane.tune(model, options)
+        self.client.tune(model, options)
 
         def holds() -> bool:
             content = (self.cluster.data_dir / "routes.snapshot").read_bytes()
@@ -276,16 +276,32 @@ class TestMetrics:
             assert found == {replica.container_id: value}
         assert page.sum("skysail_profile_latency_seconds", rows="1", **version) > 0
 
+    @staticmethod
+    def wait_until_forgotten(plane: Plane, model: str) -> None:
+        def is_forgotten() -> bool:
+            return model not in [each.labels.get("model") for each in plane.page().samples]
+
+        eventually(is_forgotten, timeout_s=1, what="nothing is told of it any more")
+
     def test_what_is_undeployed_leaves_no_numbers(self, plane: Plane):
-        plane.client.deploy(models.double, name="passing", version="1", example=ROW)
-        plane.client.predict("passing", [1, 2, 3])
+        plane.client.deploy(naps, name="passing", version="1", example=np.zeros((1, 1)))
+        plane.client.predict("passing", [0])
         assert plane.page().sum("skysail_queries_total", model="passing") == 1
         plane.client.undeploy("passing")
+        self.wait_until_forgotten(plane, "passing")
 
-        def is_forgotten() -> bool:
-            return "passing" not in [each.labels.get("model") for each in plane.page().samples]
-
-        eventually(is_forgotten, what="nothing is told of it any more")
+    @pytest.mark.xfail(reason="what is settled after the version is gone is counted", strict=True)
+    def test_what_is_undeployed_under_way_leaves_no_numbers(self, plane: Plane):
+        plane.client.deploy(naps, name="leaving", version="1", example=np.zeros((1, 1)))
+        request = predict_request("leaving", [0.3])
+        under_way = plane.queries.Predict.future(request, timeout=10)
+        eventually(lambda: plane.computed_rows("leaving") == 1)
+        waiting = plane.queries.Predict.future(request, timeout=10)
+        eventually(lambda: plane.queued_rows("leaving") == 1)
+        plane.client.undeploy("leaving")
+        assert waiting.exception().code() is grpc.StatusCode.NOT_FOUND
+        assert under_way.result().outcome == query_pb2.OUTCOME_OK
+        self.wait_until_forgotten(plane, "leaving")
 
     def test_cache_counts_hits_and_misses(self, plane: Plane, untuned: str):
         client, model = plane.client, untuned
@@ -341,8 +357,10 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
             client.deploy(models.double, name="double", version="1", example=ROW)
         yield cluster
     finally:
-        stopped = skysail_command("down", "--data-dir", str(data_dir))
-        assert stopped.returncode == 0, stopped.stderr
+        # The last test has stopped it.
+        if psutil.pid_exists(cluster.pid):
+            stopped = skysail_command("down", "--data-dir", str(data_dir))
+            assert stopped.returncode == 0, stopped.stderr
 
 
 class TestWorkers:
@@ -425,7 +443,7 @@ class TestWorkers:
         assert stopped.returncode == 0, stopped.stderr
         _, alive = psutil.wait_procs(family, timeout=10)
         assert not alive, alive
-        log = (working.data_dir / "logs" / "working.log").read_text()
+        log = (working.data_dir / "logs" / "cluster.log").read_text()
         assert "mistake of ours" not in log, log
         assert "background task failed" not in log, log
 
@@ -444,7 +462,7 @@ def workers_of(cluster: RunningCluster) -> list[Worker]:
     found = []
     for process in psutil.Process(cluster.service_pid("skysail_frontend")).children():
         try:
-            connections = process.net_connections("tcp4")
+            connections = process.net_connections("tcp")
         except psutil.Error:
             continue
         listening = {each.laddr.port for each in connections if each.status == "LISTEN"}
@@ -801,8 +819,8 @@ class TestDeadlines:
 
 
 NUM_MESSAGES = 10_000
-WIDE = 1024
-"""Numbers of a message that takes 8 KiB."""
+WIDE = 512
+"""Numbers of a message that takes 4 KiB."""
 
 
 @pytest.fixture(scope="class")
@@ -845,8 +863,8 @@ class TestStreams:
 
         eventually(is_stuck, what="the frontend reads no more")
         answered = plane.page().sum("skysail_queries_total", model=wide) - before
-        assert 900 <= answered <= 1000
-        assert num_sent < NUM_MESSAGES / 2
+        # As many as a stream may hold, and what fits into the windows of the transport.
+        assert 900 <= answered <= num_sent < NUM_MESSAGES / 2
         numbers = set()
         for answer in call:
             if door == "PredictStream":
@@ -965,16 +983,11 @@ class TestUnusualSizesAndValues:
     """Bytes of an answer that is beyond the limit of 64 MiB."""
 
     def test_an_answer_that_is_too_large_is_a_clear_error(self, plane, large):
-        rows = np.full((1, 1), self.LARGE)
-        calls: list[Callable[[], object]] = [
-            lambda: plane.queries.Predict(predict_request(large, rows[0]), timeout=20),
-            lambda: plane.inference.ModelInfer(infer_request(large, rows), timeout=20),
-        ]
-        for call in calls:
-            error = refused(call)
-            assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
-            assert "larger than" in error.details()
-            assert "67108864" in error.details()
+        request = infer_request(large, np.full((1, 1), self.LARGE))
+        error = refused(lambda: plane.inference.ModelInfer(request, timeout=20))
+        assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
+        assert "larger than" in error.details()
+        assert "67108864" in error.details()
         replicas = plane.client.describe_version(large).replicas
         assert plane.client.predict(large, [3.0]).output == "xxx"
         assert [each.num_restarts for each in replicas] == [0]
@@ -986,7 +999,7 @@ class TestUnusualSizesAndValues:
     def test_an_answer_that_is_too_large_is_a_clear_error_on_a_stream(self, plane, large):
         before = plane.computed_rows(large)
         with pytest.raises(errors.SkysailError, match=r"larger|too large|limit") as raised:
-            plane.client.predict(large, [self.LARGE], timeout_s=3)
+            plane.client.predict(large, [self.LARGE], timeout_s=1.5)
         assert not isinstance(raised.value, errors.DeadlineExceeded)
         assert plane.computed_rows(large) - before == 1
 
@@ -1171,20 +1184,25 @@ class TestTuning:
         os.kill(plane.cluster.service_pid("skysail_management"), signal.SIGKILL)
         eventually(lambda: _is_whole(client), what="management is back")
         assert client.describe_version(untuned).deployment.serving == options
+        self.check_held(plane, untuned)
+        frontend = plane.cluster.service_pid("skysail_frontend")
+        os.kill(frontend, signal.SIGKILL)
+        eventually(lambda: _is_linked(plane, untuned, frontend), what="the frontend is back")
+        self.check_held(plane, untuned)
+
+    def check_held(self, plane: Plane, model: str) -> None:
+        """Return if the model caches and takes 77 rows."""
         value = [0.25, time.monotonic(), 0.5]
-        for module, expected in ((None, 1), ("skysail_frontend", 1)):
-            if module is not None:
-                os.kill(plane.cluster.service_pid(module), signal.SIGKILL)
-                eventually(lambda: _is_whole(client), what="the frontend is back")
-            before = self.cache_results(plane, untuned)
-            for _ in range(3):
-                assert client.predict(untuned, value, timeout_s=20).outcome == "OK"
-            after = self.cache_results(plane, untuned)
-            assert after["hit"] - before["hit"] == 3 - expected
-            assert after["miss"] - before["miss"] == expected
-            request = infer_request(untuned, np.ones((78, 3)))
-            error = refused(lambda r=request: plane.inference.ModelInfer(r, timeout=10))
-            assert "batch-size must be <= 77" in error.details()
+        before = self.cache_results(plane, model)
+        for _ in range(3):
+            assert plane.client.predict(model, value, timeout_s=20).outcome == "OK"
+        after = self.cache_results(plane, model)
+        assert after - before == {"miss": 1, "hit": 2}
+        request = infer_request(model, np.ones((78, 3)))
+        error = refused(
+            lambda: plane.inference.ModelInfer(request, timeout=10, wait_for_ready=True)
+        )
+        assert "batch-size must be <= 77" in error.details()
 
     @staticmethod
     def cache_results(plane: Plane, model: str) -> Counter[str]:
@@ -1197,3 +1215,12 @@ def _is_whole(client: skysail.Client) -> bool:
     except errors.Unavailable:
         return False
     return status.is_store_reachable and len(status.frontends) == 1
+
+
+def _is_linked(plane: Plane, model: str, old_pid: int) -> bool:
+    """Tell whether another frontend runs and is linked to the model's replica."""
+    try:
+        pid = plane.cluster.service_pid("skysail_frontend")
+        return pid != old_pid and plane.page().sum("skysail_replica_ready", model=model) == 1
+    except (AssertionError, httpx.TransportError, psutil.NoSuchProcess):
+        return False
