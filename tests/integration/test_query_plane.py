@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,9 @@ from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic
 
 ROW = np.ones((1, 3))
+NUM_MESSAGES = 10_000
+WIDE = 512
+"""Numbers of a message that takes 4 KiB."""
 BATCH_S = 0.05
 """What a batch of the model `steady` takes, whatever its size."""
 
@@ -97,9 +101,9 @@ class Page:
 
 
 def scrape(endpoint: str) -> Page:
-    answer = httpx.get(f"http://{endpoint}/metrics", timeout=10)
-    assert answer.status_code == 200
-    return Page(answer.text)
+    # Quicker than httpx, whose every client reads all certificates: this is done all the time.
+    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=10) as page:
+        return Page(page.read().decode())
 
 
 @dataclass
@@ -109,11 +113,11 @@ class Plane:
     cluster: RunningCluster
     client: skysail.Client
     channel: grpc.Channel
+    http: httpx.Client
 
     def __post_init__(self) -> None:
         self.queries = query_pb2_grpc.QueryServiceStub(self.channel)
         self.inference = oip_grpc.GRPCInferenceServiceStub(self.channel)
-        self.base = f"http://{self.cluster.http}"
 
     def page(self) -> Page:
         return scrape(self.cluster.metrics)
@@ -148,15 +152,34 @@ class Plane:
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     with running_cluster(tmp_path_factory.mktemp("q"), "--log-level", "info") as cluster:
+        asyncio.run(deploy_all(cluster))
         # Answers of any size are taken: the server's limit is what counts.
         options = [("grpc.max_receive_message_length", -1)]
-        with cluster.client() as client, grpc.insecure_channel(cluster.grpc, options) as channel:
-            yield Plane(cluster, client, channel)
+        with (
+            cluster.client() as client,
+            grpc.insecure_channel(cluster.grpc, options) as channel,
+            httpx.Client(base_url=f"http://{cluster.http}", verify=False, timeout=20) as http,
+        ):
+            yield Plane(cluster, client, channel, http)
+
+
+async def deploy_all(cluster: RunningCluster) -> None:
+    """Deploy what many tests ask, at the same time."""
+    async with skysail.AsyncClient(cluster.management) as client:
+        await asyncio.gather(
+            client.deploy(models.double, name="double", version="1", example=ROW),
+            client.deploy(models.double, name="paired", version="1", example=ROW, num_replicas=2),
+            client.deploy(models.double, name="wide", version="1", example=np.ones((1, WIDE))),
+            client.deploy(models.fussy, name="counted", version="7", example=ROW),
+            client.deploy(models.answer_nan, name="nan", version="1", example=ROW),
+            client.deploy(naps, name="napping", version="1", example=np.zeros((1, 1))),
+            client.deploy(blows_up, name="large", version="1", example=np.ones((1, 1))),
+            client.deploy(naps, name="steady", version="1", example=np.full((1, 1), BATCH_S)),
+        )
 
 
 @pytest.fixture(scope="module")
-def double(plane: Plane) -> str:
-    plane.client.deploy(models.double, name="double", version="1", example=ROW)
+def double() -> str:
     return "double"
 
 
@@ -170,7 +193,6 @@ def untuned(plane: Plane, double: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def napping(plane: Plane) -> str:
     """A model that takes as long as it is told, and whose queries are never given up before."""
-    plane.client.deploy(naps, name="napping", version="1", example=np.zeros((1, 1)))
     plane.tune("napping", ServingOptions(policy=PolicyName.EAGER))
     return "napping"
 
@@ -178,8 +200,6 @@ def napping(plane: Plane) -> str:
 @pytest.fixture(scope="module")
 def steady(plane: Plane) -> str:
     """A model that answers one row at a time, 20 in a second."""
-    example = np.full((1, 1), BATCH_S)
-    plane.client.deploy(naps, name="steady", version="1", example=example)
     plane.tune("steady", ServingOptions(max_batch_size=1))
     plane.client.register_application("promised", slo_ms=200)
     plane.client.link("promised", "steady")
@@ -217,7 +237,6 @@ def refused(call: Callable[[], object]) -> grpc.RpcError:
 class TestMetrics:
     def test_every_query_is_counted_once_by_how_it_was_answered(self, plane: Plane):
         client = plane.client
-        client.deploy(models.fussy, name="counted", version="7", example=ROW)
         client.register_application("counting", default_output=[0, 0, 0], slo_ms=20_000)
         client.link("counting", "counted")
         client.register_application("unrouted", default_output=0)
@@ -232,7 +251,7 @@ class TestMetrics:
             assert client.predict("unrouted", 1).outcome == "DEFAULT_NO_REPLICA"
         rows = np.ones((5, 3))
         plane.inference.ModelInfer(infer_request("counted", rows), timeout=10)
-        answer = httpx.post(f"{plane.base}/v2/models/counted/infer", json=infer_body(rows))
+        answer = plane.http.post("/v2/models/counted/infer", json=infer_body(rows))
         assert answer.status_code == 200
 
         page = plane.page()
@@ -281,7 +300,7 @@ class TestMetrics:
         def is_forgotten() -> bool:
             return model not in [each.labels.get("model") for each in plane.page().samples]
 
-        eventually(is_forgotten, timeout_s=1, what="nothing is told of it any more")
+        eventually(is_forgotten, timeout_s=0.5, what="nothing is told of it any more")
 
     def test_what_is_undeployed_leaves_no_numbers(self, plane: Plane):
         plane.client.deploy(naps, name="passing", version="1", example=np.zeros((1, 1)))
@@ -290,7 +309,6 @@ class TestMetrics:
         plane.client.undeploy("passing")
         self.wait_until_forgotten(plane, "passing")
 
-    @pytest.mark.xfail(reason="what is settled after the version is gone is counted", strict=True)
     def test_what_is_undeployed_under_way_leaves_no_numbers(self, plane: Plane):
         plane.client.deploy(naps, name="leaving", version="1", example=np.zeros((1, 1)))
         request = predict_request("leaving", [0.3])
@@ -376,7 +394,7 @@ class TestWorkers:
             return sum(each.outcome == query_pb2.OUTCOME_OK for each in answers)
 
         def ask_http(_: int) -> int:
-            with httpx.Client(base_url=f"http://{working.http}", timeout=10) as client:
+            with httpx.Client(base_url=f"http://{working.http}", verify=False) as client:
                 body = infer_body(ROW)
                 answers = [client.post("/v2/models/double/infer", json=body) for _ in range(5)]
             return sum(each.json()["outputs"][0]["data"] == [2, 2, 2] for each in answers)
@@ -547,7 +565,9 @@ class TestShedding:
     def post_all(self, plane: Plane, path: str, body: Any) -> list[httpx.Response]:
         async def post_all() -> list[httpx.Response]:
             limits = httpx.Limits(max_connections=self.NUM_CALLS)
-            async with httpx.AsyncClient(base_url=plane.base, timeout=10, limits=limits) as client:
+            async with httpx.AsyncClient(
+                base_url=plane.http.base_url, verify=False, timeout=10, limits=limits
+            ) as client:
                 posts = [client.post(path, json=body) for _ in range(self.NUM_CALLS)]
                 return list(await asyncio.gather(*posts))
 
@@ -613,40 +633,34 @@ class TestShedding:
         assert "DEFAULT_OVERLOADED" in found
 
 
-@pytest.fixture(scope="class")
-def paired(plane: Plane) -> str:
-    plane.client.deploy(models.double, name="paired", version="1", example=ROW, num_replicas=2)
-    return "paired"
-
-
 class TestStall:
     @pytest.mark.parametrize("victim", [0, 1])
-    def test_no_query_is_lost_that_the_other_replica_can_answer(self, plane, paired, victim):
+    def test_no_query_is_lost_that_the_other_replica_can_answer(self, plane, victim):
         client = plane.client
         for _ in range(20):
-            client.predict(paired, [1, 2, 3])
-        replicas = client.describe_version(paired).replicas
+            client.predict("paired", [1, 2, 3])
+        replicas = client.describe_version("paired").replicas
         pid = plane.cluster.replica_pid(replicas[victim].container_id)
-        with traffic(client, paired, [1, 2, 3], callers=4, timeout_s=3) as seen:
+        with traffic(client, "paired", [1, 2, 3], callers=4, timeout_s=3) as seen:
             os.kill(pid, signal.SIGSTOP)
             try:
                 seen.wait_for_more(300)
                 # One after the other, so that each may find only the stalled one free.
                 for _ in range(20):
-                    assert client.predict(paired, [1, 2, 3], timeout_s=3).outcome == "OK"
+                    assert client.predict("paired", [1, 2, 3], timeout_s=3).outcome == "OK"
             finally:
                 os.kill(pid, signal.SIGCONT)
             seen.wait_for_more(50)
         assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
         # It goes on where it was, and what it answers too late disturbs nobody.
-        plane.wait_until_idle(paired)
-        assert client.describe_version(paired).replicas == replicas
-        assert plane.page().sum("skysail_replica_ready", model=paired) == 2
+        plane.wait_until_idle("paired")
+        assert client.describe_version("paired").replicas == replicas
+        assert plane.page().sum("skysail_replica_ready", model="paired") == 2
 
 
 NAP_S = 0.8
-SOON_S = 0.25
-LATER_S = 0.6
+SOON_S = 0.2
+LATER_S = 0.5
 
 
 @pytest.fixture(scope="class")
@@ -681,7 +695,7 @@ class TestDeadlines:
         self.check_took(begin)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         if smallest != "call":
-            assert "did not answer within 0.25 s" in error.details()
+            assert "did not answer within 0.2 s" in error.details()
             assert dict(error.trailing_metadata())["shed-reason"] == "expired"
 
     @pytest.mark.parametrize("smallest", ["parameter", "call", "slo"])
@@ -698,7 +712,7 @@ class TestDeadlines:
             self.check_took(begin)
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             if smallest != "call":
-                assert "did not answer within 0.25 s" in error.details()
+                assert "did not answer within 0.2 s" in error.details()
 
     @pytest.mark.parametrize("smallest", ["parameter", "header", "slo"])
     def test_of_rest_v2(self, plane, promised, promised_soon, smallest):
@@ -706,28 +720,28 @@ class TestDeadlines:
         header_s = SOON_S if smallest == "header" else LATER_S
         target = promised_soon if smallest == "slo" else promised
         begin = time.monotonic()
-        answer = httpx.post(
-            f"{plane.base}/v2/models/{target}/infer",
+        answer = plane.http.post(
+            f"/v2/models/{target}/infer",
             json=infer_body(np.full((1, 1), NAP_S), timeout=int(parameter_s * 1e6)),
             headers={"skysail-timeout-ms": str(header_s * 1000)},
         )
         self.check_took(begin)
         assert answer.status_code == 504
-        assert "did not answer within 0.25 s" in answer.json()["error"]
+        assert "did not answer within 0.2 s" in answer.json()["error"]
 
     @pytest.mark.parametrize("smallest", ["header", "slo"])
     def test_of_rest_as_clipper_had_it(self, plane, promised, promised_soon, smallest):
         header_s = SOON_S if smallest == "header" else LATER_S
         target = promised_soon if smallest == "slo" else promised
         begin = time.monotonic()
-        answer = httpx.post(
-            f"{plane.base}/{target}/predict",
+        answer = plane.http.post(
+            f"/{target}/predict",
             json={"input": [NAP_S]},
             headers={"skysail-timeout-ms": str(header_s * 1000)},
         )
         self.check_took(begin)
         assert answer.status_code == 504
-        assert "did not answer within 0.25 s" in answer.json()["cause"]
+        assert "did not answer within 0.2 s" in answer.json()["cause"]
 
     def test_of_each_query_of_a_stream(self, plane, promised, promised_soon):
         requests = [
@@ -770,8 +784,8 @@ class TestDeadlines:
             error = refused(lambda t=timeout_s: plane.queries.Predict(request, timeout=t))
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         headers = {"skysail-timeout-ms": "0.001"}
-        answer = httpx.post(
-            f"{plane.base}/v2/models/{double}/infer", json=infer_body(ROW), headers=headers
+        answer = plane.http.post(
+            f"/v2/models/{double}/infer", json=infer_body(ROW), headers=headers
         )
         assert answer.status_code == 504
         assert plane.computed_rows(double) == before
@@ -801,7 +815,7 @@ class TestDeadlines:
     @pytest.mark.parametrize("value", [-1, "9", True, 1.5])
     def test_impossible_time_outs_of_rest_v2(self, plane, double, value):
         body = infer_body(ROW, timeout=value)
-        answer = httpx.post(f"{plane.base}/v2/models/{double}/infer", json=body)
+        answer = plane.http.post(f"/v2/models/{double}/infer", json=body)
         assert answer.status_code == 400
         assert "'timeout'" in answer.json()["error"]
 
@@ -812,20 +826,14 @@ class TestDeadlines:
             (f"/v2/models/{double}/infer", infer_body(ROW), "error"),
             (f"/{promised}/predict", {"input": [0.0]}, "cause"),
         ):
-            answer = httpx.post(f"{plane.base}{path}", json=body, headers=headers)
+            answer = plane.http.post(f"{path}", json=body, headers=headers)
             assert answer.status_code == 400
             message = "header skysail-timeout-ms must be milliseconds greater than 0"
             assert answer.json()[name] == message
 
 
-NUM_MESSAGES = 10_000
-WIDE = 512
-"""Numbers of a message that takes 4 KiB."""
-
-
 @pytest.fixture(scope="class")
 def wide(plane: Plane) -> str:
-    plane.client.deploy(models.double, name="wide", version="1", example=np.ones((1, WIDE)))
     for _ in range(100):
         plane.client.predict("wide", np.ones(WIDE))
     return "wide"
@@ -958,20 +966,13 @@ class TestStreams:
         assert plane.computed_rows(napping) - before == 1
 
 
-@pytest.fixture(scope="class")
-def large(plane: Plane) -> str:
-    plane.client.deploy(blows_up, name="large", version="1", example=np.ones((1, 1)))
-    return "large"
-
-
 class TestUnusualSizesAndValues:
     def test_nan_is_null_in_json_and_itself_in_protobuf(self, plane: Plane):
-        plane.client.deploy(models.answer_nan, name="nan", version="1", example=ROW)
         plane.client.register_application("nan-app", slo_ms=20_000)
         plane.client.link("nan-app", "nan")
-        answer = httpx.post(f"{plane.base}/v2/models/nan/infer", json=infer_body(np.ones((2, 3))))
+        answer = plane.http.post("/v2/models/nan/infer", json=infer_body(np.ones((2, 3))))
         assert answer.json()["outputs"][0]["data"] == [None, None]
-        answer = httpx.post(f"{plane.base}/nan-app/predict", json={"input": [1, 2, 3]})
+        answer = plane.http.post("/nan-app/predict", json={"input": [1, 2, 3]})
         assert answer.status_code == 200
         assert answer.json()["output"] is None
         assert answer.json()["default"] is False
@@ -982,26 +983,22 @@ class TestUnusualSizesAndValues:
     LARGE = 70e6
     """Bytes of an answer that is beyond the limit of 64 MiB."""
 
-    def test_an_answer_that_is_too_large_is_a_clear_error(self, plane, large):
-        request = infer_request(large, np.full((1, 1), self.LARGE))
+    def test_an_answer_that_is_too_large_is_a_clear_error(self, plane):
+        request = infer_request("large", np.full((1, 1), self.LARGE))
         error = refused(lambda: plane.inference.ModelInfer(request, timeout=20))
         assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
         assert "larger than" in error.details()
         assert "67108864" in error.details()
-        replicas = plane.client.describe_version(large).replicas
-        assert plane.client.predict(large, [3.0]).output == "xxx"
+        replicas = plane.client.describe_version("large").replicas
+        assert plane.client.predict("large", [3.0]).output == "xxx"
         assert [each.num_restarts for each in replicas] == [0]
 
-    @pytest.mark.xfail(
-        reason="the answer ends the stream, and all of it is asked again until the time-out",
-        strict=True,
-    )
-    def test_an_answer_that_is_too_large_is_a_clear_error_on_a_stream(self, plane, large):
-        before = plane.computed_rows(large)
+    def test_an_answer_that_is_too_large_is_a_clear_error_on_a_stream(self, plane):
+        before = plane.computed_rows("large")
         with pytest.raises(errors.SkysailError, match=r"larger|too large|limit") as raised:
-            plane.client.predict(large, [self.LARGE], timeout_s=1.5)
+            plane.client.predict("large", [self.LARGE], timeout_s=1.5)
         assert not isinstance(raised.value, errors.DeadlineExceeded)
-        assert plane.computed_rows(large) - before == 1
+        assert plane.computed_rows("large") - before == 1
 
     def test_a_query_that_is_too_large_is_a_clear_error_and_hurts_no_other(self, plane, double):
         with traffic(plane.client, double, [1, 2, 3], callers=2, timeout_s=5) as seen:
@@ -1016,7 +1013,7 @@ class TestUnusualSizesAndValues:
         error = refused(lambda: plane.inference.ModelInfer(infer_request(double, none), timeout=10))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert message in error.details()
-        answer = httpx.post(f"{plane.base}/v2/models/{double}/infer", json=infer_body(none))
+        answer = plane.http.post(f"/v2/models/{double}/infer", json=infer_body(none))
         assert answer.status_code == 400
         assert message in answer.json()["error"]
         request = predict_request(double, [1.0, 2, 3])
@@ -1036,7 +1033,7 @@ class TestUnusualSizesAndValues:
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "batch-size must be <= 100 for 'double'" in error.details()
         body = infer_body(np.ones((101, 3)))
-        answer = httpx.post(f"{plane.base}/v2/models/{untuned}/infer", json=body)
+        answer = plane.http.post(f"/v2/models/{untuned}/infer", json=body)
         assert answer.status_code == 400
         assert "batch-size must be <= 100" in answer.json()["error"]
         # What was fitting before it was learned is held against the options of now.
@@ -1065,7 +1062,7 @@ class TestUnusualSizesAndValues:
             grown("skysail_batch_rows_count") == grown("skysail_batch_rows_bucket", le="64") >= 16
         )
         body = infer_body(rows)
-        answer = httpx.post(f"{plane.base}/v2/models/{double}/infer", json=body, timeout=20)
+        answer = plane.http.post(f"/v2/models/{double}/infer", json=body, timeout=20)
         assert answer.json()["outputs"][0]["data"] == (rows * 2).ravel().tolist()
 
 
@@ -1096,7 +1093,6 @@ class TestTuning:
         assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
         assert client.describe_version(untuned).replicas == replicas
 
-    @pytest.mark.xfail(reason="management answers before frontends have applied it", strict=True)
     def test_options_hold_once_they_are_answered(self, plane, untuned):
         for number in range(65, 85):
             plane.client.tune(untuned, ServingOptions(max_queue_size=number))
@@ -1222,5 +1218,5 @@ def _is_linked(plane: Plane, model: str, old_pid: int) -> bool:
     try:
         pid = plane.cluster.service_pid("skysail_frontend")
         return pid != old_pid and plane.page().sum("skysail_replica_ready", model=model) == 1
-    except (AssertionError, httpx.TransportError, psutil.NoSuchProcess):
+    except (AssertionError, OSError, psutil.NoSuchProcess):
         return False

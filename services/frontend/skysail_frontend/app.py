@@ -51,7 +51,8 @@ async def run(settings: FrontendSettings) -> None:
     directory = Directory(dispatcher, grpc_transport.connect, settings.snapshot_file)
     ids = grpc_query.QueryIds()
     is_ready = directory.has_routes.is_set
-    streams = Streams(dispatcher, settings.max_stream_queries)
+    max_bytes = settings.max_message_mib * 1024 * 1024
+    streams = Streams(dispatcher, settings.max_stream_queries, max_bytes)
     inference = grpc_inference.GrpcInference(
         dispatcher,
         settings.server_name,
@@ -60,7 +61,6 @@ async def run(settings: FrontendSettings) -> None:
         has_triton_errors=settings.has_triton_errors,
     )
     queries = grpc_query.GrpcQuery(dispatcher, ids, streams)
-    max_bytes = settings.max_message_mib * 1024 * 1024
     server = GrpcServer(
         [grpc_inference.SERVICE, grpc_query.SERVICE],
         max_message_bytes=max_bytes,

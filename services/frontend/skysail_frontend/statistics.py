@@ -87,7 +87,9 @@ class Statistics:
         key = (application.name if application else "", version.name if version else None)
         target = self.targets.get(key)
         if target is None:
-            target = self.targets[key] = TargetStatistics()
+            target = TargetStatistics()
+            if version is None or version.name in self.versions:
+                self.targets[key] = target
         return target
 
     def cache(self, query: Query, result: str) -> None:

@@ -171,10 +171,15 @@ class GrpcInference:
         name = str(next(self._numbers))
 
         def settle(query: Query, prediction: Prediction) -> None:
-            if prediction.error is not None:
-                answer = _stream_error(query.query_id, self._error(query, prediction.error))
-            else:
+            error = prediction.error
+            if error is None:
                 answer = streamed(asked.answer(query, prediction))
+                try:
+                    session.check_size(answer)
+                except SkysailError as too_large:
+                    error = too_large
+            if error is not None:
+                answer = _stream_error(query.query_id, self._error(query, error))
             session.answer(name, answer)
 
         try:

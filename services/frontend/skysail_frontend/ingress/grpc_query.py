@@ -93,13 +93,18 @@ class GrpcQuery:
         query_id = ""
 
         def settle(query: Query, prediction: Prediction) -> None:
-            if prediction.error is not None:
-                answer = _stream_error(query.query_id, prediction.error)
-            else:
+            error = prediction.error
+            if error is None:
                 answer = pb.PredictStreamResponse(
                     query_id=query.query_id, response=_response(query, prediction)
-                )
-            session.answer(query.query_id, answer.SerializeToString())
+                ).SerializeToString()
+                try:
+                    session.check_size(answer)
+                except SkysailError as too_large:
+                    error = too_large
+            if error is not None:
+                answer = _stream_error(query.query_id, error).SerializeToString()
+            session.answer(query.query_id, answer)
 
         try:
             request = _parse(message)

@@ -236,7 +236,8 @@ class Deployments:
             assert deployment is not None
             changed = deployment.model_copy(update={"serving": serving})
             await self._records.commit([self._records.deployments.put(name, changed)])
-        self._reconciler.changed(record.model_version)
+        # Returns once every frontend decides by it.
+        await self._reconciler.routing_changed()
         return changed
 
     def replicas(self, model: str, version: str, index: int | None) -> Sequence[Container]:
