@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import skysail
 from skysail import errors
 from skysail.predictions import encode_input
-from skysail_common.rpc.messages import duration, serving_from_proto
+from skysail_common.rpc.messages import duration
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
@@ -128,18 +130,6 @@ class Plane:
     def queued_rows(self, model: str) -> float:
         return self.page().sum("skysail_queue_rows", model=model)
 
-    def tune(self, model: str, options: ServingOptions) -> None:
-        """Tune and return once the frontend serves so."""
-        self.client.tune(model, options)
-
-        def holds() -> bool:
-            content = (self.cluster.data_dir / "routes.snapshot").read_bytes()
-            versions = routing_pb2.RoutingSnapshot.FromString(content).versions
-            (serving,) = [each.serving for each in versions if each.model == model]
-            return serving_from_proto(serving, options.max_batch_size) == options
-
-        eventually(holds, what=f"the frontend serves {model} with {options}")
-
     def wait_until_idle(self, model: str) -> None:
         def is_idle() -> bool:
             page = self.page()
@@ -187,20 +177,20 @@ def double() -> str:
 def untuned(plane: Plane, double: str) -> Iterator[str]:
     """A model whose options a test may change."""
     yield double
-    plane.tune(double, ServingOptions())
+    plane.client.tune(double, ServingOptions())
 
 
 @pytest.fixture(scope="module")
 def napping(plane: Plane) -> str:
     """A model that takes as long as it is told, and whose queries are never given up before."""
-    plane.tune("napping", ServingOptions(policy=PolicyName.EAGER))
+    plane.client.tune("napping", ServingOptions(policy=PolicyName.EAGER))
     return "napping"
 
 
 @pytest.fixture(scope="module")
 def steady(plane: Plane) -> str:
     """A model that answers one row at a time, 20 in a second."""
-    plane.tune("steady", ServingOptions(max_batch_size=1))
+    plane.client.tune("steady", ServingOptions(max_batch_size=1))
     plane.client.register_application("promised", slo_ms=200)
     plane.client.link("promised", "steady")
     plane.client.register_application("promised-default", default_output=[-1], slo_ms=200)
@@ -295,31 +285,22 @@ class TestMetrics:
             assert found == {replica.container_id: value}
         assert page.sum("skysail_profile_latency_seconds", rows="1", **version) > 0
 
-    @staticmethod
-    def wait_until_forgotten(plane: Plane, model: str) -> None:
-        def is_forgotten() -> bool:
-            return model not in [each.labels.get("model") for each in plane.page().samples]
-
-        eventually(is_forgotten, timeout_s=0.5, what="nothing is told of it any more")
-
     def test_what_is_undeployed_leaves_no_numbers(self, plane: Plane):
-        plane.client.deploy(naps, name="passing", version="1", example=np.zeros((1, 1)))
-        plane.client.predict("passing", [0])
-        assert plane.page().sum("skysail_queries_total", model="passing") == 1
-        plane.client.undeploy("passing")
-        self.wait_until_forgotten(plane, "passing")
-
-    def test_what_is_undeployed_under_way_leaves_no_numbers(self, plane: Plane):
         plane.client.deploy(naps, name="leaving", version="1", example=np.zeros((1, 1)))
-        request = predict_request("leaving", [0.3])
+        request = predict_request("leaving", [0.8])
         under_way = plane.queries.Predict.future(request, timeout=10)
         eventually(lambda: plane.computed_rows("leaving") == 1)
         waiting = plane.queries.Predict.future(request, timeout=10)
         eventually(lambda: plane.queued_rows("leaving") == 1)
         plane.client.undeploy("leaving")
+        # Both are settled when the version is gone already.
         assert waiting.exception().code() is grpc.StatusCode.NOT_FOUND
         assert under_way.result().outcome == query_pb2.OUTCOME_OK
-        self.wait_until_forgotten(plane, "leaving")
+
+        def is_forgotten() -> bool:
+            return "leaving" not in [each.labels.get("model") for each in plane.page().samples]
+
+        eventually(is_forgotten, timeout_s=1, what="nothing is told of it any more")
 
     def test_cache_counts_hits_and_misses(self, plane: Plane, untuned: str):
         client, model = plane.client, untuned
@@ -328,7 +309,7 @@ class TestMetrics:
         client.register_application("bypassing", slo_ms=20_000)
         client.link("bypassing", model)
         client.update_application("bypassing", uses_cache=False)
-        plane.tune(model, ServingOptions(cache_ttl_s=60))
+        plane.client.tune(model, ServingOptions(cache_ttl_s=60))
         before = plane.computed_rows(model)
         values = [[number, 0.0, 0.5] for number in range(5)]
         for _ in range(3):
@@ -343,22 +324,22 @@ class TestMetrics:
         page = plane.page()
         results = {
             name: page.by("result", "skysail_cache_queries_total", application=name, model=model)
-            for name in ("cached", "bypassing", "")
+            for name in ("cached", "bypassing")
         }
-        assert results == {"cached": {"miss": 5, "hit": 10}, "bypassing": {}, "": {"hit": 1}}
+        assert results == {"cached": {"miss": 5, "hit": 10}, "bypassing": {}}
         assert page.sum("skysail_batch_rows_sum", model=model) - before == 7
         assert page.by("outcome", "skysail_queries_total", application="cached") == {"OK": 15}
-        plane.tune(model, ServingOptions())
+        plane.client.tune(model, ServingOptions())
         assert client.predict("cached", values[0]).output[0] == 0
         assert plane.computed_rows(model) - before == 8
 
     def test_identical_queries_under_way_are_computed_once(self, plane: Plane, napping: str):
-        plane.tune(napping, ServingOptions(policy=PolicyName.EAGER, cache_ttl_s=60))
+        plane.client.tune(napping, ServingOptions(policy=PolicyName.EAGER, cache_ttl_s=60))
         before = plane.computed_rows(napping)
         try:
             found = plane.client.predict_batch(napping, [[0.25]] * 8)
         finally:
-            plane.tune(napping, ServingOptions(policy=PolicyName.EAGER))
+            plane.client.tune(napping, ServingOptions(policy=PolicyName.EAGER))
         assert [each.output.tolist() for each in found] == [[0.25]] * 8
         assert plane.computed_rows(napping) - before == 1
         results = plane.page().by("result", "skysail_cache_queries_total", model=napping)
@@ -415,28 +396,19 @@ class TestWorkers:
         assert page.sum("skysail_replica_ready", model="double") == 1
 
     def test_a_killed_worker_loses_no_query_and_comes_back(self, working: RunningCluster):
-        clients = [working.client() for _ in range(6)]
-        try:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(working.client()) for _ in range(6)]
             for client in clients:
                 client.predict("double", [1, 2, 3])
             victim = max(workers_of(working), key=lambda worker: worker.num_clients)
             assert victim.num_clients > 0
-            with traffic(clients[0], "double", [1, 2, 3], callers=1) as first:
-                seen = [first]
-                with_others = [
-                    traffic(each, "double", [1, 2, 3], callers=1) for each in clients[1:]
-                ]
-                try:
-                    seen += [each.__enter__() for each in with_others]
-                    os.kill(victim.pid, signal.SIGKILL)
-                    for each in seen:
-                        each.wait_for_more(30)
-                finally:
-                    for each in with_others:
-                        each.__exit__(None, None, None)
-        finally:
-            for client in clients:
-                client.close()
+            seen = [
+                stack.enter_context(traffic(client, "double", [1, 2, 3], callers=1))
+                for client in clients
+            ]
+            os.kill(victim.pid, signal.SIGKILL)
+            for each in seen:
+                each.wait_for_more(30)
         for each in seen:
             assert set(each.outcomes) == {"OK"}, each.problems[:3]
 
@@ -535,14 +507,17 @@ class TestShedding:
         sheds = after.sum(name, model=steady) - before.sum(name, model=steady)
         assert sheds == codes[grpc.StatusCode.DEADLINE_EXCEEDED]
         name, labels = "skysail_queries_total", {"application": "promised"}
-        outcomes = after.by("outcome", name, **labels)
+        outcomes = Counter(after.by("outcome", name, **labels))
+        outcomes.subtract(before.by("outcome", name, **labels))
         assert outcomes == {"OK": codes[grpc.StatusCode.OK], "DEADLINE_EXCEEDED": sheds}
 
     @pytest.fixture
     def short_queue(self, plane: Plane, steady: str) -> Iterator[None]:
-        plane.tune(steady, ServingOptions(max_batch_size=1, max_queue_size=2))
+        # Nothing is hopeless by this policy.
+        options = ServingOptions(policy=PolicyName.EAGER, max_batch_size=1, max_queue_size=2)
+        plane.client.tune(steady, options)
         yield
-        plane.tune(steady, ServingOptions(max_batch_size=1))
+        plane.client.tune(steady, ServingOptions(max_batch_size=1))
 
     def test_what_finds_the_queue_full_is_refused(self, plane, steady, short_queue):
         # By the model's own name, without an SLO: there is time enough, but no room.
@@ -611,7 +586,7 @@ class TestShedding:
             expected = [-1.0] if is_default else [BATCH_S]
             assert each.is_default is is_default
             assert np.frombuffer(each.outputs[0].data).tolist() == expected
-            assert each.timings.total.ToMilliseconds() < 300
+            assert each.timings.total.ToMilliseconds() < 400
 
     def test_rest_gives_the_default_output_too(self, plane, steady):
         answers = self.post_all(plane, "/promised-default/predict", {"input": [BATCH_S]})
@@ -637,23 +612,31 @@ class TestStall:
     @pytest.mark.parametrize("victim", [0, 1])
     def test_no_query_is_lost_that_the_other_replica_can_answer(self, plane, victim):
         client = plane.client
-        for _ in range(20):
-            client.predict("paired", [1, 2, 3])
-        replicas = client.describe_version("paired").replicas
-        pid = plane.cluster.replica_pid(replicas[victim].container_id)
-        with traffic(client, "paired", [1, 2, 3], callers=4, timeout_s=3) as seen:
+
+        def ask(_: int) -> str:
+            try:
+                return client.predict("paired", [1, 2, 3], timeout_s=3).outcome
+            except errors.SkysailError as error:
+                return repr(error)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert set(pool.map(ask, range(50))) == {"OK"}
+            replicas = client.describe_version("paired").replicas
+            container = replicas[victim].container_id
+            pid = plane.cluster.replica_pid(container)
             os.kill(pid, signal.SIGSTOP)
             try:
-                seen.wait_for_more(300)
-                # One after the other, so that each may find only the stalled one free.
-                for _ in range(20):
-                    assert client.predict("paired", [1, 2, 3], timeout_s=3).outcome == "OK"
+                # All end before it goes on: what it holds is answered by the other.
+                outcomes = Counter(pool.map(ask, range(300)))
+                page = plane.page()
             finally:
                 os.kill(pid, signal.SIGCONT)
-            seen.wait_for_more(50)
-        assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
-        # It goes on where it was, and what it answers too late disturbs nobody.
-        plane.wait_until_idle("paired")
+            assert set(outcomes) == {"OK"}, outcomes
+            held = page.by("container", "skysail_replica_batches_in_flight", model="paired")
+            assert held[container] >= 1
+            # What it answers too late disturbs nobody.
+            plane.wait_until_idle("paired")
+            assert set(pool.map(ask, range(50))) == {"OK"}
         assert client.describe_version("paired").replicas == replicas
         assert plane.page().sum("skysail_replica_ready", model="paired") == 2
 
@@ -993,12 +976,23 @@ class TestUnusualSizesAndValues:
         assert plane.client.predict("large", [3.0]).output == "xxx"
         assert [each.num_restarts for each in replicas] == [0]
 
-    def test_an_answer_that_is_too_large_is_a_clear_error_on_a_stream(self, plane):
+    def test_an_answer_that_is_too_large_for_a_stream_is_one_error_on_it(self, plane):
         before = plane.computed_rows("large")
-        with pytest.raises(errors.SkysailError, match=r"larger|too large|limit") as raised:
-            plane.client.predict("large", [self.LARGE], timeout_s=1.5)
-        assert not isinstance(raised.value, errors.DeadlineExceeded)
-        assert plane.computed_rows("large") - before == 1
+        message = r"the answer is \d+ bytes; the limit is 67108864"
+        with traffic(plane.client, "double", [1, 2, 3], callers=2) as seen:
+            with pytest.raises(errors.ModelFailed, match=message):
+                plane.client.predict("large", [self.LARGE])
+            seen.wait_for_more(20)
+        assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
+        requests = [
+            infer_request("large", np.full((1, 1), size), str(index))
+            for index, size in enumerate((3, self.LARGE, 4))
+        ]
+        answers = list(plane.inference.ModelStreamInfer(iter(requests), timeout=20))
+        found = {each.infer_response.id: each.error_message for each in answers}
+        assert (found["0"], found["2"]) == ("", "")
+        assert re.search(message, found["1"])
+        assert plane.computed_rows("large") - before == 4
 
     def test_a_query_that_is_too_large_is_a_clear_error_and_hurts_no_other(self, plane, double):
         with traffic(plane.client, double, [1, 2, 3], callers=2, timeout_s=5) as seen:
@@ -1024,7 +1018,7 @@ class TestUnusualSizesAndValues:
         assert message in error.details()
 
     def test_more_rows_than_may_wait_are_refused(self, plane, untuned):
-        plane.tune(untuned, ServingOptions(max_queue_size=100))
+        plane.client.tune(untuned, ServingOptions(max_queue_size=100))
         fitting = infer_request(untuned, np.ones((100, 3)))
         answer = plane.inference.ModelInfer(fitting, timeout=10)
         assert answer.outputs[0].shape == [100, 3]
@@ -1037,7 +1031,7 @@ class TestUnusualSizesAndValues:
         assert answer.status_code == 400
         assert "batch-size must be <= 100" in answer.json()["error"]
         # What was fitting before it was learned is held against the options of now.
-        plane.tune(untuned, ServingOptions(max_queue_size=99))
+        plane.client.tune(untuned, ServingOptions(max_queue_size=99))
         error = refused(lambda: plane.inference.ModelInfer(fitting, timeout=10))
         assert "batch-size must be <= 99" in error.details()
 
@@ -1110,7 +1104,7 @@ class TestTuning:
             (ServingOptions(policy=PolicyName.FIXED, max_batch_size=1), "full"),
             (ServingOptions(policy=PolicyName.HYBRID), "single_replica"),
         ):
-            plane.tune(untuned, options)
+            plane.client.tune(untuned, options)
             before = reasons()
             prediction = plane.client.predict(untuned, [1, 2, 3])
             after = reasons()
@@ -1176,7 +1170,7 @@ class TestTuning:
     def test_options_survive_a_kill_of_management_and_of_the_frontend(self, plane, untuned):
         client = plane.client
         options = replace(OPTIONS[5], cache_ttl_s=60, max_queue_size=77)
-        plane.tune(untuned, options)
+        plane.client.tune(untuned, options)
         os.kill(plane.cluster.service_pid("skysail_management"), signal.SIGKILL)
         eventually(lambda: _is_whole(client), what="management is back")
         assert client.describe_version(untuned).deployment.serving == options
