@@ -67,9 +67,9 @@ def in_a_script(function):
 
 @in_a_script
 def naps(x):
-    """Sleep as long as the largest number says."""
-    time.sleep(float(x.max()))
-    return x
+    """Sleep as long as the largest number says; what is less than nothing is no number."""
+    time.sleep(max(0.0, float(x.max())))
+    return np.where(x < 0, np.nan, x)
 
 
 @in_a_script
@@ -161,7 +161,6 @@ async def deploy_all(cluster: RunningCluster) -> None:
             client.deploy(models.double, name="paired", version="1", example=ROW, num_replicas=2),
             client.deploy(models.double, name="wide", version="1", example=np.ones((1, WIDE))),
             client.deploy(models.fussy, name="counted", version="7", example=ROW),
-            client.deploy(models.answer_nan, name="nan", version="1", example=ROW),
             client.deploy(naps, name="napping", version="1", example=np.zeros((1, 1))),
             client.deploy(blows_up, name="large", version="1", example=np.ones((1, 1))),
             client.deploy(naps, name="steady", version="1", example=np.full((1, 1), BATCH_S)),
@@ -287,7 +286,7 @@ class TestMetrics:
 
     def test_what_is_undeployed_leaves_no_numbers(self, plane: Plane):
         plane.client.deploy(naps, name="leaving", version="1", example=np.zeros((1, 1)))
-        request = predict_request("leaving", [0.8])
+        request = predict_request("leaving", [0.6])
         under_way = plane.queries.Predict.future(request, timeout=10)
         eventually(lambda: plane.computed_rows("leaving") == 1)
         waiting = plane.queries.Predict.future(request, timeout=10)
@@ -831,13 +830,17 @@ class TestStreams:
         def messages() -> Iterator[Any]:
             nonlocal num_sent
             value = np.ones((1, WIDE))
+            # One message, which is serialized before it is changed.
+            asked, inferred = predict_request(wide, value[0]), infer_request(wide, value)
             for number in range(NUM_MESSAGES):
                 value[0, 0] = number
                 num_sent += 1
                 if door == "PredictStream":
-                    yield predict_request(wide, value[0], query_id=str(number))
+                    asked.query_id, asked.inputs[0].data = str(number), value.tobytes()
+                    yield asked
                 else:
-                    yield infer_request(wide, value, str(number))
+                    inferred.id, inferred.raw_input_contents[0] = str(number), value.tobytes()
+                    yield inferred
 
         before = plane.page().sum("skysail_queries_total", model=wide)
         stub = plane.queries if door == "PredictStream" else plane.inference
@@ -950,18 +953,20 @@ class TestStreams:
 
 
 class TestUnusualSizesAndValues:
-    def test_nan_is_null_in_json_and_itself_in_protobuf(self, plane: Plane):
+    def test_nan_is_null_in_json_and_itself_in_protobuf(self, plane: Plane, napping: str):
         plane.client.register_application("nan-app", slo_ms=20_000)
-        plane.client.link("nan-app", "nan")
-        answer = plane.http.post("/v2/models/nan/infer", json=infer_body(np.ones((2, 3))))
-        assert answer.json()["outputs"][0]["data"] == [None, None]
-        answer = plane.http.post("/nan-app/predict", json={"input": [1, 2, 3]})
+        plane.client.link("nan-app", napping)
+        body = infer_body(np.array([[-1.0], [0.0], [-1.0]]))
+        answer = plane.http.post(f"/v2/models/{napping}/infer", json=body)
+        assert answer.json()["outputs"][0]["data"] == [None, 0, None]
+        answer = plane.http.post("/nan-app/predict", json={"input": [-1]})
         assert answer.status_code == 200
-        assert answer.json()["output"] is None
+        assert answer.json()["output"] == [None]
         assert answer.json()["default"] is False
-        response = plane.inference.ModelInfer(infer_request("nan", ROW), timeout=10)
+        request = infer_request(napping, np.full((1, 1), -1.0))
+        response = plane.inference.ModelInfer(request, timeout=10)
         assert np.isnan(np.frombuffer(response.raw_output_contents[0])).tolist() == [True]
-        assert np.isnan(plane.client.predict("nan", [1, 2, 3]).output)
+        assert np.isnan(plane.client.predict(napping, [-1]).output).tolist() == [True]
 
     LARGE = 70e6
     """Bytes of an answer that is beyond the limit of 64 MiB."""
