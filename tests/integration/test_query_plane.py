@@ -741,7 +741,7 @@ class TestDeadlines:
     def test_a_query_that_missed_its_deadline_waits_no_longer(self, plane, napping, promised):
         plane.wait_until_idle(napping)
         before = plane.computed_rows(napping)
-        first = plane.queries.Predict.future(predict_request(napping, [NAP_S]), timeout=10)
+        first = plane.queries.Predict.future(predict_request(napping, [1.2]), timeout=10)
         eventually(lambda: plane.computed_rows(napping) - before == 1)
         for target in (napping, promised):
             request = predict_request(target, [NAP_S])

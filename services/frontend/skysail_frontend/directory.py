@@ -169,7 +169,7 @@ class Directory:
 
     def _keep(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
         if self._snapshot_file is not None:
-            temporary = self._snapshot_file.with_suffix(".new")
+            temporary = self._snapshot_file.with_name(f"{self._snapshot_file.name}.new")
             try:
                 temporary.write_bytes(snapshot.SerializeToString())
                 temporary.replace(self._snapshot_file)

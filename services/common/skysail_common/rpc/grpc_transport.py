@@ -225,6 +225,10 @@ class _GrpcLink:
         except asyncio.InvalidStateError:
             # Writing to a stream that has just ended; the reader tells why.
             pass
+        except Exception:
+            # A reader that ended unseen would leave every query on this link to its deadline.
+            log.exception("link failed by a mistake of ours")
+            self._lost("a mistake of ours", has_died=True)
 
     def _lost(self, reason: str, has_died: bool) -> None:
         observer, self._observer = self._observer, None
