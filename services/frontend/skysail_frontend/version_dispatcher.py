@@ -256,6 +256,7 @@ class VersionDispatcher:
         self.statistics.compute_s.observe(compute_s)
         self.statistics.batch_wait_s.observe(max(0.0, now - batch.sent - compute_s))
         self._compute_s += 0.1 * (compute_s - self._compute_s)
+        self.batcher.returns.answered(batch.rows, batch.expected_s, now)
         if is_whole:
             latency_s = max(compute_s, now - batch.sent - wait_s)
             head = batch.queries[0]

@@ -18,6 +18,7 @@ from skysail_frontend.batching.policies import (
     Situation,
     make_policy,
 )
+from skysail_frontend.batching.returns import Returns
 from skysail_frontend.query import Query
 
 NOW = 100.0
@@ -67,14 +68,14 @@ def test_eager_sends_at_once_whatever_waits(query):
 
 @pytest.mark.parametrize("name", [name for name in PolicyName if name is not PolicyName.HYBRID])
 def test_only_hybrid_refuses(name):
-    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate())
+    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate(), Returns())
     assert policy.admits(head(slo_s=0.001), 10_000, 1)
     assert policy.plan(head(left_s=0.001), situation(1000)) is not None
 
 
 @pytest.mark.parametrize("name", PolicyName)
 def test_the_policy_is_the_one_that_the_options_name(name):
-    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate())
+    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate(), Returns())
     assert type(policy).__name__ == f"{name.value.title()}Policy"
 
 
@@ -224,9 +225,15 @@ def test_quantile_knows_no_limit_before_it_has_learned():
 # Hybrid.
 
 
-def hybrid(rows_per_s: float = 0.0, profile: LatencyProfile | None = None, **options: object):
+def hybrid(
+    rows_per_s: float = 0.0,
+    profile: LatencyProfile | None = None,
+    returns: Returns | None = None,
+    **options: object,
+):
     profile = linear() if profile is None else profile
-    return HybridPolicy(ServingOptions(**options), profile, SteadyRate(rows_per_s))
+    returns = Returns() if returns is None else returns
+    return HybridPolicy(ServingOptions(**options), profile, SteadyRate(rows_per_s), returns)
 
 
 def test_hybrid_without_a_deadline_is_eager():
@@ -392,3 +399,54 @@ def test_hybrid_admits_more_behind_less_and_with_more_replicas(slo_s, num_replic
 @given(st.floats(0.0106, 0.5), st.integers(1, 16))
 def test_hybrid_admits_what_is_in_time_alone(slo_s, num_replicas):
     assert hybrid().admits(head(slo_s=slo_s), 0, num_replicas)
+
+
+# Callers in a loop.
+
+
+def returned(rows: int, took_s: float, *, now: float = NOW) -> Returns:
+    """Return what is learned where whole batches came back in the time, and one was answered now."""
+    returns = Returns()
+    for index in range(20, 0, -1):
+        returns.answered(rows, 0.05, now - index)
+        returns.arrived(rows, now - index + took_s)
+    returns.answered(rows, 0.05, now)
+    return returns
+
+
+def test_one_replica_waits_for_those_it_has_just_answered():
+    plan = hybrid(1e6, returns=returned(8, 0.002)).plan(
+        head(slo_s=1.0), situation(8, num_replicas=1)
+    )
+    assert NOW + 0.002 < plan.hold_until < NOW + 0.004
+    assert plan.reason is DispatchReason.SINGLE_REPLICA
+
+
+def test_it_waits_no_longer_once_they_are_there():
+    returns = returned(8, 0.002)
+    returns.arrived(8, NOW)
+    plan = hybrid(returns=returns).plan(head(slo_s=1.0), situation(16, num_replicas=1))
+    assert plan.hold_until <= NOW
+
+
+def test_it_does_not_wait_where_waiting_gains_less_than_it_costs():
+    policy = hybrid(returns=returned(1, 0.009))
+    assert policy.plan(head(slo_s=1.0), situation(20, num_replicas=1)).hold_until <= NOW
+
+
+def test_it_does_not_wait_where_the_larger_batch_would_be_late():
+    policy = hybrid(returns=returned(8, 0.002))
+    late = head(left_s=line(16) + 0.001, slo_s=1.0)
+    assert policy.plan(late, situation(8, num_replicas=1)).hold_until <= NOW
+
+
+def test_several_replicas_do_not_wait_for_what_one_has_answered():
+    returns = returned(8, 0.002)
+    plan = hybrid(1e6, returns=returns).plan(head(slo_s=0.05), situation(64, num_replicas=2))
+    assert plan.hold_until <= NOW
+
+
+def test_callers_in_a_loop_without_a_deadline_are_waited_for_too():
+    plan = hybrid(returns=returned(8, 0.002)).plan(head(slo_s=NEVER), situation(8, num_replicas=1))
+    assert plan.hold_until > NOW
+    assert plan.reason is DispatchReason.EAGER

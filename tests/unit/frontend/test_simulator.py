@@ -91,3 +91,24 @@ def test_the_same_seed_gives_the_same_report():
     report = simulate(POLICIES["hybrid"], workload)
     assert simulate(POLICIES["hybrid"], workload) == report
     assert simulate(POLICIES["hybrid"], replace(workload, seed=2)) != report
+
+
+@pytest.mark.parametrize("num_callers", [4, 16, 64])
+def test_callers_in_a_loop_end_up_in_one_batch(num_callers):
+    workload = Workload(
+        rows_per_s=0.0,
+        slo_s=0.2,
+        latency=lambda rows: 0.009 + 0.0002 * rows,
+        num_replicas=1,
+        num_queries=4_000,
+        num_callers=num_callers,
+        return_s=0.0005,
+    )
+    held, eager = (
+        simulate(ServingOptions(policy=policy), workload)
+        for policy in (PolicyName.HYBRID, PolicyName.EAGER)
+    )
+    assert held.mean_batch_size > 0.8 * num_callers
+    # Two cohorts, each with half of the callers.
+    assert eager.mean_batch_size < 0.6 * num_callers
+    assert held.mean_latency_s < 0.8 * eager.mean_latency_s

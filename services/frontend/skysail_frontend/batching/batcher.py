@@ -12,6 +12,7 @@ from skysail_frontend.batching.policies import (
     Situation,
     make_policy,
 )
+from skysail_frontend.batching.returns import Returns
 from skysail_frontend.query import DEFAULT_PRIORITY, Query
 
 LAST_ATTEMPT = 2
@@ -52,8 +53,9 @@ class Batcher:
         self.queue = DeadlineQueue()
         self.profile = LatencyProfile()
         self.rate = ArrivalRate()
+        self.returns = Returns()
         self._options = options
-        self._policy = make_policy(options, self.profile, self.rate)
+        self._policy = make_policy(options, self.profile, self.rate, self.returns)
         self._default_queue_rows = default_queue_rows
         self._dispatched = 0.0
 
@@ -66,7 +68,7 @@ class Batcher:
     def options(self, options: ServingOptions) -> None:
         if options != self._options:
             self._options = options
-            self._policy = make_policy(options, self.profile, self.rate)
+            self._policy = make_policy(options, self.profile, self.rate, self.returns)
 
     @property
     def max_queue_rows(self) -> int:
@@ -76,6 +78,7 @@ class Batcher:
     def push(self, query: Query) -> None:
         """Have a query that has just arrived wait."""
         self.rate.arrived(query.rows, query.arrival)
+        self.returns.arrived(query.rows, query.arrival)
         self.push_again(query)
 
     def push_again(self, query: Query) -> None:

@@ -10,6 +10,7 @@ from skysail_common.clock import NEVER
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_frontend.batching.arrival_rate import ArrivalRate
 from skysail_frontend.batching.latency_profile import LatencyProfile
+from skysail_frontend.batching.returns import Returns
 from skysail_frontend.query import Query
 
 _HEADROOM = 1.25
@@ -17,6 +18,9 @@ _HEADROOM = 1.25
 
 _PATIENCE = 0.9
 """Part of its time that a query may have used when its batch ends, if holding is worthwhile."""
+
+_MIN_GAIN = 1.1
+"""Rows per second that holding for returns must promise, relative to sending at once."""
 
 _MAX_KNOWN = 256
 _SHARE_OF_ONE = 0.75
@@ -39,7 +43,7 @@ class DispatchReason(enum.Enum):
     FRONTRUN = "frontrun"
     """A moment later one more row could not have been in time."""
     SINGLE_REPLICA = "single_replica"
-    """There is one replica, for which waiting gains nothing."""
+    """There is one replica, for which waiting, or waiting longer, gains nothing."""
     EAGER = "eager"
     """The policy does not wait."""
     DELAY = "delay"
@@ -171,10 +175,13 @@ class HybridPolicy(EagerPolicy):
     deferred dispatch); the combination is this project's.
     """
 
-    def __init__(self, options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate) -> None:
+    def __init__(
+        self, options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate, returns: Returns
+    ) -> None:
         super().__init__(options)
         self._profile = profile
         self._rate = rate
+        self._returns = returns
         self._revision = 0
         self._useful: dict[tuple[int, int], tuple[int, float]] = {}
 
@@ -217,7 +224,8 @@ class HybridPolicy(EagerPolicy):
         now, start_at, num_replicas, num_rows = situation
         profile, max_rows = self._profile, self._options.max_batch_size
         if head.deadline == NEVER or profile.is_empty:
-            return Plan(max_rows, now, DispatchReason.EAGER)
+            until = self._hold_for_returns(situation, NEVER) if num_rows < max_rows else now
+            return Plan(max_rows, until, DispatchReason.EAGER)
         budget_s = head.deadline - head.arrival
         cap, _ = self._useful_rows(budget_s, num_replicas)
         rows_per_s = _HEADROOM * self._rate.rows_per_s(now) / num_replicas
@@ -228,14 +236,32 @@ class HybridPolicy(EagerPolicy):
         fits = max(head.rows, profile.largest(slack_s, max_rows))
         if num_rows >= fits:
             return Plan(fits, now, DispatchReason.FULL)
+        if num_replicas == 1:
+            until = self._hold_for_returns(situation, slack_s)
+            is_target = num_rows >= target
+            reason = DispatchReason.TARGET if is_target else DispatchReason.SINGLE_REPLICA
+            return Plan(fits, until, reason)
         if num_rows >= target:
             return Plan(fits, now, DispatchReason.TARGET)
-        if num_replicas == 1:
-            return Plan(fits, now, DispatchReason.SINGLE_REPLICA)
         latest = head.arrival + _PATIENCE * budget_s - profile.latency_s(num_rows + 1)
         # In a longer time the replica could have computed what waits now.
         hold_until = min(latest, head.arrival + profile.latency_s(num_rows))
         return Plan(fits, hold_until, DispatchReason.FRONTRUN)
+
+    def _hold_for_returns(self, situation: Situation, slack_s: float) -> float:
+        """Return until when to wait for those who were just answered, if that is worthwhile."""
+        now, _, num_replicas, num_rows = situation
+        rows, until = self._returns.expected(now)
+        if num_replicas > 1 or rows < 0.5:
+            return now
+        latency_s = self._profile.latency_s
+        together_s = (
+            until - now + latency_s(min(self._options.max_batch_size, round(num_rows + rows)))
+        )
+        if together_s > slack_s:
+            return now
+        is_gain = (num_rows + rows) * latency_s(num_rows) > _MIN_GAIN * num_rows * together_s
+        return until if is_gain else now
 
 
 def _delayed(options: ServingOptions, max_rows: int, head: Query, situation: Situation) -> Plan:
@@ -246,12 +272,12 @@ def _delayed(options: ServingOptions, max_rows: int, head: Query, situation: Sit
 
 
 def make_policy(
-    options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate
+    options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate, returns: Returns
 ) -> BatchSizePolicy:
     """Return the policy that the options name."""
     match options.policy:
         case PolicyName.HYBRID:
-            return HybridPolicy(options, profile, rate)
+            return HybridPolicy(options, profile, rate, returns)
         case PolicyName.FIXED:
             return FixedPolicy(options)
         case PolicyName.AIMD:

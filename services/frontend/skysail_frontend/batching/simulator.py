@@ -34,6 +34,10 @@ class Workload:
     margin: float = 1.12
     """Factor of the latencies that the batcher is told, which it then plans with."""
     seed: int = 1
+    num_callers: int = 0
+    """Callers that ask again once they are answered; 0 for arrivals at random at `rows_per_s`."""
+    return_s: float = 0.0
+    """Most time that a caller takes to ask again."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class _Simulation:
         heapq.heappush(self.events, (instant, next(self.numbers), event))
 
     def run(self) -> Report:
-        self.at(0.0, self.arrive)
+        for _ in range(self.workload.num_callers or 1):
+            self.at(0.0, self.arrive)
         while self.events:
             now, _, event = heapq.heappop(self.events)
             event(now)
@@ -90,7 +95,7 @@ class _Simulation:
             self.batcher.push(query)
         else:
             self.waits_of_shed.append(0.0)
-        if self.num_arrived < self.workload.num_queries:
+        if not self.workload.num_callers and self.num_arrived < self.workload.num_queries:
             self.at(now + self.random.expovariate(self.workload.rows_per_s), self.arrive)
         self.decide(now)
 
@@ -118,9 +123,12 @@ class _Simulation:
         self.free += 1
         self.sizes.append(len(batch))
         self.batcher.observe(len(batch), self.workload.margin * took_s, self.workload.slo_s, now)
+        self.batcher.returns.answered(len(batch), self.workload.latency(len(batch)), now)
         for query in batch:
             self.latencies.append(now - query.arrival)
             self.num_in_time += now <= query.deadline
+            if self.workload.num_callers and self.num_arrived < self.workload.num_queries:
+                self.at(now + self.random.uniform(0, self.workload.return_s), self.arrive)
         self.decide(now)
 
 
