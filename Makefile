@@ -19,8 +19,34 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
 	@touch $@
 
+# Kept outside the clone, so that the next one takes seconds.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/skysail/transport
+TRANSPORT := $(shell find transport/src transport/python transport/Cargo.* transport/pyproject.toml -type f)
+
+# Skysail works without it, at several times the cost per query.
+$(VENV)/.transport: $(VENV)/.ready $(TRANSPORT)
+	@if ! command -v cargo >/dev/null; then \
+	  echo "the native transport is not built (it needs Rust: cargo is not on PATH); going on with grpc.aio"; \
+	elif echo "building the native transport, a minute or two the first time" && \
+	  $(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport; then :; \
+	else echo "the native transport could not be built (see above); going on with grpc.aio"; fi
+	@touch $@
+
 .PHONY: install
-install: $(VENV)/.ready  ## make the environment in .venv
+install: $(VENV)/.ready $(VENV)/.transport  ## make the environment in .venv
+
+.PHONY: transport
+transport: $(VENV)/.ready  ## build the native transport, and fail where that is not possible
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport
+	@touch $(VENV)/.transport
+
+.PHONY: wheels
+wheels: install  ## make the wheels of both packages in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip install --quiet 'maturin>=1.8' 'ziglang>=0.13'
+	$(BIN)/maturin build --quiet --release --strip --zig --compatibility manylinux_2_17 \
+	  --manifest-path transport/Cargo.toml --out dist
+
 
 .PHONY: demo
 demo: install  ## deploy a real model by one call and query it through every door

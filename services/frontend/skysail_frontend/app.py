@@ -8,8 +8,9 @@ import socket
 
 from skysail_common.clock import MONOTONIC
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
-from skysail_common.rpc import grpc_transport
-from skysail_common.rpc.serving import GrpcServer, print_ready_line
+from skysail_common.rpc.contract import Server
+from skysail_common.rpc.serving import print_ready_line
+from skysail_common.rpc.transports import open_transport
 from skysail_frontend.directory import Directory
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress import grpc_inference, grpc_query
@@ -48,7 +49,8 @@ async def run(settings: FrontendSettings) -> None:
         settings.default_timeout_s,
         PredictionCache(settings.cache_mib * 1024 * 1024),
     )
-    directory = Directory(dispatcher, grpc_transport.connect, settings.snapshot_file)
+    transport = open_transport(settings.transport)
+    directory = Directory(dispatcher, transport.connect, settings.snapshot_file)
     ids = grpc_query.QueryIds()
     is_ready = directory.has_routes.is_set
     max_bytes = settings.max_message_mib * 1024 * 1024
@@ -61,15 +63,12 @@ async def run(settings: FrontendSettings) -> None:
         has_triton_errors=settings.has_triton_errors,
     )
     queries = grpc_query.GrpcQuery(dispatcher, ids, streams)
-    server = GrpcServer(
+    server = transport.server(
         [grpc_inference.SERVICE, grpc_query.SERVICE],
+        {**inference.unary, **queries.unary},
+        {**inference.streams, **queries.streams},
         max_message_bytes=max_bytes,
         shares_port=settings.shares_ports,
-        generic_handlers=[
-            grpc_transport.GrpcHandlers(
-                {**inference.unary, **queries.unary}, {**inference.streams, **queries.streams}
-            )
-        ],
     )
     rest_v2 = RestV2(
         dispatcher,
@@ -125,8 +124,9 @@ async def run(settings: FrontendSettings) -> None:
         await asyncio.wait({serving_metrics}, timeout=1)
         await directory.stop()
         await tasks.stop()
+        transport.close()
 
 
-async def _announce(directory: Directory, server: GrpcServer) -> None:
+async def _announce(directory: Directory, server: Server) -> None:
     await directory.has_routes.wait()
     await server.set_serving(True)

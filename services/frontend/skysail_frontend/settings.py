@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from skysail_common.rpc.transports import VARIABLE, TransportName
 from skysail_common.settings import Port, ServiceSettings
 
 
@@ -27,6 +28,10 @@ class FrontendSettings(ServiceSettings):
 
     http_port: Port = 8000
     """Port of the HTTP service."""
+
+    transport: TransportName = Field("auto", validation_alias=VARIABLE)
+    """What carries gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`,
+    which is native where that is installed."""
 
     workers: int = Field(1, ge=1, le=256)
     """Processes that share the ports; each is linked to every replica."""

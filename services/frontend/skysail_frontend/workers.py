@@ -18,9 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from skysail_common.child import Child, python_module
-from skysail_common.errors import FailedPrecondition
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import print_ready_line
+from skysail_common.rpc.transports import VARIABLE
+from skysail_common.sockets import bound_socket
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.metrics import merged
 from skysail_frontend.settings import FrontendSettings
@@ -85,33 +86,19 @@ async def run_workers(settings: FrontendSettings) -> None:
 @contextmanager
 def _reserved(host: str, port: int) -> Iterator[int]:
     """Hold a port that only processes of ours can listen on, inside the `with` block."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Not among those who share: an address that another holds is refused.
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bind(probe, host, port)
+    with bound_socket(host, port) as probe:
         port = int(probe.getsockname()[1])
-    with socket.socket(family, socket.SOCK_STREAM) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _bind(holder, host, port)
+    with bound_socket(host, port, shares_port=True):
         yield port
-
-
-def _bind(listener: socket.socket, host: str, port: int) -> None:
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise FailedPrecondition(
-            f"cannot listen on {host}:{port}: it is in use by another process or not an address "
-            "of this machine"
-        ) from error
 
 
 def _worker_settings(
     settings: FrontendSettings, index: int, grpc_port: int, http_port: int
 ) -> Mapping[str, str]:
     """Return the environment that gives one worker its settings."""
-    values = settings.model_dump(mode="json", exclude_none=True) | {
+    shared = {"transport"}
+    values = settings.model_dump(mode="json", exclude_none=True, exclude=shared) | {
         "workers": 1,
         "shares_ports": True,
         "grpc_port": grpc_port,
@@ -123,7 +110,10 @@ def _worker_settings(
     if settings.snapshot_file is not None:
         values["snapshot_file"] = f"{settings.snapshot_file}.{index}"
     prefix = str(settings.model_config.get("env_prefix", ""))
-    return {f"{prefix}{name}".upper(): str(value) for name, value in values.items()}
+    return {
+        **{f"{prefix}{name}".upper(): str(value) for name, value in values.items()},
+        VARIABLE: settings.transport,
+    }
 
 
 class _Page:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from skysail_common.rpc.transports import VARIABLE
 from skysail_common.settings import Port, ServiceSettings
 
 
@@ -67,7 +68,12 @@ class ManagementSettings(ServiceSettings):
     gone."""
 
     def inherited_environment(self) -> dict[str, str]:
-        """Return the environment that replicas and pip start from: ours, without our settings."""
+        """Return the environment that replicas and pip start from: ours, without our settings.
+
+        What the whole cluster shares stays.
+        """
         return {
-            name: value for name, value in os.environ.items() if not name.startswith("SKYSAIL_")
+            name: value
+            for name, value in os.environ.items()
+            if name == VARIABLE or not name.startswith("SKYSAIL_")
         }

@@ -1,15 +1,14 @@
 """One replica: the main thread runs user code, a second one answers the network.
 
 main thread          load ──► warm up ──► run batches ──► end
-                      ▲ artifact            ▲ jobs │ results
-I/O thread           fetch, health, streams ┴──────┴── SIGTERM: drain
+                      ▲ artifact           ▲
+I/O thread           fetch ─────── serve ──┴── SIGTERM: drain
 """
 
 import asyncio
 import gc
 import logging
 import os
-import queue
 import resource
 import signal
 import socket
@@ -26,23 +25,22 @@ from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.logs import configure
-from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
-from skysail_common.rpc.serving import GrpcServer, print_ready_line
+from skysail_common.rpc.grpc_transport import GrpcTransport
+from skysail_common.rpc.serving import print_ready_line
+from skysail_common.rpc.transports import uses_native
 from skysail_common.settings import read_settings
 from skysail_common.states import ExitCode
 from skysail_model_server.execution import Execution
 from skysail_model_server.fetching import fetch_artifact
 from skysail_model_server.loading import LoadFailed, load_model
 from skysail_model_server.log_file import LogFile
+from skysail_model_server.loop_serving import LoopServing
 from skysail_model_server.model import Model
-from skysail_model_server.servicer import Job, ModelServerServicer
+from skysail_model_server.serving import Serving
 from skysail_model_server.settings import ModelServerSettings
-from skysail_protos.v1 import model_server_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-_SERVICE = "skysail.v1.ModelServer"
-_STOP_GRACE_S = 1.0
 _LOG_CHECK_S = 1.0
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -50,14 +48,12 @@ _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 class _IoThread:
     """The event loop of the network, on a thread of its own."""
 
-    def __init__(self, settings: ModelServerSettings, jobs: "queue.SimpleQueue[Job | None]"):
+    def __init__(self, settings: ModelServerSettings) -> None:
         self._settings = settings
-        self._jobs = jobs
         self._replica_id = ReplicaId.parse(settings.replica_id)
-        self._listening: Future[None] = Future()
+        self._listening: Future[Serving] = Future()
         self._loop = uvloop.new_event_loop()
         self._model_is_ready = asyncio.Event()
-        self._servicer = ModelServerServicer(self._replica_id, jobs, settings.max_queued_batches)
         # The C level of the interpreter writes the number of a signal into this socket at once,
         # whatever the main thread is doing.
         self._signals, wake = socket.socketpair()
@@ -82,14 +78,17 @@ class _IoThread:
         )
         asyncio.run_coroutine_threadsafe(fetching, self._loop).result()
 
-    def begin(self, model: Model) -> None:
-        """Take batches for the model; called on the main thread."""
+    def run(self, model: Model) -> None:
+        """Answer batches until the replica is told to stop; called on the main thread."""
+        serving = self._listening.result()
+        asyncio.run_coroutine_threadsafe(self._begin(serving, model), self._loop)
+        serving.run(Execution(model))
 
-        def begin() -> None:
-            self._servicer.begin(model)
-            self._model_is_ready.set()
-
-        self._loop.call_soon_threadsafe(begin)
+    async def _begin(self, serving: Serving, model: Model) -> None:
+        await serving.begin(model)
+        self._model_is_ready.set()
+        log.info("replica is ready", extra={"replica": self._replica_id})
+        print_ready_line("model-server", grpc=self._settings.listen_address)
 
     def join(self) -> None:
         """Wait until the network is closed."""
@@ -105,17 +104,12 @@ class _IoThread:
             else:
                 log.exception("the I/O thread failed")
                 os._exit(ExitCode.FAILED)
-        finally:
-            self._jobs.put(None)
 
     async def _serve(self) -> None:
-        server = GrpcServer([_SERVICE], max_message_bytes=MAX_LINK_MESSAGE_BYTES)
-        model_server_pb2_grpc.add_ModelServerServicer_to_server(self._servicer, server.grpc)
-        server.bind(self._settings.listen_address)
-        await server.start()
-        self._listening.set_result(None)
+        serving = self._make_serving()
+        await serving.start(self._settings.listen_address)
+        self._listening.set_result(serving)
         tasks = BackgroundTasks()
-        tasks.start(self._announce(server), "announce readiness")
         if self._settings.log_file is not None:
             tasks.start(self._rotate_log(self._settings.log_file), "rotate log")
         await stop_signal(self._signals)
@@ -123,16 +117,17 @@ class _IoThread:
             # Nothing is in hand, and what the main thread is loading cannot be interrupted.
             os._exit(ExitCode.OK)
         log.info("draining")
-        await server.set_serving(False)
-        await self._servicer.drain()
+        await serving.drain()
         await tasks.stop()
-        await server.stop(_STOP_GRACE_S)
 
-    async def _announce(self, server: GrpcServer) -> None:
-        await self._model_is_ready.wait()
-        await server.set_serving(True)
-        log.info("replica is ready", extra={"replica": self._replica_id})
-        print_ready_line("model-server", grpc=self._settings.listen_address)
+    def _make_serving(self) -> Serving:
+        settings = self._settings
+        if uses_native(settings.transport):
+            # Only here: it may not be installed.
+            from skysail_model_server.direct_serving import DirectServing
+
+            return DirectServing(self._replica_id)
+        return LoopServing(GrpcTransport(), self._replica_id, settings.max_queued_batches)
 
     async def _rotate_log(self, path: Path) -> None:
         file = LogFile(path, self._settings.log_max_mib * 1024 * 1024)
@@ -156,15 +151,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run one replica until it is told to stop and return the exit status of the process."""
     try:
         settings = read_settings(ModelServerSettings, "skysail-model-server", arguments)
-        jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         configure("model-server", settings.log_level, settings.log_format)
         _limit_memory(settings.memory_limit_mib)
-        io = _IoThread(settings, jobs)
+        io = _IoThread(settings)
     except InvalidInput as error:
         sys.stderr.write(f"{error.message}\n")
         return ExitCode.USAGE
     try:
-        execution = Execution(_load(settings, io))
+        model = _load(settings, io)
     except LoadFailed as error:
         sys.stderr.write(f"{error.message}\n")
         return ExitCode.LOAD_FAILED
@@ -177,8 +171,7 @@ def main(arguments: Sequence[str]) -> int:
     # What is loaded stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    while (job := jobs.get()) is not None:
-        job.finish(execution.run(job.batch))
+    io.run(model)
     io.join()
     return ExitCode.OK
 
@@ -187,9 +180,7 @@ def _load(settings: ModelServerSettings, io: _IoThread) -> Model:
     with tempfile.TemporaryDirectory(dir=settings.work_dir) as directory:
         artifact = Path(directory) / "artifact.zip"
         io.fetch(artifact)
-        model = load_model(artifact, settings.work_dir)
-    io.begin(model)
-    return model
+        return load_model(artifact, settings.work_dir)
 
 
 def _limit_memory(limit_mib: int) -> None:

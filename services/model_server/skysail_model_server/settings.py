@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from skysail_common.rpc.transports import VARIABLE, TransportName
 from skysail_common.settings import ServiceSettings
 
 
@@ -24,6 +25,10 @@ class ModelServerSettings(ServiceSettings):
 
     listen_address: str = "127.0.0.1:8005"
     """Address to listen on: host:port or unix:/path."""
+
+    transport: TransportName = Field("auto", validation_alias=VARIABLE)
+    """What carries gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`,
+    which is native where that is installed."""
 
     work_dir: Path = Path()
     """Directory for the user's modules; must be writable."""

@@ -59,6 +59,10 @@ class Stream(Protocol):
         """Yield each message; ends when the client has sent its last."""
         ...
 
+    async def accept(self) -> None:
+        """Have the client told that the stream is served, before there is a message for it."""
+        ...
+
     async def send(self, message: bytes) -> None:
         """Send a message; waits while the client reads slower than it is sent to."""
         ...
@@ -67,6 +71,32 @@ class Stream(Protocol):
 UnaryHandler = Callable[[Call], None]
 StreamHandler = Callable[[Stream], Awaitable[None]]
 """Serves one stream; its return ends the stream well, a `SkysailError` ends it with that."""
+
+
+class Server(Protocol):
+    """Serves handlers, and with them health and reflection, on one address."""
+
+    def bind(self, address: str) -> int:
+        """Take `host:port` or `unix:/path` and return the port (0 for a unix socket).
+
+        Calls are answered after `start`.
+
+        Raises:
+            FailedPrecondition: the address is in use or cannot be bound.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Begin to answer calls; health says NOT_SERVING until `set_serving`."""
+        ...
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Say by health whether the services take calls."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no call any more, let those under way end within `grace_s`, and close."""
+        ...
 
 
 class Link(Protocol):
@@ -115,4 +145,44 @@ class Connector(Protocol):
         Raises:
             Unavailable: the peer cannot be reached or does not accept in time.
         """
+        ...
+
+
+class Transport(Protocol):
+    """Carries calls: serves them, and opens links."""
+
+    name: str
+    """As the setting calls it."""
+
+    def server(
+        self,
+        services: Sequence[str],
+        unary: Mapping[str, UnaryHandler],
+        streams: Mapping[str, StreamHandler],
+        *,
+        max_message_bytes: int,
+        shares_port: bool = False,
+    ) -> Server:
+        """Return a server that listens nowhere yet.
+
+        Args:
+            services: Full names of the services, for reflection and health.
+            unary: Handlers of unary calls, by path.
+            streams: Handlers of streams, by path.
+            max_message_bytes: Largest message either way.
+            shares_port: True to listen beside other processes on the same port.
+        """
+        ...
+
+    @property
+    def connect(self) -> Connector:
+        """Opens links."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Return what it has counted since it began, by name; empty where it does not count."""
+        ...
+
+    def close(self) -> None:
+        """Close what is still open."""
         ...

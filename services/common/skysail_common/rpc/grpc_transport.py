@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import grpc
@@ -14,13 +14,16 @@ from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES, open_channel
 from skysail_common.rpc.contract import (
+    Connector,
     Link,
     LinkObserver,
     Metadata,
+    Server,
     Stream,
     StreamHandler,
     UnaryHandler,
 )
+from skysail_common.rpc.serving import GrpcServer
 from skysail_common.rpc.statuses import abort, as_skysail_error
 
 log = logging.getLogger(__name__)
@@ -103,11 +106,49 @@ class _GrpcStream:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._messages
 
+    async def accept(self) -> None:
+        await self._context.send_initial_metadata(())
+
     async def send(self, message: bytes) -> None:
         await self._context.write(message)
 
 
-class GrpcHandlers(grpc.GenericRpcHandler):
+class GrpcTransport:
+    """grpc.aio: everywhere where grpcio is."""
+
+    name = "grpc"
+
+    def server(
+        self,
+        services: Sequence[str],
+        unary: Mapping[str, UnaryHandler],
+        streams: Mapping[str, StreamHandler],
+        *,
+        max_message_bytes: int,
+        shares_port: bool = False,
+    ) -> Server:
+        """Return a server (see `rpc.contract.Transport`)."""
+        return GrpcServer(
+            services,
+            max_message_bytes=max_message_bytes,
+            shares_port=shares_port,
+            generic_handlers=[_GrpcHandlers(unary, streams)],
+        )
+
+    @property
+    def connect(self) -> Connector:
+        """Opens links."""
+        return connect
+
+    def counters(self) -> Mapping[str, int]:
+        """Count nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing: servers and links close themselves."""
+
+
+class _GrpcHandlers(grpc.GenericRpcHandler):
     """Gives the calls of a grpc.aio server to handlers of the contract, by path."""
 
     def __init__(

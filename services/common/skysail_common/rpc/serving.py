@@ -8,9 +8,9 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from skysail_common.errors import FailedPrecondition
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.interceptors import ErrorInterceptor
+from skysail_common.sockets import cannot_listen
 
 
 class GrpcServer:
@@ -64,10 +64,7 @@ class GrpcServer:
         try:
             port = self.grpc.add_insecure_port(address)
         except RuntimeError as error:
-            raise FailedPrecondition(
-                f"cannot listen on {address}: it is in use by another process or not an address "
-                "of this machine"
-            ) from error
+            raise cannot_listen(address) from error
         return 0 if address.startswith("unix:") else port
 
     async def start(self) -> None:

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from skysail_common.errors import FailedPrecondition, SkysailError
+from skysail_common.errors import SkysailError
 from skysail_common.rpc.statuses import as_skysail_error
+from skysail_common.sockets import bound_socket
 from skysail_frontend.ingress.http import http_status, json_response
 from skysail_frontend.ingress.rest_clipper import clipper_error
 
@@ -92,19 +93,7 @@ class HttpServer:
         Raises:
             FailedPrecondition: it is in use, or not an address of this machine.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if self._shares_port:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            listener.close()
-            raise FailedPrecondition(
-                f"cannot listen on {host}:{port}: it is in use by another process or not an "
-                "address of this machine"
-            ) from error
+        listener = bound_socket(host, port, shares_port=self._shares_port)
         listener.listen(_BACKLOG)
         self._socket = listener
         return int(listener.getsockname()[1])

@@ -1,0 +1,79 @@
+"""A server of the native transport."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from skysail_transport import Engine
+
+from skysail_common.clock import MONOTONIC
+from skysail_common.sockets import cannot_listen
+
+_SERVING = 1
+_NOT_SERVING = 2
+_DRAIN_CHECK_S = 0.01
+
+
+class NativeServer:
+    """What one engine serves on one address (see `rpc.contract.Server`)."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        num_open: Callable[[], int],
+        services: Sequence[str],
+        *,
+        unary: Sequence[str],
+        streams: Sequence[str],
+        max_message_bytes: int,
+        shares_port: bool = False,
+    ) -> None:
+        """Listens nowhere yet.
+
+        Args:
+            engine: Serves.
+            num_open: Tells how many calls of peers are not over, down to their sockets.
+            services: Full names of the services, for health.
+            unary: Paths of unary calls.
+            streams: Paths of streams.
+            max_message_bytes: Largest message either way.
+            shares_port: True to listen beside other processes on the same port.
+        """
+        self._engine = engine
+        self._num_open = num_open
+        self._services = services
+        self._unary = unary
+        self._streams = streams
+        self._max_message_bytes = max_message_bytes
+        self._shares_port = shares_port
+
+    def bind(self, address: str) -> int:
+        """Take an address and return the port (see `rpc.contract.Server`)."""
+        for name in ("", *self._services):
+            self._engine.set_health(name, _NOT_SERVING)
+        try:
+            return self._engine.listen(
+                address,
+                unary=self._unary,
+                streams=self._streams,
+                shares_port=self._shares_port,
+            )
+        except (OSError, ValueError) as error:
+            raise cannot_listen(address) from error
+
+    async def start(self) -> None:
+        """Begin to answer calls."""
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Say by health whether the services take calls."""
+        status = _SERVING if is_serving else _NOT_SERVING
+        for name in ("", *self._services):
+            self._engine.set_health(name, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no call any more and let those under way end."""
+        await self.set_serving(False)
+        self._engine.drain()
+        until = MONOTONIC() + grace_s
+        # No event tells the end of a drain, and nothing else waits for it.
+        while MONOTONIC() < until and self._num_open():  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_CHECK_S)

@@ -1,0 +1,261 @@
+"""The contract of `rpc.contract` on skysail-transport: no task, no future and no thread for a call.
+
+    loop: engine is readable ──► take() ──► handlers, observers ──► … ──► flush(replies, messages)
+
+Ingress and links share one engine. What is said during a turn of the loop leaves at its end, in one
+call of the engine.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import skysail_transport
+from skysail_transport import Engine, Limits
+
+from skysail_common.clock import MONOTONIC, NEVER
+from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
+from skysail_common.rpc.contract import (
+    Connector,
+    Link,
+    LinkObserver,
+    Metadata,
+    Server,
+    StreamHandler,
+    UnaryHandler,
+)
+from skysail_common.rpc.native_calls import NativeCall, NativeLink, NativeStream
+from skysail_common.rpc.native_server import NativeServer
+from skysail_common.rpc.reflection import reflection_streams
+from skysail_common.rpc.statuses import as_skysail_error, trailers_of
+
+log = logging.getLogger(__name__)
+
+_LINK_TIMEOUT_S = 5.0
+_LATE_S = 0.001
+
+
+class NativeTransport:
+    """One engine and what of it is under way; all of it in one event loop."""
+
+    name = "native"
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        limits = Limits(max_message_bytes=MAX_LINK_MESSAGE_BYTES)
+        self._engine = Engine(limits)
+        self._tasks = BackgroundTasks()
+        self._unary: dict[str, UnaryHandler] = {}
+        self._handlers: dict[str, StreamHandler] = {}
+        self._cancels: dict[int, Callable[[], None]] = {}
+        self._streams: dict[int, NativeStream] = {}
+        self._serving: dict[int, asyncio.Task[None]] = {}
+        self._links: dict[int, NativeLink] = {}
+        self._replies: list[tuple[Any, ...]] = []
+        self._messages: list[tuple[int, bytes]] = []
+        self._acknowledged: list[tuple[int, int]] = []
+        self._is_flush_due = False
+        self._events: dict[int, Callable[..., None]] = {
+            skysail_transport.OPENED: self._opened,
+            skysail_transport.MESSAGE: self._received,
+            skysail_transport.HALF_CLOSED: self._half_closed,
+            skysail_transport.CANCELLED: self._cancelled,
+            skysail_transport.ACCEPTED: self._link_accepted,
+            skysail_transport.CLOSED: self._link_closed,
+            skysail_transport.WRITABLE: self._writable,
+        }
+        self._loop.add_reader(self._engine.fileno(), self._turn)
+
+    def server(
+        self,
+        services: Sequence[str],
+        unary: Mapping[str, UnaryHandler],
+        streams: Mapping[str, StreamHandler],
+        *,
+        max_message_bytes: int,
+        shares_port: bool = False,
+    ) -> Server:
+        """Return a server (see `rpc.contract.Transport`)."""
+        self._unary.update(unary)
+        self._handlers.update({**streams, **reflection_streams(services)})
+        return NativeServer(
+            self._engine,
+            self._num_open,
+            services,
+            unary=list(unary),
+            streams=[*streams, *reflection_streams(services)],
+            max_message_bytes=max_message_bytes,
+            shares_port=shares_port,
+        )
+
+    @property
+    def connect(self) -> Connector:
+        """Opens links."""
+        return self._connect
+
+    def counters(self) -> Mapping[str, int]:
+        """Return what the engine has counted since it began, by name."""
+        return self._engine.counters()
+
+    def _num_open(self) -> int:
+        counters = self._engine.counters()
+        return counters["open_calls"] - len(self._links) + (counters["unsent_bytes"] > 0)
+
+    def close(self) -> None:
+        """Close every listener, connection and link."""
+        self._flush()
+        self._loop.remove_reader(self._engine.fileno())
+        for serving in self._serving.values():
+            serving.cancel()
+        self._engine.close()
+
+    async def _connect(self, endpoint: str, path: str, observer: LinkObserver) -> Link:
+        link = NativeLink(self, observer, endpoint)
+        try:
+            link.stream_id = self._engine.open(endpoint, path)
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"{endpoint} does not take batches: {error}") from error
+        self._links[link.stream_id] = link
+        try:
+            await asyncio.wait_for(link.wait_until_accepted(), _LINK_TIMEOUT_S)
+        except asyncio.TimeoutError as error:
+            link.close()
+            raise Unavailable(f"{endpoint} does not take batches: no answer in time") from error
+        except asyncio.CancelledError:
+            link.close()
+            raise
+        return link
+
+    # What the engine tells.
+
+    def _turn(self) -> None:
+        calls, events = self._engine.take()
+        if calls:
+            late = MONOTONIC() + _LATE_S
+            for call_id, path, message, deadline, headers in calls:
+                until = NEVER if deadline is None else deadline
+                call = NativeCall(self, call_id, path, message, until, headers)
+                if until < late:
+                    # It waited in the socket for so long that nobody hears the answer.
+                    call.fail(DeadlineExceeded("the call came too late to be answered"))
+                    continue
+                try:
+                    self._unary[path](call)
+                except SkysailError as error:
+                    # Not logged: refusing must cost as little as possible.
+                    call.fail(error)
+                except Exception as error:
+                    call.fail(as_skysail_error(error, path))
+        for kind, *event in events:
+            try:
+                self._events[kind](*event)
+            except Exception:
+                # A mistake with one stream must not keep the others from their events.
+                log.exception("event failed by a mistake of ours", extra={"event": kind})
+
+    def _opened(self, stream_id: int, path: str, deadline: float | None, headers: Any) -> None:
+        until = NEVER if deadline is None else deadline
+        stream = self._streams[stream_id] = NativeStream(self, stream_id, path, until, headers)
+        self._serving[stream_id] = self._tasks.start(self._serve(stream_id, stream), "stream")
+
+    async def _serve(self, stream_id: int, stream: NativeStream) -> None:
+        try:
+            await self._handlers[stream.method](stream)
+        except Exception as error:
+            told = as_skysail_error(error, stream.method)
+            self.end(stream_id, told.status, told.message, trailers_of(told), None)
+        else:
+            self.end(stream_id, 0, "", (), None)
+        finally:
+            self._streams.pop(stream_id, None)
+            self._serving.pop(stream_id, None)
+
+    def _received(self, stream_id: int, message: bytes) -> None:
+        link = self._links.get(stream_id)
+        if link is not None:
+            link.received(message)
+        elif (stream := self._streams.get(stream_id)) is not None:
+            stream.received(message)
+
+    def _half_closed(self, stream_id: int) -> None:
+        if (stream := self._streams.get(stream_id)) is not None:
+            stream.ended()
+
+    def _cancelled(self, call_id: int, reason: str) -> None:
+        if (callback := self._cancels.pop(call_id, None)) is not None:
+            callback()
+        elif (serving := self._serving.get(call_id)) is not None:
+            serving.cancel()
+
+    def _writable(self, stream_id: int) -> None:
+        if (stream := self._streams.get(stream_id)) is not None:
+            stream.writable()
+
+    def _link_accepted(self, stream_id: int, *_: Any) -> None:
+        if (link := self._links.get(stream_id)) is not None:
+            link.accepted()
+
+    def _link_closed(self, stream_id: int, status: int, text: str, *_: Any) -> None:
+        if (link := self._links.pop(stream_id, None)) is not None:
+            link.closed(status, text)
+
+    # What calls say (see `native_calls.Outbox`).
+
+    def reply(self, call_id: int, message: bytes) -> None:
+        """Answer a call well."""
+        self._cancels.pop(call_id, None)
+        self._replies.append((call_id, message))
+        self._flush_soon()
+
+    def end(
+        self, call_id: int, status: int, text: str, trailers: Metadata, message: bytes | None
+    ) -> None:
+        """End a call or a stream in any other way."""
+        self._cancels.pop(call_id, None)
+        self._replies.append((call_id, int(status), text, trailers or None, message))
+        self._flush_soon()
+
+    def send(self, stream_id: int, message: bytes) -> None:
+        """Send a message on a stream or a link."""
+        self._messages.append((stream_id, message))
+        self._flush_soon()
+
+    def accept(self, stream_id: int) -> None:
+        """Tell the peer that its stream is served."""
+        self._engine.accept(stream_id)
+        self._flush_soon()
+
+    def acknowledge(self, stream_id: int, num_bytes: int) -> None:
+        """Let the peer send so much more."""
+        self._acknowledged.append((stream_id, num_bytes))
+        self._flush_soon()
+
+    def unsent_bytes(self, stream_id: int) -> int:
+        """Send what is queued as far as the peer takes it, and return what it does not."""
+        self._flush()
+        return self._engine.unsent(stream_id)
+
+    def cancel(self, stream_id: int) -> None:
+        """Give a stream of ours up."""
+        self._links.pop(stream_id, None)
+        self._engine.cancel(stream_id)
+        self._flush_soon()
+
+    def watch_cancel(self, call_id: int, callback: Callable[[], None]) -> None:
+        """Have `callback` called if the caller goes away before the answer."""
+        self._cancels[call_id] = callback
+
+    def _flush_soon(self) -> None:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        replies, self._replies = self._replies, []
+        messages, self._messages = self._messages, []
+        acknowledged, self._acknowledged = self._acknowledged, []
+        self._engine.flush(replies, messages, acknowledged)

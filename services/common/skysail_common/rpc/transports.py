@@ -1,0 +1,49 @@
+"""Which transport carries the query path."""
+
+import importlib.util
+import logging
+from typing import Literal
+
+from skysail_common.errors import FailedPrecondition
+from skysail_common.rpc.contract import Transport
+from skysail_common.rpc.grpc_transport import GrpcTransport
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "SKYSAIL_TRANSPORT"
+"""Environment variable of the setting, the same for every process of a cluster."""
+
+
+TransportName = Literal["auto", "grpc", "native"]
+"""The setting: the package skysail-transport, grpc.aio, or what is there, native first."""
+
+
+def uses_native(name: TransportName) -> bool:
+    """Tell whether the setting means the native transport here, and log what it means.
+
+    Raises:
+        FailedPrecondition: it is asked for by name and not installed.
+    """
+    is_installed = importlib.util.find_spec("skysail_transport") is not None
+    if name == "native" and not is_installed:
+        raise FailedPrecondition(
+            f"{VARIABLE}=native needs the package skysail-transport, which is not installed here; "
+            "`make transport` builds it, and `auto` does without it"
+        )
+    is_native = name != "grpc" and is_installed
+    log.info("transport", extra={"transport": "native" if is_native else "grpc", "setting": name})
+    return is_native
+
+
+def open_transport(name: TransportName) -> Transport:
+    """Return the transport of the setting, for use in the running event loop.
+
+    Raises:
+        FailedPrecondition: it is asked for by name and not installed.
+    """
+    if uses_native(name):
+        # Only here: it may not be installed.
+        from skysail_common.rpc.native_transport import NativeTransport
+
+        return NativeTransport()
+    return GrpcTransport()

@@ -1,0 +1,198 @@
+"""Batches straight from the native transport to the main thread, with no event loop between.
+
+engine's thread   connections, frames, health
+main thread       take ──► run ──► flush
+I/O thread        start, begin, drain
+
+No thread hands a batch over and no task is woken for it, which is most of what a batch of a fast
+model costs by way of `loop_serving`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import perf_counter_ns
+from typing import Any
+
+from skysail_transport import CANCELLED, HALF_CLOSED, MESSAGE, OPENED, Engine, Limits
+
+from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.identifiers import ReplicaId
+from skysail_common.rpc import reflection
+from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
+from skysail_common.rpc.native_server import NativeServer
+from skysail_common.rpc.statuses import as_skysail_error, trailers_of
+from skysail_model_server.execution import Execution
+from skysail_model_server.model import Model
+from skysail_model_server.serving import (
+    DESCRIBE,
+    PREDICT_BATCHES,
+    SERVICE,
+    answer,
+    description,
+    introduction,
+    parse_batch,
+    with_backlog,
+)
+from skysail_protos.v1 import model_server_pb2 as pb
+
+_STOP_GRACE_S = 1.0
+_FOR_EVER_MS = -1
+
+
+class _Waiting:
+    """A batch that was taken and not computed, or the end of its stream."""
+
+    __slots__ = ("arrived_ns", "batch", "num_bytes", "stream_id")
+
+    def __init__(self, stream_id: int, batch: pb.Batch | None, num_bytes: int = 0) -> None:
+        self.stream_id = stream_id
+        self.batch = batch
+        self.num_bytes = num_bytes
+        self.arrived_ns = perf_counter_ns()
+
+
+class DirectServing:
+    """Serves frontends by an engine that the main thread empties."""
+
+    def __init__(self, replica_id: ReplicaId) -> None:
+        """Listens nowhere yet."""
+        self._replica_id = replica_id
+        limits = Limits(max_message_bytes=MAX_LINK_MESSAGE_BYTES)
+        # User code may hold the interpreter for seconds, in which health must be answered.
+        self._engine = Engine(limits, has_own_thread=True)
+        self._server = NativeServer(
+            self._engine,
+            lambda: self._engine.counters()["unsent_bytes"],
+            [SERVICE],
+            unary=[DESCRIBE],
+            streams=[PREDICT_BATCHES, reflection.PATH],
+            max_message_bytes=MAX_LINK_MESSAGE_BYTES,
+        )
+        self._reflect = reflection.reflector([SERVICE])
+        self._model: Model | None = None
+        self._is_draining = False
+        self._streams: dict[int, Callable[[int, bytes], None]] = {}
+        """What takes the messages of each open stream."""
+        self._waiting: deque[_Waiting] = deque()
+        self._backlog_us = 0
+        self._replies: list[tuple[Any, ...]] = []
+        self._messages: list[tuple[int, bytes]] = []
+        self._acknowledged: list[tuple[int, int]] = []
+        self._drained: Future[None] = Future()
+
+    async def start(self, address: str) -> None:
+        """Listen (see `Serving`)."""
+        self._server.bind(address)
+        await self._server.start()
+
+    async def begin(self, model: Model) -> None:
+        """Take batches (see `Serving`)."""
+        self._model = model
+        await self._server.set_serving(True)
+
+    def run(self, execution: Execution) -> None:
+        """Answer batches on the main thread (see `Serving`)."""
+        try:
+            while not self._is_draining:
+                self._take(0 if self._waiting else _FOR_EVER_MS)
+                if self._waiting:
+                    self._answer(self._waiting.popleft(), execution)
+                self._flush()
+            while self._waiting:
+                self._answer(self._waiting.popleft(), execution)
+            for stream_id in self._streams:
+                self._end(stream_id)
+            self._flush()
+        finally:
+            self._drained.set_result(None)
+
+    async def drain(self) -> None:
+        """Finish what was taken (see `Serving`)."""
+        self._is_draining = True
+        await self._server.set_serving(False)
+        # The main thread may be waiting for a batch.
+        self._engine.wake()
+        await asyncio.wrap_future(self._drained)
+        await self._server.stop(_STOP_GRACE_S)
+        self._engine.close()
+
+    def _take(self, timeout_ms: int) -> None:
+        """Sort what has come."""
+        calls, events = self._engine.take(timeout_ms)
+        for call_id, *_ in calls:
+            is_ready = self._model is not None and not self._is_draining
+            self._replies.append(
+                (call_id, description(self._replica_id, self._model, is_ready=is_ready))
+            )
+        for event in events:
+            kind, stream_id = event[0], event[1]
+            if kind == MESSAGE:
+                if (receive := self._streams.get(stream_id)) is not None:
+                    self._guarded(stream_id, receive, event[2])
+            elif kind == OPENED:
+                self._opened(stream_id, event[2])
+            elif kind == HALF_CLOSED:
+                # Behind what it asked.
+                self._waiting.append(_Waiting(stream_id, None))
+            elif kind == CANCELLED:
+                # What waits of it is not computed any more.
+                self._streams.pop(stream_id, None)
+
+    def _guarded(
+        self, stream_id: int, receive: Callable[[int, bytes], None], message: bytes
+    ) -> None:
+        try:
+            receive(stream_id, message)
+        except Exception as error:
+            self._end(stream_id, as_skysail_error(error, SERVICE))
+            del self._streams[stream_id]
+
+    def _opened(self, stream_id: int, path: str) -> None:
+        if path == reflection.PATH:
+            self._streams[stream_id] = self._reflected
+        elif self._model is None or self._is_draining:
+            self._end(stream_id, Unavailable(f"replica {self._replica_id} is not ready"))
+        else:
+            self._streams[stream_id] = self._received
+            self._engine.accept(stream_id)
+            if self._model.latencies:
+                self._messages.append((stream_id, introduction(self._model)))
+
+    def _reflected(self, stream_id: int, message: bytes) -> None:
+        self._acknowledged.append((stream_id, len(message)))
+        self._messages.append((stream_id, self._reflect(message)))
+
+    def _received(self, stream_id: int, message: bytes) -> None:
+        batch = parse_batch(message)
+        self._backlog_us += batch.expected_us
+        self._waiting.append(_Waiting(stream_id, batch, len(message)))
+
+    def _answer(self, waiting: _Waiting, execution: Execution) -> None:
+        stream_id, batch = waiting.stream_id, waiting.batch
+        if batch is None:
+            if self._streams.pop(stream_id, None) is not None:
+                self._end(stream_id)
+            return
+        self._backlog_us -= batch.expected_us
+        if stream_id in self._streams:
+            result = answer(execution, batch, waiting.arrived_ns)
+            self._messages.append((stream_id, with_backlog(result, self._backlog_us)))
+            # Only what is computed makes room: the frontend cannot send without end.
+            self._acknowledged.append((stream_id, waiting.num_bytes))
+
+    def _end(self, stream_id: int, error: SkysailError | None = None) -> None:
+        if error is None:
+            self._replies.append((stream_id, 0, "", None, None))
+        else:
+            self._replies.append(
+                (stream_id, int(error.status), error.message, trailers_of(error), None)
+            )
+
+    def _flush(self) -> None:
+        replies, self._replies = self._replies, []
+        messages, self._messages = self._messages, []
+        acknowledged, self._acknowledged = self._acknowledged, []
+        if replies or messages or acknowledged:
+            self._engine.flush(replies, messages, acknowledged)

@@ -1,0 +1,157 @@
+"""Batches by way of an event loop: for any transport of the contract.
+
+I/O thread     stream ──► job ─┐        ┌─► result ──► stream
+main thread                    └─► run ─┘
+"""
+
+import asyncio
+import queue
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+from skysail_common.errors import Unavailable
+from skysail_common.identifiers import ReplicaId
+from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
+from skysail_common.rpc.contract import Call, Server, Stream, StreamHandler, Transport, UnaryHandler
+from skysail_model_server.execution import Execution
+from skysail_model_server.model import Model
+from skysail_model_server.serving import (
+    DESCRIBE,
+    PREDICT_BATCHES,
+    SERVICE,
+    answer,
+    description,
+    introduction,
+    parse_batch,
+    with_backlog,
+)
+from skysail_protos.v1 import model_server_pb2 as pb
+
+_STOP_GRACE_S = 1.0
+
+_Results = asyncio.Queue["pb.BatchResult | None"]
+
+
+@dataclass
+class _Job:
+    """A batch for the main thread."""
+
+    batch: pb.Batch
+    arrived_ns: int
+    results: _Results
+
+
+class LoopServing:
+    """Serves frontends by handlers of the contract."""
+
+    def __init__(
+        self, transport: Transport, replica_id: ReplicaId, max_queued_batches: int
+    ) -> None:
+        """Listens nowhere yet.
+
+        Args:
+            transport: Carries the calls.
+            replica_id: Who this is.
+            max_queued_batches: Batches of one stream under way; it is not read beyond.
+        """
+        self._transport = transport
+        self._replica_id = replica_id
+        self._max_queued_batches = max_queued_batches
+        self._loop = asyncio.get_running_loop()
+        self._server: Server = transport.server(
+            [SERVICE], self.unary, self.streams, max_message_bytes=MAX_LINK_MESSAGE_BYTES
+        )
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._model: Model | None = None
+        self._is_draining = False
+        self._backlog_us = 0
+        self._streams: dict[asyncio.Task[None], asyncio.Task[None]] = {}
+
+    @property
+    def unary(self) -> Mapping[str, UnaryHandler]:
+        """Handlers of unary calls, by path."""
+        return {DESCRIBE: self._describe}
+
+    @property
+    def streams(self) -> Mapping[str, StreamHandler]:
+        """Handlers of streams, by path."""
+        return {PREDICT_BATCHES: self._predict_batches}
+
+    async def start(self, address: str) -> None:
+        """Listen (see `Serving`)."""
+        self._server.bind(address)
+        await self._server.start()
+
+    async def begin(self, model: Model) -> None:
+        """Take batches (see `Serving`)."""
+        self._model = model
+        await self._server.set_serving(True)
+
+    def run(self, execution: Execution) -> None:
+        """Answer batches on the main thread (see `Serving`)."""
+        while (job := self._jobs.get()) is not None:
+            result = answer(execution, job.batch, job.arrived_ns)
+            self._loop.call_soon_threadsafe(self._finished, job, result)
+
+    async def drain(self) -> None:
+        """Finish what was taken (see `Serving`)."""
+        self._is_draining = True
+        await self._server.set_serving(False)
+        finishing = list(self._streams.values())
+        for taking in self._streams:
+            taking.cancel()
+        if finishing:
+            await asyncio.wait(finishing)
+        await self._server.stop(_STOP_GRACE_S)
+        self._transport.close()
+        self._jobs.put(None)
+
+    def _describe(self, call: Call) -> None:
+        is_ready = self._model is not None and not self._is_draining
+        call.reply(description(self._replica_id, self._model, is_ready=is_ready))
+
+    async def _predict_batches(self, stream: Stream) -> None:
+        """Answer the batches of a frontend, in their order."""
+        if self._model is None or self._is_draining:
+            raise Unavailable(f"replica {self._replica_id} is not ready")
+        await stream.accept()
+        window = asyncio.Semaphore(self._max_queued_batches)
+        results: _Results = asyncio.Queue()
+        if self._model.latencies:
+            await stream.send(introduction(self._model))
+        taking = asyncio.create_task(self._take(stream, window, results), name="take batches")
+        finishing = asyncio.create_task(self._finish(taking, window, results), name="finish")
+        self._streams[taking] = finishing
+        try:
+            while (result := await results.get()) is not None:
+                window.release()
+                await stream.send(with_backlog(result, self._backlog_us))
+            if not taking.cancelled() and (error := taking.exception()) is not None:
+                raise error
+        finally:
+            taking.cancel()
+            finishing.cancel()
+            del self._streams[taking]
+
+    async def _take(self, stream: Stream, window: asyncio.Semaphore, results: _Results) -> None:
+        """Pass batches on to the main thread until the frontend ends the stream."""
+        async for message in stream:
+            batch = parse_batch(message)
+            await window.acquire()
+            self._backlog_us += batch.expected_us
+            self._jobs.put(_Job(batch, perf_counter_ns(), results))
+
+    def _finished(self, job: _Job, result: pb.BatchResult) -> None:
+        self._backlog_us -= job.batch.expected_us
+        job.results.put_nowait(result)
+
+    async def _finish(
+        self, taking: "asyncio.Task[None]", window: asyncio.Semaphore, results: _Results
+    ) -> None:
+        """End the stream once nothing more is taken and all that was taken is answered."""
+        await asyncio.wait({taking})
+        for _ in range(self._max_queued_batches):
+            # A permit comes back with each answer.
+            await window.acquire()
+        results.put_nowait(None)

@@ -1,0 +1,85 @@
+"""What a model server is to the network, whichever transport carries it."""
+
+from time import perf_counter_ns
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from skysail_common.errors import InvalidInput
+from skysail_common.identifiers import ReplicaId
+from skysail_common.rpc.messages import latencies_to_proto, signature_to_proto
+from skysail_model_server.execution import Execution
+from skysail_model_server.model import Model
+from skysail_protos.v1 import model_server_pb2 as pb
+
+SERVICE = "skysail.v1.ModelServer"
+DESCRIBE = f"/{SERVICE}/Describe"
+PREDICT_BATCHES = f"/{SERVICE}/PredictBatches"
+
+_MAX_US = 2**32 - 1
+
+
+class Serving(Protocol):
+    """Serves frontends from its start to its drain; methods are of the I/O thread but for `run`."""
+
+    async def start(self, address: str) -> None:
+        """Listen; health says NOT_SERVING and batches are not answered before `begin`.
+
+        Raises:
+            FailedPrecondition: the address is in use or cannot be bound.
+        """
+        ...
+
+    async def begin(self, model: Model) -> None:
+        """Take batches for the model, and say so by health."""
+        ...
+
+    def run(self, execution: Execution) -> None:
+        """Answer batches until all is drained; called on the main thread, after `begin`."""
+        ...
+
+    async def drain(self) -> None:
+        """Take no batch any more, and return when what was taken is answered and all is closed."""
+        ...
+
+
+def parse_batch(message: bytes) -> pb.Batch:
+    """Return the batch that a message is.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        return pb.Batch.FromString(message)
+    except DecodeError as error:
+        raise InvalidInput("Unable to parse request: it is not a Batch") from error
+
+
+def answer(execution: Execution, batch: pb.Batch, arrived_ns: int) -> pb.BatchResult:
+    """Return the result of a batch that came in at an instant of `perf_counter_ns`."""
+    result = execution.run(batch)
+    waited_ns = perf_counter_ns() - arrived_ns - result.compute_us * 1000
+    result.wait_us = max(0, min(waited_ns // 1000, _MAX_US))
+    return result
+
+
+def description(replica_id: ReplicaId, model: Model | None, *, is_ready: bool) -> bytes:
+    """Return a DescribeResponse."""
+    model_name, version = replica_id.model_version
+    response = pb.DescribeResponse(
+        replica_id=str(replica_id), model=model_name, version=version, is_ready=is_ready
+    )
+    if model is not None:
+        response.signature.CopyFrom(signature_to_proto(model.signature))
+    return response.SerializeToString()
+
+
+def introduction(model: Model) -> bytes:
+    """Return the first message of a stream: what the warm-up has learned."""
+    return pb.BatchResult(latencies=latencies_to_proto(model.latencies)).SerializeToString()
+
+
+def with_backlog(result: pb.BatchResult, backlog_us: int) -> bytes:
+    """Return a result with what the frontend should know of the others' batches."""
+    result.backlog_us = min(backlog_us, _MAX_US)
+    return result.SerializeToString()

@@ -1,0 +1,494 @@
+"""Every transport through the same tests, with grpcio as the peer."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from skysail_common.clock import MONOTONIC, NEVER
+from skysail_common.errors import (
+    Backlog,
+    FailedPrecondition,
+    InvalidInput,
+    Overloaded,
+    Unavailable,
+)
+from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.contract import Call, Server, Stream, Transport
+from skysail_common.rpc.transports import open_transport
+
+SERVICE = "skysail.test.Test"
+UNARY = f"/{SERVICE}/Unary"
+STREAM = f"/{SERVICE}/Stream"
+LIMIT_BYTES = 4 * 1024 * 1024
+WAIT_S = 10.0
+
+
+@pytest.fixture(params=["grpc", "native"])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
+    if request.param == "native" and importlib.util.find_spec("skysail_transport") is None:
+        pytest.skip("native transport is not installed")
+    transport = open_transport(request.param)
+    yield transport
+    transport.close()
+
+
+@asynccontextmanager
+async def serving(
+    transport: Transport,
+    unary: Callable[[Call], None] | None = None,
+    stream: Callable[[Stream], Awaitable[None]] | None = None,
+    address: str = "127.0.0.1:0",
+) -> AsyncIterator[tuple[Server, str]]:
+    """Serve the handlers; yields the server and its endpoint."""
+    server = transport.server(
+        [SERVICE],
+        {UNARY: unary} if unary else {},
+        {STREAM: stream} if stream else {},
+        max_message_bytes=LIMIT_BYTES,
+    )
+    port = server.bind(address)
+    await server.start()
+    try:
+        yield server, address.replace(":0", f":{port}")
+    finally:
+        await server.stop(0.1)
+
+
+@asynccontextmanager
+async def calling(endpoint: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with open_channel(endpoint) as channel:
+        yield channel
+
+
+def unary_call(channel: grpc.aio.Channel, path: str = UNARY) -> Any:
+    return channel.unary_unary(path)
+
+
+def echo(call: Call) -> None:
+    call.reply(call.message)
+
+
+async def echo_stream(stream: Stream) -> None:
+    async for message in stream:
+        await stream.send(message)
+
+
+async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call, WAIT_S)
+    return caught.value
+
+
+def trailers_of(error: grpc.aio.AioRpcError) -> Mapping[str, Any]:
+    return dict(error.trailing_metadata())  # type: ignore[arg-type]
+
+
+# Unary calls.
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 100_000, 3_000_000])
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+async def test_a_call_is_answered(transport, size, where, tmp_path: Path):
+    address = "127.0.0.1:0" if where == "tcp" else f"unix:{tmp_path}/s"
+    async with serving(transport, echo, address=address) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            message = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+            assert await unary_call(channel)(message, timeout=WAIT_S) == message
+
+
+async def test_an_answer_may_come_later_and_only_the_first_counts(transport):
+    loop = asyncio.get_running_loop()
+
+    def handler(call: Call) -> None:
+        def answer() -> None:
+            call.reply(b"first")
+            call.reply(b"second")
+            call.fail(InvalidInput("third"))
+
+        loop.call_later(0.01, answer)
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        assert await unary_call(channel)(b"", timeout=WAIT_S) == b"first"
+
+
+async def test_many_calls_at_once_get_each_its_own_answer(transport):
+    loop = asyncio.get_running_loop()
+
+    def handler(call: Call) -> None:
+        loop.call_soon(call.reply, call.message)
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        call = unary_call(channel)
+        messages = [str(index).encode() for index in range(500)]
+        assert await asyncio.gather(*(call(each, timeout=WAIT_S) for each in messages)) == messages
+
+
+async def test_an_error_has_its_status_text_and_class(transport):
+    def handler(call: Call) -> None:
+        call.fail(InvalidInput("too wide: é 100 % 中\n"))
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        error = await failure(unary_call(channel)(b""))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "too wide: é 100 % 中\n"
+    assert trailers_of(error)["skysail-reason"] == "InvalidInput"
+
+
+async def test_what_is_shed_says_when_to_retry(transport):
+    def handler(call: Call) -> None:
+        error = Overloaded("full")
+        error.backlog = Backlog("queue_full", 7, 0.02)
+        call.fail(error)
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        error = await failure(unary_call(channel)(b""))
+    assert trailers_of(error)["retry-after-ms"] == "20"
+    assert b"RetryInfo" in trailers_of(error)["grpc-status-details-bin"]
+
+
+async def test_a_handler_that_raises_fails_its_call_alone(transport, caplog):
+    def handler(call: Call) -> None:
+        if call.message == b"ours":
+            raise InvalidInput("no")
+        if call.message == b"mistake":
+            raise ZeroDivisionError("secret")
+        call.reply(b"ok")
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        call = unary_call(channel)
+        assert (await failure(call(b"ours"))).details() == "no"
+        mistake = await failure(call(b"mistake"))
+        assert mistake.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in str(mistake.details())
+        assert await call(b"", timeout=WAIT_S) == b"ok"
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_unknown_method_is_unimplemented(transport):
+    async with serving(transport, echo) as (_, endpoint), calling(endpoint) as channel:
+        error = await failure(unary_call(channel, f"/{SERVICE}/Other")(b""))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_metadata_goes_both_ways(transport):
+    seen: dict[str, Any] = {}
+
+    def handler(call: Call) -> None:
+        seen.update(call.metadata())
+        call.reply(b"", [("answer", "two"), ("raw-bin", b"\xff\x00")])
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        call = unary_call(channel)(b"", metadata=[("word", "one"), ("bytes-bin", b"\x00\xfe")])
+        await asyncio.wait_for(call, WAIT_S)
+        trailers = dict(await call.trailing_metadata())
+    assert seen["word"] == "one"
+    assert seen["bytes-bin"] == b"\x00\xfe"
+    assert trailers["answer"] == "two"
+    assert trailers["raw-bin"] == b"\xff\x00"
+
+
+async def test_the_deadline_is_an_instant_of_the_monotonic_clock(transport):
+    seen: list[float] = []
+
+    def handler(call: Call) -> None:
+        seen.append(call.deadline - MONOTONIC())
+        seen.append(call.deadline)
+        call.reply(b"")
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        await unary_call(channel)(b"", timeout=5.0)
+        await asyncio.wait_for(unary_call(channel)(b""), WAIT_S)
+    assert 3.0 < seen[0] <= 5.1
+    assert seen[3] == NEVER
+
+
+async def test_a_call_without_an_answer_ends_at_its_deadline_and_is_told(transport):
+    cancelled = asyncio.Event()
+
+    def handler(call: Call) -> None:
+        call.on_cancel(cancelled.set)
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        error = await failure(unary_call(channel)(b"", timeout=0.2))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(cancelled.wait(), WAIT_S)
+
+
+async def test_a_caller_that_goes_away_is_told_once(transport):
+    arrived, cancelled = asyncio.Event(), []
+    gone = asyncio.Event()
+
+    def handler(call: Call) -> None:
+        def on_cancel() -> None:
+            cancelled.append(call)
+            gone.set()
+            call.reply(b"too late")
+
+        call.on_cancel(on_cancel)
+        arrived.set()
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        call = unary_call(channel)(b"")
+        await asyncio.wait_for(arrived.wait(), WAIT_S)
+        call.cancel()
+        await asyncio.wait_for(gone.wait(), WAIT_S)
+        assert len(cancelled) == 1
+
+
+@pytest.mark.parametrize("size", [LIMIT_BYTES + 1, 3 * LIMIT_BYTES])
+async def test_a_message_over_the_limit_is_refused(transport, size):
+    async with serving(transport, echo) as (_, endpoint), calling(endpoint) as channel:
+        error = await failure(unary_call(channel)(b"x" * size))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await unary_call(channel)(b"small", timeout=WAIT_S) == b"small"
+
+
+async def test_compressed_messages_are_read(transport):
+    async with serving(transport, echo) as (_, endpoint), calling(endpoint) as channel:
+        call = unary_call(channel)(b"z" * 100_000, compression=grpc.Compression.Gzip)
+        assert await asyncio.wait_for(call, WAIT_S) == b"z" * 100_000
+
+
+# Streams.
+
+
+async def test_messages_of_a_stream_come_in_order(transport):
+    messages = [str(index).encode() * 10 for index in range(300)]
+
+    async def asked() -> AsyncIterator[bytes]:
+        for message in messages:
+            yield message
+
+    async with serving(transport, stream=echo_stream) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            answers = [
+                each async for each in channel.stream_stream(STREAM)(asked(), timeout=WAIT_S)
+            ]
+    assert answers == messages
+
+
+async def test_a_large_message_passes_a_stream(transport):
+    async with serving(transport, stream=echo_stream) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            call = channel.stream_stream(STREAM)(timeout=WAIT_S)
+            await call.write(b"m" * 3_000_000)
+            assert await call.read() == b"m" * 3_000_000
+            call.cancel()
+
+
+async def test_a_stream_is_accepted_before_there_is_a_message(transport):
+    async def handler(stream: Stream) -> None:
+        await stream.accept()
+        await echo_stream(stream)
+
+    async with serving(transport, stream=handler) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            call = channel.stream_stream(STREAM)(timeout=WAIT_S)
+            await asyncio.wait_for(call.initial_metadata(), WAIT_S)
+            await call.write(b"a")
+            assert await call.read() == b"a"
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+            assert await call.code() is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("is_accepted", [False, True])
+async def test_a_stream_ends_with_the_error_of_its_handler(transport, is_accepted):
+    async def handler(stream: Stream) -> None:
+        if is_accepted:
+            await stream.send(b"first")
+        raise Unavailable("no more")
+
+    async with serving(transport, stream=handler) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            call = channel.stream_stream(STREAM)(timeout=WAIT_S)
+            if is_accepted:
+                assert await call.read() == b"first"
+            assert (await failure(call.read())).code() is grpc.StatusCode.UNAVAILABLE
+            assert await call.details() == "no more"
+
+
+async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(transport):
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def handler(stream: Stream) -> None:
+        begun.set()
+        try:
+            async for _ in stream:
+                pass
+        finally:
+            ended.set()
+
+    async with serving(transport, stream=handler) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            call = channel.stream_stream(STREAM)()
+            await call.write(b"a")
+            await asyncio.wait_for(begun.wait(), WAIT_S)
+            call.cancel()
+            await asyncio.wait_for(ended.wait(), WAIT_S)
+
+
+async def test_sending_waits_for_a_client_that_does_not_read(transport):
+    sent_bytes = 0
+
+    async def handler(stream: Stream) -> None:
+        nonlocal sent_bytes
+        for _ in range(2000):
+            await stream.send(b"s" * 50_000)
+            sent_bytes += 50_000
+
+    async with serving(transport, stream=handler) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            call = channel.stream_stream(STREAM)(timeout=60)
+            await call.read()
+            before = -1
+            while before != sent_bytes:
+                before = sent_bytes
+                await asyncio.sleep(0.2)
+            assert sent_bytes < 20_000_000
+            call.cancel()
+
+
+# Links.
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[bytes] = asyncio.Queue()
+        self.closed: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+
+    def link_received(self, message: bytes) -> None:
+        self.messages.put_nowait(message)
+
+    def link_closed(self, reason: str, has_died: bool) -> None:
+        self.closed.set_result((reason, has_died))
+
+    async def next(self) -> bytes:
+        return await asyncio.wait_for(self.messages.get(), WAIT_S)
+
+
+async def accepting(stream: Stream) -> None:
+    await stream.accept()
+    async for message in stream:
+        if message == b"end":
+            return
+        if message == b"fail":
+            raise Unavailable("draining")
+        await stream.send(message)
+
+
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+async def test_a_link_carries_messages_both_ways(transport, where, tmp_path: Path):
+    address = "127.0.0.1:0" if where == "tcp" else f"unix:{tmp_path}/s"
+    async with serving(transport, stream=accepting, address=address) as (_, endpoint):
+        observer = Observer()
+        link = await transport.connect(endpoint, STREAM, observer)
+        for message in (b"", b"one", b"x" * 3_000_000):
+            link.send(message)
+            assert await observer.next() == message
+        link.close()
+        link.send(b"after")
+        await asyncio.sleep(0)
+        assert not observer.closed.done()
+
+
+@pytest.mark.parametrize(("last", "has_died"), [(b"end", False), (b"fail", True)])
+async def test_a_link_tells_how_it_ended(transport, last, has_died):
+    async with serving(transport, stream=accepting) as (_, endpoint):
+        observer = Observer()
+        link = await transport.connect(endpoint, STREAM, observer)
+        link.send(last)
+        reason, died = await asyncio.wait_for(observer.closed, WAIT_S)
+        assert died is has_died
+        assert reason
+        link.send(b"after")
+        link.close()
+
+
+async def test_a_peer_that_is_not_there_is_unavailable(transport, tmp_path: Path):
+    with pytest.raises(Unavailable, match="does not take batches"):
+        await asyncio.wait_for(
+            transport.connect(f"unix:{tmp_path}/nobody", STREAM, Observer()), WAIT_S
+        )
+
+
+async def test_a_peer_that_refuses_is_unavailable(transport):
+    async def refusing(stream: Stream) -> None:
+        raise Unavailable("not ready yet")
+
+    async with serving(transport, stream=refusing) as (_, endpoint):
+        with pytest.raises(Unavailable, match="not ready yet"):
+            await asyncio.wait_for(transport.connect(endpoint, STREAM, Observer()), WAIT_S)
+
+
+# Servers.
+
+
+async def test_health_says_whether_calls_are_taken(transport):
+    async with serving(transport, echo) as (server, endpoint), calling(endpoint) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+
+        async def status(service: str = SERVICE) -> int:
+            request = health_pb2.HealthCheckRequest(service=service)
+            return int((await stub.Check(request, timeout=WAIT_S)).status)
+
+        assert await status() == health_pb2.HealthCheckResponse.NOT_SERVING
+        await server.set_serving(True)
+        assert await status() == health_pb2.HealthCheckResponse.SERVING
+        assert await status("") == health_pb2.HealthCheckResponse.SERVING
+        unknown = await failure(stub.Check(health_pb2.HealthCheckRequest(service="unknown")))
+        assert unknown.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_health_can_be_watched(transport):
+    async with serving(transport, echo) as (server, endpoint), calling(endpoint) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=WAIT_S)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await server.set_serving(True)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
+
+
+async def test_reflection_lists_the_services(transport):
+    async with serving(transport, echo) as (_, endpoint), calling(endpoint) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(timeout=WAIT_S)
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        listed = {each.name for each in (await call.read()).list_services_response.service}
+        call.cancel()
+    assert {SERVICE, "grpc.reflection.v1alpha.ServerReflection", "grpc.health.v1.Health"} <= listed
+
+
+async def test_an_address_in_use_is_refused(transport):
+    async with serving(transport, echo) as (_, endpoint):
+        other = transport.server([SERVICE], {UNARY: echo}, {}, max_message_bytes=LIMIT_BYTES)
+        with pytest.raises(FailedPrecondition, match=f"cannot listen on {endpoint}"):
+            other.bind(endpoint)
+
+
+async def test_a_server_that_stops_answers_what_is_under_way(transport):
+    calls: list[Call] = []
+    arrived = asyncio.Event()
+
+    def handler(call: Call) -> None:
+        calls.append(call)
+        arrived.set()
+
+    async with serving(transport, handler) as (server, endpoint), calling(endpoint) as channel:
+        answer = asyncio.ensure_future(unary_call(channel)(b"", timeout=WAIT_S))
+        await asyncio.wait_for(arrived.wait(), WAIT_S)
+        stopping = asyncio.create_task(server.stop(WAIT_S))
+        await asyncio.sleep(0.05)
+        calls[0].reply(b"last")
+        assert await answer == b"last"
+        await asyncio.wait_for(stopping, WAIT_S)
