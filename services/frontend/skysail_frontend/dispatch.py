@@ -278,8 +278,7 @@ class Dispatcher:
 
     def _answer(self, query: Query, prediction: Prediction, now: float) -> None:
         self.num_unsettled -= 1
-        query.answer(prediction, now)
-        self.statistics.settled(query, prediction)
+        self.statistics.settled(query, query.answer(prediction, now))
 
     def _answer_followers(
         self, leader: Query, answer: QueryOutputs | QueryError, now: float

@@ -9,9 +9,11 @@ from google.protobuf.message import DecodeError
 
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError
+from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
 from skysail_common.tensors import DataType, Tensor, TensorSpec, join_bytes_elements, narrowed
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.infer_parameters import (
     RequestOptions,
     check_tensor_parameters,
@@ -66,6 +68,7 @@ class GrpcInference:
         server_name: str,
         is_ready: Callable[[], bool],
         streams: Streams,
+        max_answer_bytes: int = MAX_MESSAGE_BYTES,
         *,
         has_triton_errors: bool = False,
     ) -> None:
@@ -76,10 +79,12 @@ class GrpcInference:
             server_name: Name in the server metadata.
             is_ready: Tells whether the server takes queries.
             streams: Where streams are served.
+            max_answer_bytes: Largest answer; the transport refuses to send a larger one.
             has_triton_errors: True to answer what is shed with Triton's codes and texts.
         """
         self._dispatcher = dispatcher
         self._streams = streams
+        self._max_answer_bytes = max_answer_bytes
         self._has_triton_errors = has_triton_errors
         self._numbers = count()
         self._plans = InferPlans()
@@ -155,7 +160,7 @@ class GrpcInference:
             if prediction.error is not None:
                 call.fail(self._error(query, prediction.error))
             else:
-                call.reply(asked.answer(query, prediction))
+                call.reply(checked(asked.answer(query, prediction), self._max_answer_bytes))
 
         asked = self._understand(call.message, call.deadline, settle)
         query = asked.query
@@ -171,15 +176,11 @@ class GrpcInference:
         name = str(next(self._numbers))
 
         def settle(query: Query, prediction: Prediction) -> None:
-            error = prediction.error
-            if error is None:
+            if prediction.error is not None:
+                answer = _stream_error(query.query_id, self._error(query, prediction.error))
+            else:
                 answer = streamed(asked.answer(query, prediction))
-                try:
-                    session.check_size(answer)
-                except SkysailError as too_large:
-                    error = too_large
-            if error is not None:
-                answer = _stream_error(query.query_id, self._error(query, error))
+                answer = checked(answer, self._max_answer_bytes)
             session.answer(name, answer)
 
         try:

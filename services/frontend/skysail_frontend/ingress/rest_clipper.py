@@ -14,10 +14,11 @@ from starlette.routing import BaseRoute, Route
 from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http import (
     deadline_of,
-    json_response,
+    json_text,
     predict_all,
     read_json,
 )
@@ -33,10 +34,10 @@ _MAX_BATCH = 100_000
 class RestClipper:
     """Serves POST /{application}/predict."""
 
-    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_body_bytes: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_bytes: int) -> None:
         self._dispatcher = dispatcher
         self._ids = ids
-        self._max_body_bytes = max_body_bytes
+        self._max_bytes = max_bytes
 
     def routes(self) -> list[BaseRoute]:
         """Return the paths and their handlers."""
@@ -48,7 +49,7 @@ class RestClipper:
     async def predict(self, request: Request) -> Response:
         """Answer the query, or each query of the batch, in the body."""
         application = self._dispatcher.table.application(request.path_params["application"])
-        body = await read_json(request, self._max_body_bytes)
+        body = await read_json(request, self._max_bytes)
         if not isinstance(body, dict) or ("input" in body) == ("input_batch" in body):
             raise InvalidInput(
                 "JSON object does not have required keys input or input_batch: give one of them"
@@ -58,13 +59,17 @@ class RestClipper:
             raise InvalidInput("'version' must be a string")
         if "input" in body:
             (answer,) = await self._answers(request, application, version, [body["input"]])
-            return json_response(answer)
+            return self._response(answer)
         batch = body["input_batch"]
         if not isinstance(batch, list) or not 1 <= len(batch) <= _MAX_BATCH:
             raise InvalidInput(f"'input_batch' must be a JSON array of 1 to {_MAX_BATCH} inputs")
         # Converted before any is asked: a bad input refuses the whole request.
         answers = await self._answers(request, application, version, batch)
-        return json_response({"batch_predictions": answers})
+        return self._response({"batch_predictions": answers})
+
+    def _response(self, answer: dict[str, Any]) -> Response:
+        text = checked(json_text(answer), self._max_bytes)
+        return Response(text, media_type="application/json")
 
     async def _answers(
         self, request: Request, application: Application, version: str, values: Sequence[Any]
@@ -82,6 +87,9 @@ class RestClipper:
         found = await predict_all(request, self._dispatcher, makes)
         if len(found) == 1 and (error := found[0][1].error) is not None:
             raise error
+        # Before it is written as JSON, which would keep all others waiting.
+        size = sum(len(data) for _, prediction in found for data in prediction.outputs)
+        check_size(size, self._max_bytes)
         return [self._answer(query, prediction) for query, prediction in found]
 
     def _answer(self, query: Query, prediction: Prediction) -> dict[str, Any]:
