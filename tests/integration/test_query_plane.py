@@ -284,6 +284,65 @@ class TestMetrics:
             assert found == {replica.container_id: value}
         assert page.sum("skysail_profile_latency_seconds", rows="1", **version) > 0
 
+    def test_what_is_refused_is_counted_once_by_why(self, plane: Plane, double: str, steady: str):
+        name = "skysail_refused_queries_total"
+        before = Counter(plane.page().by("reason", name))
+        calls = [
+            lambda: plane.queries.Predict(predict_request("nope", [1.0]), timeout=10),
+            lambda: plane.queries.Predict(predict_request(double, [1.0]), timeout=10),
+            lambda: plane.inference.ModelInfer(infer_request("nope", ROW), timeout=10),
+            lambda: plane.inference.ModelInfer(infer_request(double, np.ones((1, 2))), timeout=10),
+        ]
+        for call in calls:
+            refused(call)
+        streamed = [infer_request(each, np.ones((1, 2))) for each in ("nope", double)]
+        answers = list(plane.inference.ModelStreamInfer(iter(streamed), timeout=10))
+        assert all(each.error_message for each in answers)
+        asked = [predict_request("nope", [1.0]), predict_request(double, [1.0])]
+        answers = list(plane.queries.PredictStream(iter(asked), timeout=10))
+        assert all(each.HasField("error") for each in answers)
+        for path, body, status in (
+            ("/v2/models/nope/infer", infer_body(ROW), 404),
+            (f"/v2/models/{double}/infer", infer_body(np.ones((1, 2))), 400),
+            ("/nope/predict", {"input": [1]}, 404),
+            ("/promised/predict", {"input": [1, 2]}, 400),
+            ("/promised/predict", {"input_batch": [[1], [1, 2]]}, 400),
+        ):
+            assert plane.http.post(path, json=body).status_code == status
+        # A query without time, and what is no query.
+        soon = oip.InferParameter(int64_param=1)
+        refused(
+            lambda: plane.inference.ModelInfer(infer_request(double, ROW, timeout=soon), timeout=9)
+        )
+        assert plane.http.get("/v2/models/nope").status_code == 404
+        after = Counter(plane.page().by("reason", name))
+        after.subtract(before)
+        assert {reason: number for reason, number in after.items() if number} == {
+            "ApplicationNotFound": 3,
+            "ModelNotFound": 3,
+            "InvalidInput": 7,
+            "DeadlineExceeded": 1,
+        }
+
+    def test_what_is_cancelled_is_counted(self, plane: Plane, napping: str):
+        def cancelled() -> float:
+            return plane.page().sum("skysail_cancelled_queries_total")
+
+        plane.wait_until_idle(napping)
+        before = cancelled()
+        request = predict_request(napping, [0.5])
+        first = plane.queries.Predict.future(request, timeout=10)
+        eventually(
+            lambda: plane.page().sum("skysail_replica_batches_in_flight", model=napping) == 1
+        )
+        calls = [plane.queries.Predict.future(request, timeout=10) for _ in range(3)]
+        eventually(lambda: plane.queued_rows(napping) == 3)
+        for call in calls:
+            call.cancel()
+        eventually(lambda: cancelled() - before == 3)
+        assert first.result().outcome == query_pb2.OUTCOME_OK
+        assert cancelled() - before == 3
+
     def test_what_is_undeployed_leaves_no_numbers(self, plane: Plane):
         plane.client.deploy(naps, name="leaving", version="1", example=np.zeros((1, 1)))
         request = predict_request("leaving", [0.6])
@@ -371,12 +430,14 @@ class TestWorkers:
             with grpc.insecure_channel(working.grpc, options) as channel:
                 stub = query_pb2_grpc.QueryServiceStub(channel)
                 answers = [stub.Predict(request, timeout=10) for _ in range(5)]
+                refused(lambda: stub.Predict(predict_request("nope", [1.0]), timeout=10))
             return sum(each.outcome == query_pb2.OUTCOME_OK for each in answers)
 
         def ask_http(_: int) -> int:
             with httpx.Client(base_url=f"http://{working.http}", verify=False) as client:
                 body = infer_body(ROW)
                 answers = [client.post("/v2/models/double/infer", json=body) for _ in range(5)]
+                client.post("/v2/models/nope/infer", json=body)
             return sum(each.json()["outputs"][0]["data"] == [2, 2, 2] for each in answers)
 
         with ThreadPoolExecutor(8) as pool:
@@ -388,6 +449,9 @@ class TestWorkers:
         assert page.sum("skysail_batch_rows_sum", model="double") == 320
         parts = [scrape(f"127.0.0.1:{worker.metrics_port}") for worker in workers_of(working)]
         counts = [part.sum("skysail_queries_total", model="double") for part in parts]
+        refusals = [part.sum("skysail_refused_queries_total") for part in parts]
+        assert sum(refusals) == page.sum("skysail_refused_queries_total") == 64
+        assert min(refusals) > 0
         assert len(counts) == 2
         assert sum(counts) == 320
         assert min(counts) > 0

@@ -198,6 +198,8 @@ class Dispatcher:
             return
         query.cancel()
         self.num_unsettled -= 1
+        if not query.is_part:
+            self.statistics.num_cancelled += 1
         for part in query.parts:
             self.cancel(part)
         self._leave_queue(query)

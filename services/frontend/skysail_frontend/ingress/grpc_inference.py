@@ -24,6 +24,7 @@ from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
     Target,
+    check_in_time,
     find_model_target,
     longest_wait_s,
     make_query,
@@ -162,7 +163,9 @@ class GrpcInference:
             else:
                 call.reply(checked(asked.answer(query, prediction), self._max_answer_bytes))
 
-        asked = self._understand(call.message, call.deadline, settle)
+        with self._dispatcher.statistics.refusals:
+            check_in_time(self._dispatcher, call)
+            asked = self._understand(call.message, call.deadline, settle)
         query = asked.query
         call.on_cancel(lambda: self._dispatcher.cancel(query))
         self._dispatcher.submit(query)
@@ -184,7 +187,8 @@ class GrpcInference:
             session.answer(name, answer)
 
         try:
-            asked = self._understand(message, session.deadline, settle)
+            with self._dispatcher.statistics.refusals:
+                asked = self._understand(message, session.deadline, settle)
         except SkysailError as error:
             session.answer(name, _stream_error(_id_of(message), error))
         else:

@@ -15,7 +15,7 @@ from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
-from skysail_frontend.ingress.targets import find_target, make_query
+from skysail_frontend.ingress.targets import check_in_time, find_target, make_query
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_protos.v1 import query_pb2 as pb
 
@@ -80,7 +80,9 @@ class GrpcQuery:
                 answer = _response(query, prediction).SerializeToString()
                 call.reply(checked(answer, self._max_answer_bytes))
 
-        query = self._query(_parse(call.message), call.deadline, settle)
+        with self._dispatcher.statistics.refusals:
+            check_in_time(self._dispatcher, call)
+            query = self._query(_parse(call.message), call.deadline, settle)
         call.on_cancel(lambda: self._dispatcher.cancel(query))
         self._dispatcher.submit(query)
 
@@ -114,11 +116,12 @@ class GrpcQuery:
             session.answer(query.query_id, answer)
 
         try:
-            request = _parse(message)
-            query_id = request.query_id
-            query = self._query(request, session.deadline, settle)
-            if query.query_id in session.unanswered:
-                raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
+            with self._dispatcher.statistics.refusals:
+                request = _parse(message)
+                query_id = request.query_id
+                query = self._query(request, session.deadline, settle)
+                if query.query_id in session.unanswered:
+                    raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
         except SkysailError as error:
             session.answer("", _stream_error(query_id, error))
         else:

@@ -136,11 +136,11 @@ class RestV2:
 
     async def infer(self, request: Request) -> Response:
         """Answer one query."""
-        content = await read_body(request, self._max_bytes)
-        body = BinaryBody(content, request.headers.get(JSON_LENGTH_HEADER))
-        asked = _raw(body, self._target(request)) if body.is_raw else self._asked(body, request)
-
-        deadline = deadline_of(request, self._dispatcher.clock())
+        with self._dispatcher.statistics.refusals:
+            content = await read_body(request, self._max_bytes)
+            body = BinaryBody(content, request.headers.get(JSON_LENGTH_HEADER))
+            asked = _raw(body, self._target(request)) if body.is_raw else self._asked(body, request)
+            deadline = deadline_of(request, self._dispatcher.clock())
 
         def make(settle: Settle) -> Query:
             return make_query(
