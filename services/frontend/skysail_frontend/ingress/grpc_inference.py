@@ -55,7 +55,6 @@ _CONTENTS_FIELD = {
 # The widest type of each field, which is what Triton calls it.
 _FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
 
-
 _ALL: frozenset[str] = frozenset()
 _NO_OPTIONS = RequestOptions()
 
