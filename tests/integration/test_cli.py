@@ -1,12 +1,13 @@
 """The command line, as a person uses it."""
 
 import json
+import re
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.clusters import RunningCluster, skysail_command
 
 MODEL = """
     import numpy as np
@@ -126,6 +127,25 @@ def test_status_and_models(run, deployed):
     assert "cli" in [each["name"] for each in found]
 
 
+def test_tune(run, deployed):
+    flags = ["--policy", "fixed", "--max-batch-size", "32", "--max-queue-delay-ms", "5"]
+    done = run("tune", "cli", *flags, "--preferred-batch-size", "8", "--preferred-batch-size", "4")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
+    for name, value in (
+        ("policy", "fixed"),
+        ("max_batch_size", "32"),
+        ("max_queue_delay_s", "0.005"),
+    ):
+        assert re.search(rf"{name}\s+{value}\b", shown), shown
+    assert re.search(r"preferred_batch_sizes\s+\(4, 8\)", shown), shown
+    # What is not given stays as it is.
+    shown = run("tune", "cli", "--cache-ttl-s", "60", "--max-queue-size", "99").stdout
+    for name, value in (("policy", "fixed"), ("max_batch_size", "32"), ("cache_ttl_s", r"60\.0")):
+        assert re.search(rf"{name}\s+{value}\b", shown), shown
+    assert json.loads(run("predict", "cli", "[1, 2]", "-o", "json").stdout)["outcome"] == "OK"
+
+
 def test_undeploy(run, deployed):
     done = run("undeploy", "cli", "--version", "2")
     assert done.stdout == "cli:2 is not deployed any more\n"
@@ -146,6 +166,9 @@ def test_undeploy(run, deployed):
         (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
         (["nope"], 2, "No such command"),
         (["scale", "cli", "-1"], 2, ""),
+        (["tune", "nope", "--max-batch-size", "2"], 1, "'nope' is not registered"),
+        (["tune", "cli", "--policy", "magic"], 2, "'magic' is not one of"),
+        (["tune", "cli", "--preferred-batch-size", "99"], 1, "preferred_batch_sizes"),
     ],
 )
 def test_errors_are_one_line_and_a_status(run, deployed, arguments, status, message):
@@ -155,11 +178,3 @@ def test_errors_are_one_line_and_a_status(run, deployed, arguments, status, mess
     assert message in done.stderr
     if status == 1:
         assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_up_and_down(own_dir: Path):
-    with running_cluster(own_dir):
-        pass
-    done = skysail_command("down", "--data-dir", str(own_dir))
-    assert done.returncode == 1
-    assert done.stderr == f"skysail: no cluster runs in {own_dir}\n"

@@ -48,7 +48,9 @@ async def run(settings: FrontendSettings) -> None:
         settings.default_timeout_s,
         PredictionCache(settings.cache_mib * 1024 * 1024),
     )
-    directory = Directory(dispatcher, grpc_transport.connect, settings.snapshot_file)
+    directory = Directory(
+        dispatcher, grpc_transport.connect, settings.snapshot_file, settings.report_every_s
+    )
     ids = grpc_query.QueryIds()
     is_ready = directory.has_routes.is_set
     max_bytes = settings.max_message_mib * 1024 * 1024
