@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -154,25 +156,32 @@ def test_undeploy(run, deployed):
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        (["predict", "nope", "[1]"], 1, "no application and no deployed model is called 'nope'"),
-        (["predict", "cli", "{"], 1, "the input is not JSON"),
-        (["predict", "cli"], 2, "give the input"),
-        (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
-        (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
-        (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
-        (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
-        (["nope"], 2, "No such command"),
-        (["scale", "cli", "-1"], 2, ""),
-        (["tune", "nope", "--max-batch-size", "2"], 1, "'nope' is not registered"),
-        (["tune", "cli", "--policy", "magic"], 2, "'magic' is not one of"),
-        (["tune", "cli", "--preferred-batch-size", "99"], 1, "preferred_batch_sizes"),
-    ],
-)
-def test_errors_are_one_line_and_a_status(run, deployed, arguments, status, message):
-    done = run(*arguments)
+ERRORS = [
+    (["predict", "nope", "[1]"], 1, "no application and no deployed model is called 'nope'"),
+    (["predict", "cli", "{"], 1, "the input is not JSON"),
+    (["predict", "cli"], 2, "give the input"),
+    (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
+    (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
+    (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
+    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
+    (["nope"], 2, "No such command"),
+    (["scale", "cli", "-1"], 2, ""),
+    (["tune", "nope", "--max-batch-size", "2"], 1, "'nope' is not registered"),
+    (["tune", "cli", "--policy", "magic"], 2, "'magic' is not one of"),
+    (["tune", "cli", "--preferred-batch-size", "99"], 1, "preferred_batch_sizes"),
+]
+
+
+@pytest.fixture(scope="module")
+def failed(run, deployed) -> list[subprocess.CompletedProcess[str]]:
+    """What each command said, run beside one another: each takes as long as all imports."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda case: run(*case[0]), ERRORS))
+
+
+@pytest.mark.parametrize("index", range(len(ERRORS)), ids=lambda index: " ".join(ERRORS[index][0]))
+def test_errors_are_one_line_and_a_status(failed, index):
+    (_, status, message), done = ERRORS[index], failed[index]
     assert done.returncode == status
     assert done.stdout == ""
     assert message in done.stderr
