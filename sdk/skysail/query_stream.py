@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
+import grpc
 import grpc.aio
 
+from skysail.reaching import frontend_unreached
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
@@ -25,12 +27,15 @@ from skysail_common.rpc.statuses import from_rpc_error
 from skysail_protos.v1 import query_pb2, query_pb2_grpc
 
 _CONNECT_TIMEOUT_S = 2.0
-_PATIENCE_S = 3.0
+_PATIENCE_S = 10.0
+"""How long after a loss queries wait for a frontend: one that failed is started again."""
 _FIRST_RETRY_S = 0.02
 _MAX_RETRY_S = 0.5
 _SLACK_S = 1.0
 _TIMEOUT_BYTES = 32
 """More than the time-out of a query takes, which is set anew whenever the query is sent."""
+_READY = grpc.ChannelConnectivity.READY
+_FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class _Pending:
@@ -66,6 +71,7 @@ class QueryStream:
         self._numbers = count()
         self._prefix = secrets.token_hex(5)
         self._connecting: asyncio.Task[None] | None = None
+        self._lost_at = -_PATIENCE_S
         self._why = "not connected yet"
 
     async def ask(
@@ -123,19 +129,17 @@ class QueryStream:
     async def _run(self) -> None:
         """Keep a stream open while there is anything to ask."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
-        lost_at = -_PATIENCE_S
         while self._pending:
             try:
                 if not self._frontends:
                     self._frontends.extend(await self._find_frontends())
-                if await self._serve(self._frontends[0]):
-                    back_off.reset()
-                    lost_at = MONOTONIC()
                 # Another one next time, and whoever is there by then after the last.
-                self._frontends.popleft()
+                await self._serve(self._frontends.popleft())
+                back_off.reset()
+                self._lost_at = MONOTONIC()
             except SkysailError as error:
                 self._why = error.message
-                if MONOTONIC() - lost_at > _PATIENCE_S:
+                if not self._frontends and MONOTONIC() - self._lost_at > _PATIENCE_S:
                     self._fail_all(error)
             except Exception as error:
                 self._fail_all(SkysailError(f"a mistake of the client: {error!r}"))
@@ -143,14 +147,15 @@ class QueryStream:
             if self._pending:
                 await asyncio.sleep(back_off.next_s())
 
-    async def _serve(self, endpoint: str) -> bool:
-        """Ask and take answers until the stream breaks; True if it was one."""
+    async def _serve(self, endpoint: str) -> None:
+        """Ask and take answers until the stream breaks.
+
+        Raises:
+            Unavailable: no frontend is reached.
+        """
         async with open_channel(endpoint) as channel:
-            try:
-                await asyncio.wait_for(channel.channel_ready(), _CONNECT_TIMEOUT_S)
-            except asyncio.TimeoutError:
-                self._why = f"{endpoint} is not reached"
-                return False
+            if not await _connects(channel):
+                raise frontend_unreached(endpoint)
             call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()
             # What was asked on another stream comes first.
             self._outbox = deque(self._pending)
@@ -168,7 +173,6 @@ class QueryStream:
                 # It fails where the stream does, which reading has told; and grpc's own tasks of the
                 # call end before its loop may.
                 await asyncio.gather(writing, call.code(), return_exceptions=True)
-        return True
 
     async def _write(self, call: Any) -> None:
         while True:
@@ -193,3 +197,19 @@ class QueryStream:
                 pending.answer.set_exception(error_of(error.reason, error.code, error.message))
         else:
             pending.answer.set_result(answer.response)
+
+
+async def _connects(channel: grpc.aio.Channel) -> bool:
+    """Tell whether a new channel connects, as soon as it is known that it does not."""
+
+    async def connects() -> bool:
+        while (state := channel.get_state(try_to_connect=True)) is not _READY:
+            if state is _FAILED:
+                return False
+            await channel.wait_for_state_change(state)
+        return True
+
+    try:
+        return await asyncio.wait_for(connects(), _CONNECT_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        return False

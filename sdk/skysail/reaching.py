@@ -1,4 +1,4 @@
-"""What a client says where no management answered it."""
+"""What a client says where no management and no frontend answered it."""
 
 import grpc
 import grpc.aio
@@ -24,3 +24,11 @@ def management_error(error: grpc.aio.AioRpcError, endpoint: str) -> SkysailError
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"management at {endpoint} did not answer in time")
     return from_rpc_error(error)
+
+
+def frontend_unreached(endpoint: str) -> Unavailable:
+    """Return the error for an endpoint at which no frontend takes a connection."""
+    return Unavailable(
+        f"no frontend is reached at {endpoint}; start a cluster with 'skysail up', or give the "
+        "query_endpoint of one that runs"
+    )

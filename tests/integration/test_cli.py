@@ -1,12 +1,15 @@
 """The command line, as a person uses it."""
 
 import json
+import re
+import subprocess
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.clusters import RunningCluster, skysail_command
 
 MODEL = """
     import numpy as np
@@ -126,6 +129,25 @@ def test_status_and_models(run, deployed):
     assert "cli" in [each["name"] for each in found]
 
 
+def test_tune(run, deployed):
+    flags = ["--policy", "fixed", "--max-batch-size", "32", "--max-queue-delay-ms", "5"]
+    done = run("tune", "cli", *flags, "--preferred-batch-size", "8", "--preferred-batch-size", "4")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
+    for name, value in (
+        ("policy", "fixed"),
+        ("max_batch_size", "32"),
+        ("max_queue_delay_s", "0.005"),
+    ):
+        assert re.search(rf"{name}\s+{value}\b", shown), shown
+    assert re.search(r"preferred_batch_sizes\s+\(4, 8\)", shown), shown
+    # What is not given stays as it is.
+    shown = run("tune", "cli", "--cache-ttl-s", "60", "--max-queue-size", "99").stdout
+    for name, value in (("policy", "fixed"), ("max_batch_size", "32"), ("cache_ttl_s", r"60\.0")):
+        assert re.search(rf"{name}\s+{value}\b", shown), shown
+    assert json.loads(run("predict", "cli", "[1, 2]", "-o", "json").stdout)["outcome"] == "OK"
+
+
 def test_undeploy(run, deployed):
     done = run("undeploy", "cli", "--version", "2")
     assert done.stdout == "cli:2 is not deployed any more\n"
@@ -134,32 +156,34 @@ def test_undeploy(run, deployed):
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        (["predict", "nope", "[1]"], 1, "no application and no deployed model is called 'nope'"),
-        (["predict", "cli", "{"], 1, "the input is not JSON"),
-        (["predict", "cli"], 2, "give the input"),
-        (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
-        (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
-        (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
-        (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
-        (["nope"], 2, "No such command"),
-        (["scale", "cli", "-1"], 2, ""),
-    ],
-)
-def test_errors_are_one_line_and_a_status(run, deployed, arguments, status, message):
-    done = run(*arguments)
+ERRORS = [
+    (["predict", "nope", "[1]"], 1, "no application and no deployed model is called 'nope'"),
+    (["predict", "cli", "{"], 1, "the input is not JSON"),
+    (["predict", "cli"], 2, "give the input"),
+    (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
+    (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
+    (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
+    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
+    (["nope"], 2, "No such command"),
+    (["scale", "cli", "-1"], 2, ""),
+    (["tune", "nope", "--max-batch-size", "2"], 1, "'nope' is not registered"),
+    (["tune", "cli", "--policy", "magic"], 2, "'magic' is not one of"),
+    (["tune", "cli", "--preferred-batch-size", "99"], 1, "preferred_batch_sizes"),
+]
+
+
+@pytest.fixture(scope="module")
+def failed(run, deployed) -> list[subprocess.CompletedProcess[str]]:
+    """What each command said, run beside one another: each takes as long as all imports."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda case: run(*case[0]), ERRORS))
+
+
+@pytest.mark.parametrize("index", range(len(ERRORS)), ids=lambda index: " ".join(ERRORS[index][0]))
+def test_errors_are_one_line_and_a_status(failed, index):
+    (_, status, message), done = ERRORS[index], failed[index]
     assert done.returncode == status
     assert done.stdout == ""
     assert message in done.stderr
     if status == 1:
         assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_up_and_down(own_dir: Path):
-    with running_cluster(own_dir):
-        pass
-    done = skysail_command("down", "--data-dir", str(own_dir))
-    assert done.returncode == 1
-    assert done.stderr == f"skysail: no cluster runs in {own_dir}\n"

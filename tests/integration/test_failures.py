@@ -2,13 +2,17 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 
 import skysail
 from skysail import errors
+from skysail_protos.v1 import management_pb2, management_pb2_grpc
 from skysail_testing import models
 from skysail_testing.clusters import (
     RunningCluster,
@@ -16,6 +20,7 @@ from skysail_testing.clusters import (
     skysail_command,
     start_cluster,
 )
+from skysail_testing.metrics_page import scrape
 from skysail_testing.processes import Service, eventually
 from skysail_testing.traffic import traffic
 
@@ -168,23 +173,59 @@ def test_frontend_serves_by_the_last_routes_while_management_is_away(
     own_cluster, own_client, own_dir
 ):
     snapshot = own_cluster.data_dir / "routes.snapshot"
-    flags = [
-        "--grpc-port",
-        "0",
-        "--http-port",
-        "0",
-        "--metrics-port",
-        "0",
-        "--management-endpoint",
-        "127.0.0.1:1",
-    ]
-    frontend = Service("skysail_frontend", [*flags, "--snapshot-file", str(snapshot)])
-    try:
-        bound = frontend.wait_ready()
+    with own_frontend("127.0.0.1:1", "--snapshot-file", str(snapshot)) as bound:
         with skysail.Client(own_cluster.management, query_endpoint=bound["grpc"]) as client:
             assert client.predict("app", [1, 2, 3]).output.tolist() == [2, 4, 6]
+
+
+@contextmanager
+def own_frontend(management: str, *flags: str) -> Iterator[dict[str, str]]:
+    """Run another frontend inside the `with` block, and say what it bound."""
+    ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
+    frontend = Service("skysail_frontend", [*ports, "--management-endpoint", management, *flags])
+    try:
+        yield frontend.wait_ready()
     finally:
         assert frontend.stop() == 0
+
+
+def test_what_a_frontend_learned_survives_it_and_management(own_cluster, own_client):
+    own_client.deploy(models.nap, name="learned", version="1", example=np.zeros((1, 1)))
+
+    def learned_s(endpoint: str) -> float:
+        name = "skysail_profile_latency_seconds"
+        return scrape(endpoint).sum(name, model="learned", rows="1")
+
+    def kept_s() -> float:
+        """What a frontend is told that begins now."""
+        with grpc.insecure_channel(own_cluster.management) as channel:
+            stub = management_pb2_grpc.ManagementServiceStub(channel)
+            introduction = management_pb2.WatchRoutingRequest(frontend_id="curious")
+            call = stub.WatchRouting(iter([introduction]), timeout=10)
+            snapshot = next(call)
+            call.cancel()
+        (version,) = (each for each in snapshot.versions if each.model == "learned")
+        return sum(each.latency_us / 1e6 for each in version.latencies if each.rows == 1)
+
+    assert kept_s() < 0.05
+    with own_frontend(own_cluster.management, "--report-every-s", "0.05") as bound:
+        eventually(
+            lambda: scrape(bound["metrics"]).sum("skysail_replica_ready", model="learned") == 1
+        )
+        with skysail.Client(own_cluster.management, query_endpoint=bound["grpc"]) as client:
+            for _ in range(5):
+                assert client.predict("learned", [0.15], timeout_s=10).outcome == "OK"
+        learned = learned_s(bound["metrics"])
+        assert learned > 0.05
+        eventually(lambda: kept_s() == pytest.approx(learned, abs=1e-5), what="it is kept")
+    os.kill(own_cluster.service_pid("skysail_management"), signal.SIGKILL)
+    eventually(lambda: _answers(own_client), what="management is back")
+    with own_frontend(own_cluster.management) as bound:
+        eventually(
+            lambda: learned_s(bound["metrics"]) == pytest.approx(learned, abs=1e-5),
+            what="another frontend begins with it",
+        )
+    own_client.undeploy("learned")
 
 
 def test_frontends_serve_on_while_the_store_is_away(own_cluster, own_client):
@@ -227,20 +268,18 @@ def test_replica_that_hangs_loses_no_query_that_another_can_answer(own_cluster, 
     assert predictions.count("OK") >= 8, predictions
 
 
-def test_everything_comes_back_after_down_and_up(own_dir):
+def test_everything_comes_back_after_down_and_after_a_kill(own_dir):
     with running_cluster(own_dir) as cluster, cluster.client() as client:
         client.deploy(models.double, name="m", version="1.0", example=ROW)
         client.register_application("app", default_output=-1, slo_ms=9000)
         client.link("app", "m")
-    with running_cluster(own_dir) as cluster, cluster.client() as client:
-        eventually(lambda: client.describe_version("m").num_ready == 1)
-        assert client.predict("app", [1, 2, 3]).output.tolist() == [2, 4, 6]
+    done = skysail_command("down", "--data-dir", str(own_dir))
+    assert done.returncode == 1
+    assert done.stderr == f"skysail: no cluster runs in {own_dir}\n"
 
-
-def test_killed_cluster_leaves_nothing_and_can_be_started_again(own_dir):
     cluster = start_cluster(own_dir)
     with cluster.client() as client:
-        client.deploy(models.double, name="m", version="1", example=ROW)
+        check_is_back(client)
         (replica,) = client.describe_version("m").replicas
     family = [
         *psutil.Process(cluster.pid).children(recursive=True),
@@ -255,9 +294,14 @@ def test_killed_cluster_leaves_nothing_and_can_be_started_again(own_dir):
     assert done.returncode == 0, done.stderr
     _, alive = psutil.wait_procs([store], timeout=10)
     assert not alive, alive
+
     with running_cluster(own_dir) as again, again.client() as client:
-        eventually(lambda: client.describe_version("m").num_ready == 1)
-        assert client.predict("m", [1, 2, 3]).outcome == "OK"
+        check_is_back(client)
+
+
+def check_is_back(client: skysail.Client) -> None:
+    eventually(lambda: client.describe_version("m").num_ready == 1)
+    assert client.predict("app", [1, 2, 3]).output.tolist() == [2, 4, 6]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -276,6 +320,29 @@ def test_a_cluster_that_ends_together_with_its_management_leaves_no_process(own_
     supervisor.send_signal(number)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive, alive
+
+
+def test_an_artifact_that_is_corrupt_on_disk_is_told_and_mended_by_deploying_again(
+    own_cluster, own_client
+):
+    own_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
+    artifact = (
+        own_cluster.data_dir / "artifacts" / own_client.describe_version("rotten").artifact_sha256
+    )
+    artifact.write_bytes(artifact.read_bytes()[:-10] + b"corrupted!")
+    (replica,) = own_client.describe_version("rotten").replicas
+    os.kill(own_cluster.replica_pid(replica.container_id), signal.SIGKILL)
+    eventually(
+        lambda: any(
+            "is corrupt on disk; deploy the version again" in each.line
+            for each in own_client.logs("rotten")
+        ),
+        what="the replica says why it does not come back",
+    )
+    # Deploying it again uploads it again.
+    own_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
+    eventually(lambda: own_client.describe_version("rotten").num_ready == 1)
+    assert own_client.predict("rotten", [1, 2, 3]).outcome == "OK"
 
 
 def test_log_of_a_replica(own_client):

@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 
 import skysail
+from skysail_testing import models
 from skysail_testing.clusters import RunningCluster
-
-
-def double(x):
-    return x * 2
-
-
-def sums(inputs):
-    return [float(sum(row)) for row in inputs]
 
 
 @pytest.fixture(scope="module")
 def doubling(client: skysail.Client) -> str:
-    client.deploy(double, name="doubling", version="1", example=np.ones((2, 3)))
+    client.deploy(models.double, name="doubling", version="1", example=np.ones((2, 3)))
     client.register_application("doubling-app", default_output=[0, 0, 0], slo_ms=10_000)
     client.link("doubling-app", "doubling")
     return "doubling"
@@ -154,7 +147,7 @@ def test_clipper_rest(cluster: RunningCluster, doubling):
 
 
 def test_lists_of_doubles_as_clipper_had_them(client, cluster):
-    client.deploy(sums, name="sums", version="1.0", input_type="doubles")
+    client.deploy(models.sums, name="sums", version="1.0", input_type="doubles")
     client.register_application("sums-app", "doubles", default_output="none", slo_ms=10_000)
     client.link("sums-app", "sums")
     assert client.predict("sums-app", [1, 2, 3]).output == 6.0

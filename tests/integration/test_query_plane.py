@@ -10,7 +10,6 @@ import sys
 import textwrap
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,6 @@ import psutil
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status as StatusMessage
-from prometheus_client.parser import text_string_to_metric_families
 
 import skysail
 from skysail import errors
@@ -48,6 +46,7 @@ from skysail_testing.clusters import (
     skysail_command,
     start_cluster,
 )
+from skysail_testing.metrics_page import Page, scrape
 from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic
 
@@ -76,36 +75,6 @@ def naps(x):
 def blows_up(x):
     """Answer with a text of as many letters as the number says."""
     return ["x" * int(row[0]) for row in x]
-
-
-class Page:
-    """A metrics page."""
-
-    def __init__(self, text: str) -> None:
-        families = text_string_to_metric_families(text)
-        self.samples = [sample for family in families for sample in family.samples]
-
-    def sum(self, name: str, **labels: str) -> float:
-        """Return the sum of all samples of a name that have these labels."""
-        return sum(
-            sample.value
-            for sample in self.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
-
-    def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
-        """Return the samples of a name that have these labels, by another label."""
-        found: Counter[str] = Counter()
-        for sample in self.samples:
-            if sample.name == name and labels.items() <= sample.labels.items():
-                found[sample.labels[label]] += sample.value
-        return dict(found)
-
-
-def scrape(endpoint: str) -> Page:
-    # Quicker than httpx, whose every client reads all certificates: this is done all the time.
-    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=10) as page:
-        return Page(page.read().decode())
 
 
 @dataclass
@@ -284,6 +253,65 @@ class TestMetrics:
             assert found == {replica.container_id: value}
         assert page.sum("skysail_profile_latency_seconds", rows="1", **version) > 0
 
+    def test_what_is_refused_is_counted_once_by_why(self, plane: Plane, double: str, steady: str):
+        name = "skysail_refused_queries_total"
+        before = Counter(plane.page().by("reason", name))
+        calls = [
+            lambda: plane.queries.Predict(predict_request("nope", [1.0]), timeout=10),
+            lambda: plane.queries.Predict(predict_request(double, [1.0]), timeout=10),
+            lambda: plane.inference.ModelInfer(infer_request("nope", ROW), timeout=10),
+            lambda: plane.inference.ModelInfer(infer_request(double, np.ones((1, 2))), timeout=10),
+        ]
+        for call in calls:
+            refused(call)
+        streamed = [infer_request(each, np.ones((1, 2))) for each in ("nope", double)]
+        answers = list(plane.inference.ModelStreamInfer(iter(streamed), timeout=10))
+        assert all(each.error_message for each in answers)
+        asked = [predict_request("nope", [1.0]), predict_request(double, [1.0])]
+        answers = list(plane.queries.PredictStream(iter(asked), timeout=10))
+        assert all(each.HasField("error") for each in answers)
+        for path, body, status in (
+            ("/v2/models/nope/infer", infer_body(ROW), 404),
+            (f"/v2/models/{double}/infer", infer_body(np.ones((1, 2))), 400),
+            ("/nope/predict", {"input": [1]}, 404),
+            ("/promised/predict", {"input": [1, 2]}, 400),
+            ("/promised/predict", {"input_batch": [[1], [1, 2]]}, 400),
+        ):
+            assert plane.http.post(path, json=body).status_code == status
+        # A query without time, and what is no query.
+        soon = oip.InferParameter(int64_param=1)
+        refused(
+            lambda: plane.inference.ModelInfer(infer_request(double, ROW, timeout=soon), timeout=9)
+        )
+        assert plane.http.get("/v2/models/nope").status_code == 404
+        after = Counter(plane.page().by("reason", name))
+        after.subtract(before)
+        assert {reason: number for reason, number in after.items() if number} == {
+            "ApplicationNotFound": 3,
+            "ModelNotFound": 3,
+            "InvalidInput": 7,
+            "DeadlineExceeded": 1,
+        }
+
+    def test_what_is_cancelled_is_counted(self, plane: Plane, napping: str):
+        def cancelled() -> float:
+            return plane.page().sum("skysail_cancelled_queries_total")
+
+        plane.wait_until_idle(napping)
+        before = cancelled()
+        request = predict_request(napping, [0.5])
+        first = plane.queries.Predict.future(request, timeout=10)
+        eventually(
+            lambda: plane.page().sum("skysail_replica_batches_in_flight", model=napping) == 1
+        )
+        calls = [plane.queries.Predict.future(request, timeout=10) for _ in range(3)]
+        eventually(lambda: plane.queued_rows(napping) == 3)
+        for call in calls:
+            call.cancel()
+        eventually(lambda: cancelled() - before == 3)
+        assert first.result().outcome == query_pb2.OUTCOME_OK
+        assert cancelled() - before == 3
+
     def test_what_is_undeployed_leaves_no_numbers(self, plane: Plane):
         plane.client.deploy(naps, name="leaving", version="1", example=np.zeros((1, 1)))
         request = predict_request("leaving", [0.6])
@@ -371,12 +399,14 @@ class TestWorkers:
             with grpc.insecure_channel(working.grpc, options) as channel:
                 stub = query_pb2_grpc.QueryServiceStub(channel)
                 answers = [stub.Predict(request, timeout=10) for _ in range(5)]
+                refused(lambda: stub.Predict(predict_request("nope", [1.0]), timeout=10))
             return sum(each.outcome == query_pb2.OUTCOME_OK for each in answers)
 
         def ask_http(_: int) -> int:
             with httpx.Client(base_url=f"http://{working.http}", verify=False) as client:
                 body = infer_body(ROW)
                 answers = [client.post("/v2/models/double/infer", json=body) for _ in range(5)]
+                client.post("/v2/models/nope/infer", json=body)
             return sum(each.json()["outputs"][0]["data"] == [2, 2, 2] for each in answers)
 
         with ThreadPoolExecutor(8) as pool:
@@ -388,6 +418,9 @@ class TestWorkers:
         assert page.sum("skysail_batch_rows_sum", model="double") == 320
         parts = [scrape(f"127.0.0.1:{worker.metrics_port}") for worker in workers_of(working)]
         counts = [part.sum("skysail_queries_total", model="double") for part in parts]
+        refusals = [part.sum("skysail_refused_queries_total") for part in parts]
+        assert sum(refusals) == page.sum("skysail_refused_queries_total") == 64
+        assert min(refusals) > 0
         assert len(counts) == 2
         assert sum(counts) == 320
         assert min(counts) > 0
@@ -608,6 +641,8 @@ class TestShedding:
 
 
 class TestStall:
+    STALL_S = 2.0
+
     @pytest.mark.parametrize("victim", [0, 1])
     def test_no_query_is_lost_that_the_other_replica_can_answer(self, plane, victim):
         client = plane.client
@@ -625,8 +660,11 @@ class TestStall:
             pid = plane.cluster.replica_pid(container)
             os.kill(pid, signal.SIGSTOP)
             try:
-                # All end before it goes on: what it holds is answered by the other.
-                outcomes = Counter(pool.map(ask, range(300)))
+                begin = time.monotonic()
+                outcomes: Counter[str] = Counter()
+                while time.monotonic() - begin < self.STALL_S:
+                    outcomes.update(pool.map(ask, range(50)))
+                # All have ended before it goes on: what it holds is answered by the other.
                 page = plane.page()
             finally:
                 os.kill(pid, signal.SIGCONT)
@@ -968,24 +1006,45 @@ class TestUnusualSizesAndValues:
         assert np.isnan(np.frombuffer(response.raw_output_contents[0])).tolist() == [True]
         assert np.isnan(plane.client.predict(napping, [-1]).output).tolist() == [True]
 
-    LARGE = 70e6
+    LARGE = 100e6
     """Bytes of an answer that is beyond the limit of 64 MiB."""
+    TOO_LARGE = r"the answer is 1000\d{5} bytes; the limit is 67108864"
 
-    def test_an_answer_that_is_too_large_is_a_clear_error(self, plane):
-        request = infer_request("large", np.full((1, 1), self.LARGE))
-        error = refused(lambda: plane.inference.ModelInfer(request, timeout=20))
-        assert error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
-        assert "larger than" in error.details()
-        assert "67108864" in error.details()
+    @pytest.mark.parametrize("door", ["Predict", "ModelInfer"])
+    def test_an_answer_that_is_too_large_is_a_clear_error(self, plane, door):
+        if door == "Predict":
+            request = predict_request("large", [self.LARGE])
+            error = refused(lambda: plane.queries.Predict(request, timeout=20))
+        else:
+            request = infer_request("large", np.full((1, 1), self.LARGE))
+            error = refused(lambda: plane.inference.ModelInfer(request, timeout=20))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert re.search(self.TOO_LARGE, error.details())
+        assert dict(error.trailing_metadata())["skysail-reason"] == "ModelFailed"
         replicas = plane.client.describe_version("large").replicas
         assert plane.client.predict("large", [3.0]).output == "xxx"
         assert [each.num_restarts for each in replicas] == [0]
 
+    @pytest.mark.parametrize("body", ["json", "binary", "input", "input_batch"])
+    def test_an_answer_that_is_too_large_is_a_clear_error_over_http(self, plane, body):
+        if body in ("json", "binary"):
+            content = infer_body(np.full((1, 1), self.LARGE), binary_data_output=body == "binary")
+            answer = plane.http.post("/v2/models/large/infer", json=content)
+            text = answer.json()["error"]
+        else:
+            plane.client.register_application("large-app", slo_ms=20_000)
+            plane.client.link("large-app", "large")
+            # Each fits, and both do not.
+            content = [self.LARGE] if body == "input" else [[self.LARGE / 2]] * 2
+            answer = plane.http.post("/large-app/predict", json={body: content})
+            text = answer.json()["cause"]
+        assert answer.status_code == 500
+        assert re.search(self.TOO_LARGE, text)
+
     def test_an_answer_that_is_too_large_for_a_stream_is_one_error_on_it(self, plane):
-        before = plane.computed_rows("large")
-        message = r"the answer is \d+ bytes; the limit is 67108864"
+        before = plane.page()
         with traffic(plane.client, "double", [1, 2, 3], callers=2) as seen:
-            with pytest.raises(errors.ModelFailed, match=message):
+            with pytest.raises(errors.ModelFailed, match=self.TOO_LARGE):
                 plane.client.predict("large", [self.LARGE])
             seen.wait_for_more(20)
         assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
@@ -996,8 +1055,11 @@ class TestUnusualSizesAndValues:
         answers = list(plane.inference.ModelStreamInfer(iter(requests), timeout=20))
         found = {each.infer_response.id: each.error_message for each in answers}
         assert (found["0"], found["2"]) == ("", "")
-        assert re.search(message, found["1"])
-        assert plane.computed_rows("large") - before == 4
+        assert re.search(self.TOO_LARGE, found["1"])
+        # What was not sent was not answered.
+        outcomes = Counter(plane.page().by("outcome", "skysail_queries_total", model="large"))
+        outcomes.subtract(before.by("outcome", "skysail_queries_total", model="large"))
+        assert outcomes == {"OK": 2, "INTERNAL": 2}
 
     def test_a_query_that_is_too_large_is_a_clear_error_and_hurts_no_other(self, plane, double):
         with traffic(plane.client, double, [1, 2, 3], callers=2, timeout_s=5) as seen:

@@ -34,6 +34,12 @@ def slow(x):
     return x
 
 
+def nap(x):
+    """Take as long as the largest number says."""
+    time.sleep(float(x.max()))
+    return x
+
+
 def fussy(x):
     """Refuse negative numbers."""
     if (x < 0).any():

@@ -31,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("SKYSAIL_")]:
         del os.environ[name]
     os.environ["XDG_DATA_HOME"] = str(base / "share")
+    # Hundreds of processes of ours are started, each of which would compile all of it.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

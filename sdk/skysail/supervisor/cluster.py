@@ -89,7 +89,7 @@ class Cluster:
         """
         self._stopping = stop_event()
         # Held until the process has ended: then nothing of it is left.
-        lock(self._options.data_dir)
+        held = lock(self._options.data_dir)
         check_ports(self._options.host, self._options.ports())
         starting = asyncio.ensure_future(self._start())
         stopped = asyncio.ensure_future(self._stopping.wait())
@@ -104,7 +104,8 @@ class Cluster:
             for task in (starting, stopped):
                 task.cancel()
             await asyncio.gather(starting, stopped, return_exceptions=True)
-            await self._stop()
+            if await self._stop():
+                _note_that_nothing_is_left(held)
         if self._failure is not None:
             raise SkysailError(f"the supervisor failed: {self._failure!r}") from self._failure
 
@@ -178,7 +179,9 @@ class Cluster:
             "--frontend-id", f"{options.cluster}-frontend",
         )  # fmt: skip
 
-    async def _stop(self) -> None:
+    async def _stop(self) -> bool:
+        """Stop everything; False if replicas may be left."""
+        has_stopped_replicas = True
         (self._options.data_dir / CLUSTER_FILE).unlink(missing_ok=True)
         # What ends from now on is not started again.
         await self._tasks.stop()
@@ -187,11 +190,14 @@ class Cluster:
         if self._management is not None:
             # It leaves its replicas to the next management, which is none here.
             await self._management.stop(_MANAGEMENT_STOP_S)
-            await stop_replicas(self._options.data_dir, self._options.cluster, self._environment)
+            has_stopped_replicas = await stop_replicas(
+                self._options.data_dir, self._options.cluster, self._environment
+            )
         if self._store is not None:
             await self._store.stop(_STORE_STOP_S)
         with contextlib.suppress(FailedPrecondition):
             remove_socket_directory(self._options.data_dir)
+        return has_stopped_replicas
 
 
 class EmbeddedStore(Child):
@@ -263,7 +269,13 @@ def lock(data_dir: Path) -> int:
     return descriptor
 
 
+def _note_that_nothing_is_left(descriptor: int) -> None:
+    """Say by the file of the lock that its last holder ended in order."""
+    os.truncate(descriptor, 0)
+
+
 def _lock_holder(data_dir: Path) -> int:
+    """Return the process that holds the lock, or one that held it and did not end in order."""
     text = (data_dir / _LOCK_FILE).read_text()
     return int(text) if text.isdigit() else 0
 
@@ -276,8 +288,8 @@ def write_cluster_file(data_dir: Path, endpoints: ClusterEndpoints) -> None:
     temporary.replace(data_dir / CLUSTER_FILE)
 
 
-async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> None:
-    """Stop every replica that a management of this data directory started."""
+async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:
+    """Stop every replica that a management of this data directory started; False if it failed."""
     process = await asyncio.create_subprocess_exec(
         *python_module(
             "skysail_management", "--data-dir", str(data_dir), "--cluster", cluster,
@@ -291,6 +303,7 @@ async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, 
     except asyncio.TimeoutError:
         process.kill()
         await process.wait()
+    return process.returncode == 0
 
 
 def store_socket(data_dir: Path) -> Path:
@@ -323,6 +336,7 @@ async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, s
     pid = 0
     end = MONOTONIC() + _DOWN_TIMEOUT_S
     while MONOTONIC() < end:
+        last_holder = _lock_holder(data_dir)
         try:
             descriptor = lock(data_dir)
         except FailedPrecondition:
@@ -335,7 +349,10 @@ async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, s
             await asyncio.sleep(_DOWN_CHECK_S)
         else:
             try:
-                has_left = await _remove_leftovers(data_dir, cluster, environment)
+                has_left = last_holder != 0 and await _remove_leftovers(
+                    data_dir, cluster, environment
+                )
+                _note_that_nothing_is_left(descriptor)
             finally:
                 os.close(descriptor)
             return has_left or pid != 0

@@ -50,19 +50,22 @@ async def run(settings: FrontendSettings) -> None:
         PredictionCache(settings.cache_mib * 1024 * 1024),
     )
     transport = open_transport(settings.transport)
-    directory = Directory(dispatcher, transport.connect, settings.snapshot_file)
+    directory = Directory(
+        dispatcher, transport.connect, settings.snapshot_file, settings.report_every_s
+    )
     ids = grpc_query.QueryIds()
     is_ready = directory.has_routes.is_set
     max_bytes = settings.max_message_mib * 1024 * 1024
-    streams = Streams(dispatcher, settings.max_stream_queries, max_bytes)
+    streams = Streams(dispatcher, settings.max_stream_queries)
     inference = grpc_inference.GrpcInference(
         dispatcher,
         settings.server_name,
         is_ready,
         streams,
+        max_bytes,
         has_triton_errors=settings.has_triton_errors,
     )
-    queries = grpc_query.GrpcQuery(dispatcher, ids, streams)
+    queries = grpc_query.GrpcQuery(dispatcher, ids, streams, max_bytes)
     server = transport.server(
         [grpc_inference.SERVICE, grpc_query.SERVICE],
         {**inference.unary, **queries.unary},

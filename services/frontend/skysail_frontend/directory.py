@@ -44,18 +44,22 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 2.0
-_REPORT_EVERY_S = 15.0
 
 
 class Directory:
     """Keeps a dispatcher's routes and replicas as management says."""
 
     def __init__(
-        self, dispatcher: Dispatcher, connector: Connector, snapshot_file: Path | None
+        self,
+        dispatcher: Dispatcher,
+        connector: Connector,
+        snapshot_file: Path | None,
+        report_every_s: float,
     ) -> None:
         self._dispatcher = dispatcher
         self._connector = connector
         self._snapshot_file = snapshot_file
+        self._report_every_s = report_every_s
         self._replicas: dict[ReplicaEndpoint, Replica] = {}
         self._tasks = BackgroundTasks()
         self.has_routes = asyncio.Event()
@@ -134,7 +138,7 @@ class Directory:
         """Tell management what was learned about the speed of versions."""
         reported: dict[ModelVersion, int] = {}
         while True:
-            await asyncio.sleep(_REPORT_EVERY_S)
+            await asyncio.sleep(self._report_every_s)
             message = management_pb2.WatchRoutingRequest()
             for name in self._dispatcher.table.versions:
                 version = self._dispatcher.version(name)

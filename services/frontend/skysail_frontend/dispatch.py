@@ -198,6 +198,8 @@ class Dispatcher:
             return
         query.cancel()
         self.num_unsettled -= 1
+        if not query.is_part:
+            self.statistics.num_cancelled += 1
         for part in query.parts:
             self.cancel(part)
         self._leave_queue(query)
@@ -278,8 +280,7 @@ class Dispatcher:
 
     def _answer(self, query: Query, prediction: Prediction, now: float) -> None:
         self.num_unsettled -= 1
-        query.answer(prediction, now)
-        self.statistics.settled(query, prediction)
+        self.statistics.settled(query, query.answer(prediction, now))
 
     def _answer_followers(
         self, leader: Query, answer: QueryOutputs | QueryError, now: float

@@ -37,12 +37,7 @@ class FrontendCollector(Collector):
         yield from _targets(self._dispatcher.statistics)
         yield from _versions(self._dispatcher.statistics)
         yield from _present(self._dispatcher)
-        yield _histogram(
-            "skysail_event_loop_lag_seconds",
-            "How much later than asked for the event loop called back",
-            (),
-            [((), self._dispatcher.statistics.loop_lag_s)],
-        )
+        yield from _whole(self._dispatcher.statistics)
 
 
 def _histogram(
@@ -88,6 +83,26 @@ def _targets(statistics: Statistics) -> Iterator[Metric]:
         "From arrival to answer",
         _TARGET,
         [(key, target.latency_s) for key, target in found],
+    )
+
+
+def _whole(statistics: Statistics) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "skysail_refused_queries",
+        "Queries that ended in an error before a model saw them, by its class",
+        labels=("reason",),
+    )
+    for reason, number in statistics.refusals.by_class.items():
+        refused.add_metric((reason,), number)
+    yield refused
+    yield CounterMetricFamily(
+        "skysail_cancelled_queries", "Queries whose callers went away", statistics.num_cancelled
+    )
+    yield _histogram(
+        "skysail_event_loop_lag_seconds",
+        "How much later than asked for the event loop called back",
+        (),
+        [((), statistics.loop_lag_s)],
     )
 
 

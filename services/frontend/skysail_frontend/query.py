@@ -74,7 +74,10 @@ class Prediction:
 
 
 Settle = Callable[["Query", Prediction], None]
-"""Is called exactly once for a query that is not cancelled, and with an error if it raises."""
+"""Is called exactly once for a query that is not cancelled, and with an error if it raises.
+
+A `SkysailError` that it raises is that error: the answer cannot be given.
+"""
 
 
 class Query:
@@ -155,10 +158,10 @@ class Query:
         specs = self.version.signature.inputs if self.version else ()
         return all(spec.datatype is not DataType.BYTES for spec in specs)
 
-    def answer(self, prediction: Prediction, now: float) -> None:
-        """Settle the query, unless it is settled already."""
+    def answer(self, prediction: Prediction, now: float) -> Prediction:
+        """Settle the query, unless it is settled already, and return what it is settled with."""
         if self.is_settled:
-            return
+            return prediction
         self.is_settled = True
         # What was asked is not needed any more, and others may hold the query for a while.
         self.inputs = ()
@@ -167,11 +170,15 @@ class Query:
         settle, self.settle = self.settle, _nobody
         try:
             settle(self, prediction)
+        except SkysailError as error:
+            prediction = Prediction(prediction.outcome, error=error)
+            settle(self, prediction)
         except Exception as error:
             # A mistake of ours in one answer must not keep others from theirs.
             log.error("query is not answered by a mistake of ours", exc_info=error)
-            failed = Prediction(prediction.outcome, error=SkysailError("internal error"))
-            settle(self, failed)
+            prediction = Prediction(prediction.outcome, error=SkysailError("internal error"))
+            settle(self, prediction)
+        return prediction
 
     def give_up(
         self, outcome: Outcome, explanation: str, error: SkysailError, now: float
@@ -182,8 +189,7 @@ class Query:
             prediction = Prediction(outcome, explanation=explanation)
         else:
             prediction = Prediction(outcome, error=error)
-        self.answer(prediction, now)
-        return prediction
+        return self.answer(prediction, now)
 
     def cancel(self) -> None:
         """Note that nobody waits for the answer any more."""

@@ -45,6 +45,9 @@ class FrontendSettings(ServiceSettings):
     snapshot_file: Path | None = None
     """File for the last routes, from which a frontend starts while management is away."""
 
+    report_every_s: float = Field(15.0, gt=0)
+    """Time between reports to management of how fast versions are, which outlive the frontend."""
+
     server_name: str = "skysail"
     """Name in the server metadata of the Open Inference Protocol."""
 

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
+from skysail_common.errors import ModelFailed, SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend.batching.policies import DispatchReason, ShedReason
 from skysail_frontend.query import Prediction, Query
@@ -62,6 +63,24 @@ class TargetStatistics:
         """Of queries whose version caches: `hit`, `shared` with one under way, or `miss`."""
 
 
+class Refusals:
+    """Counts what is refused; in a `with` block, the error that ends it."""
+
+    def __init__(self) -> None:
+        self.by_class: Counter[str] = Counter()
+
+    def count(self, error: SkysailError) -> None:
+        """Count a query that is refused."""
+        self.by_class[type(error).__name__] += 1
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SkysailError):
+            self.count(error)
+
+
 TargetKey = tuple[str, ModelVersion | None]
 """Name of an application, or nothing, and the version."""
 
@@ -72,6 +91,10 @@ class Statistics:
     def __init__(self) -> None:
         self.versions: dict[ModelVersion, VersionStatistics] = {}
         self.targets: dict[TargetKey, TargetStatistics] = {}
+        self.refusals = Refusals()
+        """Queries that ended in an error before a model saw them, at a door or later."""
+        self.num_cancelled = 0
+        """Queries whose callers went away."""
         self.loop_lag_s = Histogram(SECONDS)
         """How much later than asked for the event loop called back."""
 
@@ -107,6 +130,8 @@ class Statistics:
             target.latency_s.observe(prediction.total_s)
         else:
             target.outcomes[error.status.name] += 1
+            if not isinstance(error, ModelFailed):
+                self.refusals.count(error)
 
     def forget(self, version: ModelVersion) -> None:
         """Count no more for a version that is gone, so that labels do not pile up."""

@@ -121,6 +121,7 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
         await stop.wait()
     finally:
         await tasks.stop()
+        routing.stop()
         await server.stop(_STOP_GRACE_S)
         # Nobody would start a management that takes the replicas of an orphan over.
         if settings.stop_replicas_on_exit or is_orphan:

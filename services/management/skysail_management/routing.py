@@ -55,6 +55,7 @@ class Routing:
         self._sequence = 0
         self._watchers: dict[int, Watcher] = {}
         self._waits: list[tuple[int, asyncio.Future[None]]] = []
+        self._is_stopped = False
 
     @property
     def frontends(self) -> list[Watcher]:
@@ -131,8 +132,16 @@ class Routing:
         """Yield the newest state with its number at once and after each change."""
         while True:
             await watcher.changed.wait()
+            if self._is_stopped:
+                return
             watcher.changed.clear()
             yield self._sequence, self._state
+
+    def stop(self) -> None:
+        """End what watchers are given, for which a server that stops would wait."""
+        self._is_stopped = True
+        for watcher in self._watchers.values():
+            watcher.changed.set()
 
     def applied(self, watcher: Watcher, sequence: int) -> None:
         """Note that a frontend now decides by this state."""

@@ -169,7 +169,7 @@ class Directed:
         self.dispatcher = self.frontend.dispatcher
         self.links: dict[str, FakeLink] = {}
         self.away: set[str] = set()
-        self.directory = Directory(self.dispatcher, self._connect, snapshot_file)
+        self.directory = Directory(self.dispatcher, self._connect, snapshot_file, 15.0)
 
     async def _connect(self, endpoint: str, path: str, observer: LinkObserver) -> FakeLink:
         if endpoint in self.away:

@@ -160,6 +160,17 @@ async def test_a_watcher_that_applied_a_later_state_applied_the_earlier_too():
 
 
 @virtual_time
+async def test_a_stop_ends_what_watchers_are_given():
+    routing = Routing(await make_records("1"))
+    one = watcher()
+    with routing.watching(one):
+        snapshots = routing.snapshots(one)
+        assert (await anext(snapshots))[0] == 0
+        routing.stop()
+        assert [each async for each in snapshots] == []
+
+
+@virtual_time
 async def test_only_the_earlier_change_is_known_by_an_earlier_answer():
     routing = Routing(await make_records("1"))
     one = watcher()

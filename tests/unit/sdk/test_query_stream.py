@@ -1,8 +1,9 @@
 """The client's one stream of queries, against frontends in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 from typing import Any
 
@@ -201,10 +202,51 @@ async def test_the_only_frontend_is_asked_again():
             assert finder.num_calls == 3
 
 
-async def test_a_frontend_that_is_not_reached_is_passed_over(monkeypatch):
+@contextmanager
+def silent_endpoint() -> Iterator[str]:
+    """Takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_frontends_that_are_not_reached_are_passed_over(monkeypatch):
     monkeypatch.setattr(query_stream, "_CONNECT_TIMEOUT_S", 0.1)
-    async with frontend() as other, stream_to("127.0.0.1:1", other) as (stream, _):
-        assert await model_of(stream, "a") == "a"
+    with silent_endpoint() as silent:
+        async with frontend() as other, stream_to("127.0.0.1:1", silent, other) as (stream, _):
+            assert await model_of(stream, "a") == "a"
+
+
+async def test_an_endpoint_where_nobody_listens_is_told_soon():
+    message = r"^no frontend is reached at 127\.0\.0\.1:1; start a cluster with 'skysail up'"
+    async with stream_to("127.0.0.1:1") as (stream, _):
+        for timeout_s in (0.3, 30):
+            begin = monotonic()
+            with pytest.raises(Unavailable, match=message):
+                await stream.ask(query("a"), timeout_s)
+            assert monotonic() - begin < 2
+
+
+async def test_an_endpoint_that_says_nothing_is_told_after_the_time_to_connect(monkeypatch):
+    monkeypatch.setattr(query_stream, "_CONNECT_TIMEOUT_S", 0.2)
+    with silent_endpoint() as silent:
+        async with stream_to(silent) as (stream, _):
+            begin = monotonic()
+            with pytest.raises(Unavailable, match=f"^no frontend is reached at {silent};"):
+                await stream.ask(query("a"), 30)
+            assert 0.2 <= monotonic() - begin < 2
+
+
+async def test_a_frontend_that_is_started_again_is_waited_for():
+    async with frontend(lambda _: BREAK) as one, stream_to(one) as (stream, _):
+        (task,) = asking(stream, "a")
+        await eventually(lambda: one.asked)
+        await one.server.stop(None)
+        await eventually(lambda: "is reached" in stream._why)
+        again = FakeFrontend()
+        again.server.add_insecure_port(one.endpoint)
+        await again.server.start()
+        assert await task == "a"
+        await again.server.stop(None)
 
 
 async def test_what_is_answered_or_given_up_is_not_asked_again():
@@ -294,10 +336,9 @@ async def test_without_an_answer_the_time_out_is_an_error(monkeypatch):
 
 
 async def test_the_time_out_says_why_nobody_was_reached(monkeypatch):
-    monkeypatch.setattr(query_stream, "_CONNECT_TIMEOUT_S", 0.1)
     monkeypatch.setattr(query_stream, "_SLACK_S", 0.05)
-    async with stream_to("127.0.0.1:1") as (stream, _):
-        with pytest.raises(SkysailError, match=r"127\.0\.0\.1:1 is not reached$"):
+    async with frontend(lambda _: BREAK) as one, stream_to(one) as (stream, _):
+        with pytest.raises(DeadlineExceeded, match=r"ended the stream|going away"):
             await stream.ask(query("a"), 0.3)
 
 
@@ -315,13 +356,14 @@ async def test_closing_fails_what_is_not_answered():
         assert await model_of(stream, "c") == "c"
 
 
-async def test_closing_while_it_connects_fails_what_waits(monkeypatch):
-    async with stream_to("127.0.0.1:1") as (stream, finder):
-        (task,) = asking(stream, "a")
-        await eventually(lambda: finder.num_calls)
-        await stream.close()
-        with pytest.raises(Unavailable, match="the client was closed"):
-            await task
+async def test_closing_while_it_connects_fails_what_waits():
+    with silent_endpoint() as silent:
+        async with stream_to(silent) as (stream, finder):
+            (task,) = asking(stream, "a")
+            await eventually(lambda: finder.num_calls)
+            await stream.close()
+            with pytest.raises(Unavailable, match="the client was closed"):
+                await task
 
 
 async def test_without_a_frontend_it_fails_at_once():

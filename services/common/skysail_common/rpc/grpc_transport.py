@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from skysail_common.clock import MONOTONIC, NEVER
-from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable
+from skysail_common.errors import SkysailError, Unavailable
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES, open_channel
 from skysail_common.rpc.contract import (
     Connector,
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _LINK_TIMEOUT_S = 5.0
-_LATE_S = 0.001
 
 
 def _deadline_of(context: _Context) -> float:
@@ -167,9 +166,6 @@ class _GrpcHandlers(grpc.GenericRpcHandler):
 def _unary(path: str, handler: UnaryHandler) -> Any:
     async def serve(message: bytes, context: _Context) -> bytes:
         call = _GrpcCall(path, message, context)
-        if call.deadline - MONOTONIC() < _LATE_S:
-            # It waited in the socket for so long that nobody hears the answer: not worth a look.
-            await abort(context, DeadlineExceeded("the call came too late to be answered"))
         try:
             handler(call)
         except SkysailError as error:

@@ -14,8 +14,8 @@ from typing import Any
 import skysail_transport
 from skysail_transport import Engine, Limits
 
-from skysail_common.clock import MONOTONIC, NEVER
-from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable
+from skysail_common.clock import NEVER
+from skysail_common.errors import SkysailError, Unavailable
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.contract import (
@@ -35,7 +35,6 @@ from skysail_common.rpc.statuses import as_skysail_error, trailers_of
 log = logging.getLogger(__name__)
 
 _LINK_TIMEOUT_S = 5.0
-_LATE_S = 0.001
 
 
 class NativeTransport:
@@ -133,22 +132,16 @@ class NativeTransport:
 
     def _turn(self) -> None:
         calls, events = self._engine.take()
-        if calls:
-            late = MONOTONIC() + _LATE_S
-            for call_id, path, message, deadline, headers in calls:
-                until = NEVER if deadline is None else deadline
-                call = NativeCall(self, call_id, path, message, until, headers)
-                if until < late:
-                    # It waited in the socket for so long that nobody hears the answer.
-                    call.fail(DeadlineExceeded("the call came too late to be answered"))
-                    continue
-                try:
-                    self._unary[path](call)
-                except SkysailError as error:
-                    # Not logged: refusing must cost as little as possible.
-                    call.fail(error)
-                except Exception as error:
-                    call.fail(as_skysail_error(error, path))
+        for call_id, path, message, deadline, headers in calls:
+            until = NEVER if deadline is None else deadline
+            call = NativeCall(self, call_id, path, message, until, headers)
+            try:
+                self._unary[path](call)
+            except SkysailError as error:
+                # Not logged: refusing must cost as little as possible.
+                call.fail(error)
+            except Exception as error:
+                call.fail(as_skysail_error(error, path))
         for kind, *event in events:
             try:
                 self._events[kind](*event)

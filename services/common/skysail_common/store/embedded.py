@@ -54,7 +54,8 @@ def server_command(directory: Path, socket: Path) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(directory),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        # By "everysec" it answers before it writes while the disk is busy, and a kill loses that.
+        "appendfsync": "always",
         "save": "",
         "daemonize": "no",
         "loglevel": "notice",

@@ -9,9 +9,11 @@ from google.protobuf.message import DecodeError
 
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError
+from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
 from skysail_common.tensors import DataType, Tensor, TensorSpec, join_bytes_elements, narrowed
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.infer_parameters import (
     RequestOptions,
     check_tensor_parameters,
@@ -22,6 +24,7 @@ from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
     Target,
+    check_in_time,
     find_model_target,
     longest_wait_s,
     make_query,
@@ -52,7 +55,6 @@ _CONTENTS_FIELD = {
 # The widest type of each field, which is what Triton calls it.
 _FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
 
-
 _ALL: frozenset[str] = frozenset()
 _NO_OPTIONS = RequestOptions()
 
@@ -66,6 +68,7 @@ class GrpcInference:
         server_name: str,
         is_ready: Callable[[], bool],
         streams: Streams,
+        max_answer_bytes: int = MAX_MESSAGE_BYTES,
         *,
         has_triton_errors: bool = False,
     ) -> None:
@@ -76,10 +79,12 @@ class GrpcInference:
             server_name: Name in the server metadata.
             is_ready: Tells whether the server takes queries.
             streams: Where streams are served.
+            max_answer_bytes: Largest answer; the transport refuses to send a larger one.
             has_triton_errors: True to answer what is shed with Triton's codes and texts.
         """
         self._dispatcher = dispatcher
         self._streams = streams
+        self._max_answer_bytes = max_answer_bytes
         self._has_triton_errors = has_triton_errors
         self._numbers = count()
         self._plans = InferPlans()
@@ -155,9 +160,11 @@ class GrpcInference:
             if prediction.error is not None:
                 call.fail(self._error(query, prediction.error))
             else:
-                call.reply(asked.answer(query, prediction))
+                call.reply(checked(asked.answer(query, prediction), self._max_answer_bytes))
 
-        asked = self._understand(call.message, call.deadline, settle)
+        with self._dispatcher.statistics.refusals:
+            check_in_time(self._dispatcher, call)
+            asked = self._understand(call.message, call.deadline, settle)
         query = asked.query
         call.on_cancel(lambda: self._dispatcher.cancel(query))
         self._dispatcher.submit(query)
@@ -171,19 +178,16 @@ class GrpcInference:
         name = str(next(self._numbers))
 
         def settle(query: Query, prediction: Prediction) -> None:
-            error = prediction.error
-            if error is None:
+            if prediction.error is not None:
+                answer = _stream_error(query.query_id, self._error(query, prediction.error))
+            else:
                 answer = streamed(asked.answer(query, prediction))
-                try:
-                    session.check_size(answer)
-                except SkysailError as too_large:
-                    error = too_large
-            if error is not None:
-                answer = _stream_error(query.query_id, self._error(query, error))
+                answer = checked(answer, self._max_answer_bytes)
             session.answer(name, answer)
 
         try:
-            asked = self._understand(message, session.deadline, settle)
+            with self._dispatcher.statistics.refusals:
+                asked = self._understand(message, session.deadline, settle)
         except SkysailError as error:
             session.answer(name, _stream_error(_id_of(message), error))
         else:

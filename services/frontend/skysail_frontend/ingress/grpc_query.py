@@ -8,12 +8,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
 from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
-from skysail_frontend.ingress.targets import find_target, make_query
+from skysail_frontend.ingress.targets import check_in_time, find_target, make_query
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_protos.v1 import query_pb2 as pb
 
@@ -38,17 +40,25 @@ class QueryIds:
 class GrpcQuery:
     """Serves QueryService."""
 
-    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, streams: Streams) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        ids: QueryIds,
+        streams: Streams,
+        max_answer_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
         """Serves by the dispatcher.
 
         Args:
             dispatcher: Answers queries.
             ids: Makes ids.
             streams: Where streams are served.
+            max_answer_bytes: Largest answer; the transport refuses to send a larger one.
         """
         self._dispatcher = dispatcher
         self._ids = ids
         self._streams = streams
+        self._max_answer_bytes = max_answer_bytes
 
     @property
     def unary(self) -> Mapping[str, UnaryHandler]:
@@ -67,9 +77,12 @@ class GrpcQuery:
             if prediction.error is not None:
                 call.fail(prediction.error)
             else:
-                call.reply(_response(query, prediction).SerializeToString())
+                answer = _response(query, prediction).SerializeToString()
+                call.reply(checked(answer, self._max_answer_bytes))
 
-        query = self._query(_parse(call.message), call.deadline, settle)
+        with self._dispatcher.statistics.refusals:
+            check_in_time(self._dispatcher, call)
+            query = self._query(_parse(call.message), call.deadline, settle)
         call.on_cancel(lambda: self._dispatcher.cancel(query))
         self._dispatcher.submit(query)
 
@@ -93,27 +106,24 @@ class GrpcQuery:
         query_id = ""
 
         def settle(query: Query, prediction: Prediction) -> None:
-            error = prediction.error
-            if error is None:
-                answer = pb.PredictStreamResponse(
+            if prediction.error is not None:
+                answer = _stream_error(query.query_id, prediction.error)
+            else:
+                response = pb.PredictStreamResponse(
                     query_id=query.query_id, response=_response(query, prediction)
-                ).SerializeToString()
-                try:
-                    session.check_size(answer)
-                except SkysailError as too_large:
-                    error = too_large
-            if error is not None:
-                answer = _stream_error(query.query_id, error).SerializeToString()
+                )
+                answer = checked(response.SerializeToString(), self._max_answer_bytes)
             session.answer(query.query_id, answer)
 
         try:
-            request = _parse(message)
-            query_id = request.query_id
-            query = self._query(request, session.deadline, settle)
-            if query.query_id in session.unanswered:
-                raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
+            with self._dispatcher.statistics.refusals:
+                request = _parse(message)
+                query_id = request.query_id
+                query = self._query(request, session.deadline, settle)
+                if query.query_id in session.unanswered:
+                    raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
         except SkysailError as error:
-            session.answer("", _stream_error(query_id, error).SerializeToString())
+            session.answer("", _stream_error(query_id, error))
         else:
             session.asked(query.query_id, query)
             self._dispatcher.submit(query)
@@ -126,11 +136,12 @@ def _parse(message: bytes) -> pb.PredictRequest:
         raise InvalidInput("Unable to parse request: it is not a PredictRequest") from error
 
 
-def _stream_error(query_id: str, error: SkysailError) -> pb.PredictStreamResponse:
-    return pb.PredictStreamResponse(
+def _stream_error(query_id: str, error: SkysailError) -> bytes:
+    response = pb.PredictStreamResponse(
         query_id=query_id,
         error=pb.QueryError(code=error.status, message=error.message, reason=type(error).__name__),
     )
+    return response.SerializeToString()
 
 
 def _duration(seconds: float) -> Duration:

@@ -186,7 +186,8 @@ async def predict_all(
         if len(predictions) == len(makes) and not all_answered.done():
             all_answered.set_result(None)
 
-    queries = [make(settle) for make in makes]
+    with dispatcher.statistics.refusals:
+        queries = [make(settle) for make in makes]
     for query in queries:
         dispatcher.submit(query)
     leaving = asyncio.create_task(_client_left(request), name="HTTP client leaves")

@@ -4,7 +4,7 @@ Two things differ on purpose: integers are accepted where an application takes d
 `input_batch` of one input is answered as a batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -14,10 +14,11 @@ from starlette.routing import BaseRoute, Route
 from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http import (
     deadline_of,
-    json_response,
+    json_text,
     predict_all,
     read_json,
 )
@@ -25,7 +26,6 @@ from skysail_frontend.ingress.json_values import json_elements, row_of_json
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
 from skysail_frontend.query import Prediction, Query, Settle
-from skysail_frontend.routes import Application
 
 _MAX_BATCH = 100_000
 
@@ -33,10 +33,10 @@ _MAX_BATCH = 100_000
 class RestClipper:
     """Serves POST /{application}/predict."""
 
-    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_body_bytes: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_bytes: int) -> None:
         self._dispatcher = dispatcher
         self._ids = ids
-        self._max_body_bytes = max_body_bytes
+        self._max_bytes = max_bytes
 
     def routes(self) -> list[BaseRoute]:
         """Return the paths and their handlers."""
@@ -47,8 +47,25 @@ class RestClipper:
 
     async def predict(self, request: Request) -> Response:
         """Answer the query, or each query of the batch, in the body."""
+        with self._dispatcher.statistics.refusals:
+            makes, is_batch = await self._makes(request)
+        found = await predict_all(request, self._dispatcher, makes)
+        if len(found) == 1 and (error := found[0][1].error) is not None:
+            raise error
+        # Before it is written as JSON, which would keep all others waiting.
+        size = sum(len(data) for _, prediction in found for data in prediction.outputs)
+        check_size(size, self._max_bytes)
+        answers = [self._answer(query, prediction) for query, prediction in found]
+        text = json_text({"batch_predictions": answers} if is_batch else answers[0])
+        return Response(checked(text, self._max_bytes), media_type="application/json")
+
+    async def _makes(self, request: Request) -> tuple[list[Callable[[Settle], Query]], bool]:
+        """Return what makes each query of a request, and whether they are a batch.
+
+        All is converted before any is asked: a bad input refuses the whole request.
+        """
         application = self._dispatcher.table.application(request.path_params["application"])
-        body = await read_json(request, self._max_body_bytes)
+        body = await read_json(request, self._max_bytes)
         if not isinstance(body, dict) or ("input" in body) == ("input_batch" in body):
             raise InvalidInput(
                 "JSON object does not have required keys input or input_batch: give one of them"
@@ -56,19 +73,10 @@ class RestClipper:
         version = body.get("version", "")
         if not isinstance(version, str):
             raise InvalidInput("'version' must be a string")
-        if "input" in body:
-            (answer,) = await self._answers(request, application, version, [body["input"]])
-            return json_response(answer)
-        batch = body["input_batch"]
-        if not isinstance(batch, list) or not 1 <= len(batch) <= _MAX_BATCH:
+        is_batch = "input_batch" in body
+        values = body["input_batch"] if is_batch else [body["input"]]
+        if not isinstance(values, list) or not 1 <= len(values) <= _MAX_BATCH:
             raise InvalidInput(f"'input_batch' must be a JSON array of 1 to {_MAX_BATCH} inputs")
-        # Converted before any is asked: a bad input refuses the whole request.
-        answers = await self._answers(request, application, version, batch)
-        return json_response({"batch_predictions": answers})
-
-    async def _answers(
-        self, request: Request, application: Application, version: str, values: Sequence[Any]
-    ) -> list[dict[str, Any]]:
         deadline = deadline_of(request, self._dispatcher.clock())
 
         def make_of(value: Any) -> Callable[[Settle], Query]:
@@ -78,11 +86,7 @@ class RestClipper:
                 self._dispatcher, target, row, settle, deadline=deadline
             )
 
-        makes = [make_of(value) for value in values]
-        found = await predict_all(request, self._dispatcher, makes)
-        if len(found) == 1 and (error := found[0][1].error) is not None:
-            raise error
-        return [self._answer(query, prediction) for query, prediction in found]
+        return [make_of(value) for value in values], is_batch
 
     def _answer(self, query: Query, prediction: Prediction) -> dict[str, Any]:
         answer: dict[str, Any] = {"query_id": self._ids.next_number()}

@@ -12,6 +12,7 @@ from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound
 from skysail_common.tensors import DataType, Tensor, TensorSpec, from_numpy
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.binary_tensors import (
     JSON_LENGTH_HEADER,
     BinaryBody,
@@ -61,14 +62,14 @@ class RestV2:
         self,
         dispatcher: Dispatcher,
         server_name: str,
-        max_body_bytes: int,
+        max_bytes: int,
         is_ready: Callable[[], bool],
         *,
         has_triton_errors: bool = False,
     ) -> None:
         self._dispatcher = dispatcher
         self._server_name = server_name
-        self._max_body_bytes = max_body_bytes
+        self._max_bytes = max_bytes
         self._is_ready = is_ready
         self._has_triton_errors = has_triton_errors
 
@@ -135,11 +136,11 @@ class RestV2:
 
     async def infer(self, request: Request) -> Response:
         """Answer one query."""
-        content = await read_body(request, self._max_body_bytes)
-        body = BinaryBody(content, request.headers.get(JSON_LENGTH_HEADER))
-        asked = _raw(body, self._target(request)) if body.is_raw else self._asked(body, request)
-
-        deadline = deadline_of(request, self._dispatcher.clock())
+        with self._dispatcher.statistics.refusals:
+            content = await read_body(request, self._max_bytes)
+            body = BinaryBody(content, request.headers.get(JSON_LENGTH_HEADER))
+            asked = _raw(body, self._target(request)) if body.is_raw else self._asked(body, request)
+            deadline = deadline_of(request, self._dispatcher.clock())
 
         def make(settle: Settle) -> Query:
             return make_query(
@@ -158,7 +159,7 @@ class RestV2:
         error = prediction.error
         if error is not None:
             raise triton_error(query.query_id, error) if self._has_triton_errors else error
-        return _answer(query, prediction, asked)
+        return _answer(query, prediction, asked, self._max_bytes)
 
     def _asked(self, body: BinaryBody, request: Request) -> _Asked:
         value = parse_json(body.json)
@@ -263,16 +264,21 @@ def _wanted_outputs(body: Mapping[str, Any], target: Target, is_binary: bool) ->
     return wanted
 
 
-def _answer(query: Query, prediction: Prediction, asked: _Asked) -> Response:
+def _answer(query: Query, prediction: Prediction, asked: _Asked, max_bytes: int) -> Response:
     model_name, version = query.version.name if query.version else ("", "")
     answer: dict[str, Any] = {"model_name": model_name, "model_version": version}
     if query.query_id:
         answer["id"] = query.query_id
     outputs: list[dict[str, Any]] = []
     binary: list[Tensor] = []
-    for tensor in output_tensors(query, prediction):
-        if asked.wanted and tensor.name not in asked.wanted:
-            continue
+    tensors = [
+        tensor
+        for tensor in output_tensors(query, prediction)
+        if not asked.wanted or tensor.name in asked.wanted
+    ]
+    # Before it is written as JSON, which would keep all others waiting.
+    check_size(sum(len(tensor.data) for tensor in tensors), max_bytes)
+    for tensor in tensors:
         output: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype.name,
@@ -292,6 +298,7 @@ def _answer(query: Query, prediction: Prediction, asked: _Asked) -> Response:
         }
     text = json_text(answer)
     if not binary:
-        return Response(text, media_type="application/json")
+        return Response(checked(text, max_bytes), media_type="application/json")
     headers = {JSON_LENGTH_HEADER: str(len(text))}
-    return Response(joined(text, binary), 200, headers, "application/octet-stream")
+    body = checked(joined(text, binary), max_bytes)
+    return Response(body, 200, headers, "application/octet-stream")

@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from skysail_common.errors import ModelFailed, Unavailable
+from skysail_common.errors import Unavailable
 from skysail_common.rpc.contract import Stream
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import Query
@@ -19,8 +19,7 @@ _MAX_BYTES = 64 * 1024 * 1024
 class StreamSession:
     """One stream: what was asked and not answered, and the answers on their way."""
 
-    def __init__(self, stream: Stream, max_queries: int, max_answer_bytes: int) -> None:
-        self._max_answer_bytes = max_answer_bytes
+    def __init__(self, stream: Stream, max_queries: int) -> None:
         self.deadline = stream.deadline
         self.unanswered: dict[str, Query] = {}
         """By a name that is unique on the stream."""
@@ -50,17 +49,6 @@ class StreamSession:
         """Note that a query waits for its answer."""
         self.unanswered[name] = query
         self._size_bytes += query.input_bytes
-
-    def check_size(self, message: bytes) -> None:
-        """Return if an answer can be sent.
-
-        Raises:
-            ModelFailed: it is larger than any message may be.
-        """
-        if len(message) > self._max_answer_bytes:
-            raise ModelFailed(
-                f"the answer is {len(message)} bytes; the limit is {self._max_answer_bytes}"
-            )
 
     def answer(self, name: str, message: bytes) -> None:
         """Have the answer to a query sent, or to what was no query."""
@@ -92,17 +80,13 @@ class StreamSession:
 class Streams:
     """All streams of a frontend."""
 
-    def __init__(
-        self, dispatcher: Dispatcher, max_queries: int, max_answer_bytes: int = _MAX_BYTES
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, max_queries: int) -> None:
         """Knows no stream yet.
 
         Args:
             dispatcher: Is told which queries nobody waits for any more.
             max_queries: Unanswered queries of one stream; it is not read beyond.
-            max_answer_bytes: Largest answer; the transport would end the stream at a larger one.
         """
-        self._max_answer_bytes = max_answer_bytes
         self._dispatcher = dispatcher
         self._max_queries = max_queries
         self._readers: set[asyncio.Task[None]] = set()
@@ -124,7 +108,7 @@ class Streams:
         Raises:
             Unavailable: the frontend drains; all that was read is answered.
         """
-        session = StreamSession(stream, self._max_queries, self._max_answer_bytes)
+        session = StreamSession(stream, self._max_queries)
         reading = asyncio.create_task(session.read(ask), name="stream queries")
         sending = asyncio.create_task(session.send_answers(), name="stream answers")
         self._readers.add(reading)

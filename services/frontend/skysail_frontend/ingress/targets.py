@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skysail_common.errors import ApplicationNotFound
+from skysail_common.errors import ApplicationNotFound, DeadlineExceeded
+from skysail_common.rpc.contract import Call
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import DEFAULT_PRIORITY, Query, Settle, sooner
 from skysail_frontend.routes import Application, RouteTable, ServedVersion
 from skysail_frontend.validation import Inputs, checked_inputs, widened
 
+_LATE_S = 0.001
 _NO_INPUTS = Inputs((), 1, ())
 
 
@@ -64,6 +66,16 @@ def find_model_target(table: RouteTable, name: str, version: str) -> Target:
     if not table.has_model(name) and name in table.applications:
         return application_target(table, table.applications[name], version)
     return Target(None, table.version(name, version))
+
+
+def check_in_time(dispatcher: Dispatcher, call: Call) -> None:
+    """Return if somebody may still hear the answer to a call.
+
+    Raises:
+        DeadlineExceeded: it waited in the socket for so long that it is not worth a look.
+    """
+    if call.deadline - dispatcher.clock() < _LATE_S:
+        raise DeadlineExceeded("the call came too late to be answered")
 
 
 def longest_wait_s(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> float:
