@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, under 2 minutes")
     parser.add_argument("--peers", default="triton,mlserver", help="of those installed")
+    parser.add_argument("--transports", default="native,grpc", help="of those installed")
     parser.add_argument("--models", default="noop,lr,rf")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.0)
@@ -38,8 +40,15 @@ def main(arguments: Sequence[str]) -> int:
     models = options.models.split(",")
     load_tool.build()
     with ExitStack() as stack:
-        running = list(stack.enter_context(systems.echo_systems()))
-        running.append(stack.enter_context(systems.skysail_system()))
+        running: list[System] = []
+        transports = options.transports.split(",")
+        if "native" in transports and find_spec("skysail_transport") is None:
+            console.print("without native: skysail-transport is not installed", style="yellow")
+            transports.remove("native")
+        for transport in transports:
+            echo = "aio" if transport == "grpc" else transport
+            running += stack.enter_context(systems.echo_systems(echo))
+            running.append(stack.enter_context(systems.skysail_system(transport)))
         for name in filter(None, options.peers.split(",")):
             try:
                 running.append(stack.enter_context(systems.peer_system(name)))
@@ -88,7 +97,7 @@ def closed_loops(
                             seconds,
                             callers,
                         )
-                        key = CellKey(system.name, "grpc-aio", model, mode, callers)
+                        key = CellKey(system.name, system.transport, model, mode, callers)
                         try:
                             result = load_tool.run(load, system.pids)
                         except LoadFailed as error:

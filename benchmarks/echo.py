@@ -1,47 +1,14 @@
-"""The limit: servers that answer what they are sent, on the same transport as the frontend."""
+"""The limit: servers that answer what they are sent, each on one transport; here their paths."""
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
-
-import grpc
-import grpc.aio
-import uvloop
 
 UNARY = "/benchmark.Echo/Unary"
 STREAM = "/benchmark.Echo/Stream"
 
 
-class _Handlers(grpc.GenericRpcHandler):
-    def service(self, handler_call_details: Any) -> Any:
-        if handler_call_details.method == UNARY:
-            return grpc.unary_unary_rpc_method_handler(_unary)
-        if handler_call_details.method == STREAM:
-            return grpc.stream_stream_rpc_method_handler(_stream)
-        return None
-
-
-async def _unary(message: bytes, context: Any) -> bytes:
-    return message
-
-
-async def _stream(messages: AsyncIterator[bytes], context: Any) -> None:
-    async for message in messages:
-        await context.write(message)
-
-
-async def _serve() -> None:
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((_Handlers(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+async def serve_until_left(port: int) -> None:
+    """Print the port, and return when standard input ends: nobody holds its other end any more."""
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    # Ends with its parent: nobody holds the other end of standard input any more.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(0)
-
-
-if __name__ == "__main__":
-    uvloop.run(_serve())

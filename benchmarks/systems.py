@@ -33,13 +33,15 @@ class System:
     requests: Callable[[str], list[bytes]] = models.infer_requests
     """Makes the requests to a model."""
     models: tuple[str, ...] = models.NAMES
+    transport: str = "other"
+    """What carries its calls, where that is ours to choose."""
 
 
 @contextmanager
-def echo_systems() -> Iterator[list[System]]:
-    """Run the echo; yields its unary and its stream side."""
+def echo_systems(transport: str) -> Iterator[list[System]]:
+    """Run the echo on a transport; yields its unary and its stream side."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.echo"],
+        [sys.executable, "-m", f"benchmarks.echo_{transport}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -52,10 +54,8 @@ def echo_systems() -> Iterator[list[System]]:
             return [process.pid]
 
         yield [
-            System("echo-aio", address, pids, unary=echo.UNARY, models=("noop",)),
-            System(
-                "echo-aio-stream", address, pids, unary="", stream=echo.STREAM, models=("noop",)
-            ),
+            System(f"echo-{transport}", address, pids, echo.UNARY, "", models=("noop",)),
+            System(f"echo-{transport}-stream", address, pids, "", echo.STREAM, models=("noop",)),
         ]
     finally:
         process.kill()
@@ -63,8 +63,12 @@ def echo_systems() -> Iterator[list[System]]:
 
 
 @contextmanager
-def skysail_system(workers: int = 1) -> Iterator[System]:
-    """Run a cluster on free ports with every model deployed."""
+def skysail_system(transport: str = "native") -> Iterator[System]:
+    """Run a cluster on free ports with every model deployed.
+
+    Args:
+        transport: What carries the query path: `native`, or `grpc` for grpc.aio.
+    """
     with tempfile.TemporaryDirectory(prefix="skysail-bench-") as directory:
         data_dir = Path(directory)
         ports = [
@@ -74,8 +78,9 @@ def skysail_system(workers: int = 1) -> Iterator[System]:
         ]
         command = [sys.executable, "-m", "skysail"]
         place = ["--data-dir", directory]
-        up = [*command, "up", "--detach", *place, *ports, "--workers", str(workers)]
-        subprocess.run(up, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        up = [*command, "up", "--detach", *place, *ports]
+        environment = {**os.environ, "SKYSAIL_TRANSPORT": transport}
+        subprocess.run(up, check=True, stdout=subprocess.DEVNULL, timeout=120, env=environment)
         try:
             record = json.loads((data_dir / "cluster.json").read_text())
             endpoints = {"query_endpoint": record["grpc"]}
@@ -86,10 +91,11 @@ def skysail_system(workers: int = 1) -> Iterator[System]:
                     )  # fmt: skip
             pid = record["pid"]
             yield System(
-                "skysail",
+                "skysail" if transport == "native" else "skysail-aio",
                 record["grpc"],
                 lambda: [each for each in tree(pid) if each != os.getpid()],
                 stream=STREAM_INFER,
+                transport=transport,
             )
         finally:
             subprocess.run([*command, "down", *place], check=True, capture_output=True, timeout=120)
