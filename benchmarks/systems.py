@@ -79,7 +79,8 @@ def skysail_system(transport: str = "native") -> Iterator[System]:
         command = [sys.executable, "-m", "skysail"]
         place = ["--data-dir", directory]
         up = [*command, "up", "--detach", *place, *ports]
-        environment = {**os.environ, "SKYSAIL_TRANSPORT": transport}
+        inherited = os.environ  # noqa: TID251 - a setting of what is started
+        environment = {**inherited, "SKYSAIL_TRANSPORT": transport}
         subprocess.run(up, check=True, stdout=subprocess.DEVNULL, timeout=120, env=environment)
         try:
             record = json.loads((data_dir / "cluster.json").read_text())

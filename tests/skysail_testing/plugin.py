@@ -19,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="comma-separated things that must be there (docker, kubernetes, grpcurl, …): a test "
         "that would be skipped for the lack of one fails instead",
     )
+    parser.addoption(
+        "--transport",
+        default="auto",
+        choices=["auto", "grpc", "native"],
+        help="what carries the query path of the clusters that tests start",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # No test may meet the cluster of whoever runs it.
     for name in [name for name in os.environ if name.startswith("SKYSAIL_")]:
         del os.environ[name]
+    os.environ["SKYSAIL_TRANSPORT"] = config.getoption("--transport")
     os.environ["XDG_DATA_HOME"] = str(base / "share")
     # Hundreds of processes of ours are started, each of which would compile all of it.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

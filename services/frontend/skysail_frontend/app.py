@@ -86,7 +86,7 @@ async def run(settings: FrontendSettings) -> None:
         settings.drain_timeout_s,
         shares_port=settings.shares_ports,
     )
-    page = MetricsPage(dispatcher)
+    page = MetricsPage(dispatcher, transport.counters)
     metrics = HttpServer(http_app(page.routes()), settings.drain_timeout_s)
     grpc_endpoint = f"{settings.host}:{server.bind(f'{settings.host}:{settings.grpc_port}')}"
     http_endpoint = f"{settings.host}:{http.bind(settings.host, settings.http_port)}"

@@ -1,7 +1,7 @@
 """The metrics page: what the core counted, as Prometheus reads it."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -24,13 +24,18 @@ _LAG_EVERY_S = 0.5
 _MAXIMA = {"skysail_profile_latency_seconds", "skysail_replica_ready", "process_start_time_seconds"}
 _VERSION = ("model", "version")
 _TARGET = ("application", *_VERSION)
+_TRANSPORT_NOW = ("connections", "open_calls", "unsent_bytes", "untaken_bytes")
+"""What the transport counts up and down; all else only grows."""
+
+Counters = Callable[[], Mapping[str, int]]
 
 
 class FrontendCollector(Collector):
-    """Reads the statistics and the present state of a dispatcher when it is asked."""
+    """Reads the present state of a dispatcher and of its transport when it is asked."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, transport: Counters) -> None:
         self._dispatcher = dispatcher
+        self._transport = transport
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -38,6 +43,7 @@ class FrontendCollector(Collector):
         yield from _versions(self._dispatcher.statistics)
         yield from _present(self._dispatcher)
         yield from _whole(self._dispatcher.statistics)
+        yield from _transport(self._transport())
 
 
 def _histogram(
@@ -161,6 +167,16 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
     yield from (queue, rate, latency, ready, in_flight, backlog)
 
 
+def _transport(counters: Mapping[str, int]) -> Iterator[Metric]:
+    for name, number in counters.items():
+        full_name = f"skysail_transport_{name}"
+        text = f"Of the transport: {name.replace('_', ' ')}"
+        if name in _TRANSPORT_NOW:
+            yield GaugeMetricFamily(full_name, text, number)
+        else:
+            yield CounterMetricFamily(full_name, text, number)
+
+
 def merged(pages: Sequence[str]) -> bytes:
     """Return one page that has the sum of each sample of several.
 
@@ -212,10 +228,10 @@ class _Merged(Collector):
 class MetricsPage:
     """Serves GET /metrics."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, transport: Counters) -> None:
         self._statistics = dispatcher.statistics
         self._registry = CollectorRegistry()
-        self._registry.register(FrontendCollector(dispatcher))
+        self._registry.register(FrontendCollector(dispatcher, transport))
         ProcessCollector(registry=self._registry)
 
     def routes(self) -> list[BaseRoute]:
