@@ -47,7 +47,7 @@ pub enum Stage {
     /// Ours, in the TLS handshake.
     ClientTls(Box<tokio_rustls::Connect<SocketIo>>),
     /// Accepted, in the HTTP/2 handshake.
-    ServerHandshake(server::Handshake<Transport, Payload>),
+    ServerHandshake(Box<server::Handshake<Transport, Payload>>),
     /// Ours, in the HTTP/2 handshake.
     ClientHandshake(ClientHandshake),
     /// Accepted, taking requests.
@@ -176,7 +176,8 @@ impl Connection {
             Stage::ServerTls(accept) => match Pin::new(&mut **accept).poll(context) {
                 Poll::Ready(Ok(stream)) => match Transport::of_tls(stream.into()) {
                     Ok(transport) => {
-                        self.stage = Stage::ServerHandshake(builders.server.handshake(transport));
+                        let handshake = builders.server.handshake(transport);
+                        self.stage = Stage::ServerHandshake(Box::new(handshake));
                         Step::Again
                     }
                     Err(error) => failed(error),
@@ -192,7 +193,7 @@ impl Connection {
                 Poll::Ready(Err(error)) => failed(error),
                 Poll::Pending => Step::Wait,
             },
-            Stage::ServerHandshake(handshake) => match Pin::new(handshake).poll(context) {
+            Stage::ServerHandshake(handshake) => match Pin::new(&mut **handshake).poll(context) {
                 Poll::Ready(Ok(mut connection)) => {
                     if self.is_draining {
                         connection.graceful_shutdown();
@@ -268,20 +269,20 @@ impl Connection {
 
     /// Pings the peer, unless a ping is under way.
     pub fn send_ping(&mut self, now: Instant) {
-        if let Some(ping) = &mut self.ping {
-            if ping.send_ping(h2::Ping::opaque()).is_ok() {
-                self.ping_sent = Some(now);
-                self.waking.wake();
-            }
+        if let Some(ping) = &mut self.ping
+            && ping.send_ping(h2::Ping::opaque()).is_ok()
+        {
+            self.ping_sent = Some(now);
+            self.waking.wake();
         }
     }
 
     /// Takes note of a ping that came back.
     pub fn poll_pong(&mut self, context: &mut Context<'_>) {
-        if let (Some(ping), Some(_)) = (&mut self.ping, self.ping_sent) {
-            if ping.poll_pong(context).is_ready() {
-                self.ping_sent = None;
-            }
+        if let (Some(ping), Some(_)) = (&mut self.ping, self.ping_sent)
+            && ping.poll_pong(context).is_ready()
+        {
+            self.ping_sent = None;
         }
     }
 }

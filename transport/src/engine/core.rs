@@ -1,26 +1,22 @@
 //! The engine and its turn.
 
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::calls::{Call, Calls, Role};
+use super::calls::{Call, Calls};
 use super::checking::Health;
-use super::connection::{Builders, Connection, Step};
+use super::connection::{Builders, Connection};
 use super::counters::Counters;
 use super::event::Event;
 use super::limits::Limits;
 use super::payload::Gauge;
-use super::receiving::{End, Ended};
-use super::serving::{ListenerEntry, Route};
+use super::serving::ListenerEntry;
 use super::timing::Schedule;
 use super::wakers::WakeList;
-use crate::grpc::metadata;
-use crate::grpc::status::{Status, code};
 use crate::net::poller::{Poller, Readiness};
 use crate::net::resolver::Resolver;
 
@@ -49,10 +45,10 @@ pub struct Engine {
     pub(super) awake_connections: Arc<WakeList>,
     awake_calls: Arc<WakeList>,
     // Connections that stopped reading for the others' sake.
-    postponed: Vec<u32>,
+    pub(super) postponed: Vec<u32>,
     events: Vec<Event>,
     event_bytes: usize,
-    partial_bytes: usize,
+    pub(super) partial_bytes: usize,
     scratch: Vec<u32>,
 }
 
@@ -180,13 +176,13 @@ impl Engine {
         self.event_bytes = 0;
         let mut has_acknowledged = false;
         for event in &events {
-            if let Event::Message(id, message) = event {
-                if let Some(slot) = self.calls.find(*id) {
-                    let call = self.calls.get_mut(slot).expect("found");
-                    if call.receiving.acknowledges_itself {
-                        call.receiving.acknowledge(message.len(), &self.limits);
-                        has_acknowledged = true;
-                    }
+            if let Event::Message(id, message) = event
+                && let Some(slot) = self.calls.find(*id)
+            {
+                let call = self.calls.get_mut(slot).expect("found");
+                if call.receiving.acknowledges_itself {
+                    call.receiving.acknowledge(message.len(), &self.limits);
+                    has_acknowledged = true;
                 }
             }
         }
@@ -256,186 +252,5 @@ impl Engine {
             }
         }
         Some(call)
-    }
-
-    fn poll_connection(&mut self, index: u32) {
-        let Some(connection) = self.connections.get(index as usize) else { return };
-        connection.waking.reset();
-        let waker = connection.waking.waker().clone();
-        let mut context = Context::from_waker(&waker);
-        let closed = loop {
-            match self.connections[index as usize].step(&mut context, &self.builders) {
-                Step::Again => {}
-                Step::Wait => break None,
-                Step::Request(request) => self.on_request(index, *request),
-                Step::Ready(sender) => {
-                    if let Err(reason) = self.begin_link(index, sender, &mut context) {
-                        break Some(Some(reason));
-                    }
-                }
-                Step::Closed(reason) => break Some(reason),
-            }
-        };
-        let connection = &mut self.connections[index as usize];
-        connection.poll_pong(&mut context);
-        let Some(io) = connection.io.clone() else {
-            return closed.into_iter().for_each(|reason| self.on_closed(index, reason));
-        };
-        let mut socket = io.lock();
-        if socket.bytes_in != connection.known_bytes_in {
-            connection.known_bytes_in = socket.bytes_in;
-            connection.last_heard = self.now;
-        }
-        let is_connecting = matches!(connection.stage, super::connection::Stage::Connecting);
-        let bytes_out = socket.bytes_out;
-        let flushed = if is_connecting { Ok(false) } else { socket.flush() };
-        if socket.has_more_to_read() {
-            self.postponed.push(index);
-        }
-        let is_flushed = matches!(flushed, Ok(true));
-        if socket.take_held_back() && is_flushed {
-            connection.waking.wake();
-        }
-        if is_flushed {
-            connection.blocked_since = None;
-        } else if connection.blocked_since.is_none() || socket.bytes_out != bytes_out {
-            connection.blocked_since = Some(self.now);
-        }
-        if connection.watches_room == is_flushed {
-            connection.watches_room = !is_flushed;
-            self.poller.modify_socket(socket.as_fd(), index, !is_flushed);
-        }
-        drop(socket);
-        if let Some(reason) = closed {
-            self.on_closed(index, reason);
-        } else if let Err(error) = flushed {
-            self.on_closed(index, Some(error.to_string()));
-        } else if !self.connections[index as usize].waiting.is_empty() {
-            self.wake_waiting(index);
-        }
-    }
-
-    pub(super) fn poll_call(&mut self, slot: u32) {
-        let before = self.calls.get(slot).map_or(0, |call| call.receiving.num_bytes());
-        let ended = self.advance_call(slot);
-        let after = self.calls.get(slot).map_or(0, |call| call.receiving.num_bytes());
-        self.partial_bytes = self.partial_bytes + after - before;
-        match ended {
-            Some(Ended::Broken(status)) => self.fail_call(slot, status),
-            Some(Ended::Gone(status)) => self.lose_call(slot, status),
-            None if after > before && self.is_overfull() => {
-                let text = "too many messages have come that nobody has taken";
-                self.fail_call(slot, Status::new(code::RESOURCE_EXHAUSTED, text));
-            }
-            None => {}
-        }
-    }
-
-    // Receives and sends what it can; says how the call ended if it did without us.
-    fn advance_call(&mut self, slot: u32) -> Option<Ended> {
-        let id = self.calls.id(slot);
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        waking.reset();
-        let waker = waking.waker();
-        let mut context = Context::from_waker(waker);
-        match call.role {
-            Role::Unary if call.receiving.is_open() => {
-                if let Poll::Ready(message) = call.receiving.poll_unary(&mut context, &self.limits)
-                {
-                    match message {
-                        Err(ended) => return Some(ended),
-                        Ok(message) => self.deliver_unary(slot, message),
-                    }
-                }
-            }
-            Role::Watch if call.receiving.is_open() => {
-                if let Poll::Ready(message) = call.receiving.poll_unary(&mut context, &self.limits)
-                {
-                    match message {
-                        Err(ended) => return Some(ended),
-                        Ok(message) => self.begin_watch(slot, &message),
-                    }
-                }
-            }
-            Role::Unary | Role::Watch => {}
-            Role::Stream | Role::Link => {
-                if let Some(ended) = self.advance_stream(slot, id) {
-                    return Some(ended);
-                }
-            }
-        }
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        let waker = waking.waker();
-        let mut context = Context::from_waker(waker);
-        match call.sending.poll(&mut context) {
-            Poll::Ready(Err(ended)) => return Some(ended),
-            Poll::Ready(Ok(())) if call.role != Role::Link => {
-                self.remove_call(slot);
-                return None;
-            }
-            _ => {}
-        }
-        if call.role != Role::Link {
-            if let Poll::Ready(ended) = call.sending.poll_reset(&mut context) {
-                return Some(ended);
-            }
-        }
-        None
-    }
-
-    fn advance_stream(&mut self, slot: u32, id: u64) -> Option<Ended> {
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        let mut context = Context::from_waker(waking.waker());
-        let is_link = call.role == Role::Link;
-        match call.receiving.poll_response(&mut context) {
-            Poll::Ready(Err(ended)) => return Some(ended),
-            Poll::Ready(Ok(headers)) => {
-                let headers = headers.filter(metadata::has_any);
-                self.tell(Event::Accepted(id, headers));
-            }
-            Poll::Pending => {}
-        }
-        let call = self.calls.get(slot)?;
-        let connection = &mut self.connections[call.connection as usize];
-        if !is_link && connection.unsent.get() > self.limits.max_unsent_bytes {
-            // It does not read our answers: neither do we read its questions.
-            connection.waiting.push(slot);
-            return None;
-        }
-        let mut messages = Vec::new();
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        let mut context = Context::from_waker(waking.waker());
-        let limits = &self.limits;
-        let end = call.receiving.poll_stream(&mut context, limits, is_link, |message| {
-            messages.push(message);
-        });
-        self.counters.messages_in += messages.len() as u64;
-        for message in messages {
-            self.tell(Event::Message(id, message));
-        }
-        match end {
-            Poll::Pending => None,
-            Poll::Ready(Err(ended)) => Some(ended),
-            Poll::Ready(Ok(End::HalfClosed)) => {
-                self.tell(Event::HalfClosed(id));
-                None
-            }
-            Poll::Ready(Ok(End::Closed(status, trailers))) => {
-                self.close_link(slot, status, trailers);
-                None
-            }
-        }
-    }
-
-    fn deliver_unary(&mut self, slot: u32, message: crate::grpc::frame::Message) {
-        let id = self.calls.id(slot);
-        let call = self.calls.get_mut(slot).expect("being polled");
-        if Route::is_health(call.path) {
-            return self.answer_check(slot, &message);
-        }
-        call.is_delivered = true;
-        let (path, deadline, metadata) = (call.path, call.deadline, call.metadata.take());
-        self.counters.calls += 1;
-        self.tell(Event::Call { id, path, message, deadline, metadata });
     }
 }

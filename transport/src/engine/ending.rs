@@ -78,26 +78,21 @@ impl Engine {
         }
     }
 
-    /// Closes a connection; its calls are lost, but for those whose end has come already.
+    /// Closes a connection. Its calls are lost, but for those whose end has come already.
     pub(super) fn close_connection(&mut self, index: u32, reason: Option<String>) {
         let connection = &self.connections[index as usize];
+        self.counters.connection_errors += u64::from(reason.is_some());
+        let lost = Status::new(code::UNAVAILABLE, lost_text(connection, reason));
         for slot in connection.calls.clone() {
-            self.poll_call(slot);
+            self.poll_last(slot, &lost);
         }
-        // Polling may have closed it by itself.
-        let Some(connection) = self.connections.try_remove(index as usize) else { return };
-        if let Some(io) = &connection.io {
+        // With the connection its descriptor is closed, and with that the poller's interest.
+        if let Some(connection) = self.connections.try_remove(index as usize)
+            && let Some(io) = &connection.io
+        {
             let socket = io.lock();
             self.counters.bytes_in += socket.bytes_in;
             self.counters.bytes_out += socket.bytes_out;
-        }
-        self.counters.connection_errors += u64::from(reason.is_some());
-        let text = lost_text(&connection, reason);
-        let calls = connection.calls.clone();
-        // The descriptor is closed, and with it the poller's interest, before anybody is told.
-        drop(connection);
-        for slot in calls {
-            self.lose_call(slot, Status::new(code::UNAVAILABLE, text.clone()));
         }
     }
 

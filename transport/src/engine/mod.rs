@@ -1,13 +1,15 @@
 //! The engine: sockets and calls driven from one epoll. No Python in here.
 //!
 //! ```text
-//! core        the engine and its turn: readiness → connections → calls → events
-//! ├─ serving  listeners, accepted connections, requests       ├─ receiving  one call's body
-//! ├─ linking  outgoing connections, each with one stream      ├─ sending    one call's answer
-//! ├─ answering  what the application says                     ├─ connection one socket's stages
-//! ├─ checking   grpc.health.v1 from a table                   └─ calls      ids and slots
-//! ├─ timing     deadlines, keepalive, age, idleness
-//! └─ ending     drain, close, losses
+//! core ── the engine and its turn: readiness ─► connections ─► calls ─► events
+//! ├─ driving      one connection's and one call's part of a turn
+//! ├─ serving      listeners, accepted connections, requests
+//! ├─ linking      our connections, each with one stream
+//! ├─ answering    what the application says
+//! ├─ checking     grpc.health.v1 from a table
+//! ├─ timing       deadlines, keepalive, age, idleness
+//! ├─ ending       losses, drain
+//! └─ connection, calls (receiving, sending), payload, wakers: what they are made of
 //! ```
 
 mod answering;
@@ -16,6 +18,7 @@ mod checking;
 mod connection;
 mod core;
 mod counters;
+mod driving;
 mod ending;
 mod event;
 mod limits;

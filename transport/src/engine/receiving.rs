@@ -46,6 +46,14 @@ pub enum End {
     Closed(Status, HeaderMap),
 }
 
+/// How the peer took a stream of ours.
+pub enum Response {
+    /// With its headers; messages follow.
+    Accepted(HeaderMap),
+    /// Not at all: its headers are its trailers.
+    Refused(Status, HeaderMap),
+}
+
 /// The receiving half of a call.
 pub struct Receiving {
     response: Option<ResponseFuture>,
@@ -136,11 +144,8 @@ impl Receiving {
         })
     }
 
-    /// The headers of a response, once.
-    pub fn poll_response(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Option<HeaderMap>, Ended>> {
+    /// What the peer says to a stream of ours, once.
+    pub fn poll_response(&mut self, context: &mut Context<'_>) -> Poll<Result<Response, Ended>> {
         let Some(response) = &mut self.response else { return Poll::Pending };
         let Poll::Ready(response) = Pin::new(response).poll(context)? else {
             return Poll::Pending;
@@ -150,10 +155,14 @@ impl Receiving {
         if parts.status != StatusCode::OK {
             return Poll::Ready(Err(Ended::Gone(Status::of_http(parts.status))));
         }
+        if body.is_end_stream() {
+            let status = Status::read(&parts.headers).unwrap_or_else(no_status);
+            return Poll::Ready(Ok(Response::Refused(status, parts.headers)));
+        }
         let encoding = parts.headers.get(GRPC_ENCODING).map(http::HeaderValue::as_bytes);
         self.encoding = Encoding::of(encoding);
         self.body = Some(body);
-        Poll::Ready(Ok(Some(parts.headers)))
+        Poll::Ready(Ok(Response::Accepted(parts.headers)))
     }
 
     /// Delivers the messages that have come; ready at the end of them.
@@ -194,9 +203,7 @@ impl Receiving {
                 return Poll::Pending;
             };
             let trailers = trailers.unwrap_or_default();
-            let status = Status::read(&trailers).unwrap_or_else(|| {
-                Status::new(code::INTERNAL, "the peer ended the stream without a status")
-            });
+            let status = Status::read(&trailers).unwrap_or_else(no_status);
             End::Closed(status, trailers)
         } else {
             End::HalfClosed
@@ -219,4 +226,8 @@ impl Receiving {
             self.num_withheld = 0;
         }
     }
+}
+
+fn no_status() -> Status {
+    Status::new(code::INTERNAL, "the peer ended the stream without a status")
 }

@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use super::calls::{Call, Role};
 use super::connection::{Builders, Connection, Stage};
 use super::core::Engine;
+use super::driving::untaken;
 use super::event::Event;
 use super::limits::Limits;
 use super::payload::{Gauge, Payload};
@@ -146,7 +147,7 @@ impl Engine {
             Some(tls) => Stage::ServerTls(Box::new(tls.accept(io.clone()))),
             None => {
                 let transport = Transport::Plain(io.clone());
-                Stage::ServerHandshake(self.builders.server.handshake(transport))
+                Stage::ServerHandshake(Box::new(self.builders.server.handshake(transport)))
             }
         };
         let routes = entry.routes.clone();
@@ -219,8 +220,7 @@ impl Engine {
             return self.refuse(respond, Status::new(code::RESOURCE_EXHAUSTED, text));
         }
         if self.is_overfull() {
-            let text = "too many messages have come that nobody has taken";
-            return self.refuse(respond, Status::new(code::RESOURCE_EXHAUSTED, text));
+            return self.refuse(respond, untaken());
         }
         let encoding = Encoding::of(parts.headers.get(GRPC_ENCODING).map(HeaderValue::as_bytes));
         let takes_gzip = self.limits.gzip_from_bytes > 0

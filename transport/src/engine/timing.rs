@@ -101,11 +101,11 @@ impl Engine {
             self.schedule.accept_at = None;
             self.resume_accepting();
         }
-        if let Some(next) = self.schedule.next() {
-            if self.schedule.armed_for.is_none_or(|armed| next < armed) {
-                self.schedule.armed_for = Some(next);
-                self.poller.arm(next, now);
-            }
+        if let Some(next) = self.schedule.next()
+            && self.schedule.armed_for.is_none_or(|armed| next < armed)
+        {
+            self.schedule.armed_for = Some(next);
+            self.poller.arm(next, now);
         }
     }
 

@@ -140,10 +140,10 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some((path, own)) = &self.path {
-            if identity(path).is_ok_and(|found| found == *own) {
-                let _ = std::fs::remove_file(path);
-            }
+        if let Some((path, own)) = &self.path
+            && identity(path).is_ok_and(|found| found == *own)
+        {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

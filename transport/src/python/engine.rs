@@ -29,10 +29,11 @@ struct State {
 
 impl State {
     fn ring(&mut self) {
-        if let Some(bell) = &self.bell {
-            if self.engine.has_events() && !std::mem::replace(&mut self.is_rung, true) {
-                bell.ring();
-            }
+        if let Some(bell) = &self.bell
+            && self.engine.has_events()
+            && !std::mem::replace(&mut self.is_rung, true)
+        {
+            bell.ring();
         }
     }
 

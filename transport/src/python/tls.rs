@@ -40,7 +40,9 @@ impl PyClientTls {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
             _ => {
-                return Err(PyValueError::new_err("a certificate needs its key, and a key its own"));
+                return Err(PyValueError::new_err(
+                    "a certificate needs its key, and a key its own",
+                ));
             }
         };
         Ok(Self { tls: ClientTls::new(ca_pem, own, server_name).map_err(unusable)? })
