@@ -92,7 +92,8 @@ class Server:
         elif path == FAIL:
             replies.append((id, 3, TEXT, TRAILERS, None))
         elif path == BLOB:
-            replies.append((id, bytes(int(message))))
+            # At once: many of them in one batch would be many bytes of our own.
+            self.engine.flush([(id, bytes(int(message)))])
         elif path == SHOW:
             left = "none" if deadline is None else f"{deadline - time.monotonic():.3f}"
             pairs = [("seen-" + key, value) for key, value in metadata.pairs()]
@@ -173,6 +174,12 @@ class Raw:
         self.socket.settimeout(5)
         self.socket.connect(("127.0.0.1", port))
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
+        # The server's windows count from its first frames and our acknowledgement on.
+        seen: list[int] = []
+        while WINDOW not in seen:
+            seen += [kind for kind, _, _, _ in self.read(0.05)[0]] or [WINDOW]
+        self.send(frame(SETTINGS, 1, 0))
+        self.socket.settimeout(5)
 
     def send(self, data: bytes) -> bool:
         try:
