@@ -7,9 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from hpack import Decoder, Encoder
-
 import skysail_transport as st
+from hpack import Decoder, Encoder
 
 ECHO = "/test.Echo/Unary"
 SLEEP = "/test.Echo/Sleep"
@@ -147,7 +146,12 @@ def rss_bytes() -> int:
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+    return (
+        struct.pack(">I", len(payload))[1:]
+        + bytes([kind, flags])
+        + struct.pack(">I", stream)
+        + payload
+    )
 
 
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -164,6 +168,17 @@ def message(payload: bytes, flag: int = 0) -> bytes:
     return bytes([flag]) + struct.pack(">I", len(payload)) + payload
 
 
+def frames_of(data: bytes) -> list[tuple[int, int, int, bytes]]:
+    """Return kind, flags, stream and payload of the whole frames in some bytes."""
+    frames, at = [], 0
+    while at + 9 <= len(data):
+        size = int.from_bytes(data[at : at + 3], "big")
+        stream = int.from_bytes(data[at + 5 : at + 9], "big")
+        frames.append((data[at + 3], data[at + 4], stream, data[at + 9 : at + 9 + size]))
+        at += 9 + size
+    return frames
+
+
 class Raw:
     """A client that sends what it is told, whatever the rules."""
 
@@ -175,9 +190,15 @@ class Raw:
         self.socket.connect(("127.0.0.1", port))
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
         # The server's windows count from its first frames and our acknowledgement on.
-        seen: list[int] = []
-        while WINDOW not in seen:
-            seen += [kind for kind, _, _, _ in self.read(0.05)[0]] or [WINDOW]
+        data = b""
+        while WINDOW not in [kind for kind, _, _, _ in frames_of(data)]:
+            try:
+                part = self.socket.recv(1 << 16)
+            except OSError:
+                part = b""
+            if not part:
+                break
+            data += part
         self.send(frame(SETTINGS, 1, 0))
         self.socket.settimeout(5)
 
@@ -203,13 +224,7 @@ class Raw:
             pass
         except OSError:
             is_closed = True
-        frames, at = [], 0
-        while at + 9 <= len(data):
-            size = int.from_bytes(data[at : at + 3], "big")
-            stream = int.from_bytes(data[at + 5 : at + 9], "big")
-            frames.append((data[at + 3], data[at + 4], stream, data[at + 9 : at + 9 + size]))
-            at += 9 + size
-        return frames, is_closed
+        return frames_of(data), is_closed
 
     def statuses(self, seconds: float = 0.5) -> list[str]:
         """Return the values of grpc-status that come, and RST for resets."""

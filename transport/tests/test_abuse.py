@@ -8,8 +8,23 @@ from collections.abc import Callable
 import grpc
 import pytest
 from harness import (
-    BLOB, CONTINUATION, DATA, ECHO, HEADERS, PING, RST, SETTINGS, SLEEP, WINDOW, Raw, Server,
-    frame, goaway_codes, headers, message, rss_bytes,
+    BLOB,
+    CONTINUATION,
+    DATA,
+    ECHO,
+    HEADERS,
+    PING,
+    RST,
+    SETTINGS,
+    SLEEP,
+    WINDOW,
+    Raw,
+    Server,
+    frame,
+    goaway_codes,
+    headers,
+    message,
+    rss_bytes,
 )  # fmt: skip
 
 ENHANCE_YOUR_CALM = 11
@@ -104,7 +119,12 @@ def test_frames_of_one_byte(server: Server) -> None:
     raw, body = Raw(server.port), message(bytes(60_000))
     raw.send(frame(HEADERS, 4, 1, headers()))
     for first in range(0, len(body), 1000):
-        raw.send(b"".join(frame(DATA, 0, 1, body[i : i + 1]) for i in range(first, min(first + 1000, len(body)))))
+        raw.send(
+            b"".join(
+                frame(DATA, 0, 1, body[i : i + 1])
+                for i in range(first, min(first + 1000, len(body)))
+            )
+        )
     raw.send(frame(DATA, 1, 1))
     frames, _ = raw.read(1.5)
     assert sum(len(payload) for kind, _, _, payload in frames if kind == DATA) == len(body)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,11 +15,10 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+import skysail_transport as st
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import BIDI, BLOB, ECHO, PREFACE, REPEAT, SLEEP, Raw, Server, goaway_codes, rss_bytes
 from links import Links
-
-import skysail_transport as st
 
 
 def test_drain_under_load_loses_no_call(server: Server) -> None:
@@ -153,6 +153,14 @@ def test_health_while_python_is_busy() -> None:
         process.stdout.close()
 
 
+def test_grpcio_over_a_unix_socket(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(address=f"unix:{tmp_path}/echo")
+    # Without it grpcio sends the path of the socket as :authority, which h2 takes for a mistake.
+    options = [("grpc.default_authority", "localhost")]
+    with grpc.insecure_channel(server.address, options) as channel:
+        assert channel.unary_unary(ECHO)(b"x", timeout=5) == b"x"
+
+
 def test_two_listeners_serve_what_they_were_told(server: Server, connect) -> None:
     port = server.engine.listen("127.0.0.1:0", unary=[BLOB])
     channel = connect(f"127.0.0.1:{port}")
@@ -179,8 +187,6 @@ def test_handshakes_end_in_time(serve: Callable[..., Server]) -> None:
     server = serve(handshake_timeout_s=0.3)
     silent = [Raw.__new__(Raw) for _ in range(50)]
     for raw in silent:
-        import socket
-
         raw.socket = socket.create_connection(("127.0.0.1", server.port))
         raw.socket.send(PREFACE[:9])
     server.until(lambda: server.engine.counters()["connections"] == 50)

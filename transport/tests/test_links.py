@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import skysail_transport as st
 from harness import BIDI, REPEAT, SINK, Server, rss_bytes
 from links import Links
-
-import skysail_transport as st
 
 AIO_SERVER = textwrap.dedent(
     """

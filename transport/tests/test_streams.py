@@ -80,6 +80,10 @@ def test_a_slow_reader_holds_the_writer(server: Server, channel: grpc.Channel) -
     time.sleep(0.5)
     counters = server.engine.counters()
     assert counters["unsent_bytes"] < 8 << 20
+    spent = time.process_time()
+    time.sleep(0.5)
+    # A reader that is waited for costs nothing.
+    assert time.process_time() - spent < 0.25
     assert rss_bytes() - before < 64 << 20
     assert sum(len(message) for message in call) == 500_000_000
     assert rss_bytes() - before < 128 << 20

@@ -8,13 +8,12 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+import skysail_transport as st
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from harness import BIDI, ECHO, Server
 from links import Links
-
-import skysail_transport as st
 
 
 class Pair:

@@ -43,6 +43,8 @@ pub struct Call {
     pub metadata: Option<HeaderMap>,
     /// Whether the application knows of it.
     pub is_delivered: bool,
+    /// Whether its messages are left unread until its connection's queue has shrunk.
+    pub is_paused: bool,
     /// Its messages to us.
     pub receiving: Receiving,
     /// Its messages from us.

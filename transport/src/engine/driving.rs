@@ -173,6 +173,7 @@ impl Engine {
         if !is_link && connection.unsent.get() > self.limits.max_unsent_bytes {
             // It does not read our answers: neither do we read its questions.
             connection.waiting.push(slot);
+            self.calls.get_mut(slot)?.is_paused = true;
             return None;
         }
         let mut messages = Vec::new();

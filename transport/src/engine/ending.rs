@@ -109,19 +109,22 @@ impl Engine {
             if call.connection != index {
                 continue;
             }
-            if call.sending.is_full
-                && call.sending.num_unsent() <= self.limits.stream_high_bytes / 2
-            {
-                call.sending.is_full = false;
-                let id = self.calls.id(slot);
-                self.tell(Event::Writable(id));
-            }
-            let is_full = self.calls.get(slot).is_some_and(|call| call.sending.is_full);
-            if reads_again {
+            if call.is_paused && reads_again {
+                call.is_paused = false;
                 self.calls.wake(slot);
             }
-            if is_full || !reads_again {
+            let call = self.calls.get_mut(slot).expect("just there");
+            let is_writable = call.sending.is_full
+                && call.sending.num_unsent() <= self.limits.stream_high_bytes / 2;
+            if is_writable {
+                call.sending.is_full = false;
+            }
+            if call.sending.is_full || call.is_paused {
                 still.push(slot);
+            }
+            if is_writable {
+                let id = self.calls.id(slot);
+                self.tell(Event::Writable(id));
             }
         }
         self.connections[index as usize].waiting.extend(still);

@@ -54,6 +54,7 @@ impl Engine {
             deadline: None,
             metadata: None,
             is_delivered: true,
+            is_paused: false,
             receiving: Receiving::of_link(opening.acknowledges_itself),
             sending: Sending::default(),
         });

@@ -235,6 +235,7 @@ impl Engine {
             deadline,
             metadata: headers,
             is_delivered: false,
+            is_paused: false,
             receiving: Receiving::of_request(body, encoding),
             sending: Sending::of_request(respond, gzip_from_bytes),
         });

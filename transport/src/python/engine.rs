@@ -52,13 +52,27 @@ impl State {
 type Shared = Arc<Mutex<Option<State>>>;
 
 fn lock(shared: &Shared) -> MutexGuard<'_, Option<State>> {
-    // After a panic in the engine its state may be anything; closing it is still right, and the
-    // panic has been raised to Python as an exception.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.lock().unwrap_or_else(|poisoned| {
+        // After a panic the engine's state may be anything: its descriptors are closed, and
+        // `take` says so.
+        let mut state = poisoned.into_inner();
+        *state = None;
+        state
+    })
+}
+
+// Tells Python that the engine's thread is no more, should it panic.
+struct LastWord(Arc<Bell>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
 }
 
 // The engine's own thread. It knows nothing of Python.
-fn turn_for_ever(shared: &Shared, poller: &Poller) {
+fn turn_for_ever(shared: &Shared, poller: &Poller, bell: Arc<Bell>) {
+    let _last_word = LastWord(bell);
     let mut found = Vec::new();
     loop {
         found.clear();
@@ -96,6 +110,10 @@ impl PyEngine {
     }
 
     fn take_now(&self) -> io::Result<Vec<Event>> {
+        if self.shared.is_poisoned() {
+            drop(lock(&self.shared));
+            return Err(io::Error::other("the engine has failed by a mistake of its own"));
+        }
         lock(&self.shared).as_mut().map_or_else(|| Ok(Vec::new()), State::take)
     }
 
@@ -135,13 +153,15 @@ impl PyEngine {
         let bell = if has_own_thread { Some(Arc::new(Bell::new()?)) } else { None };
         let fd = bell.as_ref().map_or(engine.raw_fd(), |bell| bell.as_fd().as_raw_fd());
         let dropped = Dropped::ringing(bell.as_ref());
-        let shared = Arc::new(Mutex::new(Some(State { engine, bell, is_rung: false })));
-        let thread = if has_own_thread {
-            let shared = shared.clone();
-            let builder = std::thread::Builder::new().name("skysail-transport".into());
-            Some(builder.spawn(move || turn_for_ever(&shared, &poller))?)
-        } else {
-            None
+        let state = State { engine, bell: bell.clone(), is_rung: false };
+        let shared = Arc::new(Mutex::new(Some(state)));
+        let thread = match bell {
+            Some(bell) => {
+                let shared = shared.clone();
+                let builder = std::thread::Builder::new().name("skysail-transport".into());
+                Some(builder.spawn(move || turn_for_ever(&shared, &poller, bell))?)
+            }
+            None => None,
         };
         Ok(Self {
             shared,
@@ -161,7 +181,10 @@ impl PyEngine {
         Ok(self.fd)
     }
 
-    #[pyo3(signature = (address, *, unary = vec![], streams = vec![], shares_port = false, tls = None))]
+    #[pyo3(
+        signature = (address, *, unary = vec![], streams = vec![], shares_port = false, tls = None),
+        text_signature = "($self, address, *, unary=(), streams=(), shares_port=False, tls=None)"
+    )]
     fn listen(
         &self,
         py: Python<'_>,
@@ -173,22 +196,17 @@ impl PyEngine {
     ) -> PyResult<u16> {
         let endpoint = Endpoint::parse(address).map_err(to_error)?;
         let names = unary.iter().chain(&streams).map(|path| PyString::intern(py, path).unbind());
-        let mut paths =
-            unpoisoned(&self.paths).iter().map(|path| path.clone_ref(py)).collect::<Vec<_>>();
-        paths.extend(names);
+        let before = unpoisoned(&self.paths).clone();
+        let after = before.iter().map(|path| path.clone_ref(py)).chain(names).collect();
+        // Before the engine knows of them: its calls may be taken by another thread.
+        *unpoisoned(&self.paths) = Arc::new(after);
         let tls = tls.map(|tls| tls.get().tls.clone());
-        let port = self
-            .with(|engine| {
-                engine.listen(
-                    &endpoint,
-                    shares_port,
-                    Service { unary: &unary, streams: &streams, tls },
-                )
-            })
-            .ok_or_else(closed)?
-            .map_err(to_error)?;
-        *unpoisoned(&self.paths) = Arc::new(paths);
-        Ok(port)
+        let service = Service { unary: &unary, streams: &streams, tls };
+        let port = self.with(|engine| engine.listen(&endpoint, shares_port, service));
+        if !matches!(port, Some(Ok(_))) {
+            *unpoisoned(&self.paths) = before;
+        }
+        port.ok_or_else(closed)?.map_err(to_error)
     }
 
     #[pyo3(signature = (endpoint, path, metadata = None, tls = None, *, acknowledges_itself = true))]

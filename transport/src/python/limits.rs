@@ -19,17 +19,18 @@ pub struct PyLimits {
 #[pymethods]
 impl PyLimits {
     #[new]
+    // The numbers are those of `Limits::default`, spelled out for `help()`.
     #[pyo3(signature = (
         *,
-        max_message_bytes = 64 << 20,
-        max_header_list_bytes = 16 << 10,
+        max_message_bytes = 67_108_864,
+        max_header_list_bytes = 16_384,
         max_streams = 1000,
         max_connections = 10_000,
-        max_unsent_bytes = 128 << 20,
-        max_untaken_bytes = 1 << 30,
-        stream_high_bytes = 1 << 20,
-        stream_window = 1 << 20,
-        connection_window = 8 << 20,
+        max_unsent_bytes = 134_217_728,
+        max_untaken_bytes = 1_073_741_824,
+        stream_high_bytes = 1_048_576,
+        stream_window = 1_048_576,
+        connection_window = 8_388_608,
         gzip_from_bytes = 0,
         handshake_timeout_s = 10.0,
         keepalive_s = 20.0,
