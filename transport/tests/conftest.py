@@ -1,7 +1,5 @@
-"""Fixtures: servers that are closed again, channels to them, and no descriptor left behind."""
+"""Fixtures: servers that are closed again, channels to them."""
 
-import gc
-import os
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -54,23 +52,3 @@ def connect() -> Iterator[Callable[..., grpc.Channel]]:
 @pytest.fixture
 def channel(server: Server, connect: Callable[..., grpc.Channel]) -> grpc.Channel:
     return connect(server.address)
-
-
-def descriptors() -> dict[str, str]:
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[name] = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-    return found
-
-
-@pytest.fixture
-def no_leak() -> Iterator[None]:
-    before = descriptors()
-    yield
-    gc.collect()
-    # grpcio keeps pollers of its own; what is ours is sockets, timers and epolls of one engine.
-    after = {name: what for name, what in descriptors().items() if before.get(name) != what}
-    assert not after

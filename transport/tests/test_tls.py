@@ -106,13 +106,13 @@ def test_only_http_2(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
     server = serve(tls=st.ServerTls(own.cert, own.key))
     context = ssl.create_default_context(cadata=ca.cert.decode())
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection(("127.0.0.1", server.port)) as plain:
-        with context.wrap_socket(plain, server_hostname="localhost") as encrypted:
-            assert encrypted.selected_alpn_protocol() == "h2"
+    plain = socket.create_connection(("127.0.0.1", server.port))
+    with context.wrap_socket(plain, server_hostname="localhost") as encrypted:
+        assert encrypted.selected_alpn_protocol() == "h2"
     context.set_alpn_protocols(["http/1.1"])
-    with socket.create_connection(("127.0.0.1", server.port)) as plain:
-        with pytest.raises((ssl.SSLError, OSError)):
-            context.wrap_socket(plain, server_hostname="localhost").recv(1)
+    plain = socket.create_connection(("127.0.0.1", server.port))
+    with plain, pytest.raises((ssl.SSLError, OSError)):
+        context.wrap_socket(plain, server_hostname="localhost").recv(1)
 
 
 def test_what_is_no_certificate(own: Pair) -> None:
