@@ -39,6 +39,14 @@ def test_unary_requests_and_answers_on_stream_paths(channel: grpc.Channel) -> No
     assert channel.unary_unary(BIDI)(b"only", timeout=5) == b"only"
 
 
+def test_one_call_after_another(server: Server, channel: grpc.Channel) -> None:
+    # Each takes the slot of the one before, whose last wake-up may still be under way.
+    for number in range(500):
+        message = str(number).encode()
+        assert channel.unary_unary(BIDI)(message, timeout=5) == message
+    assert server.engine.counters()["streams"] == 500
+
+
 def test_messages_larger_than_the_window(channel: grpc.Channel) -> None:
     messages = [bytes([i]) * 4_000_000 for i in range(6)]
     assert list(channel.stream_stream(BIDI)(iter(messages), timeout=30)) == messages

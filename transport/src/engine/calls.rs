@@ -124,6 +124,11 @@ impl Calls {
         Some((entry.call.as_mut()?, &entry.waking))
     }
 
+    /// Lets a slot be listed again: it is about to be polled.
+    pub fn reset_waking(&self, slot: u32) {
+        self.slots[slot as usize].waking.reset();
+    }
+
     /// Has a call polled.
     pub fn wake(&self, slot: u32) {
         self.slots[slot as usize].waking.wake();

@@ -103,8 +103,9 @@ impl Engine {
     // Receives and sends what it can; says how the call ended if it did without us.
     fn advance_call(&mut self, slot: u32) -> Option<Ended> {
         let id = self.calls.id(slot);
+        // Also where the call is over: the slot's next call must be listed again.
+        self.calls.reset_waking(slot);
         let (call, waking) = self.calls.get_to_poll(slot)?;
-        waking.reset();
         let waker = waking.waker();
         let mut context = Context::from_waker(waker);
         match call.role {
