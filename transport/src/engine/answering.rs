@@ -1,0 +1,146 @@
+//! What the application says: answers, messages, acknowledgements.
+//!
+//! An id whose call is over is not an error: the peer may have gone in the meantime.
+
+use http::HeaderMap;
+
+use super::calls::{Call, Id, Role};
+use super::core::Engine;
+use super::sending::Ending;
+use crate::grpc::frame::Framed;
+use crate::grpc::status::{Status, code};
+
+/// The end of a call of a peer.
+pub struct Reply {
+    /// The call.
+    pub id: Id,
+    /// How it ends.
+    pub status: Status,
+    /// The application's trailers.
+    pub trailers: Option<HeaderMap>,
+    /// The answer, or the last message of a stream.
+    pub message: Option<Framed>,
+}
+
+impl Engine {
+    /// Ends a call of a peer.
+    pub fn reply(&mut self, reply: Reply) {
+        let Some(slot) = self.calls.find(reply.id) else { return };
+        let mut trailers = reply.trailers.unwrap_or_else(|| HeaderMap::with_capacity(4));
+        match self.calls.get(slot).map(|call| call.role) {
+            Some(Role::Unary) => {
+                let call = self.remove_call(slot).expect("found");
+                match reply.message {
+                    Some(framed) if reply.status.code == code::OK => {
+                        self.answer_unary(call, framed, reply.status, trailers);
+                    }
+                    _ => {
+                        reply.status.write(&mut trailers);
+                        call.sending.abandon(trailers);
+                    }
+                }
+            }
+            Some(Role::Stream) => {
+                let is_queued = match reply.message {
+                    Some(framed) => self.send(reply.id, framed),
+                    None => true,
+                };
+                if is_queued {
+                    reply.status.write(&mut trailers);
+                    self.finish_stream(slot, trailers);
+                }
+            }
+            Some(Role::Link | Role::Watch) | None => {}
+        }
+    }
+
+    fn answer_unary(
+        &mut self,
+        call: Call,
+        framed: Framed,
+        status: Status,
+        mut trailers: HeaderMap,
+    ) {
+        let gauge = &self.connections[call.connection as usize].unsent;
+        if gauge.get() + framed.num_bytes() > self.max_unsent_bytes() {
+            self.counters.refused += 1;
+            return call.sending.abandon(too_much_unsent().to_headers());
+        }
+        status.write(&mut trailers);
+        call.sending.answer(framed, trailers, gauge);
+    }
+
+    fn finish_stream(&mut self, slot: u32, trailers: HeaderMap) {
+        let Some(call) = self.calls.get_mut(slot) else { return };
+        if !call.sending.has_begun() {
+            let call = self.remove_call(slot).expect("just there");
+            return call.sending.abandon(trailers);
+        }
+        call.sending.finish(Ending::Trailers(trailers));
+        self.calls.wake(slot);
+    }
+
+    /// Queues a message on a stream of either side; false where the stream is over.
+    pub fn send(&mut self, id: Id, framed: Framed) -> bool {
+        let Some(slot) = self.calls.find(id) else { return false };
+        let max_unsent_bytes = self.max_unsent_bytes();
+        let call = self.calls.get_mut(slot).expect("found");
+        if call.role == Role::Unary || call.sending.is_finishing() {
+            return false;
+        }
+        let connection = &mut self.connections[call.connection as usize];
+        if connection.unsent.get() + framed.num_bytes() > max_unsent_bytes {
+            self.fail_call(slot, too_much_unsent());
+            return false;
+        }
+        // An error shows again when the call is polled.
+        let _ = call.sending.accept();
+        call.sending.push(framed, &connection.unsent);
+        self.counters.messages_out += 1;
+        if !call.sending.is_full && call.sending.num_unsent() >= self.limits.stream_high_bytes {
+            call.sending.is_full = true;
+            connection.waiting.push(slot);
+        }
+        self.calls.wake(slot);
+        true
+    }
+
+    /// Sends the response headers of a peer's stream, which tell it that the stream is served.
+    pub fn accept_stream(&mut self, id: Id) {
+        if let Some(call) = self.calls.find(id).and_then(|slot| self.calls.get_mut(slot)) {
+            // An error shows again when the call is polled.
+            let _ = call.sending.accept();
+        }
+    }
+
+    /// Lets the peer of a stream send as much again.
+    pub fn acknowledge(&mut self, id: Id, num_bytes: usize) {
+        if let Some(call) = self.calls.find(id).and_then(|slot| self.calls.get_mut(slot)) {
+            call.receiving.acknowledge(num_bytes, &self.limits);
+        }
+    }
+
+    /// Ends our side of a stream of ours, behind what is queued.
+    pub fn finish_sending(&mut self, id: Id) {
+        let Some(slot) = self.calls.find(id) else { return };
+        let call = self.calls.get_mut(slot).expect("found");
+        if call.role == Role::Link {
+            call.sending.finish(Ending::HalfClose);
+            self.calls.wake(slot);
+        }
+    }
+
+    /// Bytes queued on a stream, down to the buffer of its socket.
+    pub fn num_unsent(&self, id: Id) -> usize {
+        let call = self.calls.find(id).and_then(|slot| self.calls.get(slot));
+        call.map_or(0, |call| call.sending.num_unsent())
+    }
+
+    fn max_unsent_bytes(&self) -> usize {
+        self.limits.max_unsent_bytes.saturating_mul(2)
+    }
+}
+
+fn too_much_unsent() -> Status {
+    Status::new(code::RESOURCE_EXHAUSTED, "too many bytes wait for the peer to read them")
+}

@@ -1,0 +1,97 @@
+//! `grpc.health.v1.Health` answered from a table, so that an application that is busy for seconds
+//! does not look dead.
+
+use std::collections::HashMap;
+
+use super::calls::Id;
+use super::core::Engine;
+use super::sending::Ending;
+use crate::grpc::frame::{Framed, Message};
+use crate::grpc::health::{SERVICE_UNKNOWN, read_service, write_status};
+use crate::grpc::status::{Status, code};
+
+/// The table, and who watches it.
+#[derive(Default)]
+pub struct Health {
+    statuses: HashMap<String, u32>,
+    watchers: Vec<(Id, String)>,
+}
+
+impl Health {
+    /// Whether there is anything to answer with.
+    pub fn is_known(&self) -> bool {
+        !self.statuses.is_empty()
+    }
+}
+
+impl Engine {
+    /// Has checks of `service` answered with `status`, and tells those who watch it.
+    pub fn set_health(&mut self, service: &str, status: u32) {
+        if self.health.statuses.insert(service.to_owned(), status) == Some(status) {
+            return;
+        }
+        let watchers = std::mem::take(&mut self.health.watchers);
+        for (id, watched) in watchers {
+            if self.calls.find(id).is_none() {
+                continue;
+            }
+            if watched == service {
+                self.send(id, Framed::copied(&write_status(status)));
+            }
+            self.health.watchers.push((id, watched));
+        }
+    }
+
+    pub(super) fn answer_check(&mut self, slot: u32, message: &Message) {
+        self.counters.health_checks += 1;
+        let status = self.service_of(message).map(|service| self.health.statuses.get(&service));
+        let answer = match status {
+            Ok(Some(&status)) => Ok(Framed::copied(&write_status(status))),
+            Ok(None) => Err(Status::new(code::NOT_FOUND, "unknown service")),
+            Err(status) => Err(status),
+        };
+        let Some(call) = self.remove_call(slot) else { return };
+        let gauge = &self.connections[call.connection as usize].unsent;
+        match answer {
+            Ok(framed) => {
+                call.sending.answer(framed, Status::new(code::OK, "").to_headers(), gauge);
+            }
+            Err(status) => call.sending.abandon(status.to_headers()),
+        }
+    }
+
+    pub(super) fn begin_watch(&mut self, slot: u32, message: &Message) {
+        match self.service_of(message) {
+            Ok(service) => {
+                let status = self.health.statuses.get(&service).copied();
+                let id = self.calls.id(slot);
+                self.send(id, Framed::copied(&write_status(status.unwrap_or(SERVICE_UNKNOWN))));
+                // Those that have gone are forgotten before the list can grow beyond the calls.
+                if self.health.watchers.len() > 2 * self.calls.len() {
+                    self.health.watchers.retain(|(id, _)| self.calls.find(*id).is_some());
+                }
+                self.health.watchers.push((id, service));
+            }
+            Err(status) => self.fail_call(slot, status),
+        }
+    }
+
+    /// Ends every watch, which would keep a draining connection open for ever.
+    pub(super) fn end_watches(&mut self) {
+        let ended = Status::new(code::UNAVAILABLE, "the server is going away").to_headers();
+        for (id, _) in std::mem::take(&mut self.health.watchers) {
+            if let Some(slot) = self.calls.find(id) {
+                let call = self.calls.get_mut(slot).expect("found");
+                call.sending.finish(Ending::Trailers(ended.clone()));
+                self.calls.wake(slot);
+            }
+        }
+    }
+
+    fn service_of(&self, message: &Message) -> Result<String, Status> {
+        let bytes = message.chunks().concat();
+        read_service(&bytes)
+            .map(str::to_owned)
+            .ok_or_else(|| Status::new(code::INTERNAL, "no HealthCheckRequest"))
+    }
+}

@@ -1,0 +1,292 @@
+//! One socket and the stage it has reached.
+//!
+//! ```text
+//! accepted: (TLS handshake) ─► HTTP/2 handshake ─► serving
+//! ours:     name lookup ─► connecting ─► (TLS handshake) ─► HTTP/2 handshake ─► linked
+//! ```
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::os::fd::AsFd as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use h2::client::SendRequest;
+use h2::server::SendResponse;
+use h2::{PingPong, RecvStream, client, server};
+use http::Request;
+
+use super::payload::{Gauge, Payload};
+use super::serving::Routes;
+use super::wakers::Waking;
+use crate::net::socket_io::SocketIo;
+use crate::net::sockets::{Endpoint, Target, connect_result};
+use crate::net::tls::{ClientTls, Transport};
+
+type ClientHandshake = Pin<
+    Box<
+        dyn Future<
+                Output = Result<
+                    (SendRequest<Payload>, client::Connection<Transport, Payload>),
+                    h2::Error,
+                >,
+            > + Send,
+    >,
+>;
+
+/// How far a connection has come.
+pub enum Stage {
+    /// Ours, its name being looked up.
+    Resolving,
+    /// Ours, being connected.
+    Connecting,
+    /// Accepted, in the TLS handshake.
+    ServerTls(Box<tokio_rustls::Accept<SocketIo>>),
+    /// Ours, in the TLS handshake.
+    ClientTls(Box<tokio_rustls::Connect<SocketIo>>),
+    /// Accepted, in the HTTP/2 handshake.
+    ServerHandshake(Box<server::Handshake<Transport, Payload>>),
+    /// Ours, in the HTTP/2 handshake.
+    ClientHandshake(ClientHandshake),
+    /// Accepted, taking requests.
+    Serving(Box<server::Connection<Transport, Payload>>),
+    /// Ours, carrying its stream.
+    Linked(Box<client::Connection<Transport, Payload>>),
+}
+
+/// What a link is to be, kept until it can be opened.
+pub struct LinkPlan {
+    /// Where to.
+    pub endpoint: Endpoint,
+    /// What is asked for; taken when it is sent.
+    pub request: Option<Request<()>>,
+    /// The slot of its stream.
+    pub slot: u32,
+    /// How it is encrypted, if it is.
+    pub tls: Option<ClientTls>,
+    /// Where it was not tried yet.
+    pub targets: VecDeque<Target>,
+}
+
+/// How h2 is set up, for either side.
+pub struct Builders {
+    /// For accepted connections.
+    pub server: server::Builder,
+    /// For ours.
+    pub client: client::Builder,
+}
+
+/// What a poll came to.
+pub enum Step {
+    /// Poll again: another stage is reached.
+    Again,
+    /// Nothing until the poller tells of the socket.
+    Wait,
+    /// A request came.
+    Request(Box<(Request<RecvStream>, SendResponse<Payload>)>),
+    /// HTTP/2 stands on a connection of ours.
+    Ready(SendRequest<Payload>),
+    /// The connection is over; by an error, if there is one.
+    Closed(Option<String>),
+}
+
+/// See the module.
+pub struct Connection {
+    /// Its stage.
+    pub stage: Stage,
+    /// Its socket; `None` while there is none.
+    pub io: Option<SocketIo>,
+    /// Lists it to be polled.
+    pub waking: Waking,
+    /// What its listener serves.
+    pub routes: Arc<Routes>,
+    /// The slots of its calls.
+    pub calls: Vec<u32>,
+    /// Slots that wait for the queue to shrink.
+    pub waiting: Vec<u32>,
+    /// Bytes queued in it.
+    pub unsent: Arc<Gauge>,
+    /// What it is to carry, if it is ours.
+    pub plan: Option<Box<LinkPlan>>,
+    /// Whether the poller watches it for room to write.
+    pub watches_room: bool,
+    /// Whether it takes no new calls.
+    pub is_draining: bool,
+    /// Since when, if it does not.
+    pub draining_since: Instant,
+    /// When it was accepted or begun.
+    pub born: Instant,
+    /// When a byte last came.
+    pub last_heard: Instant,
+    /// Since when it has no calls.
+    pub idle_since: Instant,
+    /// Since when the peer takes nothing of what waits in the socket, if it does not.
+    pub blocked_since: Option<Instant>,
+    /// When the ping under way was sent.
+    pub ping_sent: Option<Instant>,
+    ping: Option<PingPong>,
+    /// Bytes known to have come, to tell whether more did.
+    pub known_bytes_in: u64,
+}
+
+impl Connection {
+    /// A connection at its first stage.
+    pub fn new(
+        stage: Stage,
+        io: Option<SocketIo>,
+        waking: Waking,
+        routes: Arc<Routes>,
+        unsent: Arc<Gauge>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            stage,
+            io,
+            waking,
+            routes,
+            calls: Vec::new(),
+            waiting: Vec::new(),
+            unsent,
+            plan: None,
+            watches_room: false,
+            is_draining: false,
+            draining_since: now,
+            born: now,
+            last_heard: now,
+            idle_since: now,
+            blocked_since: None,
+            ping_sent: None,
+            ping: None,
+            known_bytes_in: 0,
+        }
+    }
+
+    /// Whether HTTP/2 stands.
+    pub fn is_established(&self) -> bool {
+        matches!(self.stage, Stage::Serving(_) | Stage::Linked(_))
+    }
+
+    /// Goes as far as it can without waiting.
+    pub fn step(&mut self, context: &mut Context<'_>, builders: &Builders) -> Step {
+        match &mut self.stage {
+            Stage::Resolving => Step::Wait,
+            Stage::Connecting => self.step_connecting(builders),
+            Stage::ServerTls(accept) => match Pin::new(&mut **accept).poll(context) {
+                Poll::Ready(Ok(stream)) => match Transport::of_tls(stream.into()) {
+                    Ok(transport) => {
+                        let handshake = builders.server.handshake(transport);
+                        self.stage = Stage::ServerHandshake(Box::new(handshake));
+                        Step::Again
+                    }
+                    Err(error) => failed(error),
+                },
+                Poll::Ready(Err(error)) => failed(error),
+                Poll::Pending => Step::Wait,
+            },
+            Stage::ClientTls(connect) => match Pin::new(&mut **connect).poll(context) {
+                Poll::Ready(Ok(stream)) => match Transport::of_tls(stream.into()) {
+                    Ok(transport) => self.shake_hands(transport, builders),
+                    Err(error) => failed(error),
+                },
+                Poll::Ready(Err(error)) => failed(error),
+                Poll::Pending => Step::Wait,
+            },
+            Stage::ServerHandshake(handshake) => match Pin::new(&mut **handshake).poll(context) {
+                Poll::Ready(Ok(mut connection)) => {
+                    if self.is_draining {
+                        connection.graceful_shutdown();
+                    }
+                    self.ping = connection.ping_pong();
+                    self.stage = Stage::Serving(Box::new(connection));
+                    Step::Again
+                }
+                Poll::Ready(Err(error)) => failed(error),
+                Poll::Pending => Step::Wait,
+            },
+            Stage::ClientHandshake(handshake) => match handshake.as_mut().poll(context) {
+                Poll::Ready(Ok((sender, mut connection))) => {
+                    self.ping = connection.ping_pong();
+                    self.stage = Stage::Linked(Box::new(connection));
+                    Step::Ready(sender)
+                }
+                Poll::Ready(Err(error)) => failed(error),
+                Poll::Pending => Step::Wait,
+            },
+            Stage::Serving(connection) => match connection.poll_accept(context) {
+                Poll::Ready(Some(Ok(request))) => Step::Request(Box::new(request)),
+                Poll::Ready(Some(Err(error))) => failed(error),
+                Poll::Ready(None) => Step::Closed(None),
+                Poll::Pending => Step::Wait,
+            },
+            Stage::Linked(connection) => match Pin::new(&mut **connection).poll(context) {
+                Poll::Ready(Ok(())) => Step::Closed(None),
+                Poll::Ready(Err(error)) => failed(error),
+                Poll::Pending => Step::Wait,
+            },
+        }
+    }
+
+    fn step_connecting(&mut self, builders: &Builders) -> Step {
+        let (Some(io), Some(plan)) = (&self.io, &self.plan) else { return Step::Wait };
+        if io.lock().is_blocked() {
+            return Step::Wait;
+        }
+        if let Err(error) = connect_result(io.lock().as_fd()) {
+            return failed(error);
+        }
+        let io = io.clone();
+        match &plan.tls {
+            None => self.shake_hands(Transport::Plain(io), builders),
+            Some(tls) => match tls.connect(io, plan.endpoint.host()) {
+                Ok(connect) => {
+                    self.stage = Stage::ClientTls(Box::new(connect));
+                    Step::Again
+                }
+                Err(error) => failed(error),
+            },
+        }
+    }
+
+    fn shake_hands(&mut self, transport: Transport, builders: &Builders) -> Step {
+        let builder = builders.client.clone();
+        let handshake = async move { builder.handshake(transport).await };
+        self.stage = Stage::ClientHandshake(Box::pin(handshake));
+        Step::Again
+    }
+
+    /// Tells the peer to take its calls elsewhere; those under way go on.
+    pub fn drain(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_draining, true) {
+            self.draining_since = now;
+            if let Stage::Serving(connection) = &mut self.stage {
+                connection.graceful_shutdown();
+            }
+            self.waking.wake();
+        }
+    }
+
+    /// Pings the peer, unless a ping is under way.
+    pub fn send_ping(&mut self, now: Instant) {
+        if let Some(ping) = &mut self.ping
+            && ping.send_ping(h2::Ping::opaque()).is_ok()
+        {
+            self.ping_sent = Some(now);
+            self.waking.wake();
+        }
+    }
+
+    /// Takes note of a ping that came back.
+    pub fn poll_pong(&mut self, context: &mut Context<'_>) {
+        if let (Some(ping), Some(_)) = (&mut self.ping, self.ping_sent)
+            && ping.poll_pong(context).is_ready()
+        {
+            self.ping_sent = None;
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Step {
+    Step::Closed(Some(error.to_string()))
+}

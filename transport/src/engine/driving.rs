@@ -1,0 +1,221 @@
+//! One connection's, and one call's, part of a turn.
+
+use std::os::fd::AsFd as _;
+use std::task::{Context, Poll};
+
+use super::calls::{Id, Role};
+use super::connection::{Stage, Step};
+use super::core::Engine;
+use super::event::Event;
+use super::receiving::{End, Ended, Response};
+use super::serving::Route;
+use crate::grpc::frame::Message;
+use crate::grpc::metadata;
+use crate::grpc::status::{Status, code};
+
+impl Engine {
+    pub(super) fn poll_connection(&mut self, index: u32) {
+        let Some(connection) = self.connections.get(index as usize) else { return };
+        connection.waking.reset();
+        let waker = connection.waking.waker().clone();
+        let mut context = Context::from_waker(&waker);
+        let closed = loop {
+            match self.connections[index as usize].step(&mut context, &self.builders) {
+                Step::Again => {}
+                Step::Wait => break None,
+                Step::Request(request) => self.on_request(index, *request),
+                Step::Ready(sender) => {
+                    if let Err(reason) = self.begin_link(index, sender, &mut context) {
+                        break Some(Some(reason));
+                    }
+                }
+                Step::Closed(reason) => break Some(reason),
+            }
+        };
+        let connection = &mut self.connections[index as usize];
+        connection.poll_pong(&mut context);
+        let Some(io) = connection.io.clone() else {
+            return closed.into_iter().for_each(|reason| self.on_closed(index, reason));
+        };
+        let mut socket = io.lock();
+        if socket.bytes_in != connection.known_bytes_in {
+            connection.known_bytes_in = socket.bytes_in;
+            connection.last_heard = self.now;
+        }
+        let is_connecting = matches!(connection.stage, Stage::Connecting);
+        let bytes_out = socket.bytes_out;
+        let flushed = if is_connecting { Ok(false) } else { socket.flush() };
+        if socket.has_more_to_read() {
+            self.postponed.push(index);
+        }
+        let is_flushed = matches!(flushed, Ok(true));
+        if socket.take_held_back() && is_flushed {
+            connection.waking.wake();
+        }
+        if is_flushed {
+            connection.blocked_since = None;
+        } else if connection.blocked_since.is_none() || socket.bytes_out != bytes_out {
+            connection.blocked_since = Some(self.now);
+        }
+        if connection.watches_room == is_flushed {
+            connection.watches_room = !is_flushed;
+            self.poller.modify_socket(socket.as_fd(), index, !is_flushed);
+        }
+        drop(socket);
+        if let Some(reason) = closed {
+            self.on_closed(index, reason);
+        } else if let Err(error) = flushed {
+            self.on_closed(index, Some(error.to_string()));
+        } else if !self.connections[index as usize].waiting.is_empty() {
+            self.wake_waiting(index);
+        }
+    }
+
+    pub(super) fn poll_call(&mut self, slot: u32) {
+        match self.advance_and_count(slot) {
+            Some(Ended::Broken(status)) => self.fail_call(slot, status),
+            Some(Ended::Gone(status)) => self.lose_call(slot, status),
+            None => {}
+        }
+    }
+
+    /// Polls a call whose connection is over: what came before the end still counts.
+    pub(super) fn poll_last(&mut self, slot: u32, lost: &Status) {
+        if self.advance_and_count(slot).is_some() || self.calls.get(slot).is_some() {
+            self.lose_call(slot, lost.clone());
+        }
+    }
+
+    fn advance_and_count(&mut self, slot: u32) -> Option<Ended> {
+        let before = self.calls.get(slot).map_or(0, |call| call.receiving.num_bytes());
+        let ended = self.advance_call(slot);
+        // A call that has ended was counted out when it was removed.
+        let after = self.calls.get(slot).map(|call| call.receiving.num_bytes());
+        if let Some(after) = after {
+            self.partial_bytes = self.partial_bytes + after - before;
+            if ended.is_none() && after > before && self.is_overfull() {
+                return Some(Ended::Broken(untaken()));
+            }
+        }
+        ended
+    }
+
+    // Receives and sends what it can; says how the call ended if it did without us.
+    fn advance_call(&mut self, slot: u32) -> Option<Ended> {
+        let id = self.calls.id(slot);
+        // Also where the call is over: the slot's next call must be listed again.
+        self.calls.reset_waking(slot);
+        let (call, waking) = self.calls.get_to_poll(slot)?;
+        let waker = waking.waker();
+        let mut context = Context::from_waker(waker);
+        match call.role {
+            Role::Unary if call.receiving.is_open() => {
+                if let Poll::Ready(message) = call.receiving.poll_unary(&mut context, &self.limits)
+                {
+                    match message {
+                        Err(ended) => return Some(ended),
+                        Ok(message) => self.deliver_unary(slot, message),
+                    }
+                }
+            }
+            Role::Watch if call.receiving.is_open() => {
+                if let Poll::Ready(message) = call.receiving.poll_unary(&mut context, &self.limits)
+                {
+                    match message {
+                        Err(ended) => return Some(ended),
+                        Ok(message) => self.begin_watch(slot, &message),
+                    }
+                }
+            }
+            Role::Unary | Role::Watch => {}
+            Role::Stream | Role::Link => {
+                if let Some(ended) = self.advance_stream(slot, id) {
+                    return Some(ended);
+                }
+            }
+        }
+        let (call, waking) = self.calls.get_to_poll(slot)?;
+        let waker = waking.waker();
+        let mut context = Context::from_waker(waker);
+        match call.sending.poll(&mut context) {
+            Poll::Ready(Err(ended)) => return Some(ended),
+            Poll::Ready(Ok(())) if call.role != Role::Link => {
+                self.remove_call(slot);
+                return None;
+            }
+            _ => {}
+        }
+        if call.role != Role::Link
+            && let Poll::Ready(ended) = call.sending.poll_reset(&mut context)
+        {
+            return Some(ended);
+        }
+        None
+    }
+
+    fn advance_stream(&mut self, slot: u32, id: Id) -> Option<Ended> {
+        let (call, waking) = self.calls.get_to_poll(slot)?;
+        let mut context = Context::from_waker(waking.waker());
+        let is_link = call.role == Role::Link;
+        match call.receiving.poll_response(&mut context) {
+            Poll::Ready(Err(ended)) => return Some(ended),
+            Poll::Ready(Ok(Response::Refused(status, headers))) => {
+                self.close_link(slot, status, headers);
+                return None;
+            }
+            Poll::Ready(Ok(Response::Accepted(headers))) => {
+                let headers = Some(headers).filter(metadata::has_any);
+                self.tell(Event::Accepted(id, headers));
+            }
+            Poll::Pending => {}
+        }
+        let call = self.calls.get(slot)?;
+        let connection = &mut self.connections[call.connection as usize];
+        if !is_link && connection.unsent.get() > self.limits.max_unsent_bytes {
+            // It does not read our answers: neither do we read its questions.
+            connection.waiting.push(slot);
+            self.calls.get_mut(slot)?.is_paused = true;
+            return None;
+        }
+        let mut messages = Vec::new();
+        let (call, waking) = self.calls.get_to_poll(slot)?;
+        let mut context = Context::from_waker(waking.waker());
+        let limits = &self.limits;
+        let end = call.receiving.poll_stream(&mut context, limits, is_link, |message| {
+            messages.push(message);
+        });
+        self.counters.messages_in += messages.len() as u64;
+        for message in messages {
+            self.tell(Event::Message(id, message));
+        }
+        match end {
+            Poll::Pending => None,
+            Poll::Ready(Err(ended)) => Some(ended),
+            Poll::Ready(Ok(End::HalfClosed)) => {
+                self.tell(Event::HalfClosed(id));
+                None
+            }
+            Poll::Ready(Ok(End::Closed(status, trailers))) => {
+                self.close_link(slot, status, trailers);
+                None
+            }
+        }
+    }
+
+    fn deliver_unary(&mut self, slot: u32, message: Message) {
+        let id = self.calls.id(slot);
+        let call = self.calls.get_mut(slot).expect("being polled");
+        if Route::is_health(call.path) {
+            return self.answer_check(slot, &message);
+        }
+        call.is_delivered = true;
+        let (path, deadline, metadata) = (call.path, call.deadline, call.metadata.take());
+        self.counters.calls += 1;
+        self.tell(Event::Call { id, path, message, deadline, metadata });
+    }
+}
+
+/// Why a call is turned away when too much has come.
+pub fn untaken() -> Status {
+    Status::new(code::RESOURCE_EXHAUSTED, "too many messages have come that nobody has taken")
+}

@@ -1,0 +1,163 @@
+//! How calls and connections end without, or against, the application.
+
+use std::borrow::Cow;
+
+use h2::Reason;
+use http::HeaderMap;
+
+use super::calls::{Id, Role};
+use super::connection::Stage;
+use super::core::Engine;
+use super::event::Event;
+use super::serving::failure_headers;
+use crate::grpc::metadata;
+use crate::grpc::status::{Status, code};
+use crate::net::sockets::Endpoint;
+
+impl Engine {
+    /// Ends a call with a status of ours; the peer is told, and the application if it knew.
+    pub(super) fn fail_call(&mut self, slot: u32, status: Status) {
+        let id = self.calls.id(slot);
+        let Some(call) = self.remove_call(slot) else { return };
+        if call.role == Role::Link {
+            call.sending.reset(Reason::CANCEL);
+            return self.tell(Event::Closed(id, status, None));
+        }
+        self.counters.refused += 1;
+        call.sending.abandon(failure_headers(&status));
+        if call.is_delivered {
+            self.tell(Event::Cancelled(id, status.text));
+        }
+    }
+
+    /// Takes note that the peer of a call has gone.
+    pub(super) fn lose_call(&mut self, slot: u32, status: Status) {
+        let id = self.calls.id(slot);
+        let Some(call) = self.remove_call(slot) else { return };
+        if call.role == Role::Link {
+            return self.tell(Event::Closed(id, status, None));
+        }
+        self.counters.cancelled += 1;
+        if call.is_delivered {
+            self.tell(Event::Cancelled(id, status.text));
+        }
+    }
+
+    /// A stream of ours is over by the word of its peer.
+    pub(super) fn close_link(&mut self, slot: u32, status: Status, trailers: HeaderMap) {
+        let id = self.calls.id(slot);
+        if let Some(call) = self.remove_call(slot) {
+            if !call.sending.is_finished() {
+                call.sending.reset(Reason::NO_ERROR);
+            }
+            let trailers = metadata::has_any(&trailers).then_some(trailers);
+            self.tell(Event::Closed(id, status, trailers));
+        }
+    }
+
+    /// Ends a call at once: of ours, or of a peer, which sees it reset. No event tells of it.
+    pub fn cancel(&mut self, id: Id) {
+        let Some(slot) = self.calls.find(id) else { return };
+        let Some(call) = self.remove_call(slot) else { return };
+        let index = call.connection;
+        call.sending.reset(Reason::CANCEL);
+        if call.role == Role::Link && !self.connections[index as usize].is_established() {
+            self.close_connection(index, None);
+        }
+    }
+
+    /// A connection cannot go on; one that was not connected yet tries its next address.
+    pub(super) fn on_closed(&mut self, index: u32, reason: Option<String>) {
+        let connection = &self.connections[index as usize];
+        let has_next = connection.plan.as_ref().is_some_and(|plan| !plan.targets.is_empty());
+        match reason {
+            Some(reason) if matches!(connection.stage, Stage::Connecting) && has_next => {
+                self.connect_next(index, &reason);
+            }
+            reason => self.close_connection(index, reason),
+        }
+    }
+
+    /// Closes a connection. Its calls are lost, but for those whose end has come already.
+    pub(super) fn close_connection(&mut self, index: u32, reason: Option<String>) {
+        let connection = &self.connections[index as usize];
+        self.counters.connection_errors += u64::from(reason.is_some());
+        let lost = Status::new(code::UNAVAILABLE, lost_text(connection, reason));
+        for slot in connection.calls.clone() {
+            self.poll_last(slot, &lost);
+        }
+        // With the connection its descriptor is closed, and with that the poller's interest.
+        if let Some(connection) = self.connections.try_remove(index as usize)
+            && let Some(io) = &connection.io
+        {
+            let socket = io.lock();
+            self.counters.bytes_in += socket.bytes_in;
+            self.counters.bytes_out += socket.bytes_out;
+        }
+    }
+
+    /// Has the streams that waited for a connection's queue to shrink go on.
+    pub(super) fn wake_waiting(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        let reads_again = connection.unsent.get() <= self.limits.max_unsent_bytes / 2;
+        let mut waiting = std::mem::take(&mut connection.waiting);
+        waiting.sort_unstable();
+        waiting.dedup();
+        let mut still = Vec::new();
+        for slot in waiting {
+            let Some(call) = self.calls.get_mut(slot) else { continue };
+            if call.connection != index {
+                continue;
+            }
+            if call.is_paused && reads_again {
+                call.is_paused = false;
+                self.calls.wake(slot);
+            }
+            let call = self.calls.get_mut(slot).expect("just there");
+            let is_writable = call.sending.is_full
+                && call.sending.num_unsent() <= self.limits.stream_high_bytes / 2;
+            if is_writable {
+                call.sending.is_full = false;
+            }
+            if call.sending.is_full || call.is_paused {
+                still.push(slot);
+            }
+            if is_writable {
+                let id = self.calls.id(slot);
+                self.tell(Event::Writable(id));
+            }
+        }
+        self.connections[index as usize].waiting.extend(still);
+    }
+
+    /// Accepts no more, tells peers to go, lets their calls end. Links stay.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
+        // Dropped, they are no longer listened on, and unix paths are gone.
+        self.listeners.clear();
+        self.end_watches();
+        let now = self.now;
+        for (_, connection) in &mut self.connections {
+            if connection.plan.is_none() {
+                connection.drain(now);
+            }
+        }
+        self.schedule_connection(std::time::Duration::from_secs(2));
+    }
+}
+
+fn lost_text(
+    connection: &super::connection::Connection,
+    reason: Option<String>,
+) -> Cow<'static, str> {
+    let Some(plan) = &connection.plan else {
+        return "the connection of the caller was lost".into();
+    };
+    let endpoint = match &plan.endpoint {
+        Endpoint::Tcp(text) => text.clone(),
+        Endpoint::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let reason = reason.unwrap_or_else(|| "it was closed by the peer".to_owned());
+    let what = if connection.is_established() { "lost" } else { "cannot make" };
+    format!("{what} the connection to {endpoint}: {reason}").into()
+}

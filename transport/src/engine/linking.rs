@@ -1,0 +1,186 @@
+//! The client role: a connection for each stream, opened in the background.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::task::Context;
+
+use h2::client::SendRequest;
+use http::header::{CONTENT_TYPE, TE, USER_AGENT};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request};
+
+use super::calls::{Call, Id, Role};
+use super::connection::{LinkPlan, Stage};
+use super::core::Engine;
+use super::payload::Payload;
+use super::receiving::Receiving;
+use super::sending::Sending;
+use crate::grpc::compression::{ACCEPTED, GRPC_ACCEPT_ENCODING};
+use crate::net::resolver::Resolver;
+use crate::net::socket_io::{Socket, SocketIo};
+use crate::net::sockets::{Endpoint, Target, begin_connect};
+use crate::net::tls::ClientTls;
+
+const AGENT: &str = concat!("skysail-transport/", env!("CARGO_PKG_VERSION"));
+
+/// A stream to open.
+pub struct Opening<'a> {
+    /// Where to.
+    pub endpoint: Endpoint,
+    /// Full path of the method.
+    pub path: &'a str,
+    /// The application's headers.
+    pub metadata: HeaderMap,
+    /// How it is encrypted, if it is.
+    pub tls: Option<ClientTls>,
+    /// Whether taking a message acknowledges it.
+    pub acknowledges_itself: bool,
+}
+
+impl Engine {
+    /// Begins to open a stream; what becomes of it comes as events.
+    ///
+    /// Fails only where the path is no path.
+    pub fn open(&mut self, opening: Opening<'_>) -> io::Result<Id> {
+        let request = request_of(&opening)?;
+        let index = self.add_connection(Stage::Resolving, None, Arc::default(), false)?;
+        let slot = self.add_call(Call {
+            connection: index,
+            position: 0,
+            role: Role::Link,
+            path: u32::MAX,
+            deadline: None,
+            metadata: None,
+            is_delivered: true,
+            is_paused: false,
+            receiving: Receiving::of_link(opening.acknowledges_itself),
+            sending: Sending::default(),
+        });
+        let id = self.calls.id(slot);
+        let mut targets = VecDeque::new();
+        let mut name = None;
+        match &opening.endpoint {
+            Endpoint::Unix(path) => targets.push_back(Target::Unix(path.clone())),
+            Endpoint::Tcp(text) => match Resolver::resolve_literal(text) {
+                Some(address) => targets.push_back(Target::Tcp(address)),
+                None => name = Some(text.clone()),
+            },
+        }
+        let plan = LinkPlan {
+            endpoint: opening.endpoint,
+            request: Some(request),
+            slot,
+            tls: opening.tls,
+            targets,
+        };
+        let connection = &mut self.connections[index as usize];
+        connection.plan = Some(Box::new(plan));
+        // Never drained: what is to end with the others is ended by the application.
+        connection.is_draining = false;
+        match name {
+            None => self.connect_next(index, "there is no address"),
+            Some(name) => {
+                if let Err(error) = self.resolver.begin(id, &name) {
+                    self.close_connection(index, Some(error.to_string()));
+                }
+            }
+        }
+        Ok(id)
+    }
+
+    /// Goes on with the links whose names were looked up.
+    pub(super) fn take_resolved(&mut self) {
+        for (id, found) in self.resolver.take() {
+            // The link may have been cancelled in the meantime.
+            let Some(slot) = self.calls.find(id) else { continue };
+            let index = self.calls.get(slot).expect("found").connection;
+            match found {
+                Ok(addresses) => {
+                    if let Some(plan) = &mut self.connections[index as usize].plan {
+                        plan.targets = addresses.into_iter().map(Target::Tcp).collect();
+                    }
+                    self.connect_next(index, "the name has no address");
+                }
+                Err(error) => self.close_connection(index, Some(error.to_string())),
+            }
+        }
+    }
+
+    /// Tries the next address; with none left, the link has failed for `reason`.
+    pub(super) fn connect_next(&mut self, index: u32, reason: &str) {
+        let mut reason = reason.to_owned();
+        loop {
+            let connection = &mut self.connections[index as usize];
+            let Some(target) = connection.plan.as_mut().and_then(|plan| plan.targets.pop_front())
+            else {
+                return self.close_connection(index, Some(reason));
+            };
+            let begun = begin_connect(&target).and_then(|fd| {
+                self.poller.add_socket(fd.as_fd(), index, true)?;
+                Ok(fd)
+            });
+            match begun {
+                Ok(fd) => {
+                    connection.io = Some(SocketIo::new(Socket::connecting(fd)));
+                    connection.stage = Stage::Connecting;
+                    connection.watches_room = true;
+                    return;
+                }
+                Err(error) => reason = error.to_string(),
+            }
+        }
+    }
+
+    /// Sends the request of a link whose HTTP/2 stands.
+    pub(super) fn begin_link(
+        &mut self,
+        index: u32,
+        mut sender: SendRequest<Payload>,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let plan = self.connections[index as usize].plan.as_mut();
+        let Some((slot, request)) = plan.and_then(|plan| Some((plan.slot, plan.request.take()?)))
+        else {
+            return Ok(());
+        };
+        let _ = sender.poll_ready(context);
+        let (response, stream) =
+            sender.send_request(request, false).map_err(|error| error.to_string())?;
+        if let Some(call) = self.calls.get_mut(slot) {
+            call.receiving.expect(response);
+            call.sending.begin(stream);
+            self.calls.wake(slot);
+        }
+        Ok(())
+    }
+}
+
+fn request_of(opening: &Opening<'_>) -> io::Result<Request<()>> {
+    let invalid = |error: &dyn std::fmt::Display| {
+        let text = format!("cannot open {:?}: {error}", opening.path);
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    };
+    if !opening.path.starts_with('/') {
+        return Err(invalid(&"a path begins with /"));
+    }
+    // h2 refuses the percent-encoded paths that other clients send for a unix socket.
+    let authority = match &opening.endpoint {
+        Endpoint::Tcp(text) => Authority::try_from(text.as_str()).map_err(|e| invalid(&e))?,
+        Endpoint::Unix(_) => Authority::from_static("localhost"),
+    };
+    let path = PathAndQuery::try_from(opening.path).map_err(|error| invalid(&error))?;
+    let scheme = if opening.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri.map_err(|error| invalid(&error))?;
+    let headers = request.headers_mut();
+    headers.extend(opening.metadata.clone());
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
+    Ok(request)
+}

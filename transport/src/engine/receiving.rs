@@ -1,0 +1,233 @@
+//! One call's messages to us.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use h2::RecvStream;
+use h2::client::ResponseFuture;
+use http::{HeaderMap, StatusCode};
+
+use super::limits::Limits;
+use crate::grpc::compression::{Encoding, GRPC_ENCODING};
+use crate::grpc::frame::{Assembler, Message};
+use crate::grpc::status::{Status, code};
+
+/// Up to this size the last frame of a unary call does not give its window back before the call
+/// is over: it saves h2 the bookkeeping, and a connection's calls together stay far below its
+/// window.
+const SMALL_FRAME_BYTES: usize = 1024;
+
+/// Why a call cannot go on.
+#[derive(Debug)]
+pub enum Ended {
+    /// The peer broke a rule and is told so.
+    Broken(Status),
+    /// The peer has gone.
+    Gone(Status),
+}
+
+impl From<Status> for Ended {
+    fn from(status: Status) -> Self {
+        Self::Broken(status)
+    }
+}
+
+impl From<h2::Error> for Ended {
+    fn from(error: h2::Error) -> Self {
+        Self::Gone(Status::of_failure(&error))
+    }
+}
+
+/// How a stream's messages ended.
+pub enum End {
+    /// The peer of a stream it opened sends no more.
+    HalfClosed,
+    /// The peer of our stream said how it ended.
+    Closed(Status, HeaderMap),
+}
+
+/// How the peer took a stream of ours.
+pub enum Response {
+    /// With its headers; messages follow.
+    Accepted(HeaderMap),
+    /// Not at all: its headers are its trailers.
+    Refused(Status, HeaderMap),
+}
+
+/// The receiving half of a call.
+pub struct Receiving {
+    response: Option<ResponseFuture>,
+    body: Option<RecvStream>,
+    encoding: Encoding,
+    assembler: Assembler,
+    whole: Option<Message>,
+    // Delivered bytes the application has not acknowledged, and bytes whose window it keeps. Only
+    // delivered ones count, or a message larger than the window would never be whole.
+    num_unacknowledged: usize,
+    num_withheld: usize,
+    /// Whether taking a message acknowledges it.
+    pub acknowledges_itself: bool,
+}
+
+impl Receiving {
+    /// The body of a request.
+    pub fn of_request(body: RecvStream, encoding: Encoding) -> Self {
+        Self { body: Some(body), encoding, ..Self::of_link(false) }
+    }
+
+    /// Nothing yet: the response is still to come.
+    pub fn of_link(acknowledges_itself: bool) -> Self {
+        Self {
+            response: None,
+            body: None,
+            encoding: Encoding::Identity,
+            assembler: Assembler::default(),
+            whole: None,
+            num_unacknowledged: 0,
+            num_withheld: 0,
+            acknowledges_itself,
+        }
+    }
+
+    /// Awaits a response.
+    pub fn expect(&mut self, response: ResponseFuture) {
+        self.response = Some(response);
+    }
+
+    /// Whether the peer may still send.
+    pub fn is_open(&self) -> bool {
+        self.body.is_some() || self.response.is_some()
+    }
+
+    /// Bytes held of messages not yet delivered.
+    pub fn num_bytes(&self) -> usize {
+        self.assembler.num_bytes() + self.whole.as_ref().map_or(0, Message::len)
+    }
+
+    /// The one message of a unary call, once the peer has ended its side.
+    pub fn poll_unary(
+        &mut self,
+        context: &mut Context<'_>,
+        limits: &Limits,
+    ) -> Poll<Result<Message, Ended>> {
+        let Some(body) = &mut self.body else { return Poll::Pending };
+        let too_many = || Status::new(code::INTERNAL, "more than one message in a unary call");
+        loop {
+            if let Some(message) = self.assembler.next(self.encoding, limits.max_message_bytes)? {
+                if self.whole.replace(message).is_some() {
+                    return Poll::Ready(Err(too_many().into()));
+                }
+                continue;
+            }
+            if self.whole.is_some() && !self.assembler.is_between_messages() {
+                return Poll::Ready(Err(too_many().into()));
+            }
+            if body.is_end_stream() {
+                break;
+            }
+            match body.poll_data(context) {
+                Poll::Ready(Some(data)) => {
+                    let data = data?;
+                    if data.len() > SMALL_FRAME_BYTES || !body.is_end_stream() {
+                        let _ = body.flow_control().release_capacity(data.len());
+                    }
+                    self.assembler.push(data);
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        self.body = None;
+        Poll::Ready(match self.whole.take() {
+            Some(message) if self.assembler.is_between_messages() => Ok(message),
+            _ => Err(Status::new(code::INTERNAL, "a unary call without a whole message").into()),
+        })
+    }
+
+    /// What the peer says to a stream of ours, once.
+    pub fn poll_response(&mut self, context: &mut Context<'_>) -> Poll<Result<Response, Ended>> {
+        let Some(response) = &mut self.response else { return Poll::Pending };
+        let Poll::Ready(response) = Pin::new(response).poll(context)? else {
+            return Poll::Pending;
+        };
+        self.response = None;
+        let (parts, body) = response.into_parts();
+        if parts.status != StatusCode::OK {
+            return Poll::Ready(Err(Ended::Gone(Status::of_http(parts.status))));
+        }
+        if body.is_end_stream() {
+            let status = Status::read(&parts.headers).unwrap_or_else(no_status);
+            return Poll::Ready(Ok(Response::Refused(status, parts.headers)));
+        }
+        let encoding = parts.headers.get(GRPC_ENCODING).map(http::HeaderValue::as_bytes);
+        self.encoding = Encoding::of(encoding);
+        self.body = Some(body);
+        Poll::Ready(Ok(Response::Accepted(parts.headers)))
+    }
+
+    /// Delivers the messages that have come; ready at the end of them.
+    pub fn poll_stream(
+        &mut self,
+        context: &mut Context<'_>,
+        limits: &Limits,
+        is_link: bool,
+        mut deliver: impl FnMut(Message),
+    ) -> Poll<Result<End, Ended>> {
+        let Some(body) = &mut self.body else { return Poll::Pending };
+        loop {
+            while let Some(message) =
+                self.assembler.next(self.encoding, limits.max_message_bytes)?
+            {
+                self.num_unacknowledged += message.len();
+                deliver(message);
+            }
+            if self.num_unacknowledged <= limits.stream_window as usize {
+                let count = std::mem::take(&mut self.num_withheld);
+                let _ = body.flow_control().release_capacity(count);
+            }
+            if body.is_end_stream() {
+                break;
+            }
+            match body.poll_data(context) {
+                Poll::Ready(Some(data)) => {
+                    let data = data?;
+                    self.num_withheld += data.len();
+                    self.assembler.push(data);
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        let end = if is_link {
+            let Poll::Ready(trailers) = body.poll_trailers(context)? else {
+                return Poll::Pending;
+            };
+            let trailers = trailers.unwrap_or_default();
+            let status = Status::read(&trailers).unwrap_or_else(no_status);
+            End::Closed(status, trailers)
+        } else {
+            End::HalfClosed
+        };
+        self.body = None;
+        if !self.assembler.is_between_messages() {
+            let status = Status::new(code::INTERNAL, "the stream ended inside a message");
+            return Poll::Ready(Err(status.into()));
+        }
+        Poll::Ready(Ok(end))
+    }
+
+    /// Lets the peer send as much again as the application has done with.
+    pub fn acknowledge(&mut self, num_bytes: usize, limits: &Limits) {
+        self.num_unacknowledged = self.num_unacknowledged.saturating_sub(num_bytes);
+        if self.num_unacknowledged <= limits.stream_window as usize && self.num_withheld > 0 {
+            if let Some(body) = &mut self.body {
+                let _ = body.flow_control().release_capacity(self.num_withheld);
+            }
+            self.num_withheld = 0;
+        }
+    }
+}
+
+fn no_status() -> Status {
+    Status::new(code::INTERNAL, "the peer ended the stream without a status")
+}

@@ -1,0 +1,7 @@
+//! What the engine asks of the operating system: readiness, timers, sockets, names and TLS.
+
+pub mod poller;
+pub mod resolver;
+pub mod socket_io;
+pub mod sockets;
+pub mod tls;

@@ -1,0 +1,199 @@
+//! One epoll with a timer and a bell in it.
+//!
+//! ```text
+//! epoll ── sockets    edge-triggered: told once, until read to the end
+//!       ├─ listeners  level-triggered: what is left in the backlog is told again
+//!       ├─ timerfd    the next instant at which time alone makes work
+//!       └─ eventfd    "there is work left": rung from inside or from another thread
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+
+const MAX_EVENTS: usize = 256;
+const TIMER: u64 = 1 << 40;
+const BELL: u64 = 1 << 41;
+const LISTENER: u64 = 1 << 42;
+
+/// What became ready.
+#[derive(Clone, Copy, Debug)]
+pub enum Readiness {
+    /// Time has come.
+    Timer,
+    /// The bell was rung.
+    Bell,
+    /// A listener has a connection to accept.
+    Listener(u32),
+    /// A connection's socket.
+    Socket {
+        /// The connection.
+        index: u32,
+        /// There are bytes, an end or an error to read.
+        is_readable: bool,
+        /// The peer has ended its side, or the socket has failed.
+        is_ended: bool,
+        /// There is room to write.
+        is_writable: bool,
+    },
+}
+
+/// An eventfd: readable once rung, until silenced.
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    /// A silent bell.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+    }
+
+    /// Makes the descriptor readable.
+    pub fn ring(&self) {
+        // It fails only when the counter is full, and then it is readable.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Makes the descriptor unreadable.
+    pub fn silence(&self) {
+        // It fails only when the bell is silent.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// See the module.
+pub struct Poller {
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    bell: Bell,
+}
+
+impl Poller {
+    /// An epoll with nothing in it but its timer and its bell.
+    pub fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let bell = Bell::new()?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        Ok(Self { epoll, timer, bell })
+    }
+
+    /// Appends what is ready to `found`, after at most `timeout` (`None`: however long it takes).
+    pub fn wait(&self, found: &mut Vec<Readiness>, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = Vec::with_capacity(MAX_EVENTS);
+        let timeout = timeout.map(to_timespec);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in events {
+            let (token, flags) = (event.data.u64(), event.flags);
+            found.push(match token {
+                TIMER => {
+                    let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+                    Readiness::Timer
+                }
+                BELL => {
+                    self.bell.silence();
+                    Readiness::Bell
+                }
+                token if token & LISTENER != 0 => Readiness::Listener(token as u32),
+                token => Readiness::Socket {
+                    index: token as u32,
+                    is_readable: flags.intersects(
+                        EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR,
+                    ),
+                    is_ended: flags
+                        .intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR),
+                    is_writable: flags
+                        .intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR),
+                },
+            });
+        }
+        Ok(())
+    }
+
+    /// Watches a listener.
+    pub fn add_listener(&self, fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+        let data = EventData::new_u64(LISTENER | u64::from(index));
+        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN)?)
+    }
+
+    /// Watches a socket for bytes to read and, if asked, for room to write.
+    pub fn add_socket(&self, fd: BorrowedFd<'_>, index: u32, wants_room: bool) -> io::Result<()> {
+        let data = EventData::new_u64(u64::from(index));
+        Ok(epoll::add(&self.epoll, fd, data, socket_flags(wants_room))?)
+    }
+
+    /// Changes whether a watched socket is watched for room to write.
+    pub fn modify_socket(&self, fd: BorrowedFd<'_>, index: u32, wants_room: bool) {
+        let data = EventData::new_u64(u64::from(index));
+        // It fails only for a descriptor that is not watched.
+        let _ = epoll::modify(&self.epoll, fd, data, socket_flags(wants_room));
+    }
+
+    /// Watches a descriptor no more.
+    pub fn remove(&self, fd: BorrowedFd<'_>) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// Has `wait` say `Timer` at an instant; replaces the one before.
+    pub fn arm(&self, at: Instant, now: Instant) {
+        // Zero would disarm it.
+        let delay = at.saturating_duration_since(now).max(Duration::from_nanos(1));
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let spec = Itimerspec { it_interval: zero, it_value: to_timespec(delay) };
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
+    }
+
+    /// Has `wait` say `Bell`.
+    pub fn ring(&self) {
+        self.bell.ring();
+    }
+
+    /// The epoll's descriptor: readable when something in it is ready.
+    pub fn raw_fd(&self) -> RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.epoll)
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// Returns once a descriptor is readable, a signal came, or the time is up.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) {
+    let timeout = timeout.map(to_timespec);
+    let _ = rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], timeout.as_ref());
+}
+
+// Edge-triggered, so that a socket left unread on purpose does not wake us over and over. Room is
+// watched only while a write waits for it: a unix socket tells of room at every read of its peer.
+fn socket_flags(wants_room: bool) -> EventFlags {
+    let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+    if wants_room { flags | EventFlags::OUT } else { flags }
+}
+
+fn to_timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}

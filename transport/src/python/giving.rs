@@ -1,0 +1,116 @@
+//! Events as tuples.
+
+use std::time::Instant;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+
+use super::metadata::wrap;
+use crate::engine::Event;
+use crate::grpc::frame::Message;
+
+const OPENED: u8 = 0;
+const MESSAGE: u8 = 1;
+const HALF_CLOSED: u8 = 2;
+const CANCELLED: u8 = 3;
+const ACCEPTED: u8 = 4;
+const CLOSED: u8 = 5;
+const WRITABLE: u8 = 6;
+
+/// The kinds of events, by the names they have in the module.
+pub const KINDS: [(&str, u8); 7] = [
+    ("OPENED", OPENED),
+    ("MESSAGE", MESSAGE),
+    ("HALF_CLOSED", HALF_CLOSED),
+    ("CANCELLED", CANCELLED),
+    ("ACCEPTED", ACCEPTED),
+    ("CLOSED", CLOSED),
+    ("WRITABLE", WRITABLE),
+];
+
+/// The two lists `take` returns.
+pub type Batch<'py> = (Bound<'py, PyList>, Bound<'py, PyList>);
+
+/// An instant here and on the scale of `time.monotonic`.
+pub struct Clock {
+    instant: Instant,
+    seconds: f64,
+}
+
+impl Clock {
+    /// Reads both clocks.
+    pub fn new() -> Self {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        Self { instant: Instant::now(), seconds: time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 }
+    }
+
+    fn seconds_of(&self, at: Instant) -> f64 {
+        let later = at.saturating_duration_since(self.instant).as_secs_f64();
+        let earlier = self.instant.saturating_duration_since(at).as_secs_f64();
+        self.seconds + later - earlier
+    }
+}
+
+/// The calls and the other events, each in order.
+pub fn give<'py>(
+    py: Python<'py>,
+    events: Vec<Event>,
+    paths: &[Py<PyString>],
+    clock: &Clock,
+) -> PyResult<Batch<'py>> {
+    let calls = PyList::empty(py);
+    let others = PyList::empty(py);
+    let none = py.None().into_bound(py);
+    let instant = |deadline: Option<Instant>| match deadline {
+        Some(at) => clock.seconds_of(at).into_pyobject(py).map(Bound::into_any),
+        None => Ok(none.clone()),
+    };
+    let path_of = |path: u32| match paths.get(path as usize) {
+        Some(path) => path.bind(py).clone().into_any(),
+        None => none.clone(),
+    };
+    for event in events {
+        match event {
+            Event::Call { id, path, message, deadline, metadata } => {
+                calls.append(PyTuple::new(
+                    py,
+                    [
+                        id.into_pyobject(py)?.into_any(),
+                        path_of(path),
+                        to_bytes(py, &message)?.into_any(),
+                        instant(deadline)?,
+                        wrap(py, metadata)?,
+                    ],
+                )?)?;
+            }
+            Event::Opened { id, path, deadline, metadata } => {
+                let deadline = instant(deadline)?;
+                others.append((OPENED, id, path_of(path), deadline, wrap(py, metadata)?))?;
+            }
+            Event::Message(id, message) => others.append((MESSAGE, id, to_bytes(py, &message)?))?,
+            Event::HalfClosed(id) => others.append((HALF_CLOSED, id))?,
+            Event::Cancelled(id, reason) => others.append((CANCELLED, id, reason.as_ref()))?,
+            Event::Accepted(id, headers) => others.append((ACCEPTED, id, wrap(py, headers)?))?,
+            Event::Closed(id, status, trailers) => {
+                let text = status.text.as_ref();
+                others.append((CLOSED, id, status.code, text, wrap(py, trailers)?))?;
+            }
+            Event::Writable(id) => others.append((WRITABLE, id))?,
+        }
+    }
+    Ok((calls, others))
+}
+
+fn to_bytes<'py>(py: Python<'py>, message: &Message) -> PyResult<Bound<'py, PyBytes>> {
+    match message {
+        Message::One(bytes) => Ok(PyBytes::new(py, bytes)),
+        Message::Many(chunks) => PyBytes::new_with(py, message.len(), |mut target| {
+            for chunk in chunks {
+                let (part, rest) = target.split_at_mut(chunk.len());
+                part.copy_from_slice(chunk);
+                target = rest;
+            }
+            Ok(())
+        }),
+    }
+}

@@ -1,0 +1,29 @@
+//! The interpreter's door: the only files that know of Python.
+//!
+//! Nothing of Python is touched while the engine is locked. A finalizer may run at any allocation
+//! of an object and call the engine again, and the engine's own thread must never wait for the
+//! interpreter.
+
+mod dropped;
+mod engine;
+mod giving;
+mod limits;
+mod metadata;
+mod taking;
+mod tls;
+
+use pyo3::prelude::*;
+
+/// The compiled part of `skysail_transport`.
+#[pymodule]
+fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<engine::PyEngine>()?;
+    module.add_class::<limits::PyLimits>()?;
+    module.add_class::<metadata::Metadata>()?;
+    module.add_class::<tls::PyServerTls>()?;
+    module.add_class::<tls::PyClientTls>()?;
+    for (name, kind) in giving::KINDS {
+        module.add(name, kind)?;
+    }
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
+}

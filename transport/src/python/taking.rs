@@ -1,0 +1,82 @@
+//! Answers and messages out of tuples.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString, PyTuple};
+
+use super::dropped::{Dropped, share};
+use crate::engine::{Id, Reply};
+use crate::grpc::frame::Framed;
+use crate::grpc::metadata::{Unsendable, encode};
+use crate::grpc::status::{Status, code};
+
+/// Up to this size copying a message is cheaper than keeping its object.
+const COPIED_BYTES: usize = 64 << 10;
+
+/// `(id, bytes)` or `(id, status, text, trailers, bytes)`.
+pub fn to_reply(item: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<Reply> {
+    let tuple = item.cast::<PyTuple>()?;
+    let id = tuple.get_borrowed_item(0)?.extract()?;
+    match tuple.len() {
+        2 => Ok(Reply {
+            id,
+            status: Status { code: code::OK, text: Cow::Borrowed("") },
+            trailers: None,
+            message: Some(to_framed(&tuple.get_item(1)?, dropped)?),
+        }),
+        5 => {
+            let text: Option<String> = tuple.get_borrowed_item(2)?.extract()?;
+            let code = tuple.get_borrowed_item(1)?.extract()?;
+            let status = Status { code, text: text.unwrap_or_default().into() };
+            let (trailers, message) = (tuple.get_item(3)?, tuple.get_item(4)?);
+            let trailers = if trailers.is_none() { None } else { Some(to_headers(&trailers)?) };
+            let message =
+                if message.is_none() { None } else { Some(to_framed(&message, dropped)?) };
+            Ok(Reply { id, status, trailers, message })
+        }
+        count => Err(PyTypeError::new_err(format!("a reply has 2 or 5 parts, not {count}"))),
+    }
+}
+
+/// `(id, bytes)`.
+pub fn to_message(item: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<(Id, Framed)> {
+    let tuple = item.cast::<PyTuple>()?;
+    let id = tuple.get_borrowed_item(0)?.extract()?;
+    Ok((id, to_framed(&tuple.get_item(1)?, dropped)?))
+}
+
+/// Metadata to be sent: an iterable of pairs.
+pub fn to_headers(pairs: &Bound<'_, PyAny>) -> PyResult<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for pair in pairs.try_iter()? {
+        let (key, value): (String, Bound<'_, PyAny>) = pair?.extract()?;
+        let encoded = match value.cast::<PyString>() {
+            Ok(text) => encode(&key, text.to_cow()?.as_bytes()),
+            Err(_) => encode(&key, value.cast::<PyBytes>()?.as_bytes()),
+        };
+        let (name, value) = encoded.map_err(|problem| {
+            PyValueError::new_err(match problem {
+                Unsendable::Key => format!("{key:?} is no key of metadata"),
+                Unsendable::Value => format!("the value of {key:?} is not printable ASCII"),
+            })
+        })?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+fn to_framed(object: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<Framed> {
+    let object = object.cast::<PyBytes>()?;
+    let bytes = object.as_bytes();
+    if bytes.len() <= COPIED_BYTES {
+        return Ok(Framed::copied(bytes));
+    }
+    if bytes.len() > u32::MAX as usize {
+        return Err(PyValueError::new_err("a message is at most 2**32 - 1 bytes"));
+    }
+    Ok(Framed::shared(share(object, dropped)))
+}
