@@ -28,10 +28,8 @@ def _answer(message: bytes) -> bytes:
 
 
 async def _serve() -> None:
-    transport = NativeTransport()
-    server = transport.server(
-        ["benchmark.Echo"], {UNARY: _unary}, {STREAM: _stream}, max_message_bytes=_MAX_BYTES
-    )
+    transport = NativeTransport(_MAX_BYTES)
+    server = transport.server(["benchmark.Echo"], {UNARY: _unary}, {STREAM: _stream})
     port = server.bind("127.0.0.1:0")
     await server.start()
     await serve_until_left(port)

@@ -36,7 +36,7 @@ WAIT_S = 10.0
 async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
     if request.param == "native" and importlib.util.find_spec("skysail_transport") is None:
         pytest.skip("native transport is not installed")
-    transport = open_transport(request.param)
+    transport = open_transport(request.param, LIMIT_BYTES)
     yield transport
     transport.close()
 
@@ -53,7 +53,6 @@ async def serving(
         [SERVICE],
         {UNARY: unary} if unary else {},
         {STREAM: stream} if stream else {},
-        max_message_bytes=LIMIT_BYTES,
     )
     port = server.bind(address)
     await server.start()
@@ -471,7 +470,7 @@ async def test_reflection_lists_the_services(transport):
 
 async def test_an_address_in_use_is_refused(transport):
     async with serving(transport, echo) as (_, endpoint):
-        other = transport.server([SERVICE], {UNARY: echo}, {}, max_message_bytes=LIMIT_BYTES)
+        other = transport.server([SERVICE], {UNARY: echo}, {})
         with pytest.raises(FailedPrecondition, match=f"cannot listen on {endpoint}"):
             other.bind(endpoint)
 

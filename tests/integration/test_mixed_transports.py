@@ -12,7 +12,8 @@ from skysail_testing.clusters import RunningCluster, running_cluster
 from skysail_testing.models import double
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("skysail_transport") is None, reason="native transport is not installed"
+    importlib.util.find_spec("skysail_transport") is None,
+    reason="native transport is not installed",
 )
 
 EXAMPLE = np.ones((1, 3), np.float32)
@@ -43,7 +44,9 @@ def test_they_understand_each_other(mixed):
     )  # fmt: skip
     queries = [np.full((1, 3), number, np.float32) for number in range(200)]
     answers = client.predict_batch("double", queries)
-    assert [answer.output.tolist() for answer in answers] == [(2 * each).tolist() for each in queries]
+    assert [answer.output.tolist() for answer in answers] == [
+        (2 * each).tolist() for each in queries
+    ]
     (ours,) = {"grpc", "native"} - {other}
     assert transports_in((cluster.data_dir / "logs" / "cluster.log").read_text()) == {ours}
     assert transports_in("\n".join(each.line for each in client.logs("double"))) == {other}

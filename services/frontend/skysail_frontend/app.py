@@ -49,13 +49,13 @@ async def run(settings: FrontendSettings) -> None:
         settings.default_timeout_s,
         PredictionCache(settings.cache_mib * 1024 * 1024),
     )
-    transport = open_transport(settings.transport)
+    max_bytes = settings.max_message_mib * 1024 * 1024
+    transport = open_transport(settings.transport, max_bytes)
     directory = Directory(
         dispatcher, transport.connect, settings.snapshot_file, settings.report_every_s
     )
     ids = grpc_query.QueryIds()
     is_ready = directory.has_routes.is_set
-    max_bytes = settings.max_message_mib * 1024 * 1024
     streams = Streams(dispatcher, settings.max_stream_queries)
     inference = grpc_inference.GrpcInference(
         dispatcher,
@@ -70,7 +70,6 @@ async def run(settings: FrontendSettings) -> None:
         [grpc_inference.SERVICE, grpc_query.SERVICE],
         {**inference.unary, **queries.unary},
         {**inference.streams, **queries.streams},
-        max_message_bytes=max_bytes,
         shares_port=settings.shares_ports,
     )
     rest_v2 = RestV2(

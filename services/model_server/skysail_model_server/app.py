@@ -25,6 +25,7 @@ from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.logs import configure
+from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.grpc_transport import GrpcTransport
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import uses_native
@@ -127,7 +128,9 @@ class _IoThread:
             from skysail_model_server.direct_serving import DirectServing
 
             return DirectServing(self._replica_id)
-        return LoopServing(GrpcTransport(), self._replica_id, settings.max_queued_batches)
+        return LoopServing(
+            GrpcTransport(MAX_LINK_MESSAGE_BYTES), self._replica_id, settings.max_queued_batches
+        )
 
     async def _rotate_log(self, path: Path) -> None:
         file = LogFile(path, self._settings.log_max_mib * 1024 * 1024)

@@ -59,7 +59,9 @@ class DirectServing:
     def __init__(self, replica_id: ReplicaId) -> None:
         """Listens nowhere yet."""
         self._replica_id = replica_id
-        limits = Limits(max_message_bytes=MAX_LINK_MESSAGE_BYTES)
+        limits = Limits(
+            max_message_bytes=MAX_LINK_MESSAGE_BYTES, max_unsent_bytes=MAX_LINK_MESSAGE_BYTES
+        )
         # User code may hold the interpreter for seconds, in which health must be answered.
         self._engine = Engine(limits, has_own_thread=True)
         self._server = NativeServer(
@@ -68,7 +70,6 @@ class DirectServing:
             [SERVICE],
             unary=[DESCRIBE],
             streams=[PREDICT_BATCHES, reflection.PATH],
-            max_message_bytes=MAX_LINK_MESSAGE_BYTES,
         )
         self._reflect = reflection.reflector([SERVICE])
         self._model: Model | None = None
@@ -127,16 +128,16 @@ class DirectServing:
                 (call_id, description(self._replica_id, self._model, is_ready=is_ready))
             )
         for event in events:
-            kind, stream_id = event[0], event[1]
-            if kind == MESSAGE:
+            stream_id = event[1]
+            if event[0] == MESSAGE:
                 if (receive := self._streams.get(stream_id)) is not None:
                     self._guarded(stream_id, receive, event[2])
-            elif kind == OPENED:
+            elif event[0] == OPENED:
                 self._opened(stream_id, event[2])
-            elif kind == HALF_CLOSED:
+            elif event[0] == HALF_CLOSED:
                 # Behind what it asked.
                 self._waiting.append(_Waiting(stream_id, None))
-            elif kind == CANCELLED:
+            elif event[0] == CANCELLED:
                 # What waits of it is not computed any more.
                 self._streams.pop(stream_id, None)
 

@@ -12,7 +12,6 @@ from time import perf_counter_ns
 
 from skysail_common.errors import Unavailable
 from skysail_common.identifiers import ReplicaId
-from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, Server, Stream, StreamHandler, Transport, UnaryHandler
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
@@ -59,9 +58,7 @@ class LoopServing:
         self._replica_id = replica_id
         self._max_queued_batches = max_queued_batches
         self._loop = asyncio.get_running_loop()
-        self._server: Server = transport.server(
-            [SERVICE], self.unary, self.streams, max_message_bytes=MAX_LINK_MESSAGE_BYTES
-        )
+        self._server: Server = transport.server([SERVICE], self.unary, self.streams)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._model: Model | None = None
         self._is_draining = False

@@ -67,6 +67,7 @@ class Limits:
         cls,
         *,
         max_message_bytes: int = 67_108_864,
+        max_link_message_bytes: int = 67_108_864,
         max_header_list_bytes: int = 16_384,
         max_streams: int = 1000,
         max_connections: int = 10_000,
@@ -86,6 +87,7 @@ class Limits:
 
         Args:
             max_message_bytes: Largest message that is taken, as it comes and decompressed.
+            max_link_message_bytes: The same for messages on streams of ours.
             max_header_list_bytes: Largest headers that are taken, keys and values.
             max_streams: Calls at a time on one connection.
             max_connections: Connections at a time; further ones are closed at once.
@@ -264,6 +266,9 @@ class Engine:
         Raises:
             OSError: the engine has failed.
         """
+
+    def wake(self) -> None:
+        """Have a `take` that waits on another thread return; with its own thread only."""
 
     def flush(
         self,

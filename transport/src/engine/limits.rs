@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Largest message, as it comes and decompressed; a larger one ends its call.
     pub max_message_bytes: usize,
+    /// The same for messages on links, whose peers are known.
+    pub max_link_message_bytes: usize,
     /// Largest headers of a request, keys and values.
     pub max_header_list_bytes: u32,
     /// Calls at a time on one connection; further ones are refused by HTTP/2.
@@ -44,6 +46,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_message_bytes: 64 << 20,
+            max_link_message_bytes: 64 << 20,
             max_header_list_bytes: 16 << 10,
             max_streams: 1000,
             max_connections: 10_000,

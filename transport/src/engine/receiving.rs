@@ -174,10 +174,10 @@ impl Receiving {
         mut deliver: impl FnMut(Message),
     ) -> Poll<Result<End, Ended>> {
         let Some(body) = &mut self.body else { return Poll::Pending };
+        let max_bytes =
+            if is_link { limits.max_link_message_bytes } else { limits.max_message_bytes };
         loop {
-            while let Some(message) =
-                self.assembler.next(self.encoding, limits.max_message_bytes)?
-            {
+            while let Some(message) = self.assembler.next(self.encoding, max_bytes)? {
                 self.num_unacknowledged += message.len();
                 deliver(message);
             }

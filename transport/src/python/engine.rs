@@ -240,6 +240,12 @@ impl PyEngine {
         give(py, events, &paths, &self.clock)
     }
 
+    fn wake(&self) {
+        if let Some(State { bell: Some(bell), .. }) = lock(&self.shared).as_ref() {
+            bell.ring();
+        }
+    }
+
     #[pyo3(signature = (replies, messages = None, acknowledged = None))]
     fn flush(
         &self,

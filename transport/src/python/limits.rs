@@ -23,6 +23,7 @@ impl PyLimits {
     #[pyo3(signature = (
         *,
         max_message_bytes = 67_108_864,
+        max_link_message_bytes = 67_108_864,
         max_header_list_bytes = 16_384,
         max_streams = 1000,
         max_connections = 10_000,
@@ -42,6 +43,7 @@ impl PyLimits {
     #[allow(clippy::too_many_arguments)]
     fn new(
         max_message_bytes: usize,
+        max_link_message_bytes: usize,
         max_header_list_bytes: u32,
         max_streams: u32,
         max_connections: usize,
@@ -60,11 +62,12 @@ impl PyLimits {
         if stream_window > MAX_WINDOW || connection_window > MAX_WINDOW {
             return Err(PyValueError::new_err("a window is at most 2**31 - 1 bytes"));
         }
-        if max_message_bytes > u32::MAX as usize {
-            return Err(PyValueError::new_err("max_message_bytes is at most 2**32 - 1"));
+        if max_message_bytes.max(max_link_message_bytes) > u32::MAX as usize {
+            return Err(PyValueError::new_err("a message is at most 2**32 - 1 bytes"));
         }
         let limits = Limits {
             max_message_bytes,
+            max_link_message_bytes,
             max_header_list_bytes,
             max_streams,
             max_connections,

@@ -160,7 +160,6 @@ class Transport(Protocol):
         unary: Mapping[str, UnaryHandler],
         streams: Mapping[str, StreamHandler],
         *,
-        max_message_bytes: int,
         shares_port: bool = False,
     ) -> Server:
         """Return a server that listens nowhere yet.
@@ -169,7 +168,6 @@ class Transport(Protocol):
             services: Full names of the services, for reflection and health.
             unary: Handlers of unary calls, by path.
             streams: Handlers of streams, by path.
-            max_message_bytes: Largest message either way.
             shares_port: True to listen beside other processes on the same port.
         """
         ...

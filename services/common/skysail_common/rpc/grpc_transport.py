@@ -117,19 +117,21 @@ class GrpcTransport:
 
     name = "grpc"
 
+    def __init__(self, max_message_bytes: int) -> None:
+        self._max_message_bytes = max_message_bytes
+
     def server(
         self,
         services: Sequence[str],
         unary: Mapping[str, UnaryHandler],
         streams: Mapping[str, StreamHandler],
         *,
-        max_message_bytes: int,
         shares_port: bool = False,
     ) -> Server:
         """Return a server (see `rpc.contract.Transport`)."""
         return GrpcServer(
             services,
-            max_message_bytes=max_message_bytes,
+            max_message_bytes=self._max_message_bytes,
             shares_port=shares_port,
             generic_handlers=[_GrpcHandlers(unary, streams)],
         )

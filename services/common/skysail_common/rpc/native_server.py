@@ -24,7 +24,6 @@ class NativeServer:
         *,
         unary: Sequence[str],
         streams: Sequence[str],
-        max_message_bytes: int,
         shares_port: bool = False,
     ) -> None:
         """Listens nowhere yet.
@@ -35,7 +34,6 @@ class NativeServer:
             services: Full names of the services, for health.
             unary: Paths of unary calls.
             streams: Paths of streams.
-            max_message_bytes: Largest message either way.
             shares_port: True to listen beside other processes on the same port.
         """
         self._engine = engine
@@ -43,7 +41,6 @@ class NativeServer:
         self._services = services
         self._unary = unary
         self._streams = streams
-        self._max_message_bytes = max_message_bytes
         self._shares_port = shares_port
 
     def bind(self, address: str) -> int:

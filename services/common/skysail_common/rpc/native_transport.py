@@ -42,9 +42,11 @@ class NativeTransport:
 
     name = "native"
 
-    def __init__(self) -> None:
+    def __init__(self, max_message_bytes: int) -> None:
         self._loop = asyncio.get_running_loop()
-        limits = Limits(max_message_bytes=MAX_LINK_MESSAGE_BYTES)
+        limits = Limits(
+            max_message_bytes=max_message_bytes, max_link_message_bytes=MAX_LINK_MESSAGE_BYTES
+        )
         self._engine = Engine(limits)
         self._tasks = BackgroundTasks()
         self._unary: dict[str, UnaryHandler] = {}
@@ -74,7 +76,6 @@ class NativeTransport:
         unary: Mapping[str, UnaryHandler],
         streams: Mapping[str, StreamHandler],
         *,
-        max_message_bytes: int,
         shares_port: bool = False,
     ) -> Server:
         """Return a server (see `rpc.contract.Transport`)."""
@@ -86,7 +87,6 @@ class NativeTransport:
             services,
             unary=list(unary),
             streams=[*streams, *reflection_streams(services)],
-            max_message_bytes=max_message_bytes,
             shares_port=shares_port,
         )
 

@@ -35,8 +35,12 @@ def uses_native(name: TransportName) -> bool:
     return is_native
 
 
-def open_transport(name: TransportName) -> Transport:
+def open_transport(name: TransportName, max_message_bytes: int) -> Transport:
     """Return the transport of the setting, for use in the running event loop.
+
+    Args:
+        name: The setting.
+        max_message_bytes: Largest message of a client.
 
     Raises:
         FailedPrecondition: it is asked for by name and not installed.
@@ -45,5 +49,5 @@ def open_transport(name: TransportName) -> Transport:
         # Only here: it may not be installed.
         from skysail_common.rpc.native_transport import NativeTransport
 
-        return NativeTransport()
-    return GrpcTransport()
+        return NativeTransport(max_message_bytes)
+    return GrpcTransport(max_message_bytes)
