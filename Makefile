@@ -88,7 +88,7 @@ docs: install  ## write the generated pages of docs/ again
 
 .PHONY: lock
 lock: install  ## renew constraints.txt from the environment
-	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --exclude skysail-transport > constraints.txt
 
 .PHONY: check
 check: lint type test  ## everything that must pass before a commit lands

@@ -42,7 +42,7 @@ def test_they_understand_each_other(mixed):
         double, name="double", version="1", example=EXAMPLE, num_replicas=2,
         environment={"SKYSAIL_TRANSPORT": other},
     )  # fmt: skip
-    queries = [np.full((1, 3), number, np.float32) for number in range(200)]
+    queries = [np.full(3, number, np.float32) for number in range(200)]
     answers = client.predict_batch("double", queries)
     assert [answer.output.tolist() for answer in answers] == [
         (2 * each).tolist() for each in queries
@@ -51,5 +51,5 @@ def test_they_understand_each_other(mixed):
     assert transports_in((cluster.data_dir / "logs" / "cluster.log").read_text()) == {ours}
     assert transports_in("\n".join(each.line for each in client.logs("double"))) == {other}
     client.scale("double", 1)
-    assert client.predict("double", queries[7]).output.tolist() == [[14.0, 14.0, 14.0]]
+    assert client.predict("double", queries[7]).output.tolist() == [14.0, 14.0, 14.0]
     client.undeploy("double")

@@ -33,6 +33,8 @@ from skysail_testing.clusters import RunningCluster
 FRONTEND = {"inference.GRPCInferenceService", "skysail.v1.QueryService"}
 MANAGEMENT = {"skysail.v1.ManagementService"}
 MODEL_SERVER = {"skysail.v1.ModelServer"}
+# Over a unix socket grpcio would send the path as :authority (docs/transports.md).
+OPTIONS = [("grpc.default_authority", "localhost")]
 EVERYWHERE = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
@@ -49,7 +51,7 @@ def addresses(cluster: RunningCluster, client) -> dict[str, set[str]]:
 
 def test_reflection_lists_all_services(addresses):
     for address, services in addresses.items():
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, OPTIONS) as channel:
             assert set(ProtoReflectionDescriptorDatabase(channel).get_services()) == (
                 services | EVERYWHERE
             )
@@ -57,7 +59,7 @@ def test_reflection_lists_all_services(addresses):
 
 def test_health_of_every_service(addresses):
     for address, services in addresses.items():
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, OPTIONS) as channel:
             for name in ("", *services):
                 request = health_pb2.HealthCheckRequest(service=name)
                 answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)
@@ -66,7 +68,7 @@ def test_health_of_every_service(addresses):
 
 def test_replica_describes_itself(addresses, client):
     (address,) = (each for each, services in addresses.items() if services == MODEL_SERVER)
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, OPTIONS) as channel:
         stub = model_server_pb2_grpc.ModelServerStub(channel)
         answer = stub.Describe(model_server_pb2.DescribeRequest(), timeout=10)
     assert (answer.replica_id, answer.model, answer.version) == ("served:1/0", "served", "1")

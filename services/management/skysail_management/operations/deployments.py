@@ -11,6 +11,7 @@ from skysail_common.errors import (
     ReplicaNotFound,
 )
 from skysail_common.identifiers import ModelVersion
+from skysail_common.rpc.transports import VARIABLE
 from skysail_common.serving_options import ServingOptions
 from skysail_management.containers.base import Container, ContainerManager
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
@@ -110,7 +111,8 @@ class Deployments:
             raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
         for name, value in wish.environment.items():
             is_possible = name and "=" not in name and "\0" not in name + value
-            if not is_possible or name.startswith("SKYSAIL_"):
+            # What carries its queries is a replica's own business; all else of ours is not.
+            if not is_possible or (name.startswith("SKYSAIL_") and name != VARIABLE):
                 raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
         deployment = DeploymentRecord(
             model=version.model_name,
