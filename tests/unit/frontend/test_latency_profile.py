@@ -152,8 +152,8 @@ def test_small_sizes_are_told_apart():
 
 
 def test_a_high_quantile_counts_not_the_mean():
-    often, rarely = [0.010] * 9 + [0.015], [0.010] * 63 + [0.015]
-    assert observed(8, *often * 6).latency_s(8) == 0.015
+    often, rarely = [0.010] * 3 + [0.015], [0.010] * 63 + [0.015]
+    assert observed(8, *often * 16).latency_s(8) == 0.015
     assert observed(8, *rarely).latency_s(8) == 0.010
 
 
@@ -178,6 +178,14 @@ def test_an_outlier_of_one_size_does_not_move_the_others():
     profile.observe(4, 2.0, 0.5)
     for rows in SIZES:
         assert profile.latency_s(rows) == pytest.approx(line(rows))
+
+
+def test_one_pause_at_a_new_size_does_not_forbid_the_larger_ones():
+    profile = LatencyProfile([(rows, 0.013) for rows in (1, 2, 4, 8, 16, 32, 64)])
+    profile.observe(9, 0.500, 0.5)
+    assert profile.latency_s(64) < 0.026
+    observe(profile, 9, *[0.013] * 8, begin=0.6)
+    assert profile.latency_s(64) == pytest.approx(0.013)
 
 
 @pytest.mark.parametrize(("before_s", "after_s"), [(0.010, 0.020), (0.010, 0.5), (0.5, 0.010)])

@@ -14,8 +14,8 @@ from typing import Any
 import skysail_transport
 from skysail_transport import Engine, Limits
 
-from skysail_common.clock import NEVER
-from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.clock import MONOTONIC, NEVER, Clock
+from skysail_common.errors import Backlog, Overloaded, SkysailError, Unavailable
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.contract import (
@@ -35,6 +35,9 @@ from skysail_common.rpc.statuses import as_skysail_error, trailers_of
 log = logging.getLogger(__name__)
 
 _LINK_TIMEOUT_S = 5.0
+_LONGEST_TURN_S = 0.005
+"""Calls of one turn that are not looked at within this time are turned away."""
+_CLOCK_EVERY = 16
 
 
 class NativeTransport:
@@ -42,7 +45,15 @@ class NativeTransport:
 
     name = "native"
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, clock: Clock = MONOTONIC) -> None:
+        """An engine without listeners or links.
+
+        Args:
+            max_message_bytes: Largest message of a client.
+            clock: Time.
+        """
+        self._clock = clock
+        self._num_turned_away = 0
         self._loop = asyncio.get_running_loop()
         limits = Limits(
             max_message_bytes=max_message_bytes, max_link_message_bytes=MAX_LINK_MESSAGE_BYTES
@@ -97,7 +108,7 @@ class NativeTransport:
 
     def counters(self) -> Mapping[str, int]:
         """Return what the engine has counted since it began, by name."""
-        return self._engine.counters()
+        return {**self._engine.counters(), "turned_away": self._num_turned_away}
 
     def _num_open(self) -> int:
         counters = self._engine.counters()
@@ -132,7 +143,11 @@ class NativeTransport:
 
     def _turn(self) -> None:
         calls, events = self._engine.take()
-        for call_id, path, message, deadline, headers in calls:
+        refuse_at = self._clock() + _LONGEST_TURN_S
+        for number, (call_id, path, message, deadline, headers) in enumerate(calls):
+            if not number % _CLOCK_EVERY and self._clock() > refuse_at:
+                self._turn_away(calls[number:])
+                break
             until = NEVER if deadline is None else deadline
             call = NativeCall(self, call_id, path, message, until, headers)
             try:
@@ -148,6 +163,18 @@ class NativeTransport:
             except Exception:
                 # A mistake with one stream must not keep the others from their events.
                 log.exception("event failed by a mistake of ours", extra={"event": kind})
+
+    def _turn_away(self, calls: Sequence[tuple[Any, ...]]) -> None:
+        """Refuse calls at the least cost: more come in than this process can look at.
+
+        Without it they would wait in sockets, where nobody sees how long, until all are late.
+        """
+        error = Overloaded("the server gets more calls than it can handle; try again later")
+        error.backlog = Backlog("ingress", len(calls), _LONGEST_TURN_S)
+        end = (int(error.status), error.message, trailers_of(error), None)
+        self._num_turned_away += len(calls)
+        self._replies += [(call[0], *end) for call in calls]
+        self._flush_soon()
 
     def _opened(self, stream_id: int, path: str, deadline: float | None, headers: Any) -> None:
         until = NEVER if deadline is None else deadline
