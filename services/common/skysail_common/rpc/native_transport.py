@@ -8,7 +8,8 @@ call of the engine.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import skysail_transport
@@ -35,8 +36,12 @@ from skysail_common.rpc.statuses import as_skysail_error, trailers_of
 log = logging.getLogger(__name__)
 
 _LINK_TIMEOUT_S = 5.0
-_LONGEST_TURN_S = 0.005
-"""Calls of one turn that are not looked at within this time are turned away."""
+_LONGEST_TURN_S = 0.002
+"""Calls that are not handled within it wait for the next turn of the loop."""
+_LONGEST_WAIT = 0.4
+"""Part of its time that a call may wait to be handled."""
+_MAX_TAKEN = 20_000
+"""Calls that may wait to be handled."""
 _CLOCK_EVERY = 16
 
 
@@ -54,6 +59,11 @@ class NativeTransport:
         """
         self._clock = clock
         self._num_turned_away = 0
+        self._taken: deque[tuple[float, Iterator[tuple[Any, ...]]]] = deque()
+        self._num_taken = 0
+        self._is_handling_due = False
+        self._gone: set[int] = set()
+        """Calls that were cancelled while they waited to be handled."""
         self._loop = asyncio.get_running_loop()
         limits = Limits(
             max_message_bytes=max_message_bytes, max_link_message_bytes=MAX_LINK_MESSAGE_BYTES
@@ -143,38 +153,74 @@ class NativeTransport:
 
     def _turn(self) -> None:
         calls, events = self._engine.take()
-        refuse_at = self._clock() + _LONGEST_TURN_S
-        for number, (call_id, path, message, deadline, headers) in enumerate(calls):
-            if not number % _CLOCK_EVERY and self._clock() > refuse_at:
-                self._turn_away(calls[number:])
-                break
-            until = NEVER if deadline is None else deadline
-            call = NativeCall(self, call_id, path, message, until, headers)
-            try:
-                self._unary[path](call)
-            except SkysailError as error:
-                # Not logged: refusing must cost as little as possible.
-                call.fail(error)
-            except Exception as error:
-                call.fail(as_skysail_error(error, path))
+        if calls:
+            self._taken.append((self._clock(), iter(calls)))
+            self._num_taken += len(calls)
+        # Results first: what they make free is not to wait for new calls.
         for kind, *event in events:
             try:
                 self._events[kind](*event)
             except Exception:
                 # A mistake with one stream must not keep the others from their events.
                 log.exception("event failed by a mistake of ours", extra={"event": kind})
+        if not self._is_handling_due:
+            self._handle_calls()
 
-    def _turn_away(self, calls: Sequence[tuple[Any, ...]]) -> None:
-        """Refuse calls at the least cost: more come in than this process can look at.
+    def _handle_calls(self) -> None:
+        """Handle what was taken, in its order, and go on in the next turn if it takes too long."""
+        self._is_handling_due = False
+        now = self._clock()
+        end = now + _LONGEST_TURN_S
+        number = 0
+        while self._taken:
+            taken_at, calls = self._taken[0]
+            has_waited = now > taken_at + _LONGEST_TURN_S
+            for call in calls:
+                number += 1
+                if not number % _CLOCK_EVERY:
+                    now = self._clock()
+                if has_waited and self._is_turned_away(call, taken_at, now):
+                    continue
+                self._handle_call(*call)
+                if now > end:
+                    # What came in the meantime has its turn, and batches leave.
+                    self._num_taken -= number
+                    self._is_handling_due = True
+                    self._loop.call_soon(self._handle_calls)
+                    return
+            self._taken.popleft()
+        self._num_taken = 0
+        self._gone.clear()
 
-        Without it they would wait in sockets, where nobody sees how long, until all are late.
+    def _handle_call(
+        self, call_id: int, path: str, message: bytes, deadline: float | None, headers: Any
+    ) -> None:
+        until = NEVER if deadline is None else deadline
+        call = NativeCall(self, call_id, path, message, until, headers)
+        try:
+            self._unary[path](call)
+        except SkysailError as error:
+            # Not logged: refusing must cost as little as possible.
+            call.fail(error)
+        except Exception as error:
+            call.fail(as_skysail_error(error, path))
+
+    def _is_turned_away(self, call: tuple[Any, ...], taken_at: float, now: float) -> bool:
+        """Refuse a call that waited here for a good part of its time, at the least cost.
+
+        More comes in than this process can look at: without it all would be late.
         """
+        call_id, deadline = call[0], call[3]
+        if call_id in self._gone:
+            return True
+        is_late = deadline is not None and now - taken_at > _LONGEST_WAIT * (deadline - taken_at)
+        if not is_late and self._num_taken < _MAX_TAKEN:
+            return False
         error = Overloaded("the server gets more calls than it can handle; try again later")
-        error.backlog = Backlog("ingress", len(calls), _LONGEST_TURN_S)
-        end = (int(error.status), error.message, trailers_of(error), None)
-        self._num_turned_away += len(calls)
-        self._replies += [(call[0], *end) for call in calls]
-        self._flush_soon()
+        error.backlog = Backlog("ingress", self._num_taken, now - taken_at)
+        self.end(call_id, error.status, error.message, trailers_of(error), None)
+        self._num_turned_away += 1
+        return True
 
     def _opened(self, stream_id: int, path: str, deadline: float | None, headers: Any) -> None:
         until = NEVER if deadline is None else deadline
@@ -209,6 +255,8 @@ class NativeTransport:
             callback()
         elif (serving := self._serving.get(call_id)) is not None:
             serving.cancel()
+        elif self._taken:
+            self._gone.add(call_id)
 
     def _writable(self, stream_id: int) -> None:
         if (stream := self._streams.get(stream_id)) is not None:
