@@ -48,18 +48,12 @@ class Replica:
         self._connector = connector
         self._link: Link | None = None
         self._in_flight: dict[int, Batch] = {}
+        self.num_in_flight = 0
+        """Batches that it has and has not answered."""
+        self.is_ready = False
+        """True while batches may be sent to it."""
         self._is_retired = False
         self._closed = asyncio.Event()
-
-    @property
-    def num_in_flight(self) -> int:
-        """Batches that it has and has not answered."""
-        return len(self._in_flight)
-
-    @property
-    def is_ready(self) -> bool:
-        """True while batches may be sent to it."""
-        return self._link is not None and not self._is_retired
 
     async def run(self) -> None:
         """Keep the link open until the replica is retired and has answered what it has."""
@@ -78,6 +72,7 @@ class Replica:
                 await asyncio.sleep(back_off.next_s())
                 continue
             self._link = link
+            self.is_ready = not self._is_retired
             opened = self._dispatcher.clock()
             log.info("replica is connected", extra={"container": self.container_id})
             self._dispatcher.mark(self._version)
@@ -92,6 +87,7 @@ class Replica:
     def retire(self) -> None:
         """Send nothing any more; close once everything sent is answered."""
         self._is_retired = True
+        self.is_ready = False
         self._close_if_done()
 
     def _close_if_done(self) -> None:
@@ -104,6 +100,7 @@ class Replica:
         """Send a batch; leaves in this turn."""
         assert self._link is not None
         self._in_flight[batch.batch_id] = batch
+        self.num_in_flight = len(self._in_flight)
         self._link.send(_encode(batch))
 
     def link_received(self, message: bytes) -> None:
@@ -114,6 +111,7 @@ class Replica:
                 self._version.batcher.profile.seed(latencies_from_proto(result.latencies))
                 return
             batch = self._in_flight.pop(result.id, None)
+            self.num_in_flight = len(self._in_flight)
         except DecodeError:
             log.error("replica sent what is no result", extra={"container": self.container_id})
             # Which batch it was for cannot be told, and each would occupy the replica for ever.
@@ -142,9 +140,11 @@ class Replica:
             },
         )
         self._link = None
+        self.is_ready = False
         self._closed.set()
         lost = list(self._in_flight.values())
         self._in_flight.clear()
+        self.num_in_flight = 0
         self._dispatcher.batches_lost(self._version, lost, has_died)
 
 

@@ -8,6 +8,7 @@ from skysail_common.errors import ModelFailed, SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend.batching.policies import DispatchReason, ShedReason
 from skysail_frontend.query import Prediction, Query
+from skysail_frontend.routes import Application, ServedVersion
 
 SECONDS: tuple[float, ...] = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
@@ -97,6 +98,7 @@ class Statistics:
         """Queries whose callers went away."""
         self.loop_lag_s = Histogram(SECONDS)
         """How much later than asked for the event loop called back."""
+        self._last: tuple[Application | None, ServedVersion | None, TargetStatistics] | None = None
 
     def version(self, name: ModelVersion) -> VersionStatistics:
         """Return the statistics of a version."""
@@ -107,12 +109,18 @@ class Statistics:
 
     def _target(self, query: Query) -> TargetStatistics:
         application, version = query.application, query.version
+        last = self._last
+        if last is not None and application is last[0] and version is last[1]:
+            # Most queries are like the one before.
+            return last[2]
         key = (application.name if application else "", version.name if version else None)
         target = self.targets.get(key)
         if target is None:
             target = TargetStatistics()
-            if version is None or version.name in self.versions:
-                self.targets[key] = target
+            if version is not None and version.name not in self.versions:
+                return target
+            self.targets[key] = target
+        self._last = (application, version, target)
         return target
 
     def cache(self, query: Query, result: str) -> None:
@@ -126,7 +134,8 @@ class Statistics:
         target = self._target(query)
         error = prediction.error
         if error is None:
-            target.outcomes[prediction.outcome.name] += 1
+            # `name` is a property, at many times the cost.
+            target.outcomes[prediction.outcome._name_] += 1
             target.latency_s.observe(prediction.total_s)
         else:
             target.outcomes[error.status.name] += 1
@@ -135,6 +144,7 @@ class Statistics:
 
     def forget(self, version: ModelVersion) -> None:
         """Count no more for a version that is gone, so that labels do not pile up."""
+        self._last = None
         self.versions.pop(version, None)
         for key in [key for key in self.targets if key[1] == version]:
             del self.targets[key]
