@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import load_tool, report, systems
+from benchmarks.echo_cpp import NoCompiler
 from benchmarks.load_tool import Load, LoadFailed
 from benchmarks.peers import PeerFailed, PeerUnavailable
 from benchmarks.report import CellKey, Goodput
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if os.isatty(1) else 120)
     rounds = options.rounds or (1 if options.quick else 2)
-    seconds = options.seconds or (1.0 if options.quick else 2.0)
+    seconds = options.seconds or (1.0 if options.quick else 1.5)
     models = options.models.split(",")
     load_tool.build()
     with ExitStack() as stack:
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
             echo = "aio" if transport == "grpc" else transport
             running += stack.enter_context(systems.echo_systems(echo))
             running.append(stack.enter_context(systems.skysail_system(transport)))
+        try:
+            running += stack.enter_context(systems.echo_systems("cpp"))
+        except NoCompiler as error:
+            console.print(f"without the echo in C++: {error}", style="yellow")
         for name in filter(None, options.peers.split(",")):
             try:
                 running.append(stack.enter_context(systems.peer_system(name)))
@@ -113,7 +118,8 @@ def open_loop(
 ) -> Goodput:
     """Return the highest rate at which enough is in time, and what happens beyond it.
 
-    The rate is searched by bisection between none and twice what a closed loop reached.
+    The rate is searched by bisection between none and twice what a closed loop reached. One that
+    fails is tried once more: a shared machine pauses now and then, whoever is measured.
     """
     requests = system.requests(model)
 
@@ -129,8 +135,8 @@ def open_loop(
 
     low, high = 0.0, 2.0 * guess
     rate = 0.8 * guess
-    for _ in range(7):
-        if share(offer(rate, seconds)) >= _IN_TIME:
+    for _ in range(6):
+        if any(share(offer(rate, seconds)) >= _IN_TIME for _ in range(2)):
             low = rate
         else:
             high = rate

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import skysail
-from benchmarks import echo, models
+from benchmarks import echo, echo_cpp, models
 from benchmarks.load_tool import tree
 from benchmarks.peers import mlserver, triton
 
@@ -38,10 +38,18 @@ class System:
 
 
 @contextmanager
-def echo_systems(transport: str) -> Iterator[list[System]]:
-    """Run the echo on a transport; yields its unary and its stream side."""
+def echo_systems(kind: str) -> Iterator[list[System]]:
+    """Run an echo and yield its unary and its stream side.
+
+    Args:
+        kind: `aio`, `native` or `cpp`.
+
+    Raises:
+        NoCompiler: `cpp` does not compile here.
+    """
+    command = [sys.executable, "-m", f"benchmarks.echo_{kind}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.echo_{transport}"],
+        [str(echo_cpp.build())] if kind == "cpp" else command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -54,8 +62,8 @@ def echo_systems(transport: str) -> Iterator[list[System]]:
             return [process.pid]
 
         yield [
-            System(f"echo-{transport}", address, pids, echo.UNARY, "", models=("noop",)),
-            System(f"echo-{transport}-stream", address, pids, "", echo.STREAM, models=("noop",)),
+            System(f"echo-{kind}", address, pids, echo.UNARY, "", models=("noop",)),
+            System(f"echo-{kind}-stream", address, pids, "", echo.STREAM, models=("noop",)),
         ]
     finally:
         process.kill()

@@ -152,7 +152,13 @@ class NativeTransport:
     # What the engine tells.
 
     def _turn(self) -> None:
-        calls, events = self._engine.take()
+        try:
+            calls, events = self._engine.take()
+        except OSError as error:
+            # Nothing can be served any more; whoever keeps this process running starts another.
+            log.critical("the transport failed", exc_info=error)
+            self._loop.remove_reader(self._engine.fileno())
+            raise SystemExit(1) from error
         if calls:
             self._taken.append((self._clock(), iter(calls)))
             self._num_taken += len(calls)
