@@ -199,6 +199,8 @@ class Raw:
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        # Else what it sends in parts waits 40 ms for the acknowledgement of the first.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(5)
         self.socket.connect(("127.0.0.1", port))
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
