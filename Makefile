@@ -26,11 +26,11 @@ TRANSPORT := $(shell find transport/src transport/python transport/Cargo.* trans
 # Skysail works without it, at several times the cost per query.
 $(VENV)/.transport: $(VENV)/.ready $(TRANSPORT)
 	@if ! command -v cargo >/dev/null; then \
-	  echo "the native transport is not built (it needs Rust: cargo is not on PATH); going on with grpc.aio"; \
+	  echo "without the native transport, on grpc.aio: it needs Rust 1.88 or newer (cargo); install it, then 'make transport'"; \
 	elif echo "building the native transport, a minute or two the first time" && \
-	  $(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport; then :; \
-	else echo "the native transport could not be built (see above); going on with grpc.aio"; fi
-	@touch $@
+	  $(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport; then touch $@; \
+	else $(BIN)/python -m pip uninstall --quiet --yes skysail-transport; \
+	  echo "without the native transport, on grpc.aio: it could not be built, see above; 'make transport' tries again"; fi
 
 .PHONY: install
 install: $(VENV)/.ready $(VENV)/.transport  ## make the environment in .venv
@@ -43,9 +43,10 @@ transport: $(VENV)/.ready  ## build the native transport, and fail where that is
 .PHONY: wheels
 wheels: install  ## make the wheels of both packages in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	$(BIN)/python -m pip install --quiet 'maturin>=1.8' 'ziglang>=0.13'
-	$(BIN)/maturin build --quiet --release --strip --zig --compatibility manylinux_2_17 \
-	  --manifest-path transport/Cargo.toml --out dist
+	test -d .cache/maturin || $(PYTHON) -m venv .cache/maturin
+	.cache/maturin/bin/python -m pip install --quiet 'maturin>=1.8,<2' 'ziglang>=0.13'
+	PATH="$(CURDIR)/.cache/maturin/bin:$$PATH" .cache/maturin/bin/maturin build --quiet --release --zig \
+	  --compatibility manylinux_2_17 --manifest-path transport/Cargo.toml --out dist
 
 
 .PHONY: demo

@@ -5,7 +5,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
 
 import skysail_transport as st
 from hpack import Decoder, Encoder
@@ -24,14 +26,22 @@ STREAMS = [BIDI, REPEAT, SINK]
 TEXT = "bad: 100% naïve\nline two ✓"
 TRAILERS = [("x-why", "because"), ("x-raw-bin", b"\x00\x01\xff"), ("x-why", "again")]
 
+Answers: TypeAlias = Mapping[str, Callable[[bytes], bytes]]
+NONE: Answers = MappingProxyType({})
+
 
 class Server:
     """Echoes, sleeps, fails and shows what it got, as the path says."""
 
     def __init__(self, has_own_thread: bool = False, address: str = "127.0.0.1:0",
-                 tls: st.ServerTls | None = None, **limits: object) -> None:  # fmt: skip
+                 tls: st.ServerTls | None = None, unary: Answers = NONE, streams: Answers = NONE,
+                 **limits: object) -> None:  # fmt: skip
+        """Serve the paths above, and each of `unary` and `streams` message by message."""
         self.engine = st.Engine(st.Limits(**limits), has_own_thread=has_own_thread)
-        self.port = self.engine.listen(address, unary=UNARY, streams=STREAMS, tls=tls)
+        self._unary_answers, self._stream_answers = unary, streams
+        self.port = self.engine.listen(
+            address, unary=[*UNARY, *unary], streams=[*STREAMS, *streams], tls=tls
+        )
         self.address = address if address.startswith("unix:") else f"127.0.0.1:{self.port}"
         self.cancelled: list[str] = []
         self.num_calls = 0
@@ -97,6 +107,8 @@ class Server:
             left = "none" if deadline is None else f"{deadline - time.monotonic():.3f}"
             pairs = [("seen-" + key, value) for key, value in metadata.pairs()]
             replies.append((id, 0, "", [*pairs, ("left", left)], message))
+        else:
+            replies.append((id, self._unary_answers[path](message)))
 
     def _event(self, event: tuple, replies: list, messages: list, done_with: list) -> None:
         kind, id = event[:2]
@@ -116,9 +128,10 @@ class Server:
                 replies.append((id, 5, "no such thing", None, None))
                 self._paths.pop(id)
             else:
-                messages.append((id, event[2]))
+                answer = self._stream_answers.get(path)
+                messages.append((id, answer(event[2]) if answer else event[2]))
         elif kind == st.HALF_CLOSED:
-            if self._paths.get(id) == BIDI:
+            if self._paths.get(id) not in (None, SINK, REPEAT):
                 replies.append((id, 0, "", [("x-end", "yes")], None))
         elif kind == st.CANCELLED:
             self.cancelled.append(event[2])
@@ -186,6 +199,8 @@ class Raw:
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        # Else what it sends in parts waits 40 ms for the acknowledgement of the first.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(5)
         self.socket.connect(("127.0.0.1", port))
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))

@@ -1,6 +1,8 @@
 """Peers that break the rules, or keep them in bad faith; each test is bounded in count and time."""
 
 import gzip
+import resource
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -168,13 +170,6 @@ def test_a_deadline_without_a_client_that_minds(server: Server) -> None:
     raw.close()
 
 
-def test_what_is_not_grpc(server: Server) -> None:
-    raw = Raw(server.port)
-    raw.socket.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    assert raw.read(1.0)[1]
-    raw.close()
-
-
 def test_a_reader_that_stops_reading_its_socket(serve: Callable[..., Server]) -> None:
     server, before = serve(max_unsent_bytes=16 << 20), rss_bytes()
     window = 0x7FFFFFFF
@@ -225,6 +220,39 @@ def test_many_half_open_connections(server: Server, is_well: Callable[[], None])
     for raw in raws:
         raw.close()
     server.until(lambda: server.engine.counters()["connections"] == 1)
+
+
+def test_a_thousand_connections_with_a_call_each(server: Server) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Both ends of each are ours.
+    if hard < 3000:
+        pytest.skip("the process may not open 3,000 files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 3000), hard))
+    raws = [Raw(server.port) for _ in range(1000)]
+    for number, raw in enumerate(raws):
+        raw.call(1, message(b"0.3" + b"0" * number), SLEEP)
+    server.until(lambda: server.num_calls == 1000)
+    assert server.engine.counters()["connections"] == 1000
+    for number, raw in enumerate(raws):
+        answer = b""
+        while b"0.3" + b"0" * number not in answer:
+            part = raw.socket.recv(1 << 16)
+            assert part
+            answer += part
+        raw.close()
+    server.until(lambda: server.engine.counters()["connections"] == 0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_client_that_shuts_its_side(server: Server) -> None:
+    # HTTP/2 knows no half-closed connection: its calls end with it.
+    raw = Raw(server.port)
+    raw.call(1, message(b"30"), SLEEP)
+    server.until(lambda: server.num_calls == 1)
+    raw.socket.shutdown(socket.SHUT_WR)
+    server.until(lambda: len(server.cancelled) == 1)
+    assert raw.read(1.0)[1]
+    raw.close()
 
 
 def test_messages_that_nobody_takes() -> None:

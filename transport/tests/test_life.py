@@ -102,6 +102,16 @@ def test_health(server: Server, channel: grpc.Channel) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_long_names_are_not_watched(server: Server, channel: grpc.Channel) -> None:
+    server.engine.set_health("", 1)
+    stub = health_pb2_grpc.HealthStub(channel)
+    request = health_pb2.HealthCheckRequest(service="x" * 2000)
+    for call in (lambda: stub.Check(request, timeout=5), lambda: next(stub.Watch(request))):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_health_is_watched(server: Server, channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     server.engine.set_health("model", 2)

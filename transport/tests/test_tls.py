@@ -1,5 +1,6 @@
 """TLS and mutual TLS, with grpcio and with ourselves."""
 
+import contextlib
 import datetime
 import ipaddress
 import socket
@@ -12,7 +13,7 @@ import skysail_transport as st
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from harness import BIDI, ECHO, Server
+from harness import BIDI, ECHO, PREFACE, Server
 from links import Links
 
 
@@ -113,6 +114,32 @@ def test_only_http_2(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
     plain = socket.create_connection(("127.0.0.1", server.port))
     with plain, pytest.raises((ssl.SSLError, OSError)):
         context.wrap_socket(plain, server_hostname="localhost").recv(1)
+
+
+def test_without_alpn(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
+    server = serve(tls=st.ServerTls(own.cert, own.key))
+    context = ssl.create_default_context(cadata=ca.cert.decode())
+    plain = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    with context.wrap_socket(plain, server_hostname="localhost") as encrypted:
+        assert encrypted.selected_alpn_protocol() is None
+        assert encrypted.recv(1) == b""
+    server.until(lambda: server.engine.counters()["connections"] == 0)
+
+
+def test_what_is_not_tls(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
+    server = serve(tls=st.ServerTls(own.cert, own.key), handshake_timeout_s=0.5)
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    for first in (PREFACE, b"GET / HTTP/1.1\r\n\r\n", bytes(1000), hello, hello + bytes(2000), b""):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as plain:
+            plain.sendall(first)
+            with contextlib.suppress(ConnectionResetError):
+                while plain.recv(1 << 16):
+                    pass
+    server.until(lambda: server.engine.counters()["connections"] == 0)
+    links = Links(False)
+    id = links.engine.open(server.address, BIDI, tls=st.ClientTls(ca.cert))
+    links.until(lambda: id in links.accepted)
+    links.engine.close()
 
 
 def test_what_is_no_certificate(own: Pair) -> None:

@@ -82,7 +82,7 @@ class _IoThread:
     def run(self, model: Model) -> None:
         """Answer batches until the replica is told to stop; called on the main thread."""
         serving = self._listening.result()
-        asyncio.run_coroutine_threadsafe(self._begin(serving, model), self._loop)
+        asyncio.run_coroutine_threadsafe(self._begin(serving, model), self._loop).result()
         serving.run(Execution(model))
 
     async def _begin(self, serving: Serving, model: Model) -> None:

@@ -9,6 +9,7 @@ model costs by way of `loop_serving`.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,7 +22,7 @@ from skysail_common.errors import SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc import reflection
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
-from skysail_common.rpc.native_server import NativeServer
+from skysail_common.rpc.native_server import NativeServer, flush_one_by_one
 from skysail_common.rpc.statuses import as_skysail_error, trailers_of
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
@@ -36,6 +37,8 @@ from skysail_model_server.serving import (
     with_backlog,
 )
 from skysail_protos.v1 import model_server_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 _STOP_GRACE_S = 1.0
 _FOR_EVER_MS = -1
@@ -67,6 +70,7 @@ class DirectServing:
         self._server = NativeServer(
             self._engine,
             lambda: self._engine.counters()["unsent_bytes"],
+            lambda: None,
             [SERVICE],
             unary=[DESCRIBE],
             streams=[PREDICT_BATCHES, reflection.PATH],
@@ -103,6 +107,7 @@ class DirectServing:
                 self._flush()
             while self._waiting:
                 self._answer(self._waiting.popleft(), execution)
+                self._flush()
             for stream_id in self._streams:
                 self._end(stream_id)
             self._flush()
@@ -195,5 +200,10 @@ class DirectServing:
         replies, self._replies = self._replies, []
         messages, self._messages = self._messages, []
         acknowledged, self._acknowledged = self._acknowledged, []
-        if replies or messages or acknowledged:
+        if not (replies or messages or acknowledged):
+            return
+        try:
             self._engine.flush(replies, messages, acknowledged)
+        except (TypeError, ValueError):
+            log.exception("an answer cannot be sent by a mistake of ours")
+            flush_one_by_one(self._engine, replies, messages, acknowledged)

@@ -46,4 +46,5 @@ class ModelServerSettings(ServiceSettings):
     """Longest time to fetch the artifact, retries included."""
 
     max_queued_batches: int = Field(64, ge=1)
-    """Batches of one stream that may wait; the stream is not read beyond."""
+    """Batches of one stream that may wait, on grpc.aio; the stream is not read beyond. On the native
+    transport it is 1 MiB of batches."""

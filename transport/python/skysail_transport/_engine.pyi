@@ -268,7 +268,10 @@ class Engine:
         """
 
     def wake(self) -> None:
-        """Have a `take` that waits on another thread return; with its own thread only."""
+        """Have the `take` that waits on another thread, or the next one, return at once.
+
+        Of an engine with its own thread only.
+        """
 
     def flush(
         self,
@@ -288,6 +291,7 @@ class Engine:
         Raises:
             TypeError: a tuple is not of the form; then nothing of the three was done.
             ValueError: trailers cannot be sent; likewise.
+            OSError: the engine has failed.
         """
 
     def accept(self, id: int) -> None:

@@ -10,6 +10,9 @@ use crate::grpc::frame::{Framed, Message};
 use crate::grpc::health::{SERVICE_UNKNOWN, read_service, write_status};
 use crate::grpc::status::{Status, code};
 
+/// A name is kept for as long as it is watched: large ones would be memory that no bound counts.
+const MAX_REQUEST_BYTES: usize = 1024;
+
 /// The table, and who watches it.
 #[derive(Default)]
 pub struct Health {
@@ -89,6 +92,9 @@ impl Engine {
     }
 
     fn service_of(&self, message: &Message) -> Result<String, Status> {
+        if message.len() > MAX_REQUEST_BYTES {
+            return Err(Status::new(code::INVALID_ARGUMENT, "the name of the service is too long"));
+        }
         let bytes = message.chunks().concat();
         read_service(&bytes)
             .map(str::to_owned)

@@ -90,7 +90,8 @@ impl Engine {
         if let Some(connection) = self.connections.try_remove(index as usize)
             && let Some(io) = &connection.io
         {
-            let socket = io.lock();
+            let mut socket = io.lock();
+            socket.discard_unread();
             self.counters.bytes_in += socket.bytes_in;
             self.counters.bytes_out += socket.bytes_out;
         }

@@ -3,7 +3,7 @@
 //! ```text
 //! core ── the engine and its turn: readiness ─► connections ─► calls ─► events
 //! ├─ driving      one connection's and one call's part of a turn
-//! ├─ serving      listeners, accepted connections, requests
+//! ├─ serving      listeners, accepted connections, requests (http_failure: those that are none)
 //! ├─ linking      our connections, each with one stream
 //! ├─ answering    what the application says
 //! ├─ checking     grpc.health.v1 from a table
@@ -21,6 +21,7 @@ mod counters;
 mod driving;
 mod ending;
 mod event;
+mod http_failure;
 mod limits;
 mod linking;
 mod payload;

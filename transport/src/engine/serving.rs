@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use h2::server::SendResponse;
 use h2::{RecvStream, client, server};
-use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request};
 
 use super::calls::{Call, Role};
 use super::connection::{Builders, Connection, Stage};
 use super::core::Engine;
 use super::driving::untaken;
 use super::event::Event;
+use super::http_failure::HttpFailure;
 use super::limits::Limits;
 use super::payload::{Gauge, Payload};
 use super::receiving::Receiving;
@@ -182,16 +182,13 @@ impl Engine {
     pub(super) fn on_request(
         &mut self,
         index: u32,
-        (request, mut respond): (Request<RecvStream>, SendResponse<Payload>),
+        (request, respond): (Request<RecvStream>, SendResponse<Payload>),
     ) {
         let (parts, body) = request.into_parts();
-        if let Some(status) = http_failure(&parts) {
-            let mut response = Response::new(());
-            *response.status_mut() = status;
-            let _ = respond.send_response(response, true);
-            return;
-        }
         let connection = &self.connections[index as usize];
+        if let Some(failure) = HttpFailure::of(&parts) {
+            return failure.answer(respond, &parts, &connection.unsent);
+        }
         let path = parts.uri.path();
         let route = match connection.routes.get(path).copied() {
             Some(route) => route,
@@ -281,16 +278,4 @@ pub fn failure_headers(status: &Status) -> http::HeaderMap {
         headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
     }
     headers
-}
-
-// What HTTP says to a request that is not gRPC at all.
-fn http_failure(parts: &Parts) -> Option<StatusCode> {
-    if parts.method != Method::POST {
-        return Some(StatusCode::METHOD_NOT_ALLOWED);
-    }
-    let kind = parts.headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    match kind.strip_prefix(b"application/grpc") {
-        Some(b"" | [b'+' | b';', ..]) => None,
-        _ => Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
-    }
 }

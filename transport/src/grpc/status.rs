@@ -16,6 +16,7 @@ pub mod code {
     pub const OK: u32 = 0;
     pub const CANCELLED: u32 = 1;
     pub const UNKNOWN: u32 = 2;
+    pub const INVALID_ARGUMENT: u32 = 3;
     pub const DEADLINE_EXCEEDED: u32 = 4;
     pub const NOT_FOUND: u32 = 5;
     pub const PERMISSION_DENIED: u32 = 7;

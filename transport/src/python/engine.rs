@@ -25,6 +25,8 @@ struct State {
     // Of an engine with its own thread: readable while there is something to take.
     bell: Option<Arc<Bell>>,
     is_rung: bool,
+    // Whether Python was told to wake since it last took.
+    is_woken: bool,
 }
 
 impl State {
@@ -112,9 +114,13 @@ impl PyEngine {
     fn take_now(&self) -> io::Result<Vec<Event>> {
         if self.shared.is_poisoned() {
             drop(lock(&self.shared));
-            return Err(io::Error::other("the engine has failed by a mistake of its own"));
+            return Err(has_failed());
         }
         lock(&self.shared).as_mut().map_or_else(|| Ok(Vec::new()), State::take)
+    }
+
+    fn take_woken(&self) -> bool {
+        lock(&self.shared).as_mut().is_some_and(|state| std::mem::take(&mut state.is_woken))
     }
 
     // Waits until there is something to take, without the interpreter and without the lock.
@@ -153,7 +159,7 @@ impl PyEngine {
         let bell = if has_own_thread { Some(Arc::new(Bell::new()?)) } else { None };
         let fd = bell.as_ref().map_or(engine.raw_fd(), |bell| bell.as_fd().as_raw_fd());
         let dropped = Dropped::ringing(bell.as_ref());
-        let state = State { engine, bell: bell.clone(), is_rung: false };
+        let state = State { engine, bell: bell.clone(), is_rung: false, is_woken: false };
         let shared = Arc::new(Mutex::new(Some(state)));
         let thread = match bell {
             Some(bell) => {
@@ -231,9 +237,10 @@ impl PyEngine {
     #[pyo3(signature = (timeout_ms = 0))]
     fn take<'py>(&self, py: Python<'py>, timeout_ms: i64) -> PyResult<Batch<'py>> {
         let mut events = self.take_now().map_err(to_error)?;
-        if events.is_empty() && timeout_ms != 0 {
+        if events.is_empty() && !self.take_woken() && timeout_ms != 0 {
             self.wait(py, u64::try_from(timeout_ms).ok().map(Duration::from_millis));
             events = self.take_now().map_err(to_error)?;
+            self.take_woken();
         }
         self.dropped.clear(py);
         let paths = unpoisoned(&self.paths).clone();
@@ -241,7 +248,8 @@ impl PyEngine {
     }
 
     fn wake(&self) {
-        if let Some(State { bell: Some(bell), .. }) = lock(&self.shared).as_ref() {
+        if let Some(State { bell: Some(bell), is_woken, .. }) = lock(&self.shared).as_mut() {
+            *is_woken = true;
             bell.ring();
         }
     }
@@ -254,6 +262,9 @@ impl PyEngine {
         messages: Option<&Bound<'_, PyAny>>,
         acknowledged: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        if self.shared.is_poisoned() {
+            return Err(to_error(has_failed()));
+        }
         let mut to_end = Vec::with_capacity(replies.len().unwrap_or(0));
         for item in replies.try_iter()? {
             to_end.push(to_reply(&item?, &self.dropped)?);
@@ -340,6 +351,10 @@ impl Drop for PyEngine {
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn has_failed() -> io::Error {
+    io::Error::other("the engine has failed by a mistake of its own")
 }
 
 fn closed() -> PyErr {

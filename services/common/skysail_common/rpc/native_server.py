@@ -2,15 +2,34 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from skysail_transport import Engine
 
 from skysail_common.clock import MONOTONIC
+from skysail_common.errors import Status
 from skysail_common.sockets import cannot_listen
 
 _SERVING = 1
 _NOT_SERVING = 2
 _DRAIN_CHECK_S = 0.01
+
+
+def flush_one_by_one(
+    engine: Engine,
+    replies: Sequence[tuple[Any, ...]],
+    messages: Sequence[tuple[int, bytes]],
+    acknowledged: Sequence[tuple[int, int]],
+) -> None:
+    """Send what an engine refused to send together; what cannot be sent ends its call."""
+    engine.flush([], None, acknowledged)
+    for message in messages:
+        engine.flush([], [message])
+    for reply in replies:
+        try:
+            engine.flush([reply])
+        except (TypeError, ValueError):
+            engine.flush([(reply[0], int(Status.INTERNAL), "internal error", None, None)])
 
 
 class NativeServer:
@@ -20,6 +39,7 @@ class NativeServer:
         self,
         engine: Engine,
         num_open: Callable[[], int],
+        cut_off: Callable[[], None],
         services: Sequence[str],
         *,
         unary: Sequence[str],
@@ -31,6 +51,7 @@ class NativeServer:
         Args:
             engine: Serves.
             num_open: Tells how many calls of peers are not over, down to their sockets.
+            cut_off: Ends what is not over when the time to stop is.
             services: Full names of the services, for health.
             unary: Paths of unary calls.
             streams: Paths of streams.
@@ -38,10 +59,12 @@ class NativeServer:
         """
         self._engine = engine
         self._num_open = num_open
+        self._cut_off = cut_off
         self._services = services
         self._unary = unary
         self._streams = streams
         self._shares_port = shares_port
+        self._is_stopping = False
 
     def bind(self, address: str) -> int:
         """Take an address and return the port (see `rpc.contract.Server`)."""
@@ -61,16 +84,18 @@ class NativeServer:
         """Begin to answer calls."""
 
     async def set_serving(self, is_serving: bool) -> None:
-        """Say by health whether the services take calls."""
-        status = _SERVING if is_serving else _NOT_SERVING
+        """Say by health whether the services take calls; never again once it stops."""
+        status = _SERVING if is_serving and not self._is_stopping else _NOT_SERVING
         for name in ("", *self._services):
             self._engine.set_health(name, status)
 
     async def stop(self, grace_s: float) -> None:
         """Accept no call any more and let those under way end."""
+        self._is_stopping = True
         await self.set_serving(False)
         self._engine.drain()
         until = MONOTONIC() + grace_s
         # No event tells the end of a drain, and nothing else waits for it.
         while MONOTONIC() < until and self._num_open():  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_CHECK_S)
+        self._cut_off()

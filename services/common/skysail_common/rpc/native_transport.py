@@ -29,7 +29,7 @@ from skysail_common.rpc.contract import (
     UnaryHandler,
 )
 from skysail_common.rpc.native_calls import NativeCall, NativeLink, NativeStream
-from skysail_common.rpc.native_server import NativeServer
+from skysail_common.rpc.native_server import NativeServer, flush_one_by_one
 from skysail_common.rpc.reflection import reflection_streams
 from skysail_common.rpc.statuses import as_skysail_error, trailers_of
 
@@ -40,9 +40,20 @@ _LONGEST_TURN_S = 0.002
 """Calls that are not handled within it wait for the next turn of the loop."""
 _LONGEST_WAIT = 0.4
 """Part of its time that a call may wait to be handled."""
+_TRY_AGAIN_S = 0.1
 _MAX_TAKEN = 20_000
 """Calls that may wait to be handled."""
 _CLOCK_EVERY = 16
+
+
+def _turned_away() -> tuple[int, str, Metadata, None]:
+    """Return how a call is refused at the least cost."""
+    error = Overloaded("the server gets more calls than it can handle; try again later")
+    error.backlog = Backlog("ingress", 0, _TRY_AGAIN_S)
+    return int(error.status), error.message, trailers_of(error), None
+
+
+_TURNED_AWAY = _turned_away()
 
 
 class NativeTransport:
@@ -100,14 +111,16 @@ class NativeTransport:
         shares_port: bool = False,
     ) -> Server:
         """Return a server (see `rpc.contract.Transport`)."""
+        streams = {**streams, **reflection_streams(services)}
         self._unary.update(unary)
-        self._handlers.update({**streams, **reflection_streams(services)})
+        self._handlers.update(streams)
         return NativeServer(
             self._engine,
             self._num_open,
+            self._cut_off,
             services,
             unary=list(unary),
-            streams=[*streams, *reflection_streams(services)],
+            streams=list(streams),
             shares_port=shares_port,
         )
 
@@ -123,6 +136,18 @@ class NativeTransport:
     def _num_open(self) -> int:
         counters = self._engine.counters()
         return counters["open_calls"] - len(self._links) + (counters["unsent_bytes"] > 0)
+
+    def _cut_off(self) -> None:
+        """End every call and stream of peers that is not over."""
+        error = Unavailable("the server stops")
+        end = (error.status, error.message, trailers_of(error), None)
+        for call_id, callback in list(self._cancels.items()):
+            callback()
+            self.end(call_id, *end)
+        for stream_id, serving in list(self._serving.items()):
+            serving.cancel()
+            self.end(stream_id, *end)
+        self._flush()
 
     def close(self) -> None:
         """Close every listener, connection and link."""
@@ -155,10 +180,7 @@ class NativeTransport:
         try:
             calls, events = self._engine.take()
         except OSError as error:
-            # Nothing can be served any more; whoever keeps this process running starts another.
-            log.critical("the transport failed", exc_info=error)
-            self._loop.remove_reader(self._engine.fileno())
-            raise SystemExit(1) from error
+            raise self._failed(error) from error
         if calls:
             self._taken.append((self._clock(), iter(calls)))
             self._num_taken += len(calls)
@@ -185,9 +207,10 @@ class NativeTransport:
                 number += 1
                 if not number % _CLOCK_EVERY:
                     now = self._clock()
-                if has_waited and self._is_turned_away(call, taken_at, now):
-                    continue
-                self._handle_call(*call)
+                if self._gone and call[0] in self._gone:
+                    self._gone.discard(call[0])
+                elif not (has_waited and self._is_turned_away(call, taken_at, now)):
+                    self._handle_call(*call)
                 if now > end:
                     # What came in the meantime has its turn, and batches leave.
                     self._num_taken -= number
@@ -217,21 +240,24 @@ class NativeTransport:
         More comes in than this process can look at: without it all would be late.
         """
         call_id, deadline = call[0], call[3]
-        if call_id in self._gone:
-            return True
         is_late = deadline is not None and now - taken_at > _LONGEST_WAIT * (deadline - taken_at)
         if not is_late and self._num_taken < _MAX_TAKEN:
             return False
-        error = Overloaded("the server gets more calls than it can handle; try again later")
-        error.backlog = Backlog("ingress", self._num_taken, now - taken_at)
-        self.end(call_id, error.status, error.message, trailers_of(error), None)
+        self.end(call_id, *_TURNED_AWAY)
         self._num_turned_away += 1
         return True
 
     def _opened(self, stream_id: int, path: str, deadline: float | None, headers: Any) -> None:
         until = NEVER if deadline is None else deadline
         stream = self._streams[stream_id] = NativeStream(self, stream_id, path, until, headers)
-        self._serving[stream_id] = self._tasks.start(self._serve(stream_id, stream), "stream")
+        serving = self._tasks.start(self._serve(stream_id, stream), "stream")
+        self._serving[stream_id] = serving
+        # Not in the task: one that is cancelled before it begins never runs.
+        serving.add_done_callback(lambda _: self._forget(stream_id))
+
+    def _forget(self, stream_id: int) -> None:
+        self._streams.pop(stream_id, None)
+        self._serving.pop(stream_id, None)
 
     async def _serve(self, stream_id: int, stream: NativeStream) -> None:
         try:
@@ -241,9 +267,6 @@ class NativeTransport:
             self.end(stream_id, told.status, told.message, trailers_of(told), None)
         else:
             self.end(stream_id, 0, "", (), None)
-        finally:
-            self._streams.pop(stream_id, None)
-            self._serving.pop(stream_id, None)
 
     def _received(self, stream_id: int, message: bytes) -> None:
         link = self._links.get(stream_id)
@@ -262,6 +285,7 @@ class NativeTransport:
         elif (serving := self._serving.get(call_id)) is not None:
             serving.cancel()
         elif self._taken:
+            # Not handled yet, or answered; the ids of both go when all is handled.
             self._gone.add(call_id)
 
     def _writable(self, stream_id: int) -> None:
@@ -332,4 +356,16 @@ class NativeTransport:
         replies, self._replies = self._replies, []
         messages, self._messages = self._messages, []
         acknowledged, self._acknowledged = self._acknowledged, []
-        self._engine.flush(replies, messages, acknowledged)
+        try:
+            self._engine.flush(replies, messages, acknowledged)
+        except OSError as error:
+            raise self._failed(error) from error
+        except (TypeError, ValueError):
+            # Nothing of it was done: what cannot be sent ends its own call only.
+            log.exception("an answer cannot be sent by a mistake of ours")
+            flush_one_by_one(self._engine, replies, messages, acknowledged)
+
+    def _failed(self, error: OSError) -> SystemExit:
+        """Nothing can be served any more; whoever keeps this process running starts another."""
+        log.critical("the transport failed", exc_info=error)
+        return SystemExit(1)

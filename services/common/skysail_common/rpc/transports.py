@@ -1,6 +1,6 @@
 """Which transport carries the query path."""
 
-import importlib.util
+import importlib
 import logging
 from typing import Literal
 
@@ -24,15 +24,25 @@ def uses_native(name: TransportName) -> bool:
     Raises:
         FailedPrecondition: it is asked for by name and not installed.
     """
-    is_installed = importlib.util.find_spec("skysail_transport") is not None
-    if name == "native" and not is_installed:
+    problem = "" if name == "grpc" else _problem_with_native()
+    if name == "native" and problem:
         raise FailedPrecondition(
-            f"{VARIABLE}=native needs the package skysail-transport, which is not installed here; "
-            "`make transport` builds it, and `auto` does without it"
+            f"{VARIABLE}=native needs the package skysail-transport: {problem}; `make transport` "
+            "builds it, and `auto` does without it"
         )
-    is_native = name != "grpc" and is_installed
-    log.info("transport", extra={"transport": "native" if is_native else "grpc", "setting": name})
+    is_native = name != "grpc" and not problem
+    extra = {"transport": "native" if is_native else "grpc", "setting": name}
+    log.info("transport", extra=extra | ({"native": problem} if problem else {}))
     return is_native
+
+
+def _problem_with_native() -> str:
+    """Return why the native transport cannot be used here; nothing if it can."""
+    try:
+        importlib.import_module("skysail_transport")
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def open_transport(name: TransportName, max_message_bytes: int) -> Transport:

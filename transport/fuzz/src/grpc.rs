@@ -1,0 +1,139 @@
+//! Messages, metadata, timeouts and texts of gRPC, without a socket.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use transport::grpc::compression::{Encoding, accepts_gzip, gunzip};
+use transport::grpc::frame::{Assembler, Framed, Message};
+use transport::grpc::metadata::{Value, decode, encode};
+use transport::grpc::status::{Status, percent_decode, percent_encode};
+use transport::grpc::{health, timeout};
+
+const MAX_BYTES: usize = 4096;
+
+/// The first byte chooses what the others are.
+pub fn check(input: &[u8]) {
+    let Some((&kind, rest)) = input.split_first() else { return };
+    match kind % 6 {
+        0 => check_messages(rest),
+        1 => check_gzip(rest),
+        2 => check_timeout(rest),
+        3 => check_metadata(rest),
+        4 => check_texts(rest),
+        _ => check_small(rest),
+    }
+}
+
+// The messages of a body and whether it ended in an error, cut into pieces of the sizes given.
+fn assemble(body: &[u8], sizes: &[u8], encoding: Encoding) -> (Vec<Vec<u8>>, bool, bool) {
+    let mut assembler = Assembler::default();
+    let mut found = Vec::new();
+    let mut rest = body;
+    let mut sizes = sizes.iter().cycle();
+    while !rest.is_empty() {
+        let size = sizes.next().map_or(rest.len(), |&size| usize::from(size) * 16 + 1);
+        let (piece, others) = rest.split_at(size.min(rest.len()));
+        rest = others;
+        assembler.push(Bytes::copy_from_slice(piece));
+        loop {
+            match assembler.next(encoding, MAX_BYTES) {
+                Ok(Some(message)) => {
+                    assert!(message.len() <= MAX_BYTES);
+                    assert_eq!(message.is_empty(), message.chunks().concat().is_empty());
+                    found.push(message.chunks().concat());
+                }
+                Ok(None) => break,
+                Err(_) => return (found, true, false),
+            }
+        }
+        assert!(assembler.num_bytes() <= MAX_BYTES + piece.len());
+    }
+    (found, false, assembler.is_between_messages())
+}
+
+fn check_messages(input: &[u8]) {
+    let Some((&count, rest)) = input.split_first() else { return };
+    let count = usize::from(count & 7).min(rest.len());
+    let (sizes, body) = rest.split_at(count);
+    for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Unknown] {
+        let whole = assemble(body, &[], encoding);
+        assert_eq!(whole, assemble(body, sizes, encoding));
+        assert_eq!(whole, assemble(body, &[0], encoding));
+    }
+    if body.len() <= MAX_BYTES {
+        let framed = Framed::shared(Bytes::copy_from_slice(body));
+        for (framed, encoding) in
+            [(framed.compressed(), Encoding::Gzip), (framed, Encoding::Identity)]
+        {
+            let mut sent = framed.head.to_vec();
+            sent.extend_from_slice(framed.body.as_deref().unwrap_or(b""));
+            assert_eq!(sent.len(), framed.num_bytes());
+            // Bytes that do not compress grow a little.
+            if sent.len() <= MAX_BYTES {
+                assert_eq!(assemble(&sent, sizes, encoding), (vec![body.to_vec()], false, true));
+            }
+        }
+    }
+}
+
+fn check_gzip(input: &[u8]) {
+    let whole = gunzip(&Message::One(Bytes::copy_from_slice(input)), MAX_BYTES);
+    let pieces = input.chunks(3).map(Bytes::copy_from_slice).collect();
+    let cut = gunzip(&Message::Many(pieces), MAX_BYTES);
+    assert_eq!(whole, cut);
+    assert!(whole.map_or(0, |plain| plain.len()) <= MAX_BYTES);
+}
+
+fn check_timeout(input: &[u8]) {
+    let is_form = matches!(input, [digits @ .., b'H' | b'M' | b'S' | b'm' | b'u' | b'n']
+        if (1..=8).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit));
+    assert_eq!(timeout::parse(input).is_some(), is_form);
+}
+
+fn check_metadata(input: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for pair in input.split(|&byte| byte == b'\n') {
+        let (key, value) = pair.split_at(pair.len().min(6));
+        if let Ok(text) = std::str::from_utf8(key)
+            && let Ok((name, header)) = encode(text, value)
+        {
+            let mut sent = HeaderMap::new();
+            sent.insert(name, header);
+            let expected = if text.ends_with("-bin") {
+                Value::Binary(value.to_vec())
+            } else {
+                Value::Text(String::from_utf8(value.to_vec()).expect("ASCII"))
+            };
+            assert_eq!(decode(&sent), [(text, expected)]);
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(key), HeaderValue::from_bytes(value))
+        {
+            headers.append(name, value);
+        }
+    }
+    decode(&headers);
+}
+
+fn check_texts(input: &[u8]) {
+    percent_decode(input);
+    let text = String::from_utf8_lossy(input);
+    let value = percent_encode(&text);
+    assert_eq!(percent_decode(value.as_bytes()), text.as_bytes());
+    let mut headers = HeaderMap::new();
+    for name in ["grpc-status", "grpc-message"] {
+        if let Ok(value) = HeaderValue::from_bytes(input) {
+            headers.insert(name, value);
+        }
+    }
+    if let Some(status) = Status::read(&headers) {
+        let again = Status::read(&status.to_headers()).expect("there is one");
+        assert_eq!(again, status);
+    }
+}
+
+fn check_small(input: &[u8]) {
+    accepts_gzip(input);
+    let _ = Encoding::of(Some(input));
+    if let Some(service) = health::read_service(input) {
+        assert!(service.len() <= input.len());
+    }
+}

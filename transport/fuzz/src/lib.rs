@@ -1,0 +1,10 @@
+//! What must hold whatever a peer sends: the targets' properties.
+//!
+//! `make fuzz` in the folder above runs all targets for a bounded time, on stable Rust. With
+//! cargo-fuzz and a nightly toolchain, `cargo +nightly fuzz run server` adds the address sanitizer.
+
+pub mod grpc;
+pub mod link;
+mod live;
+mod script;
+pub mod server;

@@ -1,0 +1,134 @@
+//! An engine that lives from input to input, so that what one of them leaves behind is seen.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use transport::engine::{Engine, Event, Limits, Reply};
+use transport::grpc::frame::{Framed, Message};
+use transport::grpc::status::Status;
+
+use crate::script::{Script, Step, frame};
+
+/// Turns after which nothing of a peer that has gone may be left.
+const MAX_TURNS: usize = 50;
+
+/// The engine under test.
+pub struct Live {
+    pub engine: Engine,
+}
+
+impl Live {
+    /// With bounds so low that inputs reach them.
+    pub fn new() -> Self {
+        let limits = Limits {
+            max_message_bytes: 40 << 10,
+            max_link_message_bytes: 40 << 10,
+            max_streams: 20,
+            max_unsent_bytes: 64 << 10,
+            max_untaken_bytes: 128 << 10,
+            stream_high_bytes: 16 << 10,
+            stream_window: 64 << 10,
+            gzip_from_bytes: 100,
+            ..Limits::default()
+        };
+        Self { engine: Engine::new(limits).expect("an engine") }
+    }
+
+    /// A path of this process for a socket.
+    pub fn socket_path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("skysail-fuzz-{name}-{}", std::process::id()))
+    }
+
+    /// Has the peer do all it does, and takes turns.
+    pub fn run(&mut self, peer: &mut UnixStream, script: Script<'_>) {
+        peer.set_nonblocking(true).expect("a socket");
+        for step in script {
+            match step {
+                Step::Send(bytes) => send(peer, &bytes),
+                Step::Turn => {
+                    self.turn();
+                    discard(peer);
+                }
+            }
+        }
+        for _ in 0..4 {
+            self.turn();
+            discard(peer);
+        }
+        send(peer, &frame(6, 0, 0, b"the last"));
+        self.turn();
+    }
+
+    /// One turn, in which every message is echoed.
+    pub fn turn(&mut self) {
+        self.engine.turn().expect("the poller works");
+        for event in self.engine.take_events() {
+            match event {
+                Event::Call { id, message, .. } => self.end(id, Some(echo(&message))),
+                Event::Opened { id, path, .. } => {
+                    if path % 2 == 0 {
+                        self.engine.accept_stream(id);
+                    }
+                }
+                Event::Message(id, message) => {
+                    self.engine.acknowledge(id, message.len());
+                    self.engine.send(id, echo(&message));
+                    self.engine.num_unsent(id);
+                }
+                Event::HalfClosed(id) => self.end(id, None),
+                Event::Cancelled(..)
+                | Event::Accepted(..)
+                | Event::Closed(..)
+                | Event::Writable(_) => {}
+            }
+        }
+        self.engine.drive();
+    }
+
+    fn end(&mut self, id: u64, message: Option<Framed>) {
+        let status = Status::new(0, "");
+        self.engine.reply(Reply { id, status, trailers: None, message });
+    }
+
+    /// Turns until nothing is left; fails if something stays.
+    pub fn assert_empty(&mut self) {
+        for _ in 0..MAX_TURNS {
+            let counters = self.engine.counters();
+            let left = [
+                counters.connections,
+                counters.open_calls,
+                counters.unsent_bytes,
+                counters.untaken_bytes,
+            ];
+            if left == [0; 4] {
+                return;
+            }
+            self.turn();
+        }
+        let left: Vec<_> =
+            self.engine.counters().named().into_iter().filter(|&(_, count)| count > 0).collect();
+        panic!("something is left: {left:?}");
+    }
+}
+
+fn echo(message: &Message) -> Framed {
+    Framed::shared(message.chunks().concat().into())
+}
+
+/// Sends what the socket takes; the peer may have been closed for what it sent before.
+pub fn send(peer: &mut UnixStream, bytes: &[u8]) {
+    let _ = peer.write(bytes);
+}
+
+/// Takes what has come, and whether the engine has closed the connection.
+pub fn discard(peer: &mut UnixStream) -> bool {
+    let mut sink = [0; 64 << 10];
+    loop {
+        match peer.read(&mut sink) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+}
