@@ -491,3 +491,96 @@ async def test_a_server_that_stops_answers_what_is_under_way(transport):
         calls[0].reply(b"last")
         assert await answer == b"last"
         await asyncio.wait_for(stopping, WAIT_S)
+
+
+async def test_what_is_not_over_when_the_time_to_stop_is_ends(transport):
+    arrived, cancelled, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def handler(call: Call) -> None:
+        call.on_cancel(cancelled.set)
+        arrived.set()
+
+    async def endless(stream: Stream) -> None:
+        await stream.accept()
+        try:
+            async for _ in stream:
+                pass
+        finally:
+            ended.set()
+
+    async with serving(transport, handler, endless) as (server, endpoint):
+        async with calling(endpoint) as channel:
+            answer = asyncio.ensure_future(unary_call(channel)(b"", timeout=WAIT_S))
+            stream = channel.stream_stream(STREAM)(timeout=WAIT_S)
+            await asyncio.wait_for(stream.initial_metadata(), WAIT_S)
+            await asyncio.wait_for(arrived.wait(), WAIT_S)
+            await asyncio.wait_for(server.stop(0.1), WAIT_S)
+            assert (await failure(answer)).code() is grpc.StatusCode.UNAVAILABLE
+            await asyncio.wait_for(cancelled.wait(), WAIT_S)
+            await asyncio.wait_for(ended.wait(), WAIT_S)
+
+
+# What only the native transport has to take care of.
+
+
+@pytest.fixture
+async def native() -> AsyncIterator[Any]:
+    module = pytest.importorskip(
+        "skysail_common.rpc.native_transport", reason="native transport is not installed"
+    )
+    transport = module.NativeTransport(LIMIT_BYTES)
+    yield transport
+    transport.close()
+
+
+async def test_an_answer_that_cannot_be_sent_ends_its_own_call_only(native, caplog):
+    def handler(call: Call) -> None:
+        if call.message == b"bad":
+            call.reply(b"", [("k", "no ascii: é")])
+        else:
+            call.reply(call.message)
+
+    async with serving(native, handler) as (_, endpoint), calling(endpoint) as channel:
+        call = unary_call(channel)
+        asked = [call(each, timeout=WAIT_S) for each in [b"1", b"bad", b"2", b"3"]]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [answers[0], *answers[2:]] == [b"1", b"2", b"3"]
+    assert isinstance(answers[1], grpc.aio.AioRpcError)
+    assert answers[1].code() is grpc.StatusCode.INTERNAL
+    assert "cannot be sent" in caplog.text
+
+
+async def test_streams_that_end_before_they_are_served_leave_nothing(native):
+    async with serving(native, echo, echo_stream) as (_, endpoint), calling(endpoint) as channel:
+        for _ in range(20):
+            stream = channel.stream_stream(STREAM)(timeout=WAIT_S)
+            await stream.write(b"a")
+            stream.cancel()
+        assert await unary_call(channel)(b"after", timeout=WAIT_S) == b"after"
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if not native.counters()["open_calls"]:
+                break
+        assert not native._streams
+        assert not native._serving
+
+
+async def test_calls_that_were_cancelled_before_they_are_handled_are_not(native):
+    handled = 0
+
+    def handler(call: Call) -> None:
+        nonlocal handled
+        handled += 1
+
+    async with serving(native, handler) as (_, endpoint), calling(endpoint) as channel:
+        # What comes in one turn: calls, and that they are over.
+        ids = range(1_000_000, 1_000_010)
+        native._taken.append((0.0, iter([(each, UNARY, b"", None, None) for each in ids])))
+        native._num_taken = len(ids)
+        for each in ids[:9]:
+            native._cancelled(each, "gone")
+        native._handle_calls()
+        assert handled == 1
+        assert not native._gone
+        native._cancels.clear()
+        assert channel is not None

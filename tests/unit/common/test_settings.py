@@ -196,7 +196,9 @@ def test_management_takes_the_store_by_the_name_that_all_share(monkeypatch):
 def test_replicas_inherit_the_environment_without_our_settings(monkeypatch):
     monkeypatch.setenv("SKYSAIL_MANAGEMENT_PORT", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    # One for the whole cluster.
+    monkeypatch.setenv("SKYSAIL_TRANSPORT", "grpc")
     settings = read_settings(ManagementSettings, "skysail-management", ["--data-dir", "/srv"])
     inherited = settings.inherited_environment()
     assert inherited["OMP_NUM_THREADS"] == "2"
-    assert not any(name.startswith("SKYSAIL_") for name in inherited)
+    assert [name for name in inherited if name.startswith("SKYSAIL_")] == ["SKYSAIL_TRANSPORT"]
