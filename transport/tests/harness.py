@@ -181,8 +181,17 @@ def message(payload: bytes, flag: int = 0) -> bytes:
     return bytes([flag]) + struct.pack(">I", len(payload)) + payload
 
 
-def frames_of(data: bytes) -> list[tuple[int, int, int, bytes]]:
-    """Return kind, flags, stream and payload of the whole frames in some bytes."""
+Frame: TypeAlias = tuple[int, int, int, bytes]
+"""Kind, flags, stream and payload."""
+
+
+def ends_stream(frame: Frame) -> bool:
+    kind, flags, _, _ = frame
+    return kind in (DATA, HEADERS) and bool(flags & 1)
+
+
+def frames_of(data: bytes) -> list[Frame]:
+    """Return the frames in some bytes; the last may be cut."""
     frames, at = [], 0
     while at + 9 <= len(data):
         size = int.from_bytes(data[at : at + 3], "big")
@@ -227,13 +236,17 @@ class Raw:
     def call(self, stream: int, payload: bytes, path: str = ECHO) -> bool:
         return self.send(frame(HEADERS, 4, stream, headers(path)) + frame(DATA, 1, stream, payload))
 
-    def read(self, seconds: float = 0.5) -> tuple[list[tuple[int, int, int, bytes]], bool]:
-        """Return the frames that came, and whether the server closed the connection."""
+    def read(
+        self, seconds: float = 0.5, last: Callable[[Frame], bool] = lambda frame: False
+    ) -> tuple[list[Frame], bool]:
+        """Return the frames that came up to a last one, and whether the server closed."""
         data, is_closed = b"", False
         self.socket.settimeout(seconds)
         try:
             while part := self.socket.recv(1 << 16):
                 data += part
+                if any(last(frame) for frame in frames_of(data)):
+                    return frames_of(data), False
             is_closed = True
         except TimeoutError:
             pass
@@ -241,10 +254,18 @@ class Raw:
             is_closed = True
         return frames_of(data), is_closed
 
+    def status(self, seconds: float = 5.0) -> str:
+        """Return the first status that comes."""
+        return self._statuses(self.read(seconds, ends_stream)[0])[0]
+
     def statuses(self, seconds: float = 0.5) -> list[str]:
         """Return the values of grpc-status that come, and RST for resets."""
+        return self._statuses(self.read(seconds)[0])
+
+    @staticmethod
+    def _statuses(frames: list[Frame]) -> list[str]:
         decoder, found = Decoder(), []
-        for kind, _, _, payload in self.read(seconds)[0]:
+        for kind, _, _, payload in frames:
             if kind == HEADERS:
                 fields = decoder.decode(payload)
                 found += [value for key, value in fields if key == "grpc-status"]
@@ -256,5 +277,5 @@ class Raw:
         self.socket.close()
 
 
-def goaway_codes(frames: list[tuple[int, int, int, bytes]]) -> list[int]:
+def goaway_codes(frames: list[Frame]) -> list[int]:
     return [int.from_bytes(payload[4:8], "big") for kind, _, _, payload in frames if kind == GOAWAY]

@@ -30,7 +30,7 @@ from harness import (
     message,
 )
 
-SECONDS = 2.0
+SECONDS = 1.0
 EXTRA = [(), (("grpc-timeout", "50m"),), (("grpc-encoding", "gzip"),), (("x-a-bin", "AA=,*"),)]
 
 
@@ -101,7 +101,7 @@ def test_random_peers(server: Server, seed: int) -> None:
             if chance.random() < 0.5:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             peer.close()
-    assert num_peers > 100
+    assert num_peers > 50
     server.until(lambda: server.engine.counters()["connections"] == 1)
     left = server.engine.counters()
     assert [left[key] for key in ("open_calls", "unsent_bytes", "untaken_bytes")] == [0, 0, 0]

@@ -14,6 +14,7 @@ from harness import (
     SETTINGS,
     Raw,
     Server,
+    ends_stream,
     frame,
     frames_of,
     goaway_codes,
@@ -29,7 +30,7 @@ def ask(server: Server, method: str, kind: str | None) -> tuple[dict[str, str], 
         fields.append(("content-type", kind))
     raw = Raw(server.port)
     raw.send(frame(HEADERS, 5, 1, Encoder().encode(fields)))
-    frames, is_closed = raw.read(0.3)
+    frames, is_closed = raw.read(5, ends_stream)
     assert not is_closed
     raw.close()
     [block] = [payload for kind, _, _, payload in frames if kind == HEADERS]
@@ -92,7 +93,7 @@ def test_what_is_not_http_2(server: Server, first: bytes) -> None:
     server.until(lambda: server.engine.counters()["connections"] == 0)
     raw = Raw(server.port)
     raw.call(1, message(b"well"))
-    assert raw.statuses() == ["0"]
+    assert raw.status() == "0"
     raw.close()
 
 
