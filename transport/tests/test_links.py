@@ -257,3 +257,22 @@ def test_unix_sockets(serve: Callable[..., Server], links: Links, tmp_path: Path
         left_over.bind(f"{tmp_path}/echo")
     other.listen(address)
     other.close()
+
+
+def test_what_ends_with_its_message_is_not_counted_as_held(has_own_thread: bool) -> None:
+    server, client = st.Engine(), st.Engine(has_own_thread=has_own_thread)
+    port = server.listen("127.0.0.1:0", streams=["/a/b"])
+    for _ in range(5):
+        client.open(f"127.0.0.1:{port}", "/a/b")
+    num_closed, end = 0, time.monotonic() + 20
+    while num_closed < 5 and time.monotonic() < end:
+        for kind, id, *_ in server.take(10)[1]:
+            if kind == st.OPENED:
+                # Comes in parts, the last of which has the end of the stream behind it.
+                server.flush([(id, 0, "", None, b"x" * 300_000)])
+        num_closed += sum(kind == st.CLOSED for kind, *_ in client.take(10)[1])
+    assert num_closed == 5
+    client.take()
+    assert client.counters()["untaken_bytes"] == 0
+    server.close()
+    client.close()

@@ -47,6 +47,8 @@ pub struct Call {
     pub is_paused: bool,
     /// Its messages to us.
     pub receiving: Receiving,
+    /// Bytes of them that the engine counts as held and not delivered.
+    pub num_counted: usize,
     /// Its messages from us.
     pub sending: Sending,
 }

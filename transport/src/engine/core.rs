@@ -240,7 +240,8 @@ impl Engine {
 
     pub(super) fn remove_call(&mut self, slot: u32) -> Option<Call> {
         let call = self.calls.remove(slot)?;
-        self.partial_bytes -= call.receiving.num_bytes();
+        // Not what it holds now, which may have changed since it was counted.
+        self.partial_bytes -= call.num_counted;
         if let Some(connection) = self.connections.get_mut(call.connection as usize) {
             connection.calls.swap_remove(call.position);
             if let Some(&moved) = connection.calls.get(call.position) {

@@ -87,11 +87,11 @@ impl Engine {
     }
 
     fn advance_and_count(&mut self, slot: u32) -> Option<Ended> {
-        let before = self.calls.get(slot).map_or(0, |call| call.receiving.num_bytes());
         let ended = self.advance_call(slot);
         // A call that has ended was counted out when it was removed.
-        let after = self.calls.get(slot).map(|call| call.receiving.num_bytes());
-        if let Some(after) = after {
+        if let Some(call) = self.calls.get_mut(slot) {
+            let before = std::mem::replace(&mut call.num_counted, call.receiving.num_bytes());
+            let after = call.num_counted;
             self.partial_bytes = self.partial_bytes + after - before;
             if ended.is_none() && after > before && self.is_overfull() {
                 return Some(Ended::Broken(untaken()));

@@ -56,6 +56,7 @@ impl Engine {
             is_delivered: true,
             is_paused: false,
             receiving: Receiving::of_link(opening.acknowledges_itself),
+            num_counted: 0,
             sending: Sending::default(),
         });
         let id = self.calls.id(slot);

@@ -234,6 +234,7 @@ impl Engine {
             is_delivered: false,
             is_paused: false,
             receiving: Receiving::of_request(body, encoding),
+            num_counted: 0,
             sending: Sending::of_request(respond, gzip_from_bytes),
         });
         if let Some(deadline) = deadline {
