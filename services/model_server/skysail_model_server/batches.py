@@ -49,8 +49,11 @@ class BatchInputs:
         if not spec.variable_axes:
             num_rows = self._starts[-1]
             shape = (num_rows, *spec.shape[1:])
-            is_plain = spec.row_bytes is not None and spec.datatype is not DataType.BF16
-            if is_plain and len(data) == num_rows * (spec.row_bytes or 0):
+            if (
+                spec.row_bytes is not None
+                and spec.datatype is not DataType.BF16
+                and len(data) == num_rows * spec.row_bytes
+            ):
                 # The most frequent case, without what checks and decodes the others.
                 return np.frombuffer(data, spec.datatype.dtype).reshape(shape)
             return to_numpy(Tensor(spec.name, spec.datatype, shape, data))

@@ -9,36 +9,32 @@ model costs by way of `loop_serving`.
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import perf_counter_ns
-from typing import Any
 
 from skysail_transport import CANCELLED, HALF_CLOSED, MESSAGE, OPENED, Engine, Limits
 
-from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.errors import Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc import reflection
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
-from skysail_common.rpc.native_server import NativeServer, flush_one_by_one
-from skysail_common.rpc.statuses import as_skysail_error, trailers_of
+from skysail_common.rpc.native_outgoing import WELL, Outgoing, ending_of
+from skysail_common.rpc.native_server import NativeServer
+from skysail_common.rpc.statuses import as_skysail_error
 from skysail_model_server.execution import Execution
-from skysail_model_server.model import Model
 from skysail_model_server.serving import (
     DESCRIBE,
     PREDICT_BATCHES,
     SERVICE,
+    Serving,
     answer,
-    description,
     introduction,
     parse_batch,
     with_backlog,
 )
 from skysail_protos.v1 import model_server_pb2 as pb
-
-log = logging.getLogger(__name__)
 
 _STOP_GRACE_S = 1.0
 _FOR_EVER_MS = -1
@@ -56,18 +52,17 @@ class _Waiting:
         self.arrived_ns = perf_counter_ns()
 
 
-class DirectServing:
+class DirectServing(Serving):
     """Serves frontends by an engine that the main thread empties."""
 
     def __init__(self, replica_id: ReplicaId) -> None:
         """Listens nowhere yet."""
-        self._replica_id = replica_id
         limits = Limits(
             max_message_bytes=MAX_LINK_MESSAGE_BYTES, max_unsent_bytes=MAX_LINK_MESSAGE_BYTES
         )
         # User code may hold the interpreter for seconds, in which health must be answered.
         self._engine = Engine(limits, has_own_thread=True)
-        self._server = NativeServer(
+        server = NativeServer(
             self._engine,
             lambda: self._engine.counters()["unsent_bytes"],
             lambda: None,
@@ -75,27 +70,14 @@ class DirectServing:
             unary=[DESCRIBE],
             streams=[PREDICT_BATCHES, reflection.PATH],
         )
+        super().__init__(replica_id, server)
         self._reflect = reflection.reflector([SERVICE])
-        self._model: Model | None = None
-        self._is_draining = False
         self._streams: dict[int, Callable[[int, bytes], None]] = {}
         """What takes the messages of each open stream."""
         self._waiting: deque[_Waiting] = deque()
         self._backlog_us = 0
-        self._replies: list[tuple[Any, ...]] = []
-        self._messages: list[tuple[int, bytes]] = []
-        self._acknowledged: list[tuple[int, int]] = []
+        self._outgoing = Outgoing(self._engine)
         self._drained: Future[None] = Future()
-
-    async def start(self, address: str) -> None:
-        """Listen (see `Serving`)."""
-        self._server.bind(address)
-        await self._server.start()
-
-    async def begin(self, model: Model) -> None:
-        """Take batches (see `Serving`)."""
-        self._model = model
-        await self._server.set_serving(True)
 
     def run(self, execution: Execution) -> None:
         """Answer batches on the main thread (see `Serving`)."""
@@ -104,13 +86,13 @@ class DirectServing:
                 self._take(0 if self._waiting else _FOR_EVER_MS)
                 if self._waiting:
                     self._answer(self._waiting.popleft(), execution)
-                self._flush()
+                self._outgoing.flush()
             while self._waiting:
                 self._answer(self._waiting.popleft(), execution)
-                self._flush()
+                self._outgoing.flush()
             for stream_id in self._streams:
-                self._end(stream_id)
-            self._flush()
+                self._outgoing.end(stream_id, WELL)
+            self._outgoing.flush()
         finally:
             self._drained.set_result(None)
 
@@ -128,10 +110,7 @@ class DirectServing:
         """Sort what has come."""
         calls, events = self._engine.take(timeout_ms)
         for call_id, *_ in calls:
-            is_ready = self._model is not None and not self._is_draining
-            self._replies.append(
-                (call_id, description(self._replica_id, self._model, is_ready=is_ready))
-            )
+            self._outgoing.reply(call_id, self._description())
         for event in events:
             stream_id = event[1]
             if event[0] == MESSAGE:
@@ -152,23 +131,26 @@ class DirectServing:
         try:
             receive(stream_id, message)
         except Exception as error:
-            self._end(stream_id, as_skysail_error(error, SERVICE))
+            self._outgoing.end(stream_id, ending_of(as_skysail_error(error, SERVICE)))
             del self._streams[stream_id]
 
     def _opened(self, stream_id: int, path: str) -> None:
         if path == reflection.PATH:
             self._streams[stream_id] = self._reflected
-        elif self._model is None or self._is_draining:
-            self._end(stream_id, Unavailable(f"replica {self._replica_id} is not ready"))
-        else:
-            self._streams[stream_id] = self._received
-            self._engine.accept(stream_id)
-            if self._model.latencies:
-                self._messages.append((stream_id, introduction(self._model)))
+            return
+        try:
+            model = self._ready_model()
+        except Unavailable as error:
+            self._outgoing.end(stream_id, ending_of(error))
+            return
+        self._streams[stream_id] = self._received
+        self._engine.accept(stream_id)
+        if model.latencies:
+            self._outgoing.send(stream_id, introduction(model))
 
     def _reflected(self, stream_id: int, message: bytes) -> None:
-        self._acknowledged.append((stream_id, len(message)))
-        self._messages.append((stream_id, self._reflect(message)))
+        self._outgoing.acknowledge(stream_id, len(message))
+        self._outgoing.send(stream_id, self._reflect(message))
 
     def _received(self, stream_id: int, message: bytes) -> None:
         batch = parse_batch(message)
@@ -179,31 +161,11 @@ class DirectServing:
         stream_id, batch = waiting.stream_id, waiting.batch
         if batch is None:
             if self._streams.pop(stream_id, None) is not None:
-                self._end(stream_id)
+                self._outgoing.end(stream_id, WELL)
             return
         self._backlog_us -= batch.expected_us
         if stream_id in self._streams:
             result = answer(execution, batch, waiting.arrived_ns)
-            self._messages.append((stream_id, with_backlog(result, self._backlog_us)))
+            self._outgoing.send(stream_id, with_backlog(result, self._backlog_us))
             # Only what is computed makes room: the frontend cannot send without end.
-            self._acknowledged.append((stream_id, waiting.num_bytes))
-
-    def _end(self, stream_id: int, error: SkysailError | None = None) -> None:
-        if error is None:
-            self._replies.append((stream_id, 0, "", None, None))
-        else:
-            self._replies.append(
-                (stream_id, int(error.status), error.message, trailers_of(error), None)
-            )
-
-    def _flush(self) -> None:
-        replies, self._replies = self._replies, []
-        messages, self._messages = self._messages, []
-        acknowledged, self._acknowledged = self._acknowledged, []
-        if not (replies or messages or acknowledged):
-            return
-        try:
-            self._engine.flush(replies, messages, acknowledged)
-        except (TypeError, ValueError):
-            log.exception("an answer cannot be sent by a mistake of ours")
-            flush_one_by_one(self._engine, replies, messages, acknowledged)
+            self._outgoing.acknowledge(stream_id, waiting.num_bytes)

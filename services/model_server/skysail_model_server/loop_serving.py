@@ -6,21 +6,18 @@ main thread                    └─► run ─┘
 
 import asyncio
 import queue
-from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter_ns
 
-from skysail_common.errors import Unavailable
 from skysail_common.identifiers import ReplicaId
-from skysail_common.rpc.contract import Call, Server, Stream, StreamHandler, Transport, UnaryHandler
+from skysail_common.rpc.contract import Call, Stream, Transport
 from skysail_model_server.execution import Execution
-from skysail_model_server.model import Model
 from skysail_model_server.serving import (
     DESCRIBE,
     PREDICT_BATCHES,
     SERVICE,
+    Serving,
     answer,
-    description,
     introduction,
     parse_batch,
     with_backlog,
@@ -41,7 +38,7 @@ class _Job:
     results: _Results
 
 
-class LoopServing:
+class LoopServing(Serving):
     """Serves frontends by handlers of the contract."""
 
     def __init__(
@@ -54,36 +51,18 @@ class LoopServing:
             replica_id: Who this is.
             max_queued_batches: Batches of one stream under way; it is not read beyond.
         """
+        super().__init__(
+            replica_id,
+            transport.server(
+                [SERVICE], {DESCRIBE: self._describe}, {PREDICT_BATCHES: self._predict_batches}
+            ),
+        )
         self._transport = transport
-        self._replica_id = replica_id
         self._max_queued_batches = max_queued_batches
         self._loop = asyncio.get_running_loop()
-        self._server: Server = transport.server([SERVICE], self.unary, self.streams)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._model: Model | None = None
-        self._is_draining = False
         self._backlog_us = 0
         self._streams: dict[asyncio.Task[None], asyncio.Task[None]] = {}
-
-    @property
-    def unary(self) -> Mapping[str, UnaryHandler]:
-        """Handlers of unary calls, by path."""
-        return {DESCRIBE: self._describe}
-
-    @property
-    def streams(self) -> Mapping[str, StreamHandler]:
-        """Handlers of streams, by path."""
-        return {PREDICT_BATCHES: self._predict_batches}
-
-    async def start(self, address: str) -> None:
-        """Listen (see `Serving`)."""
-        self._server.bind(address)
-        await self._server.start()
-
-    async def begin(self, model: Model) -> None:
-        """Take batches (see `Serving`)."""
-        self._model = model
-        await self._server.set_serving(True)
 
     def run(self, execution: Execution) -> None:
         """Answer batches on the main thread (see `Serving`)."""
@@ -105,18 +84,16 @@ class LoopServing:
         self._jobs.put(None)
 
     def _describe(self, call: Call) -> None:
-        is_ready = self._model is not None and not self._is_draining
-        call.reply(description(self._replica_id, self._model, is_ready=is_ready))
+        call.reply(self._description())
 
     async def _predict_batches(self, stream: Stream) -> None:
         """Answer the batches of a frontend, in their order."""
-        if self._model is None or self._is_draining:
-            raise Unavailable(f"replica {self._replica_id} is not ready")
+        model = self._ready_model()
         await stream.accept()
         window = asyncio.Semaphore(self._max_queued_batches)
         results: _Results = asyncio.Queue()
-        if self._model.latencies:
-            await stream.send(introduction(self._model))
+        if model.latencies:
+            await stream.send(introduction(model))
         taking = asyncio.create_task(self._take(stream, window, results), name="take batches")
         finishing = asyncio.create_task(self._finish(taking, window, results), name="finish")
         self._streams[taking] = finishing

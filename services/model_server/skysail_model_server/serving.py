@@ -1,12 +1,13 @@
 """What a model server is to the network, whichever transport carries it."""
 
+from abc import ABC, abstractmethod
 from time import perf_counter_ns
-from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
-from skysail_common.errors import InvalidInput
+from skysail_common.errors import InvalidInput, Unavailable
 from skysail_common.identifiers import ReplicaId
+from skysail_common.rpc.contract import Server
 from skysail_common.rpc.messages import latencies_to_proto, signature_to_proto
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
@@ -19,8 +20,20 @@ PREDICT_BATCHES = f"/{SERVICE}/PredictBatches"
 _MAX_US = 2**32 - 1
 
 
-class Serving(Protocol):
+class Serving(ABC):
     """Serves frontends from its start to its drain; methods are of the I/O thread but for `run`."""
+
+    def __init__(self, replica_id: ReplicaId, server: Server) -> None:
+        """Listens nowhere yet.
+
+        Args:
+            replica_id: Who this is.
+            server: What listens.
+        """
+        self._replica_id = replica_id
+        self._server = server
+        self._model: Model | None = None
+        self._is_draining = False
 
     async def start(self, address: str) -> None:
         """Listen; health says NOT_SERVING and batches are not answered before `begin`.
@@ -28,19 +41,42 @@ class Serving(Protocol):
         Raises:
             FailedPrecondition: the address is in use or cannot be bound.
         """
-        ...
+        self._server.bind(address)
+        await self._server.start()
 
     async def begin(self, model: Model) -> None:
         """Take batches for the model, and say so by health."""
-        ...
+        self._model = model
+        await self._server.set_serving(True)
 
+    @abstractmethod
     def run(self, execution: Execution) -> None:
         """Answer batches until all is drained; called on the main thread, after `begin`."""
-        ...
 
+    @abstractmethod
     async def drain(self) -> None:
         """Take no batch any more, and return when what was taken is answered and all is closed."""
-        ...
+
+    def _ready_model(self) -> Model:
+        """Return the model if batches are taken.
+
+        Raises:
+            Unavailable: they are not.
+        """
+        if self._model is None or self._is_draining:
+            raise Unavailable(f"replica {self._replica_id} is not ready")
+        return self._model
+
+    def _description(self) -> bytes:
+        """Return a DescribeResponse."""
+        model_name, version = self._replica_id.model_version
+        response = pb.DescribeResponse(
+            replica_id=str(self._replica_id), model=model_name, version=version
+        )
+        if self._model is not None:
+            response.signature.CopyFrom(signature_to_proto(self._model.signature))
+            response.is_ready = not self._is_draining
+        return response.SerializeToString()
 
 
 def parse_batch(message: bytes) -> pb.Batch:
@@ -61,17 +97,6 @@ def answer(execution: Execution, batch: pb.Batch, arrived_ns: int) -> pb.BatchRe
     waited_ns = perf_counter_ns() - arrived_ns - result.compute_us * 1000
     result.wait_us = max(0, min(waited_ns // 1000, _MAX_US))
     return result
-
-
-def description(replica_id: ReplicaId, model: Model | None, *, is_ready: bool) -> bytes:
-    """Return a DescribeResponse."""
-    model_name, version = replica_id.model_version
-    response = pb.DescribeResponse(
-        replica_id=str(replica_id), model=model_name, version=version, is_ready=is_ready
-    )
-    if model is not None:
-        response.signature.CopyFrom(signature_to_proto(model.signature))
-    return response.SerializeToString()
 
 
 def introduction(model: Model) -> bytes:

@@ -3,11 +3,16 @@
 import grpc
 import grpc.aio
 
+from skysail_common.errors import Unavailable
+
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message either way, unless a setting says otherwise."""
 
 MAX_LINK_MESSAGE_BYTES = 1024 * 1024 * 1024
 """Largest batch or result between frontends and model servers: a batch of large queries."""
+
+LINK_TIMEOUT_S = 5.0
+"""Longest time in which a peer has to accept a link."""
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # A peer that vanished without a word is noticed within half a minute.
@@ -36,3 +41,8 @@ def open_channel(endpoint: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> g
         # A proxy set for the web must not catch calls within the cluster.
         options.append(("grpc.enable_http_proxy", 0))
     return grpc.aio.insecure_channel(endpoint, options)
+
+
+def link_refused(endpoint: str, reason: object) -> Unavailable:
+    """Return the error to raise where a link cannot be opened."""
+    return Unavailable(f"{endpoint} does not take batches: {reason}")

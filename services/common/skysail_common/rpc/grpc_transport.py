@@ -12,7 +12,12 @@ import grpc.aio
 
 from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import SkysailError, Unavailable
-from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES, open_channel
+from skysail_common.rpc.channels import (
+    LINK_TIMEOUT_S,
+    MAX_LINK_MESSAGE_BYTES,
+    link_refused,
+    open_channel,
+)
 from skysail_common.rpc.contract import (
     Connector,
     Link,
@@ -24,13 +29,11 @@ from skysail_common.rpc.contract import (
     UnaryHandler,
 )
 from skysail_common.rpc.serving import GrpcServer
-from skysail_common.rpc.statuses import abort, as_skysail_error
+from skysail_common.rpc.statuses import abort, as_skysail_error, handle
 
 log = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
-
-_LINK_TIMEOUT_S = 5.0
 
 
 def _deadline_of(context: _Context) -> float:
@@ -168,13 +171,7 @@ class _GrpcHandlers(grpc.GenericRpcHandler):
 def _unary(path: str, handler: UnaryHandler) -> Any:
     async def serve(message: bytes, context: _Context) -> bytes:
         call = _GrpcCall(path, message, context)
-        try:
-            handler(call)
-        except SkysailError as error:
-            # Not logged: refusing must cost as little as possible.
-            call.fail(error)
-        except Exception as error:
-            call.fail(as_skysail_error(error, path))
+        handle(handler, call)
         return await call.answered()
 
     return grpc.unary_unary_rpc_method_handler(cast(Any, serve))
@@ -198,11 +195,11 @@ async def connect(endpoint: str, path: str, observer: LinkObserver) -> Link:
         call: Any = channel.stream_stream(path)()
         # The peer sends its headers when it accepts the stream, which only the link's own
         # reading shows: a connected channel may still be one to a peer that drains.
-        await asyncio.wait_for(_accepted(channel, call), _LINK_TIMEOUT_S)
+        await asyncio.wait_for(_accepted(channel, call), LINK_TIMEOUT_S)
     except (grpc.aio.AioRpcError, asyncio.TimeoutError) as error:
         await channel.close()
         reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
-        raise Unavailable(f"{endpoint} does not take batches: {reason}") from error
+        raise link_refused(endpoint, reason) from error
     except BaseException:
         await channel.close()
         raise

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from skysail_transport import Metadata as Headers
 
-from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.errors import SkysailError
+from skysail_common.rpc.channels import link_refused
 from skysail_common.rpc.contract import LinkObserver, Metadata
-from skysail_common.rpc.statuses import trailers_of
+from skysail_common.rpc.native_outgoing import Ending, ending_of
 
 _HIGH_BYTES = 1024 * 1024
 """Bytes that may wait for a peer that reads slowly before `send` waits too."""
@@ -22,9 +23,7 @@ class Outbox(Protocol):
         """Answer a call well."""
         ...
 
-    def end(
-        self, call_id: int, status: int, text: str, trailers: Metadata, message: bytes | None
-    ) -> None:
+    def end(self, call_id: int, ending: Ending) -> None:
         """End a call or a stream in any other way."""
         ...
 
@@ -85,7 +84,7 @@ class NativeCall:
             return
         self._is_answered = True
         if trailers:
-            self._outbox.end(self._id, 0, "", trailers, message)
+            self._outbox.end(self._id, (0, "", trailers, message))
         else:
             self._outbox.reply(self._id, message)
 
@@ -93,8 +92,7 @@ class NativeCall:
         """Answer with an error."""
         if not self._is_answered:
             self._is_answered = True
-            all_trailers = (*trailers_of(error), *trailers)
-            self._outbox.end(self._id, error.status, error.message, all_trailers, None)
+            self._outbox.end(self._id, ending_of(error, trailers))
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have `callback` called if the caller goes away before the answer."""
@@ -217,8 +215,7 @@ class NativeLink:
         """Note that the stream is over."""
         reason = text or "the stream ended"
         if not self._accepting.done():
-            text = f"{self._endpoint} does not take batches: {reason}"
-            self._accepting.set_exception(Unavailable(text))
+            self._accepting.set_exception(link_refused(self._endpoint, reason))
             return
         observer, self._observer = self._observer, None
         if observer is not None:

@@ -2,34 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from skysail_transport import Engine
 
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import Status
 from skysail_common.sockets import cannot_listen
 
 _SERVING = 1
 _NOT_SERVING = 2
 _DRAIN_CHECK_S = 0.01
-
-
-def flush_one_by_one(
-    engine: Engine,
-    replies: Sequence[tuple[Any, ...]],
-    messages: Sequence[tuple[int, bytes]],
-    acknowledged: Sequence[tuple[int, int]],
-) -> None:
-    """Send what an engine refused to send together; what cannot be sent ends its call."""
-    engine.flush([], None, acknowledged)
-    for message in messages:
-        engine.flush([], [message])
-    for reply in replies:
-        try:
-            engine.flush([reply])
-        except (TypeError, ValueError):
-            engine.flush([(reply[0], int(Status.INTERNAL), "internal error", None, None)])
 
 
 class NativeServer:

@@ -16,26 +16,25 @@ import skysail_transport
 from skysail_transport import Engine, Limits
 
 from skysail_common.clock import MONOTONIC, NEVER, Clock
-from skysail_common.errors import Backlog, Overloaded, SkysailError, Unavailable
+from skysail_common.errors import Backlog, Overloaded, Unavailable
 from skysail_common.lifecycle import BackgroundTasks
-from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
+from skysail_common.rpc.channels import LINK_TIMEOUT_S, MAX_LINK_MESSAGE_BYTES, link_refused
 from skysail_common.rpc.contract import (
     Connector,
     Link,
     LinkObserver,
-    Metadata,
     Server,
     StreamHandler,
     UnaryHandler,
 )
 from skysail_common.rpc.native_calls import NativeCall, NativeLink, NativeStream
-from skysail_common.rpc.native_server import NativeServer, flush_one_by_one
+from skysail_common.rpc.native_outgoing import WELL, Ending, Outgoing, ending_of
+from skysail_common.rpc.native_server import NativeServer
 from skysail_common.rpc.reflection import reflection_streams
-from skysail_common.rpc.statuses import as_skysail_error, trailers_of
+from skysail_common.rpc.statuses import as_skysail_error, handle
 
 log = logging.getLogger(__name__)
 
-_LINK_TIMEOUT_S = 5.0
 _LONGEST_TURN_S = 0.002
 """Calls that are not handled within it wait for the next turn of the loop."""
 _LONGEST_WAIT = 0.4
@@ -46,11 +45,11 @@ _MAX_TAKEN = 20_000
 _CLOCK_EVERY = 16
 
 
-def _turned_away() -> tuple[int, str, Metadata, None]:
+def _turned_away() -> Ending:
     """Return how a call is refused at the least cost."""
     error = Overloaded("the server gets more calls than it can handle; try again later")
     error.backlog = Backlog("ingress", 0, _TRY_AGAIN_S)
-    return int(error.status), error.message, trailers_of(error), None
+    return ending_of(error)
 
 
 _TURNED_AWAY = _turned_away()
@@ -87,9 +86,7 @@ class NativeTransport:
         self._streams: dict[int, NativeStream] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._links: dict[int, NativeLink] = {}
-        self._replies: list[tuple[Any, ...]] = []
-        self._messages: list[tuple[int, bytes]] = []
-        self._acknowledged: list[tuple[int, int]] = []
+        self._outgoing = Outgoing(self._engine)
         self._is_flush_due = False
         self._events: dict[int, Callable[..., None]] = {
             skysail_transport.OPENED: self._opened,
@@ -139,14 +136,13 @@ class NativeTransport:
 
     def _cut_off(self) -> None:
         """End every call and stream of peers that is not over."""
-        error = Unavailable("the server stops")
-        end = (error.status, error.message, trailers_of(error), None)
+        ending = ending_of(Unavailable("the server stops"))
         for call_id, callback in list(self._cancels.items()):
             callback()
-            self.end(call_id, *end)
+            self.end(call_id, ending)
         for stream_id, serving in list(self._serving.items()):
             serving.cancel()
-            self.end(stream_id, *end)
+            self.end(stream_id, ending)
         self._flush()
 
     def close(self) -> None:
@@ -162,13 +158,13 @@ class NativeTransport:
         try:
             link.stream_id = self._engine.open(endpoint, path)
         except (OSError, ValueError) as error:
-            raise Unavailable(f"{endpoint} does not take batches: {error}") from error
+            raise link_refused(endpoint, error) from error
         self._links[link.stream_id] = link
         try:
-            await asyncio.wait_for(link.wait_until_accepted(), _LINK_TIMEOUT_S)
+            await asyncio.wait_for(link.wait_until_accepted(), LINK_TIMEOUT_S)
         except asyncio.TimeoutError as error:
             link.close()
-            raise Unavailable(f"{endpoint} does not take batches: no answer in time") from error
+            raise link_refused(endpoint, "no answer in time") from error
         except asyncio.CancelledError:
             link.close()
             raise
@@ -225,14 +221,7 @@ class NativeTransport:
         self, call_id: int, path: str, message: bytes, deadline: float | None, headers: Any
     ) -> None:
         until = NEVER if deadline is None else deadline
-        call = NativeCall(self, call_id, path, message, until, headers)
-        try:
-            self._unary[path](call)
-        except SkysailError as error:
-            # Not logged: refusing must cost as little as possible.
-            call.fail(error)
-        except Exception as error:
-            call.fail(as_skysail_error(error, path))
+        handle(self._unary[path], NativeCall(self, call_id, path, message, until, headers))
 
     def _is_turned_away(self, call: tuple[Any, ...], taken_at: float, now: float) -> bool:
         """Refuse a call that waited here for a good part of its time, at the least cost.
@@ -243,7 +232,7 @@ class NativeTransport:
         is_late = deadline is not None and now - taken_at > _LONGEST_WAIT * (deadline - taken_at)
         if not is_late and self._num_taken < _MAX_TAKEN:
             return False
-        self.end(call_id, *_TURNED_AWAY)
+        self.end(call_id, _TURNED_AWAY)
         self._num_turned_away += 1
         return True
 
@@ -263,10 +252,9 @@ class NativeTransport:
         try:
             await self._handlers[stream.method](stream)
         except Exception as error:
-            told = as_skysail_error(error, stream.method)
-            self.end(stream_id, told.status, told.message, trailers_of(told), None)
+            self.end(stream_id, ending_of(as_skysail_error(error, stream.method)))
         else:
-            self.end(stream_id, 0, "", (), None)
+            self.end(stream_id, WELL)
 
     def _received(self, stream_id: int, message: bytes) -> None:
         link = self._links.get(stream_id)
@@ -305,20 +293,18 @@ class NativeTransport:
     def reply(self, call_id: int, message: bytes) -> None:
         """Answer a call well."""
         self._cancels.pop(call_id, None)
-        self._replies.append((call_id, message))
+        self._outgoing.reply(call_id, message)
         self._flush_soon()
 
-    def end(
-        self, call_id: int, status: int, text: str, trailers: Metadata, message: bytes | None
-    ) -> None:
+    def end(self, call_id: int, ending: Ending) -> None:
         """End a call or a stream in any other way."""
         self._cancels.pop(call_id, None)
-        self._replies.append((call_id, int(status), text, trailers or None, message))
+        self._outgoing.end(call_id, ending)
         self._flush_soon()
 
     def send(self, stream_id: int, message: bytes) -> None:
         """Send a message on a stream or a link."""
-        self._messages.append((stream_id, message))
+        self._outgoing.send(stream_id, message)
         self._flush_soon()
 
     def accept(self, stream_id: int) -> None:
@@ -328,7 +314,7 @@ class NativeTransport:
 
     def acknowledge(self, stream_id: int, num_bytes: int) -> None:
         """Let the peer send so much more."""
-        self._acknowledged.append((stream_id, num_bytes))
+        self._outgoing.acknowledge(stream_id, num_bytes)
         self._flush_soon()
 
     def unsent_bytes(self, stream_id: int) -> int:
@@ -353,17 +339,10 @@ class NativeTransport:
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        replies, self._replies = self._replies, []
-        messages, self._messages = self._messages, []
-        acknowledged, self._acknowledged = self._acknowledged, []
         try:
-            self._engine.flush(replies, messages, acknowledged)
+            self._outgoing.flush()
         except OSError as error:
             raise self._failed(error) from error
-        except (TypeError, ValueError):
-            # Nothing of it was done: what cannot be sent ends its own call only.
-            log.exception("an answer cannot be sent by a mistake of ours")
-            flush_one_by_one(self._engine, replies, messages, acknowledged)
 
     def _failed(self, error: OSError) -> SystemExit:
         """Nothing can be served any more; whoever keeps this process running starts another."""

@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status as StatusMessage
 
 from skysail_common.errors import SkysailError, Status, error_of
-from skysail_common.rpc.contract import Metadata
+from skysail_common.rpc.contract import Call, Metadata, UnaryHandler
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,17 @@ def as_skysail_error(error: Exception, method: str) -> SkysailError:
             extra={"method": method, "reason": type(error).__name__, "error": error.message},
         )
     return error
+
+
+def handle(handler: UnaryHandler, call: Call) -> None:
+    """Give a call to its handler; what that raises is its answer."""
+    try:
+        handler(call)
+    except SkysailError as error:
+        # Not logged: refusing must cost as little as possible.
+        call.fail(error)
+    except Exception as error:
+        call.fail(as_skysail_error(error, call.method))
 
 
 def code_of(error: SkysailError) -> grpc.StatusCode:

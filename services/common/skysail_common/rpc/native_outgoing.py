@@ -1,0 +1,72 @@
+"""What is to be sent by an engine of the native transport, in one call of it."""
+
+import logging
+from typing import Any
+
+from skysail_transport import Engine
+
+from skysail_common.errors import SkysailError, Status
+from skysail_common.rpc.contract import Metadata
+from skysail_common.rpc.statuses import trailers_of
+
+log = logging.getLogger(__name__)
+
+Ending = tuple[int, str, Metadata, bytes | None]
+"""Status, text, trailers and last message of a call or stream, as the engine takes them."""
+
+WELL: Ending = (0, "", (), None)
+
+
+def ending_of(error: SkysailError, trailers: Metadata = ()) -> Ending:
+    """Return how a call ends with an error."""
+    return int(error.status), error.message, (*trailers_of(error), *trailers), None
+
+
+class Outgoing:
+    """Collects until `flush`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._replies: list[tuple[Any, ...]] = []
+        self._messages: list[tuple[int, bytes]] = []
+        self._acknowledged: list[tuple[int, int]] = []
+
+    def reply(self, call_id: int, message: bytes) -> None:
+        """Answer a call well."""
+        self._replies.append((call_id, message))
+
+    def end(self, call_id: int, ending: Ending) -> None:
+        """End a call or a stream in any other way."""
+        self._replies.append((call_id, *ending))
+
+    def send(self, stream_id: int, message: bytes) -> None:
+        """Send a message on a stream of either side."""
+        self._messages.append((stream_id, message))
+
+    def acknowledge(self, stream_id: int, num_bytes: int) -> None:
+        """Let the peer of a stream send so much more."""
+        self._acknowledged.append((stream_id, num_bytes))
+
+    def flush(self) -> None:
+        """Give all of it to the engine; what cannot be sent ends its own call only.
+
+        Raises:
+            OSError: the engine has failed.
+        """
+        replies, self._replies = self._replies, []
+        messages, self._messages = self._messages, []
+        acknowledged, self._acknowledged = self._acknowledged, []
+        if not (replies or messages or acknowledged):
+            return
+        try:
+            self._engine.flush(replies, messages, acknowledged)
+        except (TypeError, ValueError):
+            # Nothing of it was done.
+            log.exception("an answer cannot be sent by a mistake of ours")
+            self._engine.flush([], messages, acknowledged)
+            for reply in replies:
+                try:
+                    self._engine.flush([reply])
+                except (TypeError, ValueError):
+                    internal = (int(Status.INTERNAL), "internal error", None, None)
+                    self._engine.flush([(reply[0], *internal)])
