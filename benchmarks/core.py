@@ -104,7 +104,7 @@ def main() -> None:
     assert version is not None
     replica = Replica(ReplicaEndpoint("c", "unix:/c"), version, dispatcher, _unreachable)
     link = _Link()
-    replica._link = link
+    replica._link, replica.is_ready = link, True
     version.replicas.append(replica)
     door = GrpcInference(dispatcher, "bench", lambda: True, Streams(dispatcher, 1))
     handler = door.unary[_PATH]

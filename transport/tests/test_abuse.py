@@ -19,6 +19,7 @@ from harness import (
     PING,
     RST,
     SETTINGS,
+    SINK,
     SLEEP,
     WINDOW,
     Raw,
@@ -278,3 +279,24 @@ def test_messages_that_nobody_takes() -> None:
     raw.close()
     server.until(lambda: server.engine.counters()["untaken_bytes"] == 0)
     server.close()
+
+
+def test_empty_messages_that_nobody_is_done_with(server: Server) -> None:
+    raw, num_sent = Raw(server.port), 64 * 3_000
+    raw.send(frame(HEADERS, 4, 1, headers(SINK)))
+    for _ in range(64):
+        raw.send(frame(DATA, 0, 1, message(b"") * 3_000))
+    limit = (1 << 20) // 128 + 1
+    server.until(lambda: server.engine.counters()["messages_in"] == limit)
+    raw.read(0.2)
+    assert server.engine.counters()["messages_in"] == limit
+    # What waits comes as room is made for it.
+    stream_id = next(iter(server._paths))
+
+    def are_all_here() -> bool:
+        for _ in range(limit):
+            server.engine.acknowledge(stream_id, 0)
+        return server.engine.counters()["messages_in"] == num_sent
+
+    server.until(are_all_here)
+    raw.close()

@@ -301,10 +301,11 @@ class Engine:
         """
 
     def acknowledge(self, id: int, n_bytes: int) -> None:
-        """Let the peer of a stream send as many bytes again.
+        """Let the peer of a stream go on: a message of `n_bytes` is done with.
 
-        Every `MESSAGE` of a stream of a peer wants this, with the length of the message, once it
-        is done with; otherwise the peer stops when its window is full.
+        Every `MESSAGE` of a stream of a peer wants this once. Messages that are not done with are
+        bounded by the stream's window, the empty ones too; what comes beyond waits, and then the
+        peer.
         """
 
     def unsent(self, id: int) -> int:

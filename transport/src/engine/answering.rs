@@ -113,10 +113,13 @@ impl Engine {
         }
     }
 
-    /// Lets the peer of a stream send as much again.
+    /// Lets the peer of a stream go on: a message of so many bytes is done with.
     pub fn acknowledge(&mut self, id: Id, num_bytes: usize) {
-        if let Some(call) = self.calls.find(id).and_then(|slot| self.calls.get_mut(slot)) {
-            call.receiving.acknowledge(num_bytes, &self.limits);
+        let Some(slot) = self.calls.find(id) else { return };
+        let call = self.calls.get_mut(slot).expect("found");
+        call.receiving.acknowledge(num_bytes);
+        if call.receiving.can_go_on(&self.limits) {
+            self.calls.wake(slot);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::calls::{Call, Calls};
+use super::calls::{Call, Calls, Id};
 use super::checking::Health;
 use super::connection::{Builders, Connection};
 use super::counters::Counters;
@@ -177,13 +177,10 @@ impl Engine {
         let mut has_acknowledged = false;
         for event in &events {
             if let Event::Message(id, message) = event
-                && let Some(slot) = self.calls.find(*id)
+                && self.acknowledges_itself(*id)
             {
-                let call = self.calls.get_mut(slot).expect("found");
-                if call.receiving.acknowledges_itself {
-                    call.receiving.acknowledge(message.len(), &self.limits);
-                    has_acknowledged = true;
-                }
+                self.acknowledge(*id, message.len());
+                has_acknowledged = true;
             }
         }
         if has_acknowledged {
@@ -193,6 +190,11 @@ impl Engine {
             }
         }
         events
+    }
+
+    fn acknowledges_itself(&self, id: Id) -> bool {
+        let call = self.calls.find(id).and_then(|slot| self.calls.get(slot));
+        call.is_some_and(|call| call.receiving.acknowledges_itself)
     }
 
     /// Whether there is something to take.

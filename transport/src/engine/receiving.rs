@@ -17,6 +17,9 @@ use crate::grpc::status::{Status, code};
 /// window.
 const SMALL_FRAME_BYTES: usize = 1024;
 
+/// What a delivered message costs its holder beside its bytes: empty ones are to be bounded too.
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
+
 /// Why a call cannot go on.
 #[derive(Debug)]
 pub enum Ended {
@@ -61,8 +64,9 @@ pub struct Receiving {
     encoding: Encoding,
     assembler: Assembler,
     whole: Option<Message>,
-    // Delivered bytes the application has not acknowledged, and bytes whose window it keeps. Only
-    // delivered ones count, or a message larger than the window would never be whole.
+    // What delivered messages cost that the application has not acknowledged, and bytes whose
+    // window it keeps. Only delivered ones count, or a message larger than the window would never
+    // be whole.
     num_unacknowledged: usize,
     num_withheld: usize,
     /// Whether taking a message acknowledges it.
@@ -176,12 +180,14 @@ impl Receiving {
         let Some(body) = &mut self.body else { return Poll::Pending };
         let max_bytes =
             if is_link { limits.max_link_message_bytes } else { limits.max_message_bytes };
+        let window = limits.stream_window as usize;
         loop {
-            while let Some(message) = self.assembler.next(self.encoding, max_bytes)? {
-                self.num_unacknowledged += message.len();
+            while self.num_unacknowledged <= window {
+                let Some(message) = self.assembler.next(self.encoding, max_bytes)? else { break };
+                self.num_unacknowledged += message.len() + MESSAGE_OVERHEAD_BYTES;
                 deliver(message);
             }
-            if self.num_unacknowledged <= limits.stream_window as usize {
+            if self.num_unacknowledged <= window {
                 let count = std::mem::take(&mut self.num_withheld);
                 let _ = body.flow_control().release_capacity(count);
             }
@@ -197,6 +203,10 @@ impl Receiving {
                 Poll::Ready(None) => break,
                 Poll::Pending => return Poll::Pending,
             }
+        }
+        if self.num_unacknowledged > window && !self.assembler.is_between_messages() {
+            // Messages are held back; the acknowledgement of others has them delivered.
+            return Poll::Pending;
         }
         let end = if is_link {
             let Poll::Ready(trailers) = body.poll_trailers(context)? else {
@@ -216,15 +226,16 @@ impl Receiving {
         Poll::Ready(Ok(end))
     }
 
-    /// Lets the peer send as much again as the application has done with.
-    pub fn acknowledge(&mut self, num_bytes: usize, limits: &Limits) {
-        self.num_unacknowledged = self.num_unacknowledged.saturating_sub(num_bytes);
-        if self.num_unacknowledged <= limits.stream_window as usize && self.num_withheld > 0 {
-            if let Some(body) = &mut self.body {
-                let _ = body.flow_control().release_capacity(self.num_withheld);
-            }
-            self.num_withheld = 0;
-        }
+    /// Takes it that the application has done with a message of so many bytes.
+    pub fn acknowledge(&mut self, num_bytes: usize) {
+        let cost = num_bytes + MESSAGE_OVERHEAD_BYTES;
+        self.num_unacknowledged = self.num_unacknowledged.saturating_sub(cost);
+    }
+
+    /// Whether messages may be delivered, or the window given back, that were held back before.
+    pub fn can_go_on(&self, limits: &Limits) -> bool {
+        let is_behind = self.num_withheld > 0 || !self.assembler.is_between_messages();
+        is_behind && self.num_unacknowledged <= limits.stream_window as usize
     }
 }
 
