@@ -104,6 +104,25 @@ async def test_a_call_is_answered(transport, size, where, tmp_path: Path):
             assert await unary_call(channel)(message, timeout=WAIT_S) == message
 
 
+async def test_what_is_called_for_soon_may_answer_and_call_for_more(transport):
+    def handler(call: Call) -> None:
+        order = ["handler"]
+
+        def again() -> None:
+            order.append("callback")
+            if len(order) < 4:
+                transport.call_soon(again)
+            else:
+                transport.call_later(0.001, lambda: call.reply(" ".join(order).encode()))
+
+        transport.call_soon(again)
+        order.append("still handler")
+
+    async with serving(transport, handler) as (_, endpoint), calling(endpoint) as channel:
+        answer = await unary_call(channel)(b"", timeout=WAIT_S)
+    assert answer == b"handler still handler callback callback"
+
+
 async def test_an_answer_may_come_later_and_only_the_first_counts(transport):
     loop = asyncio.get_running_loop()
 

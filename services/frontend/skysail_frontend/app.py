@@ -42,15 +42,15 @@ async def run(settings: FrontendSettings) -> None:
     tasks = BackgroundTasks(on_failure=lambda _: stop.set())
     if settings.watch_parent:
         tasks.start(watch_parent(stop.set), "watch parent")
+    max_bytes = settings.max_message_mib * 1024 * 1024
+    transport = open_transport(settings.transport, max_bytes)
     dispatcher = Dispatcher(
         MONOTONIC,
-        asyncio.get_running_loop(),
+        transport,
         settings.max_queue_size,
         settings.default_timeout_s,
         PredictionCache(settings.cache_mib * 1024 * 1024),
     )
-    max_bytes = settings.max_message_mib * 1024 * 1024
-    transport = open_transport(settings.transport, max_bytes)
     directory = Directory(
         dispatcher, transport.connect, settings.snapshot_file, settings.report_every_s
     )

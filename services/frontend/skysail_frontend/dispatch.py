@@ -259,7 +259,8 @@ class Dispatcher:
         now = self.clock()
         is_whole = not any(isinstance(answer, QueryError) for answer in answers)
         version.answered(batch, compute_s, wait_s, is_whole=is_whole, now=now)
-        self.mark(version)
+        if len(version.queue):
+            self.mark(version)
         for query, answer in zip(batch.queries, answers, strict=True):
             if query.is_queued:
                 self._leave_queue(query)

@@ -6,6 +6,7 @@ later, from the same loop. No task and no future is needed for a call.
     transport ──► handler(call) ──► core … later … ──► call.reply(bytes) | call.fail(error)
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -175,6 +176,14 @@ class Transport(Protocol):
     @property
     def connect(self) -> Connector:
         """Opens links."""
+        ...
+
+    def call_soon(self, callback: Callable[[], None]) -> object:
+        """Call back at the end of this turn, before what was said in it leaves."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back after `delay` seconds."""
         ...
 
     def counters(self) -> Mapping[str, int]:

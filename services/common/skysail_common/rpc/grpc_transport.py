@@ -122,6 +122,9 @@ class GrpcTransport:
 
     def __init__(self, max_message_bytes: int) -> None:
         self._max_message_bytes = max_message_bytes
+        loop = asyncio.get_running_loop()
+        self.call_soon = loop.call_soon
+        self.call_later = loop.call_later
 
     def server(
         self,

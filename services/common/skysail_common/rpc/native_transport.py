@@ -1,9 +1,9 @@
 """The contract of `rpc.contract` on skysail-transport: no task, no future and no thread for a call.
 
-    loop: engine is readable ──► take() ──► handlers, observers ──► … ──► flush(replies, messages)
+    loop: engine is readable ──► take() ──► handlers, observers ──► at the end ──► flush(…)
 
-Ingress and links share one engine. What is said during a turn of the loop leaves at its end, in one
-call of the engine.
+Ingress and links share one engine. What is said during a turn leaves at its end, in one call of the
+engine and without another turn of the loop.
 """
 
 import asyncio
@@ -88,6 +88,8 @@ class NativeTransport:
         self._links: dict[int, NativeLink] = {}
         self._outgoing = Outgoing(self._engine)
         self._is_flush_due = False
+        self._is_in_turn = False
+        self._at_end: list[Callable[[], None]] = []
         self._events: dict[int, Callable[..., None]] = {
             skysail_transport.OPENED: self._opened,
             skysail_transport.MESSAGE: self._received,
@@ -125,6 +127,17 @@ class NativeTransport:
     def connect(self) -> Connector:
         """Opens links."""
         return self._connect
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of this turn, before what was said in it leaves."""
+        if self._is_in_turn:
+            self._at_end.append(callback)
+        else:
+            self._loop.call_soon(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back after `delay` seconds."""
+        return self._loop.call_later(delay, callback)
 
     def counters(self) -> Mapping[str, int]:
         """Return what the engine has counted since it began, by name."""
@@ -177,22 +190,49 @@ class NativeTransport:
             calls, events = self._engine.take()
         except OSError as error:
             raise self._failed(error) from error
-        if calls:
-            self._taken.append((self._clock(), iter(calls)))
-            self._num_taken += len(calls)
-        # Results first: what they make free is not to wait for new calls.
+        self._is_in_turn = self._is_flush_due = True
+        try:
+            if calls:
+                self._taken.append((self._clock(), iter(calls)))
+                self._num_taken += len(calls)
+            # Results first: what they make free is not to wait for new calls.
+            self._handle_events(events)
+            if not self._is_handling_due:
+                self._handle_calls()
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        at_end, self._at_end = self._at_end, []
+        for callback in at_end:
+            callback()
+        at_end, self._at_end = self._at_end, []
+        self._is_in_turn = False
+        for callback in at_end:
+            # Who calls for another turn wants to see what has come until then: the loop looks for
+            # that only after what was called for during a callback of a descriptor.
+            self._loop.call_soon(self._loop.call_soon, callback)
+        self._flush()
+
+    def _go_on(self) -> None:
+        """Handle calls that were taken and not handled, in a turn of their own."""
+        self._is_handling_due = False
+        self._is_in_turn = self._is_flush_due = True
+        try:
+            self._handle_calls()
+        finally:
+            self._end_turn()
+
+    def _handle_events(self, events: Sequence[tuple[Any, ...]]) -> None:
         for kind, *event in events:
             try:
                 self._events[kind](*event)
             except Exception:
                 # A mistake with one stream must not keep the others from their events.
                 log.exception("event failed by a mistake of ours", extra={"event": kind})
-        if not self._is_handling_due:
-            self._handle_calls()
 
     def _handle_calls(self) -> None:
         """Handle what was taken, in its order, and go on in the next turn if it takes too long."""
-        self._is_handling_due = False
         now = self._clock()
         end = now + _LONGEST_TURN_S
         number = 0
@@ -211,7 +251,7 @@ class NativeTransport:
                     # What came in the meantime has its turn, and batches leave.
                     self._num_taken -= number
                     self._is_handling_due = True
-                    self._loop.call_soon(self._handle_calls)
+                    self._loop.call_soon(self._go_on)
                     return
             self._taken.popleft()
         self._num_taken = 0
