@@ -83,6 +83,10 @@ protos: $(PROTOC_VENV)/.ready  ## regenerate protobuf code
 bench: install  ## measure the query path on this machine
 	$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: soak
+soak: install  ## send a million queries and see that nothing of them stays
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
 .PHONY: docs
 docs: install  ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py

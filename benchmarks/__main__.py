@@ -11,16 +11,21 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import load_tool, report, systems
+from benchmarks import core, link, load_tool, report, systems
 from benchmarks.echo_cpp import NoCompiler
 from benchmarks.load_tool import Load, LoadFailed
 from benchmarks.peers import PeerFailed, PeerUnavailable
 from benchmarks.report import CellKey, Goodput
 from benchmarks.systems import System
+from skysail_common.rpc.transports import TransportName
 
 CALLERS = (1, 16, 64)
 SLO_MS = 50.0
 _IN_TIME = 0.99
+_MAX_STOLEN = 0.05
+_TRIES = 3
+_BATCH_ROWS = 16
+"""What 64 callers make of it, about."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,13 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", default=str(report.RESULTS))
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if os.isatty(1) else 120)
-    rounds = options.rounds or (1 if options.quick else 2)
-    seconds = options.seconds or (1.0 if options.quick else 1.5)
+    rounds = options.rounds or (1 if options.quick else 3)
+    seconds = options.seconds or 1.0
     models = options.models.split(",")
     load_tool.build()
     with ExitStack() as stack:
         running: list[System] = []
-        transports = options.transports.split(",")
+        transports: list[TransportName] = options.transports.split(",")
         if "native" in transports and find_spec("skysail_transport") is None:
             console.print("without native: skysail-transport is not installed", style="yellow")
             transports.remove("native")
@@ -61,10 +66,13 @@ def main(arguments: Sequence[str]) -> int:
                 console.print(f"without {name}: {error}", style="yellow")
         cells: list[dict[str, Any]] = []
         goodput: list[Goodput] = []
+        links: dict[str, dict[str, float]] = {}
         if options.skip != "closed":
             cells = closed_loops(console, running, models, rounds, seconds)
             report.print_cells(console, cells)
             report.print_ratios(console, cells)
+            links = {name: link.measure(name) for name in transports}
+            report.print_split(console, cells, core.measure(_BATCH_ROWS), links)
         if options.skip != "open":
             best = {(cell["system"], cell["model"]): cell["requests_per_s"] for cell in cells
                     if cell["callers"] == max(CALLERS) and cell["mode"] == "unary"}  # fmt: skip
@@ -75,8 +83,18 @@ def main(arguments: Sequence[str]) -> int:
                         goodput.append(open_loop(console, system, model, guess, seconds))
             report.print_goodput(console, goodput)
     console.print(report.machine(), style="dim")
-    report.write(cells, goodput, Path(options.output))
+    report.write(cells, goodput, links, Path(options.output))
     return 0
+
+
+def undisturbed(load: Load, system: System) -> dict[str, Any]:
+    """Return a run in which others had little of this machine, or the best of a few."""
+    results: list[dict[str, Any]] = []
+    while len(results) < _TRIES:
+        results.append(load_tool.run(load, system.parts))
+        if results[-1]["stolen"] <= _MAX_STOLEN:
+            break
+    return min(results, key=lambda result: float(result["stolen"]))
 
 
 def closed_loops(
@@ -104,7 +122,7 @@ def closed_loops(
                         )
                         key = CellKey(system.name, system.transport, model, mode, callers)
                         try:
-                            result = load_tool.run(load, system.pids)
+                            result = undisturbed(load, system)
                         except LoadFailed as error:
                             console.print(f"{key}: {error}", style="red")
                             continue
@@ -128,7 +146,7 @@ def open_loop(
             "open", system.address, system.unary, requests, length_s, 0, 8, rate,
             timeout_ms=int(SLO_MS), slo_ms=SLO_MS,
         )  # fmt: skip
-        return load_tool.run(load, system.pids)
+        return undisturbed(load, system)
 
     def share(result: dict[str, Any]) -> float:
         return float(result["in_slo"]) / max(1, result["offered"])

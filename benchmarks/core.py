@@ -1,7 +1,7 @@
 """`python -m benchmarks.core`: what a query costs in the frontend without any transport.
 
 Requests come as bytes, batches leave as bytes, results come as bytes, answers leave as bytes; only
-gRPC is left out. The stages are timed one after the other over many batches of 8.
+gRPC is left out. The stages are timed one after the other over many batches.
 """
 
 import gc
@@ -21,8 +21,9 @@ from skysail_frontend.replicas import Replica
 from skysail_frontend.routes import ReplicaEndpoint, RouteTable, ServedVersion
 from skysail_protos.v1 import model_server_pb2 as pb
 
-BATCH_SIZE = 8
-NUM_BATCHES = 4000
+BATCH_SIZES = (1, 8, 32)
+NUM_QUERIES = 32_000
+_WARM_UP = 200
 _PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -91,8 +92,8 @@ def _result_of(batch: bytes) -> bytes:
     return result.SerializeToString()
 
 
-def main() -> None:
-    """Print the processor time of a query by stage."""
+def measure(batch_size: int) -> dict[str, float]:
+    """Return the processor time of a query, in µs, by stage."""
     loop = _Turns()
     dispatcher = Dispatcher(MONOTONIC, loop, 10_000, 60.0)
     row = TensorSpec("x", DataType.FP32, (-1, 64))
@@ -112,10 +113,11 @@ def main() -> None:
     answers: list[bytes] = []
     stages = {"request to queue": 0.0, "queue to batch": 0.0, "result to answers": 0.0}
     gc.disable()
-    for number in range(NUM_BATCHES + 200):
-        if number == 200:
+    num_batches = NUM_QUERIES // batch_size
+    for number in range(num_batches + _WARM_UP):
+        if number == _WARM_UP:
             stages = dict.fromkeys(stages, 0.0)
-        calls = [_Call(requests[(number + each) % 360], answers) for each in range(BATCH_SIZE)]
+        calls = [_Call(requests[(number + each) % 360], answers) for each in range(batch_size)]
         begin = process_time()
         for call in calls:
             handler(call)
@@ -129,17 +131,21 @@ def main() -> None:
             replica.link_received(result)
         loop.run()
         end = process_time()
-        assert len(answers) == BATCH_SIZE
+        assert len(answers) == batch_size
         answers.clear()
         stages["request to queue"] += queued - begin
         stages["queue to batch"] += sent - queued
         stages["result to answers"] += end - received
-    total = 0.0
-    for stage, seconds in stages.items():
-        each_us = 1e6 * seconds / (NUM_BATCHES * BATCH_SIZE)
-        total += each_us
-        print(f"{stage:<18} {each_us:6.1f} µs a query")
-    print(f"{'together':<18} {total:6.1f} µs a query, in batches of {BATCH_SIZE}")
+    gc.enable()
+    return {stage: 1e6 * seconds / (num_batches * batch_size) for stage, seconds in stages.items()}
+
+
+def main() -> None:
+    """Print a line for each size of batch."""
+    for batch_size in BATCH_SIZES:
+        stages = measure(batch_size)
+        parts = ", ".join(f"{stage} {each_us:.1f}" for stage, each_us in stages.items())
+        print(f"batches of {batch_size}: {sum(stages.values()):.1f} µs a query: {parts}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,19 @@ def build() -> Path:
     return _TARGET / "release" / "skysail-load"
 
 
-def run(load: Load, pids: Callable[[], Sequence[int]]) -> dict[str, Any]:
-    """Return what the tool reports, with `server_cpu_us` of processor time a request.
+Parts = Callable[[], Mapping[str, Sequence[int]]]
+"""Tells which processes are the server's, by what part of it they are."""
+
+
+def run(load: Load, parts: Parts) -> dict[str, Any]:
+    """Return what the tool reports, and what it took of this machine.
+
+    Beside the tool's own: `parts_us`, processor time a request by part of the server, their sum
+    `server_cpu_us`, and `stolen`, the part of the machine's time that others had.
 
     Args:
         load: What to send.
-        pids: Tells which processes are the server's.
+        parts: Tells which processes are the server's.
 
     Raises:
         LoadFailed: the tool failed or did not end.
@@ -85,11 +92,13 @@ def run(load: Load, pids: Callable[[], Sequence[int]]) -> dict[str, Any]:
         try:
             assert process.stderr is not None
             assert process.stdout is not None
-            marks: list[float] = []
+            marks: list[tuple[dict[str, float], float, float]] = []
             others: list[str] = []
             for line in process.stderr:
                 if line.strip() in ("begin", "end"):
-                    marks.append(_cpu_s(pids()))
+                    times = psutil.cpu_times()
+                    taken = {part: _cpu_s(pids) for part, pids in parts().items()}
+                    marks.append((taken, times.steal, sum(times)))
                 else:
                     others.append(line)
             output = process.stdout.read()
@@ -100,7 +109,12 @@ def run(load: Load, pids: Callable[[], Sequence[int]]) -> dict[str, Any]:
             process.wait()
     report: dict[str, Any] = json.loads(output)
     num_requests = max(1, sum(report["codes"].values()))
-    report["server_cpu_us"] = (marks[1] - marks[0]) * 1e6 / num_requests
+    (before, stolen_before, all_before), (after, stolen_after, all_after) = marks
+    report["parts_us"] = {
+        part: 1e6 * (taken - before.get(part, 0.0)) / num_requests for part, taken in after.items()
+    }
+    report["server_cpu_us"] = sum(report["parts_us"].values())
+    report["stolen"] = (stolen_after - stolen_before) / max(1e-9, all_after - all_before)
     return report
 
 

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -53,10 +53,14 @@ def machine() -> str:
 
 def cell_of(key: CellKey, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the medians of all rounds of one cell, and their spread."""
-    figures = ("requests_per_s", "p50_ms", "p99_ms", "server_cpu_us", "client_cpu_us")
+    figures = ("requests_per_s", "p50_ms", "p99_ms", "server_cpu_us", "client_cpu_us", "stolen")
     cell: dict[str, Any] = asdict(key)
     for figure in figures:
         cell[figure] = round(median(each[figure] for each in rounds), 3)
+    cell["parts_us"] = {
+        part: round(median(each["parts_us"][part] for each in rounds), 1)
+        for part in rounds[0]["parts_us"]
+    }
     rates = [each["requests_per_s"] for each in rounds]
     cell["spread"] = round((max(rates) - min(rates)) / max(median(rates), 1e-9), 3)
     cell["num_failed"] = sum(
@@ -70,7 +74,16 @@ def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
     table = Table(title="closed loop", header_style="bold", title_justify="left")
     for name in ("model", "mode", "callers", "system"):
         table.add_column(name, justify="right" if name == "callers" else "left")
-    for name in ("req/s", "p50 ms", "p99 ms", "server µs", "client µs", "spread", "failed"):
+    for name in (
+        "req/s",
+        "p50 ms",
+        "p99 ms",
+        "server µs",
+        "client µs",
+        "spread",
+        "stolen",
+        "failed",
+    ):
         table.add_column(name, justify="right")
     last = None
     for cell in sorted(cells, key=lambda cell: (cell["model"], cell["mode"], cell["callers"])):
@@ -82,7 +95,8 @@ def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
             cell["model"], cell["mode"], str(cell["callers"]), cell["system"],
             f"{cell['requests_per_s']:.0f}", f"{cell['p50_ms']:.2f}", f"{cell['p99_ms']:.2f}",
             f"{cell['server_cpu_us']:.0f}", f"{cell['client_cpu_us']:.0f}",
-            f"{100 * cell['spread']:.0f} %", str(cell["num_failed"]),
+            f"{100 * cell['spread']:.0f} %", f"{100 * cell['stolen']:.0f} %",
+            str(cell["num_failed"]),
         )  # fmt: skip
     console.print(table)
 
@@ -106,6 +120,38 @@ def print_goodput(console: Console, found: Sequence[Goodput]) -> None:
     console.print(table)
 
 
+def print_split(
+    console: Console,
+    cells: Sequence[dict[str, Any]],
+    stages: Mapping[str, float],
+    links: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Print where the processor time of a query goes, and what a batch costs on the link.
+
+    Args:
+        console: Prints.
+        cells: As of `cell_of`.
+        stages: µs a query in the frontend's own code, by stage.
+        links: µs a batch on the link, by transport and side.
+    """
+    for cell in cells:
+        if (cell["model"], cell["mode"], cell["callers"]) != ("noop", "unary", 64):
+            continue
+        if "frontend" in cell["parts_us"]:
+            parts = ", ".join(f"{part} {each_us:.1f}" for part, each_us in cell["parts_us"].items())
+            console.print(f"{cell['system']}, noop, 64 callers, µs a query: {parts}")
+        if cell["system"] == "skysail":
+            rest_us = cell["parts_us"]["frontend"] - sum(stages.values())
+            split = ", ".join(f"{stage} {each_us:.1f}" for stage, each_us in stages.items())
+            console.print(f"  its frontend: {split}, transport and event loop {rest_us:.1f}")
+    for name, found in links.items():
+        sides_us = found["frontend_us"], found["model_server_us"]
+        console.print(
+            f"link on {name}, a batch of 16 rows: {sides_us[0]:.1f} + {sides_us[1]:.1f} = "
+            f"{sum(sides_us):.1f} µs"
+        )
+
+
 def print_ratios(console: Console, cells: Sequence[dict[str, Any]]) -> None:
     """Print how Skysail stands to each other system in the same cell."""
     ours = {
@@ -122,7 +168,12 @@ def print_ratios(console: Console, cells: Sequence[dict[str, Any]]) -> None:
             )
 
 
-def write(cells: Sequence[dict[str, Any]], goodput: Sequence[Goodput], path: Path) -> None:
+def write(
+    cells: Sequence[dict[str, Any]],
+    goodput: Sequence[Goodput],
+    links: Mapping[str, Mapping[str, float]],
+    path: Path,
+) -> None:
     """Write everything as JSON."""
     path.parent.mkdir(exist_ok=True)
     result = {
@@ -130,5 +181,6 @@ def write(cells: Sequence[dict[str, Any]], goodput: Sequence[Goodput], path: Pat
         "date": datetime.now(timezone.utc).date().isoformat(),
         "cells": list(cells),
         "goodput": [asdict(each) for each in goodput],
+        "links": dict(links),
     }
     path.write_text(json.dumps(result, indent=1) + "\n")

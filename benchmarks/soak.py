@@ -18,7 +18,7 @@ _MODEL = "noop"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 1 where a process of the query path has grown or kept descriptors, or a query failed."""
+    """Return 1 where a process has grown or kept descriptors, or a query failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--queries", type=int, default=NUM_QUERIES)
     parser.add_argument("--transport", default="native", choices=("native", "grpc"))
@@ -26,7 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     load_tool.build()
     with systems.skysail_system(options.transport) as system:
         _ask(system, round(_WARM_UP * options.queries))
-        processes = {part: psutil.Process(pid) for part, pid in system.part_pids(_MODEL).items()}
+        processes = {
+            f"{part} {pid}": psutil.Process(pid)
+            for part, pids in system.parts().items()
+            for pid in pids
+        }
         before = {part: _held(process) for part, process in processes.items()}
         num_failed = _ask(system, options.queries)
         after = {part: _held(process) for part, process in processes.items()}
@@ -50,7 +54,7 @@ def _ask(system: systems.System, number: int) -> int:
         load = Load(
             "closed", system.address, system.unary, system.requests(_MODEL), _CHUNK_S, _CALLERS
         )
-        codes = load_tool.run(load, system.pids)["codes"]
+        codes = load_tool.run(load, system.parts)["codes"]
         num_asked += sum(codes.values())
         num_failed += sum(count for code, count in codes.items() if code != "0")
     return num_failed

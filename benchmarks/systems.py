@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 import skysail
 from benchmarks import echo, echo_cpp, models
-from benchmarks.load_tool import tree
+from benchmarks.load_tool import Parts, tree
 from benchmarks.peers import mlserver, triton
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -25,7 +27,8 @@ class System:
 
     name: str
     address: str
-    pids: Callable[[], Sequence[int]]
+    parts: Parts
+    """Its processes."""
     unary: str = INFER
     """Path of the unary method; nothing where there is none."""
     stream: str = ""
@@ -58,12 +61,12 @@ def echo_systems(kind: str) -> Iterator[list[System]]:
         assert process.stdout is not None
         address = f"127.0.0.1:{int(process.stdout.readline())}"
 
-        def pids() -> list[int]:
-            return [process.pid]
+        def parts() -> dict[str, list[int]]:
+            return {"server": [process.pid]}
 
         yield [
-            System(f"echo-{kind}", address, pids, echo.UNARY, "", models=("noop",)),
-            System(f"echo-{kind}-stream", address, pids, "", echo.STREAM, models=("noop",)),
+            System(f"echo-{kind}", address, parts, echo.UNARY, "", models=("noop",)),
+            System(f"echo-{kind}-stream", address, parts, "", echo.STREAM, models=("noop",)),
         ]
     finally:
         process.kill()
@@ -102,12 +105,24 @@ def skysail_system(transport: str = "native") -> Iterator[System]:
             yield System(
                 "skysail" if transport == "native" else "skysail-aio",
                 record["grpc"],
-                lambda: [each for each in tree(pid) if each != os.getpid()],
+                lambda: _parts_of(pid),
                 stream=STREAM_INFER,
                 transport=transport,
             )
         finally:
             subprocess.run([*command, "down", *place], check=True, capture_output=True, timeout=120)
+
+
+def _parts_of(pid: int) -> dict[str, list[int]]:
+    parts: dict[str, list[int]] = {}
+    for each in tree(pid):
+        try:
+            module = " ".join(psutil.Process(each).cmdline()[1:3]).removeprefix("-m skysail_")
+        except psutil.NoSuchProcess:
+            continue
+        part = module if module in ("frontend", "model_server") else "others"
+        parts.setdefault(part.replace("_", " "), []).append(each)
+    return parts
 
 
 @contextmanager
@@ -116,4 +131,4 @@ def peer_system(name: str) -> Iterator[System]:
     module = {"triton": triton, "mlserver": mlserver}[name]
     module.install()
     with module.running() as peer:
-        yield System(name, peer.grpc_endpoint, peer.pids)
+        yield System(name, peer.grpc_endpoint, lambda: {"server": peer.pids()})
