@@ -39,7 +39,7 @@ class Caching:
         return True
 
     def lead(self, query: Query) -> None:
-        """Have other queries like this follow it."""
+        """Have other queries like this follow it; nothing where its answers are not cached."""
         if query.cache_key is not None:
             self._leaders[query.cache_key] = query
 

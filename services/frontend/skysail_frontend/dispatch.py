@@ -182,7 +182,8 @@ class Dispatcher:
             self._shed(version, query, reason, now)
         else:
             self._deadlines.watch(query, now)
-            self.caching.lead(query)
+            if query.cache_key is not None:
+                self.caching.lead(query)
             version.batcher.push(query)
             self.mark(version)
 

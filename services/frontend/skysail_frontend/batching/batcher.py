@@ -111,11 +111,10 @@ class Batcher:
         """
         if query.deadline <= now:
             return ShedReason.EXPIRED
-        if self.queue.num_rows + query.rows > self.max_queue_rows and len(self.queue):
+        num_rows = self.queue.num_rows
+        if num_rows and num_rows + query.rows > self.max_queue_rows:
             return ShedReason.QUEUE_FULL
-        if num_replicas and not self._policy.admits(
-            query, self.queue.num_rows, num_replicas, num_idle
-        ):
+        if num_replicas and not self._policy.admits(query, num_rows, num_replicas, num_idle):
             # As in `decide`: what was learned is doubted when nothing shows it any more.
             return ShedReason.HOPELESS if now - self._dispatched <= _PROBE_AFTER_S else None
         return None

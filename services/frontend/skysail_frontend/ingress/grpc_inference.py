@@ -30,7 +30,7 @@ from skysail_frontend.ingress.targets import (
     make_query,
 )
 from skysail_frontend.ingress.triton_errors import triton_error
-from skysail_frontend.query import Prediction, Query, Settle
+from skysail_frontend.query import Outcome, Prediction, Query, Settle
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
@@ -163,8 +163,8 @@ class GrpcInference:
                 call.reply(checked(asked.answer(query, prediction), self._max_answer_bytes))
 
         with self._dispatcher.statistics.refusals:
-            check_in_time(self._dispatcher, call)
-            asked = self._understand(call.message, call.deadline, settle)
+            now = check_in_time(self._dispatcher, call)
+            asked = self._understand(call.message, now, call.deadline, settle)
         query = asked.query
         call.on_cancel(lambda: self._dispatcher.cancel(query))
         self._dispatcher.submit(query)
@@ -187,14 +187,15 @@ class GrpcInference:
 
         try:
             with self._dispatcher.statistics.refusals:
-                asked = self._understand(message, session.deadline, settle)
+                now = self._dispatcher.clock()
+                asked = self._understand(message, now, session.deadline, settle)
         except SkysailError as error:
             session.answer(name, _stream_error(_id_of(message), error))
         else:
             session.asked(name, asked.query)
             self._dispatcher.submit(asked.query)
 
-    def _understand(self, message: bytes, deadline: float, settle: Settle) -> "_Asked":
+    def _understand(self, message: bytes, now: float, deadline: float, settle: Settle) -> "_Asked":
         """Return the query of a request and how to answer it.
 
         Raises:
@@ -210,7 +211,6 @@ class GrpcInference:
                 found = (plan, parts.query_id, parts.raw)
         if found is not None:
             plan, query_id, raw = found
-            now = self._dispatcher.clock()
             query = plan.query(raw, query_id.decode(errors="replace"), now, deadline, settle)
             if query is not None:
                 return _Asked(query, _ALL, plan, query_id)
@@ -259,7 +259,7 @@ class _Asked:
 
     def answer(self, query: Query, prediction: Prediction) -> bytes:
         """Return the serialized ModelInferResponse."""
-        if self._plan is not None and not prediction.is_default:
+        if self._plan is not None and prediction.outcome is Outcome.OK:
             return self._plan.answer(query, self._query_id, prediction)
         return _response(query, prediction, self._wanted).SerializeToString()
 

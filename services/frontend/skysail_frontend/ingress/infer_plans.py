@@ -133,7 +133,9 @@ class InferPlan:
         if not others:
             if not query_id:
                 return head + first
-            return b"".join((head, first, _RESPONSE_ID, _varint(len(query_id)), query_id))
+            size = len(query_id)
+            id_size = _SMALL[size] if size < _MAX_SMALL else _varint(size)
+            return b"".join((head, first, _RESPONSE_ID, id_size, query_id))
         parts = [head, first]
         for data in others:
             parts += (_RESPONSE_RAW, _varint(len(data)), data)

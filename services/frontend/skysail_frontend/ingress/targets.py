@@ -68,14 +68,16 @@ def find_model_target(table: RouteTable, name: str, version: str) -> Target:
     return Target(None, table.version(name, version))
 
 
-def check_in_time(dispatcher: Dispatcher, call: Call) -> None:
-    """Return if somebody may still hear the answer to a call.
+def check_in_time(dispatcher: Dispatcher, call: Call) -> float:
+    """Return the present instant, if somebody may still hear the answer to a call.
 
     Raises:
         DeadlineExceeded: it waited in the socket for so long that it is not worth a look.
     """
-    if call.deadline - dispatcher.clock() < _LATE_S:
+    now = dispatcher.clock()
+    if call.deadline - now < _LATE_S:
         raise DeadlineExceeded("the call came too late to be answered")
+    return now
 
 
 def longest_wait_s(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> float:
