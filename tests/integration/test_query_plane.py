@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,8 +42,6 @@ from skysail_testing import models
 from skysail_testing.clusters import (
     RunningCluster,
     running_cluster,
-    skysail_command,
-    start_cluster,
 )
 from skysail_testing.metrics_page import Page, scrape
 from skysail_testing.processes import eventually
@@ -371,132 +368,6 @@ class TestMetrics:
         assert plane.computed_rows(napping) - before == 1
         results = plane.page().by("result", "skysail_cache_queries_total", model=napping)
         assert results == {"miss": 1, "shared": 7}
-
-
-@pytest.fixture(scope="class")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    """A cluster whose frontend has two workers."""
-    data_dir = tmp_path_factory.mktemp("w")
-    cluster = start_cluster(data_dir, "--workers", "2", "--log-level", "info")
-    try:
-        with cluster.client() as client:
-            client.deploy(models.double, name="double", version="1", example=ROW)
-        yield cluster
-    finally:
-        # The last test has stopped it.
-        if psutil.pid_exists(cluster.pid):
-            stopped = skysail_command("down", "--data-dir", str(data_dir))
-            assert stopped.returncode == 0, stopped.stderr
-
-
-class TestWorkers:
-    def test_all_connections_are_answered_and_one_page_counts_all(self, working: RunningCluster):
-        request = predict_request("double", [1.0, 2, 3])
-
-        def ask_grpc(_: int) -> int:
-            # Its own connection, not one that channels to the same address share.
-            options = [("grpc.use_local_subchannel_pool", 1)]
-            with grpc.insecure_channel(working.grpc, options) as channel:
-                stub = query_pb2_grpc.QueryServiceStub(channel)
-                answers = [stub.Predict(request, timeout=10) for _ in range(5)]
-                refused(lambda: stub.Predict(predict_request("nope", [1.0]), timeout=10))
-            return sum(each.outcome == query_pb2.OUTCOME_OK for each in answers)
-
-        def ask_http(_: int) -> int:
-            with httpx.Client(base_url=f"http://{working.http}", verify=False) as client:
-                body = infer_body(ROW)
-                answers = [client.post("/v2/models/double/infer", json=body) for _ in range(5)]
-                client.post("/v2/models/nope/infer", json=body)
-            return sum(each.json()["outputs"][0]["data"] == [2, 2, 2] for each in answers)
-
-        with ThreadPoolExecutor(8) as pool:
-            answered = sum(pool.map(ask_grpc, range(32))) + sum(pool.map(ask_http, range(32)))
-        assert answered == 320
-        page = scrape(working.metrics)
-        assert page.by("outcome", "skysail_queries_total", model="double") == {"OK": 320}
-        assert page.sum("skysail_query_latency_seconds_count", model="double") == 320
-        assert page.sum("skysail_batch_rows_sum", model="double") == 320
-        parts = [scrape(f"127.0.0.1:{worker.metrics_port}") for worker in workers_of(working)]
-        counts = [part.sum("skysail_queries_total", model="double") for part in parts]
-        refusals = [part.sum("skysail_refused_queries_total") for part in parts]
-        assert sum(refusals) == page.sum("skysail_refused_queries_total") == 64
-        assert min(refusals) > 0
-        assert len(counts) == 2
-        assert sum(counts) == 320
-        assert min(counts) > 0
-        # Each is linked to the replica, which is ready all the same.
-        assert page.sum("skysail_replica_ready", model="double") == 1
-
-    def test_a_killed_worker_loses_no_query_and_comes_back(self, working: RunningCluster):
-        with ExitStack() as stack:
-            clients = [stack.enter_context(working.client()) for _ in range(6)]
-            for client in clients:
-                client.predict("double", [1, 2, 3])
-            victim = max(workers_of(working), key=lambda worker: worker.num_clients)
-            assert victim.num_clients > 0
-            seen = [
-                stack.enter_context(traffic(client, "double", [1, 2, 3], callers=1))
-                for client in clients
-            ]
-            os.kill(victim.pid, signal.SIGKILL)
-            for each in seen:
-                each.wait_for_more(30)
-        for each in seen:
-            assert set(each.outcomes) == {"OK"}, each.problems[:3]
-
-        def is_back() -> bool:
-            workers = workers_of(working)
-            return len(workers) == 2 and victim.pid not in [each.pid for each in workers]
-
-        eventually(is_back, what="the worker was started again")
-
-    def test_down_leaves_no_process(self, working: RunningCluster):
-        supervisor = psutil.Process(working.pid)
-        with working.client() as client:
-            (replica,) = client.describe_version("double").replicas
-        family = [
-            supervisor,
-            *supervisor.children(recursive=True),
-            psutil.Process(working.replica_pid(replica.container_id)),
-        ]
-        frontend = working.service_pid("skysail_frontend")
-        assert len([each for each in family if each.is_running() and each.ppid() == frontend]) == 2
-        stopped = skysail_command("down", "--data-dir", str(working.data_dir))
-        assert stopped.returncode == 0, stopped.stderr
-        _, alive = psutil.wait_procs(family, timeout=10)
-        assert not alive, alive
-        log = (working.data_dir / "logs" / "cluster.log").read_text()
-        assert "mistake of ours" not in log, log
-        assert "background task failed" not in log, log
-
-
-@dataclass
-class Worker:
-    pid: int
-    metrics_port: int
-    num_clients: int
-    """Connections to the gRPC port."""
-
-
-def workers_of(cluster: RunningCluster) -> list[Worker]:
-    """Return the workers that listen on the ports of a cluster."""
-    grpc_port, http_port = (int(each.rpartition(":")[2]) for each in (cluster.grpc, cluster.http))
-    found = []
-    for process in psutil.Process(cluster.service_pid("skysail_frontend")).children():
-        try:
-            connections = process.net_connections("tcp")
-        except psutil.Error:
-            continue
-        listening = {each.laddr.port for each in connections if each.status == "LISTEN"}
-        others = listening - {grpc_port, http_port}
-        if len(others) == 1 and len(listening) == 3:
-            clients = [
-                each
-                for each in connections
-                if each.status == "ESTABLISHED" and each.laddr.port == grpc_port
-            ]
-            found.append(Worker(process.pid, others.pop(), len(clients)))
-    return found
 
 
 class TestShedding:
