@@ -48,14 +48,14 @@ def cut(message: bytes) -> Cut | None:
             tag = message[position]
             size = message[position + 1]
             begin = position + 2
-            if size >= 0x80:
+            if size >= _MAX_SMALL:
                 size &= 0x7F
                 shift = 7
                 while True:
                     more = message[begin]
                     begin += 1
                     size |= (more & 0x7F) << shift
-                    if more < 0x80:
+                    if more < _MAX_SMALL:
                         break
                     shift += 7
             after = begin + size
@@ -63,7 +63,7 @@ def cut(message: bytes) -> Cut | None:
                 if raw_begin < 0:
                     raw_begin = position
                 raw.append(message[begin:after])
-            elif raw_begin >= 0 or tag & 7 != _LENGTH_DELIMITED or tag >= 0x80:
+            elif raw_begin >= 0 or tag & 7 != _LENGTH_DELIMITED or tag >= _MAX_SMALL:
                 return None
             elif tag == _REQUEST_ID:
                 query_id, id_begin, id_end = message[begin:after], position, after
