@@ -25,7 +25,7 @@ SLO_MS = 50.0
 _IN_TIME = 0.99
 _MAX_STOLEN = 0.05
 _TRIES = 3
-_STEPS = 7
+_HALVINGS = 5
 _BATCH_ROWS = 16
 """What 64 callers make of it, about."""
 
@@ -160,11 +160,13 @@ def open_loop(
         return float(result["in_slo"]) / max(1, result["offered"])
 
     low, high, rate = 0.0, math.inf, 0.8 * guess
-    for _ in range(_STEPS):
+    num_halved = 0
+    while num_halved < _HALVINGS:
         if any(share(offer(rate, seconds)) >= _IN_TIME for _ in range(2)):
             low = rate
         else:
             high = rate
+        num_halved += high < math.inf
         rate = min(1.5 * rate, (low + high) / 2)
     best = low
     if best == 0.0:
