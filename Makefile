@@ -41,12 +41,15 @@ transport: $(VENV)/.ready  ## build the native transport, and fail where that is
 	@touch $(VENV)/.transport
 
 .PHONY: wheels
-wheels: install  ## make the wheels of both packages in dist/
+wheels: install dist/.transport  ## make the wheels of both packages in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+dist/.transport: $(TRANSPORT)
 	test -d .cache/maturin || $(PYTHON) -m venv .cache/maturin
 	.cache/maturin/bin/python -m pip install --quiet 'maturin>=1.8,<2' 'ziglang>=0.13'
 	PATH="$(CURDIR)/.cache/maturin/bin:$$PATH" .cache/maturin/bin/maturin build --quiet --release --zig \
 	  --compatibility manylinux_2_17 --manifest-path transport/Cargo.toml --out dist
+	@touch $@
 
 # What a model server needs to be installed, and what reaches package indexes from a closed network:
 # pip's own settings, and the certificates that it trusts.

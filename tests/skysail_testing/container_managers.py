@@ -116,15 +116,17 @@ class DockerBackend(Backend):
 
     fetches_artifacts = False
 
+    def __init__(self, directory: Path, **values: Any) -> None:
+        super().__init__(directory)
+        self.values = values
+
     @staticmethod
     def why_not() -> str:
         return why_no_docker()
 
-    def settings(self, **values: Any) -> ManagementSettings:
-        return ManagementSettings(data_dir=self.directory, cluster="test", **values)
-
     def make_manager(self) -> DockerEngineManager:
-        return DockerEngineManager(self.settings())
+        settings = ManagementSettings(data_dir=self.directory, cluster="test", **self.values)
+        return DockerEngineManager(settings)
 
     def keep(self, artifact: skysail.artifact.Artifact) -> None:
         directory = self.directory / "artifacts"
@@ -264,10 +266,13 @@ async def opened(backend: Backend, server: ArtifactServer) -> AsyncIterator[Hand
 
 @asynccontextmanager
 async def running_backend(
-    name: str, directory: Path
+    name: str, directory: Path, **values: Any
 ) -> AsyncIterator[tuple[Backend, ArtifactServer]]:
-    """Have a back end and the server of artifacts inside the block; no container outlives it."""
-    backend = BACKENDS[name](directory)
+    """Have a back end and the server of artifacts inside the block; no container outlives it.
+
+    Values are settings that tests of this back end give.
+    """
+    backend = BACKENDS[name](directory, **values)
     server = ArtifactServer()
     await server.start(backend.host)
     async with AsyncExitStack() as stack:

@@ -106,10 +106,11 @@ class DockerEngineManager(ContainerManager):
     async def close(self) -> None:
         """Let go of all containers without stopping them."""
         await self._tasks.stop()
-        await self._images.close()
-        await self._engine.close()
         if not self._replicas:
             remove_socket_directory(self._settings.data_dir)
+            await self._remove_network(self._settings.docker_network)
+        await self._images.close()
+        await self._engine.close()
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Make sure that there is an image of the version."""
@@ -117,7 +118,7 @@ class DockerEngineManager(ContainerManager):
 
     async def start(self, spec: ReplicaSpec) -> Container:
         """Start a container and return it as STARTING."""
-        image = await self._images.find(spec.version)
+        image = self._images.image(spec.version)
         name = f"skysail-{replica_name(spec)}-{secrets.token_hex(4)}"
         labels = replica_labels(self._settings.cluster, spec)
         started_at = datetime.now(timezone.utc)
@@ -363,6 +364,15 @@ class DockerEngineManager(ContainerManager):
                     labels=docker_options.labels(self._marks),
                 )
             )
+
+    async def _remove_network(self, network: str) -> None:
+        if not network:
+            return
+        # It stays where somebody else is on it.
+        with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
+            found = await self._engine.do(lambda client: client.inspect_network(network))
+            if docker_options.own_labels(found["Labels"]).items() >= self._marks.items():
+                await self._engine.do(lambda client: client.remove_network(network))
 
 
 def _name(found: Mapping[str, Any]) -> str:

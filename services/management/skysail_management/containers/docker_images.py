@@ -61,6 +61,7 @@ class VersionImages:
         self._repository = f"skysail-{name}-{owner}"
         self._remote = f"{settings.docker_registry}/skysail-{name}"
         self._locks: dict[str, asyncio.Lock] = {}
+        self._prepared: dict[VersionSpec, str] = {}
 
     async def open(self) -> None:
         """Remove what builds that were cut off left behind."""
@@ -74,16 +75,16 @@ class VersionImages:
         """Let go of the engine."""
         await self._engine.close()
 
-    async def find(self, version: VersionSpec) -> str:
-        """Return the name of a version's image.
+    def image(self, version: VersionSpec) -> str:
+        """Return the name of the image that was prepared for a version.
 
         Raises:
-            SkysailError: it is not there; `prepare` makes it.
+            SkysailError: none was.
         """
-        image = self._name(_version_tag(await self._base(lambda line: None), version))
-        if not await self._exists(image):
-            raise SkysailError(f"image {image} of {version.model_version} is gone")
-        return image
+        try:
+            return self._prepared[version]
+        except KeyError:
+            raise SkysailError(f"there is no image of {version.model_version}") from None
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Make sure that there is an image of the version.
@@ -99,6 +100,7 @@ class VersionImages:
             )
             tag = _version_tag(base, version)
             await self._provide(tag, progress, lambda: self._make(base, version, tag, progress))
+            self._prepared[version] = self._name(tag)
         except EngineRefused as error:
             raise PrepareFailed(f"the image cannot be made: {error.message}") from error
 
@@ -114,7 +116,14 @@ class VersionImages:
 
     async def sweep(self, kept: Collection[VersionSpec]) -> None:
         """Remove images that no version in `kept` needs; what a container holds stays."""
-        base = await self._base(lambda line: None)
+        self._prepared = {
+            version: image for version, image in self._prepared.items() if version in kept
+        }
+        try:
+            base = await self._inspect(self._settings.docker_image)
+        except NotOnEngine:
+            # Which ones are needed cannot be told without it.
+            return
         tags = {_version_tag(base, version) for version in kept}
         tags |= {_packages_tag(base, version) for version in kept if version.requirements}
         mine = docker_options.label_filter(self._marks)
