@@ -104,11 +104,16 @@ class DockerEngineManager(ContainerManager):
         self._tasks.start(self._watch_engine(), "events of the Docker engine")
 
     async def close(self) -> None:
-        """Let go of all containers without stopping them."""
+        """Let go of all containers without stopping them.
+
+        Where none lives, nothing remains on the engine but images, which the next one may need.
+        """
         await self._tasks.stop()
         if not self._replicas:
             remove_socket_directory(self._settings.data_dir)
-            await self._remove_network(self._settings.docker_network)
+            with contextlib.suppress(ContainerManagerUnavailable):
+                await self._remove_ended(set())
+                await self._remove_network(self._settings.docker_network)
         await self._images.close()
         await self._engine.close()
 
@@ -192,19 +197,21 @@ class DockerEngineManager(ContainerManager):
 
         The last failure of each replica of a kept version stays, so that its log can be read.
         """
-        versions = {spec.model_version for spec in kept}
+        await self._remove_ended({spec.model_version for spec in kept})
+        await self._images.sweep(kept)
+
+    async def _remove_ended(self, kept: Collection[ModelVersion]) -> None:
         last: dict[ReplicaId, Container | None] = {}
         ended = [self._container(found) for found in await self._listed()]
         for container in sorted(ended, key=lambda each: str(each.started_at)):
             if container.container_id in self._replicas:
                 continue
             former: Container | None = container
-            if container.replica_id.model_version in versions:
+            if container.replica_id.model_version in kept:
                 former = last.get(container.replica_id)
                 last[container.replica_id] = container
             if former is not None:
                 await self._remove(former.container_id)
-        await self._images.sweep(kept)
 
     async def _watch_engine(self) -> None:
         """Take note of every container that ends, also while the engine was away."""
@@ -369,7 +376,7 @@ class DockerEngineManager(ContainerManager):
         if not network:
             return
         # It stays where somebody else is on it.
-        with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
+        with contextlib.suppress(EngineRefused):
             found = await self._engine.do(lambda client: client.inspect_network(network))
             if docker_options.own_labels(found["Labels"]).items() >= self._marks.items():
                 await self._engine.do(lambda client: client.remove_network(network))
