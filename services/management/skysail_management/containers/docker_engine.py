@@ -3,32 +3,19 @@
 Its artifact is in its image, so that it need reach nothing: it has no network, and listens on a unix
 socket in a directory of this machine that it is given. With the setting docker-network it listens on
 that network instead.
-
-    <sockets>/<suffix>/s                 the socket; see skysail_common.paths
-    <data-dir>/containers/<container>    exists while the replica is ready
 """
 
 import asyncio
-import contextlib
 import logging
-import os
-import re
-import secrets
-import shutil
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
 
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import ContainerManagerUnavailable, ReplicaNotFound, SkysailError
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
-from skysail_common.paths import remove_socket_directory, socket_directory
-from skysail_common.states import ExitCode, ReplicaState
-from skysail_management.containers import docker_options
+from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
@@ -37,33 +24,17 @@ from skysail_management.containers.base import (
     VersionSpec,
 )
 from skysail_management.containers.changes import ContainerChanges
-from skysail_management.containers.docker_client import (
-    DockerEngine,
-    EngineRefused,
-    NotOnEngine,
-    lines_of,
-)
+from skysail_management.containers.docker_client import EngineRefused
+from skysail_management.containers.docker_containers import ClusterContainers
 from skysail_management.containers.docker_images import VersionImages
 from skysail_management.containers.readiness import watch_readiness
-from skysail_management.containers.replicas import (
-    LABELS,
-    exit_reason,
-    log_end,
-    replica_labels,
-    replica_name,
-)
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
-_STARTED_AT = "started-at"
-_LOG_TAIL_LINES = 100
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _KILL_TIMEOUT_S = 60.0
-_SIGNALLED = 128
-"""An exit status above it is that of a process that a signal has ended."""
 
 
 @dataclass
@@ -72,6 +43,7 @@ class _Replica:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     is_stopping: bool = False
     readiness: "asyncio.Task[None] | None" = None
+    """None until it is started."""
 
 
 class DockerEngineManager(ContainerManager):
@@ -81,27 +53,24 @@ class DockerEngineManager(ContainerManager):
 
     def __init__(self, settings: ManagementSettings) -> None:
         """Marks what it makes with the cluster and the data directory of these settings."""
-        self._settings = settings
-        self._marks = {"cluster": settings.cluster, "data-dir": str(settings.data_dir.resolve())}
-        self._engine = DockerEngine(settings.docker_host)
-        self._images = VersionImages(self._marks, settings)
-        self._ready = settings.data_dir / "containers"
+        marks = {"cluster": settings.cluster, "data-dir": str(settings.data_dir.resolve())}
+        self._containers = ClusterContainers(marks, settings)
+        self._images = VersionImages(marks, settings)
         self._replicas: dict[str, _Replica] = {}
         self._changes = ContainerChanges()
         self._tasks = BackgroundTasks()
 
     async def open(self) -> None:
         """Take over the containers that an earlier management left running."""
-        self._ready.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for found in await self._listed():
-            if found["State"] == "running":
-                replica = _Replica(self._container(found))
+        await self._containers.open()
+        for found in await self._containers.list():
+            if found.is_running:
+                replica = _Replica(found.container)
+                self._replicas[found.container.container_id] = replica
                 self._follow(replica)
-                log.info("took over a replica", extra={"replica": replica.container.replica_id})
+                log.info("took over a replica", extra={"replica": found.container.replica_id})
         await self._images.open()
-        if self._settings.docker_network:
-            await self._make_network(self._settings.docker_network)
-        self._tasks.start(self._watch_engine(), "events of the Docker engine")
+        self._tasks.start(self._watch_ends(), "events of the Docker engine")
 
     async def close(self) -> None:
         """Let go of all containers without stopping them.
@@ -110,12 +79,13 @@ class DockerEngineManager(ContainerManager):
         """
         await self._tasks.stop()
         if not self._replicas:
-            remove_socket_directory(self._settings.data_dir)
-            with contextlib.suppress(ContainerManagerUnavailable):
+            try:
                 await self._remove_ended(set())
-                await self._remove_network(self._settings.docker_network)
+            except ContainerManagerUnavailable as error:
+                log.warning("containers may be left", extra={"error": error.message})
+            await self._containers.leave()
         await self._images.close()
-        await self._engine.close()
+        await self._containers.close()
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Make sure that there is an image of the version."""
@@ -124,34 +94,17 @@ class DockerEngineManager(ContainerManager):
     async def start(self, spec: ReplicaSpec) -> Container:
         """Start a container and return it as STARTING."""
         image = self._images.image(spec.version)
-        name = f"skysail-{replica_name(spec)}-{secrets.token_hex(4)}"
-        labels = replica_labels(self._settings.cluster, spec)
-        started_at = datetime.now(timezone.utc)
-        marks = {**self._marks, **labels, _STARTED_AT: started_at.isoformat()}
-        container = Container(
-            name, spec.replica_id, ReplicaState.STARTING, started_at=started_at, labels=labels
-        )
+        replica = _Replica(self._containers.planned(spec))
+        name = replica.container.container_id
         # Known before it starts: it may end before this goes on.
-        replica = self._replicas[name] = _Replica(container)
-        is_started = False
+        self._replicas[name] = replica
+        endpoint = ""
         try:
-            socket = self._socket(name)
-            if not self._settings.docker_network:
-                _make_socket_directory(socket.parent)
-            config = docker_options.replica_config(
-                spec, image, marks, str(socket.parent), self._settings
-            )
-            await self._engine.do(lambda client: client.create_container_from_config(config, name))
-            await self._engine.do(lambda client: client.start(name))
-            found = await self._engine.do(lambda client: client.inspect_container(name))
-            replica.container = replace(container, endpoint=self._endpoint(name, found))
-            is_started = True
-        except OSError as error:
-            raise SkysailError(f"its socket cannot be made: {error}") from error
+            endpoint = await self._containers.run(replica.container, spec, image)
         finally:
-            if not is_started:
+            if not endpoint:
                 self._replicas.pop(name, None)
-                await self._remove(name)
+        replica.container = replace(replica.container, endpoint=endpoint)
         if name in self._replicas:
             self._follow(replica)
         return replica.container
@@ -163,12 +116,12 @@ class DockerEngineManager(ContainerManager):
             return
         replica.is_stopping = True
         self._set(replica, ReplicaState.DRAINING)
-        await self._signal(container_id, "SIGTERM")
+        await self._containers.signal(container_id, "SIGTERM")
         try:
             await asyncio.wait_for(replica.gone.wait(), drain_timeout_s)
         except asyncio.TimeoutError:
             log.warning("replica did not drain in time", extra={"container": container_id})
-            await self._signal(container_id, "SIGKILL")
+            await self._containers.signal(container_id, "SIGKILL")
             try:
                 await asyncio.wait_for(replica.gone.wait(), _KILL_TIMEOUT_S)
             except asyncio.TimeoutError:
@@ -182,15 +135,9 @@ class DockerEngineManager(ContainerManager):
         """Yield each container whenever its state changes."""
         return self._changes.watch()
 
-    async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+    def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
         """Yield the last lines of a log and, if `follow`, what is added."""
-        if not await self._is_ours(container_id):
-            raise ReplicaNotFound(f"there is no log of container {container_id!r}")
-        async with self._engine.stream(
-            lambda client: client.logs(container_id, stream=True, follow=follow, tail=tail_lines)
-        ) as chunks:
-            async for line in lines_of(chunks):
-                yield line
+        return self._containers.logs(container_id, tail_lines, follow)
 
     async def sweep(self, kept: Collection[VersionSpec]) -> None:
         """Remove containers that have ended, and unused images.
@@ -201,32 +148,29 @@ class DockerEngineManager(ContainerManager):
         await self._images.sweep(kept)
 
     async def _remove_ended(self, kept: Collection[ModelVersion]) -> None:
-        last: dict[ReplicaId, Container | None] = {}
-        ended = [self._container(found) for found in await self._listed()]
-        for container in sorted(ended, key=lambda each: str(each.started_at)):
-            if container.container_id in self._replicas:
+        last: dict[ReplicaId, str] = {}
+        for found in await self._containers.list():
+            name, replica_id = found.container.container_id, found.container.replica_id
+            if name in self._replicas:
                 continue
-            former: Container | None = container
-            if container.replica_id.model_version in kept:
-                former = last.get(container.replica_id)
-                last[container.replica_id] = container
-            if former is not None:
-                await self._remove(former.container_id)
+            if replica_id.model_version not in kept:
+                await self._containers.remove(name)
+                continue
+            if replica_id in last:
+                await self._containers.remove(last[replica_id])
+            last[replica_id] = name
 
-    async def _watch_engine(self) -> None:
+    async def _watch_ends(self) -> None:
         """Take note of every container that ends, also while the engine was away."""
-        wanted = {**self._filter(), "type": "container", "event": "die"}
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             try:
-                async with self._engine.stream(
-                    lambda client: client.events(filters=wanted, decode=True)
-                ) as events:
-                    # What ends from here on comes as an event.
+                async with self._containers.ends() as names:
+                    # What ends from here on is told.
                     await self._look_for_ended()
                     back_off.reset()
-                    async for event in events:
-                        await self._ended(event["Actor"]["Attributes"]["name"])
+                    async for name in names:
+                        await self._ended(name)
             except ContainerManagerUnavailable as error:
                 log.warning("the Docker engine is away", extra={"error": error.message})
             except EngineRefused as error:
@@ -234,48 +178,34 @@ class DockerEngineManager(ContainerManager):
             await asyncio.sleep(back_off.next_s())
 
     async def _look_for_ended(self) -> None:
-        known = [name for name, each in self._replicas.items() if each.readiness is not None]
-        running = {_name(found) for found in await self._listed() if found["State"] == "running"}
-        for name in known:
+        started = [name for name, each in self._replicas.items() if each.readiness is not None]
+        listed = await self._containers.list()
+        running = {found.container.container_id for found in listed if found.is_running}
+        for name in started:
             if name not in running:
                 await self._ended(name)
 
     async def _ended(self, name: str) -> None:
-        if name not in self._replicas:
+        replica = self._replicas.get(name)
+        if replica is None:
             return
-        state, log_tail = await self._last_words(name)
-        replica = self._replicas.pop(name)
+        failed = await self._containers.ended(replica.container)
+        del self._replicas[name]
         if replica.readiness is not None:
             replica.readiness.cancel()
-        self._clear(name)
         if replica.is_stopping:
-            await self._remove(name)
+            await self._containers.remove(name)
             self._set(replica, ReplicaState.STOPPED)
         else:
-            status = state.get("ExitCode", 0)
-            replica.container = replace(
-                replica.container, is_permanent=status == ExitCode.LOAD_FAILED, log_tail=log_tail
-            )
-            self._set(replica, ReplicaState.FAILED, _reason(state))
-        # Only now: what waits for it may start another one.
+            self._containers.clear(name)
+            replica.container = failed
+            self._changes.publish(failed)
+        # Only now: who waits for it may start another one.
         replica.gone.set()
 
-    async def _last_words(self, name: str) -> tuple[Mapping[str, Any], str]:
-        """Return how a container ended, and the end of its log."""
-        try:
-            found = await self._engine.do(lambda client: client.inspect_container(name))
-            log_bytes = await self._engine.do(
-                lambda client: client.logs(name, tail=_LOG_TAIL_LINES)
-            )
-        except EngineRefused:
-            return {}, ""
-        return {**found["State"], "Memory": found["HostConfig"]["Memory"]}, log_end(log_bytes)
-
     def _follow(self, replica: _Replica) -> None:
-        name = replica.container.container_id
-        self._replicas[name] = replica
         replica.readiness = self._tasks.start(
-            self._watch_readiness(replica), f"readiness of {name}"
+            self._watch_readiness(replica), f"readiness of {replica.container.container_id}"
         )
 
     async def _watch_readiness(self, replica: _Replica) -> None:
@@ -285,121 +215,16 @@ class DockerEngineManager(ContainerManager):
                 return
             if is_ready is None:
                 log.error("replica does not answer and is killed", extra={"container": name})
-                await self._signal(name, "SIGKILL")
+                await self._containers.signal(name, "SIGKILL")
                 return
-            # Without it, on a full disk, the next management takes it for starting at first.
-            with contextlib.suppress(OSError):
-                if is_ready:
-                    (self._ready / name).touch()
-                else:
-                    (self._ready / name).unlink(missing_ok=True)
+            self._containers.note_ready(name, is_ready)
             state = ReplicaState.READY if is_ready else ReplicaState.STARTING
             if replica.container.state is not state:
                 self._set(replica, state)
 
-    def _set(self, replica: _Replica, state: ReplicaState, reason: str = "") -> None:
-        replica.container = replace(replica.container, state=state, reason=reason)
+    def _set(self, replica: _Replica, state: ReplicaState) -> None:
+        replica.container = replace(replica.container, state=state)
         self._changes.publish(replica.container)
-
-    def _container(self, found: Mapping[str, Any]) -> Container:
-        """Return a container of ours that the engine lists; one that was ready is."""
-        name = _name(found)
-        own = docker_options.own_labels(found["Labels"])
-        is_ready = (self._ready / name).exists()
-        return Container(
-            name,
-            ReplicaId(ModelVersion(own["model"], own["version"]), int(own["replica"])),
-            ReplicaState.READY if is_ready else ReplicaState.STARTING,
-            self._endpoint(name, found),
-            started_at=datetime.fromisoformat(own[_STARTED_AT]),
-            labels={label: own[label] for label in LABELS},
-        )
-
-    def _endpoint(self, name: str, found: Mapping[str, Any]) -> str:
-        network = self._settings.docker_network
-        if not network:
-            return f"unix:{self._socket(name)}"
-        address = found["NetworkSettings"]["Networks"].get(network, {}).get("IPAddress", "")
-        return f"{address}:{docker_options.PORT}"
-
-    def _socket(self, name: str) -> Path:
-        return socket_directory(self._settings.data_dir) / name.rpartition("-")[2] / "s"
-
-    def _filter(self) -> Mapping[str, Sequence[str]]:
-        # Images bear the other labels too, and what is made of them inherits those.
-        return docker_options.label_filter(self._marks, "replica")
-
-    async def _listed(self) -> Sequence[Mapping[str, Any]]:
-        return await self._engine.do(
-            lambda client: client.containers(all=True, filters=self._filter())
-        )
-
-    async def _is_ours(self, name: str) -> bool:
-        if not _NAME.fullmatch(name):
-            return False
-        try:
-            found = await self._engine.do(lambda client: client.inspect_container(name))
-        except NotOnEngine:
-            return False
-        own = docker_options.own_labels(found["Config"]["Labels"] or {})
-        return "replica" in own and own.items() >= self._marks.items()
-
-    async def _signal(self, name: str, number: str) -> None:
-        # One that ends meanwhile cannot be signalled; the event of its end is on its way.
-        with contextlib.suppress(EngineRefused):
-            await self._engine.do(lambda client: client.kill(name, number))
-
-    async def _remove(self, name: str) -> None:
-        self._clear(name)
-        # What is left is swept.
-        with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
-            await self._engine.do(lambda client: client.remove_container(name, v=True, force=True))
-
-    def _clear(self, name: str) -> None:
-        (self._ready / name).unlink(missing_ok=True)
-        shutil.rmtree(self._socket(name).parent, ignore_errors=True)
-
-    async def _make_network(self, network: str) -> None:
-        try:
-            await self._engine.do(lambda client: client.inspect_network(network))
-        except NotOnEngine:
-            await self._engine.do(
-                lambda client: client.create_network(
-                    network,
-                    driver="bridge",
-                    internal=not self._settings.docker_internet,
-                    labels=docker_options.labels(self._marks),
-                )
-            )
-
-    async def _remove_network(self, network: str) -> None:
-        if not network:
-            return
-        # It stays where somebody else is on it.
-        with contextlib.suppress(EngineRefused):
-            found = await self._engine.do(lambda client: client.inspect_network(network))
-            if docker_options.own_labels(found["Labels"]).items() >= self._marks.items():
-                await self._engine.do(lambda client: client.remove_network(network))
-
-
-def _name(found: Mapping[str, Any]) -> str:
-    return str(found["Names"][0]).lstrip("/")
-
-
-def _reason(state: Mapping[str, Any]) -> str:
-    if not state:
-        return "somebody removed its container"
-    if state["OOMKilled"]:
-        return f"ran out of memory: its limit is {state['Memory'] // 1024**2} MiB"
-    status = state["ExitCode"]
-    return exit_reason(_SIGNALLED - status if status > _SIGNALLED else status)
-
-
-def _make_socket_directory(directory: Path) -> None:
-    directory.mkdir(mode=0o700)
-    user = docker_options.container_user()
-    if user != os.getuid():
-        os.chown(directory, user, user)
 
 
 def docker_engine_manager(settings: ManagementSettings) -> DockerEngineManager:

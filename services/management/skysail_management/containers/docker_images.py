@@ -13,7 +13,7 @@ import hashlib
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from skysail_management.containers.docker_client import (
     lines_of,
 )
 from skysail_management.containers.docker_context import BuildContext, archive
+from skysail_management.containers.docker_registry import Registry
 from skysail_management.containers.replicas import check_python
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
@@ -60,6 +61,7 @@ class VersionImages:
         owner = hashlib.sha256("\n".join(sorted(marks.values())).encode()).hexdigest()[:8]
         self._repository = f"skysail-{name}-{owner}"
         self._remote = f"{settings.docker_registry}/skysail-{name}"
+        self._registry = Registry(self._engine, settings)
         self._locks: dict[str, asyncio.Lock] = {}
         self._prepared: dict[VersionSpec, str] = {}
 
@@ -126,14 +128,15 @@ class VersionImages:
             return
         tags = {_version_tag(base, version) for version in kept}
         tags |= {_packages_tag(base, version) for version in kept if version.requirements}
-        mine = docker_options.label_filter(self._marks)
-        for image in await self._engine.do(lambda client: client.images(filters=mine)):
-            for name in image["RepoTags"] or []:
-                tag = name.rpartition(":")[2]
-                lock = self._locks.setdefault(tag, asyncio.Lock())
-                if tag not in tags and not lock.locked():
-                    async with lock:
-                        await self._remove_image(name)
+        own = await self._engine.do(lambda client: client.images(self._repository))
+        names = [name for image in own for name in image["RepoTags"] or ()]
+        for tag in {name.rpartition(":")[2] for name in names} - tags:
+            lock = self._locks.setdefault(tag, asyncio.Lock())
+            if not lock.locked():
+                # Whoever prepares it meanwhile makes it anew.
+                async with lock:
+                    await self._remove_image(self._name(tag))
+                    await self._remove_image(self._remote_name(tag))
 
     async def _provide(
         self, tag: str, progress: Progress, make: Callable[[], Awaitable[None]]
@@ -142,10 +145,30 @@ class VersionImages:
         async with self._locks.setdefault(tag, asyncio.Lock()):
             if await self._exists(self._name(tag)):
                 progress(f"image {self._name(tag)} is ready")
-            elif not (self._settings.docker_registry and await self._pull(tag, progress)):
+            elif not await self._pull(tag, progress):
                 await make()
-            if self._settings.docker_registry and not await self._exists(self._remote_name(tag)):
-                await self._push(tag, progress)
+            await self._push(tag, progress)
+
+    async def _pull(self, tag: str, progress: Progress) -> bool:
+        name = self._remote_name(tag)
+        if not self._settings.docker_registry or not await self._registry.pull(name, progress):
+            return False
+        await self._engine.do(lambda client: client.tag(name, self._repository, tag))
+        return True
+
+    async def _push(self, tag: str, progress: Progress) -> None:
+        name = self._remote_name(tag)
+        if not self._settings.docker_registry or await self._exists(name):
+            return
+        # Its name there names it here too once it is there.
+        await self._engine.do(lambda client: client.tag(self._name(tag), self._remote, tag))
+        is_pushed = False
+        try:
+            await self._registry.push(name, progress)
+            is_pushed = True
+        finally:
+            if not is_pushed:
+                await self._remove_image(name)
 
     async def _install(
         self, base: _Base, version: VersionSpec, tag: str, progress: Progress
@@ -223,16 +246,16 @@ class VersionImages:
             return await self._inspect(image)
         except NotOnEngine:
             progress(f"pulling {image}")
+        reason = "there is none in the registry"
         try:
-            await self._transfer(
-                lambda client: client.pull(image, stream=True, decode=True), progress
-            )
-            return await self._inspect(image)
-        except EngineRefused as error:
-            raise PrepareFailed(
-                f"the image {image} is not on the engine and cannot be pulled ({error.message}): "
-                "make it with 'make images', or name another with the setting docker-image"
-            ) from error
+            if await self._registry.pull(image, progress):
+                return await self._inspect(image)
+        except PrepareFailed as error:
+            reason = error.message
+        raise PrepareFailed(
+            f"the image {image} is not on the engine ({reason}): make it with 'make images', or "
+            "name another with the setting docker-image"
+        )
 
     async def _inspect(self, image: str) -> _Base:
         found = await self._engine.do(lambda client: client.inspect_image(image))
@@ -251,58 +274,6 @@ class VersionImages:
         except EngineRefused:
             # A container has it, or it is gone.
             return
-
-    async def _pull(self, tag: str, progress: Progress) -> bool:
-        """Take an image from the registry; False if it is not there."""
-        name = self._remote_name(tag)
-        try:
-            await self._transfer(
-                lambda client: client.pull(
-                    name, stream=True, decode=True, auth_config=self._login()
-                ),
-                progress,
-            )
-        except NotOnEngine:
-            return False
-        except EngineRefused as error:
-            raise PrepareFailed(f"{name} cannot be pulled: {error.message}") from error
-        await self._engine.do(lambda client: client.tag(name, self._repository, tag))
-        return True
-
-    async def _push(self, tag: str, progress: Progress) -> None:
-        """Bring an image to the registry; its name there then names it here too."""
-        name = self._remote_name(tag)
-        await self._engine.do(lambda client: client.tag(self._name(tag), self._remote, tag))
-        is_pushed = False
-        try:
-            await self._transfer(
-                lambda client: client.push(
-                    name, stream=True, decode=True, auth_config=self._login()
-                ),
-                progress,
-            )
-            is_pushed = True
-        except EngineRefused as error:
-            raise PrepareFailed(f"{name} cannot be pushed: {error.message}") from error
-        finally:
-            if not is_pushed:
-                await self._remove_image(name)
-
-    async def _transfer(
-        self, begin: Callable[[Any], Iterable[dict[str, Any]]], progress: Progress
-    ) -> None:
-        async with self._engine.stream(begin) as events:
-            async for event in events:
-                if "error" in event:
-                    raise EngineRefused(event["error"])
-                # Without those that count the bytes of a layer.
-                if "status" in event and not event.get("progressDetail"):
-                    progress(" ".join([event.get("id", ""), event["status"]]).strip())
-
-    def _login(self) -> dict[str, str] | None:
-        user = self._settings.docker_registry_user
-        password = self._settings.docker_registry_password.get_secret_value()
-        return {"username": user, "password": password} if user else None
 
     def _name(self, tag: str) -> str:
         return f"{self._repository}:{tag}"
