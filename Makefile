@@ -10,7 +10,7 @@ PROTOS := $(wildcard protos/skysail_protos/*/*.proto)
 
 .PHONY: help
 help:  ## list these commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "installing into $(VENV), about a minute"
@@ -83,6 +83,10 @@ images: wheels  ## make the image of the model server (BASE=image with Python 3)
 .PHONY: demo
 demo: install  ## deploy a real model by one call and query it through every door
 	$(BIN)/python -m examples.digits.demo
+
+.PHONY: demo-docker
+demo-docker: install  ## the same with replicas on the Docker engine that runs here (after make images)
+	$(BIN)/python -m examples.digits.demo docker
 
 .PHONY: test
 test: install  ## run the tests (ARGS="-k name" to choose)

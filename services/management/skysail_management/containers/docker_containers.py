@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -188,11 +188,34 @@ class ClusterContainers:
         """
         if not await self._is_ours(name):
             raise ReplicaNotFound(f"there is no log of container {name!r}")
-        async with self._engine.stream(
-            lambda client: client.logs(name, stream=True, follow=follow, tail=tail_lines)
-        ) as chunks:
-            async for line in lines_of(chunks):
-                yield line
+        async for line in lines_of(self._written(name, tail_lines, follow)):
+            yield line
+
+    async def _written(self, name: str, tail_lines: int, follow: bool) -> AsyncIterator[bytes]:
+        last = b""
+        async with self._entries(name, tail_lines, follow) as entries:
+            async for entry in entries:
+                last, _, text = entry.partition(b" ")
+                yield text
+        if follow:
+            # Engines have been seen to end it before the last line; one that was told to stop is
+            # gone by now.
+            with contextlib.suppress(EngineRefused):
+                async with self._entries(name, _LOG_TAIL_LINES, follow=False) as entries:
+                    async for entry in entries:
+                        instant, _, text = entry.partition(b" ")
+                        if instant > last:
+                            yield text
+
+    def _entries(
+        self, name: str, tail_lines: int, follow: bool
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Have what was written at once, each with its instant, whose form sorts by time."""
+        return self._engine.stream(
+            lambda client: client.logs(
+                name, stream=True, follow=follow, tail=tail_lines, timestamps=True
+            )
+        )
 
     async def signal(self, name: str, number: str) -> None:
         """Send a signal; what is not there or ends meanwhile needs none."""
