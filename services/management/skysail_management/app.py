@@ -54,7 +54,7 @@ async def run(settings: ManagementSettings) -> None:
             await manager.close()
             return
         manager = find_container_manager(settings.container_manager)(settings)
-        note.write_text(manager.name)
+        note.write_text(settings.container_manager)
         store = Store(settings.redis_url.get_secret_value(), settings.cluster)
         try:
             await store.open()

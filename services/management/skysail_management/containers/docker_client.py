@@ -80,8 +80,14 @@ class DockerEngine:
 
         Errors are those of `do`; an engine that goes away just ends it.
         """
+
+        def begun(client: docker.APIClient) -> Iterable[ItemT]:
+            # An engine that hangs is noticed here: streams have no time limit of their own.
+            client.ping()
+            return begin(client)
+
         loop = asyncio.get_running_loop()
-        items = await self.do(begin)
+        items = await self.do(begun)
         # A thread of its own: what may wait for hours must not take one from those that work.
         thread = ThreadPoolExecutor(1, "docker stream")
         iterator = iter(items)

@@ -81,14 +81,13 @@ def replica_config(
         **replica_environment(spec, address),
         "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": ARTIFACT,
     }
-    binds = list(settings.docker_volumes)
-    if not settings.docker_network:
-        binds.append(f"{socket_directory}:{_SOCKET_DIRECTORY}:rw")
+    socket = {"Type": "bind", "Source": socket_directory, "Target": _SOCKET_DIRECTORY}
     host: dict[str, Any] = {
         **_ISOLATION,
         "ReadonlyRootfs": True,
         "Tmpfs": {"/tmp": f"{scratch},mode=1777", "/work": f"{scratch},uid={user},mode=700"},
-        "Binds": binds,
+        "Binds": list(settings.docker_volumes),
+        "Mounts": [] if settings.docker_network else [socket],
         "NetworkMode": replica_network(settings),
         "PidsLimit": settings.docker_max_processes,
         # As much with swap as without: none.
