@@ -10,7 +10,7 @@ PROTOS := $(wildcard protos/skysail_protos/*/*.proto)
 
 .PHONY: help
 help:  ## list these commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "installing into $(VENV), about a minute"
@@ -41,17 +41,52 @@ transport: $(VENV)/.ready  ## build the native transport, and fail where that is
 	@touch $(VENV)/.transport
 
 .PHONY: wheels
-wheels: install  ## make the wheels of both packages in dist/
+wheels: install dist/.transport  ## make the wheels of both packages in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+dist/.transport: $(TRANSPORT)
 	test -d .cache/maturin || $(PYTHON) -m venv .cache/maturin
 	.cache/maturin/bin/python -m pip install --quiet 'maturin>=1.8,<2' 'ziglang>=0.13'
 	PATH="$(CURDIR)/.cache/maturin/bin:$$PATH" .cache/maturin/bin/maturin build --quiet --release --zig \
 	  --compatibility manylinux_2_17 --manifest-path transport/Cargo.toml --out dist
+	@touch $@
 
+# What a model server needs to be installed, and what reaches package indexes from a closed network:
+# pip's own settings, and the certificates that it trusts.
+PIP_CONF ?= $(wildcard /etc/pip.conf)
+CA_BUNDLE ?= $(PIP_CERT)
+PIP_ARGS = $(foreach name,PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT,--build-arg $(name))
+BASE ?= $(BASE_IMAGE)
+BASE_IMAGE := skysail-base:bookworm
+VERSION = $(shell $(BIN)/python -c 'import skysail_common; print(skysail_common.__version__)')
+CONTEXT := build/images/model_server
+
+.PHONY: base-image
+base-image:  ## make a base for images of Debian with Python, where none can be pulled (as root)
+	scripts/base-image $(BASE_IMAGE)
+
+.PHONY: images
+images: wheels  ## make the image of the model server (BASE=image with Python 3)
+	rm -rf $(CONTEXT) && mkdir -p $(addprefix $(CONTEXT)/,wheels ca pip)
+	cp services/model_server/Dockerfile constraints.txt $(CONTEXT)
+	$(BIN)/python -c "from importlib.metadata import requires; \
+	  print(*(line for line in requires('skysail') if 'extra ==' not in line), sep='\n')" > $(CONTEXT)/requirements.txt
+	cp dist/skysail-$(VERSION)-*.whl dist/skysail_transport-*.whl $(CONTEXT)/wheels
+	$(if $(CA_BUNDLE),cp $(CA_BUNDLE) $(CONTEXT)/ca/ca-certificates.crt)
+	$(if $(PIP_CONF),cp $(PIP_CONF) $(CONTEXT)/pip/pip.conf)
+	DOCKER_BUILDKIT=0 docker build --quiet --tag skysail-model-server:$(VERSION) --build-arg BASE=$(BASE) $(PIP_ARGS) \
+	  $(if $(CA_BUNDLE),--build-arg PIP_CERT=/etc/ssl/certs/ca-certificates.crt) \
+	  --label org.opencontainers.image.version=$(VERSION) \
+	  --label ai.skysail.python=$$(docker run --rm --network none $(BASE) python3 -c 'import platform; print(platform.python_version())') \
+	  $(CONTEXT)
 
 .PHONY: demo
 demo: install  ## deploy a real model by one call and query it through every door
 	$(BIN)/python -m examples.digits.demo
+
+.PHONY: demo-docker
+demo-docker: install  ## the same with replicas on the Docker engine that runs here (after make images)
+	$(BIN)/python -m examples.digits.demo docker
 
 .PHONY: test
 test: install  ## run the tests (ARGS="-k name" to choose)

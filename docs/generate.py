@@ -59,9 +59,9 @@ def settings_page() -> str:
 def _default(value: object) -> str:
     if value is PydanticUndefined:
         return "required"
-    if value is None or value == "":
-        return "none"
     value = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if value in (None, "", ()):
+        return "none"
     text = str(value).replace(str(Path.home()), "~")
     return f"`{text}`"
 

@@ -1,4 +1,4 @@
-"""The main job, end to end: `make demo`.
+"""The main job, end to end: `make demo`; with Docker, `make demo-docker`.
 
 Starts a cluster of its own on free ports, deploys two versions by one call each, sends the
 held-out images through every door, promotes and rolls back, kills a replica and then management
@@ -27,6 +27,7 @@ from rich.table import Table
 
 import skysail
 from examples.digits import doors, model
+from examples.digits.machines import MACHINES, Processes
 
 console = Console(highlight=False, width=100 if not sys.stdout.isatty() else None)
 
@@ -51,36 +52,32 @@ def title(text: str) -> None:
 
 
 @contextmanager
-def cluster(data_dir: Path) -> Iterator[dict[str, Any]]:
+def cluster(machine: Processes) -> Iterator[dict[str, Any]]:
     """Run a cluster on free ports and yield how it is reached; stop it and look for remains."""
     command = [sys.executable, "-m", "skysail"]
-    where = ["--data-dir", str(data_dir)]
-    ports = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
+    where = ["--data-dir", str(machine.data_dir)]
+    flags = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
+    flags += ["--container-manager", machine.name]
     subprocess.run(
-        [*command, "up", "--detach", *where, *ports], check=True, stdout=subprocess.DEVNULL
+        [*command, "up", "--detach", *where, *flags], check=True, stdout=subprocess.DEVNULL
     )
-    endpoints = json.loads((data_dir / "cluster.json").read_text())
+    endpoints = json.loads((machine.data_dir / "cluster.json").read_text())
     own = psutil.Process(endpoints["pid"])
     try:
         yield endpoints
     finally:
-        family = [own, *own.children(recursive=True), *replica_processes(data_dir)]
+        running = [psutil.Process(pid) for pid in machine.pids() if psutil.pid_exists(pid)]
+        family = [own, *own.children(recursive=True), *running]
         title("Stop")
         subprocess.run([*command, "down", *where], check=True, stdout=subprocess.DEVNULL)
         _, alive = psutil.wait_procs(family, timeout=5)
         for process in alive:
             process.kill()
         check(not alive, f"all {len(family)} processes ended, none is left")
-
-
-def replica_processes(data_dir: Path) -> list[psutil.Process]:
-    """Return the processes of the replicas of a cluster."""
-    found = []
-    for record in data_dir.glob("replicas/*/container.json"):
-        pid = json.loads(record.read_text())["pid"]
-        if psutil.pid_exists(pid):
-            found.append(psutil.Process(pid))
-    return found
+        remains = machine.remains()
+        check(
+            not remains, f"nothing is left of {machine.name} replicas {' '.join(remains)}".strip()
+        )
 
 
 async def through_every_door(client: skysail.AsyncClient, endpoints: dict[str, Any]) -> None:
@@ -172,12 +169,11 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
     raise DemoFailed(f"{what}: not within {RECOVERY_TIMEOUT_S:.0f} s")
 
 
-async def kill_a_replica(client: skysail.AsyncClient, data_dir: Path) -> None:
+async def kill_a_replica(client: skysail.AsyncClient, machine: Processes) -> None:
     """End a replica as the kernel would, and wait until it is back."""
     version = await client.describe_version("digits", "1")
     victim = version.replicas[0].container_id
-    record = data_dir / "replicas" / victim / "container.json"
-    os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
+    os.kill(machine.pid(victim), signal.SIGKILL)
 
     async def is_back() -> bool:
         found = await client.describe_version("digits", "1")
@@ -220,7 +216,7 @@ async def replicas(client: skysail.AsyncClient) -> list[skysail.Replica]:
     ]
 
 
-async def demo(data_dir: Path, endpoints: dict[str, Any]) -> None:
+async def demo(machine: Processes, endpoints: dict[str, Any]) -> None:
     """Do the main job."""
     images, _ = model.held_out()
     async with skysail.AsyncClient(endpoints["management"]) as client:
@@ -228,7 +224,12 @@ async def demo(data_dir: Path, endpoints: dict[str, Any]) -> None:
         forest = model.random_forest()
         begin = time.monotonic()
         await client.deploy(
-            forest.predict, name="digits", version="1", example=images[:1], num_replicas=2
+            forest.predict,
+            name="digits",
+            version="1",
+            example=images[:1],
+            num_replicas=2,
+            pkgs_to_install=machine.packages,
         )
         check(True, f"deployed, warmed up and promoted in {time.monotonic() - begin:.1f} s")
         await client.register_application(
@@ -243,7 +244,12 @@ async def demo(data_dir: Path, endpoints: dict[str, Any]) -> None:
         title("Deploy version 2 beside it: a logistic regression, not promoted")
         regression = model.logistic_regression()
         await client.deploy(
-            regression.predict, name="digits", version="2", example=images[:1], promote=False
+            regression.predict,
+            name="digits",
+            version="2",
+            example=images[:1],
+            promote=False,
+            pkgs_to_install=machine.packages,
         )
         check(await answering_version(client) == "1", "version 1 still answers")
         check(await answering_version(client, "2") == "2", "version 2 answers when asked for")
@@ -253,25 +259,25 @@ async def demo(data_dir: Path, endpoints: dict[str, Any]) -> None:
         check(await answering_version(client) == "1", "rolled back: version 1 answers")
 
         title("Kill a replica under traffic")
-        await under_traffic(client, "no query lost", lambda: kill_a_replica(client, data_dir))
+        await under_traffic(client, "no query lost", lambda: kill_a_replica(client, machine))
         title("Kill management under traffic")
         await under_traffic(client, "no query lost", lambda: kill_management(client, endpoints))
 
 
-def main() -> int:
+def main(container_manager: str = "local") -> int:
     """Run the demo and return the exit status."""
     begin = time.monotonic()
     console.print("[bold cyan]Skysail[/] on scikit-learn's handwritten digits")
     try:
         with (
             tempfile.TemporaryDirectory(prefix="skysail-demo-") as directory,
-            cluster(Path(directory)) as endpoints,
+            cluster(machine := MACHINES[container_manager](Path(directory))) as endpoints,
         ):
             console.print(
                 f"  cluster on gRPC {endpoints['grpc']}, HTTP {endpoints['http']}, "
                 f"management {endpoints['management']}"
             )
-            asyncio.run(demo(Path(directory), endpoints))
+            asyncio.run(demo(machine, endpoints))
     except (
         DemoFailed,
         AssertionError,
@@ -285,4 +291,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

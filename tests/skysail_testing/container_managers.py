@@ -4,10 +4,13 @@ A new back end adds a class like `LocalBackend` and its name to `BACKENDS`.
 """
 
 import asyncio
+import functools
 import json
 import os
 import platform
+import shutil
 import signal
+import subprocess
 import types
 import zipfile
 from abc import ABC, abstractmethod
@@ -28,11 +31,14 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
+from skysail_management.containers.docker_engine import DockerEngineManager
 from skysail_management.containers.local_process import LocalProcessManager
+from skysail_management.settings import ManagementSettings
 from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
 from skysail_testing.artifact_server import SECRET, ArtifactServer
 
 M1 = ModelVersion("m", "1")
+IMAGE = ManagementSettings.model_fields["docker_image"].default
 
 _PATIENCE_S = 30.0
 
@@ -42,6 +48,9 @@ class Backend(ABC):
 
     host = "127.0.0.1"
     """Where containers reach the test process."""
+
+    fetches_artifacts = True
+    """Whether containers ask the test process for their artifact, by their token."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -54,6 +63,10 @@ class Backend(ABC):
     @abstractmethod
     def make_manager(self) -> ContainerManager:
         """Return a manager that is not open; each manages the same containers."""
+
+    def keep(self, artifact: skysail.artifact.Artifact) -> None:
+        """Have an artifact where management would have it."""
+        return
 
     @abstractmethod
     async def kill(self, container: Container) -> None:
@@ -98,7 +111,55 @@ class LocalBackend(Backend):
                     await asyncio.to_thread(replica.child.wait, 10)
 
 
-BACKENDS: dict[str, type[Backend]] = {"local": LocalBackend}
+class DockerBackend(Backend):
+    """Containers of the Docker engine of this machine."""
+
+    fetches_artifacts = False
+
+    def __init__(self, directory: Path, **values: Any) -> None:
+        super().__init__(directory)
+        self.values = values
+
+    @staticmethod
+    def why_not() -> str:
+        return why_no_docker()
+
+    def make_manager(self) -> DockerEngineManager:
+        settings = ManagementSettings(data_dir=self.directory, cluster="test", **self.values)
+        return DockerEngineManager(settings)
+
+    def keep(self, artifact: skysail.artifact.Artifact) -> None:
+        directory = self.directory / "artifacts"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / artifact.sha256).write_bytes(artifact.content)
+
+    async def kill(self, container: Container) -> None:
+        await asyncio.to_thread(run_docker, "kill", "--signal", "KILL", container.container_id)
+
+
+@functools.cache
+def why_no_docker() -> str:
+    """Return what the tests with Docker lack here; empty if nothing."""
+    if shutil.which("docker") is None:
+        return "no docker on this machine"
+    try:
+        run_docker("version")
+    except subprocess.SubprocessError:
+        return "no docker engine answers"
+    try:
+        run_docker("image", "inspect", IMAGE)
+    except subprocess.SubprocessError:
+        return f"docker has no image {IMAGE}: make images"
+    return ""
+
+
+def run_docker(*arguments: str) -> str:
+    """Return what a command of the Docker client prints."""
+    command = ["docker", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+BACKENDS: dict[str, type[Backend]] = {"local": LocalBackend, "docker": DockerBackend}
 
 
 def portable(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,6 +218,7 @@ class Hand:
             function = portable(function)
         artifact = skysail.artifact.build_artifact(function, **values)  # type: ignore[arg-type]
         self.server.add(version, artifact)
+        self.backend.keep(artifact)
         return VersionSpec(version, artifact.sha256, platform.python_version(), tuple(requirements))
 
     async def start(self, spec: VersionSpec, index: int = 0, **values: Any) -> Container:
@@ -204,10 +266,13 @@ async def opened(backend: Backend, server: ArtifactServer) -> AsyncIterator[Hand
 
 @asynccontextmanager
 async def running_backend(
-    name: str, directory: Path
+    name: str, directory: Path, **values: Any
 ) -> AsyncIterator[tuple[Backend, ArtifactServer]]:
-    """Have a back end and the server of artifacts inside the block; no container outlives it."""
-    backend = BACKENDS[name](directory)
+    """Have a back end and the server of artifacts inside the block; no container outlives it.
+
+    Values are settings that tests of this back end give.
+    """
+    backend = BACKENDS[name](directory, **values)
     server = ArtifactServer()
     await server.start(backend.host)
     async with AsyncExitStack() as stack:

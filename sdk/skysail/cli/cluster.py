@@ -39,6 +39,11 @@ _LOG_TAIL_LINES = 20
     show_default=True,
     help="Processes of the frontend, which share its ports.",
 )
+@click.option(
+    "--container-manager",
+    default="",
+    help="What replicas run as: local (processes, the default), docker, or an installed one.",
+)
 @click.option("--detach", is_flag=True, help="Return once it is ready; it goes on running.")
 @click.option(
     "--log-level",
@@ -57,6 +62,7 @@ def up(
     metrics_port: int,
     management_port: int,
     workers: int,
+    container_manager: str,
     detach: bool,
     log_level: str,
     log_format: str,
@@ -71,6 +77,7 @@ def up(
     Example:
       skysail up --detach
       skysail up --data-dir /srv/skysail --host 0.0.0.0
+      skysail up --container-manager docker
     """
     data_dir = data_dir_of(data_dir)
     if detach:
@@ -85,6 +92,7 @@ def up(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         num_workers=workers,
+        container_manager=container_manager,
         management_port=management_port,
         redis_url=ClientSettings().redis_url,
         log_level=log_level,

@@ -44,6 +44,8 @@ class ClusterOptions:
     management_port: int = 8003
     num_workers: int = 1
     """Processes of the frontend, which share its ports."""
+    container_manager: str = ""
+    """What runs replicas; what management's own settings say if empty."""
     redis_url: str = ""
     """Server that speaks the Redis protocol; an embedded one if empty."""
     log_level: str = "info"
@@ -161,9 +163,11 @@ class Cluster:
     def _management_command(self, bound: Mapping[str, str]) -> list[str]:
         options = self._options
         port = _port_of(bound.get("grpc")) or options.management_port
+        manager = options.container_manager
         return python_module(
             "skysail_management", *self._common_flags(), "--cluster", options.cluster,
             "--data-dir", str(options.data_dir), "--port", str(port),
+            *(["--container-manager", manager] if manager else []),
         )  # fmt: skip
 
     def _frontend_command(self, bound: Mapping[str, str], management: str) -> list[str]:

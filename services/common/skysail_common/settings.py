@@ -67,7 +67,11 @@ def read_settings(cls: type[SettingsT], program: str, arguments: Sequence[str]) 
     except ValidationError as error:
         first = error.errors()[0]
         where = "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise InvalidInput(f"{program}: --{where}: {first['msg'].lower()}") from error
+        what = first["msg"].removeprefix("Value error, ").lower()
+        # What concerns several settings names them itself.
+        raise InvalidInput(
+            f"{program}: --{where}: {what}" if where else f"{program}: {what}"
+        ) from error
 
 
 def describe_settings(settings: ServiceSettings) -> str:

@@ -43,13 +43,18 @@ async def run(settings: ManagementSettings) -> None:
         ContainerManagerUnavailable: the container manager does not answer.
     """
     check_name("cluster", settings.cluster)
-    manager = find_container_manager(settings.container_manager)(settings)
     with _locked(settings.data_dir):
+        note = settings.data_dir / "container-manager"
         if settings.stop_replicas_only:
+            # Whoever stops them need not know what they run as.
+            name = note.read_text() if note.exists() else settings.container_manager
+            manager = find_container_manager(name)(settings)
             await manager.open()
             await stop_all(manager, settings.drain_timeout_s)
             await manager.close()
             return
+        manager = find_container_manager(settings.container_manager)(settings)
+        note.write_text(settings.container_manager)
         store = Store(settings.redis_url.get_secret_value(), settings.cluster)
         try:
             await store.open()

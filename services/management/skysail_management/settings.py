@@ -6,8 +6,12 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from skysail_common import __version__
 from skysail_common.rpc.transports import VARIABLE
 from skysail_common.settings import Port, ServiceSettings
+
+_PIP_CONFIG = Path("/etc/pip.conf")
+_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
 
 
 class ManagementSettings(ServiceSettings):
@@ -56,6 +60,51 @@ class ManagementSettings(ServiceSettings):
     max_artifact_bytes: int = Field(4 * 1024**3, gt=0)
     """Largest artifact."""
 
+    docker_host: str = Field("unix:///var/run/docker.sock", validation_alias="DOCKER_HOST")
+    """Where the Docker engine listens, for the container manager `docker`."""
+
+    docker_image: str = f"skysail-model-server:{__version__}"
+    """Image of the model server, from which those of versions are made; `make images` makes it."""
+
+    docker_registry: str = ""
+    """Registry, with a path if need be, that images of versions are pushed to and looked up in, such
+    as registry.example:5000/team; none if empty."""
+
+    docker_registry_user: str = ""
+    """User of the registry; if empty, what `docker login` left is used."""
+
+    docker_registry_password: SecretStr = SecretStr("")
+    """Password of that user."""
+
+    docker_network: str = ""
+    """Network that replicas join, which is made if it does not exist; frontends reach them there.
+    Without one they have no network, and frontends reach them by a unix socket."""
+
+    docker_internet: bool = False
+    """Let replicas reach the internet, and whatever else this machine reaches."""
+
+    docker_build_network: str = "bridge"
+    """Network on which pip installs the packages of a version."""
+
+    docker_cpus: float = Field(0.0, ge=0)
+    """CPUs of one replica; 0 for no limit."""
+
+    docker_memory_mib: int = Field(0, ge=0)
+    """Memory in MiB of one replica, where a deployment does not say; 0 for no limit."""
+
+    docker_gpus: int = Field(0, ge=-1)
+    """GPUs of one replica; -1 for all."""
+
+    docker_max_processes: int = Field(512, ge=16)
+    """Processes and threads that one replica may have."""
+
+    docker_scratch_mib: int = Field(512, ge=1)
+    """Size in MiB of a replica's directory for temporary files, and of the one for its work; both
+    count as its memory."""
+
+    docker_volumes: tuple[str, ...] = ()
+    """What replicas see of this machine, each as /here:/there:ro."""
+
     stop_replicas_on_exit: bool = False
     """Stop all replicas when management is told to stop. Without it they go on serving and are
     taken over by the next management."""
@@ -77,3 +126,14 @@ class ManagementSettings(ServiceSettings):
             for name, value in os.environ.items()
             if name == VARIABLE or not name.startswith("SKYSAIL_")
         }
+
+    def build_environment(self) -> dict[str, str]:
+        """Return what tells pip, and whatever it starts, how packages are reached from here."""
+        shared = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("PIP_") or name.lower() in _PROXIES
+        }
+        if _PIP_CONFIG.exists():
+            shared.setdefault("PIP_CONFIG_FILE", str(_PIP_CONFIG))
+        return shared

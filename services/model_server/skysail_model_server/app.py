@@ -180,6 +180,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _load(settings: ModelServerSettings, io: _IoThread) -> Model:
+    if settings.artifact_file is not None:
+        return load_model(settings.artifact_file, settings.work_dir)
     with tempfile.TemporaryDirectory(dir=settings.work_dir) as directory:
         artifact = Path(directory) / "artifact.zip"
         io.fetch(artifact)

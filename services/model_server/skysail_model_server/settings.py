@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from skysail_common.rpc.transports import VARIABLE, TransportName
@@ -14,14 +14,18 @@ class ModelServerSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="SKYSAIL_MODEL_SERVER_")
 
-    management_endpoint: str
-    """Where management is reached, as host:port; the artifact comes from there."""
+    management_endpoint: str = ""
+    """Where management is reached, as host:port; the artifact comes from there, unless there is an
+    `artifact-file`."""
 
     replica_id: str
     """Id of this replica, such as sum:3/0."""
 
-    token: SecretStr
+    token: SecretStr = SecretStr("")
     """Proves to management which version this is a replica of."""
+
+    artifact_file: Path | None = None
+    """The artifact, where it is at hand, as in the image of a version: nothing is fetched then."""
 
     listen_address: str = "127.0.0.1:8005"
     """Address to listen on: host:port or unix:/path."""
@@ -48,3 +52,9 @@ class ModelServerSettings(ServiceSettings):
     max_queued_batches: int = Field(64, ge=1)
     """Batches of one stream that may wait, on grpc.aio; the stream is not read beyond. On the native
     transport it is 1 MiB of batches."""
+
+    @model_validator(mode="after")
+    def _has_an_artifact(self) -> "ModelServerSettings":
+        if self.artifact_file is None and not (self.management_endpoint and self.token):
+            raise ValueError("needs an artifact-file, or a management-endpoint and a token")
+        return self

@@ -186,6 +186,16 @@ def test_every_service_starts_with_what_it_needs_alone(settings, needed):
     assert "hush" not in described.values()
 
 
+def test_what_concerns_several_settings_is_told_without_naming_one():
+    with pytest.raises(InvalidInput) as caught:
+        read_settings(ModelServerSettings, "skysail-x", ["--replica-id", "sum:3/0"])
+    assert caught.value.message == (
+        "skysail-x: needs an artifact-file, or a management-endpoint and a token"
+    )
+    arguments = ["--replica-id", "sum:3/0", "--artifact-file", "a.zip"]
+    assert read_settings(ModelServerSettings, "skysail-x", arguments).artifact_file
+
+
 def test_management_takes_the_store_by_the_name_that_all_share(monkeypatch):
     monkeypatch.setenv("SKYSAIL_REDIS_URL", "redis://:hush@elsewhere:1/2")
     settings = read_settings(ManagementSettings, "skysail-management", ["--data-dir", "/srv"])

@@ -6,7 +6,6 @@ what pip installs into it comes first.
 
 import asyncio
 import hashlib
-import re
 import shutil
 import signal
 import subprocess
@@ -20,8 +19,14 @@ from pathlib import Path
 from skysail_common.threads import in_thread
 from skysail_management.containers.base import PrepareFailed, Progress
 from skysail_management.containers.processes import signal_session
+from skysail_management.containers.requirements import (
+    INSTALL,
+    LOG_TAIL_LINES,
+    install_failed,
+    normal_form,
+    requirements_file,
+)
 
-_LOG_TAIL_LINES = 30
 _MAX_LINE_BYTES = 1024 * 1024
 _MARKER = ".complete"
 _REQUIREMENTS = "requirements.txt"
@@ -74,8 +79,7 @@ class Environments:
         # pip of management's environment installs into the other one: nothing to bootstrap.
         command = [
             sys.executable, "-m", "pip", "--python", str(directory / "bin" / "python"),
-            "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
-            "--requirement", str(directory / _REQUIREMENTS),
+            *INSTALL, str(directory / _REQUIREMENTS),
         ]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -88,7 +92,7 @@ class Environments:
             start_new_session=True,
             limit=_MAX_LINE_BYTES,
         )
-        tail: deque[str] = deque(maxlen=_LOG_TAIL_LINES)
+        tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
         assert process.stdout is not None
         try:
             async for raw in process.stdout:
@@ -100,13 +104,7 @@ class Environments:
             signal_session(process.pid, signal.SIGKILL)
             await process.wait()
         if status != 0:
-            reasons = [line for line in tail if line.startswith("ERROR")]
-            error = PrepareFailed(
-                "pip cannot install the requirements: "
-                f"{reasons[0].removeprefix('ERROR: ') if reasons else f'exit status {status}'}"
-            )
-            error.log_tail = "\n".join(tail)
-            raise error
+            raise install_failed(status, tail)
 
     async def sweep(self, kept: Collection[Sequence[str]]) -> None:
         """Remove environments for requirements that are not in `kept`."""
@@ -123,15 +121,8 @@ class Environments:
 
 def environment_key(requirements: Sequence[str]) -> str:
     """Return the name of the environment: the same for the same packages on the same Python."""
-    lines = _requirements_file(requirements).replace("\\\n", "").splitlines()
-    normal = sorted(re.sub(r"\s+", "", line) for line in lines)
-    text = "\n".join([sys.version, sys.prefix, *normal])
+    text = "\n".join([sys.version, sys.prefix, normal_form(requirements)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _requirements_file(requirements: Sequence[str]) -> str:
-    # As a file, because a line may hold options, or go on in the next one.
-    return "".join(f"{line}\n" for line in requirements)
 
 
 def _make_environment(directory: Path, requirements: Sequence[str]) -> None:
@@ -144,4 +135,4 @@ def _make_environment(directory: Path, requirements: Sequence[str]) -> None:
     lines = [*own, *(f"import site; site.addsitedir({path!r})" for path in own)]
     (site / "skysail-base.pth").write_text("\n".join(lines) + "\n")
     (directory / _TEMPORARY).mkdir()
-    (directory / _REQUIREMENTS).write_text(_requirements_file(requirements), encoding="utf-8")
+    (directory / _REQUIREMENTS).write_text(requirements_file(requirements), encoding="utf-8")

@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import platform
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,6 @@ from skysail_common.threads import in_thread
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
-    PrepareFailed,
     Progress,
     ReplicaSpec,
     VersionSpec,
@@ -50,11 +49,19 @@ from skysail_management.containers.processes import (
     wait_for_exit,
 )
 from skysail_management.containers.readiness import watch_readiness
+from skysail_management.containers.replicas import (
+    LOG_TAIL_BYTES,
+    check_python,
+    exit_reason,
+    log_end,
+    replica_environment,
+    replica_labels,
+    replica_name,
+)
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
 
-_LOG_TAIL_BYTES = 8_192
 _FOLLOW_INTERVAL_S = 0.2
 _LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
 
@@ -99,21 +106,13 @@ class LocalProcessManager(ContainerManager):
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Make sure that there is an environment for the version."""
-        wanted = version.python_version.split(".")[:2]
-        own = [str(part) for part in sys.version_info[:2]]
-        if wanted != own:
-            raise PrepareFailed(
-                f"{version.model_version} was made with Python {version.python_version}, and "
-                f"replicas here run Python {'.'.join(own)}: make it with {'.'.join(own)}, or "
-                f"start the cluster with Python {'.'.join(wanted)}"
-            )
+        check_python(version, platform.python_version())
         await self._environments.prepare(version.requirements, progress)
 
     async def start(self, spec: ReplicaSpec) -> Container:
         """Start a process and return it as STARTING."""
         suffix = secrets.token_hex(4)
-        version = spec.replica_id.model_version
-        container_id = f"{version.model_name}.{version.version}.{spec.replica_id.index}-{suffix}"
+        container_id = f"{replica_name(spec)}-{suffix}"
         directory = self._directory / container_id
         child: subprocess.Popen[bytes] | None = None
         try:
@@ -125,7 +124,7 @@ class LocalProcessManager(ContainerManager):
                 ReplicaState.STARTING,
                 endpoint,
                 started_at=datetime.now(timezone.utc),
-                labels=self._labels(spec),
+                labels=replica_labels(self._cluster, spec),
             )
             # A process that has ended already is still a zombie of ours: its start can be read.
             start = started_at(child.pid) or 0.0
@@ -156,38 +155,14 @@ class LocalProcessManager(ContainerManager):
                 start_new_session=True,
             )
 
-    def _labels(self, spec: ReplicaSpec) -> dict[str, str]:
-        return {
-            "cluster": self._cluster,
-            "model": spec.replica_id.model_version.model_name,
-            "version": spec.replica_id.model_version.version,
-            "replica": str(spec.replica_id.index),
-            "artifact": spec.version.artifact_sha256,
-        }
-
     def _environment(self, spec: ReplicaSpec, endpoint: str, directory: Path) -> dict[str, str]:
-        threads = {
-            name: str(spec.num_threads)
-            for name in (
-                "OMP_NUM_THREADS",
-                "OPENBLAS_NUM_THREADS",
-                "MKL_NUM_THREADS",
-                "NUMEXPR_NUM_THREADS",
-                "VECLIB_MAXIMUM_THREADS",
-            )
-        }
         return {
             **self._base_environment,
-            **threads,
-            "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(directory / "work"),
-            **spec.environment,
+            **replica_environment(spec, endpoint),
             "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
-            "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
             "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,
-            "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
             _LOG_FILE: str(log_file(directory)),
-            "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.memory_mib),
         }
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
@@ -316,37 +291,20 @@ class LocalProcessManager(ContainerManager):
                 is_permanent=status == ExitCode.LOAD_FAILED,
                 log_tail=_log_tail(replica.log_file),
             )
-            self._set(replica, ReplicaState.FAILED, _exit_reason(status))
+            self._set(replica, ReplicaState.FAILED, exit_reason(status))
 
     def _set(self, replica: Replica, state: ReplicaState, reason: str = "") -> None:
         replica.container = replace(replica.container, state=state, reason=reason)
         self._changes.publish(replica.container)
 
 
-def _exit_reason(status: int | None) -> str:
-    if status is None:
-        return "ended; an earlier management started it, so that its exit status is not known"
-    if status == ExitCode.LOAD_FAILED:
-        return "the model cannot be loaded or fails on its warm-up query"
-    if status == ExitCode.UNAVAILABLE:
-        return "the model server cannot reach management"
-    if status < 0:
-        number = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-        hint = "; the machine may have run out of memory" if number == "SIGKILL" else ""
-        return f"killed by {number}{hint}"
-    return f"exited with status {status}"
-
-
 def _log_tail(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LOG_TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES - 1))
+            return log_end(file.read())
     except OSError:
         return ""
-    # The first line is cut off where the log is longer.
-    return text.partition("\n")[2] if size > _LOG_TAIL_BYTES else text
 
 
 def _was_rotated(descriptor: int, path: Path) -> bool:

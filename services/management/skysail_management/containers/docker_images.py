@@ -1,0 +1,295 @@
+"""Images of versions: the model server, the packages of the version, its artifact.
+
+    <base>                               setting docker-image; see services/model_server/Dockerfile
+      └─ <repository>:packages-<hash>    shared by versions with the same requirements
+           └─ <repository>:version-<hash>
+
+The hash is that of all that goes in, so that an image that exists is the right one. With a registry
+each is looked for there before it is made, and pushed afterwards.
+"""
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_management.containers import docker_options
+from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec
+from skysail_management.containers.docker_client import (
+    DockerEngine,
+    EngineRefused,
+    NotOnEngine,
+    lines_of,
+)
+from skysail_management.containers.docker_context import BuildContext, archive
+from skysail_management.containers.docker_registry import Registry
+from skysail_management.containers.replicas import check_python
+from skysail_management.containers.requirements import (
+    LOG_TAIL_LINES,
+    install_failed,
+    normal_form,
+)
+from skysail_management.settings import ManagementSettings
+
+_PYTHON = f"{docker_options.LABEL}python"
+
+
+@dataclass(frozen=True)
+class _Base:
+    """An image to build on."""
+
+    image_id: str
+    config: Mapping[str, Any]
+
+
+class VersionImages:
+    """Makes, finds and removes the images of one cluster's versions on one engine."""
+
+    def __init__(self, marks: Mapping[str, str], settings: ManagementSettings) -> None:
+        """Marks images by the labels `marks`, which select them again."""
+        self._marks = dict(marks)
+        self._settings = settings
+        # The client's patience with a large layer, which the engine writes without a word.
+        self._engine = DockerEngine(settings.docker_host, settings.prepare_timeout_s)
+        name = re.sub(r"[^a-z0-9]+", "-", settings.cluster.lower())
+        owner = hashlib.sha256("\n".join(sorted(marks.values())).encode()).hexdigest()[:8]
+        self._repository = f"skysail-{name}-{owner}"
+        self._remote = f"{settings.docker_registry}/skysail-{name}"
+        self._registry = Registry(self._engine, settings)
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._prepared: dict[VersionSpec, str] = {}
+
+    async def open(self) -> None:
+        """Remove what builds that were cut off left behind."""
+        mine = {"name": [f"^/{self._repository}-build-"]}
+        for found in await self._engine.do(
+            lambda client: client.containers(all=True, filters=mine)
+        ):
+            await self._remove_container(found["Id"])
+
+    async def close(self) -> None:
+        """Let go of the engine."""
+        await self._engine.close()
+
+    def image(self, version: VersionSpec) -> str:
+        """Return the name of the image that was prepared for a version.
+
+        Raises:
+            SkysailError: none was.
+        """
+        try:
+            return self._prepared[version]
+        except KeyError:
+            raise SkysailError(f"there is no image of {version.model_version}") from None
+
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        """Make sure that there is an image of the version.
+
+        Raises:
+            PrepareFailed: it cannot be made, or pushed to the registry.
+            ContainerManagerUnavailable: the engine does not answer.
+        """
+        try:
+            base = await self._base(progress)
+            check_python(
+                version, (base.config["Labels"] or {}).get(_PYTHON, version.python_version)
+            )
+            tag = _version_tag(base, version)
+            await self._provide(tag, progress, lambda: self._make(base, version, tag, progress))
+            self._prepared[version] = self._name(tag)
+        except EngineRefused as error:
+            raise PrepareFailed(f"the image cannot be made: {error.message}") from error
+
+    async def _make(self, base: _Base, version: VersionSpec, tag: str, progress: Progress) -> None:
+        if version.requirements:
+            packages = _packages_tag(base, version)
+            await self._provide(
+                packages, progress, lambda: self._install(base, version, packages, progress)
+            )
+            base = await self._inspect(self._name(packages))
+        await self._add_artifact(base, version, tag)
+        progress(f"image {self._name(tag)} is made")
+
+    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+        """Remove images that no version in `kept` needs; what a container holds stays."""
+        self._prepared = {
+            version: image for version, image in self._prepared.items() if version in kept
+        }
+        try:
+            base = await self._inspect(self._settings.docker_image)
+        except NotOnEngine:
+            # Which ones are needed cannot be told without it.
+            return
+        tags = {_version_tag(base, version) for version in kept}
+        tags |= {_packages_tag(base, version) for version in kept if version.requirements}
+        own = await self._engine.do(lambda client: client.images(self._repository))
+        names = [name for image in own for name in image["RepoTags"] or ()]
+        for tag in {name.rpartition(":")[2] for name in names} - tags:
+            lock = self._locks.setdefault(tag, asyncio.Lock())
+            if not lock.locked():
+                # Whoever prepares it meanwhile makes it anew.
+                async with lock:
+                    await self._remove_image(self._name(tag))
+                    await self._remove_image(self._remote_name(tag))
+
+    async def _provide(
+        self, tag: str, progress: Progress, make: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Have an image of this tag: the one that is there, or in the registry, or a new one."""
+        async with self._locks.setdefault(tag, asyncio.Lock()):
+            if await self._exists(self._name(tag)):
+                progress(f"image {self._name(tag)} is ready")
+            elif not await self._pull(tag, progress):
+                await make()
+            await self._push(tag, progress)
+
+    async def _pull(self, tag: str, progress: Progress) -> bool:
+        name = self._remote_name(tag)
+        if not self._settings.docker_registry or not await self._registry.pull(name, progress):
+            return False
+        await self._engine.do(lambda client: client.tag(name, self._repository, tag))
+        return True
+
+    async def _push(self, tag: str, progress: Progress) -> None:
+        name = self._remote_name(tag)
+        if not self._settings.docker_registry or await self._exists(name):
+            return
+        # Its name there names it here too once it is there.
+        await self._engine.do(lambda client: client.tag(self._name(tag), self._remote, tag))
+        is_pushed = False
+        try:
+            await self._registry.push(name, progress)
+            is_pushed = True
+        finally:
+            if not is_pushed:
+                await self._remove_image(name)
+
+    async def _install(
+        self, base: _Base, version: VersionSpec, tag: str, progress: Progress
+    ) -> None:
+        context = BuildContext(version.requirements, self._settings.build_environment())
+        config = docker_options.install_config(base.image_id, self._settings)
+        async with self._container(config) as container:
+            await self._engine.do(
+                lambda client: client.put_archive(
+                    container, docker_options.BUILD_DIRECTORY, context.archive()
+                )
+            )
+            await self._engine.do(lambda client: client.start(container))
+            tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+            async with self._engine.stream(
+                lambda client: client.logs(container, stream=True, follow=True)
+            ) as chunks:
+                async for line in lines_of(chunks):
+                    tail.append(line)
+                    progress(line)
+            status = (await self._engine.do(lambda client: client.wait(container)))["StatusCode"]
+            if status != 0:
+                raise install_failed(status, tail)
+            await self._commit(
+                container, tag, docker_options.image_config(base.config, self._marks)
+            )
+
+    async def _add_artifact(self, base: _Base, version: VersionSpec, tag: str) -> None:
+        artifact = self._settings.data_dir / "artifacts" / version.artifact_sha256
+        marks = {
+            **self._marks,
+            "model": version.model_version.model_name,
+            "version": version.model_version.version,
+            "artifact": version.artifact_sha256,
+        }
+        variable = f"SKYSAIL_MODEL_SERVER_ARTIFACT_FILE={docker_options.ARTIFACT}"
+        if not artifact.is_file():
+            raise PrepareFailed(
+                f"the artifact of {version.model_version} is not in {artifact.parent}"
+            )
+        async with self._container({"Image": base.image_id}) as container:
+            await self._engine.do(
+                lambda client: client.put_archive(
+                    container, "/", archive({docker_options.ARTIFACT: artifact})
+                )
+            )
+            await self._commit(
+                container, tag, docker_options.image_config(base.config, marks, [variable])
+            )
+
+    @asynccontextmanager
+    async def _container(self, config: dict[str, Any]) -> AsyncIterator[str]:
+        name = f"{self._repository}-build-{secrets.token_hex(4)}"
+        try:
+            await self._engine.do(lambda client: client.create_container_from_config(config, name))
+            yield name
+        finally:
+            await self._remove_container(name)
+
+    async def _remove_container(self, name: str) -> None:
+        try:
+            await self._engine.do(lambda client: client.remove_container(name, v=True, force=True))
+        except (EngineRefused, ContainerManagerUnavailable):
+            # What is left, the next `open` removes.
+            return
+
+    async def _commit(self, container: str, tag: str, config: dict[str, Any]) -> None:
+        await self._engine.do(
+            lambda client: client.commit(container, self._repository, tag, conf=config)
+        )
+
+    async def _base(self, progress: Progress) -> _Base:
+        image = self._settings.docker_image
+        try:
+            return await self._inspect(image)
+        except NotOnEngine:
+            progress(f"pulling {image}")
+        reason = "there is none in the registry"
+        try:
+            if await self._registry.pull(image, progress):
+                return await self._inspect(image)
+        except PrepareFailed as error:
+            reason = error.message
+        raise PrepareFailed(
+            f"the image {image} is not on the engine ({reason}): make it with 'make images', or "
+            "name another with the setting docker-image"
+        )
+
+    async def _inspect(self, image: str) -> _Base:
+        found = await self._engine.do(lambda client: client.inspect_image(image))
+        return _Base(found["Id"], found["Config"])
+
+    async def _exists(self, image: str) -> bool:
+        try:
+            await self._inspect(image)
+        except NotOnEngine:
+            return False
+        return True
+
+    async def _remove_image(self, image: str) -> None:
+        try:
+            await self._engine.do(lambda client: client.remove_image(image))
+        except EngineRefused:
+            # A container has it, or it is gone.
+            return
+
+    def _name(self, tag: str) -> str:
+        return f"{self._repository}:{tag}"
+
+    def _remote_name(self, tag: str) -> str:
+        return f"{self._remote}:{tag}"
+
+
+def _version_tag(base: _Base, version: VersionSpec) -> str:
+    return _tag("version", base, normal_form(version.requirements), version.artifact_sha256)
+
+
+def _packages_tag(base: _Base, version: VersionSpec) -> str:
+    return _tag("packages", base, normal_form(version.requirements))
+
+
+def _tag(kind: str, base: _Base, *parts: str) -> str:
+    digest = hashlib.sha256("\0".join([base.image_id, *parts]).encode()).hexdigest()
+    return f"{kind}-{digest[:16]}"

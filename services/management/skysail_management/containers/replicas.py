@@ -1,0 +1,88 @@
+"""What every back end tells a replica, and what it tells of one that has ended."""
+
+import signal
+
+from skysail_common.states import ExitCode
+from skysail_management.containers.base import PrepareFailed, ReplicaSpec, VersionSpec
+
+LOG_TAIL_BYTES = 8_192
+"""How much of its log tells why a replica failed."""
+
+LABELS = ("cluster", "model", "version", "replica", "artifact")
+"""Names of what marks a container."""
+
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def check_python(version: VersionSpec, found: str) -> None:
+    """Return if replicas of the version can run on this Python, such as 3.11.2.
+
+    Raises:
+        PrepareFailed: the artifact was made with another minor version.
+    """
+    wanted, here = (".".join(each.split(".")[:2]) for each in (version.python_version, found))
+    if wanted != here:
+        raise PrepareFailed(
+            f"{version.model_version} was made with Python {version.python_version}, and "
+            f"replicas here run Python {here}: make it with {here}, or "
+            f"start the cluster with Python {wanted}"
+        )
+
+
+def replica_name(spec: ReplicaSpec) -> str:
+    """Return a name for people; the same for each container of a replica."""
+    version = spec.replica_id.model_version
+    return f"{version.model_name}.{version.version}.{spec.replica_id.index}"
+
+
+def replica_labels(cluster: str, spec: ReplicaSpec) -> dict[str, str]:
+    """Return what marks a container as this cluster's and tells what it holds."""
+    return {
+        "cluster": cluster,
+        "model": spec.replica_id.model_version.model_name,
+        "version": spec.replica_id.model_version.version,
+        "replica": str(spec.replica_id.index),
+        "artifact": spec.version.artifact_sha256,
+    }
+
+
+def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
+    """Return the variables of a replica that listens on `endpoint`; the operator's are among them.
+
+    How it comes by its artifact is the back end's to say.
+    """
+    return {
+        **dict.fromkeys(_THREADS, str(spec.num_threads)),
+        "PYTHONUNBUFFERED": "1",
+        **spec.environment,
+        "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
+        "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
+        "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.memory_mib),
+    }
+
+
+def exit_reason(status: int | None) -> str:
+    """Return for people why a replica ended; a negative status is that of a signal."""
+    if status is None:
+        return "ended; an earlier management started it, so that its exit status is not known"
+    if status == ExitCode.LOAD_FAILED:
+        return "the model cannot be loaded or fails on its warm-up query"
+    if status == ExitCode.UNAVAILABLE:
+        return "the model server cannot reach management"
+    if status < 0:
+        number = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        hint = "; the machine may have run out of memory" if number == "SIGKILL" else ""
+        return f"killed by {number}{hint}"
+    return f"exited with status {status}"
+
+
+def log_end(log: bytes) -> str:
+    """Return what a log ends with, at most `LOG_TAIL_BYTES` of it, in whole lines."""
+    text = log[-LOG_TAIL_BYTES:].decode(errors="replace")
+    return text.partition("\n")[2] if len(log) > LOG_TAIL_BYTES else text

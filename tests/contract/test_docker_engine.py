@@ -1,0 +1,450 @@
+"""What only the container manager for Docker promises."""
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from skysail_common.errors import ContainerManagerUnavailable
+from skysail_common.identifiers import ModelVersion
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import PrepareFailed
+from skysail_testing.artifact_server import ArtifactServer
+from skysail_testing.container_managers import (
+    DockerBackend,
+    Hand,
+    ask,
+    make_wheel,
+    opened,
+    run_docker,
+    running_backend,
+    why_no_docker,
+)
+from skysail_testing.docker_engines import (
+    OwnEngine,
+    in_container,
+    own_engine,
+    registry,
+    why_no_own_engine,
+)
+
+M2 = ModelVersion("m", "2")
+
+
+@pytest.fixture(autouse=True)
+def _docker() -> None:
+    if why_no_docker():
+        pytest.skip(why_no_docker())
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[tuple[DockerBackend, ArtifactServer]]:
+    async with running_backend("docker", tmp_path / "d") as (backend, server):
+        assert isinstance(backend, DockerBackend)
+        yield backend, server
+
+
+@pytest.fixture
+async def hand(world) -> AsyncIterator[Hand]:
+    async with opened(*world) as hand:
+        yield hand
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[OwnEngine]:
+    """An engine that may be stopped and filled."""
+    if why_no_own_engine():
+        pytest.skip(why_no_own_engine())
+    with own_engine() as engine:
+        yield engine
+
+
+def echo(texts):
+    return list(texts)
+
+
+def images_of(hand: Hand) -> list[str]:
+    label = f"label=ai.skysail.data-dir={hand.backend.directory.resolve()}"
+    return run_docker("images", "--quiet", "--filter", label).split()
+
+
+async def test_a_model_can_write_nowhere_but_its_own_scratch_and_has_no_rights(world):
+    def tries(texts):
+        import json
+        import os
+
+        found = {}
+        for path in (
+            "/",
+            "/etc",
+            "/opt/skysail",
+            "/var/tmp",
+            "/dev",
+            "/proc/sys",
+            "/run/skysail/..",
+        ):
+            try:
+                open(f"{path}/evil", "w").close()
+                found[path] = "written"
+            except OSError as error:
+                found[path] = error.strerror
+        for path in ("/tmp", "/work"):
+            try:
+                with open(f"{path}/large", "wb") as file:
+                    for _ in range(64):
+                        file.write(bytes(1024 * 1024))
+                found[path] = "64 MiB written"
+            except OSError as error:
+                found[path] = error.strerror
+            os.unlink(f"{path}/large")
+        with open("/proc/self/status") as file:
+            status = dict(line.strip().split(":\t", 1) for line in file)
+        found["rights"] = [status["CapEff"], status["CapBnd"], status["NoNewPrivs"]]
+        found["user"] = os.getuid()
+        return [json.dumps(found)]
+
+    backend, server = world
+    backend.values = {"docker_scratch_mib": 32}
+    async with opened(backend, server) as hand:
+        (text,) = await ask(await hand.start_ready(hand.version(tries)), "?")
+    found = json.loads(text)
+    full, refused = "No space left on device", {"Read-only file system", "Permission denied"}
+    assert (found.pop("/tmp"), found.pop("/work")) == (full, full)
+    assert found.pop("rights") == ["0" * 16, "0" * 16, "1"]
+    assert found.pop("user") == (os.getuid() or 65532)
+    assert found.pop("/proc/sys") in {*refused, "No such file or directory"}
+    assert set(found.values()) <= refused, found
+
+
+async def test_a_model_sees_nothing_of_the_machine(hand: Hand, tmp_path: Path):
+    def looks(texts):
+        import json
+        import os
+
+        found = {path: os.path.exists(path) for path in texts}
+        found["processes"] = [name for name in os.listdir("/proc") if name.isdigit()]
+        found["environment"] = " ".join(os.environ)
+        return [json.dumps(found), *texts[1:]]
+
+    (tmp_path / "secret").write_text("hush")
+    container = await hand.start_ready(hand.version(looks))
+    secret = str(tmp_path / "secret")
+    text, *_ = await ask(container, secret, "/var/run/docker.sock", str(hand.backend.directory))
+    found = json.loads(text)
+    assert found.pop("environment").count("TOKEN") == 0
+    # The process that reaps, the model server, and no other.
+    assert len(found.pop("processes")) == 2
+    assert set(found.values()) == {False}
+    # Others of this machine cannot reach its socket.
+    directory = Path(container.endpoint.removeprefix("unix:")).parent
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_model_without_a_network_reaches_nobody_and_with_internet_it_does(world):
+    def dials(texts):
+        import socket
+
+        answers = []
+        for text in texts:
+            host, port = text.rsplit(":", 1)
+            try:
+                socket.create_connection((host, int(port)), timeout=3).close()
+                answers.append("reached")
+            except OSError as error:
+                answers.append(type(error).__name__)
+        return answers
+
+    backend, server = world
+    gateway = run_docker(
+        "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"
+    ).strip()
+    with socket.create_server((gateway, 0)) as listening:
+        here = f"{gateway}:{listening.getsockname()[1]}"
+        async with opened(backend, server) as hand:
+            spec = hand.version(dials)
+            alone = await hand.start_ready(spec)
+            assert await ask(alone, here, "1.1.1.1:53", "127.0.0.1:22") == [
+                "OSError", "OSError", "ConnectionRefusedError",
+            ]  # fmt: skip
+        backend.values = {"docker_internet": True}
+        async with opened(backend, server) as hand:
+            assert await ask(await hand.start_ready(spec, 1), here) == ["reached"]
+
+
+async def test_a_fork_bomb_is_bounded_and_the_replica_lives(world):
+    def forks(texts):
+        import os
+        import signal
+        import time
+
+        children = []
+        try:
+            while len(children) < 2000:
+                pid = os.fork()
+                if pid == 0:
+                    time.sleep(60)
+                    os._exit(0)
+                children.append(pid)
+        except OSError:
+            pass
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return [str(len(children)) for _ in texts]
+
+    backend, server = world
+    backend.values = {"docker_max_processes": 64}
+    async with opened(backend, server) as hand:
+        container = await hand.start_ready(hand.version(forks))
+        for _ in range(2):
+            (number,) = await ask(container, "?")
+            assert 10 < int(number) < 64
+
+
+async def test_what_ran_out_of_memory_says_so_with_its_limit(world):
+    def hoards(texts):
+        return [str(len(b"x" * (int(text) * 1024 * 1024))) for text in texts]
+
+    backend, server = world
+    backend.values = {"docker_memory_mib": 200}
+    async with opened(backend, server) as hand:
+        container = await hand.start_ready(hand.version(hoards))
+        assert await ask(container, "10") == [str(10 * 1024**2)]
+        asking = asyncio.create_task(ask(container, "400"))
+        failed = await hand.ended(container)
+        assert failed.state is ReplicaState.FAILED
+        assert failed.reason == "ran out of memory: its limit is 200 MiB"
+        assert not failed.is_permanent
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_a_model_server_that_is_killed_inside_its_container_has_failed(hand: Hand):
+    def who(texts):
+        import os
+
+        return [str(os.getpid()) for _ in texts]
+
+    container = await hand.start_ready(hand.version(who))
+    (pid,) = await ask(container, "?")
+    await in_container(container.container_id, "python", "-c", f"import os; os.kill({pid}, 9)")
+    failed = await hand.ended(container)
+    assert failed.state is ReplicaState.FAILED
+    assert "SIGKILL" in failed.reason
+
+
+async def test_a_container_that_somebody_removes_has_failed(hand: Hand):
+    container = await hand.start_ready(hand.version(echo))
+    await asyncio.to_thread(run_docker, "rm", "--force", container.container_id)
+    assert (await hand.ended(container)).state is ReplicaState.FAILED
+    assert await hand.live() == []
+
+
+async def test_an_image_is_made_once_and_packages_are_shared(hand: Hand, tmp_path: Path):
+    wheel = make_wheel(tmp_path, "skytestwheel", "")
+    spec = hand.version(echo, requirements=[str(wheel)])
+    await hand.manager.prepare(spec, lambda line: None)
+    for version in (spec, hand.version(echo, M2, [str(wheel)])):
+        lines: list[str] = []
+        begin = monotonic()
+        await hand.manager.prepare(version, lines.append)
+        assert monotonic() - begin < 1
+        assert all("ready" in line for line in lines)
+    assert len(set(images_of(hand))) == 2
+    # Other content needs a new image, not a new installation.
+    lines = []
+    await hand.manager.prepare(hand.version(list, M2, [str(wheel)]), lines.append)
+    assert len(set(images_of(hand))) == 3
+    assert not any("Collecting" in line or "Processing" in line for line in lines)
+    await hand.manager.sweep([spec])
+    assert len(set(images_of(hand))) == 2
+    await hand.manager.sweep([])
+    assert images_of(hand) == []
+
+
+async def test_a_package_that_fails_to_build_is_told_with_its_line(hand: Hand, tmp_path: Path):
+    project = tmp_path / "skytestsource-1.0"
+    project.mkdir()
+    (project / "setup.py").write_text("raise RuntimeError('the compiler is on strike')\n")
+    path = shutil.make_archive(str(project), "gztar", tmp_path, project.name)
+    spec = hand.version(echo, requirements=[path])
+    lines: list[str] = []
+    with pytest.raises(PrepareFailed) as caught:
+        await hand.manager.prepare(spec, lines.append)
+    assert "pip cannot install the requirements" in caught.value.message
+    assert "RuntimeError: the compiler is on strike" in caught.value.log_tail
+    assert any("RuntimeError: the compiler is on strike" in line for line in lines)
+    names = run_docker("ps", "--all", "--format", "{{.Names}}")
+    assert "build" not in names
+    assert images_of(hand) == []
+
+
+async def test_a_version_of_another_python_names_both(hand: Hand):
+    other = replace(hand.version(echo), python_version="3.7.16")
+    with pytest.raises(PrepareFailed, match=r"made with Python 3\.7\.16, and replicas here run"):
+        await hand.manager.prepare(other, lambda line: None)
+
+
+async def test_a_model_server_image_that_is_nowhere_is_named_with_the_remedy(world):
+    backend, server = world
+    backend.values = {"docker_image": "localhost:1/no-such-image:1"}
+    async with opened(backend, server) as hand:
+        with pytest.raises(PrepareFailed) as caught:
+            await hand.manager.prepare(hand.version(echo), lambda line: None)
+    assert "localhost:1/no-such-image:1" in caught.value.message
+    assert "make images" in caught.value.message
+
+
+async def test_an_artifact_that_is_gone_is_told(hand: Hand):
+    spec = hand.version(echo)
+    shutil.rmtree(hand.backend.directory / "artifacts")
+    with pytest.raises(PrepareFailed, match="the artifact of m:1 is not in"):
+        await hand.manager.prepare(spec, lambda line: None)
+
+
+async def test_an_engine_that_does_not_answer_is_named_with_the_remedy(tmp_path: Path):
+    backend = DockerBackend(tmp_path)
+    backend.values = {"docker_host": f"unix://{tmp_path}/none"}
+    with pytest.raises(ContainerManagerUnavailable) as caught:
+        await backend.make_manager().open()
+    assert f"unix://{tmp_path}/none" in caught.value.message
+    assert "DOCKER_HOST" in caught.value.message
+
+
+async def test_two_clusters_on_one_engine_leave_each_other_alone(world, tmp_path: Path):
+    async with running_backend("docker", tmp_path / "other") as other_world:
+        async with opened(*world) as hand, opened(*other_world) as other:
+            mine, theirs = await asyncio.gather(
+                hand.start_ready(hand.version(echo)), other.start_ready(other.version(echo))
+            )
+            assert [each.container_id for each in await hand.live()] == [mine.container_id]
+            await hand.manager.stop(theirs.container_id, 0.0)
+            with pytest.raises(Exception, match="there is no log"):
+                await hand.log(theirs)
+            await hand.manager.stop(mine.container_id, 5.0)
+            await hand.manager.sweep([])
+            assert images_of(hand) == []
+            assert images_of(other) != []
+            assert await ask(theirs, "x") == ["x"]
+        async with opened(*other_world) as again:
+            assert [each.container_id for each in await again.live()] == [theirs.container_id]
+
+
+async def test_on_a_network_a_replica_is_reached_by_its_address(world):
+    def dials(texts):
+        import socket
+
+        try:
+            socket.create_connection(("1.1.1.1", 53), timeout=3).close()
+        except OSError as error:
+            return [type(error).__name__]
+        return ["reached"]
+
+    backend, server = world
+    network = f"skysail-test-{secrets.token_hex(4)}"
+    backend.values = {"docker_network": network}
+    async with opened(backend, server) as hand:
+        container = await hand.start_ready(hand.version(dials))
+        assert container.endpoint.endswith(":8005")
+        assert await ask(container, "?") != ["reached"]
+    async with opened(backend, server) as hand:
+        (found,) = await hand.live()
+        assert (found.endpoint, found.state) == (container.endpoint, ReplicaState.READY)
+        await hand.manager.stop(found.container_id, 5.0)
+    assert network not in run_docker("network", "ls", "--format", "{{.Name}}")
+
+
+async def test_nothing_remains_on_the_engine_or_here(world):
+    backend, server = world
+    async with opened(backend, server) as hand:
+        container = await hand.start_ready(hand.version(echo))
+        await hand.manager.stop(container.container_id, 10.0)
+        await hand.manager.sweep([])
+        assert images_of(hand) == []
+        name = container.container_id
+        assert name not in run_docker("ps", "--all", "--format", "{{.Names}}")
+        assert list((backend.directory / "containers").iterdir()) == []
+    assert not (backend.directory / "sockets").exists()
+
+
+async def test_the_health_check_of_the_image_tells_readiness(hand: Hand):
+    container = await hand.start_ready(hand.version(echo))
+    command = ("python", "-m", "skysail_model_server.health_check")
+    await in_container(container.container_id, *command)
+    address = "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS=unix:/tmp/none"
+    with pytest.raises(Exception, match="returned non-zero exit status 1"):
+        await in_container(container.container_id, "env", address, *command)
+
+
+async def test_containers_that_an_engine_takes_with_it_are_told_when_it_is_back(
+    engine: OwnEngine, tmp_path: Path
+):
+    async with running_backend("docker", tmp_path / "d", docker_host=engine.host) as world:
+        async with opened(*world) as hand:
+            spec = hand.version(echo)
+            container = await hand.start_ready(spec)
+            await asyncio.to_thread(engine.stop)
+            with pytest.raises(ContainerManagerUnavailable):
+                await hand.manager.prepare(spec, lambda line: None)
+            await asyncio.to_thread(engine.start)
+            failed = await hand.ended(container)
+            assert failed.state is ReplicaState.FAILED
+            assert "replica is ready" in failed.log_tail
+            # And all goes on as before.
+            again = await hand.start_ready(spec)
+            assert await ask(again, "x") == ["x"]
+            await asyncio.to_thread(engine.command, "kill", "--signal", "KILL", again.container_id)
+            assert "SIGKILL" in (await hand.ended(again)).reason
+
+
+async def test_a_full_disk_is_told_and_nothing_half_made_remains(engine: OwnEngine, tmp_path: Path):
+    ballast = engine.data / "ballast"
+    async with running_backend("docker", tmp_path / "d", docker_host=engine.host) as world:
+        async with opened(*world) as hand:
+            spec = hand.version(echo)
+            free = os.statvfs(engine.data)
+            with ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, (free.f_bavail - 16) * free.f_frsize)
+            try:
+                with pytest.raises(PrepareFailed, match="no space left on device"):
+                    await hand.manager.prepare(spec, lambda line: None)
+            finally:
+                ballast.unlink()
+            assert await ask(await hand.start_ready(spec), "x") == ["x"]
+
+
+async def test_a_registry_gets_images_and_gives_them_to_another_engine(
+    world, engine: OwnEngine, tmp_path: Path
+):
+    if shutil.which("docker-registry") is None or shutil.which("htpasswd") is None:
+        pytest.skip("docker-registry or htpasswd is not on this machine")
+    backend, server = world
+    password = secrets.token_hex(8)
+    with registry(tmp_path, "skysail", password) as address:
+        backend.values = {"docker_registry": address, "docker_registry_user": "skysail"}
+        async with opened(backend, server) as hand:
+            spec = hand.version(echo)
+            with pytest.raises(PrepareFailed, match=r"unauthorized|no basic auth") as caught:
+                await hand.manager.prepare(spec, lambda line: None)
+            assert address in caught.value.message
+        backend.values["docker_registry_password"] = password
+        async with opened(backend, server) as hand:
+            lines: list[str] = []
+            await hand.manager.prepare(spec, lines.append)
+            assert any("Pushed" in line for line in lines)
+        values = {**backend.values, "docker_host": engine.host}
+        async with running_backend("docker", tmp_path / "e", **values) as other_world:
+            async with opened(*other_world) as other:
+                spec = other.version(echo)
+                shutil.rmtree(other.backend.directory / "artifacts")
+                lines = []
+                await other.manager.prepare(spec, lines.append)
+                assert any("Pull complete" in line for line in lines)
+                assert await ask(await other.start_ready(spec), "x") == ["x"]

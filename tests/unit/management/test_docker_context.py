@@ -1,0 +1,64 @@
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from skysail_management.containers.docker_context import BuildContext
+
+
+def files(context: BuildContext) -> dict[str, str]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(context.archive()))) as archive:
+        found = {entry.name: archive.extractfile(entry) for entry in archive}
+        return {name: file.read().decode() for name, file in found.items()}
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    path = tmp_path / "own-1.0-py3-none-any.whl"
+    path.write_text("the wheel")
+    return path
+
+
+@pytest.mark.parametrize("form", ["{}", "own @ file://{}", "{}#sha256=0", "--find-links={} "])
+def test_a_wheel_of_this_machine_is_brought_along_under_its_new_name(form: str, wheel: Path):
+    found = files(BuildContext([form.format(wheel), "numpy"], {}))
+    assert found["requirements.txt"] == f"{form.format(f'/build/here{wheel}')}\nnumpy\n"
+    assert found[f"here{wheel}"] == "the wheel"
+
+
+def test_of_a_directory_the_packages_are_brought_along_and_nothing_else(wheel: Path):
+    (wheel.parent / "secret.txt").write_text("hush")
+    found = files(BuildContext([f"--find-links {wheel.parent}"], {}))
+    assert found["requirements.txt"] == f"--find-links /build/here{wheel.parent}\n"
+    assert set(found) == {"requirements.txt", "install", f"here{wheel}"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/etc/passwd",
+        "-r /etc/passwd",
+        "https://index.example/simple/own-1.0.whl",
+        "--index-url https://index.example/simple",
+        "own @ https://host/etc/hosts",
+        "./etc/passwd",
+    ],
+)
+def test_nothing_else_of_this_machine_is_read(line: str):
+    found = files(BuildContext([line], {}))
+    assert found["requirements.txt"] == f"{line}\n"
+    assert set(found) == {"requirements.txt", "install"}
+
+
+def test_what_tells_pip_how_to_reach_packages_is_brought_along(tmp_path: Path):
+    certificates = tmp_path / "ca.pem"
+    certificates.write_text("trusted")
+    environment = {
+        "PIP_CERT": str(certificates),
+        "PIP_INDEX_URL": "https://user:pass@index.example/it's",
+    }
+    found = files(BuildContext(["numpy"], environment))
+    assert found[f"here{certificates}"] == "trusted"
+    assert f"export PIP_CERT=/build/here{certificates}\n" in found["install"]
+    assert "export PIP_INDEX_URL='https://user:pass@index.example/it'\"'\"'s'\n" in found["install"]

@@ -1,0 +1,57 @@
+from pathlib import Path
+from typing import Any
+
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_management.containers.base import ReplicaSpec, VersionSpec
+from skysail_management.containers.docker_options import replica_config
+from skysail_management.settings import ManagementSettings
+
+VERSION = ModelVersion("m", "1")
+
+
+def config(memory_mib: int = 0, **settings: Any) -> dict[str, Any]:
+    spec = ReplicaSpec(
+        ReplicaId(VERSION, 0),
+        VersionSpec(VERSION, "0" * 64, "3.11.2"),
+        "m:1",
+        "the token",
+        1,
+        memory_mib,
+    )
+    values = ManagementSettings(data_dir=Path("/d"), **settings)
+    return replica_config(spec, "image", {"cluster": "c"}, "/sockets/1", values)
+
+
+def test_a_replica_has_no_network_no_rights_and_no_token():
+    host = config()["HostConfig"]
+    assert host["NetworkMode"] == "none"
+    assert host["CapDrop"] == ["ALL"]
+    assert host["ReadonlyRootfs"]
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert [mount["Source"] for mount in host["Mounts"]] == ["/sockets/1"]
+    assert "the token" not in str(config())
+    assert config()["Labels"] == {"ai.skysail.cluster": "c"}
+
+
+def test_limits_are_those_of_the_deployment_then_of_the_settings():
+    host = config(docker_memory_mib=100, docker_cpus=1.5)["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"]) == (100 * 1024**2, 100 * 1024**2)
+    assert host["NanoCpus"] == 1_500_000_000
+    assert config(64, docker_memory_mib=100)["HostConfig"]["Memory"] == 64 * 1024**2
+    assert config()["HostConfig"]["Memory"] == 0
+
+
+def test_gpus_and_volumes_are_given_only_where_asked_for():
+    assert "DeviceRequests" not in config()["HostConfig"]
+    host = config(docker_gpus=-1, docker_volumes=("/srv:/data:ro",))["HostConfig"]
+    assert host["DeviceRequests"] == [{"Count": -1, "Capabilities": [["gpu"]]}]
+    assert host["Binds"] == ["/srv:/data:ro"]
+
+
+def test_networks_are_as_the_settings_say():
+    host = config(docker_internet=True)["HostConfig"]
+    assert (host["NetworkMode"], len(host["Mounts"])) == ("bridge", 1)
+    on_network = config(docker_network="n")
+    assert on_network["HostConfig"]["NetworkMode"] == "n"
+    assert on_network["HostConfig"]["Mounts"] == []
+    assert "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS=0.0.0.0:8005" in on_network["Env"]
