@@ -309,7 +309,9 @@ class TestOperators:
         flags = ["--data-dir", str(own_dir), "--container-manager", "raft"]
         service = Service("skysail_management", flags)
         assert service.wait() == 1
-        assert "no container manager is called 'raft'; installed are docker, local" in service.errors
+        assert (
+            "no container manager is called 'raft'; installed are docker, local" in service.errors
+        )
 
     def test_no_cluster_to_talk_to(self):
         text = "no cluster runs at 127.0.0.1:1; start one with 'skysail up'"
