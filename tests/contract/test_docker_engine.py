@@ -282,7 +282,7 @@ async def test_a_package_that_fails_to_build_is_told_with_its_line(hand: Hand, t
     assert "RuntimeError: the compiler is on strike" in caught.value.log_tail
     assert any("RuntimeError: the compiler is on strike" in line for line in lines)
     names = run_docker("ps", "--all", "--format", "{{.Names}}")
-    assert "build" not in names
+    assert f"{hand.manager._images._repository}-build" not in names
     assert images_of(hand) == []
 
 
