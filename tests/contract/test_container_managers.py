@@ -246,7 +246,7 @@ async def test_a_model_that_cannot_be_loaded_fails_for_good_with_its_traceback(h
     container = await hand.start(hand.version(CannotBeLoaded()))
     failed = await hand.ended(container)
     assert failed.state is ReplicaState.FAILED
-    assert failed.is_permanent, failed
+    assert failed.is_permanent, (failed.reason, failed.log_tail)
     assert "cannot be loaded" in failed.reason
     assert "loading the function failed: KeyError: 'the weights'" in failed.log_tail
     assert "Traceback (most recent call last)" in failed.log_tail

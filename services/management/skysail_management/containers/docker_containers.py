@@ -163,8 +163,7 @@ class ClusterContainers:
         name = container.container_id
         try:
             found = await self._engine.do(lambda client: client.inspect_container(name))
-            tail = await self._engine.do(lambda client: client.logs(name, tail=_LOG_TAIL_LINES))
-        except EngineRefused:
+        except NotOnEngine:
             return replace(container, state=ReplicaState.FAILED, reason="its container was removed")
         status = found["State"]["ExitCode"]
         if found["State"]["OOMKilled"]:
@@ -177,8 +176,15 @@ class ClusterContainers:
             state=ReplicaState.FAILED,
             reason=reason,
             is_permanent=status == ExitCode.LOAD_FAILED,
-            log_tail=log_end(tail),
+            log_tail=await self._log_tail(name),
         )
+
+    async def _log_tail(self, name: str) -> str:
+        try:
+            log = await self._engine.do(lambda client: client.logs(name, tail=_LOG_TAIL_LINES))
+        except EngineRefused as error:
+            return f"the log cannot be read: {error.message}"
+        return log_end(log)
 
     async def logs(self, name: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
         """Yield the last lines of a log and, if `follow`, what is added.
