@@ -175,3 +175,14 @@ def test_compose_keeps_the_store_as_the_supervisor_does(compose):
     # The two services have users of their own.
     assert options.pop("--unixsocketperm") == "777"
     assert options.items() <= dict(zip(here[1::2], here[2::2], strict=True)).items()
+
+
+def test_prometheus_finds_frontends_by_their_name_in_compose(compose):
+    config = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
+    (found,) = config["scrape_configs"][0]["dns_sd_configs"]
+    prometheus = compose["services"]["prometheus"]
+    assert found["names"] == [FRONTEND]
+    assert found["port"] == PORTS[FRONTEND]["metrics"]
+    assert prometheus["profiles"] == ["monitoring"]
+    assert "./deploy/prometheus.yml:/etc/prometheus/prometheus.yml:ro" in prometheus["volumes"]
+    assert set(prometheus["networks"]) <= set(compose["services"][FRONTEND]["networks"])
