@@ -51,10 +51,11 @@ def _remove_images(data_dir: Path) -> None:
     """Remove those that stay for the next cluster in a directory, which there will not be."""
     for directory in (data_dir, data_dir / "docker" / "management"):
         label = f"label=ai.skysail.data-dir={directory.resolve()}"
-        command = ["docker", "images", "--quiet", "--filter", label]
+        # By their names: one that others are made of goes with the last of these.
+        command = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", label]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         if found:
-            subprocess.run(["docker", "rmi", "--force", *sorted(set(found))], check=True, stdout=2)
+            subprocess.run(["docker", "rmi", "--force", *found], check=True, stdout=2)
 
 
 def main() -> None:

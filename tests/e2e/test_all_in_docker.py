@@ -64,7 +64,8 @@ def label(data_dir: Path) -> str:
 
 def remove_images(filter_label: str) -> None:
     """Remove those that stay for the next cluster in a directory, which there will not be."""
-    images = run_docker("images", "--quiet", "--filter", filter_label).split()
+    names = "{{.Repository}}:{{.Tag}}"
+    images = run_docker("images", "--format", names, "--filter", filter_label).split()
     assert images
     run_docker("rmi", "--force", *images)
 
