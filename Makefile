@@ -58,27 +58,38 @@ CA_BUNDLE ?= $(PIP_CERT)
 PIP_ARGS = $(foreach name,PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT,--build-arg $(name))
 BASE ?= $(BASE_IMAGE)
 BASE_IMAGE := skysail-base:bookworm
+DOCKER_BUILD = DOCKER_BUILDKIT=0 docker build --quiet --build-arg BASE=$(BASE) --label org.opencontainers.image.version=$(VERSION)
 VERSION = $(shell $(BIN)/python -c 'import skysail_common; print(skysail_common.__version__)')
-CONTEXT := build/images/model_server
+SERVICES := model_server management frontend
+# Beyond what a model server needs; the store is an image of its own.
+EXTRAS_management := server docker
+EXTRAS_frontend := server
 
 .PHONY: base-image
 base-image:  ## make a base for images of Debian with Python, where none can be pulled (as root)
 	scripts/base-image $(BASE_IMAGE)
 
 .PHONY: images
-images: wheels  ## make the image of the model server (BASE=image with Python 3)
-	rm -rf $(CONTEXT) && mkdir -p $(addprefix $(CONTEXT)/,wheels ca pip)
-	cp services/model_server/Dockerfile constraints.txt $(CONTEXT)
-	$(BIN)/python -c "from importlib.metadata import requires; \
-	  print(*(line for line in requires('skysail') if 'extra ==' not in line), sep='\n')" > $(CONTEXT)/requirements.txt
-	cp dist/skysail-$(VERSION)-*.whl dist/skysail_transport-*.whl $(CONTEXT)/wheels
-	$(if $(CA_BUNDLE),cp $(CA_BUNDLE) $(CONTEXT)/ca/ca-certificates.crt)
-	$(if $(PIP_CONF),cp $(PIP_CONF) $(CONTEXT)/pip/pip.conf)
-	DOCKER_BUILDKIT=0 docker build --quiet --tag skysail-model-server:$(VERSION) --build-arg BASE=$(BASE) $(PIP_ARGS) \
+images: $(SERVICES:%=image-%) image-store  ## make the images of all services and the store (BASE=image with Python 3)
+
+.PHONY: image-store $(SERVICES:%=image-%)
+$(SERVICES:%=image-%): image-%: wheels
+	rm -rf build/images/$* && mkdir -p $(addprefix build/images/$*/,wheels ca pip)
+	cp services/$*/Dockerfile constraints.txt build/images/$*
+	$(BIN)/python scripts/requirements $(EXTRAS_$*) > build/images/$*/requirements.txt
+	cp dist/skysail-$(VERSION)-*.whl dist/skysail_transport-*.whl build/images/$*/wheels
+	$(if $(CA_BUNDLE),cp $(CA_BUNDLE) build/images/$*/ca/ca-certificates.crt)
+	$(if $(PIP_CONF),cp $(PIP_CONF) build/images/$*/pip/pip.conf)
+	$(DOCKER_BUILD) --tag skysail-$(subst _,-,$*):$(VERSION) --label ai.skysail.image=$* $(PIP_ARGS) \
 	  $(if $(CA_BUNDLE),--build-arg PIP_CERT=/etc/ssl/certs/ca-certificates.crt) \
-	  --label org.opencontainers.image.version=$(VERSION) \
 	  --label ai.skysail.python=$$(docker run --rm --network none $(BASE) python3 -c 'import platform; print(platform.python_version())') \
-	  $(CONTEXT)
+	  build/images/$*
+
+image-store: install
+	rm -rf build/images/store && mkdir -p build/images/store
+	cp deploy/store/Dockerfile build/images/store
+	cp $$($(BIN)/python -c 'from skysail_common.store.embedded import find_server; print(find_server())') build/images/store/valkey-server
+	$(DOCKER_BUILD) --tag skysail-store:$(VERSION) --label ai.skysail.image=store build/images/store
 
 .PHONY: demo
 demo: install  ## deploy a real model by one call and query it through every door

@@ -45,7 +45,8 @@ class Containers(Processes):
 
     def remains(self) -> list[str]:
         """Remove the images, which stay for the next cluster here, and return what else is left."""
-        images = set(self._ours("images"))
+        # By their names: one that others are made of goes with the last of these.
+        images = self._ours("images", "--format", "{{.Repository}}:{{.Tag}}")
         if images:
             _docker("rmi", "--force", *images)
         networks, volumes = self._ours("network", "ls"), self._ours("volume", "ls")

@@ -14,7 +14,8 @@ from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoin
 from skysail.cli.output import console, output_option, print_json, print_table, state
 from skysail.descriptions import ClusterStatus
 from skysail.settings import ClientSettings
-from skysail.supervisor.cluster import Cluster, ClusterEndpoints, ClusterOptions, stop_cluster
+from skysail.supervisor.cluster import Cluster, stop_cluster
+from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common.child import StartFailed
 from skysail_common.errors import FailedPrecondition
 from skysail_common.logs import configure
@@ -44,6 +45,11 @@ _LOG_TAIL_LINES = 20
     default="",
     help="What replicas run as: local (processes, the default), docker, or an installed one.",
 )
+@click.option(
+    "--all-in-docker",
+    is_flag=True,
+    help="Run management, frontend and store as containers too, on the engine of this machine.",
+)
 @click.option("--detach", is_flag=True, help="Return once it is ready; it goes on running.")
 @click.option(
     "--log-level",
@@ -63,6 +69,7 @@ def up(
     management_port: int,
     workers: int,
     container_manager: str,
+    all_in_docker: bool,
     detach: bool,
     log_level: str,
     log_format: str,
@@ -78,7 +85,10 @@ def up(
       skysail up --detach
       skysail up --data-dir /srv/skysail --host 0.0.0.0
       skysail up --container-manager docker
+      skysail up --all-in-docker --detach
     """
+    if all_in_docker and container_manager not in ("", "docker"):
+        raise click.UsageError("--all-in-docker goes with --container-manager docker only")
     data_dir = data_dir_of(data_dir)
     if detach:
         _detach(data_dir)
@@ -109,14 +119,23 @@ def up(
             console().print("Ctrl-C stops it.", style="dim")
 
     try:
-        asyncio.run(Cluster(options, dict(os.environ)).run(on_ready))  # noqa: TID251 - inherited
+        cluster_type = _docker_cluster() if all_in_docker else Cluster
+        environment = dict(os.environ)  # noqa: TID251 - inherited
+        asyncio.run(cluster_type(options, environment).run(on_ready))
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
 
 
+def _docker_cluster() -> type[Cluster]:
+    # Only here, because the client of the engine is no part of the base install.
+    from skysail.supervisor.docker_cluster import DockerCluster
+
+    return DockerCluster
+
+
 def _not_installed(error: ModuleNotFoundError) -> FailedPrecondition:
     return FailedPrecondition(
-        f"{error.name} is not installed: pip install 'skysail[server]' brings what a cluster needs"
+        f"{error.name} is not installed: pip install 'skysail[server,docker]' brings what a cluster needs"
     )
 
 

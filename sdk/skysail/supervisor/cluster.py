@@ -8,11 +8,11 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from skysail.settings import CLUSTER_FILE
+from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail.supervisor.ports import check_ports
 from skysail_common.child import Child, StartFailed, python_module
 from skysail_common.clock import MONOTONIC
@@ -29,42 +29,8 @@ _STORE_STOP_S = 15.0
 _DOWN_TIMEOUT_S = 120.0
 _DOWN_CHECK_S = 0.05
 _LOCK_FILE = "cluster.lock"
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What `skysail up` is told."""
-
-    data_dir: Path
-    cluster: str = "default"
-    host: str = "127.0.0.1"
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-    management_port: int = 8003
-    num_workers: int = 1
-    """Processes of the frontend, which share its ports."""
-    container_manager: str = ""
-    """What runs replicas; what management's own settings say if empty."""
-    redis_url: str = ""
-    """Server that speaks the Redis protocol; an embedded one if empty."""
-    log_level: str = "info"
-    log_format: str = "console"
-
-    def ports(self) -> dict[str, int]:
-        """Return the ports by the flag that names each."""
-        names = [field.name for field in fields(self) if field.name.endswith("_port")]
-        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True)
-class ClusterEndpoints:
-    """How a running cluster is reached."""
-
-    management: str
-    grpc: str
-    http: str
-    metrics: str
+DOCKER_NOTE = "cluster.docker"
+"""Exists in the data directory while containers of the services may."""
 
 
 class Cluster:
@@ -368,6 +334,21 @@ async def _remove_leftovers(data_dir: Path, cluster: str, environment: Mapping[s
     was_ready = (data_dir / CLUSTER_FILE).exists()
     await stop_replicas(data_dir, cluster, environment)
     had_store = await stop_stray_store(data_dir)
+    had_containers = await _remove_containers(data_dir, environment)
     (data_dir / CLUSTER_FILE).unlink(missing_ok=True)
     remove_socket_directory(data_dir)
-    return was_ready or had_store
+    return was_ready or had_store or had_containers
+
+
+async def _remove_containers(data_dir: Path, environment: Mapping[str, str]) -> bool:
+    """Remove what a killed cluster left on a Docker engine; False if there is no trace of one."""
+    if not (data_dir / DOCKER_NOTE).exists():
+        return False
+    # Only here, because the client of the engine is no part of the base install.
+    from skysail.supervisor.docker_services import DockerServices
+
+    services = DockerServices(data_dir, environment)
+    was_found = await services.remove()
+    await services.close()
+    (data_dir / DOCKER_NOTE).unlink()
+    return was_found

@@ -8,6 +8,13 @@ from contextlib import ExitStack
 from skysail_common.errors import FailedPrecondition
 
 
+def free_port(host: str) -> int:
+    """Return a port that was free a moment ago: who uses it must be able to try another."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as probe:
+        return int(probe.getsockname()[1])
+
+
 def check_ports(host: str, ports: Mapping[str, int]) -> None:
     """Return if every port can be listened on.
 

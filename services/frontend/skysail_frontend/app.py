@@ -93,8 +93,8 @@ async def run(settings: FrontendSettings) -> None:
     metrics_endpoint = f"{settings.host}:{metrics_port}"
     introduction = management_pb2.WatchRoutingRequest(
         frontend_id=settings.frontend_id or f"{socket.gethostname()}-{os.getpid()}",
-        grpc_endpoint=grpc_endpoint,
-        http_endpoint=http_endpoint,
+        grpc_endpoint=settings.advertised_grpc_endpoint or grpc_endpoint,
+        http_endpoint=settings.advertised_http_endpoint or http_endpoint,
     )
     directory.load()
     await server.start()

@@ -29,6 +29,12 @@ class FrontendSettings(ServiceSettings):
     http_port: Port = 8000
     """Port of the HTTP service."""
 
+    advertised_grpc_endpoint: str = ""
+    """Where clients reach the gRPC services, as host:port; what it listens on if empty."""
+
+    advertised_http_endpoint: str = ""
+    """Where clients reach the HTTP service, as host:port; what it listens on if empty."""
+
     transport: TransportName = Field("auto", validation_alias=VARIABLE)
     """What carries gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`,
     which is native where that is installed."""

@@ -5,7 +5,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from skysail.supervisor.cluster import Cluster, ClusterEndpoints, ClusterOptions, EmbeddedStore
+from skysail.supervisor.cluster import Cluster, EmbeddedStore
+from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common import child as child_module
 from skysail_common.child import Child, StartFailed
 from skysail_common.errors import SkysailError, StoreUnavailable

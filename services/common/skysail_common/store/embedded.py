@@ -42,7 +42,12 @@ def find_server() -> Path:
 
 
 def server_command(directory: Path, socket: Path) -> list[str]:
-    """Return the command that runs the server.
+    """Return the command that runs the server; its arguments are those of `server_options`."""
+    return [str(find_server()), *server_options(directory, socket)]
+
+
+def server_options(directory: Path, socket: Path) -> list[str]:
+    """Return what the server is told.
 
     Args:
         directory: Where it keeps its append-only file; must exist.
@@ -60,10 +65,7 @@ def server_command(directory: Path, socket: Path) -> list[str]:
         "daemonize": "no",
         "loglevel": "notice",
     }
-    command = [str(find_server())]
-    for name, value in options.items():
-        command += [f"--{name}", value]
-    return command
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
 def server_url(socket: Path) -> str:

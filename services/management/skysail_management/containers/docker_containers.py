@@ -16,18 +16,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from skysail_common import docker_labels
+from skysail_common.docker_engine import (
+    DockerEngine,
+    EngineRefused,
+    NotOnEngine,
+    lines_of,
+)
 from skysail_common.errors import ContainerManagerUnavailable, ReplicaNotFound, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.paths import remove_socket_directory, socket_directory
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers import docker_options
 from skysail_management.containers.base import Container, ReplicaSpec
-from skysail_management.containers.docker_client import (
-    DockerEngine,
-    EngineRefused,
-    NotOnEngine,
-    lines_of,
-)
 from skysail_management.containers.replicas import (
     LABELS,
     exit_reason,
@@ -76,7 +77,7 @@ class ClusterContainers:
                     network,
                     driver="bridge",
                     internal=not self._settings.docker_internet,
-                    labels=docker_options.labels(self._marks),
+                    labels=docker_labels.labels(self._marks),
                 )
             )
 
@@ -101,7 +102,7 @@ class ClusterContainers:
             found = await self._engine.do(lambda client: client.inspect_network(network))
         except NotOnEngine:
             return None
-        return docker_options.own_labels(found["Labels"] or {})
+        return docker_labels.own_labels(found["Labels"] or {})
 
     def planned(self, spec: ReplicaSpec) -> Container:
         """Return a container that does not exist yet, with a name that no other has."""
@@ -250,7 +251,7 @@ class ClusterContainers:
 
     def _container(self, found: Mapping[str, Any]) -> Container:
         name = str(found["Names"][0]).lstrip("/")
-        own = docker_options.own_labels(found["Labels"])
+        own = docker_labels.own_labels(found["Labels"])
         is_ready = (self._ready / name).exists()
         return Container(
             name,
@@ -273,7 +274,7 @@ class ClusterContainers:
 
     def _filter(self) -> Mapping[str, Sequence[str]]:
         # Images bear the other labels too, and what is made of them inherits those.
-        return docker_options.label_filter(self._marks, "replica")
+        return docker_labels.label_filter(self._marks, "replica")
 
     async def _is_ours(self, name: str) -> bool:
         if not _NAME.fullmatch(name):
@@ -282,7 +283,7 @@ class ClusterContainers:
             found = await self._engine.do(lambda client: client.inspect_container(name))
         except NotOnEngine:
             return False
-        own = docker_options.own_labels(found["Config"]["Labels"] or {})
+        own = docker_labels.own_labels(found["Config"]["Labels"] or {})
         return "replica" in own and own.items() >= self._marks.items()
 
 

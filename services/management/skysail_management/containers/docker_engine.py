@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
+from skysail_common.docker_engine import EngineRefused
 from skysail_common.errors import ContainerManagerUnavailable, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
@@ -24,7 +25,6 @@ from skysail_management.containers.base import (
     VersionSpec,
 )
 from skysail_management.containers.changes import ContainerChanges
-from skysail_management.containers.docker_client import EngineRefused
 from skysail_management.containers.docker_containers import ClusterContainers
 from skysail_management.containers.docker_images import VersionImages
 from skysail_management.containers.readiness import watch_readiness

@@ -18,15 +18,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from skysail_common.errors import ContainerManagerUnavailable, SkysailError
-from skysail_management.containers import docker_options
-from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec
-from skysail_management.containers.docker_client import (
+from skysail_common import docker_labels
+from skysail_common.docker_engine import (
     DockerEngine,
     EngineRefused,
     NotOnEngine,
     lines_of,
 )
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_management.containers import docker_options
+from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.docker_context import BuildContext, archive
 from skysail_management.containers.docker_registry import Registry
 from skysail_management.containers.replicas import check_python
@@ -37,7 +38,7 @@ from skysail_management.containers.requirements import (
 )
 from skysail_management.settings import ManagementSettings
 
-_PYTHON = f"{docker_options.LABEL}python"
+_PYTHON = f"{docker_labels.LABEL}python"
 
 
 @dataclass(frozen=True)

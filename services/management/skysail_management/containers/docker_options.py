@@ -1,16 +1,14 @@
 """What the Docker engine is told of a container, as its API has it; nothing is asked or done here."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from skysail_common.docker_labels import labels
 from skysail_common.rpc.transports import VARIABLE
 from skysail_management.containers.base import ReplicaSpec
 from skysail_management.containers.replicas import replica_environment
 from skysail_management.settings import ManagementSettings
-
-LABEL = "ai.skysail."
-"""What the labels of ours begin with."""
 
 ARTIFACT = "/opt/skysail/artifact.zip"
 """Where the image of a version holds its artifact."""
@@ -35,24 +33,6 @@ _ISOLATION = {
 def container_user() -> int:
     """Return the user that replicas run as: one without rights, or ours where we are not root."""
     return os.getuid() or _USER
-
-
-def labels(values: Mapping[str, str]) -> dict[str, str]:
-    """Return labels under our prefix."""
-    return {f"{LABEL}{name}": value for name, value in values.items()}
-
-
-def own_labels(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels under our prefix, without it."""
-    return {
-        name.removeprefix(LABEL): value for name, value in values.items() if name.startswith(LABEL)
-    }
-
-
-def label_filter(values: Mapping[str, str], *names: str) -> Mapping[str, Sequence[str]]:
-    """Return what selects containers or images that have these labels, and some by these names."""
-    wanted = [f"{name}={value}" for name, value in labels(values).items()]
-    return {"label": [*wanted, *(f"{LABEL}{name}" for name in names)]}
 
 
 def replica_config(

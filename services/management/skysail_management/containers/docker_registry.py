@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from skysail_common.docker_engine import DockerEngine, EngineRefused, NotOnEngine
 from skysail_management.containers.base import PrepareFailed, Progress
-from skysail_management.containers.docker_client import DockerEngine, EngineRefused, NotOnEngine
 from skysail_management.settings import ManagementSettings
 
 

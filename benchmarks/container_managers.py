@@ -1,0 +1,100 @@
+"""What replicas in Docker cost: `python -m benchmarks.container_managers`, after `make images`.
+
+Runs clusters side by side: replicas as processes, as containers, and all in Docker. Deploys one
+model to each, twice, and sends queries of one caller to each in turn, round by round.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+import skysail
+
+_KINDS = {
+    "local": [],
+    "docker": ["--container-manager", "docker"],
+    "all in docker": ["--all-in-docker"],
+}
+_SKYSAIL = [sys.executable, "-m", "skysail"]
+_ROUNDS = 12
+_QUERIES = 300
+
+
+@contextmanager
+def _cluster(flags: list[str]) -> Iterator[skysail.Client]:
+    names = ("http", "grpc", "metrics", "management")
+    ports = [word for name in names for word in (f"--{name}-port", "0")]
+    with tempfile.TemporaryDirectory(prefix="skb-") as directory:
+        where = ["--data-dir", directory]
+        subprocess.run([*_SKYSAIL, "up", "--detach", *where, *ports, *flags], check=True, stdout=2)
+        try:
+            record = json.loads((Path(directory) / "cluster.json").read_text())
+            with skysail.Client(record["management"], query_endpoint=record["grpc"]) as client:
+                yield client
+        finally:
+            subprocess.run([*_SKYSAIL, "down", *where], check=True, stdout=2)
+            if flags:
+                _remove_images(Path(directory))
+
+
+def _remove_images(data_dir: Path) -> None:
+    """Remove those that stay for the next cluster in a directory, which there will not be."""
+    for directory in (data_dir, data_dir / "docker" / "management"):
+        label = f"label=ai.skysail.data-dir={directory.resolve()}"
+        # By their names: one that others are made of goes with the last of these.
+        command = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", label]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        if found:
+            subprocess.run(["docker", "rmi", "--force", *found], check=True, stdout=2)
+
+
+def main() -> None:
+    """Print how long deploys and queries take, and the latter beside local processes."""
+    rows, labels = load_digits(return_X_y=True)
+    model = LogisticRegression(max_iter=2000).fit(rows, labels)
+    packages = [f"scikit-learn=={version('scikit-learn')}"]
+    with ExitStack() as stack:
+        clients = {}
+        for kind, flags in _KINDS.items():
+            client = clients[kind] = stack.enter_context(_cluster(flags))
+            for number in ("1", "2"):
+                begin = time.monotonic()
+                client.deploy(
+                    model.predict,
+                    name="digits",
+                    version=number,
+                    example=rows[:1],
+                    pkgs_to_install=packages if flags else [],
+                )
+                client.predict("digits", rows[0])
+                print(f"{kind}: version {number} answered after {time.monotonic() - begin:.1f} s")
+        medians: dict[str, list[float]] = {kind: [] for kind in clients}
+        for _ in range(_ROUNDS):
+            for kind, client in clients.items():
+                times = []
+                for row in rows[:_QUERIES]:
+                    begin = time.perf_counter()
+                    client.predict("digits", row)
+                    times.append(time.perf_counter() - begin)
+                medians[kind].append(statistics.median(times))
+    for kind, found in medians.items():
+        # Without the first round, in which everything warms up.
+        ratios = [one / local for one, local in zip(found, medians["local"], strict=True)][1:]
+        print(
+            f"{kind}: p50 {statistics.median(found[1:]) * 1e3:.2f} ms, "
+            f"{statistics.median(ratios):.2f} x local"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""`python -m skysail_management.health_check`: the health check of the image.
+
+It reads the same variables as management does.
+"""
+
+import sys
+
+from skysail_common.rpc.health_check import health_status
+from skysail_common.settings import read_settings
+from skysail_management.settings import ManagementSettings
+
+
+def main() -> int:
+    """Return 0 if management takes calls, else 1."""
+    settings = read_settings(ManagementSettings, "health-check", [])
+    return health_status(f"{settings.host}:{settings.port}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""A cluster whose services are containers too: by `skysail up --all-in-docker`, and by compose."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import skysail
+from skysail.supervisor.docker_plan import FRONTEND, MANAGEMENT, STORE
+from skysail.supervisor.ports import free_port
+from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.container_managers import portable, run_docker, why_no_docker
+from skysail_testing.processes import eventually
+from skysail_testing.traffic import traffic
+
+ROOT = Path(__file__).parents[2]
+ROW = np.ones((1, 3))
+double = portable(lambda x: x * 2)
+
+# Tries every way out that a process without rights has, also past the routing table.
+REACH = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+
+def is_reached(way):
+    (host, _, port), device = way[0].rpartition(":"), way[1]
+    with socket.socket() as s:
+        s.settimeout(2)
+        if device:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+        try:
+            s.connect((host, int(port)))
+        except OSError:
+            return False
+    return True
+
+ways = [(target, device) for target in sys.argv[1:] for device in (b"", b"eth0")]
+with ThreadPoolExecutor(len(ways)) as threads:
+    print(*{way[0] for way, is_it in zip(ways, threads.map(is_reached, ways)) if is_it})
+"""
+
+
+def why_not_all_in_docker() -> str:
+    """Return what these tests lack here; empty if nothing."""
+    if reason := why_no_docker():
+        return reason
+    for service in (STORE, MANAGEMENT, FRONTEND):
+        image = f"skysail-{service}:{skysail.__version__}"
+        if not run_docker("images", "--quiet", image):
+            return f"docker has no image {image}: make images"
+    return ""
+
+
+def label(data_dir: Path) -> str:
+    return f"label=ai.skysail.data-dir={data_dir.resolve() / 'docker' / 'management'}"
+
+
+def remove_images(filter_label: str) -> None:
+    """Remove those that stay for the next cluster in a directory, which there will not be."""
+    names = "{{.Repository}}:{{.Tag}}"
+    images = run_docker("images", "--format", names, "--filter", filter_label).split()
+    assert images
+    run_docker("rmi", "--force", *images)
+
+
+def left(data_dir: Path) -> str:
+    commands = (["ps", "--all"], ["network", "ls"], ["volume", "ls"])
+    return "".join(run_docker(*words, "--quiet", "--filter", label(data_dir)) for words in commands)
+
+
+@contextmanager
+def all_in_docker(data_dir: Path) -> Iterator[RunningCluster]:
+    with running_cluster(data_dir, "--all-in-docker", "--cluster", "allin") as cluster:
+        yield cluster
+    assert left(data_dir) == ""
+
+
+def container(cluster: RunningCluster, service: str) -> str:
+    marks = ("--filter", label(cluster.data_dir), "--filter", f"label=ai.skysail.service={service}")
+    return run_docker("ps", "--all", "--format", "{{.Names}}", *marks).strip()
+
+
+def replicas(cluster: RunningCluster) -> list[str]:
+    marks = ("--filter", label(cluster.data_dir), "--filter", "label=ai.skysail.replica")
+    return run_docker("ps", "--format", "{{.Names}}", *marks).split()
+
+
+def inspect(name: str) -> dict:
+    return json.loads(run_docker("inspect", name))[0]
+
+
+def addresses(name: str) -> list[str]:
+    networks = inspect(name)["NetworkSettings"]["Networks"].values()
+    return [each["IPAddress"] for each in networks if each["IPAddress"]]
+
+
+def reached_from(name: str, targets: list[str]) -> set[str]:
+    return set(run_docker("exec", name, "python", "-c", REACH, *targets).split())
+
+
+@pytest.fixture(scope="module")
+def docker_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    if reason := why_not_all_in_docker():
+        pytest.skip(reason)
+    data_dir = tmp_path_factory.mktemp("a")
+    with all_in_docker(data_dir) as cluster:
+        with cluster.client() as client:
+            client.deploy(double, name="m", version="1", example=ROW, num_replicas=2)
+            client.register_application("app", default_output=[0, 0, 0], slo_ms=20_000)
+            client.link("app", "m")
+        yield cluster
+    remove_images(label(data_dir))
+
+
+def test_clients_and_commands_find_it_as_they_find_a_local_cluster(docker_cluster, monkeypatch):
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(docker_cluster.data_dir))
+    # Without being told where anything is: management tells where the frontend is published.
+    with skysail.Client() as client:
+        assert list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
+        assert client.status().container_manager == "docker"
+    assert docker_cluster.grpc in skysail_command("status").stdout
+    assert "2" in skysail_command("predict", "app", "[1, 2, 3]").stdout
+    assert all(endpoint.startswith("127.0.0.1:") for endpoint in (
+        docker_cluster.management, docker_cluster.grpc, docker_cluster.http, docker_cluster.metrics
+    ))  # fmt: skip
+
+
+def test_a_second_cluster_in_the_directory_is_refused(docker_cluster):
+    data_dir = str(docker_cluster.data_dir)
+    again = skysail_command("up", "--all-in-docker", "--detach", "--data-dir", data_dir)
+    assert again.returncode == 1
+    assert "in use by another cluster" in again.stderr
+
+
+def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
+    management = addresses(container(docker_cluster, MANAGEMENT))
+    frontend = addresses(container(docker_cluster, FRONTEND))
+    assert len(management) == len(frontend) == 2
+    # The store has no address at all.
+    assert addresses(container(docker_cluster, STORE)) == []
+    gateways = {
+        each["IPAM"]["Config"][0]["Gateway"]
+        for each in json.loads(run_docker("network", "inspect", *run_docker("network", "ls", "-q").split()))
+        if each["IPAM"]["Config"]
+    }  # fmt: skip
+    published = docker_cluster.management.rpartition(":")[2]
+    forbidden = [
+        *(f"{address}:{port}" for address in management for port in (8003, 6379, 22)),
+        *(f"{address}:{published}" for address in gateways),
+        "management-on-doors:8003",
+        f"127.0.0.1:{published}",
+    ]
+    # The addresses are right: a frontend reaches management by one of them.
+    assert reached_from(container(docker_cluster, FRONTEND), forbidden[:6])
+    doors = [f"{address}:8001" for address in frontend]
+    reached = reached_from(replicas(docker_cluster)[0], [*forbidden, *doors])
+    assert not reached & set(forbidden)
+    assert len(reached & set(doors)) == 1
+
+
+def test_services_have_no_rights(docker_cluster):
+    for service in (STORE, MANAGEMENT, FRONTEND):
+        name = container(docker_cluster, service)
+        host = inspect(name)["HostConfig"]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["ReadonlyRootfs"]
+        status = Path(f"/proc/{inspect(name)['State']['Pid']}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert fields["Uid"].split()[0] == str(os.getuid() or 65532)
+        assert fields["NoNewPrivs"] == "1"
+        assert int(fields["CapEff"], 16) == 0
+
+
+def test_each_service_passes_its_health_check(docker_cluster):
+    for service in (STORE, MANAGEMENT, FRONTEND):
+        name = container(docker_cluster, service)
+        check = inspect(name)["Config"]["Healthcheck"]["Test"]
+        assert check[0] == "CMD"
+        run_docker("exec", name, *check[1:])
+
+
+def test_management_that_dies_is_started_again_and_takes_its_replicas_over(docker_cluster):
+    name = container(docker_cluster, MANAGEMENT)
+    before = set(replicas(docker_cluster))
+    with docker_cluster.client() as client:
+        with traffic(client, "app", [1, 2, 3]) as seen:
+            # As the kernel would: the engine takes its own signals for the wish of an operator.
+            os.kill(inspect(name)["State"]["Pid"], signal.SIGKILL)
+            eventually(lambda: inspect(name)["RestartCount"] == 1, what="management restarts")
+
+            def is_back() -> bool:
+                try:
+                    return client.describe_version("m", "1").num_ready == 2
+                except skysail.SkysailError:
+                    return False
+
+            eventually(is_back, what="management knows its replicas")
+            seen.wait_for_more(20)
+        assert set(seen.outcomes) == {"OK"}, (seen.outcomes, seen.problems)
+    assert set(replicas(docker_cluster)) == before
+
+
+def test_a_service_that_is_told_to_stop_ends_in_order(docker_cluster):
+    for service in (FRONTEND, MANAGEMENT):
+        name = container(docker_cluster, service)
+        run_docker("stop", "--time", "20", name)
+        try:
+            assert inspect(name)["State"]["ExitCode"] == 0
+        finally:
+            run_docker("start", name)
+    with docker_cluster.client() as client:
+
+        def answers() -> bool:
+            try:
+                return list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
+            except skysail.SkysailError:
+                return False
+
+        eventually(answers, what="it answers again")
+
+
+def test_what_was_deployed_comes_back_after_down_and_nothing_stays_after_a_crash(tmp_path):
+    if reason := why_not_all_in_docker():
+        pytest.skip(reason)
+    data_dir = tmp_path / "a"
+    with all_in_docker(data_dir) as cluster:
+        with cluster.client() as client:
+            client.deploy(double, name="m", version="1", example=ROW)
+    with all_in_docker(data_dir) as cluster:
+        with cluster.client() as client:
+            eventually(lambda: client.describe_version("m", "1").num_ready == 1, what="it is back")
+            assert list(client.predict("m", [1, 2, 3]).output) == [2, 4, 6]
+        os.kill(cluster.pid, signal.SIGKILL)
+    remove_images(label(data_dir))
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    if reason := why_not_all_in_docker():
+        pytest.skip(reason)
+    monkeypatch.setenv("SKYSAIL_FRONTEND_MAX_QUEUE_SIZE", "none")
+    failed = skysail_command(
+        "up", "--all-in-docker", "--detach", "--data-dir", str(tmp_path),
+        *(word for name in ("http", "grpc", "metrics", "management") for word in (f"--{name}-port", "0")),
+    )  # fmt: skip
+    assert failed.returncode == 1
+    assert "max-queue-size" in failed.stderr
+    assert left(tmp_path) == ""
+
+
+@pytest.fixture
+def compose(monkeypatch) -> Iterator[list[str]]:
+    if reason := why_not_all_in_docker():
+        pytest.skip(reason)
+    command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+    if subprocess.run([*command, "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no docker compose on this machine")
+    variables = {
+        "COMPOSE_PROJECT_NAME": f"skt{os.getpid()}",
+        "SKYSAIL_CLUSTER": f"skt{os.getpid()}",
+        "DOCKER_GROUP": str(Path("/var/run/docker.sock").stat().st_gid),
+    }
+    for name in ("HTTP", "GRPC", "METRICS", "MANAGEMENT"):
+        variables[f"SKYSAIL_{name}_PORT"] = str(free_port("127.0.0.1"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    yield [*command, "--file", str(ROOT / "compose.yaml")]
+    mark = f"label=ai.skysail.cluster={variables['SKYSAIL_CLUSTER']}"
+    assert run_docker("ps", "--all", "--quiet", "--filter", mark) == ""
+    assert variables["SKYSAIL_CLUSTER"] not in run_docker("network", "ls")
+    assert variables["SKYSAIL_CLUSTER"] not in run_docker("volume", "ls")
+    remove_images(mark)
+
+
+def test_compose_runs_the_same(compose):
+    def run(*words: str) -> None:
+        done = subprocess.run(
+            [*compose, *words], capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    try:
+        run("up", "--detach")
+        with skysail.Client(f"127.0.0.1:{os.environ['SKYSAIL_MANAGEMENT_PORT']}") as client:
+
+            def has_a_frontend() -> bool:
+                try:
+                    return bool(client.status().frontends)
+                except skysail.SkysailError:
+                    return False
+
+            eventually(has_a_frontend, what="it is ready")
+            client.deploy(double, name="m", version="1", example=ROW)
+            assert list(client.predict("m", [1, 2, 3]).output) == [2, 4, 6]
+            run("stop", "frontend", "management")
+            run("run", "--rm", "management", "--stop-replicas-only")
+    finally:
+        run("down", "--volumes")
