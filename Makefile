@@ -47,7 +47,7 @@ wheels: install dist/.transport  ## make the wheels of both packages in dist/
 dist/.transport: $(TRANSPORT)
 	test -d .cache/maturin || $(PYTHON) -m venv .cache/maturin
 	.cache/maturin/bin/python -m pip install --quiet 'maturin>=1.8,<2' 'ziglang>=0.13'
-	PATH="$(CURDIR)/.cache/maturin/bin:$$PATH" .cache/maturin/bin/maturin build --quiet --release --zig \
+	PATH="$(CURDIR)/.cache/maturin/bin:$$PATH" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/wheels .cache/maturin/bin/maturin build --quiet --release --zig \
 	  --compatibility manylinux_2_17 --manifest-path transport/Cargo.toml --out dist
 	@touch $@
 

@@ -367,7 +367,8 @@ def cast(tensor: Tensor, datatype: DataType) -> Tensor:
             f"tensor {tensor.name!r} has datatype {tensor.datatype.name}, which cannot become "
             f"{datatype.name}"
         )
-    data = narrowed(tensor.name, source, datatype).tobytes()
+    # Of nothing there may be a shape that another type is too wide for.
+    data = narrowed(tensor.name, source, datatype).tobytes() if source.size else b""
     return Tensor(tensor.name, datatype, tensor.shape, data, tensor.content)
 
 

@@ -3,7 +3,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput
@@ -342,6 +342,7 @@ def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
     st.sampled_from(DataType),
     st.sampled_from([(-1,), (-1, 3), (-1, -1)]),
 )
+@example(DataType.BOOL, (0, 2**63 - 1), b"", DataType.UINT16, (-1,))
 def test_widening_whatever_comes_gives_the_type_or_refuses_it(source, shape, data, target, takes):
     version = served(signature=signature_of(TensorSpec("x", target, takes)))
     try:
