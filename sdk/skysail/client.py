@@ -1,6 +1,7 @@
 """The client for ordinary programs and notebooks: `AsyncClient` without asyncio."""
 
 import asyncio
+import concurrent.futures
 import inspect
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from skysail_common.serving_options import ServingOptions
 
 T = TypeVar("T")
 
+_STOP_TIMEOUT_S = 5.0
+
 
 class Client:
     """Deploys models to a cluster and queries them.
@@ -46,7 +49,7 @@ class Client:
         self._async = AsyncClient(endpoint, query_endpoint=query_endpoint, timeout_s=timeout_s)
         self.endpoint = self._async.endpoint
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: _LoopThread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -64,15 +67,15 @@ class Client:
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._async.close(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
+            loop.submit(self._async.close()).result()
+            loop.stop()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         with self._lock:
             if self._loop is None:
-                self._loop = _start_loop()
+                self._loop = _LoopThread()
             loop = self._loop
-        future = asyncio.run_coroutine_threadsafe(work, loop)
+        future = loop.submit(work)
         try:
             return future.result()
         except SkysailError as error:
@@ -272,13 +275,29 @@ for _name, _twin in inspect.getmembers(AsyncClient, inspect.isfunction):
         getattr(Client, _name).__doc__ = _twin.__doc__
 
 
-def _start_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
+class _LoopThread:
+    """An event loop in a thread of its own, which runs until it is stopped."""
 
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        loop.run_forever()
-        loop.close()
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="skysail client", daemon=True)
+        self._thread.start()
 
-    threading.Thread(target=run, name="skysail client", daemon=True).start()
-    return loop
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        # Those that grpc.aio has for a call end a little later than the call.
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        # A program that ends would end it in the middle.
+        self._thread.join(_STOP_TIMEOUT_S)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 import docker
 import docker.errors
-import requests.exceptions
+import requests
 import urllib3.exceptions
 from docker.types import CancellableStream
 
@@ -45,6 +46,8 @@ class DockerEngine:
         self._host = host
         self._timeout_s = timeout_s
         self._client: docker.APIClient | None = None
+        self._last = threading.local()
+        """In each thread, the response that it got last."""
 
     def _connected(self) -> docker.APIClient:
         if self._client is None:
@@ -55,7 +58,11 @@ class DockerEngine:
                 timeout=int(self._timeout_s),
                 max_pool_size=_MAX_CONNECTIONS,
             )
+            self._client.hooks["response"].append(self._note)
         return self._client
+
+    def _note(self, response: requests.Response, **_: object) -> None:
+        self._last.response = response
 
     async def do(self, work: Callable[[docker.APIClient], ResultT]) -> ResultT:
         """Do something with the client, in a thread, and return what it returns.
@@ -80,35 +87,37 @@ class DockerEngine:
 
         Errors are those of `do`; an engine that goes away just ends it.
         """
+        responses: list[requests.Response] = []
 
-        def begun(client: docker.APIClient) -> Iterable[ItemT]:
+        def begun(client: docker.APIClient) -> Iterator[ItemT]:
             # An engine that hangs is noticed here: streams have no time limit of their own.
             client.ping()
-            return begin(client)
+            items = begin(client)
+            # Some streams say what they read from, though not in their types; others ask nothing
+            # else before they begin.
+            responses.append(getattr(items, "_response", self._last.response))
+            return iter(items)
 
-        loop = asyncio.get_running_loop()
-        items = await self.do(begun)
-        # A thread of its own: what may wait for hours must not take one from those that work.
-        thread = ThreadPoolExecutor(1, "docker stream")
-        iterator = iter(items)
+        async def each(iterator: Iterator[ItemT]) -> AsyncIterator[ItemT]:
+            def following() -> list[ItemT]:
+                with self._translated():
+                    return list(itertools.islice(iterator, 1))
 
-        def following() -> list[ItemT]:
-            with self._translated():
-                return list(itertools.islice(iterator, 1))
-
-        async def each() -> AsyncIterator[ItemT]:
             while found := await loop.run_in_executor(thread, following):
                 yield found[0]
 
+        loop = asyncio.get_running_loop()
+        # A thread of its own: what may wait for hours must not take one from those that work.
+        thread = ThreadPoolExecutor(1, "docker stream")
         try:
-            yield each()
+            yield each(await self.do(begun))
         finally:
-            if isinstance(items, CancellableStream):
-                # Ends a wait for the next item. The engine may have closed it before.
+            for response in responses:
+                # Ends a wait for the next item, and what the engine does for it. The engine may
+                # have closed it before.
                 with contextlib.suppress(OSError, AttributeError):
-                    items.close()
-                # That leaves the file of its socket open. Its types hide what holds it.
-                response = items._response  # type: ignore[attr-defined]
+                    CancellableStream(iter(()), response).close()
+                # That leaves the file of its socket open.
                 thread.submit(response.close)
             thread.shutdown(wait=False)
 

@@ -23,4 +23,7 @@ async def in_thread(
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         await asyncio.wait({future})
+        if not future.cancelled():
+            # Nobody asks what came of it.
+            future.exception()
         raise

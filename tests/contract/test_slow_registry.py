@@ -1,0 +1,140 @@
+"""A registry that takes its time, or never ends: deploys show it, and nothing else waits for it."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import shutil
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from skysail_testing.container_managers import opened, run_docker, running_backend, why_no_docker
+from skysail_testing.docker_engines import registry
+
+LAYER_BYTES = 2_000_000
+SLOW_BYTES_PER_S = 500_000
+_CHUNK_BYTES = 50_000
+
+
+def echo(texts):
+    return list(texts)
+
+
+class SlowLine:
+    """Carries what a registry sends, slowly, until so many bytes are through."""
+
+    def __init__(self, target: str) -> None:
+        self._host, _, self._port = target.rpartition(":")
+        self.bytes_left = LAYER_BYTES // 4
+        self.is_stuck = asyncio.Event()
+        """Set once something waits that is not carried any more."""
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._host, int(self._port))
+        try:
+            await asyncio.gather(self._all(reader, there[1]), self._slowly(there[0], writer))
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+            there[1].close()
+
+    async def _all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await reader.read(_CHUNK_BYTES):
+            writer.write(part)
+            await writer.drain()
+        writer.write_eof()
+
+    async def _slowly(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await reader.read(_CHUNK_BYTES):
+            self.bytes_left -= len(part)
+            if self.bytes_left < 0:
+                self.is_stuck.set()
+                await asyncio.Event().wait()
+            await asyncio.sleep(len(part) / SLOW_BYTES_PER_S)
+            writer.write(part)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def slow_line(target: str) -> AsyncIterator[tuple[SlowLine, str]]:
+    line = SlowLine(target)
+    carrying: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        carrying.add(task)
+        await line.carry(reader, writer)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield line, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
+
+
+def image_of_random_bytes(name: str, directory: Path) -> None:
+    """Make an image with one layer that cannot be compressed; nothing can run in it."""
+    archive = directory / "layer.tar"
+    with tarfile.open(archive, "w") as file:
+        entry = tarfile.TarInfo("data")
+        entry.size = LAYER_BYTES
+        file.addfile(entry, BytesIO(os.urandom(LAYER_BYTES)))
+    run_docker("import", "--change", 'CMD ["/data"]', str(archive), name)
+
+
+async def test_a_slow_pull_is_shown_and_one_that_hangs_can_be_given_up(tmp_path: Path):
+    if why_no_docker():
+        pytest.skip(why_no_docker())
+    if shutil.which("docker-registry") is None or shutil.which("htpasswd") is None:
+        pytest.skip("docker-registry or htpasswd is not on this machine")
+    password = secrets.token_hex(8)
+    with registry(tmp_path, "skysail", password) as address:
+        login = base64.b64encode(f"skysail:{password}".encode()).decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": login}}}))
+        async with slow_line(address) as (line, slow_address):
+            name, pulled = f"{address}/base:1", f"{slow_address}/base:1"
+            image_of_random_bytes(name, tmp_path)
+            await asyncio.to_thread(run_docker, "--config", str(tmp_path), "push", "-q", name)
+            run_docker("rmi", name)
+            values = {
+                "docker_image": pulled,
+                "docker_registry_user": "skysail",
+                "docker_registry_password": password,
+            }
+            async with running_backend("docker", tmp_path / "d", **values) as world:
+                async with opened(*world) as hand:
+                    spec = hand.version(echo)
+                    stuck = asyncio.create_task(hand.manager.prepare(spec, lambda text: None))
+                    await asyncio.wait_for(line.is_stuck.wait(), 20)
+                    begin = monotonic()
+                    # All else goes on.
+                    assert await hand.manager.list() == []
+                    stuck.cancel()
+                    await asyncio.gather(stuck, return_exceptions=True)
+                    assert stuck.cancelled()
+                    assert monotonic() - begin < 5
+                async with opened(*world) as hand:
+                    line.bytes_left = 10 * LAYER_BYTES
+                    shown: list[tuple[float, str]] = []
+                    begin = monotonic()
+                    await hand.manager.prepare(
+                        spec, lambda text: shown.append((monotonic() - begin, text))
+                    )
+                    assert monotonic() - begin > 0.8 * LAYER_BYTES / SLOW_BYTES_PER_S
+                    # What goes on is told before it is done.
+                    assert shown[0][0] < 3
+                    assert any("Pull complete" in text for _, text in shown)
+                    await hand.manager.sweep([])
+            run_docker("rmi", pulled)
