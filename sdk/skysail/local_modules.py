@@ -106,9 +106,18 @@ def _location(top: str) -> tuple[str | None, Iterable[str]]:
     return (spec.origin, spec.submodule_search_locations or ()) if spec else (None, ())
 
 
+def _parsed(source: bytes) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SystemError:
+        # Pythons before 3.13 count the depth of threads that parse at the same time together, and
+        # now and then find it wrong (gh-106905).
+        return ast.parse(source)
+
+
 def _imported_names(source: bytes) -> set[str]:
     try:
-        tree = ast.parse(source)
+        tree = _parsed(source)
     except (SyntaxError, ValueError):
         # A file of the package that is no Python of this version; nothing imports it here.
         return set()

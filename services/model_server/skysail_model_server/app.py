@@ -86,9 +86,10 @@ class _IoThread:
         serving.run(Execution(model))
 
     async def _begin(self, serving: Serving, model: Model) -> None:
+        # Before anybody can see that it is.
+        log.info("replica is ready", extra={"replica": self._replica_id})
         await serving.begin(model)
         self._model_is_ready.set()
-        log.info("replica is ready", extra={"replica": self._replica_id})
         print_ready_line("model-server", grpc=self._settings.listen_address)
 
     def join(self) -> None:
