@@ -182,8 +182,7 @@ class Dispatcher:
             self._shed(version, query, reason, now)
         else:
             self._deadlines.watch(query, now)
-            if query.cache_key is not None:
-                self.caching.lead(query)
+            self.caching.lead(query)
             version.batcher.push(query)
             self.mark(version)
 

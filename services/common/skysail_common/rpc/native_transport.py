@@ -334,8 +334,7 @@ class NativeTransport:
         """Answer a call well."""
         self._cancels.pop(call_id, None)
         self._outgoing.reply(call_id, message)
-        if not self._is_flush_due:
-            self._flush_soon()
+        self._flush_soon()
 
     def end(self, call_id: int, ending: Ending) -> None:
         """End a call or a stream in any other way."""

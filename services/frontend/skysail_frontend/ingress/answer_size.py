@@ -20,6 +20,5 @@ def checked(answer: bytes, max_bytes: int) -> bytes:
     Raises:
         ModelFailed: as `check_size`.
     """
-    if len(answer) > max_bytes:
-        check_size(len(answer), max_bytes)
+    check_size(len(answer), max_bytes)
     return answer

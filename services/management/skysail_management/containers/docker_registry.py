@@ -25,12 +25,7 @@ class Registry:
             PrepareFailed: the registry does not answer, or refuses.
         """
         try:
-            await self._transfer(
-                lambda client: client.pull(
-                    image, stream=True, decode=True, auth_config=self._login
-                ),
-                progress,
-            )
+            await self._transfer(lambda client: client.pull, image, progress)
         except NotOnEngine:
             return False
         except EngineRefused as error:
@@ -44,19 +39,19 @@ class Registry:
             PrepareFailed: the registry does not answer, or refuses.
         """
         try:
-            await self._transfer(
-                lambda client: client.push(
-                    image, stream=True, decode=True, auth_config=self._login
-                ),
-                progress,
-            )
+            await self._transfer(lambda client: client.push, image, progress)
         except EngineRefused as error:
             raise PrepareFailed(f"{image} cannot be pushed: {error.message}") from error
 
     async def _transfer(
-        self, begin: Callable[[Any], Iterable[dict[str, Any]]], progress: Progress
+        self,
+        method: Callable[[Any], Callable[..., Iterable[dict[str, Any]]]],
+        image: str,
+        progress: Progress,
     ) -> None:
-        async with self._engine.stream(begin) as events:
+        async with self._engine.stream(
+            lambda client: method(client)(image, stream=True, decode=True, auth_config=self._login)
+        ) as events:
             async for event in events:
                 if "error" in event:
                     raise EngineRefused(event["error"])
