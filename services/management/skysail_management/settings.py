@@ -105,6 +105,60 @@ class ManagementSettings(ServiceSettings):
     docker_volumes: tuple[str, ...] = ()
     """What replicas see of this machine, each as /here:/there:ro."""
 
+    kubernetes_config: str = Field("", validation_alias="KUBECONFIG")
+    """File that says how the Kubernetes cluster is reached, for the container manager `kubernetes`; if
+    empty, the pod's own service account or ~/.kube/config."""
+
+    kubernetes_context: str = ""
+    """Context of that file; its current one if empty."""
+
+    kubernetes_proxy_addr: str = ""
+    """Where `kubectl proxy` listens, as host:port; used instead of a file."""
+
+    kubernetes_namespace: str = ""
+    """Namespace of the cluster's pods; if empty, that of the service account or context."""
+
+    kubernetes_image: str = f"skysail-model-server:{__version__}"
+    """Image of the model server."""
+
+    kubernetes_service_account: str = "default"
+    """Service account of replicas, which gets no token; its pull secrets are theirs."""
+
+    kubernetes_packages_claim: str = ""
+    """Claim of a volume that many pods may mount, where packages of versions are installed once."""
+
+    kubernetes_cpus: float = Field(0.0, ge=0)
+    """CPUs of one replica, requested and its limit, where a deployment does not say; 0 for none."""
+
+    kubernetes_memory_mib: int = Field(0, ge=0)
+    """Memory in MiB of one replica, requested and its limit, where a deployment does not say; 0 for
+    none."""
+
+    kubernetes_gpus: int = Field(0, ge=0)
+    """GPUs of one replica, where a deployment does not say."""
+
+    kubernetes_gpu_resource: str = "nvidia.com/gpu"
+    """What the device plugin of the nodes calls a GPU."""
+
+    kubernetes_scratch_mib: int = Field(512, ge=1)
+    """Largest size in MiB of a replica's directory for temporary files, and of the one for its work."""
+
+    kubernetes_node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels that nodes of replicas must have, as JSON."""
+
+    kubernetes_tolerations: tuple[dict[str, str | int], ...] = ()
+    """Tolerations of replicas, as in a pod's specification, as JSON."""
+
+    kubernetes_pod: str = ""
+    """Name of management's own pod; it is marked as the leader while it holds the lease."""
+
+    kubernetes_lease: str = ""
+    """Name of the lease that management must hold to work, so that one of several does; none if
+    empty."""
+
+    artifact_port: Port | None = None
+    """Port where replicas may fetch their artifact and nothing else; they use `port` if not set."""
+
     stop_replicas_on_exit: bool = False
     """Stop all replicas when management is told to stop. Without it they go on serving and are
     taken over by the next management."""

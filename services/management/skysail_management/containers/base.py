@@ -56,6 +56,10 @@ class ReplicaSpec:
     """Threads of the numeric libraries; at least 1."""
     memory_mib: int = 0
     """Memory in MiB; 0 for no limit."""
+    cpus: float = 0.0
+    """CPUs it may use; 0 for what the manager's settings say."""
+    gpus: int = 0
+    """GPUs it has for itself; 0 for what the manager's settings say."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the operator."""
 

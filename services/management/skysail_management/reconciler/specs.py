@@ -40,5 +40,5 @@ def replica_spec(
         replica_token(options.secret, version.model_version),
         deployment.num_threads or max(1, cores // max(1, deployment.num_replicas)),
         deployment.memory_mib,
-        deployment.environment,
+        environment=deployment.environment,
     )
