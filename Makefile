@@ -62,7 +62,7 @@ DOCKER_BUILD = DOCKER_BUILDKIT=0 docker build --quiet --build-arg BASE=$(BASE) -
 VERSION = $(shell $(BIN)/python -c 'import skysail_common; print(skysail_common.__version__)')
 SERVICES := model_server management frontend
 # Beyond what a model server needs; the store is an image of its own.
-EXTRAS_management := server docker
+EXTRAS_management := server docker kubernetes
 EXTRAS_frontend := server
 
 .PHONY: base-image

@@ -79,7 +79,7 @@ async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: 
 
     wheel = make_wheel(tmp_path, "skytestwheel", "ANSWER = 'from the wheel'\n")
     async with opened(*world) as hand:
-        spec = hand.version(answer, requirements=[str(wheel)])
+        spec = hand.version(answer, requirements=[hand.backend.requirement(wheel)])
         lines: list[str] = []
         await hand.manager.prepare(spec, lines.append)
         assert any("Successfully installed skytestwheel-1.0" in line for line in lines)
@@ -93,7 +93,9 @@ async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: 
     async with opened(*world) as hand:
         await hand.manager.prepare(spec, lambda line: None)
         # Nor does another version with the same requirements.
-        await hand.manager.prepare(hand.version(echo, M2, [str(wheel)]), lambda line: None)
+        await hand.manager.prepare(
+            hand.version(echo, M2, [hand.backend.requirement(wheel)]), lambda line: None
+        )
         await hand.manager.sweep([spec])
         await hand.manager.prepare(spec, lambda line: None)
         await hand.manager.sweep([])
@@ -105,7 +107,7 @@ async def test_requirements_are_lines_of_a_requirements_file(hand: Hand, tmp_pat
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lines = [
-        f"--find-links {tmp_path}",
+        *hand.backend.find_links(tmp_path),
         "# What was tried and found good.",
         "skytestwheel==1.0 \\",
         f"    --hash=sha256:{digest}",
@@ -117,13 +119,13 @@ async def test_requirements_are_lines_of_a_requirements_file(hand: Hand, tmp_pat
 
 async def test_two_that_prepare_the_same_at_once_both_succeed(hand: Hand, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
-    spec = hand.version(echo, requirements=[str(wheel)])
+    spec = hand.version(echo, requirements=[hand.backend.requirement(wheel)])
     await asyncio.gather(*(hand.manager.prepare(spec, lambda line: None) for _ in range(2)))
 
 
 async def test_a_cancelled_preparation_can_be_begun_again(hand: Hand, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
-    spec = hand.version(echo, requirements=[str(wheel)])
+    spec = hand.version(echo, requirements=[hand.backend.requirement(wheel)])
     begun = asyncio.Event()
     work = asyncio.create_task(hand.manager.prepare(spec, lambda line: begun.set()))
     await asyncio.wait_for(begun.wait(), 30)
@@ -145,7 +147,7 @@ async def test_the_life_of_a_container(hand: Hand):
     (listed,) = await hand.live()
     assert listed == ready
     assert dict(listed.labels).items() >= {
-        "cluster": "test", "model": "m", "version": "1", "replica": "3",
+        "cluster": hand.backend.cluster_name, "model": "m", "version": "1", "replica": "3",
     }.items()  # fmt: skip
     assert await ask(ready, "a", "ä") == ["a", "ä"]
     assert any("replica is ready" in line for line in await hand.log(ready))

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import platform
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from typing import Any
 
 import skysail.artifact
 from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.kubernetes_labels import anchor_name
 from skysail_common.rpc.channels import open_channel
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import join_bytes_elements, split_bytes_elements
@@ -32,10 +34,16 @@ from skysail_management.containers.base import (
     VersionSpec,
 )
 from skysail_management.containers.docker_engine import DockerEngineManager
+from skysail_management.containers.kubernetes_cluster import KubernetesManager
 from skysail_management.containers.local_process import LocalProcessManager
 from skysail_management.settings import ManagementSettings
 from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
 from skysail_testing.artifact_server import SECRET, ArtifactServer
+from skysail_testing.kubernetes_clusters import (
+    PACKAGES_CLAIM,
+    kubernetes_cluster,
+    why_no_kubernetes,
+)
 
 M1 = ModelVersion("m", "1")
 IMAGE = ManagementSettings.model_fields["docker_image"].default
@@ -48,6 +56,9 @@ class Backend(ABC):
 
     host = "127.0.0.1"
     """Where containers reach the test process."""
+
+    cluster_name = "test"
+    """Name of the cluster that its managers manage."""
 
     fetches_artifacts = True
     """Whether containers ask the test process for their artifact, by their token."""
@@ -67,6 +78,14 @@ class Backend(ABC):
     def keep(self, artifact: skysail.artifact.Artifact) -> None:
         """Have an artifact where management would have it."""
         return
+
+    def requirement(self, wheel: Path) -> str:
+        """Return what has a wheel installed, wherever pip runs."""
+        return str(wheel)
+
+    def find_links(self, directory: Path) -> list[str]:
+        """Return lines of a requirements file by which pip finds the wheels of a directory."""
+        return [f"--find-links {directory}"]
 
     @abstractmethod
     async def kill(self, container: Container) -> None:
@@ -159,7 +178,58 @@ def run_docker(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-BACKENDS: dict[str, type[Backend]] = {"local": LocalBackend, "docker": DockerBackend}
+class KubernetesBackend(Backend):
+    """Pods of a Kubernetes cluster, seen from the machine of its only node."""
+
+    def __init__(self, directory: Path, **values: Any) -> None:
+        super().__init__(directory)
+        self.cluster = kubernetes_cluster()
+        self.host = self.cluster.node_address
+        self.namespace = self.cluster.shared_namespace
+        # Each test is a cluster of its own there.
+        self.cluster_name = f"t{secrets.token_hex(3)}"
+        self.values = values
+
+    @staticmethod
+    def why_not() -> str:
+        return why_no_kubernetes()
+
+    def make_manager(self) -> KubernetesManager:
+        values = {
+            "cluster": self.cluster_name,
+            "kubeconfig": str(self.cluster.config),
+            "kubernetes_namespace": self.namespace,
+            "kubernetes_packages_claim": PACKAGES_CLAIM,
+            **self.values,
+        }
+        return KubernetesManager(ManagementSettings(data_dir=self.directory, **values))
+
+    def requirement(self, wheel: Path) -> str:
+        name = wheel.name.partition("-")[0]
+        return f"{name} @ {self.cluster.serve(wheel.parent)}/{wheel.name}"
+
+    def find_links(self, directory: Path) -> list[str]:
+        url = self.cluster.serve(directory)
+        return [f"--find-links {url}/", f"--trusted-host {self.host}"]
+
+    async def kill(self, container: Container) -> None:
+        await asyncio.to_thread(
+            self.cluster.kill_model_server, self.namespace, container.container_id
+        )
+
+    async def clean_up(self) -> None:
+        name = anchor_name(self.cluster_name)
+        await asyncio.to_thread(
+            self.cluster.kubectl, "delete", "configmap", name, "--namespace", self.namespace,
+            "--cascade=foreground", "--ignore-not-found", "--timeout=60s",
+        )  # fmt: skip
+
+
+BACKENDS: dict[str, type[Backend]] = {
+    "local": LocalBackend,
+    "docker": DockerBackend,
+    "kubernetes": KubernetesBackend,
+}
 
 
 def portable(function: Callable[..., Any]) -> Callable[..., Any]:

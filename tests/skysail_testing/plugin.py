@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from skysail_testing import kubernetes_clusters
+
 _MARKED_FOLDERS = ("contract", "integration", "e2e")
 
 
@@ -86,6 +88,7 @@ def _nothing_survives(pytestconfig: pytest.Config) -> Iterator[None]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    kubernetes_clusters.clean_up()
     shutil.rmtree(config.skysail_base, ignore_errors=True)  # type: ignore[attr-defined]
 
 

@@ -123,6 +123,11 @@ class Change:
     is_gone: bool = False
     """True where it is no more."""
 
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """What this step tells of."""
+        return self.listed or () if self.changed is None else (self.changed,)
+
 
 class KubernetesApi:
     """A Kubernetes cluster, seen from one namespace."""
@@ -164,6 +169,8 @@ class KubernetesApi:
             ) from error
         self.namespace = self.namespace or namespace
         self._client = client.ApiClient(configuration)
+        # It has read by now the keys that were written to files, which else stay as long as we do.
+        config.kube_config._cleanup_temp_files()
 
     async def _configure(self, configuration: client.Configuration) -> str:
         """Fill the configuration and return the namespace that goes with it."""

@@ -105,7 +105,7 @@ class ManagementSettings(ServiceSettings):
     docker_volumes: tuple[str, ...] = ()
     """What replicas see of this machine, each as /here:/there:ro."""
 
-    kubernetes_config: str = Field("", validation_alias="KUBECONFIG")
+    kubeconfig: str = Field("", validation_alias="KUBECONFIG")
     """File that says how the Kubernetes cluster is reached, for the container manager `kubernetes`; if
     empty, the pod's own service account or ~/.kube/config."""
 

@@ -76,6 +76,7 @@ class _IoThread:
             self._settings.token.get_secret_value(),
             target,
             self._settings.fetch_timeout_s,
+            self._settings.artifact_sha256,
         )
         asyncio.run_coroutine_threadsafe(fetching, self._loop).result()
 

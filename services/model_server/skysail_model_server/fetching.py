@@ -19,11 +19,16 @@ _MAX_RETRY_S = 2.0
 
 
 async def fetch_artifact(
-    endpoint: str, replica_id: str, token: str, target: Path, timeout_s: float
+    endpoint: str,
+    replica_id: str,
+    token: str,
+    target: Path,
+    timeout_s: float,
+    expected_sha256: str = "",
 ) -> None:
     """Write the artifact of this replica's version to `target`.
 
-    Tries again while management is away.
+    Tries again while management is away. With an expected SHA-256 no other artifact will do.
 
     Raises:
         Unavailable: management did not answer in time.
@@ -33,7 +38,9 @@ async def fetch_artifact(
     back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
     while True:
         try:
-            await _fetch_once(endpoint, replica_id, token, target, max(0.1, end - MONOTONIC()))
+            digest = await _fetch_once(
+                endpoint, replica_id, token, target, max(0.1, end - MONOTONIC())
+            )
         except Unavailable as error:
             if MONOTONIC() + _MAX_RETRY_S >= end:
                 raise Unavailable(
@@ -42,12 +49,17 @@ async def fetch_artifact(
             log.info("management is away; trying again", extra={"error": error.message})
             await asyncio.sleep(back_off.next_s())
         else:
+            if expected_sha256 not in ("", digest):
+                raise SkysailError(
+                    f"the artifact is another: SHA-256 {digest}, not {expected_sha256} as of its "
+                    "deployment"
+                )
             return
 
 
 async def _fetch_once(
     endpoint: str, replica_id: str, token: str, target: Path, timeout_s: float
-) -> None:
+) -> str:
     digest = hashlib.sha256()
     announced = ""
     async with open_channel(endpoint) as channel:
@@ -68,3 +80,4 @@ async def _fetch_once(
         raise SkysailError(
             f"the artifact arrived corrupt: SHA-256 {digest.hexdigest()}, announced {announced}"
         )
+    return announced

@@ -1,5 +1,6 @@
 """Settings of a model server: whoever starts its container sets them."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr, model_validator
@@ -26,6 +27,9 @@ class ModelServerSettings(ServiceSettings):
 
     artifact_file: Path | None = None
     """The artifact, where it is at hand, as in the image of a version: nothing is fetched then."""
+
+    artifact_sha256: str = ""
+    """SHA-256 that a fetched artifact must have; if empty, whichever management announces."""
 
     listen_address: str = "127.0.0.1:8005"
     """Address to listen on: host:port or unix:/path."""
@@ -58,3 +62,8 @@ class ModelServerSettings(ServiceSettings):
         if self.artifact_file is None and not (self.management_endpoint and self.token):
             raise ValueError("needs an artifact-file, or a management-endpoint and a token")
         return self
+
+
+def requirements_text() -> str:
+    """Return what `skysail_model_server.installing` is to install; empty for nothing."""
+    return os.environ.get("SKYSAIL_REQUIREMENTS", "")

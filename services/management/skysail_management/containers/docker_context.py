@@ -5,19 +5,18 @@ wheels, or certificates. These are brought along, and their names are changed to
 """
 
 import io
-import re
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from skysail_common.virtual_environments import INSTALL
 from skysail_management.containers.docker_options import BUILD_DIRECTORY
-from skysail_management.containers.requirements import INSTALL, requirements_file
+from skysail_management.containers.requirements import PATH, requirements_file
 
 _CHUNK_BYTES = 1024 * 1024
 # Nothing else of this machine is read for the requirements of a client.
 _PACKAGES = (".whl", ".tar.gz", ".zip")
-_PATH = re.compile(r"(?:(?<=\bfile://)|(?<![\w:/.]))/[^\s'\";,#]+")
 
 
 class BuildContext:
@@ -26,11 +25,11 @@ class BuildContext:
     def __init__(self, requirements: Sequence[str], environment: Mapping[str, str]) -> None:
         """Takes lines of a requirements file, and the variables that pip is to have."""
         self._files: dict[str, Path | bytes] = {}
-        text = _PATH.sub(
+        text = PATH.sub(
             lambda found: self._brought(found[0], _PACKAGES), requirements_file(requirements)
         )
         variables = {
-            name: _PATH.sub(lambda found: self._brought(found[0], ("",)), value)
+            name: PATH.sub(lambda found: self._brought(found[0], ("",)), value)
             for name, value in environment.items()
         }
         variables |= {"HOME": BUILD_DIRECTORY, "TMPDIR": f"{BUILD_DIRECTORY}/tmp"}

@@ -89,6 +89,10 @@ class VersionImages:
         except KeyError:
             raise SkysailError(f"there is no image of {version.model_version}") from None
 
+    def pushed_image(self, version: VersionSpec) -> str:
+        """Return the name of the same image in the registry; errors as of `image`."""
+        return self._remote_name(self.image(version).rpartition(":")[2])
+
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Make sure that there is an image of the version.
 

@@ -10,17 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
-import venv
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from skysail_common.threads import in_thread
+from skysail_common.virtual_environments import install_command, make_environment
 from skysail_management.containers.base import PrepareFailed, Progress
 from skysail_management.containers.processes import signal_session
 from skysail_management.containers.requirements import (
-    INSTALL,
     LOG_TAIL_LINES,
     install_failed,
     normal_form,
@@ -65,7 +63,10 @@ class Environments:
                 return
             await in_thread(shutil.rmtree, directory, ignore_errors=True)
             try:
-                await in_thread(_make_environment, directory, requirements)
+                await in_thread(make_environment, directory)
+                (directory / _TEMPORARY).mkdir()
+                text = requirements_file(requirements)
+                (directory / _REQUIREMENTS).write_text(text, encoding="utf-8")
                 await self._install(directory, progress)
                 await in_thread(shutil.rmtree, directory / _TEMPORARY, ignore_errors=True)
                 (directory / _MARKER).touch()
@@ -76,13 +77,8 @@ class Environments:
                     await in_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _install(self, directory: Path, progress: Progress) -> None:
-        # pip of management's environment installs into the other one: nothing to bootstrap.
-        command = [
-            sys.executable, "-m", "pip", "--python", str(directory / "bin" / "python"),
-            *INSTALL, str(directory / _REQUIREMENTS),
-        ]  # fmt: skip
         process = await asyncio.create_subprocess_exec(
-            *command,
+            *install_command(directory, directory / _REQUIREMENTS),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -123,16 +119,3 @@ def environment_key(requirements: Sequence[str]) -> str:
     """Return the name of the environment: the same for the same packages on the same Python."""
     text = "\n".join([sys.version, sys.prefix, normal_form(requirements)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _make_environment(directory: Path, requirements: Sequence[str]) -> None:
-    venv.EnvBuilder(symlinks=True, with_pip=False).create(directory)
-    # A .pth file adds management's packages behind those of the environment.
-    site = Path(
-        sysconfig.get_path("purelib", vars={"base": str(directory), "platbase": str(directory)})
-    )
-    own = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
-    lines = [*own, *(f"import site; site.addsitedir({path!r})" for path in own)]
-    (site / "skysail-base.pth").write_text("\n".join(lines) + "\n")
-    (directory / _TEMPORARY).mkdir()
-    (directory / _REQUIREMENTS).write_text(requirements_file(requirements), encoding="utf-8")

@@ -5,14 +5,11 @@ from collections.abc import Sequence
 
 from skysail_management.containers.base import PrepareFailed
 
+PATH = re.compile(r"(?:(?<=\bfile://)|(?<![\w:/.]))/[^\s'\";,#]+")
+"""A file of this machine, where requirements or pip's variables name one."""
+
 LOG_TAIL_LINES = 30
 """How much of pip's log tells why it failed."""
-
-INSTALL = (
-    "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
-    "--requirement",
-)  # fmt: skip
-"""Arguments of pip, before the path of the file."""
 
 
 def requirements_file(requirements: Sequence[str]) -> str:
@@ -36,3 +33,8 @@ def install_failed(status: int, tail: Sequence[str]) -> PrepareFailed:
     )
     error.log_tail = "\n".join(tail)
     return error
+
+
+def local_files(requirements: Sequence[str]) -> list[str]:
+    """Return the files of this machine that requirements name."""
+    return PATH.findall(requirements_file(requirements))

@@ -137,6 +137,10 @@ class VersionLoop:
         else:
             self._seen.pop(container.container_id, None)
         is_ready = container.state is ReplicaState.READY
+        is_new_reason = before is None or before.container.reason != container.reason
+        if container.state is ReplicaState.STARTING and container.reason and is_new_reason:
+            message = f"{container.replica_id} is not started yet: {container.reason}"
+            self._publish(DeployStep.STARTING, message, container)
         if is_ready and not was_ready:
             self._publish(DeployStep.READY, f"{container.replica_id} is ready", container)
         if container.state is ReplicaState.FAILED:
@@ -328,7 +332,9 @@ class VersionLoop:
         container_id = stop.container_id
         seen = self._seen[container_id]
         was_ready = seen.container.state is ReplicaState.READY
-        draining = replace(seen.container, state=ReplicaState.DRAINING, reason=stop.reason)
+        why = f": {seen.container.reason}" if stop.is_failure and seen.container.reason else ""
+        reason = f"{stop.reason}{why}"
+        draining = replace(seen.container, state=ReplicaState.DRAINING, reason=reason)
         self._seen[container_id] = _Seen(draining, self._clock())
         known = self._routing_changed() if was_ready else None
         self._tasks.start(self._stop(draining, stop, known), f"stop {container_id}")

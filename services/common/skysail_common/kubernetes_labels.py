@@ -1,0 +1,23 @@
+"""The labels by which whatever is ours in a Kubernetes cluster is found again."""
+
+LABEL = "skysail.ai/"
+"""What the labels and annotations of ours begin with."""
+
+CLUSTER = f"{LABEL}cluster"
+COMPONENT = "app.kubernetes.io/component"
+LEADER = f"{LABEL}leader"
+"""Label of the pod of management that works, where there are several."""
+
+MODEL_SERVER, INSTALLER = "model-server", "installer"
+"""Components that management makes; those that `skysail up` makes are in k8s/."""
+
+
+def labels(cluster: str, component: str = "") -> dict[str, str]:
+    """Return the labels of a component of a cluster, or those that all of it have."""
+    common = {"app.kubernetes.io/name": "skysail", CLUSTER: cluster}
+    return {**common, COMPONENT: component} if component else common
+
+
+def anchor_name(cluster: str) -> str:
+    """Return the name of the object that owns all others of a cluster."""
+    return f"skysail-{cluster.lower().replace('_', '-')}"

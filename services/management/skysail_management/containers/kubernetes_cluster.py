@@ -1,0 +1,277 @@
+"""The container manager `kubernetes`: a replica is a pod.
+
+Its artifact is fetched by an init container, and its packages are in a volume, so that no image is built;
+with the setting docker-registry an image that has both is built and pushed instead.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from skysail_common.errors import ReplicaNotFound, SkysailError
+from skysail_common.identifiers import ReplicaId
+from skysail_common.kubernetes_api import ClusterRefused, KubernetesApi, NotInCluster, Object
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.states import ReplicaState
+from skysail_management.containers import manifests
+from skysail_management.containers.base import (
+    Container,
+    ContainerManager,
+    Progress,
+    ReplicaSpec,
+    VersionSpec,
+)
+from skysail_management.containers.changes import ContainerChanges
+from skysail_management.containers.kubernetes_packages import KubernetesPackages
+from skysail_management.containers.kubernetes_pods import KubernetesPods
+from skysail_management.containers.pod_states import (
+    PodState,
+    is_claimed,
+    is_deleted,
+    is_released,
+    read_pod,
+)
+from skysail_management.containers.replicas import log_end
+from skysail_management.settings import ManagementSettings
+
+if TYPE_CHECKING:
+    from skysail_management.containers.docker_images import VersionImages
+
+log = logging.getLogger(__name__)
+
+_LOG_TAIL_LINES = 100
+_LOG_TIMEOUT_S = 5.0
+_KILL_TIMEOUT_S = 60.0
+
+
+@dataclass
+class _Replica:
+    container: Container
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    is_stopping: bool = False
+    has_failed: bool = False
+
+
+class KubernetesManager(ContainerManager):
+    """Runs replicas as pods of a Kubernetes cluster."""
+
+    name = "kubernetes"
+
+    def __init__(self, settings: ManagementSettings) -> None:
+        """Marks what it makes with the cluster of these settings."""
+        self._settings = settings
+        self._api = KubernetesApi(
+            settings.kubeconfig,
+            settings.kubernetes_context,
+            settings.kubernetes_proxy_addr,
+            settings.kubernetes_namespace,
+        )
+        self._pods = KubernetesPods(self._api, settings.cluster, self._changed)
+        self._packages = KubernetesPackages(self._api, settings)
+        self._images = _version_images(settings) if settings.docker_registry else None
+        self._replicas: dict[str, _Replica] = {}
+        self._last_logs: dict[ReplicaId, tuple[str, str]] = {}
+        """Of each replica that has failed, the last pod and the end of its log: with a pod goes all
+        that it wrote."""
+        self._changes = ContainerChanges()
+        self._tasks = BackgroundTasks()
+
+    def default_threads(self, num_replicas: int) -> int:
+        """Return how many threads a replica has that asks for none: one for each CPU it may use."""
+        return max(1, math.ceil(self._settings.kubernetes_cpus))
+
+    async def open(self) -> None:
+        """Take over the pods that an earlier management left running."""
+        await self._api.open()
+        await self._pods.open()
+        if self._images is not None:
+            await self._images.open()
+        self._tasks.start(self._pods.follow(), "pods")
+
+    async def close(self) -> None:
+        """Let go of all pods without stopping them."""
+        await self._tasks.stop()
+        if self._images is not None:
+            await self._images.close()
+        await self._api.close()
+
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        """Make sure that the packages of the version are installed, or that its image is there."""
+        if self._images is not None:
+            await self._images.prepare(version, progress)
+        else:
+            await self._packages.prepare(version, progress)
+
+    async def start(self, spec: ReplicaSpec) -> Container:
+        """Have one more pod for a replica and return it as STARTING."""
+        if self._images is not None:
+            # On the nodes it is known by its name in the registry alone.
+            image = self._images.pushed_image(spec.version)
+            manifest = manifests.deployment(spec, self._settings, image=image)
+        else:
+            packages = self._packages.key(spec.version)
+            manifest = manifests.deployment(spec, self._settings, packages=packages)
+        pod = await self._pods.claim(spec, manifest)
+        replica = self._replicas.get(pod["metadata"]["name"])
+        # It may have ended before this goes on.
+        return replica.container if replica else read_pod(pod).container
+
+    async def stop(self, container_id: str, drain_timeout_s: float) -> None:
+        """Have a pod finish what it has, and return when it is gone."""
+        replica = self._replicas.get(container_id)
+        if replica is None or replica.has_failed:
+            return
+        replica.is_stopping = True
+        self._set(replica, replace(replica.container, state=ReplicaState.DRAINING))
+        await self._pods.release(container_id)
+        grace_s = max(1, math.ceil(drain_timeout_s))
+        await self._pods.delete(container_id, grace_s)
+        try:
+            await asyncio.wait_for(replica.gone.wait(), grace_s + _KILL_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            # Its node does not answer any more.
+            log.warning("a pod does not end and is forgotten", extra={"container": container_id})
+            await self._pods.delete(container_id, 0)
+            try:
+                await asyncio.wait_for(replica.gone.wait(), _KILL_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                raise SkysailError(f"pod {container_id} cannot be deleted") from None
+
+    async def list(self) -> Sequence[Container]:
+        """Return every container that lives."""
+        return [each.container for each in self._replicas.values() if not each.has_failed]
+
+    def watch(self) -> AsyncIterator[Container]:
+        """Yield each container whenever its state changes."""
+        return self._changes.watch()
+
+    async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+        """Yield the last lines of a log and, if `follow`, what is added."""
+        kept = dict(self._last_logs.values()).get(container_id)
+        if kept is not None:
+            for text in deque(kept.splitlines(), maxlen=tail_lines):
+                yield text
+            return
+        pod = self._pods.pods.get(container_id)
+        if pod is None or not is_claimed(pod):
+            raise ReplicaNotFound(f"there is no log of container {container_id!r}")
+        try:
+            async with self._api.log(
+                container_id, manifests.SERVER_CONTAINER, tail_lines, follow=follow
+            ) as lines:
+                async for line in lines:
+                    yield line.decode(errors="replace")
+        except ClusterRefused:
+            # It has written nothing yet.
+            return
+
+    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+        """Remove what nobody needs: Kubernetes Deployments without pods, packages, images, old logs."""
+        versions = {spec.model_version for spec in kept}
+        self._last_logs = {
+            replica_id: last
+            for replica_id, last in self._last_logs.items()
+            if replica_id.model_version in versions
+        }
+        for name, pod in list(self._pods.pods.items()):
+            # One that failed, or was stopped, while Kubernetes did not answer.
+            replica = self._replicas.get(name)
+            is_ours = replica is not None and not replica.has_failed
+            if not is_ours and (is_claimed(pod) or is_released(pod)) and not is_deleted(pod):
+                await self._pods.release(name)
+                await self._pods.delete(name, 0)
+        await self._pods.sweep()
+        if self._images is not None:
+            await self._images.sweep(kept)
+        else:
+            await self._packages.sweep(kept)
+
+    def _changed(self, name: str, pod: Object | None) -> None:
+        replica = self._replicas.get(name)
+        if pod is None:
+            if replica is not None:
+                self._gone(name, replica)
+            return
+        if not is_claimed(pod):
+            return
+        if replica is None:
+            if is_released(pod) or is_deleted(pod):
+                return
+            replica = self._replicas[name] = _Replica(read_pod(pod).container)
+            log.info("a replica has a pod", extra={"replica": replica.container.replica_id})
+        if replica.is_stopping or replica.has_failed:
+            return
+        state = read_pod(pod)
+        if state.container.state is ReplicaState.FAILED:
+            replica.has_failed = True
+            self._tasks.start(self._fail(name, replica, state), f"failure of {name}")
+        elif state.container != replica.container:
+            self._set(replica, _with_reason(state.container, replica.container.reason))
+
+    def _gone(self, name: str, replica: _Replica) -> None:
+        del self._replicas[name]
+        if replica.is_stopping:
+            self._set(replica, replace(replica.container, state=ReplicaState.STOPPED))
+        elif not replica.has_failed:
+            reason = "its pod was deleted"
+            self._set(replica, replace(replica.container, state=ReplicaState.FAILED, reason=reason))
+        # Only now: who waits for it may start another one.
+        replica.gone.set()
+
+    async def _fail(self, name: str, replica: _Replica, state: PodState) -> None:
+        pod = self._pods.pods.get(name)
+        text = await self._log(name, state)
+        self._last_logs[replica.container.replica_id] = (name, text)
+        self._set(replica, replace(state.container, log_tail=log_end(text.encode())))
+        if pod is not None and is_deleted(pod):
+            # It finishes what it has.
+            return
+        try:
+            await self._pods.release(name)
+            await self._pods.delete(name, 0)
+        except SkysailError as error:
+            log.warning(
+                "a pod that failed stays", extra={"container": name, "error": error.message}
+            )
+
+    async def _log(self, name: str, state: PodState) -> str:
+        async def read() -> bytes:
+            async with self._api.log(
+                name, state.log_of, _LOG_TAIL_LINES, previous=state.is_log_previous
+            ) as lines:
+                return b"\n".join([line async for line in lines])
+
+        try:
+            return (await asyncio.wait_for(read(), _LOG_TIMEOUT_S)).decode(errors="replace")
+        except (NotInCluster, ClusterRefused):
+            return ""
+        except (SkysailError, asyncio.TimeoutError) as error:
+            return f"the log cannot be read: {error or 'it does not come'}"
+
+    def _set(self, replica: _Replica, container: Container) -> None:
+        replica.container = container
+        self._changes.publish(container)
+
+
+def _version_images(settings: ManagementSettings) -> "VersionImages":
+    # Only here, because the client of the Docker engine may not be installed.
+    from skysail_management.containers.docker_images import VersionImages
+
+    marks = {"cluster": settings.cluster, "namespace": settings.kubernetes_namespace}
+    return VersionImages(marks, settings)
+
+
+def _with_reason(container: Container, earlier: str) -> Container:
+    """Return a container with the more telling of two reasons: later ones often leave out why."""
+    if container.reason and earlier.startswith(container.reason):
+        return replace(container, reason=earlier)
+    return container
+
+
+def kubernetes_manager(settings: ManagementSettings) -> KubernetesManager:
+    """Return the manager that these settings describe."""
+    return KubernetesManager(settings)

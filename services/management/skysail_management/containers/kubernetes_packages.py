@@ -1,0 +1,198 @@
+"""Packages of versions, installed once into a volume that all nodes share.
+
+<claim>/<key>/     an environment, which the pods of replicas mount read-only at /packages/<key>
+
+A pod of its own installs; a ConfigMap says that it is done. Both are found by labels.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection
+
+from skysail_common.errors import SkysailError
+from skysail_common.kubernetes_api import (
+    CONFIG_MAP,
+    POD,
+    ClusterRefused,
+    KubernetesApi,
+    Object,
+)
+from skysail_common.kubernetes_labels import INSTALLER, anchor_name, labels
+from skysail_management.containers import manifests
+from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec
+from skysail_management.containers.pod_states import waiting_reason
+from skysail_management.containers.requirements import (
+    LOG_TAIL_LINES,
+    install_failed,
+    local_files,
+    normal_form,
+    requirements_file,
+)
+from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
+
+REQUIREMENTS = "SKYSAIL_REQUIREMENTS"
+"""Variable of the installer with the text of the requirements file."""
+
+_START_TIMEOUT_S = 120.0
+
+
+class KubernetesPackages:
+    """The environments in the volume of one cluster."""
+
+    def __init__(self, api: KubernetesApi, settings: ManagementSettings) -> None:
+        """Does nothing yet."""
+        self._api = api
+        self._settings = settings
+        self._labels = labels(settings.cluster, INSTALLER)
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def key(self, version: VersionSpec) -> str:
+        """Return the name of the environment that a version needs; empty for none."""
+        if not version.requirements:
+            return ""
+        parts = [
+            self._settings.kubernetes_image,
+            version.python_version.rpartition(".")[0],
+            normal_form(version.requirements),
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        """Have what a version needs installed.
+
+        Raises:
+            PrepareFailed: it cannot be; says why.
+            ContainerManagerUnavailable: the Kubernetes cluster does not answer.
+        """
+        key = self.key(version)
+        if not key:
+            return
+        if not self._settings.kubernetes_packages_claim:
+            raise PrepareFailed(
+                f"{version.model_version} needs packages, and there is no volume for them: name a "
+                "claim with the setting kubernetes-packages-claim, or a registry for images that "
+                "have them with docker-registry"
+            )
+        if files := local_files(version.requirements):
+            raise PrepareFailed(
+                f"{version.model_version} needs {files[0]}, a file that pods do not see: have it on "
+                "a package index, or build images with the setting docker-registry"
+            )
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if await self._is_installed(key):
+                progress(f"environment {key} is ready")
+                return
+            variables = {
+                **self._settings.build_environment(),
+                REQUIREMENTS: requirements_file(version.requirements),
+            }
+            tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+
+            def told(line: str) -> None:
+                tail.append(line)
+                progress(line)
+
+            status = await self._run("install", key, variables, told)
+            if status != 0:
+                raise install_failed(status, tail)
+            await self._api.apply(await self._note(key, version))
+
+    async def _is_installed(self, key: str) -> bool:
+        found = await self._api.list(CONFIG_MAP, self._labels)
+        return any(each["data"].get("key") == key for each in found)
+
+    async def _note(self, key: str, version: VersionSpec) -> Object:
+        anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
+        note: Object = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": self._note_name(key), "labels": self._labels},
+            "data": {"key": key, "requirements": requirements_file(version.requirements)},
+        }
+        return manifests.owned_by(anchor, note)
+
+    def _note_name(self, key: str) -> str:
+        return f"{anchor_name(self._settings.cluster)}-packages-{key}"
+
+    async def _run(self, what: str, key: str, variables: dict[str, str], progress: Progress) -> int:
+        """Run the installer in a pod of its own and return its exit status; the pod is gone then."""
+        name = f"skysail-{what}-{key}-{secrets.token_hex(2)}"
+        path = f"{manifests.PACKAGES}/{key}"
+        anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
+        pod = manifests.installer(name, [what, path], variables, self._settings)
+        try:
+            await self._api.create(manifests.owned_by(anchor, pod))
+            await self._wait_for_start(name, progress)
+            async with self._api.log(name, INSTALLER, 100_000, follow=True) as lines:
+                async for line in lines:
+                    progress(line.decode(errors="replace"))
+            return await self._exit_status(name)
+        except ClusterRefused as error:
+            raise PrepareFailed(f"packages cannot be installed: {error.message}") from error
+        finally:
+            # What is left, the next sweep removes.
+            with contextlib.suppress(SkysailError):
+                await self._api.delete(POD, name, grace_s=0)
+
+    async def _wait_for_start(self, name: str, progress: Progress) -> None:
+        told = ""
+
+        def has_started(pod: Object) -> bool:
+            nonlocal told
+            reason = waiting_reason(pod)
+            if reason and reason != told:
+                progress(reason)
+                told = reason
+            return pod["status"]["phase"] not in ("Pending", "Unknown")
+
+        try:
+            await asyncio.wait_for(self._pod_until(name, has_started), _START_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            why = f": {told}" if told else ""
+            raise PrepareFailed(
+                f"packages are not installed: no pod for it within {_START_TIMEOUT_S:g} s{why}"
+            ) from None
+
+    async def _exit_status(self, name: str) -> int:
+        def has_ended(pod: Object) -> bool:
+            return pod["status"]["phase"] in ("Succeeded", "Failed")
+
+        try:
+            pod = await asyncio.wait_for(self._pod_until(name, has_ended), _START_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise SkysailError(f"pod {name} does not end") from None
+        ends = [each["state"] for each in pod["status"].get("containerStatuses", ())]
+        if not ends or "terminated" not in ends[0]:
+            reason = pod["status"].get("message") or "its pod was removed"
+            raise PrepareFailed(f"packages are not installed: {reason}")
+        return int(ends[0]["terminated"]["exitCode"])
+
+    async def _pod_until(self, name: str, is_so: Callable[[Object], bool]) -> Object:
+        """Return a pod once something is so, or as it was when it was removed."""
+        async for change in self._api.watch(POD, self._labels):
+            for pod in change.objects:
+                if pod["metadata"]["name"] == name and (change.is_gone or is_so(pod)):
+                    return pod
+        raise SkysailError(f"pod {name} is not watched")
+
+    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+        """Remove environments that no version in `kept` needs, and installers that were left."""
+        keys = {self.key(version) for version in kept}
+        for note in await self._api.list(CONFIG_MAP, self._labels):
+            key = note["data"].get("key", "")
+            lock = self._locks.setdefault(key, asyncio.Lock())
+            if not key or key in keys or lock.locked():
+                continue
+            # Whoever prepares it meanwhile makes it anew.
+            async with lock:
+                await self._api.delete(CONFIG_MAP, note["metadata"]["name"])
+                await self._run("remove", key, {}, lambda line: None)
+        if not any(lock.locked() for lock in self._locks.values()):
+            for pod in await self._api.list(POD, self._labels):
+                await self._api.delete(POD, pod["metadata"]["name"], grace_s=0)

@@ -1,0 +1,302 @@
+"""The pods of one cluster's replicas: what is known of them, and the Kubernetes Deployments they are of.
+
+A Kubernetes Deployment makes pods that are all alike and ends any of them; replicas have an index and
+management says which one ends. Hence two labels:
+
+* A new pod waits at a scheduling gate. `claim` gives it an index and opens the gate, so that it starts
+  as that replica. What Kubernetes makes in the place of a pod that is gone waits there, too.
+* `release` takes a pod out of the count, so that the number can be lowered without any other ending.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from skysail_common.back_off import BackOff
+from skysail_common.errors import SkysailError
+from skysail_common.kubernetes_api import (
+    DEPLOYMENT,
+    POD,
+    Change,
+    ClusterRefused,
+    KubernetesApi,
+    NotInCluster,
+    Object,
+)
+from skysail_common.kubernetes_labels import MODEL_SERVER, labels
+from skysail_management.containers import manifests
+from skysail_management.containers.base import ReplicaSpec
+from skysail_management.containers.manifests import ATTACHED, DELETION_COST, GATE, STARTED_AT
+from skysail_management.containers.pod_states import (
+    group_of,
+    is_attached,
+    is_claimed,
+    is_deleted,
+    is_free,
+)
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.2
+_MAX_RETRY_S = 5.0
+_CLAIM_TIMEOUT_S = 30.0
+_RELEASE_TIMEOUT_S = 10.0
+
+
+@dataclass
+class _Group:
+    """What is known of a Kubernetes Deployment."""
+
+    num_wanted: int
+    """Pods that it was last told to have."""
+    num_claiming: int = 0
+    """Claims under way, each of which needs one more pod."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class KubernetesPods:
+    """Keeps a picture of the pods, and claims, releases and deletes them."""
+
+    def __init__(
+        self, api: KubernetesApi, cluster: str, on_change: Callable[[str, Object | None], None]
+    ) -> None:
+        """Knows nothing before `open`.
+
+        Args:
+            api: The Kubernetes cluster.
+            cluster: Name of ours.
+            on_change: Is told a pod whenever it changes, or its name and None when it is gone.
+        """
+        self.pods: dict[str, Object] = {}
+        """Every pod of a replica, by its name."""
+        self._api = api
+        self._cluster = cluster
+        self._labels = labels(cluster, MODEL_SERVER)
+        self._on_change = on_change
+        self._changed = asyncio.Condition()
+        self._groups: dict[str, _Group] = {}
+        self._anchor: Object = {}
+        self._claimed_names: set[str] = set()
+        self._changes: AsyncIterator[Change] | None = None
+
+    async def open(self) -> None:
+        """Make sure of the anchor, and learn what there is; `follow` keeps it up to date.
+
+        Raises:
+            ContainerManagerUnavailable: the Kubernetes cluster does not answer.
+            NotAllowed: a role lacks a rule.
+        """
+        self._anchor = await self._api.apply(manifests.anchor(self._cluster))
+        self._groups = {
+            found["metadata"]["name"]: _Group(found["spec"].get("replicas", 0))
+            for found in await self._api.list(DEPLOYMENT, self._labels)
+        }
+        self._changes = self._api.watch(POD, self._labels)
+        await self._take(await anext(self._changes))
+
+    async def follow(self) -> None:
+        """Keep the picture up to date until this is cancelled."""
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        while True:
+            changes = self._changes or self._api.watch(POD, self._labels)
+            self._changes = None
+            try:
+                async for change in changes:
+                    await self._take(change)
+                    back_off.reset()
+            except SkysailError as error:
+                log.warning("pods are not watched", extra={"error": error.message})
+            await asyncio.sleep(back_off.next_s())
+
+    async def _take(self, change: Change) -> None:
+        if change.listed is not None:
+            found = {pod["metadata"]["name"]: pod for pod in change.listed}
+            for name in self.pods.keys() - found.keys():
+                self._forget(name)
+            for pod in found.values():
+                self._learn(pod)
+        elif change.changed is not None:
+            if change.is_gone:
+                self._forget(change.changed["metadata"]["name"])
+            else:
+                self._learn(change.changed)
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _learn(self, pod: Object) -> None:
+        name = pod["metadata"]["name"]
+        if name in self._claimed_names and not is_claimed(pod):
+            # Told after the answer to our claim, of a time before it.
+            return
+        try:
+            group_of(pod)
+            self._on_change(name, pod)
+        except (KeyError, ValueError) as error:
+            # Somebody else's with our labels must not make us blind for our own.
+            log.error("a pod cannot be read", extra={"pod": name, "error": repr(error)})
+        else:
+            self.pods[name] = pod
+
+    def _forget(self, name: str) -> None:
+        self._claimed_names.discard(name)
+        if self.pods.pop(name, None) is not None:
+            self._on_change(name, None)
+
+    async def claim(self, spec: ReplicaSpec, manifest: Object) -> Object:
+        """Have one more pod, which starts as this replica, and return it.
+
+        Args:
+            spec: The replica.
+            manifest: The Kubernetes Deployment of such replicas.
+
+        Raises:
+            ContainerManagerUnavailable: the Kubernetes cluster does not answer.
+            SkysailError: there is no pod; says why.
+        """
+        name = manifest["metadata"]["name"]
+        while True:
+            group = await self._ensured(spec, manifest)
+            group.num_claiming += 1
+            try:
+                await self._scale(name, group)
+                return await asyncio.wait_for(self._claimed(name, spec), _CLAIM_TIMEOUT_S)
+            except NotInCluster:
+                # Somebody deleted it; it is made again.
+                self._groups.pop(name, None)
+            except asyncio.TimeoutError:
+                reason = await self._why_no_pod(name)
+                raise SkysailError(f"no pod was made for {spec.replica_id}: {reason}") from None
+            finally:
+                group.num_claiming -= 1
+
+    async def _ensured(self, spec: ReplicaSpec, manifest: Object) -> _Group:
+        name = manifest["metadata"]["name"]
+        group = self._groups.setdefault(name, _Group(-1))
+        async with group.lock:
+            if group.num_wanted < 0:
+                made = await self._api.apply(manifests.owned_by(self._anchor, manifest))
+                for part in (
+                    manifests.token_secret(name, spec, self._cluster),
+                    manifests.disruption_budget(name, self._cluster),
+                ):
+                    await self._api.apply(manifests.owned_by(made, part))
+                group.num_wanted = 0
+        return group
+
+    async def _scale(self, name: str, group: _Group) -> None:
+        """Have as many pods as are claimed or about to be."""
+        async with group.lock:
+            claimed = [
+                pod
+                for pod in self.pods.values()
+                if group_of(pod) == name
+                and is_claimed(pod)
+                and is_attached(pod)
+                and not is_deleted(pod)
+            ]
+            wanted = len(claimed) + group.num_claiming
+            if wanted != group.num_wanted:
+                change = {"spec": {"replicas": wanted}}
+                await self._api.patch(DEPLOYMENT, name, change, "scale")
+                group.num_wanted = wanted
+
+    async def _claimed(self, name: str, spec: ReplicaSpec) -> Object:
+        tried: set[str] = set()
+        while True:
+            for pod_name, pod in list(self.pods.items()):
+                if group_of(pod) != name or not is_free(pod) or pod_name in tried:
+                    continue
+                tried.add(pod_name)
+                # One that another took, or that ends, is none for us.
+                with contextlib.suppress(ClusterRefused):
+                    claimed = await self._api.patch(POD, pod_name, _claim(pod, spec))
+                    self._claimed_names.add(pod_name)
+                    self._learn(claimed)
+                    return claimed
+            async with self._changed:
+                await self._changed.wait()
+
+    async def _why_no_pod(self, name: str) -> str:
+        with contextlib.suppress(SkysailError):
+            found = await self._api.get(DEPLOYMENT, name)
+            for condition in found.get("status", {}).get("conditions", ()):
+                if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                    return str(condition.get("message", condition.get("reason")))
+        return f"Kubernetes made none within {_CLAIM_TIMEOUT_S:g} s"
+
+    async def release(self, name: str) -> None:
+        """Have a pod count no longer, so that none is made in its place; it runs on.
+
+        Raises:
+            ContainerManagerUnavailable: the Kubernetes cluster does not answer.
+        """
+        pod = self.pods.get(name)
+        if pod is None:
+            return
+        with contextlib.suppress(NotInCluster):
+            if pod["metadata"]["labels"].get(ATTACHED) == "true":
+                change = {"metadata": {"labels": {ATTACHED: "false"}}}
+                await self._api.patch(POD, name, change)
+
+        def is_released() -> bool:
+            pod = self.pods.get(name)
+            return pod is None or is_deleted(pod) or not is_attached(pod)
+
+        # Only when Kubernetes has seen it: with a lower number alone it would end any of them.
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with self._changed:
+                await asyncio.wait_for(self._changed.wait_for(is_released), _RELEASE_TIMEOUT_S)
+        group = self._groups.get(group_of(pod))
+        if group is not None:
+            with contextlib.suppress(NotInCluster):
+                await self._scale(group_of(pod), group)
+
+    async def delete(self, name: str, grace_s: int) -> None:
+        """Tell a pod to end, within some seconds; it is gone when `on_change` says so.
+
+        Raises:
+            ContainerManagerUnavailable: the Kubernetes cluster does not answer.
+        """
+        await self._api.delete(POD, name, grace_s=grace_s)
+
+    async def sweep(self) -> None:
+        """Set right what somebody scaled, and remove the Kubernetes Deployments that have no pod.
+
+        Their Secrets and budgets go with them.
+        """
+        for found in await self._api.list(DEPLOYMENT, self._labels):
+            name = found["metadata"]["name"]
+            group = self._groups.setdefault(name, _Group(0))
+            if group.num_wanted >= 0:
+                group.num_wanted = found["spec"].get("replicas", 0)
+            if group.num_claiming or group.lock.locked():
+                continue
+            if any(group_of(pod) == name and is_claimed(pod) for pod in self.pods.values()):
+                await self._scale(name, group)
+            else:
+                del self._groups[name]
+                await self._api.delete(DEPLOYMENT, name)
+
+
+def _claim(pod: Object, spec: ReplicaSpec) -> list[Mapping[str, object]]:
+    """Return the steps that give a pod its index and let it start; none is taken if one fails."""
+    index = str(spec.replica_id.index)
+    return [
+        {"op": "test", "path": "/spec/schedulingGates", "value": pod["spec"]["schedulingGates"]},
+        {"op": "remove", "path": "/spec/schedulingGates"},
+        {"op": "add", "path": _pointer("labels", GATE), "value": index},
+        {
+            "op": "add",
+            "path": _pointer("annotations", STARTED_AT),
+            "value": datetime.now(timezone.utc).isoformat(),
+        },
+        # Those that wait go first.
+        {"op": "add", "path": _pointer("annotations", DELETION_COST), "value": "1"},
+    ]
+
+
+def _pointer(*names: str) -> str:
+    return "/".join(["/metadata", *(name.replace("~", "~0").replace("/", "~1") for name in names)])

@@ -1,0 +1,360 @@
+"""What Kubernetes is told, as functions of plain values; nothing is asked or done here.
+
+anchor                      a ConfigMap: what is deleted with it is all of the cluster
+└─ Deployment             the replicas of a version that are alike, never changed but in number
+├─ pods              wait at a gate until management has given each its index
+├─ Secret            the token with which they fetch their artifact
+└─ PodDisruptionBudget
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+
+from skysail_common import __version__
+from skysail_common.kubernetes_api import Object
+from skysail_common.kubernetes_labels import (
+    INSTALLER,
+    LABEL,
+    MODEL_SERVER,
+    anchor_name,
+    labels,
+)
+from skysail_common.rpc.transports import VARIABLE
+from skysail_management.containers.base import ReplicaSpec
+from skysail_management.containers.replicas import replica_environment
+from skysail_management.settings import ManagementSettings
+
+PORT = 8005
+ARTIFACT_CONTAINER, SERVER_CONTAINER = "artifact", "model-server"
+PACKAGES = "/packages"
+"""Where the volume of packages is mounted; each set of them has a directory in it."""
+
+GATE = f"{LABEL}replica"
+"""What a pod waits for: its index, which becomes a label of this name."""
+
+ATTACHED = f"{LABEL}attached"
+"""Label of the pods that count; without it a pod goes its own way to its end."""
+
+GROUP, MODEL, VERSION = f"{LABEL}group", f"{LABEL}model", f"{LABEL}version"
+ARTIFACT, STARTED_AT = f"{LABEL}artifact", f"{LABEL}started-at"
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+
+_USER = 65532
+_ROUTED_AWAY_S = 2
+"""Time in which frontends hear of a pod that is deleted, before it is told to stop."""
+_READY_PERIOD_S = 1
+_READY_TIMEOUT_S = 5
+_PATH = "/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin"
+_MIB = 1024 * 1024
+
+POD_SECURITY: Object = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "runAsGroup": _USER,
+    "fsGroup": _USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Object = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "privileged": False,
+    "readOnlyRootFilesystem": True,
+}
+
+
+def anchor(cluster: str) -> Object:
+    """Return the object whose deletion removes all that belongs to the cluster."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": anchor_name(cluster), "labels": labels(cluster)},
+        "data": {"about": "Everything of this Skysail cluster belongs to this object."},
+    }
+
+
+def owned_by(owner: Object, manifest: Object) -> Object:
+    """Return a manifest of what goes when its owner goes."""
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        # A deletion in the foreground waits for it.
+        "blockOwnerDeletion": True,
+    }
+    metadata = {**manifest["metadata"], "ownerReferences": [reference]}
+    return {**manifest, "metadata": metadata}
+
+
+def deployment(
+    spec: ReplicaSpec, settings: ManagementSettings, *, image: str = "", packages: str = ""
+) -> Object:
+    """Return the Kubernetes Deployment of replicas like this one; it has none yet.
+
+    Its name is a hash of all that they are, so that one that exists is the right one; its Secret has
+    the same.
+
+    Args:
+        spec: One of them; its index is not used.
+        settings: Limits, and where pods may run.
+        image: Image that has the artifact and its packages; if empty, both are brought along.
+        packages: Name of the directory of its packages; empty for none.
+    """
+    version = spec.version.model_version
+    draft = _pod(spec, settings, "", image, packages)
+    content = json.dumps([draft, spec.token, spec.version.artifact_sha256], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{version.model_name}-{version.version}".lower())
+    name = f"skysail-{slug[:40].strip('-')}-{digest}"
+    own = {
+        **labels(settings.cluster, MODEL_SERVER),
+        MODEL: version.model_name,
+        VERSION: version.version,
+        GROUP: name,
+    }
+    notes = {ARTIFACT: spec.version.artifact_sha256}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": own, "annotations": notes},
+        "spec": {
+            "replicas": 0,
+            "revisionHistoryLimit": 0,
+            "selector": {"matchLabels": _attached(name)},
+            "template": {
+                "metadata": {
+                    "labels": {**own, ATTACHED: "true"},
+                    "annotations": {**notes, DELETION_COST: "-1"},
+                },
+                "spec": _pod(spec, settings, name, image, packages),
+            },
+        },
+    }
+
+
+def _attached(name: str) -> dict[str, str]:
+    return {GROUP: name, ATTACHED: "true"}
+
+
+def token_secret(name: str, spec: ReplicaSpec, cluster: str) -> Object:
+    """Return the Secret with the token of the replicas of a Kubernetes Deployment."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "labels": labels(cluster, MODEL_SERVER)},
+        "stringData": {"token": spec.token},
+    }
+
+
+def disruption_budget(name: str, cluster: str) -> Object:
+    """Return what lets a node be drained of one replica at a time."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": name, "labels": labels(cluster, MODEL_SERVER)},
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": _attached(name)},
+        },
+    }
+
+
+def _pod(
+    spec: ReplicaSpec, settings: ManagementSettings, secret: str, image: str, packages: str
+) -> Object:
+    version = spec.version.model_version
+    volumes: list[Object] = [
+        {"name": name, "emptyDir": {"sizeLimit": f"{settings.kubernetes_scratch_mib}Mi"}}
+        for name in ("tmp", "work")
+    ]
+    if not image:
+        volumes.append({"name": "artifact", "emptyDir": {}})
+    if packages:
+        claim = {"claimName": settings.kubernetes_packages_claim, "readOnly": True}
+        volumes.append({"name": "packages", "persistentVolumeClaim": claim})
+    pod: Object = {
+        "schedulingGates": [{"name": GATE}],
+        "serviceAccountName": settings.kubernetes_service_account,
+        "automountServiceAccountToken": False,
+        # Variables that name every service of the namespace are of no use to it.
+        "enableServiceLinks": False,
+        # So that processes which lose their parent are waited for.
+        "shareProcessNamespace": True,
+        "securityContext": POD_SECURITY,
+        "terminationGracePeriodSeconds": _ROUTED_AWAY_S + math.ceil(settings.drain_timeout_s),
+        "containers": [_server(spec, settings, image, packages)],
+        "volumes": volumes,
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {
+                    "matchLabels": {MODEL: version.model_name, VERSION: version.version}
+                },
+            }
+        ],
+        **_placement(settings),
+    }
+    if not image:
+        pod["initContainers"] = [_artifact(spec, settings, secret)]
+    return pod
+
+
+def _server(spec: ReplicaSpec, settings: ManagementSettings, image: str, packages: str) -> Object:
+    shared = settings.inherited_environment()
+    environment = {
+        **({VARIABLE: shared[VARIABLE]} if VARIABLE in shared else {}),
+        **replica_environment(spec, f"0.0.0.0:{PORT}"),
+        "SKYSAIL_MODEL_SERVER_WORK_DIR": "/work",
+    }
+    mounts: list[Object] = [{"name": name, "mountPath": f"/{name}"} for name in ("tmp", "work")]
+    if not image:
+        environment["SKYSAIL_MODEL_SERVER_ARTIFACT_FILE"] = "/artifact/artifact.zip"
+        mounts.append({"name": "artifact", "mountPath": "/artifact", "readOnly": True})
+    if packages:
+        environment["PATH"] = f"{PACKAGES}/{packages}/bin:{_PATH}"
+        where = {"mountPath": f"{PACKAGES}/{packages}", "subPath": packages, "readOnly": True}
+        mounts.append({"name": "packages", **where})
+    return {
+        "name": SERVER_CONTAINER,
+        "image": image or settings.kubernetes_image,
+        "env": [*_identity(spec), *_variables(environment)],
+        "ports": [{"name": "grpc", "containerPort": PORT}],
+        "resources": _resources(spec, settings),
+        # Ready is who takes batches: it has loaded its model, and answered the warm-up query. One
+        # that does not answer any more is routed around, and replaced after its start timeout.
+        "readinessProbe": {
+            "grpc": {"port": PORT},
+            "periodSeconds": _READY_PERIOD_S,
+            "timeoutSeconds": _READY_TIMEOUT_S,
+            "failureThreshold": 3,
+        },
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_ROUTED_AWAY_S)]}}},
+        "securityContext": CONTAINER_SECURITY,
+        "volumeMounts": mounts,
+        "terminationMessagePolicy": "File",
+    }
+
+
+def _identity(spec: ReplicaSpec) -> list[Object]:
+    field = {"fieldPath": f"metadata.labels['{GATE}']"}
+    return [
+        {"name": "SKYSAIL_REPLICA_INDEX", "valueFrom": {"fieldRef": field}},
+        {
+            "name": "SKYSAIL_MODEL_SERVER_REPLICA_ID",
+            "value": f"{spec.version.model_version}/$(SKYSAIL_REPLICA_INDEX)",
+        },
+    ]
+
+
+def _variables(environment: Mapping[str, str]) -> list[Object]:
+    return [
+        # A dollar sign begins the name of another variable.
+        {"name": name, "value": value.replace("$", "$$")}
+        for name, value in sorted(environment.items())
+        if name != "SKYSAIL_MODEL_SERVER_REPLICA_ID"
+    ]
+
+
+def _resources(spec: ReplicaSpec, settings: ManagementSettings) -> Object:
+    limits: dict[str, str] = {}
+    if cpus := spec.cpus or settings.kubernetes_cpus:
+        limits["cpu"] = f"{math.ceil(cpus * 1000)}m"
+    if memory_mib := spec.memory_mib or settings.kubernetes_memory_mib:
+        limits["memory"] = f"{memory_mib}Mi"
+    if gpus := spec.gpus or settings.kubernetes_gpus:
+        limits[settings.kubernetes_gpu_resource] = str(gpus)
+    return {"limits": limits, "requests": dict(limits)} if limits else {}
+
+
+def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> Object:
+    variables = {
+        "PYTHONUNBUFFERED": "1",
+        "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
+        "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
+        "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
+    }
+    token = {"secretKeyRef": {"name": secret, "key": "token"}}
+    return {
+        "name": ARTIFACT_CONTAINER,
+        "image": settings.kubernetes_image,
+        "command": ["python", "-m", "skysail_model_server.fetch"],
+        "env": [
+            *_identity(spec),
+            *_variables(variables),
+            {"name": "SKYSAIL_MODEL_SERVER_TOKEN", "valueFrom": token},
+        ],
+        "resources": {
+            "limits": {"cpu": "500m", "memory": "256Mi"},
+            "requests": {"cpu": "10m", "memory": "64Mi"},
+        },
+        "securityContext": CONTAINER_SECURITY,
+        "volumeMounts": [{"name": "artifact", "mountPath": "/artifact"}],
+    }
+
+
+def installer(
+    name: str, arguments: list[str], variables: Mapping[str, str], settings: ManagementSettings
+) -> Object:
+    """Return the pod that installs packages into the volume, or removes some from it.
+
+    Args:
+        name: Its name.
+        arguments: Of `python -m skysail_model_server.installing`.
+        variables: How pip reaches packages, and what it is to install.
+        settings: Where it runs.
+    """
+    environment = {**variables, "HOME": "/tmp", "PYTHONUNBUFFERED": "1"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "labels": labels(settings.cluster, INSTALLER),
+            "annotations": {f"{LABEL}skysail-version": __version__},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "serviceAccountName": settings.kubernetes_service_account,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": POD_SECURITY,
+            "terminationGracePeriodSeconds": 1,
+            "activeDeadlineSeconds": math.ceil(settings.prepare_timeout_s),
+            "containers": [
+                {
+                    "name": INSTALLER,
+                    "image": settings.kubernetes_image,
+                    "command": ["python", "-m", "skysail_model_server.installing", *arguments],
+                    "env": _variables(environment),
+                    "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+                    "securityContext": CONTAINER_SECURITY,
+                    "volumeMounts": [
+                        {"name": "packages", "mountPath": PACKAGES},
+                        {"name": "tmp", "mountPath": "/tmp"},
+                    ],
+                }
+            ],
+            "volumes": [
+                {
+                    "name": "packages",
+                    "persistentVolumeClaim": {"claimName": settings.kubernetes_packages_claim},
+                },
+                {"name": "tmp", "emptyDir": {}},
+            ],
+            **_placement(settings),
+        },
+    }
+
+
+def _placement(settings: ManagementSettings) -> Object:
+    placement: Object = {}
+    if settings.kubernetes_node_selector:
+        placement["nodeSelector"] = dict(settings.kubernetes_node_selector)
+    if settings.kubernetes_tolerations:
+        placement["tolerations"] = [dict(each) for each in settings.kubernetes_tolerations]
+    return placement

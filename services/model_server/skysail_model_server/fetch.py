@@ -1,0 +1,47 @@
+"""`python -m skysail_model_server.fetch`: writes the artifact where a model server is to find it.
+
+On Kubernetes it runs in a container of its own before the model server, which then need reach nothing.
+"""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from skysail_common.errors import InvalidInput, SkysailError, Unavailable
+from skysail_common.logs import configure
+from skysail_common.settings import read_settings
+from skysail_common.states import ExitCode
+from skysail_model_server.fetching import fetch_artifact
+from skysail_model_server.settings import ModelServerSettings
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the artifact to the setting artifact-file and return the exit status."""
+    try:
+        settings = read_settings(ModelServerSettings, "skysail-model-server-fetch", arguments)
+    except InvalidInput as error:
+        sys.stderr.write(f"{error.message}\n")
+        return ExitCode.USAGE
+    configure("model-server", settings.log_level, settings.log_format)
+    if settings.artifact_file is None:
+        sys.stderr.write("needs an artifact-file to write to\n")
+        return ExitCode.USAGE
+    try:
+        asyncio.run(
+            fetch_artifact(
+                settings.management_endpoint,
+                settings.replica_id,
+                settings.token.get_secret_value(),
+                settings.artifact_file,
+                settings.fetch_timeout_s,
+                settings.artifact_sha256,
+            )
+        )
+    except SkysailError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return ExitCode.UNAVAILABLE if isinstance(error, Unavailable) else ExitCode.FAILED
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,47 @@
+"""`python -m skysail_model_server.installing install|remove DIRECTORY`: an environment in a volume.
+
+What is to be installed stands in the variable SKYSAIL_REQUIREMENTS, as of a requirements file. Paths are
+written into an environment, so that it is made in its place; where pip fails it is removed again.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skysail_common.states import ExitCode
+from skysail_common.virtual_environments import install_command, make_environment
+from skysail_model_server.settings import requirements_text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Install or remove and return the exit status: that of pip, where it fails."""
+    if len(arguments) != 2 or arguments[0] not in ("install", "remove"):
+        sys.stderr.write(
+            "usage: python -m skysail_model_server.installing install|remove DIRECTORY\n"
+        )
+        return ExitCode.USAGE
+    directory = Path(arguments[1])
+    # One that was cut off, or a whole one of which nobody took note.
+    shutil.rmtree(directory, ignore_errors=True)
+    if arguments[0] == "remove":
+        return ExitCode.OK
+    try:
+        make_environment(directory)
+        requirements = directory / "requirements.txt"
+        requirements.write_text(requirements_text(), encoding="utf-8")
+        # Both outputs are one, so that the lines of the log are in their order.
+        status = subprocess.run(
+            install_command(directory, requirements), stderr=subprocess.STDOUT, check=False
+        ).returncode
+    except OSError as error:
+        sys.stderr.write(f"ERROR: the environment cannot be made: {error}\n")
+        status = ExitCode.FAILED
+    if status != ExitCode.OK:
+        shutil.rmtree(directory, ignore_errors=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""The Kubernetes cluster that tests use: that of SKYSAIL_TEST_KUBECONFIG, else the one of this workplace.
+
+Its node must be this machine: tests talk to pods, and pods to tests.
+"""
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+PACKAGES_CLAIM = "packages"
+
+_COMMAND = Path(__file__).parents[3] / "shared" / "kubernetes" / "cluster"
+# Read before the plugin changes it.
+_ENVIRONMENT = dict(os.environ)
+
+
+class KubernetesCluster:
+    """A cluster, and what tests made in it."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        self.namespaces: list[str] = []
+        self.volumes: list[str] = []
+        self._server: http.server.ThreadingHTTPServer | None = None
+        self._served: dict[str, Path] = {}
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120) -> str:
+        """Return what kubectl prints."""
+        command = ["kubectl", "--kubeconfig", str(self.config), *arguments]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, input=stdin, timeout=timeout_s
+        )
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def json(self, *arguments: str) -> dict:
+        return json.loads(self.kubectl(*arguments, "--output", "json"))
+
+    @functools.cached_property
+    def node_address(self) -> str:
+        """Where pods reach this machine."""
+        (node,) = self.json("get", "nodes")["items"]
+        addresses = {each["type"]: each["address"] for each in node["status"]["addresses"]}
+        return addresses["InternalIP"]
+
+    def new_namespace(self) -> str:
+        """Make a namespace, which is removed at the end of the run."""
+        name = f"skt-{secrets.token_hex(4)}"
+        self.kubectl("create", "namespace", name)
+        self.namespaces.append(name)
+        return name
+
+    @functools.cached_property
+    def shared_namespace(self) -> str:
+        """A namespace with a volume for packages, for tests that make clusters of their own in it."""
+        name = self.new_namespace()
+        directory = Path(tempfile.mkdtemp(prefix="pytest-packages"))
+        directory.chmod(0o777)
+        volume = f"{name}-packages"
+        self.volumes.append(volume)
+        size = {"storage": "1Gi"}
+        modes = ["ReadWriteMany"]
+        objects = [
+            {
+                "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume},
+                "spec": {
+                    "capacity": size, "accessModes": modes, "storageClassName": "",
+                    "hostPath": {"path": str(directory)},
+                },
+            },
+            {
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "metadata": {"name": PACKAGES_CLAIM, "namespace": name},
+                "spec": {
+                    "accessModes": modes, "storageClassName": "", "volumeName": volume,
+                    "resources": {"requests": size},
+                },
+            },
+        ]  # fmt: skip
+        bundle = {"apiVersion": "v1", "kind": "List", "items": objects}
+        self.kubectl("apply", "--filename", "-", stdin=json.dumps(bundle))
+        return name
+
+    def kill_model_server(self, namespace: str, pod: str) -> None:
+        """End the process of a replica as the kernel would."""
+        program = (
+            "import os, pathlib\n"
+            "for each in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
+            "    words = each.read_bytes().split(b'\\0')\n"
+            "    if b'skysail_model_server' in words and int(each.parent.name) != os.getpid():\n"
+            "        os.kill(int(each.parent.name), 9)\n"
+        )
+        command = ["exec", pod, "--namespace", namespace, "--container", "model-server", "--"]
+        # It may end before the answer is through.
+        subprocess.run(
+            ["kubectl", "--kubeconfig", str(self.config), *command, "python", "-c", program],
+            check=False, capture_output=True, timeout=60,
+        )  # fmt: skip
+
+    def serve(self, directory: Path) -> str:
+        """Have the files of a directory served to pods, and return where."""
+        if self._server is None:
+            served = self._served
+
+            class Handler(http.server.SimpleHTTPRequestHandler):
+                def translate_path(self, path: str) -> str:
+                    key, _, name = path.strip("/").partition("/")
+                    return str(served.get(key, Path("/nowhere")) / name)
+
+                def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                    return
+
+            self._server = http.server.ThreadingHTTPServer((self.node_address, 0), Handler)
+            threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        key = hashlib.sha256(str(directory).encode()).hexdigest()[:12]
+        self._served[key] = directory
+        return f"http://{self.node_address}:{self._server.server_port}/{key}"
+
+    def clean_up(self) -> None:
+        """Remove what tests made."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+        if self.namespaces:
+            self.kubectl("delete", "namespace", *self.namespaces, "--timeout=90s")
+        if self.volumes:
+            self.kubectl("delete", "persistentvolume", *self.volumes, "--timeout=30s")
+
+
+@functools.cache
+def kubernetes_cluster() -> KubernetesCluster:
+    """Return the cluster of this run; `why_no_kubernetes` tells whether there is one."""
+    found = _config()
+    assert found is not None
+    return KubernetesCluster(found)
+
+
+def _config() -> Path | None:
+    if named := _ENVIRONMENT.get("SKYSAIL_TEST_KUBECONFIG"):
+        return Path(named)
+    if not _COMMAND.exists():
+        return None
+    command = [str(_COMMAND), "kubeconfig"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=_ENVIRONMENT)
+    path = Path(done.stdout.strip())
+    return path if done.returncode == 0 and path.is_file() else None
+
+
+@functools.cache
+def why_no_kubernetes() -> str:
+    """Return what the tests with Kubernetes lack here; empty if nothing."""
+    if shutil.which("kubectl") is None:
+        return "no kubernetes: kubectl is not on this machine"
+    if _config() is None:
+        return "no kubernetes cluster runs here; SKYSAIL_TEST_KUBECONFIG may name one"
+    try:
+        kubernetes_cluster().json("get", "nodes")
+    except (AssertionError, subprocess.SubprocessError):
+        return "no kubernetes cluster answers"
+    return ""
+
+
+def clean_up() -> None:
+    """Remove what the tests of this run made in the cluster."""
+    if kubernetes_cluster.cache_info().currsize:
+        kubernetes_cluster().clean_up()
