@@ -221,7 +221,7 @@ class KubernetesBackend(Backend):
         name = anchor_name(self.cluster_name)
         await asyncio.to_thread(
             self.cluster.kubectl, "delete", "configmap", name, "--namespace", self.namespace,
-            "--cascade=foreground", "--ignore-not-found", "--timeout=60s",
+            "--cascade=background", "--ignore-not-found", "--wait=false",
         )  # fmt: skip
 
 
