@@ -12,6 +12,7 @@ import grpc.aio
 from typing_extensions import Self
 
 from skysail.artifact import Artifact, build_artifact
+from skysail.deployment_requests import deploy_request
 from skysail.descriptions import (
     Application,
     ClusterStatus,
@@ -235,6 +236,8 @@ class AsyncClient:
         environment: Mapping[str, str] | None = None,
         num_threads: int = 0,
         memory_mib: int = 0,
+        cpus: float = 0.0,
+        gpus: int = 0,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         on_event: OnEvent | None = None,
@@ -258,14 +261,19 @@ class AsyncClient:
             promote: True to make it the current version once it is ready.
             labels: Words of your own.
             environment: Environment variables of the replicas.
-            num_threads: Threads of the numeric libraries; 0 shares the cores among replicas.
+            num_threads: Threads of the numeric libraries; 0 for as many as `cpus`, or where that
+                is 0 too, a share of the machine's cores.
             memory_mib: Memory of a replica in MiB; 0 for no limit.
+            cpus: CPUs of a replica, also parts of one; 0 for the server's default. A replica that
+                is a process of the machine has so many threads, and is not held to them.
+            gpus: GPUs of a replica for itself; 0 for the server's default.
             max_batch_size: Most rows of one batch; the server's default if None.
             start_timeout_s: Longest time from start to ready; the server's default if None.
             on_event: Is told each step. Without it `Client` shows them on a terminal.
 
         Raises:
             InvalidInput: the function cannot be pickled, or an argument is out of range.
+            Unsupported: the cluster's container manager cannot give a replica such resources.
             ModelFailed: the function fails on the example.
             AlreadyExists: the version is registered with other content.
             DeployFailed: it could not be made ready; the message has the end of the replica's
@@ -286,6 +294,8 @@ class AsyncClient:
             environment=environment,
             num_threads=num_threads,
             memory_mib=memory_mib,
+            cpus=cpus,
+            gpus=gpus,
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
         )
@@ -666,34 +676,3 @@ class AsyncClient:
             )
         )
         return ClusterStatus.of(response)
-
-
-def deploy_request(
-    *,
-    name: str,
-    version: str | int,
-    num_replicas: int,
-    promote: bool,
-    labels: Mapping[str, str] | None,
-    environment: Mapping[str, str] | None,
-    num_threads: int,
-    memory_mib: int,
-    max_batch_size: int | None,
-    start_timeout_s: float | None,
-) -> management_pb2.DeployRequest:
-    """Return the request that `AsyncClient.deploy` describes, without its artifact."""
-    if num_replicas < 0 or num_threads < 0 or memory_mib < 0:
-        raise InvalidInput("num_replicas, num_threads and memory_mib cannot be less than 0")
-    return management_pb2.DeployRequest(
-        model=name,
-        version=str(version),
-        labels=labels,
-        num_replicas=num_replicas,
-        resources=management_pb2.Resources(num_threads=num_threads, memory_mib=memory_mib),
-        environment=environment,
-        serving=routing_pb2.ServingOptions(max_batch_size=max_batch_size)
-        if max_batch_size
-        else None,
-        start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
-        promote=promote,
-    )

@@ -12,12 +12,8 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from skysail.artifact import build_artifact
-from skysail.async_client import (
-    NOT_GIVEN,
-    AsyncClient,
-    OnEvent,
-    deploy_request,
-)
+from skysail.async_client import NOT_GIVEN, AsyncClient, OnEvent
+from skysail.deployment_requests import deploy_request
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.predictions import Prediction
 from skysail.progress import deploy_progress
@@ -126,6 +122,8 @@ class Client:
         environment: Mapping[str, str] | None = None,
         num_threads: int = 0,
         memory_mib: int = 0,
+        cpus: float = 0.0,
+        gpus: int = 0,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         on_event: OnEvent | None = None,
@@ -147,6 +145,8 @@ class Client:
             environment=environment,
             num_threads=num_threads,
             memory_mib=memory_mib,
+            cpus=cpus,
+            gpus=gpus,
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
         )

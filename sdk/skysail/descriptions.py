@@ -90,6 +90,8 @@ class Deployment:
     num_replicas: int
     num_threads: int
     memory_mib: int
+    cpus: float
+    gpus: int
     environment: Mapping[str, str]
     serving: ServingOptions
     is_rolled_out: bool
@@ -101,6 +103,8 @@ class Deployment:
             message.num_replicas,
             message.resources.num_threads,
             message.resources.memory_mib,
+            message.resources.cpus,
+            message.resources.gpus,
             dict(message.environment),
             serving_from_proto(message.serving, ServingOptions().max_batch_size),
             message.rollout_state == pb.ROLLOUT_STATE_COMPLETE,

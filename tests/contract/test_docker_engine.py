@@ -209,6 +209,17 @@ async def test_a_fork_bomb_is_bounded_and_the_replica_lives(world):
             assert 10 < int(number) < 64
 
 
+async def test_a_replica_has_the_cpus_of_its_deployment(hand: Hand):
+    def quota(texts):
+        from pathlib import Path
+
+        files = (Path("/sys/fs/cgroup", each) for each in ("cpu.max", "cpu/cpu.cfs_quota_us"))
+        return [next(each.read_text().split()[0] for each in files if each.exists())] * len(texts)
+
+    container = await hand.start_ready(hand.version(quota), cpus=0.5)
+    assert await ask(container, "?") == ["50000"]
+
+
 async def test_what_ran_out_of_memory_says_so_with_its_limit(world):
     def hoards(texts):
         return [str(len(b"x" * (int(text) * 1024 * 1024))) for text in texts]

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from skysail_common.errors import SkysailError
+from skysail_common.errors import SkysailError, Unsupported
 from skysail_common.states import ReplicaState
 from skysail_management.containers import local_process
 from skysail_management.containers.base import PrepareFailed
@@ -61,6 +61,13 @@ async def test_a_version_of_another_python_names_both(hand: Hand):
         f"m:1 was made with Python 3.7.16, and replicas here run Python {major}.{minor}: make it "
         f"with {major}.{minor}, or start the cluster with Python 3.7"
     )
+
+
+def test_it_has_cpus_and_refuses_gpus(world):
+    manager = world[0].make_manager()
+    manager.check_resources(64.0, 0)
+    with pytest.raises(Unsupported, match="cannot give a replica GPUs of its own"):
+        manager.check_resources(0.0, 1)
 
 
 async def test_nothing_remains_of_what_was_stopped(world):

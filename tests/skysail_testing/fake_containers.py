@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 
-from skysail_common.errors import ReplicaNotFound
+from skysail_common.errors import ReplicaNotFound, Unsupported
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
@@ -42,7 +42,12 @@ class FakeContainerManager(ContainerManager):
         self.num_preparing = 0
         self.drain_gate: asyncio.Event | None = None
         """Containers that are told to stop end when it is set."""
+        self.max_gpus = 8
         self._changes = ContainerChanges()
+
+    def check_resources(self, cpus: float, gpus: int) -> None:
+        if gpus > self.max_gpus:
+            raise Unsupported("no GPUs here")
 
     async def open(self) -> None:
         self.is_open = True

@@ -622,19 +622,29 @@ class Resources(_message.Message):
 
     NUM_THREADS_FIELD_NUMBER: _builtins.int
     MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     num_threads: _builtins.int
-    """Threads of the numeric libraries; 0 lets Skysail share the cores among the replicas."""
+    """Threads of the numeric libraries; 0 for as many as `cpus`, or where that is 0 too, as many as
+    the container manager says.
+    """
     memory_mib: _builtins.int
     """Memory in MiB; 0 for no limit."""
+    cpus: _builtins.float
+    """CPUs, also parts of one; 0 for what the settings of the container manager say."""
+    gpus: _builtins.int
+    """GPUs of its own; 0 for what the settings of the container manager say."""
     def __init__(
         self,
         *,
         num_threads: _builtins.int = ...,
         memory_mib: _builtins.int = ...,
+        cpus: _builtins.float = ...,
+        gpus: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_mib", b"memory_mib", "num_threads", b"num_threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "memory_mib", b"memory_mib", "num_threads", b"num_threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,10 @@ def load_object(text: str, what: str) -> Any:
 )
 @click.option("--max-batch-size", type=click.IntRange(1), help="Most rows of one batch.")
 @click.option("--memory-mib", type=click.IntRange(0), default=0, help="Memory of a replica.")
+@click.option(
+    "--cpus", type=click.FloatRange(0), default=0.0, help="CPUs of a replica, such as 0.5."
+)
+@click.option("--gpus", type=click.IntRange(0), default=0, help="GPUs of a replica for itself.")
 @endpoint_option
 @output_option
 def deploy(
@@ -79,6 +83,8 @@ def deploy(
     promote: bool,
     max_batch_size: int | None,
     memory_mib: int,
+    cpus: float,
+    gpus: int,
     endpoint: str | None,
     output: str,
 ) -> None:
@@ -103,6 +109,8 @@ def deploy(
             promote=promote,
             max_batch_size=max_batch_size,
             memory_mib=memory_mib,
+            cpus=cpus,
+            gpus=gpus,
         )
     if output == "json":
         print_json(found)

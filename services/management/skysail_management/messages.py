@@ -63,7 +63,10 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
     return management_pb2.Deployment(
         num_replicas=record.num_replicas,
         resources=management_pb2.Resources(
-            num_threads=record.num_threads, memory_mib=record.memory_mib
+            num_threads=record.num_threads,
+            memory_mib=record.memory_mib,
+            cpus=record.cpus,
+            gpus=record.gpus,
         ),
         environment=record.environment,
         serving=serving_to_proto(record.serving),

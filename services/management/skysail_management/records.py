@@ -91,6 +91,8 @@ class DeploymentRecord(Record):
     num_replicas: int
     num_threads: int = 0
     memory_mib: int = 0
+    cpus: float = 0.0
+    gpus: int = 0
     environment: dict[str, str] = {}
     serving: ServingOptions = ServingOptions()
     start_timeout_s: float

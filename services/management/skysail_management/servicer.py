@@ -216,6 +216,8 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             num_replicas=request.num_replicas if request.HasField("num_replicas") else 1,
             num_threads=request.resources.num_threads,
             memory_mib=request.resources.memory_mib,
+            cpus=request.resources.cpus,
+            gpus=request.resources.gpus,
             environment=request.environment,
             serving=self._serving(request.serving) if request.HasField("serving") else None,
             start_timeout_s=start_timeout_s,

@@ -87,13 +87,13 @@ class ManagementSettings(ServiceSettings):
     """Network on which pip installs the packages of a version."""
 
     docker_cpus: float = Field(0.0, ge=0)
-    """CPUs of one replica; 0 for no limit."""
+    """CPUs of one replica, where a deployment does not say; 0 for no limit."""
 
     docker_memory_mib: int = Field(0, ge=0)
     """Memory in MiB of one replica, where a deployment does not say; 0 for no limit."""
 
     docker_gpus: int = Field(0, ge=-1)
-    """GPUs of one replica; -1 for all."""
+    """GPUs of one replica, where a deployment does not say; -1 for all."""
 
     docker_max_processes: int = Field(512, ge=16)
     """Processes and threads that one replica may have."""

@@ -13,6 +13,7 @@ from skysail_common.errors import (
     ReplicaNotFound,
     SkysailError,
     StoreUnavailable,
+    Unsupported,
 )
 from skysail_common.identifiers import ModelVersion
 from skysail_common.states import ReplicaState
@@ -153,7 +154,13 @@ async def test_deploying_again_what_comes_up_by_itself_is_done(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "wish",
-    [{"num_threads": 2}, {"memory_mib": 1}, {"environment": {"A": "b"}}],
+    [
+        {"num_threads": 2},
+        {"memory_mib": 1},
+        {"cpus": 0.5},
+        {"gpus": 1},
+        {"environment": {"A": "b"}},
+    ],
 )
 @virtual_time
 async def test_a_deployment_keeps_its_resources(tmp_path: Path, wish):
@@ -163,6 +170,23 @@ async def test_a_deployment_keeps_its_resources(tmp_path: Path, wish):
             await parts.deploy("m:1", **wish)
         await parts.deployments.undeploy("m", "1", force=False)
         await parts.deployed("m:1", **wish)
+
+
+@pytest.mark.parametrize("wish", [{"cpus": -1.0}, {"cpus": float("nan")}, {"gpus": 1025}])
+@virtual_time
+async def test_resources_out_of_range_are_refused(tmp_path: Path, wish):
+    async with running_parts(tmp_path) as parts:
+        with pytest.raises(InvalidInput, match="cpus and gpus of a replica must be from 0 to"):
+            await parts.deploy("m:1", **wish)
+
+
+@virtual_time
+async def test_resources_that_the_manager_cannot_give_are_refused_at_once(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.max_gpus = 0
+        with pytest.raises(Unsupported, match="no GPUs here"):
+            await parts.deploy("m:1", gpus=1)
+        assert parts.records.versions.get("m:1") is None
 
 
 @virtual_time

@@ -3,13 +3,14 @@ from typing import Any
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
+from skysail_management.containers.docker_engine import docker_engine_manager
 from skysail_management.containers.docker_options import replica_config
 from skysail_management.settings import ManagementSettings
 
 VERSION = ModelVersion("m", "1")
 
 
-def config(memory_mib: int = 0, **settings: Any) -> dict[str, Any]:
+def config(memory_mib: int = 0, cpus: float = 0, gpus: int = 0, **settings: Any) -> dict[str, Any]:
     spec = ReplicaSpec(
         ReplicaId(VERSION, 0),
         VersionSpec(VERSION, "0" * 64, "3.11.2"),
@@ -17,6 +18,8 @@ def config(memory_mib: int = 0, **settings: Any) -> dict[str, Any]:
         "the token",
         1,
         memory_mib,
+        cpus,
+        gpus,
     )
     values = ManagementSettings(data_dir=Path("/d"), **settings)
     return replica_config(spec, "image", {"cluster": "c"}, "/sockets/1", values)
@@ -37,6 +40,7 @@ def test_limits_are_those_of_the_deployment_then_of_the_settings():
     host = config(docker_memory_mib=100, docker_cpus=1.5)["HostConfig"]
     assert (host["Memory"], host["MemorySwap"]) == (100 * 1024**2, 100 * 1024**2)
     assert host["NanoCpus"] == 1_500_000_000
+    assert config(cpus=0.25, docker_cpus=1.5)["HostConfig"]["NanoCpus"] == 250_000_000
     assert config(64, docker_memory_mib=100)["HostConfig"]["Memory"] == 64 * 1024**2
     assert config()["HostConfig"]["Memory"] == 0
 
@@ -46,6 +50,17 @@ def test_gpus_and_volumes_are_given_only_where_asked_for():
     host = config(docker_gpus=-1, docker_volumes=("/srv:/data:ro",))["HostConfig"]
     assert host["DeviceRequests"] == [{"Count": -1, "Capabilities": [["gpu"]]}]
     assert host["Binds"] == ["/srv:/data:ro"]
+    host = config(gpus=2, docker_gpus=-1)["HostConfig"]
+    assert host["DeviceRequests"] == [{"Count": 2, "Capabilities": [["gpu"]]}]
+
+
+def test_a_replica_without_threads_has_those_of_its_cpus(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    limited = docker_engine_manager(ManagementSettings(data_dir=tmp_path, docker_cpus=1.5))
+    assert limited.default_threads(num_replicas=4) == 2
+    unlimited = docker_engine_manager(ManagementSettings(data_dir=tmp_path))
+    assert unlimited.default_threads(num_replicas=4) == 2
+    assert unlimited.default_threads(num_replicas=1) == 8
 
 
 def test_networks_are_as_the_settings_say():

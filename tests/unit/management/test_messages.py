@@ -47,6 +47,8 @@ DEPLOYMENT = DeploymentRecord(
     num_replicas=12,
     num_threads=2,
     memory_mib=512,
+    cpus=1.5,
+    gpus=2,
     environment={"A": "b"},
     serving=ServingOptions(max_batch_size=32),
     start_timeout_s=1.5,
@@ -79,6 +81,7 @@ def test_a_deployment_as_message():
     message = messages.deployment_to_proto(DEPLOYMENT)
     assert (message.num_replicas, message.serving.max_batch_size) == (12, 32)
     assert (message.resources.num_threads, message.resources.memory_mib) == (2, 512)
+    assert (message.resources.cpus, message.resources.gpus) == (1.5, 2)
     assert dict(message.environment) == {"A": "b"}
     assert message.start_timeout.ToMilliseconds() == 1500
     assert message.rollout_state == pb.ROLLOUT_STATE_IN_PROGRESS

@@ -83,13 +83,20 @@ async def test_a_version_that_is_not_promoted_leaves_the_current_one(tmp_path: P
 async def test_a_replica_is_told_what_it_needs(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed(
-            "m:1", num_replicas=1, num_threads=3, memory_mib=512, environment={"A": "b"}
+            "m:1",
+            num_replicas=1,
+            num_threads=3,
+            memory_mib=512,
+            cpus=1.5,
+            gpus=2,
+            environment={"A": "b"},
         )
         (spec,) = parts.manager.started
         assert spec.replica_id == ReplicaId(M1, 0)
         assert spec.management_endpoint == "127.0.0.1:1"
         assert is_token_of(spec.token, "secret", M1)
         assert (spec.num_threads, spec.memory_mib, spec.environment) == (3, 512, {"A": "b"})
+        assert (spec.cpus, spec.gpus) == (1.5, 2)
         assert "token" not in repr(spec)
 
 
@@ -100,6 +107,22 @@ async def test_without_threads_replicas_share_the_cores(tmp_path: Path, monkeypa
         await parts.deployed("m:1", num_replicas=3)
         await parts.deployed("m:2", num_replicas=9)
         assert [spec.num_threads for spec in parts.manager.started] == [2] * 3 + [1] * 9
+
+
+@pytest.mark.parametrize(("cpus", "num_threads"), [(0.25, 1), (1.0, 1), (2.5, 3)])
+@virtual_time
+async def test_a_replica_has_as_many_threads_as_cpus(tmp_path: Path, cpus, num_threads):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", cpus=cpus)
+        assert [spec.num_threads for spec in parts.manager.started] == [num_threads]
+
+
+@virtual_time
+async def test_the_manager_says_how_many_threads_there_are_otherwise(tmp_path: Path, monkeypatch):
+    async with running_parts(tmp_path) as parts:
+        monkeypatch.setattr(parts.manager, "default_threads", lambda num_replicas: 7 * num_replicas)
+        await parts.deployed("m:1", num_replicas=2)
+        assert [spec.num_threads for spec in parts.manager.started] == [14, 14]
 
 
 @virtual_time

@@ -5,7 +5,7 @@ import pytest
 
 import skysail
 from skysail import AsyncClient
-from skysail.async_client import deploy_request
+from skysail.deployment_requests import deploy_request
 from skysail.reaching import management_error
 from skysail.requirements import read_requirements
 from skysail_common.errors import (
@@ -71,6 +71,8 @@ REQUEST = {
     "environment": None,
     "num_threads": 0,
     "memory_mib": 0,
+    "cpus": 0.0,
+    "gpus": 0,
     "max_batch_size": None,
     "start_timeout_s": None,
 }
@@ -97,6 +99,8 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
             "environment": {"LEVEL": "2"},
             "num_threads": 3,
             "memory_mib": 512,
+            "cpus": 1.5,
+            "gpus": 2,
             "max_batch_size": 32,
             "start_timeout_s": 2.5,
         }
@@ -108,11 +112,12 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
     assert dict(request.labels) == {"team": "a"}
     assert dict(request.environment) == {"LEVEL": "2"}
     assert (request.resources.num_threads, request.resources.memory_mib) == (3, 512)
+    assert (request.resources.cpus, request.resources.gpus) == (1.5, 2)
     assert request.serving.max_batch_size == 32
     assert request.start_timeout == duration(2.5)
 
 
-@pytest.mark.parametrize("name", ["num_replicas", "num_threads", "memory_mib"])
+@pytest.mark.parametrize("name", ["num_replicas", "num_threads", "memory_mib", "cpus", "gpus"])
 def test_less_than_nothing_cannot_be_asked_for(name):
     with pytest.raises(InvalidInput, match="cannot be less than 0"):
         deploy_request(**{**REQUEST, name: -1})

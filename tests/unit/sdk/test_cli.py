@@ -111,6 +111,10 @@ def test_the_version_is_told():
             ["deploy", "m:f", "--name", "n", "--version", "1", "--requirements", "/no/such/file"],
             "does not exist",
         ),
+        (
+            ["deploy", "m:f", "--name", "n", "--version", "1", "--cpus", "-0.5"],
+            "-0.5 is not in the range",
+        ),
         (["promote", "digits"], "Missing argument 'VERSION'"),
         (["rollback"], "Missing argument 'MODEL'"),
         (["scale", "digits"], "Missing argument 'NUM_REPLICAS'"),

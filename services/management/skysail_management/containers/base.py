@@ -7,6 +7,7 @@ address, its id and a token, and fetches the rest itself.
                               └───────────┴──► FAILED (with a reason and the end of its log)
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class ReplicaSpec:
     memory_mib: int = 0
     """Memory in MiB; 0 for no limit."""
     cpus: float = 0.0
-    """CPUs it may use; 0 for what the manager's settings say."""
+    """CPUs it may use, also parts of one; 0 for what the manager's settings say."""
     gpus: int = 0
     """GPUs it has for itself; 0 for what the manager's settings say."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +95,34 @@ class ContainerManager(ABC):
 
     name: ClassVar[str]
     """What the setting `container-manager` calls it."""
+
+    def check_resources(self, cpus: float, gpus: int) -> None:  # noqa: B027 - most give anything.
+        """Return if replicas can have such resources; a deployment that asks for others is refused.
+
+        Args:
+            cpus: CPUs of each; 0 for what the settings say.
+            gpus: GPUs of each; 0 for what the settings say.
+
+        Raises:
+            Unsupported: no replica of this manager can ever have them.
+
+        Called by:
+            `Deployments`, before anything is recorded; must be quick and must not await.
+        """
+
+    def default_threads(self, num_replicas: int) -> int:
+        """Return how many threads a replica has whose deployment says nothing of threads or CPUs.
+
+        Here replicas share the cores of this machine. A manager whose replicas run elsewhere, or
+        whose settings limit their CPUs, says otherwise.
+
+        Args:
+            num_replicas: Replicas that the version is to have; perhaps 0.
+
+        Returns:
+            At least 1.
+        """
+        return max(1, (os.cpu_count() or 1) // max(1, num_replicas))
 
     @abstractmethod
     async def open(self) -> None:

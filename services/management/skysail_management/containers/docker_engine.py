@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
@@ -54,11 +55,16 @@ class DockerEngineManager(ContainerManager):
     def __init__(self, settings: ManagementSettings) -> None:
         """Marks what it makes with the cluster and the data directory of these settings."""
         marks = {"cluster": settings.cluster, "data-dir": str(settings.data_dir.resolve())}
+        self._cpus = settings.docker_cpus
         self._containers = ClusterContainers(marks, settings)
         self._images = VersionImages(marks, settings)
         self._replicas: dict[str, _Replica] = {}
         self._changes = ContainerChanges()
         self._tasks = BackgroundTasks()
+
+    def default_threads(self, num_replicas: int) -> int:
+        """Return the CPUs of a replica, or where they have no limit, its share of the cores."""
+        return ceil(self._cpus) or super().default_threads(num_replicas)
 
     async def open(self) -> None:
         """Take over the containers that an earlier management left running."""

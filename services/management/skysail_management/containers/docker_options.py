@@ -73,10 +73,10 @@ def replica_config(
         # As much with swap as without: none.
         "Memory": memory_mib * _MIB,
         "MemorySwap": memory_mib * _MIB,
-        "NanoCpus": int(settings.docker_cpus * 1e9),
+        "NanoCpus": int((spec.cpus or settings.docker_cpus) * 1e9),
     }
-    if settings.docker_gpus:
-        host["DeviceRequests"] = [{"Count": settings.docker_gpus, "Capabilities": [["gpu"]]}]
+    if gpus := spec.gpus or settings.docker_gpus:
+        host["DeviceRequests"] = [{"Count": gpus, "Capabilities": [["gpu"]]}]
     return {
         "Image": image,
         "User": f"{user}:{user}",

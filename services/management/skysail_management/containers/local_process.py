@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import ReplicaNotFound, SkysailError
+from skysail_common.errors import ReplicaNotFound, SkysailError, Unsupported
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.paths import remove_socket_directory, socket_directory
@@ -67,7 +67,10 @@ _LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
 
 
 class LocalProcessManager(ContainerManager):
-    """Runs replicas as processes of this machine."""
+    """Runs replicas as processes of this machine, which they share.
+
+    CPUs that a deployment asks for are the number of its threads; nothing keeps it from more.
+    """
 
     name = "local"
 
@@ -81,6 +84,14 @@ class LocalProcessManager(ContainerManager):
         self._replicas: dict[str, Replica] = {}
         self._changes = ContainerChanges()
         self._tasks = BackgroundTasks()
+
+    def check_resources(self, cpus: float, gpus: int) -> None:
+        """Refuse GPUs: a process sees all of the machine, and none is its own."""
+        if gpus:
+            raise Unsupported(
+                "the container manager 'local' cannot give a replica GPUs of its own: all "
+                "processes see those of this machine"
+            )
 
     async def open(self) -> None:
         """Take over the processes that an earlier management left running."""

@@ -21,6 +21,7 @@ from skysail_management.reconciler.rollout import fixed_part
 from skysail_management.records import DeploymentRecord, Records
 
 MAX_REPLICAS = 1000
+_MAX_CPUS = 1024
 _SLACK_S = 30.0
 
 
@@ -33,6 +34,8 @@ class DeploymentWish:
     num_replicas: int = 1
     num_threads: int = 0
     memory_mib: int = 0
+    cpus: float = 0.0
+    gpus: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     serving: ServingOptions | None = None
     start_timeout_s: float | None = None
@@ -77,6 +80,7 @@ class Deployments:
 
         Raises:
             InvalidInput: a name or number out of range.
+            Unsupported: the container manager cannot give a replica such resources.
             FailedPrecondition: it is deployed with other resources or environment.
             SkysailError: as `Models.registration`.
         """
@@ -109,6 +113,10 @@ class Deployments:
     ) -> DeploymentRecord:
         if not 1 <= wish.num_replicas <= MAX_REPLICAS:
             raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
+        # A number that is none is in no range either.
+        if not (0 <= wish.cpus <= _MAX_CPUS and 0 <= wish.gpus <= _MAX_CPUS):
+            raise InvalidInput(f"cpus and gpus of a replica must be from 0 to {_MAX_CPUS}")
+        self._manager.check_resources(wish.cpus, wish.gpus)
         for name, value in wish.environment.items():
             is_possible = name and "=" not in name and "\0" not in name + value
             # What carries its queries is a replica's own business; all else of ours is not.
@@ -120,6 +128,8 @@ class Deployments:
             num_replicas=wish.num_replicas,
             num_threads=wish.num_threads,
             memory_mib=wish.memory_mib,
+            cpus=wish.cpus,
+            gpus=wish.gpus,
             environment=dict(wish.environment),
             serving=wish.serving or ServingOptions(self._defaults.max_batch_size),
             start_timeout_s=wish.start_timeout_s or self._defaults.start_timeout_s,

@@ -173,7 +173,13 @@ class Rollout:
 
 def fixed_part(deployment: DeploymentRecord) -> tuple[object, ...]:
     """Return what never changes of a deployment: with other values it is another one."""
-    return (deployment.num_threads, deployment.memory_mib, deployment.environment)
+    return (
+        deployment.num_threads,
+        deployment.memory_mib,
+        deployment.cpus,
+        deployment.gpus,
+        deployment.environment,
+    )
 
 
 def failure_text(container: Container, memory_mib: int) -> str:

@@ -1,11 +1,11 @@
 """What containers are told, made of records and settings."""
 
-import os
 from dataclasses import dataclass
+from math import ceil
 
 from skysail_common.identifiers import ReplicaId
 from skysail_common.tokens import replica_token
-from skysail_management.containers.base import ReplicaSpec, VersionSpec
+from skysail_management.containers.base import ContainerManager, ReplicaSpec, VersionSpec
 from skysail_management.records import DeploymentRecord, VersionRecord
 
 
@@ -29,16 +29,25 @@ def version_spec(record: VersionRecord) -> VersionSpec:
 
 
 def replica_spec(
-    version: VersionSpec, deployment: DeploymentRecord, index: int, options: ReconcilerOptions
+    version: VersionSpec,
+    deployment: DeploymentRecord,
+    index: int,
+    options: ReconcilerOptions,
+    manager: ContainerManager,
 ) -> ReplicaSpec:
-    """Return what to start as a replica; without a wish, replicas share the cores."""
-    cores = os.cpu_count() or 1
+    """Return what to start as a replica of a manager.
+
+    It has as many threads as the deployment says, else as it has CPUs, else as the manager says.
+    """
+    num_threads = deployment.num_threads or ceil(deployment.cpus)
     return ReplicaSpec(
         ReplicaId(version.model_version, index),
         version,
         options.management_endpoint,
         replica_token(options.secret, version.model_version),
-        deployment.num_threads or max(1, cores // max(1, deployment.num_replicas)),
+        num_threads or manager.default_threads(deployment.num_replicas),
         deployment.memory_mib,
+        deployment.cpus,
+        deployment.gpus,
         environment=deployment.environment,
     )

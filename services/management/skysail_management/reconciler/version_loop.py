@@ -309,7 +309,7 @@ class VersionLoop:
             self._wake.clear()
 
     async def _start(self, deployment: DeploymentRecord, index: int) -> None:
-        replica = replica_spec(self._spec(), deployment, index, self._options)
+        replica = replica_spec(self._spec(), deployment, index, self._options, self._manager)
         replica_id = replica.replica_id
         try:
             container = await self._manager.start(replica)

@@ -1,0 +1,44 @@
+"""What management is asked for about deployments, as messages."""
+
+from collections.abc import Mapping
+
+from skysail_common.errors import InvalidInput
+from skysail_common.rpc.messages import duration
+from skysail_protos.v1 import management_pb2, routing_pb2
+
+
+def deploy_request(
+    *,
+    name: str,
+    version: str | int,
+    num_replicas: int,
+    promote: bool,
+    labels: Mapping[str, str] | None,
+    environment: Mapping[str, str] | None,
+    num_threads: int,
+    memory_mib: int,
+    cpus: float,
+    gpus: int,
+    max_batch_size: int | None,
+    start_timeout_s: float | None,
+) -> management_pb2.DeployRequest:
+    """Return the request that `AsyncClient.deploy` describes, without its artifact."""
+    if min(num_replicas, num_threads, memory_mib, cpus, gpus) < 0:
+        raise InvalidInput(
+            "num_replicas, num_threads, memory_mib, cpus and gpus cannot be less than 0"
+        )
+    return management_pb2.DeployRequest(
+        model=name,
+        version=str(version),
+        labels=labels,
+        num_replicas=num_replicas,
+        resources=management_pb2.Resources(
+            num_threads=num_threads, memory_mib=memory_mib, cpus=cpus, gpus=gpus
+        ),
+        environment=environment,
+        serving=routing_pb2.ServingOptions(max_batch_size=max_batch_size)
+        if max_batch_size
+        else None,
+        start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
+        promote=promote,
+    )
