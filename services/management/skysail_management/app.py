@@ -1,5 +1,6 @@
 """Builds the management service and wires it: the composition root."""
 
+import asyncio
 import fcntl
 import logging
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
 from skysail_common.store import Store
+from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.containers.base import ContainerManager
 from skysail_management.containers.registry import find_container_manager
@@ -85,9 +87,14 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
     routing = Routing(records)
     server = GrpcServer([_SERVICE])
     port = server.bind(f"{settings.host}:{settings.port}")
-    endpoint = f"{settings.host}:{port}"
+    bound = {"grpc": f"{settings.host}:{port}"}
+    artifact_server = None
+    if settings.artifact_port is not None:
+        artifact_server = GrpcServer([_SERVICE], max_message_bytes=MAX_MESSAGE_BYTES)
+        port = artifact_server.bind(f"{settings.host}:{settings.artifact_port}")
+        bound["artifacts"] = f"{settings.host}:{port}"
     options = ReconcilerOptions(
-        management_endpoint=settings.advertised_endpoint or endpoint,
+        management_endpoint=settings.advertised_endpoint or bound.get("artifacts", bound["grpc"]),
         secret=secret,
         prepare_timeout_s=settings.prepare_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
@@ -100,13 +107,15 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
         settings.prepare_timeout_s,
     )
     deployments = Deployments(records, models, reconciler, manager, events, defaults)
+    downloads = ArtifactServicer(secret, models, artifacts)
     servicer = ManagementServicer(
         cluster=settings.cluster,
         container_manager=manager.name,
-        secret=secret,
         store=store,
         records=records,
         artifacts=artifacts,
+        # With a port for it, what a replica knows is good for that port alone.
+        downloads=None if artifact_server else downloads,
         applications=Applications(records, reconciler),
         models=models,
         deployments=deployments,
@@ -116,18 +125,23 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
         default_max_batch_size=settings.default_max_batch_size,
     )
     management_pb2_grpc.add_ManagementServiceServicer_to_server(servicer, server.grpc)
+    servers = [server]
+    if artifact_server is not None:
+        downloads.add_alone_to(artifact_server)
+        servers.append(artifact_server)
     # Before the first frontend asks, so that it is never told less than what runs.
     await reconciler.start()
     tasks.start(records.keep_fresh(reconciler.all_changed), "keep records fresh")
-    await server.start()
-    await server.set_serving(True)
-    print_ready_line("management", grpc=endpoint)
+    for each in servers:
+        await each.start()
+        await each.set_serving(True)
+    print_ready_line("management", **bound)
     try:
         await stop.wait()
     finally:
         await tasks.stop()
         routing.stop()
-        await server.stop(_STOP_GRACE_S)
+        await asyncio.gather(*(each.stop(_STOP_GRACE_S) for each in servers))
         # Nobody would start a management that takes the replicas of an orphan over.
         if settings.stop_replicas_on_exit or is_orphan:
             await reconciler.stop_all_containers()

@@ -7,8 +7,8 @@ from typing import Any
 import grpc.aio
 
 from skysail_common import __version__
-from skysail_common.errors import InvalidInput, StoreUnavailable, Unauthenticated
-from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.errors import InvalidInput, StoreUnavailable, Unsupported
+from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.messages import (
     input_type_from_proto,
     seconds,
@@ -17,9 +17,9 @@ from skysail_common.rpc.messages import (
 )
 from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Store
-from skysail_common.tokens import is_token_of
 from skysail_management import messages
-from skysail_management.artifacts import ArtifactStore, chunks_of
+from skysail_management.artifact_servicer import ArtifactServicer
+from skysail_management.artifacts import ArtifactStore
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import Deployments, DeploymentWish
 from skysail_management.operations.models import Models
@@ -44,10 +44,10 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         *,
         cluster: str,
         container_manager: str,
-        secret: str,
         store: Store,
         records: Records,
         artifacts: ArtifactStore,
+        downloads: ArtifactServicer | None,
         applications: Applications,
         models: Models,
         deployments: Deployments,
@@ -56,12 +56,13 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         routing: Routing,
         default_max_batch_size: int,
     ) -> None:
+        """Serves what the parts do; without `downloads`, artifacts are to be had elsewhere."""
         self._cluster = cluster
         self._container_manager = container_manager
-        self._secret = secret
         self._store = store
         self._records = records
         self._artifacts = artifacts
+        self._downloads = downloads
         self._applications = applications
         self._models = models
         self._deployments = deployments
@@ -192,17 +193,10 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
-        version = ReplicaId.parse(request.replica_id).model_version
-        metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
-        token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
-        if not is_token_of(token, self._secret, version):
-            raise Unauthenticated(f"the token is not that of a replica of {str(version)!r}")
-        record = self._models.version(*version)
-        file = await asyncio.to_thread(self._artifacts.open, record.artifact_sha256)
-        with file:
-            yield pb.DownloadArtifactResponse(sha256=record.artifact_sha256)
-            for chunk in chunks_of(file):
-                yield pb.DownloadArtifactResponse(chunk=chunk)
+        if self._downloads is None:
+            raise Unsupported("artifacts are not served here: management has an artifact port")
+        async for response in self._downloads.DownloadArtifact(request, context):
+            yield response
 
     async def Deploy(
         self, request: pb.DeployRequest, context: Context

@@ -157,7 +157,8 @@ class ManagementSettings(ServiceSettings):
     empty."""
 
     artifact_port: Port | None = None
-    """Port where replicas may fetch their artifact and nothing else; they use `port` if not set."""
+    """Port where replicas fetch their artifact, which then serves nothing else and is the only one
+    that does; they use `port` if not set."""
 
     stop_replicas_on_exit: bool = False
     """Stop all replicas when management is told to stop. Without it they go on serving and are

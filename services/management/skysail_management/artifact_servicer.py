@@ -1,0 +1,62 @@
+"""The one method that replicas call: `DownloadArtifact`, alone on a port or among the others.
+
+Replicas run code of users and may reach management for this only. On a port of its own it is
+registered as a single handler: whatever else arrives there is refused before it is read.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from skysail_common.artifacts import CHUNK_BYTES
+from skysail_common.errors import Unauthenticated
+from skysail_common.identifiers import ReplicaId
+from skysail_common.rpc.serving import GrpcServer
+from skysail_common.tokens import is_token_of
+from skysail_management.artifacts import ArtifactStore, chunks_of
+from skysail_management.operations.models import Models
+from skysail_protos.v1 import management_pb2 as pb
+
+_SERVICE = "skysail.v1.ManagementService"
+
+MAX_MESSAGE_BYTES = 2 * CHUNK_BYTES
+"""Larger than any message either way."""
+
+
+class ArtifactServicer:
+    """Gives a replica the artifact of its own version."""
+
+    def __init__(self, secret: str, models: Models, artifacts: ArtifactStore) -> None:
+        """Serves what `artifacts` keeps to whoever has a token made with `secret`."""
+        self._secret = secret
+        self._models = models
+        self._artifacts = artifacts
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        """Yield the SHA-256 of the artifact, then its content."""
+        version = ReplicaId.parse(request.replica_id).model_version
+        metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
+        token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
+        if not is_token_of(token, self._secret, version):
+            raise Unauthenticated(f"the token is not that of a replica of {str(version)!r}")
+        record = self._models.version(*version)
+        file = await asyncio.to_thread(self._artifacts.open, record.artifact_sha256)
+        with file:
+            yield pb.DownloadArtifactResponse(sha256=record.artifact_sha256)
+            for chunk in chunks_of(file):
+                yield pb.DownloadArtifactResponse(chunk=chunk)
+
+    def add_alone_to(self, server: GrpcServer) -> None:
+        """Have a server that serves nothing else serve this."""
+        method = grpc.unary_stream_rpc_method_handler(
+            self.DownloadArtifact,
+            pb.DownloadArtifactRequest.FromString,
+            pb.DownloadArtifactResponse.SerializeToString,
+        )
+        handler = grpc.method_handlers_generic_handler(_SERVICE, {"DownloadArtifact": method})
+        server.grpc.add_generic_rpc_handlers((handler,))
