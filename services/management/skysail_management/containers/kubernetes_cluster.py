@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from skysail_common.errors import ReplicaNotFound, SkysailError
 from skysail_common.identifiers import ReplicaId
-from skysail_common.kubernetes_api import ClusterRefused, KubernetesApi, NotInCluster, Object
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import ClusterRefused, NotInCluster
+from skysail_common.kubernetes_kinds import Object
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
 from skysail_management.containers import manifests

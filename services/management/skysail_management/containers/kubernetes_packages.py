@@ -14,13 +14,9 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from skysail_common.errors import SkysailError
-from skysail_common.kubernetes_api import (
-    CONFIG_MAP,
-    POD,
-    ClusterRefused,
-    KubernetesApi,
-    Object,
-)
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import ClusterRefused
+from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
 from skysail_common.kubernetes_labels import INSTALLER, anchor_name, labels
 from skysail_management.containers import manifests
 from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec

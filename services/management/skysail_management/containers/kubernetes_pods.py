@@ -17,15 +17,9 @@ from datetime import datetime, timezone
 
 from skysail_common.back_off import BackOff
 from skysail_common.errors import SkysailError
-from skysail_common.kubernetes_api import (
-    DEPLOYMENT,
-    POD,
-    Change,
-    ClusterRefused,
-    KubernetesApi,
-    NotInCluster,
-    Object,
-)
+from skysail_common.kubernetes_api import Change, KubernetesApi
+from skysail_common.kubernetes_errors import ClusterRefused, NotInCluster
+from skysail_common.kubernetes_kinds import DEPLOYMENT, POD, Object
 from skysail_common.kubernetes_labels import MODEL_SERVER, labels
 from skysail_management.containers import manifests
 from skysail_management.containers.base import ReplicaSpec

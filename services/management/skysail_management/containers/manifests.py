@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 
 from skysail_common import __version__
-from skysail_common.kubernetes_api import Object
+from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import (
     INSTALLER,
     LABEL,

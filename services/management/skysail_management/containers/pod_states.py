@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.kubernetes_api import Object
+from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import CLUSTER
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container

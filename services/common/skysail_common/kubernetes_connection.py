@@ -1,0 +1,202 @@
+"""The one file that knows the client of Kubernetes: how a cluster is reached, what is sent, what comes.
+
+Of the client its configuration and its authentication are used. Its models would need a class for every
+kind, and what is sent and what comes is JSON anyway.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.rest import RESTResponse
+
+from skysail_common.errors import ContainerManagerUnavailable, FailedPrecondition
+from skysail_common.kubernetes_errors import message_of, refusal
+from skysail_common.kubernetes_kinds import Object
+
+TIMEOUT_S = 30.0
+"""Longest time until a call is answered."""
+
+_MAX_CONNECTIONS = 64
+_MAX_LINE_BYTES = 1024 * 1024
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class KubernetesConnection:
+    """A Kubernetes cluster over HTTP."""
+
+    def __init__(
+        self, config_file: str = "", context: str = "", proxy_addr: str = "", namespace: str = ""
+    ) -> None:
+        """Does nothing yet; `open` finds the cluster.
+
+        Args:
+            config_file: File that says how it is reached; if empty, the pod's own service account,
+                or ~/.kube/config.
+            context: Context of that file; its current one if empty.
+            proxy_addr: Where `kubectl proxy` listens, as host:port; then no file is used.
+            namespace: The namespace; if empty, that of the service account or the context.
+        """
+        self.namespace = namespace
+        self._config_file = config_file
+        self._context = context
+        self._proxy_addr = proxy_addr
+        self._client: client.ApiClient | None = None
+
+    async def open(self) -> None:
+        """Read how the cluster is reached; nothing is sent.
+
+        Raises:
+            FailedPrecondition: that is nowhere said, or the file is not usable.
+        """
+        await self.close()
+        configuration = client.Configuration()
+        # Its default is 4.
+        configuration.connection_pool_maxsize = _MAX_CONNECTIONS
+        try:
+            namespace = await self._configure(configuration)
+        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+            raise FailedPrecondition(
+                f"no Kubernetes cluster is known here: {error}; say by KUBECONFIG, a context or the "
+                "address of 'kubectl proxy' how it is reached"
+            ) from error
+        self.namespace = self.namespace or namespace
+        self._client = client.ApiClient(configuration)
+        # It has read by now the keys that were written to files, which else stay as long as we do.
+        config.kube_config._cleanup_temp_files()
+
+    async def _configure(self, configuration: client.Configuration) -> str:
+        """Fill the configuration and return the namespace that goes with it."""
+        if self._proxy_addr:
+            configuration.host = f"http://{self._proxy_addr.removeprefix('http://')}"
+            return "default"
+        if not self._config_file and not self._context:
+            try:
+                config.load_incluster_config(configuration)
+            except config.ConfigException:
+                pass
+            else:
+                return _NAMESPACE_FILE.read_text().strip()
+        await config.load_kube_config(
+            self._config_file or None, self._context or None, configuration, persist_config=False
+        )
+        contexts, current = config.list_kube_config_contexts(self._config_file or None)
+        chosen = [each for each in contexts if each["name"] == self._context] or [current]
+        return str(chosen[0]["context"].get("namespace", "default"))
+
+    async def close(self) -> None:
+        """Let go of the cluster."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        """Return what the cluster answers.
+
+        Raises:
+            ClusterRefused: it refuses; which class of it says why.
+            NotAllowed: a role lacks a rule.
+            ContainerManagerUnavailable: it does not answer.
+        """
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        with self._translated():
+            response = await self._begun(method, path, query, body, content_type, timeout)
+            content = await response.read()
+        if response.status >= 400:
+            raise refusal(response.status, message_of(content))
+        return json.loads(content)  # type: ignore[no-any-return]
+
+    @asynccontextmanager
+    async def streamed(
+        self, path: str, query: Mapping[str, str], silence_s: float | None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Have the lines that the cluster sends inside the block, which ends it; errors as of `send`.
+
+        Args:
+            path: What is asked for.
+            query: How.
+            silence_s: Longest time between two of them; None where any is right.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=silence_s)
+        with self._translated():
+            response = await self._begun("GET", path, query, None, "application/json", timeout)
+        try:
+            if response.status >= 400:
+                with self._translated():
+                    content = await response.read()
+                raise refusal(response.status, message_of(content))
+            yield self._lines(response)
+        finally:
+            # Not released: what is still to come is of no interest.
+            response.response.close()
+
+    async def _lines(self, response: RESTResponse) -> AsyncIterator[bytes]:
+        pending = b""
+        content = response.response.content
+        while True:
+            with self._translated():
+                chunk = await content.readany()
+            if not chunk:
+                break
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                yield line
+            if len(pending) > _MAX_LINE_BYTES:
+                yield pending
+                pending = b""
+        if pending:
+            yield pending
+
+    async def _begun(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> RESTResponse:
+        for is_last in (False, True):
+            if self._client is None:
+                await self.open()
+            assert self._client is not None
+            _, url, headers, sent, _ = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._client.call_api(
+                method, url, headers, sent, _request_timeout=timeout
+            )
+            if response.status != 401 or is_last:
+                break
+            # The token of a configuration file may have run out; it is read anew.
+            response.response.close()
+            await self.open()
+        return response
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            where = f" at {self._client.configuration.host}" if self._client else ""
+            raise ContainerManagerUnavailable(
+                f"Kubernetes does not answer{where}: {error or type(error).__name__}"
+            ) from error

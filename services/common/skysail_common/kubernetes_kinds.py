@@ -1,0 +1,63 @@
+"""What objects of Kubernetes are, and where each kind of them is found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+Object = dict[str, Any]
+"""An object of Kubernetes, as its JSON."""
+
+_CLUSTER_WIDE = frozenset(
+    {"ClusterRole", "ClusterRoleBinding", "Namespace", "PersistentVolume", "StorageClass"}
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What objects are, such as `Kind("apps/v1", "Deployment")`."""
+
+    api_version: str
+    kind: str
+
+    @property
+    def is_cluster_wide(self) -> bool:
+        """True for what is in no namespace."""
+        return self.kind in _CLUSTER_WIDE
+
+    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+        """Return the path of one object, or of all."""
+        root = "/api" if self.api_version == "v1" else "/apis"
+        parts = [root, self.api_version]
+        if not self.is_cluster_wide:
+            parts += ["namespaces", quote(namespace)]
+        parts += [self._plural(), *map(quote, filter(None, (name, subresource)))]
+        return "/".join(parts)
+
+    def _plural(self) -> str:
+        name = self.kind.lower()
+        if name.endswith("y"):
+            return f"{name[:-1]}ies"
+        return f"{name}es" if name.endswith("s") else f"{name}s"
+
+
+CONFIG_MAP = Kind("v1", "ConfigMap")
+DEPLOYMENT = Kind("apps/v1", "Deployment")
+DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget")
+LEASE = Kind("coordination.k8s.io/v1", "Lease")
+NAMESPACE = Kind("v1", "Namespace")
+PERSISTENT_VOLUME = Kind("v1", "PersistentVolume")
+POD = Kind("v1", "Pod")
+SECRET = Kind("v1", "Secret")
+SERVICE = Kind("v1", "Service")
+SERVICE_ACCOUNT = Kind("v1", "ServiceAccount")
+
+
+def kind_of(manifest: Object) -> Kind:
+    """Return what a manifest is."""
+    return Kind(manifest["apiVersion"], manifest["kind"])
+
+
+def selector(labels: Mapping[str, str]) -> str:
+    """Return what selects objects by their labels; an empty value stands for any."""
+    return ",".join(f"{name}={value}" if value else name for name, value in labels.items())
