@@ -93,7 +93,9 @@ class AsyncClient:
                 asked for one.
             timeout_s: Longest wait for an answer, unless a call says otherwise.
         """
-        self.endpoint = endpoint or ClientSettings().find_endpoint()
+        settings = ClientSettings()
+        self.endpoint = endpoint or settings.find_endpoint()
+        self._is_noted = not endpoint and not settings.endpoint
         self._query_endpoint = query_endpoint
         self._timeout_s = timeout_s
         self._management_channel: grpc.aio.Channel | None = None
@@ -133,11 +135,27 @@ class AsyncClient:
     async def _find_frontends(self) -> list[str]:
         if self._query_endpoint:
             return [self._query_endpoint]
+        # Frontends on Kubernetes tell management how they are reached there, not how from here.
+        if self._is_noted and (noted := ClientSettings().noted("grpc")):
+            return [noted]
         status = await self.status()
         if not status.frontends:
             raise Unavailable(f"no frontend follows management at {self.endpoint}")
         endpoints = [frontend.grpc_endpoint for frontend in status.frontends]
         return random.sample(endpoints, len(endpoints))
+
+    async def get_query_addr(self) -> str:
+        """Return where queries are answered over HTTP, as host:port.
+
+        Raises:
+            Unavailable: management does not answer, or no frontend follows it.
+        """
+        if self._is_noted and (noted := ClientSettings().noted("http")):
+            return noted
+        status = await self.status()
+        if not status.frontends:
+            raise Unavailable(f"no frontend follows management at {self.endpoint}")
+        return status.frontends[0].http_endpoint
 
     async def predict(
         self,

@@ -82,6 +82,10 @@ class Client:
             future.cancel()
             raise
 
+    def get_query_addr(self) -> str:
+        """Return where queries are answered over HTTP; see `AsyncClient.get_query_addr`."""
+        return self._run(self._async.get_query_addr())
+
     def predict(
         self,
         target: str,

@@ -4,10 +4,14 @@ import json
 import os
 from pathlib import Path
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CLUSTER_FILE = "cluster.json"
 """File in the data directory that says how a running local cluster is reached."""
+
+KUBERNETES_NOTE = "cluster.kubernetes"
+"""File in the data directory that says which Kubernetes cluster `skysail up` used, and what there."""
 
 DEFAULT_ENDPOINT = "127.0.0.1:8003"
 
@@ -34,12 +38,21 @@ class ClientSettings(BaseSettings):
     redis_url: str = ""
     """Server that speaks the Redis protocol, for `skysail up`; its own embedded one if empty."""
 
+    kubeconfig: str = Field(default="", validation_alias="KUBECONFIG")
+    """File that says how Kubernetes is reached; ~/.kube/config if empty."""
+
     def find_endpoint(self) -> str:
         """Return where management is reached."""
-        if self.endpoint:
-            return self.endpoint
+        return self.endpoint or self.noted("management") or DEFAULT_ENDPOINT
+
+    def noted(self, name: str) -> str:
+        """Return how the cluster of the data directory is reached; empty where that is not noted.
+
+        Args:
+            name: `management`, `grpc`, `http` or `metrics`.
+        """
         try:
             record = json.loads((self.data_dir / CLUSTER_FILE).read_text())
-            return str(record["management"])
+            return str(record[name])
         except (OSError, ValueError, KeyError):
-            return DEFAULT_ENDPOINT
+            return ""

@@ -390,7 +390,7 @@ async def test_a_container_that_was_starting_is_taken_over_and_becomes_ready(wor
         (found,) = await second.live()
         assert found.container_id == started.container_id
         if found.state is not ReplicaState.READY:
-            await second.reported(found, ReplicaState.READY)
+            found = await second.reported(found, ReplicaState.READY)
         assert await ask(found, "x") == ["x"]
 
 

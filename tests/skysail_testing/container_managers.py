@@ -22,7 +22,7 @@ from typing import Any
 
 import skysail.artifact
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.kubernetes_labels import anchor_name
+from skysail_common.kubernetes_anchor import anchor_name
 from skysail_common.rpc.channels import open_channel
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import join_bytes_elements, split_bytes_elements

@@ -10,11 +10,18 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
+from skysail.cli.kubernetes import (
+    KUBERNETES,
+    down_kubernetes,
+    kubernetes_options,
+    not_installed,
+    up_kubernetes,
+)
 from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoint_option
 from skysail.cli.output import console, output_option, print_json, print_table, state
 from skysail.descriptions import ClusterStatus
 from skysail.settings import ClientSettings
-from skysail.supervisor.cluster import Cluster, stop_cluster
+from skysail.supervisor.cluster import Cluster, lock, stop_cluster
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common.child import StartFailed
 from skysail_common.errors import FailedPrecondition
@@ -43,12 +50,25 @@ _LOG_TAIL_LINES = 20
 @click.option(
     "--container-manager",
     default="",
-    help="What replicas run as: local (processes, the default), docker, or an installed one.",
+    help="What replicas run as: local (processes, the default), docker, kubernetes, or an installed "
+    "one. With kubernetes all of Skysail runs there.",
 )
 @click.option(
     "--all-in-docker",
     is_flag=True,
     help="Run management, frontend and store as containers too, on the engine of this machine.",
+)
+@kubernetes_options
+@click.option(
+    "--overlay",
+    default="local",
+    show_default=True,
+    help="Kubernetes: local, production, or a directory with a kustomization.",
+)
+@click.option(
+    "--image-registry",
+    default="",
+    help="Kubernetes: registry that nodes pull the images of Skysail from.",
 )
 @click.option("--detach", is_flag=True, help="Return once it is ready; it goes on running.")
 @click.option(
@@ -70,6 +90,11 @@ def up(
     workers: int,
     container_manager: str,
     all_in_docker: bool,
+    namespace: str,
+    context: str,
+    kubernetes_proxy_addr: str,
+    overlay: str,
+    image_registry: str,
     detach: bool,
     log_level: str,
     log_format: str,
@@ -86,10 +111,27 @@ def up(
       skysail up --data-dir /srv/skysail --host 0.0.0.0
       skysail up --container-manager docker
       skysail up --all-in-docker --detach
+      skysail up --container-manager kubernetes --namespace models
     """
     if all_in_docker and container_manager not in ("", "docker"):
         raise click.UsageError("--all-in-docker goes with --container-manager docker only")
     data_dir = data_dir_of(data_dir)
+    if container_manager == KUBERNETES:
+        # Nothing of it runs here, and what is noted here must not be that of another.
+        os.close(lock(data_dir))
+        try:
+            up_kubernetes(
+                data_dir,
+                cluster=cluster,
+                namespace=namespace,
+                context=context,
+                proxy_addr=kubernetes_proxy_addr,
+                overlay=overlay,
+                image_registry=image_registry,
+            )
+        except ModuleNotFoundError as error:
+            raise not_installed(error) from error
+        return
     if detach:
         _detach(data_dir)
         return
@@ -115,7 +157,7 @@ def up(
             # Nobody reads standard output from now on.
             os.dup2(2, 1)
         else:
-            _print_endpoints(endpoints)
+            print_endpoints(endpoints)
             console().print("Ctrl-C stops it.", style="dim")
 
     try:
@@ -123,7 +165,7 @@ def up(
         environment = dict(os.environ)  # noqa: TID251 - inherited
         asyncio.run(cluster_type(options, environment).run(on_ready))
     except ModuleNotFoundError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error) from error
 
 
 def _docker_cluster() -> type[Cluster]:
@@ -131,12 +173,6 @@ def _docker_cluster() -> type[Cluster]:
     from skysail.supervisor.docker_cluster import DockerCluster
 
     return DockerCluster
-
-
-def _not_installed(error: ModuleNotFoundError) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"{error.name} is not installed: pip install 'skysail[server,docker]' brings what a cluster needs"
-    )
 
 
 def _detach(data_dir: Path) -> None:
@@ -156,7 +192,7 @@ def _detach(data_dir: Path) -> None:
     for line in process.stdout:
         bound = parse_ready_line(line.decode(errors="replace"))
         if bound is not None:
-            _print_endpoints(ClusterEndpoints(**bound))
+            print_endpoints(ClusterEndpoints(**bound))
             # Not cut at the width of the terminal: people copy it.
             console().print(
                 f"It runs on; 'skysail down' stops it. Log: {log_file}", style="dim", soft_wrap=True
@@ -173,7 +209,8 @@ def _detach(data_dir: Path) -> None:
     raise StartFailed(reason)
 
 
-def _print_endpoints(endpoints: ClusterEndpoints) -> None:
+def print_endpoints(endpoints: ClusterEndpoints) -> None:
+    """Show how a cluster is reached."""
     print_table(
         "",
         ["", "", ""],
@@ -190,24 +227,49 @@ def _print_endpoints(endpoints: ClusterEndpoints) -> None:
 @click.command()
 @data_dir_option
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
-def down(data_dir: Path | None, cluster: str) -> None:
+@click.option(
+    "--container-manager",
+    default="",
+    help="kubernetes, for a cluster there that was not started from this data directory.",
+)
+@kubernetes_options
+def down(
+    data_dir: Path | None,
+    cluster: str,
+    container_manager: str,
+    namespace: str,
+    context: str,
+    kubernetes_proxy_addr: str,
+) -> None:
     """Stop the cluster of this machine, with its replicas.
 
-    What was registered and deployed comes back with the next `skysail up`.
+    One on Kubernetes that was started from here is removed. What was registered and deployed comes back with the next
+    `skysail up`.
 
     \b
     Example:
       skysail down
+      skysail down --container-manager kubernetes --namespace models
     """
     data_dir = data_dir_of(data_dir)
     try:
-        was_running = asyncio.run(
-            stop_cluster(data_dir, cluster, dict(os.environ))  # noqa: TID251 - inherited
-        )
+        if container_manager == KUBERNETES:
+            was_running = down_kubernetes(
+                data_dir,
+                cluster=cluster,
+                namespace=namespace,
+                context=context,
+                proxy_addr=kubernetes_proxy_addr,
+            )
+        else:
+            was_running = down_kubernetes(data_dir) or asyncio.run(
+                stop_cluster(data_dir, cluster, dict(os.environ))  # noqa: TID251 - inherited
+            )
     except ModuleNotFoundError as error:
-        raise _not_installed(error) from error
+        raise not_installed(error) from error
     if not was_running:
-        raise FailedPrecondition(f"no cluster runs in {data_dir}")
+        where = f"namespace {namespace}" if container_manager == KUBERNETES else str(data_dir)
+        raise FailedPrecondition(f"no cluster runs in {where}")
     click.echo("stopped")
 
 

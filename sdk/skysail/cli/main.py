@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from skysail.cli import applications, cluster, models, queries
+from skysail.cli import applications, cluster, kubernetes, models, queries
 from skysail.local_modules import own_frames
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
@@ -23,7 +23,7 @@ def cli() -> None:
     """
 
 
-for module in (cluster, models, queries, applications):
+for module in (cluster, models, queries, applications, kubernetes):
     for command in module.COMMANDS:
         cli.add_command(command)
 

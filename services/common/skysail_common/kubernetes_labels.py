@@ -16,8 +16,3 @@ def labels(cluster: str, component: str = "") -> dict[str, str]:
     """Return the labels of a component of a cluster, or those that all of it have."""
     common = {"app.kubernetes.io/name": "skysail", CLUSTER: cluster}
     return {**common, COMPONENT: component} if component else common
-
-
-def anchor_name(cluster: str) -> str:
-    """Return the name of the object that owns all others of a cluster."""
-    return f"skysail-{cluster.lower().replace('_', '-')}"

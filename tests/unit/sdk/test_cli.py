@@ -30,7 +30,7 @@ def test_the_commands_are_those_that_people_know():
     assert {" ".join(path) for path in ALL} == {
         "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "undeploy", "tune", "logs",
         "models", "predict", "apps", "apps register", "apps unregister", "apps link",
-        "apps unlink",
+        "apps unlink", "forward", "registry", "registry login",
     }  # fmt: skip
 
 

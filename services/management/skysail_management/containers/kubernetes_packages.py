@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from skysail_common.errors import SkysailError
+from skysail_common.kubernetes_anchor import anchor_name, owned_by
 from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import ClusterRefused
 from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
-from skysail_common.kubernetes_labels import INSTALLER, anchor_name, labels
+from skysail_common.kubernetes_labels import INSTALLER, labels
+from skysail_common.pod_problems import waiting_reason
 from skysail_management.containers import manifests
 from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec
-from skysail_management.containers.pod_states import waiting_reason
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
     install_failed,
@@ -111,7 +112,7 @@ class KubernetesPackages:
             "metadata": {"name": self._note_name(key), "labels": self._labels},
             "data": {"key": key, "requirements": requirements_file(version.requirements)},
         }
-        return manifests.owned_by(anchor, note)
+        return owned_by(anchor, note)
 
     def _note_name(self, key: str) -> str:
         return f"{anchor_name(self._settings.cluster)}-packages-{key}"
@@ -123,7 +124,7 @@ class KubernetesPackages:
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
         pod = manifests.installer(name, [what, path], variables, self._settings)
         try:
-            await self._api.create(manifests.owned_by(anchor, pod))
+            await self._api.create(owned_by(anchor, pod))
             await self._wait_for_start(name, progress)
             async with self._api.log(name, INSTALLER, 100_000, follow=True) as lines:
                 async for line in lines:

@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 
 from skysail_common.back_off import BackOff
 from skysail_common.errors import SkysailError
+from skysail_common.kubernetes_anchor import anchor_manifest, owned_by
 from skysail_common.kubernetes_api import Change, KubernetesApi
 from skysail_common.kubernetes_errors import ClusterRefused, NotInCluster
 from skysail_common.kubernetes_kinds import DEPLOYMENT, POD, Object
@@ -83,7 +84,7 @@ class KubernetesPods:
             ContainerManagerUnavailable: the Kubernetes cluster does not answer.
             NotAllowed: a role lacks a rule.
         """
-        self._anchor = await self._api.apply(manifests.anchor(self._cluster))
+        self._anchor = await self._api.apply(anchor_manifest(self._cluster))
         self._groups = {
             found["metadata"]["name"]: _Group(found["spec"].get("replicas", 0))
             for found in await self._api.list(DEPLOYMENT, self._labels)
@@ -171,12 +172,12 @@ class KubernetesPods:
         group = self._groups.setdefault(name, _Group(-1))
         async with group.lock:
             if group.num_wanted < 0:
-                made = await self._api.apply(manifests.owned_by(self._anchor, manifest))
+                made = await self._api.apply(owned_by(self._anchor, manifest))
                 for part in (
                     manifests.token_secret(name, spec, self._cluster),
                     manifests.disruption_budget(name, self._cluster),
                 ):
-                    await self._api.apply(manifests.owned_by(made, part))
+                    await self._api.apply(owned_by(made, part))
                 group.num_wanted = 0
         return group
 

@@ -19,7 +19,6 @@ from skysail_common.kubernetes_labels import (
     INSTALLER,
     LABEL,
     MODEL_SERVER,
-    anchor_name,
     labels,
 )
 from skysail_common.rpc.transports import VARIABLE
@@ -63,30 +62,6 @@ CONTAINER_SECURITY: Object = {
     "privileged": False,
     "readOnlyRootFilesystem": True,
 }
-
-
-def anchor(cluster: str) -> Object:
-    """Return the object whose deletion removes all that belongs to the cluster."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": anchor_name(cluster), "labels": labels(cluster)},
-        "data": {"about": "Everything of this Skysail cluster belongs to this object."},
-    }
-
-
-def owned_by(owner: Object, manifest: Object) -> Object:
-    """Return a manifest of what goes when its owner goes."""
-    reference = {
-        "apiVersion": owner["apiVersion"],
-        "kind": owner["kind"],
-        "name": owner["metadata"]["name"],
-        "uid": owner["metadata"]["uid"],
-        # A deletion in the foreground waits for it.
-        "blockOwnerDeletion": True,
-    }
-    metadata = {**manifest["metadata"], "ownerReferences": [reference]}
-    return {**manifest, "metadata": metadata}
 
 
 def deployment(

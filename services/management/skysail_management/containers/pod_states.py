@@ -6,6 +6,7 @@ from datetime import datetime
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import CLUSTER
+from skysail_common.pod_problems import condition_of, container_statuses, waiting_reason
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.manifests import (
@@ -23,9 +24,6 @@ from skysail_management.containers.replicas import exit_reason
 
 _SIGNALLED = 128
 """An exit status above it is that of a process that a signal has ended."""
-
-_IMAGE_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
-_NO_PROBLEMS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def read_pod(pod: Object) -> PodState:
         return PodState(_failed(container, reason))
     if is_deleted(pod):
         return PodState(_failed(container, _deletion(status)))
-    if _condition(status, "Ready").get("status") == "True":
+    if condition_of(status, "Ready").get("status") == "True":
         return PodState(replace(container, state=ReplicaState.READY))
     return PodState(replace(container, reason=waiting_reason(pod)))
 
@@ -112,7 +110,7 @@ def _failed(container: Container, reason: str) -> Container:
 
 def _ended(pod: Object, container: Container) -> PodState | None:
     """Return how a container of the pod ended; None where none has but in order."""
-    for each in _statuses(pod.get("status", {})):
+    for each in container_statuses(pod.get("status", {})):
         is_server = each["name"] == SERVER_CONTAINER
         is_again = "terminated" not in each["state"]
         end = each["state"].get("terminated") or each.get("lastState", {}).get("terminated")
@@ -134,10 +132,6 @@ def _ended(pod: Object, container: Container) -> PodState | None:
     return None
 
 
-def _statuses(status: Object) -> list[Object]:
-    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
-
-
 def _memory_limit(pod: Object, name: str) -> str:
     every = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
     found = next(each for each in every if each["name"] == name)
@@ -146,33 +140,8 @@ def _memory_limit(pod: Object, name: str) -> str:
     return f"{limit.removesuffix('Mi')} MiB" if limit.endswith("Mi") else limit
 
 
-def _condition(status: Object, kind: str) -> Object:
-    for condition in status.get("conditions", ()):
-        if condition["type"] == kind:
-            return dict(condition)
-    return {}
-
-
 def _deletion(status: Object) -> str:
-    disruption = _condition(status, "DisruptionTarget")
+    disruption = condition_of(status, "DisruptionTarget")
     if disruption.get("status") == "True":
         return f"its pod is removed: {disruption.get('message') or disruption['reason']}"
     return "its pod was deleted"
-
-
-def waiting_reason(pod: Object) -> str:
-    """Return why a pod does not come up; empty where nothing is wrong yet."""
-    status = pod["status"]
-    scheduled = _condition(status, "PodScheduled")
-    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        return f"no node can hold it: {scheduled.get('message', '')}"
-    for each in _statuses(status):
-        waiting = each["state"].get("waiting", {})
-        reason, message = waiting.get("reason", ""), waiting.get("message", "")
-        if reason in _IMAGE_PROBLEMS:
-            text = f"image {each['image']} cannot be pulled"
-            # Why is told by the first of them alone.
-            return text if reason == "ImagePullBackOff" else f"{text}: {message}"
-        if reason not in _NO_PROBLEMS:
-            return f"container {each['name']} cannot be started: {message or reason}"
-    return ""

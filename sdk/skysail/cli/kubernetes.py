@@ -1,0 +1,242 @@
+"""Commands about a cluster on Kubernetes: forward, registry login; what up and down do there."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.markup import escape
+
+from skysail.cli.options import data_dir_of, data_dir_option
+from skysail.cli.output import console
+from skysail.settings import CLUSTER_FILE, KUBERNETES_NOTE, ClientSettings
+from skysail.supervisor.options import ClusterEndpoints
+from skysail_common.errors import FailedPrecondition, InvalidInput
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KUBERNETES = "kubernetes"
+
+
+def kubernetes_options(command: F) -> F:
+    """Add the options that say which cluster on Kubernetes is meant."""
+    for option in reversed(
+        [
+            click.option(
+                "--namespace", default="skysail", show_default=True, help="Kubernetes: namespace."
+            ),
+            click.option(
+                "--context",
+                default="",
+                help="Kubernetes: context of the kubeconfig. [default: its own]",
+            ),
+            click.option(
+                "--kubernetes-proxy-addr",
+                metavar="HOST:PORT",
+                default="",
+                help="Kubernetes: where 'kubectl proxy' listens; used instead of a kubeconfig.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def up_kubernetes(data_dir: Path, **values: str) -> None:
+    """Apply the overlay, wait, and note how the cluster is reached."""
+    # Only here, because the client of Kubernetes is no part of the base install.
+    from skysail.supervisor.kubernetes_overlay import objects_of
+    from skysail.supervisor.kubernetes_services import KubernetesServices
+
+    options = _options(**values)
+    objects = objects_of(options)
+    services = KubernetesServices(options)
+
+    async def run() -> ClusterEndpoints:
+        try:
+            await services.start(objects, _tell)
+            return await services.endpoints()
+        finally:
+            await services.close()
+
+    # What a start that fails has made is found by `down`.
+    options.write(data_dir)
+    endpoints = asyncio.run(run())
+    write_endpoints(data_dir, endpoints)
+    print_kubernetes_endpoints(endpoints)
+
+
+def down_kubernetes(data_dir: Path, **values: str) -> bool:
+    """Remove the cluster that `up` noted, or that is named; False if there was none."""
+    if not values and not (data_dir / KUBERNETES_NOTE).exists():
+        return False
+    from skysail.supervisor.kubernetes_options import KubernetesOptions
+    from skysail.supervisor.kubernetes_services import KubernetesServices
+
+    options = _options(**values) if values else KubernetesOptions.read(data_dir)
+    if options is None:
+        return False
+    services = KubernetesServices(options)
+
+    async def run() -> bool:
+        try:
+            return await services.remove()
+        finally:
+            await services.close()
+
+    was_there = asyncio.run(run())
+    (data_dir / KUBERNETES_NOTE).unlink(missing_ok=True)
+    (data_dir / CLUSTER_FILE).unlink(missing_ok=True)
+    return was_there
+
+
+def write_endpoints(data_dir: Path, endpoints: ClusterEndpoints) -> None:
+    """Tell clients in this data directory how the cluster is reached."""
+    record = {name: endpoint for name, endpoint in vars(endpoints).items() if endpoint}
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (data_dir / CLUSTER_FILE).write_text(json.dumps(record))
+
+
+def _options(**values: str) -> Any:
+    from skysail.supervisor.kubernetes_options import KubernetesOptions
+
+    kubeconfig = ClientSettings().kubeconfig
+    return KubernetesOptions(kubeconfig=kubeconfig, **values).checked()
+
+
+def _tell(line: str) -> None:
+    click.echo(f"  {line}", err=True)
+
+
+def print_kubernetes_endpoints(endpoints: ClusterEndpoints) -> None:
+    """Show how the cluster is reached; where it is not, say how it can be."""
+    from skysail.cli.cluster import print_endpoints
+
+    print_endpoints(endpoints)
+    screen = console()
+    screen.print("It runs on; 'skysail down' removes it.", style="dim")
+    if not endpoints.management:
+        screen.print(
+            "Management has no door to the outside: 'skysail forward' makes one here.", style="dim"
+        )
+
+
+@click.command()
+@data_dir_option
+@click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
+@kubernetes_options
+@click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True)
+@click.option("--management-port", type=click.IntRange(0, 65535), default=8003, show_default=True)
+def forward(
+    data_dir: Path | None,
+    cluster: str,
+    namespace: str,
+    context: str,
+    kubernetes_proxy_addr: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    management_port: int,
+) -> None:
+    """Have ports here lead to a cluster on Kubernetes.
+
+    It runs until Ctrl-C; meanwhile clients and commands on this machine find the cluster by themselves.
+
+    \b
+    Example:
+      skysail forward --namespace models
+    """
+    from skysail.supervisor.kubernetes_forward import forward as forward_ports
+
+    directory = data_dir_of(data_dir)
+    options = _options(
+        namespace=namespace, cluster=cluster, context=context, proxy_addr=kubernetes_proxy_addr
+    )
+    note = directory / CLUSTER_FILE
+    before = note.read_text() if note.exists() else None
+    ports = {
+        "http": http_port,
+        "grpc": grpc_port,
+        "metrics": metrics_port,
+        "management": management_port,
+    }
+
+    def on_ready(endpoints: ClusterEndpoints) -> None:
+        from skysail.cli.cluster import print_endpoints
+
+        write_endpoints(directory, endpoints)
+        print_endpoints(endpoints)
+        console().print("Ctrl-C ends it.", style="dim")
+        sys.stdout.flush()
+
+    try:
+        asyncio.run(forward_ports(options, ports, on_ready))
+    finally:
+        if before is None:
+            note.unlink(missing_ok=True)
+        else:
+            note.write_text(before)
+
+
+@click.group()
+def registry() -> None:
+    """Registries that Kubernetes pulls from.
+
+    \b
+    Example:
+      skysail registry login registry.example:5000 --username me
+    """
+
+
+@registry.command()
+@click.argument("server")
+@click.option("--username", required=True, help="Who logs in.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
+@kubernetes_options
+def login(
+    server: str,
+    username: str,
+    password_stdin: bool,
+    cluster: str,
+    namespace: str,
+    context: str,
+    kubernetes_proxy_addr: str,
+) -> None:
+    """Have pods pull from a private registry.
+
+    Makes the pull secret and names it in the service accounts; before or after `skysail up`.
+
+    \b
+    Example:
+      skysail registry login registry.example:5000 --username me --password-stdin < password
+    """
+    from skysail.supervisor.kubernetes_registry import log_in
+
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+    else:
+        password = click.prompt("Password", hide_input=True)
+    if not password:
+        raise InvalidInput("the password is empty")
+    options = _options(
+        namespace=namespace, cluster=cluster, context=context, proxy_addr=kubernetes_proxy_addr
+    )
+    accounts = asyncio.run(log_in(options, server, username, password))
+    who = ", ".join(accounts) or "the service accounts that 'skysail up' will make"
+    click.echo(f"pull secret for {server} in namespace {escape(namespace)}: {who}")
+
+
+def not_installed(error: ModuleNotFoundError) -> FailedPrecondition:
+    """Return the error for a part of Skysail that is not installed."""
+    return FailedPrecondition(
+        f"{error.name} is not installed: pip install 'skysail[all]' brings what a cluster needs"
+    )
+
+
+COMMANDS = (forward, registry)

@@ -1,0 +1,73 @@
+"""What a cluster on Kubernetes is told, and how `skysail down` finds it again."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from skysail.settings import KUBERNETES_NOTE
+from skysail_common.errors import InvalidInput
+from skysail_common.identifiers import check_name
+from skysail_common.kubernetes_api import KubernetesApi
+
+
+@dataclass(frozen=True)
+class KubernetesOptions:
+    """Which Kubernetes cluster, and where in it."""
+
+    namespace: str = "skysail"
+    cluster: str = "default"
+    kubeconfig: str = ""
+    """File that says how it is reached; ~/.kube/config if empty."""
+    context: str = ""
+    """Context of that file; its current one if empty."""
+    proxy_addr: str = ""
+    """Where `kubectl proxy` listens, as host:port; used instead of a file."""
+    overlay: str = "local"
+    """`local`, `production`, or a directory with a kustomization of one's own."""
+    image_registry: str = ""
+    """Registry, with a path if need be, that the nodes pull the images of Skysail from."""
+
+    def checked(self) -> "KubernetesOptions":
+        """Return these options if their names are legal.
+
+        Raises:
+            InvalidInput: one is not; Kubernetes allows fewer names than Skysail.
+        """
+        check_name("cluster", self.cluster)
+        for kind, name in (("cluster", self.cluster), ("namespace", self.namespace)):
+            if name != name.lower() or "_" in name or "." in name:
+                raise InvalidInput(
+                    f"{kind} {name!r} is no name for Kubernetes: lower-case letters, digits and '-'"
+                )
+        return self
+
+    @property
+    def suffix(self) -> str:
+        """What the names of this cluster's objects end with, so that several share a namespace."""
+        return "" if self.cluster == "default" else f"-{self.cluster}"
+
+    def api(self) -> KubernetesApi:
+        """Return a client of the Kubernetes cluster."""
+        return KubernetesApi(self.kubeconfig, self.context, self.proxy_addr, self.namespace)
+
+    def kubectl(self) -> list[str]:
+        """Return kubectl with the flags by which it reaches the same cluster and namespace."""
+        command = ["kubectl", "--namespace", self.namespace]
+        if self.proxy_addr:
+            return [*command, "--server", f"http://{self.proxy_addr}"]
+        command += ["--kubeconfig", self.kubeconfig] if self.kubeconfig else []
+        command += ["--context", self.context] if self.context else []
+        return command
+
+    def write(self, data_dir: Path) -> None:
+        """Note them for `skysail down` and others."""
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (data_dir / KUBERNETES_NOTE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, data_dir: Path) -> "KubernetesOptions | None":
+        """Return those that were noted; None where none were."""
+        try:
+            return cls(**json.loads((data_dir / KUBERNETES_NOTE).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None

@@ -1,0 +1,85 @@
+"""The pull secret of a cluster on Kubernetes: by it the nodes get images from a private registry."""
+
+import base64
+import json
+
+from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import NotInCluster
+from skysail_common.kubernetes_kinds import NAMESPACE, SECRET, SERVICE_ACCOUNT, Object
+from skysail_common.kubernetes_labels import labels
+
+
+def secret_name(options: KubernetesOptions) -> str:
+    """Return the name of the pull secret of a cluster."""
+    return f"skysail-registry{options.suffix}"
+
+
+async def log_in(options: KubernetesOptions, registry: str, user: str, password: str) -> list[str]:
+    """Have the pods of a cluster pull from a registry, and return the service accounts that do.
+
+    The next `skysail up` has its service accounts do so too. Pods that wait for an image with an older
+    secret of this name get it by themselves.
+
+    Args:
+        options: The cluster.
+        registry: Such as `registry.example:5000`.
+        user: Who logs in.
+        password: Its password.
+
+    Raises:
+        NotAllowed: whoever asks may not.
+        ContainerManagerUnavailable: Kubernetes does not answer.
+    """
+    api = options.api()
+    try:
+        await api.open()
+        await _have_namespace(api)
+        await api.apply(_secret(options, registry, user, password))
+        patched = []
+        for account in await api.list(SERVICE_ACCOUNT, labels(options.cluster)):
+            await api.patch(
+                SERVICE_ACCOUNT, account["metadata"]["name"], _reference(account, options)
+            )
+            patched.append(str(account["metadata"]["name"]))
+        return patched
+    finally:
+        await api.close()
+
+
+async def _have_namespace(api: KubernetesApi) -> None:
+    try:
+        await api.get(NAMESPACE, api.namespace)
+    except NotInCluster:
+        metadata = {"name": api.namespace}
+        await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+
+
+def _secret(options: KubernetesOptions, registry: str, user: str, password: str) -> Object:
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    logins = {"auths": {registry: {"username": user, "password": password, "auth": token}}}
+    content = base64.b64encode(json.dumps(logins).encode()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {"name": secret_name(options), "labels": labels(options.cluster)},
+        "data": {".dockerconfigjson": content},
+    }
+
+
+def _reference(account: Object, options: KubernetesOptions) -> Object:
+    name = secret_name(options)
+    others = [each for each in account.get("imagePullSecrets", ()) if each["name"] != name]
+    return {"imagePullSecrets": [*others, {"name": name}]}
+
+
+async def with_pull_secret(
+    api: KubernetesApi, options: KubernetesOptions, account: Object
+) -> Object:
+    """Return the manifest of a service account with the pull secret, if there is one."""
+    try:
+        await api.get(SECRET, secret_name(options))
+    except NotInCluster:
+        return account
+    return {**account, **_reference(account, options)}

@@ -1,0 +1,46 @@
+"""Why a pod does not come up, read from its JSON, for people."""
+
+from skysail_common.kubernetes_kinds import Object
+
+_IMAGE_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
+_NO_PROBLEMS = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+def condition_of(status: Object, kind: str) -> Object:
+    """Return a condition of a pod's status; empty where it has none of this kind."""
+    for condition in status.get("conditions", ()):
+        if condition["type"] == kind:
+            return dict(condition)
+    return {}
+
+
+def container_statuses(status: Object) -> list[Object]:
+    """Return what is told of each container of a pod, those that run first at the beginning."""
+    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+
+
+def waiting_reason(pod: Object) -> str:
+    """Return why a pod does not come up; empty where nothing is wrong yet."""
+    status = pod["status"]
+    scheduled = condition_of(status, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return f"no node can hold it: {scheduled.get('message', '')}"
+    for each in container_statuses(status):
+        waiting = each["state"].get("waiting", {})
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in _IMAGE_PROBLEMS:
+            text = f"image {each['image']} cannot be pulled"
+            # Why is told by the first of them alone.
+            return text if reason == "ImagePullBackOff" else f"{text}: {message}"
+        if reason not in _NO_PROBLEMS:
+            return f"container {each['name']} cannot be started: {message or reason}"
+    return ""
+
+
+def problem_of(pod: Object) -> str:
+    """Return why a pod does not come up, or that it ended; empty where nothing is wrong yet."""
+    for each in container_statuses(pod.get("status", {})):
+        end = each["state"].get("terminated") or each.get("lastState", {}).get("terminated")
+        if end is not None and end["exitCode"] != 0:
+            return f"container {each['name']} ended with status {end['exitCode']}"
+    return waiting_reason(pod)
