@@ -156,6 +156,10 @@ class ManagementSettings(ServiceSettings):
     """Name of the lease that management must hold to work, so that one of several does; none if
     empty."""
 
+    kubernetes_lease_s: int = Field(15, ge=3)
+    """Seconds after which another may take a lease that is not renewed; whoever holds it stops after
+    two thirds of them."""
+
     artifact_port: Port | None = None
     """Port where replicas fetch their artifact, which then serves nothing else and is the only one
     that does; they use `port` if not set."""
