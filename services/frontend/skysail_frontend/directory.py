@@ -166,24 +166,25 @@ class Directory:
         self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
     ) -> None:
         """Tell management the load of versions whose replicas follow it."""
-        loads = Loads()
         while True:
             await self._loads_wanted.wait()
-            wanted = {
-                name: served.load_report_interval_s
-                for name, served in self._dispatcher.table.versions.items()
-                if served.load_report_interval_s is not None
-            }
-            message = management_pb2.WatchRoutingRequest()
-            for name in wanted:
-                version = self._dispatcher.version(name)
-                load = version and loads.since_last(version, self._dispatcher.clock())
-                if load:
-                    message.loads.append(_load_to_proto(name, load))
-            loads.keep(wanted)
-            if message.loads:
-                await say(message)
-            if wanted:
+            # What was before they were wanted is no news.
+            loads = Loads()
+            while self._loads_wanted.is_set():
+                wanted = {
+                    name: served.load_report_interval_s
+                    for name, served in self._dispatcher.table.versions.items()
+                    if served.load_report_interval_s is not None
+                }
+                message = management_pb2.WatchRoutingRequest()
+                for name in wanted:
+                    version = self._dispatcher.version(name)
+                    load = version and loads.since_last(version, self._dispatcher.clock())
+                    if load:
+                        message.loads.append(_load_to_proto(name, load))
+                loads.keep(wanted)
+                if message.loads:
+                    await say(message)
                 await asyncio.sleep(min(wanted.values()))
 
     def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from math import inf
 
 from skysail_common.clock import Clock
 from skysail_common.errors import Conflict, StoreUnavailable
@@ -54,6 +55,11 @@ class Autoscaler:
         self._forget(now)
         for version in versions:
             await self._scale(version, now)
+
+    def gone(self, frontend_id: str) -> None:
+        """Forget what a frontend said, whose queries come by others now."""
+        for loads in self._loads.values():
+            loads.pop(frontend_id, None)
 
     def _forget(self, now: float) -> None:
         """Drop what is about deployments that do not follow their load, or is too old."""
@@ -113,7 +119,8 @@ class Autoscaler:
 
 def _load(report: routing_pb2.LoadReport, now: float) -> Load | None:
     window_s = report.window.ToNanoseconds() / 1e9
-    if window_s <= 0:
+    numbers = (report.capacity_rows_per_s, report.deadline_used)
+    if window_s <= 0 or not all(0 <= number < inf for number in numbers):
         return None
     return Load(
         now,

@@ -299,6 +299,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             finally:
                 answers.cancel()
                 await asyncio.gather(answers, return_exceptions=True)
+                self._autoscaler.gone(watcher.frontend_id)
 
     async def StreamLogs(
         self, request: pb.StreamLogsRequest, context: Context

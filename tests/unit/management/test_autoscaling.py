@@ -217,7 +217,7 @@ loads = st.builds(
     arrived_rows=st.integers(0, 10_000),
     late_rows=st.integers(0, 10_000),
     busy_s=st.floats(0, 50),
-    capacity_rows_per_s=st.sampled_from([0.0, 0.5, 100.0, 1e6]),
+    capacity_rows_per_s=st.sampled_from([0.0, 5e-324, 0.5, 100.0, 1e6]),
     deadline_used=st.floats(0, 5),
 )
 bounds = st.tuples(st.integers(1, 50), st.integers(0, 50)).map(

@@ -40,6 +40,7 @@ _EASE_AFTER = 6
 forgotten."""
 
 _EPSILON = 1e-9
+_ENDLESS = 1e6
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class AutoscalingPolicy:
         return Decision(max(bounds.min_replicas, self._shrunk(current, now)), reason)
 
     def _wanted(self, demand: float, current: int) -> int:
-        needed = self._strain * demand / self._options.target
+        # More than there may ever be is as good as any number, and has no limit.
+        needed = min(_ENDLESS, self._strain * demand / self._options.target)
         least = ceil(needed - _EPSILON)
         if least >= current:
             return least
