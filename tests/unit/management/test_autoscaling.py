@@ -99,6 +99,20 @@ def test_rows_that_are_late_ask_for_more_in_proportion():
     assert world.serve(265, true_capacity=60).num_replicas == 7
 
 
+def test_those_who_are_refused_and_ask_again_do_not_count_for_replicas_without_bound():
+    # 5700 rows a second, of which one replica answers what it can.
+    storm = load(5700, late_rows=2 * 5600, busy_s=STEP_S)
+    world = World()
+    assert world.say(storm).num_replicas == 5
+    assert world.say(storm).num_replicas == 10
+    # What is answered counts in full.
+    assert World().say(load(600, late_rows=2 * 100, busy_s=STEP_S)).num_replicas == 8
+    # Those that are to come are not ready.
+    world = World()
+    world.are_ready_at_once = False
+    assert world.say_for(60, storm) == [5] * 30
+
+
 def test_short_slack_asks_for_one_more():
     short = load(30, busy_s=0.8 * STEP_S, deadline_used=0.97)
     decision = World().say(short)
@@ -125,7 +139,7 @@ def test_missed_deadlines_ask_for_no_more_before_what_was_asked_for_is_there():
     world.are_ready_at_once = False
     short = load(60, late_rows=12, busy_s=STEP_S)
     assert world.say_for(60, short) == [2] * 30
-    # The load does, because it does not depend on what is there.
+    # What is answered does, because it does not depend on what is there.
     assert world.say(replace(short, arrived_rows=600)).num_replicas > 4
     world.ready = world.wanted
     # What it says is still about the time before.

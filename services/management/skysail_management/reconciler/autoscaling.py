@@ -8,9 +8,9 @@ replicas, and a part of each stays free for what is not steady (`target`).
 
 Source: Shen et al., "Nexus", SOSP 2019, section 4.1 (replicas of one model as the rate over B / l(B)
 with 2 · l(B) ≤ SLO); Kubernetes, "Horizontal Pod Autoscaling", "Algorithm details" and "Stabilization
-window" (round up; a tolerance of a tenth; growth at once, the largest recommendation of the last 5
-minutes bounds a shrink). Changed: the rate is that of what arrives, not of what is answered, so that
-what is shed counts; missed deadlines correct what the learned latencies promise (`strain`); a shrink
+window" and "Default behavior" (round up; a tolerance of a tenth; growth at once, to the double or by 4;
+the largest recommendation of the last 5 minutes bounds a shrink). Changed: the rate is that of what arrives, not of what is answered, so that
+what is shed counts, and only growth for its sake is bounded; missed deadlines correct what the learned latencies promise (`strain`); a shrink
 is by half at most.
 """
 
@@ -32,8 +32,10 @@ _OCCUPIED = 0.7
 _OCCUPIED_AT_ALL = 0.2
 """Replicas that compute less of the time are not why slack is short, or rows are late."""
 
-_MAX_GROWTH = 2.0
-"""Times as many replicas as are ready may be asked for because of missed deadlines."""
+_MAX_FACTOR = 2
+_MAX_MORE = 4
+"""Because of rows that are late there may be so many times as many replicas as are ready, or so many
+more: whoever is refused may ask again, so that they are counted more than once."""
 
 _EASE_AFTER = 6
 """Windows of replicas that are less busy than their target, after which half of the strain is
@@ -138,7 +140,7 @@ class AutoscalingPolicy:
             busy = sum(load.busy_s / load.window_s for load in fresh) / max(1, num_ready)
             pressure = self._pressure(fresh, num_replicas, demand, busy)
             reason = pressure or f"{demand:.2g} replicas' worth of rows arrive"
-            wanted = bounds.clamped(self._wanted(demand, current))
+            wanted = bounds.clamped(self._wanted(fresh, demand, current))
             if pressure:
                 wanted = max(wanted, current)
             if pressure or busy >= self._options.target:
@@ -149,13 +151,20 @@ class AutoscalingPolicy:
             return Decision(wanted, reason)
         return Decision(max(bounds.min_replicas, self._shrunk(current, now)), reason)
 
-    def _wanted(self, demand: float, current: int) -> int:
-        # More than there may ever be is as good as any number, and has no limit.
-        needed = min(_ENDLESS, self._strain * demand / self._options.target)
-        least = ceil(needed - _EPSILON)
+    def _wanted(self, loads: Sequence[Load], demand: float, current: int) -> int:
+        least = self._needed(demand)
         if least >= current:
-            return least
-        return min(current, ceil(needed / (1 - _TOLERANCE) - _EPSILON))
+            in_time = _demand(loads, with_late=False) or 0.0
+            return max(current, min(least, max(self._needed(in_time), self._most)))
+        return min(current, self._needed(demand / (1 - _TOLERANCE)))
+
+    def _needed(self, demand: float) -> int:
+        # More than there may ever be is as good as infinity, which no integer is.
+        return ceil(min(_ENDLESS, self._strain * demand / self._options.target) - _EPSILON)
+
+    @property
+    def _most(self) -> int:
+        return max(_MAX_FACTOR * self._num_ready, self._num_ready + _MAX_MORE)
 
     def _pressure(
         self, loads: Sequence[Load], num_replicas: int, demand: float, busy: float
@@ -182,8 +191,7 @@ class AutoscalingPolicy:
             return ""
         # They computed all that they could, which was what was not late.
         needed = num_ready * arrived / max(1, arrived - late)
-        most = _MAX_GROWTH * num_ready * self._options.target
-        self._strain = max(self._strain, min(needed, most) / demand)
+        self._strain = max(self._strain, min(needed, self._most * self._options.target) / demand)
         return text
 
     def _shrunk(self, current: int, now: float) -> int:
@@ -206,14 +214,16 @@ class AutoscalingPolicy:
         self._recommended.clear()
 
 
-def _demand(loads: Sequence[Load]) -> float | None:
+def _demand(loads: Sequence[Load], *, with_late: bool = True) -> float | None:
     """Return how many replicas would compute all that arrives; None where nobody can say."""
+
+    def rows(load: Load) -> int:
+        return load.arrived_rows if with_late else max(0, load.arrived_rows - load.late_rows)
+
     known = [load.capacity_rows_per_s for load in loads if load.capacity_rows_per_s > 0]
     has_arrivals = any(load.arrived_rows for load in loads)
     if not loads or (has_arrivals and not known):
         return None
     # One that has not learned yet how fast replicas are: as slow as others say.
     least = min(known, default=1.0)
-    return sum(
-        load.arrived_rows / load.window_s / (load.capacity_rows_per_s or least) for load in loads
-    )
+    return sum(rows(load) / load.window_s / (load.capacity_rows_per_s or least) for load in loads)
