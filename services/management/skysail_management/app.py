@@ -17,6 +17,7 @@ from skysail_common.store import Store
 from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
 from skysail_management.artifacts import ArtifactStore
+from skysail_management.autoscaler import Autoscaler
 from skysail_management.containers.base import ContainerManager
 from skysail_management.containers.registry import find_container_manager
 from skysail_management.events import DeployEvents
@@ -24,6 +25,7 @@ from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import DeploymentDefaults, Deployments
 from skysail_management.operations.models import Models
 from skysail_management.profiles import Profiles
+from skysail_management.reconciler.autoscaling import AutoscalingOptions
 from skysail_management.reconciler.reconciler import Reconciler, stop_all
 from skysail_management.reconciler.specs import ReconcilerOptions
 from skysail_management.records import Records
@@ -42,6 +44,8 @@ _NOTE = "container-manager"
 _STOP_GRACE_S = 2.0
 _HANDOVER_S = 30.0
 _LOCK_RETRY_S = 0.1
+_MAX_REPORT_AGE = 5.0
+"""Intervals after which a report of a load says nothing any more."""
 
 
 class _Ending:
@@ -182,9 +186,20 @@ async def _serve(
         models=models,
         deployments=deployments,
         profiles=Profiles(records),
+        autoscaler=Autoscaler(
+            records,
+            reconciler,
+            AutoscalingOptions(
+                settings.autoscaling_target,
+                settings.autoscaling_shrink_after_s,
+                _MAX_REPORT_AGE * settings.autoscaling_interval_s,
+            ),
+            MONOTONIC,
+        ),
         reconciler=reconciler,
         routing=routing,
         default_max_batch_size=settings.default_max_batch_size,
+        load_report_interval_s=settings.autoscaling_interval_s,
     )
     servers: list[GrpcServer] = [server]
     if artifact_server is not None:
