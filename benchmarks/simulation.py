@@ -1,11 +1,17 @@
-"""`python -m benchmarks.simulation`: the batching policies side by side, without a server."""
+"""`python -m benchmarks.simulation`: the batching policies side by side, without a server.
+
+Then the share in time by how much of what replicas can compute is used, for `docs/autoscaling.md`.
+"""
 
 from skysail_common.serving_options import PolicyName, ServingOptions
+from skysail_frontend.batching.latency_profile import LatencyProfile
 from skysail_frontend.batching.simulator import Workload, simulate
+from skysail_frontend.load import capacity
 
 SLO_S = 0.05
 NUM_REPLICAS = 4
 LOADS = (0.95, 1.05, 1.2, 2.0)
+USES = (0.5, 0.6, 0.7, 0.8, 0.9)
 POLICIES = {
     "hybrid": ServingOptions(policy=PolicyName.HYBRID),
     "eager": ServingOptions(policy=PolicyName.EAGER),
@@ -27,6 +33,32 @@ def full_load() -> float:
     return NUM_REPLICAS * rows / latency_s(rows)
 
 
+def one_by_one_s(rows: int) -> float:
+    """Return how long one row takes where there is no batch of more."""
+    return 0.020
+
+
+def print_utilisations() -> None:
+    """Print the share of queries in time by the share of the replicas' capacity that is used."""
+    for name, latency, slo_s, max_rows in (
+        ("10 + 0.5 b ms, 50 ms", latency_s, SLO_S, 64),
+        ("20 ms, one row at a time, 100 ms", one_by_one_s, 0.1, 1),
+    ):
+        options = ServingOptions(max_batch_size=max_rows)
+        sizes = [rows for rows in (1, 2, 4, 8, 16, 32, 64) if rows <= max_rows]
+        profile = LatencyProfile([(rows, latency(rows)) for rows in sizes])
+        rows_per_s = capacity(profile, slo_s, max_rows)
+        for num_replicas in (1, 2, 4):
+            shares = [
+                simulate(
+                    options, Workload(use * num_replicas * rows_per_s, slo_s, latency, num_replicas)
+                ).share_in_time
+                for use in USES
+            ]
+            cells = " | ".join(f"{100 * share:.1f}" for share in shares)
+            print(f"| {name} | {num_replicas} | {cells} |")
+
+
 def main() -> None:
     """Print the share of queries in time for each policy and load."""
     for name, options in POLICIES.items():
@@ -37,6 +69,7 @@ def main() -> None:
             for load in LOADS
         ]
         print(f"| {name} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |")
+    print_utilisations()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import grpc.aio
 from typing_extensions import Self
 
 from skysail.artifact import Artifact, build_artifact
-from skysail.deployment_requests import deploy_request
+from skysail.deployment_requests import autoscaling_request, deploy_request, scale_request
 from skysail.descriptions import (
     Application,
     ClusterStatus,
@@ -582,7 +582,7 @@ class AsyncClient:
         wait: bool = True,
         timeout_s: float = 120.0,
     ) -> Version:
-        """Set the number of replicas of a deployed version.
+        """Set the number of replicas of a deployed version, which follows its load no more.
 
         Args:
             model: Name of the model.
@@ -597,11 +597,7 @@ class AsyncClient:
             FailedPrecondition: it is not deployed.
             DeadlineExceeded: not all replicas were ready in time; they are still wanted.
         """
-        if num_replicas < 0:
-            raise InvalidInput("num_replicas cannot be less than 0")
-        request = management_pb2.ScaleRequest(
-            model=model, version="" if version is None else str(version), num_replicas=num_replicas
-        )
+        request = scale_request(model, version, num_replicas)
         response = await self._call(self._management.Scale(request, timeout=self._timeout_s))
         end = MONOTONIC() + timeout_s
         while True:
@@ -614,6 +610,32 @@ class AsyncClient:
                     f"are ready after {timeout_s:g} s"
                 )
             await asyncio.sleep(_SCALE_CHECK_S)
+
+    async def autoscale(
+        self,
+        model: str,
+        *,
+        min_replicas: int = 1,
+        max_replicas: int,
+        version: str | int | None = None,
+    ) -> Version:
+        """Have the number of replicas of a deployed version follow its load, until `scale`.
+
+        Args:
+            model: Name of the model.
+            min_replicas: Fewest replicas, at least 1.
+            max_replicas: Most replicas.
+            version: Version; the current one if None.
+
+        Raises:
+            InvalidInput: numbers of replicas that are out of range.
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+        """
+        request = autoscaling_request(model, version, min_replicas, max_replicas)
+        answer = self._management.SetAutoscaling(request, timeout=self._timeout_s)
+        response = await self._call(answer)
+        return await self.describe_version(model, response.version)
 
     async def undeploy(
         self, model: str, version: str | int | None = None, *, force: bool = False

@@ -244,6 +244,21 @@ class Client:
             self._async.scale(model, num_replicas, version=version, wait=wait, timeout_s=timeout_s)
         )
 
+    def autoscale(
+        self,
+        model: str,
+        *,
+        min_replicas: int = 1,
+        max_replicas: int,
+        version: str | int | None = None,
+    ) -> Version:
+        """Have the number of replicas follow the load; see `AsyncClient.autoscale`."""
+        return self._run(
+            self._async.autoscale(
+                model, min_replicas=min_replicas, max_replicas=max_replicas, version=version
+            )
+        )
+
     def undeploy(self, model: str, version: str | int | None = None, *, force: bool = False) -> str:
         """Stop the replicas of a version; see `AsyncClient.undeploy`."""
         return self._run(self._async.undeploy(model, version, force=force))

@@ -42,3 +42,29 @@ def deploy_request(
         start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
         promote=promote,
     )
+
+
+def scale_request(
+    model: str, version: str | int | None, num_replicas: int
+) -> management_pb2.ScaleRequest:
+    """Return the request that `AsyncClient.scale` describes."""
+    if num_replicas < 0:
+        raise InvalidInput("num_replicas cannot be less than 0")
+    return management_pb2.ScaleRequest(
+        model=model, version="" if version is None else str(version), num_replicas=num_replicas
+    )
+
+
+def autoscaling_request(
+    model: str, version: str | int | None, min_replicas: int, max_replicas: int
+) -> management_pb2.SetAutoscalingRequest:
+    """Return the request that `AsyncClient.autoscale` describes."""
+    if min(min_replicas, max_replicas) < 0:
+        raise InvalidInput("min_replicas and max_replicas cannot be less than 0")
+    return management_pb2.SetAutoscalingRequest(
+        model=model,
+        version="" if version is None else str(version),
+        autoscaling=management_pb2.Autoscaling(
+            min_replicas=min_replicas, max_replicas=max_replicas
+        ),
+    )

@@ -84,6 +84,19 @@ class Replica:
 
 
 @dataclass(frozen=True)
+class Autoscaling:
+    """Between what bounds the number of replicas follows the load."""
+
+    min_replicas: int
+    max_replicas: int
+
+    @classmethod
+    def of(cls, message: pb.Autoscaling) -> "Autoscaling":
+        """Return the value of a message."""
+        return cls(message.min_replicas, message.max_replicas)
+
+
+@dataclass(frozen=True)
 class Deployment:
     """What is wanted of a model version."""
 
@@ -95,6 +108,8 @@ class Deployment:
     environment: Mapping[str, str]
     serving: ServingOptions
     is_rolled_out: bool
+    autoscaling: Autoscaling | None
+    """None where the number of replicas is what was asked for."""
 
     @classmethod
     def of(cls, message: pb.Deployment) -> "Deployment":
@@ -108,6 +123,7 @@ class Deployment:
             dict(message.environment),
             serving_from_proto(message.serving, ServingOptions().max_batch_size),
             message.rollout_state == pb.ROLLOUT_STATE_COMPLETE,
+            Autoscaling.of(message.autoscaling) if message.HasField("autoscaling") else None,
         )
 
 
@@ -138,6 +154,8 @@ class Version:
             state = "not deployed"
         else:
             state = f"{self.num_ready} of {self.deployment.num_replicas} replicas ready"
+            if limits := self.deployment.autoscaling:
+                state += f" ({limits.min_replicas} to {limits.max_replicas} with its load)"
         inputs = ", ".join(
             f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in self.signature.inputs
         )

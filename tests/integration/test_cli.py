@@ -99,6 +99,15 @@ def test_scale_and_logs(run, deployed):
     assert run("scale", "cli", "1").returncode == 0
 
 
+def test_bounds_of_the_replicas(run, deployed):
+    done = run("scale", "cli", "--max", "2")
+    assert done.stdout == "cli:1 has 1 to 2 replicas, as its load needs\n"
+    assert "1 of 1 (1 to 2)" in run("models").stdout
+    assert "current, 1 to 2" in run("status").stdout
+    assert run("scale", "cli", "1").returncode == 0
+    assert "1 to 2" not in run("models").stdout + run("status").stdout
+
+
 def test_applications(run, deployed):
     registered = run("apps", "register", "cli-app", "--slo-ms", "5000", "--default-output", "-1")
     assert registered.returncode == 0, registered.stderr
@@ -182,6 +191,11 @@ ERRORS = [
     ),
     (["nope"], 2, "No such command"),
     (["scale", "cli", "-1"], 2, ""),
+    (
+        ["scale", "cli", "--min", "3", "--max", "2"],
+        1,
+        "max_replicas from there to 1000; got 3 and 2",
+    ),
     (["tune", "nope", "--max-batch-size", "2"], 1, "'nope' is not registered"),
     (["tune", "cli", "--policy", "magic"], 2, "'magic' is not one of"),
     (["tune", "cli", "--preferred-batch-size", "99"], 1, "preferred_batch_sizes"),

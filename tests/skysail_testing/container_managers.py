@@ -148,12 +148,17 @@ class DockerBackend(Backend):
         return DockerEngineManager(settings)
 
     def keep(self, artifact: skysail.artifact.Artifact) -> None:
-        directory = self.directory / "artifacts"
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / artifact.sha256).write_bytes(artifact.content)
+        keep_in(self.directory, artifact)
 
     async def kill(self, container: Container) -> None:
         await asyncio.to_thread(run_docker, "kill", "--signal", "KILL", container.container_id)
+
+
+def keep_in(directory: Path, artifact: skysail.artifact.Artifact) -> None:
+    """Have an artifact in a data directory as management has it."""
+    artifacts = directory / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    (artifacts / artifact.sha256).write_bytes(artifact.content)
 
 
 @functools.cache
@@ -203,6 +208,10 @@ class KubernetesBackend(Backend):
             **self.values,
         }
         return KubernetesManager(ManagementSettings(data_dir=self.directory, **values))
+
+    def keep(self, artifact: skysail.artifact.Artifact) -> None:
+        # Images of versions are made of it, where there is a registry for them.
+        keep_in(self.directory, artifact)
 
     def requirement(self, wheel: Path) -> str:
         name = wheel.name.partition("-")[0]

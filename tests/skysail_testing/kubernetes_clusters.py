@@ -15,6 +15,9 @@ import tempfile
 import threading
 from pathlib import Path
 
+from skysail_management.settings import ManagementSettings
+
+IMAGE = ManagementSettings.model_fields["kubernetes_image"].default
 PACKAGES_CLAIM = "packages"
 
 _COMMAND = Path(__file__).parents[3] / "shared" / "kubernetes" / "cluster"
@@ -165,6 +168,45 @@ def why_no_kubernetes() -> str:
         kubernetes_cluster().json("get", "nodes")
     except (AssertionError, subprocess.SubprocessError):
         return "no kubernetes cluster answers"
+    return ""
+
+
+class Registry:
+    """The private registry of the cluster of this workplace, at which its node pulls too."""
+
+    address = "localhost:5005"
+    user = "skysail"
+    password = "harbour"
+
+    def push(self, image: str) -> None:
+        """Have the image of the model server there under another name."""
+        # No login that outlives the test.
+        with tempfile.TemporaryDirectory() as directory:
+            docker = ["docker", "--config", directory]
+            login = ["login", self.address, "--username", self.user, "--password-stdin"]
+            for command, text in (
+                ([*docker, "tag", IMAGE, image], None),
+                ([*docker, *login], self.password),
+                ([*docker, "push", image], None),
+                ([*docker, "rmi", image], None),
+            ):
+                subprocess.run(
+                    command, input=text, check=True, capture_output=True, text=True, timeout=120
+                )
+
+
+REGISTRY = Registry()
+
+
+@functools.cache
+def why_no_registry() -> str:
+    """Return what the tests with a private registry lack here; empty if nothing."""
+    if _ENVIRONMENT.get("SKYSAIL_TEST_KUBECONFIG"):
+        return "no registry of which the password is known"
+    try:
+        subprocess.run(["docker", "image", "inspect", IMAGE], check=True, capture_output=True)
+    except (subprocess.SubprocessError, FileNotFoundError):
+        return f"no docker engine with the image {IMAGE} is here"
     return ""
 
 

@@ -651,6 +651,32 @@ class Resources(_message.Message):
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
+class Autoscaling(_message.Message):
+    """How many replicas there may be where the number follows the load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    min_replicas: _builtins.int
+    """Fewest replicas, at least 1."""
+    max_replicas: _builtins.int
+    """Most replicas, at least as many."""
+    def __init__(
+        self,
+        *,
+        min_replicas: _builtins.int = ...,
+        max_replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_replicas", b"max_replicas", "min_replicas", b"min_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Autoscaling: _TypeAlias = Autoscaling  # noqa: Y015
+
+@_typing.final
 class Deployment(_message.Message):
     """The desired state of a model version."""
 
@@ -682,6 +708,7 @@ class Deployment(_message.Message):
     SERVING_FIELD_NUMBER: _builtins.int
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     ROLLOUT_STATE_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
     num_replicas: _builtins.int
     """Replicas wanted."""
     rollout_state: Global___RolloutState.ValueType
@@ -702,6 +729,10 @@ class Deployment(_message.Message):
     def start_timeout(self) -> _duration_pb2.Duration:
         """Longest time from start to ready."""
 
+    @_builtins.property
+    def autoscaling(self) -> Global___Autoscaling:
+        """Between what bounds the number of replicas follows the load; absent where it does not."""
+
     def __init__(
         self,
         *,
@@ -711,10 +742,11 @@ class Deployment(_message.Message):
         serving: _routing_pb2.ServingOptions | None = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
         rollout_state: Global___RolloutState.ValueType = ...,
+        autoscaling: Global___Autoscaling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "environment", b"environment", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1320,7 +1352,9 @@ class DeployRequest(_message.Message):
     artifact_sha256: _builtins.str
     """SHA-256 of the uploaded artifact; may be empty where the version is registered."""
     num_replicas: _builtins.int
-    """Replicas wanted, at least 1; 1 where absent."""
+    """Replicas wanted, at least 1; 1 where absent. Where the version is deployed already and follows
+    its load, their number stays.
+    """
     promote: _builtins.bool
     """True to make it the current version once it is ready."""
     @_builtins.property
@@ -1610,6 +1644,64 @@ class ScaleResponse(_message.Message):
 Global___ScaleResponse: _TypeAlias = ScaleResponse  # noqa: Y015
 
 @_typing.final
+class SetAutoscalingRequest(_message.Message):
+    """Asks for SetAutoscaling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    AUTOSCALING_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    version: _builtins.str
+    """Version; the current one where empty."""
+    @_builtins.property
+    def autoscaling(self) -> Global___Autoscaling:
+        """Between what bounds; absent to keep the present number of replicas from now on."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        autoscaling: Global___Autoscaling | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAutoscalingRequest: _TypeAlias = SetAutoscalingRequest  # noqa: Y015
+
+@_typing.final
+class SetAutoscalingResponse(_message.Message):
+    """Answers SetAutoscaling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NUM_REPLICAS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The version."""
+    num_replicas: _builtins.int
+    """Replicas wanted now."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        num_replicas: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_replicas", b"num_replicas", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAutoscalingResponse: _TypeAlias = SetAutoscalingResponse  # noqa: Y015
+
+@_typing.final
 class SetServingOptionsRequest(_message.Message):
     """Asks for SetServingOptions."""
 
@@ -1680,6 +1772,7 @@ class WatchRoutingRequest(_message.Message):
     HTTP_ENDPOINT_FIELD_NUMBER: _builtins.int
     APPLIED_SEQUENCE_FIELD_NUMBER: _builtins.int
     LATENCIES_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
     frontend_id: _builtins.str
     """First message: who watches, unique among the frontends of the cluster."""
     grpc_endpoint: _builtins.str
@@ -1694,6 +1787,10 @@ class WatchRoutingRequest(_message.Message):
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LatencyReport]:
         """Later messages: what was learned since the last report."""
 
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LoadReport]:
+        """Later messages: loads of versions for which they are wanted."""
+
     def __init__(
         self,
         *,
@@ -1702,10 +1799,11 @@ class WatchRoutingRequest(_message.Message):
         http_endpoint: _builtins.str = ...,
         applied_sequence: _builtins.int = ...,
         latencies: _abc.Iterable[_routing_pb2.LatencyReport] | None = ...,
+        loads: _abc.Iterable[_routing_pb2.LoadReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint", "latencies", b"latencies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint", "latencies", b"latencies", "loads", b"loads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -141,6 +141,11 @@ class ManagementServiceStub(object):
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.ScaleRequest.SerializeToString,
                 response_deserializer=skysail__protos_dot_v1_dot_management__pb2.ScaleResponse.FromString,
                 _registered_method=True)
+        self.SetAutoscaling = channel.unary_unary(
+                '/skysail.v1.ManagementService/SetAutoscaling',
+                request_serializer=skysail__protos_dot_v1_dot_management__pb2.SetAutoscalingRequest.SerializeToString,
+                response_deserializer=skysail__protos_dot_v1_dot_management__pb2.SetAutoscalingResponse.FromString,
+                _registered_method=True)
         self.SetServingOptions = channel.unary_unary(
                 '/skysail.v1.ManagementService/SetServingOptions',
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.SetServingOptionsRequest.SerializeToString,
@@ -311,7 +316,15 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Scale(self, request, context):
-        """Sets the number of replicas of a deployed version; 0 is allowed.
+        """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
+        allowed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAutoscaling(self, request, context):
+        """Has the number of replicas of a deployed version follow its load, until the next Scale.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -452,6 +465,11 @@ def add_ManagementServiceServicer_to_server(servicer, server):
                     servicer.Scale,
                     request_deserializer=skysail__protos_dot_v1_dot_management__pb2.ScaleRequest.FromString,
                     response_serializer=skysail__protos_dot_v1_dot_management__pb2.ScaleResponse.SerializeToString,
+            ),
+            'SetAutoscaling': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAutoscaling,
+                    request_deserializer=skysail__protos_dot_v1_dot_management__pb2.SetAutoscalingRequest.FromString,
+                    response_serializer=skysail__protos_dot_v1_dot_management__pb2.SetAutoscalingResponse.SerializeToString,
             ),
             'SetServingOptions': grpc.unary_unary_rpc_method_handler(
                     servicer.SetServingOptions,
@@ -1042,6 +1060,33 @@ class ManagementService(object):
             '/skysail.v1.ManagementService/Scale',
             skysail__protos_dot_v1_dot_management__pb2.ScaleRequest.SerializeToString,
             skysail__protos_dot_v1_dot_management__pb2.ScaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAutoscaling(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/skysail.v1.ManagementService/SetAutoscaling',
+            skysail__protos_dot_v1_dot_management__pb2.SetAutoscalingRequest.SerializeToString,
+            skysail__protos_dot_v1_dot_management__pb2.SetAutoscalingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,7 +81,11 @@ class ManagementServiceStub:
     Rollback: _grpc.UnaryUnaryMultiCallable[_management_pb2.RollbackRequest, _management_pb2.RollbackResponse]
     """Makes the version that was current before the current one again."""
     Scale: _grpc.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]
-    """Sets the number of replicas of a deployed version; 0 is allowed."""
+    """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
+    allowed.
+    """
+    SetAutoscaling: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetAutoscalingRequest, _management_pb2.SetAutoscalingResponse]
+    """Has the number of replicas of a deployed version follow its load, until the next Scale."""
     SetServingOptions: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetServingOptionsRequest, _management_pb2.SetServingOptionsResponse]
     """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
     WatchRouting: _grpc.StreamStreamMultiCallable[_management_pb2.WatchRoutingRequest, _routing_pb2.RoutingSnapshot]
@@ -143,7 +147,11 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_management_pb2.RollbackRequest, _management_pb2.RollbackResponse]  # type: ignore[assignment]
     """Makes the version that was current before the current one again."""
     Scale: _aio.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]  # type: ignore[assignment]
-    """Sets the number of replicas of a deployed version; 0 is allowed."""
+    """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
+    allowed.
+    """
+    SetAutoscaling: _aio.UnaryUnaryMultiCallable[_management_pb2.SetAutoscalingRequest, _management_pb2.SetAutoscalingResponse]  # type: ignore[assignment]
+    """Has the number of replicas of a deployed version follow its load, until the next Scale."""
     SetServingOptions: _aio.UnaryUnaryMultiCallable[_management_pb2.SetServingOptionsRequest, _management_pb2.SetServingOptionsResponse]  # type: ignore[assignment]
     """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
     WatchRouting: _aio.StreamStreamMultiCallable[_management_pb2.WatchRoutingRequest, _routing_pb2.RoutingSnapshot]  # type: ignore[assignment]
@@ -328,7 +336,17 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.ScaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.ScaleResponse, _abc.Awaitable[_management_pb2.ScaleResponse]]:
-        """Sets the number of replicas of a deployed version; 0 is allowed."""
+        """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
+        allowed.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAutoscaling(
+        self,
+        request: _management_pb2.SetAutoscalingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_management_pb2.SetAutoscalingResponse, _abc.Awaitable[_management_pb2.SetAutoscalingResponse]]:
+        """Has the number of replicas of a deployed version follow its load, until the next Scale."""
 
     @_abc_1.abstractmethod
     def SetServingOptions(

@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from skysail_protos.v1 import tensors_pb2 as skysail__protos_dot_v1_dot_tensors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fskysail_protos/v1/routing.proto\x12\nskysail.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fskysail_protos/v1/tensors.proto\"7\n\x05Route\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\"\xe9\x01\n\x11RoutedApplication\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\ninput_type\x18\x02 \x01(\x0e\x32\x15.skysail.v1.InputType\x12&\n\x03slo\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12 \n\x13\x64\x65\x66\x61ult_output_json\x18\x04 \x01(\tH\x00\x88\x01\x01\x12!\n\x06routes\x18\x05 \x03(\x0b\x32\x11.skysail.v1.Route\x12\x16\n\x0e\x62ypasses_cache\x18\x06 \x01(\x08\x42\x16\n\x14_default_output_json\"\x9f\x02\n\x0eServingOptions\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\r\x12*\n\x06policy\x18\x02 \x01(\x0e\x32\x1a.skysail.v1.BatchingPolicy\x12\x32\n\x0fmax_queue_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15preferred_batch_sizes\x18\x04 \x03(\r\x12\x16\n\x0emax_queue_size\x18\x05 \x01(\r\x12\x30\n\rpriority_step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tcache_ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"0\n\x0cLatencyPoint\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x12\n\nlatency_us\x18\x02 \x01(\r\"Y\n\rLatencyReport\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x06points\x18\x03 \x03(\x0b\x32\x18.skysail.v1.LatencyPoint\"7\n\rRoutedReplica\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\"\x8a\x02\n\rRoutedVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\tsignature\x18\x03 \x01(\x0b\x32\x15.skysail.v1.Signature\x12\x12\n\nis_current\x18\x04 \x01(\x08\x12\x14\n\x0cnum_replicas\x18\x05 \x01(\r\x12+\n\x08replicas\x18\x06 \x03(\x0b\x32\x19.skysail.v1.RoutedReplica\x12+\n\x07serving\x18\x07 \x01(\x0b\x32\x1a.skysail.v1.ServingOptions\x12+\n\tlatencies\x18\x08 \x03(\x0b\x32\x18.skysail.v1.LatencyPoint\"\x96\x01\n\x0fRoutingSnapshot\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x33\n\x0c\x61pplications\x18\x03 \x03(\x0b\x32\x1d.skysail.v1.RoutedApplication\x12+\n\x08versions\x18\x04 \x03(\x0b\x32\x19.skysail.v1.RoutedVersion*\xbb\x01\n\x0e\x42\x61tchingPolicy\x12\x1f\n\x1b\x42\x41TCHING_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCHING_POLICY_HYBRID\x10\x01\x12\x19\n\x15\x42\x41TCHING_POLICY_FIXED\x10\x02\x12\x18\n\x14\x42\x41TCHING_POLICY_AIMD\x10\x03\x12\x1c\n\x18\x42\x41TCHING_POLICY_QUANTILE\x10\x04\x12\x19\n\x15\x42\x41TCHING_POLICY_EAGER\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fskysail_protos/v1/routing.proto\x12\nskysail.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fskysail_protos/v1/tensors.proto\"7\n\x05Route\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\"\xe9\x01\n\x11RoutedApplication\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\ninput_type\x18\x02 \x01(\x0e\x32\x15.skysail.v1.InputType\x12&\n\x03slo\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12 \n\x13\x64\x65\x66\x61ult_output_json\x18\x04 \x01(\tH\x00\x88\x01\x01\x12!\n\x06routes\x18\x05 \x03(\x0b\x32\x11.skysail.v1.Route\x12\x16\n\x0e\x62ypasses_cache\x18\x06 \x01(\x08\x42\x16\n\x14_default_output_json\"\x9f\x02\n\x0eServingOptions\x12\x16\n\x0emax_batch_size\x18\x01 \x01(\r\x12*\n\x06policy\x18\x02 \x01(\x0e\x32\x1a.skysail.v1.BatchingPolicy\x12\x32\n\x0fmax_queue_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15preferred_batch_sizes\x18\x04 \x03(\r\x12\x16\n\x0emax_queue_size\x18\x05 \x01(\r\x12\x30\n\rpriority_step\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tcache_ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"0\n\x0cLatencyPoint\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x12\n\nlatency_us\x18\x02 \x01(\r\"Y\n\rLatencyReport\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x06points\x18\x03 \x03(\x0b\x32\x18.skysail.v1.LatencyPoint\"\xdd\x01\n\nLoadReport\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x61rrived_rows\x18\x04 \x01(\x04\x12\x11\n\tlate_rows\x18\x05 \x01(\x04\x12\'\n\x04\x62usy\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x13\x63\x61pacity_rows_per_s\x18\x07 \x01(\x01\x12\x15\n\rdeadline_used\x18\x08 \x01(\x01\"7\n\rRoutedReplica\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\"\xc3\x02\n\rRoutedVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\tsignature\x18\x03 \x01(\x0b\x32\x15.skysail.v1.Signature\x12\x12\n\nis_current\x18\x04 \x01(\x08\x12\x14\n\x0cnum_replicas\x18\x05 \x01(\r\x12+\n\x08replicas\x18\x06 \x03(\x0b\x32\x19.skysail.v1.RoutedReplica\x12+\n\x07serving\x18\x07 \x01(\x0b\x32\x1a.skysail.v1.ServingOptions\x12+\n\tlatencies\x18\x08 \x03(\x0b\x32\x18.skysail.v1.LatencyPoint\x12\x37\n\x14load_report_interval\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"\x96\x01\n\x0fRoutingSnapshot\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x33\n\x0c\x61pplications\x18\x03 \x03(\x0b\x32\x1d.skysail.v1.RoutedApplication\x12+\n\x08versions\x18\x04 \x03(\x0b\x32\x19.skysail.v1.RoutedVersion*\xbb\x01\n\x0e\x42\x61tchingPolicy\x12\x1f\n\x1b\x42\x41TCHING_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCHING_POLICY_HYBRID\x10\x01\x12\x19\n\x15\x42\x41TCHING_POLICY_FIXED\x10\x02\x12\x18\n\x14\x42\x41TCHING_POLICY_AIMD\x10\x03\x12\x1c\n\x18\x42\x41TCHING_POLICY_QUANTILE\x10\x04\x12\x19\n\x15\x42\x41TCHING_POLICY_EAGER\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'skysail_protos.v1.routing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BATCHINGPOLICY']._serialized_start=1316
-  _globals['_BATCHINGPOLICY']._serialized_end=1503
+  _globals['_BATCHINGPOLICY']._serialized_start=1597
+  _globals['_BATCHINGPOLICY']._serialized_end=1784
   _globals['_ROUTE']._serialized_start=112
   _globals['_ROUTE']._serialized_end=167
   _globals['_ROUTEDAPPLICATION']._serialized_start=170
@@ -45,10 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LATENCYPOINT']._serialized_end=743
   _globals['_LATENCYREPORT']._serialized_start=745
   _globals['_LATENCYREPORT']._serialized_end=834
-  _globals['_ROUTEDREPLICA']._serialized_start=836
-  _globals['_ROUTEDREPLICA']._serialized_end=891
-  _globals['_ROUTEDVERSION']._serialized_start=894
-  _globals['_ROUTEDVERSION']._serialized_end=1160
-  _globals['_ROUTINGSNAPSHOT']._serialized_start=1163
-  _globals['_ROUTINGSNAPSHOT']._serialized_end=1313
+  _globals['_LOADREPORT']._serialized_start=837
+  _globals['_LOADREPORT']._serialized_end=1058
+  _globals['_ROUTEDREPLICA']._serialized_start=1060
+  _globals['_ROUTEDREPLICA']._serialized_end=1115
+  _globals['_ROUTEDVERSION']._serialized_start=1118
+  _globals['_ROUTEDVERSION']._serialized_end=1441
+  _globals['_ROUTINGSNAPSHOT']._serialized_start=1444
+  _globals['_ROUTINGSNAPSHOT']._serialized_end=1594
 # @@protoc_insertion_point(module_scope)

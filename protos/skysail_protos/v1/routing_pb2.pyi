@@ -248,6 +248,62 @@ class LatencyReport(_message.Message):
 Global___LatencyReport: _TypeAlias = LatencyReport  # noqa: Y015
 
 @_typing.final
+class LoadReport(_message.Message):
+    """What a frontend says about the load of a model version, of the time since it last did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    ARRIVED_ROWS_FIELD_NUMBER: _builtins.int
+    LATE_ROWS_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
+    CAPACITY_ROWS_PER_S_FIELD_NUMBER: _builtins.int
+    DEADLINE_USED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    version: _builtins.str
+    """Version."""
+    arrived_rows: _builtins.int
+    """Rows that came for the version and were not in the cache."""
+    late_rows: _builtins.int
+    """Rows given up that a free replica would have answered in time."""
+    capacity_rows_per_s: _builtins.float
+    """Rows a second of one replica, in batches that are in time; 0 where not known."""
+    deadline_used: _builtins.float
+    """Mean share of its time that the most urgent query of a batch had used when it was answered; 0
+    where none was.
+    """
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Time that it is about."""
+
+    @_builtins.property
+    def busy(self) -> _duration_pb2.Duration:
+        """Time that replicas computed for this frontend, of all replicas together."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        window: _duration_pb2.Duration | None = ...,
+        arrived_rows: _builtins.int = ...,
+        late_rows: _builtins.int = ...,
+        busy: _duration_pb2.Duration | None = ...,
+        capacity_rows_per_s: _builtins.float = ...,
+        deadline_used: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrived_rows", b"arrived_rows", "busy", b"busy", "capacity_rows_per_s", b"capacity_rows_per_s", "deadline_used", b"deadline_used", "late_rows", b"late_rows", "model", b"model", "version", b"version", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadReport: _TypeAlias = LoadReport  # noqa: Y015
+
+@_typing.final
 class RoutedReplica(_message.Message):
     """A replica that takes batches."""
 
@@ -287,6 +343,7 @@ class RoutedVersion(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     LATENCIES_FIELD_NUMBER: _builtins.int
+    LOAD_REPORT_INTERVAL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -311,6 +368,10 @@ class RoutedVersion(_message.Message):
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyPoint]:
         """What is known of its speed; may be empty."""
 
+    @_builtins.property
+    def load_report_interval(self) -> _duration_pb2.Duration:
+        """Time between reports of its load; none are wanted where absent."""
+
     def __init__(
         self,
         *,
@@ -322,10 +383,11 @@ class RoutedVersion(_message.Message):
         replicas: _abc.Iterable[Global___RoutedReplica] | None = ...,
         serving: Global___ServingOptions | None = ...,
         latencies: _abc.Iterable[Global___LatencyPoint] | None = ...,
+        load_report_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving", "signature", b"signature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_report_interval", b"load_report_interval", "serving", b"serving", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_current", b"is_current", "latencies", b"latencies", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "serving", b"serving", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_current", b"is_current", "latencies", b"latencies", "load_report_interval", b"load_report_interval", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "serving", b"serving", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

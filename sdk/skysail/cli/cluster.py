@@ -329,7 +329,10 @@ def _print_replicas(found: ClusterStatus) -> None:
     rows = []
     for model in found.models:
         for version in model.versions:
-            mark = "[green]current[/]" if version.version == model.current_version else ""
+            marks = ["[green]current[/]"] if version.version == model.current_version else []
+            if version.deployment and (limits := version.deployment.autoscaling):
+                marks.append(f"{limits.min_replicas} to {limits.max_replicas}")
+            mark = ", ".join(marks)
             name = escape(f"{version.model}:{version.version}")
             if not version.replicas:
                 note = "not deployed" if version.deployment is None else "0 replicas wanted"

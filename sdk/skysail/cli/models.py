@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
+from skysail.descriptions import Version
 from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.serving_options import PolicyName
 
@@ -217,19 +218,43 @@ def _shown(value: object) -> str:
 
 @click.command()
 @click.argument("model")
-@click.argument("num_replicas", type=click.IntRange(0))
+@click.argument("num_replicas", type=click.IntRange(0), required=False)
+@click.option(
+    "--min", "min_replicas", type=click.IntRange(1), help="Fewest replicas; 1 if not given."
+)
+@click.option("--max", "max_replicas", type=click.IntRange(1), help="Most replicas.")
 @click.option("--version", help="Version; the current one if not given.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are ready.")
 @endpoint_option
 def scale(
-    model: str, num_replicas: int, version: str | None, wait: bool, endpoint: str | None
+    model: str,
+    num_replicas: int | None,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    version: str | None,
+    wait: bool,
+    endpoint: str | None,
 ) -> None:
     """Set the number of replicas of a version.
+
+    With --max it follows the load until a number is given again.
 
     \b
     Example:
       skysail scale digits 4
+      skysail scale digits --min 1 --max 8
     """
+    if (num_replicas is None) == (max_replicas is None) or (min_replicas and not max_replicas):
+        raise click.UsageError("give either a number of replicas, or --max with or without --min")
+    if max_replicas is not None:
+        with client_of(endpoint) as client:
+            found = client.autoscale(
+                model, min_replicas=min_replicas or 1, max_replicas=max_replicas, version=version
+            )
+        bounds = f"{min_replicas or 1} to {max_replicas}"
+        click.echo(f"{model}:{found.version} has {bounds} replicas, as its load needs")
+        return
+    assert num_replicas is not None
     with client_of(endpoint) as client:
         found = client.scale(model, num_replicas, version=version, wait=wait)
     click.echo(f"{model}:{found.version} has {found.num_ready} of {num_replicas} replica(s) ready")
@@ -294,21 +319,27 @@ def models(endpoint: str | None, output: str) -> None:
     if output == "json":
         print_json(found)
         return
-    rows = []
-    for model in found:
-        for version in model.versions:
-            wanted = version.deployment.num_replicas if version.deployment else 0
-            rows.append(
-                [
-                    escape(model.name),
-                    escape(version.version),
-                    "[green]current[/]" if version.version == model.current_version else "",
-                    f"{version.num_ready} of {wanted}" if version.deployment else "not deployed",
-                    _specs(version.signature.inputs),
-                    _specs(version.signature.outputs),
-                ]
-            )
+    rows = [
+        [
+            escape(model.name),
+            escape(version.version),
+            "[green]current[/]" if version.version == model.current_version else "",
+            _ready(version),
+            _specs(version.signature.inputs),
+            _specs(version.signature.outputs),
+        ]
+        for model in found
+        for version in model.versions
+    ]
     print_table("", ["model", "version", "", "ready", "inputs", "outputs"], rows)
+
+
+def _ready(version: Version) -> str:
+    if version.deployment is None:
+        return "not deployed"
+    text = f"{version.num_ready} of {version.deployment.num_replicas}"
+    limits = version.deployment.autoscaling
+    return f"{text} ({limits.min_replicas} to {limits.max_replicas})" if limits else text
 
 
 def _specs(specs: Any) -> str:

@@ -20,6 +20,7 @@ from skysail_frontend.ingress.rest_v2 import RestV2
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_frontend.metrics import MetricsPage
 from skysail_frontend.prediction_cache import PredictionCache
+from skysail_frontend.probes import Probes
 from skysail_frontend.settings import FrontendSettings
 from skysail_frontend.workers import run_workers
 from skysail_protos.v1 import management_pb2
@@ -86,7 +87,8 @@ async def run(settings: FrontendSettings) -> None:
         shares_port=settings.shares_ports,
     )
     page = MetricsPage(dispatcher, transport.counters)
-    metrics = HttpServer(http_app(page.routes()), settings.drain_timeout_s)
+    probes = Probes(is_ready)
+    metrics = HttpServer(http_app([*page.routes(), *probes.routes()]), settings.drain_timeout_s)
     grpc_endpoint = f"{settings.host}:{server.bind(f'{settings.host}:{settings.grpc_port}')}"
     http_endpoint = f"{settings.host}:{http.bind(settings.host, settings.http_port)}"
     metrics_port = metrics.bind(settings.host, settings.metrics_port)
@@ -114,6 +116,7 @@ async def run(settings: FrontendSettings) -> None:
         await stop.wait()
     finally:
         log.info("draining", extra={"queries": dispatcher.num_unsettled})
+        probes.drain()
         await server.set_serving(False)
         http.stop()
         streams.drain()

@@ -21,15 +21,18 @@ from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.contract import Connector
 from skysail_common.rpc.messages import (
+    duration,
     input_type_from_proto,
     latencies_from_proto,
     latencies_to_proto,
+    seconds,
     serving_from_proto,
     signature_from_proto,
 )
 from skysail_common.rpc.statuses import from_rpc_error
 from skysail_common.serving_options import ServingOptions
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.load import Load, Loads
 from skysail_frontend.replicas import Replica
 from skysail_frontend.routes import (
     Application,
@@ -62,6 +65,7 @@ class Directory:
         self._report_every_s = report_every_s
         self._replicas: dict[ReplicaEndpoint, Replica] = {}
         self._tasks = BackgroundTasks()
+        self._loads_wanted = asyncio.Event()
         self.has_routes = asyncio.Event()
         """Set once there are routes, from management or from the file."""
 
@@ -119,7 +123,10 @@ class Directory:
             async with lock:
                 await call.write(message)
 
-        reporting = asyncio.create_task(self._report_often(say), name="report latencies")
+        reporting = [
+            asyncio.create_task(self._report_often(say), name="report latencies"),
+            asyncio.create_task(self._report_loads(say), name="report loads"),
+        ]
         try:
             while isinstance(snapshot := await call.read(), routing_pb2.RoutingSnapshot):
                 back_off.reset()
@@ -128,9 +135,10 @@ class Directory:
                     await say(management_pb2.WatchRoutingRequest(applied_sequence=applied))
         finally:
             call.cancel()
-            reporting.cancel()
-            # It ends with the stream, whose end is told by reading.
-            await asyncio.gather(reporting, return_exceptions=True)
+            for task in reporting:
+                task.cancel()
+            # They end with the stream, whose end is told by reading.
+            await asyncio.gather(*reporting, return_exceptions=True)
 
     async def _report_often(
         self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
@@ -153,6 +161,31 @@ class Directory:
                     )
             if message.latencies:
                 await say(message)
+
+    async def _report_loads(
+        self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
+    ) -> None:
+        """Tell management the load of versions whose replicas follow it."""
+        while True:
+            await self._loads_wanted.wait()
+            # What was before they were wanted is no news.
+            loads = Loads()
+            while self._loads_wanted.is_set():
+                wanted = {
+                    name: served.load_report_interval_s
+                    for name, served in self._dispatcher.table.versions.items()
+                    if served.load_report_interval_s is not None
+                }
+                message = management_pb2.WatchRoutingRequest()
+                for name in wanted:
+                    version = self._dispatcher.version(name)
+                    load = version and loads.since_last(version, self._dispatcher.clock())
+                    if load:
+                        message.loads.append(_load_to_proto(name, load))
+                loads.keep(wanted)
+                if message.loads:
+                    await say(message)
+                await asyncio.sleep(min(wanted.values()))
 
     def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
         try:
@@ -183,6 +216,10 @@ class Directory:
     def _apply(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
         table = table_of(snapshot)
         self._dispatcher.apply(table)
+        if any(served.load_report_interval_s is not None for served in table.versions.values()):
+            self._loads_wanted.set()
+        else:
+            self._loads_wanted.clear()
         wanted = {
             replica: served for served in table.versions.values() for replica in served.replicas
         }
@@ -250,4 +287,20 @@ def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
             ReplicaEndpoint(each.container_id, each.endpoint) for each in message.replicas
         ),
         latencies=tuple(latencies_from_proto(message.latencies)),
+        load_report_interval_s=seconds("load_report_interval", message.load_report_interval)
+        if message.HasField("load_report_interval")
+        else None,
+    )
+
+
+def _load_to_proto(name: ModelVersion, load: Load) -> routing_pb2.LoadReport:
+    return routing_pb2.LoadReport(
+        model=name.model_name,
+        version=name.version,
+        window=duration(load.window_s),
+        arrived_rows=load.arrived_rows,
+        late_rows=load.late_rows,
+        busy=duration(load.busy_s),
+        capacity_rows_per_s=load.capacity_rows_per_s,
+        deadline_used=load.deadline_used,
     )

@@ -362,6 +362,8 @@ class Dispatcher:
     ) -> None:
         """Give up a query that waits no longer, for lack of time or room."""
         version.statistics.sheds[reason] += 1
+        if version.batcher.profile.latency_s(query.rows) <= query.deadline - query.arrival:
+            version.statistics.late_rows += query.rows
         outcome, explanation, error = shed(version, query, reason)
         self._give_up(query, outcome, explanation, error, now)
 

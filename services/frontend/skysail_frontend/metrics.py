@@ -18,10 +18,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.load import capacity_of
 from skysail_frontend.statistics import Histogram, Statistics
 
 _LAG_EVERY_S = 0.5
-_MAXIMA = {"skysail_profile_latency_seconds", "skysail_replica_ready", "process_start_time_seconds"}
+_MAXIMA = {
+    "skysail_profile_latency_seconds",
+    "skysail_replica_capacity_rows_per_second",
+    "skysail_replica_ready",
+    "process_start_time_seconds",
+}
 _VERSION = ("model", "version")
 _TARGET = ("application", *_VERSION)
 _TRANSPORT_NOW = ("connections", "open_calls", "unsent_bytes", "untaken_bytes")
@@ -119,6 +125,11 @@ def _versions(statistics: Statistics) -> Iterator[Metric]:
         ("skysail_batch_rows", "Rows of a batch", "batch_rows"),
         ("skysail_batch_wait_seconds", "Batch on its way and waiting", "batch_wait_s"),
         ("skysail_compute_seconds", "Batch in the user's function", "compute_s"),
+        (
+            "skysail_deadline_used_ratio",
+            "Share of its time that the most urgent query of a batch had used at the answer",
+            "deadline_used",
+        ),
     ):
         yield _histogram(
             name, text, _VERSION, [(key, getattr(each, attribute)) for key, each in found]
@@ -132,6 +143,14 @@ def _versions(statistics: Statistics) -> Iterator[Metric]:
             for reason, number in getattr(each, attribute).items():
                 counter.add_metric((*key, reason.value), number)
         yield counter
+    late = CounterMetricFamily(
+        "skysail_late_rows",
+        "Rows given up that a free replica would have answered in time",
+        labels=_VERSION,
+    )
+    for key, each in found:
+        late.add_metric(key, each.late_rows)
+    yield late
 
 
 def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
@@ -140,6 +159,8 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
 
     queue = gauge("queue_rows", "Rows that wait")
     rate = gauge("arrival_rows_per_second", "Rows that come in")
+    capacity = gauge("replica_capacity_rows_per_second", "Rows of one replica that are in time")
+    arrived = CounterMetricFamily("skysail_arrived_rows", "Rows that came in", labels=_VERSION)
     latency = gauge("profile_latency_seconds", "Learned latency of a batch", "rows")
     ready = gauge("replica_ready", "1 where a replica takes batches", "container")
     in_flight = gauge("replica_batches_in_flight", "Batches that a replica has", "container")
@@ -151,6 +172,8 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
             continue
         queue.add_metric(name, version.queue.num_rows)
         rate.add_metric(name, version.batcher.rate.rows_per_s(now))
+        capacity.add_metric(name, capacity_of(version))
+        arrived.add_metric(name, version.batcher.rate.num_rows)
         for rows, latency_s in version.batcher.profile.points():
             latency.add_metric((*name, str(rows)), latency_s)
         for replica in version.replicas:
@@ -164,7 +187,7 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "skysail_cache_evictions", "Predictions forgotten to make room", cache.num_evicted
     )
-    yield from (queue, rate, latency, ready, in_flight, backlog)
+    yield from (queue, rate, arrived, capacity, latency, ready, in_flight, backlog)
 
 
 def _transport(counters: Mapping[str, int]) -> Iterator[Metric]:

@@ -68,6 +68,8 @@ class ServedVersion:
     replicas: tuple[ReplicaEndpoint, ...] = ()
     latencies: tuple[tuple[int, float], ...] = ()
     """Rows and seconds: what is known of its speed."""
+    load_report_interval_s: float | None = None
+    """Time between reports of its load; None where nobody wants them."""
 
 
 class RouteTable:

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
+from skysail_common.clock import NEVER
 from skysail_common.errors import ModelFailed, SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend.batching.policies import DispatchReason, ShedReason
@@ -18,6 +19,12 @@ SECONDS: tuple[float, ...] = (
 
 ROWS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds for sizes of batches."""
+
+
+SHARES: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.5, 2.0)
+"""Upper bounds for shares of the time that a query has."""
+
+_URGENCY_WEIGHT = 0.05
 
 
 class Histogram:
@@ -50,6 +57,32 @@ class VersionStatistics:
         """Of each batch: in the user's function."""
         self.dispatches: Counter[DispatchReason] = Counter()
         self.sheds: Counter[ShedReason] = Counter()
+        self.late_rows = 0
+        """Rows given up that a free replica would have answered in time."""
+        self.deadline_used = Histogram(SHARES)
+        """Of each batch: share of its time that its most urgent query had used at the answer."""
+        self._urgency: float | None = None
+
+    def answered(self, used_s: float, budget_s: float) -> None:
+        """Count a batch, by the time of its most urgent query that is used, and that it had."""
+        if budget_s <= 0:
+            return
+        self.deadline_used.observe(used_s / budget_s)
+        urgency = 1 / budget_s
+        if self._urgency is None:
+            self._urgency = urgency
+        else:
+            self._urgency += _URGENCY_WEIGHT * (urgency - self._urgency)
+
+    @property
+    def usual_budget_s(self) -> float:
+        """Time that queries have when they arrive; 0 where not known.
+
+        The harmonic mean of the latest: those that have little of it count most.
+        """
+        if self._urgency is None:
+            return 0.0
+        return 1 / self._urgency if self._urgency else NEVER
 
 
 class TargetStatistics:

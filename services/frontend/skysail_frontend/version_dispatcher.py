@@ -255,12 +255,14 @@ class VersionDispatcher:
         self._landed(batch)
         self.statistics.compute_s.observe(compute_s)
         self.statistics.batch_wait_s.observe(max(0.0, now - batch.sent - compute_s))
+        head = batch.queries[0]
+        budget_s = head.deadline - head.arrival
+        self.statistics.answered(now - head.arrival, budget_s)
         self._compute_s += 0.1 * (compute_s - self._compute_s)
         self.batcher.returns.answered(batch.rows, batch.expected_s, now)
         if is_whole:
             latency_s = max(compute_s, now - batch.sent - wait_s)
-            head = batch.queries[0]
-            self.batcher.observe(batch.rows, latency_s, head.deadline - head.arrival, now)
+            self.batcher.observe(batch.rows, latency_s, budget_s, now)
 
     def lost(self, batches: Sequence[Batch]) -> None:
         """Forget batches that will not be answered."""

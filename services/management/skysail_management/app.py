@@ -3,9 +3,10 @@
 import asyncio
 import fcntl
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition
@@ -13,8 +14,10 @@ from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
 from skysail_common.store import Store
+from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
 from skysail_management.artifacts import ArtifactStore
+from skysail_management.autoscaler import Autoscaler
 from skysail_management.containers.base import ContainerManager
 from skysail_management.containers.registry import find_container_manager
 from skysail_management.events import DeployEvents
@@ -22,22 +25,43 @@ from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import DeploymentDefaults, Deployments
 from skysail_management.operations.models import Models
 from skysail_management.profiles import Profiles
+from skysail_management.reconciler.autoscaling import AutoscalingOptions
 from skysail_management.reconciler.reconciler import Reconciler, stop_all
 from skysail_management.reconciler.specs import ReconcilerOptions
 from skysail_management.records import Records
 from skysail_management.routing import Routing
 from skysail_management.servicer import ManagementServicer
 from skysail_management.settings import ManagementSettings
-from skysail_protos.v1 import management_pb2_grpc
+
+if TYPE_CHECKING:
+    from skysail_management.leadership.leader_label import LeaderLabel
+
+    _Leading = AbstractAsyncContextManager[LeaderLabel | None]
 
 log = logging.getLogger(__name__)
 
-_SERVICE = "skysail.v1.ManagementService"
+_NOTE = "container-manager"
 _STOP_GRACE_S = 2.0
+_HANDOVER_S = 30.0
+_LOCK_RETRY_S = 0.1
+_MAX_REPORT_AGE = 5.0
+"""Intervals after which a report of a load says nothing any more."""
+
+
+class _Ending:
+    """When management ends, and why."""
+
+    def __init__(self) -> None:
+        self.event = stop_event()
+        self.is_orphan = False
+
+    def parent_is_gone(self) -> None:
+        self.is_orphan = True
+        self.event.set()
 
 
 async def run(settings: ManagementSettings) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; where there is a lease, once and as long as it is held.
 
     Raises:
         FailedPrecondition: the data directory or the address is in use.
@@ -45,38 +69,82 @@ async def run(settings: ManagementSettings) -> None:
         ContainerManagerUnavailable: the container manager does not answer.
     """
     check_name("cluster", settings.cluster)
-    with _locked(settings.data_dir):
-        note = settings.data_dir / "container-manager"
-        if settings.stop_replicas_only:
-            # Whoever stops them need not know what they run as.
-            name = note.read_text() if note.exists() else settings.container_manager
-            manager = find_container_manager(name)(settings)
-            await manager.open()
-            await stop_all(manager, settings.drain_timeout_s)
-            await manager.close()
-            return
+    if settings.stop_replicas_only:
+        await _stop_replicas(settings)
+        return
+    ending = _Ending()
+    tasks = BackgroundTasks()
+    if settings.watch_parent:
+        tasks.start(watch_parent(ending.parent_is_gone), "watch parent")
+    server = AdminServer()
+    try:
+        if settings.kubernetes_lease:
+            await _work_in_turn(settings, ending, server)
+        else:
+            await _work(settings, ending, server)
+    finally:
+        await tasks.stop()
+
+
+async def _work_in_turn(settings: ManagementSettings, ending: _Ending, server: AdminServer) -> None:
+    server.listen(settings.host, settings.port)
+    await server.start()
+    try:
+        async with _leading()(settings, ending.event) as label:
+            if label is not None:
+                await _work(settings, ending, server, label)
+    finally:
+        await server.stop(0)
+
+
+async def _stop_replicas(settings: ManagementSettings) -> None:
+    async with _locked(settings.data_dir):
+        note = settings.data_dir / _NOTE
+        # Whoever stops them need not know what they run as.
+        name = note.read_text() if note.exists() else settings.container_manager
+        manager = find_container_manager(name)(settings)
+        await manager.open()
+        await stop_all(manager, settings.drain_timeout_s)
+        await manager.close()
+
+
+def _leading() -> "Callable[[ManagementSettings, asyncio.Event], _Leading]":
+    try:
+        from skysail_management.leadership.leading import leading
+    except ImportError as error:
+        raise FailedPrecondition(
+            f"a lease needs the client of Kubernetes ({error}); install skysail[kubernetes]"
+        ) from None
+    return leading
+
+
+async def _work(
+    settings: ManagementSettings,
+    ending: _Ending,
+    server: AdminServer,
+    label: "LeaderLabel | None" = None,
+) -> None:
+    # The leader before may need a moment to let go.
+    async with _locked(settings.data_dir, _HANDOVER_S if label else 0.0, ending.event):
         manager = find_container_manager(settings.container_manager)(settings)
-        note.write_text(settings.container_manager)
+        (settings.data_dir / _NOTE).write_text(settings.container_manager)
         store = Store(settings.redis_url.get_secret_value(), settings.cluster)
         try:
             await store.open()
-            await _serve(settings, store, manager)
+            await _serve(settings, ending, server, label, store, manager)
         finally:
             await store.close()
 
 
-async def _serve(settings: ManagementSettings, store: Store, manager: ContainerManager) -> None:
-    stop = stop_event()
-    is_orphan = False
-
-    def parent_is_gone() -> None:
-        nonlocal is_orphan
-        is_orphan = True
-        stop.set()
-
+async def _serve(
+    settings: ManagementSettings,
+    ending: _Ending,
+    server: AdminServer,
+    label: "LeaderLabel | None",
+    store: Store,
+    manager: ContainerManager,
+) -> None:
     tasks = BackgroundTasks()
-    if settings.watch_parent:
-        tasks.start(watch_parent(parent_is_gone), "watch parent")
     records = Records(store)
     await records.load()
     secret = await store.secret()
@@ -85,12 +153,10 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
     )
     events = DeployEvents()
     routing = Routing(records)
-    server = GrpcServer([_SERVICE])
-    port = server.bind(f"{settings.host}:{settings.port}")
-    bound = {"grpc": f"{settings.host}:{port}"}
+    bound = {"grpc": server.listen(settings.host, settings.port)}
     artifact_server = None
     if settings.artifact_port is not None:
-        artifact_server = GrpcServer([_SERVICE], max_message_bytes=MAX_MESSAGE_BYTES)
+        artifact_server = GrpcServer([SERVICE], max_message_bytes=MAX_MESSAGE_BYTES)
         port = artifact_server.bind(f"{settings.host}:{settings.artifact_port}")
         bound["artifacts"] = f"{settings.host}:{port}"
     options = ReconcilerOptions(
@@ -120,43 +186,66 @@ async def _serve(settings: ManagementSettings, store: Store, manager: ContainerM
         models=models,
         deployments=deployments,
         profiles=Profiles(records),
+        autoscaler=Autoscaler(
+            records,
+            reconciler,
+            AutoscalingOptions(
+                settings.autoscaling_target,
+                settings.autoscaling_shrink_after_s,
+                _MAX_REPORT_AGE * settings.autoscaling_interval_s,
+            ),
+            MONOTONIC,
+        ),
         reconciler=reconciler,
         routing=routing,
         default_max_batch_size=settings.default_max_batch_size,
+        load_report_interval_s=settings.autoscaling_interval_s,
     )
-    management_pb2_grpc.add_ManagementServiceServicer_to_server(servicer, server.grpc)
-    servers = [server]
+    servers: list[GrpcServer] = [server]
     if artifact_server is not None:
         downloads.add_alone_to(artifact_server)
         servers.append(artifact_server)
     # Before the first frontend asks, so that it is never told less than what runs.
     await reconciler.start()
     tasks.start(records.keep_fresh(reconciler.all_changed), "keep records fresh")
+    server.serve(servicer)
     for each in servers:
         await each.start()
         await each.set_serving(True)
+    if label is not None:
+        tasks.start(label.put_on(), "leader label")
     print_ready_line("management", **bound)
     try:
-        await stop.wait()
+        await ending.event.wait()
     finally:
         await tasks.stop()
+        if label is not None:
+            await label.take_off()
         routing.stop()
         await asyncio.gather(*(each.stop(_STOP_GRACE_S) for each in servers))
         # Nobody would start a management that takes the replicas of an orphan over.
-        if settings.stop_replicas_on_exit or is_orphan:
+        if settings.stop_replicas_on_exit or ending.is_orphan:
             await reconciler.stop_all_containers()
         else:
             await reconciler.stop()
 
 
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
+@asynccontextmanager
+async def _locked(
+    data_dir: Path, wait_s: float = 0.0, stop: asyncio.Event | None = None
+) -> AsyncIterator[None]:
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    end = MONOTONIC() + wait_s
     with (data_dir / "management.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FailedPrecondition(
-                f"data directory {data_dir} is in use by another management"
-            ) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if MONOTONIC() >= end or (stop is not None and stop.is_set()):
+                    raise FailedPrecondition(
+                        f"data directory {data_dir} is in use by another management"
+                    ) from None
+                await asyncio.sleep(_LOCK_RETRY_S)
+            else:
+                break
         yield

@@ -19,6 +19,7 @@ from skysail_management.events import DeployEvent
 from skysail_management.reconciler.version_loop import VersionLoop
 from skysail_management.records import (
     ApplicationRecord,
+    AutoscalingRecord,
     DeploymentRecord,
     ModelRecord,
     RouteRecord,
@@ -57,6 +58,14 @@ def application_to_proto(record: ApplicationRecord) -> management_pb2.Applicatio
     )
 
 
+def _autoscaling(record: AutoscalingRecord | None) -> management_pb2.Autoscaling | None:
+    if record is None:
+        return None
+    return management_pb2.Autoscaling(
+        min_replicas=record.min_replicas, max_replicas=record.max_replicas
+    )
+
+
 def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
     """Return the message of a deployment."""
     is_complete = record.is_rolled_out
@@ -74,6 +83,7 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
         rollout_state=management_pb2.ROLLOUT_STATE_COMPLETE
         if is_complete
         else management_pb2.ROLLOUT_STATE_IN_PROGRESS,
+        autoscaling=_autoscaling(record.autoscaling),
     )
 
 
@@ -165,8 +175,9 @@ def frontend_to_proto(watcher: Watcher) -> management_pb2.Frontend:
 
 
 def _routed_version(
-    routing: VersionRouting, latencies: Sequence[tuple[int, float]]
+    routing: VersionRouting, latencies: Sequence[tuple[int, float]], load_report_interval_s: float
 ) -> routing_pb2.RoutedVersion:
+    follows_load = routing.deployment.autoscaling is not None
     return routing_pb2.RoutedVersion(
         model=routing.record.model,
         version=routing.record.version,
@@ -179,6 +190,7 @@ def _routed_version(
         ],
         serving=serving_to_proto(routing.deployment.serving),
         latencies=latencies_to_proto(latencies),
+        load_report_interval=duration(load_report_interval_s) if follows_load else None,
     )
 
 
@@ -187,8 +199,17 @@ def snapshot_to_proto(
     sequence: int,
     state: RoutingState,
     latencies: Callable[[str], Sequence[tuple[int, float]]],
+    load_report_interval_s: float,
 ) -> routing_pb2.RoutingSnapshot:
-    """Return the message of a routing state; `latencies` knows the speed of a version by name."""
+    """Return the message of a routing state.
+
+    Args:
+        cluster: Its name.
+        sequence: Number of the state.
+        state: What frontends need.
+        latencies: Knows the speed of a version by name.
+        load_report_interval_s: Time between reports about versions that follow their load.
+    """
     return routing_pb2.RoutingSnapshot(
         sequence=sequence,
         cluster=cluster,
@@ -204,7 +225,9 @@ def snapshot_to_proto(
             for record in state.applications
         ],
         versions=[
-            _routed_version(routing, latencies(str(routing.record.model_version)))
+            _routed_version(
+                routing, latencies(str(routing.record.model_version)), load_report_interval_s
+            )
             for routing in state.versions
         ],
     )

@@ -83,6 +83,13 @@ class VersionRecord(Record):
         return self.signature.signature()
 
 
+class AutoscalingRecord(Record):
+    """Between what bounds the number of replicas follows the load."""
+
+    min_replicas: int
+    max_replicas: int
+
+
 class DeploymentRecord(Record):
     """The desired state of a model version."""
 
@@ -94,6 +101,8 @@ class DeploymentRecord(Record):
     cpus: float = 0.0
     gpus: int = 0
     environment: dict[str, str] = {}
+    autoscaling: AutoscalingRecord | None = None
+    """None where operators say how many replicas there are."""
     serving: ServingOptions = ServingOptions()
     start_timeout_s: float
     is_rolled_out: bool = False

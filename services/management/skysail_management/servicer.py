@@ -20,12 +20,13 @@ from skysail_common.store import Store
 from skysail_management import messages
 from skysail_management.artifact_servicer import ArtifactServicer
 from skysail_management.artifacts import ArtifactStore
+from skysail_management.autoscaler import Autoscaler
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import Deployments, DeploymentWish
 from skysail_management.operations.models import Models
 from skysail_management.profiles import Profiles
 from skysail_management.reconciler.reconciler import Reconciler
-from skysail_management.records import Records, RouteRecord, VersionRecord
+from skysail_management.records import AutoscalingRecord, Records, RouteRecord, VersionRecord
 from skysail_management.routing import Routing, Watcher
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import management_pb2_grpc, routing_pb2
@@ -52,9 +53,11 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         models: Models,
         deployments: Deployments,
         profiles: Profiles,
+        autoscaler: Autoscaler,
         reconciler: Reconciler,
         routing: Routing,
         default_max_batch_size: int,
+        load_report_interval_s: float,
     ) -> None:
         """Serves what the parts do; without `downloads`, artifacts are to be had elsewhere."""
         self._cluster = cluster
@@ -67,9 +70,11 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         self._models = models
         self._deployments = deployments
         self._profiles = profiles
+        self._autoscaler = autoscaler
         self._reconciler = reconciler
         self._routing = routing
         self._default_max_batch_size = default_max_batch_size
+        self._load_report_interval_s = load_report_interval_s
 
     async def RegisterApplication(
         self, request: pb.RegisterApplicationRequest, context: Context
@@ -252,6 +257,20 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         )
         return pb.ScaleResponse(version=version)
 
+    async def SetAutoscaling(
+        self, request: pb.SetAutoscalingRequest, context: Context
+    ) -> pb.SetAutoscalingResponse:
+        bounds = None
+        if request.HasField("autoscaling"):
+            bounds = AutoscalingRecord(
+                min_replicas=request.autoscaling.min_replicas,
+                max_replicas=request.autoscaling.max_replicas,
+            )
+        deployment = await self._deployments.set_autoscaling(request.model, request.version, bounds)
+        return pb.SetAutoscalingResponse(
+            version=deployment.version, num_replicas=deployment.num_replicas
+        )
+
     async def WatchRouting(
         self, request_iterator: AsyncIterator[pb.WatchRoutingRequest], context: Context
     ) -> AsyncIterator[routing_pb2.RoutingSnapshot]:
@@ -264,17 +283,23 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             async for request in request_iterator:
                 self._routing.applied(watcher, request.applied_sequence)
                 await self._profiles.take(request.latencies)
+                await self._autoscaler.take(watcher.frontend_id, request.loads)
 
         with self._routing.watching(watcher):
             answers = asyncio.create_task(take_over_answers())
             try:
                 async for sequence, state in self._routing.snapshots(watcher):
                     yield messages.snapshot_to_proto(
-                        self._cluster, sequence, state, self._profiles.latencies
+                        self._cluster,
+                        sequence,
+                        state,
+                        self._profiles.latencies,
+                        self._load_report_interval_s,
                     )
             finally:
                 answers.cancel()
                 await asyncio.gather(answers, return_exceptions=True)
+                self._autoscaler.gone(watcher.frontend_id)
 
     async def StreamLogs(
         self, request: pb.StreamLogsRequest, context: Context

@@ -60,6 +60,17 @@ class ManagementSettings(ServiceSettings):
     max_artifact_bytes: int = Field(4 * 1024**3, gt=0)
     """Largest artifact."""
 
+    autoscaling_target: float = Field(0.7, gt=0, le=1)
+    """Share of what its replicas can compute in time that a version which follows its load is to
+    use; the rest is for what is not steady."""
+
+    autoscaling_interval_s: float = Field(2.0, ge=0.05, le=60)
+    """Time between the reports of a frontend about the load of such a version; a report is of no use
+    after 5 times as long."""
+
+    autoscaling_shrink_after_s: float = Field(300.0, gt=0)
+    """Time for which fewer replicas must have sufficed before some of them are stopped."""
+
     docker_host: str = Field("unix:///var/run/docker.sock", validation_alias="DOCKER_HOST")
     """Where the Docker engine listens, for the container manager `docker`."""
 
@@ -155,6 +166,10 @@ class ManagementSettings(ServiceSettings):
     kubernetes_lease: str = ""
     """Name of the lease that management must hold to work, so that one of several does; none if
     empty."""
+
+    kubernetes_lease_s: int = Field(15, ge=3)
+    """Seconds after which another may take a lease that is not renewed; whoever holds it stops after
+    two thirds of them."""
 
     artifact_port: Port | None = None
     """Port where replicas fetch their artifact, which then serves nothing else and is the only one

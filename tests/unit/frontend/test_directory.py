@@ -15,7 +15,8 @@ from skysail_common.tensors import InputType
 from skysail_frontend.directory import Directory, table_of
 from skysail_frontend.query import Outcome
 from skysail_frontend.routes import Application, ReplicaEndpoint, Route
-from skysail_protos.v1 import model_server_pb2, routing_pb2
+from skysail_protos.v1 import management_pb2, model_server_pb2, routing_pb2
+from skysail_testing.virtual_time import pass_time, virtual_time
 from unit.frontend.parts import DOUBLES, Frontend, TurningLoop, turns
 
 M1 = ModelVersion("m", "1")
@@ -363,3 +364,47 @@ spoiled = st.builds(
 def test_whatever_is_in_the_file_is_a_table_or_invalid(content):
     with contextlib.suppress(DecodeError, InvalidInput):
         table_of(routing_pb2.RoutingSnapshot.FromString(content))
+
+
+# Loads.
+
+
+@virtual_time
+async def test_the_load_of_versions_for_which_it_is_wanted_is_told(tmp_path):
+    directed = Directed()
+    wanted = Duration(seconds=2)
+    await directed.apply(
+        version_of("m:1", "c1", load_report_interval=wanted), version_of("n:1", "c2")
+    )
+    said = []
+
+    async def say(message: management_pb2.WatchRoutingRequest) -> None:
+        said.append(message)
+
+    reporting = asyncio.ensure_future(directed.directory._report_loads(say))
+    for rows in (3, 0):
+        await pass_time(1.0)
+        if rows:
+            directed.frontend.submit(rows=rows, within_s=0.1)
+            directed.frontend.submit("n:1", rows=rows)
+        directed.frontend.clock.advance(2.0)
+        await pass_time(1.5)
+    first, second = [message.loads for message in said]
+    assert [(each.model, each.version, each.arrived_rows) for each in first] == [("m", "1", 3)]
+    assert first[0].window.ToMilliseconds() == 2000
+    assert [each.arrived_rows for each in second] == [0]
+    assert {message.applied_sequence for message in said} == {0}
+    # It is wanted no more, and then again.
+    await directed.apply(version_of("m:1", "c1"))
+    directed.frontend.clock.advance(2.0)
+    await pass_time(60.0)
+    assert len(said) == 2
+    await directed.apply(version_of("m:1", "c1", load_report_interval=wanted))
+    await pass_time(1.0)
+    directed.frontend.clock.advance(2.0)
+    await pass_time(1.5)
+    (third,) = said[2:]
+    assert [each.window.ToMilliseconds() for each in third.loads] == [2000]
+    reporting.cancel()
+    await asyncio.gather(reporting, return_exceptions=True)
+    await directed.directory.stop()

@@ -73,7 +73,7 @@ def test_no_default_output_is_another_thing_than_an_empty_one():
     assert messages.application_to_proto(empty).default_output_json == '""'
     for record, has_default in ((without, False), (empty, True)):
         state = RoutingState((record,), ())
-        (routed,) = messages.snapshot_to_proto("c", 1, state, lambda _: ()).applications
+        (routed,) = messages.snapshot_to_proto("c", 1, state, lambda _: (), 2.0).applications
         assert routed.HasField("default_output_json") == has_default
 
 
@@ -165,7 +165,7 @@ def test_a_routing_state_as_message():
     routing = VersionRouting(VERSION, DEPLOYMENT, True, (("c1", "unix:/1"), ("c2", "h:2")))
     latencies = {"m:1": ((1, 0.002), (8, 0.01))}
     state = RoutingState((APPLICATION,), (routing,))
-    message = messages.snapshot_to_proto("c", 3, state, latencies.__getitem__)
+    message = messages.snapshot_to_proto("c", 3, state, latencies.__getitem__, 2.0)
     assert (message.cluster, message.sequence) == ("c", 3)
     (application,) = message.applications
     assert (application.name, application.input_type) == ("app", InputType.DOUBLES)

@@ -125,7 +125,7 @@ def test_a_deployment_tells_what_is_wanted():
         rollout_state=pb.ROLLOUT_STATE_COMPLETE,
     )
     assert Deployment.of(message) == Deployment(
-        2, 3, 512, 1.5, 2, {"LEVEL": "2"}, ServingOptions(max_batch_size=32), True
+        2, 3, 512, 1.5, 2, {"LEVEL": "2"}, ServingOptions(max_batch_size=32), True, None
     )
     message.rollout_state = pb.ROLLOUT_STATE_IN_PROGRESS
     assert not Deployment.of(message).is_rolled_out

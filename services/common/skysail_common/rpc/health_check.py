@@ -3,21 +3,26 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+LIVENESS = "skysail.liveness"
+"""The service whose health says that a process is alive, whether or not it takes calls."""
+
 _TIMEOUT_S = 5.0
 
 
-def health_status(address: str) -> int:
-    """Return 0 if the server that listens on this address takes calls, else 1.
+def health_status(address: str, service: str = "") -> int:
+    """Return 0 if a service on this address is well, else 1.
 
     Args:
         address: What it was told to listen on; it is dialled from the same machine.
+        service: Its full name, or `LIVENESS`; if empty, all that take calls there.
     """
     endpoint = address.replace("0.0.0.0:", "127.0.0.1:")
     options = (("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0))
     with grpc.insecure_channel(endpoint, options) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            response = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
+            request = health_pb2.HealthCheckRequest(service=service)
+            response = stub.Check(request, timeout=_TIMEOUT_S)
         except grpc.RpcError:
             return 1
     return int(response.status != health_pb2.HealthCheckResponse.SERVING)

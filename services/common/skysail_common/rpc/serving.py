@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
+from skysail_common.rpc.health_check import LIVENESS
 from skysail_common.rpc.interceptors import ErrorInterceptor
 from skysail_common.sockets import cannot_listen
 
@@ -68,8 +69,9 @@ class GrpcServer:
         return 0 if address.startswith("unix:") else port
 
     async def start(self) -> None:
-        """Begin to answer calls; health says NOT_SERVING until `set_serving`."""
+        """Begin to answer calls; health says NOT_SERVING until `set_serving`, but for `LIVENESS`."""
         await self.set_serving(False)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self.grpc.start()
 
     async def set_serving(self, is_serving: bool) -> None:

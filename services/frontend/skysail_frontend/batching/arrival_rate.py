@@ -12,11 +12,14 @@ class ArrivalRate:
     """A rate that forgets exponentially; no work per second, little per arrival."""
 
     def __init__(self) -> None:
+        self.num_rows = 0
+        """All that ever came."""
         self._rows_per_s = 0.0
         self._at = 0.0
 
     def arrived(self, rows: int, now: float) -> None:
         """Count rows."""
+        self.num_rows += rows
         if now - self._at < _GRAIN_S:
             self._rows_per_s += rows / _MEMORY_S
             return

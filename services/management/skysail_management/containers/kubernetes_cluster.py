@@ -88,10 +88,14 @@ class KubernetesManager(ContainerManager):
 
     async def open(self) -> None:
         """Take over the pods that an earlier management left running."""
-        await self._api.open()
-        await self._pods.open()
-        if self._images is not None:
-            await self._images.open()
+        try:
+            await self._api.open()
+            await self._pods.open()
+            if self._images is not None:
+                await self._images.open()
+        except BaseException:
+            await self.close()
+            raise
         self._tasks.start(self._pods.follow(), "pods")
 
     async def close(self) -> None:

@@ -156,7 +156,8 @@ class KubernetesPods:
             group = await self._ensured(spec, manifest)
             group.num_claiming += 1
             try:
-                await self._scale(name, group)
+                # Told again also where it knows: somebody may have scaled or deleted it.
+                await self._scale(name, group, is_told_again=True)
                 return await asyncio.wait_for(self._claimed(name, spec), _CLAIM_TIMEOUT_S)
             except NotInCluster:
                 # Somebody deleted it; it is made again.
@@ -181,7 +182,7 @@ class KubernetesPods:
                 group.num_wanted = 0
         return group
 
-    async def _scale(self, name: str, group: _Group) -> None:
+    async def _scale(self, name: str, group: _Group, *, is_told_again: bool = False) -> None:
         """Have as many pods as are claimed or about to be."""
         async with group.lock:
             claimed = [
@@ -193,7 +194,7 @@ class KubernetesPods:
                 and not is_deleted(pod)
             ]
             wanted = len(claimed) + group.num_claiming
-            if wanted != group.num_wanted:
+            if wanted != group.num_wanted or is_told_again:
                 change = {"spec": {"replicas": wanted}}
                 await self._api.patch(DEPLOYMENT, name, change, "scale")
                 group.num_wanted = wanted

@@ -16,9 +16,10 @@ from skysail_common.serving_options import ServingOptions
 from skysail_management.containers.base import Container, ContainerManager
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
 from skysail_management.operations.models import Models
+from skysail_management.reconciler.autoscaling import Bounds
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.reconciler.rollout import fixed_part
-from skysail_management.records import DeploymentRecord, Records
+from skysail_management.records import AutoscalingRecord, DeploymentRecord, Records
 
 MAX_REPLICAS = 1000
 _MAX_CPUS = 1024
@@ -144,6 +145,14 @@ class Deployments:
                 f"model {str(version)!r} is deployed with other resources or environment; "
                 "undeploy it first"
             )
+        if existing.autoscaling is not None:
+            # Whoever deploys it again does not know its load.
+            deployment = deployment.model_copy(
+                update={
+                    "num_replicas": existing.num_replicas,
+                    "autoscaling": existing.autoscaling,
+                }
+            )
         return deployment.model_copy(
             update={
                 "is_rolled_out": existing.is_rolled_out,
@@ -211,6 +220,8 @@ class Deployments:
     async def scale(self, model: str, version: str, num_replicas: int) -> str:
         """Set the number of replicas of a deployed version and return its name.
 
+        It follows its load no more.
+
         Raises:
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed, or is to be scaled to 0 before it was ready.
@@ -227,10 +238,48 @@ class Deployments:
                 raise FailedPrecondition(
                     f"model {name!r} is still being rolled out; undeploy it instead"
                 )
-            changed = deployment.model_copy(update={"num_replicas": num_replicas})
+            changed = deployment.model_copy(
+                update={"num_replicas": num_replicas, "autoscaling": None}
+            )
             await self._records.commit([self._records.deployments.put(name, changed)])
         self._reconciler.changed(record.model_version)
         return record.version
+
+    async def set_autoscaling(
+        self, model: str, version: str, bounds: AutoscalingRecord | None
+    ) -> DeploymentRecord:
+        """Have the number of replicas follow the load and return what is wanted now.
+
+        Args:
+            model: Name of the model.
+            version: Version; the current one where empty.
+            bounds: Hold at once; None to keep the present number from now on.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+            InvalidInput: the bounds are out of range.
+        """
+        if bounds and not 1 <= bounds.min_replicas <= bounds.max_replicas <= MAX_REPLICAS:
+            raise InvalidInput(
+                "min_replicas must be at least 1, and max_replicas from there to "
+                f"{MAX_REPLICAS}; got {bounds.min_replicas} and {bounds.max_replicas}"
+            )
+        async with self._records.lock:
+            record = self._models.version(model, version)
+            name = self._deployed(record.model_version)
+            deployment = self._records.deployments.get(name)
+            assert deployment is not None
+            num_replicas = deployment.num_replicas
+            if bounds is not None:
+                limits = Bounds(bounds.min_replicas, bounds.max_replicas)
+                num_replicas = limits.clamped(num_replicas)
+            changed = deployment.model_copy(
+                update={"num_replicas": num_replicas, "autoscaling": bounds}
+            )
+            await self._records.commit([self._records.deployments.put(name, changed)])
+        self._reconciler.changed(record.model_version)
+        return changed
 
     async def set_serving_options(
         self, model: str, version: str, serving: ServingOptions

@@ -40,12 +40,16 @@ def replica_spec(
     It has as many threads as the deployment says, else as it has CPUs, else as the manager says.
     """
     num_threads = deployment.num_threads or ceil(deployment.cpus)
+    most = deployment.num_replicas
+    if deployment.autoscaling is not None:
+        # Those that start later are like those that run: one speed is learned for all.
+        most = max(most, deployment.autoscaling.max_replicas)
     return ReplicaSpec(
         ReplicaId(version.model_version, index),
         version,
         options.management_endpoint,
         replica_token(options.secret, version.model_version),
-        num_threads or manager.default_threads(deployment.num_replicas),
+        num_threads or manager.default_threads(most),
         deployment.memory_mib,
         deployment.cpus,
         deployment.gpus,

@@ -1,0 +1,133 @@
+"""Scales the deployments that are to follow their load, by what frontends report about it."""
+
+import logging
+from collections.abc import Iterable
+from math import inf
+
+from skysail_common.clock import Clock
+from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.identifiers import ModelVersion
+from skysail_management.reconciler.autoscaling import (
+    AutoscalingOptions,
+    AutoscalingPolicy,
+    Bounds,
+    Decision,
+    Load,
+)
+from skysail_management.reconciler.reconciler import Reconciler
+from skysail_management.records import DeploymentRecord, Records
+from skysail_protos.v1 import routing_pb2
+
+log = logging.getLogger(__name__)
+
+
+class Autoscaler:
+    """The last load of each version by frontend, and what its policy makes of it.
+
+    It acts when a report comes and never otherwise: where no frontend reports, nothing is known,
+    and nothing changes.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        reconciler: Reconciler,
+        options: AutoscalingOptions,
+        clock: Clock,
+    ) -> None:
+        self._records = records
+        self._reconciler = reconciler
+        self._options = options
+        self._clock = clock
+        self._loads: dict[ModelVersion, dict[str, Load]] = {}
+        self._policies: dict[ModelVersion, AutoscalingPolicy] = {}
+
+    async def take(self, frontend_id: str, reports: Iterable[routing_pb2.LoadReport]) -> None:
+        """Take over what a frontend says, and scale what it is about where that is needed."""
+        now = self._clock()
+        versions = []
+        for report in reports:
+            load = _load(report, now)
+            if load is not None:
+                version = ModelVersion(report.model, report.version)
+                self._loads.setdefault(version, {})[frontend_id] = load
+                versions.append(version)
+        self._forget(now)
+        for version in versions:
+            await self._scale(version, now)
+
+    def gone(self, frontend_id: str) -> None:
+        """Forget what a frontend said, whose queries come by others now."""
+        for loads in self._loads.values():
+            loads.pop(frontend_id, None)
+
+    def _forget(self, now: float) -> None:
+        """Drop what is about deployments that do not follow their load, or is too old."""
+        for version, loads in list(self._loads.items()):
+            deployment = self._records.deployments.get(str(version))
+            if deployment is None or deployment.autoscaling is None:
+                del self._loads[version]
+                self._policies.pop(version, None)
+                continue
+            for frontend_id, load in list(loads.items()):
+                if now - load.received_at > self._options.report_timeout_s:
+                    del loads[frontend_id]
+
+    async def _scale(self, version: ModelVersion, now: float) -> None:
+        deployment = self._records.deployments.get(str(version))
+        if version not in self._loads or deployment is None or deployment.autoscaling is None:
+            return
+        if not deployment.is_rolled_out:
+            return
+        policy = self._policies.get(version)
+        if policy is None:
+            policy = self._policies[version] = AutoscalingPolicy(self._options)
+        limits = deployment.autoscaling
+        decision = policy.decide(
+            Bounds(limits.min_replicas, limits.max_replicas),
+            deployment.num_replicas,
+            self._reconciler.num_ready(version),
+            list(self._loads[version].values()),
+            now,
+        )
+        if decision.num_replicas != deployment.num_replicas:
+            await self._apply(deployment, decision)
+
+    async def _apply(self, deployment: DeploymentRecord, decision: Decision) -> None:
+        name = str(deployment.model_version)
+        changed = deployment.model_copy(update={"num_replicas": decision.num_replicas})
+        try:
+            async with self._records.lock:
+                if self._records.deployments.get(name) != deployment:
+                    # Who changed it knows better; the next report is judged by what holds then.
+                    return
+                await self._records.commit([self._records.deployments.put(name, changed)])
+        except (Conflict, StoreUnavailable) as error:
+            log.warning("not scaled", extra={"version": name, "error": error.message})
+            return
+        log.info(
+            "scaling with the load",
+            extra={
+                "version": name,
+                "before": deployment.num_replicas,
+                "replicas": decision.num_replicas,
+                "reason": decision.reason,
+            },
+        )
+        self._reconciler.changed(deployment.model_version)
+
+
+def _load(report: routing_pb2.LoadReport, now: float) -> Load | None:
+    window_s = report.window.ToNanoseconds() / 1e9
+    numbers = (report.capacity_rows_per_s, report.deadline_used)
+    if window_s <= 0 or not all(0 <= number < inf for number in numbers):
+        return None
+    return Load(
+        now,
+        window_s,
+        report.arrived_rows,
+        report.late_rows,
+        report.busy.ToNanoseconds() / 1e9,
+        report.capacity_rows_per_s,
+        report.deadline_used,
+    )

@@ -1,0 +1,66 @@
+"""Marks the pod that leads: the Service of management selects it by this label."""
+
+import asyncio
+import contextlib
+import logging
+
+from skysail_common.back_off import BackOff
+from skysail_common.errors import SkysailError
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import NotInCluster
+from skysail_common.kubernetes_kinds import POD
+from skysail_common.kubernetes_labels import LEADER, labels
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.2
+_MAX_RETRY_S = 5.0
+_REMOVAL_S = 2.0
+
+
+class LeaderLabel:
+    """The label on the pods of one cluster."""
+
+    def __init__(self, api: KubernetesApi, cluster: str, pod: str) -> None:
+        """Does nothing yet.
+
+        Args:
+            api: The cluster, seen from the namespace of the pods.
+            cluster: Name of the Skysail cluster.
+            pod: Our own pod; empty if we are in none, and then nothing is ever done.
+        """
+        self._api = api
+        self._labels = {**labels(cluster, "management"), LEADER: "true"}
+        self._pod = pod
+
+    async def put_on(self) -> None:
+        """Have the label on our own pod and no other; tries until that is done."""
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        while self._pod:
+            try:
+                await self._move()
+            except SkysailError as error:
+                log.warning("leader label not set", extra={"error": error.message})
+                await asyncio.sleep(back_off.next_s())
+            else:
+                return
+
+    async def _move(self) -> None:
+        for pod in await self._api.list(POD, self._labels):
+            # Of one that was killed, or cut off.
+            if pod["metadata"]["name"] != self._pod:
+                await self._set(pod["metadata"]["name"], None)
+        await self._set(self._pod, "true")
+
+    async def take_off(self) -> None:
+        """Remove the label from our own pod, if that is possible within a moment."""
+        if not self._pod:
+            return
+        try:
+            await asyncio.wait_for(self._set(self._pod, None), _REMOVAL_S)
+        except (SkysailError, asyncio.TimeoutError) as error:
+            log.warning("leader label not removed", extra={"error": str(error) or "no answer"})
+
+    async def _set(self, pod: str, value: str | None) -> None:
+        with contextlib.suppress(NotInCluster):
+            await self._api.patch(POD, pod, {"metadata": {"labels": {LEADER: value}}})

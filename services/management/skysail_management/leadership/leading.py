@@ -1,0 +1,59 @@
+"""From a standby to the leader and back: what `app` does around its work where there is a lease."""
+
+import asyncio
+import platform
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from skysail_common.clock import MONOTONIC
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_management.leadership.election import LeaseTimes
+from skysail_management.leadership.leader_label import LeaderLabel
+from skysail_management.leadership.lease import LeaderLease
+from skysail_management.leadership.watchdog import Watchdog
+from skysail_management.settings import ManagementSettings
+
+
+@asynccontextmanager
+async def leading(
+    settings: ManagementSettings, stop: asyncio.Event
+) -> AsyncIterator[LeaderLabel | None]:
+    """Lead inside the block, which begins when nobody else does; the process ends if that changes.
+
+    Yields None where `stop` is set before it leads.
+
+    Raises:
+        FailedPrecondition: no Kubernetes cluster is known.
+        NotAllowed: a role lacks a rule.
+    """
+    api = KubernetesApi(
+        settings.kubeconfig,
+        settings.kubernetes_context,
+        settings.kubernetes_proxy_addr,
+        settings.kubernetes_namespace,
+    )
+    lease = LeaderLease(
+        api,
+        settings.kubernetes_lease,
+        # A pod whose container was started anew need not wait for what it held itself before.
+        settings.kubernetes_pod or f"{platform.node()}-{uuid.uuid4().hex[:8]}",
+        LeaseTimes(settings.kubernetes_lease_s),
+        MONOTONIC,
+        Watchdog(),
+    )
+    tasks = BackgroundTasks()
+    try:
+        await api.open()
+        if not await lease.acquire(stop):
+            yield None
+            return
+        tasks.start(lease.keep(), "renew the lease")
+        try:
+            yield LeaderLabel(api, settings.cluster, settings.kubernetes_pod)
+        finally:
+            await tasks.stop()
+            await lease.release()
+    finally:
+        await api.close()

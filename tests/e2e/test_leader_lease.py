@@ -1,0 +1,348 @@
+"""Two managements of one cluster, one lease of a real Kubernetes: one works, the other waits."""
+
+import json
+import os
+import re
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import skysail
+from skysail import errors
+from skysail_testing.kubernetes_clusters import (
+    KubernetesCluster,
+    kubernetes_cluster,
+    why_no_kubernetes,
+)
+from skysail_testing.processes import Service, eventually
+from skysail_testing.store_servers import StoreServer, embedded_command
+
+LEASE_S = 6
+LEADER = "skysail.ai/leader"
+OURS = {
+    "app.kubernetes.io/name": "skysail",
+    "app.kubernetes.io/component": "management",
+    "skysail.ai/cluster": "default",
+}
+
+
+class Place:
+    """What two managements share."""
+
+    def __init__(self, cluster: KubernetesCluster, directory: Path, store_url: str) -> None:
+        self.cluster = cluster
+        self.namespace = cluster.new_namespace()
+        self.directory = directory
+        self.store_url = store_url
+        self.config = directory / "management.json"
+        self.bare_config = directory / "bare.json"
+        self._apply(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+                "metadata": {"name": "management"},
+                "rules": [
+                    {
+                        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+                        "resourceNames": ["lease"], "verbs": ["get", "update"],
+                    },
+                    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "patch"]},
+                ],
+            },
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+                "metadata": {"name": "management"},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "management",
+                },
+                "subjects": [{"kind": "ServiceAccount", "name": "management"}],
+            },
+            self._account("management"),
+            self._account("bare"),
+            self._pod("pod-a", **OURS),
+            self._pod("pod-b", **OURS),
+            self._pod("pod-crashed", **OURS, **{LEADER: "true"}),
+            self._pod("pod-other", **{**OURS, "skysail.ai/cluster": "other", LEADER: "true"}),
+        )  # fmt: skip
+        self._write_config("management", self.config)
+        self._write_config("bare", self.bare_config)
+
+    def _apply(self, *objects: dict) -> None:
+        bundle = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self.kubectl("apply", "--filename", "-", stdin=json.dumps(bundle))
+
+    @staticmethod
+    def _account(name: str) -> dict:
+        return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+
+    @staticmethod
+    def _pod(name: str, **labels: str) -> dict:
+        """A pod that never runs: its labels are all that matters."""
+        return {
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+            "spec": {
+                "nodeSelector": {"no": "node"}, "containers": [{"name": "c", "image": "none"}],
+            },
+        }  # fmt: skip
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.cluster.kubectl("--namespace", self.namespace, *arguments, stdin=stdin)
+
+    def _write_config(self, account: str, path: Path) -> None:
+        """Write how that account reaches the cluster, and no more."""
+        config = json.loads(self.cluster.kubectl("config", "view", "--raw", "--output", "json"))
+        names = {each["name"]: each for each in config["contexts"]}
+        current = names[config["current-context"]]["context"]["cluster"]
+        (server,) = (each for each in config["clusters"] if each["name"] == current)
+        token = self.kubectl("create", "token", account).strip()
+        context = {"cluster": current, "user": "it", "namespace": self.namespace}
+        path.write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "clusters": [server],
+            "users": [{"name": "it", "user": {"token": token}}],
+            "contexts": [{"name": "it", "context": context}], "current-context": "it",
+        }))  # fmt: skip
+
+    def new_lease(self) -> None:
+        self.kubectl("delete", "lease", "lease", "--ignore-not-found")
+        self._apply(
+            {
+                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": "lease"},
+            }
+        )  # fmt: skip
+
+    def leaders(self) -> set[str]:
+        """Return the pods that the Service would select, of all clusters."""
+        found = self.kubectl("get", "pods", "--selector", f"{LEADER}=true", "--output", "name")
+        return {line.removeprefix("pod/") for line in found.split()}
+
+    def holder(self) -> str:
+        found = json.loads(self.kubectl("get", "lease", "lease", "--output", "json"))
+        return found.get("spec", {}).get("holderIdentity", "")
+
+
+class Management:
+    """One of the two."""
+
+    def __init__(self, place: Place, pod: str, *flags: str, config: Path | None = None) -> None:
+        # Its address is known before it leads, and nobody else's.
+        self.host = "127." + ".".join(str(1 + byte % 250) for byte in secrets.token_bytes(3))
+        self.endpoint = f"{self.host}:8003"
+        self._environment = {"KUBECONFIG": str(config or place.config)}
+        self._flags = [
+            "--data-dir", str(place.directory / "data"), "--skysail-redis-url", place.store_url,
+            "--host", self.host, "--kubernetes-lease", "lease", "--kubernetes-pod", pod,
+            "--kubernetes-lease-s", str(LEASE_S), *flags,
+        ]  # fmt: skip
+        self.service = Service("skysail_management", self._flags, self._environment)
+
+    @property
+    def pid(self) -> int:
+        return self.service.process.pid
+
+    def wait_alive(self) -> None:
+        eventually(lambda: self.health("skysail.liveness") == "SERVING", what="it is alive")
+
+    def health(self, name: str) -> str:
+        with grpc.insecure_channel(self.endpoint) as channel:
+            request = health_pb2.HealthCheckRequest(service=name)
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+            except grpc.RpcError as error:
+                return error.code().name
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+    def health_check(self) -> int:
+        """Return what the health check of the image says."""
+        environment = {
+            "SKYSAIL_MANAGEMENT_HOST": self.host, "SKYSAIL_MANAGEMENT_DATA_DIR": "/nowhere",
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "skysail_management.health_check"],
+            env={**os.environ, **environment}, check=False, timeout=30,
+        )  # fmt: skip
+        return done.returncode
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    if why_no_kubernetes():
+        pytest.skip(why_no_kubernetes())
+    directory = tmp_path_factory.mktemp("l")
+    store = StoreServer(embedded_command, directory)
+    await store.start()
+    try:
+        yield Place(kubernetes_cluster(), directory, store.url)
+    finally:
+        store.stop()
+
+
+@pytest.fixture
+def started(place: Place) -> Iterator[list[Management]]:
+    """Managements that a test starts; none outlives it."""
+    place.new_lease()
+    started: list[Management] = []
+    yield started
+    for each in started:
+        if each.service.process.poll() is None:
+            each.service.process.send_signal(signal.SIGCONT)
+            each.service.stop()
+        else:
+            each.service.wait()
+
+
+@pytest.fixture
+def pair(place: Place, started: list[Management]) -> tuple[Management, Management]:
+    """The leader and the standby."""
+    started.append(Management(place, "pod-a"))
+    started[0].service.wait_ready()
+    started.append(Management(place, "pod-b"))
+    started[1].wait_alive()
+    return started[0], started[1]
+
+
+def seconds_until_ready(management: Management, timeout_s: float = 30) -> float:
+    began = time.monotonic()
+    management.service.wait_ready(timeout_s)
+    return time.monotonic() - began
+
+
+def test_one_leads_and_the_other_waits(place, pair):
+    _, standby = pair
+    assert [each.health_check() for each in pair] == [0, 0]
+    assert [each.health("") for each in pair] == ["SERVING", "NOT_SERVING"]
+    assert place.holder() == "pod-a"
+    # The label of one that crashed is gone; another cluster's is not ours.
+    eventually(lambda: place.leaders() == {"pod-a", "pod-other"}, what="the label is on the leader")
+    with skysail.Client(standby.endpoint) as client:
+        with pytest.raises(errors.Unavailable, match="another one does"):
+            client.status()
+    time.sleep(LEASE_S + 1)
+    assert place.holder() == "pod-a"
+    assert [each.health("") for each in pair] == ["SERVING", "NOT_SERVING"]
+
+
+def test_an_orderly_stop_hands_over_within_three_seconds(place, pair):
+    leader, standby = pair
+    name = f"app-{secrets.token_hex(4)}"
+    with skysail.Client(leader.endpoint) as client:
+        client.register_application(name)
+    eventually(lambda: "pod-a" in place.leaders(), what="the label is on the leader")
+    leader.service.process.send_signal(signal.SIGTERM)
+    assert seconds_until_ready(standby) < 3
+    assert leader.service.wait() == 0
+    with skysail.Client(standby.endpoint) as client:
+        assert name in [each.name for each in client.applications()]
+    eventually(lambda: place.leaders() == {"pod-b", "pod-other"}, what="the label is handed over")
+    assert standby.service.stop() == 0
+    assert place.holder() == ""
+    assert place.leaders() == {"pod-other"}
+
+
+def test_a_standby_ends_when_it_is_told_to(place, pair):
+    _, standby = pair
+    assert standby.service.stop() == 0
+    assert place.holder() == "pod-a"
+
+
+def test_a_killed_leader_is_followed_within_the_duration(place, pair):
+    leader, standby = pair
+    leader.service.process.kill()
+    assert seconds_until_ready(standby) < LEASE_S + 2
+    assert place.holder() == "pod-b"
+    eventually(lambda: place.leaders() == {"pod-b", "pod-other"}, what="the label moved")
+
+
+def test_a_pod_whose_container_died_leads_again_at_once(place, started):
+    started.append(Management(place, "pod-a"))
+    started[0].service.wait_ready()
+    started[0].service.process.kill()
+    started.append(Management(place, "pod-a"))
+    assert seconds_until_ready(started[1]) < LEASE_S
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_leader_that_cannot_reach_kubernetes_ends_before_another_leads(place, started, number):
+    with kubectl_proxy(place) as (proxy, address):
+        leader = Management(
+            place, "pod-a", "--kubernetes-proxy-addr", address,
+            "--kubernetes-namespace", place.namespace,
+        )  # fmt: skip
+        started.append(leader)
+        leader.service.wait_ready()
+        standby = Management(place, "pod-b")
+        started.append(standby)
+        standby.wait_alive()
+        began = time.monotonic()
+        proxy.send_signal(number)
+        assert leader.service.wait(timeout_s=LEASE_S) == 69
+        assert time.monotonic() - began < LEASE_S * 2 / 3 + 1
+        assert "the lease was not renewed in time; it ends at once" in leader.service.errors
+        # Nobody else did anything meanwhile.
+        assert standby.health("") == "NOT_SERVING"
+        seconds_until_ready(standby)
+        assert time.monotonic() - began < LEASE_S + 3
+
+
+def test_a_leader_that_stood_still_does_nothing_more(place, pair):
+    leader, standby = pair
+    os.kill(leader.pid, signal.SIGSTOP)
+    eventually(lambda: place.holder() == "pod-b", what="the standby has the lease")
+    # What is frozen still has the data directory, so that two never write there.
+    time.sleep(1)
+    assert standby.health("") == "NOT_SERVING"
+    assert standby.health("skysail.liveness") == "SERVING"
+    os.kill(leader.pid, signal.SIGCONT)
+    assert leader.service.wait(timeout_s=2) == 69
+    assert seconds_until_ready(standby) < 3
+
+
+def test_a_leader_ends_when_its_lease_is_deleted(place, started):
+    started.append(Management(place, "pod-a"))
+    started[0].service.wait_ready()
+    place.kubectl("delete", "lease", "lease")
+    assert started[0].service.wait(timeout_s=LEASE_S) == 69
+    assert place.kubectl("get", "leases", "--output", "name") == ""
+
+
+def test_a_lease_that_is_made_later_is_waited_for(place, started):
+    place.kubectl("delete", "lease", "lease")
+    started.append(Management(place, "pod-a"))
+    started[0].wait_alive()
+    eventually(lambda: "not found" in started[0].service.errors, what="it says what it waits for")
+    place.new_lease()
+    assert seconds_until_ready(started[0]) < 3
+
+
+def test_a_role_that_lacks_a_rule_is_named(place, started):
+    started.append(Management(place, "pod-a", config=place.bare_config))
+    assert started[0].service.wait() == 1
+    assert re.search(
+        r"skysail-management: 'system:serviceaccount:.*:bare' may not get "
+        r"leases.coordination.k8s.io in namespace '.*': a role must allow it",
+        started[0].service.errors,
+    )
+
+
+@contextmanager
+def kubectl_proxy(place: Place) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """Run `kubectl proxy` inside the block."""
+    command = ["kubectl", "--kubeconfig", str(place.config), "proxy", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert select.select([process.stdout], [], [], 20)[0]
+            line = process.stdout.readline().decode()
+            yield process, line.rpartition(" ")[2].strip()
+        finally:
+            process.kill()

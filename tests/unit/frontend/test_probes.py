@@ -1,0 +1,21 @@
+import httpx
+from starlette.applications import Starlette
+
+from skysail_frontend.probes import Probes
+
+
+async def test_a_frontend_is_ready_from_its_first_routes_until_it_drains():
+    has_routes = False
+    probes = Probes(lambda: has_routes)
+    transport = httpx.ASGITransport(Starlette(routes=probes.routes()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://frontend") as client:
+
+        async def statuses() -> list[int]:
+            return [(await client.get(path)).status_code for path in ("/live", "/ready")]
+
+        assert await statuses() == [200, 503]
+        assert "no routes" in (await client.get("/ready")).text
+        has_routes = True
+        assert await statuses() == [200, 200]
+        probes.drain()
+        assert await statuses() == [200, 503]

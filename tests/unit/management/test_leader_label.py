@@ -1,0 +1,98 @@
+import asyncio
+from typing import Any, cast
+
+from skysail_common.errors import ContainerManagerUnavailable
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import NotInCluster
+from skysail_common.kubernetes_kinds import Kind
+from skysail_management.leadership.leader_label import LeaderLabel
+from skysail_testing.virtual_time import now, virtual_time
+
+LEADER = "skysail.ai/leader"
+OURS = {
+    "app.kubernetes.io/name": "skysail",
+    "app.kubernetes.io/component": "management",
+    "skysail.ai/cluster": "c",
+}
+
+
+class FakePodApi:
+    """Labels of pods in memory."""
+
+    def __init__(self, **pods: dict[str, str]) -> None:
+        self.pods = pods
+        self.num_failures = 0
+        self.is_silent = False
+
+    def leaders(self) -> list[str]:
+        return [name for name, labels in self.pods.items() if labels.get(LEADER) == "true"]
+
+    async def list(self, kind: Kind, labels: dict[str, str]) -> list[dict[str, Any]]:
+        return [
+            {"metadata": {"name": name, "labels": found}}
+            for name, found in self.pods.items()
+            if labels.items() <= found.items()
+        ]
+
+    async def patch(self, kind: Kind, name: str, change: dict[str, Any]) -> None:
+        if self.is_silent:
+            await asyncio.Event().wait()
+        if self.num_failures:
+            self.num_failures -= 1
+            raise ContainerManagerUnavailable("gone")
+        if name not in self.pods:
+            raise NotInCluster(name)
+        for label, value in change["metadata"]["labels"].items():
+            if value is None:
+                self.pods[name].pop(label, None)
+            else:
+                self.pods[name][label] = value
+
+
+def label(api: FakePodApi, pod: str = "a") -> LeaderLabel:
+    return LeaderLabel(cast(KubernetesApi, api), "c", pod)
+
+
+@virtual_time
+async def test_it_is_on_our_pod_and_on_no_other_of_the_cluster():
+    api = FakePodApi(
+        a={**OURS},
+        crashed={**OURS, LEADER: "true"},
+        other_cluster={**OURS, "skysail.ai/cluster": "d", LEADER: "true"},
+        no_management={**OURS, "app.kubernetes.io/component": "frontend", LEADER: "true"},
+    )
+    await label(api).put_on()
+    assert api.leaders() == ["a", "other_cluster", "no_management"]
+    await label(api).take_off()
+    assert api.leaders() == ["other_cluster", "no_management"]
+
+
+@virtual_time
+async def test_it_is_tried_until_it_is_on():
+    api = FakePodApi(a={**OURS}, crashed={**OURS, LEADER: "true"})
+    api.num_failures = 5
+    await label(api).put_on()
+    assert api.leaders() == ["a"]
+
+
+@virtual_time
+async def test_a_stop_is_not_held_up():
+    api = FakePodApi(a={**OURS, LEADER: "true"})
+    api.is_silent = True
+    began = now()
+    await label(api).take_off()
+    assert now() - began < 2.1
+    api.is_silent, api.num_failures = False, 1
+    await label(api).take_off()
+    assert api.leaders() == ["a"]
+
+
+@virtual_time
+async def test_nothing_is_done_outside_a_pod_or_where_the_pod_is_gone():
+    api = FakePodApi(other={**OURS, LEADER: "true"})
+    await label(api, "").put_on()
+    await label(api, "").take_off()
+    assert api.leaders() == ["other"]
+    await label(api).put_on()
+    await label(api).take_off()
+    assert api.leaders() == []

@@ -1,0 +1,232 @@
+import asyncio
+from random import Random
+from typing import cast
+
+import pytest
+
+from skysail_common.errors import ContainerManagerUnavailable
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import NotAllowed
+from skysail_management.leadership.election import LeaseTimes
+from skysail_management.leadership.lease import LeaderLease
+from skysail_testing.leases import Ended, FakeAlarm, FakeLeaseApi
+from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_time
+
+TIMES = LeaseTimes(15)
+
+
+class Candidate:
+    def __init__(self, api: FakeLeaseApi, name: str = "a") -> None:
+        self.alarm = FakeAlarm()
+        self.stop = asyncio.Event()
+        self.lease = LeaderLease(cast(KubernetesApi, api), "m", name, TIMES, now, self.alarm)
+
+    async def lead(self) -> "asyncio.Task[None]":
+        assert await self.lease.acquire(self.stop)
+        return asyncio.create_task(self.lease.keep())
+
+
+async def ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@virtual_time
+async def test_a_leader_stays_one_as_long_as_it_renews():
+    api = FakeLeaseApi()
+    leader = Candidate(api)
+    keeping = await leader.lead()
+    for _ in range(100):
+        await pass_time(1)
+        assert leader.alarm.is_on
+    assert api.holder == "a"
+    await ended(keeping)
+
+
+@virtual_time
+async def test_who_waits_leads_at_once_after_a_release():
+    api = FakeLeaseApi()
+    leader, standby = Candidate(api), Candidate(api, "b")
+    keeping = await leader.lead()
+    waiting = asyncio.create_task(standby.lead())
+    await pass_time(100)
+    assert not waiting.done()
+    await ended(keeping)
+    await leader.lease.release()
+    assert not leader.alarm.is_on
+    await until(waiting.done, within_s=1.1)
+    assert api.holder == "b"
+    await ended(waiting.result())
+
+
+@virtual_time
+async def test_who_waits_leads_after_a_crash_and_not_before_the_alarm():
+    api = FakeLeaseApi()
+    leader, standby = Candidate(api), Candidate(api, "b")
+    keeping = await leader.lead()
+    waiting = asyncio.create_task(standby.lead())
+    await pass_time(30)
+    await ended(keeping)
+    await pass_time(12)
+    assert not leader.alarm.is_on
+    assert not waiting.done()
+    await until(waiting.done, within_s=4.1)
+    await ended(waiting.result())
+
+
+@pytest.mark.parametrize("trouble", ["silence", "errors"])
+@virtual_time
+async def test_a_cluster_that_does_not_answer_moves_the_alarm_no_further(trouble):
+    api = FakeLeaseApi()
+    leader = Candidate(api)
+    keeping = await leader.lead()
+    await pass_time(10)
+    api.is_silent = trouble == "silence"
+    api.error = ContainerManagerUnavailable("gone") if trouble == "errors" else None
+    latest = now() + TIMES.renew_deadline_s
+    await pass_time(7.5)
+    assert leader.alarm.is_on
+    await pass_time(2.6)
+    assert leader.alarm.until <= latest
+    assert not leader.alarm.is_on
+    await ended(keeping)
+
+
+@virtual_time
+async def test_a_hole_of_seven_seconds_is_survived():
+    api = FakeLeaseApi()
+    leader = Candidate(api)
+    keeping = await leader.lead()
+    await pass_time(10)
+    api.is_silent = True
+    await pass_time(7)
+    api.is_silent = False
+    for _ in range(20):
+        await pass_time(1)
+        assert leader.alarm.is_on
+    await ended(keeping)
+
+
+@virtual_time
+async def test_a_leader_ends_at_once_when_another_holds_its_lease():
+    api = FakeLeaseApi()
+    leader = Candidate(api)
+    keeping = await leader.lead()
+    await pass_time(10)
+    api.change(holderIdentity="b")
+    await asyncio.wait({keeping}, timeout=2.1)
+    with pytest.raises(Ended, match="'b' holds the lease now"):
+        keeping.result()
+    assert not leader.alarm.is_on
+
+
+@virtual_time
+async def test_a_lease_that_was_deleted_is_not_made_again():
+    api = FakeLeaseApi()
+    leader = Candidate(api)
+    keeping = await leader.lead()
+    api.lease = None
+    await pass_time(10.1)
+    assert not leader.alarm.is_on
+    assert api.lease is None
+    await ended(keeping)
+
+
+@virtual_time
+async def test_a_lease_that_is_not_there_yet_is_waited_for(caplog):
+    api = FakeLeaseApi()
+    made, api.lease = api.lease, None
+    standby = Candidate(api)
+    with caplog.at_level("INFO"):
+        waiting = asyncio.create_task(standby.lead())
+        await pass_time(100)
+    # It is said once.
+    assert [record.message for record in caplog.records] == ["waits as a standby"]
+    assert not waiting.done()
+    api.lease = made
+    await until(waiting.done)
+    await ended(waiting.result())
+
+
+@virtual_time
+async def test_a_role_that_lacks_a_rule_is_told():
+    api = FakeLeaseApi()
+    api.error = NotAllowed("'x' may not get leases")
+    with pytest.raises(NotAllowed):
+        await Candidate(api).lead()
+
+
+@virtual_time
+async def test_who_waits_may_be_told_to_stop():
+    api = FakeLeaseApi()
+    api.change(holderIdentity="b", leaseDurationSeconds=1000)
+    standby = Candidate(api)
+    waiting = asyncio.create_task(standby.lease.acquire(standby.stop))
+    await pass_time(10)
+    standby.stop.set()
+    await settle()
+    assert waiting.done()
+    assert waiting.result() is False
+    assert api.holder == "b"
+
+
+@pytest.mark.parametrize("trouble", ["silence", "errors"])
+@virtual_time
+async def test_a_release_that_fails_takes_no_long_time(trouble):
+    api = FakeLeaseApi()
+    leader = Candidate(api)
+    await ended(await leader.lead())
+    api.is_silent = trouble == "silence"
+    api.error = ContainerManagerUnavailable("gone") if trouble == "errors" else None
+    began = now()
+    await leader.lease.release()
+    assert now() - began < 5.1
+    assert not leader.alarm.is_on
+
+
+@virtual_time
+async def test_the_lease_of_another_is_not_released():
+    api = FakeLeaseApi()
+    leader = Candidate(api)
+    await ended(await leader.lead())
+    api.change(holderIdentity="b")
+    await leader.lease.release()
+    assert api.holder == "b"
+
+
+@pytest.mark.parametrize("seed", range(10))
+@virtual_time
+async def test_never_do_two_lead(seed):
+    """Three candidates, answers that come late or not at all, crashes and releases."""
+    random = Random(seed)
+    api = FakeLeaseApi(random)
+    leaders: set[Candidate] = set()
+    reigns = 0
+
+    async def live(name: str) -> None:
+        nonlocal reigns
+        for life in range(1000):
+            candidate = Candidate(api, f"{name}-{life}")
+            keeping = await candidate.lead()
+            try:
+                if candidate.alarm.is_on:
+                    assert not [each for each in leaders if each.alarm.is_on]
+                    leaders.add(candidate)
+                    reigns += 1
+                await asyncio.wait({keeping}, timeout=random.random() * 60)
+            finally:
+                await ended(keeping)
+            # All work has ended, by an orderly stop or a crash.
+            leaders.discard(candidate)
+            if candidate.alarm.is_on and random.random() < 0.5:
+                await candidate.lease.release()
+            candidate.alarm.disarm()
+
+    lives = [asyncio.create_task(live(name)) for name in "abc"]
+    await asyncio.wait(lives, timeout=3000, return_when=asyncio.FIRST_EXCEPTION)
+    for each in lives:
+        if each.done():
+            each.result()
+        await ended(each)
+    await settle()
+    assert reigns > 20
