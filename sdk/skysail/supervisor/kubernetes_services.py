@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail.supervisor.kubernetes_registry import with_pull_secret
@@ -32,6 +33,9 @@ Progress = Callable[[str], None]
 
 _MADE_BY_US = f"{LABEL}made-by"
 """Annotation of a namespace that goes with the cluster."""
+
+_NAME = "kubernetes.io/metadata.name"
+"""Label that every namespace has."""
 
 _START_TIMEOUT_S = 180.0
 _REMOVE_TIMEOUT_S = 120.0
@@ -246,13 +250,8 @@ class KubernetesServices:
             was_there = True
             # In the foreground: it is gone when all that it owns is.
             await self._api.delete(CONFIG_MAP, name, propagation="Foreground")
-        try:
-            await asyncio.wait_for(self._until_gone(name), _REMOVE_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise FailedPrecondition(
-                f"the cluster in namespace {self._options.namespace} is not gone after "
-                f"{_REMOVE_TIMEOUT_S:g} s: see what 'kubectl get all' shows there"
-            ) from None
+        where = f"the cluster in namespace {self._options.namespace}"
+        await _bounded(self._until_gone(name), where)
         for kind in (_CLAIM, PERSISTENT_VOLUME):
             try:
                 left = await self._api.list(kind, self._labels)
@@ -274,8 +273,11 @@ class KubernetesServices:
             if change.listed is not None and anchor not in names:
                 break
         # Those that were released belong to nobody; they were told to end.
+        await self._until_none(POD, self._labels)
+
+    async def _until_none(self, kind: Kind, chosen: Mapping[str, str]) -> None:
         left: set[str] = set()
-        async for change in self._api.watch(POD, self._labels):
+        async for change in self._api.watch(kind, chosen):
             names = {each["metadata"]["name"] for each in change.objects}
             left = left - names if change.is_gone else left | names
             if not left:
@@ -291,6 +293,17 @@ class KubernetesServices:
         others = await self._api.list(CONFIG_MAP, {"app.kubernetes.io/name": "skysail"})
         if is_ours and not others:
             await self._api.delete(NAMESPACE, name)
+            # The next `up` must not meet it on its way out.
+            await _bounded(self._until_none(NAMESPACE, {_NAME: name}), f"namespace {name}")
+
+
+async def _bounded(removal: Coroutine[Any, Any, None], what: str) -> None:
+    try:
+        await asyncio.wait_for(removal, _REMOVE_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        raise FailedPrecondition(
+            f"{what} is not gone after {_REMOVE_TIMEOUT_S:g} s: see what 'kubectl get all' shows there"
+        ) from None
 
 
 def _is_ready(pod: Object) -> bool:
