@@ -216,17 +216,19 @@ class Manifests:
                 (volume,) = (
                     v for v in volumes if wanted.items() <= v["metadata"]["labels"].items()
                 )
-                for field in ("storageClassName", "accessModes"):
-                    assert volume["spec"][field] == claim["spec"][field]
+                assert volume["spec"]["storageClassName"] == claim["spec"]["storageClassName"]
+                assert set(claim["spec"]["accessModes"]) <= set(volume["spec"]["accessModes"])
 
     def _check_endpoints(self) -> None:
         management, frontend = self.variables("management"), self.variables("frontend")
         endpoints = [
             management["SKYSAIL_MANAGEMENT_ADVERTISED_ENDPOINT"],
             frontend["SKYSAIL_FRONTEND_MANAGEMENT_ENDPOINT"],
-            frontend["SKYSAIL_FRONTEND_ADVERTISED_GRPC_ENDPOINT"],
-            frontend["SKYSAIL_FRONTEND_ADVERTISED_HTTP_ENDPOINT"],
         ]
+        for each in ("GRPC", "HTTP"):
+            advertised = frontend[f"SKYSAIL_FRONTEND_ADVERTISED_{each}_ENDPOINT"]
+            # One with a dot is a name outside of the namespace.
+            endpoints += [] if "." in advertised else [advertised]
         if store := re.search(r"@(\S+)/0$", management["SKYSAIL_REDIS_URL"]):
             endpoints.append(store[1])
         for endpoint in endpoints:
