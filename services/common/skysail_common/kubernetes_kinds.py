@@ -9,7 +9,7 @@ Object = dict[str, Any]
 """An object of Kubernetes, as its JSON."""
 
 _CLUSTER_WIDE = frozenset(
-    {"ClusterRole", "ClusterRoleBinding", "Namespace", "PersistentVolume", "StorageClass"}
+    {"ClusterRole", "ClusterRoleBinding", "Namespace", "Node", "PersistentVolume", "StorageClass"}
 )
 
 
