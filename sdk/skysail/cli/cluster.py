@@ -227,55 +227,6 @@ def print_endpoints(endpoints: ClusterEndpoints) -> None:
     )
 
 
-def _detach(data_dir: Path) -> None:
-    """Run the same command without --detach in a session of its own; return once it is ready."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
-    log_file = log_path(data_dir, "cluster")
-    with log_file.open("ab") as output:
-        begin = output.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "skysail", *arguments, "--ready-line"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            start_new_session=True,
-        )
-    assert process.stdout is not None
-    for line in process.stdout:
-        bound = parse_ready_line(line.decode(errors="replace"))
-        if bound is not None:
-            print_endpoints(ClusterEndpoints(**bound))
-            # Not cut at the width of the terminal: people copy it.
-            console().print(
-                f"It runs on; 'skysail down' stops it. Log: {log_file}", style="dim", soft_wrap=True
-            )
-            # Left running on purpose.
-            process.returncode = 0
-            return
-    process.wait()
-    with log_file.open(errors="replace") as file:
-        file.seek(begin)
-        tail = deque(file, maxlen=_LOG_TAIL_LINES)
-    reason = tail.pop().strip().removeprefix("skysail: ") if tail else f"see {log_file}"
-    click.echo("".join(tail), err=True, nl=False)
-    raise StartFailed(reason)
-
-
-def print_endpoints(endpoints: ClusterEndpoints) -> None:
-    """Show how a cluster is reached."""
-    print_table(
-        "",
-        ["", "", ""],
-        [
-            ["[green]✓[/] Skysail is ready", "", ""],
-            ["  gRPC", f"[bold]{endpoints.grpc}[/]", "Open Inference Protocol, QueryService"],
-            ["  HTTP", f"[bold]http://{endpoints.http}[/]", "/v2/…, /{application}/predict"],
-            ["  metrics", f"[bold]http://{endpoints.metrics}/metrics[/]", "Prometheus"],
-            ["  management", f"[bold]{endpoints.management}[/]", "SDK, command line, grpcurl"],
-        ],
-    )
-
-
 @click.command()
 @data_dir_option
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
