@@ -29,7 +29,7 @@ class FakeKubernetesApi:
         self.has_controllers = True
         """Whether pods are made, adopted and removed; `control` does it once."""
         self.ends_pods = True
-        """Whether pods that are deleted are gone at once."""
+        """Whether pods that have started are gone as soon as they are deleted."""
         self.log_lines: dict[tuple[str, str, bool], Sequence[bytes]] = {}
         """Lines by pod, container and whether of the run before."""
         self.log_errors: list[Exception] = []
@@ -139,7 +139,8 @@ class FakeKubernetesApi:
     def remove(self, kind: Kind, name: str) -> None:
         """Delete an object with all that it owns, as anybody may."""
         found = self._found(kind, name)
-        if kind == POD and not self.ends_pods:
+        # One that has no node need not be told.
+        if kind == POD and not self.ends_pods and "schedulingGates" not in found["spec"]:
             if "deletionTimestamp" not in found["metadata"]:
                 metadata = {**found["metadata"], "deletionTimestamp": "2026-11-20T10:05:00Z"}
                 self._put({**found, "metadata": metadata})

@@ -198,5 +198,5 @@ class KubernetesConnection:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             where = f" at {self._client.configuration.host}" if self._client else ""
             raise ContainerManagerUnavailable(
-                f"Kubernetes does not answer{where}: {error or type(error).__name__}"
+                f"Kubernetes does not answer{where}: {str(error) or type(error).__name__}"
             ) from error
