@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -91,7 +91,7 @@ class FakeKubernetesApi:
         if (kind, name) in self.objects:
             self.remove(kind, name)
 
-    async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncIterator[Change]:
+    async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncGenerator[Change, None]:
         await self._called("watch", kind)
         changes: asyncio.Queue[Change | Exception] = asyncio.Queue()
         entry = (kind, dict(labels), changes)
