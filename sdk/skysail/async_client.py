@@ -1,7 +1,6 @@
 """The client for asyncio; `client.Client` is the same without it."""
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,12 @@ from typing import Any, TypeVar
 import grpc.aio
 from typing_extensions import Self
 
+from skysail.application_requests import (
+    NOT_GIVEN,
+    register_request,
+    routes_request,
+    update_request,
+)
 from skysail.artifact import Artifact, build_artifact
 from skysail.deployment_requests import autoscaling_request, deploy_request, scale_request
 from skysail.descriptions import (
@@ -40,16 +45,13 @@ from skysail_common.errors import (
 )
 from skysail_common.functions import Function
 from skysail_common.rpc.channels import open_channel
-from skysail_common.rpc.messages import duration, serving_from_proto, serving_to_proto
+from skysail_common.rpc.messages import serving_from_proto, serving_to_proto
 from skysail_common.rpc.statuses import call, stream
 from skysail_common.serving_options import ServingOptions
-from skysail_common.tensors import InputType
 from skysail_protos.v1 import (
     management_pb2,
     management_pb2_grpc,
     query_pb2,
-    routing_pb2,
-    tensors_pb2,
 )
 
 _DEPLOY_TIMEOUT_S = 3600.0
@@ -59,14 +61,6 @@ _MAX_CONCURRENT = 256
 
 ResponseT = TypeVar("ResponseT")
 
-
-class _NotGiven:
-    def __repr__(self) -> str:
-        return "<not given>"
-
-
-NOT_GIVEN: Any = _NotGiven()
-"""Tells an argument that was not given from None, which is a legal default output."""
 
 OnEvent = Callable[[DeployEvent], None]
 
@@ -390,14 +384,7 @@ class AsyncClient:
             AlreadyExists: one of this name promises something else.
             InvalidInput: an illegal name, type, SLO or default output.
         """
-        application = management_pb2.Application(
-            name=name,
-            input_type=tensors_pb2.InputType.ValueType(InputType.named(input_type)),
-            slo=duration(slo_ms / 1000),
-        )
-        if default_output is not NOT_GIVEN:
-            application.default_output_json = json.dumps(default_output)
-        request = management_pb2.RegisterApplicationRequest(application=application)
+        request = register_request(name, input_type, default_output, slo_ms)
         response = await self._call(
             self._management.RegisterApplication(request, timeout=self._timeout_s)
         )
@@ -416,13 +403,7 @@ class AsyncClient:
         Raises:
             ApplicationNotFound: there is none of this name.
         """
-        request = management_pb2.UpdateApplicationRequest(name=name)
-        if slo_ms is not None:
-            request.slo.CopyFrom(duration(slo_ms / 1000))
-        if default_output is not NOT_GIVEN:
-            request.default_output_json = json.dumps(default_output)
-        if uses_cache is not None:
-            request.bypasses_cache = not uses_cache
+        request = update_request(name, slo_ms, default_output, uses_cache)
         response = await self._call(
             self._management.UpdateApplication(request, timeout=self._timeout_s)
         )
@@ -470,13 +451,7 @@ class AsyncClient:
             ApplicationNotFound, ModelNotFound: one of them is not registered.
             InputTypeMismatch: a model takes something else than the application.
         """
-        request = management_pb2.SetRoutesRequest(
-            application=application,
-            routes=[
-                routing_pb2.Route(model=each.model, version=each.version, weight=each.weight)
-                for each in routes
-            ],
-        )
+        request = routes_request(application, routes)
         response = await self._call(self._management.SetRoutes(request, timeout=self._timeout_s))
         return Application.of(response.application)
 

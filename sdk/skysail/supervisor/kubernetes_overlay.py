@@ -42,19 +42,23 @@ def objects_of(options: KubernetesOptions) -> list[Object]:
     with tempfile.TemporaryDirectory(prefix="skysail-kustomize-") as directory:
         # Roots must be relative to the file, which links of the way there would mislead.
         base = Path(directory).resolve()
-        text = json.dumps(kustomization(options, os.path.relpath(overlay, base)))
+        names = manifests_directory().resolve() / "components" / "local-volumes" / "names.yaml"
+        text = json.dumps(
+            kustomization(options, os.path.relpath(overlay, base), os.path.relpath(names, base))
+        )
         (base / "kustomization.yaml").write_text(text)
         rendered = _kustomize(base)
     found: Iterable[Object] = (each for each in yaml.safe_load_all(rendered) if each)
     return sorted(found, key=_rank)
 
 
-def kustomization(options: KubernetesOptions, overlay: str) -> Object:
+def kustomization(options: KubernetesOptions, overlay: str, names: str) -> Object:
     """Return the kustomization around an overlay.
 
     Args:
         options: The cluster.
         overlay: Directory of the overlay, relative to the kustomization.
+        names: File with the replacements for volumes of a node, likewise.
     """
     registry = f"{options.image_registry.rstrip('/')}/" if options.image_registry else ""
     images = [
@@ -81,6 +85,7 @@ def kustomization(options: KubernetesOptions, overlay: str) -> Object:
             }
         ],
         "images": images,
+        "replacements": [{"path": names}],
         "patches": [
             {
                 "target": {"kind": "ConfigMap", "name": "skysail-settings"},

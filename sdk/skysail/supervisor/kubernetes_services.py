@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail.supervisor.kubernetes_registry import with_pull_secret
@@ -33,8 +34,12 @@ Progress = Callable[[str], None]
 _MADE_BY_US = f"{LABEL}made-by"
 """Annotation of a namespace that goes with the cluster."""
 
+_NAME = "kubernetes.io/metadata.name"
+"""Label that every namespace has."""
+
 _START_TIMEOUT_S = 180.0
 _REMOVE_TIMEOUT_S = 120.0
+_DIAL_TIMEOUT_S = 1.0
 _LOG_TAIL_LINES = 20
 _CLAIM = Kind("v1", "PersistentVolumeClaim")
 _NODE = Kind("v1", "Node")
@@ -218,16 +223,19 @@ class KubernetesServices:
         return ""
 
     async def endpoints(self) -> ClusterEndpoints:
-        """Return how the cluster is reached from where its Services are."""
+        """Return how the cluster is reached from here; empty where it is not."""
         doors = await self.doors()
 
-        def endpoint(name: str) -> str:
+        async def endpoint(name: str) -> str:
             door = doors.get("management" if name == "management" else "frontend")
             if door is None or _PORTS[name] not in door.ports or not door.host:
                 return ""
-            return f"{door.host}:{door.ports[_PORTS[name]]}"
+            found = f"{door.host}:{door.ports[_PORTS[name]]}"
+            # The addresses within a cluster are those of others, or nobody's, elsewhere.
+            is_here = door.kind != "ClusterIP" or await _is_reached(door.host, _PORTS[name])
+            return found if is_here else ""
 
-        return ClusterEndpoints(*(endpoint(name) for name in _PORTS))
+        return ClusterEndpoints(*[await endpoint(name) for name in _PORTS])
 
     async def remove(self) -> bool:
         """Remove all that belongs to the cluster, replicas too; False if there was nothing.
@@ -246,13 +254,8 @@ class KubernetesServices:
             was_there = True
             # In the foreground: it is gone when all that it owns is.
             await self._api.delete(CONFIG_MAP, name, propagation="Foreground")
-        try:
-            await asyncio.wait_for(self._until_gone(name), _REMOVE_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise FailedPrecondition(
-                f"the cluster in namespace {self._options.namespace} is not gone after "
-                f"{_REMOVE_TIMEOUT_S:g} s: see what 'kubectl get all' shows there"
-            ) from None
+        where = f"the cluster in namespace {self._options.namespace}"
+        await _bounded(self._until_gone(name), where)
         for kind in (_CLAIM, PERSISTENT_VOLUME):
             try:
                 left = await self._api.list(kind, self._labels)
@@ -274,8 +277,11 @@ class KubernetesServices:
             if change.listed is not None and anchor not in names:
                 break
         # Those that were released belong to nobody; they were told to end.
+        await self._until_none(POD, self._labels)
+
+    async def _until_none(self, kind: Kind, chosen: Mapping[str, str]) -> None:
         left: set[str] = set()
-        async for change in self._api.watch(POD, self._labels):
+        async for change in self._api.watch(kind, chosen):
             names = {each["metadata"]["name"] for each in change.objects}
             left = left - names if change.is_gone else left | names
             if not left:
@@ -291,6 +297,26 @@ class KubernetesServices:
         others = await self._api.list(CONFIG_MAP, {"app.kubernetes.io/name": "skysail"})
         if is_ours and not others:
             await self._api.delete(NAMESPACE, name)
+            # The next `up` must not meet it on its way out.
+            await _bounded(self._until_none(NAMESPACE, {_NAME: name}), f"namespace {name}")
+
+
+async def _is_reached(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _DIAL_TIMEOUT_S)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def _bounded(removal: Coroutine[Any, Any, None], what: str) -> None:
+    try:
+        await asyncio.wait_for(removal, _REMOVE_TIMEOUT_S)
+    except asyncio.TimeoutError:
+        raise FailedPrecondition(
+            f"{what} is not gone after {_REMOVE_TIMEOUT_S:g} s: see what 'kubectl get all' shows there"
+        ) from None
 
 
 def _is_ready(pod: Object) -> bool:
