@@ -32,6 +32,7 @@ from skysail.query_stream import QueryStream
 from skysail.reaching import management_error
 from skysail.requirements import read_requirements
 from skysail.settings import ClientSettings
+from skysail.tls import client_tls
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
@@ -76,6 +77,9 @@ class AsyncClient:
         endpoint: str | None = None,
         *,
         query_endpoint: str | None = None,
+        tls_ca_file: str | Path | None = None,
+        tls_certificate_file: str | Path | None = None,
+        tls_key_file: str | Path | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         """A client of one cluster.
@@ -85,7 +89,16 @@ class AsyncClient:
                 else the local cluster that `skysail up` runs.
             query_endpoint: Where a frontend's gRPC services are reached. If None, management is
                 asked for one.
+            tls_ca_file: Authorities that certificates of frontends must be of, in PEM: queries go
+                over TLS. If None, `SKYSAIL_TLS_CA_FILE`; without that in the clear. Management is
+                always asked in the clear.
+            tls_certificate_file: Certificate to show to frontends that ask for one. If None,
+                `SKYSAIL_TLS_CERTIFICATE_FILE`.
+            tls_key_file: Its key. If None, `SKYSAIL_TLS_KEY_FILE`.
             timeout_s: Longest wait for an answer, unless a call says otherwise.
+
+        Raises:
+            FailedPrecondition: a file of TLS is missing or is of no use.
         """
         settings = ClientSettings()
         self.endpoint = endpoint or settings.find_endpoint()
@@ -93,7 +106,12 @@ class AsyncClient:
         self._query_endpoint = query_endpoint
         self._timeout_s = timeout_s
         self._management_channel: grpc.aio.Channel | None = None
-        self._queries = QueryStream(self._find_frontends)
+        tls = client_tls(
+            tls_ca_file or settings.tls_ca_file,
+            tls_certificate_file or settings.tls_certificate_file,
+            tls_key_file or settings.tls_key_file,
+        )
+        self._queries = QueryStream(self._find_frontends, tls)
 
     async def __aenter__(self) -> Self:
         return self
