@@ -1,7 +1,6 @@
 """The client for asyncio; `client.Client` is the same without it."""
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,12 @@ from typing import Any, TypeVar
 import grpc.aio
 from typing_extensions import Self
 
+from skysail.application_requests import (
+    NOT_GIVEN,
+    register_request,
+    routes_request,
+    update_request,
+)
 from skysail.artifact import Artifact, build_artifact
 from skysail.deployment_requests import autoscaling_request, deploy_request, scale_request
 from skysail.descriptions import (
@@ -27,6 +32,7 @@ from skysail.query_stream import QueryStream
 from skysail.reaching import management_error
 from skysail.requirements import read_requirements
 from skysail.settings import ClientSettings
+from skysail.tls import client_tls
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
@@ -40,16 +46,13 @@ from skysail_common.errors import (
 )
 from skysail_common.functions import Function
 from skysail_common.rpc.channels import open_channel
-from skysail_common.rpc.messages import duration, serving_from_proto, serving_to_proto
+from skysail_common.rpc.messages import serving_from_proto, serving_to_proto
 from skysail_common.rpc.statuses import call, stream
 from skysail_common.serving_options import ServingOptions
-from skysail_common.tensors import InputType
 from skysail_protos.v1 import (
     management_pb2,
     management_pb2_grpc,
     query_pb2,
-    routing_pb2,
-    tensors_pb2,
 )
 
 _DEPLOY_TIMEOUT_S = 3600.0
@@ -59,14 +62,6 @@ _MAX_CONCURRENT = 256
 
 ResponseT = TypeVar("ResponseT")
 
-
-class _NotGiven:
-    def __repr__(self) -> str:
-        return "<not given>"
-
-
-NOT_GIVEN: Any = _NotGiven()
-"""Tells an argument that was not given from None, which is a legal default output."""
 
 OnEvent = Callable[[DeployEvent], None]
 
@@ -82,6 +77,9 @@ class AsyncClient:
         endpoint: str | None = None,
         *,
         query_endpoint: str | None = None,
+        tls_ca_file: str | Path | None = None,
+        tls_certificate_file: str | Path | None = None,
+        tls_key_file: str | Path | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         """A client of one cluster.
@@ -91,7 +89,16 @@ class AsyncClient:
                 else the local cluster that `skysail up` runs.
             query_endpoint: Where a frontend's gRPC services are reached. If None, management is
                 asked for one.
+            tls_ca_file: Authorities that certificates of frontends must be of, in PEM: queries go
+                over TLS. If None, `SKYSAIL_TLS_CA_FILE`; without that in the clear. Management is
+                always asked in the clear.
+            tls_certificate_file: Certificate to show to frontends that ask for one. If None,
+                `SKYSAIL_TLS_CERTIFICATE_FILE`.
+            tls_key_file: Its key. If None, `SKYSAIL_TLS_KEY_FILE`.
             timeout_s: Longest wait for an answer, unless a call says otherwise.
+
+        Raises:
+            FailedPrecondition: a file of TLS is missing or is of no use.
         """
         settings = ClientSettings()
         self.endpoint = endpoint or settings.find_endpoint()
@@ -99,7 +106,12 @@ class AsyncClient:
         self._query_endpoint = query_endpoint
         self._timeout_s = timeout_s
         self._management_channel: grpc.aio.Channel | None = None
-        self._queries = QueryStream(self._find_frontends)
+        tls = client_tls(
+            tls_ca_file or settings.tls_ca_file,
+            tls_certificate_file or settings.tls_certificate_file,
+            tls_key_file or settings.tls_key_file,
+        )
+        self._queries = QueryStream(self._find_frontends, tls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -390,14 +402,7 @@ class AsyncClient:
             AlreadyExists: one of this name promises something else.
             InvalidInput: an illegal name, type, SLO or default output.
         """
-        application = management_pb2.Application(
-            name=name,
-            input_type=tensors_pb2.InputType.ValueType(InputType.named(input_type)),
-            slo=duration(slo_ms / 1000),
-        )
-        if default_output is not NOT_GIVEN:
-            application.default_output_json = json.dumps(default_output)
-        request = management_pb2.RegisterApplicationRequest(application=application)
+        request = register_request(name, input_type, default_output, slo_ms)
         response = await self._call(
             self._management.RegisterApplication(request, timeout=self._timeout_s)
         )
@@ -416,13 +421,7 @@ class AsyncClient:
         Raises:
             ApplicationNotFound: there is none of this name.
         """
-        request = management_pb2.UpdateApplicationRequest(name=name)
-        if slo_ms is not None:
-            request.slo.CopyFrom(duration(slo_ms / 1000))
-        if default_output is not NOT_GIVEN:
-            request.default_output_json = json.dumps(default_output)
-        if uses_cache is not None:
-            request.bypasses_cache = not uses_cache
+        request = update_request(name, slo_ms, default_output, uses_cache)
         response = await self._call(
             self._management.UpdateApplication(request, timeout=self._timeout_s)
         )
@@ -470,13 +469,7 @@ class AsyncClient:
             ApplicationNotFound, ModelNotFound: one of them is not registered.
             InputTypeMismatch: a model takes something else than the application.
         """
-        request = management_pb2.SetRoutesRequest(
-            application=application,
-            routes=[
-                routing_pb2.Route(model=each.model, version=each.version, weight=each.weight)
-                for each in routes
-            ],
-        )
+        request = routes_request(application, routes)
         response = await self._call(self._management.SetRoutes(request, timeout=self._timeout_s))
         return Application.of(response.application)
 

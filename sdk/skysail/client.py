@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from skysail.application_requests import NOT_GIVEN
 from skysail.artifact import build_artifact
-from skysail.async_client import NOT_GIVEN, AsyncClient, OnEvent
+from skysail.async_client import AsyncClient, OnEvent
 from skysail.deployment_requests import deploy_request
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.predictions import Prediction
@@ -39,10 +40,20 @@ class Client:
         endpoint: str | None = None,
         *,
         query_endpoint: str | None = None,
+        tls_ca_file: str | Path | None = None,
+        tls_certificate_file: str | Path | None = None,
+        tls_key_file: str | Path | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         """A client of one cluster; see `AsyncClient`."""
-        self._async = AsyncClient(endpoint, query_endpoint=query_endpoint, timeout_s=timeout_s)
+        self._async = AsyncClient(
+            endpoint,
+            query_endpoint=query_endpoint,
+            tls_ca_file=tls_ca_file,
+            tls_certificate_file=tls_certificate_file,
+            tls_key_file=tls_key_file,
+            timeout_s=timeout_s,
+        )
         self.endpoint = self._async.endpoint
         self._lock = threading.Lock()
         self._loop: _LoopThread | None = None

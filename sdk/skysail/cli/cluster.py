@@ -211,15 +211,18 @@ def _detach(data_dir: Path) -> None:
 
 def print_endpoints(endpoints: ClusterEndpoints) -> None:
     """Show how a cluster is reached."""
+    rows = [
+        ("gRPC", endpoints.grpc, "Open Inference Protocol, QueryService"),
+        ("HTTP", endpoints.http and f"http://{endpoints.http}", "/v2/…, /{application}/predict"),
+        ("metrics", endpoints.metrics and f"http://{endpoints.metrics}/metrics", "Prometheus"),
+        ("management", endpoints.management, "SDK, command line, grpcurl"),
+    ]
     print_table(
         "",
         ["", "", ""],
         [
             ["[green]✓[/] Skysail is ready", "", ""],
-            ["  gRPC", f"[bold]{endpoints.grpc}[/]", "Open Inference Protocol, QueryService"],
-            ["  HTTP", f"[bold]http://{endpoints.http}[/]", "/v2/…, /{application}/predict"],
-            ["  metrics", f"[bold]http://{endpoints.metrics}/metrics[/]", "Prometheus"],
-            ["  management", f"[bold]{endpoints.management}[/]", "SDK, command line, grpcurl"],
+            *([f"  {name}", f"[bold]{where}[/]", what] for name, where, what in rows if where),
         ],
     )
 

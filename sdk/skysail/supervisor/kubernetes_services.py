@@ -39,6 +39,7 @@ _NAME = "kubernetes.io/metadata.name"
 
 _START_TIMEOUT_S = 180.0
 _REMOVE_TIMEOUT_S = 120.0
+_DIAL_TIMEOUT_S = 1.0
 _LOG_TAIL_LINES = 20
 _CLAIM = Kind("v1", "PersistentVolumeClaim")
 _NODE = Kind("v1", "Node")
@@ -222,16 +223,19 @@ class KubernetesServices:
         return ""
 
     async def endpoints(self) -> ClusterEndpoints:
-        """Return how the cluster is reached from where its Services are."""
+        """Return how the cluster is reached from here; empty where it is not."""
         doors = await self.doors()
 
-        def endpoint(name: str) -> str:
+        async def endpoint(name: str) -> str:
             door = doors.get("management" if name == "management" else "frontend")
             if door is None or _PORTS[name] not in door.ports or not door.host:
                 return ""
-            return f"{door.host}:{door.ports[_PORTS[name]]}"
+            found = f"{door.host}:{door.ports[_PORTS[name]]}"
+            # The addresses within a cluster are those of others, or nobody's, elsewhere.
+            is_here = door.kind != "ClusterIP" or await _is_reached(door.host, _PORTS[name])
+            return found if is_here else ""
 
-        return ClusterEndpoints(*(endpoint(name) for name in _PORTS))
+        return ClusterEndpoints(*[await endpoint(name) for name in _PORTS])
 
     async def remove(self) -> bool:
         """Remove all that belongs to the cluster, replicas too; False if there was nothing.
@@ -295,6 +299,15 @@ class KubernetesServices:
             await self._api.delete(NAMESPACE, name)
             # The next `up` must not meet it on its way out.
             await _bounded(self._until_none(NAMESPACE, {_NAME: name}), f"namespace {name}")
+
+
+async def _is_reached(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _DIAL_TIMEOUT_S)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 async def _bounded(removal: Coroutine[Any, Any, None], what: str) -> None:

@@ -1,0 +1,58 @@
+"""What management is asked for about applications, as messages."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from skysail.descriptions import Route
+from skysail_common.rpc.messages import duration
+from skysail_common.tensors import InputType
+from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+NOT_GIVEN: Any = _NotGiven()
+"""Tells an argument that was not given from None, which is a legal default output."""
+
+
+def register_request(
+    name: str, input_type: str, default_output: Any, slo_ms: float
+) -> management_pb2.RegisterApplicationRequest:
+    """Return the request that `AsyncClient.register_application` describes."""
+    application = management_pb2.Application(
+        name=name,
+        input_type=tensors_pb2.InputType.ValueType(InputType.named(input_type)),
+        slo=duration(slo_ms / 1000),
+    )
+    if default_output is not NOT_GIVEN:
+        application.default_output_json = json.dumps(default_output)
+    return management_pb2.RegisterApplicationRequest(application=application)
+
+
+def update_request(
+    name: str, slo_ms: float | None, default_output: Any, uses_cache: bool | None
+) -> management_pb2.UpdateApplicationRequest:
+    """Return the request that `AsyncClient.update_application` describes."""
+    request = management_pb2.UpdateApplicationRequest(name=name)
+    if slo_ms is not None:
+        request.slo.CopyFrom(duration(slo_ms / 1000))
+    if default_output is not NOT_GIVEN:
+        request.default_output_json = json.dumps(default_output)
+    if uses_cache is not None:
+        request.bypasses_cache = not uses_cache
+    return request
+
+
+def routes_request(application: str, routes: Sequence[Route]) -> management_pb2.SetRoutesRequest:
+    """Return the request that `AsyncClient.set_routes` describes."""
+    return management_pb2.SetRoutesRequest(
+        application=application,
+        routes=[
+            routing_pb2.Route(model=each.model, version=each.version, weight=each.weight)
+            for each in routes
+        ],
+    )
