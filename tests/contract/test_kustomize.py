@@ -1,7 +1,6 @@
 """k8s/ as `kubectl kustomize` renders it."""
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
@@ -17,7 +16,7 @@ from skysail_testing.kubernetes_clusters import kubernetes_cluster, why_no_kuber
 from skysail_testing.manifests import Manifests
 
 ROOT = manifests_directory()
-SHIPPED = ["base", "overlays/local", "overlays/production", "examples/blue"]
+SHIPPED = ["base", "overlays/local", "overlays/production", "examples/blue", "examples/eks"]
 COMPONENTS = sorted(path.name for path in (ROOT / "components").iterdir())
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +28,7 @@ needs_kubeconform = pytest.mark.skipif(
 
 
 def cluster_of(name: str) -> str:
-    return name.removeprefix("examples/") if name.startswith("examples/") else "default"
+    return "blue" if name == "examples/blue" else "default"
 
 
 @pytest.fixture
@@ -60,38 +59,42 @@ def test_all_that_is_named_is_there(name):
     Manifests(manifests.kustomized(ROOT / name)).check(cluster_of(name))
 
 
+GREEN = {
+    "namespace": "models",
+    "nameSuffix": "-green",
+    "labels": [
+        {
+            "pairs": {"skysail.ai/cluster": "green"},
+            "includeSelectors": True,
+            "includeTemplates": True,
+        }
+    ],
+}
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 @needs_kubeconform
 def test_each_component_goes_with_the_base_under_other_names(around, component):
-    found = around(
-        {
-            "resources": ["base"],
-            "components": [f"components/{component}"],
-            "namespace": "models",
-            "nameSuffix": "-green",
-            "labels": [
-                {
-                    "pairs": {"skysail.ai/cluster": "green"},
-                    "includeSelectors": True,
-                    "includeTemplates": True,
-                }
-            ],
-        }
-    )
+    found = around({"resources": ["base"], "components": [f"components/{component}"], **GREEN})
     manifests.conform(found.objects)
     found.check("green")
+
+
+def test_all_components_go_together_under_other_names(around):
+    more = [f"components/{each}" for each in ("local-volumes", "node-ports", "monitoring", "keda")]
+    resources = ["overlays/production"]
+    around({"resources": resources, "components": more, **GREEN}).check("green")
 
 
 @pytest.mark.parametrize("overlay", ["local", "production"])
 @needs_kubeconform
 def test_up_gives_each_cluster_names_of_its_own(overlay):
     seen: set[tuple[str, str, str]] = set()
-    for namespace, cluster in [("a", "default"), ("b", "default"), ("a", "blue"), ("b", "blue")]:
+    for namespace, cluster in [("a", "default"), ("b", "default"), ("b", "blue")]:
         options = KubernetesOptions(namespace=namespace, cluster=cluster, overlay=overlay)
         objects = objects_of(options)
         found = Manifests(objects)
         found.check(cluster)
-        manifests.conform(objects)
         assert found.settings["SKYSAIL_MANAGEMENT_CLUSTER"] == cluster
         names = {
             (each["metadata"].get("namespace", ""), each["kind"], each["metadata"]["name"])
@@ -104,6 +107,7 @@ def test_up_gives_each_cluster_names_of_its_own(overlay):
             for each in found.all("PersistentVolume")
         }
         assert all(path.startswith(f"/var/lib/skysail/{namespace}/{cluster}") for path in paths)
+    manifests.conform(objects)
 
 
 def test_the_example_is_what_up_builds():
@@ -193,7 +197,3 @@ def test_a_cluster_takes_it_where_pods_are_restricted(overlay):
         stdin=yaml.safe_dump_all([*objects, *pods]),
     )  # fmt: skip
     assert told.count("created (server dry run)") == len(objects) + len(pods)
-
-
-def test_manifests_are_found():
-    assert (Path(ROOT) / "base/kustomization.yaml").is_file()

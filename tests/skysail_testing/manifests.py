@@ -1,5 +1,6 @@
 """What manifests of Kubernetes are checked by: schemas, and that all they name is there."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ ELSEWHERE = {"PodMonitor", "ScaledObject"}
 NOT_OURS = {("Secret", "skysail-frontend-tls")}
 """What whoever runs the cluster brings."""
 
+# Ten times as fast, where it is there.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
@@ -40,10 +43,15 @@ def _schemas(program: str) -> Path:
 
 def kustomized(directory: Path) -> list[Object]:
     """Return the objects of a kustomization."""
+    return list(yaml.load_all(_rendered(directory), Loader=_LOADER))
+
+
+@functools.cache
+def _rendered(directory: Path) -> str:
     command = ["kubectl", "kustomize", "--load-restrictor", "LoadRestrictionsNone", str(directory)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return done.stdout
 
 
 def conform(objects: list[Object]) -> None:
@@ -216,17 +224,19 @@ class Manifests:
                 (volume,) = (
                     v for v in volumes if wanted.items() <= v["metadata"]["labels"].items()
                 )
-                for field in ("storageClassName", "accessModes"):
-                    assert volume["spec"][field] == claim["spec"][field]
+                assert volume["spec"]["storageClassName"] == claim["spec"]["storageClassName"]
+                assert set(claim["spec"]["accessModes"]) <= set(volume["spec"]["accessModes"])
 
     def _check_endpoints(self) -> None:
         management, frontend = self.variables("management"), self.variables("frontend")
         endpoints = [
             management["SKYSAIL_MANAGEMENT_ADVERTISED_ENDPOINT"],
             frontend["SKYSAIL_FRONTEND_MANAGEMENT_ENDPOINT"],
-            frontend["SKYSAIL_FRONTEND_ADVERTISED_GRPC_ENDPOINT"],
-            frontend["SKYSAIL_FRONTEND_ADVERTISED_HTTP_ENDPOINT"],
         ]
+        for each in ("GRPC", "HTTP"):
+            advertised = frontend[f"SKYSAIL_FRONTEND_ADVERTISED_{each}_ENDPOINT"]
+            # One with a dot is a name outside of the namespace.
+            endpoints += [] if "." in advertised else [advertised]
         if store := re.search(r"@(\S+)/0$", management["SKYSAIL_REDIS_URL"]):
             endpoints.append(store[1])
         for endpoint in endpoints:
