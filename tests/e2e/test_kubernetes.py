@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import skysail
 from skysail_testing.clusters import skysail_command
 from skysail_testing.container_managers import portable
-from skysail_testing.kubernetes_clusters import why_no_kubernetes
+from skysail_testing.kubernetes_clusters import kubernetes_cluster, why_no_kubernetes
 from skysail_testing.processes import eventually
 from skysail_testing.skysail_on_kubernetes import OnKubernetes, new_name, skysail_on_kubernetes
 from skysail_testing.traffic import Traffic, traffic
@@ -121,3 +122,91 @@ def test_a_version_that_no_node_can_hold_is_told_within_seconds(client):
     (seconds,) = [at for text, at in told.items() if "Insufficient cpu" in text][:1]
     assert seconds < 4, told
     assert client.predict("app", [1, 2, 3]).version == "1"
+
+
+def test_a_pod_that_is_deleted_under_load_loses_no_query(cluster, client):
+    before = ready(client)
+    with traffic(client, "app", [1, 2, 3], callers=3) as seen:
+        cluster.kubectl("delete", "pod", min(before), "--wait=false")
+        eventually(
+            lambda: len(ready(client)) == 2 and len(ready(client) - before) == 1,
+            what="another in its place",
+        )
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+
+
+@contextmanager
+def cordoned_node() -> Iterator[None]:
+    """Have the only node take no more pods."""
+    kubernetes = kubernetes_cluster()
+    (node,) = kubernetes.json("get", "nodes")["items"]
+    name = node["metadata"]["name"]
+    kubernetes.kubectl("cordon", name)
+    try:
+        yield
+    finally:
+        kubernetes.kubectl("uncordon", name)
+
+
+def test_a_node_is_drained_of_one_replica_at_a_time(cluster, client):
+    first, second = sorted(ready(client))
+    with traffic(client, "app", [1, 2, 3], callers=3) as seen:
+        with cordoned_node():
+            assert cluster.evict(first)
+            eventually(lambda: ready(client) == {second}, what="the first goes")
+            # Nothing can take its place, so that the last one must stay.
+            assert not cluster.evict(second)
+        eventually(lambda: len(ready(client)) == 2, what="another in its place")
+        assert eventually(lambda: cluster.evict(second), what="the second may go")
+        eventually(
+            lambda: len(ready(client) - {first, second}) == 2, what="another in its place, too"
+        )
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+
+
+def knows_its_replicas(client: skysail.Client, pods: set[str]) -> bool:
+    try:
+        return ready(client) == pods
+    except skysail.SkysailError:
+        return False
+
+
+def test_management_that_dies_under_load_takes_its_replicas_over(cluster, client):
+    replicas = ready(client)
+    (leader,) = cluster.leaders()
+    with traffic(client, "app", [1, 2, 3], callers=3) as seen:
+        # As when its node is lost: it lets go of nothing.
+        cluster.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
+        eventually(lambda: cluster.leaders() - {leader}, 40, "another leads")
+        eventually(lambda: knows_its_replicas(client, replicas), what="it knows its replicas")
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+    assert cluster.pod_names("model-server") == replicas
+    assert client.describe_model("m").current_version == "1"
+
+
+def test_a_standby_leads_when_the_leader_goes(cluster, client):
+    replicas = ready(client)
+    (leader,) = cluster.leaders()
+    cluster.kubectl("scale", "deployment/skysail-management", "--replicas=2")
+    eventually(lambda: len(cluster.ready_pods("management")) == 2, 40, "a standby")
+    (standby,) = cluster.pod_names("management") - {leader}
+    assert cluster.leaders() == {leader}
+    with traffic(client, "app", [1, 2, 3], callers=3) as seen:
+        begin = time.monotonic()
+        cluster.kubectl("delete", "pod", leader, "--wait=false")
+        eventually(lambda: cluster.leaders() == {standby}, what="the standby leads")
+        eventually(lambda: knows_its_replicas(client, replicas), what="it knows its replicas")
+        assert time.monotonic() - begin < 10
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+    eventually(lambda: len(cluster.ready_pods("management")) == 2, 40, "another standby")
+    # It works, and not only for those who ask.
+    cluster.kubectl("delete", "pod", min(replicas), "--wait=false")
+    eventually(lambda: len(ready(client) - {min(replicas)}) == 2, what="another in its place")
+    assert cluster.leaders() == {standby}
+    cluster.kubectl("scale", "deployment/skysail-management", "--replicas=1")
+    eventually(lambda: len(cluster.leaders()) == 1 == len(cluster.pods("management")), 40, "one")
+    eventually(lambda: knows_its_replicas(client, cluster.pod_names("model-server")), what="it leads")
