@@ -3,7 +3,6 @@
 import json
 import secrets
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +68,22 @@ class OnKubernetes:
         """Return what a Python program prints in the first container of a pod."""
         return self.kubectl("exec", pod, "--", "python", "-c", program, *arguments)
 
+    def may(self, account: str, namespace: str) -> dict[str, set[str]]:
+        """Return the verbs that a service account of the cluster may use in a namespace, by resource."""
+        user = f"system:serviceaccount:{self.namespace}:{account}"
+        review = {
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+            "spec": {"namespace": namespace},
+        }  # fmt: skip
+        answer = self.kubectl(
+            "create", "--raw", _REVIEW, "--as", user, "--filename", "-", stdin=json.dumps(review)
+        )
+        found: dict[str, set[str]] = {}
+        for rule in json.loads(answer)["status"]["resourceRules"]:
+            for resource in set(rule["resources"]) - _ANYBODY_MAY:
+                found.setdefault(resource, set()).update(rule["verbs"])
+        return found
+
     def evict(self, pod: str) -> bool:
         """Ask for a pod to go, as whoever drains a node does; False if its budget forbids it now."""
         eviction = {
@@ -82,6 +97,10 @@ class OnKubernetes:
             assert "disruption budget" in str(error)
             return False
         return True
+
+
+_REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+_ANYBODY_MAY = {"selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"}
 
 
 def new_name() -> str:
@@ -139,12 +158,3 @@ def objects_in(namespace: str) -> set[str]:
     wanted = ",".join(kind for kind in kinds.split() if kind not in telling)
     found = cluster.kubectl("get", wanted, "--namespace", namespace, "--output=name")
     return set(found.split())
-
-
-def is_refused(command: list[str]) -> bool:
-    """Tell whether Kubernetes forbids what kubectl is told."""
-    config = str(kubernetes_cluster().config)
-    done = subprocess.run(
-        ["kubectl", "--kubeconfig", config, *command], capture_output=True, text=True, check=False
-    )
-    return done.returncode != 0 and "orbidden" in done.stderr
