@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTResponse
 
@@ -25,6 +26,8 @@ TIMEOUT_S = 30.0
 
 _MAX_CONNECTIONS = 64
 _MAX_LINE_BYTES = 1024 * 1024
+_UNUSABLE = (config.ConfigException, yaml.YAMLError, OSError, ValueError, KeyError, TypeError)
+"""What a file that does not say how a cluster is reached may raise."""
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -63,7 +66,7 @@ class KubernetesConnection:
         configuration.connection_pool_maxsize = _MAX_CONNECTIONS
         try:
             namespace = await self._configure(configuration)
-        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        except _UNUSABLE as error:
             raise FailedPrecondition(
                 f"no Kubernetes cluster is known here: {error}; say by KUBECONFIG, a context or the "
                 "address of 'kubectl proxy' how it is reached"
