@@ -1,0 +1,419 @@
+"""A cluster on Kubernetes, as its users and its operators meet it."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+import pytest
+
+import skysail
+from skysail_testing.clusters import skysail_command
+from skysail_testing.container_managers import make_wheel, portable
+from skysail_testing.kubernetes_clusters import kubernetes_cluster, why_no_kubernetes
+from skysail_testing.processes import eventually
+from skysail_testing.skysail_on_kubernetes import (
+    OnKubernetes,
+    new_name,
+    skysail_on_kubernetes,
+)
+from skysail_testing.traffic import Traffic, traffic
+
+ROW = np.ones((1, 3))
+# By value: the module of the tests needs packages that the image has not.
+double = portable(lambda x: x * 2)
+triple = portable(lambda x: x * 3)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnKubernetes]:
+    if reason := why_no_kubernetes():
+        pytest.skip(reason)
+    with skysail_on_kubernetes(tmp_path_factory.mktemp("k"), new_name()) as cluster:
+        with cluster.client() as client:
+            client.deploy(double, name="m", version="1", example=ROW, num_replicas=2)
+            client.register_application("app", default_output=[0, 0, 0], slo_ms=20_000)
+            client.link("app", "m")
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: OnKubernetes) -> Iterator[skysail.Client]:
+    with cluster.client() as client:
+        yield client
+
+
+def ready(client: skysail.Client, model: str = "m", version: str = "1") -> set[str]:
+    """Return the pods of the replicas that take batches."""
+    found = client.describe_version(model, version)
+    return {each.container_id for each in found.replicas if each.state == "READY"}
+
+
+def reasons(client: skysail.Client, model: str, version: str) -> list[str]:
+    """Return what `status` tells of replicas."""
+    versions = [
+        each
+        for found in client.status().models
+        for each in found.versions
+        if (each.model, each.version) == (model, version)
+    ]
+    return [each.reason for found in versions for each in found.replicas]
+
+
+def steady(client: skysail.Client) -> AbstractContextManager[Traffic]:
+    """Ask all along, and leave most of this machine to the cluster."""
+    return traffic(client, "app", [1, 2, 3], callers=3, pause_s=0.01)
+
+
+def assert_all_answered(seen: Traffic) -> None:
+    assert set(seen.outcomes) == {"OK"}, (seen.outcomes, seen.problems[:3])
+
+
+def test_clients_and_commands_find_it_by_its_data_directory(cluster, monkeypatch):
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(cluster.data_dir))
+    with skysail.Client() as client:
+        # At the port of a node, not where frontends are within the cluster.
+        assert client.get_query_addr() == cluster.http
+        assert list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
+        assert client.status().container_manager == "kubernetes"
+    status = skysail_command("status")
+    assert "kubernetes" in status.stdout
+    assert "m:1/1" in status.stdout
+    assert "2" in skysail_command("predict", "app", "[1, 2, 3]").stdout
+
+
+def test_versions_and_their_number_change_under_load(cluster, client):
+    with steady(client) as seen:
+        client.deploy(triple, name="m", version="2", example=ROW)
+        seen.wait_for_more(20)
+        assert client.rollback("m") == "1"
+        seen.wait_for_more(20)
+        client.promote("m", "2")
+        client.rollback("m")
+        client.undeploy("m", "2")
+        client.scale("m", 3, version="1")
+        eventually(lambda: len(ready(client)) == 3, what="three replicas")
+        client.scale("m", 1, version="1")
+        eventually(lambda: len(cluster.pods("model-server")) == 1, what="one replica")
+        seen.wait_for_more(20)
+        client.scale("m", 2, version="1")
+        eventually(lambda: len(ready(client)) == 2, what="two replicas")
+    assert_all_answered(seen)
+    assert {"1", "2"} <= set(seen.versions)
+
+
+def test_what_goes_wrong_in_a_pod_is_told_to_whoever_deploys(client, monkeypatch):
+    def needs_what_is_not_there(x):
+        import os
+
+        if "SKY_TEST_HERE" not in os.environ:
+            import no_such_module  # noqa: F401
+        return x
+
+    monkeypatch.setenv("SKY_TEST_HERE", "1")
+    with pytest.raises(skysail.errors.DeployFailed) as caught:
+        client.deploy(portable(needs_what_is_not_there), name="m", version="bad", example=ROW)
+    assert "No module named 'no_such_module'" in caught.value.log_tail
+    assert client.predict("app", [1, 2, 3]).version == "1"
+
+
+def test_a_version_that_no_node_can_hold_is_told_within_seconds(client):
+    begin = time.monotonic()
+    told: dict[str, float] = {}
+
+    def note(event: skysail.DeployEvent) -> None:
+        told.setdefault(event.message, time.monotonic() - begin)
+
+    with pytest.raises(skysail.errors.DeployFailed, match="no node can hold it"):
+        client.deploy(
+            double, name="m", version="huge", example=ROW, cpus=1000, start_timeout_s=2, on_event=note
+        )
+    (seconds,) = [at for text, at in told.items() if "Insufficient cpu" in text][:1]
+    assert seconds < 4, told
+    assert client.predict("app", [1, 2, 3]).version == "1"
+
+
+def test_a_pod_that_is_deleted_under_load_loses_no_query(cluster, client):
+    before = ready(client)
+    with steady(client) as seen:
+        cluster.kubectl("delete", "pod", min(before), "--wait=false")
+        eventually(
+            lambda: len(ready(client)) == 2 and len(ready(client) - before) == 1,
+            what="another in its place",
+        )
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+
+
+@contextmanager
+def cordoned_node() -> Iterator[None]:
+    """Have the only node take no more pods."""
+    kubernetes = kubernetes_cluster()
+    (node,) = kubernetes.json("get", "nodes")["items"]
+    name = node["metadata"]["name"]
+    kubernetes.kubectl("cordon", name)
+    try:
+        yield
+    finally:
+        kubernetes.kubectl("uncordon", name)
+
+
+def test_a_node_is_drained_of_one_replica_at_a_time(cluster, client):
+    first, second = sorted(ready(client))
+    with steady(client) as seen:
+        with cordoned_node():
+            assert cluster.evict(first)
+            eventually(lambda: ready(client) == {second}, what="the first goes")
+            # Nothing can take its place, so that the last one must stay.
+            assert not cluster.evict(second)
+        eventually(lambda: len(ready(client)) == 2, what="another in its place")
+        assert eventually(lambda: cluster.evict(second), what="the second may go")
+        eventually(
+            lambda: len(ready(client) - {first, second}) == 2, what="another in its place, too"
+        )
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+
+
+def knows_its_replicas(client: skysail.Client, pods: set[str]) -> bool:
+    try:
+        return ready(client) == pods
+    except skysail.SkysailError:
+        return False
+
+
+def test_management_that_dies_under_load_takes_its_replicas_over(cluster, client):
+    replicas = ready(client)
+    (leader,) = cluster.leaders()
+    with steady(client) as seen:
+        # As when its node is lost: it lets go of nothing.
+        cluster.kubectl("delete", "pod", leader, "--force", "--grace-period=0")
+        eventually(lambda: cluster.leaders() - {leader}, 40, "another leads")
+        eventually(lambda: knows_its_replicas(client, replicas), what="it knows its replicas")
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+    assert cluster.pod_names("model-server") == replicas
+    assert client.describe_model("m").current_version == "1"
+
+
+def test_a_standby_leads_when_the_leader_goes(cluster, client):
+    replicas = ready(client)
+    (leader,) = cluster.leaders()
+    cluster.kubectl("scale", "deployment/skysail-management", "--replicas=2")
+    eventually(lambda: len(cluster.ready_pods("management")) == 2, 40, "a standby")
+    (standby,) = cluster.pod_names("management") - {leader}
+    assert cluster.leaders() == {leader}
+    with steady(client) as seen:
+        begin = time.monotonic()
+        cluster.kubectl("delete", "pod", leader, "--wait=false")
+        eventually(lambda: cluster.leaders() == {standby}, what="the standby leads")
+        eventually(lambda: knows_its_replicas(client, replicas), what="it knows its replicas")
+        assert time.monotonic() - begin < 10
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+    eventually(lambda: len(cluster.ready_pods("management")) == 2, 40, "another standby")
+    # It works, and not only for those who ask.
+    cluster.kubectl("delete", "pod", min(replicas), "--wait=false")
+    eventually(lambda: len(ready(client) - {min(replicas)}) == 2, what="another in its place")
+    assert cluster.leaders() == {standby}
+    cluster.kubectl("scale", "deployment/skysail-management", "--replicas=1")
+    eventually(lambda: len(cluster.leaders()) == 1 == len(cluster.pods("management")), 40, "one")
+    eventually(lambda: knows_its_replicas(client, cluster.pod_names("model-server")), what="it leads")
+
+
+# Prints which of its arguments it reaches, by name or by address.
+REACH = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+
+def is_reached(target):
+    host, _, port = target.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+with ThreadPoolExecutor(32) as threads:
+    reached = threads.map(is_reached, sys.argv[1:])
+    print(*(target for target, is_it in zip(sys.argv[1:], reached) if is_it))
+"""
+
+
+@contextmanager
+def outside() -> Iterator[str]:
+    """Listen on this machine, where pods that may reach what is not of the cluster reach it."""
+    with socket.create_server((kubernetes_cluster().node_address, 0)) as server:
+        yield "{}:{}".format(*server.getsockname())
+
+
+def addresses(cluster: OnKubernetes, component: str, port: int) -> list[str]:
+    """Return where the port of a component is: at its Service by name and by address, and at its pod."""
+    (pod,) = cluster.ready_pods(component)
+    service = cluster.json("get", "service", f"skysail-{component}")
+    hosts = (
+        f"skysail-{component}.{cluster.namespace}.svc.cluster.local",
+        service["spec"]["clusterIP"],
+        pod["status"]["podIP"],
+    )
+    return [f"{host}:{port}" for host in hosts]
+
+
+def test_pods_reach_what_they_need_and_nothing_else(cluster):
+    kubernetes = kubernetes_cluster()
+    service = kubernetes.json("get", "service", "kubernetes", "--namespace", "default")
+    api = kubernetes.json("get", "endpoints", "kubernetes", "--namespace", "default")["subsets"][0]
+    name_server = kubernetes.json("get", "service", "--namespace", "kube-system")["items"]
+    names = [
+        f"{each['spec']['clusterIP']}:53"
+        for each in name_server
+        if each["metadata"]["labels"].get("k8s-app") == "kube-dns"
+    ]
+    artifacts = addresses(cluster, "management", 8006)
+    admin = addresses(cluster, "management", 8003)
+    store = addresses(cluster, "store", 6379)
+    with outside() as elsewhere:
+        forbidden = [
+            f"{service['spec']['clusterIP']}:443",
+            f"{api['addresses'][0]['ip']}:{api['ports'][0]['port']}",
+            elsewhere,
+        ]
+        targets = [*artifacts, *admin, *store, *names, *forbidden]
+        (management,) = cluster.pod_names("management")
+        # The addresses are right: who may, reaches them.
+        assert {*store, *names, *forbidden} <= set(cluster.run_in(management, REACH, *targets).split())
+        replica = min(cluster.pod_names("model-server"))
+        assert set(cluster.run_in(replica, REACH, *targets).split()) == {*artifacts, *names}
+        frontend = min(cluster.pod_names("frontend"))
+        assert set(cluster.run_in(frontend, REACH, *targets).split()) == {*admin, *names}
+
+
+# Prints how Kubernetes answers to requests of this pod, by its own token.
+ASK = """
+import ssl, sys, urllib.error, urllib.request
+
+directory = "/var/run/secrets/kubernetes.io/serviceaccount"
+context = ssl.create_default_context(cafile=f"{directory}/ca.crt")
+token = open(f"{directory}/token").read()
+for word in sys.argv[1:]:
+    method, _, path = word.partition(" ")
+    request = urllib.request.Request(f"https://kubernetes.default.svc{path}", method=method)
+    request.add_header("Authorization", f"Bearer {token}")
+    try:
+        print(urllib.request.urlopen(request, context=context).status)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
+
+MAY = {
+    "pods": {"list", "watch", "create", "patch", "delete"},
+    "pods/log": {"get"},
+    "deployments": {"get", "list", "create", "patch", "delete"},
+    "deployments/scale": {"patch"},
+    "poddisruptionbudgets": {"create", "patch"},
+    "secrets": {"create", "patch"},
+    "configmaps": {"get", "list", "create", "patch", "delete"},
+    "leases": {"get", "update"},
+}
+
+
+def test_management_may_do_what_it_needs_in_its_namespace_and_nothing_else(cluster):
+    # All other tests are done with the shipped role, so that it is enough.
+    own = cluster.may("skysail-management", cluster.namespace)
+    assert own == MAY
+    for account in ("management", "frontend", "store", "model-server"):
+        assert cluster.may(f"skysail-{account}", "default") == {}
+        if account != "management":
+            assert cluster.may(f"skysail-{account}", cluster.namespace) == {}
+    (management,) = cluster.pod_names("management")
+    replica = min(cluster.pod_names("model-server"))
+    here = f"/api/v1/namespaces/{cluster.namespace}"
+    roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{cluster.namespace}/roles"
+    answers = cluster.run_in(
+        management, ASK, f"GET {here}/pods", f"GET {here}/secrets", f"GET {here}/secrets/skysail-store",
+        f"POST {here}/pods/{replica}/exec?command=true", f"POST {roles}", "GET /api/v1/pods",
+        "GET /api/v1/namespaces/default/configmaps", "GET /api/v1/nodes",
+    )  # fmt: skip
+    assert answers.split() == ["200", *["403"] * 7]
+
+
+def test_only_management_has_a_token(cluster):
+    for component in ("management", "frontend", "store", "model-server"):
+        for pod in cluster.pods(component):
+            every = (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"])
+            mounts = [mount["mountPath"] for each in every for mount in each["volumeMounts"]]
+            has_token = any("serviceaccount" in path for path in mounts)
+            assert has_token == (component == "management"), pod["metadata"]["name"]
+
+
+def test_a_package_is_installed_once_for_all_versions_that_need_it(cluster, client, tmp_path):
+    def answer(x):
+        import skytestwheel
+
+        return [[each + skytestwheel.ANSWER for each in row] for row in x]
+
+    wheel = make_wheel(tmp_path, "skytestwheel", "ANSWER = 40\n")
+    package = f"skytestwheel @ {kubernetes_cluster().serve(tmp_path)}/{wheel.name}"
+    # Built here, where it is not installed.
+    options = {"name": "p", "input_type": "doubles", "pkgs_to_install": [package]}
+    lines: list[str] = []
+
+    def note(event: skysail.DeployEvent) -> None:
+        lines.append(event.message)
+
+    client.deploy(portable(answer), version="1", on_event=note, **options)
+    assert any("Successfully installed skytestwheel-1.0" in line for line in lines)
+    assert list(client.predict("p", [1.0, 2.0]).output) == [41, 42]
+    # What is there needs neither pip nor the wheel.
+    wheel.unlink()
+    lines.clear()
+    client.deploy(portable(answer), version="2", on_event=note, **options)
+    assert any("is ready" in line and "environment" in line for line in lines)
+    assert client.predict("p", [1.0, 2.0]).version == "2"
+    assert cluster.pods("installer") == []
+    client.undeploy("p", "1", force=True)
+    client.undeploy("p", "2", force=True)
+
+
+def test_what_ran_out_of_memory_says_so_while_the_old_version_serves(cluster, client):
+    def hoards(x):
+        return [float(len(b"x" * int(row[0] * 1024 * 1024))) for row in x]
+
+    client.deploy(portable(hoards), name="m", version="hoards", example=ROW, promote=False, memory_mib=200)
+    with steady(client) as seen:
+        with pytest.raises(skysail.SkysailError):
+            client.predict("m", [400.0, 0.0, 0.0], version="hoards", timeout_s=10)
+        assert eventually(
+            lambda: [each for each in reasons(client, "m", "hoards") if "out of memory" in each],
+            what="status tells",
+        ) == ["ran out of memory: its limit is 200 MiB"]
+        assert "its limit is 200 MiB" in skysail_command(
+            "status", "--endpoint", cluster.management
+        ).stdout.replace("\n", " ")
+        eventually(lambda: len(ready(client, "m", "hoards")) == 1, what="it is started again")
+    assert_all_answered(seen)
+    client.undeploy("m", "hoards")
+
+
+def test_a_crash_loop_is_told_while_the_old_version_serves(client):
+    def ends_soon(x):
+        import os
+        import threading
+
+        if os.environ.get("SKYSAIL_REPLICA_INDEX"):
+            print("the end is near", flush=True)
+            threading.Timer(1.5, os._exit, [7]).start()
+        return x
+
+    client.deploy(portable(ends_soon), name="m", version="ends", example=ROW, promote=False)
+    with steady(client) as seen:
+
+        def crashed() -> list[skysail.descriptions.Replica]:
+            found = client.describe_version("m", "ends").replicas
+            return [each for each in found if each.num_restarts >= 2 and each.reason]
+
+        replicas = eventually(crashed, 30, "status tells")
+    assert_all_answered(seen)
+    assert "status 7" in replicas[0].reason
+    client.undeploy("m", "ends")
