@@ -65,13 +65,13 @@ async def test_a_line_without_end_fails_the_preparation_and_ends_pip(directory: 
 async def test_a_full_disk_fails_the_preparation_and_leaves_nothing(
     directory: Path, pip, monkeypatch
 ):
-    def fails(path: Path, requirements: object) -> None:
+    def fails(path: Path) -> None:
         path.mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
     pip("exit 0")
     with monkeypatch.context() as patch:
-        patch.setattr(environments, "_make_environment", fails)
+        patch.setattr(environments, "make_environment", fails)
         with pytest.raises(PrepareFailed, match="No space left on device"):
             await Environments(directory, PATH).prepare(["six"], lambda line: None)
     assert list(directory.iterdir()) == []
@@ -111,12 +111,12 @@ async def test_an_environment_that_is_being_made_is_removed_after_a_cancellation
     begun, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    def make(path: Path, requirements: object) -> None:
+    def make(path: Path) -> None:
         loop.call_soon_threadsafe(begun.set)
         go_on.wait(10)
         path.mkdir(parents=True)
 
-    monkeypatch.setattr(environments, "_make_environment", make)
+    monkeypatch.setattr(environments, "make_environment", make)
     preparing = asyncio.create_task(
         Environments(directory, PATH).prepare(["six"], lambda line: None)
     )

@@ -16,7 +16,7 @@ import skysail
 from skysail.supervisor.docker_plan import FRONTEND, MANAGEMENT, STORE
 from skysail.supervisor.ports import free_port
 from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
-from skysail_testing.container_managers import portable, run_docker, why_no_docker
+from skysail_testing.container_managers import docker_gateways, portable, run_docker, why_no_docker
 from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic
 
@@ -145,11 +145,7 @@ def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
     assert len(management) == len(frontend) == 2
     # The store has no address at all.
     assert addresses(container(docker_cluster, STORE)) == []
-    gateways = {
-        each["IPAM"]["Config"][0]["Gateway"]
-        for each in json.loads(run_docker("network", "inspect", *run_docker("network", "ls", "-q").split()))
-        if each["IPAM"]["Config"]
-    }  # fmt: skip
+    gateways = docker_gateways(*run_docker("network", "ls", "--quiet").split())
     published = docker_cluster.management.rpartition(":")[2]
     forbidden = [
         *(f"{address}:{port}" for address in management for port in (8003, 6379, 22)),

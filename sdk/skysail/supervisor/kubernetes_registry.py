@@ -5,7 +5,7 @@ import json
 
 from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import NotInCluster
+from skysail_common.kubernetes_errors import NotAllowed, NotInCluster
 from skysail_common.kubernetes_kinds import NAMESPACE, SECRET, SERVICE_ACCOUNT, Object
 from skysail_common.kubernetes_labels import labels
 
@@ -53,6 +53,9 @@ async def _have_namespace(api: KubernetesApi) -> None:
     except NotInCluster:
         metadata = {"name": api.namespace}
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    except NotAllowed:
+        # Whoever may work in a namespace alone need not see it.
+        return
 
 
 def _secret(options: KubernetesOptions, registry: str, user: str, password: str) -> Object:
