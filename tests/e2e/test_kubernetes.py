@@ -460,7 +460,7 @@ def forwarded(cluster: OnKubernetes, data_dir: Path) -> Iterator[None]:
         assert process.stderr is not None
         try:
             note = data_dir / CLUSTER_FILE
-            soon(lambda: note.exists() or process.poll() is not None, 40, "ports are forwarded")
+            soon(lambda: note.exists() or process.poll() is not None, "ports are forwarded")
             assert process.poll() is None, process.stderr.read().decode()
             yield
         finally:
@@ -512,7 +512,7 @@ def test_frontends_follow_their_load_and_each_talks_to_every_replica(cluster, cl
 
     client.deploy(portable(where), name="where", version="1", example=ROW, num_replicas=2)
     with traffic(client, "app", [1, 2, 3], callers=8) as seen:
-        soon(lambda: len(cluster.ready_pods("frontend")) >= 2, 60, "the autoscaler adds a frontend")
+        soon(lambda: len(cluster.ready_pods("frontend")) >= 2, "the autoscaler adds a frontend")
         for pod in cluster.ready_pods("frontend"):
             endpoint = f"{pod['status']['podIP']}:8001"
             with skysail.Client(cluster.management, query_endpoint=endpoint) as direct:
