@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,8 @@ def _cluster(seconds: Seconds) -> Iterator[_Cluster]:
             yield _Cluster(directory, namespace)
         finally:
             _timed(seconds, "down", lambda: skysail_does("down"))
+            # What the overlay `local` keeps, where the node is this machine.
+            shutil.rmtree(Path("/var/lib/skysail") / namespace, ignore_errors=True)
 
 
 def _timed(seconds: Seconds, what: str, do: Callable[[], object]) -> None:

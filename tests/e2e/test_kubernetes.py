@@ -1,21 +1,30 @@
 """A cluster on Kubernetes, as its users and its operators meet it."""
 
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import skysail
+from skysail.settings import CLUSTER_FILE
 from skysail_testing.clusters import skysail_command
 from skysail_testing.container_managers import make_wheel, portable
 from skysail_testing.kubernetes_clusters import kubernetes_cluster, why_no_kubernetes
 from skysail_testing.processes import eventually
 from skysail_testing.skysail_on_kubernetes import (
     OnKubernetes,
+    flags,
+    named_after,
     new_name,
+    objects_in,
     skysail_on_kubernetes,
 )
 from skysail_testing.traffic import Traffic, traffic
@@ -264,12 +273,8 @@ def test_pods_reach_what_they_need_and_nothing_else(cluster):
     kubernetes = kubernetes_cluster()
     service = kubernetes.json("get", "service", "kubernetes", "--namespace", "default")
     api = kubernetes.json("get", "endpoints", "kubernetes", "--namespace", "default")["subsets"][0]
-    name_server = kubernetes.json("get", "service", "--namespace", "kube-system")["items"]
-    names = [
-        f"{each['spec']['clusterIP']}:53"
-        for each in name_server
-        if each["metadata"]["labels"].get("k8s-app") == "kube-dns"
-    ]
+    dns = kubernetes.json("get", "service", "kube-dns", "--namespace", "kube-system")
+    names = [f"{dns['spec']['clusterIP']}:53"]
     artifacts = addresses(cluster, "management", 8006)
     admin = addresses(cluster, "management", 8003)
     store = addresses(cluster, "store", 6379)
@@ -376,21 +381,27 @@ def test_a_package_is_installed_once_for_all_versions_that_need_it(cluster, clie
     client.undeploy("p", "2", force=True)
 
 
-def test_what_ran_out_of_memory_says_so_while_the_old_version_serves(cluster, client):
+def test_what_ran_out_of_memory_says_so_while_the_old_version_serves(client):
     def hoards(x):
-        return [float(len(b"x" * int(row[0] * 1024 * 1024))) for row in x]
+        import mmap
 
-    client.deploy(portable(hoards), name="m", version="hoards", example=ROW, promote=False, memory_mib=200)
+        for row in x:
+            # Shared memory: other memory has an end for the process before it has one for its container.
+            with mmap.mmap(-1, int(row[0] + 1) * 1024 * 1024) as memory:
+                for _ in range(int(row[0])):
+                    memory.write(b"x" * 1024 * 1024)
+        return x
+
+    client.deploy(
+        portable(hoards), name="m", version="hoards", example=ROW, promote=False, memory_mib=200
+    )
     with steady(client) as seen:
         with pytest.raises(skysail.SkysailError):
-            client.predict("m", [400.0, 0.0, 0.0], version="hoards", timeout_s=10)
+            client.predict("m", [400.0, 0.0, 0.0], version="hoards", timeout_s=1)
         assert eventually(
             lambda: [each for each in reasons(client, "m", "hoards") if "out of memory" in each],
             what="status tells",
         ) == ["ran out of memory: its limit is 200 MiB"]
-        assert "its limit is 200 MiB" in skysail_command(
-            "status", "--endpoint", cluster.management
-        ).stdout.replace("\n", " ")
         eventually(lambda: len(ready(client, "m", "hoards")) == 1, what="it is started again")
     assert_all_answered(seen)
     client.undeploy("m", "hoards")
@@ -417,3 +428,121 @@ def test_a_crash_loop_is_told_while_the_old_version_serves(client):
     assert_all_answered(seen)
     assert "status 7" in replicas[0].reason
     client.undeploy("m", "ends")
+
+
+@contextmanager
+def forwarded(cluster: OnKubernetes, data_dir: Path) -> Iterator[None]:
+    """Have ports of this machine lead to a cluster, as on a machine that does not reach it."""
+    ports = [
+        word for name in ("http", "grpc", "metrics", "management") for word in (f"--{name}-port", "0")
+    ]
+    command = [
+        sys.executable, "-m", "skysail", "forward", "--data-dir", str(data_dir),
+        "--namespace", cluster.namespace, "--cluster", cluster.name, *ports,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        try:
+            note = data_dir / CLUSTER_FILE
+            eventually(
+                lambda: note.exists() or process.poll() is not None, 40, "ports are forwarded"
+            )
+            assert process.poll() is None, process.stderr.read().decode()
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+def test_forwarded_ports_lead_to_it_from_elsewhere(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(tmp_path))
+    with forwarded(cluster, tmp_path):
+        with skysail.Client() as client:
+            assert client.endpoint.startswith("127.0.0.1:")
+            assert client.get_query_addr().startswith("127.0.0.1:")
+            assert list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
+        assert "kubernetes" in skysail_command("status").stdout
+    assert not (tmp_path / CLUSTER_FILE).exists()
+
+
+def test_a_login_is_that_of_all_pods_and_stays_with_the_next_up(cluster, client):
+    command = [
+        sys.executable, "-m", "skysail", "registry", "login", "registry.example:5000",
+        "--username", "me", "--password-stdin", "--namespace", cluster.namespace,
+    ]  # fmt: skip
+    done = subprocess.run(command, input="hush\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "skysail-model-server" in done.stdout
+    assert "hush" not in done.stdout + done.stderr
+    secret = cluster.json("get", "secret", "skysail-registry")
+    assert secret["type"] == "kubernetes.io/dockerconfigjson"
+    services = ("management", "frontend", "store", "model-server")
+    before = {name: cluster.pod_names(name) for name in services if name != "frontend"}
+    with steady(client) as seen:
+        again = skysail_command("up", *flags(cluster.data_dir, cluster.namespace))
+        assert again.returncode == 0, again.stderr
+        seen.wait_for_more(20)
+    assert_all_answered(seen)
+    for name in services:
+        account = cluster.json("get", "serviceaccount", f"skysail-{name}")
+        assert account["imagePullSecrets"] == [{"name": "skysail-registry"}]
+    # What is as it should be is left alone.
+    assert {name: cluster.pod_names(name) for name in before} == before
+
+
+def test_frontends_follow_their_load_and_each_talks_to_every_replica(cluster, client):
+    def where(x):
+        import os
+
+        return [float(os.environ.get("SKYSAIL_REPLICA_INDEX", "-1")) for _ in x]
+
+    client.deploy(portable(where), name="where", version="1", example=ROW, num_replicas=2)
+    with traffic(client, "app", [1, 2, 3], callers=8) as seen:
+        eventually(
+            lambda: len(cluster.ready_pods("frontend")) >= 2, 60, "the autoscaler adds a frontend"
+        )
+        for pod in cluster.ready_pods("frontend"):
+            endpoint = f"{pod['status']['podIP']}:8001"
+            with skysail.Client(cluster.management, query_endpoint=endpoint) as direct:
+
+                def replicas(direct: skysail.Client = direct) -> set[float]:
+                    found = direct.predict_batch("where", [[1.0, 2.0, 3.0]] * 8)
+                    return {float(each.output) for each in found}
+
+                answered_by: set[float] = set()
+                eventually(
+                    lambda seen=answered_by, ask=replicas: seen.update(ask()) or seen == {0, 1},
+                    what=f"{endpoint} talks to both replicas",
+                )
+    assert_all_answered(seen)
+    client.undeploy("where", "1", force=True)
+
+
+def test_clusters_side_by_side_leave_each_other_alone_and_nothing_behind(cluster, client, tmp_path):
+    namespace = new_name()
+    before = objects_in(cluster.namespace)
+    with (
+        skysail_on_kubernetes(tmp_path / "o", namespace, keeps_data=True) as other,
+        skysail_on_kubernetes(tmp_path / "b", cluster.namespace, "blue") as blue,
+    ):
+        assert any("blue" in name for name in objects_in(cluster.namespace))
+        with other.client() as others, blue.client() as blues, ThreadPoolExecutor() as threads:
+
+            def deploy(its: skysail.Client) -> list[float]:
+                its.deploy(triple, name="m", version="1", example=ROW)
+                return list(its.predict("m", [1.0, 2.0, 3.0]).output)
+
+            assert list(threads.map(deploy, (others, blues))) == [[3, 6, 9]] * 2
+            assert blues.status().cluster == "blue"
+            assert others.status().models[0].versions[0].num_ready == 1
+        assert list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
+    # The autoscaler of the other cluster's frontends works on.
+    left = {name for name in objects_in(cluster.namespace) - before if "frontend" not in name}
+    assert left == set()
+    assert named_after(namespace) == []
+    assert [name for name in named_after(cluster.namespace) if "blue" in name] == []
+    assert list(client.predict("app", [1, 2, 3]).output) == [2, 4, 6]
+    with skysail_on_kubernetes(tmp_path / "o", namespace) as other, other.client() as others:
+        eventually(lambda: others.describe_version("m", "1").num_ready == 1, what="it is back")
+        assert list(others.predict("m", [1.0, 2.0, 3.0]).output) == [3, 6, 9]
+    assert named_after(namespace) == []

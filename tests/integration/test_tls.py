@@ -42,7 +42,7 @@ class Secured:
 
     def client(self, **options: object) -> skysail.Client:
         options = {"tls_ca_file": self.ca_file, "query_endpoint": self.bound["grpc"]} | options
-        return skysail.Client("127.0.0.1:1", timeout_s=10, **options)  # type: ignore[arg-type]
+        return skysail.Client("127.0.0.1:1", **options)  # type: ignore[arg-type]
 
     def refusal(self, **options: object) -> str:
         """Return what a client is told that does not come in."""
@@ -50,7 +50,7 @@ class Secured:
         with self.client(**options) as client, pytest.raises(errors.SkysailError) as caught:
             client.predict("secured", [1, 2, 3])
         assert type(caught.value) is errors.FailedPrecondition, caught.value
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 10
         return caught.value.message
 
 
@@ -283,5 +283,5 @@ def test_a_frontend_ends_that_cannot_serve_as_it_was_told(tmp_path: Path):
         with ExitStack() as stack:
             service = Service("skysail_frontend", [*flags, "--workers", "2"])
             stack.callback(service.stop)
-            assert service.process.wait(20) == status
+            assert service.process.wait(60) == status
             eventually(lambda service=service, says=says: says in service.errors)

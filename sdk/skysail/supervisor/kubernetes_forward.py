@@ -19,16 +19,16 @@ _START_TIMEOUT_S = 30.0
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _PORTS = {
-    # The one that leads, which the Service selects.
+    # Its Service finds the leader.
     "service/skysail-management": {"management": 8003},
-    # The port of metrics is each pod's own: no Service has it.
+    # Its Service has no port for metrics: each frontend has its own.
     "deployment/skysail-frontend": {"grpc": 8001, "http": 8000, "metrics": 8002},
 }
-"""Ports of each object that stands for pods, by the names of `ClusterEndpoints`."""
+"""Ports of what is forwarded to, by the names of `ClusterEndpoints`."""
 
 
 class _Forward:
-    """Some ports of a pod."""
+    """The ports of one pod, or of another like it when that goes."""
 
     def __init__(self, options: KubernetesOptions, target: str, ports: Mapping[int, int]) -> None:
         self.target = f"{target}{options.suffix}"
@@ -59,7 +59,7 @@ class _Forward:
         except asyncio.TimeoutError:
             await self.stop()
             raise StartFailed(
-                f"{self.target} is not forwarded within {_START_TIMEOUT_S:g} s"
+                f"{self.target} is not forwarded to within {_START_TIMEOUT_S:g} s"
             ) from None
 
     async def _until_bound(self) -> None:
@@ -126,7 +126,7 @@ async def forward(
     try:
         for each in forwards:
             await each.start()
-            tasks.start(each.keep(), f"forward {each.target}")
+            tasks.start(each.keep(), f"forward to {each.target}")
         bound = {port: here for each in forwards for port, here in each.bound.items()}
         names = {name: port for each in _PORTS.values() for name, port in each.items()}
         on_ready(ClusterEndpoints(**{name: bound[port] for name, port in names.items()}))

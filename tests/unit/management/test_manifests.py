@@ -1,9 +1,6 @@
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +10,7 @@ from skysail_common.identifiers import MAX_NAME_LENGTH, ModelVersion
 from skysail_common.kubernetes_kinds import Object
 from skysail_management.containers import manifests
 from skysail_testing.kubernetes_parts import SHA256, TOKEN, replica_spec, settings, version_spec
+from skysail_testing.manifests import conform, why_no_kubeconform
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 IMAGE = f"skysail-model-server:{__version__}"
@@ -449,9 +447,9 @@ def samples() -> dict[str, Object]:
         "plain": manifests.deployment(replica_spec(), settings()),
         "full": manifests.deployment(spec, full, packages="0123"),
         "image": manifests.deployment(spec, full, image="own:1"),
-        "secret": manifests.token_secret("n", spec, "c"),
-        "budget": manifests.disruption_budget("n", "c"),
-        "installer": manifests.installer("n", ["install", "/packages/0123"], {"A": "$"}, full),
+        "secret": manifests.token_secret("name", spec, "c"),
+        "budget": manifests.disruption_budget("name", "c"),
+        "installer": manifests.installer("name", ["install", "/packages/0123"], {"A": "$"}, full),
     }
 
 
@@ -483,17 +481,7 @@ def test_pods_fit_the_profile_restricted_and_more(name: str):
         assert all("hostPort" not in port for port in each.get("ports", ()))
 
 
-def test_kubeconform_takes_every_manifest(tmp_path: Path):
-    program = shutil.which("kubeconform")
-    schemas = Path(program).resolve().parent / "schemas" if program else None
-    if program is None or schemas is None or not schemas.is_dir():
-        pytest.skip("no kubeconform on this machine, or no schemas beside it")
-    for name, manifest in samples().items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(manifest))
-    where = f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
-    done = subprocess.run(
-        [program, "-strict", "-summary", "-schema-location", where, str(tmp_path)],
-        check=False, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Valid: {len(samples())}, Invalid: 0, Errors: 0, Skipped: 0" in done.stdout
+def test_kubeconform_takes_every_manifest():
+    if reason := why_no_kubeconform():
+        pytest.skip(reason)
+    conform(list(samples().values()))

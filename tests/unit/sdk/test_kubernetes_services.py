@@ -303,6 +303,11 @@ async def test_a_pull_secret_is_what_nodes_understand(api: FakeKubernetesApi):
             }
         }
     }
+    # A login at another registry is one more.
+    await log_in(OPTIONS, "other.example", "jo", "p")
+    secret = api.objects[SECRET, secret_name(OPTIONS)]
+    content = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))
+    assert set(content["auths"]) == {"registry.example:5000", "other.example"}
     found = api.objects[SERVICE_ACCOUNT, "skysail-model-server-blue"]
     assert found["imagePullSecrets"] == [{"name": "other"}, {"name": "skysail-registry-blue"}]
     assert "imagePullSecrets" not in api.objects[SERVICE_ACCOUNT, "default"]
