@@ -7,6 +7,7 @@ turn, round by round. Kinds: `local` (always there), `docker`, `all-in-docker`, 
 
 import json
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -52,7 +53,10 @@ def _cluster(flags: list[str]) -> Iterator[skysail.Client]:
                 yield client
         finally:
             subprocess.run([*_SKYSAIL, "down", *where], check=True, stdout=2)
-            if flags and "kubernetes" not in flags:
+            if "kubernetes" in flags:
+                # What the overlay `local` keeps, where the node is this machine.
+                shutil.rmtree(Path("/var/lib/skysail") / flags[-1], ignore_errors=True)
+            elif flags:
                 _remove_images(Path(directory))
 
 

@@ -1,4 +1,4 @@
-"""How long things take on Kubernetes: `python -m benchmarks.kubernetes`, with the images on the nodes.
+"""How long things take on Kubernetes: `python -m benchmarks.kubernetes [RUNS]`, with the images on the nodes.
 
 On the cluster that KUBECONFIG names, in namespaces of its own: `up` to ready, a call of `deploy` to the
 first answer, `down`; then what management takes with many registered versions.
@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,8 @@ def _cluster(seconds: Seconds) -> Iterator[_Cluster]:
             yield _Cluster(directory, namespace)
         finally:
             _timed(seconds, "down", lambda: skysail_does("down"))
+            # What the overlay `local` keeps, where the node is this machine.
+            shutil.rmtree(Path("/var/lib/skysail") / namespace, ignore_errors=True)
 
 
 def _timed(seconds: Seconds, what: str, do: Callable[[], object]) -> None:
@@ -116,7 +119,7 @@ async def _register(cluster: _Cluster) -> None:
             for number in range(_VERSIONS_OF_EACH):
                 await stub.RegisterVersion(
                     management_pb2.RegisterVersionRequest(
-                        model=f"model-{model}",
+                        model=f"registered-{model}",
                         version=str(number),
                         artifact_sha256=described.version.artifact_sha256,
                     )
@@ -151,11 +154,10 @@ def main() -> None:
     """Print medians, and what management takes."""
     seconds: Seconds = defaultdict(list)
     before = psutil.cpu_times()
-    for run in range(_RUNS):
+    for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else _RUNS):
         with _cluster(seconds) as cluster:
             _deploys(seconds, cluster)
-            if run == _RUNS - 1:
-                _many_versions(cluster)
+        print({what: round(times[-1], 1) for what, times in seconds.items()})
     after = psutil.cpu_times()
     for what, times in seconds.items():
         shown = f"{min(times):.1f} - {max(times):.1f}"
@@ -163,6 +165,8 @@ def main() -> None:
     total = sum(after) - sum(before)
     shares = [(total - after.idle + before.idle) / total, (after.steal - before.steal) / total]
     print("the machine was busy for {:.0%}, stolen {:.0%}".format(*shares))
+    with _cluster(defaultdict(list)) as cluster:
+        _many_versions(cluster)
 
 
 if __name__ == "__main__":
