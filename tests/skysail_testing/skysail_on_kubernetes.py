@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +136,9 @@ def skysail_on_kubernetes(
         stopped = skysail_command("down", "--data-dir", str(data_dir))
         if not keeps_data:
             shutil.rmtree(VOLUMES / namespace / name, ignore_errors=True)
+            with suppress(OSError):
+                # Another cluster in the namespace has its own there.
+                (VOLUMES / namespace).rmdir()
     assert stopped.returncode == 0, stopped.stderr
 
 
