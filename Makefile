@@ -70,17 +70,18 @@ base-image:  ## make a base for images of Debian with Python, where none can be 
 	scripts/base-image $(BASE_IMAGE)
 
 .PHONY: images
-images: $(SERVICES:%=image-%) image-store  ## make the images of all services and the store (BASE=image with Python 3)
+images: $(SERVICES:%=image-%) image-store image-prometheus  ## make the images of all services, the store and Prometheus (BASE=image with Python 3)
 
-.PHONY: image-store $(SERVICES:%=image-%)
+.PHONY: image-store image-prometheus $(SERVICES:%=image-%)
 $(SERVICES:%=image-%): image-%: wheels
 	rm -rf build/images/$* && mkdir -p $(addprefix build/images/$*/,wheels ca pip)
-	cp services/$*/Dockerfile constraints.txt build/images/$*
+	cp services/Dockerfile constraints.txt build/images/$*
 	$(BIN)/python scripts/requirements $(EXTRAS_$*) > build/images/$*/requirements.txt
 	cp dist/skysail-$(VERSION)-*.whl dist/skysail_transport-*.whl build/images/$*/wheels
 	$(if $(CA_BUNDLE),cp $(CA_BUNDLE) build/images/$*/ca/ca-certificates.crt)
 	$(if $(PIP_CONF),cp $(PIP_CONF) build/images/$*/pip/pip.conf)
-	$(DOCKER_BUILD) --tag skysail-$(subst _,-,$*):$(VERSION) --label ai.skysail.image=$* $(PIP_ARGS) \
+	$(DOCKER_BUILD) --target $* --tag skysail-$(subst _,-,$*):$(VERSION) --label ai.skysail.image=$* \
+	  $(PIP_ARGS) \
 	  $(if $(CA_BUNDLE),--build-arg PIP_CERT=/etc/ssl/certs/ca-certificates.crt) \
 	  --label ai.skysail.python=$$(docker run --rm --network none $(BASE) python3 -c 'import platform; print(platform.python_version())') \
 	  build/images/$*
@@ -90,6 +91,12 @@ image-store: install
 	cp deploy/store/Dockerfile build/images/store
 	cp $$($(BIN)/python -c 'from skysail_common.store.embedded import find_server; print(find_server())') build/images/store/valkey-server
 	$(DOCKER_BUILD) --tag skysail-store:$(VERSION) --label ai.skysail.image=store build/images/store
+
+image-prometheus: install
+	rm -rf build/images/prometheus && mkdir -p build/images/prometheus/ca
+	cp deploy/prometheus/Dockerfile build/images/prometheus
+	$(if $(CA_BUNDLE),cp $(CA_BUNDLE) build/images/prometheus/ca/ca-certificates.crt)
+	$(DOCKER_BUILD) --tag skysail-prometheus:$(VERSION) --label ai.skysail.image=prometheus build/images/prometheus
 
 .PHONY: demo
 demo: install  ## deploy a real model by one call and query it through every door

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 
 import skysail
-from skysail.supervisor.docker_plan import FRONTEND, MANAGEMENT, STORE
+from skysail.supervisor.docker_plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
 from skysail.supervisor.ports import free_port
 from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
 from skysail_testing.container_managers import docker_gateways, portable, run_docker, why_no_docker
@@ -21,6 +24,7 @@ from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic
 
 ROOT = Path(__file__).parents[2]
+SERVICES = (STORE, MANAGEMENT, FRONTEND, PROMETHEUS)
 ROW = np.ones((1, 3))
 double = portable(lambda x: x * 2)
 
@@ -51,7 +55,7 @@ def why_not_all_in_docker() -> str:
     """Return what these tests lack here; empty if nothing."""
     if reason := why_no_docker():
         return reason
-    for service in (STORE, MANAGEMENT, FRONTEND):
+    for service in SERVICES:
         image = f"skysail-{service}:{skysail.__version__}"
         if not run_docker("images", "--quiet", image):
             return f"docker has no image {image}: make images"
@@ -76,8 +80,8 @@ def left(data_dir: Path) -> str:
 
 
 @contextmanager
-def all_in_docker(data_dir: Path) -> Iterator[RunningCluster]:
-    with running_cluster(data_dir, "--all-in-docker", "--cluster", "allin") as cluster:
+def all_in_docker(data_dir: Path, *flags: str) -> Iterator[RunningCluster]:
+    with running_cluster(data_dir, "--all-in-docker", "--cluster", "allin", *flags) as cluster:
         yield cluster
     assert left(data_dir) == ""
 
@@ -110,7 +114,7 @@ def docker_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     if reason := why_not_all_in_docker():
         pytest.skip(reason)
     data_dir = tmp_path_factory.mktemp("a")
-    with all_in_docker(data_dir) as cluster:
+    with all_in_docker(data_dir, "--prometheus-port", "0") as cluster:
         with cluster.client() as client:
             client.deploy(double, name="m", version="1", example=ROW, num_replicas=2)
             client.register_application("app", default_output=[0, 0, 0], slo_ms=20_000)
@@ -153,6 +157,8 @@ def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
         "management-on-doors:8003",
         f"127.0.0.1:{published}",
     ]
+    forbidden += [f"{each}:9090" for each in addresses(container(docker_cluster, PROMETHEUS))]
+    assert "9090" in forbidden[-1]
     # The addresses are right: a frontend reaches management by one of them.
     assert reached_from(container(docker_cluster, FRONTEND), forbidden[:6])
     doors = [f"{address}:8001" for address in frontend]
@@ -162,7 +168,7 @@ def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
 
 
 def test_services_have_no_rights(docker_cluster):
-    for service in (STORE, MANAGEMENT, FRONTEND):
+    for service in SERVICES:
         name = container(docker_cluster, service)
         host = inspect(name)["HostConfig"]
         assert host["CapDrop"] == ["ALL"]
@@ -175,11 +181,38 @@ def test_services_have_no_rights(docker_cluster):
 
 
 def test_each_service_passes_its_health_check(docker_cluster):
-    for service in (STORE, MANAGEMENT, FRONTEND):
+    for service in SERVICES:
         name = container(docker_cluster, service)
         check = inspect(name)["Config"]["Healthcheck"]["Test"]
         assert check[0] == "CMD"
         run_docker("exec", name, *check[1:])
+
+
+def asked(prometheus: str, query: str) -> list[dict]:
+    """Return what Prometheus answers to a query now."""
+    url = f"http://{prometheus}/api/v1/query?query={urllib.parse.quote(query)}"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return json.load(response)["data"]["result"]
+
+
+def has_measured(prometheus: str, num_replicas: int) -> bool:
+    """Tell whether Prometheus reaches one frontend, which has told it of so many replicas."""
+    up = [each["value"][1] for each in asked(prometheus, 'up{job="skysail-frontend"}')]
+    ready = asked(prometheus, 'skysail_replica_ready{model="m",version="1"} == 1')
+    return up == ["1"] and len(ready) == num_replicas
+
+
+def test_prometheus_finds_the_frontend_and_keeps_what_it_measures(docker_cluster):
+    prometheus = docker_cluster.prometheus
+    eventually(lambda: has_measured(prometheus, 2), 30, what="the frontend's metrics are there")
+    with urllib.request.urlopen(f"http://{prometheus}/graph", timeout=10) as response:
+        page = response.read().decode()
+    # Its pages are whole: Debian's have scripts of other packages.
+    for script in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
+        with urllib.request.urlopen(f"http://{prometheus}{script}", timeout=10) as response:
+            assert response.read()
+    kept = docker_cluster.data_dir / "docker" / PROMETHEUS / "data"
+    assert any(kept.iterdir())
 
 
 def test_management_that_dies_is_started_again_and_takes_its_replicas_over(docker_cluster):
@@ -204,7 +237,7 @@ def test_management_that_dies_is_started_again_and_takes_its_replicas_over(docke
 
 
 def test_a_service_that_is_told_to_stop_ends_in_order(docker_cluster):
-    for service in (FRONTEND, MANAGEMENT):
+    for service in (PROMETHEUS, FRONTEND, MANAGEMENT):
         name = container(docker_cluster, service)
         run_docker("stop", "--time", "20", name)
         try:
@@ -261,8 +294,9 @@ def compose(monkeypatch) -> Iterator[list[str]]:
         "COMPOSE_PROJECT_NAME": f"skt{os.getpid()}",
         "SKYSAIL_CLUSTER": f"skt{os.getpid()}",
         "DOCKER_GROUP": str(Path("/var/run/docker.sock").stat().st_gid),
+        "COMPOSE_PROFILES": "monitoring",
     }
-    for name in ("HTTP", "GRPC", "METRICS", "MANAGEMENT"):
+    for name in ("HTTP", "GRPC", "METRICS", "MANAGEMENT", "PROMETHEUS"):
         variables[f"SKYSAIL_{name}_PORT"] = str(free_port("127.0.0.1"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -294,6 +328,9 @@ def test_compose_runs_the_same(compose):
             eventually(has_a_frontend, what="it is ready")
             client.deploy(double, name="m", version="1", example=ROW)
             assert list(client.predict("m", [1, 2, 3]).output) == [2, 4, 6]
+            prometheus = f"127.0.0.1:{os.environ['SKYSAIL_PROMETHEUS_PORT']}"
+            what = "Prometheus knows the replica"
+            eventually(lambda: has_measured(prometheus, 1), 30, what=what)
             run("stop", "frontend", "management")
             run("run", "--rm", "management", "--stop-replicas-only")
     finally:

@@ -25,6 +25,7 @@ class RunningCluster:
     grpc: str
     http: str
     metrics: str
+    prometheus: str = ""
 
     def client(self, **options: object) -> skysail.Client:
         return skysail.Client(self.management, query_endpoint=self.grpc, **options)  # type: ignore[arg-type]

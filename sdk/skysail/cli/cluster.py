@@ -58,6 +58,11 @@ _LOG_TAIL_LINES = 20
     is_flag=True,
     help="Run management, frontend and store as containers too, on the engine of this machine.",
 )
+@click.option(
+    "--prometheus-port",
+    type=click.IntRange(0, 65535),
+    help="All in Docker: run Prometheus too, which asks the frontend for its metrics, on this port.",
+)
 @kubernetes_options
 @click.option(
     "--overlay",
@@ -90,6 +95,7 @@ def up(
     workers: int,
     container_manager: str,
     all_in_docker: bool,
+    prometheus_port: int | None,
     namespace: str,
     context: str,
     kubernetes_proxy_addr: str,
@@ -110,11 +116,13 @@ def up(
       skysail up --detach
       skysail up --data-dir /srv/skysail --host 0.0.0.0
       skysail up --container-manager docker
-      skysail up --all-in-docker --detach
+      skysail up --all-in-docker --prometheus-port 9090 --detach
       skysail up --container-manager kubernetes --namespace models
     """
     if all_in_docker and container_manager not in ("", "docker"):
         raise click.UsageError("--all-in-docker goes with --container-manager docker only")
+    if prometheus_port is not None and not all_in_docker:
+        raise click.UsageError("--prometheus-port goes with --all-in-docker only")
     data_dir = data_dir_of(data_dir)
     if container_manager == KUBERNETES:
         # Nothing of it runs here, and what is noted here must not be that of another.
@@ -146,6 +154,7 @@ def up(
         num_workers=workers,
         container_manager=container_manager,
         management_port=management_port,
+        prometheus_port=prometheus_port,
         redis_url=ClientSettings().redis_url,
         log_level=log_level,
         log_format=log_format,
@@ -211,11 +220,13 @@ def _detach(data_dir: Path) -> None:
 
 def print_endpoints(endpoints: ClusterEndpoints) -> None:
     """Show how a cluster is reached."""
+    prometheus = endpoints.prometheus and f"http://{endpoints.prometheus}"
     rows = [
         ("gRPC", endpoints.grpc, "Open Inference Protocol, QueryService"),
         ("HTTP", endpoints.http and f"http://{endpoints.http}", "/v2/…, /{application}/predict"),
         ("metrics", endpoints.metrics and f"http://{endpoints.metrics}/metrics", "Prometheus"),
         ("management", endpoints.management, "SDK, command line, grpcurl"),
+        ("Prometheus", prometheus, "metrics over time"),
     ]
     print_table(
         "",

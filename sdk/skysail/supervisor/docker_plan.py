@@ -6,7 +6,7 @@
      (no network)            └─ replica ─ replica ─ replicas (internal) ┘
 
 The store has no network. Management is on both, as it follows the health of replicas, but listens on
-`doors` only. `compose.yaml` says the same.
+`doors` only. Prometheus, where it is wanted, is on `doors`. `compose.yaml` says the same.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from skysail_common import __version__
 from skysail_common.docker_labels import labels
 from skysail_common.rpc.transports import VARIABLE
 
-STORE, MANAGEMENT, FRONTEND = "store", "management", "frontend"
+STORE, MANAGEMENT, FRONTEND, PROMETHEUS = "store", "management", "frontend", "prometheus"
 SERVICE = "service"
 """Label that says which service a container is."""
 
@@ -28,12 +28,17 @@ PORTS: dict[str, dict[str, int]] = {
     STORE: {},
     MANAGEMENT: {"management": 8003},
     FRONTEND: {"grpc": 8001, "http": 8000, "metrics": 8002},
+    PROMETHEUS: {"prometheus": 9090},
 }
 """Ports of each service in its container."""
+
+NEAR_REPLICAS = (MANAGEMENT, FRONTEND)
+"""Services that are on the network of replicas too."""
 
 _SOCKET = "/store/store.sock"
 _ENGINE = "/run/docker.sock"
 _DOOR = "management-on-doors"
+_SCRAPE_INTERVAL = "15s"
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
 _STOP_TIMEOUT_S = 30
 
@@ -76,6 +81,16 @@ class DockerPlan:
         digest = hashlib.sha256(str(self.directory).encode()).hexdigest()[:8]
         return f"skysail-{self.options.cluster}-{digest}-{part}"
 
+    @property
+    def prometheus_file(self) -> Path:
+        """File of this machine with the configuration of Prometheus."""
+        return self.directory / PROMETHEUS / "prometheus.yml"
+
+    @property
+    def prometheus_data(self) -> Path:
+        """Directory of this machine for what Prometheus keeps."""
+        return self.directory / PROMETHEUS / "data"
+
     def networks(self) -> dict[str, dict[str, Any]]:
         """Return the networks by their names, as the engine is told to make them."""
         replicas = {
@@ -93,10 +108,14 @@ class DockerPlan:
         """Return how a service runs.
 
         Args:
-            service: `store`, `management` or `frontend`.
+            service: `store`, `management`, `frontend` or `prometheus`.
             endpoints: Where this machine publishes its ports, as host:port by the names in `PORTS`.
         """
-        parts = {STORE: self._store, MANAGEMENT: self._management}
+        parts = {
+            STORE: self._store,
+            MANAGEMENT: self._management,
+            PROMETHEUS: self._prometheus,
+        }
         details = parts[service]() if service in parts else self._frontend(endpoints)
         own, environment = details.pop("HostConfig"), details.pop("Env", {})
         published = {
@@ -184,6 +203,18 @@ class DockerPlan:
                 "NetworkMode": self.name("doors"),
                 "Binds": [f"{self.directory / FRONTEND}:/data"],
             },
+            "NetworkingConfig": {"EndpointsConfig": {self.name("doors"): {"Aliases": [FRONTEND]}}},
+        }
+
+    def _prometheus(self) -> dict[str, Any]:
+        return {
+            "HostConfig": {
+                "NetworkMode": self.name("doors"),
+                "Binds": [
+                    f"{self.prometheus_file}:/etc/prometheus/prometheus.yml:ro",
+                    f"{self.prometheus_data}:/prometheus",
+                ],
+            },
         }
 
     def _kept(self, prefix: str) -> Iterator[tuple[str, str]]:
@@ -197,6 +228,24 @@ class DockerPlan:
             f"{prefix}LOG_LEVEL": options.log_level,
             f"{prefix}LOG_FORMAT": options.log_format,
         }
+
+
+def prometheus_config() -> dict[str, Any]:
+    """Return the configuration of Prometheus, which is YAML when written as JSON.
+
+    Frontends are found by their name on the network, also when there are more of them. They measure
+    replicas too, by version: model servers have no page of their own.
+    """
+    frontends = {
+        "names": [FRONTEND],
+        "type": "A",
+        "port": PORTS[FRONTEND]["metrics"],
+        "refresh_interval": _SCRAPE_INTERVAL,
+    }
+    return {
+        "global": {"scrape_interval": _SCRAPE_INTERVAL},
+        "scrape_configs": [{"job_name": "skysail-frontend", "dns_sd_configs": [frontends]}],
+    }
 
 
 def marks(data_dir: Path) -> dict[str, str]:

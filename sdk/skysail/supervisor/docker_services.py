@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import http.client
+import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from skysail.supervisor.docker_plan import (
     FRONTEND,
     MANAGEMENT,
+    NEAR_REPLICAS,
+    PROMETHEUS,
     SERVICE,
     STORE,
     DockerPlan,
     marks,
+    prometheus_config,
 )
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail.supervisor.ports import free_port
@@ -29,6 +34,7 @@ from skysail_common.docker_engine import DockerEngine, EngineRefused, NotOnEngin
 from skysail_common.docker_labels import label_filter, labels, own_labels
 from skysail_common.errors import FailedPrecondition
 from skysail_common.rpc.channels import open_channel
+from skysail_common.threads import in_thread
 
 _ENGINE = "unix:///var/run/docker.sock"
 _USER = 65532
@@ -39,7 +45,7 @@ _STOP_TIMEOUT_S = 30
 _PORT_TRIES = 5
 _MAX_RESTARTS = 2
 _LOG_TAIL_LINES = 20
-_STOP_ORDER = (FRONTEND, MANAGEMENT, "", STORE)
+_STOP_ORDER = {FRONTEND: 0, PROMETHEUS: 0, MANAGEMENT: 1, "": 2, STORE: 3}
 """The empty one is that of replicas."""
 
 
@@ -76,12 +82,23 @@ class DockerServices:
         if not options.redis_url:
             await self._run(plan, STORE)
         management = await self._run(plan, MANAGEMENT)
-        await self._wait_until_ready(plan.name(MANAGEMENT), management["management"])
+        await self._wait_until_ready(plan.name(MANAGEMENT), management["management"], _takes_calls)
         bound = await self._run(plan, FRONTEND)
-        await self._wait_until_ready(plan.name(FRONTEND), bound["grpc"])
+        prometheus = ""
+        if options.prometheus_port is not None:
+            prometheus = await self._start_prometheus(plan)
+        await self._wait_until_ready(plan.name(FRONTEND), bound["grpc"], _takes_calls)
         return ClusterEndpoints(
-            management["management"], bound["grpc"], bound["http"], bound["metrics"]
+            management["management"], bound["grpc"], bound["http"], bound["metrics"], prometheus
         )
+
+    async def _start_prometheus(self, plan: DockerPlan) -> str:
+        for directory in (plan.prometheus_file.parent, plan.prometheus_data):
+            _make_directory(directory, plan.user)
+        plan.prometheus_file.write_text(json.dumps(prometheus_config(), indent=2))
+        bound = await self._run(plan, PROMETHEUS)
+        await self._wait_until_ready(plan.name(PROMETHEUS), bound["prometheus"], _serves_pages)
+        return bound["prometheus"]
 
     def _plan(self, options: ClusterOptions) -> DockerPlan:
         scheme, _, path = self._host.partition("://")
@@ -111,7 +128,7 @@ class DockerServices:
             bound = {each: f"{host}:{port or free_port(host)}" for each, port in ports.items()}
             try:
                 await self._create(name, plan.config(service, bound))
-                if ports:
+                if service in NEAR_REPLICAS:
                     await self._engine.do(
                         lambda client: client.connect_container_to_network(name, replicas)
                     )
@@ -133,10 +150,12 @@ class DockerServices:
     async def _create(self, name: str, config: dict[str, Any]) -> None:
         await self._engine.do(lambda client: client.create_container_from_config(config, name))
 
-    async def _wait_until_ready(self, name: str, endpoint: str) -> None:
+    async def _wait_until_ready(
+        self, name: str, endpoint: str, is_ready: Callable[[str], Awaitable[bool]]
+    ) -> None:
         end = MONOTONIC() + _START_TIMEOUT_S
         while MONOTONIC() < end:
-            if await _takes_calls(endpoint):
+            if await is_ready(endpoint):
                 return
             found = await self._engine.do(lambda client: client.inspect_container(name))
             if found["RestartCount"] > _MAX_RESTARTS:
@@ -186,8 +205,22 @@ async def _takes_calls(endpoint: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+async def _serves_pages(endpoint: str) -> bool:
+    def asked() -> bool:
+        connection = http.client.HTTPConnection(endpoint, timeout=_CHECK_TIMEOUT_S)
+        try:
+            connection.request("GET", "/-/ready")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    return await in_thread(asked)
+
+
 def _stop_order(found: Mapping[str, Any]) -> int:
-    return _STOP_ORDER.index(own_labels(found["Labels"]).get(SERVICE, ""))
+    return _STOP_ORDER[own_labels(found["Labels"]).get(SERVICE, "")]
 
 
 def _make_directory(directory: Path, user: int) -> None:

@@ -15,6 +15,8 @@ class ClusterOptions:
     grpc_port: int = 8001
     metrics_port: int = 8002
     management_port: int = 8003
+    prometheus_port: int | None = None
+    """Where Prometheus listens; None for no Prometheus. All in Docker only."""
     num_workers: int = 1
     """Processes of the frontend, which share its ports."""
     container_manager: str = ""
@@ -27,7 +29,8 @@ class ClusterOptions:
     def ports(self) -> dict[str, int]:
         """Return the ports by the flag that names each."""
         names = [field.name for field in fields(self) if field.name.endswith("_port")]
-        return {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+        ports = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+        return {flag: port for flag, port in ports.items() if port is not None}
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,5 @@ class ClusterEndpoints:
     grpc: str
     http: str
     metrics: str
+    prometheus: str = ""
+    """Empty where none runs."""

@@ -6,6 +6,7 @@ I/O thread           fetch ─────── serve ──┴── SIGTERM: 
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -18,6 +19,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 
@@ -165,20 +167,30 @@ def main(arguments: Sequence[str]) -> int:
     try:
         model = _load(settings, io)
     except LoadFailed as error:
-        sys.stderr.write(f"{error.message}\n")
-        return ExitCode.LOAD_FAILED
+        _give_up(error, ExitCode.LOAD_FAILED)
     except Unavailable as error:
-        sys.stderr.write(f"{error.message}\n")
-        return ExitCode.UNAVAILABLE
+        _give_up(error, ExitCode.UNAVAILABLE)
     except SkysailError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return ExitCode.FAILED
+        _give_up(error, ExitCode.FAILED)
     # What is loaded stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     io.run(model)
     io.join()
     return ExitCode.OK
+
+
+def _give_up(error: SkysailError, status: ExitCode) -> NoReturn:
+    """Say why there is no model and end the process at once.
+
+    An interpreter that went down in order would crash now and then, and with it the status be lost:
+    the I/O thread still runs. It would also wait for threads that the user's code has left.
+    """
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{error.message}\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+    os._exit(status)
 
 
 def _load(settings: ModelServerSettings, io: _IoThread) -> Model:

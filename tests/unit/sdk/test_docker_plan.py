@@ -7,15 +7,18 @@ import skysail
 from skysail.supervisor.docker_plan import (
     FRONTEND,
     MANAGEMENT,
+    NEAR_REPLICAS,
     PORTS,
+    PROMETHEUS,
     STORE,
     DockerPlan,
     pip_files,
+    prometheus_config,
 )
 from skysail.supervisor.options import ClusterOptions
 
 ROOT = Path(__file__).parents[3]
-SERVICES = (STORE, MANAGEMENT, FRONTEND)
+SERVICES = (STORE, MANAGEMENT, FRONTEND, PROMETHEUS)
 ENVIRONMENT = {
     "PATH": "/usr/bin",
     "HOME": "/home/a",
@@ -128,7 +131,7 @@ def test_files_that_pip_needs_are_brought_along(tmp_path):
 
 def test_compose_has_the_same_services_with_the_same_isolation(compose):
     plan = plan_of()
-    assert set(SERVICES) < set(compose["services"])
+    assert set(SERVICES) == set(compose["services"])
     for service in SERVICES:
         there, here = compose["services"][service], config(plan, service)["HostConfig"]
         assert there["cap_drop"] == here["CapDrop"]
@@ -150,7 +153,10 @@ def test_compose_has_the_same_networks(compose):
         assert there.get("driver_opts") == here.get("options")
     services = compose["services"]
     assert services[STORE]["network_mode"] == "none"
-    assert set(services[MANAGEMENT]["networks"]) == {"doors", "replicas"}
+    for service in (MANAGEMENT, FRONTEND, PROMETHEUS):
+        assert config(plan_of(), service)["HostConfig"]["NetworkMode"].endswith("-doors")
+        assert ("replicas" in services[service]["networks"]) == (service in NEAR_REPLICAS)
+        assert "doors" in services[service]["networks"]
     assert services[MANAGEMENT]["sysctls"] == config(plan_of(), MANAGEMENT)["HostConfig"]["Sysctls"]
 
 
@@ -177,12 +183,16 @@ def test_compose_keeps_the_store_as_the_supervisor_does(compose):
     assert options.items() <= dict(zip(here[1::2], here[2::2], strict=True)).items()
 
 
-def test_prometheus_finds_frontends_by_their_name_in_compose(compose):
-    config = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
-    (found,) = config["scrape_configs"][0]["dns_sd_configs"]
-    prometheus = compose["services"]["prometheus"]
-    assert found["names"] == [FRONTEND]
+def test_prometheus_finds_frontends_by_their_name_as_in_compose(compose):
+    there = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    assert there == prometheus_config()
+    (found,) = there["scrape_configs"][0]["dns_sd_configs"]
     assert found["port"] == PORTS[FRONTEND]["metrics"]
+    (network,) = config(plan_of(), FRONTEND)["NetworkingConfig"]["EndpointsConfig"].values()
+    assert found["names"] == network["Aliases"] == [FRONTEND]
+    prometheus = compose["services"][PROMETHEUS]
     assert prometheus["profiles"] == ["monitoring"]
-    assert "./deploy/prometheus.yml:/etc/prometheus/prometheus.yml:ro" in prometheus["volumes"]
-    assert set(prometheus["networks"]) <= set(compose["services"][FRONTEND]["networks"])
+    mounts = [mount.partition(":")[2] for mount in prometheus["volumes"]]
+    binds = config(plan_of(), PROMETHEUS)["HostConfig"]["Binds"]
+    assert mounts == [bind.partition(":")[2] for bind in binds]
+    assert prometheus["volumes"][0].startswith("./deploy/prometheus/prometheus.yml:")

@@ -1,6 +1,6 @@
 """Images of versions: the model server, the packages of the version, its artifact.
 
-    <base>                               setting docker-image; see services/model_server/Dockerfile
+    <base>                               setting docker-image; see services/Dockerfile
       └─ <repository>:packages-<hash>    shared by versions with the same requirements
            └─ <repository>:version-<hash>
 
