@@ -162,9 +162,10 @@ def main() -> None:
     for what, times in seconds.items():
         shown = f"{min(times):.1f} - {max(times):.1f}"
         print(f"{what}: {statistics.median(times):.1f} s, median of {len(times)} ({shown})")
-    total = max(1e-9, sum(after) - sum(before))
-    shares = [(total - after.idle + before.idle) / total, (after.steal - before.steal) / total]
-    print("the machine was busy for {:.0%}, stolen {:.0%}".format(*shares))
+    if seconds:
+        total = sum(after) - sum(before)
+        shares = [(total - after.idle + before.idle) / total, (after.steal - before.steal) / total]
+        print("the machine was busy for {:.0%}, stolen {:.0%}".format(*shares))
     with _cluster(defaultdict(list)) as cluster:
         _many_versions(cluster)
 
