@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,22 +135,23 @@ class KubernetesServices:
         """Return once every service has its pods ready, and one of management leads."""
         pods: dict[str, Object] = {}
         told: dict[str, str] = {}
-        async for change in self._api.watch(POD, self._labels):
-            if change.listed is not None:
-                pods.clear()
-            for pod in change.objects:
-                name = pod["metadata"]["name"]
-                if change.is_gone:
-                    pods.pop(name, None)
-                elif pod["metadata"]["labels"].get(COMPONENT) in _SERVICES:
-                    pods[name] = pod
-            for name, pod in pods.items():
-                state = "ready" if _is_ready(pod) else problem_of(pod)
-                if state and told.get(name) != state:
-                    told[name] = state
-                    progress(f"{name}: {state}")
-            if await self._is_complete(pods):
-                return
+        async with aclosing(self._api.watch(POD, self._labels)) as changes:
+            async for change in changes:
+                if change.listed is not None:
+                    pods.clear()
+                for pod in change.objects:
+                    name = pod["metadata"]["name"]
+                    if change.is_gone:
+                        pods.pop(name, None)
+                    elif pod["metadata"]["labels"].get(COMPONENT) in _SERVICES:
+                        pods[name] = pod
+                for name, pod in pods.items():
+                    state = "ready" if _is_ready(pod) else problem_of(pod)
+                    if state and told.get(name) != state:
+                        told[name] = state
+                        progress(f"{name}: {state}")
+                if await self._is_complete(pods):
+                    return
 
     async def _is_complete(self, pods: dict[str, Object]) -> bool:
         ready = [pod for pod in pods.values() if _is_ready(pod)]
@@ -274,22 +276,24 @@ class KubernetesServices:
                     await self._api.delete(kind, each["metadata"]["name"])
 
     async def _until_gone(self, anchor: str) -> None:
-        async for change in self._api.watch(CONFIG_MAP, self._labels):
-            names = {each["metadata"]["name"] for each in change.objects}
-            if change.is_gone and anchor in names:
-                break
-            if change.listed is not None and anchor not in names:
-                break
+        async with aclosing(self._api.watch(CONFIG_MAP, self._labels)) as changes:
+            async for change in changes:
+                names = {each["metadata"]["name"] for each in change.objects}
+                if change.is_gone and anchor in names:
+                    break
+                if change.listed is not None and anchor not in names:
+                    break
         # Those that were released belong to nobody; they were told to end.
         await self._until_none(POD, self._labels)
 
     async def _until_none(self, kind: Kind, chosen: Mapping[str, str]) -> None:
         left: set[str] = set()
-        async for change in self._api.watch(kind, chosen):
-            names = {each["metadata"]["name"] for each in change.objects}
-            left = left - names if change.is_gone else left | names
-            if not left:
-                return
+        async with aclosing(self._api.watch(kind, chosen)) as changes:
+            async for change in changes:
+                names = {each["metadata"]["name"] for each in change.objects}
+                left = left - names if change.is_gone else left | names
+                if not left:
+                    return
 
     async def _remove_namespace(self) -> None:
         name = self._options.namespace

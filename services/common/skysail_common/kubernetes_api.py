@@ -178,6 +178,7 @@ class KubernetesApi:
     async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncGenerator[Change, None]:
         """Yield all objects with these labels, then each that changes.
 
+        Whoever stops before it ends closes it (`aclosing`), or the connection stays for a while.
         Resumes where the server ends it; lists them again where it no longer knows what happened.
 
         Raises:

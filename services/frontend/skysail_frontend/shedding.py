@@ -47,6 +47,7 @@ def shed(
     version: VersionDispatcher, query: Query, reason: ShedReason
 ) -> tuple[Outcome, str, SkysailError]:
     """Return outcome, explanation and error for a query for which there is no time or no room."""
+    # Told with two digits: the deadline was set before the arrival, by the time that parsing took.
     name, budget_s = version.served.name, query.deadline - query.arrival
     error: SkysailError
     if reason is ShedReason.QUEUE_FULL:
@@ -59,11 +60,11 @@ def shed(
         outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
         if reason is ShedReason.HOPELESS:
             error = DeadlineExceeded(
-                f"model '{name}' cannot answer within {budget_s:.3g} s: too much waits before; "
+                f"model '{name}' cannot answer within {budget_s:.2g} s: too much waits before; "
                 "retry later"
             )
         else:
-            error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.3g} s")
+            error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.2g} s")
     wait_s = version.batcher.expected_wait_s(version.num_ready)
     error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
     return outcome, explanation, error

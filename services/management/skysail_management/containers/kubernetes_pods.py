@@ -11,7 +11,7 @@ management says which one ends. Hence two labels:
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -75,7 +75,7 @@ class KubernetesPods:
         self._groups: dict[str, _Group] = {}
         self._anchor: Object = {}
         self._claimed_names: set[str] = set()
-        self._changes: AsyncIterator[Change] | None = None
+        self._changes: AsyncGenerator[Change, None] | None = None
 
     async def open(self) -> None:
         """Make sure of the anchor, and learn what there is; `follow` keeps it up to date.
@@ -99,11 +99,15 @@ class KubernetesPods:
             changes = self._changes or self._api.watch(POD, self._labels)
             self._changes = None
             try:
-                async for change in changes:
-                    await self._take(change)
-                    back_off.reset()
+                async with contextlib.aclosing(changes):
+                    async for change in changes:
+                        await self._take(change)
+                        back_off.reset()
             except SkysailError as error:
                 log.warning("pods are not watched", extra={"error": error.message})
+            except Exception:
+                # Whatever it was: blind for good would be worse.
+                log.exception("pods are not watched")
             await asyncio.sleep(back_off.next_s())
 
     async def _take(self, change: Change) -> None:
