@@ -106,8 +106,10 @@ demo: install  ## deploy a real model by one call and query it through every doo
 demo-docker: install  ## the same with replicas on the Docker engine that runs here (after make images)
 	$(BIN)/python -m examples.digits.demo docker
 
+# A file is run by one process: what its tests share is made once.
 .PHONY: test
-test: install  ## run the tests (ARGS="-k name" to choose)
+test: ARGS ?= -n 2 --dist loadfile
+test: install  ## run the tests, in two processes (ARGS="-k name" to choose, in one)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: lint
