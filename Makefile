@@ -10,7 +10,7 @@ PROTOS := $(wildcard protos/skysail_protos/*/*.proto)
 
 .PHONY: help
 help:  ## list these commands
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "installing into $(VENV), about a minute"
@@ -105,6 +105,10 @@ demo: install  ## deploy a real model by one call and query it through every doo
 .PHONY: demo-docker
 demo-docker: install  ## the same with replicas on the Docker engine that runs here (after make images)
 	$(BIN)/python -m examples.digits.demo docker
+
+.PHONY: demo-kubernetes
+demo-kubernetes: install  ## the same on the Kubernetes cluster of KUBECONFIG, whose nodes have the images
+	$(BIN)/python -m examples.digits.demo kubernetes
 
 # A file is run by one process: what its tests share is made once.
 .PHONY: test

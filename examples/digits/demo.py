@@ -1,14 +1,12 @@
-"""The main job, end to end: `make demo`; with Docker, `make demo-docker`.
+"""The main job, end to end: `make demo`, `make demo-docker`, `make demo-kubernetes`.
 
-Starts a cluster of its own on free ports, deploys two versions by one call each, sends the
+Starts a cluster of its own, deploys two versions by one call each, sends the
 held-out images through every door, promotes and rolls back, kills a replica and then management
 under traffic, and stops everything. Exits with status 1 if anything is not as it must be.
 """
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,20 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import tritonclient.grpc.aio as triton
 import urllib3
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import skysail
 from examples.digits import doors, model
-from examples.digits.machines import MACHINES, Processes
+from examples.digits.machines import MACHINES, Machine
 
 console = Console(highlight=False, width=100 if not sys.stdout.isatty() else None)
 
 MIN_ACCURACY = 0.93
-RECOVERY_TIMEOUT_S = 20.0
 
 
 class DemoFailed(Exception):
@@ -52,32 +49,49 @@ def title(text: str) -> None:
 
 
 @contextmanager
-def cluster(machine: Processes) -> Iterator[dict[str, Any]]:
-    """Run a cluster on free ports and yield how it is reached; stop it and look for remains."""
+def cluster(machine: Machine) -> Iterator[dict[str, Any]]:
+    """Run a cluster and yield how it is reached; stop it and look for remains."""
     command = [sys.executable, "-m", "skysail"]
     where = ["--data-dir", str(machine.data_dir)]
-    flags = ["--http-port", "0", "--grpc-port", "0", "--management-port", "0"]
-    flags += ["--container-manager", machine.name]
-    subprocess.run(
-        [*command, "up", "--detach", *where, *flags], check=True, stdout=subprocess.DEVNULL
-    )
-    endpoints = json.loads((machine.data_dir / "cluster.json").read_text())
-    own = psutil.Process(endpoints["pid"])
+
+    def skysail_does(*words: str) -> None:
+        done = subprocess.run([*command, *words], check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise DemoFailed(f"skysail {words[0]}: {done.stderr.strip()}")
+
     try:
-        yield endpoints
+        skysail_does("up", *where, *machine.flags())
+        with reached(machine, [*command, "forward", *where]) as endpoints:
+            try:
+                yield endpoints
+            finally:
+                machine.watch_end()
     finally:
-        running = [psutil.Process(pid) for pid in machine.pids() if psutil.pid_exists(pid)]
-        family = [own, *own.children(recursive=True), *running]
         title("Stop")
-        subprocess.run([*command, "down", *where], check=True, stdout=subprocess.DEVNULL)
-        _, alive = psutil.wait_procs(family, timeout=5)
-        for process in alive:
-            process.kill()
-        check(not alive, f"all {len(family)} processes ended, none is left")
+        skysail_does("down", *where)
         remains = machine.remains()
-        check(
-            not remains, f"nothing is left of {machine.name} replicas {' '.join(remains)}".strip()
-        )
+        check(not remains, f"nothing that it made is left {' '.join(remains)}".strip())
+
+
+@contextmanager
+def reached(machine: Machine, forward: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield how a cluster is reached; where management has no door to the outside, make one."""
+    note = machine.data_dir / "cluster.json"
+    endpoints = json.loads(note.read_text())
+    if "management" in endpoints:
+        yield endpoints
+        return
+    ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics", "management")]
+    with subprocess.Popen(
+        [*forward, *machine.forward_flags(), *ports], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            forwarded = json.loads(note.read_text())
+            yield {**forwarded, **endpoints, "management": forwarded["management"]}
+        finally:
+            process.terminate()
 
 
 async def through_every_door(client: skysail.AsyncClient, endpoints: dict[str, Any]) -> None:
@@ -159,48 +173,49 @@ async def under_traffic(
     check(outcomes["OK"] == total, f"{what}: {total} of {total} queries answered by the model")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float) -> float:
     """Return after how many seconds a condition held."""
     begin = time.monotonic()
-    while time.monotonic() - begin < RECOVERY_TIMEOUT_S:
+    while time.monotonic() - begin < timeout_s:
         if await condition():
             return time.monotonic() - begin
         await asyncio.sleep(0.05)
-    raise DemoFailed(f"{what}: not within {RECOVERY_TIMEOUT_S:.0f} s")
+    raise DemoFailed(f"{what}: not within {timeout_s:.0f} s")
 
 
-async def kill_a_replica(client: skysail.AsyncClient, machine: Processes) -> None:
-    """End a replica as the kernel would, and wait until it is back."""
+async def kill_a_replica(client: skysail.AsyncClient, machine: Machine) -> None:
+    """End a replica as the kernel would, and wait until another has its place."""
     version = await client.describe_version("digits", "1")
     victim = version.replicas[0].container_id
-    os.kill(machine.pid(victim), signal.SIGKILL)
+    await asyncio.to_thread(machine.kill_replica, victim)
 
     async def is_back() -> bool:
         found = await client.describe_version("digits", "1")
         names = {replica.container_id for replica in found.replicas}
         return victim not in names and found.num_ready == 2
 
-    seconds = await until(is_back, "the replica is back")
+    seconds = await until(is_back, "the replica is back", machine.recovery_timeout_s)
     check(True, f"replica killed with SIGKILL; a new one took its place after {seconds:.1f} s")
 
 
-async def kill_management(client: skysail.AsyncClient, endpoints: dict[str, Any]) -> None:
-    """End management as the kernel would, and wait until it has taken its replicas over."""
+async def kill_management(client: skysail.AsyncClient, machine: Machine) -> None:
+    """End management, and wait until the next one has taken its replicas over."""
     before = {replica.container_id for replica in await replicas(client)}
-    children = psutil.Process(endpoints["pid"]).children()
-    victim = next(child for child in children if "skysail_management" in child.cmdline())
-    victim.kill()
+    victim = await asyncio.to_thread(machine.management)
+    await asyncio.to_thread(machine.kill_management)
 
     async def is_back() -> bool:
+        if await asyncio.to_thread(machine.management) in ("", victim):
+            return False
         try:
             return {replica.container_id for replica in await replicas(client)} == before
         except skysail.SkysailError:
             return False
 
-    seconds = await until(is_back, "management is back")
+    seconds = await until(is_back, "management is back", machine.recovery_timeout_s)
     check(
         True,
-        f"management killed with SIGKILL; back after {seconds:.1f} s with the same "
+        f"management {machine.how_killed}; back after {seconds:.1f} s with the same "
         f"{len(before)} replicas, none restarted",
     )
 
@@ -216,10 +231,12 @@ async def replicas(client: skysail.AsyncClient) -> list[skysail.Replica]:
     ]
 
 
-async def demo(machine: Processes, endpoints: dict[str, Any]) -> None:
+async def demo(machine: Machine, endpoints: dict[str, Any]) -> None:
     """Do the main job."""
     images, _ = model.held_out()
-    async with skysail.AsyncClient(endpoints["management"]) as client:
+    async with skysail.AsyncClient(
+        endpoints["management"], query_endpoint=endpoints["grpc"]
+    ) as client:
         title("Deploy version 1: a random forest, 2 replicas, one call")
         forest = model.random_forest()
         begin = time.monotonic()
@@ -261,30 +278,31 @@ async def demo(machine: Processes, endpoints: dict[str, Any]) -> None:
         title("Kill a replica under traffic")
         await under_traffic(client, "no query lost", lambda: kill_a_replica(client, machine))
         title("Kill management under traffic")
-        await under_traffic(client, "no query lost", lambda: kill_management(client, endpoints))
+        await under_traffic(client, "no query lost", lambda: kill_management(client, machine))
 
 
 def main(container_manager: str = "local") -> int:
     """Run the demo and return the exit status."""
     begin = time.monotonic()
-    console.print("[bold cyan]Skysail[/] on scikit-learn's handwritten digits")
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="skysail-demo-") as directory,
-            cluster(machine := MACHINES[container_manager](Path(directory))) as endpoints,
-        ):
-            console.print(
-                f"  cluster on gRPC {endpoints['grpc']}, HTTP {endpoints['http']}, "
-                f"management {endpoints['management']}"
-            )
-            asyncio.run(demo(machine, endpoints))
+        with tempfile.TemporaryDirectory(prefix="skysail-demo-") as directory:
+            machine = MACHINES[container_manager](Path(directory))
+            if missing := machine.missing():
+                raise DemoFailed(missing)
+            console.print("[bold cyan]Skysail[/] on scikit-learn's handwritten digits")
+            with cluster(machine) as endpoints:
+                console.print(
+                    f"  cluster on gRPC {endpoints['grpc']}, HTTP {endpoints['http']}, "
+                    f"management {endpoints['management']}"
+                )
+                asyncio.run(demo(machine, endpoints))
     except (
         DemoFailed,
         AssertionError,
         skysail.SkysailError,
         subprocess.CalledProcessError,
     ) as error:
-        console.print(f"  [red]✗ {error}[/]")
+        console.print(f"  [red]✗ {escape(str(error))}[/]", soft_wrap=True)
         return 1
     console.print(f"\n[bold green]Everything held[/], in {time.monotonic() - begin:.0f} s.")
     return 0

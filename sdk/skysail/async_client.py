@@ -17,7 +17,12 @@ from skysail.application_requests import (
     update_request,
 )
 from skysail.artifact import Artifact, build_artifact
-from skysail.deployment_requests import autoscaling_request, deploy_request, scale_request
+from skysail.deployment_requests import (
+    autoscaling_request,
+    deploy_request,
+    scale_request,
+    upload_requests,
+)
 from skysail.descriptions import (
     Application,
     ClusterStatus,
@@ -32,7 +37,7 @@ from skysail.query_stream import QueryStream
 from skysail.reaching import management_error
 from skysail.requirements import read_requirements
 from skysail.settings import ClientSettings
-from skysail_common.artifacts import CHUNK_BYTES
+from skysail.tls import client_tls
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
     ArtifactNotFound,
@@ -48,11 +53,7 @@ from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.messages import serving_from_proto, serving_to_proto
 from skysail_common.rpc.statuses import call, stream
 from skysail_common.serving_options import ServingOptions
-from skysail_protos.v1 import (
-    management_pb2,
-    management_pb2_grpc,
-    query_pb2,
-)
+from skysail_protos.v1 import management_pb2, management_pb2_grpc, query_pb2
 
 _DEPLOY_TIMEOUT_S = 3600.0
 _UPLOAD_TIMEOUT_S = 3600.0
@@ -76,6 +77,9 @@ class AsyncClient:
         endpoint: str | None = None,
         *,
         query_endpoint: str | None = None,
+        tls_ca_file: str | Path | None = None,
+        tls_certificate_file: str | Path | None = None,
+        tls_key_file: str | Path | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         """A client of one cluster.
@@ -85,7 +89,16 @@ class AsyncClient:
                 else the local cluster that `skysail up` runs.
             query_endpoint: Where a frontend's gRPC services are reached. If None, management is
                 asked for one.
+            tls_ca_file: Authorities that certificates of frontends must be of, in PEM: queries go
+                over TLS. If None, `SKYSAIL_TLS_CA_FILE`; without that in the clear. Management is
+                always asked in the clear.
+            tls_certificate_file: Certificate to show to frontends that ask for one. If None,
+                `SKYSAIL_TLS_CERTIFICATE_FILE`.
+            tls_key_file: Its key. If None, `SKYSAIL_TLS_KEY_FILE`.
             timeout_s: Longest wait for an answer, unless a call says otherwise.
+
+        Raises:
+            FailedPrecondition: a file of TLS is missing or is of no use.
         """
         settings = ClientSettings()
         self.endpoint = endpoint or settings.find_endpoint()
@@ -93,7 +106,12 @@ class AsyncClient:
         self._query_endpoint = query_endpoint
         self._timeout_s = timeout_s
         self._management_channel: grpc.aio.Channel | None = None
-        self._queries = QueryStream(self._find_frontends)
+        tls = client_tls(
+            tls_ca_file or settings.tls_ca_file,
+            tls_certificate_file or settings.tls_certificate_file,
+            tls_key_file or settings.tls_key_file,
+        )
+        self._queries = QueryStream(self._find_frontends, tls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,29 +145,25 @@ class AsyncClient:
         return management_error(error, self.endpoint)
 
     async def _find_frontends(self) -> list[str]:
-        if self._query_endpoint:
-            return [self._query_endpoint]
+        return [self._query_endpoint] if self._query_endpoint else await self._frontends("grpc")
+
+    async def _frontends(self, door: str) -> list[str]:
         # Frontends on Kubernetes tell management how they are reached there, not how from here.
-        if self._is_noted and (noted := ClientSettings().noted("grpc")):
+        if self._is_noted and (noted := ClientSettings().noted(door)):
             return [noted]
-        status = await self.status()
-        if not status.frontends:
+        frontends = (await self.status()).frontends
+        if not frontends:
             raise Unavailable(f"no frontend follows management at {self.endpoint}")
-        endpoints = [frontend.grpc_endpoint for frontend in status.frontends]
+        endpoints = [getattr(each, f"{door}_endpoint") for each in frontends]
         return random.sample(endpoints, len(endpoints))
 
     async def get_query_addr(self) -> str:
-        """Return where queries are answered over HTTP, as host:port.
+        """Return where a frontend answers queries over HTTP, as host:port.
 
         Raises:
             Unavailable: management does not answer, or no frontend follows it.
         """
-        if self._is_noted and (noted := ClientSettings().noted("http")):
-            return noted
-        status = await self.status()
-        if not status.frontends:
-            raise Unavailable(f"no frontend follows management at {self.endpoint}")
-        return status.frontends[0].http_endpoint
+        return (await self._frontends("http"))[0]
 
     async def predict(
         self,
@@ -339,15 +353,8 @@ class AsyncClient:
         )
         if found.is_stored:
             return
-        content = artifact.content
-
-        async def parts() -> AsyncIterator[management_pb2.UploadArtifactRequest]:
-            yield management_pb2.UploadArtifactRequest(sha256=artifact.sha256)
-            for begin in range(0, len(content), CHUNK_BYTES):
-                chunk = content[begin : begin + CHUNK_BYTES]
-                yield management_pb2.UploadArtifactRequest(chunk=chunk)
-
-        await self._call(self._management.UploadArtifact(parts(), timeout=_UPLOAD_TIMEOUT_S))
+        requests = upload_requests(artifact)
+        await self._call(self._management.UploadArtifact(requests, timeout=_UPLOAD_TIMEOUT_S))
 
     async def _follow(
         self, request: management_pb2.DeployRequest, on_event: OnEvent | None

@@ -40,10 +40,20 @@ class Client:
         endpoint: str | None = None,
         *,
         query_endpoint: str | None = None,
+        tls_ca_file: str | Path | None = None,
+        tls_certificate_file: str | Path | None = None,
+        tls_key_file: str | Path | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         """A client of one cluster; see `AsyncClient`."""
-        self._async = AsyncClient(endpoint, query_endpoint=query_endpoint, timeout_s=timeout_s)
+        self._async = AsyncClient(
+            endpoint,
+            query_endpoint=query_endpoint,
+            tls_ca_file=tls_ca_file,
+            tls_certificate_file=tls_certificate_file,
+            tls_key_file=tls_key_file,
+            timeout_s=timeout_s,
+        )
         self.endpoint = self._async.endpoint
         self._lock = threading.Lock()
         self._loop: _LoopThread | None = None

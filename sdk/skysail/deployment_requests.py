@@ -1,7 +1,9 @@
 """What management is asked for about deployments, as messages."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
+from skysail.artifact import Artifact
+from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration
 from skysail_protos.v1 import management_pb2, routing_pb2
@@ -68,3 +70,13 @@ def autoscaling_request(
             min_replicas=min_replicas, max_replicas=max_replicas
         ),
     )
+
+
+async def upload_requests(
+    artifact: Artifact,
+) -> AsyncIterator[management_pb2.UploadArtifactRequest]:
+    """Yield the messages by which an artifact is uploaded."""
+    yield management_pb2.UploadArtifactRequest(sha256=artifact.sha256)
+    for begin in range(0, len(artifact.content), CHUNK_BYTES):
+        chunk = artifact.content[begin : begin + CHUNK_BYTES]
+        yield management_pb2.UploadArtifactRequest(chunk=chunk)

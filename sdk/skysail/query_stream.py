@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from skysail.reaching import frontend_unreached
+from skysail.tls import ClientTls
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
@@ -57,12 +58,18 @@ class QueryStream:
     A prediction changes nothing, so that asking twice is harmless.
     """
 
-    def __init__(self, find_frontends: Callable[[], Awaitable[list[str]]]) -> None:
+    def __init__(
+        self,
+        find_frontends: Callable[[], Awaitable[list[str]]],
+        tls: ClientTls | None = None,
+    ) -> None:
         """Connects to nothing yet.
 
         Args:
             find_frontends: Returns where frontends are reached, or raises `Unavailable`.
+            tls: How they are known over TLS; in the clear if None.
         """
+        self._tls = tls
         self._find_frontends = find_frontends
         self._frontends: deque[str] = deque()
         self._pending: dict[str, _Pending] = {}
@@ -88,6 +95,7 @@ class QueryStream:
             InvalidInput: the query is too large, or the time-out is no duration.
             DeadlineExceeded: no answer came in time.
             Unavailable: no frontend is reached.
+            FailedPrecondition: one is, and they do not agree about TLS.
         """
         query_id = f"{self._prefix}-{next(self._numbers):x}"
         request.query_id = query_id
@@ -152,10 +160,13 @@ class QueryStream:
 
         Raises:
             Unavailable: no frontend is reached.
+            FailedPrecondition: one is, and they do not agree about TLS.
         """
-        async with open_channel(endpoint) as channel:
+        # Read anew at each connection: they may have been renewed.
+        credentials = self._tls.credentials() if self._tls else None
+        async with open_channel(endpoint, credentials=credentials) as channel:
             if not await _connects(channel):
-                raise frontend_unreached(endpoint)
+                raise await asyncio.to_thread(frontend_unreached, endpoint, self._tls)
             call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()
             # What was asked on another stream comes first.
             self._outbox = deque(self._pending)

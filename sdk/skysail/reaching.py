@@ -3,7 +3,14 @@
 import grpc
 import grpc.aio
 
-from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable, Unsupported
+from skysail.tls import ClientTls, mistake_of_tls
+from skysail_common.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    SkysailError,
+    Unavailable,
+    Unsupported,
+)
 from skysail_common.rpc.statuses import from_rpc_error, is_named
 
 
@@ -26,8 +33,15 @@ def management_error(error: grpc.aio.AioRpcError, endpoint: str) -> SkysailError
     return from_rpc_error(error)
 
 
-def frontend_unreached(endpoint: str) -> Unavailable:
-    """Return the error for an endpoint at which no frontend takes a connection."""
+def frontend_unreached(endpoint: str, tls: ClientTls | None) -> SkysailError:
+    """Return the error for an endpoint at which no frontend takes a connection.
+
+    It dials once more, for gRPC does not say why TLS fails in words that stay; may block for some
+    seconds.
+    """
+    reason = mistake_of_tls(endpoint, tls)
+    if reason is not None:
+        return FailedPrecondition(reason)
     return Unavailable(
         f"no frontend is reached at {endpoint}; start a cluster with 'skysail up', or give the "
         "query_endpoint of one that runs"

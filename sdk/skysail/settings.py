@@ -32,6 +32,16 @@ class ClientSettings(BaseSettings):
     """Where management is reached, as host:port. If empty, the local cluster in the data
     directory; where none runs there, 127.0.0.1:8003."""
 
+    tls_ca_file: Path | None = None
+    """Authorities that certificates of frontends must be of, in PEM. With it queries go over TLS,
+    without it in the clear; management is always asked in the clear."""
+
+    tls_certificate_file: Path | None = None
+    """Certificate to show to frontends that ask for one (mutual TLS), in PEM."""
+
+    tls_key_file: Path | None = None
+    """Key of that certificate, in PEM."""
+
     data_dir: Path = _default_data_dir()
     """Data directory of the local cluster."""
 

@@ -22,6 +22,7 @@ from skysail_testing.container_managers import (
     DockerBackend,
     Hand,
     ask,
+    docker_gateways,
     make_wheel,
     opened,
     run_docker,
@@ -163,9 +164,7 @@ async def test_a_model_without_a_network_reaches_nobody_and_with_internet_it_doe
         return answers
 
     backend, server = world
-    gateway = run_docker(
-        "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"
-    ).strip()
+    (gateway,) = docker_gateways("bridge")
     with socket.create_server((gateway, 0)) as listening:
         here = f"{gateway}:{listening.getsockname()[1]}"
         async with opened(backend, server) as hand:

@@ -111,12 +111,12 @@ async def test_an_environment_that_is_being_made_is_removed_after_a_cancellation
     begun, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    def make(path: Path, requirements: object) -> None:
+    def make(path: Path) -> None:
         loop.call_soon_threadsafe(begun.set)
         go_on.wait(10)
         path.mkdir(parents=True)
 
-    monkeypatch.setattr(environments, "_make_environment", make)
+    monkeypatch.setattr(environments, "make_environment", make)
     preparing = asyncio.create_task(
         Environments(directory, PATH).prepare(["six"], lambda line: None)
     )

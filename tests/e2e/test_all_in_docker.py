@@ -10,7 +10,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_network
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import skysail
 from skysail.supervisor.docker_plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
 from skysail.supervisor.ports import free_port
 from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
-from skysail_testing.container_managers import portable, run_docker, why_no_docker
+from skysail_testing.container_managers import docker_gateways, portable, run_docker, why_no_docker
 from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic
 
@@ -150,12 +149,7 @@ def test_a_replica_reaches_frontends_and_nothing_else(docker_cluster):
     assert len(management) == len(frontend) == 2
     # The store has no address at all.
     assert addresses(container(docker_cluster, STORE)) == []
-    gateways = {
-        # That of the engine's own bridge is not always told: it is the first address, as all are.
-        each.get("Gateway") or str(next(ip_network(each["Subnet"]).hosts()))
-        for network in json.loads(run_docker("network", "inspect", *run_docker("network", "ls", "-q").split()))
-        for each in network["IPAM"]["Config"] or []
-    }  # fmt: skip
+    gateways = docker_gateways(*run_docker("network", "ls", "--quiet").split())
     published = docker_cluster.management.rpartition(":")[2]
     forbidden = [
         *(f"{address}:{port}" for address in management for port in (8003, 6379, 22)),

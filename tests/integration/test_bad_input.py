@@ -310,7 +310,8 @@ class TestOperators:
         service = Service("skysail_management", flags)
         assert service.wait() == 1
         assert (
-            "no container manager is called 'raft'; installed are docker, local" in service.errors
+            "no container manager is called 'raft'; installed are docker, kubernetes, "
+            "local" in service.errors
         )
 
     def test_no_cluster_to_talk_to(self):

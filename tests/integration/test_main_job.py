@@ -1,9 +1,5 @@
 """The main job through every door, on one shared cluster."""
 
-import subprocess
-import sys
-import textwrap
-
 import httpx
 import numpy as np
 import pytest
@@ -11,6 +7,7 @@ import pytest
 import skysail
 from skysail_testing import models
 from skysail_testing.clusters import RunningCluster
+from skysail_testing.programs import passes
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +96,6 @@ def test_tritonclient_over_http_in_its_own_process(cluster: RunningCluster, doub
         print("passed")
     """
     passes(program, cluster.http)
-
-
-def passes(program: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == "passed\n", done.stderr
 
 
 def test_v2_rest(cluster: RunningCluster, doubling):

@@ -5,6 +5,7 @@ A new back end adds a class like `LocalBackend` and its name to `BACKENDS`.
 
 import asyncio
 import functools
+import ipaddress
 import json
 import os
 import platform
@@ -181,6 +182,17 @@ def run_docker(*arguments: str) -> str:
     """Return what a command of the Docker client prints."""
     command = ["docker", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def docker_gateways(*networks: str) -> set[str]:
+    """Return the addresses of this machine on networks of the engine."""
+    found = json.loads(run_docker("network", "inspect", *networks))
+    configs = [config for each in found for config in each["IPAM"]["Config"] or ()]
+    # An engine that has just made its bridge does not tell that one's.
+    return {
+        config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
+        for config in configs
+    }
 
 
 class KubernetesBackend(Backend):

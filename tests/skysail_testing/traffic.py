@@ -1,4 +1,4 @@
-"""Queries without a pause, from threads, while something else happens."""
+"""Queries from threads, without a pause or with one, while something else happens."""
 
 import threading
 from collections import Counter
@@ -39,14 +39,28 @@ class Traffic:
 
 @contextmanager
 def traffic(
-    client: skysail.Client, target: str, value: Any, callers: int = 6, **options: Any
+    client: skysail.Client,
+    target: str,
+    value: Any,
+    callers: int = 6,
+    pause_s: float = 0.0,
+    **options: Any,
 ) -> Iterator[Traffic]:
-    """Ask all along inside the `with` block."""
+    """Ask all along inside the `with` block.
+
+    Args:
+        client: Who asks.
+        target: What is asked.
+        value: The question.
+        callers: How many ask at once.
+        pause_s: Time between an answer and the next question, for what else runs on this machine.
+        options: Of each question.
+    """
     seen = Traffic()
     done = threading.Event()
 
     def call() -> None:
-        while not done.is_set():
+        while not done.wait(pause_s):
             try:
                 prediction = client.predict(target, value, **options)
             except skysail.SkysailError as error:

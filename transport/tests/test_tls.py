@@ -103,6 +103,40 @@ def test_links(serve: Callable[..., Server], has_own_thread: bool, ca: Pair, own
     links.engine.close()
 
 
+def test_a_renewed_certificate(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
+    tls = st.ServerTls(own.cert, own.key)
+    server = serve(tls=tls)
+    other_ca = Pair("another authority")
+    renewed = Pair("localhost", other_ca)
+
+    def ask(trusted: Pair, shown: Pair | None = None) -> bytes:
+        own = (shown.key, shown.cert) if shown else (None, None)
+        credentials = grpc.ssl_channel_credentials(trusted.cert, *own)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(f"localhost:{server.port}", credentials, options) as channel:
+            answer: bytes = channel.unary_unary(ECHO)(b"x", timeout=5)
+            return answer
+
+    credentials = grpc.ssl_channel_credentials(ca.cert)
+    with grpc.secure_channel(f"localhost:{server.port}", credentials) as channel:
+        echo = channel.unary_unary(ECHO)
+        assert echo(b"x", timeout=5) == b"x"
+        for arguments in ((own.cert, renewed.key), (b"", b""), (own.cert, own.key, b"x")):
+            with pytest.raises(ValueError, match="unusable"):
+                tls.renew(*arguments)
+        assert ask(ca) == b"x"
+        tls.renew(renewed.cert, renewed.key)
+        assert ask(other_ca) == b"x"
+        with pytest.raises(grpc.RpcError):
+            ask(ca)
+        # The connection that was there goes on.
+        assert echo(b"y", timeout=5) == b"y"
+    tls.renew(renewed.cert, renewed.key, ca.cert)
+    with pytest.raises(grpc.RpcError):
+        ask(other_ca)
+    assert ask(other_ca, own) == b"x"
+
+
 def test_only_http_2(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
     server = serve(tls=st.ServerTls(own.cert, own.key))
     context = ssl.create_default_context(cadata=ca.cert.decode())

@@ -772,7 +772,7 @@ class Replica(_message.Message):
     state: Global___ReplicaState.ValueType
     """Where it is in its life."""
     reason: _builtins.str
-    """Why it is in that state, for people; may be empty."""
+    """Why it is in that state, for people, or why it was started again; may be empty."""
     endpoint: _builtins.str
     """Where it listens."""
     num_restarts: _builtins.int

@@ -19,19 +19,21 @@ _START_TIMEOUT_S = 30.0
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _PORTS = {
-    "management": {"management": 8003},
-    "frontend": {"grpc": 8001, "http": 8000, "metrics": 8002},
+    # Its Service finds the leader.
+    "service/skysail-management": {"management": 8003},
+    # Its Service has no port for metrics: each frontend has its own.
+    "deployment/skysail-frontend": {"grpc": 8001, "http": 8000, "metrics": 8002},
 }
-"""Ports of each Service, by the names of `ClusterEndpoints`."""
+"""Ports of what is forwarded to, by the names of `ClusterEndpoints`."""
 
 
 class _Forward:
-    """The ports of one Service."""
+    """The ports of one pod, or of another like it when that goes."""
 
-    def __init__(self, options: KubernetesOptions, service: str, ports: Mapping[int, int]) -> None:
-        self.service = service
+    def __init__(self, options: KubernetesOptions, target: str, ports: Mapping[int, int]) -> None:
+        self.target = f"{target}{options.suffix}"
         self.bound: dict[int, str] = {}
-        """Endpoints here, by the port of the Service."""
+        """Endpoints here, by the port there."""
         self._ports = dict(ports)
         self._options = options
         self._process: asyncio.subprocess.Process | None = None
@@ -42,11 +44,10 @@ class _Forward:
         Raises:
             StartFailed: they cannot be; says why.
         """
-        name = f"service/skysail-{self.service}{self._options.suffix}"
         pairs = [f"{here or ''}:{port}" for port, here in self._ports.items()]
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *self._options.kubectl(), "port-forward", name, *pairs,
+                *self._options.kubectl(), "port-forward", self.target, *pairs,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -57,7 +58,9 @@ class _Forward:
             await asyncio.wait_for(self._until_bound(), _START_TIMEOUT_S)
         except asyncio.TimeoutError:
             await self.stop()
-            raise StartFailed(f"{name} is not forwarded within {_START_TIMEOUT_S:g} s") from None
+            raise StartFailed(
+                f"{self.target} is not forwarded to within {_START_TIMEOUT_S:g} s"
+            ) from None
 
     async def _until_bound(self) -> None:
         assert self._process is not None
@@ -117,13 +120,13 @@ async def forward(
     stop = stop_event()
     tasks = BackgroundTasks()
     forwards = [
-        _Forward(options, service, {port: ports[name] for name, port in names.items()})
-        for service, names in _PORTS.items()
+        _Forward(options, target, {port: ports[name] for name, port in names.items()})
+        for target, names in _PORTS.items()
     ]
     try:
         for each in forwards:
             await each.start()
-            tasks.start(each.keep(), f"forward {each.service}")
+            tasks.start(each.keep(), f"forward to {each.target}")
         bound = {port: here for each in forwards for port, here in each.bound.items()}
         names = {name: port for each in _PORTS.values() for name, port in each.items()}
         on_ready(ClusterEndpoints(**{name: bound[port] for name, port in names.items()}))

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from skysail.settings import KUBERNETES_NOTE
 from skysail_common.errors import InvalidInput
-from skysail_common.identifiers import check_name
+from skysail_common.identifiers import MAX_NAME_LENGTH, check_name
 from skysail_common.kubernetes_api import KubernetesApi
+
+_MAX_CLUSTER_LENGTH = 38
+"""Kubernetes gives the pods of skysail-store-<cluster> a label with that name and a hash."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,15 @@ class KubernetesOptions:
         Raises:
             InvalidInput: one is not; Kubernetes allows fewer names than Skysail.
         """
-        check_name("cluster", self.cluster)
-        for kind, name in (("cluster", self.cluster), ("namespace", self.namespace)):
-            if name != name.lower() or "_" in name or "." in name:
+        for kind, name, longest in (
+            ("cluster", self.cluster, _MAX_CLUSTER_LENGTH),
+            ("namespace", self.namespace, MAX_NAME_LENGTH),
+        ):
+            check_name(kind, name)
+            if name != name.lower() or "_" in name or "." in name or len(name) > longest:
                 raise InvalidInput(
-                    f"{kind} {name!r} is no name for Kubernetes: lower-case letters, digits and '-'"
+                    f"{kind} {name!r} is no name for Kubernetes: 1 to {longest} lower-case letters, "
+                    "digits and '-'"
                 )
         return self
 

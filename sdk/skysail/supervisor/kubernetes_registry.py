@@ -5,9 +5,11 @@ import json
 
 from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import NotInCluster
+from skysail_common.kubernetes_errors import NotAllowed, NotInCluster
 from skysail_common.kubernetes_kinds import NAMESPACE, SECRET, SERVICE_ACCOUNT, Object
 from skysail_common.kubernetes_labels import labels
+
+_LOGINS = ".dockerconfigjson"
 
 
 def secret_name(options: KubernetesOptions) -> str:
@@ -18,6 +20,7 @@ def secret_name(options: KubernetesOptions) -> str:
 async def log_in(options: KubernetesOptions, registry: str, user: str, password: str) -> list[str]:
     """Have the pods of a cluster pull from a registry, and return the service accounts that do.
 
+    Logins at other registries stay.
     The next `skysail up` has its service accounts do so too. Pods that wait for an image with an older
     secret of this name get it by themselves.
 
@@ -35,7 +38,10 @@ async def log_in(options: KubernetesOptions, registry: str, user: str, password:
     try:
         await api.open()
         await _have_namespace(api)
-        await api.apply(_secret(options, registry, user, password))
+        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        login = {"username": user, "password": password, "auth": token}
+        logins = {**await _logins(api, options), registry: login}
+        await api.apply(_secret(options, logins))
         patched = []
         for account in await api.list(SERVICE_ACCOUNT, labels(options.cluster)):
             await api.patch(
@@ -53,18 +59,29 @@ async def _have_namespace(api: KubernetesApi) -> None:
     except NotInCluster:
         metadata = {"name": api.namespace}
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    except NotAllowed:
+        # Whoever may work in a namespace alone need not see it.
+        return
 
 
-def _secret(options: KubernetesOptions, registry: str, user: str, password: str) -> Object:
-    token = base64.b64encode(f"{user}:{password}".encode()).decode()
-    logins = {"auths": {registry: {"username": user, "password": password, "auth": token}}}
-    content = base64.b64encode(json.dumps(logins).encode()).decode()
+async def _logins(api: KubernetesApi, options: KubernetesOptions) -> Object:
+    """Return the logins that there are, by registry."""
+    try:
+        found = await api.get(SECRET, secret_name(options))
+    except NotInCluster:
+        return {}
+    content = base64.b64decode(found["data"][_LOGINS])
+    return dict(json.loads(content)["auths"])
+
+
+def _secret(options: KubernetesOptions, logins: Object) -> Object:
+    content = base64.b64encode(json.dumps({"auths": logins}).encode()).decode()
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "kubernetes.io/dockerconfigjson",
         "metadata": {"name": secret_name(options), "labels": labels(options.cluster)},
-        "data": {".dockerconfigjson": content},
+        "data": {_LOGINS: content},
     }
 
 

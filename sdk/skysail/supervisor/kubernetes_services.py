@@ -256,18 +256,22 @@ class KubernetesServices:
             await self._api.delete(CONFIG_MAP, name, propagation="Foreground")
         where = f"the cluster in namespace {self._options.namespace}"
         await _bounded(self._until_gone(name), where)
-        for kind in (_CLAIM, PERSISTENT_VOLUME):
+        await self._remove_unowned()
+        await self._remove_namespace()
+        return was_there
+
+    async def _remove_unowned(self) -> None:
+        """Remove what has no owner: volumes are in no namespace, a login may come before the anchor."""
+        for kind in (SECRET, _CLAIM, PERSISTENT_VOLUME):
             try:
                 left = await self._api.list(kind, self._labels)
             except NotAllowed:
                 continue
             for each in left:
-                # Those of other namespaces have the same label.
-                claim = each["spec"].get("claimRef", {})
-                if kind is _CLAIM or claim.get("namespace") == self._options.namespace:
+                # Those of other namespaces have the same labels.
+                claim = each.get("spec", {}).get("claimRef", {})
+                if not kind.is_cluster_wide or claim.get("namespace") == self._options.namespace:
                     await self._api.delete(kind, each["metadata"]["name"])
-        await self._remove_namespace()
-        return was_there
 
     async def _until_gone(self, anchor: str) -> None:
         async for change in self._api.watch(CONFIG_MAP, self._labels):

@@ -1,8 +1,8 @@
 """What can be asked of a Kubernetes cluster; objects are plain dictionaries."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,7 +175,7 @@ class KubernetesApi:
             if not uid:
                 raise
 
-    async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncIterator[Change]:
+    async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncGenerator[Change, None]:
         """Yield all objects with these labels, then each that changes.
 
         Resumes where the server ends it; lists them again where it no longer knows what happened.
@@ -191,16 +191,17 @@ class KubernetesApi:
                 version = found["metadata"]["resourceVersion"]
                 yield Change(tuple(found["items"]))
             try:
-                async for event in self._events(kind, labels, version):
-                    version = event["object"]["metadata"]["resourceVersion"]
-                    if event["type"] != "BOOKMARK":
-                        yield Change(None, event["object"], event["type"] == "DELETED")
+                async with aclosing(self._events(kind, labels, version)) as events:
+                    async for event in events:
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        if event["type"] != "BOOKMARK":
+                            yield Change(None, event["object"], event["type"] == "DELETED")
             except HistoryGone:
                 version = ""
 
     async def _events(
         self, kind: Kind, labels: Mapping[str, str], version: str
-    ) -> AsyncIterator[Object]:
+    ) -> AsyncGenerator[Object, None]:
         query = {
             "watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version,
             "labelSelector": selector(labels), "timeoutSeconds": str(_WATCH_S),

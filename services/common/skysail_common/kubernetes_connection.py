@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 from kubernetes.aio.client.rest import RESTResponse
 
@@ -25,6 +26,8 @@ TIMEOUT_S = 30.0
 
 _MAX_CONNECTIONS = 64
 _MAX_LINE_BYTES = 1024 * 1024
+_UNUSABLE = (config.ConfigException, yaml.YAMLError, OSError, ValueError, KeyError, TypeError)
+"""What a file that does not say how a cluster is reached may raise."""
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -48,6 +51,9 @@ class KubernetesConnection:
         self._context = context
         self._proxy_addr = proxy_addr
         self._client: client.ApiClient | None = None
+        self._earlier: client.ApiClient | None = None
+        """The one before it, whose calls may still be under way."""
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """Read how the cluster is reached; nothing is sent.
@@ -55,19 +61,21 @@ class KubernetesConnection:
         Raises:
             FailedPrecondition: that is nowhere said, or the file is not usable.
         """
-        await self.close()
         configuration = client.Configuration()
         # Its default is 4.
         configuration.connection_pool_maxsize = _MAX_CONNECTIONS
         try:
             namespace = await self._configure(configuration)
-        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        except _UNUSABLE as error:
             raise FailedPrecondition(
                 f"no Kubernetes cluster is known here: {error}; say by KUBECONFIG, a context or the "
                 "address of 'kubectl proxy' how it is reached"
             ) from error
         self.namespace = self.namespace or namespace
+        outdated, self._earlier = self._earlier, self._client
         self._client = client.ApiClient(configuration)
+        if outdated is not None:
+            await outdated.close()
         # It has read by now the keys that were written to files, which else stay as long as we do.
         config.kube_config._cleanup_temp_files()
 
@@ -92,9 +100,10 @@ class KubernetesConnection:
 
     async def close(self) -> None:
         """Let go of the cluster."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        for each in (self._client, self._earlier):
+            if each is not None:
+                await each.close()
+        self._client = self._earlier = None
 
     async def send(
         self,
@@ -117,7 +126,12 @@ class KubernetesConnection:
             content = await response.read()
         if response.status >= 400:
             raise refusal(response.status, message_of(content))
-        return json.loads(content)  # type: ignore[no-any-return]
+        try:
+            return json.loads(content)  # type: ignore[no-any-return]
+        except ValueError:
+            raise ContainerManagerUnavailable(
+                f"what answers{self._where} is not Kubernetes"
+            ) from None
 
     @asynccontextmanager
     async def streamed(
@@ -169,11 +183,9 @@ class KubernetesConnection:
         content_type: str,
         timeout: aiohttp.ClientTimeout,
     ) -> RESTResponse:
+        used = await self._current(None)
         for is_last in (False, True):
-            if self._client is None:
-                await self.open()
-            assert self._client is not None
-            _, url, headers, sent, _ = await self._client.param_serialize(
+            _, url, headers, sent, _ = await used.param_serialize(
                 method,
                 path,
                 query_params=list((query or {}).items()),
@@ -181,22 +193,32 @@ class KubernetesConnection:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._client.call_api(
-                method, url, headers, sent, _request_timeout=timeout
-            )
+            response = await used.call_api(method, url, headers, sent, _request_timeout=timeout)
             if response.status != 401 or is_last:
                 break
             # The token of a configuration file may have run out; it is read anew.
             response.response.close()
-            await self.open()
+            used = await self._current(used)
         return response
+
+    async def _current(self, refused: client.ApiClient | None) -> client.ApiClient:
+        """Return the client, a new one if it is the one that was refused, or there is none."""
+        async with self._opening:
+            # Unless another call had it made meanwhile.
+            if self._client is refused:
+                await self.open()
+            assert self._client is not None
+            return self._client
+
+    @property
+    def _where(self) -> str:
+        return f" at {self._client.configuration.host}" if self._client else ""
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            where = f" at {self._client.configuration.host}" if self._client else ""
             raise ContainerManagerUnavailable(
-                f"Kubernetes does not answer{where}: {error or type(error).__name__}"
+                f"Kubernetes does not answer{self._where}: {str(error) or type(error).__name__}"
             ) from error

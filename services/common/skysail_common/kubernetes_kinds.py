@@ -30,13 +30,13 @@ class Kind:
         root = "/api" if self.api_version == "v1" else "/apis"
         parts = [root, self.api_version]
         if not self.is_cluster_wide:
-            parts += ["namespaces", quote(namespace)]
-        parts += [self._plural(), *map(quote, filter(None, (name, subresource)))]
+            parts += ["namespaces", quote(namespace, safe="")]
+        parts += [self._plural(), *(quote(each, safe="") for each in (name, subresource) if each)]
         return "/".join(parts)
 
     def _plural(self) -> str:
         name = self.kind.lower()
-        if name.endswith("y"):
+        if name.endswith("y") and name[-2] not in "aeiou":
             return f"{name[:-1]}ies"
         return f"{name}es" if name.endswith("s") else f"{name}s"
 

@@ -21,7 +21,7 @@ def container_statuses(status: Object) -> list[Object]:
 
 def waiting_reason(pod: Object) -> str:
     """Return why a pod does not come up; empty where nothing is wrong yet."""
-    status = pod["status"]
+    status = pod.get("status", {})
     scheduled = condition_of(status, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         return f"no node can hold it: {scheduled.get('message', '')}"
@@ -31,7 +31,7 @@ def waiting_reason(pod: Object) -> str:
         if reason in _IMAGE_PROBLEMS:
             text = f"image {each['image']} cannot be pulled"
             # Why is told by the first of them alone.
-            return text if reason == "ImagePullBackOff" else f"{text}: {message}"
+            return text if reason == "ImagePullBackOff" or not message else f"{text}: {message}"
         if reason not in _NO_PROBLEMS:
             return f"container {each['name']} cannot be started: {message or reason}"
     return ""

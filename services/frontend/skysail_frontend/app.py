@@ -34,8 +34,9 @@ async def run(settings: FrontendSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        FailedPrecondition: an address is in use.
+        FailedPrecondition: an address is in use, or the certificate is of no use.
     """
+    certificates = settings.read_certificates()
     if settings.workers > 1:
         await run_workers(settings)
         return
@@ -72,6 +73,7 @@ async def run(settings: FrontendSettings) -> None:
         {**inference.unary, **queries.unary},
         {**inference.streams, **queries.streams},
         shares_port=settings.shares_ports,
+        certificates=certificates,
     )
     rest_v2 = RestV2(
         dispatcher,
@@ -85,9 +87,10 @@ async def run(settings: FrontendSettings) -> None:
         http_app([*rest_v2.routes(), *rest_clipper.routes()]),
         settings.drain_timeout_s,
         shares_port=settings.shares_ports,
+        certificates=certificates,
     )
     page = MetricsPage(dispatcher, transport.counters)
-    probes = Probes(is_ready)
+    probes = Probes(directory.is_ready)
     metrics = HttpServer(http_app([*page.routes(), *probes.routes()]), settings.drain_timeout_s)
     grpc_endpoint = f"{settings.host}:{server.bind(f'{settings.host}:{settings.grpc_port}')}"
     http_endpoint = f"{settings.host}:{http.bind(settings.host, settings.http_port)}"
@@ -106,6 +109,8 @@ async def run(settings: FrontendSettings) -> None:
     serving = tasks.start(http.serve(), "serve HTTP")
     serving_metrics = tasks.start(metrics.serve(), "serve metrics")
     tasks.start(page.watch_lag(), "watch event loop")
+    if certificates is not None:
+        tasks.start(certificates.watch(settings.tls_check_every_s), "watch certificates")
     tasks.start(_announce(directory, server), "announce readiness")
     # What is here stays, and queries leave no cycles: the collector need not look often.
     gc.collect()

@@ -69,6 +69,10 @@ class Directory:
         self.has_routes = asyncio.Event()
         """Set once there are routes, from management or from the file."""
 
+    async def is_ready(self) -> bool:
+        """Tell whether there are routes."""
+        return self.has_routes.is_set()
+
     def load(self) -> None:
         """Route by the file of the last snapshot, if there is one."""
         if self._snapshot_file is None or not self._snapshot_file.exists():

@@ -1,6 +1,6 @@
 """What Kubernetes asks of a frontend, on the port of the metrics: it can do no TLS where queries do."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 class Probes:
     """Serves GET /live and GET /ready."""
 
-    def __init__(self, has_routes: Callable[[], bool]) -> None:
+    def __init__(self, has_routes: Callable[[], Awaitable[bool]]) -> None:
         """Ready once `has_routes` says so."""
         self._has_routes = has_routes
         self._is_draining = False
@@ -31,6 +31,6 @@ class Probes:
         """Answer 200 where queries are taken, else 503."""
         if self._is_draining:
             return PlainTextResponse("draining\n", 503)
-        if not self._has_routes():
+        if not await self._has_routes():
             return PlainTextResponse("no routes from management yet\n", 503)
         return PlainTextResponse("ready\n")

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
+from typing_extensions import Self
 
+from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE, TransportName
 from skysail_common.settings import Port, ServiceSettings
 
@@ -39,6 +41,20 @@ class FrontendSettings(ServiceSettings):
     """What carries gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`,
     which is native where that is installed."""
 
+    tls_certificate_file: Path | None = None
+    """Certificate for the gRPC and HTTP services, in PEM, and then those up to its authority; both
+    serve in the clear without it. It is read again when it changes."""
+
+    tls_key_file: Path | None = None
+    """Key of the certificate, in PEM and without a pass phrase."""
+
+    tls_client_ca_file: Path | None = None
+    """Authorities, in PEM: only clients with a certificate of one of them are served (mutual
+    TLS)."""
+
+    tls_check_every_s: float = Field(10.0, gt=0)
+    """Time between two looks at whether the files of TLS have changed."""
+
     workers: int = Field(1, ge=1, le=256)
     """Processes that share the ports; each is linked to every replica."""
 
@@ -46,7 +62,7 @@ class FrontendSettings(ServiceSettings):
     """Listen beside other processes on the same ports; set by a frontend with several workers."""
 
     metrics_port: Port = 8002
-    """Port of the metrics page for Prometheus."""
+    """Port of the metrics page for Prometheus, and of /live and /ready; never with TLS."""
 
     snapshot_file: Path | None = None
     """File for the last routes, from which a frontend starts while management is away."""
@@ -80,3 +96,32 @@ class FrontendSettings(ServiceSettings):
 
     watch_parent: bool = False
     """Stop when standard input ends, which is when the parent process is gone."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            given, missing = "certificate", "key"
+            if self.tls_certificate_file is None:
+                given, missing = missing, given
+            raise ValueError(
+                f"--tls-{given}-file is given and --tls-{missing}-file is not; give both, or "
+                "neither to serve in the clear"
+            )
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError(
+                "--tls-client-ca-file needs --tls-certificate-file and --tls-key-file: clients "
+                "show their certificates over TLS"
+            )
+        return self
+
+    def read_certificates(self) -> ServerCertificates | None:
+        """Return what the services show over TLS; None where they serve in the clear.
+
+        Raises:
+            FailedPrecondition: see `ServerCertificates`.
+        """
+        if self.tls_certificate_file is None or self.tls_key_file is None:
+            return None
+        return ServerCertificates(
+            self.tls_certificate_file, self.tls_key_file, self.tls_client_ca_file
+        )

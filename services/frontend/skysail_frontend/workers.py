@@ -1,4 +1,4 @@
-"""Several frontend processes on the same ports, and one metrics page for all.
+"""Several frontend processes on the same ports, and one metrics port for all.
 
 The kernel shares connections among the processes that listen on a port. Each process follows
 management by itself and is linked to every replica.
@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import socket
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -24,11 +23,12 @@ from skysail_common.rpc.transports import VARIABLE
 from skysail_common.sockets import bound_socket
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.metrics import merged
+from skysail_frontend.pages import read_page
+from skysail_frontend.probes import Probes
 from skysail_frontend.settings import FrontendSettings
 
 log = logging.getLogger(__name__)
 
-_SCRAPE_TIMEOUT_S = 2.0
 _STOP_SLACK_S = 5.0
 
 
@@ -55,16 +55,20 @@ async def run_workers(settings: FrontendSettings) -> None:
             )
             for index in range(settings.workers)
         ]
-        metrics = HttpServer(http_app([Route("/metrics", _Page(workers).metrics)]), 1.0)
+        page = _Page(workers)
+        probes = Probes(page.is_ready)
+        routes = [Route("/metrics", page.metrics), *probes.routes()]
+        metrics = HttpServer(http_app(routes), 1.0)
         metrics_port = metrics.bind(settings.host, settings.metrics_port)
         keeping: list[asyncio.Task[None]] = []
+        serving: list[asyncio.Task[None]] = []
         try:
             await asyncio.gather(*(worker.start() for worker in workers))
             keeping = [
                 tasks.start(worker.keep_running(), f"keep {worker.name} running")
                 for worker in workers
             ]
-            serving = tasks.start(metrics.serve(), "serve metrics")
+            serving.append(tasks.start(metrics.serve(), "serve metrics"))
             print_ready_line(
                 "frontend",
                 grpc=f"{settings.host}:{grpc_port}",
@@ -72,14 +76,16 @@ async def run_workers(settings: FrontendSettings) -> None:
                 metrics=f"{settings.host}:{metrics_port}",
             )
             await stop.wait()
-            metrics.stop()
-            await asyncio.wait({serving}, timeout=_STOP_SLACK_S)
         finally:
+            probes.drain()
             for task in keeping:
                 task.cancel()
             await asyncio.gather(*keeping, return_exceptions=True)
             timeout_s = 2 * settings.drain_timeout_s + _STOP_SLACK_S
             await asyncio.gather(*(worker.stop(timeout_s) for worker in workers))
+            metrics.stop()
+            if serving:
+                await asyncio.wait(serving, timeout=_STOP_SLACK_S)
             await tasks.stop()
 
 
@@ -124,19 +130,24 @@ class _Page:
 
     async def metrics(self, request: Request) -> Response:
         """Answer with the metrics of all workers that answer."""
+        texts = [text for _, text in await self._read("/metrics")]
+        return Response(merged(texts), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def is_ready(self) -> bool:
+        """Tell whether every worker that answers takes queries; the kernel picks among those."""
+        statuses = {status for status, _ in await self._read("/ready")}
+        return statuses == {200}
+
+    async def _read(self, path: str) -> list[tuple[int, str]]:
         endpoints = [worker.bound["metrics"] for worker in self._workers if worker.bound]
-        pages = await asyncio.gather(*(asyncio.to_thread(_scrape, each) for each in endpoints))
-        found = [page for page in pages if page is not None]
-        return Response(merged(found), headers={"content-type": CONTENT_TYPE_LATEST})
+        pages = (asyncio.to_thread(_try_to_read, each, path) for each in endpoints)
+        return [page for page in await asyncio.gather(*pages) if page is not None]
 
 
-def _scrape(endpoint: str) -> str | None:
+def _try_to_read(endpoint: str, path: str) -> tuple[int, str] | None:
     try:
-        with urllib.request.urlopen(
-            f"http://{endpoint}/metrics", timeout=_SCRAPE_TIMEOUT_S
-        ) as page:
-            return str(page.read().decode())
+        return read_page(endpoint, path)
     except OSError as error:
         # It is being started again; its counters begin anew, which Prometheus knows to read.
-        log.info("a worker has no metrics", extra={"endpoint": endpoint, "error": str(error)})
+        log.info("a worker does not answer", extra={"endpoint": endpoint, "error": str(error)})
         return None

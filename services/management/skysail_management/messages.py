@@ -87,12 +87,16 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
     )
 
 
-def _replica(container: Container, num_restarts: int) -> management_pb2.Replica:
+def _replica(container: Container, num_restarts: int, earlier: str) -> management_pb2.Replica:
+    reason = container.reason
+    if not reason and num_restarts and earlier:
+        # Whoever looks a second later is to see it, too.
+        reason = f"started again: {earlier}"
     message = management_pb2.Replica(
         replica_id=str(container.replica_id),
         container_id=container.container_id,
         state=management_pb2.ReplicaState.ValueType(container.state),
-        reason=container.reason,
+        reason=reason,
         endpoint=container.endpoint,
         num_restarts=num_restarts,
     )
@@ -107,10 +111,13 @@ def _replicas(
     wanted = deployment.num_replicas if deployment else 0
     live = loop.containers if loop else []
     failed = loop.failed if loop else {}
-    found = [
-        _replica(box, loop.num_restarts(box.replica_id.index) if loop else 0)
-        for box in [*live, *(box for index, box in failed.items() if index < wanted)]
-    ]
+    found = []
+    for box in [*live, *(box for index, box in failed.items() if index < wanted)]:
+        index = box.replica_id.index
+        restarts, earlier = (
+            (loop.num_restarts(index), loop.last_failure(index)) if loop else (0, "")
+        )
+        found.append(_replica(box, restarts, earlier))
     present = {message.replica_id for message in found}
     for index in range(wanted):
         replica_id = f"{record.model_version}/{index}"

@@ -23,8 +23,10 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error.message}\n")
         return ExitCode.USAGE
     configure("model-server", settings.log_level, settings.log_format)
-    if settings.artifact_file is None:
-        sys.stderr.write("needs an artifact-file to write to\n")
+    if settings.artifact_file is None or not settings.management_endpoint:
+        sys.stderr.write(
+            "needs an artifact-file to write to, and a management-endpoint that has it\n"
+        )
         return ExitCode.USAGE
     try:
         asyncio.run(

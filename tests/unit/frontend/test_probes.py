@@ -6,7 +6,11 @@ from skysail_frontend.probes import Probes
 
 async def test_a_frontend_is_ready_from_its_first_routes_until_it_drains():
     has_routes = False
-    probes = Probes(lambda: has_routes)
+
+    async def answer() -> bool:
+        return has_routes
+
+    probes = Probes(answer)
     transport = httpx.ASGITransport(Starlette(routes=probes.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://frontend") as client:
 

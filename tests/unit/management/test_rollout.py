@@ -45,19 +45,27 @@ async def records_with(model: ModelRecord, *versions: str) -> Records:
 
 
 @pytest.mark.parametrize(
-    ("memory_mib", "is_permanent", "log_tail", "is_named"),
+    ("memory_mib", "endpoint", "is_permanent", "log_tail", "is_named"),
     [
-        (0, False, "", False),
-        (100, False, "can't start new thread", True),
-        (100, True, "numpy._core._exceptions._ArrayMemoryError: Unable to allocate", True),
-        (100, True, "ValueError: bad weights", False),
+        (0, "unix:/s", False, "", False),
+        (100, "unix:/s", False, "can't start new thread", True),
+        (
+            100,
+            "unix:/s",
+            True,
+            "numpy._core._exceptions._ArrayMemoryError: Unable to allocate",
+            True,
+        ),
+        (100, "unix:/s", True, "ValueError: bad weights", False),
+        # It never ran: no machine had room for it.
+        (100, "", False, "", False),
     ],
 )
 def test_a_memory_limit_is_named_where_it_may_be_why_a_replica_failed(
-    memory_mib, is_permanent, log_tail, is_named
+    memory_mib, endpoint, is_permanent, log_tail, is_named
 ):
     container = Container(
-        "c", ReplicaId.parse("m:1/0"), ReplicaState.FAILED, reason="killed by SIGABRT",
+        "c", ReplicaId.parse("m:1/0"), ReplicaState.FAILED, endpoint, "killed by SIGABRT",
         is_permanent=is_permanent, log_tail=log_tail,
     )  # fmt: skip
     hint = "; its memory limit is 100 MiB, which may be too low" if is_named else ""

@@ -131,6 +131,18 @@ class ServerTls:
             ValueError: they are no certificate or key, or do not match.
         """
 
+    def renew(self, cert_pem: bytes, key_pem: bytes, client_ca_pem: bytes | None = None) -> None:
+        """Show these to connections that come from now on; those that are there go on.
+
+        Args:
+            cert_pem: As of the constructor.
+            key_pem: Likewise.
+            client_ca_pem: Likewise.
+
+        Raises:
+            ValueError: they are no certificate or key, or do not match; nothing has changed.
+        """
+
 @final
 class ClientTls:
     """What a link checks and shows."""

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,9 +19,9 @@ const ALPN_H2: &[u8] = b"h2";
 /// Why certificates or keys are of no use.
 pub type TlsError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a listener shows and asks for.
+/// What a listener shows and asks for; all clones are renewed together.
 #[derive(Clone)]
-pub struct ServerTls(TlsAcceptor);
+pub struct ServerTls(Arc<RwLock<TlsAcceptor>>);
 
 /// What a connection checks and shows.
 #[derive(Clone)]
@@ -34,26 +34,37 @@ impl ServerTls {
     /// Serves with a certificate chain and its key; with `client_ca`, only to clients that have a
     /// certificate of it. All are PEM.
     pub fn new(cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?;
-        let builder = match client_ca {
-            None => builder.with_no_client_auth(),
-            Some(ca) => builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(Arc::new(read_roots(ca)?), provider)
-                    .build()?,
-            ),
-        };
-        let key = PrivateKeyDer::from_pem_slice(key)?;
-        let mut config = builder.with_single_cert(read_certificates(cert)?, key)?;
-        config.alpn_protocols = vec![ALPN_H2.to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self(Arc::new(RwLock::new(acceptor(cert, key, client_ca)?))))
+    }
+
+    /// Has connections that come from now on see these; what they are not fit for stays as it was.
+    pub fn renew(&self, cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<(), TlsError> {
+        let renewed = acceptor(cert, key, client_ca)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
     }
 
     /// Begins the handshake of an accepted socket.
     pub fn accept(&self, io: SocketIo) -> tokio_rustls::Accept<SocketIo> {
-        self.0.accept(io)
+        self.0.read().unwrap_or_else(PoisonError::into_inner).accept(io)
     }
+}
+
+fn acceptor(cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<TlsAcceptor, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(Arc::new(read_roots(ca)?), provider)
+                .build()?,
+        ),
+    };
+    let key = PrivateKeyDer::from_pem_slice(key)?;
+    let mut config = builder.with_single_cert(read_certificates(cert)?, key)?;
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 impl ClientTls {

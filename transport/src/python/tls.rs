@@ -18,6 +18,11 @@ impl PyServerTls {
     fn new(cert_pem: &[u8], key_pem: &[u8], client_ca_pem: Option<&[u8]>) -> PyResult<Self> {
         Ok(Self { tls: ServerTls::new(cert_pem, key_pem, client_ca_pem).map_err(unusable)? })
     }
+
+    #[pyo3(signature = (cert_pem, key_pem, client_ca_pem = None))]
+    fn renew(&self, cert_pem: &[u8], key_pem: &[u8], client_ca_pem: Option<&[u8]>) -> PyResult<()> {
+        self.tls.renew(cert_pem, key_pem, client_ca_pem).map_err(unusable)
+    }
 }
 
 /// See the stub.

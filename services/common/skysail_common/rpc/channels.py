@@ -26,8 +26,18 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-def open_channel(endpoint: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
-    """Return a channel to `host:port` or `unix:/path`; it connects when first used."""
+def open_channel(
+    endpoint: str,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
+    """Return a channel to `host:port` or `unix:/path`; it connects when first used.
+
+    Args:
+        endpoint: Where it leads.
+        max_message_bytes: Largest message either way.
+        credentials: Of TLS; in the clear if None.
+    """
     options: list[tuple[str, int | str]] = [
         *_OPTIONS,
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -40,6 +50,8 @@ def open_channel(endpoint: str, max_message_bytes: int = MAX_MESSAGE_BYTES) -> g
     else:
         # A proxy set for the web must not catch calls within the cluster.
         options.append(("grpc.enable_http_proxy", 0))
+    if credentials is not None:
+        return grpc.aio.secure_channel(endpoint, credentials, options)
     return grpc.aio.insecure_channel(endpoint, options)
 
 

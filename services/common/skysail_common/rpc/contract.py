@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Protocol
 
 from skysail_common.errors import SkysailError
+from skysail_common.rpc.certificates import ServerCertificates
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """Key-value pairs; the value is bytes where the key ends in `-bin`."""
@@ -162,6 +163,7 @@ class Transport(Protocol):
         streams: Mapping[str, StreamHandler],
         *,
         shares_port: bool = False,
+        certificates: ServerCertificates | None = None,
     ) -> Server:
         """Return a server that listens nowhere yet.
 
@@ -170,6 +172,8 @@ class Transport(Protocol):
             unary: Handlers of unary calls, by path.
             streams: Handlers of streams, by path.
             shares_port: True to listen beside other processes on the same port.
+            certificates: What it shows, over TLS; in the clear if None. New connections see
+                what they are renewed to.
         """
         ...
 

@@ -12,6 +12,7 @@ import grpc.aio
 
 from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.channels import (
     LINK_TIMEOUT_S,
     MAX_LINK_MESSAGE_BYTES,
@@ -133,12 +134,14 @@ class GrpcTransport:
         streams: Mapping[str, StreamHandler],
         *,
         shares_port: bool = False,
+        certificates: ServerCertificates | None = None,
     ) -> Server:
         """Return a server (see `rpc.contract.Transport`)."""
         return GrpcServer(
             services,
             max_message_bytes=self._max_message_bytes,
             shares_port=shares_port,
+            certificates=certificates,
             generic_handlers=[_GrpcHandlers(unary, streams)],
         )
 

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from skysail_transport import Engine
+from skysail_transport import Engine, ServerTls
 
 from skysail_common.clock import MONOTONIC
+from skysail_common.errors import FailedPrecondition
+from skysail_common.rpc.certificates import Pem, ServerCertificates
 from skysail_common.sockets import cannot_listen
 
 _SERVING = 1
@@ -26,6 +28,7 @@ class NativeServer:
         unary: Sequence[str],
         streams: Sequence[str],
         shares_port: bool = False,
+        certificates: ServerCertificates | None = None,
     ) -> None:
         """Listens nowhere yet.
 
@@ -37,6 +40,10 @@ class NativeServer:
             unary: Paths of unary calls.
             streams: Paths of streams.
             shares_port: True to listen beside other processes on the same port.
+            certificates: What it shows, over TLS; in the clear if None.
+
+        Raises:
+            FailedPrecondition: the certificates are of no use to the engine.
         """
         self._engine = engine
         self._num_open = num_open
@@ -45,6 +52,7 @@ class NativeServer:
         self._unary = unary
         self._streams = streams
         self._shares_port = shares_port
+        self._tls = _tls_of(certificates) if certificates else None
         self._is_stopping = False
 
     def bind(self, address: str) -> int:
@@ -57,6 +65,7 @@ class NativeServer:
                 unary=self._unary,
                 streams=self._streams,
                 shares_port=self._shares_port,
+                tls=self._tls,
             )
         except (OSError, ValueError) as error:
             raise cannot_listen(address) from error
@@ -80,3 +89,23 @@ class NativeServer:
         while MONOTONIC() < until and self._num_open():  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_CHECK_S)
         self._cut_off()
+
+
+def _tls_of(certificates: ServerCertificates) -> ServerTls:
+    """Return what shows the certificates as they are when a client connects."""
+
+    def parts(pem: Pem) -> tuple[bytes, bytes, bytes | None]:
+        return pem.chain, pem.key, pem.client_ca
+
+    def renew() -> None:
+        try:
+            tls.renew(*parts(certificates.pem))
+        except ValueError as error:
+            raise FailedPrecondition(str(error)) from error
+
+    try:
+        tls = ServerTls(*parts(certificates.pem))
+    except ValueError as error:
+        raise FailedPrecondition(str(error)) from error
+    certificates.on_renewal(renew)
+    return tls

@@ -18,6 +18,7 @@ from skysail_transport import Engine, Limits
 from skysail_common.clock import MONOTONIC, NEVER, Clock
 from skysail_common.errors import Backlog, Overloaded, Unavailable
 from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.channels import LINK_TIMEOUT_S, MAX_LINK_MESSAGE_BYTES, link_refused
 from skysail_common.rpc.contract import (
     Connector,
@@ -108,6 +109,7 @@ class NativeTransport:
         streams: Mapping[str, StreamHandler],
         *,
         shares_port: bool = False,
+        certificates: ServerCertificates | None = None,
     ) -> Server:
         """Return a server (see `rpc.contract.Transport`)."""
         streams = {**streams, **reflection_streams(services)}
@@ -121,6 +123,7 @@ class NativeTransport:
             unary=list(unary),
             streams=list(streams),
             shares_port=shares_port,
+            certificates=certificates,
         )
 
     @property

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from skysail_common.rpc.certificates import Pem, ServerCertificates
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.health_check import LIVENESS
 from skysail_common.rpc.interceptors import ErrorInterceptor
@@ -23,6 +25,7 @@ class GrpcServer:
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         shares_port: bool = False,
+        certificates: ServerCertificates | None = None,
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
         """Builds a server that listens nowhere yet.
@@ -31,10 +34,12 @@ class GrpcServer:
             services: Full names of the services that it will serve, for reflection and health.
             max_message_bytes: Largest message either way.
             shares_port: True to listen beside other processes on the same port.
+            certificates: What it shows, over TLS; in the clear if None.
             generic_handlers: Handlers on bytes, which translate their errors themselves; a
                 server that has them has no interceptor, which would cost every call.
         """
         self._services = tuple(services)
+        self._credentials = credentials_of(certificates) if certificates else None
         self.grpc = grpc.aio.server(
             interceptors=() if generic_handlers else (ErrorInterceptor(),),
             options=[
@@ -63,7 +68,10 @@ class GrpcServer:
             FailedPrecondition: the address is in use or cannot be bound.
         """
         try:
-            port = self.grpc.add_insecure_port(address)
+            if self._credentials is None:
+                port = self.grpc.add_insecure_port(address)
+            else:
+                port = self.grpc.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise cannot_listen(address) from error
         return 0 if address.startswith("unix:") else port
@@ -88,6 +96,31 @@ class GrpcServer:
         """Accept no call any more, let those under way end within `grace_s`, and close."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
+
+
+def credentials_of(certificates: ServerCertificates) -> grpc.ServerCredentials:
+    """Return what shows the certificates as they are when a client connects."""
+
+    def configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pem.key, pem.chain)], pem.client_ca)
+
+    shown = certificates.pem
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        # gRPC asks at each connection, on a thread of its own.
+        nonlocal shown
+        pem = certificates.pem
+        if pem is shown:
+            return None
+        shown = pem
+        return configuration(pem)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(shown),
+        # None is for no change, which its types do not know.
+        cast(Any, renewed),
+        require_client_authentication=shown.client_ca is not None,
+    )
 
 
 def print_ready_line(service: str, **bound: str) -> None:

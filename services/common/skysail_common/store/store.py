@@ -171,5 +171,5 @@ def _translated() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise StoreUnavailable(
-            f"the store does not answer: {error or type(error).__name__}"
+            f"the store does not answer: {str(error) or type(error).__name__}"
         ) from error

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from skysail_common.errors import SkysailError
+from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.statuses import as_skysail_error
 from skysail_common.sockets import bound_socket
 from skysail_frontend.ingress.http import http_status, json_response
@@ -62,6 +64,29 @@ def _error_response(request: Request, error: SkysailError) -> Response:
     return response
 
 
+class _Config(uvicorn.Config):
+    """Takes a context that is there; uvicorn's own would not be renewed."""
+
+    context: ssl.SSLContext | None = None
+
+    def load(self) -> None:
+        super().load()
+        self.ssl = self.context
+
+
+def _context_of(certificates: ServerCertificates) -> ssl.SSLContext:
+    """Return what shows the certificates as they are when a client connects."""
+    context = certificates.context
+
+    def choose(connection: ssl.SSLObject, *_: object) -> None:
+        # Called at each handshake, also where the client names nobody.
+        if connection.context is not certificates.context:
+            connection.context = certificates.context
+
+    context.sni_callback = choose
+    return context
+
+
 class _Server(uvicorn.Server):
     """Leaves the signals to the process that it is part of."""
 
@@ -73,18 +98,34 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """One HTTP server on one address."""
 
-    def __init__(self, app: Starlette, grace_s: float, *, shares_port: bool = False) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        grace_s: float,
+        *,
+        shares_port: bool = False,
+        certificates: ServerCertificates | None = None,
+    ) -> None:
+        """A server that listens nowhere yet.
+
+        Args:
+            app: What it serves.
+            grace_s: Longest time for what is under way when it stops.
+            shares_port: True to listen beside other processes on the same port.
+            certificates: What it shows, over TLS; in the clear if None.
+        """
         self._shares_port = shares_port
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=max(1, int(grace_s)),
-                server_header=False,
-            )
+        config = _Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=max(1, int(grace_s)),
+            server_header=False,
         )
+        if certificates is not None:
+            config.context = _context_of(certificates)
+        self._server = _Server(config)
         self._socket: socket.socket | None = None
 
     def bind(self, host: str, port: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from skysail_common.errors import ReplicaNotFound, SkysailError
 from skysail_common.identifiers import ReplicaId
 from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import ClusterRefused, NotInCluster
+from skysail_common.kubernetes_errors import ClusterRefused
 from skysail_common.kubernetes_kinds import Object
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
@@ -63,10 +63,10 @@ class KubernetesManager(ContainerManager):
 
     name = "kubernetes"
 
-    def __init__(self, settings: ManagementSettings) -> None:
-        """Marks what it makes with the cluster of these settings."""
+    def __init__(self, settings: ManagementSettings, api: KubernetesApi | None = None) -> None:
+        """Marks what it makes with the cluster of these settings, which also say how it is reached."""
         self._settings = settings
-        self._api = KubernetesApi(
+        self._api = api or KubernetesApi(
             settings.kubeconfig,
             settings.kubernetes_context,
             settings.kubernetes_proxy_addr,
@@ -215,8 +215,10 @@ class KubernetesManager(ContainerManager):
         if state.container.state is ReplicaState.FAILED:
             replica.has_failed = True
             self._tasks.start(self._fail(name, replica, state), f"failure of {name}")
-        elif state.container != replica.container:
-            self._set(replica, _with_reason(state.container, replica.container.reason))
+            return
+        container = _with_reason(state.container, replica.container.reason)
+        if container != replica.container:
+            self._set(replica, container)
 
     def _gone(self, name: str, replica: _Replica) -> None:
         del self._replicas[name]
@@ -253,10 +255,10 @@ class KubernetesManager(ContainerManager):
 
         try:
             return (await asyncio.wait_for(read(), _LOG_TIMEOUT_S)).decode(errors="replace")
-        except (NotInCluster, ClusterRefused):
+        except ClusterRefused:
             return ""
         except (SkysailError, asyncio.TimeoutError) as error:
-            return f"the log cannot be read: {error or 'it does not come'}"
+            return f"the log cannot be read: {str(error) or 'it does not come'}"
 
     def _set(self, replica: _Replica, container: Container) -> None:
         replica.container = container

@@ -172,10 +172,11 @@ class KubernetesPackages:
 
     async def _pod_until(self, name: str, is_so: Callable[[Object], bool]) -> Object:
         """Return a pod once something is so, or as it was when it was removed."""
-        async for change in self._api.watch(POD, self._labels):
-            for pod in change.objects:
-                if pod["metadata"]["name"] == name and (change.is_gone or is_so(pod)):
-                    return pod
+        async with contextlib.aclosing(self._api.watch(POD, self._labels)) as changes:
+            async for change in changes:
+                for pod in change.objects:
+                    if pod["metadata"]["name"] == name and (change.is_gone or is_so(pod)):
+                        return pod
         raise SkysailError(f"pod {name} is not watched")
 
     async def sweep(self, kept: Collection[VersionSpec]) -> None:

@@ -45,8 +45,8 @@ _RELEASE_TIMEOUT_S = 10.0
 class _Group:
     """What is known of a Kubernetes Deployment."""
 
-    num_wanted: int
-    """Pods that it was last told to have."""
+    is_made: bool = False
+    """True while it is there, as far as we know."""
     num_claiming: int = 0
     """Claims under way, each of which needs one more pod."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -86,7 +86,7 @@ class KubernetesPods:
         """
         self._anchor = await self._api.apply(anchor_manifest(self._cluster))
         self._groups = {
-            found["metadata"]["name"]: _Group(found["spec"].get("replicas", 0))
+            found["metadata"]["name"]: _Group(is_made=True)
             for found in await self._api.list(DEPLOYMENT, self._labels)
         }
         self._changes = self._api.watch(POD, self._labels)
@@ -152,68 +152,82 @@ class KubernetesPods:
             SkysailError: there is no pod; says why.
         """
         name = manifest["metadata"]["name"]
-        while True:
-            group = await self._ensured(spec, manifest)
-            group.num_claiming += 1
-            try:
-                # Told again also where it knows: somebody may have scaled or deleted it.
-                await self._scale(name, group, is_told_again=True)
-                return await asyncio.wait_for(self._claimed(name, spec), _CLAIM_TIMEOUT_S)
-            except NotInCluster:
-                # Somebody deleted it; it is made again.
-                self._groups.pop(name, None)
-            except asyncio.TimeoutError:
-                reason = await self._why_no_pod(name)
-                raise SkysailError(f"no pod was made for {spec.replica_id}: {reason}") from None
-            finally:
-                group.num_claiming -= 1
+        group = self._groups.setdefault(name, _Group())
+        group.num_claiming += 1
+        try:
+            while not await self._is_scaled(name, group):
+                await self._make(group, spec, manifest)
+            return await self._claimed(name, spec)
+        except asyncio.TimeoutError:
+            reason = await self._why_no_pod(name)
+            raise SkysailError(f"no pod was made for {spec.replica_id}: {reason}") from None
+        finally:
+            group.num_claiming -= 1
 
-    async def _ensured(self, spec: ReplicaSpec, manifest: Object) -> _Group:
+    async def _make(self, group: _Group, spec: ReplicaSpec, manifest: Object) -> None:
+        """Make a Kubernetes Deployment with what goes with it, unless another claim has meanwhile."""
         name = manifest["metadata"]["name"]
-        group = self._groups.setdefault(name, _Group(-1))
         async with group.lock:
-            if group.num_wanted < 0:
-                made = await self._api.apply(owned_by(self._anchor, manifest))
-                for part in (
-                    manifests.token_secret(name, spec, self._cluster),
-                    manifests.disruption_budget(name, self._cluster),
-                ):
-                    await self._api.apply(owned_by(made, part))
-                group.num_wanted = 0
-        return group
+            if group.is_made:
+                return
+            made = await self._api.apply(owned_by(self._anchor, manifest))
+            for part in (
+                manifests.token_secret(name, spec, self._cluster),
+                manifests.disruption_budget(name, self._cluster),
+            ):
+                await self._api.apply(owned_by(made, part))
+            group.is_made = True
 
-    async def _scale(self, name: str, group: _Group, *, is_told_again: bool = False) -> None:
-        """Have as many pods as are claimed or about to be."""
+    async def _is_scaled(self, name: str, group: _Group) -> bool:
+        """Have as many pods as are claimed or about to be; False if there is nothing to have them.
+
+        Told again also where nothing changes: somebody may have scaled or deleted it.
+        """
         async with group.lock:
-            claimed = [
-                pod
-                for pod in self.pods.values()
-                if group_of(pod) == name
-                and is_claimed(pod)
-                and is_attached(pod)
-                and not is_deleted(pod)
-            ]
-            wanted = len(claimed) + group.num_claiming
-            if wanted != group.num_wanted or is_told_again:
-                change = {"spec": {"replicas": wanted}}
-                await self._api.patch(DEPLOYMENT, name, change, "scale")
-                group.num_wanted = wanted
+            if group.is_made:
+                change = {"spec": {"replicas": self._num_wanted(name, group)}}
+                try:
+                    await self._api.patch(DEPLOYMENT, name, change, "scale")
+                except NotInCluster:
+                    group.is_made = False
+            return group.is_made
+
+    def _num_wanted(self, name: str, group: _Group) -> int:
+        claimed = [
+            pod
+            for pod in self.pods.values()
+            if group_of(pod) == name
+            and is_claimed(pod)
+            and is_attached(pod)
+            and not is_deleted(pod)
+        ]
+        return len(claimed) + group.num_claiming
 
     async def _claimed(self, name: str, spec: ReplicaSpec) -> Object:
         tried: set[str] = set()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _CLAIM_TIMEOUT_S
         while True:
-            for pod_name, pod in list(self.pods.items()):
-                if group_of(pod) != name or not is_free(pod) or pod_name in tried:
-                    continue
-                tried.add(pod_name)
-                # One that another took, or that ends, is none for us.
-                with contextlib.suppress(ClusterRefused):
-                    claimed = await self._api.patch(POD, pod_name, _claim(pod, spec))
-                    self._claimed_names.add(pod_name)
-                    self._learn(claimed)
-                    return claimed
-            async with self._changed:
-                await self._changed.wait()
+            # One after the other: others come, and go, while an answer is waited for.
+            if (found := self._free_pod(name, tried)) is None:
+                # Only this has an end: of a claim that is on its way the answer must be heard.
+                async with self._changed:
+                    await asyncio.wait_for(self._changed.wait(), end - loop.time())
+                continue
+            pod_name = found["metadata"]["name"]
+            tried.add(pod_name)
+            # One that another took, or that ends, is none for us.
+            with contextlib.suppress(ClusterRefused):
+                claimed = await self._api.patch(POD, pod_name, _claim(found, spec))
+                self._claimed_names.add(pod_name)
+                self._learn(claimed)
+                return claimed
+
+    def _free_pod(self, name: str, tried: set[str]) -> Object | None:
+        for pod_name, pod in self.pods.items():
+            if pod_name not in tried and group_of(pod) == name and is_free(pod):
+                return pod
+        return None
 
     async def _why_no_pod(self, name: str) -> str:
         with contextlib.suppress(SkysailError):
@@ -247,8 +261,7 @@ class KubernetesPods:
                 await asyncio.wait_for(self._changed.wait_for(is_released), _RELEASE_TIMEOUT_S)
         group = self._groups.get(group_of(pod))
         if group is not None:
-            with contextlib.suppress(NotInCluster):
-                await self._scale(group_of(pod), group)
+            await self._is_scaled(group_of(pod), group)
 
     async def delete(self, name: str, grace_s: int) -> None:
         """Tell a pod to end, within some seconds; it is gone when `on_change` says so.
@@ -265,16 +278,20 @@ class KubernetesPods:
         """
         for found in await self._api.list(DEPLOYMENT, self._labels):
             name = found["metadata"]["name"]
-            group = self._groups.setdefault(name, _Group(0))
-            if group.num_wanted >= 0:
-                group.num_wanted = found["spec"].get("replicas", 0)
+            group = self._groups.setdefault(name, _Group())
             if group.num_claiming or group.lock.locked():
                 continue
+            group.is_made = True
             if any(group_of(pod) == name and is_claimed(pod) for pod in self.pods.values()):
-                await self._scale(name, group)
-            else:
-                del self._groups[name]
+                if found["spec"].get("replicas") != self._num_wanted(name, group):
+                    await self._is_scaled(name, group)
+                continue
+            # A claim that comes meanwhile waits, and makes it anew.
+            async with group.lock:
                 await self._api.delete(DEPLOYMENT, name)
+                group.is_made = False
+            if not group.num_claiming:
+                del self._groups[name]
 
 
 def _claim(pod: Object, spec: ReplicaSpec) -> list[Mapping[str, object]]:

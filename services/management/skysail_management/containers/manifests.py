@@ -1,10 +1,10 @@
 """What Kubernetes is told, as functions of plain values; nothing is asked or done here.
 
 anchor                      a ConfigMap: what is deleted with it is all of the cluster
-└─ Deployment             the replicas of a version that are alike, never changed but in number
-├─ pods              wait at a gate until management has given each its index
-├─ Secret            the token with which they fetch their artifact
-└─ PodDisruptionBudget
+└─ Deployment          the replicas of a version that are alike, never changed but in number
+   ├─ pods             wait at a gate until management has given each its index
+   ├─ Secret           the token with which they fetch their artifact
+   └─ PodDisruptionBudget
 """
 
 import hashlib
@@ -15,12 +15,7 @@ from collections.abc import Mapping
 
 from skysail_common import __version__
 from skysail_common.kubernetes_kinds import Object
-from skysail_common.kubernetes_labels import (
-    INSTALLER,
-    LABEL,
-    MODEL_SERVER,
-    labels,
-)
+from skysail_common.kubernetes_labels import INSTALLER, LABEL, MODEL_SERVER, labels
 from skysail_common.rpc.transports import VARIABLE
 from skysail_management.containers.base import ReplicaSpec
 from skysail_management.containers.replicas import replica_environment
@@ -47,7 +42,6 @@ _ROUTED_AWAY_S = 2
 _READY_PERIOD_S = 1
 _READY_TIMEOUT_S = 5
 _PATH = "/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin"
-_MIB = 1024 * 1024
 
 POD_SECURITY: Object = {
     "runAsNonRoot": True,
@@ -79,11 +73,17 @@ def deployment(
         packages: Name of the directory of its packages; empty for none.
     """
     version = spec.version.model_version
-    draft = _pod(spec, settings, "", image, packages)
-    content = json.dumps([draft, spec.token, spec.version.artifact_sha256], sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+    draft = [_deployment("", spec, settings, image, packages), spec.token]
+    digest = hashlib.sha256(json.dumps(draft, sort_keys=True).encode()).hexdigest()[:10]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{version.model_name}-{version.version}".lower())
     name = f"skysail-{slug[:40].strip('-')}-{digest}"
+    return _deployment(name, spec, settings, image, packages)
+
+
+def _deployment(
+    name: str, spec: ReplicaSpec, settings: ManagementSettings, image: str, packages: str
+) -> Object:
+    version = spec.version.model_version
     own = {
         **labels(settings.cluster, MODEL_SERVER),
         MODEL: version.model_name,

@@ -92,13 +92,16 @@ def read_pod(pod: Object) -> PodState:
             "artifact": notes[ARTIFACT],
         },
     )
-    if (ended := _ended(pod, container)) is not None:
-        return ended
-    if status.get("phase") == "Failed":
-        reason = status.get("message") or status.get("reason") or "its pod failed"
+    has_failed = status.get("phase") == "Failed"
+    # Before the ends of containers, to which it led: that of an evicted pod looks like a lack of memory.
+    if has_failed and (reason := status.get("message") or status.get("reason")):
         return PodState(_failed(container, reason))
     if is_deleted(pod):
         return PodState(_failed(container, _deletion(status)))
+    if (ended := _ended(pod, container)) is not None:
+        return ended
+    if has_failed:
+        return PodState(_failed(container, "its pod failed"))
     if condition_of(status, "Ready").get("status") == "True":
         return PodState(replace(container, state=ReplicaState.READY))
     return PodState(replace(container, reason=waiting_reason(pod)))

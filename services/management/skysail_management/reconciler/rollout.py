@@ -188,7 +188,8 @@ def failure_text(container: Container, memory_mib: int) -> str:
     # A limit that is too low shows in many ways: no thread can be started, a library aborts, nothing
     # goes on. Only what Python itself raised is known to be something else.
     is_known = container.is_permanent and "MemoryError" not in container.log_tail
-    if not memory_mib or is_known:
+    # What listens nowhere has not run: no machine had room for it, say.
+    if not memory_mib or is_known or not container.endpoint:
         return text
     return f"{text}; its memory limit is {memory_mib} MiB, which may be too low"
 

@@ -109,6 +109,11 @@ class VersionLoop:
             return 0
         return failures.count
 
+    def last_failure(self, index: int) -> str:
+        """Return why a replica failed last; empty if it has not, or that is not known."""
+        failed = self._last_failed.get(index)
+        return failed.reason if failed else ""
+
     def _is_healthy(self, index: int) -> bool:
         now = self._clock()
         return any(

@@ -1,0 +1,169 @@
+"""How a client knows frontends over TLS, and what is wrong where it does not."""
+
+import socket
+import ssl
+from pathlib import Path
+
+import grpc
+
+from skysail_common.errors import FailedPrecondition
+
+_TIMEOUT_S = 1.0
+
+
+class ClientTls:
+    """Authorities that a client trusts, and the certificate that it shows, if any."""
+
+    def __init__(self, ca: Path, certificate: Path | None = None, key: Path | None = None) -> None:
+        """Names files, which are read whenever the client connects.
+
+        Args:
+            ca: Authorities of frontends.
+            certificate: Certificate of the client.
+            key: Its key.
+
+        Raises:
+            FailedPrecondition: one of them is missing or is of no use; the message names it.
+        """
+        self.ca = ca
+        self.certificate = certificate
+        self.key = key
+        if (certificate is None) != (key is None):
+            given, missing = ("certificate", "key") if certificate else ("key", "certificate")
+            raise FailedPrecondition(f"tls_{given}_file is given and tls_{missing}_file is not")
+        self.context()
+        self.credentials()
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return what the files hold, for gRPC.
+
+        Raises:
+            FailedPrecondition: as at first.
+        """
+        files = (self.ca, self.key, self.certificate)
+        return grpc.ssl_channel_credentials(*(_bytes_of(each) if each else None for each in files))
+
+    def context(self) -> ssl.SSLContext:
+        """Return what the files hold, for `ssl`.
+
+        Raises:
+            FailedPrecondition: as at first.
+        """
+        for path in (self.ca, self.certificate, self.key):
+            if path is not None:
+                _bytes_of(path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            context.load_verify_locations(self.ca)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"{self.ca} has no certificate of an authority in PEM"
+            ) from error
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key, password="")
+            except OSError as error:
+                raise FailedPrecondition(
+                    f"{self.certificate} and {self.key} are no certificate and its key in PEM "
+                    "without a pass phrase"
+                ) from error
+        return context
+
+
+def client_tls(
+    ca: str | Path | None, certificate: str | Path | None, key: str | Path | None
+) -> ClientTls | None:
+    """Return how queries go; None for in the clear.
+
+    Raises:
+        FailedPrecondition: the files are not what TLS needs; the message names them.
+    """
+    if ca is None:
+        if certificate or key:
+            raise FailedPrecondition(
+                f"{certificate or key} is shown over TLS only; give tls_ca_file, or "
+                "SKYSAIL_TLS_CA_FILE, too"
+            )
+        return None
+    return ClientTls(
+        Path(ca), Path(certificate) if certificate else None, Path(key) if key else None
+    )
+
+
+def mistake_of_tls(endpoint: str, tls: ClientTls | None) -> str | None:
+    """Return what two do not agree about over TLS; None where that is not why they cannot talk."""
+    if endpoint.startswith("unix:"):
+        return None
+    host, _, port = endpoint.rpartition(":")
+    host = host.strip("[]")
+    context = tls.context() if tls else _trusting()
+    context.set_alpn_protocols(["h2"])
+    try:
+        plain = socket.create_connection((host, int(port)), timeout=_TIMEOUT_S)
+    except (OSError, ValueError):
+        return None
+    with plain:
+        try:
+            encrypted = context.wrap_socket(plain, server_hostname=host)
+        except OSError as error:
+            return None if tls is None else _why_no_handshake(error, endpoint, tls)
+        with encrypted:
+            if tls is None:
+                return (
+                    f"{endpoint} wants TLS; give tls_ca_file, or SKYSAIL_TLS_CA_FILE: a file with "
+                    "the authority of its certificate"
+                )
+            return _why_refused(encrypted, endpoint, tls)
+
+
+def _trusting() -> ssl.SSLContext:
+    """Return what only finds out whether there is TLS at all."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _why_no_handshake(error: OSError, endpoint: str, tls: ClientTls) -> str | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".")
+        return f"the certificate of {endpoint} is not accepted: {why} (authorities: {tls.ca})"
+    if isinstance(error, TimeoutError):
+        return None
+    if alert := _alert_of(error):
+        return _refused(endpoint, tls, alert)
+    return f"{endpoint} does not speak TLS, which tls_ca_file or SKYSAIL_TLS_CA_FILE asks for"
+
+
+def _why_refused(encrypted: ssl.SSLSocket, endpoint: str, tls: ClientTls) -> str | None:
+    # With TLS 1.3 a server tells by what it sends first what it makes of a client's certificate;
+    # grpc.aio ends the connection without a word.
+    try:
+        has_answered = bool(encrypted.recv(1))
+    except OSError as error:
+        alert = _alert_of(error)
+        return _refused(endpoint, tls, alert) if alert else None
+    return None if has_answered else _refused(endpoint, tls, "it ends the connection")
+
+
+def _alert_of(error: OSError) -> str:
+    """Return what the peer sent as its reason; empty where it sent none."""
+    reason = (getattr(error, "reason", None) or "").lower().replace("_", " ")
+    return reason if "alert" in reason else ""
+
+
+def _refused(endpoint: str, tls: ClientTls, reason: str) -> str:
+    if tls.certificate is not None:
+        return f"{endpoint} does not accept the certificate {tls.certificate}: {reason}"
+    return (
+        f"{endpoint} wants a certificate of the client ({reason}); give tls_certificate_file and "
+        "tls_key_file, or SKYSAIL_TLS_CERTIFICATE_FILE and SKYSAIL_TLS_KEY_FILE"
+    )
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FailedPrecondition(f"{path} cannot be read: {reason}; TLS needs it") from error

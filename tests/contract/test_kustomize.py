@@ -1,0 +1,199 @@
+"""k8s/ as `kubectl kustomize` renders it."""
+
+import json
+
+import pytest
+import yaml
+
+from skysail.supervisor.kubernetes_files import manifests_directory
+from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail.supervisor.kubernetes_overlay import objects_of
+from skysail_common import __version__
+from skysail_frontend.settings import FrontendSettings
+from skysail_management.settings import ManagementSettings
+from skysail_testing import manifests
+from skysail_testing.kubernetes_clusters import kubernetes_cluster, why_no_kubernetes
+from skysail_testing.manifests import Manifests
+
+ROOT = manifests_directory()
+SHIPPED = ["base", "overlays/local", "overlays/production", "examples/blue", "examples/eks"]
+COMPONENTS = sorted(path.name for path in (ROOT / "components").iterdir())
+
+pytestmark = pytest.mark.skipif(
+    bool(manifests.why_no_kustomize()), reason=manifests.why_no_kustomize()
+)
+needs_kubeconform = pytest.mark.skipif(
+    bool(manifests.why_no_kubeconform()), reason=manifests.why_no_kubeconform()
+)
+
+
+def cluster_of(name: str) -> str:
+    return "blue" if name == "examples/blue" else "default"
+
+
+@pytest.fixture
+def around(tmp_path):
+    """Render a kustomization of one's own, as a user writes it."""
+
+    def render(content: dict) -> Manifests:
+        directory = tmp_path.resolve()
+        for key in ("resources", "components"):
+            if key in content:
+                # kustomize takes no absolute paths.
+                up = "../" * len(directory.parts[1:])
+                content[key] = [f"{up}{str(ROOT.resolve() / each)[1:]}" for each in content[key]]
+        (directory / "kustomization.yaml").write_text(json.dumps(content))
+        return Manifests(manifests.kustomized(directory))
+
+    return render
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@needs_kubeconform
+def test_what_is_shipped_conforms_to_the_schemas(name):
+    manifests.conform(manifests.kustomized(ROOT / name))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_all_that_is_named_is_there(name):
+    Manifests(manifests.kustomized(ROOT / name)).check(cluster_of(name))
+
+
+GREEN = {
+    "namespace": "models",
+    "nameSuffix": "-green",
+    "labels": [
+        {
+            "pairs": {"skysail.ai/cluster": "green"},
+            "includeSelectors": True,
+            "includeTemplates": True,
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@needs_kubeconform
+def test_each_component_goes_with_the_base_under_other_names(around, component):
+    found = around({"resources": ["base"], "components": [f"components/{component}"], **GREEN})
+    manifests.conform(found.objects)
+    found.check("green")
+
+
+def test_all_components_go_together_under_other_names(around):
+    more = [f"components/{each}" for each in ("local-volumes", "node-ports", "monitoring", "keda")]
+    resources = ["overlays/production"]
+    around({"resources": resources, "components": more, **GREEN}).check("green")
+
+
+@pytest.mark.parametrize("overlay", ["local", "production"])
+@needs_kubeconform
+def test_up_gives_each_cluster_names_of_its_own(overlay):
+    seen: set[tuple[str, str, str]] = set()
+    for namespace, cluster in [("a", "default"), ("b", "default"), ("b", "blue")]:
+        options = KubernetesOptions(namespace=namespace, cluster=cluster, overlay=overlay)
+        objects = objects_of(options)
+        found = Manifests(objects)
+        found.check(cluster)
+        assert found.settings["SKYSAIL_MANAGEMENT_CLUSTER"] == cluster
+        names = {
+            (each["metadata"].get("namespace", ""), each["kind"], each["metadata"]["name"])
+            for each in objects
+        }
+        assert not names & seen
+        seen |= names
+        paths = {
+            each["spec"].get("local", each["spec"].get("hostPath"))["path"]
+            for each in found.all("PersistentVolume")
+        }
+        assert all(path.startswith(f"/var/lib/skysail/{namespace}/{cluster}") for path in paths)
+    manifests.conform(objects)
+
+
+def test_the_example_is_what_up_builds():
+    options = KubernetesOptions(namespace="models", cluster="blue", overlay="local")
+    built = sorted(objects_of(options), key=str)
+    assert built == sorted(manifests.kustomized(ROOT / "examples/blue"), key=str)
+
+
+def test_a_registry_goes_before_every_image():
+    found = Manifests(objects_of(KubernetesOptions(image_registry="registry.example:5000/team/")))
+    images = [found.settings["SKYSAIL_MANAGEMENT_KUBERNETES_IMAGE"]]
+    for workload in found.workloads():
+        images += [each["image"] for each in workload["spec"]["template"]["spec"]["containers"]]
+    for image in images:
+        assert image.startswith("registry.example:5000/team/skysail-")
+        assert image.endswith(f":{__version__}")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_images_are_of_this_version(name):
+    text = yaml.safe_dump_all(manifests.kustomized(ROOT / name))
+    assert text.count(f":{__version__}\n") == text.count("image: ") + 1
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_setting_is_one_of_a_service(name):
+    known = {
+        str(field.validation_alias or f"{cls.model_config['env_prefix']}{key}".upper())
+        for cls in (FrontendSettings, ManagementSettings)
+        for key, field in cls.model_fields.items()
+    }
+    found = Manifests(manifests.kustomized(ROOT / name))
+    for component in ("management", "frontend"):
+        named = {each for each in found.variables(component) if each.startswith("SKYSAIL_")}
+        assert named <= known
+
+
+def test_only_frontends_have_a_door_to_the_outside():
+    found = Manifests(manifests.kustomized(ROOT / "overlays/local"))
+    doors = {each["metadata"]["name"] for each in found.all("Service") if "type" in each["spec"]}
+    assert doors == {"skysail-frontend"}
+
+
+def test_secrets_have_no_data():
+    for name in SHIPPED:
+        for secret in Manifests(manifests.kustomized(ROOT / name)).all("Secret"):
+            assert not {"data", "stringData"} & secret.keys()
+
+
+def test_without_a_store_nothing_of_it_is_left():
+    found = manifests.kustomized(ROOT / "overlays/production")
+    assert not [each for each in found if "store" in json.dumps(each)]
+
+
+def test_production_spreads_what_it_has_more_of():
+    found = Manifests(manifests.kustomized(ROOT / "overlays/production"))
+    assert found.one("HorizontalPodAutoscaler")["spec"]["minReplicas"] == 3
+    assert found.one("Deployment", "management")["spec"]["replicas"] == 2
+    for claim in found.all("PersistentVolumeClaim"):
+        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for deployment in found.all("Deployment"):
+        spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert {each["topologyKey"] for each in spread} == {
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+        }
+
+
+@pytest.mark.skipif(bool(why_no_kubernetes()), reason=why_no_kubernetes())
+@pytest.mark.parametrize("overlay", ["local", "production"])
+def test_a_cluster_takes_it_where_pods_are_restricted(overlay):
+    kubernetes = kubernetes_cluster()
+    namespace = kubernetes.new_namespace()
+    kubernetes.kubectl(
+        "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
+    )
+    objects = objects_of(KubernetesOptions(namespace=namespace, overlay=overlay))
+    # A workload is only warned of: what must be admitted is its pod.
+    pods = []
+    for workload in Manifests(objects).workloads():
+        spec = {**workload["spec"]["template"]["spec"], "serviceAccountName": "default"}
+        name = f"{workload['kind'].lower()}-{workload['metadata']['name']}"
+        metadata = {"name": name, "namespace": namespace}
+        pods.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    told = kubernetes.kubectl(
+        "apply", "--dry-run=server", "--validate=strict", "--filename", "-",
+        stdin=yaml.safe_dump_all([*objects, *pods]),
+    )  # fmt: skip
+    assert told.count("created (server dry run)") == len(objects) + len(pods)

@@ -1,0 +1,119 @@
+"""What runs in the containers of a pod beside the model server: it fetches, and it installs."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import skysail
+from skysail_common.identifiers import ModelVersion
+from skysail_common.states import ExitCode
+from skysail_common.tokens import replica_token
+from skysail_model_server import installing
+from skysail_testing.artifact_server import SECRET, ArtifactServer
+from skysail_testing.container_managers import make_wheel
+
+VERSION = ModelVersion("m", "1")
+
+
+def model(values):
+    return values
+
+
+ARTIFACT = skysail.artifact.build_artifact(model, input_type="doubles")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ArtifactServer]:
+    server = ArtifactServer()
+    await server.start()
+    server.add(VERSION, ARTIFACT)
+    yield server
+    await server.stop()
+
+
+async def fetched(server: ArtifactServer | None, path: Path, **others: str) -> tuple[int, str]:
+    """Return how fetching ends, and what it says."""
+    settings = {
+        "REPLICA_ID": "m:1/0",
+        "ARTIFACT_FILE": str(path),
+        "ARTIFACT_SHA256": ARTIFACT.sha256,
+        "TOKEN": replica_token(SECRET, VERSION),
+        "MANAGEMENT_ENDPOINT": f"127.0.0.1:{server.port if server else 1}",
+        "FETCH_TIMEOUT_S": "1" if server is None else "30",
+        **others,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "skysail_model_server.fetch",
+        env={
+            **os.environ,
+            **{f"SKYSAIL_MODEL_SERVER_{name}": value for name, value in settings.items()},
+        },
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    _, text = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, text.decode()
+
+
+async def test_the_artifact_is_fetched(server: ArtifactServer, tmp_path: Path):
+    path = tmp_path / "artifact.zip"
+    assert await fetched(server, path) == (ExitCode.OK, "")
+    assert path.read_bytes() == ARTIFACT.content
+
+
+async def test_another_artifact_than_that_of_the_deployment_is_refused(
+    server: ArtifactServer, tmp_path: Path
+):
+    status, told = await fetched(server, tmp_path / "artifact.zip", ARTIFACT_SHA256="ab" * 32)
+    assert status == ExitCode.FAILED
+    assert told == (
+        f"the artifact is another: SHA-256 {ARTIFACT.sha256}, not {'ab' * 32} as of its "
+        "deployment\n"
+    )
+
+
+async def test_who_has_a_wrong_token_is_refused(server: ArtifactServer, tmp_path: Path):
+    status, told = await fetched(server, tmp_path / "artifact.zip", TOKEN="wrong")
+    assert status == ExitCode.FAILED
+    assert told == "the token is not that of a replica of 'm:1'\n"
+
+
+async def test_a_management_that_is_away_is_told_by_the_status(tmp_path: Path):
+    status, told = await fetched(None, tmp_path / "artifact.zip")
+    assert status == ExitCode.UNAVAILABLE
+    assert told.startswith("management at 127.0.0.1:1 does not answer: ")
+
+
+def test_packages_are_installed_into_a_directory_and_found_there(tmp_path: Path, monkeypatch):
+    wheel = make_wheel(tmp_path, "own_package", "ANSWER = 42")
+    directory = tmp_path / "volume" / "0123"
+    # What an attempt that was cut off has left.
+    (directory / "bin").mkdir(parents=True)
+    (directory / "left").write_text("")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("SKYSAIL_REQUIREMENTS", f"# ours\n{wheel}\n")
+    assert installing.main(["install", str(directory)]) == ExitCode.OK
+    assert not (directory / "left").exists()
+    program = "import own_package, skysail_model_server; print(own_package.ANSWER)"
+    done = subprocess.run(
+        [str(directory / "bin" / "python"), "-c", program],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "42\n"
+
+
+def test_why_pip_failed_is_in_the_log_and_nothing_stays(tmp_path: Path, monkeypatch, capfd):
+    directory = tmp_path / "0123"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("SKYSAIL_REQUIREMENTS", "no-such-package==1.0\n")
+    assert installing.main(["install", str(directory)]) == 1
+    assert not directory.exists()
+    captured = capfd.readouterr()
+    # One output, as the log of a container is.
+    assert "ERROR: No matching distribution found for no-such-package==1.0" in captured.out
+    assert captured.err == ""

@@ -1,0 +1,357 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from skysail_common.errors import ContainerManagerUnavailable, ReplicaNotFound, SkysailError
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import ClusterRefused
+from skysail_common.kubernetes_kinds import DEPLOYMENT, POD
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import Container
+from skysail_management.containers.kubernetes_cluster import KubernetesManager, _with_reason
+from skysail_testing.fake_kubernetes import FakeKubernetesApi
+from skysail_testing.kubernetes_parts import (
+    conditions,
+    container,
+    ended,
+    pod_json,
+    replica_spec,
+    settings,
+    version_spec,
+)
+from skysail_testing.virtual_time import now, pass_time, settle, virtual_time
+
+READY = {key: pod_json()["status"][key] for key in ("phase", "conditions", "podIP")}
+CRASHED = {
+    **READY,
+    "conditions": conditions(False),
+    "containerStatuses": [container("model-server", running={}, last=ended(1))],
+}
+
+
+class Parts:
+    def __init__(self, api: FakeKubernetesApi, **values: Any) -> None:
+        self.api = api
+        self.manager = KubernetesManager(settings(**values), cast(KubernetesApi, api))
+        self.seen: list[Container] = []
+
+    async def watch(self) -> None:
+        async for each in self.manager.watch():
+            self.seen.append(each)
+
+    async def start(self, index: int = 0) -> str:
+        started = await self.manager.start(replica_spec(index=index))
+        assert started.state is ReplicaState.STARTING
+        assert str(started.replica_id) == f"m:1/{index}"
+        return started.container_id
+
+    def tell(self, name: str, status: Any) -> None:
+        """Have Kubernetes tell this of a pod."""
+        self.api.change(POD, name, status=status)
+
+    async def ready(self, index: int = 0) -> str:
+        name = await self.start(index)
+        self.tell(name, READY)
+        await settle()
+        return name
+
+    def states(self, name: str) -> list[ReplicaState]:
+        return [each.state for each in self.seen if each.container_id == name]
+
+    async def log(self, name: str, tail_lines: int = 10) -> list[str]:
+        return [line async for line in self.manager.logs(name, tail_lines, False)]
+
+
+@asynccontextmanager
+async def running(api: FakeKubernetesApi | None = None, **values: Any) -> AsyncIterator[Parts]:
+    parts = Parts(api or FakeKubernetesApi(), **values)
+    await parts.manager.open()
+    watching = asyncio.create_task(parts.watch())
+    try:
+        yield parts
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+        await parts.manager.close()
+        assert not parts.api.is_open
+
+
+@virtual_time
+async def test_a_replica_that_starts_is_ready_once():
+    async with running() as parts:
+        name = await parts.ready()
+        parts.tell(name, {**READY, "startTime": "2026-11-20T10:00:01Z"})
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY]
+        assert parts.seen[0].endpoint == "10.42.0.7:8005"
+        (listed,) = await parts.manager.list()
+        assert listed == parts.seen[0]
+
+
+@virtual_time
+async def test_a_replica_that_is_not_ready_any_more_is_starting():
+    async with running() as parts:
+        name = await parts.ready()
+        parts.tell(name, {**READY, "conditions": conditions(False)})
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.STARTING]
+
+
+@virtual_time
+async def test_a_replica_that_fails_is_told_once_with_its_log_and_removed():
+    async with running() as parts:
+        name = await parts.ready()
+        lines = [b"loading", b"no such file: \xff"]
+        parts.api.log_lines[name, "model-server", True] = lines
+        parts.api.ends_pods = False
+        parts.tell(name, CRASHED)
+        await settle()
+        parts.tell(name, {**CRASHED, "startTime": "2026-11-20T10:00:01Z"})
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
+        assert parts.seen[-1].reason == "exited with status 1"
+        assert parts.seen[-1].log_tail == "loading\nno such file: \N{REPLACEMENT CHARACTER}"
+        assert await parts.manager.list() == []
+        assert (
+            parts.api.objects[DEPLOYMENT, parts.api.names(DEPLOYMENT)[0]]["spec"]["replicas"] == 0
+        )
+        assert parts.api.called("delete", POD) == [name]
+        parts.api.end(name)
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
+        # With the pod its log would be gone.
+        assert await parts.log(name) == ["loading", "no such file: \N{REPLACEMENT CHARACTER}"]
+        assert await parts.log(name, 1) == ["no such file: \N{REPLACEMENT CHARACTER}"]
+
+
+@virtual_time
+async def test_a_new_replica_takes_the_place_of_one_that_failed():
+    async with running() as parts:
+        first = await parts.ready()
+        parts.tell(first, CRASHED)
+        await settle()
+        second = await parts.ready()
+        assert parts.api.names(POD) == [second]
+        assert parts.states(second) == [ReplicaState.READY]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ClusterRefused("previous terminated container not found"), ""),
+        (ContainerManagerUnavailable("no answer"), "the log cannot be read: no answer"),
+        (asyncio.TimeoutError(), "the log cannot be read: it does not come"),
+    ],
+)
+@virtual_time
+async def test_a_failure_is_told_although_its_log_cannot_be_read(error: Exception, told: str):
+    async with running() as parts:
+        name = await parts.ready()
+        parts.api.log_errors = [error]
+        parts.tell(name, CRASHED)
+        await settle()
+        assert parts.seen[-1].state is ReplicaState.FAILED
+        assert parts.seen[-1].log_tail == told
+
+
+@virtual_time
+async def test_a_replica_that_fails_and_is_gone_at_once_has_failed_once():
+    async with running() as parts:
+        name = await parts.ready()
+        parts.tell(name, CRASHED)
+        parts.api.remove(POD, name)
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
+
+
+@virtual_time
+async def test_a_pod_that_stays_although_its_replica_failed_is_swept():
+    async with running() as parts:
+        name = await parts.ready()
+        parts.api.errors["delete", "Pod"] = [ContainerManagerUnavailable("later")]
+        parts.tell(name, CRASHED)
+        await settle()
+        assert parts.seen[-1].state is ReplicaState.FAILED
+        assert parts.api.names(POD) == [name]
+        await parts.manager.sweep([version_spec()])
+        await settle()
+        assert parts.api.names(POD) == []
+        assert await parts.log(name) == []
+        # Of a version that is gone nobody asks for logs.
+        await parts.manager.sweep([])
+        with pytest.raises(ReplicaNotFound, match="there is no log of container"):
+            await parts.log(name)
+
+
+@virtual_time
+async def test_the_sweep_leaves_alone_what_serves():
+    async with running() as parts:
+        name = await parts.ready()
+        await parts.manager.sweep([])
+        assert parts.api.names(POD) == [name]
+        assert parts.states(name) == [ReplicaState.READY]
+
+
+@virtual_time
+async def test_a_replica_that_is_told_to_stop_drains_and_is_gone():
+    async with running() as parts:
+        name, other = await parts.ready(0), await parts.ready(1)
+        parts.api.ends_pods = False
+        stop = asyncio.create_task(parts.manager.stop(name, 7.5))
+        await settle()
+        assert not stop.done()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.DRAINING]
+        # Ended in order, as it was told to, but not yet gone.
+        done = container("model-server", terminated=ended(0, "Completed"))
+        parts.tell(name, {**READY, "containerStatuses": [done]})
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.DRAINING]
+        parts.api.end(name)
+        await stop
+        await settle()
+        assert parts.states(name)[-1] is ReplicaState.STOPPED
+        assert parts.api.names(POD) == [other]
+        assert parts.states(other) == [ReplicaState.READY]
+        await parts.manager.stop(name, 1)
+        await parts.manager.stop("unknown", 1)
+
+
+@virtual_time
+async def test_a_pod_whose_node_is_silent_is_forgotten_in_the_end():
+    async with running() as parts:
+        name = await parts.ready()
+        parts.api.ends_pods = False
+        began = now()
+        with pytest.raises(SkysailError, match=f"pod {name} cannot be deleted"):
+            await parts.manager.stop(name, 30)
+        assert now() - began == pytest.approx(150, abs=1)
+        parts.api.end(name)
+        await parts.manager.stop(name, 30)
+        await settle()
+        assert parts.states(name)[-1] is ReplicaState.STOPPED
+
+
+@virtual_time
+async def test_a_pod_that_somebody_deletes_has_failed():
+    async with running() as parts:
+        name = await parts.ready()
+        parts.api.remove(POD, name)
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
+        assert parts.seen[-1].reason == "its pod was deleted"
+
+
+@virtual_time
+async def test_a_pod_that_is_evicted_finishes_what_it_has():
+    async with running() as parts:
+        name = await parts.ready()
+        target = {"status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
+        parts.tell(name, {**READY, "conditions": conditions(DisruptionTarget=target)})
+        parts.api.ends_pods = False
+        parts.api.remove(POD, name)
+        await settle()
+        assert parts.seen[-1].reason == "its pod is removed: drained"
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
+        # We do not kill it, and sweeps do not either.
+        await parts.manager.sweep([version_spec()])
+        assert parts.api.called("delete", POD) == []
+        # Another starts meanwhile.
+        assert await parts.start() != name
+
+
+@virtual_time
+async def test_why_a_pod_does_not_start_is_told_once():
+    async with running() as parts:
+        name = await parts.start()
+
+        def waits(reason: str, message: str) -> dict[str, Any]:
+            waiting = container("model-server", waiting={"reason": reason, "message": message})
+            return {"phase": "Pending", "containerStatuses": [waiting]}
+
+        for _ in range(3):
+            parts.tell(name, waits("ErrImagePull", "no such host"))
+            await settle()
+            parts.tell(name, waits("ImagePullBackOff", "Back-off pulling image"))
+            await settle()
+        (told,) = parts.seen
+        assert told.state is ReplicaState.STARTING
+        assert told.reason.endswith("cannot be pulled: no such host")
+
+
+@virtual_time
+async def test_a_later_management_takes_over_what_runs():
+    api = FakeKubernetesApi()
+    async with running(api) as parts:
+        names = [await parts.ready(0), await parts.start(1), await parts.ready(2)]
+    api.change(POD, names[2], status=CRASHED)
+    async with running(api) as parts:
+        await settle()
+        listed = {each.container_id: each.state for each in await parts.manager.list()}
+        assert listed == {names[0]: ReplicaState.READY, names[1]: ReplicaState.STARTING}
+        # What happened meanwhile is told.
+        assert [(each.container_id, each.state) for each in parts.seen] == [
+            (names[2], ReplicaState.FAILED)
+        ]
+
+
+@virtual_time
+async def test_who_cannot_open_lets_go():
+    api = FakeKubernetesApi()
+    api.errors["list", "Deployment"] = [ContainerManagerUnavailable("no")]
+    parts = Parts(api)
+    with pytest.raises(ContainerManagerUnavailable):
+        await parts.manager.open()
+    assert not api.is_open
+    await parts.manager.open()
+    await parts.manager.close()
+
+
+@virtual_time
+async def test_logs_are_those_of_the_model_server():
+    async with running() as parts:
+        name = await parts.start()
+        parts.api.log_lines[name, "model-server", False] = [b"one", b"two", b"three"]
+        assert await parts.log(name, 2) == ["two", "three"]
+        parts.api.log_errors = [ClusterRefused("container is waiting to start")]
+        assert await parts.log(name) == []
+
+
+@virtual_time
+async def test_a_replica_that_nobody_can_name_is_not_started():
+    async with running() as parts:
+        parts.api.has_controllers = False
+        start = asyncio.create_task(parts.start())
+        await pass_time(31)
+        with pytest.raises(SkysailError, match="no pod was made for m:1/0"):
+            await start
+        parts.api.control()
+        await settle()
+        await parts.manager.sweep([])
+        assert parts.api.names(DEPLOYMENT) == []
+
+
+def test_threads_are_those_of_the_cpus_that_a_replica_may_use():
+    def threads(cpus: float) -> int:
+        return Parts(FakeKubernetesApi(), kubernetes_cpus=cpus).manager.default_threads(4)
+
+    assert [threads(cpus) for cpus in (0, 0.5, 2, 2.5)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("reason", "earlier", "told"),
+    [
+        ("image a cannot be pulled", "image a cannot be pulled: no host", "… no host"),
+        ("image a cannot be pulled: gone", "image a cannot be pulled: no host", "… gone"),
+        ("image a cannot be pulled", "", "image a cannot be pulled"),
+        ("", "image a cannot be pulled: no host", ""),
+        ("no node can hold it: cpu", "", "no node can hold it: cpu"),
+    ],
+)
+def test_the_more_telling_of_two_reasons_stays(reason: str, earlier: str, told: str):
+    told = told.replace("…", "image a cannot be pulled:")
+    seen = Container("c", replica_spec().replica_id, ReplicaState.STARTING, reason=reason)
+    assert _with_reason(seen, earlier) == replace(seen, reason=told)

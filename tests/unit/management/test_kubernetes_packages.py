@@ -1,0 +1,258 @@
+import asyncio
+import hashlib
+from typing import Any, cast
+
+import pytest
+
+from skysail_common.kubernetes_anchor import anchor_manifest
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import ClusterRefused
+from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
+from skysail_management.containers.base import PrepareFailed
+from skysail_management.containers.kubernetes_packages import KubernetesPackages
+from skysail_testing.fake_kubernetes import FakeKubernetesApi
+from skysail_testing.kubernetes_parts import container, ended, settings, version_spec
+from skysail_testing.virtual_time import now, settle, virtual_time
+
+NUMPY = version_spec(requirements=("numpy==2.0", "--no-deps"))
+OTHER = version_spec(requirements=("scipy==1.0",))
+
+
+class Parts:
+    def __init__(self, claim: str = "claim") -> None:
+        self.api = FakeKubernetesApi()
+        self.api.add(anchor_manifest("c"))
+        self.lines: list[str] = []
+        self.statuses: list[Any] = []
+        """How the next installers end; 0 where nothing is said, and None for not at all."""
+        self.made: list[Object] = []
+        self.api.on_create = self._run
+        self.packages = KubernetesPackages(
+            cast(KubernetesApi, self.api),
+            settings(kubernetes_packages_claim=claim, kubernetes_image="base:1"),
+        )
+
+    def _run(self, pod: Object) -> None:
+        name = pod["metadata"]["name"]
+        self.made.append(pod)
+        self.api.change(POD, name, status={"phase": "Pending"})
+        status = self.statuses.pop(0) if self.statuses else 0
+        if status is None:
+            return
+        self.api.log_lines[name, "installer", False] = [
+            b"Collecting numpy",
+            b"ERROR: no such package" if status else b"Successfully installed numpy",
+        ]
+        end = [container("installer", terminated=ended(status))]
+        phase = "Failed" if status else "Succeeded"
+        loop = asyncio.get_running_loop()
+        loop.call_later(1, self._tell, name, {"phase": "Running"})
+        loop.call_later(2, self._tell, name, {"phase": phase, "containerStatuses": end})
+
+    def _tell(self, name: str, status: Object) -> None:
+        if (POD, name) in self.api.objects:
+            self.api.change(POD, name, status=status)
+
+    async def prepare(self, version: Any = NUMPY) -> None:
+        await self.packages.prepare(version, self.lines.append)
+
+    @property
+    def commands(self) -> list[list[str]]:
+        return [pod["spec"]["containers"][0]["command"][3:] for pod in self.made]
+
+    @property
+    def notes(self) -> list[str]:
+        return [name for name in self.api.names(CONFIG_MAP) if name != "skysail-c"]
+
+
+def test_the_key_is_of_all_that_an_environment_depends_on():
+    packages = Parts().packages
+    text = "base:1\x003.11\0--no-deps\nnumpy==2.0"
+    assert packages.key(NUMPY) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert packages.key(version_spec()) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "is_same"),
+    [
+        ({"requirements": ("--no-deps", "numpy == 2.0")}, True),
+        ({"artifact_sha256": "cd" * 32}, True),
+        ({"python_version": "3.11.9"}, True),
+        ({"python_version": "3.12.2"}, False),
+        ({"requirements": ("numpy==2.1", "--no-deps")}, False),
+        ({"requirements": ("numpy==2.0",)}, False),
+    ],
+)
+def test_versions_with_the_same_packages_share_them(values: dict[str, Any], is_same: bool):
+    packages = Parts().packages
+    version = version_spec(**{"requirements": NUMPY.requirements, **values})
+    assert (packages.key(version) == packages.key(NUMPY)) is is_same
+
+
+@virtual_time
+async def test_packages_are_installed_once_and_noted():
+    parts = Parts()
+    await parts.prepare()
+    key = parts.packages.key(NUMPY)
+    assert parts.commands == [["install", f"/packages/{key}"]]
+    assert parts.lines == ["Collecting numpy", "Successfully installed numpy"]
+    assert parts.api.names(POD) == []
+    (name,) = parts.notes
+    assert name == f"skysail-c-packages-{key}"
+    note = parts.api.objects[CONFIG_MAP, name]
+    assert note["data"] == {"key": key, "requirements": "numpy==2.0\n--no-deps\n"}
+    anchor = parts.api.objects[CONFIG_MAP, "skysail-c"]["metadata"]["uid"]
+    for each in (note, parts.made[0]):
+        assert [owner["uid"] for owner in each["metadata"]["ownerReferences"]] == [anchor]
+    await parts.prepare()
+    assert len(parts.made) == 1
+    assert parts.lines[-1] == f"environment {key} is ready"
+
+
+@virtual_time
+async def test_the_installer_has_the_requirements_and_the_way_to_packages(monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.example")
+    parts = Parts()
+    await parts.prepare()
+    (installer,) = parts.made[0]["spec"]["containers"]
+    values = {each["name"]: each["value"] for each in installer["env"]}
+    assert values["SKYSAIL_REQUIREMENTS"] == "numpy==2.0\n--no-deps\n"
+    assert values["PIP_INDEX_URL"] == "https://index.example"
+
+
+@virtual_time
+async def test_versions_that_are_prepared_at_once_install_once():
+    parts = Parts()
+    await asyncio.gather(*(parts.prepare() for _ in range(3)), parts.prepare(OTHER))
+    assert len(parts.made) == 2
+
+
+@virtual_time
+async def test_a_version_without_requirements_needs_nothing():
+    parts = Parts(claim="")
+    await parts.prepare(version_spec())
+    assert parts.api.calls == []
+
+
+@virtual_time
+async def test_without_a_volume_nothing_can_be_installed():
+    parts = Parts(claim="")
+    with pytest.raises(PrepareFailed) as caught:
+        await parts.prepare()
+    assert caught.value.message == (
+        "m:1 needs packages, and there is no volume for them: name a claim with the setting "
+        "kubernetes-packages-claim, or a registry for images that have them with docker-registry"
+    )
+
+
+@pytest.mark.parametrize("line", ["/srv/own-1.0.whl", "own @ file:///srv/own-1.0.whl"])
+@virtual_time
+async def test_files_of_this_machine_are_refused(line: str):
+    parts = Parts()
+    with pytest.raises(PrepareFailed) as caught:
+        await parts.prepare(version_spec(requirements=("numpy", line)))
+    assert caught.value.message == (
+        "m:1 needs /srv/own-1.0.whl, a file that pods do not see: have it on a package index, or "
+        "build images with the setting docker-registry"
+    )
+    assert parts.made == []
+
+
+@virtual_time
+async def test_why_pip_failed_is_told_and_nothing_is_noted():
+    parts = Parts()
+    parts.statuses = [1]
+    with pytest.raises(PrepareFailed) as caught:
+        await parts.prepare()
+    assert caught.value.message == "pip cannot install the requirements: no such package"
+    assert caught.value.log_tail == "Collecting numpy\nERROR: no such package"
+    assert parts.notes == parts.api.names(POD) == []
+    await parts.prepare()
+    assert len(parts.notes) == 1
+
+
+@virtual_time
+async def test_an_installer_that_does_not_start_is_given_up_with_the_reason():
+    parts = Parts()
+    parts.statuses = [None]
+    began = now()
+    preparing = asyncio.create_task(parts.prepare())
+    await settle()
+    waiting = {"reason": "ErrImagePull", "message": "no such host"}
+    status = {"phase": "Pending", "containerStatuses": [container("installer", waiting=waiting)]}
+    for _ in range(2):
+        parts.api.change(POD, parts.made[0]["metadata"]["name"], status=status)
+        await settle()
+    (line,) = parts.lines
+    assert line.endswith("cannot be pulled: no such host")
+    with pytest.raises(PrepareFailed) as caught:
+        await preparing
+    assert caught.value.message == (
+        f"packages are not installed: no pod for it within 120 s: {line}"
+    )
+    assert now() - began == pytest.approx(120, abs=1)
+    assert parts.api.names(POD) == []
+
+
+@virtual_time
+async def test_an_installer_that_may_not_be_made_is_told():
+    parts = Parts()
+    parts.api.errors["create", "Pod"] = [ClusterRefused("exceeded quota: small")]
+    with pytest.raises(PrepareFailed, match="packages cannot be installed: exceeded quota: small"):
+        await parts.prepare()
+
+
+@virtual_time
+async def test_an_installer_that_somebody_removes_has_failed():
+    parts = Parts()
+    parts.statuses = [None]
+    preparing = asyncio.create_task(parts.prepare())
+    await settle()
+    name = parts.made[0]["metadata"]["name"]
+    parts.api.change(POD, name, status={"phase": "Running"})
+    await settle()
+    parts.api.remove(POD, name)
+    with pytest.raises(PrepareFailed, match="packages are not installed"):
+        await preparing
+
+
+@virtual_time
+async def test_one_that_ran_too_long_has_failed():
+    parts = Parts()
+    parts.statuses = [None]
+    preparing = asyncio.create_task(parts.prepare())
+    await settle()
+    message = "Pod was active on the node longer than the specified deadline"
+    status = {"phase": "Failed", "reason": "DeadlineExceeded", "message": message}
+    parts.api.change(POD, parts.made[0]["metadata"]["name"], status=status)
+    with pytest.raises(PrepareFailed, match=f"packages are not installed: {message}"):
+        await preparing
+
+
+@virtual_time
+async def test_what_no_version_needs_is_swept():
+    parts = Parts()
+    await parts.prepare()
+    await parts.prepare(OTHER)
+    await parts.packages.sweep([NUMPY, version_spec()])
+    other = parts.packages.key(OTHER)
+    assert parts.commands[2:] == [["remove", f"/packages/{other}"]]
+    assert parts.notes == [f"skysail-c-packages-{parts.packages.key(NUMPY)}"]
+    await parts.prepare(OTHER)
+    assert parts.commands[3:] == [["install", f"/packages/{other}"]]
+
+
+@virtual_time
+async def test_installers_that_an_earlier_management_left_are_swept_and_ours_are_not():
+    parts = Parts()
+    left = {"app.kubernetes.io/name": "skysail", "skysail.ai/cluster": "c"}
+    metadata = {"name": "left", "labels": {**left, "app.kubernetes.io/component": "installer"}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": {}}
+    parts.api.add(pod)
+    preparing = asyncio.create_task(parts.prepare())
+    await settle()
+    await parts.packages.sweep([])
+    assert len(parts.api.names(POD)) == 2
+    await preparing
+    await parts.packages.sweep([NUMPY])
+    assert parts.api.names(POD) == []

@@ -1,0 +1,487 @@
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from skysail_common import __version__
+from skysail_common.identifiers import MAX_NAME_LENGTH, ModelVersion
+from skysail_common.kubernetes_kinds import Object
+from skysail_management.containers import manifests
+from skysail_testing.kubernetes_parts import SHA256, TOKEN, replica_spec, settings, version_spec
+from skysail_testing.manifests import conform, why_no_kubeconform
+
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
+IMAGE = f"skysail-model-server:{__version__}"
+COMMON = {
+    "app.kubernetes.io/name": "skysail",
+    "skysail.ai/cluster": "c",
+    "app.kubernetes.io/component": "model-server",
+}
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "privileged": False,
+    "readOnlyRootFilesystem": True,
+}
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "runAsGroup": 65532,
+    "fsGroup": 65532,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+IDENTITY = [
+    {
+        "name": "SKYSAIL_REPLICA_INDEX",
+        "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['skysail.ai/replica']"}},
+    },
+    {"name": "SKYSAIL_MODEL_SERVER_REPLICA_ID", "value": "m:1/$(SKYSAIL_REPLICA_INDEX)"},
+]
+THREADS = dict.fromkeys(
+    [
+        "MKL_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    ],
+    "2",
+)
+SERVER_VARIABLES = {
+    **THREADS,
+    "PYTHONUNBUFFERED": "1",
+    "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
+    "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": "0.0.0.0:8005",
+    "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "0",
+    "SKYSAIL_MODEL_SERVER_WORK_DIR": "/work",
+    "SKYSAIL_TRANSPORT": "grpc",
+}
+
+
+@pytest.fixture(autouse=True)
+def _transport(monkeypatch):
+    monkeypatch.setenv("SKYSAIL_TRANSPORT", "grpc")
+
+
+def variables(values: dict[str, str]) -> list[Object]:
+    return [{"name": name, "value": value} for name, value in sorted(values.items())]
+
+
+def plain(name: str) -> Object:
+    """The Kubernetes Deployment of a version that asks for nothing."""
+    own = {
+        **COMMON,
+        "skysail.ai/model": "m",
+        "skysail.ai/version": "1",
+        "skysail.ai/group": name,
+    }
+    token = {"secretKeyRef": {"name": name, "key": "token"}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "labels": own,
+            "annotations": {"skysail.ai/artifact": SHA256},
+        },
+        "spec": {
+            "replicas": 0,
+            "revisionHistoryLimit": 0,
+            "selector": {"matchLabels": {"skysail.ai/group": name, "skysail.ai/attached": "true"}},
+            "template": {
+                "metadata": {
+                    "labels": {**own, "skysail.ai/attached": "true"},
+                    "annotations": {
+                        "skysail.ai/artifact": SHA256,
+                        "controller.kubernetes.io/pod-deletion-cost": "-1",
+                    },
+                },
+                "spec": {
+                    "schedulingGates": [{"name": "skysail.ai/replica"}],
+                    "serviceAccountName": "default",
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "shareProcessNamespace": True,
+                    "securityContext": POD_SECURITY,
+                    "terminationGracePeriodSeconds": 32,
+                    "initContainers": [
+                        {
+                            "name": "artifact",
+                            "image": IMAGE,
+                            "command": ["python", "-m", "skysail_model_server.fetch"],
+                            "env": [
+                                *IDENTITY,
+                                *variables(
+                                    {
+                                        "PYTHONUNBUFFERED": "1",
+                                        "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
+                                        "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": SHA256,
+                                        "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": "management:8006",
+                                    }
+                                ),
+                                {"name": "SKYSAIL_MODEL_SERVER_TOKEN", "valueFrom": token},
+                            ],
+                            "resources": {
+                                "limits": {"cpu": "500m", "memory": "256Mi"},
+                                "requests": {"cpu": "10m", "memory": "64Mi"},
+                            },
+                            "securityContext": CONTAINER_SECURITY,
+                            "volumeMounts": [{"name": "artifact", "mountPath": "/artifact"}],
+                        }
+                    ],
+                    "containers": [
+                        {
+                            "name": "model-server",
+                            "image": IMAGE,
+                            "env": [*IDENTITY, *variables(SERVER_VARIABLES)],
+                            "ports": [{"name": "grpc", "containerPort": 8005}],
+                            "resources": {},
+                            "readinessProbe": {
+                                "grpc": {"port": 8005},
+                                "periodSeconds": 1,
+                                "timeoutSeconds": 5,
+                                "failureThreshold": 3,
+                            },
+                            "lifecycle": {"preStop": {"exec": {"command": ["sleep", "2"]}}},
+                            "securityContext": CONTAINER_SECURITY,
+                            "volumeMounts": [
+                                {"name": "tmp", "mountPath": "/tmp"},
+                                {"name": "work", "mountPath": "/work"},
+                                {"name": "artifact", "mountPath": "/artifact", "readOnly": True},
+                            ],
+                            "terminationMessagePolicy": "File",
+                        }
+                    ],
+                    "volumes": [
+                        {"name": "tmp", "emptyDir": {"sizeLimit": "512Mi"}},
+                        {"name": "work", "emptyDir": {"sizeLimit": "512Mi"}},
+                        {"name": "artifact", "emptyDir": {}},
+                    ],
+                    "topologySpreadConstraints": [
+                        {
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": {
+                                "matchLabels": {
+                                    "skysail.ai/model": "m",
+                                    "skysail.ai/version": "1",
+                                }
+                            },
+                        }
+                    ],
+                },
+            },
+        },
+    }
+
+
+def pod_of(manifest: Object) -> Object:
+    return manifest["spec"]["template"]["spec"]
+
+
+def name_of(*arguments: Any, **options: Any) -> str:
+    return manifests.deployment(*arguments, **options)["metadata"]["name"]
+
+
+def test_a_version_that_asks_for_nothing():
+    made = manifests.deployment(replica_spec(), settings())
+    name = made["metadata"]["name"]
+    assert re.fullmatch(r"skysail-m-1-[0-9a-f]{10}", name)
+    assert made == plain(name)
+
+
+def test_a_version_that_asks_for_everything():
+    spec = replica_spec(
+        memory_mib=1024, cpus=0.2501, gpus=2, environment={"MODE": "fast", "OMP_NUM_THREADS": "7"}
+    )
+    toleration = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
+    made = manifests.deployment(
+        spec,
+        settings(
+            kubernetes_cpus=4,
+            kubernetes_memory_mib=10,
+            kubernetes_gpus=1,
+            kubernetes_gpu_resource="amd.com/gpu",
+            kubernetes_node_selector={"disk": "ssd"},
+            kubernetes_tolerations=(toleration,),
+            kubernetes_service_account="replicas",
+            kubernetes_packages_claim="claim",
+            kubernetes_scratch_mib=64,
+            drain_timeout_s=0.5,
+        ),
+        packages="0123",
+    )
+    name = made["metadata"]["name"]
+    wanted = plain(name)
+    pod = pod_of(wanted)
+    (server,) = pod["containers"]
+    environment = {
+        **SERVER_VARIABLES,
+        "MODE": "fast",
+        "OMP_NUM_THREADS": "7",
+        "PATH": "/packages/0123/bin:/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin",
+        "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "1024",
+    }
+    limits = {"cpu": "251m", "memory": "1024Mi", "amd.com/gpu": "2"}
+    server["env"] = [*IDENTITY, *variables(environment)]
+    server["resources"] = {"limits": limits, "requests": limits}
+    server["volumeMounts"].append(
+        {
+            "name": "packages",
+            "mountPath": "/packages/0123",
+            "subPath": "0123",
+            "readOnly": True,
+        }
+    )
+    pod["volumes"] = [
+        {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": "work", "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": "artifact", "emptyDir": {}},
+        {"name": "packages", "persistentVolumeClaim": {"claimName": "claim", "readOnly": True}},
+    ]
+    pod["serviceAccountName"] = "replicas"
+    pod["terminationGracePeriodSeconds"] = 3
+    pod["nodeSelector"] = {"disk": "ssd"}
+    pod["tolerations"] = [toleration]
+    assert made == wanted
+
+
+def test_a_version_with_an_image_of_its_own_fetches_nothing():
+    made = manifests.deployment(replica_spec(), settings(), image="registry.example/own:1")
+    wanted = plain(made["metadata"]["name"])
+    pod = pod_of(wanted)
+    del pod["initContainers"]
+    pod["volumes"].pop()
+    (server,) = pod["containers"]
+    server["image"] = "registry.example/own:1"
+    server["volumeMounts"].pop()
+    environment = dict(SERVER_VARIABLES)
+    del environment["SKYSAIL_MODEL_SERVER_ARTIFACT_FILE"]
+    server["env"] = [*IDENTITY, *variables(environment)]
+    assert made == wanted
+
+
+def test_limits_are_those_of_the_settings_where_a_deployment_has_none():
+    values = settings(kubernetes_cpus=1.5, kubernetes_memory_mib=64, kubernetes_gpus=1)
+    (server,) = pod_of(manifests.deployment(replica_spec(), values))["containers"]
+    limits = {"cpu": "1500m", "memory": "64Mi", "nvidia.com/gpu": "1"}
+    assert server["resources"] == {"limits": limits, "requests": limits}
+
+
+def test_what_goes_with_a_kubernetes_deployment():
+    assert manifests.token_secret("n", replica_spec(), "c") == {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "n", "labels": COMMON},
+        "stringData": {"token": TOKEN},
+    }
+    assert manifests.disruption_budget("n", "c") == {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "n", "labels": COMMON},
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": {"skysail.ai/group": "n", "skysail.ai/attached": "true"}},
+        },
+    }
+
+
+def test_the_installer():
+    made = manifests.installer(
+        "skysail-install-0123-ab",
+        ["install", "/packages/0123"],
+        {"PIP_INDEX_URL": "https://user:pa$s@index.example"},
+        settings(
+            kubernetes_packages_claim="claim",
+            kubernetes_node_selector={"disk": "ssd"},
+            prepare_timeout_s=10.5,
+        ),
+    )
+    assert made == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "skysail-install-0123-ab",
+            "labels": {**COMMON, "app.kubernetes.io/component": "installer"},
+            "annotations": {"skysail.ai/skysail-version": __version__},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "serviceAccountName": "default",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": POD_SECURITY,
+            "terminationGracePeriodSeconds": 1,
+            "activeDeadlineSeconds": 11,
+            "containers": [
+                {
+                    "name": "installer",
+                    "image": IMAGE,
+                    "command": [
+                        "python", "-m", "skysail_model_server.installing", "install",
+                        "/packages/0123",
+                    ],
+                    "env": variables(
+                        {
+                            "HOME": "/tmp",
+                            "PIP_INDEX_URL": "https://user:pa$$s@index.example",
+                            "PYTHONUNBUFFERED": "1",
+                        }
+                    ),
+                    "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+                    "securityContext": CONTAINER_SECURITY,
+                    "volumeMounts": [
+                        {"name": "packages", "mountPath": "/packages"},
+                        {"name": "tmp", "mountPath": "/tmp"},
+                    ],
+                }
+            ],
+            "volumes": [
+                {"name": "packages", "persistentVolumeClaim": {"claimName": "claim"}},
+                {"name": "tmp", "emptyDir": {}},
+            ],
+            "nodeSelector": {"disk": "ssd"},
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "version"),
+    [
+        ("m", "1"),
+        ("M_odel.v2", "2026-11-20T10.00"),
+        ("a" * MAX_NAME_LENGTH, "b" * MAX_NAME_LENGTH),
+        ("a" * 39, "b"),
+        ("A._-._-b" * 7, "9"),
+        ("0", "_".join("abc") + "." * 20 + "z"),
+    ],
+)
+def test_names_are_dns_labels(model: str, version: str):
+    name = name_of(replica_spec(version_spec(ModelVersion.checked(model, version))), settings())
+    assert _DNS_LABEL.match(name), name
+    assert "--" not in name
+
+
+def test_names_that_look_alike_are_told_apart():
+    pairs = [
+        ("a-b", "c"),
+        ("a", "b-c"),
+        ("a.b", "c"),
+        ("A-b", "c"),
+        ("a" * 60, "1"),
+        ("a" * 60, "2"),
+    ]
+    names = {name_of(replica_spec(version_spec(ModelVersion(*pair))), settings()) for pair in pairs}
+    assert len(names) == len(pairs)
+
+
+def test_the_index_changes_nothing():
+    assert manifests.deployment(replica_spec(), settings()) == manifests.deployment(
+        replica_spec(index=7), settings()
+    )
+
+
+SPEC = replica_spec()
+OTHERS = {
+    "token": (replace(SPEC, token="other"), {}, {}),
+    "threads": (replace(SPEC, num_threads=3), {}, {}),
+    "memory": (replace(SPEC, memory_mib=10), {}, {}),
+    "cpus": (replace(SPEC, cpus=1), {}, {}),
+    "gpus": (replace(SPEC, gpus=1), {}, {}),
+    "environment": (replace(SPEC, environment={"A": "1"}), {}, {}),
+    "endpoint": (replace(SPEC, management_endpoint="other:8006"), {}, {}),
+    "artifact": (replace(SPEC, version=version_spec(artifact_sha256="cd" * 32)), {}, {}),
+    "image": (SPEC, {}, {"image": "own:1"}),
+    "packages": (SPEC, {}, {"packages": "0123"}),
+    "base": (SPEC, {"kubernetes_image": "skysail-model-server:9"}, {}),
+    "cluster": (SPEC, {"cluster": "d"}, {}),
+    "account": (SPEC, {"kubernetes_service_account": "other"}, {}),
+    "limit": (SPEC, {"kubernetes_memory_mib": 100}, {}),
+    "nodes": (SPEC, {"kubernetes_node_selector": {"disk": "ssd"}}, {}),
+    "tolerations": (SPEC, {"kubernetes_tolerations": ({"key": "gpu"},)}, {}),
+    "scratch": (SPEC, {"kubernetes_scratch_mib": 1}, {}),
+    "drain": (SPEC, {"drain_timeout_s": 1}, {}),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_whatever_differs_has_another_name(what: str):
+    spec, values, options = OTHERS[what]
+    assert name_of(spec, settings(**values), **options) != name_of(SPEC, settings())
+
+
+def test_the_artifact_of_an_image_counts_too():
+    other = replace(SPEC, version=version_spec(artifact_sha256="cd" * 32))
+    assert name_of(SPEC, settings(), image="own") != name_of(other, settings(), image="own")
+
+
+def test_a_dollar_sign_names_no_variable():
+    spec = replica_spec(environment={"SECRET": "a$(HOME)$b$$"})
+    (server,) = pod_of(manifests.deployment(spec, settings()))["containers"]
+    values = {each["name"]: each.get("value") for each in server["env"]}
+    assert values["SECRET"] == "a$$(HOME)$$b$$$$"
+    # This one is meant to.
+    assert values["SKYSAIL_MODEL_SERVER_REPLICA_ID"] == "m:1/$(SKYSAIL_REPLICA_INDEX)"
+    names = [each["name"] for each in server["env"]]
+    assert len(names) == len(set(names))
+    assert names[0] == "SKYSAIL_REPLICA_INDEX"
+
+
+@pytest.mark.parametrize("options", [{}, {"image": "own:1"}, {"packages": "0123"}])
+def test_the_token_is_in_the_secret_alone(options: dict[str, str]):
+    made = manifests.deployment(replica_spec(), settings(), **options)
+    assert TOKEN not in json.dumps(made)
+
+
+def samples() -> dict[str, Object]:
+    full = settings(
+        kubernetes_packages_claim="claim",
+        kubernetes_node_selector={"disk": "ssd"},
+        kubernetes_tolerations=({"key": "gpu", "operator": "Exists", "tolerationSeconds": 5},),
+    )
+    spec = replica_spec(memory_mib=100, cpus=0.5, gpus=1, environment={"A": "1"})
+    return {
+        "plain": manifests.deployment(replica_spec(), settings()),
+        "full": manifests.deployment(spec, full, packages="0123"),
+        "image": manifests.deployment(spec, full, image="own:1"),
+        "secret": manifests.token_secret("name", spec, "c"),
+        "budget": manifests.disruption_budget("name", "c"),
+        "installer": manifests.installer("name", ["install", "/packages/0123"], {"A": "$"}, full),
+    }
+
+
+def pod_specs() -> dict[str, Object]:
+    return {
+        name: made["spec"] if made["kind"] == "Pod" else pod_of(made)
+        for name, made in samples().items()
+        if made["kind"] in ("Pod", "Deployment")
+    }
+
+
+@pytest.mark.parametrize("name", pod_specs())
+def test_pods_fit_the_profile_restricted_and_more(name: str):
+    """As of the Pod Security Standards, "Restricted"."""
+    pod = pod_specs()[name]
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert pod["automountServiceAccountToken"] is False
+    kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+    assert kinds <= {"emptyDir", "persistentVolumeClaim"}
+    for each in [*pod.get("initContainers", ()), *pod["containers"]]:
+        security = each["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["readOnlyRootFilesystem"]
+        assert not security["privileged"]
+        assert all("hostPort" not in port for port in each.get("ports", ()))
+
+
+def test_kubeconform_takes_every_manifest():
+    if reason := why_no_kubeconform():
+        pytest.skip(reason)
+    conform(list(samples().values()))

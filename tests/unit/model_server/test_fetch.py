@@ -1,0 +1,33 @@
+import pytest
+
+from skysail_common.states import ExitCode
+from skysail_model_server import fetch
+
+FLAGS = ["--replica-id", "m:1/0", "--token", "t"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "skysail-model-server-fetch: --replica-id: field required\n"),
+        (
+            [*FLAGS, "--wrong", "1"],
+            "skysail-model-server-fetch: unrecognized arguments: --wrong 1\n",
+        ),
+        (
+            [*FLAGS, "--management-endpoint", "management:8006"],
+            "needs an artifact-file to write to, and a management-endpoint that has it\n",
+        ),
+        (
+            [*FLAGS, "--artifact-file", "/nowhere/artifact.zip"],
+            "needs an artifact-file to write to, and a management-endpoint that has it\n",
+        ),
+    ],
+)
+def test_what_is_lacking_is_told_and_nothing_is_fetched(
+    arguments: list[str], told: str, monkeypatch, capsys
+):
+    monkeypatch.setattr(fetch, "configure", lambda *arguments: None)
+    monkeypatch.setattr(fetch, "fetch_artifact", None)
+    assert fetch.main(arguments) == ExitCode.USAGE
+    assert capsys.readouterr().err == told

@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from skysail.settings import KUBERNETES_NOTE
+from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail.supervisor.kubernetes_overlay import _rank, kustomization, objects_of
+from skysail_common import __version__
+from skysail_common.errors import FailedPrecondition, InvalidInput
+from skysail_common.kubernetes_labels import CLUSTER
+
+
+@pytest.mark.parametrize("name", ["My", "a_b", "a.b", "-a", "a-", "a b", "", "a/b", "a" * 64])
+@pytest.mark.parametrize("what", ["cluster", "namespace"])
+def test_names_that_kubernetes_does_not_allow_are_refused(what: str, name: str):
+    with pytest.raises(InvalidInput, match=f"^{what} "):
+        KubernetesOptions(**{what: name}).checked()
+
+
+def test_the_names_of_all_objects_of_a_cluster_fit():
+    options = KubernetesOptions("n" * 63, "c" * 38)
+    assert options.checked() is options
+    assert len(f"skysail-store{options.suffix}-0123456789") <= 63
+    with pytest.raises(InvalidInput, match="1 to 38 lower-case letters, digits and '-'"):
+        KubernetesOptions(cluster="c" * 39).checked()
+
+
+def test_only_the_default_cluster_has_names_without_a_suffix():
+    assert KubernetesOptions().suffix == ""
+    assert KubernetesOptions(cluster="blue").suffix == "-blue"
+
+
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ({}, []),
+        ({"kubeconfig": "/k", "context": "x"}, ["--kubeconfig", "/k", "--context", "x"]),
+        ({"context": "x"}, ["--context", "x"]),
+        (
+            {"kubeconfig": "/k", "context": "x", "proxy_addr": "127.0.0.1:8001"},
+            ["--server", "http://127.0.0.1:8001"],
+        ),
+    ],
+)
+def test_kubectl_reaches_the_same_cluster(options: dict[str, str], flags: list[str]):
+    made = KubernetesOptions("n", **options).kubectl()
+    assert made == ["kubectl", "--namespace", "n", *flags]
+
+
+def test_options_are_found_again(tmp_path: Path):
+    directory = tmp_path / "data"
+    assert KubernetesOptions.read(directory) is None
+    options = KubernetesOptions("n", "c", "/k", "x", "p", "production", "registry.example/team")
+    options.write(directory)
+    assert KubernetesOptions.read(directory) == options
+    for text in ("", "[]", '{"unknown": 1}', "null"):
+        (directory / KUBERNETES_NOTE).write_text(text)
+        assert KubernetesOptions.read(directory) is None
+
+
+def test_the_kustomization_around_an_overlay():
+    options = KubernetesOptions("n", "blue", image_registry="registry.example:5000/team/")
+    made = kustomization(options, "../overlay", "../names.yaml")
+    (patch,) = made.pop("patches")
+    assert patch["target"] == {"kind": "ConfigMap", "name": "skysail-settings"}
+    settings = json.loads(patch["patch"])
+    assert settings["data"] == {"SKYSAIL_MANAGEMENT_CLUSTER": "blue"}
+    assert made == {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": ["../overlay"],
+        "namespace": "n",
+        "nameSuffix": "-blue",
+        "labels": [
+            {"pairs": {CLUSTER: "blue"}, "includeSelectors": True, "includeTemplates": True}
+        ],
+        "replacements": [{"path": "../names.yaml"}],
+        "images": [
+            {
+                "name": f"skysail-{each}",
+                "newName": f"registry.example:5000/team/skysail-{each}",
+                "newTag": __version__,
+            }
+            for each in ("management", "frontend", "model-server", "store")
+        ],
+    }
+
+
+def test_the_default_cluster_has_its_images_on_the_nodes():
+    made = kustomization(KubernetesOptions(), "../overlay", "../names.yaml")
+    assert "nameSuffix" not in made
+    assert [each["newName"] for each in made["images"]] == [each["name"] for each in made["images"]]
+
+
+def test_objects_are_made_before_those_that_need_them():
+    kinds = ["Deployment", "PodMonitor", "Service", "Secret", "Namespace", "ServiceAccount"]
+    objects = [{"apiVersion": "v1", "kind": kind} for kind in kinds]
+    assert [each["kind"] for each in sorted(objects, key=_rank)] == [
+        "Namespace", "ServiceAccount", "Secret", "Service", "Deployment", "PodMonitor",
+    ]  # fmt: skip
+
+
+def test_what_is_no_overlay_is_told(tmp_path: Path):
+    with pytest.raises(InvalidInput, match="is no overlay: local, production, or a directory"):
+        objects_of(KubernetesOptions(overlay=str(tmp_path)))
+
+
+def test_without_kubectl_there_are_no_manifests(tmp_path: Path, monkeypatch):
+    (tmp_path / "kustomization.yaml").write_text("")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FailedPrecondition, match="kubectl is not installed"):
+        objects_of(KubernetesOptions(overlay=str(tmp_path)))
