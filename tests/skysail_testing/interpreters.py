@@ -3,7 +3,7 @@
 They take minutes, most of which the rest of a run leaves idle: one process does all of it at a low
 priority, and the tests that are named for it only wait for what it found.
 
-    python -m skysail_testing.interpreters <directory>
+    python -m skysail_testing.interpreters <directory> <priority>
 """
 
 import hashlib
@@ -25,7 +25,7 @@ PACKAGES = [
     "skysail_management.app",
     "skysail_model_server.app",
 ]
-_PRIORITY = 10
+BESIDE_OTHERS = 10
 """As `nice` counts: a tenth of a processor that others want, and all that nobody wants."""
 
 
@@ -33,11 +33,16 @@ class OtherInterpreters:
     """The process at work on them."""
 
     def __init__(self, directory: Path) -> None:
-        """Starts the process, which writes to a directory."""
+        """Starts nothing yet; the process will write to a directory."""
         self._directory = directory
-        with (directory / "log").open("wb") as log:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, priority: int = 0) -> None:
+        """Start the process, at a priority as `nice` counts it."""
+        module = [sys.executable, "-m", "skysail_testing.interpreters"]
+        with (self._directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "skysail_testing.interpreters", str(directory)],
+                [*module, str(self._directory), str(priority)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -47,6 +52,9 @@ class OtherInterpreters:
 
     def result(self, version: str) -> str:
         """Return what went wrong with a version, once it is known; nothing if all is well."""
+        if self._process is None:
+            self.start()
+        assert self._process is not None
         found = self._directory / version
         while not found.exists():
             if self._process.poll() is not None and not found.exists():
@@ -56,6 +64,8 @@ class OtherInterpreters:
 
     def stop(self) -> None:
         """End it, wherever it is."""
+        if self._process is None:
+            return
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -115,9 +125,9 @@ def problem_of(version: str, interpreter: str) -> str:
     return "" if done.returncode == 0 else done.stdout[-5000:] + done.stderr[-2000:]
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, priority: int) -> None:
     """Write for each other interpreter that this machine has what went wrong with it."""
-    os.nice(_PRIORITY)
+    os.nice(priority)
     for version in VERSIONS:
         if version == OWN:
             continue
@@ -129,4 +139,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -29,7 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# First, because pytest's own plugin makes its directory by what is set here.
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if _only_distributes(config):
+        return
+    if _is_worker(config):
+        # Below that of the worker, as without any, not of the process that distributes.
+        config.option.basetemp = None
     # Short, because unix sockets live below it, and ours alone, so that remains are seen.
     base = Path(tempfile.mkdtemp(prefix="skt-"))
     config.skysail_base = base  # type: ignore[attr-defined]
@@ -44,6 +51,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def _is_worker(config: pytest.Config) -> bool:
+    """Tell whether this process runs some of the tests, and others beside it the rest."""
+    return hasattr(config, "workerinput")
+
+
+def _only_distributes(config: pytest.Config) -> bool:
+    return config.getoption("dist", "no") != "no" and not _is_worker(config)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     root = config.rootpath / "tests"
     order = {"unit": 0, "contract": 1, "integration": 2, "e2e": 3}
@@ -56,6 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if folder(item) in _MARKED_FOLDERS:
             item.add_marker(folder(item))
     items.sort(key=lambda item: order.get(folder(item), 0))
+    if _is_worker(config):
+        # By far the longest file: begun at last, it would end when all others have nothing to do.
+        items.sort(key=lambda item: item.path.name != "test_interpreters.py")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -68,6 +87,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
             report.outcome = "failed"
             report.longrepr = f"required, but {reason}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable():
+    # What a worker captured goes over a wire that takes no half characters, with which tests work.
+    return _whole((yield))
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_whole, value))
+    return value
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -88,6 +123,8 @@ def _nothing_survives(pytestconfig: pytest.Config) -> Iterator[None]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if _only_distributes(config):
+        return
     kubernetes_clusters.clean_up()
     shutil.rmtree(config.skysail_base, ignore_errors=True)  # type: ignore[attr-defined]
 

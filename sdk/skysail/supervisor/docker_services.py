@@ -34,6 +34,7 @@ from skysail_common.docker_engine import DockerEngine, EngineRefused, NotOnEngin
 from skysail_common.docker_labels import label_filter, labels, own_labels
 from skysail_common.errors import FailedPrecondition
 from skysail_common.rpc.channels import open_channel
+from skysail_common.states import ExitCode
 from skysail_common.threads import in_thread
 
 _ENGINE = "unix:///var/run/docker.sock"
@@ -158,7 +159,9 @@ class DockerServices:
             if await is_ready(endpoint):
                 return
             found = await self._engine.do(lambda client: client.inspect_container(name))
-            if found["RestartCount"] > _MAX_RESTARTS:
+            # A setting that is refused is refused again; the status stays until it is started anew.
+            is_misused = found["State"]["ExitCode"] == ExitCode.USAGE
+            if is_misused or found["RestartCount"] > _MAX_RESTARTS:
                 break
             await asyncio.sleep(_CHECK_S)
         log_tail = await self._engine.do(lambda client: client.logs(name, tail=_LOG_TAIL_LINES))
