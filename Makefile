@@ -110,10 +110,8 @@ demo-docker: install  ## the same with replicas on the Docker engine that runs h
 demo-kubernetes: install  ## the same on the Kubernetes cluster of KUBECONFIG, whose nodes have the images
 	$(BIN)/python -m examples.digits.demo kubernetes
 
-# A file is run by one process: what its tests share is made once.
 .PHONY: test
-test: ARGS ?= -n 2 --dist loadfile
-test: install  ## run the tests, in two processes (ARGS="-k name" to choose, in one)
+test: install  ## run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: lint

@@ -195,6 +195,10 @@ def asked(prometheus: str, query: str) -> list[dict]:
         return json.load(response)["data"]["result"]
 
 
+# It looks for frontends every 15 s, and asks each as often.
+_PROMETHEUS_S = 60
+
+
 def has_measured(prometheus: str, num_replicas: int) -> bool:
     """Tell whether Prometheus reaches one frontend, which has told it of so many replicas."""
     up = [each["value"][1] for each in asked(prometheus, 'up{job="skysail-frontend"}')]
@@ -204,7 +208,7 @@ def has_measured(prometheus: str, num_replicas: int) -> bool:
 
 def test_prometheus_finds_the_frontend_and_keeps_what_it_measures(docker_cluster):
     prometheus = docker_cluster.prometheus
-    eventually(lambda: has_measured(prometheus, 2), 30, what="the frontend's metrics are there")
+    eventually(lambda: has_measured(prometheus, 2), _PROMETHEUS_S, what="the frontend's metrics are there")
     with urllib.request.urlopen(f"http://{prometheus}/graph", timeout=10) as response:
         page = response.read().decode()
     # Its pages are whole: Debian's have scripts of other packages.
@@ -330,7 +334,7 @@ def test_compose_runs_the_same(compose):
             assert list(client.predict("m", [1, 2, 3]).output) == [2, 4, 6]
             prometheus = f"127.0.0.1:{os.environ['SKYSAIL_PROMETHEUS_PORT']}"
             what = "Prometheus knows the replica"
-            eventually(lambda: has_measured(prometheus, 1), 30, what=what)
+            eventually(lambda: has_measured(prometheus, 1), _PROMETHEUS_S, what=what)
             run("stop", "frontend", "management")
             run("run", "--rm", "management", "--stop-replicas-only")
     finally:
