@@ -208,7 +208,9 @@ def has_measured(prometheus: str, num_replicas: int) -> bool:
 
 def test_prometheus_finds_the_frontend_and_keeps_what_it_measures(docker_cluster):
     prometheus = docker_cluster.prometheus
-    eventually(lambda: has_measured(prometheus, 2), _PROMETHEUS_S, what="the frontend's metrics are there")
+    eventually(
+        lambda: has_measured(prometheus, 2), _PROMETHEUS_S, what="the frontend's metrics are there"
+    )
     with urllib.request.urlopen(f"http://{prometheus}/graph", timeout=10) as response:
         page = response.read().decode()
     # Its pages are whole: Debian's have scripts of other packages.
