@@ -37,6 +37,8 @@ class FakeKubernetesApi:
         self.num_watches = 0
         self.is_open = False
         self._watches: list[tuple[Kind, dict[str, str], asyncio.Queue[Change | Exception]]] = []
+        self.applied: list[Object] = []
+        """Every manifest that was applied."""
         self._versions = 0
 
     async def open(self) -> None:
@@ -65,6 +67,7 @@ class FakeKubernetesApi:
     async def apply(self, manifest: Object) -> Object:
         kind, name = kind_of(manifest), manifest["metadata"]["name"]
         await self._called("apply", kind, name)
+        self.applied.append(copy.deepcopy(manifest))
         return self._put(_merged(self.objects.get((kind, name), {}), manifest))
 
     async def patch(self, kind: Kind, name: str, change: Any, subresource: str = "") -> Object:

@@ -1,4 +1,4 @@
-"""The Kubernetes cluster that tests use: that of SKYSAIL_TEST_KUBECONFIG, else the one of this workplace.
+"""The Kubernetes cluster that tests use: that of SKYSAIL_TEST_KUBECONFIG, else the one that `../shared/kubernetes/cluster` runs.
 
 Its node must be this machine: tests talk to pods, and pods to tests.
 """
@@ -172,7 +172,7 @@ def why_no_kubernetes() -> str:
 
 
 class Registry:
-    """The private registry of the cluster of this workplace, at which its node pulls too."""
+    """The private registry of that cluster, at which its node pulls too."""
 
     address = "localhost:5005"
     user = "skysail"

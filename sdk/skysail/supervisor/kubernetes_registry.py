@@ -3,7 +3,7 @@
 import base64
 import json
 
-from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail.supervisor.kubernetes_options import KubernetesOptions, namespace_manifest
 from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import NotAllowed, NotInCluster
 from skysail_common.kubernetes_kinds import NAMESPACE, SECRET, SERVICE_ACCOUNT, Object
@@ -57,8 +57,7 @@ async def _have_namespace(api: KubernetesApi) -> None:
     try:
         await api.get(NAMESPACE, api.namespace)
     except NotInCluster:
-        metadata = {"name": api.namespace}
-        await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        await api.create(namespace_manifest(api.namespace))
     except NotAllowed:
         # Whoever may work in a namespace alone need not see it.
         return

@@ -7,7 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail.supervisor.kubernetes_options import (
+    MADE_BY_US,
+    KubernetesOptions,
+    namespace_manifest,
+)
 from skysail.supervisor.kubernetes_registry import with_pull_secret
 from skysail.supervisor.options import ClusterEndpoints
 from skysail_common.child import StartFailed
@@ -32,17 +36,19 @@ from skysail_common.pod_problems import problem_of
 Progress = Callable[[str], None]
 """Is told a line of progress."""
 
-_MADE_BY_US = f"{LABEL}made-by"
-"""Annotation of a namespace that goes with the cluster."""
+_VOLUMES = f"{LABEL}volumes"
+"""Label of the volumes of a node, which says of which namespace and cluster they are."""
 
 _NAME = "kubernetes.io/metadata.name"
 """Label that every namespace has."""
 
 _START_TIMEOUT_S = 180.0
 _REMOVE_TIMEOUT_S = 120.0
+_CHECK_S = 0.5
 _DIAL_TIMEOUT_S = 1.0
 _LOG_TAIL_LINES = 20
 _CLAIM = Kind("v1", "PersistentVolumeClaim")
+_JOB = Kind("batch/v1", "Job")
 _NODE = Kind("v1", "Node")
 _SERVICES = ("management", "frontend", "store")
 _PORTS = {"management": 8003, "grpc": 8001, "http": 8000, "metrics": 8002}
@@ -93,11 +99,7 @@ class KubernetesServices:
                 owned = await self._with_content(owned)
             if kind == SERVICE_ACCOUNT:
                 owned = await with_pull_secret(self._api, self._options, owned)
-            try:
-                await self._api.apply(owned)
-            except ClusterRefused as error:
-                name = f"{kind.kind} {manifest['metadata']['name']}"
-                raise FailedPrecondition(f"{name} cannot be applied: {error.message}") from error
+            await self._apply(owned)
             count += 1
         progress(f"{count} objects are applied in namespace {self._options.namespace}")
         try:
@@ -106,6 +108,27 @@ class KubernetesServices:
             raise StartFailed(
                 f"the cluster is not ready after {_START_TIMEOUT_S:g} s{await self._problems()}"
             ) from None
+
+    async def _apply(self, manifest: Object) -> None:
+        kind, name = kind_of(manifest), manifest["metadata"]["name"]
+        try:
+            if kind == _JOB:
+                await self._apply_job(manifest)
+            else:
+                await self._api.apply(manifest)
+        except ClusterRefused as error:
+            text = f"{kind.kind} {name} cannot be applied: {error.message}"
+            raise FailedPrecondition(text) from error
+
+    async def _apply_job(self, manifest: Object) -> None:
+        """Apply a Job; one that was made otherwise cannot be changed and is replaced."""
+        try:
+            await self._api.apply(manifest)
+        except ClusterRefused:
+            name, own = manifest["metadata"]["name"], manifest["metadata"]["labels"]
+            await self._api.delete(_JOB, name, propagation="Foreground")
+            await _bounded(self._until_none(_JOB, own), f"Job {name}")
+            await self._api.apply(manifest)
 
     async def _with_content(self, secret: Object) -> Object:
         """Return a Secret with what it holds already, or with a new password where it has none."""
@@ -124,52 +147,56 @@ class KubernetesServices:
         try:
             await self._api.get(NAMESPACE, name)
         except NotInCluster:
-            note = {"name": name, "annotations": {_MADE_BY_US: "skysail up"}}
-            await self._api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": note})
+            await self._api.create(namespace_manifest(name))
             progress(f"namespace {name} is made")
         except NotAllowed:
             # Whoever may work in a namespace alone need not see it.
             return
 
     async def _until_ready(self, progress: Progress) -> None:
-        """Return once every service has its pods ready, and one of management leads."""
-        pods: dict[str, Object] = {}
+        """Return once every service runs as it was applied, and one of management leads."""
         told: dict[str, str] = {}
-        async with aclosing(self._api.watch(POD, self._labels)) as changes:
-            async for change in changes:
-                if change.listed is not None:
-                    pods.clear()
-                for pod in change.objects:
-                    name = pod["metadata"]["name"]
-                    if change.is_gone:
-                        pods.pop(name, None)
-                    elif pod["metadata"]["labels"].get(COMPONENT) in _SERVICES:
-                        pods[name] = pod
-                for name, pod in pods.items():
-                    state = "ready" if _is_ready(pod) else problem_of(pod)
-                    if state and told.get(name) != state:
-                        told[name] = state
-                        progress(f"{name}: {state}")
-                if await self._is_complete(pods):
-                    return
+        while True:
+            pods = await self._service_pods()
+            for pod in pods:
+                name = pod["metadata"]["name"]
+                state = "ready" if _is_ready(pod) else problem_of(pod)
+                if state and told.get(name) != state:
+                    told[name] = state
+                    progress(f"{name}: {state}")
+            if await self._is_complete(pods):
+                return
+            await asyncio.sleep(_CHECK_S)
 
-    async def _is_complete(self, pods: dict[str, Object]) -> bool:
-        ready = [pod for pod in pods.values() if _is_ready(pod)]
-        has_leader = any(LEADER in pod["metadata"]["labels"] for pod in ready)
-        if len(ready) < len(pods) or not has_leader:
+    async def _service_pods(self) -> list[Object]:
+        """Return the pods of the services, but those that end or have ended for good."""
+        return [
+            pod
+            for pod in await self._api.list(POD, self._labels)
+            if pod["metadata"]["labels"].get(COMPONENT) in _SERVICES
+            and "deletionTimestamp" not in pod["metadata"]
+            and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
+        ]
+
+    async def _is_complete(self, pods: list[Object]) -> bool:
+        is_led = any(_is_ready(pod) and LEADER in pod["metadata"]["labels"] for pod in pods)
+        if not is_led or not all(map(_is_ready, pods)):
             return False
         for kind in ("Deployment", "StatefulSet"):
             for found in await self._api.list(Kind("apps/v1", kind), self._labels):
-                component = found["metadata"]["labels"].get(COMPONENT)
-                mine = [pod for pod in ready if pod["metadata"]["labels"][COMPONENT] == component]
-                if component in _SERVICES and len(mine) < found["spec"].get("replicas", 1):
+                is_service = found["metadata"]["labels"].get(COMPONENT) in _SERVICES
+                if is_service and not _is_rolled_out(found):
                     return False
         return True
 
     async def _problems(self) -> str:
         lines = []
-        for pod in await self._api.list(POD, self._labels):
-            if pod["metadata"]["labels"].get(COMPONENT) not in _SERVICES or _is_ready(pod):
+        try:
+            pods = await self._service_pods()
+        except SkysailError as error:
+            return f": {error.message}"
+        for pod in pods:
+            if _is_ready(pod):
                 continue
             name = pod["metadata"]["name"]
             lines.append(f"{name}: {problem_of(pod) or 'not ready'}")
@@ -264,15 +291,16 @@ class KubernetesServices:
 
     async def _remove_unowned(self) -> None:
         """Remove what has no owner: volumes are in no namespace, a login may come before the anchor."""
+        own = f"{self._options.namespace}.{self._options.cluster}"
         for kind in (SECRET, _CLAIM, PERSISTENT_VOLUME):
             try:
                 left = await self._api.list(kind, self._labels)
             except NotAllowed:
                 continue
             for each in left:
-                # Those of other namespaces have the same labels.
-                claim = each.get("spec", {}).get("claimRef", {})
-                if not kind.is_cluster_wide or claim.get("namespace") == self._options.namespace:
+                # Those of other namespaces have the same labels but for this one.
+                is_ours = each["metadata"]["labels"].get(_VOLUMES) == own
+                if not kind.is_cluster_wide or is_ours:
                     await self._api.delete(kind, each["metadata"]["name"])
 
     async def _until_gone(self, anchor: str) -> None:
@@ -283,7 +311,10 @@ class KubernetesServices:
                     break
                 if change.listed is not None and anchor not in names:
                     break
-        # Those that were released belong to nobody; they were told to end.
+        # Those that were released belong to nobody, and who released them may have ended since.
+        for pod in await self._api.list(POD, self._labels):
+            if "ownerReferences" not in pod["metadata"]:
+                await self._api.delete(POD, pod["metadata"]["name"])
         await self._until_none(POD, self._labels)
 
     async def _until_none(self, kind: Kind, chosen: Mapping[str, str]) -> None:
@@ -301,7 +332,7 @@ class KubernetesServices:
             found = await self._api.get(NAMESPACE, name)
         except (NotAllowed, NotInCluster):
             return
-        is_ours = _MADE_BY_US in found["metadata"].get("annotations", {})
+        is_ours = MADE_BY_US in found["metadata"].get("annotations", {})
         others = await self._api.list(CONFIG_MAP, {"app.kubernetes.io/name": "skysail"})
         if is_ours and not others:
             await self._api.delete(NAMESPACE, name)
@@ -325,6 +356,14 @@ async def _bounded(removal: Coroutine[Any, Any, None], what: str) -> None:
         raise FailedPrecondition(
             f"{what} is not gone after {_REMOVE_TIMEOUT_S:g} s: see what 'kubectl get all' shows there"
         ) from None
+
+
+def _is_rolled_out(found: Object) -> bool:
+    """Tell whether all pods of a Deployment or a StatefulSet are as it says, and ready."""
+    wanted, status = found["spec"].get("replicas", 1), found.get("status", {})
+    is_seen = status.get("observedGeneration", 0) >= found["metadata"].get("generation", 0)
+    counts = (status.get("updatedReplicas", 0), status.get("readyReplicas", 0))
+    return bool(is_seen and min(counts) >= wanted)
 
 
 def _is_ready(pod: Object) -> bool:

@@ -15,8 +15,9 @@ from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import Unauthenticated
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.serving import GrpcServer
+from skysail_common.threads import in_thread
 from skysail_common.tokens import is_token_of
-from skysail_management.artifacts import ArtifactStore, chunks_of
+from skysail_management.artifacts import ArtifactStore
 from skysail_management.operations.models import Models
 from skysail_protos.v1 import management_pb2 as pb
 
@@ -48,7 +49,8 @@ class ArtifactServicer:
         file = await asyncio.to_thread(self._artifacts.open, record.artifact_sha256)
         with file:
             yield pb.DownloadArtifactResponse(sha256=record.artifact_sha256)
-            for chunk in chunks_of(file):
+            # In a thread: a volume of the network that stalls must not stop all else here.
+            while chunk := await in_thread(file.read, CHUNK_BYTES):
                 yield pb.DownloadArtifactResponse(chunk=chunk)
 
     def add_alone_to(self, server: GrpcServer) -> None:

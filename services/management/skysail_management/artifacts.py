@@ -4,12 +4,11 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import IO
 
 from skysail_common.artifacts import (
-    CHUNK_BYTES,
     Manifest,
     file_sha256,
     is_sha256,
@@ -149,9 +148,3 @@ class ArtifactStore:
         for path in self._directory.iterdir():
             if is_sha256(path.name) and path.name not in kept and path.name not in self._promised:
                 path.unlink(missing_ok=True)
-
-
-def chunks_of(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the content of a file in pieces that fit a message."""
-    while chunk := file.read(CHUNK_BYTES):
-        yield chunk

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skysail_common.errors import ArtifactNotFound, InvalidInput, SkysailError
-from skysail_management.artifacts import ArtifactStore, chunks_of
+from skysail_management.artifacts import ArtifactStore
 from skysail_testing.clock import FakeClock
 from skysail_testing.management_parts import chunked, make_artifact, sha256_of
 
@@ -39,7 +39,7 @@ async def test_what_is_added_can_be_read(store: ArtifactStore, directory: Path):
     assert store.size_bytes(SHA256) == len(CONTENT)
     assert store.manifest(SHA256).requirements == ("six",)
     with store.open(SHA256) as file:
-        assert b"".join(chunks_of(file)) == CONTENT
+        assert file.read() == CONTENT
     assert kept(directory) == [SHA256]
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 

@@ -115,7 +115,14 @@ async def test_the_installer_has_the_requirements_and_the_way_to_packages(monkey
     parts = Parts()
     await parts.prepare()
     (installer,) = parts.made[0]["spec"]["containers"]
-    values = {each["name"]: each["value"] for each in installer["env"]}
+    assert installer["envFrom"] == [{"secretRef": {"name": parts.made[0]["metadata"]["name"]}}]
+    # It may have a password: nobody who sees pods is to see it.
+    assert "index.example" not in str(parts.made)
+    secrets = [each for each in parts.api.applied if each["kind"] == "Secret"]
+    values = secrets[0]["stringData"]
+    # It belongs to the pod and goes with it, which waits for it.
+    assert secrets[0]["metadata"]["ownerReferences"][0]["kind"] == "Pod"
+    assert parts.made[0]["spec"]["schedulingGates"]
     assert values["SKYSAIL_REQUIREMENTS"] == "numpy==2.0\n--no-deps\n"
     assert values["PIP_INDEX_URL"] == "https://index.example"
 
@@ -188,7 +195,7 @@ async def test_an_installer_that_does_not_start_is_given_up_with_the_reason():
     with pytest.raises(PrepareFailed) as caught:
         await preparing
     assert caught.value.message == (
-        f"packages are not installed: no pod for it within 120 s: {line}"
+        f"packages are not installed: no pod for it within 900 s: {line}"
     )
     assert now() - began == pytest.approx(120, abs=1)
     assert parts.api.names(POD) == []
@@ -234,12 +241,24 @@ async def test_what_no_version_needs_is_swept():
     parts = Parts()
     await parts.prepare()
     await parts.prepare(OTHER)
-    await parts.packages.sweep([NUMPY, version_spec()])
+    await parts.packages.sweep([NUMPY, version_spec()], [])
     other = parts.packages.key(OTHER)
     assert parts.commands[2:] == [["remove", f"/packages/{other}"]]
     assert parts.notes == [f"skysail-c-packages-{parts.packages.key(NUMPY)}"]
     await parts.prepare(OTHER)
     assert parts.commands[3:] == [["install", f"/packages/{other}"]]
+
+
+@virtual_time
+async def test_what_a_pod_has_stays_whoever_needs_it():
+    parts = Parts()
+    await parts.prepare()
+    key = parts.packages.key(NUMPY)
+    # An earlier Skysail's replicas have what the versions of today do not name.
+    await parts.packages.sweep([], [key])
+    assert len(parts.notes) == 1
+    await parts.packages.sweep([], [])
+    assert parts.notes == []
 
 
 @virtual_time
@@ -251,8 +270,8 @@ async def test_installers_that_an_earlier_management_left_are_swept_and_ours_are
     parts.api.add(pod)
     preparing = asyncio.create_task(parts.prepare())
     await settle()
-    await parts.packages.sweep([])
+    await parts.packages.sweep([], [])
     assert len(parts.api.names(POD)) == 2
     await preparing
-    await parts.packages.sweep([NUMPY])
+    await parts.packages.sweep([NUMPY], [])
     assert parts.api.names(POD) == []

@@ -293,7 +293,6 @@ def test_the_installer():
     made = manifests.installer(
         "skysail-install-0123-ab",
         ["install", "/packages/0123"],
-        {"PIP_INDEX_URL": "https://user:pa$s@index.example"},
         settings(
             kubernetes_packages_claim="claim",
             kubernetes_node_selector={"disk": "ssd"},
@@ -309,6 +308,7 @@ def test_the_installer():
             "annotations": {"skysail.ai/skysail-version": __version__},
         },
         "spec": {
+            "schedulingGates": [{"name": "skysail.ai/variables"}],
             "restartPolicy": "Never",
             "serviceAccountName": "default",
             "automountServiceAccountToken": False,
@@ -324,13 +324,8 @@ def test_the_installer():
                         "python", "-m", "skysail_model_server.installing", "install",
                         "/packages/0123",
                     ],
-                    "env": variables(
-                        {
-                            "HOME": "/tmp",
-                            "PIP_INDEX_URL": "https://user:pa$$s@index.example",
-                            "PYTHONUNBUFFERED": "1",
-                        }
-                    ),
+                    "envFrom": [{"secretRef": {"name": "skysail-install-0123-ab"}}],
+                    "env": variables({"HOME": "/tmp", "PYTHONUNBUFFERED": "1"}),
                     "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
                     "securityContext": CONTAINER_SECURITY,
                     "volumeMounts": [
@@ -449,7 +444,8 @@ def samples() -> dict[str, Object]:
         "image": manifests.deployment(spec, full, image="own:1"),
         "secret": manifests.token_secret("name", spec, "c"),
         "budget": manifests.disruption_budget("name", "c"),
-        "installer": manifests.installer("name", ["install", "/packages/0123"], {"A": "$"}, full),
+        "installer": manifests.installer("name", ["install", "/packages/0123"], full),
+        "variables": manifests.installer_secret("name", {"A": "$"}, "c"),
     }
 
 

@@ -14,6 +14,7 @@ from skysail_common.errors import FailedPrecondition
 from skysail_common.kubernetes_errors import ClusterRefused, NotAllowed
 from skysail_common.kubernetes_kinds import (
     CONFIG_MAP,
+    DEPLOYMENT,
     NAMESPACE,
     POD,
     SECRET,
@@ -196,6 +197,7 @@ async def test_up_applies_everything_and_waits_until_one_leads(api: FakeKubernet
 async def test_up_waits_for_as_many_frontends_as_there_shall_be(api: FakeKubernetesApi):
     deployment = thing("Deployment", "skysail-frontend-blue", "frontend", spec={"replicas": 1})
     deployment["spec"]["selector"] = {"matchLabels": {"of": "nobody"}}
+    deployment["metadata"]["generation"] = 1
     api.has_controllers = False
     api.add({**deployment, "apiVersion": "apps/v1"})
     api.add(service_pod("management", is_leader=True))
@@ -203,7 +205,40 @@ async def test_up_waits_for_as_many_frontends_as_there_shall_be(api: FakeKuberne
     await settle()
     assert not start.done()
     api.add(service_pod("frontend"))
+    for status in ({"observedGeneration": 1}, {"updatedReplicas": 1}, {"readyReplicas": 1}):
+        await settle()
+        assert not start.done()
+        found = api.objects[DEPLOYMENT, "skysail-frontend-blue"]
+        api.change(
+            DEPLOYMENT, "skysail-frontend-blue", status={**found.get("status", {}), **status}
+        )
     await start
+
+
+@virtual_time
+async def test_pods_that_ended_for_good_or_end_are_not_waited_for(api: FakeKubernetesApi):
+    api.add(service_pod("management", is_leader=True))
+    evicted = service_pod("frontend", is_ready=False)
+    evicted["status"]["phase"] = "Failed"
+    api.add(evicted)
+    old = service_pod("store", is_ready=False)
+    old["metadata"]["deletionTimestamp"] = "2026-11-20T10:05:00Z"
+    api.add(old)
+    await KubernetesServices(OPTIONS).start([], lambda line: None)
+
+
+@virtual_time
+async def test_a_job_that_cannot_be_changed_is_replaced(api: FakeKubernetesApi):
+    api.add(service_pod("management", is_leader=True))
+    job = {**thing("Job", "skysail-directories-blue", "directories"), "apiVersion": "batch/v1"}
+    api.add({**job, "spec": {"image": "wrong"}})
+    api.errors["apply", "Job"] = [ClusterRefused("spec.template: field is immutable")]
+    await KubernetesServices(OPTIONS).start(
+        [{**job, "spec": {"image": "right"}}], lambda line: None
+    )
+    assert api.objects[Kind("batch/v1", "Job"), "skysail-directories-blue"]["spec"] == {
+        "image": "right"
+    }
 
 
 @virtual_time
@@ -243,18 +278,20 @@ async def test_down_removes_all_and_the_namespace_that_up_made(api: FakeKubernet
     services = KubernetesServices(OPTIONS)
     secret = thing("Secret", "skysail-store-blue", "store")
     await services.start([secret, service("frontend", 8000)], lambda line: None)
-    ours = {"claimRef": {"namespace": "skysail"}}
-    api.add(thing("PersistentVolume", "ours", spec=ours))
-    api.add(thing("PersistentVolume", "theirs", spec={"claimRef": {"namespace": "other"}}))
+    for name, namespace in (("ours", "skysail"), ("theirs", "other")):
+        volume = thing("PersistentVolume", name, spec={})
+        volume["metadata"]["labels"]["skysail.ai/volumes"] = f"{namespace}.blue"
+        api.add(volume)
     api.add(thing("PersistentVolumeClaim", "data", spec={}))
     # Its label is that of every namespace; the fake does not add it.
     api.objects[NAMESPACE, "skysail"]["metadata"]["labels"] = {
         "kubernetes.io/metadata.name": "skysail"
     }
+    api.ends_pods = False
     remove = asyncio.create_task(services.remove())
     await settle()
     assert not remove.done(), "a pod still ends"
-    api.remove(POD, "management-0")
+    api.end("management-0")
     assert await remove
     assert [name for _, name in api.objects] == ["theirs"]
     assert not await services.remove()
@@ -275,6 +312,7 @@ async def test_down_leaves_what_others_need(api: FakeKubernetesApi):
 @virtual_time
 async def test_down_tells_what_does_not_go(api: FakeKubernetesApi):
     api.add(thing("Pod", "stuck", "model-server", spec={}))
+    api.ends_pods = False
     with pytest.raises(FailedPrecondition, match="namespace skysail is not gone after 120 s"):
         await KubernetesServices(OPTIONS).remove()
 

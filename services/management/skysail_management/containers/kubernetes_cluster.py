@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 _LOG_TAIL_LINES = 100
 _LOG_TIMEOUT_S = 5.0
+_MAX_LOG_CHARACTERS = 64 * 1024
 _KILL_TIMEOUT_S = 60.0
 
 
@@ -134,7 +135,8 @@ class KubernetesManager(ContainerManager):
         replica.is_stopping = True
         self._set(replica, replace(replica.container, state=ReplicaState.DRAINING))
         await self._pods.release(container_id)
-        grace_s = max(1, math.ceil(drain_timeout_s))
+        # Kubernetes counts the time before it is told to stop, too.
+        grace_s = math.ceil(drain_timeout_s) + manifests.ROUTED_AWAY_S
         await self._pods.delete(container_id, grace_s)
         try:
             await asyncio.wait_for(replica.gone.wait(), grace_s + _KILL_TIMEOUT_S)
@@ -194,7 +196,8 @@ class KubernetesManager(ContainerManager):
         if self._images is not None:
             await self._images.sweep(kept)
         else:
-            await self._packages.sweep(kept)
+            used = {manifests.packages_of(pod) for pod in self._pods.pods.values()}
+            await self._packages.sweep(kept, used)
 
     def _changed(self, name: str, pod: Object | None) -> None:
         replica = self._replicas.get(name)
@@ -233,7 +236,7 @@ class KubernetesManager(ContainerManager):
     async def _fail(self, name: str, replica: _Replica, state: PodState) -> None:
         pod = self._pods.pods.get(name)
         text = await self._log(name, state)
-        self._last_logs[replica.container.replica_id] = (name, text)
+        self._last_logs[replica.container.replica_id] = (name, text[-_MAX_LOG_CHARACTERS:])
         self._set(replica, replace(state.container, log_tail=log_end(text.encode())))
         if pod is not None and is_deleted(pod):
             # It finishes what it has.

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 REQUIREMENTS = "SKYSAIL_REQUIREMENTS"
 """Variable of the installer with the text of the requirements file."""
 
-_START_TIMEOUT_S = 120.0
+_END_TIMEOUT_S = 120.0
+_REMOVE_TIMEOUT_S = 180.0
 
 
 class KubernetesPackages:
@@ -122,9 +123,12 @@ class KubernetesPackages:
         name = f"skysail-{what}-{key}-{secrets.token_hex(2)}"
         path = f"{manifests.PACKAGES}/{key}"
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
-        pod = manifests.installer(name, [what, path], variables, self._settings)
+        pod = manifests.installer(name, [what, path], self._settings)
+        secret = manifests.installer_secret(name, variables, self._settings.cluster)
         try:
-            await self._api.create(owned_by(anchor, pod))
+            made = await self._api.create(owned_by(anchor, pod))
+            await self._api.apply(owned_by(made, secret))
+            await self._api.patch(POD, name, [{"op": "remove", "path": "/spec/schedulingGates"}])
             await self._wait_for_start(name, progress)
             async with self._api.log(name, INSTALLER, 100_000, follow=True) as lines:
                 async for line in lines:
@@ -139,6 +143,8 @@ class KubernetesPackages:
 
     async def _wait_for_start(self, name: str, progress: Progress) -> None:
         told = ""
+        # A node for it may have to be made first.
+        limit_s = self._settings.prepare_timeout_s
 
         def has_started(pod: Object) -> bool:
             nonlocal told
@@ -149,11 +155,11 @@ class KubernetesPackages:
             return pod["status"]["phase"] not in ("Pending", "Unknown")
 
         try:
-            await asyncio.wait_for(self._pod_until(name, has_started), _START_TIMEOUT_S)
+            await asyncio.wait_for(self._pod_until(name, has_started), limit_s)
         except asyncio.TimeoutError:
             why = f": {told}" if told else ""
             raise PrepareFailed(
-                f"packages are not installed: no pod for it within {_START_TIMEOUT_S:g} s{why}"
+                f"packages are not installed: no pod for it within {limit_s:g} s{why}"
             ) from None
 
     async def _exit_status(self, name: str) -> int:
@@ -161,7 +167,7 @@ class KubernetesPackages:
             return pod["status"]["phase"] in ("Succeeded", "Failed")
 
         try:
-            pod = await asyncio.wait_for(self._pod_until(name, has_ended), _START_TIMEOUT_S)
+            pod = await asyncio.wait_for(self._pod_until(name, has_ended), _END_TIMEOUT_S)
         except asyncio.TimeoutError:
             raise SkysailError(f"pod {name} does not end") from None
         ends = [each["state"] for each in pod["status"].get("containerStatuses", ())]
@@ -179,9 +185,14 @@ class KubernetesPackages:
                         return pod
         raise SkysailError(f"pod {name} is not watched")
 
-    async def sweep(self, kept: Collection[VersionSpec]) -> None:
-        """Remove environments that no version in `kept` needs, and installers that were left."""
-        keys = {self.key(version) for version in kept}
+    async def sweep(self, kept: Collection[VersionSpec], used: Collection[str]) -> None:
+        """Remove environments that nobody needs, and installers that were left.
+
+        Args:
+            kept: Versions that need theirs.
+            used: Names of those that pods have, also of an earlier Skysail's replicas.
+        """
+        keys = {*used, *(self.key(version) for version in kept)}
         for note in await self._api.list(CONFIG_MAP, self._labels):
             key = note["data"].get("key", "")
             lock = self._locks.setdefault(key, asyncio.Lock())
@@ -190,7 +201,11 @@ class KubernetesPackages:
             # Whoever prepares it meanwhile makes it anew.
             async with lock:
                 await self._api.delete(CONFIG_MAP, note["metadata"]["name"])
-                await self._run("remove", key, {}, lambda line: None)
+                removal = self._run("remove", key, {}, lambda line: None)
+                try:
+                    await asyncio.wait_for(removal, _REMOVE_TIMEOUT_S)
+                except asyncio.TimeoutError:
+                    log.warning("packages stay in the volume", extra={"environment": key})
         if not any(lock.locked() for lock in self._locks.values()):
             for pod in await self._api.list(POD, self._labels):
                 await self._api.delete(POD, pod["metadata"]["name"], grace_s=0)

@@ -47,6 +47,10 @@ class _Group:
 
     is_made: bool = False
     """True while it is there, as far as we know."""
+    owner: Object = field(default_factory=dict)
+    """As it was last seen; its Secret and its budget belong to it."""
+    has_parts: bool = False
+    """True once we have made these."""
     num_claiming: int = 0
     """Claims under way, each of which needs one more pod."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -86,7 +90,7 @@ class KubernetesPods:
         """
         self._anchor = await self._api.apply(anchor_manifest(self._cluster))
         self._groups = {
-            found["metadata"]["name"]: _Group(is_made=True)
+            found["metadata"]["name"]: _Group(is_made=True, owner=found)
             for found in await self._api.list(DEPLOYMENT, self._labels)
         }
         self._changes = self._api.watch(POD, self._labels)
@@ -159,6 +163,9 @@ class KubernetesPods:
         group = self._groups.setdefault(name, _Group())
         group.num_claiming += 1
         try:
+            # What an earlier management made may lack what goes with it.
+            if not group.has_parts:
+                await self._make(group, spec, manifest)
             while not await self._is_scaled(name, group):
                 await self._make(group, spec, manifest)
             return await self._claimed(name, spec)
@@ -172,15 +179,16 @@ class KubernetesPods:
         """Make a Kubernetes Deployment with what goes with it, unless another claim has meanwhile."""
         name = manifest["metadata"]["name"]
         async with group.lock:
-            if group.is_made:
-                return
-            made = await self._api.apply(owned_by(self._anchor, manifest))
-            for part in (
-                manifests.token_secret(name, spec, self._cluster),
-                manifests.disruption_budget(name, self._cluster),
-            ):
-                await self._api.apply(owned_by(made, part))
-            group.is_made = True
+            if not group.is_made:
+                group.owner = await self._api.apply(owned_by(self._anchor, manifest))
+                group.has_parts = False
+            if not group.has_parts:
+                for part in (
+                    manifests.token_secret(name, spec, self._cluster),
+                    manifests.disruption_budget(name, self._cluster),
+                ):
+                    await self._api.apply(owned_by(group.owner, part))
+            group.is_made = group.has_parts = True
 
     async def _is_scaled(self, name: str, group: _Group) -> bool:
         """Have as many pods as are claimed or about to be; False if there is nothing to have them.
@@ -285,7 +293,7 @@ class KubernetesPods:
             group = self._groups.setdefault(name, _Group())
             if group.num_claiming or group.lock.locked():
                 continue
-            group.is_made = True
+            group.is_made, group.owner = True, found
             if any(group_of(pod) == name and is_claimed(pod) for pod in self.pods.values()):
                 if found["spec"].get("replicas") != self._num_wanted(name, group):
                     await self._is_scaled(name, group)

@@ -29,6 +29,9 @@ PACKAGES = "/packages"
 GATE = f"{LABEL}replica"
 """What a pod waits for: its index, which becomes a label of this name."""
 
+INSTALLER_GATE = f"{LABEL}variables"
+"""What the pod that installs packages waits for."""
+
 ATTACHED = f"{LABEL}attached"
 """Label of the pods that count; without it a pod goes its own way to its end."""
 
@@ -37,7 +40,7 @@ ARTIFACT, STARTED_AT = f"{LABEL}artifact", f"{LABEL}started-at"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 _USER = 65532
-_ROUTED_AWAY_S = 2
+ROUTED_AWAY_S = 2
 """Time in which frontends hear of a pod that is deleted, before it is told to stop."""
 _READY_PERIOD_S = 1
 _READY_TIMEOUT_S = 5
@@ -159,7 +162,7 @@ def _pod(
         # So that processes which lose their parent are waited for.
         "shareProcessNamespace": True,
         "securityContext": POD_SECURITY,
-        "terminationGracePeriodSeconds": _ROUTED_AWAY_S + math.ceil(settings.drain_timeout_s),
+        "terminationGracePeriodSeconds": ROUTED_AWAY_S + math.ceil(settings.drain_timeout_s),
         "containers": [_server(spec, settings, image, packages)],
         "volumes": volumes,
         "topologySpreadConstraints": [
@@ -208,7 +211,7 @@ def _server(spec: ReplicaSpec, settings: ManagementSettings, image: str, package
             "timeoutSeconds": _READY_TIMEOUT_S,
             "failureThreshold": 3,
         },
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_ROUTED_AWAY_S)]}}},
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(ROUTED_AWAY_S)]}}},
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": mounts,
         "terminationMessagePolicy": "File",
@@ -272,18 +275,32 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
     }
 
 
-def installer(
-    name: str, arguments: list[str], variables: Mapping[str, str], settings: ManagementSettings
-) -> Object:
+def installer_secret(name: str, variables: Mapping[str, str], cluster: str) -> Object:
+    """Return the Secret of the installer of this name.
+
+    Args:
+        name: Its name.
+        variables: How pip reaches packages, perhaps with a password, and what it is to install.
+        cluster: Name of the cluster.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "labels": labels(cluster, INSTALLER)},
+        "stringData": dict(variables),
+    }
+
+
+def installer(name: str, arguments: list[str], settings: ManagementSettings) -> Object:
     """Return the pod that installs packages into the volume, or removes some from it.
+
+    It waits at a gate until there is the Secret with its variables, which belongs to it.
 
     Args:
         name: Its name.
         arguments: Of `python -m skysail_model_server.installing`.
-        variables: How pip reaches packages, and what it is to install.
         settings: Where it runs.
     """
-    environment = {**variables, "HOME": "/tmp", "PYTHONUNBUFFERED": "1"}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -293,6 +310,7 @@ def installer(
             "annotations": {f"{LABEL}skysail-version": __version__},
         },
         "spec": {
+            "schedulingGates": [{"name": INSTALLER_GATE}],
             "restartPolicy": "Never",
             "serviceAccountName": settings.kubernetes_service_account,
             "automountServiceAccountToken": False,
@@ -305,7 +323,8 @@ def installer(
                     "name": INSTALLER,
                     "image": settings.kubernetes_image,
                     "command": ["python", "-m", "skysail_model_server.installing", *arguments],
-                    "env": _variables(environment),
+                    "envFrom": [{"secretRef": {"name": name}}],
+                    "env": _variables({"HOME": "/tmp", "PYTHONUNBUFFERED": "1"}),
                     "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
                     "securityContext": CONTAINER_SECURITY,
                     "volumeMounts": [
@@ -324,6 +343,15 @@ def installer(
             **_placement(settings),
         },
     }
+
+
+def packages_of(pod: Object) -> str:
+    """Return the name of the directory of packages that a pod of a replica has; empty for none."""
+    for container in pod["spec"]["containers"]:
+        for mount in container.get("volumeMounts", ()):
+            if mount["name"] == "packages":
+                return str(mount["subPath"])
+    return ""
 
 
 def _placement(settings: ManagementSettings) -> Object:
