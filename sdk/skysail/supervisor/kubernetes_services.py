@@ -45,6 +45,7 @@ _NAME = "kubernetes.io/metadata.name"
 _START_TIMEOUT_S = 180.0
 _REMOVE_TIMEOUT_S = 120.0
 _CHECK_S = 0.5
+_BALANCER_CHECK_S, _BALANCER_CHECKS = 2.0, 30
 _DIAL_TIMEOUT_S = 1.0
 _LOG_TAIL_LINES = 20
 _CLAIM = Kind("v1", "PersistentVolumeClaim")
@@ -252,8 +253,16 @@ class KubernetesServices:
         return ""
 
     async def endpoints(self) -> ClusterEndpoints:
-        """Return how the cluster is reached from here; empty where it is not."""
+        """Return how the cluster is reached from here; empty where it is not.
+
+        A load balancer is given a minute to come by its address.
+        """
         doors = await self.doors()
+        for _ in range(_BALANCER_CHECKS):
+            if all(door.host or door.kind != "LoadBalancer" for door in doors.values()):
+                break
+            await asyncio.sleep(_BALANCER_CHECK_S)
+            doors = await self.doors()
 
         async def endpoint(name: str) -> str:
             door = doors.get("management" if name == "management" else "frontend")

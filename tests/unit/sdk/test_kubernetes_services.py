@@ -18,6 +18,7 @@ from skysail_common.kubernetes_kinds import (
     NAMESPACE,
     POD,
     SECRET,
+    SERVICE,
     SERVICE_ACCOUNT,
     Kind,
     Object,
@@ -119,6 +120,20 @@ async def test_a_service_behind_a_load_balancer(
     api.add({**made, "status": {"loadBalancer": {"ingress": ingress}}})
     doors = await KubernetesServices(OPTIONS).doors()
     assert doors == {"frontend": Door("LoadBalancer", host, {8000: 8000})}
+
+
+@virtual_time
+async def test_a_load_balancer_is_waited_for(api: FakeKubernetesApi):
+    made = service("frontend", 8000, type="LoadBalancer")
+    api.add(made)
+    endpoints = asyncio.create_task(KubernetesServices(OPTIONS).endpoints())
+    await settle()
+    assert not endpoints.done()
+    name = made["metadata"]["name"]
+    api.change(SERVICE, name, status={"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}})
+    assert (await endpoints).http == "192.0.2.7:8000"
+    api.change(SERVICE, name, status={})
+    assert (await KubernetesServices(OPTIONS).endpoints()).http == ""
 
 
 @virtual_time
