@@ -96,7 +96,7 @@ def container(name: str, *, last: Object | None = None, **state: Object) -> Obje
     """Return what a pod's status tells of one container."""
     return {
         "name": name,
-        "image": "docker.io/library/skysail-model-server:0.1.0",
+        "image": "registry.example/skysail-model-server:0.1.0",
         "imageID": "",
         "ready": "running" in state,
         "restartCount": 0 if last is None else 1,

@@ -19,9 +19,9 @@ from skysail_management.containers.pod_states import (
 )
 from skysail_testing.kubernetes_parts import SHA256, VERSION, conditions, container, ended, pod_json
 
-IMAGE = "docker.io/library/skysail-model-server:0.1.0"
+IMAGE = "registry.example/skysail-model-server:0.1.0"
 PULL_ERROR = (
-    'failed to pull and unpack image "docker.io/library/skysail-model-server:0.1.0": '
+    'failed to pull and unpack image "registry.example/skysail-model-server:0.1.0": '
     "pull access denied, repository does not exist or may require authorization"
 )
 
