@@ -8,15 +8,9 @@ from skysail.settings import KUBERNETES_NOTE
 from skysail_common.errors import InvalidInput
 from skysail_common.identifiers import MAX_NAME_LENGTH, check_name
 from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_kinds import Object
-from skysail_common.kubernetes_labels import LABEL
 
 _MAX_CLUSTER_LENGTH = 38
 """Kubernetes gives the pods of skysail-store-<cluster> a label with that name and a hash."""
-
-
-MADE_BY_US = f"{LABEL}made-by"
-"""Annotation of a namespace that goes with the cluster."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +78,3 @@ class KubernetesOptions:
             return cls(**json.loads((data_dir / KUBERNETES_NOTE).read_text()))
         except (OSError, ValueError, TypeError):
             return None
-
-
-def namespace_manifest(name: str) -> Object:
-    """Return a namespace that goes with the last cluster in it."""
-    metadata = {"name": name, "annotations": {MADE_BY_US: "skysail"}}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}

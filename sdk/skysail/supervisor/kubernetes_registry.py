@@ -3,10 +3,11 @@
 import base64
 import json
 
-from skysail.supervisor.kubernetes_options import KubernetesOptions, namespace_manifest
+from skysail.supervisor.kubernetes_namespace import have_namespace
+from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import NotAllowed, NotInCluster
-from skysail_common.kubernetes_kinds import NAMESPACE, SECRET, SERVICE_ACCOUNT, Object
+from skysail_common.kubernetes_errors import NotInCluster
+from skysail_common.kubernetes_kinds import SECRET, SERVICE_ACCOUNT, Object
 from skysail_common.kubernetes_labels import labels
 
 _LOGINS = ".dockerconfigjson"
@@ -37,7 +38,7 @@ async def log_in(options: KubernetesOptions, registry: str, user: str, password:
     api = options.api()
     try:
         await api.open()
-        await _have_namespace(api)
+        await have_namespace(api)
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         login = {"username": user, "password": password, "auth": token}
         logins = {**await _logins(api, options), registry: login}
@@ -51,16 +52,6 @@ async def log_in(options: KubernetesOptions, registry: str, user: str, password:
         return patched
     finally:
         await api.close()
-
-
-async def _have_namespace(api: KubernetesApi) -> None:
-    try:
-        await api.get(NAMESPACE, api.namespace)
-    except NotInCluster:
-        await api.create(namespace_manifest(api.namespace))
-    except NotAllowed:
-        # Whoever may work in a namespace alone need not see it.
-        return
 
 
 async def _logins(api: KubernetesApi, options: KubernetesOptions) -> Object:

@@ -7,11 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from skysail.supervisor.kubernetes_options import (
-    MADE_BY_US,
-    KubernetesOptions,
-    namespace_manifest,
-)
+from skysail.supervisor.kubernetes_namespace import MADE_BY_US, have_namespace
+from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail.supervisor.kubernetes_registry import with_pull_secret
 from skysail.supervisor.options import ClusterEndpoints
 from skysail_common.child import StartFailed
@@ -90,7 +87,8 @@ class KubernetesServices:
             ContainerManagerUnavailable: it does not answer.
         """
         await self._api.open()
-        await self._have_namespace(progress)
+        if await have_namespace(self._api):
+            progress(f"namespace {self._options.namespace} is made")
         anchor = await self._api.apply(anchor_manifest(self._options.cluster))
         count = 0
         for manifest in objects:
@@ -142,17 +140,6 @@ class KubernetesServices:
         if is_store and "password" not in content:
             return {**secret, "stringData": {"password": secrets.token_hex(24)}}
         return {**secret, "data": content}
-
-    async def _have_namespace(self, progress: Progress) -> None:
-        name = self._options.namespace
-        try:
-            await self._api.get(NAMESPACE, name)
-        except NotInCluster:
-            await self._api.create(namespace_manifest(name))
-            progress(f"namespace {name} is made")
-        except NotAllowed:
-            # Whoever may work in a namespace alone need not see it.
-            return
 
     async def _until_ready(self, progress: Progress) -> None:
         """Return once every service runs as it was applied, and one of management leads."""

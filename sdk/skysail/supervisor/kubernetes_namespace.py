@@ -1,0 +1,27 @@
+"""The namespace of a cluster on Kubernetes, which may be made for it and then goes with it."""
+
+from skysail_common.kubernetes_api import KubernetesApi
+from skysail_common.kubernetes_errors import NotAllowed, NotInCluster
+from skysail_common.kubernetes_kinds import NAMESPACE
+from skysail_common.kubernetes_labels import LABEL
+
+MADE_BY_US = f"{LABEL}made-by"
+"""Annotation of a namespace that goes with the last cluster in it."""
+
+
+async def have_namespace(api: KubernetesApi) -> bool:
+    """Make the namespace of a client, unless it exists; True if it was made.
+
+    Raises:
+        ContainerManagerUnavailable: Kubernetes does not answer.
+    """
+    try:
+        await api.get(NAMESPACE, api.namespace)
+    except NotInCluster:
+        metadata = {"name": api.namespace, "annotations": {MADE_BY_US: "skysail"}}
+        await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        return True
+    except NotAllowed:
+        # Whoever may work in a namespace alone need not see it.
+        return False
+    return False
