@@ -100,7 +100,8 @@ async def test_packages_are_installed_once_and_noted():
     (name,) = parts.notes
     assert name == f"skysail-c-packages-{key}"
     note = parts.api.objects[CONFIG_MAP, name]
-    assert note["data"] == {"key": key, "requirements": "numpy==2.0\n--no-deps\n"}
+    requirements = "numpy==2.0\n--no-deps\n"
+    assert note["data"] == {"key": key, "requirements": requirements, "installed": "true"}
     anchor = parts.api.objects[CONFIG_MAP, "skysail-c"]["metadata"]["uid"]
     for each in (note, parts.made[0]):
         assert [owner["uid"] for owner in each["metadata"]["ownerReferences"]] == [anchor]
@@ -166,16 +167,29 @@ async def test_files_of_this_machine_are_refused(line: str):
 
 
 @virtual_time
-async def test_why_pip_failed_is_told_and_nothing_is_noted():
+async def test_why_pip_failed_is_told_and_the_next_deploy_installs_again():
     parts = Parts()
     parts.statuses = [1]
     with pytest.raises(PrepareFailed) as caught:
         await parts.prepare()
     assert caught.value.message == "pip cannot install the requirements: no such package"
     assert caught.value.log_tail == "Collecting numpy\nERROR: no such package"
-    assert parts.notes == parts.api.names(POD) == []
+    assert parts.api.names(POD) == []
     await parts.prepare()
+    assert len(parts.made) == 2
     assert len(parts.notes) == 1
+
+
+@pytest.mark.parametrize("status", [1, 137], ids=["pip failed", "killed"])
+@virtual_time
+async def test_what_an_installer_that_failed_left_is_swept(status: int):
+    parts = Parts()
+    parts.statuses = [status]
+    with pytest.raises(PrepareFailed):
+        await parts.prepare()
+    await parts.packages.sweep([], [])
+    assert parts.commands[1:] == [["remove", f"/packages/{parts.packages.key(NUMPY)}"]]
+    assert parts.notes == []
 
 
 @virtual_time

@@ -284,6 +284,7 @@ def test_what_goes_with_a_kubernetes_deployment():
         "metadata": {"name": "n", "labels": COMMON},
         "spec": {
             "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": {"skysail.ai/group": "n", "skysail.ai/attached": "true"}},
         },
     }

@@ -2,7 +2,7 @@
 
 <claim>/<key>/     an environment, which the pods of replicas mount read-only at /packages/<key>
 
-A pod of its own installs; a ConfigMap says that it is done. Both are found by labels.
+A pod of its own installs; a ConfigMap, there before it, says once it is done. Both are found by labels.
 """
 
 import asyncio
@@ -96,22 +96,31 @@ class KubernetesPackages:
                 tail.append(line)
                 progress(line)
 
+            # Before it begins, so that what a killed installer leaves is found and removed.
+            await self._api.apply(await self._note(key, version, is_installed=False))
             status = await self._run("install", key, variables, told)
             if status != 0:
                 raise install_failed(status, tail)
-            await self._api.apply(await self._note(key, version))
+            await self._api.apply(await self._note(key, version, is_installed=True))
 
     async def _is_installed(self, key: str) -> bool:
         found = await self._api.list(CONFIG_MAP, self._labels)
-        return any(each["data"].get("key") == key for each in found)
+        return any(
+            each["data"].get("key") == key and each["data"].get("installed") == "true"
+            for each in found
+        )
 
-    async def _note(self, key: str, version: VersionSpec) -> Object:
+    async def _note(self, key: str, version: VersionSpec, is_installed: bool) -> Object:
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
         note: Object = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": self._note_name(key), "labels": self._labels},
-            "data": {"key": key, "requirements": requirements_file(version.requirements)},
+            "data": {
+                "key": key,
+                "requirements": requirements_file(version.requirements),
+                "installed": "true" if is_installed else "false",
+            },
         }
         return owned_by(anchor, note)
 

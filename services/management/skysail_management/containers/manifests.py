@@ -135,6 +135,8 @@ def disruption_budget(name: str, cluster: str) -> Object:
         "metadata": {"name": name, "labels": labels(cluster, MODEL_SERVER)},
         "spec": {
             "maxUnavailable": 1,
+            # A replica that never becomes ready does not hold up a drain.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": _attached(name)},
         },
     }
