@@ -1,5 +1,6 @@
 """What the demo does behind the back of a container manager: kills, looks for what is left."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -94,8 +95,13 @@ class Processes(Machine):
         return psutil.Process(json.loads((self.data_dir / "cluster.json").read_text())["pid"])
 
     def _management(self) -> list[psutil.Process]:
-        children = self._supervisor().children()
-        return [child for child in children if "skysail_management" in child.cmdline()]
+        found = []
+        for child in self._supervisor().children():
+            # One that was killed is there until the supervisor has asked for its end.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "skysail_management" in child.cmdline():
+                    found.append(child)
+        return found
 
     def management(self) -> str:
         """Its process id."""

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +32,22 @@ class RunningCluster:
 
     def service_pid(self, module: str) -> int:
         """Return the process of a service, such as `skysail_frontend`."""
-        for child in psutil.Process(self.pid).children():
-            if module in child.cmdline():
-                return child.pid
+        for pid, _, command in self._children():
+            if module in command:
+                return pid
         raise AssertionError(f"{module} does not run")
 
     def store_pid(self) -> int:
-        for child in psutil.Process(self.pid).children():
-            if "server" in child.name() or any("--unixsocket" in word for word in child.cmdline()):
-                return child.pid
+        for pid, name, command in self._children():
+            if "server" in name or any("--unixsocket" in word for word in command):
+                return pid
         raise AssertionError("the store does not run")
+
+    def _children(self) -> Iterator[tuple[int, str, list[str]]]:
+        for child in psutil.Process(self.pid).children():
+            # One that was killed is there until the supervisor has asked for its end.
+            with suppress(psutil.NoSuchProcess):
+                yield child.pid, child.name(), child.cmdline()
 
     def replica_pid(self, container_id: str) -> int:
         record = self.data_dir / "replicas" / container_id / "container.json"
