@@ -12,4 +12,5 @@ def test_unit_tests_and_imports(version: str, other_interpreters: OtherInterpret
         pytest.skip("the interpreter that runs the whole suite")
     if find_interpreter(version) is None:
         pytest.skip(f"python{version} is not installed")
-    assert other_interpreters.result(version) == ""
+    problem = other_interpreters.result(version)
+    assert not problem, problem

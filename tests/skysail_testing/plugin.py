@@ -6,10 +6,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
 from skysail_testing import kubernetes_clusters
+
+# The same examples in every run, at any speed of the machine: what is tested changes with a commit and by
+# nothing else.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("seek", deadline=None)
+hypothesis.settings.load_profile("same")
 
 _MARKED_FOLDERS = ("contract", "integration", "e2e")
 

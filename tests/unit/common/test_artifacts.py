@@ -151,7 +151,7 @@ def test_a_manifest_that_describes_no_possible_model_is_refused(changes, message
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@settings(deadline=None, max_examples=75)
+@settings(max_examples=75)
 @given(data=st.data())
 def test_a_damaged_artifact_is_refused_or_still_holds_its_manifest(method, data):
     members = {MANIFEST_FILE: MANIFEST.model_dump_json().encode(), MODEL_FILE: b"pickle"}

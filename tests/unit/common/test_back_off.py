@@ -21,7 +21,7 @@ def test_a_success_begins_anew():
     assert [back_off.next_s() for _ in range(2)] == [0.1, 0.2]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seconds, seconds)
 def test_no_wait_is_shorter_than_the_one_before_or_longer_than_the_limit(first_s, max_s):
     back_off = BackOff(first_s, max_s)

@@ -40,7 +40,7 @@ def test_an_unknown_reason_falls_back_to_the_status(reason, status, error):
     assert made.message == "something"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(), st.integers(), st.text())
 def test_whatever_a_peer_names_becomes_an_error_of_ours(reason, status, message):
     made = error_of(reason, status, message)

@@ -22,19 +22,19 @@ replicas = st.builds(ReplicaId, versions, st.integers(0, 999_999_999))
 near_texts = st.one_of(st.text(), st.text("a0.-_:/ \n", max_size=70))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(versions)
 def test_a_version_is_read_back_from_its_text(version):
     assert ModelVersion.parse(str(version)) == version
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(replicas)
 def test_a_replica_is_read_back_from_its_text(replica):
     assert ReplicaId.parse(str(replica)) == replica
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(near_texts)
 def test_a_text_is_a_version_only_if_it_is_that_version_s_text(text):
     try:
@@ -44,7 +44,7 @@ def test_a_text_is_a_version_only_if_it_is_that_version_s_text(text):
     assert str(version) == text
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.one_of(near_texts, st.builds("a:1/{}".format, near_texts)))
 def test_a_text_is_a_replica_only_if_it_is_that_replica_s_text(text):
     try:
@@ -54,7 +54,7 @@ def test_a_text_is_a_replica_only_if_it_is_that_replica_s_text(text):
     assert str(replica) == text
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(names)
 def test_every_legal_name_is_returned_as_it_is(name):
     assert check_name("model", name) == name

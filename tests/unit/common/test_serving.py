@@ -14,7 +14,7 @@ def test_a_ready_line_tells_what_was_bound(capsys):
     assert parse_ready_line(line) == {"grpc": "127.0.0.1:8001", "http": "[::1]:8000"}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.dictionaries(words.map(lambda word: word.replace("=", "-")), words, max_size=4))
 def test_what_was_bound_is_read_back(bound):
     line = "ready service " + " ".join(f"{name}={value}" for name, value in bound.items())
@@ -36,7 +36,7 @@ def test_any_other_line_is_none(line):
     assert parse_ready_line(line) is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text())
 def test_no_line_is_too_odd(line):
     parse_ready_line(line)

@@ -24,8 +24,8 @@ from skysail_common.tensors import (
 NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]
 INTEGERS = [each for each in NUMBERS if each.dtype.kind in "iu"]
 shapes = array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)
-few = settings(max_examples=15, deadline=None)
-many = settings(max_examples=50, deadline=None)
+few = settings(max_examples=15)
+many = settings(max_examples=50)
 
 
 @pytest.mark.parametrize("datatype", NUMBERS, ids=lambda each: each.name)

@@ -28,7 +28,7 @@ def test_what_is_no_token_is_refused(token):
     assert not is_token_of(token, "secret", VERSION)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(), st.integers(0, 63), st.characters(exclude_categories=["Cs"]))
 def test_a_token_with_another_character_is_refused(secret, place, character):
     token = replica_token(secret, VERSION)

@@ -80,7 +80,7 @@ def rows_of(batches: list[list[Query]]) -> list[list[int]]:
 # Which queries make a batch.
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.sampled_from([1.0, 2.0, 3.0]), st.integers(1, 12), st.integers(0, 3)),
@@ -98,7 +98,7 @@ def test_batches_hold_every_query_once_in_order_within_the_maximum(parts, max_ba
         assert len(batch) == 1 or all(each.attempts < LAST_ATTEMPT for each in batch)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=30), st.integers(1, 10))
 def test_a_batch_ends_only_where_the_next_query_does_not_fit(all_rows, max_batch_size):
     queries = [query(1.0, rows) for rows in all_rows]
@@ -163,7 +163,7 @@ def test_waiting_raises_a_query_by_a_priority():
     assert order_of(low, sooner, later, priority_step_s=1.0) == [sooner, later, low]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.floats(0.001, 1.0), st.integers(0, 5)), min_size=1, max_size=20),
     st.sampled_from([0.0, 0.05, 0.2]),
@@ -627,4 +627,4 @@ class BatcherAtWork(RuleBasedStateMachine):
 
 
 TestBatcher = BatcherAtWork.TestCase
-TestBatcher.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestBatcher.settings = settings(max_examples=25, stateful_step_count=40)

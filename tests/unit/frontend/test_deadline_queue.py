@@ -91,7 +91,7 @@ class EagerlyCompactedQueueAgainstModel(QueueAgainstModel):
 
 
 TestQueue = QueueAgainstModel.TestCase
-TestQueue.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestQueue.settings = settings(max_examples=20, stateful_step_count=40)
 TestEagerlyCompactedQueue = EagerlyCompactedQueueAgainstModel.TestCase
 TestEagerlyCompactedQueue.settings = TestQueue.settings
 

@@ -359,7 +359,7 @@ spoiled = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=60) | spoiled)
 def test_whatever_is_in_the_file_is_a_table_or_invalid(content):
     with contextlib.suppress(DecodeError, InvalidInput):

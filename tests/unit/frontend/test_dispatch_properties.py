@@ -165,4 +165,4 @@ class DispatcherAtWork(RuleBasedStateMachine):
 
 
 TestDispatcher = DispatcherAtWork.TestCase
-TestDispatcher.settings = settings(max_examples=25, stateful_step_count=50, deadline=None)
+TestDispatcher.settings = settings(max_examples=25, stateful_step_count=50)

@@ -282,7 +282,7 @@ def test_typed_contents_of_every_datatype_are_answered_raw(field, datatype):
     assert not response.outputs[0].HasField("contents")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data(), st.sampled_from(TYPED))
 def test_typed_integers_travel_exactly_or_are_refused(data, field_and_datatype):
     field, datatype = field_and_datatype

@@ -6,7 +6,7 @@ from skysail_common.errors import InvalidInput, Unsupported
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_options
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 2**63 - 1))
 def test_the_timeout_is_in_microseconds(timeout):
     assert request_options({"timeout": timeout}).timeout_s == pytest.approx(timeout / 1e6)

@@ -57,7 +57,7 @@ def request_of(
     return request
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(
@@ -165,7 +165,7 @@ def test_plans_are_bounded():
     assert 0 < door.num_plans <= 2 * 1024
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=60), st.integers(0, 80), st.integers(0, 255))
 def test_whatever_comes_is_taken_apart_rightly_or_not_at_all(noise, position, byte):
     message = bytearray(request_of(query_id="7").SerializeToString())

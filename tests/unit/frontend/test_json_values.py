@@ -33,7 +33,7 @@ def parsed(value: object) -> object:
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_integers_are_taken_exactly_or_refused(datatype, data):
     limits = np.iinfo(datatype.dtype)
@@ -60,7 +60,7 @@ def test_a_number_beyond_a_floating_point_type_becomes_infinite():
     assert array_of_json("x", [1e300, 1], DataType.FP32).tolist() == [float("inf"), 1.0]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
 def test_doubles_keep_every_bit(values):
     assert array_of_json("x", parsed(values), DataType.FP64).tolist() == values
@@ -151,7 +151,7 @@ def nested(depth: int) -> object:
     return value
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(json_values | st.integers(1, 200).map(nested), st.sampled_from(DataType))
 def test_whatever_is_json_is_taken_or_refused_as_invalid(value, datatype):
     value = parsed(value)
@@ -194,7 +194,7 @@ def test_a_row_of_other_dimensions_is_refused(shape, value, text):
     assert caught.value.message == text
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.binary())
 def test_bytes_come_as_base64(data):
     text = base64.b64encode(data).decode()

@@ -154,7 +154,7 @@ defaults = st.recursive(
 versions = st.none() | st.builds(output, st.sampled_from(DataType), st.sampled_from([1, 3]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(defaults, st.integers(1, 3), versions)
 def test_every_json_value_can_be_a_default_output(value, rows, version):
     value = json.loads(json.dumps(value))

@@ -80,7 +80,7 @@ def test_a_version_is_forgotten_alone():
     assert cache.get(key(1, M2), 0.0) is not None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("pgfx"), st.integers(0, 7)), max_size=80))
 def test_it_never_holds_more_than_its_bound_nor_what_was_not_put(steps):
     cache = PredictionCache(3 * size() + 10)

@@ -63,7 +63,7 @@ def test_giving_up_is_an_error_where_there_is_no_default_output(settled, app):
 instants = st.floats(0, 1e6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(instants, instants | st.just(NEVER), st.lists(st.none() | st.floats(0, 1e3), max_size=3))
 def test_the_soonest_bound_holds(arrival, deadline, durations):
     bounds = [deadline, *(arrival + each for each in durations if each is not None)]

@@ -121,7 +121,7 @@ def decoded(version: ServedVersion, batch: Batch, result: pb.BatchResult) -> lis
     ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(batches())
 def test_a_batch_on_the_wire_holds_the_joined_inputs_of_its_queries(version_and_batch):
     version, batch = version_and_batch
@@ -149,7 +149,7 @@ def test_a_batch_says_how_long_it_is_expected_to_compute(expected_s, expected_us
     assert pb.Batch.FromString(replicas._encode(batch)).expected_us == expected_us
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(results())
 def test_each_query_gets_its_own_outputs_or_its_own_error(case):
     version, batch, expected, result = case
@@ -203,7 +203,7 @@ def _a_huge_text_size(result: pb.BatchResult) -> None:
     result.bytes_sizes[0] = 2**64 - 1
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(case=results(least=1, may_fail=False))
 @pytest.mark.parametrize(
     "spoil",
@@ -251,7 +251,7 @@ def test_negative_dimensions_that_add_up_are_noticed():
     assert decoded(served(signature=signature), Batch(1, queries, 0.0), result) == [MISFIT] * 2
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     batches(),
     st.builds(

@@ -106,7 +106,7 @@ def test_a_dangling_route_keeps_its_share():
     assert 0.45 < chosen[None] / 2000 < 0.55
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5))
 def test_every_choice_is_one_of_the_routes(weights):
     app = weighted(**{f"v{index}": weight for index, weight in enumerate(weights)})

@@ -101,7 +101,7 @@ def test_parts_of_different_shapes_cannot_be_joined():
     assert "different shapes" in error.message
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.binary(max_size=9), min_size=2, max_size=30), st.integers(1, 7))
 def test_texts_are_split_where_they_end(elements, max_rows):
     for dims, spec in (((), texts()), ((1,), texts("x", Content.TEXT, -1))):

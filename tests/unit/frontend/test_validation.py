@@ -212,7 +212,7 @@ def test_two_inputs_must_have_names():
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(1, 4), min_size=3, max_size=3),
     st.integers(1, 8),
@@ -241,7 +241,7 @@ def test_sizes_that_vary_are_told_in_the_order_of_the_signature(sizes, rows):
 dimensions = st.integers(-3, 5) | st.sampled_from(ABSURD)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.builds(
@@ -334,7 +334,7 @@ def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
         checked_inputs(version, widened(version, [Tensor("x", DataType.INT8, shape, data)]), 8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.sampled_from(DataType),
     st.lists(dimensions, max_size=3).map(tuple),

@@ -571,4 +571,4 @@ class ReplicasAtWork(RuleBasedStateMachine):
 
 
 TestReplicas = ReplicasAtWork.TestCase
-TestReplicas.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestReplicas.settings = settings(max_examples=20, stateful_step_count=40)

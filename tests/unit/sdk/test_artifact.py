@@ -67,7 +67,7 @@ def test_an_array_teaches_the_signature():
     assert artifact.signature.input_type is InputType.DOUBLES
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.sampled_from([each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]),
     array_shapes(min_dims=1, max_dims=4, max_side=3),

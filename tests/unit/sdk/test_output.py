@@ -34,7 +34,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(json_values)
 def test_what_json_holds_stays_as_it_is(value):
     assert plain(value) == value

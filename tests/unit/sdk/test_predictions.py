@@ -89,7 +89,7 @@ def test_what_is_no_array_is_refused(value, message):
 
 
 @pytest.mark.parametrize("datatype", NUMBERS, ids=lambda each: each.name)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.data())
 def test_arrays_come_back_with_their_type_and_shape(datatype, data):
     array = data.draw(arrays(datatype.dtype, array_shapes(max_dims=3, max_side=3)))
@@ -98,7 +98,7 @@ def test_arrays_come_back_with_their_type_and_shape(datatype, data):
     assert back.tobytes() == array.tobytes()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.one_of(
         st.integers(-(2**63), 2**63 - 1),
@@ -114,7 +114,7 @@ def test_single_values_come_back_as_values_of_python(value):
     assert back == value
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.text(), min_size=1) | st.lists(st.binary(), min_size=1))
 def test_lists_of_texts_come_back_as_arrays_of_them(value):
     assert there_and_back(value).tolist() == value
