@@ -30,7 +30,12 @@ from skysail_testing.container_managers import (
 M2 = ModelVersion("m", "2")
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.kubernetes] * (name == "kubernetes"))
+        for name in BACKENDS
+    ]
+)
 async def world(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Backend, ArtifactServer]]:

@@ -29,17 +29,16 @@ from skysail_testing.kubernetes_clusters import (
     REGISTRY,
     KubernetesCluster,
     kubernetes_cluster,
-    why_no_kubernetes,
     why_no_registry,
 )
+
+pytestmark = pytest.mark.kubernetes
 
 M2 = ModelVersion("m", "2")
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[tuple[KubernetesBackend, ArtifactServer]]:
-    if reason := why_no_kubernetes():
-        pytest.skip(reason)
     async with running_backend("kubernetes", tmp_path / "d") as world:
         yield world
 

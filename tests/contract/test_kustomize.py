@@ -12,7 +12,7 @@ from skysail_common import __version__
 from skysail_frontend.settings import FrontendSettings
 from skysail_management.settings import ManagementSettings
 from skysail_testing import manifests
-from skysail_testing.kubernetes_clusters import kubernetes_cluster, why_no_kubernetes
+from skysail_testing.kubernetes_clusters import kubernetes_cluster
 from skysail_testing.manifests import Manifests
 
 ROOT = manifests_directory()
@@ -176,7 +176,7 @@ def test_production_spreads_what_it_has_more_of():
         }
 
 
-@pytest.mark.skipif(bool(why_no_kubernetes()), reason=why_no_kubernetes())
+@pytest.mark.kubernetes
 @pytest.mark.parametrize("overlay", ["local", "production"])
 def test_a_cluster_takes_it_where_pods_are_restricted(overlay):
     kubernetes = kubernetes_cluster()

@@ -9,10 +9,10 @@ import pytest
 from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail.supervisor.kubernetes_overlay import objects_of
 from skysail_common.kubernetes_labels import COMPONENT, labels
-from skysail_testing.kubernetes_clusters import IMAGE, kubernetes_cluster, why_no_kubernetes
+from skysail_testing.kubernetes_clusters import IMAGE, kubernetes_cluster
 from skysail_testing.manifests import Manifests
 
-pytestmark = pytest.mark.skipif(bool(why_no_kubernetes()), reason=why_no_kubernetes())
+pytestmark = pytest.mark.kubernetes
 
 COMPONENTS = ("management", "frontend", "store", "model-server", "installer")
 OTHER = "other"

@@ -18,7 +18,7 @@ import skysail
 from skysail.settings import CLUSTER_FILE
 from skysail_testing.clusters import skysail_command
 from skysail_testing.container_managers import make_wheel, portable
-from skysail_testing.kubernetes_clusters import kubernetes_cluster, why_no_kubernetes
+from skysail_testing.kubernetes_clusters import kubernetes_cluster
 from skysail_testing.processes import eventually
 from skysail_testing.skysail_on_kubernetes import (
     OnKubernetes,
@@ -30,6 +30,8 @@ from skysail_testing.skysail_on_kubernetes import (
 )
 from skysail_testing.traffic import Traffic, traffic
 
+pytestmark = pytest.mark.kubernetes
+
 ROW = np.ones((1, 3))
 # By value: the module of the tests needs packages that the image has not.
 double = portable(lambda x: x * 2)
@@ -38,8 +40,6 @@ triple = portable(lambda x: x * 3)
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnKubernetes]:
-    if reason := why_no_kubernetes():
-        pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
         # For commands, which find it as those of a user do.
         patch.setenv("KUBECONFIG", str(kubernetes_cluster().config))

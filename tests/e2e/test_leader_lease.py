@@ -20,13 +20,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import skysail
 from skysail import errors
-from skysail_testing.kubernetes_clusters import (
-    KubernetesCluster,
-    kubernetes_cluster,
-    why_no_kubernetes,
-)
+from skysail_testing.kubernetes_clusters import KubernetesCluster, kubernetes_cluster
 from skysail_testing.processes import Service, eventually
 from skysail_testing.store_servers import StoreServer, embedded_command
+
+pytestmark = pytest.mark.kubernetes
 
 LEASE_S = 6
 LEADER = "skysail.ai/leader"
@@ -176,8 +174,6 @@ class Management:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
-    if why_no_kubernetes():
-        pytest.skip(why_no_kubernetes())
     directory = tmp_path_factory.mktemp("l")
     store = StoreServer(embedded_command, directory)
     await store.start()
