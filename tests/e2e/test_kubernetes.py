@@ -101,6 +101,12 @@ def test_clients_and_commands_find_it_by_its_data_directory(cluster, monkeypatch
     assert "2" in skysail_command("predict", "app", "[1, 2, 3]").stdout
 
 
+@pytest.mark.parametrize("component", ["management", "frontend", "store"])
+def test_whatever_starts_first_waits_for_the_others(cluster, component):
+    for pod in cluster.pods(component):
+        assert [each["restartCount"] for each in pod["status"]["containerStatuses"]] == [0]
+
+
 def test_versions_and_their_number_change_under_load(cluster, client):
     with steady(client) as seen:
         client.deploy(triple, name="m", version="2", example=ROW)

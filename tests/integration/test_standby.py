@@ -1,8 +1,10 @@
-"""A management that waits for its turn, and the alarm that ends one whose turn is over."""
+"""A management that waits for its turn or its store, and the alarm that ends one whose turn is over."""
 
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -12,6 +14,8 @@ from skysail_common.rpc.health_check import LIVENESS
 from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import management_pb2_grpc
+from skysail_testing.processes import Service, eventually
+from skysail_testing.store_servers import StoreServer, embedded_command
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -60,6 +64,32 @@ async def test_a_server_that_waits_is_alive_and_refuses_calls_until_it_serves():
         answer = await stub.ListApplications(pb.ListApplicationsRequest(), timeout=10)
         assert answer.applications[0].name == "it serves"
     await server.stop(0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[StoreServer]:
+    store = StoreServer(embedded_command, tmp_path)
+    yield store
+    store.stop()
+
+
+def waits_for(store: StoreServer) -> Service:
+    """Return a management whose store does not answer yet."""
+    flags = ["--data-dir", str(store.directory / "d"), "--port", "0", "--store-timeout-s", "60"]
+    service = Service("skysail_management", flags, {"SKYSAIL_REDIS_URL": store.url})
+    eventually(lambda: "waiting for the store" in service.errors)
+    return service
+
+
+async def test_a_store_may_start_after_management(store):
+    service = waits_for(store)
+    await store.start()
+    service.wait_ready()
+    assert service.stop() == 0
+
+
+def test_a_management_that_waits_for_its_store_ends_when_it_is_told_to(store):
+    assert waits_for(store).stop(5.0) == 0
 
 
 PROGRAM = """

@@ -4,12 +4,13 @@ import asyncio
 import fcntl
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, StoreUnavailable
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
@@ -65,7 +66,7 @@ async def run(settings: ManagementSettings) -> None:
 
     Raises:
         FailedPrecondition: the data directory or the address is in use.
-        StoreUnavailable: the store does not answer.
+        StoreUnavailable: the store does not answer within its time.
         ContainerManagerUnavailable: the container manager does not answer.
     """
     check_name("cluster", settings.cluster)
@@ -130,10 +131,27 @@ async def _work(
         (settings.data_dir / _NOTE).write_text(settings.container_manager)
         store = Store(settings.redis_url.get_secret_value(), settings.cluster)
         try:
-            await store.open()
-            await _serve(settings, ending, server, label, store, manager)
+            if await _opened(store, settings.store_timeout_s, ending.event):
+                await _serve(settings, ending, server, label, store, manager)
         finally:
             await store.close()
+
+
+async def _opened(store: Store, timeout_s: float, stop: asyncio.Event) -> bool:
+    """Return True once the store answers, which may start beside this; False if told to stop."""
+    end, back_off = MONOTONIC() + timeout_s, BackOff(0.1, 1.0)
+    while True:
+        try:
+            await store.open()
+        except StoreUnavailable as error:
+            if MONOTONIC() >= end:
+                raise
+            log.info("waiting for the store", extra={"reason": error.message})
+        else:
+            return True
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), back_off.next_s())
+            return False
 
 
 async def _serve(

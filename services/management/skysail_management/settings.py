@@ -31,6 +31,9 @@ class ManagementSettings(ServiceSettings):
     """Server that speaks the Redis protocol; holds all durable state. A secret: it may have a
     password."""
 
+    store_timeout_s: float = Field(0.0, ge=0)
+    """How long to wait at the start for a store that does not answer yet, in seconds."""
+
     host: str = "127.0.0.1"
     """Address to listen on."""
 
