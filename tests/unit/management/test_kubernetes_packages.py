@@ -60,6 +60,9 @@ class Parts:
     def commands(self) -> list[list[str]]:
         return [pod["spec"]["containers"][0]["command"][3:] for pod in self.made]
 
+    def metadata(self, pod: str) -> Object:
+        return cast(Object, self.api.objects[POD, pod]["metadata"])
+
     @property
     def notes(self) -> list[str]:
         return [name for name in self.api.names(CONFIG_MAP) if name != "skysail-c"]
@@ -275,13 +278,45 @@ async def test_what_a_pod_has_stays_whoever_needs_it():
     assert parts.notes == []
 
 
+def left_installer(name: str) -> Object:
+    ours = {"app.kubernetes.io/name": "skysail", "skysail.ai/cluster": "c"}
+    metadata = {"name": name, "labels": {**ours, "app.kubernetes.io/component": "installer"}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": {}}
+
+
+@virtual_time
+async def test_an_installer_that_an_earlier_management_left_at_it_ends_first():
+    parts = Parts()
+    earlier = f"skysail-install-{parts.packages.key(NUMPY)}-ab"
+    other = f"skysail-install-{parts.packages.key(OTHER)}-ab"
+    for name in (earlier, other):
+        parts.api.add(left_installer(name))
+    # It gets its time to end.
+    parts.api.ends_pods = False
+    preparing = asyncio.create_task(parts.prepare())
+    await settle()
+    told = [name for name in (earlier, other) if "deletionTimestamp" in parts.metadata(name)]
+    assert (told, parts.made) == ([earlier], [])
+    parts.api.ends_pods = True
+    parts.api.remove(POD, earlier)
+    await preparing
+    assert len(parts.made) == 1
+
+
+@virtual_time
+async def test_an_earlier_installer_that_does_not_end_is_not_waited_for_forever():
+    parts = Parts()
+    parts.api.add(left_installer(f"skysail-install-{parts.packages.key(NUMPY)}-ab"))
+    parts.api.ends_pods = False
+    with pytest.raises(PrepareFailed, match=r"an earlier installer of .* does not end"):
+        await parts.prepare()
+    assert parts.made == []
+
+
 @virtual_time
 async def test_installers_that_an_earlier_management_left_are_swept_and_ours_are_not():
     parts = Parts()
-    left = {"app.kubernetes.io/name": "skysail", "skysail.ai/cluster": "c"}
-    metadata = {"name": "left", "labels": {**left, "app.kubernetes.io/component": "installer"}}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": {}}
-    parts.api.add(pod)
+    parts.api.add(left_installer("left"))
     preparing = asyncio.create_task(parts.prepare())
     await settle()
     await parts.packages.sweep([], [])

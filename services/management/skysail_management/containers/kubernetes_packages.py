@@ -128,7 +128,8 @@ class KubernetesPackages:
         return f"{anchor_name(self._settings.cluster)}-packages-{key}"
 
     async def _run(self, what: str, key: str, variables: dict[str, str], progress: Progress) -> int:
-        """Run the installer in a pod of its own and return its exit status; the pod is gone then."""
+        """Run the installer in a pod of its own and return its exit status; the pod ends then."""
+        await self._end_earlier(key)
         name = f"skysail-{what}-{key}-{secrets.token_hex(2)}"
         path = f"{manifests.PACKAGES}/{key}"
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
@@ -148,7 +149,34 @@ class KubernetesPackages:
         finally:
             # What is left, the next sweep removes.
             with contextlib.suppress(SkysailError):
-                await self._api.delete(POD, name, grace_s=0)
+                await self._api.delete(POD, name)
+
+    async def _end_earlier(self, key: str) -> None:
+        """Return once no installer is at work on an environment.
+
+        One that a management left which is no more, or that was told to end a moment ago: two at once
+        would spoil each other's work.
+        """
+        try:
+            await asyncio.wait_for(self._ended(key), _END_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise PrepareFailed(
+                f"packages are not installed: an earlier installer of {key} does not end"
+            ) from None
+
+    async def _ended(self, key: str) -> None:
+        left: set[str] = set()
+        async with contextlib.aclosing(self._api.watch(POD, self._labels)) as changes:
+            async for change in changes:
+                names = {each["metadata"]["name"] for each in change.objects}
+                if change.listed is not None:
+                    left = {name for name in names if f"-{key}-" in name}
+                    for name in left:
+                        await self._api.delete(POD, name)
+                elif change.is_gone:
+                    left -= names
+                if not left:
+                    return
 
     async def _wait_for_start(self, name: str, progress: Progress) -> None:
         told = ""
@@ -217,4 +245,4 @@ class KubernetesPackages:
                     log.warning("packages stay in the volume", extra={"environment": key})
         if not any(lock.locked() for lock in self._locks.values()):
             for pod in await self._api.list(POD, self._labels):
-                await self._api.delete(POD, pod["metadata"]["name"], grace_s=0)
+                await self._api.delete(POD, pod["metadata"]["name"])
