@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from skysail_common import kubernetes_api, kubernetes_connection
-from skysail_common.errors import ContainerManagerUnavailable, FailedPrecondition
+from skysail_common.errors import ContainerManagerUnavailable, FailedPrecondition, SkysailError
 from skysail_common.kubernetes_api import Change, KubernetesApi
 from skysail_common.kubernetes_errors import (
     ChangedMeanwhile,
@@ -20,6 +20,8 @@ from skysail_common.kubernetes_errors import (
     NotInCluster,
 )
 from skysail_common.kubernetes_kinds import CONFIG_MAP, DEPLOYMENT, NAMESPACE, POD
+from skysail_management.containers.kubernetes_cluster import KubernetesManager
+from skysail_management.settings import ManagementSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FORBIDDEN = (
@@ -435,3 +437,12 @@ async def test_calls_under_way_outlive_a_token(server: Server, file: Path):
         go_on.set()
         assert await anext(changes) == Change(None, pod("p", "9"))
     await api.close()
+
+
+async def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path):
+    settings = ManagementSettings(data_dir=tmp_path, kubernetes_proxy_addr="127.0.0.1:1")
+    with pytest.raises(SkysailError, match=r"Kubernetes does not answer at http://127\.0\.0\.1:1"):
+        await KubernetesManager(settings).open()
+    settings = ManagementSettings(data_dir=tmp_path, kubeconfig=str(tmp_path / "none"))
+    with pytest.raises(FailedPrecondition, match="no Kubernetes cluster is known here"):
+        await KubernetesManager(settings).open()

@@ -12,7 +12,7 @@ from time import monotonic
 
 import pytest
 
-from skysail_common.errors import FailedPrecondition, SkysailError
+from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.kubernetes_errors import NotAllowed
 from skysail_common.states import ReplicaState
@@ -285,18 +285,6 @@ async def test_a_role_that_lacks_a_rule_is_told_with_verb_and_resource(world, cl
             await backend.make_manager().open()
         cluster.kubectl("delete", "role,rolebinding", name, "--namespace", backend.namespace)
     backend.values = {}
-
-
-async def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path):
-    from skysail_management.containers.kubernetes_cluster import KubernetesManager
-    from skysail_management.settings import ManagementSettings
-
-    settings = ManagementSettings(data_dir=tmp_path, kubernetes_proxy_addr="127.0.0.1:1")
-    with pytest.raises(SkysailError, match=r"Kubernetes does not answer at http://127\.0\.0\.1:1"):
-        await KubernetesManager(settings).open()
-    settings = ManagementSettings(data_dir=tmp_path, kubeconfig=str(tmp_path / "none"))
-    with pytest.raises(FailedPrecondition, match="no Kubernetes cluster is known here"):
-        await KubernetesManager(settings).open()
 
 
 async def test_packages_need_a_volume_and_no_files_of_this_machine(world, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""A management that waits for its turn or its store, and the alarm that ends one whose turn is over."""
+"""A management that waits for its turn or its store; the alarm that ends one whose turn is over."""
 
 import subprocess
 import sys

@@ -58,7 +58,8 @@ class OtherInterpreters:
         found = self._directory / version
         while not found.exists():
             if self._process.poll() is not None and not found.exists():
-                return (self._directory / "log").read_text()
+                log = (self._directory / "log").read_text()
+                return f"{log}it ended with status {self._process.returncode} and no result"
             time.sleep(0.1)
         return found.read_text()
 

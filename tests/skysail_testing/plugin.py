@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,15 @@ import pytest
 
 from skysail_testing import kubernetes_clusters
 
-# The same examples in every run, at any speed of the machine: what is tested changes with a commit and by
-# nothing else.
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("seek", deadline=None)
+# The same examples in every run, at any speed of the machine: what is tested changes with a commit
+# and by nothing else.
+_ANY_SPEED = hypothesis.settings(
+    hypothesis.settings.get_profile("default"),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("same", _ANY_SPEED, derandomize=True)
+hypothesis.settings.register_profile("seek", _ANY_SPEED, derandomize=False)
 hypothesis.settings.load_profile("same")
 
 _MARKED_FOLDERS = ("contract", "integration", "e2e")
@@ -44,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if _is_worker(config):
         # Below that of the worker, as without any, not of the process that distributes.
         config.option.basetemp = None
+    # Told to stop from outside, a run still removes what it made.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Short, because unix sockets live below it, and ours alone, so that remains are seen.
     base = Path(tempfile.mkdtemp(prefix="skt-"))
     config.skysail_base = base  # type: ignore[attr-defined]

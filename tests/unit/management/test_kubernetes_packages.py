@@ -27,8 +27,13 @@ class Parts:
         """How the next installers end; 0 where nothing is said, and None for not at all."""
         self.made: list[Object] = []
         self.api.on_create = self._run
-        self.packages = KubernetesPackages(
-            cast(KubernetesApi, self.api),
+        self.packages = self.packages_of(self.api, claim)
+
+    @staticmethod
+    def packages_of(api: FakeKubernetesApi, claim: str = "claim") -> KubernetesPackages:
+        """As one management sees them."""
+        return KubernetesPackages(
+            cast(KubernetesApi, api),
             settings(kubernetes_packages_claim=claim, kubernetes_image="base:1"),
         )
 
@@ -183,6 +188,33 @@ async def test_why_pip_failed_is_told_and_the_next_deploy_installs_again():
     assert len(parts.notes) == 1
 
 
+@virtual_time
+async def test_what_the_installer_of_a_management_that_is_no_more_left_is_swept():
+    parts = Parts()
+    parts.statuses = [None]
+    preparing = asyncio.create_task(parts.prepare())
+    await settle()
+    preparing.cancel()
+    await asyncio.gather(preparing, return_exceptions=True)
+    await Parts.packages_of(parts.api).sweep([], [])
+    assert parts.commands[1:] == [["remove", f"/packages/{parts.packages.key(NUMPY)}"]]
+    assert parts.notes == []
+
+
+@virtual_time
+async def test_what_cannot_be_removed_is_tried_again_and_used_no_more(caplog):
+    parts = Parts()
+    for version in (NUMPY, OTHER):
+        await parts.prepare(version)
+    parts.statuses = [1]
+    await parts.packages.sweep([], [])
+    (name,) = parts.notes
+    assert parts.api.objects[CONFIG_MAP, name]["data"]["installed"] == "false"
+    assert "packages stay in the volume" in caplog.text
+    await parts.packages.sweep([], [])
+    assert parts.notes == []
+
+
 @pytest.mark.parametrize("status", [1, 137], ids=["pip failed", "killed"])
 @virtual_time
 async def test_what_an_installer_that_failed_left_is_swept(status: int):
@@ -308,7 +340,7 @@ async def test_an_earlier_installer_that_does_not_end_is_not_waited_for_forever(
     parts = Parts()
     parts.api.add(left_installer(f"skysail-install-{parts.packages.key(NUMPY)}-ab"))
     parts.api.ends_pods = False
-    with pytest.raises(PrepareFailed, match=r"an earlier installer of .* does not end"):
+    with pytest.raises(PrepareFailed, match=r"wait for the pod .*, which does not end"):
         await parts.prepare()
     assert parts.made == []
 

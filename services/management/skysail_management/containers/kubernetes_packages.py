@@ -2,7 +2,8 @@
 
 <claim>/<key>/     an environment, which the pods of replicas mount read-only at /packages/<key>
 
-A pod of its own installs; a ConfigMap, there before it, says once it is done. Both are found by labels.
+A pod of its own installs. A ConfigMap is there as long as the directory may be, and says whether
+it is whole. Both are found by labels.
 """
 
 import asyncio
@@ -86,9 +87,10 @@ class KubernetesPackages:
             if await self._is_installed(key):
                 progress(f"environment {key} is ready")
                 return
+            text = requirements_file(version.requirements)
             variables = {
                 **self._settings.build_environment(),
-                REQUIREMENTS: requirements_file(version.requirements),
+                REQUIREMENTS: text,
             }
             tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
 
@@ -97,11 +99,11 @@ class KubernetesPackages:
                 progress(line)
 
             # Before it begins, so that what a killed installer leaves is found and removed.
-            await self._api.apply(await self._note(key, version, is_installed=False))
+            await self._api.apply(await self._note(key, text, is_installed=False))
             status = await self._run("install", key, variables, told)
             if status != 0:
                 raise install_failed(status, tail)
-            await self._api.apply(await self._note(key, version, is_installed=True))
+            await self._api.apply(await self._note(key, text, is_installed=True))
 
     async def _is_installed(self, key: str) -> bool:
         found = await self._api.list(CONFIG_MAP, self._labels)
@@ -110,7 +112,7 @@ class KubernetesPackages:
             for each in found
         )
 
-    async def _note(self, key: str, version: VersionSpec, is_installed: bool) -> Object:
+    async def _note(self, key: str, requirements: str, *, is_installed: bool) -> Object:
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
         note: Object = {
             "apiVersion": "v1",
@@ -118,7 +120,7 @@ class KubernetesPackages:
             "metadata": {"name": self._note_name(key), "labels": self._labels},
             "data": {
                 "key": key,
-                "requirements": requirements_file(version.requirements),
+                "requirements": requirements,
                 "installed": "true" if is_installed else "false",
             },
         }
@@ -152,30 +154,28 @@ class KubernetesPackages:
                 await self._api.delete(POD, name)
 
     async def _end_earlier(self, key: str) -> None:
-        """Return once no installer is at work on an environment.
+        """Return once no installer is at work on an environment: two would spoil each other's work.
 
-        One that a management left which is no more, or that was told to end a moment ago: two at once
-        would spoil each other's work.
+        Ends one that a management left which is no more; another was told to a moment ago.
         """
-        try:
-            await asyncio.wait_for(self._ended(key), _END_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise PrepareFailed(
-                f"packages are not installed: an earlier installer of {key} does not end"
-            ) from None
+        for pod in await self._api.list(POD, self._labels):
+            name = pod["metadata"]["name"]
+            if f"-{key}-" not in name or _has_ended(pod):
+                continue
+            await self._api.delete(POD, name)
+            try:
+                await asyncio.wait_for(self._gone(name), _END_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                raise PrepareFailed(
+                    f"packages wait for the pod {name}, which does not end; if its node is gone, "
+                    f"remove it: kubectl -n {self._api.namespace} delete pod {name} --force"
+                ) from None
 
-    async def _ended(self, key: str) -> None:
-        left: set[str] = set()
+    async def _gone(self, name: str) -> None:
         async with contextlib.aclosing(self._api.watch(POD, self._labels)) as changes:
             async for change in changes:
-                names = {each["metadata"]["name"] for each in change.objects}
-                if change.listed is not None:
-                    left = {name for name in names if f"-{key}-" in name}
-                    for name in left:
-                        await self._api.delete(POD, name)
-                elif change.is_gone:
-                    left -= names
-                if not left:
+                is_told = any(each["metadata"]["name"] == name for each in change.objects)
+                if (is_told and change.is_gone) or (change.listed is not None and not is_told):
                     return
 
     async def _wait_for_start(self, name: str, progress: Progress) -> None:
@@ -200,13 +200,10 @@ class KubernetesPackages:
             ) from None
 
     async def _exit_status(self, name: str) -> int:
-        def has_ended(pod: Object) -> bool:
-            return pod["status"]["phase"] in ("Succeeded", "Failed")
-
         try:
-            pod = await asyncio.wait_for(self._pod_until(name, has_ended), _END_TIMEOUT_S)
+            pod = await asyncio.wait_for(self._pod_until(name, _has_ended), _END_TIMEOUT_S)
         except asyncio.TimeoutError:
-            raise SkysailError(f"pod {name} does not end") from None
+            raise PrepareFailed(f"pod {name} does not end") from None
         ends = [each["state"] for each in pod["status"].get("containerStatuses", ())]
         if not ends or "terminated" not in ends[0]:
             reason = pod["status"].get("message") or "its pod was removed"
@@ -237,12 +234,27 @@ class KubernetesPackages:
                 continue
             # Whoever prepares it meanwhile makes it anew.
             async with lock:
-                await self._api.delete(CONFIG_MAP, note["metadata"]["name"])
-                removal = self._run("remove", key, {}, lambda line: None)
                 try:
-                    await asyncio.wait_for(removal, _REMOVE_TIMEOUT_S)
-                except asyncio.TimeoutError:
-                    log.warning("packages stay in the volume", extra={"environment": key})
+                    await asyncio.wait_for(self._remove(note), _REMOVE_TIMEOUT_S)
+                except (PrepareFailed, asyncio.TimeoutError) as error:
+                    # The next sweep tries again.
+                    log.warning(
+                        "packages stay in the volume",
+                        extra={"environment": key, "error": str(error) or "it takes too long"},
+                    )
         if not any(lock.locked() for lock in self._locks.values()):
             for pod in await self._api.list(POD, self._labels):
                 await self._api.delete(POD, pod["metadata"]["name"])
+
+    async def _remove(self, note: Object) -> None:
+        key, requirements = note["data"]["key"], note["data"]["requirements"]
+        # A part of it is nobody's to use, and is found until all of it is gone.
+        await self._api.apply(await self._note(key, requirements, is_installed=False))
+        status = await self._run("remove", key, {}, lambda line: None)
+        if status != 0:
+            raise PrepareFailed(f"its installer ended with status {status}")
+        await self._api.delete(CONFIG_MAP, note["metadata"]["name"])
+
+
+def _has_ended(pod: Object) -> bool:
+    return pod["status"].get("phase") in ("Succeeded", "Failed")

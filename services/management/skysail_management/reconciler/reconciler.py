@@ -63,9 +63,11 @@ class Reconciler:
     async def stop_all_containers(self) -> None:
         """Drain and stop every container, whatever is desired."""
         await self._tasks.stop()
-        await stop_all(self._manager, self._options.drain_timeout_s)
-        await self._manager.sweep(self._kept())
-        await self._manager.close()
+        try:
+            await stop_all(self._manager, self._options.drain_timeout_s)
+            await self._manager.sweep(self._kept())
+        finally:
+            await self._manager.close()
 
     def all_changed(self) -> None:
         """Say that the desired state of anything may have changed."""
