@@ -378,7 +378,8 @@ async def test_sending_waits_for_a_client_that_does_not_read(transport):
             while before != sent_bytes:
                 before = sent_bytes
                 await asyncio.sleep(0.2)
-            assert sent_bytes < 20_000_000
+            # Of 100 MB; the kernel alone may take 30.
+            assert sent_bytes < 50_000_000
             call.cancel()
 
 
