@@ -299,7 +299,8 @@ def test_bytes_are_let_go_of_while_python_is_idle() -> None:
             for _ in range(15):
                 assert len(blob(b"10000000", timeout=10)) == 10_000_000
             sizes.append(rss_bytes())
-        assert sizes[2] - sizes[0] < 40 << 20
+        # Of 300 MB that went through meanwhile; a few answers may be on their way out.
+        assert sizes[2] - sizes[0] < 100 << 20
     server.close()
 
 
