@@ -1,31 +1,31 @@
 """`make bench`: the query path beside its limit and its peers, in one run on one machine."""
 
 import argparse
-import math
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks import core, link, load_tool, report, systems
+from benchmarks import core, goodput, link, load_tool, report, systems
 from benchmarks.echo_cpp import NoCompiler
-from benchmarks.load_tool import Load, LoadFailed
+from benchmarks.goodput import Goodput
+from benchmarks.load_tool import LoadFailed, ServerDied
 from benchmarks.peers import PeerFailed, PeerUnavailable
-from benchmarks.report import CellKey, Goodput
-from benchmarks.systems import System
+from benchmarks.report import CellKey
+from benchmarks.systems import Running, System
 from skysail_common.rpc.transports import TransportName
 
 CALLERS = (1, 16, 64)
 SLO_MS = 50.0
-_IN_TIME = 0.99
 _MAX_STOLEN = 0.05
 _TRIES = 3
-_HALVINGS = 5
 _BATCH_ROWS = 16
 """What 64 callers make of it, about."""
 
@@ -48,136 +48,126 @@ def main(arguments: Sequence[str]) -> int:
     models = options.models.split(",")
     load_tool.build()
     with ExitStack() as stack:
-        running: list[System] = []
+        started: list[Running] = []
+
+        def start(context: Callable[[], AbstractContextManager[System]]) -> None:
+            started.append(stack.enter_context(Running(context)))
+
         transports: list[TransportName] = options.transports.split(",")
         if "native" in transports and find_spec("skysail_transport") is None:
             console.print("without native: skysail-transport is not installed", style="yellow")
             transports.remove("native")
         for transport in transports:
             echo = "aio" if transport == "grpc" else transport
-            running += stack.enter_context(systems.echo_systems(echo))
-            running.append(stack.enter_context(systems.skysail_system(transport)))
+            start(partial(systems.echo_system, echo))
+            start(partial(systems.skysail_system, transport))
         try:
-            running += stack.enter_context(systems.echo_systems("cpp"))
+            start(partial(systems.echo_system, "cpp"))
         except NoCompiler as error:
             console.print(f"without the echo in C++: {error}", style="yellow")
         for name in filter(None, options.peers.split(",")):
             try:
-                running.append(stack.enter_context(systems.peer_system(name)))
+                start(partial(systems.peer_system, name))
             except (PeerFailed, PeerUnavailable) as error:
                 console.print(f"without {name}: {error}", style="yellow")
         cells: list[dict[str, Any]] = []
-        goodput: list[Goodput] = []
+        failures: dict[CellKey, str] = {}
+        found: list[Goodput] = []
         links: dict[str, dict[str, float]] = {}
         if options.skip != "closed":
-            cells = closed_loops(console, running, models, rounds, seconds)
-            report.print_cells(console, cells)
+            cells, failures = closed_loops(console, started, models, rounds, seconds)
+            report.print_cells(console, cells, failures)
             report.print_ratios(console, cells)
             links = {name: link.measure(name) for name in transports}
             report.print_split(console, cells, core.measure(_BATCH_ROWS), links)
         # The rest takes minutes more.
-        report.write(cells, goodput, links, Path(options.output))
+        report.write(cells, failures, found, links, Path(options.output))
         if options.skip != "open":
-            best = {(cell["system"], cell["model"]): cell["requests_per_s"] for cell in cells
-                    if cell["callers"] == max(CALLERS) and cell["mode"] == "unary"}  # fmt: skip
-            for model in [name for name in ("lr", "rf") if name in models]:
-                for system in running:
-                    if system.unary == systems.INFER:
-                        guess = best.get((system.name, model), 1000.0)
-                        goodput.append(open_loop(console, system, model, guess, seconds))
-            report.print_goodput(console, goodput)
+            kept = [name for name in ("lr", "rf") if name in models]
+            found = open_loops(console, started, kept, cells, seconds)
+            goodput.print_table(console, found)
     console.print(report.machine(), style="dim")
-    report.write(cells, goodput, links, Path(options.output))
+    report.write(cells, failures, found, links, Path(options.output))
     return 0
 
 
-def undisturbed(load: Load, system: System) -> dict[str, Any]:
-    """Return a run in which others had little of this machine, or the best of a few."""
+def undisturbed(
+    running: Running, door: str, model: str, mode: str, seconds: float, **options: Any
+) -> dict[str, Any]:
+    """Return a run in which others had little of this machine, or the best of a few.
+
+    Raises:
+        LoadFailed: there is no figure.
+    """
     results: list[dict[str, Any]] = []
     while len(results) < _TRIES:
-        results.append(load_tool.run(load, system.parts))
+        results.append(running.measure(door, model, mode, seconds, **options))
         if results[-1]["stolen"] <= _MAX_STOLEN:
             break
     return min(results, key=lambda result: float(result["stolen"]))
 
 
 def closed_loops(
-    console: Console, running: Sequence[System], models: Sequence[str], rounds: int, seconds: float
-) -> list[dict[str, Any]]:
-    """Return the cells of all systems; the rounds of all are interleaved."""
+    console: Console, started: Sequence[Running], models: Sequence[str], rounds: int, seconds: float
+) -> tuple[list[dict[str, Any]], dict[CellKey, str]]:
+    """Return the cells of all systems, and why others are missing; the rounds are interleaved."""
     found: dict[CellKey, list[dict[str, Any]]] = {}
+    failures: dict[CellKey, str] = {}
     for number in range(rounds):
-        for model in models:
-            for callers in CALLERS:
-                for system in running:
-                    if model not in system.models:
-                        continue
-                    for mode, path in (("unary", system.unary), ("stream", system.stream)):
-                        if not path:
-                            continue
-                        is_unary = mode == "unary"
-                        load = Load(
-                            "closed" if is_unary else "stream",
-                            system.address,
-                            path,
-                            system.requests(model),
-                            seconds,
-                            callers,
-                        )
-                        key = CellKey(system.name, system.transport, model, mode, callers)
-                        try:
-                            result = undisturbed(load, system)
-                        except LoadFailed as error:
-                            console.print(f"{key}: {error}", style="red")
-                            continue
-                        found.setdefault(key, []).append(result)
+        for model, callers, running in product(models, CALLERS, started):
+            system = running.system
+            if model not in system.models:
+                continue
+            for mode, path in (("closed", system.unary), ("stream", system.stream)):
+                if not path:
+                    continue
+                shown = "unary" if mode == "closed" else mode
+                key = CellKey(system.name, system.transport, model, shown, callers)
+                try:
+                    result = undisturbed(running, "grpc", model, mode, seconds, callers=callers)
+                except ServerDied as error:
+                    failures[key] = f"died: {error}"
+                except LoadFailed as error:
+                    failures[key] = f"no figure: {error}"
+                else:
+                    found.setdefault(key, []).append(result)
         console.print(f"round {number + 1} of {rounds} done", style="dim")
-    return [report.cell_of(key, results) for key, results in found.items()]
+    return [report.cell_of(key, results) for key, results in found.items()], failures
 
 
-def open_loop(
-    console: Console, system: System, model: str, guess: float, seconds: float
-) -> Goodput:
-    """Return the highest rate at which enough is in time, and what happens beyond it.
+def open_loops(
+    console: Console,
+    started: Sequence[Running],
+    models: Sequence[str],
+    cells: Sequence[dict[str, Any]],
+    seconds: float,
+) -> list[Goodput]:
+    """Return the goodput of every system that answers the protocol, by model and door."""
+    best = {(cell["system"], cell["model"]): cell["requests_per_s"] for cell in cells
+            if cell["callers"] == max(CALLERS) and cell["mode"] == "unary"}  # fmt: skip
+    found = []
+    for model, door, running in product(models, ("grpc", "http"), started):
+        if not running.system.http_address:
+            continue
 
-    The rate grows from what a closed loop reached until it fails, and is then searched by bisection.
-    One that fails is tried once more: a shared machine pauses now and then, whoever is measured.
-    """
-    requests = system.requests(model)
+        def offer(
+            rate: float,
+            length_s: float,
+            door: str = door,
+            model: str = model,
+            running: Running = running,
+        ) -> dict[str, Any]:
+            options: dict[str, Any] = {"rate": rate, "timeout_ms": int(SLO_MS), "slo_ms": SLO_MS}
+            if door == "grpc":
+                options["connections"] = 8
+            return undisturbed(running, door, model, "open", length_s, **options)
 
-    def offer(rate: float, length_s: float) -> dict[str, Any]:
-        load = Load(
-            "open", system.address, system.unary, requests, length_s, 0, 8, rate,
-            timeout_ms=int(SLO_MS), slo_ms=SLO_MS,
-        )  # fmt: skip
-        try:
-            return undisturbed(load, system)
-        except LoadFailed as error:
-            console.print(f"{system.name}, {model} at {rate:.0f}/s: {error}", style="red")
-            return {"in_slo": 0, "offered": 0, "refusal_p50_ms": 0.0}
-
-    def share(result: dict[str, Any]) -> float:
-        return float(result["in_slo"]) / max(1, result["offered"])
-
-    low, high, rate = 0.0, math.inf, 0.8 * guess
-    num_halved = 0
-    while num_halved < _HALVINGS:
-        if any(share(offer(rate, seconds)) >= _IN_TIME for _ in range(2)):
-            low = rate
-        else:
-            high = rate
-        num_halved += high < math.inf
-        rate = min(1.5 * rate, (low + high) / 2)
-    best = low
-    if best == 0.0:
-        console.print(f"{system.name} keeps {SLO_MS:g} ms for {model} at no rate tried")
-        return Goodput(system.name, model, SLO_MS, 0.0, 0.0, 0.0, 0.0, 0.0)
-    at_120, at_200 = offer(1.2 * best, 2 * seconds), offer(2.0 * best, 2 * seconds)
-    in_time_per_s = at_200["in_slo"] / (2 * seconds)
-    return Goodput(
-        system.name, model, SLO_MS, round(best, 1), round(share(at_120), 4),
-        round(share(at_200), 4), at_200["refusal_p50_ms"], round(in_time_per_s / best, 3),
-    )  # fmt: skip
+        name = running.system.name
+        # A request over HTTP costs a frontend several times as much.
+        guess = best.get((name, model), 1000.0) / (1 if door == "grpc" else 4)
+        found.append(goodput.measure(offer, name, door, model, SLO_MS, guess, seconds))
+        console.print(f"open loop of {name}, {model}, {door} done", style="dim")
+    return found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,11 @@ _SLACK_S = 60.0
 
 
 class LoadFailed(Exception):
-    """The load tool could not be built or did not end well."""
+    """The load tool was not built or gave no figure; the text says why."""
+
+
+class ServerDied(LoadFailed):
+    """A process of the server ended while it was measured."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Load:
     timeout_ms: int = 10_000
     slo_ms: float = 50.0
     seed: int = 1
+    protocol: str = "grpc"
+    """`grpc` or `http`."""
+    timeout_header: str = ""
+    """Header of HTTP that tells the server the milliseconds it has; empty for none."""
 
 
 def build() -> Path:
@@ -70,8 +78,10 @@ def run(load: Load, parts: Parts) -> dict[str, Any]:
         parts: Tells which processes are the server's.
 
     Raises:
-        LoadFailed: the tool failed or did not end.
+        ServerDied: a process of the server ended during the run.
+        LoadFailed: the tool gave no figure.
     """
+    pids = {pid for each in parts().values() for pid in each}
     with tempfile.NamedTemporaryFile(suffix=".messages") as file:
         for message in load.messages:
             file.write(len(message).to_bytes(4, "little") + message)
@@ -81,32 +91,26 @@ def run(load: Load, parts: Parts) -> dict[str, Any]:
             "seconds": load.seconds, "callers": load.callers, "rate": load.rate,
             "connections": max(1, min(load.connections, load.callers or load.connections)),
             "timeout-ms": load.timeout_ms, "slo-ms": load.slo_ms, "seed": load.seed,
+            "protocol": load.protocol, "timeout-header": load.timeout_header,
         }  # fmt: skip
         if load.mode == "open":
             flags["connections"] = load.connections
         command = [str(_TARGET / "release" / "skysail-load")]
         command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stderr is not None
-            assert process.stdout is not None
-            marks: list[tuple[dict[str, float], float, float]] = []
-            others: list[str] = []
-            for line in process.stderr:
-                if line.strip() in ("begin", "end"):
-                    times = psutil.cpu_times()
-                    taken = {part: _cpu_s(pids) for part, pids in parts().items()}
-                    marks.append((taken, times.steal, sum(times)))
-                else:
-                    others.append(line)
-            output = process.stdout.read()
-            if process.wait(_SLACK_S) != 0 or len(marks) != 2:
-                raise LoadFailed(f"the load tool failed: {''.join(others)[-500:]}")
-        finally:
-            process.kill()
-            process.wait()
+        ) as process:
+            try:
+                marks, others, output = _watched(process, parts)
+                status = process.wait(_SLACK_S)
+            except subprocess.TimeoutExpired as error:
+                raise LoadFailed(f"the load tool did not end within {_SLACK_S:g} s") from error
+            finally:
+                process.kill()
+    if ended := {pid for pid in pids if not _is_running(pid)}:
+        raise ServerDied(f"{len(ended)} of {len(pids)} processes of the server ended")
+    if status != 0 or len(marks) != 2:
+        raise LoadFailed(others[-500:].strip() or f"the load tool ended with status {status}")
     report: dict[str, Any] = json.loads(output)
     num_requests = max(1, sum(report["codes"].values()))
     (before, stolen_before, all_before), (after, stolen_after, all_after) = marks
@@ -116,6 +120,33 @@ def run(load: Load, parts: Parts) -> dict[str, Any]:
     report["server_cpu_us"] = sum(report["parts_us"].values())
     report["stolen"] = (stolen_after - stolen_before) / max(1e-9, all_after - all_before)
     return report
+
+
+_Mark = tuple[dict[str, float], float, float]
+"""Processor time of each part of the server, stolen time and all time of this machine."""
+
+
+def _watched(process: "subprocess.Popen[str]", parts: Parts) -> tuple[list[_Mark], str, str]:
+    """Return what the machine says when the tool begins and ends, and what the tool says."""
+    assert process.stderr is not None
+    assert process.stdout is not None
+    marks: list[_Mark] = []
+    others: list[str] = []
+    for line in process.stderr:
+        if line.strip() in ("begin", "end"):
+            times = psutil.cpu_times()
+            taken = {part: _cpu_s(pids) for part, pids in parts().items()}
+            marks.append((taken, times.steal, sum(times)))
+        else:
+            others.append(line)
+    return marks, "".join(others), process.stdout.read()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _cpu_s(pids: Sequence[int]) -> float:

@@ -1,5 +1,6 @@
 """The models that every system serves: nothing, little and much work for each row of digits."""
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -53,3 +54,18 @@ def infer_requests(name: str) -> list[bytes]:
         request.raw_input_contents.append(row.tobytes())
         requests.append(request.SerializeToString())
     return requests
+
+
+def json_requests(name: str) -> list[bytes]:
+    """Return a request of the protocol's REST form of one row for each image."""
+    return [
+        json.dumps(
+            {
+                "id": str(index),
+                "inputs": [
+                    {"name": "x", "datatype": "FP32", "shape": [1, 64], "data": row.tolist()}
+                ],
+            }
+        ).encode()
+        for index, row in enumerate(rows())
+    ]

@@ -13,6 +13,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goodput import Goodput
+
 RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
 
 
@@ -25,23 +27,6 @@ class CellKey:
     model: str
     mode: str
     callers: int
-
-
-@dataclass(frozen=True)
-class Goodput:
-    """How much is answered within the SLO."""
-
-    system: str
-    model: str
-    slo_ms: float
-    max_rate: float
-    """Highest rate a second at which 99 % are."""
-    share_at_120: float
-    share_at_200: float
-    refusal_p50_ms: float
-    """At 200 %."""
-    goodput_at_200: float
-    """Answers in time at 200 %, relative to `max_rate`."""
 
 
 def machine() -> str:
@@ -69,8 +54,10 @@ def cell_of(key: CellKey, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return cell
 
 
-def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
-    """Print a table of closed loops."""
+def print_cells(
+    console: Console, cells: Sequence[dict[str, Any]], failures: Mapping[CellKey, str]
+) -> None:
+    """Print a table of closed loops, and below it why figures are missing."""
     table = Table(title="closed loop", header_style="bold", title_justify="left")
     for name in ("model", "mode", "callers", "system"):
         table.add_column(name, justify="right" if name == "callers" else "left")
@@ -99,25 +86,9 @@ def print_cells(console: Console, cells: Sequence[dict[str, Any]]) -> None:
             str(cell["num_failed"]),
         )  # fmt: skip
     console.print(table)
-
-
-def print_goodput(console: Console, found: Sequence[Goodput]) -> None:
-    """Print a table of open loops."""
-    if not found:
-        return
-    title = f"open loop, within {found[0].slo_ms:g} ms"
-    table = Table(title=title, header_style="bold", title_justify="left")
-    for name in ("model", "system"):
-        table.add_column(name)
-    for name in ("99 % up to, req/s", "at 120 %", "at 200 %", "goodput at 200 %", "refusal p50"):
-        table.add_column(name, justify="right")
-    for each in sorted(found, key=lambda each: (each.model, each.system)):
-        table.add_row(
-            each.model, each.system, f"{each.max_rate:.0f}", f"{100 * each.share_at_120:.1f} %",
-            f"{100 * each.share_at_200:.1f} %", f"{100 * each.goodput_at_200:.0f} %",
-            f"{each.refusal_p50_ms:.1f} ms",
-        )  # fmt: skip
-    console.print(table)
+    for key, note in failures.items():
+        place = f"{key.system}, {key.model}, {key.mode}, {key.callers} callers"
+        console.print(f"  {place}: {note}", style="yellow")
 
 
 def print_split(
@@ -170,6 +141,7 @@ def print_ratios(console: Console, cells: Sequence[dict[str, Any]]) -> None:
 
 def write(
     cells: Sequence[dict[str, Any]],
+    failures: Mapping[CellKey, str],
     goodput: Sequence[Goodput],
     links: Mapping[str, Mapping[str, float]],
     path: Path,
@@ -180,6 +152,7 @@ def write(
         "machine": machine(),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "cells": list(cells),
+        "failures": [{**asdict(key), "note": note} for key, note in failures.items()],
         "goodput": [asdict(each) for each in goodput],
         "links": dict(links),
     }

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import psutil
 
 from benchmarks import load_tool, systems
-from benchmarks.load_tool import Load
 
 NUM_QUERIES = 1_000_000
 MAX_GROWN_BYTES = 5_000_000
@@ -51,9 +50,7 @@ def _ask(system: systems.System, number: int) -> int:
     """Ask at least so many queries and return how many failed."""
     num_asked = num_failed = 0
     while num_asked < number:
-        load = Load(
-            "closed", system.address, system.unary, system.requests(_MODEL), _CHUNK_S, _CALLERS
-        )
+        load = system.load("grpc", _MODEL, "closed", _CHUNK_S, callers=_CALLERS)
         codes = load_tool.run(load, system.parts)["codes"]
         num_asked += sum(codes.values())
         num_failed += sum(count for code, count in codes.items() if code != "0")

@@ -6,19 +6,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import psutil
+from typing_extensions import Self
 
 import skysail
-from benchmarks import echo, echo_cpp, models
-from benchmarks.load_tool import Parts, tree
-from benchmarks.peers import mlserver, triton
+from benchmarks import echo, echo_cpp, load_tool, models
+from benchmarks.load_tool import Load, LoadFailed, Parts, ServerDied, tree
+from benchmarks.peers import PeerFailed, mlserver, triton
+from skysail_frontend.ingress.http import TIMEOUT_HEADER
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+HTTP_CONNECTIONS = 512
+"""Most connections of an HTTP client; what exceeds them waits in the client."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +39,90 @@ class System:
     """Path of the unary method; nothing where there is none."""
     stream: str = ""
     """Path of the bidirectional method; nothing where there is none."""
-    requests: Callable[[str], list[bytes]] = models.infer_requests
-    """Makes the requests to a model."""
+    http_address: str = ""
+    """Where it answers the protocol's REST form; nothing where it does not."""
     models: tuple[str, ...] = models.NAMES
     transport: str = "other"
     """What carries its calls, where that is ours to choose."""
 
+    def load(self, door: str, model: str, mode: str, seconds: float, **options: Any) -> Load:
+        """Return a load of queries to a model.
+
+        Args:
+            door: `grpc` or `http`.
+            model: Its name.
+            mode: `closed`, `open` or `stream`.
+            seconds: How long.
+            options: Further fields of the load.
+        """
+        if door == "http":
+            path, requests = f"/v2/models/{model}/infer", models.json_requests(model)
+            header = TIMEOUT_HEADER if self.name.startswith("skysail") else ""
+            options = {
+                "connections": HTTP_CONNECTIONS,
+                **options,
+                "protocol": "http",
+                "timeout_header": header,
+            }
+            return Load(mode, self.http_address, path, requests, seconds, **options)
+        path = self.stream if mode == "stream" else self.unary
+        requests = models.infer_requests(model)
+        return Load(mode, self.address, path, requests, seconds, **options)
+
+
+class Running:
+    """A system that runs, and that can be started again."""
+
+    def __init__(self, start: Callable[[], AbstractContextManager[System]]) -> None:
+        """A system that does not run yet.
+
+        Args:
+            start: Runs it as long as the context lasts; called for each start.
+        """
+        self._start = start
+        self._stack = ExitStack()
+        self.system: System
+
+    def __enter__(self) -> Self:
+        self.system = self._stack.enter_context(self._start())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def restart(self) -> None:
+        """End what is left of the system and start it again, perhaps at another address."""
+        self._stack.close()
+        self.system = self._stack.enter_context(self._start())
+
+    def measure(
+        self, door: str, model: str, mode: str, seconds: float, **options: Any
+    ) -> dict[str, Any]:
+        """Return what `load_tool.run` reports; a system that dies runs again afterwards.
+
+        Raises:
+            ServerDied: a process of the system ended during the run.
+            LoadFailed: the load tool gave no figure.
+        """
+        load = self.system.load(door, model, mode, seconds, **options)
+        try:
+            return load_tool.run(load, self.system.parts)
+        except ServerDied as death:
+            try:
+                self.restart()
+            except (PeerFailed, subprocess.SubprocessError) as error:
+                raise LoadFailed(f"{death}; it does not start again: {error}") from error
+            raise
+
 
 @contextmanager
-def echo_systems(kind: str) -> Iterator[list[System]]:
-    """Run an echo and yield its unary and its stream side.
+def echo_system(kind: str) -> Iterator[System]:
+    """Run an echo.
 
     Args:
         kind: `aio`, `native` or `cpp`.
@@ -64,10 +144,7 @@ def echo_systems(kind: str) -> Iterator[list[System]]:
         def parts() -> dict[str, list[int]]:
             return {"server": [process.pid]}
 
-        yield [
-            System(f"echo-{kind}", address, parts, echo.UNARY, "", models=("noop",)),
-            System(f"echo-{kind}-stream", address, parts, "", echo.STREAM, models=("noop",)),
-        ]
+        yield System(f"echo-{kind}", address, parts, echo.UNARY, echo.STREAM, models=("noop",))
     finally:
         process.kill()
         process.wait()
@@ -107,6 +184,7 @@ def skysail_system(transport: str = "native") -> Iterator[System]:
                 record["grpc"],
                 lambda: _parts_of(pid),
                 stream=STREAM_INFER,
+                http_address=record["http"],
                 transport=transport,
             )
         finally:
@@ -131,4 +209,8 @@ def peer_system(name: str) -> Iterator[System]:
     module = {"triton": triton, "mlserver": mlserver}[name]
     module.install()
     with module.running() as peer:
-        yield System(name, peer.grpc_endpoint, lambda: {"server": peer.pids()})
+
+        def parts() -> dict[str, list[int]]:
+            return {"server": peer.pids()}
+
+        yield System(name, peer.grpc_endpoint, parts, http_address=peer.http_endpoint)

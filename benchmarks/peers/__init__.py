@@ -24,5 +24,7 @@ class Peer:
     name: str
     grpc_endpoint: str
     """`127.0.0.1:port`."""
+    http_endpoint: str
+    """Likewise."""
     pids: Callable[[], list[int]]
     """Tells its processes of this moment: the server's and those it started."""

@@ -67,6 +67,7 @@ def running() -> Iterator[Peer]:
             _ENVIRONMENT.programs,
             directory,
             grpc_port,
+            http_port,
             {"PYTHONPATH": str(directory)},
         ) as peer:
             yield peer

@@ -53,6 +53,7 @@ def serving(
     programs: Path,
     directory: Path,
     grpc_port: int,
+    http_port: int,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Peer]:
     """Run a server until the context ends; yield it once all its models are ready.
@@ -63,6 +64,7 @@ def serving(
         programs: Where the programs of its environment are.
         directory: Its working directory, which also takes its log.
         grpc_port: Where it will listen.
+        http_port: Likewise, for HTTP.
         environment: Variables beside the common ones.
 
     Raises:
@@ -95,7 +97,7 @@ def serving(
         if reason:
             tail = log.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:]
             raise PeerFailed(f"{name} {reason}; the end of its log:\n{tail}")
-        yield Peer(name, endpoint, lambda: _members(process.pid))
+        yield Peer(name, endpoint, f"{HOST}:{http_port}", lambda: _members(process.pid))
     finally:
         _end(process)
 

@@ -84,7 +84,7 @@ def running() -> Iterator[Peer]:
         PeerFailed: it did not become ready.
     """
     server = _server()
-    [grpc_port] = free_ports(1)
+    grpc_port, http_port = free_ports(2)
     with tempfile.TemporaryDirectory(prefix="skysail-triton-") as name:
         directory = Path(name)
         repository = directory / "models"
@@ -99,12 +99,15 @@ def running() -> Iterator[Peer]:
             f"--backend-config=python,shm-region-prefix-name={prefix}",
             f"--grpc-address={HOST}",
             f"--grpc-port={grpc_port}",
-            "--allow-http=false",
+            f"--http-address={HOST}",
+            f"--http-port={http_port}",
             "--allow-metrics=false",
             "--exit-timeout-secs=5",
         ]
         try:
-            with serving(NAME, command, _ENVIRONMENT.programs, directory, grpc_port) as peer:
+            with serving(
+                NAME, command, _ENVIRONMENT.programs, directory, grpc_port, http_port
+            ) as peer:
                 yield peer
         finally:
             for region in _SHARED_MEMORY.glob(f"{prefix}*"):
