@@ -81,7 +81,9 @@ class _Link:
         pass
 
 
-async def _unreachable(endpoint: str, path: str, observer: LinkObserver) -> Link:
+async def _unreachable(
+    endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
+) -> Link:
     raise NotImplementedError
 
 

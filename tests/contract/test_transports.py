@@ -446,13 +446,28 @@ async def test_a_peer_that_is_not_there_is_unavailable(transport, tmp_path: Path
         )
 
 
-async def test_a_peer_that_refuses_is_unavailable(transport):
+@pytest.mark.parametrize(
+    ("refusal", "raised"),
+    [
+        (Unavailable("not ready yet"), Unavailable),
+        (FailedPrecondition("somebody else"), FailedPrecondition),
+        (InvalidInput("no such stream"), Unavailable),
+    ],
+)
+async def test_a_peer_refuses_a_link_by_what_is_sent_with_it(transport, refusal, raised):
     async def refusing(stream: Stream) -> None:
-        raise Unavailable("not ready yet")
+        if stream.metadata().get("skysail-test") != "please":
+            raise refusal
+        await accepting(stream)
 
     async with serving(transport, stream=refusing) as (_, endpoint):
-        with pytest.raises(Unavailable, match="not ready yet"):
+        with pytest.raises(raised, match=f"does not take batches: {refusal}"):
             await asyncio.wait_for(transport.connect(endpoint, STREAM, Observer()), WAIT_S)
+        observer = Observer()
+        link = await transport.connect(endpoint, STREAM, observer, (("skysail-test", "please"),))
+        link.send(b"one")
+        assert await observer.next() == b"one"
+        link.close()
 
 
 # Servers.

@@ -25,6 +25,7 @@ import skysail.artifact
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.kubernetes_anchor import anchor_name
 from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.link_identity import identity_metadata
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import join_bytes_elements, split_bytes_elements
 from skysail_common.tokens import replica_token
@@ -388,7 +389,10 @@ async def ask(container: Container, *texts: str) -> list[Any]:
         stub = model_server_pb2_grpc.ModelServerStub(channel)
         batch = model_server_pb2.Batch(id=1, rows=[1] * len(texts))
         batch.inputs.append(join_bytes_elements(text.encode() for text in texts))
-        stream = stub.PredictBatches(iter([batch]), timeout=_PATIENCE_S)
+        identity = identity_metadata(
+            container.replica_id.model_version, container.labels["artifact"]
+        )
+        stream = stub.PredictBatches(iter([batch]), timeout=_PATIENCE_S, metadata=identity)
         result = await anext(aiter(stream))
         stream.cancel()
     errors = {error.index: error for error in result.errors}

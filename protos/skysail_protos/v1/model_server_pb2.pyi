@@ -8,7 +8,6 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from skysail_protos.v1 import routing_pb2 as _routing_pb2
-from skysail_protos.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,63 +18,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-@_typing.final
-class DescribeRequest(_message.Message):
-    """Asks a replica what it runs."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
-
-@_typing.final
-class DescribeResponse(_message.Message):
-    """What a replica runs."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REPLICA_ID_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
-    IS_READY_FIELD_NUMBER: _builtins.int
-    replica_id: _builtins.str
-    """Id of the replica, such as sum:3/0."""
-    model: _builtins.str
-    """Name of the model."""
-    version: _builtins.str
-    """Its version."""
-    is_ready: _builtins.bool
-    """True once the model is loaded and has answered its warm-up query."""
-    @_builtins.property
-    def signature(self) -> _tensors_pb2.Signature:
-        """What it takes and gives."""
-
-    def __init__(
-        self,
-        *,
-        replica_id: _builtins.str = ...,
-        model: _builtins.str = ...,
-        version: _builtins.str = ...,
-        signature: _tensors_pb2.Signature | None = ...,
-        is_ready: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_ready", b"is_ready", "model", b"model", "replica_id", b"replica_id", "signature", b"signature", "version", b"version"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):

@@ -35,11 +35,6 @@ class ModelServerStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.Describe = channel.unary_unary(
-                '/skysail.v1.ModelServer/Describe',
-                request_serializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeResponse.FromString,
-                _registered_method=True)
         self.PredictBatches = channel.stream_stream(
                 '/skysail.v1.ModelServer/PredictBatches',
                 request_serializer=skysail__protos_dot_v1_dot_model__server__pb2.Batch.SerializeToString,
@@ -51,16 +46,10 @@ class ModelServerServicer(object):
     """Runs one model version. Served by every replica.
     """
 
-    def Describe(self, request, context):
-        """Tells which model version runs here.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def PredictBatches(self, request_iterator, context):
-        """Takes batches and answers each, in the order in which they are done. Health is
-        grpc.health.v1.
+        """Takes batches and answers each, in the order in which they are done. The metadata
+        skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
+        replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -69,11 +58,6 @@ class ModelServerServicer(object):
 
 def add_ModelServerServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Describe': grpc.unary_unary_rpc_method_handler(
-                    servicer.Describe,
-                    request_deserializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeRequest.FromString,
-                    response_serializer=skysail__protos_dot_v1_dot_model__server__pb2.DescribeResponse.SerializeToString,
-            ),
             'PredictBatches': grpc.stream_stream_rpc_method_handler(
                     servicer.PredictBatches,
                     request_deserializer=skysail__protos_dot_v1_dot_model__server__pb2.Batch.FromString,
@@ -90,33 +74,6 @@ def add_ModelServerServicer_to_server(servicer, server):
 class ModelServer(object):
     """Runs one model version. Served by every replica.
     """
-
-    @staticmethod
-    def Describe(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/skysail.v1.ModelServer/Describe',
-            skysail__protos_dot_v1_dot_model__server__pb2.DescribeRequest.SerializeToString,
-            skysail__protos_dot_v1_dot_model__server__pb2.DescribeResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def PredictBatches(request_iterator,

@@ -33,11 +33,10 @@ class ModelServerStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServerAsyncStub: ...
-    Describe: _grpc.UnaryUnaryMultiCallable[_model_server_pb2.DescribeRequest, _model_server_pb2.DescribeResponse]
-    """Tells which model version runs here."""
     PredictBatches: _grpc.StreamStreamMultiCallable[_model_server_pb2.Batch, _model_server_pb2.BatchResult]
-    """Takes batches and answers each, in the order in which they are done. Health is
-    grpc.health.v1.
+    """Takes batches and answers each, in the order in which they are done. The metadata
+    skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
+    replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
     """
 
 @_typing.type_check_only
@@ -45,23 +44,14 @@ class ModelServerAsyncStub(ModelServerStub):
     """Runs one model version. Served by every replica."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Describe: _aio.UnaryUnaryMultiCallable[_model_server_pb2.DescribeRequest, _model_server_pb2.DescribeResponse]  # type: ignore[assignment]
-    """Tells which model version runs here."""
     PredictBatches: _aio.StreamStreamMultiCallable[_model_server_pb2.Batch, _model_server_pb2.BatchResult]  # type: ignore[assignment]
-    """Takes batches and answers each, in the order in which they are done. Health is
-    grpc.health.v1.
+    """Takes batches and answers each, in the order in which they are done. The metadata
+    skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
+    replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
     """
 
 class ModelServerServicer(metaclass=_abc_1.ABCMeta):
     """Runs one model version. Served by every replica."""
-
-    @_abc_1.abstractmethod
-    def Describe(
-        self,
-        request: _model_server_pb2.DescribeRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_model_server_pb2.DescribeResponse, _abc.Awaitable[_model_server_pb2.DescribeResponse]]:
-        """Tells which model version runs here."""
 
     @_abc_1.abstractmethod
     def PredictBatches(
@@ -69,8 +59,9 @@ class ModelServerServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_model_server_pb2.Batch],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_server_pb2.BatchResult], _abc.AsyncIterator[_model_server_pb2.BatchResult]]:
-        """Takes batches and answers each, in the order in which they are done. Health is
-        grpc.health.v1.
+        """Takes batches and answers each, in the order in which they are done. The metadata
+        skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
+        replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
         """
 
 def add_ModelServerServicer_to_server(servicer: ModelServerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -344,6 +344,7 @@ class RoutedVersion(_message.Message):
     SERVING_FIELD_NUMBER: _builtins.int
     LATENCIES_FIELD_NUMBER: _builtins.int
     LOAD_REPORT_INTERVAL_FIELD_NUMBER: _builtins.int
+    ARTIFACT_SHA256_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -352,6 +353,8 @@ class RoutedVersion(_message.Message):
     """True for the version that answers where none is named."""
     num_replicas: _builtins.int
     """Replicas wanted; 0 means that none will come."""
+    artifact_sha256: _builtins.str
+    """SHA-256 of its artifact: tells its content from what the name stood for before."""
     @_builtins.property
     def signature(self) -> _tensors_pb2.Signature:
         """What it takes and gives."""
@@ -384,10 +387,11 @@ class RoutedVersion(_message.Message):
         serving: Global___ServingOptions | None = ...,
         latencies: _abc.Iterable[Global___LatencyPoint] | None = ...,
         load_report_interval: _duration_pb2.Duration | None = ...,
+        artifact_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load_report_interval", b"load_report_interval", "serving", b"serving", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_current", b"is_current", "latencies", b"latencies", "load_report_interval", b"load_report_interval", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "serving", b"serving", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_sha256", b"artifact_sha256", "is_current", b"is_current", "latencies", b"latencies", "load_report_interval", b"load_report_interval", "model", b"model", "num_replicas", b"num_replicas", "replicas", b"replicas", "serving", b"serving", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

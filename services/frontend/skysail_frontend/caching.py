@@ -6,7 +6,6 @@ it. A leader that leaves unanswered, because its caller or its deadline did, is 
 
 from collections.abc import Sequence
 
-from skysail_common.identifiers import ModelVersion
 from skysail_frontend.prediction_cache import Entry, Key, PredictionCache
 from skysail_frontend.query import Query
 
@@ -27,7 +26,7 @@ class Caching:
             now: The present instant.
         """
         assert query.version is not None
-        query.cache_key = (query.version.name, tuple(query.inputs), tuple(query.variable_dims))
+        query.cache_key = (query.version.identity, tuple(query.inputs), tuple(query.variable_dims))
         return self.cache.get(query.cache_key, now)
 
     def follows(self, query: Query) -> bool:
@@ -84,6 +83,6 @@ class Caching:
         del self._leaders[key]
         return [query for query in self._followers.pop(key, []) if not query.is_settled]
 
-    def forget(self, version: ModelVersion) -> None:
+    def forget(self, identity: str) -> None:
         """Keep nothing of a version that is gone."""
-        self.cache.forget(version)
+        self.cache.forget(identity)

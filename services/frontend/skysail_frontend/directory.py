@@ -63,7 +63,8 @@ class Directory:
         self._connector = connector
         self._snapshot_file = snapshot_file
         self._report_every_s = report_every_s
-        self._replicas: dict[ReplicaEndpoint, Replica] = {}
+        self._replicas: dict[tuple[str, ReplicaEndpoint], Replica] = {}
+        """By the identity of the version too: other content has links of its own."""
         self._tasks = BackgroundTasks()
         self._loads_wanted = asyncio.Event()
         self.has_routes = asyncio.Event()
@@ -225,23 +226,25 @@ class Directory:
         else:
             self._loads_wanted.clear()
         wanted = {
-            replica: served for served in table.versions.values() for replica in served.replicas
+            (served.identity, replica): served
+            for served in table.versions.values()
+            for replica in served.replicas
         }
-        for endpoint in self._replicas.keys() - wanted.keys():
-            self._replicas.pop(endpoint).retire()
-        for endpoint in wanted.keys() - self._replicas.keys():
-            self._add(wanted[endpoint], endpoint)
+        for key in self._replicas.keys() - wanted.keys():
+            self._replicas.pop(key).retire()
+        for key in wanted.keys() - self._replicas.keys():
+            self._replicas[key] = self._add(wanted[key], key[1])
         self.has_routes.set()
 
-    def _add(self, served: ServedVersion, endpoint: ReplicaEndpoint) -> None:
+    def _add(self, served: ServedVersion, endpoint: ReplicaEndpoint) -> Replica:
         version = self._dispatcher.version(served.name)
         assert version is not None
         replica = Replica(endpoint, version, self._dispatcher, self._connector)
-        self._replicas[endpoint] = replica
         version.replicas.append(replica)
         work = self._tasks.start(replica.run(), f"replica {endpoint.container_id}")
         # A retired replica stays until it has answered what it has.
         work.add_done_callback(lambda _: version.replicas.remove(replica))
+        return replica
 
     async def stop(self) -> None:
         """Close all links."""
@@ -294,6 +297,7 @@ def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
         load_report_interval_s=seconds("load_report_interval", message.load_report_interval)
         if message.HasField("load_report_interval")
         else None,
+        artifact_sha256=message.artifact_sha256,
     )
 
 

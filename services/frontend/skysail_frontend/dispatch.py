@@ -71,7 +71,8 @@ class Dispatcher:
         """Queries that were submitted and neither settled nor cancelled."""
         self._loop = loop
         self._max_queue_size = max_queue_size
-        self._versions: dict[ModelVersion, VersionDispatcher] = {}
+        self._versions: dict[str, VersionDispatcher] = {}
+        """By identity: a query is never sent to other content than it was checked for."""
         self._marked: list[VersionDispatcher] = []
         self._marked_at = 0.0
         self._turn_at = 0.0
@@ -83,32 +84,43 @@ class Dispatcher:
     def apply(self, table: RouteTable) -> None:
         """Route by a new table; queries that wait for a version that is gone are given up."""
         self.table = table
-        for name, served in table.versions.items():
-            known = self._versions.get(name)
+        wanted = {served.identity: served for served in table.versions.values()}
+        for identity in self._versions.keys() - wanted.keys():
+            self._forget(self._versions.pop(identity))
+        for identity, served in wanted.items():
+            known = self._versions.get(identity)
             if known is None:
-                self._versions[name] = VersionDispatcher(
+                self._versions[identity] = VersionDispatcher(
                     served,
                     self.clock,
                     self._loop,
                     self._batch_ids,
                     self._max_queue_size,
                     self._shed,
-                    self.statistics.version(name),
+                    self.statistics.version(served.name),
                 )
             else:
                 known.update(served)
                 self.mark(known)
-        for name in self._versions.keys() - table.versions.keys():
-            gone = self._versions.pop(name)
-            gone.stop()
-            self.statistics.forget(name)
-            self.caching.forget(name)
-            text = f"Request for unknown model: '{name}' was undeployed"
-            self._give_up_waiting(gone, ModelNotFound(text))
-        for name, version in self._versions.items():
+        for version in self._versions.values():
             if version.served.num_replicas == 0 and len(version.queue):
-                text = f"model '{name}' is scaled to 0 replicas"
+                text = f"model '{version.served.name}' is scaled to 0 replicas"
                 self._give_up_waiting(version, NoReadyReplica(text))
+
+    def _forget(self, gone: VersionDispatcher) -> None:
+        name, identity = gone.served.name, gone.served.identity
+        gone.stop()
+        self.statistics.forget(name)
+        self.caching.forget(identity)
+        error: SkysailError
+        if name in self.table.versions:
+            error = NoReadyReplica(
+                f"cannot answer the query: '{name}' was deployed again with other content while "
+                "it waited; ask again"
+            )
+        else:
+            error = ModelNotFound(f"Request for unknown model: '{name}' was undeployed")
+        self._give_up_waiting(gone, error)
 
     def _give_up_waiting(self, version: VersionDispatcher, error: SkysailError) -> None:
         now = self.clock()
@@ -119,11 +131,12 @@ class Dispatcher:
 
     def version(self, name: ModelVersion) -> VersionDispatcher | None:
         """Return the state of a version, or None if it is not deployed."""
-        return self._versions.get(name)
+        served = self.table.versions.get(name)
+        return self._versions.get(served.identity) if served else None
 
     def is_ready(self, name: ModelVersion) -> bool:
         """Tell whether a replica of a version takes batches."""
-        version = self._versions.get(name)
+        version = self.version(name)
         return version is not None and version.num_ready > 0
 
     def submit(self, query: Query) -> None:
@@ -131,7 +144,7 @@ class Dispatcher:
         now = query.arrival
         self.num_unsettled += 1
         self._num_submitted += 1
-        version = self._versions.get(query.version.name) if query.version else None
+        version = self._versions.get(query.version.identity) if query.version else None
         if version is None or version.served.num_replicas == 0:
             self._refuse_without_replica(query, version, now)
             return
@@ -207,7 +220,7 @@ class Dispatcher:
 
     def _leave_queue(self, query: Query) -> None:
         if query.is_queued and query.version is not None:
-            version = self._versions.get(query.version.name)
+            version = self._versions.get(query.version.identity)
             if version is not None:
                 version.queue.remove(query)
 
@@ -301,7 +314,7 @@ class Dispatcher:
             return
         leader = self.caching.left(query)
         if leader is not None:
-            version = self._versions.get(query.version.name)
+            version = self._versions.get(query.version.identity)
             if version is None:
                 self._refuse_without_replica(leader, None, now)
             else:
@@ -322,7 +335,7 @@ class Dispatcher:
         now = self.clock()
         version.lost(batches)
         served = version.served
-        is_gone = served.num_replicas == 0 or self._versions.get(served.name) is not version
+        is_gone = served.num_replicas == 0 or self._versions.get(served.identity) is not version
         # A replica computes in order: only the oldest batch can be what ended it.
         suspects = batches[0].queries if batches and has_died else ()
         for query in suspects:
@@ -347,7 +360,7 @@ class Dispatcher:
     def _expire(self, query: Query, now: float) -> None:
         """Give a query up at its deadline, wherever it is."""
         assert query.version is not None
-        version = self._versions.get(query.version.name)
+        version = self._versions.get(query.version.identity)
         was_waiting = query.is_queued or query.dispatched == 0.0
         self._leave_queue(query)
         if version is None or (was_waiting and not version.num_ready):

@@ -8,10 +8,8 @@ than LRU", NSDI 2024). `benchmarks/cache.py` compares it with CLOCK and LRU.
 from collections.abc import Sequence
 from sys import getsizeof
 
-from skysail_common.identifiers import ModelVersion
-
-Key = tuple[ModelVersion, tuple[bytes, ...], tuple[int, ...]]
-"""The version, the data of each input, and the sizes that vary; rows follow from them."""
+Key = tuple[str, tuple[bytes, ...], tuple[int, ...]]
+"""The identity of the version, the data of each input, and the sizes that vary; rows follow from them."""
 
 _ENTRY_BYTES = 400
 """Memory of an entry beside its data: node, key, tuples and its place in the table (measured)."""
@@ -96,9 +94,9 @@ class PredictionCache:
         else:
             self._oldest = entry
 
-    def forget(self, version: ModelVersion) -> None:
+    def forget(self, identity: str) -> None:
         """Keep nothing of a version."""
-        for entry in [entry for key, entry in self._entries.items() if key[0] == version]:
+        for entry in [entry for key, entry in self._entries.items() if key[0] == identity]:
             self._remove(entry)
 
     def _evict(self) -> None:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 from skysail_common.errors import SkysailError
-from skysail_common.identifiers import ModelVersion
 from skysail_common.tensors import DataType
 from skysail_frontend.routes import Application, ServedVersion
 
@@ -144,7 +143,7 @@ class Query:
         self.priority = DEFAULT_PRIORITY
         self.dispatched = 0.0
         self.attempts = 0
-        self.cache_key: tuple[ModelVersion, tuple[bytes, ...], tuple[int, ...]] | None = None
+        self.cache_key: tuple[str, tuple[bytes, ...], tuple[int, ...]] | None = None
         self.is_part = False
         self.is_queued = False
         self.num_in_flight = 0

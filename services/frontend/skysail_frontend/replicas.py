@@ -7,8 +7,16 @@ from collections.abc import Iterator, Sequence
 from google.protobuf.message import DecodeError
 
 from skysail_common.back_off import BackOff
-from skysail_common.errors import ModelFailed, SkysailError, Unavailable, error_of
+from skysail_common.clock import NEVER
+from skysail_common.errors import (
+    FailedPrecondition,
+    ModelFailed,
+    SkysailError,
+    Unavailable,
+    error_of,
+)
 from skysail_common.rpc.contract import Connector, Link
+from skysail_common.rpc.link_identity import identity_metadata
 from skysail_common.rpc.messages import latencies_from_proto
 from skysail_common.tensors import DataType
 from skysail_frontend.dispatch import Dispatcher
@@ -58,31 +66,57 @@ class Replica:
     async def run(self) -> None:
         """Keep the link open until the replica is retired and has answered what it has."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        is_refused = False
         while not self._is_retired:
-            self._closed.clear()
+            opened = NEVER
             try:
-                link = await self._connector(self.endpoint, _PATH, self)
-                if self._closed.is_set():
-                    raise Unavailable("the link was lost as it opened")
+                await self._open()
+                opened, is_refused = self._dispatcher.clock(), False
+                await self._closed.wait()
             except Unavailable as error:
-                log.debug(
-                    "replica is not reached",
-                    extra={"container": self.container_id, "error": error.message},
-                )
-                await asyncio.sleep(back_off.next_s())
-                continue
-            self._link = link
-            self.is_ready = not self._is_retired
-            opened = self._dispatcher.clock()
-            log.info("replica is connected", extra={"container": self.container_id})
-            self._dispatcher.mark(self._version)
-            self._close_if_done()
-            await self._closed.wait()
+                self._log_failure(logging.DEBUG, "replica is not reached", error)
+            except FailedPrecondition as error:
+                # Its address may have been given to another since the routes were made.
+                level = logging.DEBUG if is_refused else logging.WARNING
+                self._log_failure(level, "endpoint is not this replica", error)
+                is_refused = True
+            except Exception as error:
+                # Without its task the endpoint would stay known and never be dialled again.
+                log.error("replica link failed", exc_info=error)
+                self._drop(f"internal error: {error!r}")
             if self._dispatcher.clock() - opened > _MAX_RETRY_S:
                 back_off.reset()
             elif not self._is_retired:
                 # A peer that accepts and closes at once is not dialled without a pause.
                 await asyncio.sleep(back_off.next_s())
+
+    async def _open(self) -> None:
+        """Open the link and send what waits.
+
+        Raises:
+            Unavailable: the endpoint cannot be reached, or takes no batches now.
+            FailedPrecondition: what listens there is a replica of another version or content.
+        """
+        self._closed.clear()
+        served = self._version.served
+        metadata = identity_metadata(served.name, served.artifact_sha256)
+        link = await self._connector(self.endpoint, _PATH, self, metadata)
+        if self._closed.is_set():
+            raise Unavailable("the link was lost as it opened")
+        self._link = link
+        self.is_ready = not self._is_retired
+        log.info("replica is connected", extra={"container": self.container_id})
+        self._dispatcher.mark(self._version)
+        self._close_if_done()
+
+    def _log_failure(self, level: int, event: str, error: SkysailError) -> None:
+        log.log(level, event, extra={"container": self.container_id, "error": error.message})
+
+    def _drop(self, reason: str) -> None:
+        """Close the link and requeue the queries that are in flight on it."""
+        if self._link is not None:
+            self._link.close()
+        self.link_closed(reason, has_died=True)
 
     def retire(self) -> None:
         """Send nothing any more; close once everything sent is answered."""
@@ -115,9 +149,7 @@ class Replica:
         except DecodeError:
             log.error("replica sent what is no result", extra={"container": self.container_id})
             # Which batch it was for cannot be told, and each would occupy the replica for ever.
-            if self._link is not None:
-                self._link.close()
-            self.link_closed("it sent what is no result", has_died=True)
+            self._drop("it sent what is no result")
             return
         if batch is None:
             log.error("replica answered an unknown batch", extra={"container": self.container_id})

@@ -70,6 +70,13 @@ class ServedVersion:
     """Rows and seconds: what is known of its speed."""
     load_report_interval_s: float | None = None
     """Time between reports of its load; None where nobody wants them."""
+    artifact_sha256: str = ""
+    """Tells its content from what the name stood for before."""
+    identity: str = field(init=False, repr=False, compare=False)
+    """Name and content: what was checked, learned or answered for one is of no use to another."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", f"{self.name}@{self.artifact_sha256}")
 
 
 class RouteTable:

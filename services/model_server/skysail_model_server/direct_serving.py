@@ -10,13 +10,13 @@ model costs by way of `loop_serving`.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from time import perf_counter_ns
 
 from skysail_transport import CANCELLED, HALF_CLOSED, MESSAGE, OPENED, Engine, Limits
 
-from skysail_common.errors import Unavailable
+from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc import reflection
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
@@ -25,7 +25,6 @@ from skysail_common.rpc.native_server import NativeServer
 from skysail_common.rpc.statuses import as_skysail_error
 from skysail_model_server.execution import Execution
 from skysail_model_server.serving import (
-    DESCRIBE,
     PREDICT_BATCHES,
     SERVICE,
     Serving,
@@ -67,7 +66,7 @@ class DirectServing(Serving):
             lambda: self._engine.counters()["unsent_bytes"],
             lambda: None,
             [SERVICE],
-            unary=[DESCRIBE],
+            unary=[],
             streams=[PREDICT_BATCHES, reflection.PATH],
         )
         super().__init__(replica_id, server)
@@ -108,16 +107,14 @@ class DirectServing(Serving):
 
     def _take(self, timeout_ms: int) -> None:
         """Sort what has come."""
-        calls, events = self._engine.take(timeout_ms)
-        for call_id, *_ in calls:
-            self._outgoing.reply(call_id, self._description())
+        _, events = self._engine.take(timeout_ms)
         for event in events:
             stream_id = event[1]
             if event[0] == MESSAGE:
                 if (receive := self._streams.get(stream_id)) is not None:
                     self._guarded(stream_id, receive, event[2])
             elif event[0] == OPENED:
-                self._opened(stream_id, event[2])
+                self._opened(stream_id, event[2], event[4].as_dict())
             elif event[0] == HALF_CLOSED:
                 # Behind what it asked.
                 self._waiting.append(_Waiting(stream_id, None))
@@ -134,14 +131,14 @@ class DirectServing(Serving):
             self._outgoing.end(stream_id, ending_of(as_skysail_error(error, SERVICE)))
             del self._streams[stream_id]
 
-    def _opened(self, stream_id: int, path: str) -> None:
+    def _opened(self, stream_id: int, path: str, metadata: Mapping[str, str | bytes]) -> None:
         if path == reflection.PATH:
             self._streams[stream_id] = self._reflected
             return
         try:
-            model = self._ready_model()
-        except Unavailable as error:
-            self._outgoing.end(stream_id, ending_of(error))
+            model = self._model_for(metadata)
+        except SkysailError as error:
+            self._outgoing.end(stream_id, ending_of(as_skysail_error(error, path)))
             return
         self._streams[stream_id] = self._received
         self._engine.accept(stream_id)

@@ -17,6 +17,7 @@ from skysail_common.artifacts import (
     MODULES_DIRECTORY,
     Manifest,
     example_file,
+    file_sha256,
     read_manifest,
 )
 from skysail_common.errors import SkysailError
@@ -57,7 +58,7 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
     # All of them: SystemExit is no Exception, and no signal raises here.
     except BaseException as error:
         raise LoadFailed(_told("loading the function failed", error, differing)) from error
-    model = Model(function, manifest.calling, signature)
+    model = Model(function, manifest.calling, signature, file_sha256(artifact))
     if example:
         try:
             model.latencies = warm_up(model, example)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 
 from skysail_common.identifiers import ReplicaId
-from skysail_common.rpc.contract import Call, Stream, Transport
+from skysail_common.rpc.contract import Stream, Transport
 from skysail_model_server.execution import Execution
 from skysail_model_server.serving import (
-    DESCRIBE,
     PREDICT_BATCHES,
     SERVICE,
     Serving,
@@ -53,9 +52,7 @@ class LoopServing(Serving):
         """
         super().__init__(
             replica_id,
-            transport.server(
-                [SERVICE], {DESCRIBE: self._describe}, {PREDICT_BATCHES: self._predict_batches}
-            ),
+            transport.server([SERVICE], {}, {PREDICT_BATCHES: self._predict_batches}),
         )
         self._transport = transport
         self._max_queued_batches = max_queued_batches
@@ -83,12 +80,9 @@ class LoopServing(Serving):
         self._transport.close()
         self._jobs.put(None)
 
-    def _describe(self, call: Call) -> None:
-        call.reply(self._description())
-
     async def _predict_batches(self, stream: Stream) -> None:
         """Answer the batches of a frontend, in their order."""
-        model = self._ready_model()
+        model = self._model_for(stream.metadata())
         await stream.accept()
         window = asyncio.Semaphore(self._max_queued_batches)
         results: _Results = asyncio.Queue()

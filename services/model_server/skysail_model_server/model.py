@@ -16,7 +16,11 @@ from skysail_common.tensors import Array, Signature
 class Model:
     """The user's function with its signature."""
 
-    def __init__(self, function: Function, calling: str, signature: Signature) -> None:
+    def __init__(
+        self, function: Function, calling: str, signature: Signature, artifact_sha256: str = ""
+    ) -> None:
+        self.artifact_sha256 = artifact_sha256
+        """What tells its content from any other."""
         self._function = function
         self._calling = cast(Calling, calling)
         self.signature = signature

@@ -1,6 +1,7 @@
 """What a model server is to the network, whichever transport carries it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from time import perf_counter_ns
 
 from google.protobuf.message import DecodeError
@@ -8,13 +9,13 @@ from google.protobuf.message import DecodeError
 from skysail_common.errors import InvalidInput, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.contract import Server
-from skysail_common.rpc.messages import latencies_to_proto, signature_to_proto
+from skysail_common.rpc.link_identity import check_identity
+from skysail_common.rpc.messages import latencies_to_proto
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
 from skysail_protos.v1 import model_server_pb2 as pb
 
 SERVICE = "skysail.v1.ModelServer"
-DESCRIBE = f"/{SERVICE}/Describe"
 PREDICT_BATCHES = f"/{SERVICE}/PredictBatches"
 
 _MAX_US = 2**32 - 1
@@ -57,26 +58,17 @@ class Serving(ABC):
     async def drain(self) -> None:
         """Take no batch any more, and return when what was taken is answered and all is closed."""
 
-    def _ready_model(self) -> Model:
-        """Return the model if batches are taken.
+    def _model_for(self, metadata: Mapping[str, str | bytes]) -> Model:
+        """Return the model if the batches of a stream with this metadata are taken.
 
         Raises:
-            Unavailable: they are not.
+            FailedPrecondition: they are meant for another version or other content.
+            Unavailable: none are taken.
         """
         if self._model is None or self._is_draining:
             raise Unavailable(f"replica {self._replica_id} is not ready")
+        check_identity(metadata, self._replica_id.model_version, self._model.artifact_sha256)
         return self._model
-
-    def _description(self) -> bytes:
-        """Return a DescribeResponse."""
-        model_name, version = self._replica_id.model_version
-        response = pb.DescribeResponse(
-            replica_id=str(self._replica_id), model=model_name, version=version
-        )
-        if self._model is not None:
-            response.signature.CopyFrom(signature_to_proto(self._model.signature))
-            response.is_ready = not self._is_draining
-        return response.SerializeToString()
 
 
 def parse_batch(message: bytes) -> pb.Batch:

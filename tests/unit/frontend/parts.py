@@ -42,6 +42,7 @@ def served(
     is_current: bool = True,
     num_replicas: int = 1,
     serving: ServingOptions | None = None,
+    artifact_sha256: str = "",
 ) -> ServedVersion:
     return ServedVersion(
         ModelVersion.parse(name),
@@ -49,6 +50,7 @@ def served(
         serving or ServingOptions(max_batch_size=max_batch_size),
         is_current=is_current,
         num_replicas=num_replicas,
+        artifact_sha256=artifact_sha256,
     )
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 
-from skysail_common.errors import ModelFailed
+from skysail_common.errors import ModelFailed, NoReadyReplica
 from skysail_common.serving_options import ServingOptions
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome
+from skysail_frontend.routes import ServedVersion
+from skysail_frontend.version_dispatcher import QueryOutputs
 from unit.frontend.parts import Frontend, application, failing, served
 
 cached = ServingOptions(max_batch_size=8, cache_ttl_s=10.0)
@@ -140,6 +142,54 @@ def test_a_version_that_is_gone_answers_nothing(frontend):
     frontend.apply(served(serving=cached))
     assert len(frontend.dispatcher.caching.cache) == 0
     assert ask(frontend) not in frontend.settled
+
+
+# A version that is deployed again under its name, with other content.
+
+
+def old_and_new() -> tuple[Frontend, ServedVersion]:
+    old, new = (served(serving=cached, artifact_sha256=each) for each in ("old", "new"))
+    return Frontend(old, cache=PredictionCache(1 << 20)), new
+
+
+def test_other_content_is_not_answered_from_the_cache_of_the_old():
+    frontend, new = old_and_new()
+    ask(frontend)
+    frontend.replica.answer()
+    # In one step: a frontend that was cut off sees no snapshot without the version.
+    frontend.apply(new)
+    assert len(frontend.dispatcher.caching.cache) == 0
+    assert ask(frontend) not in frontend.settled
+
+
+def test_a_late_result_of_the_old_does_not_answer_for_other_content():
+    frontend, new = old_and_new()
+    old_replica = frontend.replica
+    asked = ask(frontend)
+    frontend.apply(new)
+    replica = frontend.add_replica()
+    leader, follower = ask(frontend), ask(frontend)
+    old_replica.answer()
+    assert ok(frontend, asked)
+    assert leader not in frontend.settled
+    later = ask(frontend)
+    assert replica.sizes == [1]
+    replica.answer(function=lambda query: QueryOutputs([bytes(24)], [(1, 3)]))
+    for query in (leader, follower, later, ask(frontend)):
+        assert frontend.settled[query].outputs == [bytes(24)]
+
+
+def test_a_lost_leader_of_the_old_leaves_other_content_alone():
+    frontend, new = old_and_new()
+    old_replica = frontend.replica
+    leader, follower = ask(frontend), ask(frontend)
+    frontend.apply(new)
+    replica = frontend.add_replica()
+    old_replica.lose()
+    frontend.loop.turn()
+    assert replica.sent == []
+    assert isinstance(frontend.settled[leader].error, NoReadyReplica)
+    assert isinstance(frontend.settled[follower].error, NoReadyReplica)
 
 
 def test_an_application_may_do_without():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput, Unavailable
 from skysail_common.identifiers import ModelVersion
-from skysail_common.rpc.contract import LinkObserver
+from skysail_common.rpc.contract import LinkObserver, Metadata
 from skysail_common.rpc.messages import signature_to_proto
 from skysail_common.tensors import InputType
 from skysail_frontend.directory import Directory, table_of
@@ -144,8 +144,9 @@ def test_a_snapshot_of_no_possible_table_is_invalid(snapshot):
 
 
 class FakeLink:
-    def __init__(self, endpoint: str, observer: LinkObserver) -> None:
+    def __init__(self, endpoint: str, observer: LinkObserver, metadata: Metadata) -> None:
         self.endpoint = endpoint
+        self.metadata = metadata
         self.observer = observer
         self.is_closed = False
         self.sent: list[model_server_pb2.Batch] = []
@@ -172,10 +173,12 @@ class Directed:
         self.away: set[str] = set()
         self.directory = Directory(self.dispatcher, self._connect, snapshot_file, 15.0)
 
-    async def _connect(self, endpoint: str, path: str, observer: LinkObserver) -> FakeLink:
+    async def _connect(
+        self, endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
+    ) -> FakeLink:
         if endpoint in self.away:
             raise Unavailable("away")
-        self.links[endpoint] = FakeLink(endpoint, observer)
+        self.links[endpoint] = FakeLink(endpoint, observer, metadata)
         return self.links[endpoint]
 
     async def apply(self, *versions, **options) -> None:
@@ -206,6 +209,17 @@ async def test_each_replica_of_a_snapshot_is_linked_to(directed):
     assert directed.open == {"unix:/c1", "unix:/c2", "unix:/c3"}
     assert directed.dispatcher.is_ready(M1)
     assert directed.num_replicas == 2
+
+
+async def test_other_content_has_links_of_its_own(directed):
+    await directed.apply(version_of("m:1", "c1", artifact_sha256="old"))
+    old = directed.links["unix:/c1"]
+    await directed.apply(version_of("m:1", "c1", artifact_sha256="new"), sequence=2)
+    new = directed.links["unix:/c1"]
+    assert old.is_closed
+    assert not new.is_closed
+    assert directed.num_replicas == 1
+    assert dict(new.metadata) == {"skysail-version": "m:1", "skysail-artifact": "new"}
 
 
 async def test_the_same_snapshot_again_changes_nothing(directed):

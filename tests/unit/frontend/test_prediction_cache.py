@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_common.identifiers import ModelVersion
 from skysail_frontend.prediction_cache import Entry, PredictionCache
 
-M1, M2 = ModelVersion("m", "1"), ModelVersion("m", "2")
+M1, M2 = "m:1@a", "m:2@a"
 
 
-def key(number: int, version: ModelVersion = M1):
+def key(number: int, version: str = M1):
     return version, (number.to_bytes(8, "little"),), ()
 
 
@@ -19,7 +18,7 @@ def size() -> int:
     return Entry(key(0), [b"x"], [(1,)], 0.0).size_bytes
 
 
-def put(cache: PredictionCache, number: int, version: ModelVersion = M1, expires: float = 1e9):
+def put(cache: PredictionCache, number: int, version: str = M1, expires: float = 1e9):
     cache.put(key(number, version), [bytes([number % 256])], [(1,)], expires)
 
 

@@ -6,9 +6,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skysail_common.clock import NEVER
-from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Unavailable
+from skysail_common.errors import (
+    FailedPrecondition,
+    InvalidInput,
+    ModelFailed,
+    SkysailError,
+    Unavailable,
+)
 from skysail_common.identifiers import ModelVersion
-from skysail_common.rpc.contract import LinkObserver
+from skysail_common.rpc.contract import LinkObserver, Metadata
 from skysail_common.tensors import DataType, Signature, TensorSpec, join_bytes_elements
 from skysail_frontend import replicas
 from skysail_frontend.query import Outcome, Query
@@ -320,11 +326,18 @@ class FakeConnector:
     def __init__(self) -> None:
         self.links: list[FakeLink] = []
         self.calls: list[tuple[str, str]] = []
+        self.metadata: list[Metadata] = []
+        self.error: Exception | None = None
         self.is_away = False
 
-    async def __call__(self, endpoint: str, path: str, observer: LinkObserver) -> FakeLink:
+    async def __call__(
+        self, endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
+    ) -> FakeLink:
         self.calls.append((endpoint, path))
+        self.metadata.append(metadata)
         await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
         if self.is_away:
             raise Unavailable(f"{endpoint} is away")
         self.links.append(FakeLink(observer))
@@ -380,6 +393,49 @@ async def test_a_replica_is_ready_once_its_link_is_open(monkeypatch):
     # What waited is sent without anything else happening.
     linked.link.answer()
     assert linked.outcome(query) is Outcome.OK
+    linked.running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (FailedPrecondition("this is a replica of n:1"), "WARNING"),
+        (RuntimeError("a bug"), "ERROR"),
+    ],
+)
+async def test_an_endpoint_that_cannot_be_used_is_tried_again(monkeypatch, caplog, error, level):
+    linked = Linked(monkeypatch)
+    linked.connector.error = error
+    query = linked.frontend.submit()
+    await turns(30)
+    assert not linked.replica.is_ready
+    assert query.is_queued
+    records = [record for record in caplog.records if record.levelname == level]
+    assert str(error) in str(records[0].__dict__)
+    if level == "WARNING":
+        assert len(records) == 1
+    linked.connector.error = None
+    await turns()
+    assert linked.replica.is_ready
+    linked.link.answer()
+    assert linked.outcome(query) is Outcome.OK
+    linked.running.cancel()
+
+
+async def test_an_error_behind_an_open_link_closes_it_and_opens_another(monkeypatch):
+    linked = Linked(monkeypatch)
+    mark = linked.frontend.dispatcher.mark
+
+    def fail_once(version):
+        monkeypatch.setattr(linked.frontend.dispatcher, "mark", mark)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(linked.frontend.dispatcher, "mark", fail_once)
+    await turns()
+    first, second = linked.connector.links
+    assert first.is_closed
+    assert not second.is_closed
+    assert linked.replica.is_ready
     linked.running.cancel()
 
 
@@ -466,9 +522,9 @@ async def test_a_link_that_ends_as_it_opens_is_opened_again(monkeypatch):
     real = FakeConnector.__call__
     has_failed = False
 
-    async def connect(self, endpoint, path, observer):
+    async def connect(self, endpoint, path, observer, metadata):
         nonlocal has_failed
-        link = await real(self, endpoint, path, observer)
+        link = await real(self, endpoint, path, observer, metadata)
         if not has_failed:
             has_failed = True
             # Before whoever waits for the link is told that it is open.

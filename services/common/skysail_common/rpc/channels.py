@@ -3,7 +3,7 @@
 import grpc
 import grpc.aio
 
-from skysail_common.errors import Unavailable
+from skysail_common.errors import FailedPrecondition, SkysailError, Status, Unavailable
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message either way, unless a setting says otherwise."""
@@ -55,6 +55,8 @@ def open_channel(
     return grpc.aio.insecure_channel(endpoint, options)
 
 
-def link_refused(endpoint: str, reason: object) -> Unavailable:
-    """Return the error to raise where a link cannot be opened."""
-    return Unavailable(f"{endpoint} does not take batches: {reason}")
+def link_refused(endpoint: str, reason: object, status: int = Status.UNAVAILABLE) -> SkysailError:
+    """Return the error of a link that cannot be opened, with the status of the peer's refusal."""
+    is_final = status == Status.FAILED_PRECONDITION
+    error = FailedPrecondition if is_final else Unavailable
+    return error(f"{endpoint} does not take batches: {reason}")

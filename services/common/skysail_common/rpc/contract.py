@@ -136,16 +136,20 @@ class LinkObserver(Protocol):
 class Connector(Protocol):
     """Opens links."""
 
-    def __call__(self, endpoint: str, path: str, observer: LinkObserver) -> Awaitable[Link]:
+    def __call__(
+        self, endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
+    ) -> Awaitable[Link]:
         """Return an open link: the peer has accepted the stream.
 
         Args:
             endpoint: Such as `unix:/path` or `host:port`.
             path: Full path of the method.
             observer: Is told what happens.
+            metadata: Sent to the peer with the path.
 
         Raises:
             Unavailable: the peer cannot be reached or does not accept in time.
+            FailedPrecondition: the peer refuses with that status; another attempt will not help.
         """
         ...
 

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from skysail_common.clock import MONOTONIC, NEVER
-from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.errors import SkysailError
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.channels import (
     LINK_TIMEOUT_S,
@@ -194,29 +194,34 @@ def _stream(path: str, handler: StreamHandler) -> Any:
     return grpc.stream_stream_rpc_method_handler(cast(Any, serve))
 
 
-async def connect(endpoint: str, path: str, observer: LinkObserver) -> Link:
+async def connect(
+    endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
+) -> Link:
     """Open a link (see `rpc.contract.Connector`)."""
     channel = open_channel(endpoint, MAX_LINK_MESSAGE_BYTES)
     try:
-        call: Any = channel.stream_stream(path)()
+        call: Any = channel.stream_stream(path)(metadata=tuple(metadata))
         # The peer sends its headers when it accepts the stream, which only the link's own
         # reading shows: a connected channel may still be one to a peer that drains.
-        await asyncio.wait_for(_accepted(channel, call), LINK_TIMEOUT_S)
-    except (grpc.aio.AioRpcError, asyncio.TimeoutError) as error:
+        await asyncio.wait_for(_accepted(endpoint, channel, call), LINK_TIMEOUT_S)
+    except grpc.aio.AioRpcError as error:
         await channel.close()
-        reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
-        raise link_refused(endpoint, reason) from error
+        raise link_refused(endpoint, error.details(), error.code().value[0]) from error
+    except asyncio.TimeoutError as error:
+        await channel.close()
+        raise link_refused(endpoint, "no answer in time") from error
     except BaseException:
         await channel.close()
         raise
     return _GrpcLink(channel, call, observer)
 
 
-async def _accepted(channel: grpc.aio.Channel, call: Any) -> None:
+async def _accepted(endpoint: str, channel: grpc.aio.Channel, call: Any) -> None:
     await channel.channel_ready()
     await call.initial_metadata()
     if call.done():
-        raise Unavailable(await call.details() or "the stream ended")
+        reason = await call.details() or "the stream ended"
+        raise link_refused(endpoint, reason, (await call.code()).value[0])
 
 
 class _GrpcLink:

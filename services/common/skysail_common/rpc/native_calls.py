@@ -188,6 +188,7 @@ class NativeLink:
 
         Raises:
             Unavailable: it cannot be reached or refuses.
+            FailedPrecondition: it refuses with that status.
         """
         await self._accepting
 
@@ -215,7 +216,7 @@ class NativeLink:
         """Note that the stream is over."""
         reason = text or "the stream ended"
         if not self._accepting.done():
-            self._accepting.set_exception(link_refused(self._endpoint, reason))
+            self._accepting.set_exception(link_refused(self._endpoint, reason, status))
             return
         observer, self._observer = self._observer, None
         if observer is not None:

@@ -24,6 +24,7 @@ from skysail_common.rpc.contract import (
     Connector,
     Link,
     LinkObserver,
+    Metadata,
     Server,
     StreamHandler,
     UnaryHandler,
@@ -169,10 +170,12 @@ class NativeTransport:
             serving.cancel()
         self._engine.close()
 
-    async def _connect(self, endpoint: str, path: str, observer: LinkObserver) -> Link:
+    async def _connect(
+        self, endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
+    ) -> Link:
         link = NativeLink(self, observer, endpoint)
         try:
-            link.stream_id = self._engine.open(endpoint, path)
+            link.stream_id = self._engine.open(endpoint, path, metadata)
         except (OSError, ValueError) as error:
             raise link_refused(endpoint, error) from error
         self._links[link.stream_id] = link
