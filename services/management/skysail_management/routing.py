@@ -99,11 +99,10 @@ class Routing:
             self._settle()
 
     def _build(self, containers: Sequence[Container]) -> RoutingState:
-        ready: dict[str, list[tuple[str, str]]] = {}
+        ready: dict[str, list[Container]] = {}
         for box in containers:
             if box.state is ReplicaState.READY:
-                name = str(box.replica_id.model_version)
-                ready.setdefault(name, []).append((box.container_id, box.endpoint))
+                ready.setdefault(str(box.replica_id.model_version), []).append(box)
         versions = []
         for deployment in self._records.deployments.all():
             name = str(deployment.model_version)
@@ -112,7 +111,13 @@ class Routing:
                 continue
             model = self._records.models.get(record.model)
             is_current = model is not None and model.current_version == record.version
-            replicas = tuple(sorted(ready.get(name, ())))
+            replicas = tuple(
+                sorted(
+                    (box.container_id, box.endpoint)
+                    for box in ready.get(name, ())
+                    if not box.is_outdated(record.artifact_sha256)
+                )
+            )
             versions.append(VersionRouting(record, deployment, is_current, replicas))
         return RoutingState(tuple(self._records.applications.all()), tuple(versions))
 

@@ -178,6 +178,7 @@ def test_a_routing_state_as_message():
     assert (version.num_replicas, version.serving.max_batch_size) == (12, 32)
     assert [(each.rows, each.latency_us) for each in version.latencies] == [(1, 2000), (8, 10_000)]
     assert signature_from_proto(version.signature) == VERSION.to_signature()
+    assert version.artifact_sha256 == "ab" * 32
     assert [(each.container_id, each.endpoint) for each in version.replicas] == [
         ("c1", "unix:/1"),
         ("c2", "h:2"),

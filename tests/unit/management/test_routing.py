@@ -1,5 +1,6 @@
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import cast
 
@@ -70,6 +71,19 @@ async def test_a_watcher_is_told_the_newest_state_at_once():
     assert version.replicas == (("a", "unix:/a.sock"), ("b", "unix:/b.sock"))
     assert version.is_current
     assert version.deployment.num_replicas == 2
+
+
+@virtual_time
+async def test_replicas_of_other_content_are_not_told():
+    routing = Routing(await make_records("1"))
+    same, other = (replace(box(name), labels={"artifact": name * 64}) for name in "0f")
+    await routing.publish([same, other])
+    one = watcher()
+    with routing.watching(one):
+        async with aclosing(routing.snapshots(one)) as snapshots:
+            _, state = await anext(snapshots)
+    (version,) = state.versions
+    assert version.replicas == ((same.container_id, same.endpoint),)
 
 
 @virtual_time

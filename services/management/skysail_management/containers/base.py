@@ -84,6 +84,10 @@ class Container:
     labels: Mapping[str, str] = field(default_factory=dict)
     """What marks it as ours: cluster, model, version, replica, artifact (its SHA-256)."""
 
+    def is_outdated(self, artifact_sha256: str) -> bool:
+        """Tell whether it runs other content than its version has now."""
+        return self.labels.get("artifact", artifact_sha256) != artifact_sha256
+
 
 class ContainerManager(ABC):
     """Starts, lists and stops the containers that hold replicas of one cluster.

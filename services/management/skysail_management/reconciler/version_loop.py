@@ -124,8 +124,16 @@ class VersionLoop:
 
     @property
     def num_ready(self) -> int:
-        """How many replicas take batches."""
-        return sum(box.state is ReplicaState.READY for box in self.containers)
+        """How many replicas take batches; one that runs other content takes none."""
+        artifact = self._artifact()
+        return sum(
+            box.state is ReplicaState.READY and not box.is_outdated(artifact)
+            for box in self.containers
+        )
+
+    def _artifact(self) -> str:
+        record = self._records.versions.get(str(self.version))
+        return record.artifact_sha256 if record else ""
 
     def observe(self, container: Container) -> None:
         """Take over what the container manager reports of one of this version's containers."""
@@ -241,15 +249,14 @@ class VersionLoop:
             self._rollout.reset()
             # The next deployment may be of other content under the same name.
             self._is_prepared = False
-        record = self._records.versions.get(str(self.version))
-        artifact = record.artifact_sha256 if record else ""
+        artifact = self._artifact()
         observed = [
             Observed(
                 name,
                 seen.container.replica_id.index,
                 seen.container.state,
                 seen.since,
-                is_outdated=seen.container.labels.get("artifact", artifact) != artifact,
+                is_outdated=seen.container.is_outdated(artifact),
             )
             for name, seen in self._seen.items()
         ]
