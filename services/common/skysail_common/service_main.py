@@ -1,11 +1,13 @@
 """What `python -m skysail_<service>` does: settings, logs, an event loop, an exit status."""
 
 import asyncio
+import faulthandler
 import logging
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from skysail_common.descriptors import raise_descriptor_limit
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.logs import configure
 from skysail_common.settings import SettingsT, describe_settings, read_settings
@@ -41,6 +43,9 @@ def service_main(
         sys.stdout.write(describe_settings(settings) + "\n")
         return ExitCode.OK
     configure(service, settings.log_level, settings.log_format)
+    # A crash, or the SIGABRT of a watchdog, writes where each thread is to standard error.
+    faulthandler.enable()
+    raise_descriptor_limit()
     try:
         if use_uvloop:
             import uvloop

@@ -23,6 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from skysail_common.clock import MONOTONIC
+from skysail_common.descriptors import restore_descriptor_limit
 from skysail_common.errors import ReplicaNotFound, SkysailError, Unsupported
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
@@ -156,7 +157,7 @@ class LocalProcessManager(ContainerManager):
         python = self._environments.python(spec.version.requirements)
         (directory / "work").mkdir(parents=True, mode=0o700)
         with log_file(directory).open("ab") as output:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 [str(python), "-m", "skysail_model_server"],
                 cwd=directory / "work",
                 env=self._environment(spec, endpoint, directory),
@@ -165,6 +166,8 @@ class LocalProcessManager(ContainerManager):
                 stderr=output,
                 start_new_session=True,
             )
+        restore_descriptor_limit(child.pid)
+        return child
 
     def _environment(self, spec: ReplicaSpec, endpoint: str, directory: Path) -> dict[str, str]:
         return {
