@@ -97,8 +97,9 @@ def reached(machine: Machine, forward: list[str]) -> Iterator[dict[str, Any]]:
 async def through_every_door(client: skysail.AsyncClient, endpoints: dict[str, Any]) -> None:
     """Send the held-out images through every door and show a table."""
     images, labels = model.held_out()
-    host, _, port = endpoints["http"].rpartition(":")
-    http = urllib3.HTTPConnectionPool(host, int(port), maxsize=doors.CALLERS, timeout=30)
+    http = urllib3.connection_from_url(
+        f"http://{endpoints['http']}", maxsize=doors.CALLERS, timeout=30
+    )
     async with triton.InferenceServerClient(endpoints["grpc"]) as oip:
         reports = [
             await doors.measure(name, ask, images, labels)

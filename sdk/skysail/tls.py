@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 
 from skysail_common.errors import FailedPrecondition
+from skysail_common.sockets import split_host_port
 
 _TIMEOUT_S = 1.0
 
@@ -94,12 +95,11 @@ def mistake_of_tls(endpoint: str, tls: ClientTls | None) -> str | None:
     """Return what two do not agree about over TLS; None where that is not why they cannot talk."""
     if endpoint.startswith("unix:"):
         return None
-    host, _, port = endpoint.rpartition(":")
-    host = host.strip("[]")
     context = tls.context() if tls else _trusting()
     context.set_alpn_protocols(["h2"])
     try:
-        plain = socket.create_connection((host, int(port)), timeout=_TIMEOUT_S)
+        host, port = split_host_port(endpoint)
+        plain = socket.create_connection((host, port), timeout=_TIMEOUT_S)
     except (OSError, ValueError):
         return None
     with plain:

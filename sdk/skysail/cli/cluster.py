@@ -28,6 +28,7 @@ from skysail_common.errors import FailedPrecondition
 from skysail_common.logs import configure
 from skysail_common.paths import log_path
 from skysail_common.rpc.serving import parse_ready_line, print_ready_line
+from skysail_common.sockets import without_brackets
 
 _LOG_TAIL_LINES = 20
 
@@ -147,7 +148,7 @@ def up(
     options = ClusterOptions(
         data_dir=data_dir,
         cluster=cluster,
-        host=host,
+        host=without_brackets(host),
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,

@@ -19,6 +19,7 @@ from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition, SkysailError
 from skysail_common.lifecycle import BackgroundTasks, stop_event
 from skysail_common.paths import log_path, remove_socket_directory, socket_directory
+from skysail_common.sockets import split_host_port
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ class EmbeddedStore(Child):
 
 
 def _port_of(endpoint: str | None) -> int:
-    return int(endpoint.rpartition(":")[2]) if endpoint else 0
+    return split_host_port(endpoint)[1] if endpoint else 0
 
 
 def lock(data_dir: Path) -> int:

@@ -19,6 +19,7 @@ from skysail.supervisor.options import ClusterOptions
 from skysail_common import __version__
 from skysail_common.docker_labels import labels
 from skysail_common.rpc.transports import VARIABLE
+from skysail_common.sockets import split_host_port
 
 STORE, MANAGEMENT, FRONTEND, PROMETHEUS = "store", "management", "frontend", "prometheus"
 SERVICE = "service"
@@ -119,7 +120,7 @@ class DockerPlan:
         details = parts[service]() if service in parts else self._frontend(endpoints)
         own, environment = details.pop("HostConfig"), details.pop("Env", {})
         published = {
-            f"{PORTS[service][name]}/tcp": endpoint.rpartition(":")[::2]
+            f"{PORTS[service][name]}/tcp": split_host_port(endpoint)
             for name, endpoint in endpoints.items()
         }
         return {
@@ -132,7 +133,7 @@ class DockerPlan:
             "HostConfig": {
                 **_ISOLATION,
                 "PortBindings": {
-                    port: [{"HostIp": host, "HostPort": number}]
+                    port: [{"HostIp": host, "HostPort": str(number)}]
                     for port, (host, number) in published.items()
                 },
                 **own,

@@ -34,6 +34,7 @@ from skysail_common.docker_engine import DockerEngine, EngineRefused, NotOnEngin
 from skysail_common.docker_labels import label_filter, labels, own_labels
 from skysail_common.errors import FailedPrecondition
 from skysail_common.rpc.channels import open_channel
+from skysail_common.sockets import join_host_port
 from skysail_common.states import ExitCode
 from skysail_common.threads import in_thread
 
@@ -126,7 +127,9 @@ class DockerServices:
         ports = plan.ports(service)
         for tries in range(_PORT_TRIES):
             host = plan.options.host
-            bound = {each: f"{host}:{port or free_port(host)}" for each, port in ports.items()}
+            bound = {
+                each: join_host_port(host, port or free_port(host)) for each, port in ports.items()
+            }
             try:
                 await self._create(name, plan.config(service, bound))
                 if service in NEAR_REPLICAS:

@@ -29,6 +29,7 @@ from skysail_common.kubernetes_kinds import (
 )
 from skysail_common.kubernetes_labels import COMPONENT, LABEL, LEADER, labels
 from skysail_common.pod_problems import problem_of
+from skysail_common.sockets import join_host_port
 
 Progress = Callable[[str], None]
 """Is told a line of progress."""
@@ -255,7 +256,7 @@ class KubernetesServices:
             door = doors.get("management" if name == "management" else "frontend")
             if door is None or _PORTS[name] not in door.ports or not door.host:
                 return ""
-            found = f"{door.host}:{door.ports[_PORTS[name]]}"
+            found = join_host_port(door.host, door.ports[_PORTS[name]])
             # The addresses within a cluster are those of others, or nobody's, elsewhere.
             is_here = door.kind != "ClusterIP" or await _is_reached(door.host, _PORTS[name])
             return found if is_here else ""

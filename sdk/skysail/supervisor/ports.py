@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from skysail_common.errors import FailedPrecondition
+from skysail_common.sockets import family_of
 
 
 def free_port(host: str) -> int:
     """Return a port that was free a moment ago: who uses it must be able to try another."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as probe:
+    with _listening(host, 0) as probe:
         return int(probe.getsockname()[1])
 
 
@@ -25,17 +25,22 @@ def check_ports(host: str, ports: Mapping[str, int]) -> None:
     Raises:
         FailedPrecondition: one cannot; the message names its flag.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as listening:
         for flag, port in ports.items():
             if not port:
                 continue
             try:
                 # All at once: two of them may be the same.
-                listening.enter_context(socket.create_server((host, port), family=family))
+                listening.enter_context(_listening(host, port))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     text = f"port {port} of {host} is in use; choose another with {flag}"
                 else:
                     text = f"cannot listen on {host}, {flag} {port}: {error.strerror}"
                 raise FailedPrecondition(text) from None
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    # As the services listen: `::` takes the port of IPv4 too.
+    is_dual = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=family_of(host), dualstack_ipv6=is_dual)

@@ -4,13 +4,17 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from skysail_common.errors import InvalidInput
+from skysail_common.sockets import without_brackets
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 lets the system choose one, which the ready line then tells."""
+
+Host = Annotated[str, AfterValidator(without_brackets)]
+"""An address to listen on; one of IPv6 may be in brackets."""
 
 
 class ServiceSettings(BaseSettings):

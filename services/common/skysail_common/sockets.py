@@ -1,8 +1,41 @@
-"""Addresses to listen on."""
+"""Addresses of this machine and of others: joined, split and listened on."""
 
 import socket
 
 from skysail_common.errors import FailedPrecondition
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def join_host_port(host: str, port: int) -> str:
+    """Return `host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_host_port(endpoint: str) -> tuple[str, int]:
+    """Return the host, without the brackets of an IPv6 address, and the port.
+
+    Raises:
+        ValueError: `endpoint` has no port.
+    """
+    host, _, port = endpoint.rpartition(":")
+    return without_brackets(host), int(port)
+
+
+def without_brackets(host: str) -> str:
+    """Return a host as sockets take it: `::1` for `[::1]`."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def local_endpoint(endpoint: str) -> str:
+    """Return where this machine reaches what listens on `endpoint`, perhaps on every address."""
+    host, port = split_host_port(endpoint)
+    return join_host_port(_LOOPBACK.get(host, host), port)
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Return the family of an address to listen on."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def cannot_listen(address: str) -> FailedPrecondition:
@@ -17,15 +50,14 @@ def bound_socket(host: str, port: int, *, shares_port: bool = False) -> socket.s
     """Return a TCP socket that has the address and does not listen yet.
 
     Args:
-        host: Address of this machine.
+        host: Address of this machine; `::` stands for those of IPv4 too.
         port: Port; 0 for any that is free.
         shares_port: True to have it beside others who share it too.
 
     Raises:
         FailedPrecondition: it is in use, or not an address of this machine.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family_of(host), socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shares_port:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -33,5 +65,5 @@ def bound_socket(host: str, port: int, *, shares_port: bool = False) -> socket.s
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise cannot_listen(f"{host}:{port}") from error
+        raise cannot_listen(join_host_port(host, port)) from error
     return bound

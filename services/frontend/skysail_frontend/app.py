@@ -11,6 +11,7 @@ from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.contract import Server
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import open_transport
+from skysail_common.sockets import join_host_port
 from skysail_frontend.directory import Directory
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress import grpc_inference, grpc_query
@@ -92,10 +93,10 @@ async def run(settings: FrontendSettings) -> None:
     page = MetricsPage(dispatcher, transport.counters)
     probes = Probes(directory.is_ready)
     metrics = HttpServer(http_app([*page.routes(), *probes.routes()]), settings.drain_timeout_s)
-    grpc_endpoint = f"{settings.host}:{server.bind(f'{settings.host}:{settings.grpc_port}')}"
-    http_endpoint = f"{settings.host}:{http.bind(settings.host, settings.http_port)}"
-    metrics_port = metrics.bind(settings.host, settings.metrics_port)
-    metrics_endpoint = f"{settings.host}:{metrics_port}"
+    host = settings.host
+    grpc_endpoint = join_host_port(host, server.bind(join_host_port(host, settings.grpc_port)))
+    http_endpoint = join_host_port(host, http.bind(host, settings.http_port))
+    metrics_endpoint = join_host_port(host, metrics.bind(host, settings.metrics_port))
     introduction = management_pb2.WatchRoutingRequest(
         frontend_id=settings.frontend_id or f"{socket.gethostname()}-{os.getpid()}",
         grpc_endpoint=settings.advertised_grpc_endpoint or grpc_endpoint,

@@ -7,18 +7,17 @@ certificate is not for 127.0.0.1, and this has none to show.
 import sys
 
 from skysail_common.settings import read_settings
+from skysail_common.sockets import join_host_port, local_endpoint
 from skysail_frontend.pages import read_page
 from skysail_frontend.settings import FrontendSettings
-
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def main() -> int:
     """Return 0 if the frontend takes calls, else 1."""
     settings = read_settings(FrontendSettings, "health-check", [])
-    host = _LOOPBACK.get(settings.host, settings.host)
+    endpoint = local_endpoint(join_host_port(settings.host, settings.metrics_port))
     try:
-        status, _ = read_page(f"{host}:{settings.metrics_port}", "/ready")
+        status, _ = read_page(endpoint, "/ready")
     except OSError:
         return 1
     return int(status != 200)

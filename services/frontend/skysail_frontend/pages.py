@@ -2,6 +2,8 @@
 
 import http.client
 
+from skysail_common.sockets import split_host_port
+
 _TIMEOUT_S = 2.0
 
 
@@ -15,9 +17,9 @@ def read_page(endpoint: str, path: str) -> tuple[int, str]:
     Raises:
         OSError: there is no answer.
     """
-    host, _, port = endpoint.rpartition(":")
+    host, port = split_host_port(endpoint)
     # Not urllib, which would go through a proxy that is set for the web.
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

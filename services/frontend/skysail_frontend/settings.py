@@ -8,7 +8,7 @@ from typing_extensions import Self
 
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE, TransportName
-from skysail_common.settings import Port, ServiceSettings
+from skysail_common.settings import Host, Port, ServiceSettings
 
 
 class FrontendSettings(ServiceSettings):
@@ -22,8 +22,8 @@ class FrontendSettings(ServiceSettings):
     frontend_id: str = ""
     """Name of this frontend, unique in the cluster; host and process id if empty."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on."""
+    host: Host = "127.0.0.1"
+    """Address to listen on; `::` is every one, of IPv4 too."""
 
     grpc_port: Port = 8001
     """Port of the gRPC services."""

@@ -20,7 +20,7 @@ from skysail_common.child import Child, python_module
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import VARIABLE
-from skysail_common.sockets import bound_socket
+from skysail_common.sockets import bound_socket, join_host_port
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.metrics import merged
 from skysail_frontend.pages import read_page
@@ -71,9 +71,9 @@ async def run_workers(settings: FrontendSettings) -> None:
             serving.append(tasks.start(metrics.serve(), "serve metrics"))
             print_ready_line(
                 "frontend",
-                grpc=f"{settings.host}:{grpc_port}",
-                http=f"{settings.host}:{http_port}",
-                metrics=f"{settings.host}:{metrics_port}",
+                grpc=join_host_port(settings.host, grpc_port),
+                http=join_host_port(settings.host, http_port),
+                metrics=join_host_port(settings.host, metrics_port),
             )
             await stop.wait()
         finally:

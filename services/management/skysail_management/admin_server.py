@@ -12,6 +12,7 @@ import grpc.aio
 
 from skysail_common.errors import Unavailable
 from skysail_common.rpc.serving import GrpcServer
+from skysail_common.sockets import join_host_port
 from skysail_management.servicer import ManagementServicer
 from skysail_protos.v1 import management_pb2_grpc
 
@@ -37,7 +38,7 @@ class AdminServer(GrpcServer):
             FailedPrecondition: it is in use or cannot be bound.
         """
         if not self.endpoint:
-            self.endpoint = f"{host}:{self.bind(f'{host}:{port}')}"
+            self.endpoint = join_host_port(host, self.bind(join_host_port(host, port)))
         return self.endpoint
 
     async def start(self) -> None:

@@ -14,6 +14,7 @@ from skysail_common.errors import FailedPrecondition, StoreUnavailable
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
+from skysail_common.sockets import join_host_port
 from skysail_common.store import Store
 from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
@@ -175,8 +176,8 @@ async def _serve(
     artifact_server = None
     if settings.artifact_port is not None:
         artifact_server = GrpcServer([SERVICE], max_message_bytes=MAX_MESSAGE_BYTES)
-        port = artifact_server.bind(f"{settings.host}:{settings.artifact_port}")
-        bound["artifacts"] = f"{settings.host}:{port}"
+        port = artifact_server.bind(join_host_port(settings.host, settings.artifact_port))
+        bound["artifacts"] = join_host_port(settings.host, port)
     options = ReconcilerOptions(
         management_endpoint=settings.advertised_endpoint or bound.get("artifacts", bound["grpc"]),
         secret=secret,

@@ -7,13 +7,14 @@ import sys
 
 from skysail_common.rpc.health_check import LIVENESS, health_status
 from skysail_common.settings import read_settings
+from skysail_common.sockets import join_host_port
 from skysail_management.settings import ManagementSettings
 
 
 def main() -> int:
     """Return 0 if management takes calls, or waits until it leads; else 1."""
     settings = read_settings(ManagementSettings, "health-check", [])
-    return health_status(f"{settings.host}:{settings.port}", LIVENESS)
+    return health_status(join_host_port(settings.host, settings.port), LIVENESS)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from skysail_common import __version__
 from skysail_common.rpc.transports import VARIABLE
-from skysail_common.settings import Port, ServiceSettings
+from skysail_common.settings import Host, Port, ServiceSettings
 
 _PIP_CONFIG = Path("/etc/pip.conf")
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
@@ -34,8 +34,8 @@ class ManagementSettings(ServiceSettings):
     store_timeout_s: float = Field(0.0, ge=0)
     """How long to wait at the start for a store that does not answer yet, in seconds."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on."""
+    host: Host = "127.0.0.1"
+    """Address to listen on; `::` is every one, of IPv4 too."""
 
     port: Port = 8003
     """Port of the gRPC services."""

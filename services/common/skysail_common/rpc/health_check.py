@@ -3,6 +3,8 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from skysail_common.sockets import local_endpoint
+
 LIVENESS = "skysail.liveness"
 """The service whose health says that a process is alive, whether or not it takes calls."""
 
@@ -16,7 +18,7 @@ def health_status(address: str, service: str = "") -> int:
         address: What it was told to listen on; it is dialled from the same machine.
         service: Its full name, or `LIVENESS`; if empty, all that take calls there.
     """
-    endpoint = address.replace("0.0.0.0:", "127.0.0.1:")
+    endpoint = address if address.startswith("unix:") else local_endpoint(address)
     options = (("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0))
     with grpc.insecure_channel(endpoint, options) as channel:
         stub = health_pb2_grpc.HealthStub(channel)

@@ -26,6 +26,7 @@ from skysail_common.docker_engine import (
 from skysail_common.errors import ContainerManagerUnavailable, ReplicaNotFound, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.paths import remove_socket_directory, socket_directory
+from skysail_common.sockets import join_host_port
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers import docker_options
 from skysail_management.containers.base import Container, ReplicaSpec
@@ -267,7 +268,7 @@ class ClusterContainers:
         if not network:
             return f"unix:{self._socket(name)}"
         address = found["NetworkSettings"]["Networks"].get(network, {}).get("IPAddress", "")
-        return f"{address}:{docker_options.PORT}"
+        return join_host_port(address, docker_options.PORT)
 
     def _socket(self, name: str) -> Path:
         return socket_directory(self._settings.data_dir) / name.rpartition("-")[2] / "s"

@@ -17,6 +17,7 @@ from skysail_common import __version__
 from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import INSTALLER, LABEL, MODEL_SERVER, labels
 from skysail_common.rpc.transports import VARIABLE
+from skysail_common.sockets import join_host_port
 from skysail_management.containers.base import ReplicaSpec
 from skysail_management.containers.replicas import replica_environment
 from skysail_management.settings import ManagementSettings
@@ -188,7 +189,9 @@ def _server(spec: ReplicaSpec, settings: ManagementSettings, image: str, package
     shared = settings.inherited_environment()
     environment = {
         **({VARIABLE: shared[VARIABLE]} if VARIABLE in shared else {}),
-        **replica_environment(spec, f"0.0.0.0:{PORT}"),
+        **replica_environment(
+            spec, join_host_port("::" if ":" in settings.host else "0.0.0.0", PORT)
+        ),
         "SKYSAIL_MODEL_SERVER_WORK_DIR": "/work",
     }
     mounts: list[Object] = [{"name": name, "mountPath": f"/{name}"} for name in ("tmp", "work")]

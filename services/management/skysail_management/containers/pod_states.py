@@ -7,6 +7,7 @@ from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import CLUSTER
 from skysail_common.pod_problems import condition_of, container_statuses, waiting_reason
+from skysail_common.sockets import join_host_port
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.manifests import (
@@ -82,7 +83,7 @@ def read_pod(pod: Object) -> PodState:
         metadata["name"],
         ReplicaId(ModelVersion(own[MODEL], own[VERSION]), int(own[GATE])),
         ReplicaState.STARTING,
-        f"{address}:{PORT}" if address else "",
+        join_host_port(address, PORT) if address else "",
         started_at=datetime.fromisoformat(notes[STARTED_AT]),
         labels={
             "cluster": own[CLUSTER],

@@ -1,0 +1,42 @@
+import pytest
+
+from skysail_common.sockets import (
+    join_host_port,
+    local_endpoint,
+    split_host_port,
+    without_brackets,
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint"),
+    [("127.0.0.1", "127.0.0.1:80"), ("a.b", "a.b:80"), ("::1", "[::1]:80"), ("::", "[::]:80")],
+)
+def test_a_joined_endpoint_is_split_into_the_same(host: str, endpoint: str):
+    assert join_host_port(host, 80) == endpoint
+    assert split_host_port(endpoint) == (host, 80)
+
+
+def test_an_endpoint_without_a_port_is_refused():
+    with pytest.raises(ValueError, match="invalid literal"):
+        split_host_port("[::1]")
+
+
+@pytest.mark.parametrize(
+    ("host", "bare"), [("[::1]", "::1"), ("::1", "::1"), ("localhost", "localhost"), ("[", "[")]
+)
+def test_brackets_are_taken_off_once(host: str, bare: str):
+    assert without_brackets(host) == bare
+
+
+@pytest.mark.parametrize(
+    ("listens_on", "reached_at"),
+    [
+        ("0.0.0.0:1", "127.0.0.1:1"),
+        ("[::]:1", "[::1]:1"),
+        ("[::1]:1", "[::1]:1"),
+        ("10.0.0.0:1", "10.0.0.0:1"),
+    ],
+)
+def test_what_listens_everywhere_is_reached_by_loopback(listens_on: str, reached_at: str):
+    assert local_endpoint(listens_on) == reached_at
