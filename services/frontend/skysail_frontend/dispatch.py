@@ -21,7 +21,7 @@ from skysail_frontend.caching import Caching
 from skysail_frontend.deadlines import Deadlines
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome, Prediction, Query
-from skysail_frontend.routes import RouteTable, ServedVersion
+from skysail_frontend.routes import NoRoutes, RouteTable, ServedVersion
 from skysail_frontend.shedding import NO_MODEL, shed, without_replica
 from skysail_frontend.splitting import parts_of
 from skysail_frontend.statistics import Statistics
@@ -63,7 +63,7 @@ class Dispatcher:
             cache: Keeps predictions of the versions that ask for it.
         """
         self.clock = clock
-        self.table = RouteTable()
+        self.table: RouteTable = NoRoutes()
         self.statistics = Statistics()
         self.caching = Caching(PredictionCache(0) if cache is None else cache)
         self.default_timeout_s = default_timeout_s

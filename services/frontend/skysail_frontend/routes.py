@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, NoReturn
 
-from skysail_common.errors import ApplicationNotFound, ModelNotFound
+from skysail_common.errors import ApplicationNotFound, ModelNotFound, Unavailable
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import InputType, Signature
@@ -168,3 +168,24 @@ class RouteTable:
         if route.version:
             return self.versions.get(ModelVersion(route.model_name, route.version))
         return self._current.get(route.model_name)
+
+
+class NoRoutes(RouteTable):
+    """The table before the first routes: a name that it lacks may well exist.
+
+    Each lookup raises `Unavailable`, which clients retry, instead of an error of kind `NotFound`.
+    """
+
+    def application(self, name: str) -> NoReturn:
+        """Raise `Unavailable`."""
+        raise Unavailable(
+            f"cannot route {name!r}: this frontend has no routes from management yet; retry"
+        )
+
+    def has_model(self, model_name: str) -> NoReturn:
+        """Raise `Unavailable`."""
+        self.application(model_name)
+
+    def version(self, model_name: str, version: str) -> NoReturn:
+        """Raise `Unavailable`."""
+        self.application(model_name)

@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from skysail_common import __version__
-from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError
+from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError, Unavailable
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
 from skysail_common.tensors import DataType, Tensor, TensorSpec, join_bytes_elements, narrowed
@@ -122,7 +122,7 @@ class GrpcInference:
         request = _parse(pb.ModelReadyRequest, call.message)
         try:
             target = find_model_target(self._dispatcher.table, request.name, request.version)
-        except ModelNotFound:
+        except (ModelNotFound, Unavailable):
             is_ready = False
         else:
             is_ready = target.version is not None and self._dispatcher.is_ready(target.version.name)
