@@ -4,8 +4,10 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
+
+from skysail_common.errors import SkysailError
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,21 @@ def stop_event() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, event.set)
     return event
+
+
+async def wait_for_end(stop: asyncio.Event, essential: "Iterable[asyncio.Task[Any]]") -> None:
+    """Return when `stop` is set.
+
+    Raises:
+        SkysailError: an essential task ended before, by an error or in silence.
+    """
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait({stopped, *essential}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+    for task in done - {stopped}:
+        raise SkysailError(f"internal error: {task.get_name()!r} ended; see the log")
 
 
 async def watch_parent(stop: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 
 from skysail_common.clock import MONOTONIC
-from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
+from skysail_common.lifecycle import BackgroundTasks, stop_event, wait_for_end, watch_parent
 from skysail_common.rpc.contract import Server
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import open_transport
@@ -36,6 +36,7 @@ async def run(settings: FrontendSettings) -> None:
 
     Raises:
         FailedPrecondition: an address is in use, or the certificate is of no use.
+        SkysailError: a task that the frontend needs has ended.
     """
     certificates = settings.read_certificates()
     if settings.workers > 1:
@@ -58,7 +59,11 @@ async def run(settings: FrontendSettings) -> None:
         dispatcher, transport.connect, settings.snapshot_file, settings.report_every_s
     )
     ids = grpc_query.QueryIds()
-    is_ready = directory.has_routes.is_set
+    probes = Probes(directory.is_ready)
+
+    def is_ready() -> bool:
+        return directory.has_routes.is_set() and not probes.is_draining
+
     streams = Streams(dispatcher, settings.max_stream_queries)
     inference = grpc_inference.GrpcInference(
         dispatcher,
@@ -91,7 +96,6 @@ async def run(settings: FrontendSettings) -> None:
         certificates=certificates,
     )
     page = MetricsPage(dispatcher, transport.counters)
-    probes = Probes(directory.is_ready)
     metrics = HttpServer(http_app([*page.routes(), *probes.routes()]), settings.drain_timeout_s)
     host = settings.host
     grpc_endpoint = join_host_port(host, server.bind(join_host_port(host, settings.grpc_port)))
@@ -109,9 +113,15 @@ async def run(settings: FrontendSettings) -> None:
     )
     serving = tasks.start(http.serve(), "serve HTTP")
     serving_metrics = tasks.start(metrics.serve(), "serve metrics")
-    tasks.start(page.watch_lag(), "watch event loop")
+    essential = [
+        following,
+        serving,
+        serving_metrics,
+        tasks.start(page.watch_lag(), "watch event loop"),
+    ]
     if certificates is not None:
-        tasks.start(certificates.watch(settings.tls_check_every_s), "watch certificates")
+        watching = certificates.watch(settings.tls_check_every_s)
+        essential.append(tasks.start(watching, "watch certificates"))
     tasks.start(_announce(directory, server), "announce readiness")
     # What is here stays, and queries leave no cycles: the collector need not look often.
     gc.collect()
@@ -119,7 +129,7 @@ async def run(settings: FrontendSettings) -> None:
     gc.set_threshold(_GC_THRESHOLD)
     print_ready_line("frontend", grpc=grpc_endpoint, http=http_endpoint, metrics=metrics_endpoint)
     try:
-        await stop.wait()
+        await wait_for_end(stop, essential)
     finally:
         log.info("draining", extra={"queries": dispatcher.num_unsettled})
         probes.drain()

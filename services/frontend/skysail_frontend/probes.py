@@ -13,11 +13,12 @@ class Probes:
     def __init__(self, has_routes: Callable[[], Awaitable[bool]]) -> None:
         """Ready once `has_routes` says so."""
         self._has_routes = has_routes
-        self._is_draining = False
+        self.is_draining = False
+        """True once no query should come any more."""
 
     def drain(self) -> None:
-        """Say from now on that no query should come any more."""
-        self._is_draining = True
+        """Say from now on that the frontend is not ready."""
+        self.is_draining = True
 
     def routes(self) -> list[BaseRoute]:
         """Return the paths and their handlers."""
@@ -29,7 +30,7 @@ class Probes:
 
     async def ready(self, request: Request) -> Response:
         """Answer 200 where queries are taken, else 503."""
-        if self._is_draining:
+        if self.is_draining:
             return PlainTextResponse("draining\n", 503)
         if not await self._has_routes():
             return PlainTextResponse("no routes from management yet\n", 503)
