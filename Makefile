@@ -144,6 +144,10 @@ bench: install  ## measure the query path on this machine
 soak: install  ## send a million queries and see that nothing of them stays
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
+.PHONY: attack
+attack: install  ## send the worst to a cluster and see that its honest callers notice nothing (ARGS="--minutes 30")
+	$(BIN)/python -m benchmarks.attack $(ARGS)
+
 .PHONY: docs
 docs: install  ## write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py

@@ -1,0 +1,1 @@
+"""`make attack`: fuzzers against a cluster that serves honest callers all along."""

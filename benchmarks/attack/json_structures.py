@@ -1,0 +1,71 @@
+"""The worst JSON for each HTTP door."""
+
+from functools import partial
+
+from benchmarks.attack import models
+from benchmarks.attack.structure import IGNORED, REFUSED, Make, Structure, filled, table
+
+
+def _text(head: str, unit: str, tail: str) -> Make:
+    return partial(filled, head.encode(), unit.encode(), tail.encode())
+
+
+def _keys(head: bytes, tail: bytes, value: bytes, size: int) -> bytes:
+    count = max(1, (size - len(head) - len(tail)) // (12 + len(value)))
+    members = (b'"k%07d":%b' % (number, value) for number in range(count))
+    return head + b",".join(members) + tail
+
+
+_CLIPPER = f"/{models.APPLICATION}/predict"
+_V2 = "/v2/models/linear/infer"
+_V2_INPUT = '{"name":"x","datatype":"FP64","shape":[1,3],"data":[1,2,3]}'
+_V2_DATA = '{"inputs":[{"name":"x","datatype":"FP64","shape":[1,3],"data":['
+_TEXTS = f'{{"inputs":[{{"name":"{models.TEXT_INPUT}","datatype":"BYTES","shape":[1],"data":['
+
+_CLIPPER_ALL: dict[str, Make] = {
+    "empty lists": _text('{"input":[', "[],", "1]}"),
+    "empty objects": _text('{"input":[', "{},", "1]}"),
+    "empty texts": _text('{"input":[', '"",', "1]}"),
+    "numbers": _text('{"input":[', "1,", "1]}"),
+    "floats": _text('{"input":[', "1.5e300,", "1]}"),
+    "nulls": _text('{"input":[', "null,", "1]}"),
+    "rows": _text('{"input_batch":[', "[],", "[1,2,3]]}"),
+    "one long text": _text('{"input":"', "x", '"}'),
+    "escapes": _text('{"input":"', "\\u0041", '"}'),
+    "digits": _text('{"input":[', "1", "]}"),
+    "depth": partial(filled, b'{"input":', b"[", b"]}"),
+    "spaces": _text('{"input":', " ", "[[]]}"),
+    "members of the input": partial(_keys, b'{"input":{', b"}}", b"[]"),
+    "not JSON": _text("", "x", ""),
+}  # fmt: skip
+_CLIPPER_IGNORED: dict[str, Make] = {
+    "unknown member": _text('{"input":[1,2,3],"x":[', "[],", "1]}"),
+    "unknown members": partial(_keys, b'{"input":[1,2,3],', b"}", b"0"),
+    "the same member": _text("{", '"input":[],', '"input":[1,2,3]}'),
+    "valid rows": _text('{"input_batch":[', "[1,2,3],", "[1,2,3]]}"),
+}
+_V2_ALL: dict[str, Make] = {
+    "empty lists": _text(_V2_DATA, "[],", "1]}]}"),
+    "numbers": _text(_V2_DATA, "1,", "1]}]}"),
+    "empty texts": _text(_TEXTS, '"",', '""]}]}'),
+    "inputs": _text('{"inputs":[', "{},", "{}]}"),
+    "whole inputs": _text('{"inputs":[', f"{_V2_INPUT},", f"{_V2_INPUT}]}}"),
+    "sizes of the shape": _text(
+        '{"inputs":[{"name":"x","datatype":"FP64","shape":[', "1,", '1],"data":[1,2,3]}]}'
+    ),
+    "outputs": _text(f'{{"inputs":[{_V2_INPUT}],"outputs":[', '{"name":"y"},', '{"name":"z"}]}'),
+    "depth": partial(filled, _V2_DATA.encode(), b"[", b""),
+}  # fmt: skip
+_V2_IGNORED: dict[str, Make] = {
+    "unknown member": _text(f'{{"inputs":[{_V2_INPUT}],"x":[', "1,", "1]}"),
+    "unknown empty lists": _text(f'{{"inputs":[{_V2_INPUT}],"x":[', "[],", "1]}"),
+    "parameters": partial(
+        _keys, f'{{"inputs":[{_V2_INPUT}],"parameters":{{'.encode(), b"}}", b"1"
+    ),
+}  # fmt: skip
+JSON_STRUCTURES: list[Structure] = [
+    *table(_CLIPPER, _CLIPPER_ALL, REFUSED),
+    *table(_CLIPPER, _CLIPPER_IGNORED, IGNORED),
+    *table(_V2, _V2_ALL, REFUSED),
+    *table(_V2, _V2_IGNORED, IGNORED),
+]

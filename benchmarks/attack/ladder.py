@@ -1,0 +1,20 @@
+"""Fuzzer: every worst structure, from 1 KiB to the limit and beyond, compressed and not."""
+
+from random import Random
+
+from benchmarks.attack.cases import Case
+from benchmarks.attack.sending import ENCODINGS
+from benchmarks.attack.structure import KIB, MAX_BYTES, MIB, REFUSED
+from benchmarks.attack.structures import STRUCTURES
+
+_SIZES = (KIB, 4 * KIB, 32 * KIB, 256 * KIB, MIB, 8 * MIB, MAX_BYTES, MAX_BYTES + 2 * MIB)
+
+
+def case(rng: Random) -> Case:
+    """Return one structure of one size."""
+    structure, encoding = rng.choice(STRUCTURES), rng.choice(ENCODINGS)
+    # Large ones take long to make: few of them are many bytes.
+    (size,) = rng.choices(_SIZES, weights=(8, 8, 8, 8, 8, 4, 2, 1))
+    answers = structure.answers if size <= MAX_BYTES else structure.answers | REFUSED
+    label = f"{structure}, {size >> 10} KiB, {encoding}"
+    return Case(label, lambda sender: sender.structure(structure, size, encoding), answers)
