@@ -55,6 +55,7 @@ class _Call:
 
     def __init__(self, message: bytes, answers: list[bytes]) -> None:
         self.message = message
+        self.arrival = MONOTONIC()
         self._answers = answers
 
     def metadata(self) -> Mapping[str, str | bytes]:

@@ -19,6 +19,7 @@ from skysail_common.errors import (
     FailedPrecondition,
     InvalidInput,
     Overloaded,
+    SkysailError,
     Unavailable,
 )
 from skysail_common.rpc.certificates import ServerCertificates
@@ -233,6 +234,32 @@ async def test_the_deadline_is_an_instant_of_the_monotonic_clock(transport):
         await asyncio.wait_for(unary_call(channel)(b""), WAIT_S)
     assert 3.0 < seen[0] <= 5.1
     assert seen[3] == NEVER
+
+
+async def test_the_arrival_is_between_the_sending_and_the_handler(transport):
+    seen: list[tuple[float, float]] = []
+
+    def handler(call: Call) -> None:
+        seen.append((call.arrival, MONOTONIC()))
+        call.reply(b"")
+
+    async def stream_handler(stream: Stream) -> None:
+        async for message in stream:
+            seen.append((stream.arrival, MONOTONIC()))
+            await stream.send(message)
+
+    async with serving(transport, handler, stream_handler) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            sent = [MONOTONIC()]
+            await unary_call(channel)(b"", timeout=WAIT_S)
+            stream = channel.stream_stream(STREAM)(timeout=WAIT_S)
+            for _ in range(2):
+                sent.append(MONOTONIC())
+                await stream.write(b"x")
+                assert await asyncio.wait_for(stream.read(), WAIT_S) == b"x"
+            stream.cancel()
+    for begin, (arrival, end) in zip(sent, seen, strict=True):
+        assert begin <= arrival <= end
 
 
 async def test_a_call_without_an_answer_ends_at_its_deadline_and_is_told(transport):
@@ -616,8 +643,7 @@ async def test_calls_that_were_cancelled_before_they_are_handled_are_not(native)
     async with serving(native, handler) as (_, endpoint), calling(endpoint) as channel:
         # What comes in one turn: calls, and that they are over.
         ids = range(1_000_000, 1_000_010)
-        native._taken.append((0.0, iter([(each, UNARY, b"", None, None) for each in ids])))
-        native._num_taken = len(ids)
+        native._taken.extend((each, UNARY, b"", None, None, MONOTONIC()) for each in ids)
         for each in ids[:9]:
             native._cancelled(each, "gone")
         native._handle_calls()
@@ -625,6 +651,48 @@ async def test_calls_that_were_cancelled_before_they_are_handled_are_not(native)
         assert not native._gone
         native._cancels.clear()
         assert channel is not None
+
+
+@pytest.mark.parametrize("answer", [None, b"default", InvalidInput("wrong")])
+async def test_a_call_that_waited_too_long_is_answered_by_its_late_handler_or_refused(
+    native, answer: bytes | SkysailError | None
+):
+    asked: list[Call] = []
+
+    def late(call: Call) -> bool:
+        asked.append(call)
+        if isinstance(answer, SkysailError):
+            raise answer
+        if answer is not None:
+            call.reply(answer)
+        return answer is not None
+
+    ended: dict[int, Any] = {}
+    native.reply = lambda call_id, message: ended.update({call_id: message})
+    native.end = lambda call_id, ending: ended.update({call_id: ending[0]})
+    native.server([SERVICE], {UNARY: echo}, {}, late={UNARY: late})
+    # Each had a second when it arrived; two fifths of it are the most that it may wait.
+    now = MONOTONIC()
+    for call_id, age_s in ((1, 0.3), (2, 0.5)):
+        arrival = now - age_s
+        native._taken.append((call_id, UNARY, b"x", arrival + 1.0, None, arrival))
+    native._handle_calls()
+    assert ended[1] == b"x"
+    assert [call.message for call in asked] == [b"x"]
+    expected = {None: Overloaded.status, b"default": b"default"}
+    assert ended[2] == expected.get(answer, InvalidInput.status)
+    assert native.counters()["turned_away"] == 1
+
+
+async def test_a_callback_that_raises_does_not_keep_the_others_of_its_turn(native, caplog):
+    def handler(call: Call) -> None:
+        native.call_soon(lambda: 1 / 0)
+        native.call_soon(lambda: call.reply(call.message))
+
+    async with serving(native, handler) as (_, endpoint), calling(endpoint) as channel:
+        assert await unary_call(channel)(b"x", timeout=WAIT_S) == b"x"
+        assert not native._is_in_turn
+    assert "callback failed" in caplog.text
 
 
 # TLS.

@@ -5,15 +5,23 @@ from collections.abc import Callable, Mapping
 from skysail_common.clock import NEVER
 from skysail_common.errors import SkysailError
 from skysail_common.rpc.contract import Metadata
+from skysail_testing.clock import FakeClock
 
 
 class FakeCall:
     """A unary call that remembers its answer."""
 
-    def __init__(self, method: str, message: bytes, deadline: float = NEVER) -> None:
+    def __init__(
+        self,
+        method: str,
+        message: bytes,
+        deadline: float = NEVER,
+        arrival: float = FakeClock.BEGIN,
+    ) -> None:
         self.method = method
         self.message = message
         self.deadline = deadline
+        self.arrival = arrival
         self.answer: bytes | None = None
         self.error: SkysailError | None = None
         self._cancel: Callable[[], None] | None = None

@@ -8,7 +8,9 @@ from itertools import count
 class FakeClock:
     """A clock that stands until it is moved."""
 
-    def __init__(self, now: float = 1000.0) -> None:
+    BEGIN = 1000.0
+
+    def __init__(self, now: float = BEGIN) -> None:
         self.now = now
 
     def __call__(self) -> float:

@@ -93,7 +93,7 @@ class Server:
             self.engine.flush(replies, messages, done_with)
 
     def _unary(self, call: tuple, replies: list) -> None:
-        id, path, message, deadline, metadata = call
+        id, path, message, deadline, metadata, _ = call
         if path == ECHO:
             replies.append((id, message))
         elif path == SLEEP:

@@ -78,6 +78,7 @@ async def run(settings: FrontendSettings) -> None:
         [grpc_inference.SERVICE, grpc_query.SERVICE],
         {**inference.unary, **queries.unary},
         {**inference.streams, **queries.streams},
+        late={**inference.late, **queries.late},
         shares_port=settings.shares_ports,
         certificates=certificates,
     )

@@ -13,7 +13,12 @@ from collections.abc import Sequence
 from itertools import count
 
 from skysail_common.clock import Clock
-from skysail_common.errors import ModelFailed, ModelNotFound, NoReadyReplica, SkysailError
+from skysail_common.errors import (
+    ModelFailed,
+    ModelNotFound,
+    NoReadyReplica,
+    SkysailError,
+)
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend.batching.batcher import LAST_ATTEMPT
 from skysail_frontend.batching.policies import ShedReason
@@ -141,7 +146,7 @@ class Dispatcher:
 
     def submit(self, query: Query) -> None:
         """Take a query; it is settled by its deadline at the latest, perhaps at once."""
-        now = query.arrival
+        now = self.clock()
         self.num_unsettled += 1
         self._num_submitted += 1
         version = self._versions.get(query.version.identity) if query.version else None

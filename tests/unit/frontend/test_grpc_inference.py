@@ -28,6 +28,7 @@ from skysail_frontend.ingress.stream_session import Streams
 from skysail_frontend.version_dispatcher import QueryOutputs
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_testing.calls import FakeCall
+from skysail_testing.clock import FakeClock
 from unit.frontend.parts import (
     DOUBLES,
     Frontend,
@@ -63,7 +64,7 @@ def ask(
         frontend.dispatcher, "our name", lambda: is_ready, Streams(frontend.dispatcher, 10)
     )
     message = request if isinstance(request, bytes) else request.SerializeToString()
-    call = FakeCall(f"/{SERVICE}/{method}", message, deadline)
+    call = FakeCall(f"/{SERVICE}/{method}", message, deadline, frontend.clock())
     try:
         door.unary[call.method](call)
     except SkysailError as error:
@@ -659,6 +660,25 @@ def test_a_default_output_is_told_apart_by_parameters():
     assert np.frombuffer(response.raw_output_contents[0]).tolist() == [1, 2, 3, 1, 2, 3]
 
 
+def test_a_late_call_gets_the_default_output_of_an_application_and_none_of_a_model():
+    app = application("app", "m:", default=[1.0, 2.0, 3.0])
+    hidden = application("m", "m:", default=[9.0])
+    frontend = Frontend(served(), applications=[app, hidden])
+    streams = Streams(frontend.dispatcher, 10)
+    door = GrpcInference(frontend.dispatcher, "our name", lambda: True, streams)
+    call = FakeCall("", request_of("app", id="seven").SerializeToString())
+    late = door.late[f"/{SERVICE}/ModelInfer"]
+    assert late(call)
+    response = pb.ModelInferResponse.FromString(call.answer)
+    assert response.id == "seven"
+    assert response.parameters["skysail_outcome"].string_param == "DEFAULT_OVERLOADED"
+    assert np.frombuffer(response.raw_output_contents[0]).tolist() == [1.0, 2.0, 3.0]
+    other = FakeCall("", request_of("m", id="eight").SerializeToString())
+    assert not late(other)
+    assert not other.is_answered
+    assert frontend.version().batcher.rate.num_rows == 2
+
+
 def test_a_default_output_of_an_application_without_routes_names_no_model():
     frontend = Frontend(applications=[application("app", default="none")])
     response = infer(frontend, request_of("app"))
@@ -693,6 +713,7 @@ class OneStream:
 
     method = f"/{SERVICE}/ModelStreamInfer"
     deadline = NEVER
+    arrival = FakeClock.BEGIN
 
     def __init__(self, *messages: bytes) -> None:
         self._messages = messages

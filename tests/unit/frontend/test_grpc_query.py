@@ -17,12 +17,14 @@ from skysail_common.errors import (
     Status,
     Unavailable,
 )
+from skysail_common.rpc.contract import LateHandler
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import DataType, Tensor, from_numpy, to_numpy
 from skysail_frontend.ingress.grpc_query import SERVICE, GrpcQuery, QueryIds
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.v1 import query_pb2 as pb
 from skysail_testing.calls import FakeCall
+from skysail_testing.clock import FakeClock
 from unit.frontend.parts import (
     Frontend,
     TurningLoop,
@@ -41,13 +43,26 @@ def request_of(
     return pb.PredictRequest(target=target, inputs=[tensor_to_proto(tensor)], **fields)
 
 
+def door_of(frontend: Frontend) -> GrpcQuery:
+    return GrpcQuery(frontend.dispatcher, QueryIds(), Streams(frontend.dispatcher, 10))
+
+
+def late_of(frontend: Frontend) -> LateHandler:
+    return door_of(frontend).late[f"/{SERVICE}/Predict"]
+
+
 def ask(
-    frontend: Frontend, request: pb.PredictRequest | bytes, deadline: float = NEVER
+    frontend: Frontend,
+    request: pb.PredictRequest | bytes,
+    deadline: float = NEVER,
+    arrival: float | None = None,
 ) -> FakeCall:
     """Make a call as a transport does, and let the turn end."""
-    door = GrpcQuery(frontend.dispatcher, QueryIds(), Streams(frontend.dispatcher, 10))
+    door = door_of(frontend)
     message = request if isinstance(request, bytes) else request.SerializeToString()
-    call = FakeCall(f"/{SERVICE}/Predict", message, deadline)
+    call = FakeCall(f"/{SERVICE}/Predict", message, deadline, frontend.clock())
+    if arrival is not None:
+        call.arrival = arrival
     try:
         door.unary[call.method](call)
     except SkysailError as error:
@@ -220,6 +235,48 @@ def test_an_application_without_routes_answers_by_its_default_output():
     assert (response.model, response.version) == ("", "")
 
 
+def test_the_slo_and_the_total_time_count_from_the_arrival_of_the_call():
+    app = application("app", "m:", default=[1.0, 2.0, 3.0], slo_s=0.1)
+    frontend = Frontend(served(), applications=[app])
+    frontend.clock.advance(0.06)
+    call = ask(frontend, request_of("app"), arrival=FakeClock.BEGIN)
+    frontend.loop.advance(0.03)
+    assert not call.is_answered
+    frontend.loop.advance(0.011)
+    response = answer_of(call)
+    assert response.outcome == pb.OUTCOME_DEFAULT_DEADLINE
+    assert response.timings.total.ToNanoseconds() == pytest.approx(100e6, abs=2e6)
+
+
+def test_a_late_call_gets_the_default_output_of_its_application():
+    app = application("app", "m:", default=[1.0, 2.0, 3.0])
+    frontend = Frontend(served(), applications=[app])
+    call = FakeCall("", request_of("app", query_id="seven").SerializeToString())
+    assert late_of(frontend)(call)
+    response = answer_of(call)
+    assert response.outcome == pb.OUTCOME_DEFAULT_OVERLOADED
+    assert values(response) == {"y": [[1.0, 2.0, 3.0]]}
+    assert response.query_id == "seven"
+    assert frontend.dispatcher.num_unsettled == 0
+    assert frontend.version().batcher.rate.num_rows == 1
+    assert not frontend.replica.in_flight
+
+
+@pytest.mark.parametrize("target", ["m", "app", "nope", "x" * 200])
+def test_a_late_call_without_a_default_output_is_not_answered_and_counts_as_an_arrival(target):
+    frontend = Frontend(served(), applications=[application("app", "m:")])
+    call = FakeCall("", request_of(target, query_id="a").SerializeToString())
+    assert not late_of(frontend)(call)
+    assert not call.is_answered
+    assert frontend.version().batcher.rate.num_rows == (target in ("m", "app"))
+
+
+@pytest.mark.parametrize("message", [b"", b"\x12", b"\x12\x03ap", b"\xff\xff", b"\x12\xff\xff\xff"])
+def test_a_late_call_that_is_no_request_is_not_answered(message):
+    frontend = Frontend(served(), applications=[application("app", "m:", default=[0.0])])
+    assert not late_of(frontend)(FakeCall("", message))
+
+
 def test_without_a_default_output_there_is_an_error():
     frontend = Frontend(applications=[application("app")])
     assert isinstance(refusal(frontend, request_of("app")), NoReadyReplica)
@@ -244,6 +301,7 @@ class FakeStream:
 
     def __init__(self, deadline: float = NEVER) -> None:
         self.deadline = deadline
+        self.arrival = FakeClock.BEGIN
         self.answers: list[pb.PredictStreamResponse] = []
         self.num_read = 0
         self.may_send = asyncio.Event()

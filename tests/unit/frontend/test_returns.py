@@ -29,6 +29,12 @@ def test_a_part_that_comes_back_is_expected_in_part():
     assert 3.5 < rows <= 4
 
 
+def test_what_came_before_the_answer_did_not_come_back():
+    returns = learned(8, 0.004)
+    returns.arrived(8, -0.001)
+    assert returns.expected(0.001)[0] > 7.5
+
+
 def test_what_has_come_back_is_expected_no_more():
     returns = learned(8, 0.004)
     returns.arrived(6, 0.001)

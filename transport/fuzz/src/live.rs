@@ -71,7 +71,7 @@ impl Live {
                         self.engine.accept_stream(id);
                     }
                 }
-                Event::Message(id, message) => {
+                Event::Message(id, message, _) => {
                     self.engine.acknowledge(id, message.len());
                     self.engine.send(id, echo(&message));
                     self.engine.num_unsent(id);

@@ -21,7 +21,10 @@ __version__: str
 OPENED: Final = 0
 """`(OPENED, id, path, deadline, metadata)`: a peer opened a stream."""
 MESSAGE: Final = 1
-"""`(MESSAGE, id, message)`: a message on a stream, of either side."""
+"""`(MESSAGE, id, message, arrival)`: a message on a stream, of either side.
+
+The arrival is the instant at which its connection was last read before the message was handed over.
+"""
 HALF_CLOSED: Final = 2
 """`(HALF_CLOSED, id)`: the peer sends no more on a stream it opened."""
 CANCELLED: Final = 3
@@ -42,11 +45,15 @@ WRITABLE: Final = 6
 
 MetadataToSend: TypeAlias = Iterable[tuple[str, str | bytes]]
 """Keys in lower case; values of printable ASCII, or any bytes where the key ends in `-bin`."""
-Call: TypeAlias = tuple[int, str, bytes, float | None, Metadata]
-"""Id, path, message, deadline as an instant of `time.monotonic()`, metadata."""
+Call: TypeAlias = tuple[int, str, bytes, float | None, Metadata, float]
+"""Id, path, message, deadline, metadata, arrival; instants are those of `time.monotonic()`.
+
+The arrival is the instant at which the connection was last read before the call was whole; the
+deadline counts from the read that brought the headers.
+"""
 Event: TypeAlias = (
     tuple[Literal[0], int, str, float | None, Metadata]
-    | tuple[Literal[1], int, bytes]
+    | tuple[Literal[1], int, bytes, float]
     | tuple[Literal[2], int]
     | tuple[Literal[3], int, str]
     | tuple[Literal[4], int, Metadata]

@@ -163,6 +163,11 @@ impl Connection {
         }
     }
 
+    /// When bytes were last read from its socket.
+    pub fn read_at(&self) -> Instant {
+        self.io.as_ref().map_or(self.born, |io| io.lock().read_at)
+    }
+
     /// Whether HTTP/2 stands.
     pub fn is_established(&self) -> bool {
         matches!(self.stage, Stage::Serving(_) | Stage::Linked(_))

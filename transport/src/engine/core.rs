@@ -176,7 +176,7 @@ impl Engine {
         self.event_bytes = 0;
         let mut has_acknowledged = false;
         for event in &events {
-            if let Event::Message(id, message) = event
+            if let Event::Message(id, message, _) = event
                 && self.acknowledges_itself(*id)
             {
                 self.acknowledge(*id, message.len());

@@ -177,6 +177,7 @@ impl Engine {
             self.calls.get_mut(slot)?.is_paused = true;
             return None;
         }
+        let read_at = connection.read_at();
         let mut messages = Vec::new();
         let (call, waking) = self.calls.get_to_poll(slot)?;
         let mut context = Context::from_waker(waking.waker());
@@ -186,7 +187,7 @@ impl Engine {
         });
         self.counters.messages_in += messages.len() as u64;
         for message in messages {
-            self.tell(Event::Message(id, message));
+            self.tell(Event::Message(id, message, read_at));
         }
         match end {
             Poll::Pending => None,
@@ -210,8 +211,9 @@ impl Engine {
         }
         call.is_delivered = true;
         let (path, deadline, metadata) = (call.path, call.deadline, call.metadata.take());
+        let arrival = self.connections[call.connection as usize].read_at();
         self.counters.calls += 1;
-        self.tell(Event::Call { id, path, message, deadline, metadata });
+        self.tell(Event::Call { id, path, message, arrival, deadline, metadata });
     }
 }
 

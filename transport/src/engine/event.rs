@@ -19,6 +19,8 @@ pub enum Event {
         path: u32,
         /// The request.
         message: Message,
+        /// When its connection was last read before it was whole.
+        arrival: Instant,
         /// When the caller gives up.
         deadline: Option<Instant>,
         /// The application's headers, if there are any.
@@ -35,8 +37,8 @@ pub enum Event {
         /// The application's headers, if there are any.
         metadata: Option<HeaderMap>,
     },
-    /// A message on a stream, of either role.
-    Message(Id, Message),
+    /// A message on a stream, of either role, and when its connection was last read.
+    Message(Id, Message, Instant),
     /// The peer sends no more on a stream it opened.
     HalfClosed(Id),
     /// A call or stream of a peer is over without the application: nothing can be answered.
@@ -56,7 +58,7 @@ impl Event {
     /// About the memory it holds.
     pub fn num_bytes(&self) -> usize {
         match self {
-            Self::Call { message, .. } | Self::Message(_, message) => {
+            Self::Call { message, .. } | Self::Message(_, message, _) => {
                 message.len() + OVERHEAD_BYTES
             }
             _ => OVERHEAD_BYTES,

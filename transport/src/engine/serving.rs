@@ -206,7 +206,8 @@ impl Engine {
         let deadline = match parts.headers.get(timeout::GRPC_TIMEOUT) {
             None => None,
             Some(value) => match timeout::parse(value.as_bytes()) {
-                Some(timeout) => self.now.checked_add(timeout),
+                // h2 reads no further than it needs: the last read brought the end of these headers.
+                Some(timeout) => connection.read_at().checked_add(timeout),
                 None => {
                     return self.refuse(respond, Status::new(code::INTERNAL, "bad grpc-timeout"));
                 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -31,6 +32,8 @@ pub struct Socket {
     allowance: usize,
     gathered: Vec<u8>,
     num_sent: usize,
+    /// When bytes were last read from it, or it was made.
+    pub read_at: Instant,
     /// Bytes read from it, ever.
     pub bytes_in: u64,
     /// Bytes written to it, ever.
@@ -49,6 +52,7 @@ impl Socket {
             allowance: READ_BYTES_PER_TURN,
             gathered: Vec::new(),
             num_sent: 0,
+            read_at: Instant::now(),
             bytes_in: 0,
             bytes_out: 0,
         }
@@ -169,6 +173,7 @@ impl Socket {
             }
             self.allowance = self.allowance.saturating_sub(count);
             self.bytes_in += count as u64;
+            self.read_at = Instant::now();
             return Ok(true);
         }
     }

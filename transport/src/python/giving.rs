@@ -61,17 +61,15 @@ pub fn give<'py>(
     let calls = PyList::empty(py);
     let others = PyList::empty(py);
     let none = py.None().into_bound(py);
-    let instant = |deadline: Option<Instant>| match deadline {
-        Some(at) => clock.seconds_of(at).into_pyobject(py).map(Bound::into_any),
-        None => Ok(none.clone()),
-    };
+    let seconds = |at: Instant| clock.seconds_of(at).into_pyobject(py).map(Bound::into_any);
+    let instant = |deadline: Option<Instant>| deadline.map_or(Ok(none.clone()), seconds);
     let path_of = |path: u32| match paths.get(path as usize) {
         Some(path) => path.bind(py).clone().into_any(),
         None => none.clone(),
     };
     for event in events {
         match event {
-            Event::Call { id, path, message, deadline, metadata } => {
+            Event::Call { id, path, message, arrival, deadline, metadata } => {
                 calls.append(PyTuple::new(
                     py,
                     [
@@ -80,6 +78,7 @@ pub fn give<'py>(
                         to_bytes(py, &message)?.into_any(),
                         instant(deadline)?,
                         wrap(py, metadata)?,
+                        seconds(arrival)?,
                     ],
                 )?)?;
             }
@@ -87,7 +86,9 @@ pub fn give<'py>(
                 let deadline = instant(deadline)?;
                 others.append((OPENED, id, path_of(path), deadline, wrap(py, metadata)?))?;
             }
-            Event::Message(id, message) => others.append((MESSAGE, id, to_bytes(py, &message)?))?,
+            Event::Message(id, message, at) => {
+                others.append((MESSAGE, id, to_bytes(py, &message)?, seconds(at)?))?;
+            }
             Event::HalfClosed(id) => others.append((HALF_CLOSED, id))?,
             Event::Cancelled(id, reason) => others.append((CANCELLED, id, reason.as_ref()))?,
             Event::Accepted(id, headers) => others.append((ACCEPTED, id, wrap(py, headers)?))?,

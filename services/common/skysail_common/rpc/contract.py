@@ -8,6 +8,7 @@ later, from the same loop. No task and no future is needed for a call.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from skysail_common.errors import SkysailError
@@ -26,6 +27,13 @@ class Call(Protocol):
     """The request, as it came."""
     deadline: float
     """Instant of the monotonic clock by which the caller wants the answer; `NEVER` for none."""
+    arrival: float
+    """Instant of the monotonic clock at which the whole call had come.
+
+    The native transport takes the last read of the connection before the call was whole; it counts
+    the deadline from the read that brought the headers. grpc.aio tells nothing before the handler
+    begins, so that its arrival is that instant.
+    """
 
     def metadata(self) -> Mapping[str, str | bytes]:
         """Return the metadata of the request; where a key came twice, its last value."""
@@ -52,6 +60,12 @@ class Stream(Protocol):
 
     method: str
     deadline: float
+    arrival: float
+    """Instant at which the message that was yielded last came; 0 before the first.
+
+    The native transport takes the last read of the connection before the message was whole, and
+    grpc.aio the instant at which the message is yielded.
+    """
 
     def metadata(self) -> Mapping[str, str | bytes]:
         """Return the metadata of the request; where a key came twice, its last value."""
@@ -71,8 +85,16 @@ class Stream(Protocol):
 
 
 UnaryHandler = Callable[[Call], None]
+LateHandler = Callable[[Call], bool]
+"""Answers a call that comes too late to be handled, if it has an answer at little cost.
+
+Returns whether it answered; a call that it did not answer is refused as `Overloaded`.
+"""
 StreamHandler = Callable[[Stream], Awaitable[None]]
 """Serves one stream; its return ends the stream well, a `SkysailError` ends it with that."""
+
+
+NO_LATE_HANDLERS: Mapping[str, LateHandler] = MappingProxyType({})
 
 
 class Server(Protocol):
@@ -166,6 +188,7 @@ class Transport(Protocol):
         unary: Mapping[str, UnaryHandler],
         streams: Mapping[str, StreamHandler],
         *,
+        late: Mapping[str, LateHandler] = NO_LATE_HANDLERS,
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
     ) -> Server:
@@ -175,6 +198,8 @@ class Transport(Protocol):
             services: Full names of the services, for reflection and health.
             unary: Handlers of unary calls, by path.
             streams: Handlers of streams, by path.
+            late: Handlers of unary calls that waited for too much of their time, by path; only
+                the native transport turns such calls away.
             shares_port: True to listen beside other processes on the same port.
             certificates: What it shows, over TLS; in the clear if None. New connections see
                 what they are renewed to.

@@ -20,7 +20,9 @@ from skysail_common.rpc.channels import (
     open_channel,
 )
 from skysail_common.rpc.contract import (
+    NO_LATE_HANDLERS,
     Connector,
+    LateHandler,
     Link,
     LinkObserver,
     Metadata,
@@ -48,11 +50,21 @@ def _metadata_of(context: _Context) -> Mapping[str, str | bytes]:
 
 
 class _GrpcCall:
-    __slots__ = ("_answer", "_cancel", "_context", "_waiter", "deadline", "message", "method")
+    __slots__ = (
+        "_answer",
+        "_cancel",
+        "_context",
+        "_waiter",
+        "arrival",
+        "deadline",
+        "message",
+        "method",
+    )
 
     def __init__(self, method: str, message: bytes, context: _Context) -> None:
         self.method = method
         self.message = message
+        self.arrival = MONOTONIC()
         self.deadline = _deadline_of(context)
         self._context = context
         self._answer: tuple[bytes | None, SkysailError | None, Metadata] | None = None
@@ -99,6 +111,7 @@ class _GrpcCall:
 class _GrpcStream:
     def __init__(self, method: str, messages: AsyncIterator[bytes], context: _Context) -> None:
         self.method = method
+        self.arrival = 0.0
         self.deadline = _deadline_of(context)
         self._messages = messages
         self._context = context
@@ -106,8 +119,10 @@ class _GrpcStream:
     def metadata(self) -> Mapping[str, str | bytes]:
         return _metadata_of(self._context)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._messages
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for message in self._messages:
+            self.arrival = MONOTONIC()
+            yield message
 
     async def accept(self) -> None:
         await self._context.send_initial_metadata(())
@@ -133,10 +148,11 @@ class GrpcTransport:
         unary: Mapping[str, UnaryHandler],
         streams: Mapping[str, StreamHandler],
         *,
+        late: Mapping[str, LateHandler] = NO_LATE_HANDLERS,
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
     ) -> Server:
-        """Return a server (see `rpc.contract.Transport`)."""
+        """Return a server (see `rpc.contract.Transport`); grpc.aio turns no call away."""
         return GrpcServer(
             services,
             max_message_bytes=self._max_message_bytes,

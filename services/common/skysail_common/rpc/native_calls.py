@@ -55,7 +55,16 @@ class Outbox(Protocol):
 class NativeCall:
     """A unary call."""
 
-    __slots__ = ("_headers", "_id", "_is_answered", "_outbox", "deadline", "message", "method")
+    __slots__ = (
+        "_headers",
+        "_id",
+        "_is_answered",
+        "_outbox",
+        "arrival",
+        "deadline",
+        "message",
+        "method",
+    )
 
     def __init__(
         self,
@@ -65,10 +74,12 @@ class NativeCall:
         message: bytes,
         deadline: float,
         headers: Headers,
+        arrival: float,
     ) -> None:
         self.method = method
         self.message = message
         self.deadline = deadline
+        self.arrival = arrival
         self._outbox = outbox
         self._id = call_id
         self._headers = headers
@@ -113,10 +124,11 @@ class NativeStream:
     ) -> None:
         self.method = method
         self.deadline = deadline
+        self.arrival = 0.0
         self._outbox = outbox
         self._id = stream_id
         self._headers = headers
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[tuple[bytes, float]] = deque()
         self._has_ended = False
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
@@ -133,7 +145,7 @@ class NativeStream:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             while self._messages:
-                message = self._messages.popleft()
+                message, self.arrival = self._messages.popleft()
                 # Only what is read makes room: a stream that nobody reads cannot grow.
                 self._outbox.acknowledge(self._id, len(message))
                 yield message
@@ -153,9 +165,9 @@ class NativeStream:
             self._writer = asyncio.get_running_loop().create_future()
             await self._writer
 
-    def received(self, message: bytes) -> None:
+    def received(self, message: bytes, arrival: float) -> None:
         """Take a message of the peer."""
-        self._messages.append(message)
+        self._messages.append((message, arrival))
         _wake(self._reader)
 
     def ended(self) -> None:

@@ -9,7 +9,7 @@ engine and without another turn of the loop.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import skysail_transport
@@ -21,7 +21,9 @@ from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.channels import LINK_TIMEOUT_S, MAX_LINK_MESSAGE_BYTES, link_refused
 from skysail_common.rpc.contract import (
+    NO_LATE_HANDLERS,
     Connector,
+    LateHandler,
     Link,
     LinkObserver,
     Metadata,
@@ -40,7 +42,7 @@ log = logging.getLogger(__name__)
 _LONGEST_TURN_S = 0.002
 """Calls that are not handled within it wait for the next turn of the loop."""
 _LONGEST_WAIT = 0.4
-"""Part of its time that a call may wait to be handled."""
+"""Part of its time, from its arrival, that a call may wait to be handled."""
 _TRY_AGAIN_S = 0.1
 _MAX_TAKEN = 20_000
 """Calls that may wait to be handled."""
@@ -71,8 +73,8 @@ class NativeTransport:
         """
         self._clock = clock
         self._num_turned_away = 0
-        self._taken: deque[tuple[float, Iterator[tuple[Any, ...]]]] = deque()
-        self._num_taken = 0
+        self._taken: deque[tuple[Any, ...]] = deque()
+        """Calls that wait to be handled, in the order they came."""
         self._is_handling_due = False
         self._gone: set[int] = set()
         """Calls that were cancelled while they waited to be handled."""
@@ -83,6 +85,7 @@ class NativeTransport:
         self._engine = Engine(limits)
         self._tasks = BackgroundTasks()
         self._unary: dict[str, UnaryHandler] = {}
+        self._late: dict[str, LateHandler] = {}
         self._handlers: dict[str, StreamHandler] = {}
         self._cancels: dict[int, Callable[[], None]] = {}
         self._streams: dict[int, NativeStream] = {}
@@ -109,12 +112,14 @@ class NativeTransport:
         unary: Mapping[str, UnaryHandler],
         streams: Mapping[str, StreamHandler],
         *,
+        late: Mapping[str, LateHandler] = NO_LATE_HANDLERS,
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
     ) -> Server:
         """Return a server (see `rpc.contract.Transport`)."""
         streams = {**streams, **reflection_streams(services)}
         self._unary.update(unary)
+        self._late.update(late)
         self._handlers.update(streams)
         return NativeServer(
             self._engine,
@@ -198,9 +203,7 @@ class NativeTransport:
             raise self._failed(error) from error
         self._is_in_turn = self._is_flush_due = True
         try:
-            if calls:
-                self._taken.append((self._clock(), iter(calls)))
-                self._num_taken += len(calls)
+            self._taken.extend(calls)
             # Results first: what they make free is not to wait for new calls.
             self._handle_events(events)
             if not self._is_handling_due:
@@ -211,7 +214,11 @@ class NativeTransport:
     def _end_turn(self) -> None:
         at_end, self._at_end = self._at_end, []
         for callback in at_end:
-            callback()
+            try:
+                callback()
+            except Exception:
+                # A mistake of one must not keep the others of the turn from theirs.
+                log.exception("callback failed by a mistake of ours")
         at_end, self._at_end = self._at_end, []
         self._is_in_turn = False
         for callback in at_end:
@@ -241,46 +248,43 @@ class NativeTransport:
         """Handle what was taken, in its order, and go on in the next turn if it takes too long."""
         now = self._clock()
         end = now + _LONGEST_TURN_S
+        taken = self._taken
         number = 0
-        while self._taken:
-            taken_at, calls = self._taken[0]
-            has_waited = now > taken_at + _LONGEST_TURN_S
-            for call in calls:
-                number += 1
-                if not number % _CLOCK_EVERY:
-                    now = self._clock()
-                if self._gone and call[0] in self._gone:
-                    self._gone.discard(call[0])
-                elif not (has_waited and self._is_turned_away(call, taken_at, now)):
-                    self._handle_call(*call)
-                if now > end:
-                    # What came in the meantime has its turn, and batches leave.
-                    self._num_taken -= number
-                    self._is_handling_due = True
-                    self._loop.call_soon(self._go_on)
-                    return
-            self._taken.popleft()
-        self._num_taken = 0
+        while taken:
+            call_id, path, message, deadline, headers, arrival = taken.popleft()
+            number += 1
+            if not number % _CLOCK_EVERY:
+                now = self._clock()
+            if call_id in self._gone:
+                self._gone.discard(call_id)
+                continue
+            until = NEVER if deadline is None else deadline
+            call = NativeCall(self, call_id, path, message, until, headers, arrival)
+            age_s = now - arrival
+            if age_s > _LONGEST_TURN_S and self._is_late(age_s, until - arrival):
+                self._turn_away(call_id, call)
+            else:
+                handle(self._unary[path], call)
+            if now > end and taken:
+                # What came in the meantime has its turn, and batches leave.
+                self._is_handling_due = True
+                self._loop.call_soon(self._go_on)
+                return
         self._gone.clear()
 
-    def _handle_call(
-        self, call_id: int, path: str, message: bytes, deadline: float | None, headers: Any
-    ) -> None:
-        until = NEVER if deadline is None else deadline
-        handle(self._unary[path], NativeCall(self, call_id, path, message, until, headers))
+    def _is_late(self, age_s: float, budget_s: float) -> bool:
+        """Tell whether a call waited for a good part of its time, or behind too many others.
 
-    def _is_turned_away(self, call: tuple[Any, ...], taken_at: float, now: float) -> bool:
-        """Refuse a call that waited here for a good part of its time, at the least cost.
-
-        More comes in than this process can look at: without it all would be late.
+        More comes in than this process can look at: handled in turn, all would be late.
         """
-        call_id, deadline = call[0], call[3]
-        is_late = deadline is not None and now - taken_at > _LONGEST_WAIT * (deadline - taken_at)
-        if not is_late and self._num_taken < _MAX_TAKEN:
-            return False
-        self.end(call_id, _TURNED_AWAY)
+        return age_s > _LONGEST_WAIT * budget_s or len(self._taken) >= _MAX_TAKEN
+
+    def _turn_away(self, call_id: int, call: NativeCall) -> None:
+        """Answer a call at the least cost."""
         self._num_turned_away += 1
-        return True
+        late = self._late.get(call.method)
+        if late is None or handle(late, call) is False:
+            self.end(call_id, _TURNED_AWAY)
 
     def _opened(self, stream_id: int, path: str, deadline: float | None, headers: Any) -> None:
         until = NEVER if deadline is None else deadline
@@ -302,12 +306,12 @@ class NativeTransport:
         else:
             self.end(stream_id, WELL)
 
-    def _received(self, stream_id: int, message: bytes) -> None:
+    def _received(self, stream_id: int, message: bytes, arrival: float) -> None:
         link = self._links.get(stream_id)
         if link is not None:
             link.received(message)
         elif (stream := self._streams.get(stream_id)) is not None:
-            stream.received(message)
+            stream.received(message, arrival)
 
     def _half_closed(self, stream_id: int) -> None:
         if (stream := self._streams.get(stream_id)) is not None:

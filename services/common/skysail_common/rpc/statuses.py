@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status as StatusMessage
 
 from skysail_common.errors import SkysailError, Status, error_of
-from skysail_common.rpc.contract import Call, Metadata, UnaryHandler
+from skysail_common.rpc.contract import Call, Metadata
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ REASON_KEY = "skysail-reason"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 ResponseT = TypeVar("ResponseT")
+ResultT = TypeVar("ResultT")
 
 
 def as_skysail_error(error: Exception, method: str) -> SkysailError:
@@ -41,15 +42,16 @@ def as_skysail_error(error: Exception, method: str) -> SkysailError:
     return error
 
 
-def handle(handler: UnaryHandler, call: Call) -> None:
-    """Give a call to its handler; what that raises is its answer."""
+def handle(handler: Callable[[Call], ResultT], call: Call) -> ResultT | None:
+    """Give a call to its handler and return what that returns; what it raises is the answer."""
     try:
-        handler(call)
+        return handler(call)
     except SkysailError as error:
         # Not logged: refusing must cost as little as possible.
         call.fail(error)
     except Exception as error:
         call.fail(as_skysail_error(error, call.method))
+    return None
 
 
 def code_of(error: SkysailError) -> grpc.StatusCode:

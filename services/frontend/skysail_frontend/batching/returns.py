@@ -44,7 +44,9 @@ class Returns:
 
     def arrived(self, rows: int, now: float) -> None:
         """Count rows that came in."""
-        if now - self._answered_at <= self._window_s and self._returned_rows < self._answered_rows:
+        # What came before the answer is no return of it.
+        is_within = 0.0 <= now - self._answered_at <= self._window_s
+        if is_within and self._returned_rows < self._answered_rows:
             self._returned_rows += rows
             self._last_at = now
 

@@ -10,17 +10,18 @@ from google.protobuf.message import DecodeError
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError, Unavailable
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
-from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
-from skysail_common.tensors import DataType, Tensor, TensorSpec, join_bytes_elements, narrowed
+from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
+from skysail_common.tensors import DataType, Tensor, join_bytes_elements, narrowed
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import checked
+from skysail_frontend.ingress.infer_answers import infer_response, tensor_metadata
 from skysail_frontend.ingress.infer_parameters import (
     RequestOptions,
     check_tensor_parameters,
     request_options,
 )
 from skysail_frontend.ingress.infer_plans import Cut, InferPlan, InferPlans, cut, streamed
-from skysail_frontend.ingress.outputs import output_tensors
+from skysail_frontend.ingress.late_calls import late_handler
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
     Target,
@@ -54,6 +55,8 @@ _CONTENTS_FIELD = {
 }
 # The widest type of each field, which is what Triton calls it.
 _FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
+
+_NAME_TAG = 0x0A
 
 _ALL: frozenset[str] = frozenset()
 _NO_OPTIONS = RequestOptions()
@@ -105,6 +108,12 @@ class GrpcInference:
         return {f"/{SERVICE}/{name}": handler for name, handler in methods.items()}
 
     @property
+    def late(self) -> Mapping[str, LateHandler]:
+        """Handlers of late calls, by path."""
+        late = late_handler(self._dispatcher, _NAME_TAG, find_model_target, self._query_of)
+        return {f"/{SERVICE}/ModelInfer": late}
+
+    @property
     def streams(self) -> Mapping[str, StreamHandler]:
         """Handlers of streams, by path."""
         return {f"/{SERVICE}/ModelStreamInfer": self.model_stream_infer}
@@ -148,14 +157,18 @@ class GrpcInference:
             name=request.name,
             versions=[each.name.version for each in table.versions_of(version.name.model_name)],
             platform="python",
-            inputs=[_metadata(spec) for spec in version.signature.inputs],
-            outputs=[_metadata(spec) for spec in version.signature.outputs],
+            inputs=[tensor_metadata(spec) for spec in version.signature.inputs],
+            outputs=[tensor_metadata(spec) for spec in version.signature.outputs],
         )
         call.reply(response.SerializeToString())
 
     def model_infer(self, call: Call) -> None:
         """Answer one query."""
+        query = self._query_of(call)
+        call.on_cancel(lambda: self._dispatcher.cancel(query))
+        self._dispatcher.submit(query)
 
+    def _query_of(self, call: Call) -> Query:
         def settle(query: Query, prediction: Prediction) -> None:
             if prediction.error is not None:
                 call.fail(self._error(query, prediction.error))
@@ -163,11 +176,9 @@ class GrpcInference:
                 call.reply(checked(asked.answer(query, prediction), self._max_answer_bytes))
 
         with self._dispatcher.statistics.refusals:
-            now = check_in_time(self._dispatcher, call)
-            asked = self._understand(call.message, now, call.deadline, settle)
-        query = asked.query
-        call.on_cancel(lambda: self._dispatcher.cancel(query))
-        self._dispatcher.submit(query)
+            check_in_time(self._dispatcher, call)
+            asked = self._understand(call.message, call.arrival, call.deadline, settle)
+        return asked.query
 
     async def model_stream_infer(self, stream: Stream) -> None:
         """Answer the queries of a stream, each when it is ready."""
@@ -187,15 +198,16 @@ class GrpcInference:
 
         try:
             with self._dispatcher.statistics.refusals:
-                now = self._dispatcher.clock()
-                asked = self._understand(message, now, session.deadline, settle)
+                asked = self._understand(message, session.arrival, session.deadline, settle)
         except SkysailError as error:
             session.answer(name, _stream_error(_id_of(message), error))
         else:
             session.asked(name, asked.query)
             self._dispatcher.submit(asked.query)
 
-    def _understand(self, message: bytes, now: float, deadline: float, settle: Settle) -> "_Asked":
+    def _understand(
+        self, message: bytes, arrival: float, deadline: float, settle: Settle
+    ) -> "_Asked":
         """Return the query of a request and how to answer it.
 
         Raises:
@@ -211,7 +223,7 @@ class GrpcInference:
                 found = (plan, parts.query_id, parts.raw)
         if found is not None:
             plan, query_id, raw = found
-            query = plan.query(raw, query_id.decode(errors="replace"), now, deadline, settle)
+            query = plan.query(raw, query_id.decode(errors="replace"), arrival, deadline, settle)
             if query is not None:
                 return _Asked(query, _ALL, plan, query_id)
         request = _parse(pb.ModelInferRequest, message)
@@ -226,6 +238,7 @@ class GrpcInference:
             _tensors(request),
             settle,
             query_id=request.id,
+            arrival=arrival,
             deadline=deadline,
             timeout_s=options.timeout_s,
             priority=options.priority,
@@ -261,7 +274,7 @@ class _Asked:
         """Return the serialized ModelInferResponse."""
         if self._plan is not None and prediction.outcome is Outcome.OK:
             return self._plan.answer(query, self._query_id, prediction)
-        return _response(query, prediction, self._wanted).SerializeToString()
+        return infer_response(query, prediction, self._wanted).SerializeToString()
 
 
 def _parse(message_type: Any, message: bytes) -> Any:
@@ -359,31 +372,6 @@ def _wanted_outputs(request: pb.ModelInferRequest, target: Target) -> frozenset[
                 f"{', '.join(sorted(known))}"
             )
     return frozenset(wanted)
-
-
-def _response(
-    query: Query, prediction: Prediction, wanted: frozenset[str]
-) -> pb.ModelInferResponse:
-    model_name, version = query.version.name if query.version else ("", "")
-    response = pb.ModelInferResponse(
-        model_name=model_name, model_version=version, id=query.query_id
-    )
-    for tensor in output_tensors(query, prediction):
-        if wanted and tensor.name not in wanted:
-            continue
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype.name, shape=tensor.shape)
-        response.raw_output_contents.append(tensor.data)
-    if prediction.is_default:
-        # An answer that no model gave must be told apart, also by clients of this protocol.
-        response.parameters["skysail_outcome"].string_param = prediction.outcome.name
-        response.parameters["skysail_explanation"].string_param = prediction.explanation
-    return response
-
-
-def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=spec.datatype.name, shape=spec.shape
-    )
 
 
 def _stream_error(query_id: str, error: SkysailError) -> bytes:

@@ -9,10 +9,11 @@ from google.protobuf.message import DecodeError
 
 from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
-from skysail_common.rpc.contract import Call, Stream, StreamHandler, UnaryHandler
+from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import checked
+from skysail_frontend.ingress.late_calls import late_handler
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import check_in_time, find_target, make_query
@@ -20,6 +21,8 @@ from skysail_frontend.query import Prediction, Query, Settle
 from skysail_protos.v1 import query_pb2 as pb
 
 SERVICE = "skysail.v1.QueryService"
+
+_TARGET_TAG = 0x12
 
 
 class QueryIds:
@@ -66,13 +69,23 @@ class GrpcQuery:
         return {f"/{SERVICE}/Predict": self.predict}
 
     @property
+    def late(self) -> Mapping[str, LateHandler]:
+        """Handlers of late calls, by path."""
+        late = late_handler(self._dispatcher, _TARGET_TAG, find_target, self._query_of)
+        return {f"/{SERVICE}/Predict": late}
+
+    @property
     def streams(self) -> Mapping[str, StreamHandler]:
         """Handlers of streams, by path."""
         return {f"/{SERVICE}/PredictStream": self.predict_stream}
 
     def predict(self, call: Call) -> None:
         """Answer one query."""
+        query = self._query_of(call)
+        call.on_cancel(lambda: self._dispatcher.cancel(query))
+        self._dispatcher.submit(query)
 
+    def _query_of(self, call: Call) -> Query:
         def settle(query: Query, prediction: Prediction) -> None:
             if prediction.error is not None:
                 call.fail(prediction.error)
@@ -82,17 +95,18 @@ class GrpcQuery:
 
         with self._dispatcher.statistics.refusals:
             check_in_time(self._dispatcher, call)
-            query = self._query(_parse(call.message), call.deadline, settle)
-        call.on_cancel(lambda: self._dispatcher.cancel(query))
-        self._dispatcher.submit(query)
+            return self._query(_parse(call.message), call.arrival, call.deadline, settle)
 
-    def _query(self, request: pb.PredictRequest, deadline: float, settle: Settle) -> Query:
+    def _query(
+        self, request: pb.PredictRequest, arrival: float, deadline: float, settle: Settle
+    ) -> Query:
         return make_query(
             self._dispatcher,
             find_target(self._dispatcher.table, request.target, request.version),
             [tensor_from_proto(tensor) for tensor in request.inputs],
             settle,
             query_id=request.query_id or self._ids.next_text(),
+            arrival=arrival,
             deadline=deadline,
             timeout_s=seconds("timeout", request.timeout) if request.HasField("timeout") else None,
             widens=True,
@@ -119,7 +133,7 @@ class GrpcQuery:
             with self._dispatcher.statistics.refusals:
                 request = _parse(message)
                 query_id = request.query_id
-                query = self._query(request, session.deadline, settle)
+                query = self._query(request, session.arrival, session.deadline, settle)
                 if query.query_id in session.unanswered:
                     raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
         except SkysailError as error:

@@ -100,12 +100,12 @@ class InferPlan:
         self._head: bytes | None = None
 
     def query(
-        self, raw: Sequence[bytes], query_id: str, now: float, deadline: float, settle: Settle
+        self, raw: Sequence[bytes], query_id: str, arrival: float, deadline: float, settle: Settle
     ) -> Query | None:
         """Return the query of a request, or None where its data have other sizes."""
         if list(map(len, raw)) != self._raw_bytes:
             return None
-        limit = now + self._limit_s
+        limit = arrival + self._limit_s
         query = Query(
             query_id,
             self._target.application,
@@ -113,7 +113,7 @@ class InferPlan:
             raw,
             self._rows,
             self._dims,
-            now,
+            arrival,
             limit if limit < deadline else deadline,
             settle,
         )

@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from skysail_common.clock import Clock
 from skysail_common.errors import Unavailable
 from skysail_common.rpc.contract import Stream
 from skysail_frontend.dispatch import Dispatcher
@@ -19,11 +20,15 @@ _MAX_BYTES = 64 * 1024 * 1024
 class StreamSession:
     """One stream: what was asked and not answered, and the answers on their way."""
 
-    def __init__(self, stream: Stream, max_queries: int) -> None:
+    def __init__(self, stream: Stream, max_queries: int, clock: Clock) -> None:
         self.deadline = stream.deadline
+        self.arrival = 0.0
+        """Instant from which the time of the query that is asked counts."""
         self.unanswered: dict[str, Query] = {}
         """By a name that is unique on the stream."""
         self._stream = stream
+        self._clock = clock
+        self._had_room_at = 0.0
         self._max_queries = max_queries
         self._num_open = 0
         self._size_bytes = 0
@@ -38,12 +43,15 @@ class StreamSession:
         async for message in self._stream:
             self._num_open += 1
             self._size_bytes += len(message)
+            self.arrival = max(self._stream.arrival, self._had_room_at)
             ask(self, message)
             # The answer counts instead, once it is there.
             self._size_bytes -= len(message)
             while self._num_open >= self._max_queries or self._size_bytes >= _MAX_BYTES:
                 self._has_room.clear()
                 await self._has_room.wait()
+                # The client asked more than the stream may hold: that wait is its own.
+                self._had_room_at = self._clock()
 
     def asked(self, name: str, query: Query) -> None:
         """Note that a query waits for its answer."""
@@ -108,7 +116,7 @@ class Streams:
         Raises:
             Unavailable: the frontend drains; all that was read is answered.
         """
-        session = StreamSession(stream, self._max_queries)
+        session = StreamSession(stream, self._max_queries, self._dispatcher.clock)
         reading = asyncio.create_task(session.read(ask), name="stream queries")
         sending = asyncio.create_task(session.send_answers(), name="stream answers")
         self._readers.add(reading)

@@ -68,16 +68,14 @@ def find_model_target(table: RouteTable, name: str, version: str) -> Target:
     return Target(None, table.version(name, version))
 
 
-def check_in_time(dispatcher: Dispatcher, call: Call) -> float:
-    """Return the present instant, if somebody may still hear the answer to a call.
+def check_in_time(dispatcher: Dispatcher, call: Call) -> None:
+    """Check that somebody may still hear the answer to a call.
 
     Raises:
         DeadlineExceeded: it waited in the socket for so long that it is not worth a look.
     """
-    now = dispatcher.clock()
-    if call.deadline - now < _LATE_S:
+    if call.deadline - dispatcher.clock() < _LATE_S:
         raise DeadlineExceeded("the call came too late to be answered")
-    return now
 
 
 def longest_wait_s(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> float:
@@ -93,6 +91,7 @@ def make_query(
     settle: Settle,
     *,
     query_id: str = "",
+    arrival: float | None = None,
     deadline: float,
     timeout_s: float | None = None,
     priority: int = DEFAULT_PRIORITY,
@@ -107,6 +106,7 @@ def make_query(
         tensors: The inputs.
         settle: Is told the answer.
         query_id: Id of the caller.
+        arrival: Instant at which the request came; now if None.
         deadline: Deadline of the call; the SLO or the time-out may be sooner.
         timeout_s: Longest wait that the request itself names.
         priority: 1 is the most urgent.
@@ -116,7 +116,8 @@ def make_query(
     Raises:
         InvalidInput: the inputs are not what the model takes.
     """
-    arrival = dispatcher.clock()
+    if arrival is None:
+        arrival = dispatcher.clock()
     inputs = _NO_INPUTS
     if target.version is not None:
         if widens:
