@@ -1,6 +1,5 @@
 """Inputs as the frontend takes them, and predictions as Python values."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ import numpy as np
 
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.functions import as_array
+from skysail_common.json_or_text import value_of
 from skysail_common.rpc.messages import tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Array, Content, Tensor, from_numpy, to_numpy
 from skysail_protos.v1 import query_pb2, tensors_pb2
@@ -74,7 +74,7 @@ def _row(name: str, value: Any) -> Tensor:
         rows[0] = value
     else:
         try:
-            rows = as_array(shown, value)[np.newaxis, ...]
+            rows = as_array(shown, value, takes_missing=True)[np.newaxis, ...]
         except ModelFailed as error:
             raise InvalidInput(f"the input is not usable: {error.message}") from error
     return replace(from_numpy(shown, rows), name=name)
@@ -121,8 +121,5 @@ def _value(tensor: Tensor) -> Any:
     if isinstance(row, np.ndarray):
         return row
     if tensor.content is Content.JSON_OR_TEXT:
-        try:
-            return json.loads(row)
-        except ValueError:
-            return row
+        return value_of(row)
     return row.item() if isinstance(row, np.generic) else row

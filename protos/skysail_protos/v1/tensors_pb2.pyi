@@ -102,7 +102,9 @@ class _ContentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Content.Value
     CONTENT_TEXT: _Content.ValueType  # 1
     """UTF-8 text."""
     CONTENT_JSON_OR_TEXT: _Content.ValueType  # 2
-    """UTF-8 text that is a JSON value if it parses as one, and plain text otherwise."""
+    """UTF-8 text that is a JSON value if it parses as one, and plain text otherwise. A text that would
+    parse is written as a JSON string, in quotes. NaN, Infinity and -Infinity may occur in a value.
+    """
 
 class Content(_Content, metaclass=_ContentEnumTypeWrapper):
     """What the elements of a BYTES tensor hold."""
@@ -112,7 +114,9 @@ CONTENT_UNSPECIFIED: Content.ValueType  # 0
 CONTENT_TEXT: Content.ValueType  # 1
 """UTF-8 text."""
 CONTENT_JSON_OR_TEXT: Content.ValueType  # 2
-"""UTF-8 text that is a JSON value if it parses as one, and plain text otherwise."""
+"""UTF-8 text that is a JSON value if it parses as one, and plain text otherwise. A text that would
+parse is written as a JSON string, in quotes. NaN, Infinity and -Infinity may occur in a value.
+"""
 Global___Content: _TypeAlias = Content  # noqa: Y015
 
 class _InputType:

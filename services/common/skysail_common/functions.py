@@ -4,14 +4,16 @@ The SDK uses this to learn a signature from an example, the model server to answ
 worked in a notebook works in a replica.
 """
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from skysail_common.conversions import narrowed
 from skysail_common.errors import InvalidInput, ModelFailed
-from skysail_common.tensors import Array, Content, DataType, TensorSpec, narrowed
+from skysail_common.json_or_text import element_of
+from skysail_common.tensors import Array, Content, DataType, TensorSpec
 
 Calling = Literal["array", "keywords", "mapping", "list"]
 """`array` one array [batch, …] as the only argument; `keywords` each array by its name; `mapping`
@@ -23,7 +25,7 @@ OUTPUT_NAME = "output"
 """Name of an output that has none of its own."""
 
 LIST_OUTPUT = TensorSpec(OUTPUT_NAME, DataType.BYTES, (-1,), Content.JSON_OR_TEXT)
-"""The output of a function that takes a list: texts as they are, other values as JSON."""
+"""The output of a function that takes a list: texts, and other values as JSON."""
 
 
 def call_function(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> Any:
@@ -62,8 +64,13 @@ def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
     return {OUTPUT_NAME: as_array(OUTPUT_NAME, result)}
 
 
-def as_array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
     """Return an array with the elements of a list, array, data frame or tensor of a framework.
+
+    Args:
+        name: Name of the array, for messages.
+        value: What holds the elements.
+        takes_missing: True to make NaN of None and of the NA of pandas.
 
     Raises:
         ModelFailed: it has no such elements, or its rows differ in length.
@@ -71,6 +78,11 @@ def as_array(name: str, value: Any) -> Array:
     if hasattr(value, "detach"):
         # A torch tensor may belong to a graph or be on a GPU.
         value = value.detach().cpu()
+    if _has_mask(value):
+        raise ModelFailed(
+            f"{name!r} has masked elements, which no datatype holds; fill them, such as by "
+            ".filled(float('nan'))"
+        )
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -79,15 +91,74 @@ def as_array(name: str, value: Any) -> Array:
         # Once more, because numpy's own texts lose the zero bytes at their ends.
         array = np.asarray(value, dtype=object)
     if array.dtype.kind == "O":
-        for element in array.ravel().tolist():
-            if not isinstance(element, (str, bytes)):
-                raise ModelFailed(
-                    f"{name!r} holds a value of type {type(element).__name__}; its elements must "
-                    "all be numbers of one datatype, or all texts"
-                )
-    elif array.dtype.newbyteorder("=") not in _KNOWN_DTYPES:
-        raise ModelFailed(f"{name!r} has numpy type {array.dtype}, which no datatype holds")
+        return _array_of_objects(name, array, takes_missing)
+    if array.dtype.newbyteorder("=") not in _KNOWN_DTYPES:
+        raise ModelFailed(
+            f"{name!r} has numpy type {array.dtype}, which no datatype holds; convert it to "
+            "numbers or texts"
+        )
+    if array.dtype == np.float64 and not hasattr(value, "dtype"):
+        # Of a list with integers and fractions numpy rounds the integers.
+        _check_integers(name, array, value)
     return array
+
+
+def _has_mask(value: Any) -> bool:
+    """Return whether an array, or one in a list, has elements that its mask hides."""
+    if isinstance(value, (list, tuple)):
+        kinds = set(map(type, value))
+        return any(issubclass(kind, _MAY_HAVE_MASKS) for kind in kinds) and any(
+            map(_has_mask, value)
+        )
+    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.is_masked(value))
+
+
+_MAY_HAVE_MASKS = (np.ma.MaskedArray, list, tuple)
+_LARGEST_EXACT = 2.0**53
+
+
+def _check_integers(name: str, array: Array, value: Any) -> None:
+    if (np.abs(array) >= _LARGEST_EXACT).any():
+        try:
+            narrowed(name, np.asarray(value, dtype=object), DataType.FP64)
+        except InvalidInput as error:
+            raise ModelFailed(error.message) from error
+
+
+def _array_of_objects(name: str, array: Array, takes_missing: bool) -> Array:
+    """Return objects that are texts as they are, and those that are numbers as their own type."""
+    elements = array.ravel().tolist()
+    if all(isinstance(each, (str, bytes)) for each in elements):
+        return array
+    plain = [math.nan if takes_missing and _is_missing(each) else each for each in elements]
+    if all(isinstance(each, _NUMBERS) for each in plain):
+        numbers = np.asarray(plain)
+        if numbers.dtype.kind != "O":
+            if numbers.dtype == np.float64:
+                _check_integers(name, numbers, plain)
+            return as_array(name, numbers.reshape(array.shape))
+    odd = min(elements, key=_is_number_or_text)
+    raise ModelFailed(
+        f"{name!r} holds a value of type {type(odd).__name__}; its elements must all be numbers "
+        f"of one datatype, or all texts{_advice(odd)}"
+    )
+
+
+_NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
+
+
+def _is_number_or_text(value: Any) -> int:
+    return isinstance(value, _NUMBERS) + 2 * isinstance(value, (str, bytes))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ == "NAType"
+
+
+def _advice(value: Any) -> str:
+    if _is_missing(value):
+        return "; for a missing number give float('nan')"
+    return "; give its .toarray()" if hasattr(value, "toarray") else ""
 
 
 _KNOWN_DTYPES = {datatype.dtype.newbyteorder("=") for datatype in DataType}
@@ -101,23 +172,8 @@ def _texts(result: Any) -> Array:
             "it must return a list with an element for each input"
         )
     array = np.empty(len(result), dtype=object)
-    array[:] = [_text(element) for element in result]
+    array[:] = [element_of(element) for element in result]
     return array
-
-
-def _text(element: Any) -> str | bytes:
-    if isinstance(element, (str, bytes)):
-        return element
-    try:
-        return json.dumps(element, default=_plain)
-    except (TypeError, ValueError):
-        return str(element)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError
 
 
 def checked_outputs(
@@ -157,7 +213,7 @@ def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: in
             f"the function returned {got} in output {spec.name!r}; its signature says "
             f"{spec.datatype.name}"
         )
-    if is_text or array.dtype == spec.datatype.dtype:
+    if is_text or (array.dtype == spec.datatype.dtype and spec.datatype is not DataType.BF16):
         return array
     if not np.can_cast(array.dtype, spec.datatype.dtype, "same_kind"):
         raise ModelFailed(
@@ -167,4 +223,4 @@ def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: in
     try:
         return narrowed(spec.name, array, spec.datatype)
     except InvalidInput as error:
-        raise ModelFailed(f"the function's {error.message}") from error
+        raise ModelFailed(f"the function's output breaks its signature: {error.message}") from error

@@ -9,7 +9,6 @@ import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +106,7 @@ class Content(enum.IntEnum):
     BINARY = 0
     TEXT = 1
     JSON_OR_TEXT = 2
-    """A JSON value if it parses as one, and plain text otherwise."""
+    """JSON values and texts, each told from the other: see `json_or_text`."""
 
 
 class InputType(enum.IntEnum):
@@ -343,45 +342,3 @@ def _encode(name: str, text: str) -> bytes:
         raise InvalidInput(
             f"tensor {name!r} has a text that is not UTF-8: {error.reason}"
         ) from error
-
-
-def cast(tensor: Tensor, datatype: DataType) -> Tensor:
-    """Return the tensor with elements of another type, if no meaning is lost.
-
-    Integers become floating-point numbers, and a type becomes a wider or narrower one of its
-    kind; floating-point numbers never become integers.
-
-    Raises:
-        InvalidInput: the types are of different kinds, or a number does not fit.
-    """
-    if tensor.datatype is datatype:
-        return tensor
-    source = to_numpy(tensor)
-    target = datatype.dtype
-    is_possible = datatype not in (DataType.BYTES, DataType.BF16) and (
-        # An unsigned type may hold a signed number; whether it does is checked below.
-        np.can_cast(source.dtype, target, "same_kind") or (source.dtype.kind + target.kind == "iu")
-    )
-    if tensor.datatype is DataType.BYTES or not is_possible:
-        raise InvalidInput(
-            f"tensor {tensor.name!r} has datatype {tensor.datatype.name}, which cannot become "
-            f"{datatype.name}"
-        )
-    # Of nothing there may be a shape that another type is too wide for.
-    data = narrowed(tensor.name, source, datatype).tobytes() if source.size else b""
-    return Tensor(tensor.name, datatype, tensor.shape, data, tensor.content)
-
-
-def narrowed(name: str, array: Array, datatype: DataType) -> Array:
-    """Return numbers as elements of a datatype; floating-point numbers may become infinite.
-
-    Raises:
-        InvalidInput: an integer does not fit; the message names the tensor.
-    """
-    target: np.dtype[Any] = datatype.dtype
-    if target.kind in "iu" and array.size:
-        limits = np.iinfo(target)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise InvalidInput(f"tensor {name!r} has a number that does not fit {datatype.name}")
-    with np.errstate(over="ignore"):
-        return array.astype(target)

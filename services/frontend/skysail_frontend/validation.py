@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from skysail_common.conversions import cast
 from skysail_common.errors import InvalidInput
-from skysail_common.tensors import DataType, Tensor, TensorSpec, cast, split_bytes_elements
+from skysail_common.tensors import DataType, Tensor, TensorSpec, split_bytes_elements
 from skysail_frontend.routes import ServedVersion
 
 _MAX_DIMENSION = 2**40

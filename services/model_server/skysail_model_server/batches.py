@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from skysail_common.errors import InvalidInput
+from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.tensors import (
     Array,
     Content,
@@ -17,8 +17,6 @@ from skysail_common.tensors import (
     to_numpy,
 )
 from skysail_protos.v1 import model_server_pb2
-
-_BF16_NAN = np.uint32(0x7FC0)
 
 
 class BatchInputs:
@@ -146,6 +144,7 @@ class BatchOutputs:
 
         Raises:
             UnicodeEncodeError: a text is not UTF-8.
+            ModelFailed: bytes are not, where the signature says texts.
         """
         specs = self._specs
         encoded = [_encoded(spec, array, rows) for spec, array in zip(specs, outputs, strict=True)]
@@ -178,18 +177,31 @@ class BatchOutputs:
 def _encoded(spec: TensorSpec, array: Array, rows: Sequence[int]) -> list[bytes]:
     """Return the data of an output: of BYTES one part for each query, else all in one."""
     if spec.datatype is DataType.BYTES:
-        return [join_bytes_elements(_as_bytes(array[begin:end])) for begin, end in _ranges(rows)]
+        return [
+            join_bytes_elements(_as_bytes(spec, array[begin:end])) for begin, end in _ranges(rows)
+        ]
     if spec.datatype is DataType.BF16:
-        # BF16 is the upper half of FP32; half of the lower one is added to round, which must not
-        # carry a NaN over to a number.
-        bits = np.ascontiguousarray(array, "<f4").view("<u4") + np.uint32(0x8000)
-        upper = np.where(np.isnan(array), _BF16_NAN, np.right_shift(bits, 16))
-        return [upper.astype("<u2").tobytes()]
+        # The upper half of FP32, to which the output is rounded.
+        return [np.ascontiguousarray(array, "<f4").view("<u2")[..., 1::2].tobytes()]
     return [np.ascontiguousarray(array, spec.datatype.dtype).tobytes()]
 
 
-def _as_bytes(array: Array) -> list[bytes]:
-    return [
+def _as_bytes(spec: TensorSpec, array: Array) -> list[bytes]:
+    elements = [
         element.encode() if isinstance(element, str) else element
         for element in array.ravel().tolist()
     ]
+    if spec.content is not Content.BINARY and bytes in map(type, array.ravel().tolist()):
+        _check_text(spec, elements)
+    return elements
+
+
+def _check_text(spec: TensorSpec, elements: Sequence[bytes]) -> None:
+    try:
+        for element in elements:
+            element.decode()
+    except UnicodeDecodeError as error:
+        raise ModelFailed(
+            f"the function returned bytes that are not UTF-8 in output {spec.name!r}; its "
+            "signature says texts"
+        ) from error

@@ -13,16 +13,13 @@ from skysail_common.tensors import (
     Signature,
     Tensor,
     TensorSpec,
-    cast,
     from_numpy,
     join_bytes_elements,
-    narrowed,
     split_bytes_elements,
     to_numpy,
 )
 
 NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]
-INTEGERS = [each for each in NUMBERS if each.dtype.kind in "iu"]
 shapes = array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)
 few = settings(max_examples=15)
 many = settings(max_examples=50)
@@ -225,125 +222,6 @@ def test_an_impossible_shape_that_the_data_fill_is_refused(shape):
     for datatype, data in ((DataType.UINT8, bytes(count)), (DataType.BYTES, bytes(4 * count))):
         with pytest.raises(InvalidInput):
             to_numpy(Tensor("x", datatype, shape, data))
-
-
-def tensor_of(datatype: DataType, values: list) -> Tensor:
-    return from_numpy("x", np.array(values, datatype.dtype))
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "values"),
-    [
-        (DataType.INT32, DataType.INT64, [-1, 2]),
-        (DataType.INT64, DataType.INT32, [-(2**31), 2**31 - 1]),
-        (DataType.INT64, DataType.UINT8, [0, 255]),
-        (DataType.UINT8, DataType.INT8, [0, 127]),
-        (DataType.UINT64, DataType.INT64, [0, 2**63 - 1]),
-        (DataType.INT32, DataType.FP32, [-1, 2]),
-        (DataType.INT64, DataType.FP64, [-1, 2]),
-        (DataType.UINT8, DataType.FP16, [0, 255]),
-        (DataType.FP32, DataType.FP64, [-1.5, 2]),
-        (DataType.FP64, DataType.FP32, [-1.5, 2]),
-        (DataType.FP64, DataType.FP16, [-1.5, 2]),
-        (DataType.BOOL, DataType.INT32, [False, True]),
-        (DataType.BOOL, DataType.FP32, [False, True]),
-        (DataType.INT64, DataType.INT32, []),
-    ],
-)
-def test_numbers_become_others_where_no_meaning_is_lost(source, target, values):
-    found = cast(tensor_of(source, values), target)
-    assert found.name == "x"
-    assert found.datatype is target
-    assert to_numpy(found).dtype == target.dtype
-    assert to_numpy(found).tolist() == values
-
-
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [
-        (DataType.FP32, DataType.INT32),
-        (DataType.FP64, DataType.INT64),
-        (DataType.FP16, DataType.UINT8),
-        (DataType.FP64, DataType.BOOL),
-        (DataType.INT32, DataType.BOOL),
-        (DataType.FP32, DataType.BF16),
-        (DataType.INT32, DataType.BYTES),
-    ],
-)
-def test_numbers_never_become_what_holds_less_meaning(source, target):
-    with pytest.raises(InvalidInput) as caught:
-        cast(tensor_of(source, [0, 1]), target)
-    assert caught.value.message == (
-        f"tensor 'x' has datatype {source.name}, which cannot become {target.name}"
-    )
-
-
-@pytest.mark.parametrize("target", [each for each in DataType if each is not DataType.BYTES])
-def test_bytes_become_nothing_else(target):
-    with pytest.raises(InvalidInput, match="has datatype BYTES, which cannot become"):
-        cast(from_numpy("x", np.array([b"1"])), target)
-
-
-def test_bf16_becomes_wider_and_nothing_becomes_bf16():
-    tensor = Tensor("x", DataType.BF16, (1,), bytes.fromhex("803f"))
-    assert to_numpy(cast(tensor, DataType.FP32)).tolist() == [1.0]
-    assert to_numpy(cast(tensor, DataType.FP64)).tolist() == [1.0]
-    assert cast(tensor, DataType.BF16) is tensor
-
-
-@pytest.mark.parametrize("datatype", DataType, ids=lambda each: each.name)
-def test_a_tensor_that_has_the_type_already_is_not_looked_at(datatype):
-    tensor = Tensor("x", datatype, (3,), b"too short")
-    assert cast(tensor, datatype) is tensor
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "value"),
-    [
-        (DataType.INT64, DataType.INT32, 2**31),
-        (DataType.INT64, DataType.INT32, -(2**31) - 1),
-        (DataType.INT32, DataType.UINT32, -1),
-        (DataType.UINT64, DataType.INT64, 2**63),
-        (DataType.INT16, DataType.INT8, 128),
-    ],
-)
-def test_an_integer_that_does_not_fit_is_refused_by_name(source, target, value):
-    with pytest.raises(InvalidInput) as caught:
-        cast(tensor_of(source, [0, value]), target)
-    assert caught.value.message == f"tensor 'x' has a number that does not fit {target.name}"
-
-
-def test_a_floating_point_number_that_does_not_fit_becomes_infinite():
-    found = cast(tensor_of(DataType.FP64, [1e300, -1e300]), DataType.FP32)
-    assert to_numpy(found).tolist() == [float("inf"), float("-inf")]
-    found = cast(tensor_of(DataType.INT64, [10**6]), DataType.FP16)
-    assert to_numpy(found).tolist() == [float("inf")]
-
-
-@many
-@given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.sampled_from(NUMBERS))
-def test_integers_are_refused_or_keep_their_value(values, target):
-    try:
-        found = to_numpy(cast(tensor_of(DataType.INT64, values), target)).tolist()
-    except InvalidInput:
-        return
-    if target.dtype.kind in "iu":
-        assert found == values
-    else:
-        assert target.dtype.kind == "f"
-
-
-@many
-@given(st.lists(st.integers(-(2**63), 2**64 - 1)), st.sampled_from(INTEGERS))
-def test_narrowed_numbers_fit_or_are_refused(values, target):
-    wide = np.array(values, dtype=object)
-    try:
-        found = narrowed("x", wide, target)
-    except InvalidInput:
-        limits = np.iinfo(target.dtype)
-        assert not all(limits.min <= value <= limits.max for value in values)
-    else:
-        assert found.tolist() == values
 
 
 @pytest.mark.parametrize("name", ["", "fp32", "FLOAT", "FP32 ", "UNSPECIFIED"])

@@ -1,4 +1,5 @@
 import base64
+import json
 import tracemalloc
 
 import numpy as np
@@ -56,8 +57,21 @@ def test_integers_are_accepted_for_any_numbers(datatype, value):
     assert array.tolist() == value
 
 
-def test_a_number_beyond_a_floating_point_type_becomes_infinite():
-    assert array_of_json("x", [1e300, 1], DataType.FP32).tolist() == [float("inf"), 1.0]
+def test_null_is_nan_and_infinities_have_names_where_the_datatype_has_them():
+    array = array_of_json("x", [[None, "Infinity"], ["-Infinity", 1]], DataType.FP32)
+    assert array.dtype == np.float32
+    assert np.isnan(array[0, 0])
+    assert [array[0, 1], *array[1]] == [np.inf, -np.inf, 1.0]
+    assert np.isnan(array_of_json("x", [None], DataType.FP64)).all()
+    assert np.isnan(to_numpy(row_of_json(TensorSpec("x", DataType.FP16, (-1,)), None))).all()
+    with pytest.raises(InvalidInput, match="dimensions, got null"):
+        row_of_json(TensorSpec("x", DataType.FP64, (-1, 3)), None)
+
+
+@pytest.mark.parametrize("value", [[1e39, 1], [16777217, None], [16777217, 0.5]])
+def test_a_number_that_a_floating_point_type_would_change_is_refused(value):
+    with pytest.raises(InvalidInput, match=r"cannot convert tensor 'x' to FP32: .* would become"):
+        array_of_json("x", value, DataType.FP32)
 
 
 @settings(max_examples=50)
@@ -94,8 +108,23 @@ def test_nothing_is_taken_as_nothing(datatype):
         ([True], DataType.FP32, "input 'x' takes numbers, got [true]"),
         (["1"], DataType.FP64, "input 'x' takes numbers, got [\"1\"]"),
         ([1, "1"], DataType.INT64, "input 'x' takes integers, got [1,\"1\"]"),
-        ([None], DataType.FP64, "input 'x' takes numbers, got [null]"),
-        ([1.0, None], DataType.FP64, "input 'x' takes numbers, got [1.0,null]"),
+        (
+            [1, None],
+            DataType.INT8,
+            "input 'x' takes integers, got [1,null]; only floating-point numbers may be null",
+        ),
+        (
+            [None],
+            DataType.BOOL,
+            "input 'x' takes truth values, got [null]; only floating-point numbers may be null",
+        ),
+        (["Infinity"], DataType.INT8, "input 'x' takes integers, got [\"Infinity\"]"),
+        (["NaN"], DataType.FP64, "input 'x' takes numbers, got [\"NaN\"]"),
+        (
+            [1, "Infinity", "inf"],
+            DataType.FP64,
+            'input \'x\' takes numbers, got [1,"Infinity","inf"]',
+        ),
         ([{"a": 1}], DataType.FP64, "input 'x' takes numbers, got [{\"a\":1}]"),
         ({}, DataType.FP64, "input 'x' takes numbers, got {}"),
         ([[1], [2, 3]], DataType.FP64, "input 'x' has rows of different lengths"),
@@ -104,7 +133,12 @@ def test_nothing_is_taken_as_nothing(datatype):
         (["a", None], DataType.BYTES, "input 'x' takes texts, got null"),
         ([["a"], ["b", "c"]], DataType.BYTES, "input 'x' takes texts, got [\"a\"]"),
         ([{"a": 1}], DataType.BYTES, "input 'x' takes texts, got {\"a\":1}"),
-        ([300], DataType.UINT8, "tensor 'x' has a number that does not fit UINT8"),
+        (
+            [300],
+            DataType.UINT8,
+            "cannot convert tensor 'x' to UINT8: 300 does not fit; give smaller numbers, or use a "
+            "wider datatype",
+        ),
         ([1e20], DataType.UINT64, "input 'x' takes integers, got [1e+20]"),
     ],
 )
@@ -244,9 +278,13 @@ def test_numbers_of_every_type_can_be_written(datatype, shape):
     assert [written(row) for row in elements] == elements.tolist()
 
 
-def test_what_is_no_number_becomes_null():
-    tensor = from_numpy("y", np.array([np.nan, np.inf, 1.0]))
-    assert written(json_elements(tensor)) == [None, None, 1.0]
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_nan_becomes_null_and_an_infinity_its_name(dtype):
+    tensor = from_numpy("y", np.array([[np.nan, np.inf, 1.0], [-np.inf, 0.0, 2.0]], dtype))
+    rows = [[None, "Infinity", 1.0], ["-Infinity", 0.0, 2.0]]
+    assert written(json_elements(tensor)) == rows
+    assert [written(row) for row in json_elements(tensor)] == rows
+    assert written(json_elements(from_numpy("y", np.array([np.nan, 1.0], dtype)))) == [None, 1.0]
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 2), (2, 2, 1)])
@@ -270,7 +308,9 @@ def test_bytes_that_are_not_text_become_base64():
         ('{"a": null}', {"a": None}),
         ("cat", "cat"),
         ("", ""),
-        ("NaN", "NaN"),
+        ("NaN", None),
+        ("[NaN, Infinity, -Infinity, 1]", [None, "Infinity", "-Infinity", 1]),
+        ("NaN is no number", "NaN is no number"),
         ('"quoted"', "quoted"),
     ],
 )
@@ -283,3 +323,10 @@ def test_an_element_that_is_json_or_text_is_either(element, value):
 def test_a_text_stays_one_even_if_it_reads_like_json():
     tensor = Tensor("y", DataType.BYTES, (1,), join_bytes_elements([b"1"]), TEXT)
     assert written(json_elements(tensor)) == ["1"]
+
+
+def test_large_integers_in_json_are_not_rounded():
+    data = join_bytes_elements([b'{"id": 123456789012345678901234567890}'])
+    tensor = Tensor("y", DataType.BYTES, (1,), data, Content.JSON_OR_TEXT)
+    body = json_response({"value": json_elements(tensor)}).body
+    assert json.loads(body) == {"value": [{"id": 123456789012345678901234567890}]}

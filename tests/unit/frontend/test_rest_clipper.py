@@ -139,7 +139,9 @@ async def test_bytes_come_as_base64():
         ("[1,2]", [1, 2]),
         ('{"a":null}', {"a": None}),
         ("cat", "cat"),
-        ("NaN", "NaN"),
+        ("NaN", None),
+        ("[-Infinity]", ["-Infinity"]),
+        ('"NaN"', "NaN"),
     ],
 )
 async def test_an_output_that_is_json_is_answered_as_json(text, output):
@@ -238,7 +240,7 @@ KEYS = "JSON object does not have required keys input or input_batch"
             "'version' must be a string",
         ),
         ({"input": "a"}, "Query processing error", "input 'x' takes numbers, got"),
-        ({"input": None}, "Query processing error", "input 'x' takes numbers, got"),
+        ({"input": None}, "Query processing error", "input 'x' takes a value with 1 dimensions"),
         ({"input": [1, "a", 3]}, "Query processing error", "input 'x' takes numbers, got"),
         ({"input": 1}, "Query processing error", "input 'x' takes a value with 1 dimensions"),
         ({"input": [[1], [2, 3]]}, "Query processing error", "input 'x' has rows of different"),

@@ -217,10 +217,10 @@ async def test_only_the_wanted_outputs_are_answered():
     assert answer["outputs"] == [{"name": "z", "datatype": "INT8", "shape": [1], "data": [7]}]
 
 
-async def test_what_is_no_number_is_answered_as_null():
-    outputs = QueryOutputs([np.array([np.nan, np.inf, 1.0]).tobytes()], [(1, 3)])
+async def test_nan_is_answered_as_null_and_infinities_by_name():
+    outputs = QueryOutputs([np.array([np.nan, -np.inf, 1.0]).tobytes()], [(1, 3)])
     answer = (await doors(function=lambda _: outputs).post(INFER, body_of())).json()
-    assert answer["outputs"][0]["data"] == [None, None, 1.0]
+    assert answer["outputs"][0]["data"] == [None, "-Infinity", 1.0]
 
 
 # Refused.

@@ -296,8 +296,8 @@ def test_numbers_become_the_type_that_the_model_takes(source, target, name):
     ("source", "target", "words"),
     [
         (np.array([[1.5, 2, 3]]), DataType.INT64, "cannot become INT64"),
-        (np.array([[300, 2, 3]]), DataType.UINT8, "does not fit UINT8"),
-        (np.array([[-1, 2, 3]]), DataType.UINT64, "does not fit UINT64"),
+        (np.array([[300, 2, 3]]), DataType.UINT8, "to UINT8: 300 does not fit; give .*"),
+        (np.array([[-1, 2, 3]]), DataType.UINT64, "to UINT64: -1 does not fit; give .*"),
         (np.array([["1", "2", "3"]]), DataType.FP64, "cannot become FP64"),
         (np.array([[1, 2, 3]]), DataType.BYTES, "cannot become BYTES"),
         (np.array([[1.0, 2, 3]]), DataType.BF16, "cannot become BF16"),
@@ -307,7 +307,7 @@ def test_numbers_become_the_type_that_the_model_takes(source, target, name):
 def test_what_would_lose_its_meaning_is_refused(source, target, words):
     version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
     for name in ("x", ""):
-        with pytest.raises(InvalidInput, match=f"^tensor 'x' has .* {words}$"):
+        with pytest.raises(InvalidInput, match=f"tensor 'x' .*{words}$"):
             widened(version, [from_numpy(name, source)])
 
 

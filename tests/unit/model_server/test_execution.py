@@ -607,3 +607,16 @@ def test_exactly_the_poisoned_texts_fail(values, poisoned):
         assert is_error(got) == (index in poisoned)
         if not is_error(got):
             assert got.tolist() == [f"{text}!".encode() for text in sent]
+
+
+def test_bytes_in_an_output_of_texts_are_texts_or_fail_alone():
+    out = TensorSpec("output", DataType.BYTES, (-1,), Content.TEXT)
+    found = run(
+        lambda x: [b"\xff" if each == "bad" else each.encode() for each in x],
+        [texts("é"), texts("bad")],
+        (TEXT,),
+        (out,),
+    )
+    assert found[0].tolist() == ["é".encode()]
+    assert found[1].code == Status.INTERNAL
+    assert "returned bytes that are not UTF-8 in output 'output'" in found[1].message

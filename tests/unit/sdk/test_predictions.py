@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from skysail.predictions import Prediction, encode_input, prediction_of, shape_told
 from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
-from skysail_common.tensors import Content, DataType, Tensor, from_numpy
+from skysail_common.tensors import Content, DataType, Tensor, from_numpy, to_numpy
 from skysail_protos.v1 import query_pb2
 
 NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]
@@ -73,8 +73,12 @@ def test_a_dictionary_is_a_tensor_of_each_name():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "the input is not usable: 'input' holds a value of type NoneType"),
-        ([1, None], "the input is not usable: 'input' holds a value of type int"),
+        ([None, "a"], "the input is not usable: 'input' holds a value of type NoneType"),
+        ([2**53 + 1, 0.5], "the input is not usable: cannot convert tensor 'input' to FP64"),
+        (
+            np.ma.masked_less([1.0, 2.0], 2),
+            "the input is not usable: 'input' has masked elements, which no datatype holds; fill",
+        ),
         ([[1], [2, 3]], "the input is not usable: 'input' is not an array"),
         (2**70, "the input is not usable: 'input' holds a value of type int"),
         (1j, "the input is not usable: 'input' has numpy type complex128"),
@@ -86,6 +90,24 @@ def test_what_is_no_array_is_refused(value, message):
     with pytest.raises(InvalidInput) as caught:
         encode_input(value)
     assert caught.value.message.startswith(message)
+
+
+class NAType:
+    """What pandas has in place of a missing number."""
+
+
+@pytest.mark.parametrize("value", [[1, None], [0.5, None], np.array([1, NAType()], object)])
+def test_a_missing_number_is_nan(value):
+    (message,) = encode_input(value)
+    (row,) = to_numpy(tensor_from_proto(message))
+    assert row.dtype == np.float64
+    assert row[0] == value[0]
+    assert np.isnan(row[1])
+
+
+def test_a_missing_feature_is_nan():
+    (message,) = encode_input({"income": None})
+    assert np.isnan(to_numpy(tensor_from_proto(message))).tolist() == [True]
 
 
 @pytest.mark.parametrize("datatype", NUMBERS, ids=lambda each: each.name)

@@ -1,17 +1,17 @@
 """Door: inference.GRPCInferenceService, the Open Inference Protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from skysail_common import __version__
+from skysail_common.conversions import packed
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError, Unavailable
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
-from skysail_common.tensors import DataType, Tensor, join_bytes_elements, narrowed
+from skysail_common.tensors import DataType, Tensor, join_bytes_elements
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.infer_answers import infer_response, tensor_metadata
@@ -346,15 +346,7 @@ def _typed_data(
     elements = getattr(message.contents, expected)
     if datatype is DataType.BYTES:
         return join_bytes_elements(elements)
-    return _packed(message.name, elements, datatype)
-
-
-def _packed(name: str, elements: Sequence[Any], datatype: DataType) -> bytes:
-    dtype = datatype.dtype
-    if dtype.kind in "iu" and dtype.itemsize < 4:
-        # As wide as the field, so that a number that does not fit is noticed.
-        dtype = np.dtype(f"{dtype.kind}4")
-    return narrowed(name, np.array(elements, dtype), datatype).tobytes()
+    return packed(message.name, elements, datatype)
 
 
 def _wanted_outputs(request: pb.ModelInferRequest, target: Target) -> frozenset[str]:

@@ -1,11 +1,14 @@
 """JSON values as tensors, and tensors as JSON values."""
 
 import base64
+import json
+import math
 from typing import Any
 
 import numpy as np
 import orjson
 
+from skysail_common.conversions import narrowed
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import (
     Array,
@@ -14,7 +17,6 @@ from skysail_common.tensors import (
     Tensor,
     TensorSpec,
     from_numpy,
-    narrowed,
     to_numpy,
 )
 
@@ -22,12 +24,18 @@ _KINDS: dict[str, tuple[str, set[type]]] = {
     "b": ("truth values", {bool}),
     "i": ("integers", {int}),
     "u": ("integers", {int}),
-    "f": ("numbers", {int, float}),
+    "f": ("numbers", {int, float, type(None)}),
 }
+
+_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
+"""What stands for the numbers that JSON has not, as in the JSON of Protocol Buffers."""
+_INFINITIES = {name: number for number, name in _NAMES.items()}
 
 
 def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
     """Return a JSON value as an array of a type; integers are accepted for any numbers.
+
+    For floating-point numbers null stands for NaN, and "Infinity" and "-Infinity" for those.
 
     Raises:
         InvalidInput: it holds something else, its rows differ in length, or a number does not
@@ -43,11 +51,25 @@ def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
         return array
     what, accepted = _KINDS[datatype.dtype.kind]
     found = set(map(type, array.ravel().tolist()))
+    if str in found and datatype.dtype.kind == "f":
+        array = _with_infinities(array)
+        found = set(map(type, array.ravel().tolist()))
     if list in found:
         raise InvalidInput(f"input {name!r} has rows of different lengths")
     if not found <= accepted:
-        raise InvalidInput(f"input {name!r} takes {what}, got {_shown(value)}")
+        hint = "; only floating-point numbers may be null" if type(None) in found else ""
+        raise InvalidInput(f"input {name!r} takes {what}, got {_shown(value)}{hint}")
     return narrowed(name, array, datatype)
+
+
+def _with_infinities(array: Array) -> Array:
+    elements = [
+        _INFINITIES.get(each, each) if isinstance(each, str) else each
+        for each in array.ravel().tolist()
+    ]
+    result = np.empty(len(elements), dtype=object)
+    result[:] = elements
+    return result.reshape(array.shape)
 
 
 def _shown(value: Any) -> str:
@@ -89,10 +111,11 @@ def _decoded(name: str, value: Any) -> bytes:
 def json_elements(tensor: Tensor) -> Array:
     """Return the elements of a tensor as an array that can be written as JSON.
 
-    Text stays text; bytes that are not UTF-8 become base64.
+    Text stays text; bytes that are not UTF-8 become base64. NaN becomes null where it is written,
+    and an infinity its name.
     """
     array = to_numpy(tensor)
-    if tensor.datatype is not DataType.BYTES:
+    if tensor.datatype is not DataType.BYTES and not _has_infinities(array):
         return array
     elements = [_json_element(tensor.content, each) for each in array.ravel().tolist()]
     result = np.empty(len(elements), dtype=object)
@@ -100,15 +123,33 @@ def json_elements(tensor: Tensor) -> Array:
     return result.reshape(array.shape)
 
 
-def _json_element(content: Content, element: str | bytes) -> Any:
+def _has_infinities(array: Array) -> bool:
+    return array.dtype.kind == "f" and bool(np.isinf(array).any())
+
+
+def _json_element(content: Content, element: Any) -> Any:
     if isinstance(element, bytes):
         try:
             return element.decode()
         except UnicodeDecodeError:
             return base64.b64encode(element).decode()
-    if content is Content.JSON_OR_TEXT:
-        try:
-            return orjson.loads(element)
-        except orjson.JSONDecodeError:
+    if isinstance(element, float):
+        return _NAMES.get(element, element)
+    return _json_or_text(element) if content is Content.JSON_OR_TEXT else element
+
+
+def _json_or_text(element: str) -> Any:
+    """Return what is written for an element that is a JSON value or a text."""
+    try:
+        orjson.loads(element)
+    except orjson.JSONDecodeError:
+        if not any(name in element for name in ("NaN", "Infinity")):
             return element
-    return element
+    else:
+        # As it is: orjson would round integers of more than 64 bits.
+        return orjson.Fragment(element)
+    try:
+        # Python's names of the numbers that JSON has not.
+        return json.loads(element, parse_constant=lambda name: None if name == "NaN" else name)
+    except (ValueError, RecursionError):
+        return element

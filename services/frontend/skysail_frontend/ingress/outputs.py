@@ -1,13 +1,14 @@
 """The outputs of a prediction as tensors: what the model gave, or the default output."""
 
-import json
 from typing import Any
 
 import numpy as np
 
+from skysail_common.conversions import cast
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.functions import OUTPUT_NAME, as_array
-from skysail_common.tensors import Content, DataType, Tensor, TensorSpec, cast, from_numpy
+from skysail_common.json_or_text import element_of
+from skysail_common.tensors import Content, DataType, Tensor, TensorSpec, from_numpy
 from skysail_frontend.query import Prediction, Query
 from skysail_frontend.routes import ServedVersion
 
@@ -42,7 +43,11 @@ def _default_tensor(name: str, value: Any, rows: int, spec: TensorSpec | None) -
         tensor = from_numpy(name, as_array(name, [value] * rows))
     except (ModelFailed, InvalidInput):
         return _text_tensor(name, value, rows)
-    if spec is None or tensor.datatype is spec.datatype:
+    if spec is None:
+        return tensor
+    if spec.content is Content.JSON_OR_TEXT:
+        return _text_tensor(name, value, rows)
+    if tensor.datatype is spec.datatype:
         return tensor
     if spec.datatype is DataType.BYTES:
         return _text_tensor(name, value, rows)
@@ -53,7 +58,6 @@ def _default_tensor(name: str, value: Any, rows: int, spec: TensorSpec | None) -
 
 
 def _text_tensor(name: str, value: Any, rows: int) -> Tensor:
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     # Half a surrogate pair, which JSON may hold, is no text.
-    text = text.encode(errors="replace").decode()
+    text = element_of(value).encode(errors="replace").decode()
     return from_numpy(name, np.array([text] * rows, dtype=object), Content.JSON_OR_TEXT)

@@ -1,0 +1,142 @@
+"""Numbers as elements of another datatype: with their meaning, or refused.
+
+An integer keeps its value. A floating-point number is rounded to the nearest one that the datatype
+holds, ties to even, but a finite one never becomes infinite.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skysail_common.errors import InvalidInput
+from skysail_common.tensors import Array, DataType, Tensor, to_numpy
+
+_BF16_BITS = 8
+_RANGE = "give smaller numbers, or use a wider datatype"
+
+
+def cast(tensor: Tensor, datatype: DataType) -> Tensor:
+    """Return the tensor with elements of another type, if no meaning is lost.
+
+    Integers become floating-point numbers, and a type becomes a wider or narrower one of its
+    kind; floating-point numbers never become integers.
+
+    Raises:
+        InvalidInput: the types are of different kinds, or a number does not fit.
+    """
+    if tensor.datatype is datatype:
+        return tensor
+    source = to_numpy(tensor)
+    target = datatype.dtype
+    is_possible = datatype not in (DataType.BYTES, DataType.BF16) and (
+        # An unsigned type may hold a signed number; whether it does is checked below.
+        np.can_cast(source.dtype, target, "same_kind") or (source.dtype.kind + target.kind == "iu")
+    )
+    if tensor.datatype is DataType.BYTES or not is_possible:
+        raise InvalidInput(
+            f"tensor {tensor.name!r} has datatype {tensor.datatype.name}, which cannot become "
+            f"{datatype.name}"
+        )
+    # Of nothing there may be a shape that another type is too wide for.
+    data = narrowed(tensor.name, source, datatype).tobytes() if source.size else b""
+    return Tensor(tensor.name, datatype, tensor.shape, data, tensor.content)
+
+
+def packed(name: str, numbers: Sequence[Any], datatype: DataType) -> bytes:
+    """Return the data of numbers from a field of Protocol Buffers, which is wider than some types.
+
+    Raises:
+        InvalidInput: a number does not fit; the message names it.
+    """
+    dtype = datatype.dtype
+    if dtype.kind in "iu" and dtype.itemsize < 4:
+        # As wide as the field, so that a number that does not fit is noticed.
+        dtype = np.dtype(f"{dtype.kind}4")
+    return narrowed(name, np.array(numbers, dtype), datatype).tobytes()
+
+
+def narrowed(name: str, array: Array, datatype: DataType) -> Array:
+    """Return numbers as elements of a datatype; those for BF16 are rounded float32.
+
+    Args:
+        name: Name of the tensor, for messages.
+        array: Numbers of one numpy type, or objects: `int`, `float`, and None for a missing
+            number, which becomes NaN.
+        datatype: A datatype of integers for integers, or one of floating-point numbers.
+
+    Raises:
+        InvalidInput: a number does not fit; the message names it.
+    """
+    target: np.dtype[Any] = datatype.dtype
+    if target.kind in "iu" and array.size:
+        limits = np.iinfo(target)
+        for extreme in (int(array.min()), int(array.max())):
+            if not limits.min <= extreme <= limits.max:
+                raise _misfit(name, datatype, f"{extreme} does not fit", _RANGE)
+    try:
+        with np.errstate(over="ignore"):
+            result = array.astype(target)
+    except OverflowError as error:
+        raise _misfit(name, datatype, "an integer does not fit", _RANGE) from error
+    if datatype is DataType.BF16:
+        result = _rounded_to_bf16(result)
+    if target.kind == "f":
+        _check_floats(name, array, result, datatype)
+    return result
+
+
+def _rounded_to_bf16(array: Array) -> Array:
+    # BF16 is the upper half of FP32. What is added makes the lower half carry over from above its
+    # middle on, and at its middle if the upper half is odd.
+    bits = np.ascontiguousarray(array).view("<u4")
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    # The carry would make a number of some NaN.
+    floats = rounded.view("<f4").reshape(array.shape)
+    numbers: Array = np.where(np.isnan(array), np.float32(np.nan), floats)
+    return numbers
+
+
+def _check_floats(name: str, before: Array, after: Array, datatype: DataType) -> None:
+    """Return if all integers kept their value and all finite numbers stayed finite."""
+    dtype: np.dtype[Any] = datatype.dtype
+    bits = _BF16_BITS if datatype is DataType.BF16 else int(np.finfo(dtype).nmant) + 1
+    # Every integer of so few bits is held exactly, and no other one is rounded to below.
+    are_large = np.abs(after) >= 2.0**bits
+    if not are_large.any():
+        return
+    before, after = before[are_large], after[are_large]
+    kind = before.dtype.kind
+    if kind in "iu":
+        has_changed = _have_changed(before, after)
+    elif kind == "f":
+        has_changed = np.isinf(after) & np.isfinite(before)
+    else:
+        has_changed = np.array(
+            [
+                is_now != was and (type(was) is int or abs(is_now) == np.inf)
+                for was, is_now in zip(before.tolist(), after.tolist(), strict=True)
+            ]
+        )
+    if has_changed.any():
+        was, is_now = before[has_changed][0], after[has_changed][0]
+        advice = "give floating-point numbers, which may be rounded"
+        if np.isinf(is_now):
+            advice = _RANGE
+        raise _misfit(name, datatype, f"{was} would become {is_now}", advice)
+
+
+def _have_changed(integers: Array, floats: Array) -> "npt.NDArray[np.bool_]":
+    dtype: np.dtype[Any] = integers.dtype
+    wide: npt.NDArray[np.float64] = floats.astype("<f8")
+    with np.errstate(invalid="ignore"):
+        back = wide.astype(dtype)
+    # The largest integer is one less than a power of 2, to which floats round it.
+    are_beyond = np.isinf(wide) | (wide >= float(np.iinfo(dtype).max))
+    changed: npt.NDArray[np.bool_] = are_beyond | (back != integers)
+    return changed
+
+
+def _misfit(name: str, datatype: DataType, cause: str, advice: str) -> InvalidInput:
+    return InvalidInput(f"cannot convert tensor {name!r} to {datatype.name}: {cause}; {advice}")
