@@ -82,6 +82,7 @@ class ManagementParts:
             secret="secret",
             prepare_timeout_s=900.0,
             drain_timeout_s=30.0,
+            stuck_after_s=300.0,
         )
         self.reconciler = Reconciler(
             self.records,

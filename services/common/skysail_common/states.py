@@ -27,5 +27,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     LOAD_FAILED = 65
     """A model server cannot load its artifact or pass its warm-up; trying again is useless."""
+    STUCK = 67
+    """The user's function did not return: a model server ended itself."""
     UNAVAILABLE = 69
     """Something it needs did not answer; trying again may help."""

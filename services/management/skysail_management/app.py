@@ -183,6 +183,7 @@ async def _serve(
         secret=secret,
         prepare_timeout_s=settings.prepare_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
+        stuck_after_s=settings.stuck_after_s,
     )
     reconciler = Reconciler(records, manager, artifacts, events, routing, options, MONOTONIC)
     models = Models(records, artifacts, reconciler)

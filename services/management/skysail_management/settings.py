@@ -60,6 +60,10 @@ class ManagementSettings(ServiceSettings):
     drain_timeout_s: float = Field(30.0, ge=0)
     """Longest time that a replica gets to finish what it has before it is killed."""
 
+    stuck_after_s: float = Field(300.0, ge=0)
+    """Time after which a call of a model's function is taken for stuck, if it is also 20 times what
+    such calls take; its replica is replaced then. 0 for never."""
+
     max_artifact_bytes: int = Field(4 * 1024**3, gt=0)
     """Largest artifact."""
 

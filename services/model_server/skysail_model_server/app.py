@@ -23,6 +23,7 @@ from typing import NoReturn
 
 import uvloop
 
+from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
@@ -41,6 +42,7 @@ from skysail_model_server.loop_serving import LoopServing
 from skysail_model_server.model import Model
 from skysail_model_server.serving import Serving
 from skysail_model_server.settings import ModelServerSettings
+from skysail_model_server.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class _IoThread:
         self._listening: Future[Serving] = Future()
         self._loop = uvloop.new_event_loop()
         self._model_is_ready = asyncio.Event()
+        self._watchdog = Watchdog(settings.stuck_after_s or NEVER, MONOTONIC)
+        self._tasks = BackgroundTasks()
         # The C level of the interpreter writes the number of a signal into this socket at once,
         # whatever the main thread is doing.
         self._signals, wake = socket.socketpair()
@@ -86,11 +90,13 @@ class _IoThread:
         """Answer batches until the replica is told to stop; called on the main thread."""
         serving = self._listening.result()
         asyncio.run_coroutine_threadsafe(self._begin(serving, model), self._loop).result()
-        serving.run(Execution(model))
+        serving.run(Execution(model, self._watchdog))
 
     async def _begin(self, serving: Serving, model: Model) -> None:
         # Before anybody can see that it is.
         log.info("replica is ready", extra={"replica": self._replica_id})
+        self._watchdog.learn(max((seconds for _, seconds in model.latencies), default=0.0))
+        self._tasks.start(self._watchdog.run(), "watch for stuck calls")
         await serving.begin(model)
         self._model_is_ready.set()
         print_ready_line("model-server", grpc=self._settings.listen_address)
@@ -114,16 +120,15 @@ class _IoThread:
         serving = self._make_serving()
         await serving.start(self._settings.listen_address)
         self._listening.set_result(serving)
-        tasks = BackgroundTasks()
         if self._settings.log_file is not None:
-            tasks.start(self._rotate_log(self._settings.log_file), "rotate log")
+            self._tasks.start(self._rotate_log(self._settings.log_file), "rotate log")
         await stop_signal(self._signals)
         if not self._model_is_ready.is_set():
             # Nothing is in hand, and what the main thread is loading cannot be interrupted.
             os._exit(ExitCode.OK)
         log.info("draining")
         await serving.drain()
-        await tasks.stop()
+        await self._tasks.stop()
 
     def _make_serving(self) -> Serving:
         settings = self._settings

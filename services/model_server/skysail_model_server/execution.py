@@ -14,6 +14,7 @@ from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Statu
 from skysail_common.functions import call_function
 from skysail_model_server.batches import BatchInputs, BatchOutputs
 from skysail_model_server.model import Model
+from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 class Execution:
     """Runs the batches of one model, one at a time."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, watchdog: Watchdog) -> None:
         self._model = model
+        self._watchdog = watchdog
 
     def run(self, batch: model_server_pb2.Batch) -> model_server_pb2.BatchResult:
         """Return the result of a batch; never raises for what user code does.
@@ -45,7 +47,8 @@ class Execution:
             return result
         outputs = BatchOutputs(self._model.signature.outputs)
         for first, last in inputs.uniform_ranges():
-            self._solve(inputs, first, last, outputs, result)
+            self._solve(inputs, first, last, batch.expected_us, outputs, result)
+        self._watchdog.call_ended()
         result.compute_us = min((perf_counter_ns() - begin) // 1000, 2**32 - 1)
         outputs.write_to(result)
         return result
@@ -55,10 +58,12 @@ class Execution:
         inputs: BatchInputs,
         first: int,
         last: int,
+        expected_us: int,
         outputs: BatchOutputs,
         result: model_server_pb2.BatchResult,
     ) -> None:
         rows = inputs.rows[first:last]
+        self._watchdog.call_began(expected_us)
         try:
             # Encoded before the next call, for which the function may use its memory again.
             outputs.add(rows, self._model.predict(inputs.select(first, last), sum(rows)))
@@ -72,8 +77,8 @@ class Execution:
                 return
         # Not in the handler: an error of a half would be told together with this one.
         middle = (first + last) // 2
-        self._solve(inputs, first, middle, outputs, result)
-        self._solve(inputs, middle, last, outputs, result)
+        self._solve(inputs, first, middle, expected_us, outputs, result)
+        self._solve(inputs, middle, last, expected_us, outputs, result)
 
 
 def _blame(error: BaseException) -> tuple[Status, str]:

@@ -53,6 +53,10 @@ class ModelServerSettings(ServiceSettings):
     fetch_timeout_s: float = Field(120.0, gt=0)
     """Longest time to fetch the artifact, retries included."""
 
+    stuck_after_s: float = Field(300.0, ge=0)
+    """Time after which a call of the function is taken for stuck, if it is also 20 times what such
+    calls take; the replica ends then, and is replaced. 0 for never."""
+
     max_queued_batches: int = Field(64, ge=1)
     """Batches of one stream that may wait, on grpc.aio; the stream is not read beyond. On the native
     transport it is 1 MiB of batches."""

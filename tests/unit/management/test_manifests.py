@@ -55,6 +55,7 @@ SERVER_VARIABLES = {
     "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
     "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": "0.0.0.0:8005",
     "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "0",
+    "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": "0",
     "SKYSAIL_MODEL_SERVER_WORK_DIR": "/work",
     "SKYSAIL_TRANSPORT": "grpc",
 }
@@ -195,7 +196,11 @@ def test_a_version_that_asks_for_nothing():
 
 def test_a_version_that_asks_for_everything():
     spec = replica_spec(
-        memory_mib=1024, cpus=0.2501, gpus=2, environment={"MODE": "fast", "OMP_NUM_THREADS": "7"}
+        memory_mib=1024,
+        cpus=0.2501,
+        gpus=2,
+        environment={"MODE": "fast", "OMP_NUM_THREADS": "7"},
+        stuck_after_s=300.0,
     )
     toleration = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
     made = manifests.deployment(
@@ -224,6 +229,7 @@ def test_a_version_that_asks_for_everything():
         "OMP_NUM_THREADS": "7",
         "PATH": "/packages/0123/bin:/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin",
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "1024",
+        "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": "300",
     }
     limits = {"cpu": "251m", "memory": "1024Mi", "amd.com/gpu": "2"}
     server["env"] = [*IDENTITY, *variables(environment)]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skysail_common.clock import NEVER
 from skysail_common.errors import InvalidInput, Status, Unavailable
 from skysail_common.functions import LIST_OUTPUT
 from skysail_common.tensors import (
@@ -23,7 +24,9 @@ from skysail_common.tensors import (
 )
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
+from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
+from skysail_testing.clock import FakeClock
 
 X = TensorSpec("x", DataType.FP64, (-1, 2))
 Y = TensorSpec("y", DataType.INT32, (-1,))
@@ -91,6 +94,10 @@ def answers(
     return found
 
 
+def execution(model: Model) -> Execution:
+    return Execution(model, Watchdog(NEVER, FakeClock()))
+
+
 def run(
     function,
     queries,
@@ -102,7 +109,7 @@ def run(
     batch = make_batch(
         signature, [[query] if isinstance(query, np.ndarray) else query for query in queries]
     )
-    result = Execution(Model(function, calling, signature)).run(batch)
+    result = execution(Model(function, calling, signature)).run(batch)
     assert result.id == 7
     return answers(signature, batch, result)
 
@@ -134,7 +141,7 @@ def test_an_empty_batch_is_answered_without_a_call():
 
 def test_time_in_the_function_is_told():
     signature = Signature((X,), (OUT,))
-    result = Execution(Model(lambda x: x, "array", signature)).run(
+    result = execution(Model(lambda x: x, "array", signature)).run(
         make_batch(signature, [[query(1)]])
     )
     assert result.compute_us > 0
@@ -183,7 +190,7 @@ def test_every_type_of_number_comes_as_its_numpy_type(datatype: DataType):
         raw = data.tobytes()
     batch = model_server_pb2.Batch(id=1, rows=[1], inputs=[raw])
     signature = Signature((spec,), (out,))
-    result = Execution(Model(function, "array", signature)).run(batch)
+    result = execution(Model(function, "array", signature)).run(batch)
     assert seen == [(datatype.dtype, True, True)]
     assert result.outputs[0] == raw
 
@@ -546,7 +553,7 @@ def test_a_batch_that_does_not_fit_the_signature_fails_as_a_whole(change):
     signature = Signature((spec,), (OUT,))
     batch = make_batch(signature, [[query(1)], [query(2)]])
     change(batch)
-    result = Execution(Model(lambda x: x, "array", signature)).run(batch)
+    result = execution(Model(lambda x: x, "array", signature)).run(batch)
     assert [error.index for error in result.errors] == list(range(len(batch.rows)))
     assert {error.code for error in result.errors} == {Status.INVALID_ARGUMENT}
     assert not result.outputs

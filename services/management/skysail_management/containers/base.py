@@ -63,6 +63,8 @@ class ReplicaSpec:
     """GPUs it has for itself; 0 for what the manager's settings say."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the operator."""
+    stuck_after_s: float = 0.0
+    """Time after which a call that also takes far longer than usual is stuck; 0 for never."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
         "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
         "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.memory_mib),
+        "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": f"{spec.stuck_after_s:g}",
     }
 
 
@@ -73,6 +74,8 @@ def exit_reason(status: int | None) -> str:
         return "ended; an earlier management started it, so that its exit status is not known"
     if status == ExitCode.LOAD_FAILED:
         return "the model cannot be loaded or fails on its warm-up query"
+    if status == ExitCode.STUCK:
+        return "stuck: its function did not return; its log shows where it was"
     if status == ExitCode.UNAVAILABLE:
         return "the model server cannot reach management"
     if status < 0:

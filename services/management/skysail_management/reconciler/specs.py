@@ -19,6 +19,7 @@ class ReconcilerOptions:
     """Key of the replicas' tokens."""
     prepare_timeout_s: float
     drain_timeout_s: float
+    stuck_after_s: float
 
 
 def version_spec(record: VersionRecord) -> VersionSpec:
@@ -54,4 +55,5 @@ def replica_spec(
         deployment.cpus,
         deployment.gpus,
         environment=deployment.environment,
+        stuck_after_s=options.stuck_after_s,
     )
