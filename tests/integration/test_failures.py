@@ -357,3 +357,16 @@ def test_log_of_a_replica(own_client):
     assert next(follower).line == "seen [[7.0, 8.0, 9.0]]"
     with pytest.raises(errors.ReplicaNotFound, match="has no replica 5"):
         list(own_client.logs("talks", replica=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["skysail_frontend", "skysail_management"])
+def test_a_service_that_hangs_is_replaced(own_cluster, own_client, module: str):
+    hung = psutil.Process(own_cluster.service_pid(module))
+    hung.suspend()
+    _, alive = psutil.wait_procs([hung], timeout=60)
+    assert not alive
+    eventually(lambda: _answers(own_client), what="the frontend follows management")
+    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
+    log = (own_cluster.data_dir / "logs" / "cluster.log").read_text()
+    assert f"service hangs and is killed service_name={module.partition('_')[2]}" in log

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -110,8 +110,66 @@ def test_all_connections_are_answered_and_one_page_counts_all(working: RunningCl
     assert len(counts) == 2
     assert sum(counts) == 320
     assert min(counts) > 0
-    # Each is linked to the replica, which is ready all the same.
-    assert page.sum("skysail_replica_ready", model="double") == 1
+    by_worker = page.by("worker", "skysail_queries_total", model="double")
+    assert by_worker.keys() == {"0", "1"}
+    assert sorted(by_worker.values()) == sorted(counts)
+    # Each is linked to the replica.
+    ready = page.by("worker", "skysail_replica_ready", model="double")
+    assert ready == {"0": 1, "1": 1}
+    assert page.by("worker", "process_start_time_seconds").keys() == {"0", "1"}
+
+
+class Increase:
+    """What a counter grew by, as Prometheus finds it: each fall of a series is a reset."""
+
+    def __init__(self, cluster: RunningCluster, name: str, **labels: str) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._labels = labels
+        self._last: dict[frozenset[tuple[str, str]], float] = {}
+        self.total = 0.0
+        self.look()
+        self.total = 0.0
+
+    def look(self) -> dict[str, float]:
+        """Scrape once; return the values by worker."""
+        page = scrape(self._cluster.metrics)
+        for sample in page.samples:
+            if sample.name == self._name and self._labels.items() <= sample.labels.items():
+                key = frozenset(sample.labels.items())
+                last = self._last.get(key, 0.0)
+                self.total += sample.value - (last if sample.value >= last else 0.0)
+                self._last[key] = sample.value
+        return page.by("worker", self._name, **self._labels)
+
+
+def test_counters_of_a_worker_that_restarts_invent_no_query(working: RunningCluster):
+    with ExitStack() as stack:
+        clients = [stack.enter_context(working.client()) for _ in range(16)]
+
+        def ask_all() -> int:
+            return sum(client.predict("double", [1, 2, 3]).outcome == "OK" for client in clients)
+
+        assert ask_all() == 16
+        queries = Increase(working, "skysail_queries_total", model="double", outcome="OK")
+        before = queries.look()
+        assert set(before) == {"0", "1"}
+        victim = workers_of(working)[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        seen: list[dict[str, float]] = []
+
+        def is_back() -> bool:
+            seen.append(queries.look())
+            workers = workers_of(working)
+            return len(workers) == 2 and victim.pid not in [each.pid for each in workers]
+
+        eventually(is_back, what="the worker was started again")
+        (survivor,) = [worker for worker in before if seen[-1].get(worker) == before[worker]]
+        assert [each[survivor] for each in seen] == [before[survivor]] * len(seen)
+        assert queries.total == 0
+        assert ask_all() == 16
+        queries.look()
+        assert queries.total == 16
 
 
 def test_a_killed_worker_loses_no_query_and_comes_back(working: RunningCluster):
@@ -193,6 +251,78 @@ def test_a_worker_that_drains_under_load_loses_no_call(
         return len(workers_of(working)) == 2
 
     eventually(are_two, what="another worker took its place")
+
+
+def test_a_worker_that_hangs_is_replaced(working: RunningCluster):
+    with ExitStack() as stack:
+        clients = [stack.enter_context(working.client()) for _ in range(6)]
+        for client in clients:
+            client.predict("double", [1, 2, 3])
+        seen = [
+            stack.enter_context(traffic(client, "double", [1, 2, 3], callers=1, pause_s=0.02))
+            for client in clients
+        ]
+        victim = max(workers_of(working), key=lambda worker: worker.num_clients)
+        assert victim.num_clients > 0
+        os.kill(victim.pid, signal.SIGSTOP)
+
+        def is_replaced() -> bool:
+            workers = workers_of(working)
+            return len(workers) == 2 and victim.pid not in [each.pid for each in workers]
+
+        eventually(is_replaced, 40, "another worker took its place")
+        for each in seen:
+            each.wait_for_more(10)
+    for each in seen:
+        assert set(each.outcomes) == {"OK"}, each.problems[:3]
+
+
+def test_workers_outlive_their_parent_until_its_successor_is_ready(working: RunningCluster):
+    """Each query on a connection of its own, as it may be the one that nobody takes."""
+    request = query_pb2.PredictRequest(target="double", inputs=encode_input([1.0, 2, 3]))
+    done = threading.Event()
+    problems: list[str] = []
+    answered = Counter[str]()
+
+    def ask() -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        while not done.is_set():
+            with grpc.insecure_channel(working.grpc, options) as channel:
+                stub = query_pb2_grpc.QueryServiceStub(channel)
+                try:
+                    answered[stub.Predict(request, timeout=20).explanation or "OK"] += 1
+                except grpc.RpcError as error:
+                    problems.append(str(error))
+                    return
+            done.wait(0.01)
+
+    before = {worker.pid for worker in workers_of(working)}
+    assert len(before) == 2
+    parent = psutil.Process(working.service_pid("skysail_frontend"))
+    orphans = [psutil.Process(pid) for pid in before]
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        try:
+            parent.kill()
+
+            def has_successor() -> bool:
+                with suppress(AssertionError, psutil.Error):
+                    workers = {worker.pid for worker in workers_of(working)}
+                    return len(workers) == 2 and not workers & before
+                return False
+
+            eventually(has_successor, what="another parent took its place")
+            _, alive = psutil.wait_procs(orphans, timeout=20)
+            assert not alive
+            goal = answered.total() + 50
+            eventually(lambda: problems or answered.total() >= goal, what="more are answered")
+        finally:
+            done.set()
+        for each in asking:
+            each.result(30)
+    assert problems == []
+    assert set(answered) == {"OK"}
+    assert scrape(working.metrics).by("worker", "skysail_build_info") == {"0": 1, "1": 1}
 
 
 def test_down_leaves_no_process(working: RunningCluster):

@@ -14,12 +14,14 @@ from typing import Any
 from skysail.settings import CLUSTER_FILE
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail.supervisor.ports import check_ports
-from skysail_common.child import Child, StartFailed, python_module
+from skysail_common.child import Child, StartFailed, Watch, python_module
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition, SkysailError
 from skysail_common.lifecycle import BackgroundTasks, stop_event
+from skysail_common.pages import TIMEOUT_S, is_live
 from skysail_common.paths import log_path, remove_socket_directory, socket_directory
-from skysail_common.sockets import split_host_port
+from skysail_common.rpc import health_check
+from skysail_common.sockets import local_endpoint, split_host_port
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,16 @@ _DOWN_CHECK_S = 0.05
 _LOCK_FILE = "cluster.lock"
 DOCKER_NOTE = "cluster.docker"
 """Exists in the data directory while containers of the services may."""
+
+
+async def _management_answers(bound: Mapping[str, str]) -> bool:
+    endpoint = local_endpoint(bound["grpc"])
+    return await health_check.is_serving(endpoint, health_check.LIVENESS)
+
+
+_MANAGEMENT_WATCH = Watch(_management_answers, patience_s=health_check.TIMEOUT_S, limit_s=30.0)
+# Callers wait for it, which nobody does for management.
+_FRONTEND_WATCH = Watch(is_live, patience_s=TIMEOUT_S, limit_s=10.0)
 
 
 class Cluster:
@@ -90,11 +102,16 @@ class Cluster:
             "management",
             self._management_command,
             {**self._environment, "SKYSAIL_REDIS_URL": redis_url},
+            watch=_MANAGEMENT_WATCH,
         )
         await self._start_child(self._management)
         management = self._management.bound["grpc"]
         self._frontend = Child(
-            "frontend", lambda bound: self._frontend_command(bound, management), self._environment
+            "frontend",
+            lambda bound: self._frontend_command(bound, management),
+            self._environment,
+            watch=_FRONTEND_WATCH,
+            hands_over=options.num_workers > 1,
         )
         await self._start_child(self._frontend)
         bound = self._frontend.bound
@@ -148,6 +165,8 @@ class Cluster:
             "--metrics-port", str(metrics_port), "--workers", str(options.num_workers),
             "--snapshot-file", str(options.data_dir / "routes.snapshot"),
             "--frontend-id", f"{options.cluster}-frontend",
+            # The workers of a parent that died serve on until this one's are ready.
+            *(["--shares-ports"] if bound and options.num_workers > 1 else []),
         )  # fmt: skip
 
     async def _stop(self) -> bool:

@@ -12,9 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from skysail.supervisor.docker_plan import (
     FRONTEND,
     MANAGEMENT,
@@ -33,7 +30,7 @@ from skysail_common.clock import MONOTONIC
 from skysail_common.docker_engine import DockerEngine, EngineRefused, NotOnEngine
 from skysail_common.docker_labels import label_filter, labels, own_labels
 from skysail_common.errors import FailedPrecondition
-from skysail_common.rpc.channels import open_channel
+from skysail_common.rpc.health_check import is_serving
 from skysail_common.sockets import join_host_port
 from skysail_common.states import ExitCode
 from skysail_common.threads import in_thread
@@ -84,12 +81,12 @@ class DockerServices:
         if not options.redis_url:
             await self._run(plan, STORE)
         management = await self._run(plan, MANAGEMENT)
-        await self._wait_until_ready(plan.name(MANAGEMENT), management["management"], _takes_calls)
+        await self._wait_until_ready(plan.name(MANAGEMENT), management["management"], is_serving)
         bound = await self._run(plan, FRONTEND)
         prometheus = ""
         if options.prometheus_port is not None:
             prometheus = await self._start_prometheus(plan)
-        await self._wait_until_ready(plan.name(FRONTEND), bound["grpc"], _takes_calls)
+        await self._wait_until_ready(plan.name(FRONTEND), bound["grpc"], is_serving)
         return ClusterEndpoints(
             management["management"], bound["grpc"], bound["http"], bound["metrics"], prometheus
         )
@@ -198,17 +195,6 @@ class DockerServices:
     async def _remove_network(self, network: str) -> None:
         with contextlib.suppress(NotOnEngine):
             await self._engine.do(lambda client: client.remove_network(network))
-
-
-async def _takes_calls(endpoint: str) -> bool:
-    # A new channel each time: grpc delays the attempts of one that failed ever longer.
-    async with open_channel(endpoint) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        try:
-            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_CHECK_TIMEOUT_S)
-        except grpc.aio.AioRpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 async def _serves_pages(endpoint: str) -> bool:

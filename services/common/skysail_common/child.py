@@ -1,4 +1,4 @@
-"""A service as a child process: started, known to be ready, started again when it dies."""
+"""A service as a child process: started, known to be ready, replaced when it dies or hangs."""
 
 import asyncio
 import contextlib
@@ -6,11 +6,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from skysail_common.back_off import BackOff
+from skysail_common.clock import MONOTONIC, Clock
 from skysail_common.errors import SkysailError
 from skysail_common.rpc.serving import parse_ready_line
+from skysail_common.watchdog import wait_for_silence
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +21,25 @@ _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _OUTPUT_LIMIT_BYTES = 1024 * 1024
 _OUTPUT_CHUNK_BYTES = 64 * 1024
+_DUMP_S = 1.0
+_ORPHANS_STOP_S = 30.0
+_ORPHANS_CHECK_S = 0.05
 
 
 class StartFailed(SkysailError):
     """A service ended, or took too long, before it was ready."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a parent notices that a child hangs."""
+
+    answers: Callable[[Mapping[str, str]], Awaitable[bool]]
+    """Asks the child once; is given what it bound."""
+    patience_s: float
+    """Longest time that `answers` takes."""
+    limit_s: float
+    """A child that does not answer for so long is killed."""
 
 
 class Child:
@@ -37,6 +55,11 @@ class Child:
         command: Callable[[Mapping[str, str]], Sequence[str]],
         environment: Mapping[str, str],
         start_timeout_s: float = 30.0,
+        *,
+        watch: Watch | None = None,
+        hands_over: bool = False,
+        has_session: bool = True,
+        clock: Clock = MONOTONIC,
     ) -> None:
         """A process that is not started yet.
 
@@ -46,13 +69,24 @@ class Child:
                 one binds the same (empty for the first).
             environment: Its environment.
             start_timeout_s: Longest time until its ready line.
+            watch: Notices that it hangs; nothing does if None.
+            hands_over: True where processes of its session go on when it dies; they are stopped
+                once its successor is ready.
+            has_session: False to leave it in the session of its parent.
+            clock: Time, for `watch`.
         """
         self.name = name
         self.bound: dict[str, str] = {}
         self._command = command
         self._environment = dict(environment)
         self._start_timeout_s = start_timeout_s
+        self._watch = watch
+        self._hands_over = hands_over
+        self._has_session = has_session
+        self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
+        self._orphans: list[int] = []
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def pid(self) -> int:
@@ -70,7 +104,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environment,
-            start_new_session=True,
+            start_new_session=self._has_session,
             limit=_OUTPUT_LIMIT_BYTES,
         )
         self._process = process
@@ -90,14 +124,15 @@ class Child:
             status = await process.wait()
             raise StartFailed(f"{self.name} ended before it was ready (exit status {status})")
         self.bound = bound
+        self._end_orphans()
 
     async def keep_running(self) -> None:
-        """Start the process again whenever it ends, until this is cancelled."""
+        """Start the process again whenever it ends or hangs, until this is cancelled."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
-            assert self._process is not None
-            await self._drain_output()
-            status = await self._process.wait()
+            status = await self._until_ended()
+            if self._hands_over:
+                self._orphans.append(self.pid)
             log.warning("service ended; starting it again", extra=self._facts(status))
             while True:
                 try:
@@ -110,6 +145,49 @@ class Child:
                     back_off.reset()
                     log.info("service is ready again", extra={"service_name": self.name})
                     break
+
+    async def _until_ended(self) -> int:
+        """Return the exit status once the process has ended; kill one that hangs."""
+        ended = asyncio.ensure_future(self._ended())
+        silent = asyncio.ensure_future(self._silent())
+        try:
+            await asyncio.wait({ended, silent}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                silent.result()
+                log.error(
+                    "service hangs and is killed",
+                    extra={"service_name": self.name, "pid": self.pid},
+                )
+                await self._dump_and_kill()
+            return await ended
+        finally:
+            ended.cancel()
+            silent.cancel()
+            await asyncio.gather(ended, silent, return_exceptions=True)
+
+    async def _ended(self) -> int:
+        assert self._process is not None
+        await self._drain_output()
+        return await self._process.wait()
+
+    async def _silent(self) -> None:
+        watch = self._watch
+        if watch is None:
+            await asyncio.Event().wait()
+            return
+        await wait_for_silence(
+            lambda: watch.answers(self.bound), self._clock, watch.limit_s, watch.patience_s
+        )
+
+    async def _dump_and_kill(self) -> None:
+        """Make the process write where its threads are, if it still can, and kill it alone."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGABRT)
+            ended = asyncio.ensure_future(self._process.wait())
+            await asyncio.wait({ended}, timeout=_DUMP_S)
+            ended.cancel()
+            self._process.kill()
 
     def _facts(self, status: int) -> dict[str, object]:
         return {"service_name": self.name, "pid": self.pid, "exit_status": status}
@@ -136,12 +214,35 @@ class Child:
         except asyncio.TimeoutError:
             log.warning("service did not stop in time", extra={"service_name": self.name})
             await self._kill()
+        if self._hands_over:
+            self._orphans.append(self.pid)
+        self._end_orphans()
+        await asyncio.gather(*self._ending)
 
     async def _kill(self) -> None:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            if self._has_session:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
         await self._process.wait()
+
+    def _end_orphans(self) -> None:
+        while self._orphans:
+            ending = asyncio.ensure_future(_end_session(self._orphans.pop()))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+
+async def _end_session(leader: int) -> None:
+    """Stop what is left of a session whose leader has died, and return when it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGTERM)
+        for _ in range(int(_ORPHANS_STOP_S / _ORPHANS_CHECK_S)):
+            await asyncio.sleep(_ORPHANS_CHECK_S)
+            os.killpg(leader, 0)
+        os.killpg(leader, signal.SIGKILL)
 
 
 async def _ready_line(output: asyncio.StreamReader) -> dict[str, str] | None:

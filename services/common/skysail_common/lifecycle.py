@@ -68,10 +68,14 @@ async def wait_for_end(stop: asyncio.Event, essential: "Iterable[asyncio.Task[An
         raise SkysailError(f"internal error: {task.get_name()!r} ended; see the log")
 
 
-async def watch_parent(stop: Callable[[], None]) -> None:
+async def watch_parent(stop: Callable[[], None], after_s: float = 0.0) -> None:
     """Call `stop` when standard input ends: the parent that held its other end is gone.
 
     A supervisor that is killed cannot stop its children; this way they stop by themselves.
+
+    Args:
+        stop: Called once.
+        after_s: Time to go on before, in seconds.
     """
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
@@ -81,7 +85,8 @@ async def watch_parent(stop: Callable[[], None]) -> None:
     try:
         while await reader.read(1024):
             pass
-        log.warning("the parent process is gone; stopping")
+        log.warning("parent process ended; stopping", extra={"after_s": after_s})
+        await asyncio.sleep(after_s)
         stop()
     finally:
         transport.close()

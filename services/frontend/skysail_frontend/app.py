@@ -45,7 +45,7 @@ async def run(settings: FrontendSettings) -> None:
     stop = stop_event()
     tasks = BackgroundTasks(on_failure=lambda _: stop.set())
     if settings.watch_parent:
-        tasks.start(watch_parent(stop.set), "watch parent")
+        tasks.start(watch_parent(stop.set, settings.serve_on_s), "watch parent")
     max_bytes = settings.max_message_mib * 1024 * 1024
     transport = open_transport(settings.transport, max_bytes)
     dispatcher = Dispatcher(

@@ -4,20 +4,21 @@ It reads the same variables as the frontend does, and asks at the port that neve
 certificate is not for 127.0.0.1, and this has none to show.
 """
 
+import asyncio
 import sys
 
+from skysail_common.pages import read_page
 from skysail_common.settings import read_settings
-from skysail_common.sockets import join_host_port, local_endpoint
-from skysail_frontend.pages import read_page
+from skysail_common.sockets import join_host_port
 from skysail_frontend.settings import FrontendSettings
 
 
 def main() -> int:
     """Return 0 if the frontend takes calls, else 1."""
     settings = read_settings(FrontendSettings, "health-check", [])
-    endpoint = local_endpoint(join_host_port(settings.host, settings.metrics_port))
+    endpoint = join_host_port(settings.host, settings.metrics_port)
     try:
-        status, _ = read_page(endpoint, "/ready")
+        status, _ = asyncio.run(read_page(endpoint, "/ready"))
     except OSError:
         return 1
     return int(status != 200)

@@ -97,6 +97,10 @@ class FrontendSettings(ServiceSettings):
     watch_parent: bool = False
     """Stop when standard input ends, which is when the parent process is gone."""
 
+    serve_on_s: float = Field(0.0, ge=0)
+    """Time to go on when the parent process is gone, in which its successor takes over, in
+    seconds; set by a frontend with several workers."""
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.tls_certificate_file is None) != (self.tls_key_file is None):

@@ -1,7 +1,8 @@
 """Several frontend processes on the same ports, and one metrics port for all.
 
 The kernel shares connections among the processes that listen on a port. Each process follows
-management by itself and is linked to every replica.
+management by itself and is linked to every replica. One that hangs is killed and replaced. When the
+parent dies, its workers serve on until those of its successor are ready.
 """
 
 import asyncio
@@ -16,20 +17,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from skysail_common.child import Child, python_module
-from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
+from skysail_common.child import Child, Watch, python_module
+from skysail_common.lifecycle import BackgroundTasks, stop_event, wait_for_end, watch_parent
+from skysail_common.pages import TIMEOUT_S, is_live, read_page
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import VARIABLE
 from skysail_common.sockets import bound_socket, join_host_port
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.metrics import merged
-from skysail_frontend.pages import read_page
 from skysail_frontend.probes import Probes
 from skysail_frontend.settings import FrontendSettings
 
 log = logging.getLogger(__name__)
 
 _STOP_SLACK_S = 5.0
+_WATCH = Watch(is_live, patience_s=TIMEOUT_S, limit_s=10.0)
+_SERVE_ON_S = 30.0
+"""Longest time until the successor of a supervised parent is ready."""
 
 
 async def run_workers(settings: FrontendSettings) -> None:
@@ -38,20 +42,24 @@ async def run_workers(settings: FrontendSettings) -> None:
     Raises:
         FailedPrecondition: an address is in use.
         StartFailed: a worker could not be started.
+        SkysailError: the server of the metrics has ended.
     """
     stop = stop_event()
     tasks = BackgroundTasks(on_failure=lambda _: stop.set())
     if settings.watch_parent:
         tasks.start(watch_parent(stop.set), "watch parent")
     with ExitStack() as stack:
-        grpc_port = stack.enter_context(_reserved(settings.host, settings.grpc_port))
-        http_port = stack.enter_context(_reserved(settings.host, settings.http_port))
+        grpc_port = stack.enter_context(_reserved(settings, settings.grpc_port))
+        http_port = stack.enter_context(_reserved(settings, settings.http_port))
         workers = [
             Child(
                 f"frontend worker {index}",
                 lambda _: python_module("skysail_frontend"),
                 os.environ  # noqa: TID251 - inherited
                 | _worker_settings(settings, index, grpc_port, http_port),
+                watch=_WATCH,
+                # The supervisor stops by the session what the parent leaves when it dies.
+                has_session=not settings.watch_parent,
             )
             for index in range(settings.workers)
         ]
@@ -75,7 +83,7 @@ async def run_workers(settings: FrontendSettings) -> None:
                 http=join_host_port(settings.host, http_port),
                 metrics=join_host_port(settings.host, metrics_port),
             )
-            await stop.wait()
+            await wait_for_end(stop, serving)
         finally:
             probes.drain()
             for task in keeping:
@@ -90,13 +98,14 @@ async def run_workers(settings: FrontendSettings) -> None:
 
 
 @contextmanager
-def _reserved(host: str, port: int) -> Iterator[int]:
-    """Hold a port that only processes of ours can listen on, inside the `with` block."""
-    # Not among those who share: an address that another holds is refused.
-    with bound_socket(host, port) as probe:
-        port = int(probe.getsockname()[1])
-    with bound_socket(host, port, shares_port=True):
-        yield port
+def _reserved(settings: FrontendSettings, port: int) -> Iterator[int]:
+    """Hold a port that only processes of this user can listen on, inside the `with` block."""
+    if not settings.shares_ports:
+        # Not among those who share: an address that another holds is refused.
+        with bound_socket(settings.host, port) as probe:
+            port = int(probe.getsockname()[1])
+    with bound_socket(settings.host, port, shares_port=True) as held:
+        yield int(held.getsockname()[1])
 
 
 def _worker_settings(
@@ -111,6 +120,7 @@ def _worker_settings(
         "http_port": http_port,
         "metrics_port": 0,
         "watch_parent": True,
+        "serve_on_s": _SERVE_ON_S if settings.watch_parent else 0.0,
         "frontend_id": f"{settings.frontend_id or socket.gethostname()}-{index}",
     }
     if settings.snapshot_file is not None:
@@ -123,31 +133,32 @@ def _worker_settings(
 
 
 class _Page:
-    """Adds up the pages of all workers."""
+    """The pages of all workers."""
 
     def __init__(self, workers: list[Child]) -> None:
         self._workers = workers
 
     async def metrics(self, request: Request) -> Response:
         """Answer with the metrics of all workers that answer."""
-        texts = [text for _, text in await self._read("/metrics")]
-        return Response(merged(texts), headers={"content-type": CONTENT_TYPE_LATEST})
+        found = {worker: text for worker, (_, text) in (await self._read("/metrics")).items()}
+        return Response(merged(found), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def is_ready(self) -> bool:
         """Tell whether every worker that answers takes queries; the kernel picks among those."""
-        statuses = {status for status, _ in await self._read("/ready")}
-        return statuses == {200}
+        return {status for status, _ in (await self._read("/ready")).values()} == {200}
 
-    async def _read(self, path: str) -> list[tuple[int, str]]:
-        endpoints = [worker.bound["metrics"] for worker in self._workers if worker.bound]
-        pages = (asyncio.to_thread(_try_to_read, each, path) for each in endpoints)
-        return [page for page in await asyncio.gather(*pages) if page is not None]
+    async def _read(self, path: str) -> dict[str, tuple[int, str]]:
+        """Return the page of each worker that answers, by its index."""
+        bound = [worker.bound for worker in self._workers]
+        pages = await asyncio.gather(*(_try_to_read(each, path) for each in bound))
+        return {str(index): page for index, page in enumerate(pages) if page is not None}
 
 
-def _try_to_read(endpoint: str, path: str) -> tuple[int, str] | None:
+async def _try_to_read(bound: Mapping[str, str], path: str) -> tuple[int, str] | None:
+    if not bound:
+        return None
     try:
-        return read_page(endpoint, path)
+        return await read_page(bound["metrics"], path)
     except OSError as error:
-        # It is being started again; its counters begin anew, which Prometheus knows to read.
-        log.info("a worker does not answer", extra={"endpoint": endpoint, "error": str(error)})
+        log.info("worker does not answer", extra={"error": str(error)})
         return None

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from skysail.supervisor.cluster import Cluster, EmbeddedStore
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common import child as child_module
-from skysail_common.child import Child, StartFailed
+from skysail_common import watchdog
+from skysail_common.child import Child, StartFailed, Watch
 from skysail_common.errors import SkysailError, StoreUnavailable
+from skysail_testing.clock import FakeClock
 
 PATH = {"PATH": "/usr/bin:/bin"}
 FOR_EVER = "exec sleep 1000"
@@ -23,12 +26,14 @@ def _tries_again_at_once(monkeypatch: pytest.MonkeyPatch):
 class Runs:
     """A child that is something else in each run."""
 
-    def __init__(self, *runs: "str | Callable[[], Sequence[str]]") -> None:
-        self.child = Child("service", self._command, PATH)
+    def __init__(self, *runs: "str | Callable[[], Sequence[str]]", **options: Any) -> None:
+        self.child = Child("service", self._command, PATH, **options)
+        self.on_command: Callable[[], None] = lambda: None
         self.all_begun = asyncio.Event()
         self._runs = list(runs)
 
     def _command(self, bound: Mapping[str, str]) -> Sequence[str]:
+        self.on_command()
         run = self._runs.pop(0)
         if not self._runs:
             self.all_begun.set()
@@ -66,6 +71,53 @@ async def test_a_slow_start_does_not_end_supervision():
     assert runs.child.bound == {"run": "3"}
     # The slow one is gone.
     assert not psutil.pid_exists(pids[0])
+
+
+async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch, clock: FakeClock):
+    monkeypatch.setattr(watchdog, "_EVERY_S", 0.0)
+    hangs = "trap '' ABRT TERM; echo ready service run=1; kill -STOP $$"
+    asked: list[str] = []
+    has_successor = asyncio.Event()
+
+    async def answers(bound: Mapping[str, str]) -> bool:
+        asked.append(bound["run"])
+        clock.advance(1.0)
+        if asked.count("2") == 20:
+            has_successor.set()
+        return bound["run"] == "2"
+
+    watch = Watch(answers, patience_s=1.0, limit_s=10.0)
+    runs = Runs(hangs, f"echo ready service run=2; {FOR_EVER}", watch=watch, clock=clock)
+    await runs.child.start()
+    hung = runs.child.pid
+    keeping = asyncio.create_task(runs.child.keep_running())
+    await has_successor.wait()
+    assert asked.count("1") == 10
+    assert not psutil.pid_exists(hung)
+    assert not keeping.done()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await runs.child.stop(10.0)
+
+
+async def test_what_a_dead_child_left_serves_until_the_next_is_ready():
+    left = "sleep 1000 >&2 & echo ready service left=$!"
+    runs = Runs(left, f"echo ready service; {FOR_EVER}", hands_over=True)
+    await runs.child.start()
+    orphan = psutil.Process(int(runs.child.bound["left"]))
+    began: list[bool] = []
+    runs.on_command = lambda: began.append(orphan.is_running())
+    await runs.keep_running_until_the_last()
+    assert began == [True]
+    assert not orphan.is_running()
+
+
+async def test_what_a_dead_child_left_ends_with_the_supervisor():
+    runs = Runs("sleep 1000 >&2 & echo ready service left=$!", hands_over=True)
+    await runs.child.start()
+    orphan = psutil.Process(int(runs.child.bound["left"]))
+    await runs.child.stop(10.0)
+    assert not orphan.is_running()
 
 
 async def test_what_cannot_be_started_is_tried_again():

@@ -1,14 +1,17 @@
 """What the health checks of images ask: whether a server takes calls, by grpc.health.v1."""
 
 import grpc
+import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from skysail_common.rpc.channels import open_channel
 from skysail_common.sockets import local_endpoint
 
 LIVENESS = "skysail.liveness"
 """The service whose health says that a process is alive, whether or not it takes calls."""
 
-_TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0
+"""Longest time until the answer of a health check."""
 
 
 def health_status(address: str, service: str = "") -> int:
@@ -24,7 +27,19 @@ def health_status(address: str, service: str = "") -> int:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             request = health_pb2.HealthCheckRequest(service=service)
-            response = stub.Check(request, timeout=_TIMEOUT_S)
+            response = stub.Check(request, timeout=TIMEOUT_S)
         except grpc.RpcError:
             return 1
     return int(response.status != health_pb2.HealthCheckResponse.SERVING)
+
+
+async def is_serving(endpoint: str, service: str = "") -> bool:
+    """Tell whether a service is well, as `health_status` does, from within an event loop."""
+    # A new channel each time: grpc delays the attempts of one that failed ever longer.
+    async with open_channel(endpoint) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
