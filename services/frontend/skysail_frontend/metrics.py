@@ -1,7 +1,8 @@
 """The metrics page: what the core counted, as Prometheus reads it."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -11,23 +12,19 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from skysail_common import __version__
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.load import capacity_of
 from skysail_frontend.statistics import Histogram, Statistics
 
 _LAG_EVERY_S = 0.5
-_MAXIMA = {
-    "skysail_profile_latency_seconds",
-    "skysail_replica_capacity_rows_per_second",
-    "skysail_replica_ready",
-    "process_start_time_seconds",
-}
+_LABELLED = re.compile(r"^([\w:]+)\{", re.MULTILINE)
+_BARE = re.compile(r"^([\w:]+) ", re.MULTILINE)
 _VERSION = ("model", "version")
 _TARGET = ("application", *_VERSION)
 _TRANSPORT_NOW = ("connections", "open_calls", "unsent_bytes", "untaken_bytes")
@@ -50,6 +47,9 @@ class FrontendCollector(Collector):
         yield from _present(self._dispatcher)
         yield from _whole(self._dispatcher.statistics)
         yield from _transport(self._transport())
+        build = GaugeMetricFamily("skysail_build_info", "What runs; 1", labels=("version",))
+        build.add_metric((__version__,), 1)
+        yield build
 
 
 def _histogram(
@@ -60,6 +60,9 @@ def _histogram(
 ) -> HistogramMetricFamily:
     family = HistogramMetricFamily(name, text, labels=labels)
     for key, histogram in values:
+        if not any(histogram.counts):
+            # A version that is not asked for anything costs no line.
+            continue
         total = 0
         buckets = []
         for bound, number in zip(
@@ -200,52 +203,28 @@ def _transport(counters: Mapping[str, int]) -> Iterator[Metric]:
             yield CounterMetricFamily(full_name, text, number)
 
 
-def merged(pages: Sequence[str]) -> bytes:
-    """Return one page that has the sum of each sample of several.
+def merged(pages: Mapping[str, str]) -> str:
+    """Return one page with the samples of several workers.
 
-    Counts and amounts add up; so do gauges, all of which are amounts of one process, but for what
-    was learned or began, of which the largest holds.
+    The label `worker` tells them apart: a sum would fall whenever one of them restarts or is slow
+    to answer, which Prometheus reads as a reset of all.
+
+    Args:
+        pages: The page of each worker, by the value of its label.
     """
-    samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-    kinds: dict[str, tuple[str, str]] = {}
-    order: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]] = {}
-    for page in pages:
-        for family in text_string_to_metric_families(page):
-            kinds[family.name] = (family.type, family.documentation)
-            is_maximum = family.name in _MAXIMA
-            keys = order.setdefault(family.name, [])
-            for sample in family.samples:
-                key = (sample.name, tuple(sample.labels.items()))
-                if key not in samples:
-                    keys.append(key)
-                    samples[key] = sample.value
-                elif is_maximum:
-                    samples[key] = max(samples[key], sample.value)
-                else:
-                    samples[key] += sample.value
-    registry = CollectorRegistry()
-    registry.register(_Merged(kinds, order, samples))
-    return generate_latest(registry)
+    heads: dict[str, str] = {}
+    samples: dict[str, list[str]] = {}
+    for worker, page in pages.items():
+        for family in f"\n{page}".split("\n# HELP ")[1:]:
+            text, kind, lines = f"{family}\n".split("\n", 2)
+            heads.setdefault(text.partition(" ")[0], f"# HELP {text}\n{kind}\n")
+            samples.setdefault(text.partition(" ")[0], []).append(_with_label(lines, worker))
+    return "".join(head + "".join(samples[name]) for name, head in heads.items())
 
 
-class _Merged(Collector):
-    def __init__(
-        self,
-        kinds: dict[str, tuple[str, str]],
-        order: dict[str, list[tuple[str, tuple[tuple[str, str], ...]]]],
-        samples: dict[tuple[str, tuple[tuple[str, str], ...]], float],
-    ) -> None:
-        self._kinds = kinds
-        self._order = order
-        self._samples = samples
-
-    def collect(self) -> Iterator[Metric]:
-        for name, (kind, text) in self._kinds.items():
-            family = Metric(name, text, kind)
-            for sample_name, labels in self._order[name]:
-                value = self._samples[sample_name, labels]
-                family.add_sample(sample_name, dict(labels), value)
-            yield family
+def _with_label(lines: str, worker: str) -> str:
+    lines = _LABELLED.sub(rf'\1{{worker="{worker}",', lines.rstrip("\n"))
+    return _BARE.sub(rf'\1{{worker="{worker}"}} ', lines) + "\n" * bool(lines)
 
 
 class MetricsPage:
