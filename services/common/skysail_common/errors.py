@@ -54,6 +54,14 @@ class Status(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
+_MAX_SHOWN = 120
+
+
+def shown(text: str) -> str:
+    """Return a text of the caller as a message repeats it: a long one is cut."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
 class Backlog(NamedTuple):
     """What was in the way of a query that was shed."""
 

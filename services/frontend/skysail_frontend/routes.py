@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NoReturn
 
-from skysail_common.errors import ApplicationNotFound, ModelNotFound, Unavailable
+from skysail_common.errors import ApplicationNotFound, ModelNotFound, Unavailable, shown
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import InputType, Signature
@@ -102,7 +102,7 @@ class RouteTable:
         """
         application = self.applications.get(name)
         if application is None:
-            raise ApplicationNotFound(f"application {name!r} is not registered")
+            raise ApplicationNotFound(f"application {shown(name)!r} is not registered")
         return application
 
     def has_model(self, model_name: str) -> bool:
@@ -127,10 +127,10 @@ class RouteTable:
         if found is not None:
             return found
         if model_name not in self._models:
-            raise ModelNotFound(f"Request for unknown model: '{model_name}' is not found")
+            raise ModelNotFound(f"Request for unknown model: '{shown(model_name)}' is not found")
         if version:
             raise ModelNotFound(
-                f"Request for unknown model: '{model_name}' version {version} is not found"
+                f"Request for unknown model: '{model_name}' version {shown(version)} is not found"
             )
         raise ModelNotFound(
             f"Request for unknown model: '{model_name}' has no available versions: none is "
@@ -150,7 +150,7 @@ class RouteTable:
         if not application.routes:
             if version:
                 raise ModelNotFound(
-                    f"Requested version: {version} does not exist: application "
+                    f"Requested version: {shown(version)} does not exist: application "
                     f"'{application.name}' is routed to no model"
                 )
             return None
@@ -161,7 +161,7 @@ class RouteTable:
                     return found
             # Clipper's wording, which its users' tests compare.
             raise ModelNotFound(
-                f"Requested version: {version} does not exist for model: "
+                f"Requested version: {shown(version)} does not exist for model: "
                 f"{application.routes[0].model_name}"
             )
         route = application.choose_route()

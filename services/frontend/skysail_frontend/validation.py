@@ -1,18 +1,45 @@
-"""Holds the inputs of a query against the signature of its model, before anything is allocated.
+"""Holds the inputs of a query against the signature of its model.
+
+Names, types, shapes and the number of rows come first, because they cost little. Data are read, and
+converted, only for a shape that the model takes.
 
 The texts begin as Triton's do, which tests of public clients pin; help follows.
 """
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from skysail_common.conversions import cast
-from skysail_common.errors import InvalidInput
-from skysail_common.tensors import DataType, Tensor, TensorSpec, split_bytes_elements
+from skysail_common.errors import InvalidInput, shown
+from skysail_common.tensors import DataType, Tensor, TensorSpec
 from skysail_frontend.routes import ServedVersion
 
+MAX_TEXTS = 65_536
+"""BYTES elements of an input; a walk over them takes about 5 ms."""
+
 _MAX_DIMENSION = 2**40
+_MAX_WIDENED_BYTES = 64 * 1024 * 1024
+"""Bytes of an input after its conversion: what a message may have without one."""
+_length_at = struct.Struct("<I").unpack_from
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """An input whose data are made once its shape is known to be one that the model takes."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    num_elements: int
+    """How many elements `convert` would return, known at little cost."""
+    convert: Callable[[], bytes]
+    """Returns the data.
+
+    Raises:
+        InvalidInput: an element is none of the datatype.
+    """
 
 
 @dataclass(frozen=True)
@@ -25,7 +52,12 @@ class Inputs:
 
 
 def checked_inputs(
-    version: ServedVersion, tensors: Sequence[Tensor], max_rows: int, label: str = ""
+    version: ServedVersion,
+    tensors: Sequence[Tensor | LazyTensor],
+    max_rows: int,
+    label: str = "",
+    *,
+    widens: bool = False,
 ) -> Inputs:
     """Return the inputs if they are what the model takes.
 
@@ -34,6 +66,7 @@ def checked_inputs(
         tensors: The inputs, in any order; a sole one may have no name.
         max_rows: Most rows of a query.
         label: Put before messages, as Triton puts `[request id: 7] `.
+        widens: True to convert numbers to the types that the model takes.
 
     Raises:
         InvalidInput: says what is wrong with which input.
@@ -41,13 +74,13 @@ def checked_inputs(
     model = version.name.model_name
     specs = version.signature.inputs
     if len(specs) == 1 and len(tensors) == 1 and tensors[0].name in ("", specs[0].name):
-        ordered: Sequence[Tensor] = tensors
+        ordered = tensors
     else:
         ordered = _ordered(model, specs, tensors, label)
     rows = ordered[0].shape[0] if ordered[0].shape else 0
     dims: list[int] = []
     for spec, tensor in zip(specs, ordered, strict=True):
-        if tensor.datatype is not spec.datatype:
+        if tensor.datatype is not spec.datatype and not widens:
             raise InvalidInput(
                 f"{label}inference input '{spec.name}' data-type is '{tensor.datatype.name}', but "
                 f"model '{model}' expects '{spec.datatype.name}'"
@@ -57,21 +90,24 @@ def checked_inputs(
             raise InvalidInput(
                 f"{label}input '{spec.name}' batch size does not match other inputs for '{model}'"
             )
-        _check_size(model, spec, tensor, label)
         dims.extend(tensor.shape[axis] for axis in spec.variable_axes)
     if rows > max_rows:
         raise InvalidInput(
             f"{label}inference request batch-size must be <= {max_rows} for "
             f"'{model}'; send {rows} rows in several requests"
         )
-    return Inputs(tuple(tensor.data for tensor in ordered), rows, tuple(dims))
+    data = tuple(
+        _checked_data(model, spec, tensor, label)
+        for spec, tensor in zip(specs, ordered, strict=True)
+    )
+    return Inputs(data, rows, tuple(dims))
 
 
 def _ordered(
-    model: str, specs: Sequence[TensorSpec], tensors: Sequence[Tensor], label: str
-) -> list[Tensor]:
+    model: str, specs: Sequence[TensorSpec], tensors: Sequence[Tensor | LazyTensor], label: str
+) -> list[Tensor | LazyTensor]:
     names = {spec.name for spec in specs}
-    by_name: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor | LazyTensor] = {}
     for tensor in tensors:
         if not tensor.name:
             takes = ", ".join(spec.name for spec in specs)
@@ -80,7 +116,7 @@ def _ordered(
             )
         if tensor.name not in names:
             raise InvalidInput(
-                f"unexpected inference input '{tensor.name}' for model '{model}'; it takes "
+                f"unexpected inference input '{shown(tensor.name)}' for model '{model}'; it takes "
                 f"{', '.join(spec.name for spec in specs)}"
             )
         if tensor.name in by_name:
@@ -114,38 +150,84 @@ def _dims(shape: Sequence[int]) -> str:
     return ",".join(str(size) for size in shape[:16]) + (",…" if len(shape) > 16 else "")
 
 
-def _check_size(model: str, spec: TensorSpec, tensor: Tensor, label: str) -> None:
+def _checked_data(model: str, spec: TensorSpec, tensor: Tensor | LazyTensor, label: str) -> bytes:
+    """Return the data of an input whose shape is one that the model takes."""
     count = prod(tensor.shape)
-    if spec.datatype is DataType.BYTES:
-        try:
-            split_bytes_elements(tensor.data, count)
-        except InvalidInput as error:
-            # Triton names the input in the midst of its text.
-            what, _, detail = error.message.replace(": ", ", ", 1).partition(", ")
-            where = f"'{spec.name}' for model '{model}'" if "elements" in what else f"'{spec.name}'"
-            raise InvalidInput(f"{label}{what} for inference input {where}, {detail}") from error
-        return
-    expected = count * spec.datatype.element_bytes
-    if len(tensor.data) != expected:
+    is_texts = spec.datatype is DataType.BYTES
+    if is_texts and count > MAX_TEXTS:
         raise InvalidInput(
-            f"{label}input byte size mismatch for input '{spec.name}' for model '{model}'. "
-            f"Expected {expected}, got {len(tensor.data)}"
+            f"{label}expected at most {MAX_TEXTS} string elements for inference input "
+            f"'{spec.name}' for model '{model}', got {count}; send them in several requests"
         )
+    num_bytes = count * spec.datatype.element_bytes
+    if isinstance(tensor, LazyTensor):
+        got = tensor.num_elements
+        if got != count and is_texts:
+            raise _wrong_number(model, spec, count, str(got), label)
+        if got != count:
+            raise _wrong_size(model, spec, num_bytes, got * spec.datatype.element_bytes, label)
+        return tensor.convert()
+    if tensor.datatype is not spec.datatype:
+        tensor = _widened(spec, tensor, num_bytes)
+    if is_texts:
+        _check_texts(model, spec, tensor.data, count, label)
+    elif len(tensor.data) != num_bytes:
+        raise _wrong_size(model, spec, num_bytes, len(tensor.data), label)
+    return tensor.data
 
 
-def widened(version: ServedVersion, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors with the element types that the model takes, where no meaning is lost.
+def _wrong_size(model: str, spec: TensorSpec, expected: int, got: int, label: str) -> InvalidInput:
+    return InvalidInput(
+        f"{label}input byte size mismatch for input '{spec.name}' for model '{model}'. "
+        f"Expected {expected}, got {got}"
+    )
 
-    Raises:
-        InvalidInput: a tensor's elements cannot become what the model takes.
-    """
-    specs = {spec.name: spec for spec in version.signature.inputs}
-    sole = version.signature.inputs[0] if len(specs) == 1 else None
-    result = []
-    for tensor in tensors:
-        spec = specs.get(tensor.name) or (sole if not tensor.name else None)
-        if spec is not None and tensor.datatype is not spec.datatype:
-            # By its name, which the caller need not give, for the sake of messages.
-            tensor = cast(replace(tensor, name=spec.name), spec.datatype)
-        result.append(tensor)
-    return result
+
+def _wrong_number(model: str, spec: TensorSpec, count: int, got: str, label: str) -> InvalidInput:
+    return InvalidInput(
+        f"{label}expected {count} string elements for inference input '{spec.name}' for model "
+        f"'{model}', got {got}"
+    )
+
+
+def _check_texts(model: str, spec: TensorSpec, data: bytes, count: int, label: str) -> None:
+    """Walk over the elements of a BYTES tensor without a copy of any."""
+    begin = length = num_whole = 0
+    end = len(data)
+    try:
+        while num_whole < count:
+            (length,) = _length_at(data, begin)
+            begin += 4 + length
+            num_whole += 1
+    except struct.error:
+        # No length is left: too few elements, or the last one ends beyond the data.
+        pass
+    if begin > end:
+        raise InvalidInput(
+            f"{label}incomplete string data for inference input '{spec.name}', expecting string of "
+            f"length {length} but only {end - begin + length} bytes available"
+        )
+    if 0 < end - begin < 4:
+        raise InvalidInput(
+            f"{label}incomplete string length for inference input '{spec.name}', expecting 4 bytes "
+            f"but only {end - begin} available"
+        )
+    if begin < end or num_whole < count:
+        got = "more" if begin < end else str(num_whole)
+        raise _wrong_number(model, spec, count, got, label)
+
+
+def _widened(spec: TensorSpec, tensor: Tensor, num_bytes: int) -> Tensor:
+    """Return a tensor with the element type that the model takes, where no meaning is lost."""
+    if DataType.BYTES in (tensor.datatype, spec.datatype):
+        raise InvalidInput(
+            f"tensor '{spec.name}' has datatype {tensor.datatype.name}, which cannot become "
+            f"{spec.datatype.name}"
+        )
+    if num_bytes > _MAX_WIDENED_BYTES:
+        raise InvalidInput(
+            f"tensor '{spec.name}' has {num_bytes} bytes as {spec.datatype.name}; send at most "
+            f"{_MAX_WIDENED_BYTES} in a request"
+        )
+    # By its name, which the caller need not give, for the sake of messages.
+    return cast(replace(tensor, name=spec.name), spec.datatype)

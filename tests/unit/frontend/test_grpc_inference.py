@@ -124,7 +124,7 @@ def test_the_server_tells_its_name_and_extensions():
     call = ask(Frontend(), "ServerMetadata", pb.ServerMetadataRequest())
     response = pb.ServerMetadataResponse.FromString(call.answer)
     assert (response.name, response.version) == ("our name", __version__)
-    assert list(response.extensions) == ["binary_tensor_data", "parameters"]
+    assert list(response.extensions) == ["schedule_policy"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Requests that repeat are understood by a plan: to their callers nothing may differ."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,6 +97,79 @@ def test_several_inputs_and_outputs_have_plans_too():
         assert isinstance(answer, pb.ModelInferResponse)
         assert (answer.id, list(answer.raw_output_contents)) == (str(number), data)
     assert door.num_plans == 1
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_inputs_of_equal_size_keep_their_names_in_any_order(names):
+    specs = [TensorSpec(name, DataType.INT64, (-1, 2)) for name in "ab"]
+    door = Door(served("pair:1", signature_of(*specs)), function=echoed)
+    request = pb.ModelInferRequest(model_name="pair", id="1")
+    for name in names:
+        request.inputs.add(name=name, datatype="INT64", shape=[1, 2])
+    for number in range(3):
+        sent = {name: np.array([number, ord(name)]).tobytes() for name in names}
+        request.raw_input_contents[:] = [sent[name] for name in names]
+        answer = door.ask(request.SerializeToString())
+        assert isinstance(answer, pb.ModelInferResponse)
+        outputs = [each.name for each in answer.outputs]
+        assert dict(zip(outputs, answer.raw_output_contents, strict=True)) == sent
+    assert door.num_plans == 1
+
+
+def test_three_inputs_keep_their_names_in_any_order():
+    specs = [
+        TensorSpec(name, DataType.INT8, (-1, size))
+        for name, size in zip("abc", (1, 2, 1), strict=True)
+    ]
+    door = Door(served("three:1", signature_of(*specs)), function=echoed)
+    for order in permutations(specs):
+        request = pb.ModelInferRequest(model_name="three")
+        for spec in order:
+            request.inputs.add(name=spec.name, datatype="INT8", shape=[1, *spec.shape[1:]])
+        for number in range(2):
+            sent = {each.name: bytes([number + ord(each.name)] * each.shape[1]) for each in order}
+            request.raw_input_contents[:] = sent.values()
+            answer = door.ask(request.SerializeToString())
+            assert isinstance(answer, pb.ModelInferResponse)
+            assert list(answer.raw_output_contents) == [sent[name] for name in "abc"]
+    assert door.num_plans == 6
+
+
+def test_an_id_that_is_no_text_is_refused_as_without_a_plan():
+    door = Door(served())
+    message = request_of(query_id="abc").SerializeToString()
+    assert isinstance(door.ask(message), pb.ModelInferResponse)
+    error = door.ask(message.replace(b"abc", b"\xff\xfe\xfd"))
+    assert isinstance(error, InvalidInput)
+    assert error.message == "Unable to parse request: it is not a ModelInferRequest"
+
+
+@pytest.mark.parametrize("query_id", ["", "7"])
+def test_a_plan_holds_no_long_request(query_id):
+    door = Door(served())
+    request = request_of(query_id=query_id)
+    request.parameters["headers"].string_param = "x" * 4096
+    for _ in range(2):
+        assert isinstance(door.ask(request.SerializeToString()), pb.ModelInferResponse)
+    assert door.num_plans == 0
+
+
+def test_an_id_of_any_length_is_answered():
+    door = Door(served())
+    for size in (1, 127, 128, 5000, 100_000):
+        for _ in range(2):
+            answer = door.ask(request_of(query_id="i" * size).SerializeToString())
+            assert isinstance(answer, pb.ModelInferResponse)
+            assert len(answer.id) == size
+
+
+@pytest.mark.parametrize("tag", [b"\x0a", b"\x1a", b"\x3a"])
+def test_a_length_of_more_than_five_bytes_is_taken_apart_by_the_parser(tag):
+    assert cut(tag + b"\x80\x80\x80\x80\x80\x00") is None
+    assert cut(tag + b"\xff" * 1000 + b"\x00") is None
+    parts = cut(b"\x3a\x81\x80\x80\x80\x00a")
+    assert parts is not None
+    assert parts.raw == [b"a"]
 
 
 @pytest.mark.parametrize("size", [0, 8, 16, 32, 48])

@@ -64,7 +64,7 @@ async def test_the_server_tells_its_name_and_extensions(path):
     assert response.json() == {
         "name": "our name",
         "version": __version__,
-        "extensions": ["binary_tensor_data", "parameters"],
+        "extensions": ["binary_tensor_data", "schedule_policy"],
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from google.protobuf.duration_pb2 import Duration
 
-from skysail_common.errors import InvalidInput
+from skysail_common.errors import InvalidInput, shown
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_common.tensors import Content, DataType, InputType, Signature, Tensor, TensorSpec
 from skysail_protos.v1 import routing_pb2, tensors_pb2
@@ -23,14 +23,14 @@ def datatype_from_proto(number: int, name: str) -> DataType:
     try:
         return DataType(number)
     except ValueError as error:
-        raise InvalidInput(f"tensor {name!r} has no known datatype ({number})") from error
+        raise InvalidInput(f"tensor {shown(name)!r} has no known datatype ({number})") from error
 
 
 def _content_from_proto(number: int, name: str) -> Content:
     try:
         return Content(number)
     except ValueError as error:
-        raise InvalidInput(f"tensor {name!r} has no known content ({number})") from error
+        raise InvalidInput(f"tensor {shown(name)!r} has no known content ({number})") from error
 
 
 def tensor_from_proto(message: tensors_pb2.Tensor) -> Tensor:

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from itertools import count
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError
 
-from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.errors import InvalidInput, SkysailError, shown
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.late_calls import late_handler
+from skysail_frontend.ingress.messages import PREDICT, RequestParser
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import check_in_time, find_target, make_query
@@ -23,6 +23,10 @@ from skysail_protos.v1 import query_pb2 as pb
 SERVICE = "skysail.v1.QueryService"
 
 _TARGET_TAG = 0x12
+
+_predict_request = RequestParser(
+    pb.PredictRequest, PREDICT, "send the elements in the data of its tensors"
+)
 
 
 class QueryIds:
@@ -95,15 +99,19 @@ class GrpcQuery:
 
         with self._dispatcher.statistics.refusals:
             check_in_time(self._dispatcher, call)
-            return self._query(_parse(call.message), call.arrival, call.deadline, settle)
+            request = _predict_request.parse(call.message)
+            return self._query(request, call.arrival, call.deadline, settle)
 
     def _query(
         self, request: pb.PredictRequest, arrival: float, deadline: float, settle: Settle
     ) -> Query:
+        target = find_target(self._dispatcher.table, request.target, request.version)
+        # One more than the model takes is enough to see that they are too many.
+        num_inputs = len(target.version.signature.inputs) + 1 if target.version else 0
         return make_query(
             self._dispatcher,
-            find_target(self._dispatcher.table, request.target, request.version),
-            [tensor_from_proto(tensor) for tensor in request.inputs],
+            target,
+            [tensor_from_proto(tensor) for tensor in request.inputs[:num_inputs]],
             settle,
             query_id=request.query_id or self._ids.next_text(),
             arrival=arrival,
@@ -131,23 +139,18 @@ class GrpcQuery:
 
         try:
             with self._dispatcher.statistics.refusals:
-                request = _parse(message)
+                request = _predict_request.parse(message)
                 query_id = request.query_id
                 query = self._query(request, session.arrival, session.deadline, settle)
                 if query.query_id in session.unanswered:
-                    raise InvalidInput(f"query_id {query.query_id!r} is under way on this stream")
+                    raise InvalidInput(
+                        f"query_id {shown(query.query_id)!r} is under way on this stream"
+                    )
         except SkysailError as error:
             session.answer("", _stream_error(query_id, error))
         else:
             session.asked(query.query_id, query)
             self._dispatcher.submit(query)
-
-
-def _parse(message: bytes) -> pb.PredictRequest:
-    try:
-        return pb.PredictRequest.FromString(message)
-    except DecodeError as error:
-        raise InvalidInput("Unable to parse request: it is not a PredictRequest") from error
 
 
 def _stream_error(query_id: str, error: SkysailError) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from skysail_common.errors import InvalidInput, Unsupported
+from skysail_common.errors import InvalidInput, Unsupported, shown
 from skysail_frontend.query import DEFAULT_PRIORITY
 
 _MAX_PRIORITY = 1_000_000
@@ -64,6 +64,6 @@ def check_tensor_parameters(kind: str, name: str, parameters: Mapping[str, Any])
         Unsupported: it asks for shared memory or classification.
     """
     if "shared_memory_region" in parameters:
-        raise Unsupported(f"shared memory is not enabled: {kind} '{name}'")
+        raise Unsupported(f"shared memory is not enabled: {kind} '{shown(name)}'")
     if "classification" in parameters:
-        raise Unsupported(f"classification is not supported: {kind} '{name}'")
+        raise Unsupported(f"classification is not supported: {kind} '{shown(name)}'")

@@ -14,6 +14,11 @@ from skysail_frontend.routes import RouteTable
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 _MAX_PLANS = 1024
+_MAX_HEAD_BYTES = 4096
+"""Requests with more before their raw data have no plan: a key is kept, and compared each time."""
+_MAX_RAW = 1024
+_MAX_SHIFT = 28
+"""A length has at most five bytes of seven bits."""
 _MAX_SMALL = 0x80
 """Lengths below it take one byte."""
 _LENGTH_DELIMITED = 2
@@ -28,16 +33,18 @@ Key = tuple[bytes, bytes]
 class Cut:
     """A ModelInferRequest taken apart."""
 
-    __slots__ = ("key", "query_id", "raw")
+    __slots__ = ("id_end", "key", "query_id", "raw")
 
-    def __init__(self, key: Key, query_id: bytes, raw: list[bytes]) -> None:
+    def __init__(self, key: Key, query_id: bytes, id_end: int, raw: list[bytes]) -> None:
         self.key = key
         self.query_id = query_id
+        self.id_end = id_end
+        """Where what follows the id begins; 0 without one."""
         self.raw = raw
 
 
 def cut(message: bytes) -> Cut | None:
-    """Take a serialized ModelInferRequest apart; None where it is not laid out as usual."""
+    """Take a serialized ModelInferRequest apart; None unless its layout is the usual one."""
     position, end = 0, len(message)
     query_id = b""
     id_begin = id_end = 0
@@ -58,12 +65,17 @@ def cut(message: bytes) -> Cut | None:
                     if more < _MAX_SMALL:
                         break
                     shift += 7
+                    if shift > _MAX_SHIFT:
+                        return None
             after = begin + size
             if tag == _REQUEST_RAW:
                 if raw_begin < 0:
                     raw_begin = position
+                elif len(raw) >= _MAX_RAW:
+                    return None
                 raw.append(message[begin:after])
-            elif raw_begin >= 0 or tag & 7 != _LENGTH_DELIMITED or tag >= _MAX_SMALL:
+            elif raw_begin >= 0 or after > _MAX_HEAD_BYTES or tag & 0x87 != _LENGTH_DELIMITED:
+                # A tag from 0x80 on takes another byte.
                 return None
             elif tag == _REQUEST_ID:
                 query_id, id_begin, id_end = message[begin:after], position, after
@@ -72,16 +84,30 @@ def cut(message: bytes) -> Cut | None:
         return None
     if position != end or raw_begin < 0:
         return None
-    return Cut((message[:id_begin], message[id_end:raw_begin]), query_id, raw)
+    return Cut((message[:id_begin], message[id_end:raw_begin]), query_id, id_end, raw)
 
 
 class InferPlan:
     """How to ask and to answer all requests of one key."""
 
-    __slots__ = ("_dims", "_head", "_limit_s", "_priority", "_raw_bytes", "_rows", "_target")
+    __slots__ = (
+        "_dims",
+        "_head",
+        "_limit_s",
+        "_order",
+        "_priority",
+        "_raw_bytes",
+        "_rows",
+        "_target",
+    )
 
     def __init__(
-        self, query: Query, target: Target, options: RequestOptions, limit_s: float
+        self,
+        query: Query,
+        target: Target,
+        options: RequestOptions,
+        limit_s: float,
+        order: Sequence[int],
     ) -> None:
         """A plan after the example of a query that took the full path.
 
@@ -90,9 +116,13 @@ class InferPlan:
             target: What answers.
             options: What the parameters ask for.
             limit_s: Longest wait, whatever the caller's own deadline is.
+            order: For each input of the signature, its place among those of the request.
         """
         self._target = target
-        self._raw_bytes = [len(data) for data in query.inputs]
+        self._raw_bytes = [0] * len(order)
+        for place, data in zip(order, query.inputs, strict=True):
+            self._raw_bytes[place] = len(data)
+        self._order = None if list(order) == sorted(order) else order
         self._rows = query.rows
         self._dims = query.variable_dims
         self._priority = options.priority
@@ -100,14 +130,28 @@ class InferPlan:
         self._head: bytes | None = None
 
     def query(
-        self, raw: Sequence[bytes], query_id: str, arrival: float, deadline: float, settle: Settle
+        self, raw: Sequence[bytes], query_id: bytes, arrival: float, deadline: float, settle: Settle
     ) -> Query | None:
-        """Return the query of a request, or None where its data have other sizes."""
+        """Return the query of a request; None if its data have other sizes or its id is no text.
+
+        Args:
+            raw: The data, in the order of the request.
+            query_id: UTF-8 text, unless the request is wrong.
+            arrival: Instant at which the call was read.
+            deadline: Deadline of the call.
+            settle: Is told the answer.
+        """
         if list(map(len, raw)) != self._raw_bytes:
             return None
+        try:
+            text = query_id.decode()
+        except UnicodeDecodeError:
+            return None
+        if self._order is not None:
+            raw = [raw[place] for place in self._order]
         limit = arrival + self._limit_s
         query = Query(
-            query_id,
+            text,
             self._target.application,
             self._target.version,
             raw,
@@ -194,8 +238,8 @@ class InferPlans:
     ) -> tuple[InferPlan, bytes, list[bytes]] | None:
         """Return the plan of a request with one input, its id and its data, if there is one.
 
-        What was asked last under the same model is tried first, with a few cuts; that the key is
-        equal proves that they were right.
+        The layout of the last request for the same model is tried with a few cuts. Equal keys prove
+        that the cuts are right: all but the id and the data is the same, byte by byte.
         """
         if table is not self._table:
             self._table = table
@@ -232,12 +276,9 @@ class InferPlans:
             self._plans.clear()
             self._sizes.clear()
         self._plans[parts.key] = plan
-        if len(parts.raw) == 1 and len(parts.query_id) < _MAX_SMALL:
-            before, _ = parts.key
+        before, _ = parts.key
+        if len(parts.raw) == 1 and before:
             # With the tag and the length of the data, which follow.
-            size = len(message) - len(parts.raw[0]) - len(before)
-            if parts.query_id:
-                size -= 2 + len(parts.query_id)
-            begin = len(message) - len(parts.raw[0]) - size
-            self._sizes[before] = size
-            self._plans[before, message[begin : begin + size]] = plan
+            after = message[parts.id_end : len(message) - len(parts.raw[0])]
+            self._sizes[before] = len(after)
+            self._plans[before, after] = plan

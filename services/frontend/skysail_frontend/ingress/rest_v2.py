@@ -40,6 +40,8 @@ from skysail_frontend.ingress.triton_errors import triton_error
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import ServedVersion
 
+_EXTENSIONS = ("binary_tensor_data", *EXTENSIONS)
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -89,7 +91,7 @@ class RestV2:
     async def server_metadata(self, request: Request) -> Response:
         """Tell what this server is."""
         return json_response(
-            {"name": self._server_name, "version": __version__, "extensions": EXTENSIONS}
+            {"name": self._server_name, "version": __version__, "extensions": _EXTENSIONS}
         )
 
     async def live(self, request: Request) -> Response:

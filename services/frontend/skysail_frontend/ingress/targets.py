@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skysail_common.errors import ApplicationNotFound, DeadlineExceeded
+from skysail_common.errors import ApplicationNotFound, DeadlineExceeded, shown
 from skysail_common.rpc.contract import Call
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import DEFAULT_PRIORITY, Query, Settle, sooner
 from skysail_frontend.routes import Application, RouteTable, ServedVersion
-from skysail_frontend.validation import Inputs, checked_inputs, widened
+from skysail_frontend.validation import Inputs, LazyTensor, checked_inputs
 
 _LATE_S = 0.001
 _NO_INPUTS = Inputs((), 1, ())
@@ -50,7 +50,7 @@ def find_target(table: RouteTable, name: str, version: str) -> Target:
     if application is not None:
         return application_target(table, application, version)
     if not table.has_model(name):
-        raise ApplicationNotFound(f"no application and no deployed model is called {name!r}")
+        raise ApplicationNotFound(f"no application and no deployed model is called {shown(name)!r}")
     return Target(None, table.version(name, version))
 
 
@@ -87,7 +87,7 @@ def longest_wait_s(dispatcher: Dispatcher, target: Target, timeout_s: float | No
 def make_query(
     dispatcher: Dispatcher,
     target: Target,
-    tensors: Sequence[Tensor],
+    tensors: Sequence[Tensor | LazyTensor],
     settle: Settle,
     *,
     query_id: str = "",
@@ -120,11 +120,8 @@ def make_query(
         arrival = dispatcher.clock()
     inputs = _NO_INPUTS
     if target.version is not None:
-        if widens:
-            tensors = widened(target.version, tensors)
-        inputs = checked_inputs(
-            target.version, tensors, dispatcher.max_query_rows(target.version), label
-        )
+        max_rows = dispatcher.max_query_rows(target.version)
+        inputs = checked_inputs(target.version, tensors, max_rows, label, widens=widens)
     query = Query(
         query_id,
         target.application,

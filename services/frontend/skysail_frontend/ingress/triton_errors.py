@@ -1,13 +1,13 @@
 """Triton's codes and texts for queries that are shed, for clients that know no others."""
 
-from skysail_common.errors import DeadlineExceeded, Overloaded, SkysailError, Unavailable
+from skysail_common.errors import DeadlineExceeded, Overloaded, SkysailError, Unavailable, shown
 
 
 def triton_error(query_id: str, error: SkysailError) -> SkysailError:
     """Return the error with which Triton answers where this one would be answered."""
     text = None
     if isinstance(error, Overloaded):
-        text = f"[request id: {query_id or '<id_unknown>'}] Exceeds maximum queue size"
+        text = f"[request id: {shown(query_id) or '<id_unknown>'}] Exceeds maximum queue size"
     elif isinstance(error, DeadlineExceeded):
         text = "Request timeout expired"
     if text is None:

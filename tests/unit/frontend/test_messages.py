@@ -1,0 +1,145 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.errors import InvalidInput
+from skysail_frontend.ingress.messages import (
+    MAX_STRUCTURE_BYTES,
+    MODEL_INFER,
+    NO_DATA,
+    PREDICT,
+    RequestParser,
+)
+from skysail_protos.inference import grpc_service_pb2 as pb
+from skysail_protos.v1 import query_pb2
+
+infer = RequestParser(pb.ModelInferRequest, MODEL_INFER, "send raw")
+predict = RequestParser(query_pb2.PredictRequest, PREDICT)
+ready = RequestParser(pb.ModelReadyRequest, NO_DATA)
+
+LARGE = 4 * MAX_STRUCTURE_BYTES
+"""Bytes that are only parsed if they are data."""
+
+
+def full_request() -> pb.ModelInferRequest:
+    """A request with every kind of data, each large."""
+    request = pb.ModelInferRequest(model_name="m", model_version="1", id="i" * LARGE)
+    request.parameters["headers"].string_param = "p" * LARGE
+    request.parameters["flag"].bool_param = True
+    request.inputs.add(name="x", shape=[1, 2]).contents.fp32_contents.extend([1.5] * LARGE)
+    request.inputs.add(name="y").contents.fp64_contents.extend([1.5] * LARGE)
+    request.inputs.add(name="z").contents.bytes_contents.append(b"t" * LARGE)
+    request.inputs.add(name="u").contents.uint_contents.extend([1] * MAX_STRUCTURE_BYTES)
+    request.outputs.add(name="y")
+    request.raw_input_contents.extend([b"r" * LARGE, b""])
+    return request
+
+
+def test_data_of_any_size_are_parsed():
+    request = full_request()
+    assert infer.parse(request.SerializeToString()) == request
+    query = query_pb2.PredictRequest(query_id="i" * LARGE, target="m")
+    query.inputs.add(name="x", shape=[1, LARGE], data=b"d" * LARGE)
+    assert predict.parse(query.SerializeToString()) == query
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        b"\x2a\x00",  # an input
+        b"\x32\x00",  # an output
+        b"\x3a\x00",  # raw contents
+        b"\x22\x00",  # a parameter
+        b"\x7a\x02ab",  # an unknown text
+        b"\x78\x01",  # an unknown number
+        b"\x79" + bytes(8),
+        b"\x7d" + bytes(4),
+        b"\x2a\x04\x2a\x02\x42\x00",  # an input with a text
+        b"\x2a\x05\x2a\x03\x1a\x01\x01",  # an input with a packed number
+        b"\x2a\x04\x2a\x02\x18\x01",  # an input with a number
+    ],
+)
+def test_many_small_fields_are_refused(unit):
+    small = unit * (MAX_STRUCTURE_BYTES // len(unit))
+    infer.parse(small)
+    with pytest.raises(InvalidInput) as caught:
+        infer.parse(small + unit * LARGE)
+    assert caught.value.message == (
+        "cannot parse ModelInferRequest: it has more than 256 KiB beside its data; send raw"
+    )
+
+
+def varint(number: int) -> bytes:
+    parts = bytearray()
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+@pytest.mark.parametrize("field", [1, 2, 3, 4, 5])
+def test_many_packed_numbers_are_refused(field):
+    for size, is_parsed in ((MAX_STRUCTURE_BYTES * 7, True), (MAX_STRUCTURE_BYTES * 9, False)):
+        contents = bytes([field << 3 | 2]) + varint(size) + b"\x01" * size
+        tensor = b"\x2a" + varint(len(contents)) + contents
+        message = b"\x2a" + varint(len(tensor)) + tensor
+        if is_parsed:
+            (parsed,) = infer.parse(message).inputs
+            ((_, elements),) = parsed.contents.ListFields()
+            assert len(elements) == size
+        else:
+            with pytest.raises(InvalidInput, match="beside its data"):
+                infer.parse(message)
+
+
+@pytest.mark.parametrize("parser", [infer, predict, ready])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xff",
+        b"\x0a",
+        b"\x0a\x05ab",
+        b"\x2a\xff\xff\xff\xff\x7f",
+        b"\x0a\x02\xff\xfe",
+        b"\xff" * 20,
+    ],
+)
+@pytest.mark.parametrize("padding", [0, LARGE])
+def test_what_is_no_message_is_refused(parser, message, padding):
+    # As an id; the questions about a model have none.
+    if padding and parser is not ready:
+        field = b"\x1a" if parser is infer else b"\x0a"
+        message = field + varint(padding) + b"i" * padding + message
+    name = parser.message_type.DESCRIPTOR.name
+    with pytest.raises(InvalidInput) as caught:
+        parser.parse(message)
+    assert caught.value.message == f"Unable to parse request: it is not a {name}"
+
+
+def test_groups_are_no_way_around_the_bound():
+    group = b"\x7b\x7c" * LARGE
+    with pytest.raises(InvalidInput):
+        infer.parse(group)
+
+
+@settings(max_examples=60)
+@given(st.binary(max_size=80), st.integers(0, 80), st.integers(0, 255))
+def test_a_large_message_is_parsed_as_protobuf_parses_it(noise, position, byte):
+    request = pb.ModelInferRequest(model_name="m", raw_input_contents=[bytes(LARGE)])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.int_contents.extend([1, 2])
+    head = bytearray(request.SerializeToString())
+    head[position % 30] = byte
+    for message in (bytes(head), bytes(head) + noise, noise + bytes(head)):
+        try:
+            expected = pb.ModelInferRequest.FromString(message)
+        except Exception:
+            expected = None
+        try:
+            parsed = infer.parse(message)
+        except InvalidInput as error:
+            refusal = error.message
+        else:
+            assert parsed == expected
+            continue
+        # A changed length may make a field of the data, which is too large then.
+        assert expected is None or "beside its data" in refusal or b"\x7b" in message
