@@ -80,11 +80,8 @@ def checked_inputs(
     rows = ordered[0].shape[0] if ordered[0].shape else 0
     dims: list[int] = []
     for spec, tensor in zip(specs, ordered, strict=True):
-        if tensor.datatype is not spec.datatype and not widens:
-            raise InvalidInput(
-                f"{label}inference input '{spec.name}' data-type is '{tensor.datatype.name}', but "
-                f"model '{model}' expects '{spec.datatype.name}'"
-            )
+        if tensor.datatype is not spec.datatype:
+            _check_type(model, spec, tensor.datatype, label, widens=widens)
         _check_shape(model, spec, tensor.shape, label)
         if tensor.shape[0] != rows:
             raise InvalidInput(
@@ -130,6 +127,23 @@ def _ordered(
             "Please provide all required input(s)."
         )
     return [by_name[spec.name] for spec in specs]
+
+
+def _check_type(
+    model: str, spec: TensorSpec, datatype: DataType, label: str, *, widens: bool
+) -> None:
+    """Return if elements of another datatype may become those that the model takes."""
+    if not widens:
+        raise InvalidInput(
+            f"{label}inference input '{spec.name}' data-type is '{datatype.name}', but model "
+            f"'{model}' expects '{spec.datatype.name}'"
+        )
+    # Which numbers fit is known by their conversion; texts would be read in vain.
+    if DataType.BYTES in (datatype, spec.datatype):
+        raise InvalidInput(
+            f"tensor '{spec.name}' has datatype {datatype.name}, which cannot become "
+            f"{spec.datatype.name}"
+        )
 
 
 def _check_shape(model: str, spec: TensorSpec, shape: tuple[int, ...], label: str) -> None:
@@ -219,11 +233,6 @@ def _check_texts(model: str, spec: TensorSpec, data: bytes, count: int, label: s
 
 def _widened(spec: TensorSpec, tensor: Tensor, num_bytes: int) -> Tensor:
     """Return a tensor with the element type that the model takes, where no meaning is lost."""
-    if DataType.BYTES in (tensor.datatype, spec.datatype):
-        raise InvalidInput(
-            f"tensor '{spec.name}' has datatype {tensor.datatype.name}, which cannot become "
-            f"{spec.datatype.name}"
-        )
     if num_bytes > _MAX_WIDENED_BYTES:
         raise InvalidInput(
             f"tensor '{spec.name}' has {num_bytes} bytes as {spec.datatype.name}; send at most "
