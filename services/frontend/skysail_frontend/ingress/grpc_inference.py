@@ -2,28 +2,27 @@
 
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
 
 from skysail_common import __version__
-from skysail_common.conversions import packed
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError, Unavailable, shown
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
-from skysail_common.tensors import DataType, Tensor, join_bytes_elements
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.infer_answers import infer_response, tensor_metadata
-from skysail_frontend.ingress.infer_parameters import (
-    RequestOptions,
-    check_tensor_parameters,
-    request_options,
-)
+from skysail_frontend.ingress.infer_parameters import RequestOptions, request_options
 from skysail_frontend.ingress.infer_plans import Cut, InferPlan, InferPlans, cut, streamed
+from skysail_frontend.ingress.infer_requests import (
+    infer_request,
+    input_order,
+    input_tensors,
+    named_parameters,
+    wanted_outputs,
+)
 from skysail_frontend.ingress.late_calls import late_handler
-from skysail_frontend.ingress.messages import MODEL_INFER, NO_DATA, RequestParser
+from skysail_frontend.ingress.messages import NO_DATA, RequestParser
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
-    Target,
     check_in_time,
     find_model_target,
     longest_wait_s,
@@ -31,7 +30,6 @@ from skysail_frontend.ingress.targets import (
 )
 from skysail_frontend.ingress.triton_errors import triton_error
 from skysail_frontend.query import Outcome, Prediction, Query, Settle
-from skysail_frontend.validation import MAX_TEXTS, LazyTensor
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
@@ -39,36 +37,7 @@ SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = ("schedule_policy",)
 """Extensions of the protocol that are served, as Triton names them: `priority` and `timeout`."""
 
-_CONTENTS_FIELD = {
-    DataType.BOOL: "bool_contents",
-    DataType.INT8: "int_contents",
-    DataType.INT16: "int_contents",
-    DataType.INT32: "int_contents",
-    DataType.INT64: "int64_contents",
-    DataType.UINT8: "uint_contents",
-    DataType.UINT16: "uint_contents",
-    DataType.UINT32: "uint_contents",
-    DataType.UINT64: "uint64_contents",
-    DataType.FP32: "fp32_contents",
-    DataType.FP64: "fp64_contents",
-    DataType.BYTES: "bytes_contents",
-}
-# The widest type of each field, which is what Triton calls it.
-_FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
-
 _NAME_TAG = 0x0A
-_SERIALIZED = ("bool_contents", "fp32_contents", "fp64_contents")
-"""Fields whose serialized elements are those of a tensor, byte by byte."""
-_MAX_NUMBERS = 256 * 1024
-"""Integers of an input in a typed field; their conversion takes about 5 ms."""
-_MAX_DIMENSIONS = 65
-"""Dimensions of a shape that are looked at, one more than numpy allows."""
-_MAX_NAMED = 1024
-"""Parameters or outputs that a request may name."""
-
-_infer_request = RequestParser(
-    pb.ModelInferRequest, MODEL_INFER, "send the elements in raw_input_contents"
-)
 _ready_request = RequestParser(pb.ModelReadyRequest, NO_DATA)
 _metadata_request = RequestParser(pb.ModelMetadataRequest, NO_DATA)
 
@@ -240,16 +209,16 @@ class GrpcInference:
             query = plan.query(raw, query_id, arrival, deadline, settle)
             if query is not None:
                 return _Asked(query, _ALL, plan, query_id)
-        request = _infer_request.parse(message)
+        request = infer_request.parse(message)
         target = find_model_target(table, request.model_name, request.model_version)
-        wanted = _wanted_outputs(request, target) if request.outputs else _ALL
+        wanted = wanted_outputs(request, target) if request.outputs else _ALL
         options = _NO_OPTIONS
         if request.parameters:
-            options = request_options(_parameters(request.parameters))
+            options = request_options(named_parameters(request.parameters))
         query = make_query(
             self._dispatcher,
             target,
-            _tensors(request, target),
+            input_tensors(request, target),
             settle,
             query_id=request.id,
             arrival=arrival,
@@ -260,7 +229,7 @@ class GrpcInference:
         )
         if parts is not None and not wanted and target.is_settled and query.has_fixed_sizes:
             limit_s = longest_wait_s(self._dispatcher, target, options.timeout_s)
-            order = _order(request, target)
+            order = input_order(request, target)
             self._plans.learn(message, parts, InferPlan(query, target, options, limit_s, order))
         return _Asked(query, wanted)
 
@@ -292,124 +261,6 @@ class _Asked:
         return infer_response(query, prediction, self._wanted).SerializeToString()
 
 
-def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
-    if len(parameters) > _MAX_NAMED:
-        raise InvalidInput(f"a request has {len(parameters)} parameters; send at most {_MAX_NAMED}")
-    result: dict[str, Any] = {}
-    for name, parameter in parameters.items():
-        field = parameter.WhichOneof("parameter_choice")
-        result[name] = getattr(parameter, field) if field else ""
-    return result
-
-
-def _tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor | LazyTensor]:
-    """Return the inputs of a request, raw or typed.
-
-    Only one more than the model takes are looked at: one of them is wrong, and told to be.
-
-    Raises:
-        InvalidInput: an unknown datatype, or data in no way or in two.
-    """
-    if target.version is None:
-        return []
-    model, raw = shown(request.model_name), request.raw_input_contents
-    if raw and len(raw) > len(request.inputs):
-        raise InvalidInput(
-            f"expected {len(request.inputs)} raw_input_contents for model '{model}', got {len(raw)}"
-        )
-    tensors: list[Tensor | LazyTensor] = []
-    for index, message in enumerate(request.inputs[: len(target.version.signature.inputs) + 1]):
-        name = message.name
-        if message.parameters:
-            check_tensor_parameters("input", name, message.parameters)
-        datatype = DataType.named(message.datatype)
-        shape = tuple(message.shape[:_MAX_DIMENSIONS])
-        if not raw:
-            tensors.append(_typed(model, message, datatype, shape))
-            continue
-        if index >= len(raw):
-            raise InvalidInput(
-                f"unable to find data for input tensor '{shown(name)}' for model '{model}' in "
-                "request."
-            )
-        if message.HasField("contents"):
-            raise InvalidInput(
-                "contents field must not be specified when using raw_input_contents for "
-                f"'{shown(name)}' for model '{model}'"
-            )
-        tensors.append(Tensor(name, datatype, shape, raw[index]))
-    return tensors
-
-
-def _typed(
-    model: str,
-    message: pb.ModelInferRequest.InferInputTensor,
-    datatype: DataType,
-    shape: tuple[int, ...],
-) -> LazyTensor:
-    """Return an input whose elements are in the field that fits its type."""
-    name, contents = shown(message.name), message.contents
-    expected = _CONTENTS_FIELD.get(datatype)
-    for field, _ in contents.ListFields():
-        if field.name != expected:
-            raise InvalidInput(
-                f"unexpected explicit tensor data for input tensor '{name}' for model '{model}' of "
-                f"type '{_FIELD_TYPE[field.name]}', expected datatype '{datatype.name}'"
-            )
-    if expected is None:
-        raise InvalidInput(f"input '{name}' of datatype '{datatype.name}' needs raw_input_contents")
-    elements = getattr(contents, expected)
-
-    def convert() -> bytes:
-        if expected in _SERIALIZED:
-            contents.DiscardUnknownFields()
-            message_bytes = contents.SerializeToString()
-            return message_bytes[len(message_bytes) - len(elements) * datatype.element_bytes :]
-        most = MAX_TEXTS if datatype is DataType.BYTES else _MAX_NUMBERS
-        if len(elements) > most:
-            raise InvalidInput(
-                f"input '{name}' has {len(elements)} elements in {expected}; send more than {most} "
-                "in raw_input_contents"
-            )
-        if datatype is DataType.BYTES:
-            return join_bytes_elements(elements)
-        return packed(name, elements[:], datatype)
-
-    return LazyTensor(message.name, datatype, shape, len(elements), convert)
-
-
-def _order(request: pb.ModelInferRequest, target: Target) -> list[int]:
-    """Return, for each input of the signature, its place among those of a request that holds."""
-    assert target.version is not None
-    specs = target.version.signature.inputs
-    if len(specs) == 1:
-        # It may have no name.
-        return [0]
-    places = {message.name: place for place, message in enumerate(request.inputs)}
-    return [places[spec.name] for spec in specs]
-
-
-def _wanted_outputs(request: pb.ModelInferRequest, target: Target) -> frozenset[str]:
-    """Return the names of the outputs that are wanted; none means all."""
-    if len(request.outputs) > _MAX_NAMED:
-        raise InvalidInput(
-            f"a request names {len(request.outputs)} outputs; name at most {_MAX_NAMED}"
-        )
-    wanted: set[str] = set()
-    for output in request.outputs:
-        if output.parameters:
-            check_tensor_parameters("output", output.name, output.parameters)
-        wanted.add(output.name)
-    if wanted and target.version is not None:
-        known = {spec.name for spec in target.version.signature.outputs}
-        for name in wanted - known:
-            raise InvalidInput(
-                f"unexpected inference output '{shown(name)}' for model "
-                f"'{shown(request.model_name)}'; it gives {', '.join(sorted(known))}"
-            )
-    return frozenset(wanted)
-
-
 def _stream_error(query_id: str, error: SkysailError) -> bytes:
     response = pb.ModelStreamInferResponse(
         error_message=error.message, infer_response=pb.ModelInferResponse(id=query_id)
@@ -419,6 +270,6 @@ def _stream_error(query_id: str, error: SkysailError) -> bytes:
 
 def _id_of(message: bytes) -> str:
     try:
-        return str(_infer_request.parse(message).id)
+        return str(infer_request.parse(message).id)
     except InvalidInput:
         return ""

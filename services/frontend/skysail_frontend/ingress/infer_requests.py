@@ -1,0 +1,171 @@
+"""What a ModelInferRequest says: tensors, parameters, and the outputs that are wanted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from skysail_common.conversions import packed
+from skysail_common.errors import InvalidInput, shown
+from skysail_common.tensors import DataType, Tensor, join_bytes_elements
+from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
+from skysail_frontend.ingress.messages import MODEL_INFER, RequestParser
+from skysail_frontend.ingress.targets import Target
+from skysail_frontend.validation import MAX_TEXTS, LazyTensor
+from skysail_protos.inference import grpc_service_pb2 as pb
+
+_CONTENTS_FIELD = {
+    DataType.BOOL: "bool_contents",
+    DataType.INT8: "int_contents",
+    DataType.INT16: "int_contents",
+    DataType.INT32: "int_contents",
+    DataType.INT64: "int64_contents",
+    DataType.UINT8: "uint_contents",
+    DataType.UINT16: "uint_contents",
+    DataType.UINT32: "uint_contents",
+    DataType.UINT64: "uint64_contents",
+    DataType.FP32: "fp32_contents",
+    DataType.FP64: "fp64_contents",
+    DataType.BYTES: "bytes_contents",
+}
+# The widest type of each field, which is what Triton calls it.
+_FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
+
+_SERIALIZED = ("bool_contents", "fp32_contents", "fp64_contents")
+"""Fields whose serialized elements are those of a tensor, byte by byte."""
+_MAX_NUMBERS = 256 * 1024
+"""Integers of an input in a typed field; their conversion takes about 5 ms."""
+_MAX_DIMENSIONS = 65
+"""Dimensions of a shape that are looked at, one more than numpy allows."""
+_MAX_NAMED = 1024
+"""Parameters or outputs that a request may name."""
+
+infer_request = RequestParser(
+    pb.ModelInferRequest, MODEL_INFER, "send the elements in raw_input_contents"
+)
+
+
+def named_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    """Return the parameters of a request by name.
+
+    Raises:
+        InvalidInput: they are too many.
+    """
+    if len(parameters) > _MAX_NAMED:
+        raise InvalidInput(f"a request has {len(parameters)} parameters; send at most {_MAX_NAMED}")
+    result: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        field = parameter.WhichOneof("parameter_choice")
+        result[name] = getattr(parameter, field) if field else ""
+    return result
+
+
+def input_tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor | LazyTensor]:
+    """Return the inputs of a request, raw or typed.
+
+    Only one more than the model takes are looked at: one of them is wrong, and told to be.
+
+    Raises:
+        InvalidInput: an unknown datatype, or data in no way or in two.
+    """
+    if target.version is None:
+        return []
+    model, raw = shown(request.model_name), request.raw_input_contents
+    if raw and len(raw) > len(request.inputs):
+        raise InvalidInput(
+            f"expected {len(request.inputs)} raw_input_contents for model '{model}', got {len(raw)}"
+        )
+    tensors: list[Tensor | LazyTensor] = []
+    for index, message in enumerate(request.inputs[: len(target.version.signature.inputs) + 1]):
+        name = message.name
+        if message.parameters:
+            check_tensor_parameters("input", name, message.parameters)
+        datatype = DataType.named(message.datatype)
+        shape = tuple(message.shape[:_MAX_DIMENSIONS])
+        if not raw:
+            tensors.append(_typed(model, message, datatype, shape))
+            continue
+        if index >= len(raw):
+            raise InvalidInput(
+                f"unable to find data for input tensor '{shown(name)}' for model '{model}' in "
+                "request."
+            )
+        if message.HasField("contents"):
+            raise InvalidInput(
+                "contents field must not be specified when using raw_input_contents for "
+                f"'{shown(name)}' for model '{model}'"
+            )
+        tensors.append(Tensor(name, datatype, shape, raw[index]))
+    return tensors
+
+
+def _typed(
+    model: str,
+    message: pb.ModelInferRequest.InferInputTensor,
+    datatype: DataType,
+    shape: tuple[int, ...],
+) -> LazyTensor:
+    """Return an input whose elements are in the field that fits its type."""
+    name, contents = shown(message.name), message.contents
+    expected = _CONTENTS_FIELD.get(datatype)
+    for field, _ in contents.ListFields():
+        if field.name != expected:
+            raise InvalidInput(
+                f"unexpected explicit tensor data for input tensor '{name}' for model '{model}' of "
+                f"type '{_FIELD_TYPE[field.name]}', expected datatype '{datatype.name}'"
+            )
+    if expected is None:
+        raise InvalidInput(f"input '{name}' of datatype '{datatype.name}' needs raw_input_contents")
+    elements = getattr(contents, expected)
+
+    def convert() -> bytes:
+        if expected in _SERIALIZED:
+            contents.DiscardUnknownFields()
+            message_bytes = contents.SerializeToString()
+            return message_bytes[len(message_bytes) - len(elements) * datatype.element_bytes :]
+        most = MAX_TEXTS if datatype is DataType.BYTES else _MAX_NUMBERS
+        if len(elements) > most:
+            raise InvalidInput(
+                f"input '{name}' has {len(elements)} elements in {expected}; send more than {most} "
+                "in raw_input_contents"
+            )
+        if datatype is DataType.BYTES:
+            return join_bytes_elements(elements)
+        return packed(name, elements[:], datatype)
+
+    return LazyTensor(message.name, datatype, shape, len(elements), convert)
+
+
+def input_order(request: pb.ModelInferRequest, target: Target) -> list[int]:
+    """Return, for each input of the signature, its place among those of a request that holds."""
+    assert target.version is not None
+    specs = target.version.signature.inputs
+    if len(specs) == 1:
+        # It may have no name.
+        return [0]
+    places = {message.name: place for place, message in enumerate(request.inputs)}
+    return [places[spec.name] for spec in specs]
+
+
+def wanted_outputs(request: pb.ModelInferRequest, target: Target) -> frozenset[str]:
+    """Return the names of the outputs that are wanted; none means all.
+
+    Raises:
+        InvalidInput: they are too many, or the model does not give one.
+        Unsupported: shared memory or classification.
+    """
+    if len(request.outputs) > _MAX_NAMED:
+        raise InvalidInput(
+            f"a request names {len(request.outputs)} outputs; name at most {_MAX_NAMED}"
+        )
+    wanted: set[str] = set()
+    for output in request.outputs:
+        if output.parameters:
+            check_tensor_parameters("output", output.name, output.parameters)
+        wanted.add(output.name)
+    if wanted and target.version is not None:
+        known = {spec.name for spec in target.version.signature.outputs}
+        for name in wanted - known:
+            raise InvalidInput(
+                f"unexpected inference output '{shown(name)}' for model "
+                f"'{shown(request.model_name)}'; it gives {', '.join(sorted(known))}"
+            )
+    return frozenset(wanted)
