@@ -5,11 +5,9 @@ serves what it served last.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 from google.protobuf.message import DecodeError
@@ -20,27 +18,13 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.contract import Connector
-from skysail_common.rpc.messages import (
-    duration,
-    input_type_from_proto,
-    latencies_from_proto,
-    latencies_to_proto,
-    seconds,
-    serving_from_proto,
-    signature_from_proto,
-)
+from skysail_common.rpc.messages import latencies_to_proto
 from skysail_common.rpc.statuses import from_rpc_error
-from skysail_common.serving_options import ServingOptions
 from skysail_frontend.dispatch import Dispatcher
-from skysail_frontend.load import Load, Loads
+from skysail_frontend.load import Loads
+from skysail_frontend.messages import load_to_proto, table_of
 from skysail_frontend.replicas import Replica
-from skysail_frontend.routes import (
-    Application,
-    ReplicaEndpoint,
-    Route,
-    RouteTable,
-    ServedVersion,
-)
+from skysail_frontend.routes import ReplicaEndpoint, ServedVersion
 from skysail_protos.v1 import management_pb2, management_pb2_grpc, routing_pb2
 
 log = logging.getLogger(__name__)
@@ -82,10 +66,11 @@ class Directory:
             snapshot = routing_pb2.RoutingSnapshot.FromString(self._snapshot_file.read_bytes())
             if not snapshot.sequence:
                 raise InvalidInput("the file is empty")
-            self._apply(snapshot)
+            table_of(snapshot)
         except (OSError, DecodeError, InvalidInput) as error:
             log.warning("the last routes cannot be read", extra={"error": str(error)})
-        else:
+            return
+        if self._could_apply(snapshot):
             log.info("routing by the last known routes", extra={"sequence": snapshot.sequence})
 
     async def follow(self, endpoint: str, introduction: management_pb2.WatchRoutingRequest) -> None:
@@ -129,8 +114,10 @@ class Directory:
                 await call.write(message)
 
         reporting = [
-            asyncio.create_task(self._report_often(say), name="report latencies"),
-            asyncio.create_task(self._report_loads(say), name="report loads"),
+            asyncio.create_task(
+                _until_stream_ends(self._report_often(say)), name="report latencies"
+            ),
+            asyncio.create_task(_until_stream_ends(self._report_loads(say)), name="report loads"),
         ]
         try:
             while isinstance(snapshot := await call.read(), routing_pb2.RoutingSnapshot):
@@ -142,7 +129,6 @@ class Directory:
             call.cancel()
             for task in reporting:
                 task.cancel()
-            # They end with the stream, whose end is told by reading.
             await asyncio.gather(*reporting, return_exceptions=True)
 
     async def _report_often(
@@ -186,17 +172,28 @@ class Directory:
                     version = self._dispatcher.version(name)
                     load = version and loads.since_last(version, self._dispatcher.clock())
                     if load:
-                        message.loads.append(_load_to_proto(name, load))
+                        message.loads.append(load_to_proto(name, load))
                 loads.keep(wanted)
                 if message.loads:
                     await say(message)
                 await asyncio.sleep(min(wanted.values()))
 
-    def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
+    def _could_apply(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
+        """Apply a snapshot; False, with the reason in the log, where it could not be."""
+        is_applied = False
         try:
             self._apply(snapshot)
+            is_applied = True
         except InvalidInput as error:
             log.error("routes are not usable; serving on", extra={"error": error.message})
+        except Exception:
+            # The next snapshot holds everything again, and may be applied.
+            log.exception("routes are not applied; serving on")
+        self._dispatcher.statistics.has_stale_routes = not is_applied
+        return is_applied
+
+    def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
+        if not self._could_apply(snapshot):
             return False
         log.info(
             "routes applied",
@@ -251,64 +248,12 @@ class Directory:
         await self._tasks.stop()
 
 
-def table_of(snapshot: routing_pb2.RoutingSnapshot) -> RouteTable:
-    """Return the route table that a snapshot describes.
-
-    Raises:
-        InvalidInput: it describes no possible table.
-    """
-    return RouteTable(
-        [_application(message) for message in snapshot.applications],
-        [_version(message) for message in snapshot.versions],
-    )
-
-
-def _application(message: routing_pb2.RoutedApplication) -> Application:
-    has_default = message.HasField("default_output_json")
-    return Application(
-        name=message.name,
-        input_type=input_type_from_proto(message.input_type),
-        slo_s=message.slo.seconds + message.slo.nanos / 1e9,
-        routes=tuple(Route(each.model, each.version, each.weight) for each in message.routes),
-        has_default=has_default,
-        uses_cache=not message.bypasses_cache,
-        default_output=_json(message.default_output_json) if has_default else None,
-    )
-
-
-def _json(text: str) -> Any:
+async def _until_stream_ends(reports: Awaitable[None]) -> None:
+    """Run reports on a stream, whose end is told by reading."""
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"a default output is not JSON: {error}") from error
-
-
-def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
-    return ServedVersion(
-        ModelVersion(message.model, message.version),
-        signature_from_proto(message.signature),
-        serving_from_proto(message.serving, ServingOptions().max_batch_size),
-        is_current=message.is_current,
-        num_replicas=message.num_replicas,
-        replicas=tuple(
-            ReplicaEndpoint(each.container_id, each.endpoint) for each in message.replicas
-        ),
-        latencies=tuple(latencies_from_proto(message.latencies)),
-        load_report_interval_s=seconds("load_report_interval", message.load_report_interval)
-        if message.HasField("load_report_interval")
-        else None,
-        artifact_sha256=message.artifact_sha256,
-    )
-
-
-def _load_to_proto(name: ModelVersion, load: Load) -> routing_pb2.LoadReport:
-    return routing_pb2.LoadReport(
-        model=name.model_name,
-        version=name.version,
-        window=duration(load.window_s),
-        arrived_rows=load.arrived_rows,
-        late_rows=load.late_rows,
-        busy=duration(load.busy_s),
-        capacity_rows_per_s=load.capacity_rows_per_s,
-        deadline_used=load.deadline_used,
-    )
+        await reports
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        pass
+    except Exception:
+        # Queries are answered without them.
+        log.exception("reports to management ended")

@@ -113,6 +113,11 @@ def _whole(statistics: Statistics) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "skysail_cancelled_queries", "Queries whose callers went away", statistics.num_cancelled
     )
+    yield GaugeMetricFamily(
+        "skysail_stale_routes",
+        "1 while the last routes from management could not be applied",
+        float(statistics.has_stale_routes),
+    )
     yield _histogram(
         "skysail_event_loop_lag_seconds",
         "How much later than asked for the event loop called back",

@@ -127,6 +127,8 @@ class Statistics:
         self.targets: dict[TargetKey, TargetStatistics] = {}
         self.refusals = Refusals()
         """Queries that ended in an error before a model saw them, at a door or later."""
+        self.has_stale_routes = False
+        """True while what management sent last could not be applied."""
         self.num_cancelled = 0
         """Queries whose callers went away."""
         self.loop_lag_s = Histogram(SECONDS)

@@ -1,18 +1,21 @@
 import asyncio
 import contextlib
 
+import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skysail_common.back_off import BackOff
 from skysail_common.errors import InvalidInput, Unavailable
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.contract import LinkObserver, Metadata
 from skysail_common.rpc.messages import signature_to_proto
 from skysail_common.tensors import InputType
-from skysail_frontend.directory import Directory, table_of
+from skysail_frontend.directory import Directory
+from skysail_frontend.messages import table_of
 from skysail_frontend.query import Outcome
 from skysail_frontend.routes import Application, ReplicaEndpoint, Route
 from skysail_protos.v1 import management_pb2, model_server_pb2, routing_pb2
@@ -287,6 +290,86 @@ async def test_stopping_ends_every_link_task(directed):
     await turns()
     names = {task.get_name() for task in asyncio.all_tasks()}
     assert not any(name.startswith("replica ") for name in names)
+
+
+# What goes wrong.
+
+
+class FakeStream:
+    """A stream of management: it sends these snapshots, then it ends."""
+
+    def __init__(self, *snapshots: routing_pb2.RoutingSnapshot) -> None:
+        self.snapshots = list(snapshots)
+        self.said: list[management_pb2.WatchRoutingRequest] = []
+
+    def WatchRouting(self) -> "FakeStream":
+        return self
+
+    async def read(self) -> object:
+        await turns()
+        return self.snapshots.pop(0) if self.snapshots else grpc.aio.EOF
+
+    async def write(self, message: management_pb2.WatchRoutingRequest) -> None:
+        self.said.append(message)
+
+    def cancel(self) -> None:
+        pass
+
+
+async def follow(directed: Directed, stream: FakeStream) -> list[int]:
+    """Follow a stream to its end and return what was acknowledged."""
+    introduction = management_pb2.WatchRoutingRequest(frontend_id="f")
+    await directed.directory._follow_once(stream, introduction, BackOff(0.0, 0.0))
+    return [message.applied_sequence for message in stream.said[1:] if message.applied_sequence]
+
+
+async def test_a_snapshot_that_cannot_be_applied_leaves_the_stream_to_the_next(
+    directed, monkeypatch, caplog
+):
+    apply = directed.dispatcher.apply
+    stale = []
+
+    def fail_at_two_versions(table):
+        stale.append(directed.dispatcher.statistics.has_stale_routes)
+        if len(table.versions) == 2:
+            raise RuntimeError("a bug")
+        apply(table)
+
+    monkeypatch.setattr(directed.dispatcher, "apply", fail_at_two_versions)
+    stream = FakeStream(
+        snapshot_of(version_of("m:1", "c1")),
+        snapshot_of(version_of("m:1", "c1"), version_of("n:1", "c2"), sequence=2),
+        snapshot_of(version_of("m:1", "c3"), sequence=3),
+    )
+    assert await follow(directed, stream) == [1, 3]
+    assert stale == [False, False, True]
+    assert not directed.dispatcher.statistics.has_stale_routes
+    assert "routes are not applied" in caplog.text
+    assert "RuntimeError: a bug" in caplog.text
+    await turns()
+    assert directed.open == {"unix:/c3"}
+
+
+async def test_a_file_that_cannot_be_applied_is_passed_over(tmp_path, monkeypatch, caplog):
+    (tmp_path / "routes.bin").write_bytes(snapshot_of(version_of("m:1", "c1")).SerializeToString())
+    directed = Directed(tmp_path / "routes.bin")
+
+    def fail(table):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(directed.dispatcher, "apply", fail)
+    directed.directory.load()
+    assert not directed.directory.has_routes.is_set()
+    assert "RuntimeError: a bug" in caplog.text
+
+
+async def test_reports_that_fail_are_told_in_the_log(directed, monkeypatch, caplog):
+    async def fail(say):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(directed.directory, "_report_loads", fail)
+    assert await follow(directed, FakeStream(snapshot_of())) == [1]
+    assert "RuntimeError: a bug" in caplog.text
 
 
 # The file of the last snapshot.
