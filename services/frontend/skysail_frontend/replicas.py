@@ -83,7 +83,6 @@ class Replica:
             except Exception as error:
                 # Without its task the endpoint would stay known and never be dialled again.
                 log.error("replica link failed", exc_info=error)
-                self._drop(f"internal error: {error!r}")
             if self._dispatcher.clock() - opened > _MAX_RETRY_S:
                 back_off.reset()
             elif not self._is_retired:
@@ -97,6 +96,8 @@ class Replica:
             Unavailable: the endpoint cannot be reached, or takes no batches now.
             FailedPrecondition: what listens there is a replica of another version or content.
         """
+        if self._link is not None:
+            self._drop("internal error")
         self._closed.clear()
         served = self._version.served
         metadata = identity_metadata(served.name, served.artifact_sha256)

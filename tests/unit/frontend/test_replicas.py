@@ -422,16 +422,23 @@ async def test_an_endpoint_that_cannot_be_used_is_tried_again(monkeypatch, caplo
     linked.running.cancel()
 
 
-async def test_an_error_behind_an_open_link_closes_it_and_opens_another(monkeypatch):
+@pytest.mark.parametrize("failing", [["mark"], ["mark", "batches_lost"]])
+async def test_an_error_behind_an_open_link_closes_it_and_opens_another(monkeypatch, failing):
     linked = Linked(monkeypatch)
-    mark = linked.frontend.dispatcher.mark
+    dispatcher = linked.frontend.dispatcher
 
-    def fail_once(version):
-        monkeypatch.setattr(linked.frontend.dispatcher, "mark", mark)
-        raise RuntimeError("a bug")
+    def fail_once(name):
+        original = getattr(dispatcher, name)
 
-    monkeypatch.setattr(linked.frontend.dispatcher, "mark", fail_once)
-    await turns()
+        def fail(*arguments):
+            monkeypatch.setattr(dispatcher, name, original)
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(dispatcher, name, fail)
+
+    for name in failing:
+        fail_once(name)
+    await turns(30)
     first, second = linked.connector.links
     assert first.is_closed
     assert not second.is_closed
