@@ -151,6 +151,19 @@ def test_only_frontends_have_a_door_to_the_outside():
     assert doors == {"skysail-frontend"}
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_clients_of_grpc_find_each_frontend(name):
+    found = Manifests(manifests.kustomized(ROOT / name))
+    (service,) = (each for each in found.all("Service") if "headless" in each["metadata"]["name"])
+    assert service["spec"]["clusterIP"] == "None"
+    (port,) = service["spec"]["ports"]
+    template = found.one("Deployment", "frontend")["spec"]["template"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    # DNS knows addresses only: clients dial the port of the pod.
+    assert {"name": port["targetPort"], "containerPort": port["port"]} in container["ports"]
+
+
 def test_secrets_have_no_data():
     for name in SHIPPED:
         for secret in Manifests(manifests.kustomized(ROOT / name)).all("Secret"):
