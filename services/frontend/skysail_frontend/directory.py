@@ -25,6 +25,7 @@ from skysail_frontend.load import Loads
 from skysail_frontend.messages import load_to_proto, table_of
 from skysail_frontend.replicas import Replica
 from skysail_frontend.routes import ReplicaEndpoint, ServedVersion
+from skysail_frontend.snapshot_file import SnapshotFile
 from skysail_protos.v1 import management_pb2, management_pb2_grpc, routing_pb2
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Directory:
         self._dispatcher = dispatcher
         self._connector = connector
         self._snapshot_file = snapshot_file
+        self._file = SnapshotFile(snapshot_file)
         self._report_every_s = report_every_s
         self._replicas: dict[tuple[str, ReplicaEndpoint], Replica] = {}
         """By the identity of the version too: other content has links of its own."""
@@ -203,17 +205,8 @@ class Directory:
                 "versions": len(snapshot.versions),
             },
         )
-        self._keep(snapshot)
+        self._file.keep(snapshot)
         return True
-
-    def _keep(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
-        if self._snapshot_file is not None:
-            temporary = self._snapshot_file.with_name(f"{self._snapshot_file.name}.new")
-            try:
-                temporary.write_bytes(snapshot.SerializeToString())
-                temporary.replace(self._snapshot_file)
-            except OSError as error:
-                log.warning("the routes cannot be kept", extra={"error": str(error)})
 
     def _apply(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
         table = table_of(snapshot)
@@ -246,6 +239,7 @@ class Directory:
     async def stop(self) -> None:
         """Close all links."""
         await self._tasks.stop()
+        await self._file.close()
 
 
 async def _until_stream_ends(reports: Awaitable[None]) -> None:
