@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import socket
+from dataclasses import replace
 
 from skysail_common.clock import MONOTONIC
 from skysail_common.lifecycle import BackgroundTasks, stop_event, wait_for_end, watch_parent
@@ -15,6 +16,7 @@ from skysail_common.sockets import join_host_port
 from skysail_frontend.directory import Directory
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress import grpc_inference, grpc_query
+from skysail_frontend.ingress.http_limits import MIB, HttpMemory
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.ingress.rest_clipper import RestClipper
 from skysail_frontend.ingress.rest_v2 import RestV2
@@ -82,22 +84,32 @@ async def run(settings: FrontendSettings) -> None:
         shares_port=settings.shares_ports,
         certificates=certificates,
     )
+    memory = HttpMemory(max(settings.http_max_memory_mib, 4 * settings.max_message_mib) * MIB)
     rest_v2 = RestV2(
         dispatcher,
         settings.server_name,
         max_bytes,
         is_ready,
+        memory,
         has_triton_errors=settings.has_triton_errors,
     )
-    rest_clipper = RestClipper(dispatcher, ids, max_bytes)
+    rest_clipper = RestClipper(dispatcher, ids, max_bytes, memory)
+    limits, hosts = settings.http_limits(), settings.allowed_hosts()
     http = HttpServer(
-        http_app([*rest_v2.routes(), *rest_clipper.routes()]),
+        http_app([*rest_v2.routes(), *rest_clipper.routes()], hosts),
         settings.drain_timeout_s,
+        limits=limits,
+        memory=memory,
         shares_port=settings.shares_ports,
         certificates=certificates,
     )
     page = MetricsPage(dispatcher, transport.counters)
-    metrics = HttpServer(http_app([*page.routes(), *probes.routes()]), settings.drain_timeout_s)
+    metrics = HttpServer(
+        http_app([*page.routes(), *probes.routes()], hosts),
+        settings.drain_timeout_s,
+        limits=replace(limits, drain_idle_s=0.0),
+        memory=memory,
+    )
     host = settings.host
     grpc_endpoint = join_host_port(host, server.bind(join_host_port(host, settings.grpc_port)))
     http_endpoint = join_host_port(host, http.bind(host, settings.http_port))

@@ -9,6 +9,8 @@ from typing_extensions import Self
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE, TransportName
 from skysail_common.settings import Host, Port, ServiceSettings
+from skysail_frontend.ingress.http_hosts import host_of, is_loopback
+from skysail_frontend.ingress.http_limits import HttpLimits
 
 
 class FrontendSettings(ServiceSettings):
@@ -88,6 +90,41 @@ class FrontendSettings(ServiceSettings):
     max_message_mib: int = Field(64, ge=1, le=2047)
     """Largest message or HTTP body."""
 
+    http_keep_alive_s: int = Field(75, ge=1)
+    """Time for which an HTTP connection without requests stays open; longer than that of a proxy in
+    front, or the proxy meets closed connections."""
+
+    http_head_timeout_s: float = Field(10.0, gt=0)
+    """Longest time to send the head of an HTTP request, and to begin the first one."""
+
+    http_body_timeout_s: float = Field(60.0, gt=0)
+    """Longest time to send the body of an HTTP request, and to read an answer."""
+
+    http_max_connections: int = Field(10_000, ge=1)
+    """HTTP connections at a time; more are refused with status 503."""
+
+    http_max_requests: int = Field(10_000, ge=1)
+    """HTTP requests that are answered at a time; more are refused with status 503."""
+
+    http_max_head_kib: int = Field(64, ge=1)
+    """Largest head of an HTTP request, in KiB; larger ones are refused with status 431."""
+
+    http_max_headers: int = Field(100, ge=1)
+    """Most headers of an HTTP request; more are refused with status 431."""
+
+    http_max_memory_mib: int = Field(512, ge=1)
+    """Memory for the bodies of all HTTP requests and for unread answers, in MiB; requests beyond are
+    refused with status 503."""
+
+    http_allowed_hosts: str = ""
+    """Hosts that HTTP requests may name, separated by commas; `*` for any. If empty, a frontend on a
+    loopback address takes the names of loopback and its advertised endpoint, because a web page can
+    let a browser ask 127.0.0.1 by any other name; a frontend on other addresses takes any."""
+
+    http_drain_idle_s: float = Field(5.0, ge=0)
+    """Time for which a frontend that stops keeps idle HTTP connections; a client that sends within
+    it is answered and told to close."""
+
     max_stream_queries: int = Field(1000, ge=1)
     """Unanswered queries of one stream; it is not read beyond."""
 
@@ -117,6 +154,31 @@ class FrontendSettings(ServiceSettings):
                 "show their certificates over TLS"
             )
         return self
+
+    def http_limits(self) -> HttpLimits:
+        """Return the bounds of the HTTP service."""
+        return HttpLimits(
+            keep_alive_s=self.http_keep_alive_s,
+            head_timeout_s=self.http_head_timeout_s,
+            body_timeout_s=self.http_body_timeout_s,
+            drain_idle_s=self.http_drain_idle_s,
+            max_connections=self.http_max_connections,
+            max_requests=self.http_max_requests,
+            max_head_bytes=self.http_max_head_kib * 1024,
+            max_headers=self.http_max_headers,
+        )
+
+    def allowed_hosts(self) -> frozenset[str]:
+        """Return the hosts that HTTP requests may name; none for any."""
+        hosts = {each.strip().lower() for each in self.http_allowed_hosts.split(",")} - {""}
+        if hosts:
+            return frozenset() if "*" in hosts else frozenset(hosts)
+        if not is_loopback(self.host):
+            return frozenset()
+        own = {self.host, "localhost", "127.0.0.1", "::1"}
+        if self.advertised_http_endpoint:
+            own.add(host_of(self.advertised_http_endpoint))
+        return frozenset(own)
 
     def read_certificates(self) -> ServerCertificates | None:
         """Return what the services show over TLS; None where they serve in the clear.

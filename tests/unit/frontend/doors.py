@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 
 from skysail_frontend.ingress.grpc_query import QueryIds
+from skysail_frontend.ingress.http_limits import HttpMemory
 from skysail_frontend.ingress.http_server import http_app
 from skysail_frontend.ingress.rest_clipper import RestClipper
 from skysail_frontend.ingress.rest_v2 import RestV2
@@ -18,10 +19,14 @@ MAX_BODY_BYTES = 2_000
 class HttpDoors:
     """A client of both doors, which are served as in the frontend."""
 
-    def __init__(self, frontend: Frontend, *, is_ready: bool = True) -> None:
+    def __init__(
+        self, frontend: Frontend, *, is_ready: bool = True, max_bytes: int = MAX_BODY_BYTES
+    ) -> None:
         self.frontend = frontend
-        rest_v2 = RestV2(frontend.dispatcher, "our name", MAX_BODY_BYTES, lambda: is_ready)
-        rest_clipper = RestClipper(frontend.dispatcher, QueryIds(), MAX_BODY_BYTES)
+        self.memory = HttpMemory()
+        dispatcher, ready = frontend.dispatcher, lambda: is_ready
+        rest_v2 = RestV2(dispatcher, "our name", max_bytes, ready, self.memory)
+        rest_clipper = RestClipper(dispatcher, QueryIds(), max_bytes, self.memory)
         app = http_app([*rest_v2.routes(), *rest_clipper.routes()])
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://frontend")

@@ -10,6 +10,7 @@ import pytest
 from skysail_common.errors import ModelFailed, SkysailError
 from skysail_frontend.ingress.grpc_inference import GrpcInference
 from skysail_frontend.ingress.grpc_query import GrpcQuery, QueryIds
+from skysail_frontend.ingress.http_limits import HttpMemory
 from skysail_frontend.ingress.http_server import http_app
 from skysail_frontend.ingress.rest_clipper import RestClipper
 from skysail_frontend.ingress.rest_v2 import RestV2
@@ -102,8 +103,8 @@ async def by_model_stream_infer(max_bytes: int) -> Outcome:
 async def by_http(path: str, body: object, max_bytes: int) -> Outcome:
     dispatcher = frontend().dispatcher
     routes = [
-        *RestV2(dispatcher, "s", max_bytes, lambda: True).routes(),
-        *RestClipper(dispatcher, SameIds(), max_bytes).routes(),
+        *RestV2(dispatcher, "s", max_bytes, lambda: True, HttpMemory()).routes(),
+        *RestClipper(dispatcher, SameIds(), max_bytes, HttpMemory()).routes(),
     ]
     transport = httpx.ASGITransport(http_app(routes), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://frontend") as client:

@@ -1,13 +1,12 @@
-"""What both HTTP doors need: bodies with a limit, JSON, errors, one query as an await."""
+"""What both HTTP doors need: JSON answers, errors, deadlines, queries as an await."""
 
 import asyncio
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from skysail_common.clock import NEVER
@@ -17,8 +16,14 @@ from skysail_common.errors import (
     SkysailError,
     Status,
 )
+from skysail_common.tensors import Array
 from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.http_bodies import BodyTooLarge
+from skysail_frontend.ingress.turns import Turn
 from skysail_frontend.query import Prediction, Query, Settle
+
+_MAX_ELEMENTS_AT_ONCE = 8192
+"""Elements that are written as JSON in one go, in about a millisecond."""
 
 _HTTP_STATUS = {
     Status.INVALID_ARGUMENT: 400,
@@ -38,84 +43,12 @@ _HTTP_STATUS = {
 TIMEOUT_HEADER = "skysail-timeout-ms"
 """Header with the longest wait of the caller, in milliseconds."""
 
-# As zlib calls the two formats: the one with gzip's header and the one with its own.
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}
-
-
-class BodyTooLarge(InvalidInput):
-    """The body of a request is larger than this server takes."""
-
 
 def http_status(error: SkysailError) -> int:
     """Return the HTTP status of an error."""
     if isinstance(error, BodyTooLarge):
         return 413
     return _HTTP_STATUS.get(error.status, 500)
-
-
-async def read_json(request: Request, max_bytes: int) -> Any:
-    """Return the JSON body of a request.
-
-    Raises:
-        InvalidInput: it is not JSON, or as `read_body`.
-    """
-    return parse_json(await read_body(request, max_bytes))
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body of a request, decompressed where it came by gzip or deflate.
-
-    Raises:
-        BodyTooLarge: it is larger than `max_bytes`, as it comes or decompressed; it is not read
-            beyond.
-        InvalidInput: it is not what its headers say.
-    """
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise BodyTooLarge(f"the body is {declared} bytes; the limit is {max_bytes}")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > max_bytes:
-                raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes")
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise InvalidInput("the client went away before the end of its request") from error
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    body = b"".join(parts)
-    return body if encoding == "identity" else _decompressed(body, encoding, max_bytes)
-
-
-def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    if encoding not in _WINDOW_BITS:
-        raise InvalidInput(
-            f"the body has content encoding {encoding[:40]!r}; known are {', '.join(_WINDOW_BITS)}"
-        )
-    decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        content = decompressor.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise InvalidInput(f"the body cannot be decompressed by {encoding}: {error}") from error
-    if len(content) > max_bytes:
-        raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes, decompressed")
-    if not decompressor.eof or decompressor.unused_data:
-        where = "goes on after" if decompressor.eof else "ends before"
-        raise InvalidInput(f"the body {where} the end of its {encoding} data")
-    return content
-
-
-def parse_json(text: bytes | memoryview) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        InvalidInput: it is not JSON.
-    """
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"Error parsing JSON: {error}") from error
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -135,6 +68,34 @@ def json_text(value: Any) -> bytes:
         raise ModelFailed(f"the answer cannot be written as JSON: {error}") from error
 
 
+async def array_text(
+    array: Array, turn: Turn, write: Callable[[Array], bytes] = json_text
+) -> bytes:
+    """Return an array as JSON, written in turns.
+
+    Args:
+        array: Has at least one axis if it is long.
+        turn: The time for which the request has kept the loop.
+        write: Writes a part of the array.
+
+    Raises:
+        ModelFailed: as `json_text`.
+    """
+    if array.size <= _MAX_ELEMENTS_AT_ONCE:
+        return write(array)
+    row_size = array.size // len(array)
+    is_long = row_size > _MAX_ELEMENTS_AT_ONCE
+    step = 1 if is_long else _MAX_ELEMENTS_AT_ONCE // row_size
+    parts = []
+    for begin in range(0, len(array), step):
+        if is_long:
+            parts.append(await array_text(array[begin], turn, write))
+        else:
+            parts.append(write(array[begin : begin + step])[1:-1])
+        await turn.end_if_long()
+    return b"[%b]" % b",".join(parts)
+
+
 def _plain(value: Any) -> Any:
     # orjson itself writes arrays of numbers only.
     if isinstance(value, np.ndarray):
@@ -142,7 +103,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
-def deadline_of(request: Request, now: float) -> float:
+def arrival_of(request: Request, dispatcher: Dispatcher) -> float:
+    """Return the instant at which the server had read the head of a request."""
+    arrival = request.scope.get("arrival")
+    return dispatcher.clock() if arrival is None else float(arrival)
+
+
+def deadline_of(request: Request, arrival: float) -> float:
     """Return the instant by which the header of a request wants the answer, or `NEVER`.
 
     Raises:
@@ -157,7 +124,7 @@ def deadline_of(request: Request, now: float) -> float:
         timeout_s = 0.0
     if not 0 < timeout_s < NEVER:
         raise InvalidInput(f"header {TIMEOUT_HEADER} must be milliseconds greater than 0")
-    return now + timeout_s
+    return arrival + timeout_s
 
 
 async def predict(
@@ -186,12 +153,17 @@ async def predict_all(
         if len(predictions) == len(makes) and not all_answered.done():
             all_answered.set_result(None)
 
+    turn = Turn(dispatcher.clock)
+    queries: list[Query] = []
     with dispatcher.statistics.refusals:
-        queries = [make(settle) for make in makes]
-    for query in queries:
-        dispatcher.submit(query)
+        for make in makes:
+            queries.append(make(settle))
+            await turn.end_if_long()
     leaving = asyncio.create_task(_client_left(request), name="HTTP client leaves")
     try:
+        for query in queries:
+            dispatcher.submit(query)
+            await turn.end_if_long()
         await asyncio.wait({all_answered, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not all_answered.done():
             raise InvalidInput("the client went away before its answer")
@@ -200,6 +172,7 @@ async def predict_all(
         leaving.cancel()
         for query in queries:
             dispatcher.cancel(query)
+            await turn.end_if_long()
 
 
 async def _client_left(request: Request) -> None:

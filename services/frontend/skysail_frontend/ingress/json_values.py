@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from skysail_common.tensors import (
     from_numpy,
     to_numpy,
 )
+
+_MAX_SHOWN = 60
+"""Characters of a value that an error shows."""
 
 _KINDS: dict[str, tuple[str, set[type]]] = {
     "b": ("truth values", {bool}),
@@ -73,8 +77,22 @@ def _with_infinities(array: Array) -> Array:
 
 
 def _shown(value: Any) -> str:
-    text = orjson.dumps(value).decode()
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    """Return the beginning of a value as JSON; the rest of it is not looked at."""
+    text = orjson.dumps(_beginning(value, [_MAX_SHOWN]), lambda _: "…").decode()
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _beginning(value: Any, room: list[int]) -> Any:
+    """Copy a value up to where its JSON has more characters than there is room for."""
+    room[0] -= 1
+    if isinstance(value, str):
+        return value[: _MAX_SHOWN + 1]
+    if isinstance(value, list):
+        return [_beginning(each, room) for each in takewhile(lambda _: room[0] >= 0, value)]
+    if isinstance(value, dict):
+        items = takewhile(lambda _: room[0] >= 0, value.items())
+        return {key[: _MAX_SHOWN + 1]: _beginning(each, room) for key, each in items}
+    return value
 
 
 def row_of_json(spec: TensorSpec, value: Any) -> Tensor:

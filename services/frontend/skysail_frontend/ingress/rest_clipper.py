@@ -5,108 +5,160 @@ Two things differ on purpose: integers are accepted where an application takes d
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import prod
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from skysail_common.errors import InvalidInput, SkysailError
-from skysail_common.tensors import Tensor
+from skysail_common.tensors import Content, DataType, Tensor, TensorSpec
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http import (
+    array_text,
+    arrival_of,
     deadline_of,
     json_text,
     predict_all,
-    read_json,
 )
+from skysail_frontend.ingress.http_bodies import read_body
+from skysail_frontend.ingress.http_limits import Held, HttpMemory
+from skysail_frontend.ingress.infer_inputs import json_member
 from skysail_frontend.ingress.json_values import json_elements, row_of_json
+from skysail_frontend.ingress.long_json import (
+    LongArray,
+    elements_of,
+    parse_json,
+    tensor_of_json,
+)
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
+from skysail_frontend.ingress.turns import Turn
 from skysail_frontend.query import Prediction, Query, Settle
+from skysail_frontend.routes import Application
 
-_MAX_BATCH = 100_000
+_MAX_BATCH = 10_000
+"""Inputs of a batch that no model limits."""
 
 
 class RestClipper:
     """Serves POST /{application}/predict."""
 
-    def __init__(self, dispatcher: Dispatcher, ids: QueryIds, max_bytes: int) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, ids: QueryIds, max_bytes: int, memory: HttpMemory
+    ) -> None:
         self._dispatcher = dispatcher
         self._ids = ids
         self._max_bytes = max_bytes
+        self._memory = memory
 
     def routes(self) -> list[BaseRoute]:
         """Return the paths and their handlers."""
-        return [
-            Route("/{application}/predict", self.predict, methods=["POST"]),
-            Route("/{application}/predict/", self.predict, methods=["POST"]),
-        ]
+        return [Route("/{application}/predict", self.predict, methods=["POST"])]
 
     async def predict(self, request: Request) -> Response:
         """Answer the query, or each query of the batch, in the body."""
+        with self._memory.request() as held:
+            return await self._predict(request, held)
+
+    async def _predict(self, request: Request, held: Held) -> Response:
+        turn = Turn(self._dispatcher.clock)
         with self._dispatcher.statistics.refusals:
-            makes, is_batch = await self._makes(request)
+            makes, is_batch = await self._makes(request, held, turn)
         found = await predict_all(request, self._dispatcher, makes)
         if len(found) == 1 and (error := found[0][1].error) is not None:
             raise error
         # Before it is written as JSON, which would keep all others waiting.
         size = sum(len(data) for _, prediction in found for data in prediction.outputs)
         check_size(size, self._max_bytes)
-        answers = [self._answer(query, prediction) for query, prediction in found]
-        text = json_text({"batch_predictions": answers} if is_batch else answers[0])
+        answers = []
+        for query, prediction in found:
+            answers.append(await self._answer(query, prediction, turn))
+            await turn.end_if_long()
+        text = b'{"batch_predictions":[%b]}' % b",".join(answers) if is_batch else answers[0]
         return Response(checked(text, self._max_bytes), media_type="application/json")
 
-    async def _makes(self, request: Request) -> tuple[list[Callable[[Settle], Query]], bool]:
+    async def _makes(
+        self, request: Request, held: Held, turn: Turn
+    ) -> tuple[list[Callable[[Settle], Query]], bool]:
         """Return what makes each query of a request, and whether they are a batch.
 
         All is converted before any is asked: a bad input refuses the whole request.
         """
+        arrival = arrival_of(request, self._dispatcher)
+        deadline = deadline_of(request, arrival)
         application = self._dispatcher.table.application(request.path_params["application"])
-        body = await read_json(request, self._max_bytes)
+        content = await read_body(request, self._max_bytes, held)
+        body = await parse_json(content, turn)
         if not isinstance(body, dict) or ("input" in body) == ("input_batch" in body):
             raise InvalidInput(
                 "JSON object does not have required keys input or input_batch: give one of them"
             )
-        version = body.get("version", "")
+        version = json_member(body, "version", "")
         if not isinstance(version, str):
             raise InvalidInput("'version' must be a string")
         is_batch = "input_batch" in body
         values = body["input_batch"] if is_batch else [body["input"]]
-        if not isinstance(values, list) or not 1 <= len(values) <= _MAX_BATCH:
-            raise InvalidInput(f"'input_batch' must be a JSON array of 1 to {_MAX_BATCH} inputs")
-        deadline = deadline_of(request, self._dispatcher.clock())
+        target = application_target(self._dispatcher.table, application, version)
+        most = _MAX_BATCH
+        if target.version is not None:
+            most = self._dispatcher.max_query_rows(target.version)
+        wrong_batch = InvalidInput(
+            f"'input_batch' must be a JSON array of 1 to {most} inputs; send more in several "
+            "requests"
+        )
+        if not isinstance(values, (list, LongArray)):
+            raise wrong_batch
+        makes: list[Callable[[Settle], Query]] = []
+        async for value in elements_of(values, turn):
+            if len(makes) == most:
+                raise wrong_batch
+            makes.append(await self._make(application, version, value, arrival, deadline, turn))
+            await turn.end_if_long()
+        if not makes:
+            raise wrong_batch
+        return makes, is_batch
 
-        def make_of(value: Any) -> Callable[[Settle], Query]:
-            target = application_target(self._dispatcher.table, application, version)
-            row = _row(target, value)
-            return lambda settle: make_query(
-                self._dispatcher, target, row, settle, deadline=deadline
-            )
+    async def _make(
+        self,
+        application: Application,
+        version: str,
+        value: Any,
+        arrival: float,
+        deadline: float,
+        turn: Turn,
+    ) -> Callable[[Settle], Query]:
+        # For each by itself: an application may be routed to several models, by weight.
+        target = application_target(self._dispatcher.table, application, version)
+        row = await _row(target, value, self._max_bytes, turn)
+        return lambda settle: make_query(
+            self._dispatcher, target, row, settle, deadline=deadline, arrival=arrival
+        )
 
-        return [make_of(value) for value in values], is_batch
-
-    def _answer(self, query: Query, prediction: Prediction) -> dict[str, Any]:
+    async def _answer(self, query: Query, prediction: Prediction, turn: Turn) -> bytes:
         answer: dict[str, Any] = {"query_id": self._ids.next_number()}
         if prediction.error is not None:
             # In its place in the batch: the others have their answers.
-            return answer | clipper_error(prediction.error)
-        answer["output"] = _output(query, prediction)
+            return json_text(answer | clipper_error(prediction.error))
         answer["default"] = prediction.is_default
         if prediction.is_default:
             answer["default_explanation"] = prediction.explanation
-        return answer
+        output = await _output(query, prediction, turn)
+        return b'%b,"output":%b}' % (json_text(answer)[:-1], output)
 
 
-def _row(target: Target, value: Any) -> list[Tensor]:
+async def _row(target: Target, value: Any, max_bytes: int, turn: Turn) -> list[Tensor]:
     """Return the tensors, of one row each, in a JSON input."""
     if target.version is None:
         return []
     specs = target.version.signature.inputs
     if len(specs) == 1 and not isinstance(value, Mapping):
-        return [row_of_json(specs[0], value)]
+        return [await _row_of(specs[0], value, max_bytes, turn)]
     if not isinstance(value, Mapping):
         names = ", ".join(spec.name for spec in specs)
         raise InvalidInput(f"the input must be a JSON object with {names}")
@@ -114,15 +166,35 @@ def _row(target: Target, value: Any) -> list[Tensor]:
     unknown = sorted(set(value) - set(by_name))
     if unknown:
         raise InvalidInput(f"the model has no input {unknown[0]!r}; it takes {', '.join(by_name)}")
-    return [row_of_json(by_name[name], each) for name, each in value.items()]
+    return [await _row_of(by_name[name], each, max_bytes, turn) for name, each in value.items()]
 
 
-def _output(query: Query, prediction: Prediction) -> Any:
+async def _row_of(spec: TensorSpec, value: Any, max_bytes: int, turn: Turn) -> Tensor:
+    if not isinstance(value, LongArray):
+        return row_of_json(spec, value)
+    if spec.datatype is DataType.BF16 or spec.content is Content.BINARY:
+        # Refused as a short array is.
+        return row_of_json(spec, [])
+    most = prod(size for size in spec.shape[1:] if size > 0)
+    if spec.variable_axes:
+        most = max_bytes // max(1, spec.datatype.element_bytes)
+    tensor = await tensor_of_json(spec.name, value, spec.datatype, most, turn)
+    return replace(tensor, shape=(1, *tensor.shape))
+
+
+async def _output(query: Query, prediction: Prediction, turn: Turn) -> bytes:
     if prediction.is_default:
         assert query.application is not None
-        return query.application.default_output
-    values = {tensor.name: json_elements(tensor)[0] for tensor in output_tensors(query, prediction)}
-    return next(iter(values.values())) if len(values) == 1 else values
+        return json_text(query.application.default_output)
+    texts = []
+    for tensor in output_tensors(query, prediction):
+        row = json_elements(tensor)[0]
+        is_array = isinstance(row, np.ndarray)
+        text = await array_text(row, turn) if is_array else json_text(row)
+        texts.append((tensor.name, text))
+    if len(texts) == 1:
+        return texts[0][1]
+    return b"{%b}" % b",".join(b"%b:%b" % (json_text(name), text) for name, text in texts)
 
 
 def clipper_error(error: SkysailError) -> dict[str, str]:

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound
-from skysail_common.tensors import DataType, Tensor, TensorSpec, from_numpy
+from skysail_common.tensors import Array, Tensor, TensorSpec
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.binary_tensors import (
@@ -21,22 +21,26 @@ from skysail_frontend.ingress.binary_tensors import (
 )
 from skysail_frontend.ingress.grpc_inference import EXTENSIONS
 from skysail_frontend.ingress.http import (
+    array_text,
+    arrival_of,
     deadline_of,
     json_response,
     json_text,
-    parse_json,
     predict,
-    read_body,
 )
+from skysail_frontend.ingress.http_bodies import read_body
+from skysail_frontend.ingress.http_limits import Held, HttpMemory
+from skysail_frontend.ingress.infer_inputs import InferInputs, json_member, json_object
 from skysail_frontend.ingress.infer_parameters import (
     RequestOptions,
     check_tensor_parameters,
     request_options,
 )
-from skysail_frontend.ingress.json_values import array_of_json, json_elements
+from skysail_frontend.ingress.json_values import json_elements
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
 from skysail_frontend.ingress.triton_errors import triton_error
+from skysail_frontend.ingress.turns import Turn
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import ServedVersion
 
@@ -66,6 +70,7 @@ class RestV2:
         server_name: str,
         max_bytes: int,
         is_ready: Callable[[], bool],
+        memory: HttpMemory,
         *,
         has_triton_errors: bool = False,
     ) -> None:
@@ -73,6 +78,7 @@ class RestV2:
         self._server_name = server_name
         self._max_bytes = max_bytes
         self._is_ready = is_ready
+        self._memory = memory
         self._has_triton_errors = has_triton_errors
 
     def routes(self) -> list[BaseRoute]:
@@ -80,7 +86,6 @@ class RestV2:
         models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         return [
             Route("/v2", self.server_metadata),
-            Route("/v2/", self.server_metadata),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
             *(Route(path, self.model_metadata) for path in models),
@@ -138,11 +143,21 @@ class RestV2:
 
     async def infer(self, request: Request) -> Response:
         """Answer one query."""
+        with self._memory.request() as held:
+            return await self._infer(request, held)
+
+    async def _infer(self, request: Request, held: Held) -> Response:
+        turn = Turn(self._dispatcher.clock)
         with self._dispatcher.statistics.refusals:
-            content = await read_body(request, self._max_bytes)
+            arrival = arrival_of(request, self._dispatcher)
+            deadline = deadline_of(request, arrival)
+            content = await read_body(request, self._max_bytes, held)
             body = BinaryBody(content, request.headers.get(JSON_LENGTH_HEADER))
-            asked = _raw(body, self._target(request)) if body.is_raw else self._asked(body, request)
-            deadline = deadline_of(request, self._dispatcher.clock())
+            target = self._target(request)
+            if body.is_raw:
+                asked = _raw(body, target)
+            else:
+                asked = await self._asked(body, target, turn)
 
         def make(settle: Settle) -> Query:
             return make_query(
@@ -150,6 +165,7 @@ class RestV2:
                 asked.target,
                 asked.tensors,
                 settle,
+                arrival=arrival,
                 query_id=asked.query_id,
                 deadline=deadline,
                 timeout_s=asked.options.timeout_s,
@@ -161,18 +177,18 @@ class RestV2:
         error = prediction.error
         if error is not None:
             raise triton_error(query.query_id, error) if self._has_triton_errors else error
-        return _answer(query, prediction, asked, self._max_bytes)
+        return await _answer(query, prediction, asked, self._max_bytes, turn)
 
-    def _asked(self, body: BinaryBody, request: Request) -> _Asked:
-        value = parse_json(body.json)
+    async def _asked(self, body: BinaryBody, target: Target, turn: Turn) -> _Asked:
+        inputs = InferInputs(self._dispatcher, target, body, self._max_bytes, turn)
+        value = await inputs.parse()
         if not isinstance(value, dict):
             raise InvalidInput("the body must be a JSON object with the member 'inputs'")
-        target = self._target(request)
-        parameters = _object(value, "parameters")
-        query_id = value.get("id", "")
+        parameters = json_object(value, "parameters")
+        query_id = json_member(value, "id", "")
         if not isinstance(query_id, str):
             raise InvalidInput("'id' must be a string")
-        tensors = _tensors(value, body)
+        tensors = await inputs.tensors(value)
         is_binary = _flag(parameters, "binary_data_output", default=False)
         wanted = _wanted_outputs(value, target, is_binary)
         options = request_options(parameters)
@@ -188,71 +204,22 @@ def _metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype.name, "shape": spec.shape}
 
 
-def _object(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = parent.get(name, {})
-    if not isinstance(value, dict):
-        raise InvalidInput(f"'{name}' must be a JSON object")
-    return value
-
-
 def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = parameters.get(name, default)
+    value = json_member(parameters, name, default)
     if not isinstance(value, bool):
         raise InvalidInput(f"invalid value type for '{name}' parameter, expected bool_param.")
     return value
 
 
-def _tensors(value: Mapping[str, Any], body: BinaryBody) -> list[Tensor]:
-    inputs = value.get("inputs")
-    if not isinstance(inputs, list):
-        raise InvalidInput("'inputs' must be a JSON array of tensors")
-    tensors = [_tensor(each, body) for each in inputs]
-    body.check_end()
-    return tensors
-
-
-def _tensor(value: Any, body: BinaryBody) -> Tensor:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise InvalidInput("each of 'inputs' must be a JSON object with the member 'name'")
-    name = value["name"]
-    parameters = _object(value, "parameters")
-    check_tensor_parameters("input", name, parameters)
-    is_binary = "binary_data_size" in parameters
-    for member in ("datatype", "shape", *(() if is_binary else ("data",))):
-        if member not in value:
-            raise InvalidInput(f"input '{name}' has no member '{member}'")
-    shape = value["shape"]
-    is_shape = isinstance(shape, list) and all(
-        isinstance(size, int) and not isinstance(size, bool) for size in shape
-    )
-    if not is_shape or not isinstance(value["datatype"], str):
-        raise InvalidInput(f"input '{name}' needs a shape of integers and a datatype")
-    datatype = DataType.named(value["datatype"])
-    # Whether the elements fill the shape is checked with all else.
-    if is_binary:
-        if "data" in value:
-            raise InvalidInput(f"input '{name}' has both 'data' and a 'binary_data_size'")
-        data = body.take(name, parameters["binary_data_size"])
-    else:
-        data = _json_data(name, value["data"], datatype)
-    return Tensor(name, datatype, tuple(shape), data)
-
-
-def _json_data(name: str, value: Any, datatype: DataType) -> bytes:
-    if datatype is DataType.BF16:
-        raise InvalidInput(f"input '{name}' of datatype BF16 cannot be sent as JSON")
-    return from_numpy(name, array_of_json(name, value, datatype).ravel()).data
-
-
 def _wanted_outputs(body: Mapping[str, Any], target: Target, is_binary: bool) -> dict[str, bool]:
-    outputs = body.get("outputs", [])
+    outputs = json_member(body, "outputs", [])
     if not isinstance(outputs, list) or not all(
         isinstance(each, dict) and isinstance(each.get("name"), str) for each in outputs
     ):
         raise InvalidInput("'outputs' must be a JSON array of objects with the member 'name'")
     wanted: dict[str, bool] = {}
     for each in outputs:
-        parameters = _object(each, "parameters")
+        parameters = json_object(each, "parameters")
         check_tensor_parameters("output", each["name"], parameters)
         wanted[each["name"]] = _flag(parameters, "binary_data", default=is_binary)
     if target.version is not None:
@@ -266,13 +233,23 @@ def _wanted_outputs(body: Mapping[str, Any], target: Target, is_binary: bool) ->
     return wanted
 
 
-def _answer(query: Query, prediction: Prediction, asked: _Asked, max_bytes: int) -> Response:
+def _numbers_text(array: Array) -> bytes:
+    # As doubles: numbers of FP32 are then written in full.
+    return json_text(array.tolist())
+
+
+async def _answer(
+    query: Query, prediction: Prediction, asked: _Asked, max_bytes: int, turn: Turn
+) -> Response:
     model_name, version = query.version.name if query.version else ("", "")
     answer: dict[str, Any] = {"model_name": model_name, "model_version": version}
     if query.query_id:
         answer["id"] = query.query_id
-    outputs: list[dict[str, Any]] = []
-    binary: list[Tensor] = []
+    if prediction.is_default:
+        answer["parameters"] = {
+            "skysail_outcome": prediction.outcome.name,
+            "skysail_explanation": prediction.explanation,
+        }
     tensors = [
         tensor
         for tensor in output_tensors(query, prediction)
@@ -280,6 +257,8 @@ def _answer(query: Query, prediction: Prediction, asked: _Asked, max_bytes: int)
     ]
     # Before it is written as JSON, which would keep all others waiting.
     check_size(sum(len(tensor.data) for tensor in tensors), max_bytes)
+    outputs: list[bytes] = []
+    binary: list[Tensor] = []
     for tensor in tensors:
         output: dict[str, Any] = {
             "name": tensor.name,
@@ -289,16 +268,11 @@ def _answer(query: Query, prediction: Prediction, asked: _Asked, max_bytes: int)
         if asked.wanted.get(tensor.name, asked.is_binary):
             output["parameters"] = {"binary_data_size": len(tensor.data)}
             binary.append(tensor)
+            outputs.append(json_text(output))
         else:
-            output["data"] = json_elements(tensor).ravel().tolist()
-        outputs.append(output)
-    answer["outputs"] = outputs
-    if prediction.is_default:
-        answer["parameters"] = {
-            "skysail_outcome": prediction.outcome.name,
-            "skysail_explanation": prediction.explanation,
-        }
-    text = json_text(answer)
+            data = await array_text(json_elements(tensor).ravel(), turn, _numbers_text)
+            outputs.append(b'%b,"data":%b}' % (json_text(output)[:-1], data))
+    text = b'%b,"outputs":[%b]}' % (json_text(answer)[:-1], b",".join(outputs))
     if not binary:
         return Response(checked(text, max_bytes), media_type="application/json")
     headers = {JSON_LENGTH_HEADER: str(len(text))}

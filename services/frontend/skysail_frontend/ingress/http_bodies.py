@@ -1,0 +1,134 @@
+"""Bodies of HTTP requests: read, held against limits, and decompressed in turns."""
+
+import zlib
+from collections.abc import Iterator
+
+from starlette.requests import ClientDisconnect, Request
+
+from skysail_common.errors import InvalidInput
+from skysail_frontend.ingress.binary_tensors import JSON_LENGTH_HEADER
+from skysail_frontend.ingress.http_limits import MIB, Held
+from skysail_frontend.ingress.turns import Turn
+
+# As zlib calls the formats: the one with gzip's header and the one with its own.
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+_MAX_GAIN = 20
+"""Times by which a body may grow beyond `_FREE_GAIN_BYTES` when it is decompressed."""
+
+_FREE_GAIN_BYTES = 4 * MIB
+
+_MAX_MEMBERS = 1024
+"""Parts of a gzip body that are compressed by themselves."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+_STEP_BYTES = 16 * 1024
+_MAX_STEP_BYTES = 256 * 1024
+
+
+class BodyTooLarge(InvalidInput):
+    """The body of a request is larger than this server takes."""
+
+
+async def read_body(request: Request, max_bytes: int, held: Held) -> bytes:
+    """Return the body of a request, decompressed if it came by gzip or deflate.
+
+    Raises:
+        BodyTooLarge: it is larger than `max_bytes`, as it comes or decompressed, or grows too much;
+            it is not read beyond.
+        InvalidInput: it is not what its headers say.
+        Overloaded: all requests together hold too much.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise BodyTooLarge(f"the body is {declared} bytes; the limit is {max_bytes}")
+    _check_type(request.headers.get("content-type", "").lower())
+    encoding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
+    if encoding not in ("", "identity", *_WINDOW_BITS):
+        raise InvalidInput(
+            f"the body has content encoding {encoding[:40]!r}; known are gzip, deflate"
+        )
+    body = await _received(request, max_bytes, held)
+    if encoding not in _WINDOW_BITS:
+        return body
+    # What a tensor of zeros gains is not known beforehand, and costs no more than its bytes.
+    is_binary = JSON_LENGTH_HEADER in request.headers
+    gained = max_bytes if is_binary else max(_FREE_GAIN_BYTES, _MAX_GAIN * len(body))
+    return await _decompressed(body, encoding, max_bytes, gained, held)
+
+
+def _check_type(content_type: str) -> None:
+    # Other types are taken as JSON: curl calls what it sends a form, many clients say nothing.
+    if content_type.startswith("multipart/"):
+        raise InvalidInput("the body is multipart; send JSON as application/json")
+    _, _, charset = content_type.partition("charset=")
+    if charset and not charset.strip('"').startswith(("utf-8", "utf8", "us-ascii")):
+        raise InvalidInput(f"the body has charset {charset[:40]!r}; send JSON in UTF-8")
+
+
+async def _received(request: Request, max_bytes: int, held: Held) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > max_bytes:
+                raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes")
+            held.add(len(part))
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise InvalidInput("the client went away before the end of its request") from error
+    return b"".join(parts)
+
+
+async def _decompressed(
+    body: bytes, encoding: str, max_bytes: int, max_gained: int, held: Held
+) -> bytes:
+    turn = Turn()
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for part in _inflated(body, encoding):
+            size += len(part)
+            if size > max_bytes:
+                raise BodyTooLarge(
+                    f"the body is larger than the limit of {max_bytes} bytes, decompressed"
+                )
+            if size > max_gained:
+                raise BodyTooLarge(
+                    f"the body of {len(body)} bytes grows to more than {max_gained} when it is "
+                    "decompressed; send it uncompressed or as binary tensors"
+                )
+            held.add(len(part))
+            parts.append(part)
+            await turn.end_if_long()
+    except zlib.error as error:
+        raise InvalidInput(f"the body cannot be decompressed by {encoding}: {error}") from error
+    return b"".join(parts)
+
+
+def _inflated(body: bytes, encoding: str) -> Iterator[bytes]:
+    """Decompress a body in steps of bounded size.
+
+    Raises:
+        InvalidInput: its data end too soon, or go on after their end.
+        zlib.error: it is not compressed as it says.
+    """
+    decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
+    num_members = 1
+    for begin in range(0, len(body), _STEP_BYTES):
+        rest = body[begin : begin + _STEP_BYTES]
+        while rest:
+            if decompressor.eof:
+                num_members += 1
+                is_member = encoding != "deflate" and rest.startswith(_GZIP_MAGIC[: len(rest)])
+                if not is_member or num_members > _MAX_MEMBERS:
+                    raise InvalidInput(f"the body goes on after the end of its {encoding} data")
+                decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
+            yield decompressor.decompress(rest, _MAX_STEP_BYTES)
+            rest = decompressor.unconsumed_tail or decompressor.unused_data
+    # The last bytes may be in the window still.
+    yield decompressor.flush()
+    if not decompressor.eof:
+        raise InvalidInput(f"the body ends before the end of its {encoding} data")

@@ -1,0 +1,170 @@
+"""The JSON of an inference request: held against the model before anything is converted."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from skysail_common.errors import InvalidInput
+from skysail_common.tensors import DataType, Tensor, TensorSpec
+from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.ingress.binary_tensors import BinaryBody
+from skysail_frontend.ingress.http_bodies import BodyTooLarge
+from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
+from skysail_frontend.ingress.long_json import (
+    LONG_BYTES,
+    LongArray,
+    elements_of,
+    parse_json,
+    tensor_of_json,
+)
+from skysail_frontend.ingress.targets import Target
+from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.routes import ServedVersion
+
+_ELEMENT_CHARS = 32
+"""Characters that an element may take, with what separates and indents it."""
+
+
+def json_member(parent: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return a member, or what stands for one that is absent or null."""
+    value = parent.get(name)
+    return default if value is None else value
+
+
+def json_object(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a member that is an object; an empty one if it is absent or null.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    value = json_member(parent, name, {})
+    if not isinstance(value, dict):
+        raise InvalidInput(f"'{name}' must be a JSON object")
+    return value
+
+
+def max_json_bytes(version: ServedVersion | None, max_rows: int) -> float:
+    """Return the length of the longest JSON text that a query of a version can need."""
+    elements = 0
+    for spec in version.signature.inputs if version else ():
+        if spec.datatype is DataType.BYTES or spec.variable_axes:
+            return float("inf")
+        elements += prod(spec.shape[1:])
+    return LONG_BYTES + max_rows * elements * _ELEMENT_CHARS if version else float("inf")
+
+
+class InferInputs:
+    """The inputs of one request, as its JSON names them."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, target: Target, body: BinaryBody, max_bytes: int, turn: Turn
+    ) -> None:
+        self._version = target.version
+        specs = self._version.signature.inputs if self._version else ()
+        self._specs = {spec.name: spec for spec in specs}
+        self._max_rows = dispatcher.max_query_rows(self._version) if self._version else 1
+        self._body = body
+        self._max_bytes = max_bytes
+        self._turn = turn
+
+    async def parse(self) -> Any:
+        """Return the JSON of the request.
+
+        Raises:
+            BodyTooLarge: it is longer than any query of the model.
+            InvalidInput: it is not JSON.
+        """
+        length = len(self._body.json)
+        if length > LONG_BYTES:
+            longest = max_json_bytes(self._version, self._max_rows)
+            if length > longest:
+                raise BodyTooLarge(
+                    f"the body has {length} bytes of JSON; the longest query of "
+                    f"{self._max_rows} rows needs at most {longest}"
+                )
+        return await parse_json(self._body.json, self._turn)
+
+    async def tensors(self, value: Mapping[str, Any]) -> list[Tensor]:
+        """Return the tensors of a request.
+
+        Raises:
+            InvalidInput: they are not what the protocol or the model asks for.
+        """
+        inputs = value.get("inputs")
+        if not isinstance(inputs, (list, LongArray)):
+            raise InvalidInput("'inputs' must be a JSON array of tensors")
+        if self._version is None:
+            # Such a query is answered without its inputs.
+            return []
+        tensors: list[Tensor] = []
+        # One too many is named when all are checked.
+        most = len(self._specs) + 1
+        async for each in elements_of(inputs, self._turn):
+            if len(tensors) == most:
+                model = self._version.name.model_name
+                raise InvalidInput(
+                    f"the request has more than {most} inputs; model '{model}' takes "
+                    f"{', '.join(self._specs)}"
+                )
+            tensors.append(await self._tensor(each))
+            await self._turn.end_if_long()
+        self._body.check_end()
+        return tensors
+
+    async def _tensor(self, value: Any) -> Tensor:
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise InvalidInput("each of 'inputs' must be a JSON object with the member 'name'")
+        name = value["name"]
+        parameters = json_object(value, "parameters")
+        check_tensor_parameters("input", name, parameters)
+        is_binary = "binary_data_size" in parameters
+        for member in ("datatype", "shape", *(() if is_binary else ("data",))):
+            if member not in value:
+                raise InvalidInput(f"input '{name}' has no member '{member}'")
+        shape = value["shape"]
+        is_shape = isinstance(shape, list) and all(
+            isinstance(size, int) and not isinstance(size, bool) for size in shape
+        )
+        if not is_shape or not isinstance(value["datatype"], str):
+            raise InvalidInput(f"input '{name}' needs a shape of integers and a datatype")
+        datatype = DataType.named(value["datatype"])
+        # Whether the elements fill the shape is checked with all else.
+        if is_binary:
+            if value.get("data") is not None:
+                raise InvalidInput(f"input '{name}' has both 'data' and a 'binary_data_size'")
+            data = self._body.take(name, parameters["binary_data_size"])
+        else:
+            data = await self._json_data(name, value["data"], datatype, shape)
+        return Tensor(name, datatype, tuple(shape), data)
+
+    async def _json_data(
+        self, name: str, value: Any, datatype: DataType, shape: list[int]
+    ) -> bytes:
+        if datatype is DataType.BF16:
+            raise InvalidInput(f"input '{name}' of datatype BF16 cannot be sent as JSON")
+        if isinstance(value, LongArray) and not self._fits(name, datatype, shape):
+            # It is refused when all are checked, which does not need its elements.
+            return b""
+        most = prod(shape) if isinstance(value, LongArray) else 0
+        if most * datatype.element_bytes > self._max_bytes:
+            raise BodyTooLarge(
+                f"input '{name}' takes {most * datatype.element_bytes} bytes; the limit is "
+                f"{self._max_bytes}"
+            )
+        return (await tensor_of_json(name, value, datatype, most, self._turn)).data
+
+    def _fits(self, name: str, datatype: DataType, shape: list[int]) -> bool:
+        spec = self._specs.get(name)
+        return (
+            spec is not None
+            and spec.datatype is datatype
+            and is_shape_of(spec, shape)
+            and shape[0] <= self._max_rows
+        )
+
+
+def is_shape_of(spec: TensorSpec, shape: list[int]) -> bool:
+    """Tell whether a tensor of a shape can be an input."""
+    return len(shape) == len(spec.shape) and all(
+        size > 0 and want in (-1, size) for want, size in zip(spec.shape, shape, strict=True)
+    )

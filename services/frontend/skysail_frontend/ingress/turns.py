@@ -1,0 +1,21 @@
+"""Long work of one request, in turns that leave the event loop to others."""
+
+import asyncio
+
+from skysail_common.clock import MONOTONIC, Clock
+
+_TURN_S = 0.002
+
+
+class Turn:
+    """The time for which one request has kept the loop."""
+
+    def __init__(self, clock: Clock = MONOTONIC) -> None:
+        self._clock = clock
+        self._until = clock() + _TURN_S
+
+    async def end_if_long(self) -> None:
+        """Leave the loop to others if they have waited for some milliseconds."""
+        if self._clock() >= self._until:
+            await asyncio.sleep(0)
+            self._until = self._clock() + _TURN_S
