@@ -97,7 +97,6 @@ def make_query(
     priority: int = DEFAULT_PRIORITY,
     widens: bool = False,
     label: str = "",
-    arrival: float | None = None,
 ) -> Query:
     """Return a query that holds against the signature of its target.
 
@@ -113,7 +112,6 @@ def make_query(
         priority: 1 is the most urgent.
         widens: True to convert numbers to the types that the model takes.
         label: Put before messages about the inputs.
-        arrival: Instant at which the query was read; the present one if None.
 
     Raises:
         InvalidInput: the inputs are not what the model takes.
