@@ -162,6 +162,12 @@ class _Server(uvicorn.Server):
         ]
         self.started = True
 
+    def drain(self) -> None:
+        """Tell the clients of all connections, by the next answer to each, that they close."""
+        self.config.is_draining = True
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer on all connections while clients learn that they close, then close the rest."""
         loop, config = asyncio.get_running_loop(), self.config
@@ -169,9 +175,7 @@ class _Server(uvicorn.Server):
         grace_s = config.timeout_graceful_shutdown or 0
         drained_by = loop.time() + grace_s
         idle_until = loop.time() + min(config.limits.drain_idle_s, grace_s)
-        config.is_draining = True
-        for connection in list(connections):
-            connection.shutdown()
+        self.drain()
         # uvicorn keeps its connections in a plain set, which no event watches.
         while connections and loop.time() < idle_until:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -236,6 +240,9 @@ class HttpServer:
             access_log=False,
             lifespan="off",
             ws="none",
+            interface="asgi3",
+            # Nothing here asks who the client is, or by which scheme it came.
+            proxy_headers=False,
             timeout_keep_alive=limits.keep_alive_s,
             timeout_graceful_shutdown=max(1, int(grace_s)),
             server_header=False,
@@ -268,4 +275,5 @@ class HttpServer:
 
     def stop(self) -> None:
         """Ask clients to leave, answer what they sent, close, and let `serve` return."""
+        self._server.drain()
         self._server.should_exit = True
