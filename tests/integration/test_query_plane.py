@@ -848,7 +848,7 @@ class TestStreams:
             ("/left/predict", b'{"input_batch": [[5], [6]]}'),
         ):
             connection = socket.create_connection((host, int(port)))
-            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
             leaving.append(connection)
         eventually(lambda: plane.queued_rows(napping) == 4, what="all wait")
