@@ -180,6 +180,34 @@ async def test_what_is_shed_says_when_to_retry(transport):
     assert b"RetryInfo" in trailers_of(error)["grpc-status-details-bin"]
 
 
+@pytest.mark.parametrize("text", ["日" * 10_000, "\n%" * 10_000, "x" * 40_000, "\U0001f600" * 9000])
+@pytest.mark.parametrize("is_shed", [False, True])
+async def test_a_long_text_keeps_its_status_and_its_beginning(transport, text, is_shed):
+    error = Overloaded(text)
+    if is_shed:
+        error.backlog = Backlog("queue_full", 1_000_000, 60.0)
+
+    def handler(call: Call) -> None:
+        raise error
+
+    async def stream_handler(stream: Stream) -> None:
+        raise error
+
+    async with serving(transport, handler, stream_handler) as (_, endpoint):
+        async with calling(endpoint) as channel:
+            # Between the soft and the hard limit of a client it is chance that decides.
+            calls = [unary_call(channel)(b"", timeout=WAIT_S) for _ in range(10)]
+            calls.append(channel.stream_stream(STREAM)(timeout=WAIT_S).read())
+            for call in calls:
+                raised = await failure(call)
+                assert raised.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                beginning, _, end = raised.details().rpartition(" ")
+                assert len(beginning) > 300
+                assert text.startswith(beginning)
+                assert end == "…"
+                assert trailers_of(raised)["skysail-reason"] == "Overloaded"
+
+
 async def test_a_handler_that_raises_fails_its_call_alone(transport, caplog):
     def handler(call: Call) -> None:
         if call.message == b"ours":

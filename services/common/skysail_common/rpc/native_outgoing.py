@@ -7,7 +7,7 @@ from skysail_transport import Engine
 
 from skysail_common.errors import SkysailError, Status
 from skysail_common.rpc.contract import Metadata
-from skysail_common.rpc.statuses import trailers_of
+from skysail_common.rpc.statuses import text_of, trailers_of
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ WELL: Ending = (0, "", (), None)
 
 def ending_of(error: SkysailError, trailers: Metadata = ()) -> Ending:
     """Return how a call ends with an error."""
-    return int(error.status), error.message, (*trailers_of(error), *trailers), None
+    return int(error.status), text_of(error), (*trailers_of(error), *trailers), None
 
 
 class Outgoing:

@@ -21,6 +21,16 @@ log = logging.getLogger(__name__)
 REASON_KEY = "skysail-reason"
 """Trailing metadata that names the class of an error."""
 
+_MAX_TEXT_BYTES = 5000
+"""Bytes of an error's text as gRPC encodes it.
+
+Clients accept 8 KiB of metadata by default and fail above it with RESOURCE_EXHAUSTED.
+"""
+_MAX_DETAIL_BYTES = 1000
+"""The same where the details of a status repeat the text, in base64."""
+_MAX_ENCODED = 12
+"""Bytes of the longest character: four of UTF-8, of which each becomes `%XX`."""
+
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 ResponseT = TypeVar("ResponseT")
@@ -59,6 +69,23 @@ def code_of(error: SkysailError) -> grpc.StatusCode:
     return _CODES[error.status]
 
 
+def text_of(error: SkysailError, max_bytes: int = _MAX_TEXT_BYTES) -> str:
+    """Return the message of an error, cut to what fits the metadata of a call."""
+    text = error.message
+    if not text.isascii():
+        # Half a surrogate pair, as of a file's name, cannot be sent.
+        text = text.encode(errors="replace").decode()
+    if len(text) * _MAX_ENCODED <= max_bytes:
+        return text
+    size = 0
+    for index, character in enumerate(text):
+        is_plain = " " <= character <= "~" and character != "%"
+        size += 1 if is_plain else 3 * len(character.encode())
+        if size > max_bytes:
+            return f"{text[:index]} …"
+    return text
+
+
 def trailers_of(error: SkysailError) -> Metadata:
     """Return the trailing metadata of an error: its class, and of a shed query when to retry."""
     reason = (REASON_KEY, type(error).__name__)
@@ -72,7 +99,10 @@ def trailers_of(error: SkysailError) -> Metadata:
         ("queue-depth", str(backlog.num_rows)),
         ("estimated-wait-ms", str(wait_ms)),
         ("retry-after-ms", str(wait_ms)),
-        ("grpc-status-details-bin", _retry_details(error.status, error.message, wait_ms)),
+        (
+            "grpc-status-details-bin",
+            _retry_details(error.status, text_of(error, _MAX_DETAIL_BYTES), wait_ms),
+        ),
     )
 
 
@@ -139,4 +169,4 @@ async def abort(
     context: "grpc.aio.ServicerContext[Any, Any]", error: SkysailError, trailers: Iterable[Any] = ()
 ) -> None:
     """End a call of grpc.aio with an error; never returns."""
-    await context.abort(code_of(error), error.message, (*trailers_of(error), *trailers))
+    await context.abort(code_of(error), text_of(error), (*trailers_of(error), *trailers))
