@@ -21,7 +21,7 @@ from skysail_common.rpc.contract import LateHandler
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import DataType, Tensor, from_numpy, to_numpy
 from skysail_frontend.ingress.grpc_query import SERVICE, GrpcQuery, QueryIds
-from skysail_frontend.ingress.stream_session import Streams
+from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_protos.v1 import query_pb2 as pb
 from skysail_testing.calls import FakeCall
 from skysail_testing.clock import FakeClock
@@ -510,6 +510,24 @@ async def test_errors_count_among_the_unanswered_too():
     streaming.stream.end()
     await streaming.serving
     assert len(streaming.stream.answers) == 10
+
+
+async def test_queries_that_take_their_time_leave_turns_to_others():
+    clock = FakeClock()
+    stream = FakeStream()
+    stream.ask(*[b""] * 20)
+    stream.end()
+    session = StreamSession(stream, 1000, clock)
+    events: list[str] = []
+
+    def ask(session: StreamSession, message: bytes) -> None:
+        events.append("query")
+        asyncio.get_running_loop().call_soon(events.append, "other")
+        clock.advance(0.0015)
+
+    await session.read(ask)
+    # A turn ends with the query that exceeds its 2 ms.
+    assert events == ["query", "query", "other", "other"] * 10
 
 
 async def test_a_client_that_goes_away_takes_its_queries_along(streaming):

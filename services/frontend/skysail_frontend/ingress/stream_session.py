@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 * 1024 * 1024
 """Queries and answers that one stream may hold; it is not read beyond."""
+_LONGEST_TURN_S = 0.002
+"""Time for the queries of one stream before all else has its turn."""
 
 
 class StreamSession:
@@ -40,13 +42,19 @@ class StreamSession:
 
     async def read(self, ask: Callable[["StreamSession", bytes], None]) -> None:
         """Ask each query that comes, as long as there is room for its answer."""
+        turn_s = 0.0
         async for message in self._stream:
+            begin = self._clock()
             self._num_open += 1
             self._size_bytes += len(message)
             self.arrival = max(self._stream.arrival, self._had_room_at)
             ask(self, message)
             # The answer counts instead, once it is there.
             self._size_bytes -= len(message)
+            turn_s += self._clock() - begin
+            if turn_s >= _LONGEST_TURN_S:
+                turn_s = 0.0
+                await asyncio.sleep(0)
             while self._num_open >= self._max_queries or self._size_bytes >= _MAX_BYTES:
                 self._has_room.clear()
                 await self._has_room.wait()
