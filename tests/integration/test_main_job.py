@@ -64,6 +64,44 @@ def test_tritonclient_in_its_own_process(cluster: RunningCluster, doubling):
     passes(program, cluster.grpc)
 
 
+def test_tritonclient_names_its_inputs_in_any_order(client: skysail.Client, cluster, doubling):
+    ones = np.ones((1, 3))
+    client.deploy(models.difference, name="difference", version="1", example={"a": ones, "b": ones})
+    program = """
+        import queue, sys, numpy as np, tritonclient.grpc as triton
+        client = triton.InferenceServerClient(sys.argv[1])
+        def inputs(names, number):
+            for name in names:
+                value = {"a": 10.0 * number, "b": number}[name]
+                tensor = triton.InferInput(name, [1, 3], "FP64")
+                tensor.set_data_from_numpy(np.full((1, 3), value, "f8"))
+                yield tensor
+        for names in ("ab", "ba"):
+            for number in (1, 2, 3):
+                result = client.infer("difference", list(inputs(names, number)), client_timeout=10)
+                assert result.as_numpy("output").tolist() == [[9.0 * number] * 3], (names, number)
+        answers = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for names in ("ba", "ab"):
+            for number in (1, 2, 3):
+                client.async_stream_infer("difference", list(inputs(names, number)))
+                result, error = answers.get(timeout=10)
+                assert error is None, error
+                assert result.as_numpy("output").tolist() == [[9.0 * number] * 3], (names, number)
+        client.stop_stream()
+        for name in ("x" * 40_000, "日" * 4_000):
+            for _ in range(10):
+                try:
+                    client.infer(name, list(inputs("ab", 1)))
+                except triton.InferenceServerException as error:
+                    assert error.status() == "StatusCode.NOT_FOUND", error
+                else:
+                    raise AssertionError("an unknown model answered")
+        print("passed")
+    """
+    passes(program, cluster.grpc)
+
+
 def test_tritonclient_over_http_in_its_own_process(cluster: RunningCluster, doubling):
     program = """
         import sys, numpy as np, tritonclient.http as triton

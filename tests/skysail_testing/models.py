@@ -12,6 +12,10 @@ def double(x):
     return x * 2
 
 
+def difference(a, b):
+    return a - b
+
+
 def sums(inputs):
     return [float(sum(row)) for row in inputs]
 
