@@ -21,7 +21,7 @@ MAX_TEXTS = 65_536
 
 _MAX_DIMENSION = 2**40
 _MAX_WIDENED_BYTES = 64 * 1024 * 1024
-"""Bytes of an input after its conversion: what a message may have without one."""
+"""Bytes of an input after its conversion, which makes up to eight of one."""
 _length_at = struct.Struct("<I").unpack_from
 
 
@@ -235,8 +235,8 @@ def _widened(spec: TensorSpec, tensor: Tensor, num_bytes: int) -> Tensor:
     """Return a tensor with the element type that the model takes, where no meaning is lost."""
     if num_bytes > _MAX_WIDENED_BYTES:
         raise InvalidInput(
-            f"tensor '{spec.name}' has {num_bytes} bytes as {spec.datatype.name}; send at most "
-            f"{_MAX_WIDENED_BYTES} in a request"
+            f"tensor '{spec.name}' has {num_bytes} bytes as {spec.datatype.name}, at most "
+            f"{_MAX_WIDENED_BYTES} are converted; send {spec.datatype.name}"
         )
     # By its name, which the caller need not give, for the sake of messages.
     return cast(replace(tensor, name=spec.name), spec.datatype)

@@ -18,6 +18,7 @@ from skysail_common.errors import (
     Unsupported,
 )
 from skysail_common.tensors import (
+    Content,
     DataType,
     Signature,
     TensorSpec,
@@ -25,6 +26,7 @@ from skysail_common.tensors import (
 )
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
 from skysail_frontend.ingress.stream_session import Streams
+from skysail_frontend.validation import MAX_TEXTS
 from skysail_frontend.version_dispatcher import QueryOutputs
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_testing.calls import FakeCall
@@ -470,6 +472,112 @@ def test_a_wrong_request_is_refused(frontend, spoil, kind, beginning):
     assert error.message.startswith(beginning)
 
 
+LONG = "日" * 40_000
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda request: setattr(request, "model_name", LONG),
+        lambda request: setattr(request, "model_version", LONG),
+        lambda request: setattr(request.inputs[0], "name", LONG),
+        lambda request: setattr(request.inputs[0], "datatype", LONG),
+        lambda request: request.outputs.add(name=LONG),
+        lambda request: (
+            request.inputs[0].parameters["classification"].SetInParent()
+            or setattr(request.inputs[0], "name", LONG)
+        ),
+        lambda request: setattr(request, "id", LONG) or _short(request),
+        lambda request: setattr(request.inputs[1], "name", LONG) or _too_few(request),
+        lambda request: setattr(request.inputs[0], "name", LONG) or _both(request),
+    ],
+)
+def test_an_error_repeats_no_long_text(frontend, spoil):
+    request = simple_request()
+    spoil(request)
+    assert len(refusal(frontend, request).message) < 500
+
+
+@pytest.mark.parametrize("field", ["int_contents", "fp32_contents", "bytes_contents"])
+def test_an_error_of_typed_contents_repeats_no_long_text(frontend, field):
+    request = pb.ModelInferRequest(model_name="m")
+    message = request.inputs.add(name=LONG, datatype="FP64", shape=[1, 3])
+    getattr(message.contents, field).append(b"" if field == "bytes_contents" else 1)
+    error = refusal(frontend, request)
+    assert "unexpected explicit tensor data" in error.message
+    assert len(error.message) < 500
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "most"),
+    [("INT64", "int64_contents", 256 * 1024), ("INT8", "int_contents", 256 * 1024)],
+)
+def test_many_integers_must_be_raw(datatype, field, most):
+    spec = TensorSpec("x", DataType[datatype], (-1, -1))
+    frontend = Frontend(
+        served(signature=Signature((spec,), DOUBLES.outputs)),
+        function=lambda _: QueryOutputs([bytes(24)], [(1, 3)]),
+    )
+    request = pb.ModelInferRequest(model_name="m")
+    message = request.inputs.add(name="x", datatype=datatype, shape=[1, most])
+    getattr(message.contents, field).extend([7] * most)
+    assert infer(frontend, request).model_name == "m"
+    message.shape[1] = most + 1
+    getattr(message.contents, field).append(7)
+    assert refusal(frontend, request).message == (
+        f"input 'x' has {most + 1} elements in {field}; send more than {most} in raw_input_contents"
+    )
+
+
+def test_many_texts_must_be_several_requests():
+    spec = texts("x", Content.TEXT, -1)
+    frontend = Frontend(
+        served(signature=Signature((spec,), DOUBLES.outputs)),
+        function=lambda _: QueryOutputs([bytes(24)], [(1, 3)]),
+    )
+    for most, is_raw in ((MAX_TEXTS, True), (MAX_TEXTS, False)):
+        request = pb.ModelInferRequest(model_name="m")
+        message = request.inputs.add(name="x", datatype="BYTES", shape=[1, most])
+        if is_raw:
+            request.raw_input_contents.append(bytes(4 * most))
+        else:
+            message.contents.bytes_contents.extend([b""] * most)
+        assert infer(frontend, request).model_name == "m"
+        message.shape[1] = most + 1
+        assert f"at most {MAX_TEXTS} string elements" in refusal(frontend, request).message
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "values"),
+    [
+        ("FP32", "fp32_contents", [0.0, -0.0, 1.5, float("inf"), 1e-45]),
+        ("FP64", "fp64_contents", [0.1, -0.0, 5e-324, float("-inf")]),
+        ("BOOL", "bool_contents", [True, False, False, True]),
+    ],
+)
+def test_typed_elements_become_data_byte_by_byte(datatype, field, values):
+    spec = TensorSpec("x", DataType[datatype], (-1, len(values)))
+    frontend = Frontend(served(signature=signature_of(spec)), function=echoed)
+    request = pb.ModelInferRequest(model_name="m")
+    message = request.inputs.add(name="x", datatype=datatype, shape=[1, len(values)])
+    getattr(message.contents, field).extend(values)
+    # Fields of another version of the protocol do no harm.
+    message.contents.MergeFromString(b"\x7a\x03abc")
+    expected = np.array(values, DataType[datatype].dtype).tobytes()
+    assert list(infer(frontend, request).raw_output_contents) == [expected]
+
+
+@pytest.mark.parametrize("add", ["parameters", "outputs"])
+def test_a_request_names_no_more_than_a_thousand(frontend, add):
+    request = simple_request()
+    for number in range(1025):
+        if add == "outputs":
+            request.outputs.add(name="INPUT0")
+        else:
+            request.parameters[str(number)].bool_param = True
+    assert "at most 1024" in refusal(frontend, request).message
+
+
 def test_only_the_wanted_outputs_are_answered():
     frontend = Frontend(simple, function=echoed)
     request = simple_request()
@@ -748,6 +856,23 @@ async def test_a_stream_answers_each_query_and_says_that_it_is_final():
         assert each.error_message == ""
         assert each.infer_response.parameters["triton_final_response"].bool_param
         assert np.frombuffer(each.infer_response.raw_output_contents[0]).tolist() == [0, 2, 4]
+
+
+async def test_the_inputs_of_a_stream_keep_their_names_in_any_order():
+    frontend = Frontend(simple, function=echoed, loop=TurningLoop)
+    door = GrpcInference(
+        frontend.dispatcher, "our name", lambda: True, Streams(frontend.dispatcher, 10)
+    )
+    request = simple_request()
+    request.inputs[0].name, request.inputs[1].name = "INPUT1", "INPUT0"
+    messages = []
+    for number in range(3):
+        request.raw_input_contents[0] = bytes([number + 1] * 64)
+        messages.append(request.SerializeToString())
+    stream = OneStream(*messages)
+    await door.streams[stream.method](stream)
+    firsts = [each.infer_response.raw_output_contents[1] for each in stream.answers]
+    assert firsts == [bytes([number + 1] * 64) for number in range(3)]
 
 
 async def test_a_query_that_fails_leaves_the_stream_open():

@@ -23,6 +23,7 @@ from skysail_common.tensors import DataType, Tensor, from_numpy, to_numpy
 from skysail_frontend.ingress.grpc_query import SERVICE, GrpcQuery, QueryIds
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_protos.v1 import query_pb2 as pb
+from skysail_protos.v1.tensors_pb2 import Tensor as TensorMessage
 from skysail_testing.calls import FakeCall
 from skysail_testing.clock import FakeClock
 from unit.frontend.parts import (
@@ -34,6 +35,8 @@ from unit.frontend.parts import (
     served,
     turns,
 )
+
+LONG = "日" * 40_000
 
 
 def request_of(
@@ -180,6 +183,20 @@ def test_a_wrong_query_is_refused(request_, kind, text):
     error = refusal(Frontend(served()), request_)
     assert type(error) is kind
     assert text in error.message
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        request_of(LONG),
+        request_of(version=LONG),
+        request_of(name=LONG),
+        pb.PredictRequest(target="m", inputs=[TensorMessage(name=LONG, datatype=99)]),
+        pb.PredictRequest(target="m", inputs=[TensorMessage(name=LONG, datatype=1, content=99)]),
+    ],
+)
+def test_an_error_repeats_no_long_text(request_):
+    assert len(refusal(Frontend(served()), request_).message) < 500
 
 
 def test_an_unknown_datatype_is_refused():
