@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ FOR_EVER = "exec sleep 1000"
 @pytest.fixture(autouse=True)
 def _tries_again_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(child_module, "_FIRST_RETRY_S", 0.0)
+    monkeypatch.setattr(watchdog, "_EVERY_S", 0.0)
 
 
 class Runs:
@@ -73,8 +75,7 @@ async def test_a_slow_start_does_not_end_supervision():
     assert not psutil.pid_exists(pids[0])
 
 
-async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch, clock: FakeClock):
-    monkeypatch.setattr(watchdog, "_EVERY_S", 0.0)
+async def test_a_child_that_hangs_is_replaced(clock: FakeClock):
     hangs = "trap '' ABRT TERM; echo ready service run=1; kill -STOP $$"
     asked: list[str] = []
     has_successor = asyncio.Event()
@@ -98,6 +99,31 @@ async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch, c
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     await runs.child.stop(10.0)
+
+
+async def test_a_child_in_an_endless_loop_writes_where_it_is(capfd):
+    program = "\n".join(
+        (
+            "import faulthandler",
+            "def spin():",
+            "    print('ready service', flush=True)",
+            "    while True: pass",
+            "faulthandler.enable()",
+            "spin()",
+        )
+    )
+    asked = False
+
+    async def answers(bound: Mapping[str, str]) -> bool:
+        nonlocal asked
+        was_asked, asked = asked, True
+        return was_asked
+
+    watch = Watch(answers, patience_s=1.0, limit_s=1e-9)
+    runs = Runs(lambda: [sys.executable, "-c", program], FOR_EVER, watch=watch)
+    await runs.child.start()
+    await runs.keep_running_until_the_last()
+    assert "in spin" in capfd.readouterr().err
 
 
 async def test_what_a_dead_child_left_serves_until_the_next_is_ready():
