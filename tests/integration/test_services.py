@@ -23,8 +23,6 @@ from skysail_common.store.embedded import server_url
 from skysail_common.tokens import is_token_of
 from skysail_protos.v1 import (
     management_pb2,
-    model_server_pb2,
-    model_server_pb2_grpc,
     query_pb2,
 )
 from skysail_testing import models
@@ -64,16 +62,6 @@ def test_health_of_every_service(addresses):
                 request = health_pb2.HealthCheckRequest(service=name)
                 answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING, (address, name)
-
-
-def test_replica_describes_itself(addresses, client):
-    (address,) = (each for each, services in addresses.items() if services == MODEL_SERVER)
-    with grpc.insecure_channel(address, OPTIONS) as channel:
-        stub = model_server_pb2_grpc.ModelServerStub(channel)
-        answer = stub.Describe(model_server_pb2.DescribeRequest(), timeout=10)
-    assert (answer.replica_id, answer.model, answer.version) == ("served:1/0", "served", "1")
-    assert answer.is_ready
-    assert answer.signature.inputs[0].name == "x"
 
 
 def test_grpcurl(cluster: RunningCluster, addresses):

@@ -66,7 +66,7 @@ async def run_workers(settings: FrontendSettings) -> None:
         page = _Page(workers)
         probes = Probes(page.is_ready)
         routes = [Route("/metrics", page.metrics), *probes.routes()]
-        metrics = HttpServer(http_app(routes), 1.0)
+        metrics = HttpServer(http_app(routes, settings.allowed_hosts()), 1.0)
         metrics_port = metrics.bind(settings.host, settings.metrics_port)
         keeping: list[asyncio.Task[None]] = []
         serving: list[asyncio.Task[None]] = []
