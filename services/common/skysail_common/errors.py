@@ -70,7 +70,7 @@ class Backlog(NamedTuple):
     num_rows: int
     """Rows that wait."""
     wait_s: float
-    """Time in which they are expected to be sent, after which a retry may succeed."""
+    """Time in which a query that comes now is expected to be answered."""
 
 
 class SkysailError(Exception):

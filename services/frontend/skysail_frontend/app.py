@@ -56,6 +56,7 @@ async def run(settings: FrontendSettings) -> None:
         settings.max_queue_size,
         settings.default_timeout_s,
         PredictionCache(settings.cache_mib * 1024 * 1024),
+        settings.max_queue_mib * 1024 * 1024,
     )
     directory = Directory(
         dispatcher, transport.connect, settings.snapshot_file, settings.report_every_s

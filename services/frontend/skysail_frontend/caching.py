@@ -1,13 +1,25 @@
 """Answers identical queries once: from the cache, or together with one that is being computed.
 
 The first query of its kind leads; those that come before its answer follow it and are answered by
-it. A leader that leaves unanswered, because its caller or its deadline did, is followed by the next.
+it. A leader that ends unanswered is succeeded by the next follower, and one whose answer would come
+too late for a newcomer is succeeded by that newcomer.
 """
 
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 from skysail_frontend.prediction_cache import Entry, Key, PredictionCache
 from skysail_frontend.query import Query
+
+
+class _Kin:
+    """A leader and the queries that wait for its answer, in the order in which they came."""
+
+    __slots__ = ("followers", "leader")
+
+    def __init__(self, leader: Query) -> None:
+        self.leader = leader
+        self.followers: OrderedDict[Query, None] = OrderedDict()
 
 
 class Caching:
@@ -15,8 +27,9 @@ class Caching:
 
     def __init__(self, cache: PredictionCache) -> None:
         self.cache = cache
-        self._leaders: dict[Key, Query] = {}
-        self._followers: dict[Key, list[Query]] = {}
+        self.following_rows: Counter[str] = Counter()
+        """Rows of the queries that follow others, by the identity of the version."""
+        self._kin: dict[Key, _Kin] = {}
 
     def find(self, query: Query, now: float) -> Entry | None:
         """Return what was predicted for a query before, if anything, and make the query known.
@@ -29,18 +42,30 @@ class Caching:
         query.cache_key = (query.version.identity, tuple(query.inputs), tuple(query.variable_dims))
         return self.cache.get(query.cache_key, now)
 
-    def follows(self, query: Query) -> bool:
-        """Return True where another query like this is being computed, which this now follows."""
-        key = query.cache_key
-        if key is None or key not in self._leaders:
-            return False
-        self._followers.setdefault(key, []).append(query)
-        return True
+    def leader(self, query: Query) -> Query | None:
+        """Return the query that leads those like this, if there is one."""
+        kin = None if query.cache_key is None else self._kin.get(query.cache_key)
+        return None if kin is None else kin.leader
+
+    def follow(self, query: Query) -> None:
+        """Let a query wait for the answer to its leader."""
+        assert query.cache_key is not None
+        kin = self._kin[query.cache_key]
+        # All hold the inputs of one, however many wait.
+        query.cache_key = kin.leader.cache_key
+        query.inputs = query.cache_key[1] if query.cache_key is not None else ()
+        kin.followers[query] = None
+        self._count(query, query.rows)
 
     def lead(self, query: Query) -> None:
-        """Have other queries like this follow it; nothing where its answers are not cached."""
-        if query.cache_key is not None:
-            self._leaders[query.cache_key] = query
+        """Let a query lead those like it, those of an earlier leader too."""
+        key = query.cache_key
+        if key is not None:
+            kin = self._kin.get(key)
+            if kin is None:
+                self._kin[key] = _Kin(query)
+            else:
+                kin.leader = query
 
     def answered(
         self,
@@ -55,33 +80,51 @@ class Caching:
             outputs: Data and shapes; None where the model failed.
             now: The present instant.
         """
-        key = query.cache_key
+        key, version = query.cache_key, query.version
         if key is None:
             return []
-        version = query.version
         if outputs is not None and version is not None:
             self.cache.put(key, *outputs, now + version.serving.cache_ttl_s)
-        if self._leaders.get(key) is not query:
+        leader = self.leader(query)
+        if leader is None or (leader is not query and outputs is None):
+            # An earlier leader failed; the present one may do better.
             return []
-        return self._end(key)
+        return self.end(query)
 
     def left(self, query: Query) -> Query | None:
-        """Return the query that is to lead now, after a leader that nobody computes has left."""
+        """Forget a query that is settled, and return the query that is to lead in its place."""
         key = query.cache_key
-        if key is None or self._leaders.get(key) is not query:
+        kin = None if key is None else self._kin.get(key)
+        if key is None or kin is None:
             return None
-        followers = self._end(key)
-        if not followers:
+        if kin.leader is not query:
+            if query in kin.followers:
+                del kin.followers[query]
+                self._count(query, -query.rows)
             return None
-        leader, *rest = followers
-        self._leaders[key] = leader
-        if rest:
-            self._followers[key] = rest
-        return leader
+        if not kin.followers:
+            del self._kin[key]
+            return None
+        kin.leader, _ = kin.followers.popitem(last=False)
+        # The same inputs are as much to blame for what became of the replicas.
+        kin.leader.attempts = query.attempts
+        self._count(kin.leader, -kin.leader.rows)
+        return kin.leader
 
-    def _end(self, key: Key) -> list[Query]:
-        del self._leaders[key]
-        return [query for query in self._followers.pop(key, []) if not query.is_settled]
+    def end(self, query: Query) -> list[Query]:
+        """Forget a query and all like it, and return those others."""
+        assert query.cache_key is not None
+        kin = self._kin.pop(query.cache_key)
+        for each in kin.followers:
+            self._count(each, -each.rows)
+        return [each for each in (kin.leader, *kin.followers) if each is not query]
+
+    def _count(self, query: Query, rows: int) -> None:
+        assert query.version is not None
+        identity = query.version.identity
+        self.following_rows[identity] += rows
+        if not self.following_rows[identity]:
+            del self.following_rows[identity]
 
     def forget(self, identity: str) -> None:
         """Keep nothing of a version that is gone."""

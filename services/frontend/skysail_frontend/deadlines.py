@@ -1,6 +1,7 @@
 """The deadlines of all queries, watched by one timer."""
 
 import heapq
+import logging
 from collections.abc import Callable
 from itertools import count
 
@@ -8,13 +9,15 @@ from skysail_common.clock import Clock
 from skysail_frontend.query import Query
 from skysail_frontend.version_dispatcher import EventLoop, TimerHandle
 
+log = logging.getLogger(__name__)
+
 _MIN_COMPACTION = 1024
 _GRAIN_S = 0.0005
 """Timers may come a little early; what is due within their grain is due now."""
 
 
 class Deadlines:
-    """Calls back for each query that is not settled at its deadline."""
+    """The queries that expire unless they are settled before their deadlines."""
 
     def __init__(
         self, clock: Clock, loop: EventLoop, expire: Callable[[Query, float], None]
@@ -59,10 +62,19 @@ class Deadlines:
     def _at_deadline(self) -> None:
         now = self._clock()
         heap = self._heap
-        while heap and (heap[0][2].is_settled or heap[0][0] <= now + _GRAIN_S):
-            query = heapq.heappop(heap)[2]
-            if not query.is_settled:
-                self._expire(query, now)
-        self._timer = None
-        if heap:
-            self._arm(heap[0][0], now)
+        try:
+            while heap and (heap[0][2].is_settled or heap[0][0] <= now + _GRAIN_S):
+                query = heapq.heappop(heap)[2]
+                if not query.is_settled:
+                    self._end(query, now)
+        finally:
+            self._timer = None
+            if heap:
+                self._arm(heap[0][0], now)
+
+    def _end(self, query: Query, now: float) -> None:
+        try:
+            self._expire(query, now)
+        except Exception:
+            # The deadlines of all other queries hang on the same timer.
+            log.exception("query expiry failed")

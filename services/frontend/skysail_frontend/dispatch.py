@@ -25,7 +25,7 @@ from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.caching import Caching
 from skysail_frontend.deadlines import Deadlines
 from skysail_frontend.prediction_cache import PredictionCache
-from skysail_frontend.query import Outcome, Prediction, Query
+from skysail_frontend.query import Outcome, Prediction, Query, nobody
 from skysail_frontend.routes import NoRoutes, RouteTable, ServedVersion
 from skysail_frontend.shedding import NO_MODEL, shed, without_replica
 from skysail_frontend.splitting import parts_of
@@ -46,6 +46,12 @@ _LINGER_S = 0.002
 _BUSY_TURN_S = 0.0001
 """A turn that takes longer had other things to do."""
 
+_CALLERS_ARE_EARLY_S = 0.005
+"""Longest time before a deadline at which the caller's own timer ends its call: a deadline counts
+from when the request was read, which is later than when it was sent."""
+_CALLERS_ROUND = 0.01
+"""gRPC rounds a time-out up on the wire, by a hundredth at most."""
+
 
 class Dispatcher:
     """All model versions, and the deadlines of all queries."""
@@ -57,6 +63,7 @@ class Dispatcher:
         max_queue_size: int,
         default_timeout_s: float,
         cache: PredictionCache | None = None,
+        max_queue_bytes: int = 1 << 30,
     ) -> None:
         """Knows no version yet.
 
@@ -66,6 +73,7 @@ class Dispatcher:
             max_queue_size: Rows that may wait for one version where its model does not say it.
             default_timeout_s: Bound of a query that has no other.
             cache: Keeps predictions of the versions that ask for it.
+            max_queue_bytes: Inputs of the queries that are not answered yet, of all versions.
         """
         self.clock = clock
         self.table: RouteTable = NoRoutes()
@@ -74,8 +82,11 @@ class Dispatcher:
         self.default_timeout_s = default_timeout_s
         self.num_unsettled = 0
         """Queries that were submitted and neither settled nor cancelled."""
+        self.unsettled_bytes = 0
+        """Their inputs; those of a large query count twice, as a whole and in parts."""
         self._loop = loop
         self._max_queue_size = max_queue_size
+        self._max_bytes = max_queue_bytes
         self._versions: dict[str, VersionDispatcher] = {}
         """By identity: a query is never sent to other content than it was checked for."""
         self._marked: list[VersionDispatcher] = []
@@ -89,6 +100,7 @@ class Dispatcher:
     def apply(self, table: RouteTable) -> None:
         """Route by a new table; queries that wait for a version that is gone are given up."""
         self.table = table
+        self.statistics.keep_applications(table.applications)
         wanted = {served.identity: served for served in table.versions.values()}
         for identity in self._versions.keys() - wanted.keys():
             self._forget(self._versions.pop(identity))
@@ -102,6 +114,7 @@ class Dispatcher:
                     self._batch_ids,
                     self._max_queue_size,
                     self._shed,
+                    self._succeed,
                     self.statistics.version(served.name),
                 )
             else:
@@ -130,8 +143,9 @@ class Dispatcher:
     def _give_up_waiting(self, version: VersionDispatcher, error: SkysailError) -> None:
         now = self.clock()
         while (query := version.queue.pop()) is not None:
-            # What a replica still has is answered by it, or ends at its deadline.
-            if not query.num_in_flight:
+            # What a replica still has is answered by it, or ends at its deadline; a part of a large
+            # query has ended with the first part.
+            if not query.num_in_flight and not query.is_settled:
                 self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
 
     def version(self, name: ModelVersion) -> VersionDispatcher | None:
@@ -139,28 +153,49 @@ class Dispatcher:
         served = self.table.versions.get(name)
         return self._versions.get(served.identity) if served else None
 
+    def _version_of(self, query: Query) -> VersionDispatcher | None:
+        return self._versions.get(query.version.identity) if query.version else None
+
     def is_ready(self, name: ModelVersion) -> bool:
         """Tell whether a replica of a version takes batches."""
         version = self.version(name)
         return version is not None and version.num_ready > 0
 
     def submit(self, query: Query) -> None:
-        """Take a query; it is settled by its deadline at the latest, perhaps at once."""
+        """Take a query; it is settled at its deadline at the latest, maybe before this returns."""
         now = self.clock()
         self.num_unsettled += 1
         self._num_submitted += 1
+        self.unsettled_bytes += query.input_bytes
         version = self._versions.get(query.version.identity) if query.version else None
         if version is None or version.served.num_replicas == 0:
             self._refuse_without_replica(query, version, now)
+        elif self.unsettled_bytes > self._max_bytes and self.unsettled_bytes > query.input_bytes:
+            self._shed(version, query, ShedReason.MEMORY_FULL, now)
+        elif query.rows > version.served.serving.max_batch_size:
+            self._submit_parts(version, query, now)
+        elif version.served.serving.cache_ttl_s and self._is_answered_otherwise(
+            version, query, now
+        ):
             return
-        if query.rows > version.served.serving.max_batch_size:
-            query.on_joined = self._joined
-            for part in parts_of(query, version.served.serving.max_batch_size):
-                self.submit(part)
+        elif self._is_admitted(version, query, now):
+            self._enqueue(version, query, now)
+
+    def _submit_parts(self, version: VersionDispatcher, query: Query, now: float) -> None:
+        """Admit all parts of a large query, or refuse it as a whole."""
+        if not self._is_admitted(version, query, now):
             return
-        if version.served.serving.cache_ttl_s and self._is_answered_otherwise(query, now):
-            return
-        self._enqueue(version, query, now)
+        serving = version.served.serving
+        query.on_joined = self._joined
+        parts = parts_of(query, serving.max_batch_size)
+        # Before any of them can end and take the others along.
+        self.num_unsettled += len(parts)
+        self.unsettled_bytes += query.input_bytes
+        for part in parts:
+            if part.is_settled:
+                continue
+            if not (serving.cache_ttl_s and self._is_answered_otherwise(version, part, now)):
+                self._enqueue(version, part, now)
 
     def max_query_rows(self, served: ServedVersion) -> int:
         """Return the most rows that a query may have; of more than a batch it is asked in parts."""
@@ -168,16 +203,30 @@ class Dispatcher:
         return max(serving.max_batch_size, serving.max_queue_size or self._max_queue_size)
 
     def _joined(self, query: Query, prediction: Prediction, now: float) -> None:
-        """Settle a query whose parts are all answered."""
+        """Settle a large query, once all parts are answered or one is given up."""
         if query.is_settled:
             return
+        parts, query.parts = query.parts, ()
         if prediction.error is None:
             self._answer(query, prediction, now)
         else:
+            version = self._version_of(query)
+            if prediction.outcome is Outcome.DEFAULT_DEADLINE and version is not None:
+                for part in parts:
+                    # The part that expired is counted.
+                    if not part.is_settled:
+                        _count_late(version, part)
+            self._drop_parts(parts, now)
             explanation = prediction.explanation or prediction.error.message
             self._give_up(query, prediction.outcome, explanation, prediction.error, now)
 
-    def _is_answered_otherwise(self, query: Query, now: float) -> bool:
+    def _drop_parts(self, parts: Sequence[Query], now: float) -> None:
+        """End the parts of a large query that has ended."""
+        for part in parts:
+            if not part.is_settled:
+                self._drop(part, now)
+
+    def _is_answered_otherwise(self, version: VersionDispatcher, query: Query, now: float) -> bool:
         """Answer a query from the cache, or by one like it that is being computed."""
         if query.application is not None and not query.application.uses_cache:
             return False
@@ -186,23 +235,52 @@ class Dispatcher:
             self.statistics.cache(query, "hit")
             self._answer(query, Prediction(Outcome.OK, entry.data, entry.shapes), now)
             return True
-        if query.deadline > now and self.caching.follows(query):
+        leader = self.caching.leader(query)
+        if (
+            leader is None
+            or query.deadline <= now
+            or not version.answers_in_time(leader, query, now)
+        ):
+            self.statistics.cache(query, "miss")
+            return False
+        if not query.is_part and version.batcher.is_full(query, self._following_rows(query)):
+            self._shed(version, query, ShedReason.QUEUE_FULL, now)
+        else:
             self.statistics.cache(query, "shared")
+            self.caching.follow(query)
             self._deadlines.watch(query, now)
+        return True
+
+    def _following_rows(self, query: Query) -> int:
+        assert query.version is not None
+        return self.caching.following_rows[query.version.identity]
+
+    def _is_admitted(self, version: VersionDispatcher, query: Query, now: float) -> bool:
+        """Let a query wait, or shed it."""
+        following_rows = self._following_rows(query) if self.caching.following_rows else 0
+        reason = version.refusal(query, now, following_rows)
+        if reason is None:
             return True
-        self.statistics.cache(query, "miss")
+        # What is refused arrived all the same.
+        version.batcher.rate.arrived(query.rows, now)
+        if reason is ShedReason.NO_REPLICA:
+            version.statistics.sheds[reason] += 1
+            self._refuse_without_replica(query, version, now)
+        else:
+            self._shed(version, query, reason, now)
         return False
 
     def _enqueue(self, version: VersionDispatcher, query: Query, now: float) -> None:
-        if (reason := version.refusal(query, now)) is not None:
-            # What is refused arrived all the same.
-            version.batcher.rate.arrived(query.rows, now)
-            self._shed(version, query, reason, now)
-        else:
-            self._deadlines.watch(query, now)
+        self._deadlines.watch(query, now)
+        if query.cache_key is not None:
+            leader = self.caching.leader(query)
             self.caching.lead(query)
-            version.batcher.push(query)
-            self.mark(version)
+            if leader is not None and leader.is_queued and not leader.num_in_flight:
+                # The newcomer is more urgent: its answer is the leader's too.
+                version.queue.remove(leader)
+                self.caching.follow(leader)
+        version.batcher.push(query)
+        self.mark(version)
 
     def _refuse_without_replica(
         self, query: Query, version: VersionDispatcher | None, now: float
@@ -211,21 +289,38 @@ class Dispatcher:
         self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
 
     def cancel(self, query: Query) -> None:
-        """Forget a query whose caller has gone away."""
+        """End a query whose caller went away; at its deadline that is an expiry.
+
+        Whether the caller's own timer or this one is the first is chance, and a missed deadline
+        counts as one either way.
+        """
         if query.is_settled:
             return
+        now = self.clock()
+        margin_s = max(_CALLERS_ARE_EARLY_S, _CALLERS_ROUND * (query.deadline - query.arrival))
+        if now >= query.deadline - margin_s:
+            query.settle = nobody
+            self._drop_parts(query.parts, now)
+            self._expire(query, now)
+        else:
+            self._drop(query, now)
+            self._drop_parts(query.parts, now)
+            self.statistics.cancelled(query)
+
+    def _drop(self, query: Query, now: float) -> None:
+        """End a query without an answer."""
         query.cancel()
-        self.num_unsettled -= 1
-        if not query.is_part:
-            self.statistics.num_cancelled += 1
-        for part in query.parts:
-            self.cancel(part)
+        self._ended(query)
         self._leave_queue(query)
-        self._lead_on(query, self.clock())
+        self._left(query, now)
+
+    def _ended(self, query: Query) -> None:
+        self.num_unsettled -= 1
+        self.unsettled_bytes -= query.input_bytes
 
     def _leave_queue(self, query: Query) -> None:
-        if query.is_queued and query.version is not None:
-            version = self._versions.get(query.version.identity)
+        if query.is_queued:
+            version = self._version_of(query)
             if version is not None:
                 version.queue.remove(query)
 
@@ -254,7 +349,6 @@ class Dispatcher:
             try:
                 version.dispatch(now)
             except Exception:
-                # A mistake of ours with one version must not keep the others from theirs.
                 log.exception("dispatch failed", extra={"version": version.served.name})
 
     def batch_answered(
@@ -299,6 +393,7 @@ class Dispatcher:
 
     def _answer(self, query: Query, prediction: Prediction, now: float) -> None:
         self.num_unsettled -= 1
+        self.unsettled_bytes -= query.input_bytes
         self.statistics.settled(query, query.answer(prediction, now))
 
     def _answer_followers(
@@ -307,24 +402,41 @@ class Dispatcher:
         """Keep an answer and give it to all that wait for the same, even if it comes late."""
         outputs = None if isinstance(answer, QueryError) else (answer.data, answer.shapes)
         for query in self.caching.answered(leader, outputs, now):
+            if query.is_settled:
+                continue
+            self._leave_queue(query)
             if isinstance(answer, QueryError):
                 explanation = f"the model failed: {answer.error.message}"
                 self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, answer.error, now)
             else:
                 self._answer(query, Prediction(Outcome.OK, answer.data, answer.shapes), now)
 
-    def _lead_on(self, query: Query, now: float) -> None:
-        """Have the next like a query computed, if it led and nobody computes it any more."""
-        if query.cache_key is None or query.num_in_flight or query.version is None:
+    def _left(self, query: Query, now: float) -> None:
+        """Let another lead in the place of a query that ended, unless its answer may still come."""
+        if query.cache_key is None:
             return
-        leader = self.caching.left(query)
-        if leader is not None:
-            version = self._versions.get(query.version.identity)
-            if version is None:
-                self._refuse_without_replica(leader, None, now)
-            else:
-                version.batcher.push(leader)
+        if query.num_in_flight and self.caching.leader(query) is query:
+            version = self._version_of(query)
+            if version is not None:
+                # Its batch may be overdue, which the version finds out.
                 self.mark(version)
+        else:
+            self._succeed(query, now)
+
+    def _succeed(self, query: Query, now: float) -> None:
+        """Requeue the next of those that wait for the answer to a query that ended without one."""
+        leader = self.caching.left(query)
+        if leader is None:
+            return
+        version = self._version_of(leader)
+        if version is not None and version.served.num_replicas:
+            version.batcher.push(leader)
+            self.mark(version)
+            return
+        # All at once: where each refusal found the next, there would be no end of the stack.
+        for each in (leader, *self.caching.end(leader)):
+            if not each.is_settled:
+                self._refuse_without_replica(each, version, now)
 
     def batches_lost(
         self, version: VersionDispatcher, batches: Sequence[Batch], has_died: bool
@@ -338,21 +450,17 @@ class Dispatcher:
                 then, again and again, is given up, because it may be the cause.
         """
         now = self.clock()
-        version.lost(batches)
+        version.lost(batches, has_died, now)
         served = version.served
         is_gone = served.num_replicas == 0 or self._versions.get(served.identity) is not version
-        # A replica computes in order: only the oldest batch can be what ended it.
-        suspects = batches[0].queries if batches and has_died else ()
-        for query in suspects:
-            query.attempts += 1
         for query in [query for batch in batches for query in batch.queries]:
             if query.is_queued or query.num_in_flight:
                 continue
             if query.is_settled:
-                self._lead_on(query, now)
+                self._left(query, now)
                 continue
             if query.attempts > LAST_ATTEMPT:
-                text = f"{query.attempts} replicas died while answering this query"
+                text = f"{query.attempts} replicas died or hung while answering this query"
                 self._answer_followers(query, QueryError(ModelFailed(text)), now)
                 self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now)
             elif is_gone:
@@ -364,8 +472,7 @@ class Dispatcher:
 
     def _expire(self, query: Query, now: float) -> None:
         """Give a query up at its deadline, wherever it is."""
-        assert query.version is not None
-        version = self._versions.get(query.version.identity)
+        version = self._version_of(query)
         was_waiting = query.is_queued or query.dispatched == 0.0
         self._leave_queue(query)
         if version is None or (was_waiting and not version.num_ready):
@@ -380,15 +487,20 @@ class Dispatcher:
     ) -> None:
         """Give up a query that waits no longer, for lack of time or room."""
         version.statistics.sheds[reason] += 1
-        if version.batcher.profile.latency_s(query.rows) <= query.deadline - query.arrival:
-            version.statistics.late_rows += query.rows
-        outcome, explanation, error = shed(version, query, reason)
+        _count_late(version, query)
+        outcome, explanation, error = shed(version, query, reason, now)
         self._give_up(query, outcome, explanation, error, now)
 
     def _give_up(
         self, query: Query, outcome: Outcome, explanation: str, error: SkysailError, now: float
     ) -> None:
-        self.num_unsettled -= 1
+        self._ended(query)
         prediction = query.give_up(outcome, explanation, error, now)
         self.statistics.settled(query, prediction)
-        self._lead_on(query, now)
+        self._left(query, now)
+
+
+def _count_late(version: VersionDispatcher, query: Query) -> None:
+    """Count the rows of a query that a free replica would have answered in time."""
+    if version.batcher.profile.latency_s(query.rows) <= query.deadline - query.arrival:
+        version.statistics.late_rows += query.rows

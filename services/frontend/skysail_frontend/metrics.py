@@ -86,6 +86,15 @@ def _targets(statistics: Statistics) -> Iterator[Metric]:
         for outcome, number in target.outcomes.items():
             queries.add_metric((*key, outcome), number)
     yield queries
+    cancelled = CounterMetricFamily(
+        "skysail_cancelled_queries",
+        "Queries whose callers went away before the deadline",
+        labels=_TARGET,
+    )
+    for key, target in found:
+        if target.num_cancelled:
+            cancelled.add_metric(key, target.num_cancelled)
+    yield cancelled
     cache = CounterMetricFamily(
         "skysail_cache_queries", "Queries whose version caches", labels=(*_TARGET, "result")
     )
@@ -110,9 +119,6 @@ def _whole(statistics: Statistics) -> Iterator[Metric]:
     for reason, number in statistics.refusals.by_class.items():
         refused.add_metric((reason,), number)
     yield refused
-    yield CounterMetricFamily(
-        "skysail_cancelled_queries", "Queries whose callers went away", statistics.num_cancelled
-    )
     yield GaugeMetricFamily(
         "skysail_stale_routes",
         "1 while the last routes from management could not be applied",

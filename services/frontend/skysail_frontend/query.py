@@ -83,6 +83,7 @@ class Query:
     """One input that awaits one prediction; it may have several rows."""
 
     __slots__ = (
+        "answer_at",
         "application",
         "arrival",
         "attempts",
@@ -142,6 +143,7 @@ class Query:
         self.settle = settle
         self.priority = DEFAULT_PRIORITY
         self.dispatched = 0.0
+        self.answer_at = 0.0
         self.attempts = 0
         self.cache_key: tuple[str, tuple[bytes, ...], tuple[int, ...]] | None = None
         self.is_part = False
@@ -166,17 +168,23 @@ class Query:
         self.inputs = ()
         prediction.total_s = now - self.arrival
         # Who settles mostly knows the query: kept, both would wait for the garbage collector.
-        settle, self.settle = self.settle, _nobody
+        settle, self.settle = self.settle, nobody
+        failure: SkysailError
         try:
             settle(self, prediction)
         except SkysailError as error:
-            prediction = Prediction(prediction.outcome, error=error)
+            failure = _without_frames(error)
+        except Exception as error:
+            log.error("query settlement failed", exc_info=error)
+            failure = SkysailError("internal error")
+        else:
+            return prediction
+        prediction = Prediction(prediction.outcome, error=failure)
+        try:
             settle(self, prediction)
         except Exception as error:
-            # A mistake of ours in one answer must not keep others from theirs.
-            log.error("query is not answered by a mistake of ours", exc_info=error)
-            prediction = Prediction(prediction.outcome, error=SkysailError("internal error"))
-            settle(self, prediction)
+            # An exception must not reach the caller, which has other queries to settle.
+            log.error("query error not delivered", exc_info=error)
         return prediction
 
     def give_up(
@@ -184,21 +192,31 @@ class Query:
     ) -> Prediction:
         """Settle the query without a model: by the default output, or by `error` without one."""
         application = self.application
-        if application is not None and application.has_default:
+        # A part gets none: the large query decides once for all of its parts.
+        if application is not None and application.has_default and not self.is_part:
             prediction = Prediction(outcome, explanation=explanation)
         else:
-            prediction = Prediction(outcome, error=error)
+            prediction = Prediction(outcome, error=_without_frames(error))
         return self.answer(prediction, now)
 
     def cancel(self) -> None:
         """Note that nobody waits for the answer any more."""
         self.is_settled = True
         self.inputs = ()
-        self.settle = _nobody
+        self.settle = nobody
 
 
-def _nobody(query: Query, prediction: Prediction) -> None:
-    """Settles what is settled."""
+def _without_frames(error: SkysailError) -> SkysailError:
+    """Drop the traceback of an error, because its frames hold the error, messages and answers.
+
+    Such a cycle stays until the garbage collector runs, which is rare in a frontend.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
+def nobody(query: Query, prediction: Prediction) -> None:
+    """Settle a query whose caller is gone."""
 
 
 def sooner(arrival: float, deadline: float, *durations_s: float | None) -> float:

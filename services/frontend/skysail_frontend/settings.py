@@ -84,6 +84,10 @@ class FrontendSettings(ServiceSettings):
     max_queue_size: int = Field(10_000, ge=1)
     """Rows that may wait for one model version that sets no limit itself; more are refused."""
 
+    max_queue_mib: int = Field(1024, ge=1)
+    """Memory for the inputs of queries that are not answered yet, of all versions, in MiB; more are
+    refused. A single query may be larger."""
+
     cache_mib: int = Field(256, ge=0)
     """Memory for predictions of the versions that cache them, in MiB."""
 

@@ -1,4 +1,4 @@
-"""What those are told whose query is given up before a model sees it."""
+"""Outcomes and errors of queries that are given up before a model answers them."""
 
 from skysail_common.errors import (
     Backlog,
@@ -27,6 +27,8 @@ def without_replica(query: Query, version: VersionDispatcher | None) -> NoReadyR
         return NoReadyReplica(f"model '{name}' is not deployed")
     if version.served.num_replicas == 0:
         return NoReadyReplica(f"model '{name}' is scaled to 0 replicas")
+    if any(replica.is_ready for replica in version.replicas) and not version.num_ready:
+        return NoReadyReplica(f"model '{name}' has no ready replica: none answers its last batch")
     return NoReadyReplica(f"model '{name}' has no ready replica")
 
 
@@ -44,18 +46,25 @@ def _unrouted(application: Application) -> str:
 
 
 def shed(
-    version: VersionDispatcher, query: Query, reason: ShedReason
+    version: VersionDispatcher, query: Query, reason: ShedReason, now: float
 ) -> tuple[Outcome, str, SkysailError]:
     """Return outcome, explanation and error for a query for which there is no time or no room."""
     # Told with two digits: the deadline was set before the arrival, by the time that parsing took.
     name, budget_s = version.served.name, query.deadline - query.arrival
     error: SkysailError
+    wait_s = version.wait_s(query.rows, now)
     if reason is ShedReason.QUEUE_FULL:
         error = Overloaded(
             f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows wait for model "
             f"'{name}'; retry later"
         )
         outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the queue is full"
+    elif reason is ShedReason.MEMORY_FULL:
+        error = Overloaded(
+            "cannot queue the query: the inputs of the queries that wait take all of the memory "
+            "set for them; retry later"
+        )
+        outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the memory for queries is full"
     else:
         outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
         if reason is ShedReason.HOPELESS:
@@ -63,8 +72,13 @@ def shed(
                 f"model '{name}' cannot answer within {budget_s:.2g} s: too much waits before; "
                 "retry later"
             )
+        elif budget_s <= 0:
+            error = DeadlineExceeded(
+                f"cannot ask model '{name}': the deadline had passed when the query arrived"
+            )
         else:
             error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.2g} s")
-    wait_s = version.batcher.expected_wait_s(version.num_ready)
+            # What did not suffice does not suffice at once either.
+            wait_s = max(wait_s, now - query.arrival)
     error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
     return outcome, explanation, error

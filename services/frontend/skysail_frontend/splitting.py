@@ -13,8 +13,7 @@ _LENGTH_BYTES = 4
 def parts_of(query: Query, max_rows: int) -> list[Query]:
     """Return queries of at most `max_rows` rows that together ask what `query` does.
 
-    Each settles into a joint answer, which settles `query`. They address no application: whether
-    there is a default output is decided once, for all.
+    Each settles into a joint answer, which settles `query` and decides about a default output.
     """
     assert query.version is not None
     joint = _JointAnswer(query)
@@ -29,7 +28,7 @@ def parts_of(query: Query, max_rows: int) -> list[Query]:
         rows = min(max_rows, query.rows - index * max_rows)
         part = Query(
             query.query_id,
-            None,
+            query.application,
             query.version,
             inputs,
             rows,
@@ -80,18 +79,16 @@ class _JointAnswer:
         self.parts: list[Query] = []
 
     def settle(self, part: Query, prediction: Prediction) -> None:
-        """Take over the answer to a part; the last settles the query."""
+        """Take over the answer to a part; the last settles the query, and so does an error."""
+        on_joined, now = self._query.on_joined, part.arrival + prediction.total_s
+        assert on_joined is not None
+        if prediction.error is not None:
+            on_joined(self._query, prediction, now)
+            return
         self._answers[part] = prediction
         if len(self._answers) < len(self.parts):
             return
-        now = part.arrival + prediction.total_s
         answers = [self._answers[each] for each in self.parts]
-        failed = next((each for each in answers if each.error is not None), None)
-        on_joined = self._query.on_joined
-        assert on_joined is not None
-        if failed is not None:
-            on_joined(self._query, failed, now)
-            return
         shapes = [
             _joined_shape(shapes) for shapes in zip(*[each.shapes for each in answers], strict=True)
         ]

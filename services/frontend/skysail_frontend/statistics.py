@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from skysail_common.clock import NEVER
 from skysail_common.errors import ModelFailed, SkysailError
@@ -95,6 +95,8 @@ class TargetStatistics:
         """By the outcome or, where there was no answer, by the status of the error."""
         self.cache: Counter[str] = Counter()
         """Of queries whose version caches: `hit`, `shared` with one under way, or `miss`."""
+        self.num_cancelled = 0
+        """Queries whose callers went away before their deadline."""
 
 
 class Refusals:
@@ -129,8 +131,6 @@ class Statistics:
         """Queries that ended in an error before a model saw them, at a door or later."""
         self.has_stale_routes = False
         """True while what management sent last could not be applied."""
-        self.num_cancelled = 0
-        """Queries whose callers went away."""
         self.loop_lag_s = Histogram(SECONDS)
         """How much later than asked for the event loop called back."""
         self._last: tuple[Application | None, ServedVersion | None, TargetStatistics] | None = None
@@ -162,6 +162,10 @@ class Statistics:
         """Count whether the cache knew a query."""
         self._target(query).cache[result] += 1
 
+    def cancelled(self, query: Query) -> None:
+        """Count a query whose caller went away."""
+        self._target(query).num_cancelled += 1
+
     def settled(self, query: Query, prediction: Prediction) -> None:
         """Count a query that was answered."""
         if query.is_part:
@@ -179,7 +183,14 @@ class Statistics:
 
     def forget(self, version: ModelVersion) -> None:
         """Count no more for a version that is gone, so that labels do not pile up."""
-        self._last = None
         self.versions.pop(version, None)
-        for key in [key for key in self.targets if key[1] == version]:
+        self._drop([key for key in self.targets if key[1] == version])
+
+    def keep_applications(self, names: Collection[str]) -> None:
+        """Forget all other applications."""
+        self._drop([key for key in self.targets if key[0] and key[0] not in names])
+
+    def _drop(self, keys: Iterable[TargetKey]) -> None:
+        self._last = None
+        for key in keys:
             del self.targets[key]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from skysail_common.clock import NEVER, Clock
 from skysail_common.errors import SkysailError
-from skysail_frontend.batching.batcher import Batcher
+from skysail_frontend.batching.batcher import LAST_ATTEMPT, Batcher
 from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.query import Query
 from skysail_frontend.routes import ServedVersion
@@ -19,6 +19,11 @@ _LONG_COMPUTE_S = 0.002
 
 _OVERDUE_FACTOR = 2.0
 _OVERDUE_SLACK_S = 0.005
+
+_STALLED_FACTOR = 10.0
+_MIN_STALLED_S = 5.0
+"""A batch that is overdue for so long, and for so many times what it was to take, is stalled. A
+pause of the machine is no stall: while one replica is left, refusing is worse than waiting."""
 
 
 class QueryError:
@@ -52,6 +57,20 @@ class Batch:
         self.sent = sent
         self.expected_s = 0.0
         self.overdue_at = NEVER
+
+    def is_stalled(self, now: float) -> bool:
+        """Tell whether the batch is overdue for so long that its replica may never answer."""
+        return now - self.overdue_at > max(_MIN_STALLED_S, _STALLED_FACTOR * self.expected_s)
+
+
+def _overdue_at(answer_at: float, expected_s: float) -> float:
+    """Return when a batch is overdue that is expected at an instant and takes so long."""
+    return answer_at + _OVERDUE_SLACK_S + (_OVERDUE_FACTOR - 1) * expected_s
+
+
+def _count_attempt(batch: Batch) -> None:
+    for query in batch.queries:
+        query.attempts += 1
 
 
 class BatchReplica(Protocol):
@@ -100,7 +119,8 @@ class VersionDispatcher:
     """Sends batches when the batcher says so and a replica is free.
 
     A batch that takes much longer than such batches do is overdue: its replica gets no other until
-    it answers, and what it holds is asked of another replica too. The first answer counts.
+    it answers, and what it holds is asked of another replica too. The first answer counts. If it
+    stays overdue, the replica is stalled and counts as one that is not ready.
     """
 
     def __init__(
@@ -111,6 +131,7 @@ class VersionDispatcher:
         batch_ids: Iterator[int],
         default_queue_rows: int,
         give_up: Callable[["VersionDispatcher", Query, ShedReason, float], None],
+        succeed: Callable[[Query, float], None],
         statistics: VersionStatistics,
     ) -> None:
         """No query waits, and no replica is known.
@@ -122,6 +143,7 @@ class VersionDispatcher:
             batch_ids: Yields ids of batches.
             default_queue_rows: Rows that may wait where the model does not say it.
             give_up: Is told of each query that will not be sent.
+            succeed: Requeues what waits for a settled query whose batch is overdue.
             statistics: Counts.
         """
         self.served = served
@@ -134,9 +156,11 @@ class VersionDispatcher:
         self._loop = loop
         self._batch_ids = batch_ids
         self._give_up = give_up
+        self._succeed = succeed
         self.statistics = statistics
         self._compute_s = 0.0
         self._in_flight: dict[Batch, BatchReplica] = {}
+        self._overdue: dict[BatchReplica, Batch] = {}
         self._timer: TimerHandle | None = None
         self._timer_at = NEVER
 
@@ -147,36 +171,98 @@ class VersionDispatcher:
 
     @property
     def num_ready(self) -> int:
-        """Replicas that take batches."""
-        return len([True for replica in self.replicas if replica.is_ready])
+        """Replicas that take batches, now or once they have answered; not those that stalled."""
+        num_ready = len([True for replica in self.replicas if replica.is_ready])
+        if self._overdue:
+            now = self._clock()
+            num_ready -= len(
+                [
+                    True
+                    for replica, batch in self._overdue.items()
+                    if replica.is_ready and batch.is_stalled(now)
+                ]
+            )
+        return num_ready
 
-    def refusal(self, query: Query, now: float) -> ShedReason | None:
-        """Return why a query that has just arrived is not to wait, or None if it may."""
-        num_ready = num_idle = 0
+    def refusal(self, query: Query, now: float, following_rows: int = 0) -> ShedReason | None:
+        """Return why a query that has just arrived is not to wait, or None if it may.
+
+        Args:
+            query: Has just arrived.
+            now: The present instant.
+            following_rows: Rows that wait for the answers to others.
+        """
+        num_ready = num_idle = num_overdue = 0
         for replica in self.replicas:
             if replica.is_ready:
-                num_ready += 1
-                num_idle += not replica.num_in_flight
-        return self.batcher.refusal(query, now, num_ready, num_idle)
+                if replica in self._overdue:
+                    num_overdue += 1
+                else:
+                    num_ready += 1
+                    num_idle += not replica.num_in_flight
+        if num_overdue and not num_ready:
+            num_ready = self.num_ready
+            if not num_ready:
+                return ShedReason.NO_REPLICA
+        return self.batcher.refusal(query, now, num_ready, num_idle, following_rows)
+
+    def wait_s(self, rows: int, now: float) -> float:
+        """Return in how long a query that comes now is expected to be answered."""
+        free_s = min(
+            (max(0.0, each.free_at - now) for each in self.replicas if each.is_ready), default=0.0
+        )
+        wait_s = self.batcher.expected_wait_s(self.num_ready) + free_s
+        answer_s = self.batcher.profile.latency_s(min(rows, self.served.serving.max_batch_size))
+        if not answer_s:
+            # Nothing is known but how long what was sent takes already.
+            answer_s = max((now - batch.sent for batch in self._in_flight), default=0.0)
+        return wait_s + answer_s
+
+    def answers_in_time(self, leader: Query, query: Query, now: float) -> bool:
+        """Tell whether the answer to a query can be in time for another with the same inputs.
+
+        Args:
+            leader: Waits or is with a replica, perhaps settled.
+            query: Has just arrived.
+            now: The present instant.
+        """
+        if leader.is_queued:
+            return self.batcher.rank(query) >= self.batcher.rank(leader)
+        if not leader.num_in_flight:
+            return False
+        answer_at = leader.answer_at
+        if not answer_at:
+            # Nothing is known of how long it takes: a settled query shows that it takes too long.
+            return not leader.is_settled
+        is_overdue = now > _overdue_at(answer_at, answer_at - leader.dispatched)
+        return not is_overdue and answer_at <= query.deadline
 
     def dispatch(self, now: float) -> None:
         """Send batches while the batcher says so and a replica is free."""
         wake_at = self._ask_others_for_overdue(now)
-        num_ready = self.num_ready
+        num_ready = len(
+            [True for each in self.replicas if each.is_ready and each not in self._overdue]
+        )
         while len(self.queue):
             replica = self._free_replica(now)
             if replica is None:
                 break
             start_at = max(now, replica.free_at) if replica.num_in_flight else now
             decision = self.batcher.decide(now, start_at, num_ready)
-            for query, reason in decision.shed:
-                # What another replica still has is answered by it, or ends at its deadline.
-                if not query.num_in_flight:
-                    self._give_up(self, query, reason, now)
-            if not decision.batch:
+            queries = decision.batch
+            if decision.shed:
+                for query, reason in decision.shed:
+                    # What another replica still has is answered by it, or ends at its deadline.
+                    if not query.num_in_flight and not query.is_settled:
+                        self._give_up(self, query, reason, now)
+                # One part of a large query that is given up takes the others along.
+                queries = [query for query in queries if not query.is_settled]
+                if decision.batch and not queries:
+                    continue
+            if not queries:
                 wake_at = min(wake_at, decision.wait_until)
                 break
-            batch = Batch(next(self._batch_ids), decision.batch, now)
+            batch = Batch(next(self._batch_ids), queries, now)
             self.statistics.dispatches[decision.reason] += 1
             wake_at = min(wake_at, self._send(batch, replica, start_at, now))
         self._wake(wake_at, now)
@@ -189,7 +275,7 @@ class VersionDispatcher:
         limit = 2 if is_full and self._compute_s <= _LONG_COMPUTE_S else 1
         best: BatchReplica | None = None
         best_rank = (NEVER, limit)
-        overdue = [replica for batch, replica in self._in_flight.items() if batch.overdue_at <= now]
+        overdue = self._overdue
         for replica in self.replicas:
             num_in_flight = replica.num_in_flight
             if num_in_flight >= limit or not replica.is_ready or replica in overdue:
@@ -202,29 +288,45 @@ class VersionDispatcher:
     def _send(self, batch: Batch, replica: BatchReplica, start_at: float, now: float) -> float:
         """Send a batch and return the instant at which it will be overdue."""
         queue_wait_s = self.statistics.queue_wait_s
+        expected_s = batch.expected_s = self.batcher.profile.latency_s(batch.rows)
+        answer_at = 0.0
+        replica.free_at = start_at + expected_s
+        if expected_s:
+            answer_at = replica.free_at
+            batch.overdue_at = _overdue_at(answer_at, expected_s)
         for query in batch.queries:
             query.dispatched = now
+            query.answer_at = answer_at
             query.num_in_flight += 1
             queue_wait_s.observe(now - query.arrival)
         self.statistics.batch_rows.observe(batch.rows)
-        expected_s = batch.expected_s = self.batcher.profile.latency_s(batch.rows)
-        replica.free_at = start_at + expected_s
-        if expected_s:
-            slack_s = _OVERDUE_SLACK_S + (_OVERDUE_FACTOR - 1) * expected_s
-            batch.overdue_at = replica.free_at + slack_s
         self._in_flight[batch] = replica
-        replica.send(batch)
+        try:
+            replica.send(batch)
+        except Exception:
+            # Otherwise the replica would count as busy with it for ever.
+            self._landed(batch, now)
+            raise
         return batch.overdue_at
 
     def _ask_others_for_overdue(self, now: float) -> float:
-        """Have queries of overdue batches wait again and return when the next batch will be."""
+        """Requeue queries of overdue batches and return when the next batch will be overdue."""
         next_at = NEVER
+        overdue = self._overdue
         for batch, replica in self._in_flight.items():
             if batch.overdue_at > now:
                 next_at = min(next_at, batch.overdue_at)
-            elif any(each.is_ready and each is not replica for each in self.replicas):
+            elif replica not in overdue:
+                overdue[replica] = batch
+                _count_attempt(batch)
+        if overdue and any(each.is_ready and each not in overdue for each in self.replicas):
+            for batch in overdue.values():
                 for query in batch.queries:
-                    if query.num_in_flight == 1 and not (query.is_settled or query.is_queued):
+                    if query.num_in_flight != 1 or query.is_queued:
+                        continue
+                    if query.is_settled:
+                        self._succeed(query, now)
+                    elif query.attempts <= LAST_ATTEMPT:
                         self.batcher.push_again(query)
         return next_at
 
@@ -238,7 +340,10 @@ class VersionDispatcher:
 
     def _at_timer(self) -> None:
         self._timer, self._timer_at = None, NEVER
-        self.dispatch(self._clock())
+        try:
+            self.dispatch(self._clock())
+        except Exception:
+            log.exception("dispatch failed", extra={"version": self.served.name})
 
     def answered(
         self, batch: Batch, compute_s: float, wait_s: float, *, is_whole: bool, now: float
@@ -252,7 +357,7 @@ class VersionDispatcher:
             is_whole: True where no query of it failed; the others were computed again then.
             now: The present instant.
         """
-        self._landed(batch)
+        self._landed(batch, now)
         self.statistics.compute_s.observe(compute_s)
         self.statistics.batch_wait_s.observe(max(0.0, now - batch.sent - compute_s))
         head = batch.queries[0]
@@ -264,15 +369,27 @@ class VersionDispatcher:
             latency_s = max(compute_s, now - batch.sent - wait_s)
             self.batcher.observe(batch.rows, latency_s, budget_s, now)
 
-    def lost(self, batches: Sequence[Batch]) -> None:
+    def lost(self, batches: Sequence[Batch], has_died: bool, now: float) -> None:
         """Forget batches that will not be answered."""
+        # A replica computes in order: only the oldest batch can be what ended it. One that was
+        # overdue counted as an attempt then.
+        if batches and has_died and batches[0] not in self._overdue.values():
+            _count_attempt(batches[0])
         for batch in batches:
-            self._landed(batch)
+            self._landed(batch, now)
 
-    def _landed(self, batch: Batch) -> None:
-        if self._in_flight.pop(batch, None) is not None:
-            for query in batch.queries:
-                query.num_in_flight -= 1
+    def _landed(self, batch: Batch, now: float) -> None:
+        replica = self._in_flight.pop(batch, None)
+        if replica is None:
+            return
+        for query in batch.queries:
+            query.num_in_flight -= 1
+        if self._overdue.get(replica) is batch:
+            del self._overdue[replica]
+            # What the replica has besides begins only now.
+            for other, holder in self._in_flight.items():
+                if holder is replica and other.expected_s:
+                    other.overdue_at = _overdue_at(now + other.expected_s, other.expected_s)
 
     def stop(self) -> None:
         """Call back no more."""

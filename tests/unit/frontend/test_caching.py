@@ -1,9 +1,13 @@
 """Identical queries are answered once, by the cache or together."""
 
+import sys
+from dataclasses import replace
+
 import pytest
 
-from skysail_common.errors import ModelFailed, NoReadyReplica
+from skysail_common.errors import ModelFailed, NoReadyReplica, Overloaded
 from skysail_common.serving_options import ServingOptions
+from skysail_frontend.batching.latency_profile import LatencyProfile
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome
 from skysail_frontend.routes import ServedVersion
@@ -218,3 +222,145 @@ def test_hits_are_counted_by_application(frontend):
     (target,) = frontend.dispatcher.statistics.targets.values()
     assert dict(target.cache) == {"miss": 1, "shared": 1, "hit": 1}
     assert target.outcomes == {"OK": 3}
+
+
+# Leaders that fail their followers.
+
+
+def frames() -> int:
+    frame, number = sys._getframe(), 0
+    while frame is not None:
+        frame, number = frame.f_back, number + 1
+    return number
+
+
+@pytest.mark.parametrize("num_replicas", [None, 0])
+def test_followers_of_a_version_that_goes_end_without_a_recursion(num_replicas):
+    frontend = Frontend(served(serving=cached), max_queue_size=1000, with_replicas=False)
+    depths = []
+    for _ in range(500):
+        query = frontend.query(within_s=10.0)
+        query.settle = lambda *_: depths.append(frames())
+        frontend.dispatcher.submit(query)
+    frontend.apply(*[served(serving=cached, num_replicas=0)] if num_replicas == 0 else [])
+    assert len(depths) == 500
+    assert max(depths) < frames() + 15
+    assert frontend.dispatcher.num_unsettled == 0
+
+
+def test_followers_of_a_lost_replica_of_a_version_that_is_gone_end_without_a_recursion():
+    frontend = Frontend(served(serving=cached), max_queue_size=1000)
+    queries = [frontend.submit(within_s=10.0) for _ in range(500)]
+    frontend.loop.turn()
+    frontend.apply()
+    frontend.replica.lose()
+    assert all(isinstance(frontend.settled[query].error, NoReadyReplica) for query in queries)
+    assert frontend.dispatcher.num_unsettled == 0
+
+
+def slow(num_replicas: int = 2) -> Frontend:
+    """A version whose batches are known to take 80 ms; the first replica gets the first."""
+    version = replace(served(serving=cached, num_replicas=2), latencies=((1, 0.08), (8, 0.08)))
+    frontend = Frontend(version, cache=PredictionCache(1 << 20), with_replicas=False)
+    for _ in range(num_replicas):
+        frontend.add_replica()
+    return frontend
+
+
+def test_a_newcomer_is_not_black_holed_behind_a_leader_that_expired_at_a_hung_replica():
+    frontend = slow()
+    hung, healthy = frontend.replicas
+    first = ask(frontend, within_s=0.1)
+    frontend.loop.advance(0.2)
+    assert frontend.settled[first].error is not None
+    for _ in range(20):
+        frontend.loop.advance(10.0)
+        newcomer = ask(frontend, within_s=0.1)
+        assert healthy.in_flight[0].queries == [newcomer]
+        healthy.answer(compute_s=0.05)
+        assert ok(frontend, newcomer)
+    assert hung.sizes == [1]
+
+
+def test_a_follower_that_can_wait_is_asked_of_another_replica_once_the_batch_is_overdue():
+    frontend = slow()
+    _, healthy = frontend.replicas
+    first, second = ask(frontend, within_s=0.1), ask(frontend, within_s=5.0)
+    frontend.loop.advance(0.16)
+    assert first in frontend.settled
+    assert healthy.sent == []
+    frontend.loop.advance(0.01)
+    assert healthy.sent[0].queries == [second]
+    healthy.answer()
+    assert ok(frontend, second)
+
+
+def test_a_newcomer_that_the_batch_under_way_cannot_serve_in_time_is_computed_itself():
+    frontend = slow()
+    frontend.version().batcher.profile = LatencyProfile([(1, 0.02), (8, 0.2)])
+    large = frontend.submit(within_s=5.0, rows=7)
+    first = ask(frontend, within_s=5.0)
+    hurried = ask(frontend, within_s=0.1)
+    patient = ask(frontend, within_s=5.0)
+    assert [replica.sizes for replica in frontend.replicas] == [[2], [1]]
+    frontend.replicas[1].answer()
+    assert ok(frontend, hurried, patient)
+    frontend.replicas[0].answer()
+    assert ok(frontend, large, first)
+
+
+def test_a_more_urgent_newcomer_takes_the_place_of_its_leader_in_the_queue():
+    frontend = slow()
+    for replica in frontend.replicas:
+        replica.is_ready = False
+    patient = ask(frontend, within_s=5.0)
+    urgent = ask(frontend, within_s=0.2)
+    frontend.replicas[0].revive()
+    frontend.loop.turn()
+    assert [batch.queries for batch in frontend.replicas[0].sent] == [[urgent]]
+    frontend.replicas[0].answer()
+    assert ok(frontend, patient, urgent)
+    assert len(frontend.version().queue) == 0
+
+
+def test_a_late_error_of_an_earlier_leader_leaves_the_present_one_its_chance():
+    frontend = slow()
+    hung, healthy = frontend.replicas
+    ask(frontend, within_s=0.1)
+    frontend.loop.advance(0.2)
+    second = ask(frontend, within_s=1.0)
+    hung.answer(function=failing(ModelFailed("no")))
+    assert second not in frontend.settled
+    healthy.answer()
+    assert ok(frontend, second)
+
+
+def test_followers_count_as_queries_that_wait():
+    frontend = Frontend(served(serving=cached), max_queue_size=10, with_replicas=False)
+    queries = [ask(frontend, within_s=5.0) for _ in range(15)]
+    refused = [query for query in queries if query in frontend.settled]
+    assert refused == queries[10:]
+    assert all(isinstance(frontend.settled[query].error, Overloaded) for query in refused)
+    other = ask(frontend, within_s=5.0, rows=2)
+    assert isinstance(frontend.settled[other].error, Overloaded)
+    frontend.dispatcher.cancel(queries[5])
+    assert ask(frontend, within_s=5.0) not in frontend.settled
+
+
+def test_followers_hold_the_inputs_of_one():
+    frontend = Frontend(served(serving=cached), with_replicas=False)
+    queries = [ask(frontend, within_s=5.0) for _ in range(5)]
+    assert len({id(query.inputs[0]) for query in queries}) == 1
+    assert len({id(query.cache_key) for query in queries}) == 1
+
+
+def test_nothing_is_kept_of_followers_that_expired_while_their_leader_is_computed():
+    frontend = slow(1)
+    ask(frontend, within_s=50.0)
+    followers = [ask(frontend, within_s=1.0) for _ in range(50)]
+    caching = frontend.dispatcher.caching
+    (kin,) = caching._kin.values()
+    assert list(kin.followers) == followers
+    frontend.loop.advance(2.0)
+    assert not kin.followers
+    assert caching.following_rows == {}

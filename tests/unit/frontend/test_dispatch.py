@@ -441,7 +441,7 @@ def test_a_query_at_which_replicas_die_again_and_again_is_given_up(frontend):
         frontend.replica.lose()
         frontend.replica.revive()
     prediction = given_up(frontend, culprit, Outcome.DEFAULT_MODEL_ERROR, ModelFailed)
-    assert prediction.explanation == "3 replicas died while answering this query"
+    assert prediction.explanation == "3 replicas died or hung while answering this query"
     assert not any(other in frontend.settled for other in others)
 
 

@@ -1,9 +1,12 @@
+import gc
+import weakref
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.clock import NEVER
-from skysail_common.errors import DeadlineExceeded, Overloaded
+from skysail_common.errors import DeadlineExceeded, ModelFailed, Overloaded
 from skysail_frontend.query import Outcome, Prediction, Query, sooner
 from skysail_protos.v1 import query_pb2
 from unit.frontend.parts import Settlements, application, served
@@ -68,3 +71,58 @@ instants = st.floats(0, 1e6)
 def test_the_soonest_bound_holds(arrival, deadline, durations):
     bounds = [deadline, *(arrival + each for each in durations if each is not None)]
     assert sooner(arrival, deadline, *durations) == min(bounds)
+
+
+class Response:
+    """What a callback makes of an answer: large, and to be freed with the callback."""
+
+
+@pytest.mark.parametrize("kind", [ModelFailed, RuntimeError])
+def test_an_answer_that_cannot_be_given_leaves_nothing_to_the_garbage_collector(kind, caplog):
+    # A record of a log keeps the exception.
+    caplog.set_level("CRITICAL", "skysail_frontend.query")
+    made: list[weakref.ref[Response]] = []
+    errors = []
+
+    def settle(query, prediction):
+        if prediction.error is not None:
+            errors.append(prediction.error)
+            return
+        response = Response()
+        made.append(weakref.ref(response))
+        try:
+            raise ValueError("too large")
+        except ValueError as error:
+            raise kind(f"{response} cannot be sent") from error
+
+    gc.disable()
+    try:
+        query = query_of(None, settle)
+        query.answer(Prediction(Outcome.OK, [b""], [(1,)]), 100.5)
+        assert len(errors) == 1
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_an_error_that_was_raised_before_holds_no_frames_once_it_is_the_answer(settled):
+    def fail() -> None:
+        raise Overloaded("queue full")
+
+    query = query_of(None, settled)
+    with pytest.raises(Overloaded) as caught:
+        fail()
+    query.give_up(Outcome.DEFAULT_OVERLOADED, "full", caught.value, 100.5)
+    assert settled[query].error.__traceback__ is None
+
+
+def test_a_callback_that_always_fails_does_not_reach_others(caplog):
+    def settle(query, prediction):
+        raise RuntimeError("always")
+
+    query = query_of(None, settle)
+    assert query.answer(Prediction(Outcome.OK), 100.5).error is not None
+    assert [record.message for record in caplog.records] == [
+        "query settlement failed",
+        "query error not delivered",
+    ]

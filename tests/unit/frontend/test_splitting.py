@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_common.errors import DeadlineExceeded, ModelFailed
+from skysail_common.errors import DeadlineExceeded, ModelFailed, Overloaded
+from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, DataType, TensorSpec, join_bytes_elements
+from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome, Query
 from skysail_frontend.splitting import parts_of
 from skysail_frontend.version_dispatcher import QueryOutputs
@@ -150,3 +152,86 @@ def test_a_model_without_dimensions_that_vary_gives_them_back_whole():
     query = frontend.submit(rows=7)
     frontend.loop.turn()
     assert numbers(frontend.settled[query]) == [float(each) for each in range(21)]
+
+
+def test_a_large_query_is_admitted_as_a_whole_or_refused_as_a_whole():
+    frontend = Frontend(served(), max_queue_size=100)
+    for _ in range(12):
+        frontend.submit(within_s=30.0)
+    frontend.loop.turn()
+    waiting = frontend.version().queue.num_rows
+    query = frontend.submit(rows=100, within_s=30.0)
+    assert isinstance(frontend.settled[query].error, Overloaded)
+    assert frontend.version().queue.num_rows == waiting
+    fitting = frontend.submit(rows=100 - waiting, within_s=30.0)
+    assert fitting not in frontend.settled
+    assert frontend.version().queue.num_rows == 100
+
+
+def test_a_large_query_whose_last_part_would_be_late_is_refused_at_once():
+    frontend = Frontend(served(max_batch_size=4))
+    frontend.version().batcher.profile.seed([(1, 0.05), (4, 0.05)])
+    # Something was just sent, so that what was learned holds.
+    frontend.submit(within_s=10.0)
+    frontend.loop.turn()
+    late = frontend.submit(rows=40, within_s=0.4)
+    assert isinstance(frontend.settled[late].error, DeadlineExceeded)
+    assert len(frontend.version().queue) == 0
+    assert frontend.submit(rows=40, within_s=1.0) not in frontend.settled
+
+
+def test_the_other_parts_end_with_the_first_that_fails():
+    frontend = Frontend(served(max_batch_size=4))
+    query = frontend.submit(rows=16, within_s=10.0)
+    frontend.loop.turn()
+    assert len(frontend.version().queue) > 0
+    frontend.replica.answer(function=failing(ModelFailed("no")))
+    assert isinstance(frontend.settled[query].error, ModelFailed)
+    assert len(frontend.version().queue) == 0
+    assert frontend.dispatcher.num_unsettled == frontend.dispatcher.unsettled_bytes == 0
+    frontend.loop.turn()
+    while frontend.replica.in_flight:
+        frontend.replica.answer()
+        frontend.loop.turn()
+    assert sum(batch.rows for batch in frontend.replica.sent) <= 8
+
+
+@pytest.mark.parametrize("num_replicas", [None, 0])
+def test_parts_of_a_version_that_goes_end_once(num_replicas):
+    frontend = Frontend(served(max_batch_size=4), with_replicas=False)
+    query = frontend.submit(rows=16, within_s=10.0)
+    frontend.apply(*[served(max_batch_size=4, num_replicas=0)] if num_replicas == 0 else [])
+    assert query in frontend.settled
+    assert frontend.dispatcher.num_unsettled == frontend.dispatcher.unsettled_bytes == 0
+
+
+def test_a_part_that_is_hopeless_takes_its_siblings_out_of_the_batch():
+    frontend = Frontend(served(max_batch_size=4), with_replicas=False)
+    large = frontend.submit(rows=6, within_s=0.1)
+    small = frontend.submit(within_s=10.0)
+    frontend.clock.advance(0.2)
+    replica = frontend.add_replica()
+    frontend.dispatcher.mark(frontend.version())
+    frontend.loop.turn()
+    assert isinstance(frontend.settled[large].error, DeadlineExceeded)
+    assert [batch.queries for batch in replica.sent] == [[small]]
+
+
+def test_an_application_bypasses_the_cache_with_large_queries_too():
+    options = ServingOptions(max_batch_size=2, cache_ttl_s=60.0)
+    for app, num_batches, counted in (
+        (application("uncached", "m:1", uses_cache=False), 6, {}),
+        (application("cached", "m:1"), 2, {"miss": 2, "hit": 4}),
+        (None, 2, {"miss": 2, "hit": 4}),
+    ):
+        frontend = Frontend(served(serving=options), function=doubled, cache=PredictionCache(9999))
+        for _ in range(3):
+            query = frontend.submit(application=app, rows=4)
+            frontend.loop.turn()
+            assert frontend.settled[query].shapes == [(4, 3)]
+        assert len(frontend.replica.sent) == num_batches
+        ((name, _),) = frontend.dispatcher.statistics.targets
+        assert name == (app.name if app else "")
+        (target,) = frontend.dispatcher.statistics.targets.values()
+        assert dict(target.cache) == counted
+        assert target.outcomes == {"OK": 3}

@@ -4,41 +4,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from skysail_common.errors import DeadlineExceeded, ModelFailed
-from skysail_common.serving_options import PolicyName, ServingOptions
+from skysail_common.serving_options import PolicyName
 from skysail_frontend.query import Outcome, Query
-from skysail_frontend.routes import ServedVersion
 from skysail_frontend.version_dispatcher import QueryError
+from unit.frontend.known_latency import (
+    frontend_with,
+    held,
+    line,
+    overdue,
+    send,
+    version_with,
+)
 from unit.frontend.parts import FakeReplica, Frontend, doubled, failing, served
 
 EAGER = PolicyName.EAGER
 LONG_S = 0.010
-
-
-def line(rows: int) -> float:
-    return 0.010 + 0.0005 * rows
-
-
-def version_with(**options: object) -> ServedVersion:
-    like = served(num_replicas=3)
-    return ServedVersion(like.name, like.signature, ServingOptions(**options), num_replicas=3)
-
-
-def frontend_with(num_replicas: int, *, is_known: bool = True, **options: object) -> Frontend:
-    """A frontend whose only version is known to take 10 ms and half a millisecond a row."""
-    frontend = Frontend(version_with(**options), with_replicas=False, max_queue_size=10_000)
-    for _ in range(num_replicas):
-        frontend.add_replica()
-    if is_known:
-        points = [(rows, line(rows)) for rows in (1, 2, 4, 8, 16, 32, 64)]
-        frontend.version().batcher.profile.seed(points)
-    return frontend
-
-
-def send(frontend: Frontend, number: int = 1, **options: object) -> list[Query]:
-    """Submit queries that leave together if they leave now."""
-    queries = [frontend.submit(**options) for _ in range(number)]
-    frontend.loop.turn()
-    return queries
 
 
 def computes(frontend: Frontend, compute_s: float) -> None:
@@ -132,15 +112,6 @@ def test_a_second_batch_begins_when_the_first_is_done():
 # Holding.
 
 
-def held(**options: object) -> tuple[Frontend, list[Query]]:
-    """Two queries that are held for more, because two replicas are free and much is coming."""
-    frontend = frontend_with(2, **options)
-    frontend.version().batcher.rate.arrived(500, frontend.clock())
-    queries = send(frontend, 2, within_s=0.1)
-    assert [replica.sizes for replica in frontend.replicas] == [[], []]
-    return frontend, queries
-
-
 def test_what_is_held_is_sent_when_its_time_has_come():
     frontend, queries = held()
     begin = frontend.clock()
@@ -223,18 +194,7 @@ def test_what_is_hopeless_is_given_up_before_its_deadline():
     assert frontend.replicas[0].sizes == [1, 1]
 
 
-# Overdue batches: 10.5 ms are expected, so that after 26 ms something is wrong.
-
-
-def overdue(
-    num_replicas: int = 2, *, within_s: float = 1.0, **options: object
-) -> tuple[Frontend, Query]:
-    """The first replica has a batch of one query that is overdue."""
-    frontend = frontend_with(num_replicas, **options)
-    [query] = send(frontend, within_s=within_s)
-    assert frontend.replicas[0].num_in_flight == 1
-    frontend.loop.advance(0.027)
-    return frontend, query
+# Overdue batches.
 
 
 def test_an_overdue_batch_is_asked_of_another_replica():

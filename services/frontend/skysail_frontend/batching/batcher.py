@@ -1,5 +1,7 @@
 """Forms the batches of one model version: when to send, which queries, and which to give up."""
 
+from math import ceil
+
 from skysail_common.clock import NEVER
 from skysail_common.serving_options import ServingOptions
 from skysail_frontend.batching.arrival_rate import ArrivalRate
@@ -82,9 +84,16 @@ class Batcher:
         self.push_again(query)
 
     def push_again(self, query: Query) -> None:
-        """Have a query wait that was sent already and not answered."""
+        """Requeue a query whose batch was lost."""
+        self.queue.push(query, self._later_s(query))
+
+    def _later_s(self, query: Query) -> float:
         levels = query.priority - DEFAULT_PRIORITY
-        self.queue.push(query, levels * self._options.priority_step_s if levels else 0.0)
+        return levels * self._options.priority_step_s if levels else 0.0
+
+    def rank(self, query: Query) -> float:
+        """Return the instant by which queries are ordered: the deadline, moved by the priority."""
+        return query.deadline + self._later_s(query)
 
     def observe(self, rows: int, latency_s: float, budget_s: float, now: float) -> None:
         """Learn from a batch.
@@ -99,7 +108,12 @@ class Batcher:
         self._policy.observe(rows, latency_s, budget_s)
 
     def refusal(
-        self, query: Query, now: float, num_replicas: int, num_idle: int = 0
+        self,
+        query: Query,
+        now: float,
+        num_replicas: int,
+        num_idle: int = 0,
+        following_rows: int = 0,
     ) -> ShedReason | None:
         """Return why a query that has just arrived is not to wait, or None if it may.
 
@@ -108,22 +122,35 @@ class Batcher:
             now: The present instant.
             num_replicas: Replicas that are ready.
             num_idle: Those of them that have nothing to do.
+            following_rows: Rows that wait for the answers to others.
         """
         if query.deadline <= now:
             return ShedReason.EXPIRED
         num_rows = self.queue.num_rows
-        if num_rows and num_rows + query.rows > self.max_queue_rows:
+        if num_rows + query.rows + following_rows > self.max_queue_rows and (
+            num_rows or following_rows
+        ):
             return ShedReason.QUEUE_FULL
         if num_replicas and not self._policy.admits(query, num_rows, num_replicas, num_idle):
             # As in `decide`: what was learned is doubted when nothing shows it any more.
             return ShedReason.HOPELESS if now - self._dispatched <= _PROBE_AFTER_S else None
         return None
 
+    def is_full(self, query: Query, following_rows: int) -> bool:
+        """Tell whether a query is one too many; where nothing waits there is room for any.
+
+        Args:
+            query: Has just arrived.
+            following_rows: Rows that wait for the answers to others.
+        """
+        num_rows = self.queue.num_rows + following_rows
+        return num_rows > 0 and num_rows + query.rows > self.max_queue_rows
+
     def expected_wait_s(self, num_replicas: int) -> float:
-        """Return in how long what waits now is going to be sent."""
-        rows = self.queue.num_rows
-        batch_s = self.profile.latency_s(min(rows, self._options.max_batch_size))
-        return batch_s * rows / (self._options.max_batch_size * max(1, num_replicas))
+        """Return how long free replicas take to compute what waits now."""
+        rows, max_rows = self.queue.num_rows, self._options.max_batch_size
+        batch_s = self.profile.latency_s(min(rows, max_rows))
+        return batch_s * ceil(rows / max_rows) / max(1, num_replicas)
 
     def decide(self, now: float, start_at: float, num_replicas: int) -> Decision:
         """Return what to do, now that a replica is free.

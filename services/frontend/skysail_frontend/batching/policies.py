@@ -63,6 +63,8 @@ class ShedReason(enum.Enum):
     """Its deadline would have passed before the end of its batch."""
     QUEUE_FULL = "queue_full"
     """Too many rows were waiting."""
+    MEMORY_FULL = "memory_full"
+    """The inputs of the queries that were not answered took too much memory."""
     NO_REPLICA = "no_replica"
     """No replica was ready."""
 
@@ -195,8 +197,14 @@ class HybridPolicy(EagerPolicy):
         rounds = max(0, num_rows - num_idle * cap) / (num_replicas * cap)
         if _OPTIMISM * (rounds + 1) * cap_s <= budget_s and query.rows <= cap:
             return True
+        rows, max_rows = query.rows, self._options.max_batch_size
+        if rows > max_rows:
+            # Asked in parts, of which the last must be in time.
+            num_rows += rows - max_rows
+            rows = max_rows
+            rounds = max(0, num_rows - num_idle * cap) / (num_replicas * cap)
         latency_s = self._profile.latency_s
-        needed_s = rounds * cap_s + latency_s(max(query.rows, min(num_rows + 1, cap)))
+        needed_s = rounds * cap_s + latency_s(max(rows, min(num_rows + 1, cap)))
         return _OPTIMISM * needed_s <= budget_s
 
     def _useful_rows(self, budget_s: float, num_replicas: int) -> tuple[int, float]:

@@ -1,0 +1,156 @@
+"""Replicas that stop answering, and when callers are asked to come again."""
+
+import pytest
+
+from skysail_common.errors import ModelFailed, NoReadyReplica, Overloaded
+from skysail_frontend.batching.batcher import LAST_ATTEMPT
+from skysail_frontend.batching.policies import ShedReason
+from skysail_frontend.query import Outcome, Query
+from unit.frontend.known_latency import (
+    frontend_with,
+    held,
+    line,
+    overdue,
+    send,
+    version_with,
+)
+from unit.frontend.parts import Frontend
+
+# Replicas that do not answer any more.
+
+
+def test_replicas_whose_batches_are_overdue_do_not_count_when_batches_are_sized():
+    frontend, _ = overdue(2)
+    seen = []
+    batcher = frontend.version().batcher
+    decide = batcher.decide
+    batcher.decide = lambda now, at, number: (seen.append(number), decide(now, at, number))[1]
+    frontend.replicas[1].answer()
+    send(frontend, within_s=1.0)
+    assert seen == [1]
+
+
+def test_while_all_replicas_are_overdue_what_comes_waits_as_long_as_it_may_be_a_pause():
+    frontend, _ = overdue(1, within_s=100.0)
+    [query] = send(frontend, within_s=100.0)
+    frontend.loop.advance(4.0)
+    assert frontend.version().num_ready == 1
+    assert query not in frontend.settled
+    frontend.replicas[0].answer()
+    frontend.loop.turn()
+    frontend.replicas[0].answer()
+    assert frontend.settled[query].outcome is Outcome.OK
+
+
+def test_once_all_replicas_are_stalled_what_comes_is_refused_at_once():
+    frontend, _ = overdue(2, within_s=100.0)
+    frontend.loop.advance(6.0)
+    assert [replica.sizes for replica in frontend.replicas] == [[1], [1]]
+    version = frontend.version()
+    assert version.num_ready == 0
+    assert not frontend.dispatcher.is_ready(version.served.name)
+    [refused] = send(frontend, within_s=1.0)
+    error = frontend.settled[refused].error
+    assert type(error) is NoReadyReplica
+    assert str(error) == "model 'm:1' has no ready replica: none answers its last batch"
+    assert version.statistics.sheds[ShedReason.NO_REPLICA] == 1
+    # One that answers after all serves again.
+    frontend.replicas[1].answer()
+    assert version.num_ready == 1
+    [query] = send(frontend, within_s=1.0)
+    frontend.replicas[1].answer()
+    assert frontend.settled[query].outcome is Outcome.OK
+
+
+def test_a_slow_model_is_stalled_only_after_many_times_what_its_batches_take():
+    frontend = frontend_with(1, is_known=False)
+    frontend.version().batcher.profile.seed([(1, 2.0)])
+    send(frontend, within_s=100.0)
+    frontend.loop.advance(2 * 2.0 + 0.005 + 9 * 2.0)
+    assert frontend.version().num_ready == 1
+    frontend.loop.advance(2.1)
+    assert frontend.version().num_ready == 0
+
+
+def test_a_query_that_hangs_its_replicas_does_not_take_them_all():
+    frontend = frontend_with(6)
+    [query] = send(frontend, within_s=1000.0)
+    for _ in range(20):
+        frontend.loop.advance(1.0)
+    assert [replica.sizes for replica in frontend.replicas] == [[1], [1], [], [], [], []]
+    # A watchdog ends them, one after the other.
+    for index in (0, 1, 2):
+        frontend.replicas[index].lose()
+        frontend.loop.advance(1.0)
+    assert isinstance(frontend.settled[query].error, ModelFailed)
+    assert sum(len(replica.sent) for replica in frontend.replicas) == LAST_ATTEMPT + 1
+
+
+def test_the_second_batch_of_an_overdue_replica_begins_when_the_first_is_answered():
+    frontend = frontend_with(1, max_batch_size=1)
+    send(frontend, 2, within_s=100.0)
+    late, second = frontend.replicas[0].in_flight
+    frontend.loop.advance(1.0)
+    assert frontend.version()._overdue == {frontend.replicas[0]: late}
+    frontend.replicas[0].answer(late)
+    frontend.loop.turn()
+    assert not frontend.version()._overdue
+    assert second.overdue_at == pytest.approx(frontend.clock() + 2 * line(1) + 0.005)
+    assert second.queries[0].attempts == 0
+
+
+def test_a_dispatch_that_fails_at_its_timer_ends_nothing(caplog):
+    frontend, queries = held()
+    version = frontend.version()
+    dispatch, version.dispatch = version.dispatch, None
+    frontend.loop.advance(0.09)
+    assert "dispatch failed" in caplog.text
+    version.dispatch = dispatch
+    more = send(frontend, within_s=1.0)
+    frontend.loop.advance(1.0)
+    for replica in frontend.replicas:
+        while replica.in_flight:
+            replica.answer()
+    assert all(query in frontend.settled for query in (*queries, *more))
+
+
+# When to come again.
+
+
+def wait_ms(frontend: Frontend, query: Query) -> float:
+    return frontend.settled[query].error.backlog.wait_s * 1000
+
+
+def test_a_model_that_takes_longer_than_the_deadline_asks_to_come_after_what_it_takes():
+    frontend = frontend_with(1, is_known=False)
+    frontend.version().batcher.profile.seed([(1, 2.0)])
+    first, second = (send(frontend, within_s=0.5)[0] for _ in range(2))
+    frontend.loop.advance(0.5)
+    # The one under way takes 1.5 s more, and so does each after it.
+    assert wait_ms(frontend, first) == pytest.approx(3500.0)
+    assert wait_ms(frontend, second) >= 3500.0
+
+
+def test_before_anything_is_known_a_retry_waits_as_long_as_it_took_in_vain():
+    frontend = frontend_with(1, is_known=False)
+    [query] = send(frontend, within_s=0.5)
+    frontend.loop.advance(0.5)
+    assert wait_ms(frontend, query) == pytest.approx(500.0)
+
+
+def test_a_full_queue_asks_to_come_when_it_is_computed():
+    frontend = Frontend(version_with(max_batch_size=8), with_replicas=False, max_queue_size=16)
+    frontend.add_replica()
+    frontend.version().batcher.profile.seed([(1, 0.1), (8, 0.1)])
+    for number in (8, 8, 16):
+        send(frontend, number, within_s=100.0)
+    [refused] = send(frontend, within_s=100.0)
+    assert isinstance(frontend.settled[refused].error, Overloaded)
+    assert wait_ms(frontend, refused) == pytest.approx(500.0)
+
+
+def test_a_query_that_comes_after_its_deadline_is_told_so():
+    frontend = frontend_with(1)
+    [query] = send(frontend, within_s=-0.001)
+    text = "cannot ask model 'm:1': the deadline had passed when the query arrived"
+    assert str(frontend.settled[query].error) == text
