@@ -24,10 +24,11 @@ from skysail_frontend.batching.batcher import LAST_ATTEMPT
 from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.caching import Caching
 from skysail_frontend.deadlines import Deadlines
+from skysail_frontend.endings import Endings
 from skysail_frontend.prediction_cache import PredictionCache
-from skysail_frontend.query import Outcome, Prediction, Query, nobody
+from skysail_frontend.query import Outcome, Prediction, Query
 from skysail_frontend.routes import NoRoutes, RouteTable, ServedVersion
-from skysail_frontend.shedding import NO_MODEL, shed, without_replica
+from skysail_frontend.shedding import NO_MODEL
 from skysail_frontend.splitting import parts_of
 from skysail_frontend.statistics import Statistics
 from skysail_frontend.version_dispatcher import (
@@ -45,12 +46,6 @@ _LINGER_S = 0.002
 
 _BUSY_TURN_S = 0.0001
 """A turn that takes longer had other things to do."""
-
-_CALLERS_ARE_EARLY_S = 0.005
-"""Longest time before a deadline at which the caller's own timer ends its call: a deadline counts
-from when the request was read, which is later than when it was sent."""
-_CALLERS_ROUND = 0.01
-"""gRPC rounds a time-out up on the wire, by a hundredth at most."""
 
 
 class Dispatcher:
@@ -80,10 +75,6 @@ class Dispatcher:
         self.statistics = Statistics()
         self.caching = Caching(PredictionCache(0) if cache is None else cache)
         self.default_timeout_s = default_timeout_s
-        self.num_unsettled = 0
-        """Queries that were submitted and neither settled nor cancelled."""
-        self.unsettled_bytes = 0
-        """Their inputs; those of a large query count twice, as a whole and in parts."""
         self._loop = loop
         self._max_queue_size = max_queue_size
         self._max_bytes = max_queue_bytes
@@ -95,7 +86,8 @@ class Dispatcher:
         self._num_submitted = 0
         self._num_seen = 0
         self._batch_ids = count(1)
-        self._deadlines = Deadlines(clock, loop, self._expire)
+        self._endings = Endings(clock, self.statistics, self.caching, self._versions, self.mark)
+        self._deadlines = Deadlines(clock, loop, self._endings.expire)
 
     def apply(self, table: RouteTable) -> None:
         """Route by a new table; queries that wait for a version that is gone are given up."""
@@ -113,8 +105,8 @@ class Dispatcher:
                     self._loop,
                     self._batch_ids,
                     self._max_queue_size,
-                    self._shed,
-                    self._succeed,
+                    self._endings.shed,
+                    self._endings.succeed,
                     self.statistics.version(served.name),
                 )
             else:
@@ -146,15 +138,22 @@ class Dispatcher:
             # What a replica still has is answered by it, or ends at its deadline; a part of a large
             # query has ended with the first part.
             if not query.num_in_flight and not query.is_settled:
-                self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+                self._endings.give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+
+    @property
+    def num_unsettled(self) -> int:
+        """Queries that were submitted and neither settled nor cancelled."""
+        return self._endings.num_unsettled
+
+    @property
+    def unsettled_bytes(self) -> int:
+        """Inputs of those queries."""
+        return self._endings.unsettled_bytes
 
     def version(self, name: ModelVersion) -> VersionDispatcher | None:
         """Return the state of a version, or None if it is not deployed."""
         served = self.table.versions.get(name)
         return self._versions.get(served.identity) if served else None
-
-    def _version_of(self, query: Query) -> VersionDispatcher | None:
-        return self._versions.get(query.version.identity) if query.version else None
 
     def is_ready(self, name: ModelVersion) -> bool:
         """Tell whether a replica of a version takes batches."""
@@ -164,14 +163,18 @@ class Dispatcher:
     def submit(self, query: Query) -> None:
         """Take a query; it is settled at its deadline at the latest, maybe before this returns."""
         now = self.clock()
-        self.num_unsettled += 1
+        endings = self._endings
+        endings.num_unsettled += 1
+        endings.unsettled_bytes += query.input_bytes
         self._num_submitted += 1
-        self.unsettled_bytes += query.input_bytes
         version = self._versions.get(query.version.identity) if query.version else None
         if version is None or version.served.num_replicas == 0:
-            self._refuse_without_replica(query, version, now)
-        elif self.unsettled_bytes > self._max_bytes and self.unsettled_bytes > query.input_bytes:
-            self._shed(version, query, ShedReason.MEMORY_FULL, now)
+            self._endings.refuse_without_replica(query, version, now)
+        elif (
+            endings.unsettled_bytes > self._max_bytes
+            and endings.unsettled_bytes > query.input_bytes
+        ):
+            self._endings.shed(version, query, ShedReason.MEMORY_FULL, now)
         elif query.rows > version.served.serving.max_batch_size:
             self._submit_parts(version, query, now)
         elif version.served.serving.cache_ttl_s and self._is_answered_otherwise(
@@ -186,11 +189,11 @@ class Dispatcher:
         if not self._is_admitted(version, query, now):
             return
         serving = version.served.serving
-        query.on_joined = self._joined
+        query.on_joined = self._endings.joined
         parts = parts_of(query, serving.max_batch_size)
         # Before any of them can end and take the others along.
-        self.num_unsettled += len(parts)
-        self.unsettled_bytes += query.input_bytes
+        self._endings.num_unsettled += len(parts)
+        self._endings.unsettled_bytes += query.input_bytes
         for part in parts:
             if part.is_settled:
                 continue
@@ -202,30 +205,6 @@ class Dispatcher:
         serving = served.serving
         return max(serving.max_batch_size, serving.max_queue_size or self._max_queue_size)
 
-    def _joined(self, query: Query, prediction: Prediction, now: float) -> None:
-        """Settle a large query, once all parts are answered or one is given up."""
-        if query.is_settled:
-            return
-        parts, query.parts = query.parts, ()
-        if prediction.error is None:
-            self._answer(query, prediction, now)
-        else:
-            version = self._version_of(query)
-            if prediction.outcome is Outcome.DEFAULT_DEADLINE and version is not None:
-                for part in parts:
-                    # The part that expired is counted.
-                    if not part.is_settled:
-                        _count_late(version, part)
-            self._drop_parts(parts, now)
-            explanation = prediction.explanation or prediction.error.message
-            self._give_up(query, prediction.outcome, explanation, prediction.error, now)
-
-    def _drop_parts(self, parts: Sequence[Query], now: float) -> None:
-        """End the parts of a large query that has ended."""
-        for part in parts:
-            if not part.is_settled:
-                self._drop(part, now)
-
     def _is_answered_otherwise(self, version: VersionDispatcher, query: Query, now: float) -> bool:
         """Answer a query from the cache, or by one like it that is being computed."""
         if query.application is not None and not query.application.uses_cache:
@@ -233,7 +212,7 @@ class Dispatcher:
         entry = self.caching.find(query, now)
         if entry is not None:
             self.statistics.cache(query, "hit")
-            self._answer(query, Prediction(Outcome.OK, entry.data, entry.shapes), now)
+            self._endings.answer(query, Prediction(Outcome.OK, entry.data, entry.shapes), now)
             return True
         leader = self.caching.leader(query)
         if (
@@ -244,7 +223,7 @@ class Dispatcher:
             self.statistics.cache(query, "miss")
             return False
         if not query.is_part and version.batcher.is_full(query, self._following_rows(query)):
-            self._shed(version, query, ShedReason.QUEUE_FULL, now)
+            self._endings.shed(version, query, ShedReason.QUEUE_FULL, now)
         else:
             self.statistics.cache(query, "shared")
             self.caching.follow(query)
@@ -265,9 +244,9 @@ class Dispatcher:
         version.batcher.rate.arrived(query.rows, now)
         if reason is ShedReason.NO_REPLICA:
             version.statistics.sheds[reason] += 1
-            self._refuse_without_replica(query, version, now)
+            self._endings.refuse_without_replica(query, version, now)
         else:
-            self._shed(version, query, reason, now)
+            self._endings.shed(version, query, reason, now)
         return False
 
     def _enqueue(self, version: VersionDispatcher, query: Query, now: float) -> None:
@@ -282,47 +261,9 @@ class Dispatcher:
         version.batcher.push(query)
         self.mark(version)
 
-    def _refuse_without_replica(
-        self, query: Query, version: VersionDispatcher | None, now: float
-    ) -> None:
-        error = without_replica(query, version)
-        self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
-
     def cancel(self, query: Query) -> None:
-        """End a query whose caller went away; at its deadline that is an expiry.
-
-        Whether the caller's own timer or this one is the first is chance, and a missed deadline
-        counts as one either way.
-        """
-        if query.is_settled:
-            return
-        now = self.clock()
-        margin_s = max(_CALLERS_ARE_EARLY_S, _CALLERS_ROUND * (query.deadline - query.arrival))
-        if now >= query.deadline - margin_s:
-            query.settle = nobody
-            self._drop_parts(query.parts, now)
-            self._expire(query, now)
-        else:
-            self._drop(query, now)
-            self._drop_parts(query.parts, now)
-            self.statistics.cancelled(query)
-
-    def _drop(self, query: Query, now: float) -> None:
-        """End a query without an answer."""
-        query.cancel()
-        self._ended(query)
-        self._leave_queue(query)
-        self._left(query, now)
-
-    def _ended(self, query: Query) -> None:
-        self.num_unsettled -= 1
-        self.unsettled_bytes -= query.input_bytes
-
-    def _leave_queue(self, query: Query) -> None:
-        if query.is_queued:
-            version = self._version_of(query)
-            if version is not None:
-                version.queue.remove(query)
+        """End a query whose caller went away."""
+        self._endings.cancel(query)
 
     def mark(self, version: VersionDispatcher) -> None:
         """Have a version form batches at the end of this turn."""
@@ -375,68 +316,21 @@ class Dispatcher:
             self.mark(version)
         for query, answer in zip(batch.queries, answers, strict=True):
             if query.is_queued:
-                self._leave_queue(query)
+                self._endings.leave_queue(query)
             if query.cache_key is not None:
-                self._answer_followers(query, answer, now)
+                self._endings.answer_followers(query, answer, now)
             if query.is_settled:
                 continue
             if isinstance(answer, QueryError):
                 error = answer.error
                 explanation = f"the model failed: {error.message}"
-                self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, error, now)
+                self._endings.give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, error, now)
                 continue
             prediction = Prediction(Outcome.OK, answer.data, answer.shapes)
             prediction.queue_s = query.dispatched - query.arrival
             prediction.compute_s = compute_s
             prediction.batch_wait_s = max(0.0, now - query.dispatched - compute_s)
-            self._answer(query, prediction, now)
-
-    def _answer(self, query: Query, prediction: Prediction, now: float) -> None:
-        self.num_unsettled -= 1
-        self.unsettled_bytes -= query.input_bytes
-        self.statistics.settled(query, query.answer(prediction, now))
-
-    def _answer_followers(
-        self, leader: Query, answer: QueryOutputs | QueryError, now: float
-    ) -> None:
-        """Keep an answer and give it to all that wait for the same, even if it comes late."""
-        outputs = None if isinstance(answer, QueryError) else (answer.data, answer.shapes)
-        for query in self.caching.answered(leader, outputs, now):
-            if query.is_settled:
-                continue
-            self._leave_queue(query)
-            if isinstance(answer, QueryError):
-                explanation = f"the model failed: {answer.error.message}"
-                self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, answer.error, now)
-            else:
-                self._answer(query, Prediction(Outcome.OK, answer.data, answer.shapes), now)
-
-    def _left(self, query: Query, now: float) -> None:
-        """Let another lead in the place of a query that ended, unless its answer may still come."""
-        if query.cache_key is None:
-            return
-        if query.num_in_flight and self.caching.leader(query) is query:
-            version = self._version_of(query)
-            if version is not None:
-                # Its batch may be overdue, which the version finds out.
-                self.mark(version)
-        else:
-            self._succeed(query, now)
-
-    def _succeed(self, query: Query, now: float) -> None:
-        """Requeue the next of those that wait for the answer to a query that ended without one."""
-        leader = self.caching.left(query)
-        if leader is None:
-            return
-        version = self._version_of(leader)
-        if version is not None and version.served.num_replicas:
-            version.batcher.push(leader)
-            self.mark(version)
-            return
-        # All at once: where each refusal found the next, there would be no end of the stack.
-        for each in (leader, *self.caching.end(leader)):
-            if not each.is_settled:
-                self._refuse_without_replica(each, version, now)
+            self._endings.answer(query, prediction, now)
 
     def batches_lost(
         self, version: VersionDispatcher, batches: Sequence[Batch], has_died: bool
@@ -457,50 +351,17 @@ class Dispatcher:
             if query.is_queued or query.num_in_flight:
                 continue
             if query.is_settled:
-                self._left(query, now)
+                self._endings.left(query, now)
                 continue
             if query.attempts > LAST_ATTEMPT:
                 text = f"{query.attempts} replicas died or hung while answering this query"
-                self._answer_followers(query, QueryError(ModelFailed(text)), now)
-                self._give_up(query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now)
+                self._endings.answer_followers(query, QueryError(ModelFailed(text)), now)
+                self._endings.give_up(
+                    query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now
+                )
             elif is_gone:
                 error = NoReadyReplica(f"model '{served.name}' has no replica any more")
-                self._give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+                self._endings.give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
             else:
                 version.batcher.push_again(query)
         self.mark(version)
-
-    def _expire(self, query: Query, now: float) -> None:
-        """Give a query up at its deadline, wherever it is."""
-        version = self._version_of(query)
-        was_waiting = query.is_queued or query.dispatched == 0.0
-        self._leave_queue(query)
-        if version is None or (was_waiting and not version.num_ready):
-            if version is not None:
-                version.statistics.sheds[ShedReason.NO_REPLICA] += 1
-            self._refuse_without_replica(query, version, now)
-        else:
-            self._shed(version, query, ShedReason.EXPIRED, now)
-
-    def _shed(
-        self, version: VersionDispatcher, query: Query, reason: ShedReason, now: float
-    ) -> None:
-        """Give up a query that waits no longer, for lack of time or room."""
-        version.statistics.sheds[reason] += 1
-        _count_late(version, query)
-        outcome, explanation, error = shed(version, query, reason, now)
-        self._give_up(query, outcome, explanation, error, now)
-
-    def _give_up(
-        self, query: Query, outcome: Outcome, explanation: str, error: SkysailError, now: float
-    ) -> None:
-        self._ended(query)
-        prediction = query.give_up(outcome, explanation, error, now)
-        self.statistics.settled(query, prediction)
-        self._left(query, now)
-
-
-def _count_late(version: VersionDispatcher, query: Query) -> None:
-    """Count the rows of a query that a free replica would have answered in time."""
-    if version.batcher.profile.latency_s(query.rows) <= query.deadline - query.arrival:
-        version.statistics.late_rows += query.rows
