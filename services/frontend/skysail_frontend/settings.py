@@ -121,9 +121,10 @@ class FrontendSettings(ServiceSettings):
     refused with status 503."""
 
     http_allowed_hosts: str = ""
-    """Hosts that HTTP requests may name, separated by commas; `*` for any. If empty, a frontend on a
-    loopback address takes the names of loopback and its advertised endpoint, because a web page can
-    let a browser ask 127.0.0.1 by any other name; a frontend on other addresses takes any."""
+    """Hosts that HTTP requests may name, separated by commas, beside IP addresses; `*` for any. If
+    empty, a frontend on a loopback address takes the names of loopback and its advertised endpoint,
+    because a web page can let a browser ask 127.0.0.1 by any other name; a frontend on other
+    addresses takes any."""
 
     http_drain_idle_s: float = Field(5.0, ge=0)
     """Time for which a frontend that stops keeps idle HTTP connections; a client that sends within
@@ -179,7 +180,7 @@ class FrontendSettings(ServiceSettings):
             return frozenset() if "*" in hosts else frozenset(hosts)
         if not is_loopback(self.host):
             return frozenset()
-        own = {self.host, "localhost", "127.0.0.1", "::1"}
+        own = {self.host, "localhost"}
         if self.advertised_http_endpoint:
             own.add(host_of(self.advertised_http_endpoint))
         return frozenset(own)

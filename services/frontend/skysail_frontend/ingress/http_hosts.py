@@ -14,6 +14,15 @@ def host_of(authority: str) -> str:
     return (name if is_port else authority.lower()).strip("[]")
 
 
+def is_address(host: str) -> bool:
+    """Tell whether a host is an IP address, which no web page can give to another server."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether an address to listen on can be reached from this machine only."""
     try:

@@ -24,7 +24,7 @@ from skysail_common.rpc.statuses import as_skysail_error
 from skysail_common.sockets import bound_socket
 from skysail_frontend.ingress.http import http_status, json_response
 from skysail_frontend.ingress.http_connection import HttpConfig, HttpConnection
-from skysail_frontend.ingress.http_hosts import host_of
+from skysail_frontend.ingress.http_hosts import host_of, is_address
 from skysail_frontend.ingress.http_limits import HttpLimits, HttpMemory, overloaded
 from skysail_frontend.ingress.rest_clipper import clipper_error
 
@@ -43,7 +43,8 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
 
     Args:
         routes: Paths and their handlers; a path may end in a slash or not.
-        allowed_hosts: Hosts that requests may name, without ports; any if empty.
+        allowed_hosts: Hosts that requests may name, without ports, beside IP addresses; any if
+                empty.
     """
 
     async def on_skysail_error(request: Request, error: Exception) -> Response:
@@ -73,6 +74,8 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
         if (
             allowed_hosts
             and (host := host_of(Headers(scope=scope).get("host", ""))) not in allowed_hosts
+            # Probes of Kubernetes and Prometheus name the address of the pod.
+            and not is_address(host)
         ):
             text = f"host {host[:200]!r} is not served here; see the setting http_allowed_hosts"
             await json_response({"error": text}, 421)(scope, receive, send)
