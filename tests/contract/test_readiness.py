@@ -1,4 +1,7 @@
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from skysail_common.rpc.serving import GrpcServer
-from skysail_management.containers.readiness import SILENCE_LIMIT_S, watch_readiness
+from skysail_management.containers.readiness import SILENCE_LIMIT_S, START_LIMIT_S, watch_readiness
 from skysail_testing.clock import FakeClock
 
 
@@ -50,7 +53,7 @@ async def after_silence(changes: AsyncIterator[bool | None], clock: FakeClock) -
     for _ in range(100):
         if (await asyncio.wait({change}, timeout=0.1))[0]:
             break
-        clock.advance(SILENCE_LIMIT_S * 2)
+        clock.advance(START_LIMIT_S * 2)
     return await change
 
 
@@ -93,4 +96,50 @@ async def test_a_stream_that_breaks_after_a_long_quiet_time_is_opened_again(
         await server.start(is_serving=True)
         assert await asyncio.wait_for(second, 10) is not None
         await server.stop()
-        assert await after_silence(changes, clock) is None
+        told = [change async for change in until_dead(changes, clock)]
+        assert told[-2:] == [False, None]
+
+
+async def until_dead(
+    changes: AsyncIterator[bool | None], clock: FakeClock
+) -> AsyncIterator[bool | None]:
+    """Yield what is told while the time goes by fast."""
+    while True:
+        yield (change := await after_silence(changes, clock))
+        if change is None:
+            return
+
+
+async def test_a_process_that_is_stopped_is_not_ready_and_then_taken_for_dead(
+    tmp_path: Path, clock: FakeClock
+):
+    endpoint = f"unix:{tmp_path}/h.sock"
+    program = f"""
+import asyncio
+from skysail_common.rpc.serving import GrpcServer
+async def serve():
+    server = GrpcServer([])
+    server.bind({endpoint!r})
+    await server.start()
+    await server.set_serving(True)
+    await asyncio.Event().wait()
+asyncio.run(serve())
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        async with aclosing(watch_readiness(endpoint, clock)) as changes:
+            while not await following(changes):
+                pass
+            process.send_signal(signal.SIGSTOP)
+            # All of it is of the real time but the silence after the end of the stream.
+            assert await following(changes) is False
+            process.send_signal(signal.SIGCONT)
+            assert await following(changes) is True
+            process.send_signal(signal.SIGSTOP)
+            assert await following(changes) is False
+            clock.advance(SILENCE_LIMIT_S + 1)
+            assert await following(changes) is None
+    finally:
+        process.kill()
+        process.wait()
+        (tmp_path / "h.sock").unlink(missing_ok=True)

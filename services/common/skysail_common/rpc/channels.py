@@ -1,5 +1,7 @@
 """How every client of Skysail dials."""
 
+from typing import NamedTuple
+
 import grpc
 import grpc.aio
 
@@ -14,11 +16,25 @@ MAX_LINK_MESSAGE_BYTES = 1024 * 1024 * 1024
 LINK_TIMEOUT_S = 5.0
 """Longest time in which a peer has to accept a link."""
 
+MIN_PING_INTERVAL_S = 4.0
+"""Servers let clients ping an idle connection as often as this."""
+
+
+class KeepAlive(NamedTuple):
+    """How a peer that vanished without a word is noticed."""
+
+    idle_s: float
+    """Silence after which it is pinged; at least `MIN_PING_INTERVAL_S`."""
+    timeout_s: float
+    """Longest time that its answer may take."""
+
+
+_KEEP_ALIVE = KeepAlive(20.0, 10.0)
+
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # A peer that vanished without a word is noticed within half a minute.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
+    # Otherwise two pings is all that a stream without messages gets.
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # This is how long an attempt may take, whatever its name; a busy peer does not answer at once.
     ("grpc.min_reconnect_backoff_ms", 2_000),
@@ -30,6 +46,7 @@ def open_channel(
     endpoint: str,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     credentials: grpc.ChannelCredentials | None = None,
+    keep_alive: KeepAlive = _KEEP_ALIVE,
 ) -> grpc.aio.Channel:
     """Return a channel to `host:port` or `unix:/path`; it connects when first used.
 
@@ -37,9 +54,14 @@ def open_channel(
         endpoint: Where it leads.
         max_message_bytes: Largest message either way.
         credentials: Of TLS; in the clear if None.
+        keep_alive: When the peer counts as gone while a call is open.
     """
     options: list[tuple[str, int | str]] = [
         *_OPTIONS,
+        ("grpc.keepalive_time_ms", int(keep_alive.idle_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(keep_alive.timeout_s * 1000)),
+        # Newer grpcio waits for the longer of both, and this one is a minute unless it is set.
+        ("grpc.http2.ping_timeout_ms", int(keep_alive.timeout_s * 1000)),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
     ]

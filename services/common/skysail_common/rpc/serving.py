@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from skysail_common.rpc.certificates import Pem, ServerCertificates
-from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
+from skysail_common.rpc.channels import MAX_MESSAGE_BYTES, MIN_PING_INTERVAL_S
 from skysail_common.rpc.health_check import LIVENESS
 from skysail_common.rpc.interceptors import ErrorInterceptor
 from skysail_common.sockets import cannot_listen
@@ -47,8 +47,10 @@ class GrpcServer:
                 ("grpc.max_send_message_length", max_message_bytes),
                 # Without being asked to, two on one port would share the calls by chance.
                 ("grpc.so_reuseport", int(shares_port)),
-                # Clients of ours ping idle connections every 20 s.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                (
+                    "grpc.http2.min_ping_interval_without_data_ms",
+                    int(MIN_PING_INTERVAL_S * 1000),
+                ),
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )

@@ -29,6 +29,7 @@ from skysail_management.containers.changes import ContainerChanges
 from skysail_management.containers.docker_containers import ClusterContainers
 from skysail_management.containers.docker_images import VersionImages
 from skysail_management.containers.readiness import watch_readiness
+from skysail_management.containers.replicas import SILENT
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class _Replica:
     container: Container
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     is_stopping: bool = False
+    is_silent: bool = False
+    """True once it was killed because it did not answer."""
     readiness: "asyncio.Task[None] | None" = None
     """None until it is started."""
 
@@ -204,6 +207,8 @@ class DockerEngineManager(ContainerManager):
             self._set(replica, ReplicaState.STOPPED)
         else:
             self._containers.clear(name)
+            if replica.is_silent:
+                failed = replace(failed, reason=SILENT)
             replica.container = failed
             self._changes.publish(failed)
         # Only now: who waits for it may start another one.
@@ -221,6 +226,7 @@ class DockerEngineManager(ContainerManager):
                 return
             if is_ready is None:
                 log.error("replica does not answer and is killed", extra={"container": name})
+                replica.is_silent = True
                 await self._containers.signal(name, "SIGKILL")
                 return
             self._containers.note_ready(name, is_ready)

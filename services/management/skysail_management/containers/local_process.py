@@ -52,6 +52,7 @@ from skysail_management.containers.processes import (
 from skysail_management.containers.readiness import watch_readiness
 from skysail_management.containers.replicas import (
     LOG_TAIL_BYTES,
+    SILENT,
     check_python,
     exit_reason,
     log_end,
@@ -274,6 +275,7 @@ class LocalProcessManager(ContainerManager):
                     "replica does not answer and is killed",
                     extra={"container": replica.container.container_id},
                 )
+                replica.is_silent = True
                 signal_session(replica.pid, signal.SIGKILL)
                 return
             # Without it, on a full disk, the next management takes it for starting at first.
@@ -305,7 +307,8 @@ class LocalProcessManager(ContainerManager):
                 is_permanent=status == ExitCode.LOAD_FAILED,
                 log_tail=_log_tail(replica.log_file),
             )
-            self._set(replica, ReplicaState.FAILED, exit_reason(status))
+            reason = SILENT if replica.is_silent else exit_reason(status)
+            self._set(replica, ReplicaState.FAILED, reason)
 
     def _set(self, replica: Replica, state: ReplicaState, reason: str = "") -> None:
         replica.container = replace(replica.container, state=state, reason=reason)

@@ -28,6 +28,8 @@ class Replica:
     """None where an earlier management started it."""
     gone: asyncio.Event
     is_stopping: bool = False
+    is_silent: bool = False
+    """True once it was killed because it did not answer."""
 
     @property
     def socket(self) -> Path:

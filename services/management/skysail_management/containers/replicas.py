@@ -8,6 +8,9 @@ from skysail_management.containers.base import PrepareFailed, ReplicaSpec, Versi
 LOG_TAIL_BYTES = 8_192
 """How much of its log tells why a replica failed."""
 
+SILENT = "did not answer health checks any more and was killed"
+"""Why a replica failed that has fallen silent."""
+
 LABELS = ("cluster", "model", "version", "replica", "artifact")
 """Names of what marks a container."""
 
