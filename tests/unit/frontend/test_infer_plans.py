@@ -154,9 +154,12 @@ def test_a_plan_holds_no_long_request(query_id):
     assert door.num_plans == 0
 
 
-def test_an_id_of_any_length_is_answered():
+def test_an_id_of_up_to_4096_characters_is_answered():
     door = Door(served())
-    for size in (1, 127, 128, 5000, 100_000):
+    error = door.ask(request_of(query_id="i" * 4097).SerializeToString())
+    assert isinstance(error, InvalidInput)
+    assert error.message == "the id of a query has 4097 characters; send at most 4096"
+    for size in (1, 127, 128, 3000, 4096):
         for _ in range(2):
             answer = door.ask(request_of(query_id="i" * size).SerializeToString())
             assert isinstance(answer, pb.ModelInferResponse)

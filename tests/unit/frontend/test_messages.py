@@ -17,13 +17,14 @@ infer = RequestParser(pb.ModelInferRequest, MODEL_INFER, "send raw")
 predict = RequestParser(query_pb2.PredictRequest, PREDICT)
 ready = RequestParser(pb.ModelReadyRequest, NO_DATA)
 
+KIB = 1024
 LARGE = 4 * MAX_STRUCTURE_BYTES
 """Bytes that are only parsed if they are data."""
 
 
 def full_request() -> pb.ModelInferRequest:
     """A request with every kind of data, each large."""
-    request = pb.ModelInferRequest(model_name="m", model_version="1", id="i" * LARGE)
+    request = pb.ModelInferRequest(model_name="m", model_version="1", id="i" * KIB)
     request.parameters["headers"].string_param = "p" * LARGE
     request.parameters["flag"].bool_param = True
     request.inputs.add(name="x", shape=[1, 2]).contents.fp32_contents.extend([1.5] * LARGE)
@@ -38,7 +39,7 @@ def full_request() -> pb.ModelInferRequest:
 def test_data_of_any_size_are_parsed():
     request = full_request()
     assert infer.parse(request.SerializeToString()) == request
-    query = query_pb2.PredictRequest(query_id="i" * LARGE, target="m")
+    query = query_pb2.PredictRequest(query_id="i" * KIB, target="m")
     query.inputs.add(name="x", shape=[1, LARGE], data=b"d" * LARGE)
     assert predict.parse(query.SerializeToString()) == query
 
@@ -54,6 +55,7 @@ def test_data_of_any_size_are_parsed():
         b"\x78\x01",  # an unknown number
         b"\x79" + bytes(8),
         b"\x7d" + bytes(4),
+        b"\x1a\x01i",  # an id
         b"\x2a\x04\x2a\x02\x42\x00",  # an input with a text
         b"\x2a\x05\x2a\x03\x1a\x01\x01",  # an input with a packed number
         b"\x2a\x04\x2a\x02\x18\x01",  # an input with a number
@@ -106,10 +108,12 @@ def test_many_packed_numbers_are_refused(field):
 )
 @pytest.mark.parametrize("padding", [0, LARGE])
 def test_what_is_no_message_is_refused(parser, message, padding):
-    # As an id; the questions about a model have none.
+    # Data, which questions about a model do not have.
     if padding and parser is not ready:
-        field = b"\x1a" if parser is infer else b"\x0a"
-        message = field + varint(padding) + b"i" * padding + message
+        data = (b"\x3a" if parser is infer else b"\x22") + varint(padding) + bytes(padding)
+        if parser is predict:
+            data = b"\x22" + varint(len(data)) + data
+        message = data + message
     name = parser.message_type.DESCRIPTOR.name
     with pytest.raises(InvalidInput) as caught:
         parser.parse(message)

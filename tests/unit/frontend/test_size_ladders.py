@@ -1,13 +1,16 @@
 """What a request costs grows no faster than its size, and the worst of them is refused early."""
 
+import gc
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
 from skysail_common.errors import SkysailError
-from skysail_common.rpc.contract import UnaryHandler
+from skysail_common.rpc.contract import Metadata, UnaryHandler
+from skysail_common.rpc.statuses import handle
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec
 from skysail_frontend.ingress.grpc_inference import SERVICE as INFERENCE
 from skysail_frontend.ingress.grpc_inference import GrpcInference
@@ -15,6 +18,7 @@ from skysail_frontend.ingress.grpc_query import SERVICE as QUERY
 from skysail_frontend.ingress.grpc_query import GrpcQuery, QueryIds
 from skysail_frontend.ingress.messages import MAX_STRUCTURE_BYTES
 from skysail_frontend.ingress.stream_session import Streams
+from skysail_frontend.version_dispatcher import QueryOutputs
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_protos.v1 import tensors_pb2
 from skysail_testing.calls import FakeCall
@@ -168,8 +172,7 @@ PREDICT: dict[str, Make] = {
 }
 
 
-def doors() -> dict[str, UnaryHandler]:
-    frontend = Frontend(*MODELS, with_replicas=False)
+def doors(frontend: Frontend) -> dict[str, UnaryHandler]:
     streams = Streams(frontend.dispatcher, 10)
     infer = GrpcInference(frontend.dispatcher, "s", lambda: True, streams)
     return {**infer.unary, **GrpcQuery(frontend.dispatcher, QueryIds(), streams).unary}
@@ -189,7 +192,7 @@ def cost_of(handler: UnaryHandler, path: str, message: bytes) -> float:
 
 def climb(path: str, make: Make, top: int) -> None:
     """Ask with messages of each size of the ladder, on a machine that may be busy."""
-    handler = doors()[path]
+    handler = doors(Frontend(*MODELS, with_replicas=False))[path]
     per_byte = MAX_S
     for size in (*LADDER, top):
         message = make(size)
@@ -214,6 +217,67 @@ def test_a_request_of_the_open_inference_protocol_costs_by_its_size(kind, top):
 @pytest.mark.parametrize("kind", PREDICT)
 def test_a_query_costs_by_its_size(kind, top):
     climb(f"/{QUERY}/Predict", PREDICT[kind], top)
+
+
+class ForgetfulCall(FakeCall):
+    """A call that keeps neither its answer nor its error, as those of transports."""
+
+    def reply(self, message: bytes, trailers: Metadata = ()) -> None:
+        self._cancel = None
+
+    def fail(self, error: SkysailError, trailers: Metadata = ()) -> None:
+        self._cancel = None
+
+
+INFER_KINDS = (
+    "raw data",
+    "typed floats",
+    "integers one by one",
+    "empty texts",
+    "empty inputs",
+    "empty raw contents",
+    "a long name",
+    "a long id",
+    "a long parameter",
+    "a length without end",
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "make"),
+    [
+        *((f"/{INFERENCE}/ModelInfer", INFER[kind]) for kind in INFER_KINDS),
+        (f"/{QUERY}/Predict", PREDICT["widened data"]),
+        (f"/{QUERY}/Predict", PREDICT["empty inputs"]),
+    ],
+    ids=[*INFER_KINDS, "widened data", "empty inputs of a query"],
+)
+def test_a_request_that_is_over_leaves_nothing(path, make):
+    frontend = Frontend(*MODELS, function=lambda _: QueryOutputs([bytes(4)], [(1, 1)]))
+    handler = doors(frontend)[path]
+    messages = [make(size) for size in (MAX_STRUCTURE_BYTES - KIB, 2 * MAX_STRUCTURE_BYTES)]
+
+    def ask() -> None:
+        for message in messages:
+            # A copy, as another message of the same bytes is.
+            handle(handler, ForgetfulCall(path, bytes(bytearray(message))))
+            frontend.loop.turn()
+        for replica in frontend.replicas:
+            replica.sent.clear()
+
+    ask()
+    gc.collect()
+    # Nothing may wait for the collector, which comes late.
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            ask()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert kept < MAX_STRUCTURE_BYTES / 2
 
 
 @pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])

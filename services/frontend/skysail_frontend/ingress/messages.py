@@ -39,15 +39,10 @@ Layout = Mapping[int, Union["Layout", Data]]
 _VARINT_CONTENTS: Layout = dict.fromkeys(range(1, 6), Data.VARINTS)
 _CONTENTS: Layout = {**_VARINT_CONTENTS, 6: Data.BYTES, 7: Data.BYTES, 8: Data.BYTES}
 _PARAMETER: Layout = {1: Data.BYTES, 2: {3: Data.BYTES}}
-MODEL_INFER: Final[Layout] = {
-    3: Data.BYTES,
-    4: _PARAMETER,
-    5: {5: _CONTENTS},
-    7: Data.BYTES,
-}
-"""Data of a ModelInferRequest: id, parameters, contents of inputs, raw contents."""
-PREDICT: Final[Layout] = {1: Data.BYTES, 4: {4: Data.BYTES}}
-"""Data of a PredictRequest: id, data of inputs."""
+MODEL_INFER: Final[Layout] = {4: _PARAMETER, 5: {5: _CONTENTS}, 7: Data.BYTES}
+"""Data of a ModelInferRequest: parameters, contents of inputs, raw contents."""
+PREDICT: Final[Layout] = {4: {4: Data.BYTES}}
+"""Data of a PredictRequest: those of its inputs."""
 NO_DATA: Final[Layout] = {}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skysail_common.errors import ApplicationNotFound, DeadlineExceeded, shown
+from skysail_common.errors import ApplicationNotFound, DeadlineExceeded, InvalidInput, shown
 from skysail_common.rpc.contract import Call
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
@@ -12,6 +12,8 @@ from skysail_frontend.routes import Application, RouteTable, ServedVersion
 from skysail_frontend.validation import Inputs, LazyTensor, checked_inputs
 
 _LATE_S = 0.001
+_MAX_ID_LENGTH = 4096
+"""Characters of a query's id, which is kept until the deadline even if the answer is earlier."""
 _NO_INPUTS = Inputs((), 1, ())
 
 
@@ -114,8 +116,12 @@ def make_query(
         label: Put before messages about the inputs.
 
     Raises:
-        InvalidInput: the inputs are not what the model takes.
+        InvalidInput: the inputs are not what the model takes, or the id is too long.
     """
+    if len(query_id) > _MAX_ID_LENGTH:
+        raise InvalidInput(
+            f"the id of a query has {len(query_id)} characters; send at most {_MAX_ID_LENGTH}"
+        )
     if arrival is None:
         arrival = dispatcher.clock()
     inputs = _NO_INPUTS
