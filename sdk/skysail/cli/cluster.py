@@ -234,7 +234,11 @@ def print_endpoints(endpoints: ClusterEndpoints) -> None:
         ["", "", ""],
         [
             ["[green]✓[/] Skysail is ready", "", ""],
-            *([f"  {name}", f"[bold]{where}[/]", what] for name, where, what in rows if where),
+            *(
+                [f"  {name}", f"[bold]{escape(where)}[/]", what]
+                for name, where, what in rows
+                if where
+            ),
         ],
     )
 
@@ -310,11 +314,11 @@ def status(endpoint: str | None, output: str) -> None:
         ["", ""],
         [
             ["Skysail", found.skysail_version],
-            ["management", client.endpoint],
+            ["management", escape(client.endpoint)],
             ["container manager", found.container_manager],
             ["store", store],
             *(
-                ["frontend", f"gRPC {each.grpc_endpoint}  HTTP {each.http_endpoint}"]
+                ["frontend", escape(f"gRPC {each.grpc_endpoint}  HTTP {each.http_endpoint}")]
                 for each in found.frontends
             ),
         ],

@@ -42,7 +42,7 @@ async def _management_answers(bound: Mapping[str, str]) -> bool:
 
 
 _MANAGEMENT_WATCH = Watch(_management_answers, patience_s=health_check.TIMEOUT_S, limit_s=30.0)
-# Callers wait for it, which nobody does for management.
+# Callers wait for a frontend; nobody waits for management.
 _FRONTEND_WATCH = Watch(is_live, patience_s=TIMEOUT_S, limit_s=10.0)
 
 

@@ -41,6 +41,6 @@ def check_ports(host: str, ports: Mapping[str, int]) -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    # As the services listen: `::` takes the port of IPv4 too.
+    # Services that listen on `::` take the port of IPv4 too.
     is_dual = host == "::" and socket.has_dualstack_ipv6()
     return socket.create_server((host, port), family=family_of(host), dualstack_ipv6=is_dual)

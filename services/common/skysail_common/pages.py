@@ -49,7 +49,7 @@ async def is_live(bound: Mapping[str, str]) -> bool:
         await read_page(bound["metrics"], "/live")
     except OSError:
         return False
-    # Whatever it says: one that refuses is alive too.
+    # A refusal is a sign of life too.
     return True
 
 
