@@ -23,6 +23,7 @@ from typing import Any
 
 import skysail.artifact
 from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.json_or_text import value_of
 from skysail_common.kubernetes_anchor import anchor_name
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.link_identity import identity_metadata
@@ -399,7 +400,8 @@ async def ask(container: Container, *texts: str) -> list[Any]:
     answered = split_bytes_elements(result.outputs[0], len(texts) - len(errors))
     values = iter(answered)
     return [
-        errors[index] if index in errors else next(values).decode() for index in range(len(texts))
+        errors[index] if index in errors else value_of(next(values).decode())
+        for index in range(len(texts))
     ]
 
 
