@@ -72,6 +72,8 @@ class Caching:
         query: Query,
         outputs: tuple[Sequence[bytes], Sequence[tuple[int, ...]]] | None,
         now: float,
+        *,
+        keeps: bool = True,
     ) -> list[Query]:
         """Keep the answer to a query and return the queries that it answers too.
 
@@ -79,11 +81,12 @@ class Caching:
             query: Came back from a model.
             outputs: Data and shapes; None where the model failed.
             now: The present instant.
+            keeps: False to leave the cache as it is.
         """
         key, version = query.cache_key, query.version
         if key is None:
             return []
-        if outputs is not None and version is not None:
+        if keeps and outputs is not None and version is not None:
             self.cache.put(key, *outputs, now + version.serving.cache_ttl_s)
         leader = self.leader(query)
         if leader is None or (leader is not query and outputs is None):

@@ -53,7 +53,10 @@ class Endings:
     ) -> None:
         """Keep an answer and give it to all that wait for the same, even if it comes late."""
         outputs = None if isinstance(answer, QueryError) else (answer.data, answer.shapes)
-        for query in self._caching.answered(leader, outputs, now):
+        version = leader.version
+        # What comes after its version is gone would answer for the next of that name.
+        keeps = version is not None and version.identity in self._versions
+        for query in self._caching.answered(leader, outputs, now, keeps=keeps):
             if query.is_settled:
                 continue
             self.leave_queue(query)

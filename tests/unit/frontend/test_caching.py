@@ -148,6 +148,17 @@ def test_a_version_that_is_gone_answers_nothing(frontend):
     assert ask(frontend) not in frontend.settled
 
 
+def test_a_result_that_comes_after_its_version_is_gone_is_not_kept(frontend):
+    old_replica = frontend.replica
+    asked = ask(frontend)
+    frontend.apply()
+    old_replica.answer()
+    assert ok(frontend, asked)
+    assert len(frontend.dispatcher.caching.cache) == 0
+    frontend.apply(served(serving=cached))
+    assert ask(frontend) not in frontend.settled
+
+
 # A version that is deployed again under its name, with other content.
 
 
