@@ -629,6 +629,14 @@ async def native() -> AsyncIterator[Any]:
     transport.close()
 
 
+async def test_an_unknown_method_of_a_long_name_is_unimplemented(native):
+    async with serving(native, echo) as (_, endpoint), calling(endpoint) as channel:
+        for _ in range(10):
+            error = await failure(unary_call(channel, f"/{SERVICE}/{'x' * 12_000}")(b""))
+            assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert len(error.details() or "") < 200
+
+
 async def test_an_answer_that_cannot_be_sent_ends_its_own_call_only(native, caplog):
     def handler(call: Call) -> None:
         if call.message == b"bad":

@@ -41,6 +41,9 @@ const MAX_RESETS_AT_ONCE: usize = 1000;
 /// one byte stays below it, and they leave h2 at the end of that turn.
 const DATA_FRAME_BUDGET: usize = 16 << 20;
 
+/// Characters of a path that a status repeats: clients accept 8 KiB of metadata by default.
+const MAX_SHOWN: usize = 120;
+
 /// Where a call goes.
 #[derive(Clone, Copy)]
 pub struct Route {
@@ -199,7 +202,8 @@ impl Engine {
                 Route::of_health(Role::Watch)
             }
             None => {
-                let text = format!("unknown method {path}");
+                let shown: String = path.chars().take(MAX_SHOWN).collect();
+                let text = format!("unknown method {shown}");
                 return self.refuse(respond, Status::new(code::UNIMPLEMENTED, text));
             }
         };
