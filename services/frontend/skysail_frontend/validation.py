@@ -17,7 +17,7 @@ from skysail_common.tensors import DataType, Tensor, TensorSpec
 from skysail_frontend.routes import ServedVersion
 
 MAX_TEXTS = 65_536
-"""BYTES elements of an input; a walk over them takes about 5 ms."""
+"""BYTES elements of a query; a walk over them takes about 5 ms."""
 
 _MAX_DIMENSION = 2**40
 _MAX_WIDENED_BYTES = 64 * 1024 * 1024
@@ -27,13 +27,13 @@ _length_at = struct.Struct("<I").unpack_from
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """An input whose data are made once its shape is known to be one that the model takes."""
+    """An input whose data are converted after the checks of its shape."""
 
     name: str
     datatype: DataType
     shape: tuple[int, ...]
     num_elements: int
-    """How many elements `convert` would return, known at little cost."""
+    """Number of elements that `convert` returns."""
     convert: Callable[[], bytes]
     """Returns the data.
 
@@ -79,6 +79,7 @@ def checked_inputs(
         ordered = _ordered(model, specs, tensors, label)
     rows = ordered[0].shape[0] if ordered[0].shape else 0
     dims: list[int] = []
+    num_texts = 0
     for spec, tensor in zip(specs, ordered, strict=True):
         if tensor.datatype is not spec.datatype:
             _check_type(model, spec, tensor.datatype, label, widens=widens)
@@ -88,10 +89,17 @@ def checked_inputs(
                 f"{label}input '{spec.name}' batch size does not match other inputs for '{model}'"
             )
         dims.extend(tensor.shape[axis] for axis in spec.variable_axes)
+        if spec.datatype is DataType.BYTES:
+            num_texts += prod(tensor.shape)
     if rows > max_rows:
         raise InvalidInput(
             f"{label}inference request batch-size must be <= {max_rows} for "
             f"'{model}'; send {rows} rows in several requests"
+        )
+    if num_texts > MAX_TEXTS:
+        raise InvalidInput(
+            f"{label}expected at most {MAX_TEXTS} string elements for model '{model}', got "
+            f"{num_texts}; send them in several requests"
         )
     data = tuple(
         _checked_data(model, spec, tensor, label)
@@ -168,11 +176,6 @@ def _checked_data(model: str, spec: TensorSpec, tensor: Tensor | LazyTensor, lab
     """Return the data of an input whose shape is one that the model takes."""
     count = prod(tensor.shape)
     is_texts = spec.datatype is DataType.BYTES
-    if is_texts and count > MAX_TEXTS:
-        raise InvalidInput(
-            f"{label}expected at most {MAX_TEXTS} string elements for inference input "
-            f"'{spec.name}' for model '{model}', got {count}; send them in several requests"
-        )
     num_bytes = count * spec.datatype.element_bytes
     if isinstance(tensor, LazyTensor):
         got = tensor.num_elements

@@ -525,8 +525,27 @@ def test_many_integers_must_be_raw(datatype, field, most):
     message.shape[1] = most + 1
     getattr(message.contents, field).append(7)
     assert refusal(frontend, request).message == (
-        f"input 'x' has {most + 1} elements in {field}; send more than {most} in raw_input_contents"
+        f"a request has {most + 1} integers in typed contents; send more than {most} in "
+        "raw_input_contents"
     )
+
+
+def test_the_texts_of_all_inputs_count():
+    specs = [texts(name, Content.TEXT, -1) for name in "ab"]
+    frontend = Frontend(served(signature=Signature(tuple(specs), DOUBLES.outputs)))
+    request = pb.ModelInferRequest(model_name="m")
+    for spec, count in zip(specs, (MAX_TEXTS, 1), strict=True):
+        request.inputs.add(name=spec.name, datatype="BYTES", shape=[1, count])
+        request.raw_input_contents.append(bytes(4 * count))
+    assert f"got {MAX_TEXTS + 1}; send" in refusal(frontend, request).message
+
+
+def test_the_integers_of_all_inputs_count(frontend):
+    request = simple_request()
+    del request.raw_input_contents[:]
+    for message, count in zip(request.inputs, (256 * 1024, 1), strict=True):
+        message.contents.int_contents.extend([7] * count)
+    assert f"has {256 * 1024 + 1} integers" in refusal(frontend, request).message
 
 
 def test_many_texts_must_be_several_requests():

@@ -27,7 +27,7 @@ _MAX_TEXT_BYTES = 5000
 Clients accept 8 KiB of metadata by default and fail above it with RESOURCE_EXHAUSTED.
 """
 _MAX_DETAIL_BYTES = 1000
-"""The same where the details of a status repeat the text, in base64."""
+"""Limit for the copy of a text in the details of a status, which travel in base64."""
 _MAX_ENCODED = 12
 """Bytes of the longest character: four of UTF-8, of which each becomes `%XX`."""
 

@@ -15,7 +15,7 @@ from skysail_protos.inference import grpc_service_pb2 as pb
 
 _MAX_PLANS = 1024
 _MAX_HEAD_BYTES = 4096
-"""Requests with more before their raw data have no plan: a key is kept, and compared each time."""
+"""Requests with more before their raw data have no plan, because plans keep their keys."""
 _MAX_RAW = 1024
 _MAX_SHIFT = 28
 """A length has at most five bytes of seven bits."""
@@ -39,7 +39,7 @@ class Cut:
         self.key = key
         self.query_id = query_id
         self.id_end = id_end
-        """Where what follows the id begins; 0 without one."""
+        """Position after the id; 0 without one."""
         self.raw = raw
 
 

@@ -1,6 +1,6 @@
 """What a ModelInferRequest says: tensors, parameters, and the outputs that are wanted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skysail_common.conversions import packed
@@ -9,7 +9,7 @@ from skysail_common.tensors import DataType, Tensor, join_bytes_elements
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
 from skysail_frontend.ingress.messages import MODEL_INFER, RequestParser
 from skysail_frontend.ingress.targets import Target
-from skysail_frontend.validation import MAX_TEXTS, LazyTensor
+from skysail_frontend.validation import LazyTensor
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 _CONTENTS_FIELD = {
@@ -31,8 +31,8 @@ _FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items
 
 _SERIALIZED = ("bool_contents", "fp32_contents", "fp64_contents")
 """Fields whose serialized elements are those of a tensor, byte by byte."""
-_MAX_NUMBERS = 256 * 1024
-"""Integers of an input in a typed field; their conversion takes about 5 ms."""
+_MAX_INTEGERS = 256 * 1024
+"""Integers of a request in typed fields; their conversion takes about 5 ms."""
 _MAX_DIMENSIONS = 65
 """Dimensions of a shape that are looked at, one more than numpy allows."""
 _MAX_NAMED = 1024
@@ -64,7 +64,7 @@ def input_tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor 
     Only one more than the model takes are looked at: one of them is wrong, and told to be.
 
     Raises:
-        InvalidInput: an unknown datatype, or data in no way or in two.
+        InvalidInput: an unknown datatype, data in no way or in two, or too many integers.
     """
     if target.version is None:
         return []
@@ -94,7 +94,22 @@ def input_tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor 
                 f"'{shown(name)}' for model '{model}'"
             )
         tensors.append(Tensor(name, datatype, shape, raw[index]))
+    if not raw:
+        _check_integers(tensors)
     return tensors
+
+
+def _check_integers(tensors: Sequence[Tensor | LazyTensor]) -> None:
+    num_integers = sum(
+        tensor.num_elements
+        for tensor in tensors
+        if isinstance(tensor, LazyTensor) and tensor.datatype.dtype.kind in "iu"
+    )
+    if num_integers > _MAX_INTEGERS:
+        raise InvalidInput(
+            f"a request has {num_integers} integers in typed contents; send more than "
+            f"{_MAX_INTEGERS} in raw_input_contents"
+        )
 
 
 def _typed(
@@ -121,12 +136,6 @@ def _typed(
             contents.DiscardUnknownFields()
             message_bytes = contents.SerializeToString()
             return message_bytes[len(message_bytes) - len(elements) * datatype.element_bytes :]
-        most = MAX_TEXTS if datatype is DataType.BYTES else _MAX_NUMBERS
-        if len(elements) > most:
-            raise InvalidInput(
-                f"input '{name}' has {len(elements)} elements in {expected}; send more than {most} "
-                "in raw_input_contents"
-            )
         if datatype is DataType.BYTES:
             return join_bytes_elements(elements)
         return packed(name, elements[:], datatype)

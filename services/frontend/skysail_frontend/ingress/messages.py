@@ -1,7 +1,7 @@
 """Requests of the gRPC doors, parsed within bounds.
 
 A parser builds an object for every two bytes of the worst message, so that 64 MiB become gigabytes.
-Large requests are data with a little around them. What is around is measured before it is parsed.
+A useful large request is data with a little structure, so that its structure is measured first.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from skysail_common.errors import InvalidInput
 MAX_STRUCTURE_BYTES = 256 * 1024
 """Bytes of a request beside its data; upb parses the worst of them in about 4 ms."""
 _FIELD_BYTES = 16
-"""What a field counts beside its size, because walking past it takes time."""
+"""Charge for a field beside its size, because a step past it takes time."""
 _PACKED_NUMBERS = 8
-"""Packed varints are parsed so many times faster than messages."""
+"""Bytes of packed varints that count as one, because they are parsed that much faster."""
 _MAX_SHIFT = 63
 """A varint has at most ten bytes of seven bits."""
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
 class Data(Enum):
-    """What a field holds that a parser only copies."""
+    """Content of a field that costs a parser little more than a copy."""
 
     BYTES = "bytes"
     """Bytes, text, or packed numbers of a fixed size."""
@@ -34,7 +34,7 @@ class Data(Enum):
 
 
 Layout = Mapping[int, Union["Layout", Data]]
-"""By number: the fields of a message that hold data, or messages with such fields."""
+"""Fields of a message by number: those that hold data, and messages with such fields."""
 
 _VARINT_CONTENTS: Layout = dict.fromkeys(range(1, 6), Data.VARINTS)
 _CONTENTS: Layout = {**_VARINT_CONTENTS, 6: Data.BYTES, 7: Data.BYTES, 8: Data.BYTES}
@@ -53,7 +53,7 @@ class RequestParser:
     message_type: Any
     layout: Layout
     advice: str = "send only the fields of the protocol"
-    """How to make a request smaller that is refused for its structure."""
+    """Fix for a request that is refused for its structure."""
 
     def parse(self, message: bytes) -> Any:
         """Return the parsed request.
@@ -80,7 +80,7 @@ def _left(message: bytes, position: int, end: int, layout: Layout, budget: int) 
 
     Raises:
         IndexError: the message ends in a field.
-        DecodeError: it is no message, or it has groups, which nobody sends any more.
+        DecodeError: it is no message, or it has groups, which proto3 lacks.
     """
     while position < end and budget >= 0:
         begin = position
