@@ -4,26 +4,20 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from skysail_common.clock import NEVER
 from skysail_common.errors import (
     InvalidInput,
-    ModelFailed,
     SkysailError,
     Status,
 )
-from skysail_common.tensors import Array
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.http_bodies import BodyTooLarge
+from skysail_frontend.ingress.json_answers import json_text
 from skysail_frontend.ingress.turns import Turn
 from skysail_frontend.query import Prediction, Query, Settle
-
-_MAX_ELEMENTS_AT_ONCE = 8192
-"""Elements that are written as JSON in one go, in about a millisecond."""
 
 _HTTP_STATUS = {
     Status.INVALID_ARGUMENT: 400,
@@ -54,53 +48,6 @@ def http_status(error: SkysailError) -> int:
 def json_response(value: Any, status: int = 200) -> Response:
     """Return a response with a JSON body, as `json_text` writes it."""
     return Response(json_text(value), status, media_type="application/json")
-
-
-def json_text(value: Any) -> bytes:
-    """Return a value as JSON; numpy arrays become lists, NaN becomes null.
-
-    Raises:
-        ModelFailed: JSON cannot hold it.
-    """
-    try:
-        return orjson.dumps(value, _plain, orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError as error:
-        raise ModelFailed(f"the answer cannot be written as JSON: {error}") from error
-
-
-async def array_text(
-    array: Array, turn: Turn, write: Callable[[Array], bytes] = json_text
-) -> bytes:
-    """Return an array as JSON, written in turns.
-
-    Args:
-        array: Has at least one axis if it is long.
-        turn: The time for which the request has kept the loop.
-        write: Writes a part of the array.
-
-    Raises:
-        ModelFailed: as `json_text`.
-    """
-    if array.size <= _MAX_ELEMENTS_AT_ONCE:
-        return write(array)
-    row_size = array.size // len(array)
-    is_long = row_size > _MAX_ELEMENTS_AT_ONCE
-    step = 1 if is_long else _MAX_ELEMENTS_AT_ONCE // row_size
-    parts = []
-    for begin in range(0, len(array), step):
-        if is_long:
-            parts.append(await array_text(array[begin], turn, write))
-        else:
-            parts.append(write(array[begin : begin + step])[1:-1])
-        await turn.end_if_long()
-    return b"[%b]" % b",".join(parts)
-
-
-def _plain(value: Any) -> Any:
-    # orjson itself writes arrays of numbers only.
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"a value of type {type(value).__name__}")
 
 
 def arrival_of(request: Request, dispatcher: Dispatcher) -> float:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -20,16 +19,15 @@ from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http import (
-    array_text,
     arrival_of,
     deadline_of,
-    json_text,
     predict_all,
 )
 from skysail_frontend.ingress.http_bodies import read_body
 from skysail_frontend.ingress.http_limits import Held, HttpMemory
 from skysail_frontend.ingress.infer_inputs import json_member
-from skysail_frontend.ingress.json_values import json_elements, row_of_json
+from skysail_frontend.ingress.json_answers import json_text, row_text
+from skysail_frontend.ingress.json_values import row_of_json
 from skysail_frontend.ingress.long_json import (
     LongArray,
     elements_of,
@@ -186,12 +184,8 @@ async def _output(query: Query, prediction: Prediction, turn: Turn) -> bytes:
     if prediction.is_default:
         assert query.application is not None
         return json_text(query.application.default_output)
-    texts = []
-    for tensor in output_tensors(query, prediction):
-        row = json_elements(tensor)[0]
-        is_array = isinstance(row, np.ndarray)
-        text = await array_text(row, turn) if is_array else json_text(row)
-        texts.append((tensor.name, text))
+    tensors = output_tensors(query, prediction)
+    texts = [(tensor.name, await row_text(tensor, turn)) for tensor in tensors]
     if len(texts) == 1:
         return texts[0][1]
     return b"{%b}" % b",".join(b"%b:%b" % (json_text(name), text) for name, text in texts)

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound
-from skysail_common.tensors import Array, Tensor, TensorSpec
+from skysail_common.tensors import Tensor, TensorSpec
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.binary_tensors import (
@@ -21,11 +21,9 @@ from skysail_frontend.ingress.binary_tensors import (
 )
 from skysail_frontend.ingress.grpc_inference import EXTENSIONS
 from skysail_frontend.ingress.http import (
-    array_text,
     arrival_of,
     deadline_of,
     json_response,
-    json_text,
     predict,
 )
 from skysail_frontend.ingress.http_bodies import read_body
@@ -36,7 +34,7 @@ from skysail_frontend.ingress.infer_parameters import (
     check_tensor_parameters,
     request_options,
 )
-from skysail_frontend.ingress.json_values import json_elements
+from skysail_frontend.ingress.json_answers import elements_text, json_text
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
 from skysail_frontend.ingress.triton_errors import triton_error
@@ -233,11 +231,6 @@ def _wanted_outputs(body: Mapping[str, Any], target: Target, is_binary: bool) ->
     return wanted
 
 
-def _numbers_text(array: Array) -> bytes:
-    # As doubles: numbers of FP32 are then written in full.
-    return json_text(array.tolist())
-
-
 async def _answer(
     query: Query, prediction: Prediction, asked: _Asked, max_bytes: int, turn: Turn
 ) -> Response:
@@ -270,7 +263,7 @@ async def _answer(
             binary.append(tensor)
             outputs.append(json_text(output))
         else:
-            data = await array_text(json_elements(tensor).ravel(), turn, _numbers_text)
+            data = await elements_text(tensor, turn)
             outputs.append(b'%b,"data":%b}' % (json_text(output)[:-1], data))
     text = b'%b,"outputs":[%b]}' % (json_text(answer)[:-1], b",".join(outputs))
     if not binary:
