@@ -1,7 +1,7 @@
 """What both HTTP doors need: JSON answers, errors, deadlines, queries as an await."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -89,22 +89,27 @@ async def predict(
 
 
 async def predict_all(
-    request: Request, dispatcher: Dispatcher, makes: Sequence[Callable[[Settle], Query]]
+    request: Request, dispatcher: Dispatcher, makes: list[Callable[[Settle], Query]]
 ) -> list[tuple[Query, Prediction]]:
-    """Submit queries together and return each with its prediction, in their order."""
+    """Submit queries together and return each with its prediction, in their order.
+
+    The functions that make them are taken off their list.
+    """
     all_answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    count = len(makes)
     predictions: dict[Query, Prediction] = {}
 
     def settle(query: Query, prediction: Prediction) -> None:
         predictions[query] = prediction
-        if len(predictions) == len(makes) and not all_answered.done():
+        if len(predictions) == count and not all_answered.done():
             all_answered.set_result(None)
 
     turn = Turn(dispatcher.clock)
     queries: list[Query] = []
     with dispatcher.statistics.refusals:
-        for make in makes:
-            queries.append(make(settle))
+        makes.reverse()
+        while makes:
+            queries.append(makes.pop()(settle))
             await turn.end_if_long()
     leaving = asyncio.create_task(_client_left(request), name="HTTP client leaves")
     try:
@@ -118,8 +123,9 @@ async def predict_all(
     finally:
         leaving.cancel()
         for query in queries:
-            dispatcher.cancel(query)
-            await turn.end_if_long()
+            if not query.is_settled:
+                dispatcher.cancel(query)
+                await turn.end_if_long()
 
 
 async def _client_left(request: Request) -> None:

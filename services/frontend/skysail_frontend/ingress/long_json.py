@@ -54,7 +54,7 @@ class LongArray:
             InvalidInput: it is not JSON.
         """
         text, begin = self._text, 0
-        for end in _cuts(text):
+        async for end in _cuts(text, turn):
             part = text[begin:end]
             if len(part) > LONG_BYTES:
                 elements = [await parse_json(part, turn)]
@@ -64,7 +64,6 @@ class LongArray:
                     raise InvalidInput("Error parsing JSON: an element of an array is missing")
             yield elements
             begin = end + 1
-            await turn.end_if_long()
 
 
 async def parse_json(text: bytes | memoryview, turn: Turn) -> Any:
@@ -186,7 +185,7 @@ def _opened(window: _Window, places: Array, depths: Array) -> tuple[int, int] | 
     return window.begin + int(places[first]), int(depths[first]) - 1
 
 
-def _cuts(text: memoryview) -> Iterator[int]:
+async def _cuts(text: memoryview, turn: Turn) -> AsyncIterator[int]:
     """Return where an array is cut between its elements; its end is the last cut.
 
     A part with several elements comes from one window. A longer part is one element.
@@ -201,6 +200,7 @@ def _cuts(text: memoryview) -> Iterator[int]:
             yield window.begin + int(places[0])
             if len(places) > 1:
                 yield window.begin + int(places[-1])
+        await turn.end_if_long()
     yield len(text)
 
 

@@ -36,7 +36,7 @@ from skysail_frontend.ingress.long_json import (
 )
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.turns import Turn, free
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import Application
 
@@ -66,25 +66,32 @@ class RestClipper:
 
     async def _predict(self, request: Request, held: Held) -> Response:
         turn = Turn(self._dispatcher.clock)
-        with self._dispatcher.statistics.refusals:
-            makes, is_batch = await self._makes(request, held, turn)
-        found = await predict_all(request, self._dispatcher, makes)
+        makes: list[Callable[[Settle], Query]] = []
+        try:
+            with self._dispatcher.statistics.refusals:
+                is_batch = await self._fill(makes, request, held, turn)
+            found = await predict_all(request, self._dispatcher, makes)
+        finally:
+            await free(makes, turn)
         if len(found) == 1 and (error := found[0][1].error) is not None:
             raise error
         # Before it is written as JSON, which would keep all others waiting.
         size = sum(len(data) for _, prediction in found for data in prediction.outputs)
         check_size(size, self._max_bytes)
         answers = []
-        for query, prediction in found:
+        found.reverse()
+        while found:
+            # Taken off one by one, as `free` does.
+            query, prediction = found.pop()
             answers.append(await self._answer(query, prediction, turn))
             await turn.end_if_long()
         text = b'{"batch_predictions":[%b]}' % b",".join(answers) if is_batch else answers[0]
         return Response(checked(text, self._max_bytes), media_type="application/json")
 
-    async def _makes(
-        self, request: Request, held: Held, turn: Turn
-    ) -> tuple[list[Callable[[Settle], Query]], bool]:
-        """Return what makes each query of a request, and whether they are a batch.
+    async def _fill(
+        self, makes: list[Callable[[Settle], Query]], request: Request, held: Held, turn: Turn
+    ) -> bool:
+        """List what makes each query of a request; return whether they are a batch.
 
         All is converted before any is asked: a bad input refuses the whole request.
         """
@@ -112,7 +119,6 @@ class RestClipper:
         )
         if not isinstance(values, (list, LongArray)):
             raise wrong_batch
-        makes: list[Callable[[Settle], Query]] = []
         async for value in elements_of(values, turn):
             if len(makes) == most:
                 raise wrong_batch
@@ -120,7 +126,7 @@ class RestClipper:
             await turn.end_if_long()
         if not makes:
             raise wrong_batch
-        return makes, is_batch
+        return is_batch
 
     async def _make(
         self,

@@ -1,6 +1,7 @@
 """Long work of one request, in turns that leave the event loop to others."""
 
 import asyncio
+from typing import Any
 
 from skysail_common.clock import MONOTONIC, Clock
 
@@ -19,3 +20,10 @@ class Turn:
         if self._clock() >= self._until:
             await asyncio.sleep(0)
             self._until = self._clock() + _TURN_S
+
+
+async def free(items: list[Any], turn: Turn) -> None:
+    """Empty a list item by item; to free thousands at once takes long, too."""
+    while items:
+        items.pop()
+        await turn.end_if_long()
