@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import httpx
+from starlette.types import Receive, Scope, Send
 
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http_limits import HttpMemory
@@ -20,19 +21,30 @@ class HttpDoors:
     """A client of both doors, which are served as in the frontend."""
 
     def __init__(
-        self, frontend: Frontend, *, is_ready: bool = True, max_bytes: int = MAX_BODY_BYTES
+        self,
+        frontend: Frontend,
+        *,
+        is_ready: bool = True,
+        max_bytes: int = MAX_BODY_BYTES,
+        hosts: Collection[str] = (),
+        arrival: float | None = None,
     ) -> None:
+        """Requests arrive at a given instant, or when they are handled."""
         self.frontend = frontend
         self.memory = HttpMemory()
         dispatcher, ready = frontend.dispatcher, lambda: is_ready
         rest_v2 = RestV2(dispatcher, "our name", max_bytes, ready, self.memory)
         rest_clipper = RestClipper(dispatcher, QueryIds(), max_bytes, self.memory)
-        app = http_app([*rest_v2.routes(), *rest_clipper.routes()])
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        app = http_app([*rest_v2.routes(), *rest_clipper.routes()], hosts)
+
+        async def arrive(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope | {"arrival": arrival}, receive, send)
+
+        transport = httpx.ASGITransport(arrive, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://frontend")
 
-    async def get(self, path: str) -> httpx.Response:
-        return await self._client.get(path)
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return await self._client.get(path, headers=headers)
 
     async def post(
         self, path: str, body: object, headers: dict[str, str] | None = None

@@ -14,9 +14,12 @@ from skysail_common.tensors import (
     Content,
     DataType,
     Signature,
+    Tensor,
     TensorSpec,
+    from_numpy,
     join_bytes_elements,
 )
+from skysail_frontend.query import Query
 from skysail_frontend.version_dispatcher import QueryOutputs
 from unit.frontend.doors import MAX_BODY_BYTES, HttpDoors
 from unit.frontend.parts import (
@@ -463,3 +466,121 @@ async def test_a_request_that_is_given_up_takes_its_query_along():
     posting.cancel()
     await asyncio.gather(posting, return_exceptions=True)
     assert client.frontend.dispatcher.num_unsettled == 0
+
+
+# Clients as they are.
+
+
+async def test_members_that_are_null_are_as_if_absent():
+    body = body_of() | {"id": None, "parameters": None, "outputs": None}
+    body["inputs"][0]["parameters"] = None
+    response = await doors().post(INFER, body)
+    assert response.status_code == 200, response.text
+    assert "id" not in response.json()
+    body["parameters"] = {"binary_data_output": None, "priority": None}
+    body["outputs"] = [{"name": "y", "parameters": {"binary_data": None}}]
+    assert (await doors().post(INFER, body)).status_code == 200
+
+
+@pytest.mark.parametrize("path", [INFER, "/m/predict"])
+async def test_a_wrong_method_is_told_the_right_one(path):
+    response = await doors().get(path)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+async def test_a_slash_at_the_end_changes_nothing_and_redirects_nobody():
+    client = doors()
+    response = await client.post(f"{INFER}/", body_of())
+    assert response.status_code == 200
+    assert (await client.get("/v2/health/live/")).status_code == 200
+    assert (await client.get("/v2//")).status_code == 200
+    assert (await client.get("/")).status_code == 404
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "BYTES", "INT64", "BOOL"])
+@pytest.mark.parametrize("value", ["[" * 400 + "1" + "]" * 400, "[[" * 30 + "{}" + "]]" * 30])
+async def test_deep_nesting_is_a_mistake_of_the_client(datatype, value):
+    client = giving(DataType.named(datatype), 3)
+    head = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[1,3],"data":{value}}}]}}'
+    response = await client.post(INFER, head.encode())
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("input 'x' ")
+    assert len(response.text) < 300
+
+
+@pytest.mark.parametrize(
+    ("content_type", "error"),
+    [
+        ("multipart/form-data; boundary=a", "the body is multipart; send JSON as application/json"),
+        ("application/json; charset=utf-16", "the body has charset 'utf-16'; send JSON in UTF-8"),
+    ],
+)
+async def test_a_type_that_cannot_be_json_is_refused(content_type, error):
+    response = await doors().post(INFER, body_of(), {"content-type": content_type})
+    assert (response.status_code, response.json()) == (400, {"error": error})
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-www-form-urlencoded", "text/plain", 'a/b; charset="UTF-8"']
+)
+async def test_a_type_that_clients_name_by_habit_is_taken(content_type):
+    response = await doors().post(INFER, body_of(), {"content-type": content_type})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("size", [9_000, 40_000])
+async def test_a_large_answer_is_what_a_small_one_is(size):
+    values = np.arange(size, dtype="<f4") / 7
+    values[[1, 5]] = np.nan, np.inf
+    for datatype, data in (
+        (DataType.FP32, values),
+        (DataType.INT64, np.arange(size)),
+        (DataType.BYTES, np.array([f"a{number}" for number in range(size)], dtype=object)),
+    ):
+        tensor = from_numpy("y", data)
+
+        def give(_: Query, tensor: Tensor = tensor) -> QueryOutputs:
+            return QueryOutputs([tensor.data], [(1, size)])
+
+        signature = Signature(DOUBLES.inputs, (TensorSpec("y", datatype, (-1, -1)),))
+        frontend = Frontend(served(signature=signature), loop=TurningLoop, function=give)
+        (output,) = (await HttpDoors(frontend, max_bytes=2**20).post(INFER, body_of())).json()[
+            "outputs"
+        ]
+        expected = data.tolist()
+        if datatype is DataType.FP32:
+            expected[1], expected[5] = None, "Infinity"
+        assert output["data"] == expected
+        assert output["shape"] == [1, size]
+
+
+async def test_the_time_of_a_query_begins_when_its_head_was_read():
+    frontend = Frontend(served(), loop=TurningLoop)
+    arrival = frontend.clock()
+    client = HttpDoors(frontend, arrival=arrival)
+    frontend.clock.advance(0.3)
+    posting = asyncio.ensure_future(client.post(INFER, body_of(), {"skysail-timeout-ms": "500"}))
+    await turns()
+    frontend.loop.advance(0.19)
+    assert not posting.done()
+    frontend.loop.advance(0.02)
+    assert (await posting).status_code == 504
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("[::1]:8000", 200),
+        ("a.example", 421),
+        ("localhost.a.example:8000", 421),
+        ("", 421),
+    ],
+)
+async def test_only_hosts_that_are_allowed_are_served(host, status):
+    client = HttpDoors(Frontend(served()), hosts={"localhost", "::1"})
+    response = await client.get("/v2/health/live", {"host": host})
+    assert response.status_code == status
+    if status == 421:
+        assert response.json()["error"].endswith("see the setting http_allowed_hosts")

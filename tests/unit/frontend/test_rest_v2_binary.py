@@ -233,3 +233,30 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(body, encodin
     response = await echo().post(INFER, body, {"Content-Encoding": encoding})
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "X-GZIP"])
+async def test_a_gzip_body_may_come_in_members(coding):
+    row = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": ROW.tolist()}
+    body = json.dumps({"inputs": [row]}).encode()
+    members = gzip.compress(body[:9]) + gzip.compress(b"") + gzip.compress(body[9:])
+    response = await echo().post(INFER, members, {"content-encoding": coding})
+    assert response.status_code == 200, response.text
+
+
+async def test_json_that_grows_beyond_measure_is_refused_and_a_binary_tensor_is_taken():
+    size = 2 * 2**20
+    version = served(signature=signature_of(TensorSpec("x", DataType.FP32, (-1, size))))
+    client = HttpDoors(Frontend(version, loop=TurningLoop, function=echoed), max_bytes=16 * 2**20)
+    text = gzip.compress(b'{"inputs":[' + b"1," * 4_000_000 + b"1]}")
+    response = await client.post(INFER, text, {"content-encoding": "gzip"})
+    assert response.status_code == 413
+    assert response.json()["error"] == (
+        f"the body of {len(text)} bytes grows to more than 4194304 when it is decompressed; send it "
+        "uncompressed or as binary tensors"
+    )
+    headers = {"content-encoding": "gzip", "Inference-Header-Content-Length": "0"}
+    response = await client.post(INFER, gzip.compress(bytes(4 * size)), headers)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-length"] > str(4 * size)
+    assert client.memory.num_bytes == 0

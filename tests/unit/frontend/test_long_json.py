@@ -1,0 +1,113 @@
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.errors import InvalidInput
+from skysail_common.tensors import DataType, to_numpy
+from skysail_frontend.ingress import long_json
+from skysail_frontend.ingress.long_json import LongArray, parse_json, tensor_of_json
+from skysail_frontend.ingress.turns import Turn
+
+TEXTS = st.text('a",[]{}\\é\n', max_size=30)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1000, 1000) | TEXTS,
+    lambda inner: st.lists(inner, max_size=12) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=60,
+)
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of some bytes are long."""
+    monkeypatch.setattr(long_json, "LONG_BYTES", 32)
+
+
+async def whole(value: object) -> object:
+    """Parse what is left of a value."""
+    if isinstance(value, LongArray):
+        slices = [each async for each in value.slices(Turn())]
+        return [await whole(each) for elements in slices for each in elements]
+    if isinstance(value, dict):
+        return {key: await whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [await whole(each) for each in value]
+    return value
+
+
+@pytest.mark.usefixtures("_short")
+@settings(max_examples=300)
+@given(value=VALUES, ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
+async def test_a_text_parsed_in_parts_has_the_value_of_the_whole(value, ascii_only, indent):
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
+    assert await whole(await parse_json(text, Turn())) == value
+
+
+@pytest.mark.usefixtures("_short")
+@settings(max_examples=300)
+@given(value=VALUES, data=st.data())
+async def test_a_broken_text_is_refused_as_the_whole_is(value, data):
+    text = bytearray(json.dumps(value).encode())
+    at = data.draw(st.integers(0, len(text) - 1))
+    text[at : at + data.draw(st.integers(0, 2))] = data.draw(
+        st.sampled_from([b",", b"]", b'"', b"\\"])
+    )
+    try:
+        expected = json.loads(bytes(text), parse_constant=lambda name: pytest.skip(name))
+    except ValueError:
+        with pytest.raises(InvalidInput, match="JSON"):
+            await whole(await parse_json(bytes(text), Turn()))
+    else:
+        assert await whole(await parse_json(bytes(text), Turn())) == expected
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize(
+    "array", [np.arange(1000.0), np.arange(999.0).reshape(3, 333), np.ones((9, 9, 9))]
+)
+async def test_a_long_array_becomes_the_tensor_that_a_short_one_becomes(array):
+    value = await parse_json(json.dumps(array.tolist()).encode(), Turn())
+    assert isinstance(value, LongArray)
+    tensor = await tensor_of_json("x", value, DataType.FP64, array.size, Turn())
+    assert np.array_equal(to_numpy(tensor), array)
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ([[1.0] * 50, [1.0] * 49], "has rows of different lengths"),
+        ([[1.0] * 50, 1.0], "has rows of different lengths"),
+        ([1.0] * 99 + [[1.0] * 50], "has rows of different lengths"),
+        ([1.0] * 101, "has more than 100 elements"),
+        ([[]] * 101, "has more than 100 elements"),
+        ([1.0] * 50 + ["a"] + [1.0] * 49, "takes numbers, got"),
+        ([[[[[[[[[[[[1.0] * 50]]]]]]]]]]], "has too many dimensions"),
+    ],
+)
+async def test_a_long_array_that_is_no_tensor_is_refused(value, text):
+    long = await parse_json(json.dumps(value).encode(), Turn())
+    with pytest.raises(InvalidInput, match=text):
+        await tensor_of_json("x", long, DataType.FP64, 100, Turn())
+
+
+async def test_what_nobody_asks_for_is_not_parsed():
+    text = b'{"a":[' + b"[]," * 1_000_000 + b"1]}"
+    tracemalloc.start()
+    try:
+        value = await parse_json(text, Turn())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(value["a"], LongArray)
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize("unit", [b'"a":1,', b'"a":[1],', b'"a":{"b":1},'])
+async def test_values_beside_long_arrays_are_bounded(unit):
+    text = b"{" + (unit * 60_000)[:-1] + b"}"
+    with pytest.raises(InvalidInput, match="more than 50000 JSON values"):
+        await parse_json(text, Turn())
