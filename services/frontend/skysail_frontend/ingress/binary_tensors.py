@@ -6,7 +6,6 @@
 Source: Triton, "Binary Tensor Data Extension".
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from skysail_common.errors import InvalidInput
@@ -100,8 +99,3 @@ def raw_tensor(version: ServedVersion, content: bytes) -> Tensor:
         row_bytes *= 1 if size == -1 else size
     shape = tuple(len(content) // row_bytes if size == -1 else size for size in spec.shape[1:])
     return Tensor(spec.name, spec.datatype, (1, *shape), content)
-
-
-def joined(text: bytes, tensors: Sequence[Tensor]) -> bytes:
-    """Return the body of an answer: its JSON with the data of the binary outputs behind it."""
-    return b"".join([text, *(tensor.data for tensor in tensors)])

@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from skysail_common.errors import InvalidInput
 from skysail_frontend.ingress.binary_tensors import JSON_LENGTH_HEADER
 from skysail_frontend.ingress.http_limits import MIB, Held
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.turns import Turn, join
 
 # As zlib calls the formats: the one with gzip's header and the one with its own.
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -79,7 +79,7 @@ async def _received(request: Request, max_bytes: int, held: Held) -> bytes:
             parts.append(part)
     except ClientDisconnect as error:
         raise InvalidInput("the client went away before the end of its request") from error
-    return b"".join(parts)
+    return await join(parts)
 
 
 async def _decompressed(
@@ -105,7 +105,7 @@ async def _decompressed(
             await turn.end_if_long()
     except zlib.error as error:
         raise InvalidInput(f"the body cannot be decompressed by {encoding}: {error}") from error
-    return b"".join(parts)
+    return await join(parts)
 
 
 def _inflated(body: bytes, encoding: str) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import orjson
 from skysail_common.errors import ModelFailed
 from skysail_common.tensors import Array, DataType, Tensor, from_numpy, to_numpy
 from skysail_frontend.ingress.json_values import json_elements
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.turns import Turn, join
 
 _MAX_ELEMENTS_AT_ONCE = 8192
 """Elements that are written in one go, in about a millisecond."""
@@ -57,7 +57,7 @@ async def elements_text(tensor: Tensor, turn: Turn) -> bytes:
     for part in _parts(tensor):
         parts.append(write(json_elements(part))[1:-1])
         await turn.end_if_long()
-    return b"[%b]" % b",".join(parts)
+    return await join([b"[", await join(parts, b","), b"]"])
 
 
 async def row_text(tensor: Tensor, turn: Turn) -> bytes:
@@ -93,7 +93,7 @@ async def _array_text(array: Array, turn: Turn, write: Callable[[Array], bytes])
         else:
             parts.append(write(array[begin : begin + step])[1:-1])
         await turn.end_if_long()
-    return b"[%b]" % b",".join(parts)
+    return await join([b"[", await join(parts, b","), b"]"])
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ import orjson
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import Array, DataType, Tensor, from_numpy
 from skysail_frontend.ingress.json_values import array_of_json
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.turns import Turn, join
 
 LONG_BYTES = 32 * 1024
 """Length up to which a text is parsed at once, which takes 4 ms at worst."""
@@ -255,4 +255,4 @@ async def tensor_of_json(
         if rows * max(1, prod(axes)) > max_elements:
             raise InvalidInput(f"input {name!r} has more than {max_elements} elements")
         data.append(part.data)
-    return Tensor(name, datatype, (rows, *(axes or ())), b"".join(data))
+    return Tensor(name, datatype, (rows, *(axes or ())), await join(data))

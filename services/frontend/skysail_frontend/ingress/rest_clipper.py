@@ -36,7 +36,7 @@ from skysail_frontend.ingress.long_json import (
 )
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
-from skysail_frontend.ingress.turns import Turn, free
+from skysail_frontend.ingress.turns import Turn, free, join
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import Application
 
@@ -85,7 +85,9 @@ class RestClipper:
             query, prediction = found.pop()
             answers.append(await self._answer(query, prediction, turn))
             await turn.end_if_long()
-        text = b'{"batch_predictions":[%b]}' % b",".join(answers) if is_batch else answers[0]
+        text = answers[0]
+        if is_batch:
+            text = await join([b'{"batch_predictions":[', await join(answers, b","), b"]}"])
         return Response(checked(text, self._max_bytes), media_type="application/json")
 
     async def _fill(
@@ -153,7 +155,7 @@ class RestClipper:
         if prediction.is_default:
             answer["default_explanation"] = prediction.explanation
         output = await _output(query, prediction, turn)
-        return b'%b,"output":%b}' % (json_text(answer)[:-1], output)
+        return await join([json_text(answer)[:-1], b',"output":', output, b"}"])
 
 
 async def _row(target: Target, value: Any, max_bytes: int, turn: Turn) -> list[Tensor]:

@@ -16,7 +16,6 @@ from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.binary_tensors import (
     JSON_LENGTH_HEADER,
     BinaryBody,
-    joined,
     raw_tensor,
 )
 from skysail_frontend.ingress.grpc_inference import EXTENSIONS
@@ -38,7 +37,7 @@ from skysail_frontend.ingress.json_answers import elements_text, json_text
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
 from skysail_frontend.ingress.triton_errors import triton_error
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.turns import Turn, join
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import ServedVersion
 
@@ -264,10 +263,11 @@ async def _answer(
             outputs.append(json_text(output))
         else:
             data = await elements_text(tensor, turn)
-            outputs.append(b'%b,"data":%b}' % (json_text(output)[:-1], data))
-    text = b'%b,"outputs":[%b]}' % (json_text(answer)[:-1], b",".join(outputs))
+            outputs.append(await join([json_text(output)[:-1], b',"data":', data, b"}"]))
+    begin = b'%b,"outputs":[' % json_text(answer)[:-1]
+    text = await join([begin, await join(outputs, b","), b"]}"])
     if not binary:
         return Response(checked(text, max_bytes), media_type="application/json")
     headers = {JSON_LENGTH_HEADER: str(len(text))}
-    body = checked(joined(text, binary), max_bytes)
+    body = checked(await join([text, *(tensor.data for tensor in binary)]), max_bytes)
     return Response(body, 200, headers, "application/octet-stream")

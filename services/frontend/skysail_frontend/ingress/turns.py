@@ -7,6 +7,9 @@ from skysail_common.clock import MONOTONIC, Clock
 
 _TURN_S = 0.002
 
+_LONG_COPY_BYTES = 4 * 1024 * 1024
+"""Bytes whose copy takes a millisecond or more."""
+
 
 class Turn:
     """The time for which one request has kept the loop."""
@@ -27,3 +30,11 @@ async def free(items: list[Any], turn: Turn) -> None:
     while items:
         items.pop()
         await turn.end_if_long()
+
+
+async def join(parts: list[bytes], separator: bytes = b"") -> bytes:
+    """Return the parts as one; a long copy is made beside the loop."""
+    if sum(map(len, parts)) < _LONG_COPY_BYTES:
+        return separator.join(parts)
+    # CPython lets other threads run while it joins long parts.
+    return await asyncio.to_thread(separator.join, parts)
