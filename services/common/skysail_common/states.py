@@ -29,5 +29,7 @@ class ExitCode(enum.IntEnum):
     """A model server cannot load its artifact or pass its warm-up; trying again is useless."""
     STUCK = 67
     """The user's function did not return: a model server ended itself."""
+    OUT_OF_MEMORY = 68
+    """The user's function had no memory in several batches: a model server ended itself."""
     UNAVAILABLE = 69
     """Something it needs did not answer; trying again may help."""

@@ -11,8 +11,6 @@ import gc
 import logging
 import os
 import resource
-import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -36,24 +34,32 @@ from skysail_common.settings import read_settings
 from skysail_common.states import ExitCode
 from skysail_model_server.execution import Execution
 from skysail_model_server.fetching import fetch_artifact
+from skysail_model_server.forks import close_connections, end_fork
 from skysail_model_server.loading import LoadFailed, load_model
 from skysail_model_server.log_file import LogFile
 from skysail_model_server.loop_serving import LoopServing
 from skysail_model_server.model import Model
 from skysail_model_server.serving import Serving
 from skysail_model_server.settings import ModelServerSettings
+from skysail_model_server.stop_signals import StopSignals
 from skysail_model_server.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 _LOG_CHECK_S = 1.0
-_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_EXIT_GRACE_S = 5.0
+_OUT_OF_MEMORY = SkysailError(
+    "the function had no memory for several batches in a row; give it more by memory_mib, or let it "
+    "need less"
+)
 
 
 class _IoThread:
     """The event loop of the network, on a thread of its own."""
 
     def __init__(self, settings: ModelServerSettings) -> None:
+        self.status = ExitCode.OK
+        """How the process is to end."""
         self._settings = settings
         self._replica_id = ReplicaId.parse(settings.replica_id)
         self._listening: Future[Serving] = Future()
@@ -61,15 +67,8 @@ class _IoThread:
         self._model_is_ready = asyncio.Event()
         self._watchdog = Watchdog(settings.stuck_after_s or NEVER, MONOTONIC)
         self._tasks = BackgroundTasks()
-        # The C level of the interpreter writes the number of a signal into this socket at once,
-        # whatever the main thread is doing.
-        self._signals, wake = socket.socketpair()
-        self._signals.setblocking(False)
-        wake.setblocking(False)
-        self._wake = wake
-        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        for number in _STOP_SIGNALS:
-            signal.signal(number, lambda *_: None)
+        self._signals = StopSignals()
+        os.register_at_fork(after_in_child=lambda: close_connections(settings.listen_address))
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._thread.start()
 
@@ -90,7 +89,13 @@ class _IoThread:
         """Answer batches until the replica is told to stop; called on the main thread."""
         serving = self._listening.result()
         asyncio.run_coroutine_threadsafe(self._begin(serving, model), self._loop).result()
-        serving.run(Execution(model, self._watchdog))
+        execution = Execution(model, self._watchdog, self._end_out_of_memory)
+        os.register_at_fork(after_in_child=execution.end_in_fork)
+        serving.run(execution)
+
+    def _end_out_of_memory(self) -> None:
+        self.status = ExitCode.OUT_OF_MEMORY
+        self._signals.stop()
 
     async def _begin(self, serving: Serving, model: Model) -> None:
         # Before anybody can see that it is.
@@ -122,7 +127,7 @@ class _IoThread:
         self._listening.set_result(serving)
         if self._settings.log_file is not None:
             self._tasks.start(self._rotate_log(self._settings.log_file), "rotate log")
-        await stop_signal(self._signals)
+        await self._signals.wait()
         if not self._model_is_ready.is_set():
             # Nothing is in hand, and what the main thread is loading cannot be interrupted.
             os._exit(ExitCode.OK)
@@ -148,17 +153,6 @@ class _IoThread:
             file.rotate_if_full()
 
 
-async def stop_signal(numbers: socket.socket) -> None:
-    """Return once a signal that ends the replica has come.
-
-    The number of every signal comes for which there is a handler in Python, those of the user's
-    code too.
-    """
-    loop = asyncio.get_running_loop()
-    while _STOP_SIGNALS.isdisjoint(await loop.sock_recv(numbers, 64)):
-        pass
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one replica until it is told to stop and return the exit status of the process."""
     try:
@@ -169,6 +163,7 @@ def main(arguments: Sequence[str]) -> int:
     except InvalidInput as error:
         sys.stderr.write(f"{error.message}\n")
         return ExitCode.USAGE
+    pid = os.getpid()
     try:
         model = _load(settings, io)
     except LoadFailed as error:
@@ -177,12 +172,24 @@ def main(arguments: Sequence[str]) -> int:
         _give_up(error, ExitCode.UNAVAILABLE)
     except SkysailError as error:
         _give_up(error, ExitCode.FAILED)
+    if os.getpid() != pid:
+        end_fork(None)
     # What is loaded stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     io.run(model)
     io.join()
-    return ExitCode.OK
+    if io.status is ExitCode.OUT_OF_MEMORY:
+        _give_up(_OUT_OF_MEMORY, io.status)
+    _end_in_time()
+    return io.status
+
+
+def _end_in_time() -> None:
+    """End the process soon, even if threads that the user's code has left do not end."""
+    timer = threading.Timer(_EXIT_GRACE_S, os._exit, [int(ExitCode.OK)])
+    timer.daemon = True
+    timer.start()
 
 
 def _give_up(error: SkysailError, status: ExitCode) -> NoReturn:

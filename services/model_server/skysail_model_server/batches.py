@@ -1,6 +1,7 @@
 """The queries of a batch as arrays, and their outputs as what is sent back."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from math import prod
 
@@ -30,6 +31,8 @@ class BatchInputs:
         Raises:
             InvalidInput: its data do not fit the signature.
         """
+        self.refused: dict[int, InvalidInput] = {}
+        """Queries that no call may see, by index."""
         self.rows: list[int] = list(batch.rows)
         self._specs = specs
         self._as_lists = as_lists
@@ -39,7 +42,7 @@ class BatchInputs:
         if len(batch.inputs) != len(specs):
             raise InvalidInput(f"the batch has {len(batch.inputs)} inputs, not {len(specs)}")
         self._joined: list[Array | list[Array]] = [
-            self._decode(spec, index, data)
+            self._as_texts(spec, self._decode(spec, index, data))
             for index, (spec, data) in enumerate(zip(specs, batch.inputs, strict=True))
         ]
 
@@ -66,45 +69,62 @@ class BatchInputs:
     def uniform_ranges(self) -> list[tuple[int, int]]:
         """Return the ranges of consecutive queries that one call can take together."""
         count = len(self.rows)
-        if self._as_lists or not self._varies:
+        has_one_shape = self._as_lists or not self._varies
+        if has_one_shape and not self.refused:
             return [(0, count)] if count else []
         ranges: list[tuple[int, int]] = []
-        first = 0
-        for index in range(1, count + 1):
-            if index == count or self._shapes[index] != self._shapes[first]:
-                ranges.append((first, index))
-                first = index
+        for index in range(count):
+            if index in self.refused:
+                continue
+            first, last = ranges[-1] if ranges else (0, -1)
+            if last == index and (has_one_shape or self._shapes[index] == self._shapes[first]):
+                ranges[-1] = (first, index + 1)
+            else:
+                ranges.append((index, index + 1))
         return ranges
 
     def select(self, first: int, last: int) -> list[object]:
         """Return the inputs of the queries from `first` to before `last`.
 
         They are copies: a function may write to them, and a query may be asked again.
-
-        Raises:
-            InvalidInput: a text is not UTF-8.
         """
         begin, end = self._starts[first], self._starts[last]
         selected: list[object] = []
-        for spec, joined in zip(self._specs, self._joined, strict=True):
+        for joined in self._joined:
             if not isinstance(joined, list):
-                selected.append(_decoded(spec, joined[begin:end].copy()))
+                selected.append(joined[begin:end].copy())
             elif self._as_lists:
-                arrays = [_decoded(spec, array.copy()) for array in joined[first:last]]
-                selected.append([row for array in arrays for row in array])
+                selected.append([row for array in joined[first:last] for row in array.copy()])
             else:
-                selected.append(_decoded(spec, np.concatenate(joined[first:last])))
+                selected.append(np.concatenate(joined[first:last]))
         return selected
 
+    def _as_texts(self, spec: TensorSpec, joined: "Array | list[Array]") -> "Array | list[Array]":
+        """Return an input with `str` for the bytes of texts; queries with others are refused."""
+        if spec.datatype is not DataType.BYTES or spec.content is Content.BINARY:
+            return joined
+        if isinstance(joined, list):
+            return [self._decoded(spec, index, array) for index, array in enumerate(joined)]
+        with suppress(UnicodeDecodeError):
+            return _decoded(joined)
+        queries = enumerate(pairwise(self._starts))
+        return np.concatenate(
+            [self._decoded(spec, index, joined[begin:end]) for index, (begin, end) in queries]
+        )
 
-def _decoded(spec: TensorSpec, array: Array) -> Array:
-    if spec.datatype is not DataType.BYTES or spec.content is Content.BINARY:
-        return array
+    def _decoded(self, spec: TensorSpec, index: int, array: Array) -> Array:
+        try:
+            return _decoded(array)
+        except UnicodeDecodeError as error:
+            self.refused[index] = InvalidInput(
+                f"input {spec.name!r} is not UTF-8 text: {error.reason}"
+            )
+            return array
+
+
+def _decoded(array: Array) -> Array:
     texts = np.empty(array.size, dtype=object)
-    try:
-        texts[:] = [element.decode() for element in array.ravel().tolist()]
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"input {spec.name!r} is not UTF-8 text: {error.reason}") from error
+    texts[:] = [element.decode() for element in array.ravel().tolist()]
     return texts.reshape(array.shape)
 
 

@@ -6,6 +6,7 @@ waits for it.
 
 import logging
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
@@ -13,13 +14,15 @@ from types import TracebackType
 from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Status
 from skysail_common.functions import call_function
 from skysail_model_server.batches import BatchInputs, BatchOutputs
+from skysail_model_server.forks import end_fork
 from skysail_model_server.model import Model
 from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
 
 log = logging.getLogger(__name__)
 
-_MAX_MESSAGE_LENGTH = 2_000
+_MAX_MESSAGE_BYTES = 2_000
+_MAX_LOST_BATCHES = 3
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -27,9 +30,27 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 class Execution:
     """Runs the batches of one model, one at a time."""
 
-    def __init__(self, model: Model, watchdog: Watchdog) -> None:
+    def __init__(
+        self, model: Model, watchdog: Watchdog, on_out_of_memory: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run nothing yet.
+
+        Args:
+            model: Answers the batches.
+            watchdog: Notices a call that does not return.
+            on_out_of_memory: Called when several batches in a row had no answer because the
+                function had no memory.
+        """
         self._model = model
         self._watchdog = watchdog
+        self._on_out_of_memory = on_out_of_memory
+        self._lacks_memory = False
+        self._num_lost_batches = 0
+        self._is_fork = False
+
+    def end_in_fork(self) -> None:
+        """Make this process, a fork by user code, end where the user's function ends."""
+        self._is_fork = True
 
     def run(self, batch: model_server_pb2.Batch) -> model_server_pb2.BatchResult:
         """Return the result of a batch; never raises for what user code does.
@@ -45,13 +66,26 @@ class Execution:
             for index in range(len(batch.rows)):
                 result.errors.add(index=index, code=error.status, message=error.message)
             return result
+        for index, refusal in inputs.refused.items():
+            result.errors.add(index=index, code=refusal.status, message=refusal.message)
         outputs = BatchOutputs(self._model.signature.outputs)
         for first, last in inputs.uniform_ranges():
             self._solve(inputs, first, last, batch.expected_us, outputs, result)
         self._watchdog.call_ended()
+        if self._is_fork:
+            end_fork(None)
         result.compute_us = min((perf_counter_ns() - begin) // 1000, 2**32 - 1)
         outputs.write_to(result)
+        if self._lacks_memory or self._num_lost_batches:
+            self._count_lost(len(result.errors) == len(batch.rows))
         return result
+
+    def _count_lost(self, has_failed: bool) -> None:
+        is_lost = has_failed and self._lacks_memory
+        self._lacks_memory = False
+        self._num_lost_batches = self._num_lost_batches + 1 if is_lost else 0
+        if self._num_lost_batches == _MAX_LOST_BATCHES:
+            self._on_out_of_memory()
 
     def _solve(
         self,
@@ -70,7 +104,10 @@ class Execution:
             return
         # All of them: SystemExit and CancelledError are no Exceptions, and no signal raises here.
         except BaseException as error:
+            if self._is_fork:
+                end_fork(error)
             if last - first == 1:
+                self._lacks_memory |= isinstance(error, MemoryError)
                 code, message = _blame(error)
                 log.warning("query failed", extra={"error": message}, exc_info=_raised(error))
                 result.errors.add(index=first, code=code, message=message)
@@ -89,7 +126,8 @@ def _blame(error: BaseException) -> tuple[Status, str]:
         # Even the text of an error may be user code.
         message = type(error).__name__
     # A message may hold what no UTF-8 can, such as half a surrogate pair.
-    message = message[:_MAX_MESSAGE_LENGTH].encode(errors="replace").decode()
+    encoded = message[:_MAX_MESSAGE_BYTES].encode(errors="replace")
+    message = encoded[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
     if isinstance(error, SkysailError):
         return error.status, message
     frames = traceback.extract_tb(error.__traceback__)

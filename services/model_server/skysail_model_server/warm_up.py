@@ -27,7 +27,7 @@ def warm_up(model: Model, example: Sequence[Array]) -> list[tuple[int, float]]:
         example: Inputs [batch, …] in the order of the signature.
 
     Raises:
-        Exception: what the function raised for the example itself.
+        Exception: what the function raised for the example itself, at first or in the end.
     """
     model.predict([array.copy() for array in example], len(example[0]))
     latencies: list[tuple[int, float]] = []
@@ -44,6 +44,8 @@ def warm_up(model: Model, example: Sequence[Array]) -> list[tuple[int, float]]:
         # All of them, as in `load_model`: a model that takes no such batch is still one.
         except BaseException as error:
             log.info("warm-up stops", extra={"rows": rows, "error": repr(error)})
+            # What failed may have left no memory for smaller ones.
+            model.predict([array.copy() for array in example], len(example[0]))
             break
         latencies.append((rows, min(times_s)))
         rows *= 2

@@ -627,3 +627,71 @@ def test_bytes_in_an_output_of_texts_are_texts_or_fail_alone():
     assert found[0].tolist() == ["é".encode()]
     assert found[1].code == Status.INTERNAL
     assert "returned bytes that are not UTF-8 in output 'output'" in found[1].message
+
+
+def test_a_text_that_is_not_utf8_costs_the_others_no_call_of_their_own():
+    calls = []
+
+    def function(x):
+        calls.append(x.tolist())
+        return x
+
+    values = [b"\xff" if index == 5 else b"%d" % index for index in range(16)]
+    out = TensorSpec("output", DataType.BYTES, (-1,), Content.TEXT)
+    found = run(function, [texts(value) for value in values], (TEXT,), (out,))
+    assert [is_error(each) for each in found] == [index == 5 for index in range(16)]
+    assert [len(call) for call in calls] == [5, 10]
+
+
+@pytest.mark.parametrize("calling", ["array", "list"])
+def test_a_text_of_varying_shape_that_is_not_utf8_is_seen_by_no_call(calling):
+    calls = []
+
+    def function(x):
+        calls.append([np.asarray(each).tolist() for each in x])
+        return [0] * len(x)
+
+    spec = TensorSpec("x", DataType.BYTES, (-1, -1), Content.TEXT)
+    queries = [texts("a", "b"), texts(b"\xff", "c"), texts("d", "e"), texts("f")]
+    found = run(
+        function,
+        [each.reshape(1, -1) for each in queries],
+        (spec,),
+        (LIST_OUTPUT if calling == "list" else TensorSpec("output", DataType.INT64, (-1,)),),
+        calling,
+    )
+    assert [is_error(each) for each in found] == [False, True, False, False]
+    others = [[["d", "e"], ["f"]]] if calling == "list" else [[["d", "e"]], [["f"]]]
+    assert calls == [[["a", "b"]], *others]
+
+
+def test_long_texts_of_errors_are_cut_by_their_bytes_between_characters():
+    (found,) = run(raises(ValueError("日" * 5000)), [query(1)])
+    text, _, place = found.message.partition(" (in function")
+    assert place
+    assert text == "ValueError: " + "日" * ((2000 - len("ValueError: ")) // 3)
+
+
+def test_a_function_without_memory_is_told_after_three_batches_in_a_row():
+    signature = Signature((X,), (OUT,))
+    told = []
+
+    def function(x):
+        if (x == POISON).any():
+            raise MemoryError
+        return x
+
+    runs = Execution(
+        Model(function, "array", signature),
+        Watchdog(NEVER, FakeClock()),
+        lambda: told.append(True),
+    ).run
+
+    def ask(*values: float) -> None:
+        runs(make_batch(signature, [[query(value)] for value in values]))
+
+    for values in ([POISON], [POISON], [1], [POISON, POISON], [POISON, 1], [POISON], [POISON]):
+        ask(*values)
+    assert not told
+    ask(POISON)
+    assert told == [True]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from skysail_model_server.app import stop_signal
+from skysail_model_server.stop_signals import stop_signal
 
 
 @pytest.fixture

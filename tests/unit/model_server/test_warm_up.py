@@ -58,3 +58,17 @@ def test_a_model_that_takes_no_large_batch_is_warmed_up_with_small_ones():
 def test_a_model_that_fails_on_its_example_fails():
     with pytest.raises(ModelFailed):
         warm_up(model_of(lambda x: x[:1]), [EXAMPLE])
+
+
+def test_a_model_that_fails_on_its_example_after_a_larger_batch_fails():
+    seen = []
+
+    def has_no_memory_left(x: Array) -> Array:
+        seen.append(len(x))
+        if max(seen) > 4:
+            raise MemoryError
+        return x
+
+    with pytest.raises(MemoryError):
+        warm_up(model_of(has_no_memory_left), [EXAMPLE])
+    assert seen[-2:] == [8, 3]

@@ -79,6 +79,8 @@ def exit_reason(status: int | None) -> str:
         return "the model cannot be loaded or fails on its warm-up query"
     if status == ExitCode.STUCK:
         return "stuck: its function did not return; its log shows where it was"
+    if status == ExitCode.OUT_OF_MEMORY:
+        return "out of memory: its function failed for want of it; give it more by memory_mib"
     if status == ExitCode.UNAVAILABLE:
         return "the model server cannot reach management"
     if status < 0:

@@ -1,0 +1,71 @@
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from skysail_model_server.forks import close_connections, end_fork
+
+
+def status_of_fork(work) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def unix_path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory) / "s"
+
+
+@pytest.mark.parametrize("is_unix", [True, False])
+def test_a_fork_closes_what_is_at_the_address_and_nothing_else(is_unix, unix_path):
+    with ExitStack() as stack:
+        family = socket.AF_UNIX if is_unix else socket.AF_INET
+        listening = stack.enter_context(socket.socket(family))
+        listening.bind(str(unix_path) if is_unix else ("127.0.0.1", 0))
+        listening.listen()
+        near = stack.enter_context(socket.socket(family))
+        near.connect(listening.getsockname())
+        far = stack.enter_context(listening.accept()[0])
+        other = stack.enter_context(socket.socket(family))
+        file = stack.enter_context(unix_path.with_name("f").open("wb"))
+        address = f"unix:{unix_path}" if is_unix else f"0.0.0.0:{listening.getsockname()[1]}"
+
+        def check() -> None:
+            close_connections(address)
+            are_open = [is_open(each.fileno()) for each in (listening, far, near, other, file)]
+            os._exit(0 if are_open == [False, False, True, True, True] else 1)
+
+        assert status_of_fork(check) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, 0),
+        (SystemExit(), 0),
+        (SystemExit(3), 3),
+        (SystemExit("why"), 1),
+        (ValueError("in a fork"), 1),
+    ],
+    ids=repr,
+)
+def test_a_fork_ends_as_a_script_would(error, status):
+    assert status_of_fork(lambda: end_fork(error)) == status
