@@ -8,7 +8,7 @@ from hpack import Encoder
 
 from benchmarks.attack.cases import Case
 from benchmarks.attack.mutations import mutated
-from benchmarks.attack.protobuf_structures import INFER, PREDICT, STREAM
+from benchmarks.attack.protobuf_structures import INFER, PREDICT, PREDICT_STREAM, STREAM
 from benchmarks.attack.sending import CLOSED, SILENT, Sender
 
 DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
@@ -18,7 +18,7 @@ _EXTRA: tuple[tuple[tuple[str, str], ...], ...] = (
     (), (), (("grpc-timeout", "50m"),), (("grpc-timeout", "1x"),), (("grpc-encoding", "gzip"),),
     (("x-a-bin", "AA=,*"),), (("x-big", "v" * 30_000),),
 )  # fmt: skip
-_PATHS = (INFER, PREDICT, STREAM, f"{PREDICT}Stream", "/unknown", "")
+_PATHS = (INFER, PREDICT, STREAM, PREDICT_STREAM, "/unknown", "")
 _ANSWERS = frozenset({CLOSED, SILENT, "answered"})
 
 

@@ -13,7 +13,7 @@ _PATH = f"/{APPLICATION}/predict".encode()
 _PATIENCE_S = 0.2
 """Longest wait for an answer: many of these are no whole request, and a server waits for the rest."""
 
-_START = b"POST %b HTTP/1.1\r\nHost: x\r\n" % _PATH
+_START = b"POST %b HTTP/1.1\r\nHost: localhost\r\n" % _PATH
 _LENGTH = b"Content-Length: %d\r\n" % len(_BODY)
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 _CHUNKS = b"11\r\n%b\r\n0\r\n\r\n" % _BODY
@@ -37,24 +37,25 @@ _REQUESTS = {
     "no host": b"POST %b HTTP/1.1\r\n" % _PATH + _LENGTH + b"\r\n" + _BODY,
     "many headers": _START + b"A: b\r\n" * 3000 + _LENGTH + b"\r\n" + _BODY,
     "large header": _START + b"A: " + b"b" * 200_000 + b"\r\n" + _LENGTH + b"\r\n" + _BODY,
-    "long path": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    "odd path": b"GET /v2/models/%ff%00%2e%2e/..;/infer HTTP/1.1\r\nHost: x\r\n\r\n",
+    "long path": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "odd path": b"GET /v2/models/%ff%00%2e%2e/..;/infer HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "no version": b"GET /v2\r\n\r\n",
-    "version 9": b"GET /v2 HTTP/9.9\r\nHost: x\r\n\r\n",
-    "odd method": b"BREW /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "connect": b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "version 9": b"GET /v2 HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "odd method": b"BREW /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "connect": b"CONNECT x:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "expectation": _START + _LENGTH + b"Expect: 100-continue\r\n\r\n" + _BODY,
-    "web socket": b"GET /v2 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "web socket": b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eHh4eHh4eHh4eHh4eHh4eA==\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60),
     "pipeline": (_START + _LENGTH + b"\r\n" + _BODY) * 40,
     "half a head": _START,
+    "other host": _START.replace(b"localhost", b"evil.example") + _LENGTH + b"\r\n" + _BODY,
     "not gzip": _START + _LENGTH + b"Content-Encoding: gzip\r\n\r\n" + _BODY,
 }  # fmt: skip
 _ANSWERS = frozenset({
     CLOSED, SILENT, "100", "101", "200", "400", "404", "405", "408", "411", "413", "414", "415",
-    "417", "426", "431", "501", "505",
+    "417", "421", "426", "431", "501", "505",
 })  # fmt: skip
 
 

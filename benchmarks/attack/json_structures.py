@@ -3,17 +3,26 @@
 from functools import partial
 
 from benchmarks.attack import models
-from benchmarks.attack.structure import IGNORED, REFUSED, Make, Structure, filled, table
+from benchmarks.attack.structure import (
+    DIGITS,
+    IGNORED,
+    REFUSED,
+    Make,
+    Structure,
+    filled,
+    numbered,
+    table,
+)
 
 
 def _text(head: str, unit: str, tail: str) -> Make:
     return partial(filled, head.encode(), unit.encode(), tail.encode())
 
 
-def _keys(head: bytes, tail: bytes, value: bytes, size: int) -> bytes:
-    count = max(1, (size - len(head) - len(tail)) // (12 + len(value)))
-    members = (b'"k%07d":%b' % (number, value) for number in range(count))
-    return head + b",".join(members) + tail
+def _members(head: str, value: str, tail: str) -> Make:
+    """Repeat a member under another name each time."""
+    unit = f'"{DIGITS.decode()}":{value},'
+    return partial(numbered, head.encode(), unit.encode(), f'"x":{value}{tail}'.encode())
 
 
 _CLIPPER = f"/{models.APPLICATION}/predict"
@@ -35,12 +44,12 @@ _CLIPPER_ALL: dict[str, Make] = {
     "digits": _text('{"input":[', "1", "]}"),
     "depth": partial(filled, b'{"input":', b"[", b"]}"),
     "spaces": _text('{"input":', " ", "[[]]}"),
-    "members of the input": partial(_keys, b'{"input":{', b"}}", b"[]"),
+    "members of the input": _members('{"input":{', "[]", "}}"),
     "not JSON": _text("", "x", ""),
 }  # fmt: skip
 _CLIPPER_IGNORED: dict[str, Make] = {
     "unknown member": _text('{"input":[1,2,3],"x":[', "[],", "1]}"),
-    "unknown members": partial(_keys, b'{"input":[1,2,3],', b"}", b"0"),
+    "unknown members": _members('{"input":[1,2,3],', "0", "}"),
     "the same member": _text("{", '"input":[],', '"input":[1,2,3]}'),
     "valid rows": _text('{"input_batch":[', "[1,2,3],", "[1,2,3]]}"),
 }
@@ -59,9 +68,7 @@ _V2_ALL: dict[str, Make] = {
 _V2_IGNORED: dict[str, Make] = {
     "unknown member": _text(f'{{"inputs":[{_V2_INPUT}],"x":[', "1,", "1]}"),
     "unknown empty lists": _text(f'{{"inputs":[{_V2_INPUT}],"x":[', "[],", "1]}"),
-    "parameters": partial(
-        _keys, f'{{"inputs":[{_V2_INPUT}],"parameters":{{'.encode(), b"}}", b"1"
-    ),
+    "parameters": _members(f'{{"inputs":[{_V2_INPUT}],"parameters":{{', "1", "}}"),
 }  # fmt: skip
 JSON_STRUCTURES: list[Structure] = [
     *table(_CLIPPER, _CLIPPER_ALL, REFUSED),

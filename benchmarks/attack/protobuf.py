@@ -7,7 +7,7 @@ from benchmarks.attack.cases import Case
 from benchmarks.attack.honest import infer_request
 from benchmarks.attack.models import APPLICATION, question
 from benchmarks.attack.mutations import mutated
-from benchmarks.attack.protobuf_structures import INFER, METADATA, PREDICT, STREAM
+from benchmarks.attack.protobuf_structures import INFER, METADATA, PREDICT, PREDICT_STREAM, STREAM
 from benchmarks.attack.wire import block, scalar
 from skysail.predictions import encode_input
 from skysail_protos.inference import grpc_service_pb2 as oip
@@ -106,7 +106,7 @@ _METHODS: list[tuple[str, Callable[[Random], bytes]]] = [
     *[(INFER, _infer)] * 4,
     *[(STREAM, _infer)] * 3,
     *[(PREDICT, _predict)] * 4,
-    *[(f"{PREDICT}Stream", _predict)] * 3,
+    *[(PREDICT_STREAM, _predict)] * 3,
     (METADATA, _model),
     (f"{_SERVICE}/ModelReady", _model),
     (f"{_SERVICE}/ServerLive", _anything),

@@ -3,21 +3,29 @@
 from functools import partial
 
 from benchmarks.attack import models
-from benchmarks.attack.structure import IGNORED, REFUSED, Make, Structure, filled, table
+from benchmarks.attack.structure import (
+    DIGITS,
+    IGNORED,
+    REFUSED,
+    Make,
+    Structure,
+    filled,
+    numbered,
+    table,
+)
 from benchmarks.attack.wire import block, scalar, varint
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT = "/skysail.v1.QueryService/Predict"
+PREDICT_STREAM = "/skysail.v1.QueryService/PredictStream"
 METADATA = "/inference.GRPCInferenceService/ModelMetadata"
 
 
-def _entries(head: bytes, number: int, size: int) -> bytes:
-    """Return a map of protobuf with a different key in each entry."""
-    value = block(2, scalar(2, 1))
-    count = max(1, (size - len(head)) // (len(value) + 13))
-    entries = (block(number, block(1, b"k%08d" % key) + value) for key in range(count))
-    return head + b"".join(entries)
+def _entries(head: bytes, number: int) -> Make:
+    """Repeat an entry of a map under another key each time."""
+    unit = block(number, block(1, DIGITS) + block(2, scalar(2, 1)))
+    return partial(numbered, head, unit, b"")
 
 
 def _repeated(head: bytes, unit: bytes) -> Make:
@@ -77,8 +85,8 @@ _INFER_ALL: dict[str, Make] = {
 _INFER_IGNORED: dict[str, Make] = {
     "raw empty texts": _raw_texts,
     "outputs": _repeated(_INFER_WHOLE, block(6)),
-    "parameters": partial(_entries, _INFER_WHOLE, 4),
-    "parameters of the input": partial(_entries, _INFER, 4),
+    "parameters": _entries(_INFER_WHOLE, 4),
+    "parameters of the input": _entries(_INFER, 4),
     "unknown fields": _repeated(_INFER_WHOLE, scalar(100, 1)),
     "unknown empty blocks": _repeated(_INFER_WHOLE, block(100)),
     "the same name": _repeated(_INFER_WHOLE, _INFER),
@@ -96,7 +104,7 @@ _PREDICT_IGNORED: dict[str, Make] = {
 
 
 _LONG_NAME: dict[str, Make] = {"a long name": lambda size: block(1, b"x" * size)}
-_UNKNOWN = frozenset({"NOT_FOUND", "INVALID_ARGUMENT"})
+_UNKNOWN = REFUSED | {"NOT_FOUND"}
 
 PROTOBUF_STRUCTURES: list[Structure] = [
     *table(INFER, _INFER_ALL, REFUSED),

@@ -14,7 +14,7 @@ import grpc
 from typing_extensions import Self
 
 from benchmarks.attack.cluster import Endpoints
-from benchmarks.attack.protobuf_structures import STREAM
+from benchmarks.attack.protobuf_structures import PREDICT_STREAM, STREAM
 from benchmarks.attack.structure import Structure
 
 TIMEOUT_S = 30.0
@@ -78,7 +78,7 @@ class Sender:
         compression = grpc.Compression.Gzip if is_compressed else grpc.Compression.NoCompression
         timeout_s = timeout_s or self._timeout_s
         try:
-            if method.endswith("Stream") or method == STREAM:
+            if method in (STREAM, PREDICT_STREAM):
                 answers: Iterator[bytes] = self._channel.stream_stream(method)(
                     iter([body]), timeout=timeout_s, compression=compression
                 )

@@ -33,6 +33,15 @@ class Watched:
         """Return the memory that it holds."""
         return int(self._process.memory_info().rss)
 
+    def forget_peak(self) -> None:
+        """Begin to look for the peak of memory from now on."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that it held since `forget_peak`."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def num_files(self) -> int:
         """Return the number of its descriptors."""
         return int(self._process.num_fds())
