@@ -92,8 +92,10 @@ class Watchdog:
                 self._guard_interpreter()
                 await asyncio.sleep(_CHECK_S)
                 if (taken_s := self.stuck_for_s()) > 0:
-                    _log_stuck(taken_s)
-                    end(ExitCode.STUCK)
+                    try:
+                        _log_stuck(taken_s)
+                    finally:
+                        end(ExitCode.STUCK)
         finally:
             self._is_running = False
             faulthandler.cancel_dump_traceback_later()

@@ -184,6 +184,7 @@ def test_a_replica_that_ended_by_itself_has_failed_too():
         (143, "killed by SIGTERM"),
         (255, "killed by 127"),
         (2, "exited with status 2"),
+        (67, "stuck: its function did not return; its log shows where it was"),
     ],
 )
 def test_how_it_ended_is_told(status: int, reason: str):

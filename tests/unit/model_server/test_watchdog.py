@@ -105,6 +105,24 @@ async def test_a_stuck_call_ends_the_process_with_its_stack_in_the_log(
     assert "test_watchdog" in caplog.text
 
 
+async def test_a_log_that_cannot_be_written_keeps_no_stuck_replica_alive(dog, clock, monkeypatch):
+    monkeypatch.setattr(watchdog, "_CHECK_S", 0.0)
+    monkeypatch.setattr(watchdog.faulthandler, "dump_traceback_later", lambda *_, **__: None)
+    monkeypatch.setattr(watchdog.faulthandler, "cancel_dump_traceback_later", lambda: None)
+
+    def fail(taken_s):
+        raise OSError("no space left")
+
+    def end(status):
+        raise Ended
+
+    monkeypatch.setattr(watchdog, "_log_stuck", fail)
+    dog.call_began(0)
+    clock.advance(11.0)
+    with pytest.raises(Ended):
+        await dog.run(end)
+
+
 async def test_calls_may_take_any_time_if_so_set(clock):
     dog = Watchdog(NEVER, clock)
     dog.call_began(0)
