@@ -3,7 +3,7 @@
 import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -614,6 +614,49 @@ async def test_what_is_not_over_when_the_time_to_stop_is_ends(transport):
             assert (await failure(answer)).code() is grpc.StatusCode.UNAVAILABLE
             await asyncio.wait_for(cancelled.wait(), WAIT_S)
             await asyncio.wait_for(ended.wait(), WAIT_S)
+
+
+@pytest.mark.parametrize("kind", ["grpc", "native"])
+async def test_a_server_that_is_added_gets_its_share_of_a_client_that_never_leaves(kind: str):
+    if kind == "native":
+        pytest.importorskip("skysail_transport", reason="native transport is not installed")
+    asked = dict.fromkeys("ab", 0)
+    slow: list[Call] = []
+
+    def answering(name: str) -> Callable[[Call], None]:
+        def handler(call: Call) -> None:
+            asked[name] += 1
+            if call.message == b"slow":
+                slow.append(call)
+            else:
+                call.reply(call.message)
+
+        return handler
+
+    async with AsyncExitStack() as stack:
+        port = 0
+        channel = call = None
+        for name in asked:
+            transport = open_transport(kind, LIMIT_BYTES, max_connection_age_s=0.1)
+            stack.callback(transport.close)
+            server = transport.server([SERVICE], {UNARY: answering(name)}, {}, shares_port=True)
+            port = server.bind(f"127.0.0.1:{port}")
+            await server.start()
+            stack.push_async_callback(server.stop, 0.1)
+            if channel is None:
+                channel = await stack.enter_async_context(calling(f"127.0.0.1:{port}"))
+                call = unary_call(channel)(b"slow", timeout=WAIT_S)
+                while not slow:
+                    await unary_call(channel)(b"x", timeout=WAIT_S)
+        assert channel is not None
+        assert call is not None
+        # Each new connection is the one's or the other's by chance.
+        end = MONOTONIC() + WAIT_S
+        while not asked["b"] and MONOTONIC() < end:
+            assert await unary_call(channel)(b"x", timeout=WAIT_S) == b"x"
+        assert asked["b"]
+        slow[0].reply(b"done")
+        assert await asyncio.wait_for(call, WAIT_S) == b"done"
 
 
 # What only the native transport has to take care of.

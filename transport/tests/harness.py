@@ -204,7 +204,8 @@ def frames_of(data: bytes) -> list[Frame]:
 class Raw:
     """A client that sends what it is told, whatever the rules."""
 
-    def __init__(self, port: int, settings: bytes = b"", receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, settings: bytes = b"", receive_buffer: int | None = None,
+                 waits: bool = True) -> None:  # fmt: skip
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -215,7 +216,7 @@ class Raw:
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
         # The server's windows count from its first frames and our acknowledgement on.
         data = b""
-        while WINDOW not in [kind for kind, _, _, _ in frames_of(data)]:
+        while waits and WINDOW not in [kind for kind, _, _, _ in frames_of(data)]:
             try:
                 part = self.socket.recv(1 << 16)
             except OSError:

@@ -49,7 +49,7 @@ async def run(settings: FrontendSettings) -> None:
     if settings.watch_parent:
         tasks.start(watch_parent(stop.set, settings.serve_on_s), "watch parent")
     max_bytes = settings.max_message_mib * 1024 * 1024
-    transport = open_transport(settings.transport, max_bytes)
+    transport = open_transport(settings.transport, max_bytes, settings.max_connection_age_s)
     dispatcher = Dispatcher(
         MONOTONIC,
         transport,

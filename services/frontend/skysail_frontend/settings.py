@@ -133,6 +133,11 @@ class FrontendSettings(ServiceSettings):
     max_stream_queries: int = Field(1000, ge=1)
     """Unanswered queries of one stream; it is not read beyond."""
 
+    max_connection_age_s: float = Field(0.0, ge=0, le=30_000_000)
+    """Age at which a client is told to connect again, a tenth more or less by chance, so that a new
+    frontend gets its share; its queries under way are answered first. 0 for never; the manifests
+    for Kubernetes set 300."""
+
     drain_timeout_s: float = Field(10.0, ge=0)
     """Longest time to answer what is under way before the process ends."""
 

@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from skysail.settings import KUBERNETES_NOTE
+from skysail.supervisor.kubernetes_files import manifests_directory
 from skysail.supervisor.kubernetes_options import KubernetesOptions
 from skysail.supervisor.kubernetes_overlay import _rank, kustomization, objects_of
 from skysail_common import __version__
@@ -111,3 +113,9 @@ def test_without_kubectl_there_are_no_manifests(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FailedPrecondition, match="kubectl is not installed"):
         objects_of(KubernetesOptions(overlay=str(tmp_path)))
+
+
+def test_frontends_on_kubernetes_renew_connections_unless_told_otherwise():
+    text = (manifests_directory() / "base" / "settings.yaml").read_text()
+    data = yaml.safe_load(text)["data"]
+    assert float(data["SKYSAIL_FRONTEND_MAX_CONNECTION_AGE_S"]) > 0

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use transport::engine::{Engine, Event, Limits, Reply};
 use transport::grpc::frame::{Framed, Message};
@@ -26,7 +27,10 @@ impl Live {
             max_link_message_bytes: 40 << 10,
             max_streams: 20,
             max_unsent_bytes: 64 << 10,
+            max_total_unsent_bytes: 96 << 10,
             max_untaken_bytes: 128 << 10,
+            gzip_floor_bytes: 4 << 10,
+            message_timeout: Duration::from_millis(20),
             stream_high_bytes: 16 << 10,
             stream_window: 64 << 10,
             gzip_from_bytes: 100,

@@ -79,7 +79,11 @@ class Limits:
         max_streams: int = 1000,
         max_connections: int = 10_000,
         max_unsent_bytes: int = 134_217_728,
+        max_total_unsent_bytes: int = 1_073_741_824,
         max_untaken_bytes: int = 1_073_741_824,
+        max_gzip_gain: int = 100,
+        gzip_floor_bytes: int = 4_194_304,
+        message_timeout_s: float = 120.0,
         stream_high_bytes: int = 1_048_576,
         stream_window: int = 1_048_576,
         connection_window: int = 8_388_608,
@@ -101,8 +105,16 @@ class Limits:
             max_unsent_bytes: Bytes queued for one connection above which new calls on it are
                 refused and its streams are not read. An answer or message that would lift it
                 above twice as much ends its call with RESOURCE_EXHAUSTED.
-            max_untaken_bytes: Bytes that have come and were not taken, over all connections; a
-                call that needs more ends with RESOURCE_EXHAUSTED.
+            max_total_unsent_bytes: The same over all connections. Above half of it, only
+                connections that hold no more than their equal share of the other half are served.
+            max_untaken_bytes: Bytes that have come and were not taken, over all connections. Above
+                half of it, a call that needs more ends with RESOURCE_EXHAUSTED, unless its
+                connection holds no more than its equal share of the other half.
+            max_gzip_gain: Times its size to which a message of a peer in gzip may be decompressed;
+                a larger one ends its call with RESOURCE_EXHAUSTED.
+            gzip_floor_bytes: Size to which any message may be decompressed.
+            message_timeout_s: Time that a unary call, or a message on a stream of a peer, may take
+                to come whole; then its call ends with DEADLINE_EXCEEDED.
             stream_high_bytes: `unsent` of a stream from which a `WRITABLE` is owed.
             stream_window: Flow-control window of a stream, and the bytes delivered and not
                 acknowledged up to which its peer may go on.
@@ -113,7 +125,8 @@ class Limits:
             keepalive_s: Silence after which a peer is pinged.
             keepalive_timeout_s: Time it has to answer. A peer that takes nothing of what is
                 sent to it is closed after the sum of both.
-            max_connection_age_s: Age at which a client is told to connect anew (GOAWAY).
+            max_connection_age_s: Age at which a client is told to connect again (GOAWAY), a tenth
+                more or less by chance; its calls under way end first.
             max_connection_idle_s: Time without a call after which it is.
 
         Raises:

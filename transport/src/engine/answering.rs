@@ -50,7 +50,7 @@ impl Engine {
                     self.finish_stream(slot, trailers);
                 }
             }
-            Some(Role::Link | Role::Watch) | None => {}
+            Some(Role::Link | Role::Watch | Role::Answered) | None => {}
         }
     }
 
@@ -62,7 +62,8 @@ impl Engine {
         mut trailers: HeaderMap,
     ) {
         let gauge = &self.connections[call.connection as usize].unsent;
-        if gauge.get() + framed.num_bytes() > self.max_unsent_bytes() {
+        let unsent_bytes = gauge.get() + framed.num_bytes();
+        if unsent_bytes > self.max_unsent_bytes() || self.is_clogged(unsent_bytes) {
             self.counters.refused += 1;
             return call.sending.abandon(too_much_unsent().to_headers());
         }
@@ -74,7 +75,8 @@ impl Engine {
         let Some(call) = self.calls.get_mut(slot) else { return };
         if !call.sending.has_begun() {
             let call = self.remove_call(slot).expect("just there");
-            return call.sending.abandon(trailers);
+            call.sending.abandon(trailers);
+            return self.discard_rest(call.connection, call.receiving.into_rest());
         }
         call.sending.finish(Ending::Trailers(trailers));
         self.calls.wake(slot);
@@ -83,16 +85,20 @@ impl Engine {
     /// Queues a message on a stream of either side; false where the stream is over.
     pub fn send(&mut self, id: Id, framed: Framed) -> bool {
         let Some(slot) = self.calls.find(id) else { return false };
-        let max_unsent_bytes = self.max_unsent_bytes();
-        let call = self.calls.get_mut(slot).expect("found");
-        if call.role == Role::Unary || call.sending.is_finishing() {
+        let call = self.calls.get(slot).expect("found");
+        if matches!(call.role, Role::Unary | Role::Answered) || call.sending.is_finishing() {
             return false;
         }
-        let connection = &mut self.connections[call.connection as usize];
-        if connection.unsent.get() + framed.num_bytes() > max_unsent_bytes {
+        let is_link = call.role == Role::Link;
+        let index = call.connection as usize;
+        let unsent_bytes = self.connections[index].unsent.get() + framed.num_bytes();
+        let is_clogged = !is_link && self.is_clogged(unsent_bytes);
+        if unsent_bytes > self.max_unsent_bytes() || is_clogged {
             self.fail_call(slot, too_much_unsent());
             return false;
         }
+        let call = self.calls.get_mut(slot).expect("found");
+        let connection = &mut self.connections[index];
         // An error shows again when the call is polled.
         let _ = call.sending.accept();
         call.sending.push(framed, &connection.unsent);

@@ -23,6 +23,8 @@ pub enum Role {
     Stream,
     /// A peer that watches the health of a service.
     Watch,
+    /// A peer that was answered before its body had come; the rest of that is thrown away.
+    Answered,
     /// We.
     Link,
 }
@@ -39,6 +41,8 @@ pub struct Call {
     pub path: u32,
     /// When the caller gives up.
     pub deadline: Option<Instant>,
+    /// When the message that is coming must be whole.
+    pub whole_by: Option<Instant>,
     /// Kept until it is delivered.
     pub metadata: Option<HeaderMap>,
     /// Whether the application knows of it.

@@ -6,7 +6,9 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
 use std::future::Future;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use http::Request;
 
 use super::payload::{Gauge, Payload};
 use super::serving::Routes;
+use super::timing::MIN_AGE_FACTOR;
 use super::wakers::Waking;
 use crate::net::socket_io::SocketIo;
 use crate::net::sockets::{Endpoint, Target, connect_result};
@@ -108,6 +111,10 @@ pub struct Connection {
     pub waiting: Vec<u32>,
     /// Bytes queued in it.
     pub unsent: Arc<Gauge>,
+    /// Bytes of messages of its calls that are not whole.
+    pub partial_bytes: usize,
+    // Bytes of messages that were told and not taken, as of the takes so far.
+    untaken: (u64, usize),
     /// What it is to carry, if it is ours.
     pub plan: Option<Box<LinkPlan>>,
     /// Whether the poller watches it for room to write.
@@ -118,7 +125,9 @@ pub struct Connection {
     pub draining_since: Instant,
     /// When it was accepted or begun.
     pub born: Instant,
-    /// When a byte last came.
+    /// Times the usual age that it may reach: those accepted together are not to go together.
+    pub age_factor: f64,
+    /// When bytes were last read from its socket, as of its last poll.
     pub last_heard: Instant,
     /// Since when it has no calls.
     pub idle_since: Instant,
@@ -149,11 +158,14 @@ impl Connection {
             calls: Vec::new(),
             waiting: Vec::new(),
             unsent,
+            partial_bytes: 0,
+            untaken: (0, 0),
             plan: None,
             watches_room: false,
             is_draining: false,
             draining_since: now,
             born: now,
+            age_factor: age_factor(),
             last_heard: now,
             idle_since: now,
             blocked_since: None,
@@ -163,9 +175,20 @@ impl Connection {
         }
     }
 
-    /// When bytes were last read from its socket.
+    /// When bytes were last read from its socket, also in the midst of its poll.
     pub fn read_at(&self) -> Instant {
         self.io.as_ref().map_or(self.born, |io| io.lock().read_at)
+    }
+
+    /// Bytes of messages that were told since the last of so many takes.
+    pub fn untaken_bytes(&self, num_takes: u64) -> usize {
+        let (told_after, num_bytes) = self.untaken;
+        if told_after == num_takes { num_bytes } else { 0 }
+    }
+
+    /// Counts a message that is told.
+    pub fn count_untaken(&mut self, num_bytes: usize, num_takes: u64) {
+        self.untaken = (num_takes, self.untaken_bytes(num_takes) + num_bytes);
     }
 
     /// Whether HTTP/2 stands.
@@ -292,6 +315,28 @@ impl Connection {
     }
 }
 
+// Seeded by the system for each, it is the randomness that the standard library has.
+fn age_factor() -> f64 {
+    let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    MIN_AGE_FACTOR + 2.0 * (1.0 - MIN_AGE_FACTOR) * random
+}
+
 fn failed(error: impl std::fmt::Display) -> Step {
     Step::Closed(Some(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_accepted_together_do_not_go_together() {
+        let factors: Vec<f64> = (0..1000).map(|_| age_factor()).collect();
+        assert!(factors.iter().all(|factor| (0.9..=1.1).contains(factor)));
+        for tenth in 0..10 {
+            let begin = 0.9 + 0.02 * f64::from(tenth);
+            let count = factors.iter().filter(|&&f| (begin..begin + 0.02).contains(&f)).count();
+            assert!(count > 50, "{count} of 1000 near {begin}");
+        }
+    }
 }

@@ -22,6 +22,11 @@ use crate::net::resolver::Resolver;
 
 /// Passes over what is awake in one turn, before the application has its own.
 const MAX_PASSES: usize = 16;
+/// What one turn reads, in equal parts of what is ready, and the least that each of it does.
+const TURN_READ_BYTES: usize = 1 << 20;
+const MIN_READ_BYTES: usize = 16 << 10;
+/// What one turn decompresses, in about 5 ms.
+const INFLATED_BYTES_PER_TURN: usize = 4 << 20;
 
 /// Listeners, connections and calls; driven by whoever calls `turn`.
 ///
@@ -48,7 +53,13 @@ pub struct Engine {
     pub(super) postponed: Vec<u32>,
     events: Vec<Event>,
     event_bytes: usize,
+    num_takes: u64,
     pub(super) partial_bytes: usize,
+    // What each socket may read in this turn, what may still be decompressed, and calls that wait
+    // for the next turn to be.
+    read_allowance: usize,
+    pub(super) inflate_allowance: usize,
+    pub(super) postponed_calls: Vec<u32>,
     scratch: Vec<u32>,
 }
 
@@ -78,7 +89,11 @@ impl Engine {
             postponed: Vec::new(),
             events: Vec::new(),
             event_bytes: 0,
+            num_takes: 0,
             partial_bytes: 0,
+            read_allowance: TURN_READ_BYTES,
+            inflate_allowance: INFLATED_BYTES_PER_TURN,
+            postponed_calls: Vec::new(),
             scratch: Vec::new(),
         })
     }
@@ -105,14 +120,23 @@ impl Engine {
     pub fn turn_with(&mut self, found: &[Readiness]) {
         self.now = Instant::now();
         self.counters.wake_ups += u64::from(!found.is_empty());
-        for index in std::mem::take(&mut self.postponed) {
+        let postponed = std::mem::take(&mut self.postponed);
+        let num_ready = (postponed.len() + found.len()).max(1);
+        self.read_allowance = (TURN_READ_BYTES / num_ready).max(MIN_READ_BYTES);
+        for index in postponed {
             self.note_socket(index, (false, false, false));
+        }
+        self.inflate_allowance = INFLATED_BYTES_PER_TURN;
+        for slot in std::mem::take(&mut self.postponed_calls) {
+            self.calls.wake(slot);
         }
         for &readiness in found {
             match readiness {
                 Readiness::Timer => self.schedule.note_fired(),
                 Readiness::Bell => self.take_resolved(),
-                Readiness::Listener(index) => self.accept(index),
+                Readiness::Listener(index) => {
+                    self.accept(index);
+                }
                 Readiness::Socket { index, is_readable, is_ended, is_writable } => {
                     self.note_socket(index, (is_readable, is_ended, is_writable));
                 }
@@ -130,7 +154,7 @@ impl Engine {
         if let Some(io) = &connection.io {
             let mut socket = io.lock();
             socket.note(is_readable, is_ended, is_writable);
-            socket.begin_turn();
+            socket.begin_turn(self.read_allowance);
         }
         connection.waking.wake();
     }
@@ -165,7 +189,7 @@ impl Engine {
         }
         self.keep_time();
         let is_quiet = self.awake_calls.is_empty() && self.awake_connections.is_empty();
-        if !is_quiet || !self.postponed.is_empty() {
+        if !is_quiet || !self.postponed.is_empty() || !self.postponed_calls.is_empty() {
             self.poller.ring();
         }
     }
@@ -174,6 +198,7 @@ impl Engine {
     pub fn take_events(&mut self) -> Vec<Event> {
         let events = std::mem::take(&mut self.events);
         self.event_bytes = 0;
+        self.num_takes += 1;
         let mut has_acknowledged = false;
         for event in &events {
             if let Event::Message(id, message, _) = event
@@ -202,14 +227,35 @@ impl Engine {
         !self.events.is_empty()
     }
 
+    /// Tells of what a connection brought, which counts for it until it is taken.
+    pub(super) fn tell_of(&mut self, index: u32, event: Event) {
+        self.connections[index as usize].count_untaken(event.num_bytes(), self.num_takes);
+        self.tell(event);
+    }
+
     pub(super) fn tell(&mut self, event: Event) {
         self.event_bytes += event.num_bytes();
         self.events.push(event);
     }
 
-    /// Whether more has come than may lie around untaken.
-    pub(super) fn is_overfull(&self) -> bool {
-        self.event_bytes + self.partial_bytes > self.limits.max_untaken_bytes
+    /// Whether more has come than may lie around untaken, and a connection has its share of it.
+    pub(super) fn is_overfull(&self, index: u32) -> bool {
+        let connection = &self.connections[index as usize];
+        let own_bytes = connection.partial_bytes + connection.untaken_bytes(self.num_takes);
+        let all_bytes = self.event_bytes + self.partial_bytes;
+        self.is_over_share(own_bytes, all_bytes, self.limits.max_untaken_bytes)
+    }
+
+    /// Whether too much waits for peers that do not read, and one would get more than its share.
+    pub(super) fn is_clogged(&self, own_bytes: usize) -> bool {
+        self.is_over_share(own_bytes, self.unsent.get(), self.limits.max_total_unsent_bytes)
+    }
+
+    // Half of a bound is for whoever comes first, the other half in equal shares for each
+    // connection: a few cannot use up what all need.
+    fn is_over_share(&self, own_bytes: usize, all_bytes: usize, max_bytes: usize) -> bool {
+        let half = max_bytes / 2;
+        all_bytes > half && own_bytes > half / self.connections.len().max(1)
     }
 
     /// What was counted, and what is now.
@@ -245,6 +291,7 @@ impl Engine {
         // Not what it holds now, which may have changed since it was counted.
         self.partial_bytes -= call.num_counted;
         if let Some(connection) = self.connections.get_mut(call.connection as usize) {
+            connection.partial_bytes -= call.num_counted;
             connection.calls.swap_remove(call.position);
             if let Some(&moved) = connection.calls.get(call.position) {
                 self.calls.get_mut(moved).expect("listed").position = call.position;

@@ -40,7 +40,7 @@ impl Engine {
         let mut socket = io.lock();
         if socket.bytes_in != connection.known_bytes_in {
             connection.known_bytes_in = socket.bytes_in;
-            connection.last_heard = self.now;
+            connection.last_heard = socket.read_at;
         }
         let is_connecting = matches!(connection.stage, Stage::Connecting);
         let bytes_out = socket.bytes_out;
@@ -89,15 +89,38 @@ impl Engine {
     fn advance_and_count(&mut self, slot: u32) -> Option<Ended> {
         let ended = self.advance_call(slot);
         // A call that has ended was counted out when it was removed.
-        if let Some(call) = self.calls.get_mut(slot) {
-            let before = std::mem::replace(&mut call.num_counted, call.receiving.num_bytes());
-            let after = call.num_counted;
-            self.partial_bytes = self.partial_bytes + after - before;
-            if ended.is_none() && after > before && self.is_overfull() {
-                return Some(Ended::Broken(untaken()));
-            }
+        let Some(call) = self.calls.get_mut(slot) else { return ended };
+        let before = std::mem::replace(&mut call.num_counted, call.receiving.num_bytes());
+        let after = call.num_counted;
+        let index = call.connection;
+        if call.receiving.is_inflating() {
+            self.postponed_calls.push(slot);
+        }
+        if call.role == Role::Stream {
+            self.watch_message(slot);
+        }
+        let connection = &mut self.connections[index as usize];
+        connection.partial_bytes = connection.partial_bytes + after - before;
+        self.partial_bytes = self.partial_bytes + after - before;
+        if ended.is_none() && after > before && self.is_overfull(index) {
+            return Some(Ended::Broken(untaken()));
         }
         ended
+    }
+
+    // A message that never becomes whole would hold its memory for ever.
+    fn watch_message(&mut self, slot: u32) {
+        let Some(call) = self.calls.get_mut(slot) else { return };
+        match (call.receiving.is_inside_message(&self.limits), call.whole_by) {
+            (true, None) => {
+                call.whole_by = self.limits.whole_by(self.now);
+                if let Some(at) = call.whole_by {
+                    self.schedule_deadline(at);
+                }
+            }
+            (false, Some(_)) => call.whole_by = None,
+            _ => {}
+        }
     }
 
     // Receives and sends what it can; says how the call ended if it did without us.
@@ -110,8 +133,11 @@ impl Engine {
         let mut context = Context::from_waker(waker);
         match call.role {
             Role::Unary if call.receiving.is_open() => {
-                if let Poll::Ready(message) = call.receiving.poll_unary(&mut context, &self.limits)
-                {
+                if let Poll::Ready(message) = call.receiving.poll_unary(
+                    &mut context,
+                    &self.limits,
+                    &mut self.inflate_allowance,
+                ) {
                     match message {
                         Err(ended) => return Some(ended),
                         Ok(message) => self.deliver_unary(slot, message),
@@ -119,13 +145,25 @@ impl Engine {
                 }
             }
             Role::Watch if call.receiving.is_open() => {
-                if let Poll::Ready(message) = call.receiving.poll_unary(&mut context, &self.limits)
-                {
+                if let Poll::Ready(message) = call.receiving.poll_unary(
+                    &mut context,
+                    &self.limits,
+                    &mut self.inflate_allowance,
+                ) {
                     match message {
                         Err(ended) => return Some(ended),
-                        Ok(message) => self.begin_watch(slot, &message),
+                        Ok(message) => {
+                            call.whole_by = None;
+                            self.begin_watch(slot, &message);
+                        }
                     }
                 }
+            }
+            Role::Answered => {
+                if call.receiving.poll_rest(&mut context).is_ready() {
+                    self.remove_call(slot);
+                }
+                return None;
             }
             Role::Unary | Role::Watch => {}
             Role::Stream | Role::Link => {
@@ -140,7 +178,9 @@ impl Engine {
         match call.sending.poll(&mut context) {
             Poll::Ready(Err(ended)) => return Some(ended),
             Poll::Ready(Ok(())) if call.role != Role::Link => {
-                self.remove_call(slot);
+                if let Some(call) = self.remove_call(slot) {
+                    self.discard_rest(call.connection, call.receiving.into_rest());
+                }
                 return None;
             }
             _ => {}
@@ -177,17 +217,18 @@ impl Engine {
             self.calls.get_mut(slot)?.is_paused = true;
             return None;
         }
-        let read_at = connection.read_at();
+        let (index, arrival) = (call.connection, connection.last_heard);
         let mut messages = Vec::new();
         let (call, waking) = self.calls.get_to_poll(slot)?;
         let mut context = Context::from_waker(waking.waker());
         let limits = &self.limits;
-        let end = call.receiving.poll_stream(&mut context, limits, is_link, |message| {
+        let allowance = &mut self.inflate_allowance;
+        let end = call.receiving.poll_stream(&mut context, limits, is_link, allowance, |message| {
             messages.push(message);
         });
         self.counters.messages_in += messages.len() as u64;
         for message in messages {
-            self.tell(Event::Message(id, message, read_at));
+            self.tell_of(index, Event::Message(id, message, arrival));
         }
         match end {
             Poll::Pending => None,
@@ -210,10 +251,12 @@ impl Engine {
             return self.answer_check(slot, &message);
         }
         call.is_delivered = true;
+        call.whole_by = None;
         let (path, deadline, metadata) = (call.path, call.deadline, call.metadata.take());
-        let arrival = self.connections[call.connection as usize].read_at();
+        let index = call.connection;
+        let arrival = self.connections[index as usize].last_heard;
         self.counters.calls += 1;
-        self.tell(Event::Call { id, path, message, arrival, deadline, metadata });
+        self.tell_of(index, Event::Call { id, path, message, arrival, deadline, metadata });
     }
 }
 

@@ -1,18 +1,25 @@
 //! How calls and connections end without, or against, the application.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use h2::Reason;
+use h2::{Reason, RecvStream};
 use http::HeaderMap;
 
-use super::calls::{Id, Role};
+use super::calls::{Call, Id, Role};
 use super::connection::Stage;
 use super::core::Engine;
 use super::event::Event;
+use super::receiving::Receiving;
+use super::sending::Sending;
 use super::serving::failure_headers;
+use crate::grpc::compression::Encoding;
 use crate::grpc::metadata;
 use crate::grpc::status::{Status, code};
 use crate::net::sockets::Endpoint;
+
+/// How long the rest of a body may take to come.
+const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Ends a call with a status of ours; the peer is told, and the application if it knew.
@@ -23,17 +30,49 @@ impl Engine {
             call.sending.reset(Reason::CANCEL);
             return self.tell(Event::Closed(id, status, None));
         }
+        if call.role == Role::Answered {
+            return;
+        }
         self.counters.refused += 1;
         call.sending.abandon(failure_headers(&status));
+        self.discard_rest(call.connection, call.receiving.into_rest());
         if call.is_delivered {
             self.tell(Event::Cancelled(id, status.text));
         }
+    }
+
+    /// Throws the rest of a body away whose call is answered.
+    ///
+    /// Let go of at once, the stream would be reset. What the peer has sent by then counts with h2
+    /// as a mistake of the peer, and too many of those end the connection with all its calls.
+    pub(super) fn discard_rest(&mut self, connection: u32, body: Option<RecvStream>) {
+        let Some(body) = body.filter(|body| !body.is_end_stream()) else { return };
+        let deadline = self.now + REST_TIMEOUT;
+        let slot = self.add_call(Call {
+            connection,
+            position: 0,
+            role: Role::Answered,
+            path: u32::MAX,
+            deadline: Some(deadline),
+            whole_by: None,
+            metadata: None,
+            is_delivered: false,
+            is_paused: false,
+            receiving: Receiving::of_request(body, Encoding::Identity),
+            num_counted: 0,
+            sending: Sending::default(),
+        });
+        self.schedule_deadline(deadline);
+        self.calls.wake(slot);
     }
 
     /// Takes note that the peer of a call has gone.
     pub(super) fn lose_call(&mut self, slot: u32, status: Status) {
         let id = self.calls.id(slot);
         let Some(call) = self.remove_call(slot) else { return };
+        if call.role == Role::Answered {
+            return;
+        }
         if call.role == Role::Link {
             return self.tell(Event::Closed(id, status, None));
         }
@@ -133,6 +172,11 @@ impl Engine {
 
     /// Accepts no more, tells peers to go, lets their calls end. Links stay.
     pub fn drain(&mut self) {
+        // Clients whose connections wait to be accepted are told to go too, not cut off.
+        let listeners: Vec<u32> = self.listeners.iter().map(|(index, _)| index as u32).collect();
+        for index in listeners {
+            while self.accept(index) {}
+        }
         self.is_draining = true;
         // Dropped, they are no longer listened on, and unix paths are gone.
         self.listeners.clear();
@@ -143,7 +187,7 @@ impl Engine {
                 connection.drain(now);
             }
         }
-        self.schedule_connection(std::time::Duration::from_secs(2));
+        self.schedule_connection(Duration::from_secs(2));
     }
 }
 

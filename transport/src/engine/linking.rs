@@ -52,6 +52,7 @@ impl Engine {
             role: Role::Link,
             path: u32::MAX,
             deadline: None,
+            whole_by: None,
             metadata: None,
             is_delivered: true,
             is_paused: false,

@@ -17,6 +17,9 @@ use crate::grpc::status::{Status, code};
 /// window.
 const SMALL_FRAME_BYTES: usize = 1024;
 
+/// What may still come of a body whose call is answered before the stream is reset.
+const MAX_REST_BYTES: usize = 64 << 10;
+
 /// What a delivered message costs its holder beside its bytes: empty ones are to be bounded too.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
@@ -103,6 +106,17 @@ impl Receiving {
         self.body.is_some() || self.response.is_some()
     }
 
+    /// Whether a message waits for its turn to be decompressed.
+    pub fn is_inflating(&self) -> bool {
+        self.assembler.is_inflating()
+    }
+
+    /// Whether the rest of a message is awaited; not where whole ones wait for the application.
+    pub fn is_inside_message(&self, limits: &Limits) -> bool {
+        let is_held_back = self.num_unacknowledged > limits.stream_window as usize;
+        !is_held_back && !self.is_inflating() && !self.assembler.is_between_messages()
+    }
+
     /// Bytes held of messages not yet delivered.
     pub fn num_bytes(&self) -> usize {
         self.assembler.num_bytes() + self.whole.as_ref().map_or(0, Message::len)
@@ -113,15 +127,20 @@ impl Receiving {
         &mut self,
         context: &mut Context<'_>,
         limits: &Limits,
+        allowance: &mut usize,
     ) -> Poll<Result<Message, Ended>> {
+        let bounds = limits.bounds(false);
         let Some(body) = &mut self.body else { return Poll::Pending };
         let too_many = || Status::new(code::INTERNAL, "more than one message in a unary call");
         loop {
-            if let Some(message) = self.assembler.next(self.encoding, limits.max_message_bytes)? {
+            if let Some(message) = self.assembler.next(self.encoding, &bounds, allowance)? {
                 if self.whole.replace(message).is_some() {
                     return Poll::Ready(Err(too_many().into()));
                 }
                 continue;
+            }
+            if self.assembler.is_inflating() {
+                return Poll::Pending;
             }
             if self.whole.is_some() && !self.assembler.is_between_messages() {
                 return Poll::Ready(Err(too_many().into()));
@@ -146,6 +165,27 @@ impl Receiving {
             Some(message) if self.assembler.is_between_messages() => Ok(message),
             _ => Err(Status::new(code::INTERNAL, "a unary call without a whole message").into()),
         })
+    }
+
+    /// Throws the rest of a body away; ready at its end, or where it is longer than that.
+    pub fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(body) = &mut self.body else { return Poll::Ready(()) };
+        while !body.is_end_stream() && self.num_withheld <= MAX_REST_BYTES {
+            match body.poll_data(context) {
+                Poll::Ready(Some(Ok(data))) => {
+                    let _ = body.flow_control().release_capacity(data.len());
+                    self.num_withheld += data.len();
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The body of a call that is answered, if more of it may come.
+    pub fn into_rest(self) -> Option<RecvStream> {
+        self.body.filter(|body| !body.is_end_stream())
     }
 
     /// What the peer says to a stream of ours, once.
@@ -175,17 +215,22 @@ impl Receiving {
         context: &mut Context<'_>,
         limits: &Limits,
         is_link: bool,
+        allowance: &mut usize,
         mut deliver: impl FnMut(Message),
     ) -> Poll<Result<End, Ended>> {
         let Some(body) = &mut self.body else { return Poll::Pending };
-        let max_bytes =
-            if is_link { limits.max_link_message_bytes } else { limits.max_message_bytes };
+        let bounds = limits.bounds(is_link);
         let window = limits.stream_window as usize;
         loop {
             while self.num_unacknowledged <= window {
-                let Some(message) = self.assembler.next(self.encoding, max_bytes)? else { break };
+                let Some(message) = self.assembler.next(self.encoding, &bounds, allowance)? else {
+                    break;
+                };
                 self.num_unacknowledged += message.len() + MESSAGE_OVERHEAD_BYTES;
                 deliver(message);
+            }
+            if self.assembler.is_inflating() {
+                return Poll::Pending;
             }
             if self.num_unacknowledged <= window {
                 let count = std::mem::take(&mut self.num_withheld);

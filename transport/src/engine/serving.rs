@@ -26,7 +26,7 @@ use crate::grpc::compression::{
 };
 use crate::grpc::status::{Status, code};
 use crate::grpc::{health, metadata, timeout};
-use crate::net::socket_io::{Socket, SocketIo};
+use crate::net::socket_io::{READ_BYTES_PER_TURN, Socket, SocketIo};
 use crate::net::sockets::{Endpoint, Listener};
 use crate::net::tls::{ServerTls, Transport};
 
@@ -34,9 +34,12 @@ use crate::net::tls::{ServerTls, Transport};
 const MAX_ACCEPTS: usize = 64;
 /// How long a listener rests when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Calls a peer may open and reset in one breath. Honest clients cancel many at once; a peer that
-/// resets more than this within one read of its socket is attacking.
-const MAX_RESETS_AT_ONCE: usize = 1000;
+/// A request, and its reset, take no fewer bytes.
+const MIN_RESET_CALL_BYTES: usize = 30;
+/// Calls a peer may open and reset before the engine looks at them: as many as one turn's reading
+/// can hold. An honest peer of a process that stood still sends a second's calls together with
+/// their cancellations; what a turn reads bounds what any peer can cost.
+const MAX_RESETS_AT_ONCE: usize = READ_BYTES_PER_TURN.div_ceil(MIN_RESET_CALL_BYTES);
 /// h2's count of what tiny DATA frames cost beyond their bytes. One turn's reading of frames of
 /// one byte stays below it, and they leave h2 at the end of that turn.
 const DATA_FRAME_BUDGET: usize = 16 << 20;
@@ -81,6 +84,7 @@ pub fn builders(limits: &Limits) -> Builders {
         .max_header_list_size(limits.max_header_list_bytes)
         .max_send_buffer_size(1 << 20)
         .max_pending_accept_reset_streams(MAX_RESETS_AT_ONCE)
+        .max_concurrent_reset_streams(limits.max_streams as usize)
         .data_frame_budget(DATA_FRAME_BUDGET);
     let mut client = client::Builder::new();
     client
@@ -116,23 +120,25 @@ impl Engine {
         Ok(port)
     }
 
-    pub(super) fn accept(&mut self, index: u32) {
+    /// Accepts some of the connections that wait; true where there may be more.
+    pub(super) fn accept(&mut self, index: u32) -> bool {
         for _ in 0..MAX_ACCEPTS {
-            let Some(entry) = self.listeners.get(index as usize) else { return };
+            let Some(entry) = self.listeners.get(index as usize) else { return false };
             match entry.listener.accept() {
                 Ok(Some(_)) if self.connections.len() >= self.limits.max_connections => {
                     self.counters.connections_refused += 1;
                 }
                 Ok(Some(fd)) => self.add_accepted(index, fd),
-                Ok(None) => return,
+                Ok(None) => return false,
                 Err(_) => {
                     // No descriptor or memory is left: asking on would only burn time.
                     self.poller.remove(entry.listener.as_fd());
                     self.schedule_accepting(ACCEPT_PAUSE);
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     /// Has every listener accept again.
@@ -190,7 +196,8 @@ impl Engine {
         let (parts, body) = request.into_parts();
         let connection = &self.connections[index as usize];
         if let Some(failure) = HttpFailure::of(&parts) {
-            return failure.answer(respond, &parts, &connection.unsent);
+            failure.answer(respond, &parts, &connection.unsent);
+            return self.discard_rest(index, Some(body));
         }
         let path = parts.uri.path();
         let route = match connection.routes.get(path).copied() {
@@ -204,7 +211,7 @@ impl Engine {
             None => {
                 let shown: String = path.chars().take(MAX_SHOWN).collect();
                 let text = format!("unknown method {shown}");
-                return self.refuse(respond, Status::new(code::UNIMPLEMENTED, text));
+                return self.refuse(index, body, respond, Status::new(code::UNIMPLEMENTED, text));
             }
         };
         let deadline = match parts.headers.get(timeout::GRPC_TIMEOUT) {
@@ -213,28 +220,37 @@ impl Engine {
                 // h2 reads no further than it needs: the last read brought the end of these headers.
                 Some(timeout) => connection.read_at().checked_add(timeout),
                 None => {
-                    return self.refuse(respond, Status::new(code::INTERNAL, "bad grpc-timeout"));
+                    return self.refuse(
+                        index,
+                        body,
+                        respond,
+                        Status::new(code::INTERNAL, "bad grpc-timeout"),
+                    );
                 }
             },
         };
-        if connection.unsent.get() > self.limits.max_unsent_bytes {
+        let unsent_bytes = connection.unsent.get();
+        if unsent_bytes > self.limits.max_unsent_bytes || self.is_clogged(unsent_bytes) {
             let text = "the connection does not read its answers";
-            return self.refuse(respond, Status::new(code::RESOURCE_EXHAUSTED, text));
+            return self.refuse(index, body, respond, Status::new(code::RESOURCE_EXHAUSTED, text));
         }
-        if self.is_overfull() {
-            return self.refuse(respond, untaken());
+        if self.is_overfull(index) {
+            return self.refuse(index, body, respond, untaken());
         }
         let encoding = Encoding::of(parts.headers.get(GRPC_ENCODING).map(HeaderValue::as_bytes));
         let takes_gzip = self.limits.gzip_from_bytes > 0
             && parts.headers.get(GRPC_ACCEPT_ENCODING).is_some_and(|v| accepts_gzip(v.as_bytes()));
         let gzip_from_bytes = if takes_gzip { self.limits.gzip_from_bytes } else { 0 };
         let headers = metadata::has_any(&parts.headers).then_some(parts.headers);
+        let whole_by =
+            if route.role == Role::Stream { None } else { self.limits.whole_by(self.now) };
         let slot = self.add_call(Call {
             connection: index,
             position: 0,
             role: route.role,
             path: route.path,
             deadline,
+            whole_by,
             metadata: headers,
             is_delivered: false,
             is_paused: false,
@@ -242,8 +258,8 @@ impl Engine {
             num_counted: 0,
             sending: Sending::of_request(respond, gzip_from_bytes),
         });
-        if let Some(deadline) = deadline {
-            self.schedule_deadline(deadline);
+        for at in deadline.into_iter().chain(whole_by) {
+            self.schedule_deadline(at);
         }
         if route.role == Role::Stream {
             self.open_stream(slot);
@@ -260,9 +276,16 @@ impl Engine {
         self.tell(Event::Opened { id, path, deadline, metadata });
     }
 
-    fn refuse(&mut self, mut respond: SendResponse<Payload>, status: Status) {
+    fn refuse(
+        &mut self,
+        index: u32,
+        body: RecvStream,
+        mut respond: SendResponse<Payload>,
+        status: Status,
+    ) {
         self.counters.refused += 1;
         refuse(&mut respond, failure_headers(&status));
+        self.discard_rest(index, Some(body));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::calls::Role;
 use super::connection::{Connection, Stage};
 use super::core::Engine;
 use super::limits::Limits;
@@ -17,6 +18,11 @@ const CALLS_PAUSE: Duration = Duration::from_millis(5);
 const CONNECTIONS_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may take to close once nothing is left on it.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Connections live this part of the usual age at least, and as much more at most.
+pub const MIN_AGE_FACTOR: f64 = 0.9;
+const LATE: &str = "deadline exceeded";
+const NEVER_WHOLE: &str = "a message took too long to come";
 
 /// When what is due.
 pub struct Schedule {
@@ -66,7 +72,8 @@ impl Engine {
 
     pub(super) fn schedule_connection(&mut self, after: Duration) {
         let limits = &self.limits;
-        let rules = [limits.keepalive, limits.max_connection_age, limits.max_connection_idle];
+        let age = limits.max_connection_age.mul_f64(MIN_AGE_FACTOR);
+        let rules = [limits.keepalive, age, limits.max_connection_idle];
         let rules = rules.into_iter().chain([after]).filter(|rule| !rule.is_zero());
         if let Some(after) = rules.min() {
             earlier(&mut self.schedule.connections_at, self.now + after);
@@ -115,15 +122,18 @@ impl Engine {
         let mut late = Vec::new();
         let mut next: Option<Instant> = None;
         for (slot, call) in self.calls.iter() {
-            match call.deadline {
-                Some(deadline) if deadline <= self.now => late.push(slot),
-                Some(deadline) => earlier(&mut next, deadline),
-                None => {}
+            for (at, text) in [(call.deadline, LATE), (call.whole_by, NEVER_WHOLE)] {
+                match at {
+                    Some(at) if at <= self.now => late.push((slot, text)),
+                    Some(at) => earlier(&mut next, at),
+                    None => {}
+                }
             }
         }
-        for slot in late {
-            self.counters.deadline_exceeded += 1;
-            self.fail_call(slot, Status::new(code::DEADLINE_EXCEEDED, "deadline exceeded"));
+        for (slot, text) in late {
+            let Some(call) = self.calls.get(slot) else { continue };
+            self.counters.deadline_exceeded += u64::from(call.role != Role::Answered);
+            self.fail_call(slot, Status::new(code::DEADLINE_EXCEEDED, text));
         }
         if let Some(next) = next {
             self.schedule_deadline(next);
@@ -227,7 +237,7 @@ fn age_rule(connection: &Connection, limits: &Limits) -> Due {
     if limits.max_connection_age.is_zero() || is_ours || connection.is_draining {
         return Due::Never;
     }
-    Due::Drain(connection.born + limits.max_connection_age)
+    Due::Drain(connection.born + limits.max_connection_age.mul_f64(connection.age_factor))
 }
 
 fn idle_rule(connection: &Connection, limits: &Limits, now: Instant) -> Due {

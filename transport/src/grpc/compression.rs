@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::frame::Message;
+use super::frame::{Chain, Message};
 use super::status::{Status, code};
 
 /// How the messages of one side are compressed.
@@ -42,20 +42,45 @@ pub fn accepts_gzip(value: &[u8]) -> bool {
     value.split(|&byte| byte == b',').any(|name| name.trim_ascii() == b"gzip")
 }
 
-/// The message behind compressed bytes, of at most `max_bytes`.
-pub fn gunzip(message: &Message, max_bytes: usize) -> Result<Bytes, Status> {
-    let mut plain = Vec::with_capacity((message.len() * 3).min(max_bytes));
-    // One byte more than allowed, to tell a message at the bound from one beyond it.
-    let bound = max_bytes as u64 + 1;
-    flate2::read::GzDecoder::new(message.reader())
-        .take(bound)
-        .read_to_end(&mut plain)
-        .map_err(|_| Status::new(code::INTERNAL, "the message is not gzip"))?;
-    if plain.len() > max_bytes {
-        let text = format!("the message is larger than {max_bytes} bytes when decompressed");
-        return Err(Status::new(code::RESOURCE_EXHAUSTED, text));
+/// A message being decompressed, in as many parts as its reader likes.
+pub struct Inflating {
+    decoder: flate2::read::GzDecoder<Chain>,
+    plain: Vec<u8>,
+    max_bytes: usize,
+}
+
+impl Inflating {
+    /// The message behind compressed bytes, of at most `max_bytes`.
+    pub fn new(message: &Message, max_bytes: usize) -> Self {
+        let plain = Vec::with_capacity((message.len() * 3).min(max_bytes));
+        Self { decoder: flate2::read::GzDecoder::new(message.reader()), plain, max_bytes }
     }
-    Ok(plain.into())
+
+    /// Bytes that are decompressed.
+    pub fn num_bytes(&self) -> usize {
+        self.plain.len()
+    }
+
+    /// Decompresses as far as the allowance goes, which it takes from it; true at the end.
+    pub fn go_on(&mut self, allowance: &mut usize) -> Result<bool, Status> {
+        // One byte more than allowed, to tell a message at the bound from one beyond it.
+        let wanted = (self.max_bytes + 1 - self.plain.len()).min(*allowance);
+        let count = Read::by_ref(&mut self.decoder)
+            .take(wanted as u64)
+            .read_to_end(&mut self.plain)
+            .map_err(|_| Status::new(code::INTERNAL, "the message is not gzip"))?;
+        *allowance -= count;
+        if self.plain.len() > self.max_bytes {
+            let text = format!("the message is decompressed to more than {} bytes", self.max_bytes);
+            return Err(Status::new(code::RESOURCE_EXHAUSTED, text));
+        }
+        Ok(count < wanted)
+    }
+
+    /// What was decompressed.
+    pub fn into_plain(self) -> Bytes {
+        self.plain.into()
+    }
 }
 
 /// The bytes, compressed quickly rather than well.
@@ -73,31 +98,43 @@ pub fn gzip(plain: &[&[u8]]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn gunzip(message: &Message, max_bytes: usize, step: usize) -> Result<Bytes, Status> {
+        let mut inflating = Inflating::new(message, max_bytes);
+        while !inflating.go_on(&mut { step })? {}
+        Ok(inflating.into_plain())
+    }
+
     #[test]
     fn there_and_back_over_several_chunks() {
         let plain: Vec<u8> = (0..100_000u32).map(|i| (i / 7) as u8).collect();
         let packed = Bytes::from(gzip(&[&plain[..10], &plain[10..]]));
-        let chunks = packed.chunks(97).map(Bytes::copy_from_slice).collect();
-        assert_eq!(gunzip(&Message::Many(chunks), plain.len()).unwrap(), plain);
+        let chunks: Vec<Bytes> = packed.chunks(97).map(Bytes::copy_from_slice).collect();
+        let message = Message::Many(chunks);
+        for step in [1, 1000, 100_000, 200_000] {
+            assert_eq!(gunzip(&message, plain.len(), step).unwrap(), plain, "steps of {step}");
+        }
     }
 
     #[test]
     fn the_bound_is_exact() {
         let packed = Message::One(gzip(&[&[0; 1000]]).into());
-        assert_eq!(gunzip(&packed, 1000).unwrap().len(), 1000);
-        assert_eq!(gunzip(&packed, 999).unwrap_err().code, code::RESOURCE_EXHAUSTED);
+        assert_eq!(gunzip(&packed, 1000, 300).unwrap().len(), 1000);
+        assert_eq!(gunzip(&packed, 999, 300).unwrap_err().code, code::RESOURCE_EXHAUSTED);
     }
 
     #[test]
     fn a_bomb_costs_no_more_than_the_bound() {
         let packed = Message::One(gzip(&[&vec![0; 64 << 20]]).into());
         assert!(packed.len() < 1 << 20);
-        assert_eq!(gunzip(&packed, 1 << 20).unwrap_err().code, code::RESOURCE_EXHAUSTED);
+        let mut inflating = Inflating::new(&packed, 1 << 20);
+        let mut allowance = 64 << 20;
+        assert_eq!(inflating.go_on(&mut allowance).unwrap_err().code, code::RESOURCE_EXHAUSTED);
+        assert_eq!(allowance, (63 << 20) - 1);
     }
 
     #[test]
     fn what_is_not_gzip() {
-        assert_eq!(gunzip(&Message::One("abc".into()), 9).unwrap_err().code, code::INTERNAL);
+        assert_eq!(gunzip(&Message::One("abc".into()), 9, 9).unwrap_err().code, code::INTERNAL);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::compression::{Encoding, gunzip};
+use super::compression::{Encoding, Inflating};
 use super::status::{Status, code};
 
 /// Bytes of flag and length.
@@ -43,12 +43,13 @@ impl Message {
     }
 
     /// Reads through it.
-    pub fn reader(&self) -> impl Read {
+    pub fn reader(&self) -> Chain {
         Chain(self.chunks().iter().cloned().collect())
     }
 }
 
-struct Chain(VecDeque<Bytes>);
+/// Reads through the pieces of a message.
+pub struct Chain(VecDeque<Bytes>);
 
 impl Read for Chain {
     fn read(&mut self, target: &mut [u8]) -> std::io::Result<usize> {
@@ -65,6 +66,27 @@ impl Read for Chain {
     }
 }
 
+/// How large messages may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// As they come, and decompressed.
+    pub max_bytes: usize,
+    /// Times its size to which one may be decompressed, beyond the floor.
+    pub max_gzip_gain: usize,
+    /// Size to which any may be decompressed.
+    pub gzip_floor_bytes: usize,
+}
+
+impl Bounds {
+    /// The largest message behind a compressed one.
+    ///
+    /// Text that repeats a few bytes gains a thousandfold, and what parses it pays for every byte.
+    fn plain_bytes(&self, packed_bytes: usize) -> usize {
+        let gained = packed_bytes.saturating_mul(self.max_gzip_gain);
+        gained.max(self.gzip_floor_bytes).min(self.max_bytes)
+    }
+}
+
 /// Cuts messages out of the frames of a body.
 #[derive(Default)]
 pub struct Assembler {
@@ -74,6 +96,7 @@ pub struct Assembler {
     tail: BytesMut,
     num_bytes: usize,
     head: Option<Head>,
+    inflating: Option<Inflating>,
 }
 
 #[derive(Clone, Copy)]
@@ -85,12 +108,17 @@ struct Head {
 impl Assembler {
     /// Bytes held of messages that are not whole yet.
     pub fn num_bytes(&self) -> usize {
-        self.num_bytes
+        self.num_bytes + self.inflating.as_ref().map_or(0, Inflating::num_bytes)
+    }
+
+    /// Whether a message is whole and not decompressed yet.
+    pub fn is_inflating(&self) -> bool {
+        self.inflating.is_some()
     }
 
     /// Whether nothing is held: the body may end here.
     pub fn is_between_messages(&self) -> bool {
-        self.num_bytes == 0 && self.head.is_none()
+        self.num_bytes == 0 && self.head.is_none() && self.inflating.is_none()
     }
 
     /// Takes the next frame.
@@ -111,19 +139,26 @@ impl Assembler {
         }
     }
 
-    /// The next whole message, decompressed, or `None` until more bytes come.
+    /// The next whole message, decompressed, or `None` until more bytes come or, where one is
+    /// inflating, there is more allowance for that.
     ///
     /// An error ends the call: nothing sensible can follow in this body.
     pub fn next(
         &mut self,
         encoding: Encoding,
-        max_bytes: usize,
+        bounds: &Bounds,
+        allowance: &mut usize,
     ) -> Result<Option<Message>, Status> {
+        if let Some(inflating) = &mut self.inflating {
+            let is_whole = inflating.go_on(allowance)?;
+            let whole = if is_whole { self.inflating.take() } else { None };
+            return Ok(whole.map(|inflating| Message::One(inflating.into_plain())));
+        }
         let head = match self.head {
             Some(head) => head,
             None if self.num_bytes < PREFIX_BYTES => return Ok(None),
             None => {
-                let head = self.read_head(encoding, max_bytes)?;
+                let head = self.read_head(encoding, bounds.max_bytes)?;
                 self.head = Some(head);
                 head
             }
@@ -134,7 +169,8 @@ impl Assembler {
         self.head = None;
         let message = self.take(head.length);
         if head.is_compressed {
-            return Ok(Some(Message::One(gunzip(&message, max_bytes)?)));
+            self.inflating = Some(Inflating::new(&message, bounds.plain_bytes(message.len())));
+            return self.next(encoding, bounds, allowance);
         }
         Ok(Some(message))
     }
@@ -242,7 +278,11 @@ fn put_prefix(target: &mut BytesMut, flag: u8, length: usize) {
 mod tests {
     use super::*;
 
-    const MAX: usize = 1 << 20;
+    const MAX: Bounds = Bounds { max_bytes: 1 << 20, max_gzip_gain: 10, gzip_floor_bytes: 1 << 10 };
+
+    fn next(assembler: &mut Assembler, encoding: Encoding) -> Result<Option<Message>, Status> {
+        assembler.next(encoding, &MAX, &mut usize::MAX.clone())
+    }
 
     fn whole(message: Message) -> Vec<u8> {
         message.chunks().concat()
@@ -262,7 +302,7 @@ mod tests {
             let mut found = Vec::new();
             for chunk in body.chunks(size) {
                 assembler.push(Bytes::copy_from_slice(chunk));
-                while let Some(message) = assembler.next(Encoding::Identity, MAX).unwrap() {
+                while let Some(message) = next(&mut assembler, Encoding::Identity).unwrap() {
                     found.push(whole(message));
                 }
             }
@@ -276,7 +316,7 @@ mod tests {
         let frame = Bytes::from(body(&[b"whole"]));
         let mut assembler = Assembler::default();
         assembler.push(frame.clone());
-        let Some(Message::One(message)) = assembler.next(Encoding::Identity, MAX).unwrap() else {
+        let Some(Message::One(message)) = next(&mut assembler, Encoding::Identity).unwrap() else {
             panic!("not in one piece");
         };
         assert_eq!(message.as_ptr(), frame[PREFIX_BYTES..].as_ptr());
@@ -286,7 +326,7 @@ mod tests {
     fn a_message_that_is_not_whole_is_noticed() {
         let mut assembler = Assembler::default();
         assembler.push(Bytes::from_static(b"\0\0\0\0\x05ab"));
-        assert!(assembler.next(Encoding::Identity, MAX).unwrap().is_none());
+        assert!(next(&mut assembler, Encoding::Identity).unwrap().is_none());
         assert!(!assembler.is_between_messages());
         assert_eq!(assembler.num_bytes(), 2);
     }
@@ -303,7 +343,7 @@ mod tests {
         for (bytes, encoding, expected) in cases {
             let mut assembler = Assembler::default();
             assembler.push(Bytes::from_static(bytes));
-            assert_eq!(assembler.next(encoding, MAX).unwrap_err().code, expected, "{bytes:?}");
+            assert_eq!(next(&mut assembler, encoding).unwrap_err().code, expected, "{bytes:?}");
         }
     }
 
@@ -314,8 +354,38 @@ mod tests {
             let mut assembler = Assembler::default();
             assembler.push(packed.head);
             assembler.push(packed.body.unwrap());
-            let message = assembler.next(Encoding::Gzip, MAX).unwrap().unwrap();
+            let message = next(&mut assembler, Encoding::Gzip).unwrap().unwrap();
             assert_eq!(whole(message), b"hello");
         }
+    }
+
+    #[test]
+    fn what_gzip_may_gain_is_bounded_beyond_a_floor() {
+        // A thousandfold: 64 KiB of it is 64 MiB.
+        for (size, is_taken) in [(1 << 10, true), (1 << 19, false)] {
+            let packed = Framed::copied(&vec![0; size]).compressed();
+            let mut assembler = Assembler::default();
+            assembler.push(packed.head);
+            assembler.push(packed.body.unwrap());
+            let found = next(&mut assembler, Encoding::Gzip);
+            assert_eq!(found.is_ok(), is_taken, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn a_message_is_decompressed_in_parts() {
+        let packed = Framed::copied(&[7; 1000]).compressed();
+        let mut assembler = Assembler::default();
+        assembler.push(packed.head);
+        assembler.push(packed.body.unwrap());
+        for part in 1..=3 {
+            let mut allowance = 300;
+            assert!(assembler.next(Encoding::Gzip, &MAX, &mut allowance).unwrap().is_none());
+            assert!(assembler.is_inflating() && !assembler.is_between_messages());
+            assert_eq!((allowance, assembler.num_bytes()), (0, 300 * part));
+        }
+        let message = next(&mut assembler, Encoding::Gzip).unwrap().unwrap();
+        assert_eq!(whole(message), [7; 1000]);
+        assert!(assembler.is_between_messages());
     }
 }

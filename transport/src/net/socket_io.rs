@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const MAX_GATHERED_BYTES: usize = 256 << 10;
 /// What one connection may read before the others have their turn; it also bounds what tiny
 /// frames can make h2 hold at once.
-const READ_BYTES_PER_TURN: usize = 256 << 10;
+pub const READ_BYTES_PER_TURN: usize = 256 << 10;
 /// Capacity an idle connection keeps.
 const IDLE_CAPACITY: usize = 16 << 10;
 
@@ -72,9 +72,9 @@ impl Socket {
         }
     }
 
-    /// Allows it to read for one more turn.
-    pub fn begin_turn(&mut self) {
-        self.allowance = READ_BYTES_PER_TURN;
+    /// Allows it to read for one more turn, at most `READ_BYTES_PER_TURN`.
+    pub fn begin_turn(&mut self, num_bytes: usize) {
+        self.allowance = num_bytes.min(READ_BYTES_PER_TURN);
     }
 
     /// Whether it stopped reading for the others' sake, with more to read.
@@ -153,8 +153,8 @@ impl Socket {
         loop {
             // SAFETY: what is uninitialized is only handed to `recv`, which writes to it.
             let room = unsafe { target.unfilled_mut() };
-            let size = room.len();
-            let count = match recv(&self.fd, room, RecvFlags::empty()) {
+            let size = room.len().min(self.allowance);
+            let count = match recv(&self.fd, &mut room[..size], RecvFlags::empty()) {
                 Ok((_, count)) => count,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {
@@ -171,7 +171,7 @@ impl Socket {
             if count < size && !self.is_ended {
                 self.is_readable = false;
             }
-            self.allowance = self.allowance.saturating_sub(count);
+            self.allowance -= count;
             self.bytes_in += count as u64;
             self.read_at = Instant::now();
             return Ok(true);

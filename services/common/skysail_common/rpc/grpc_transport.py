@@ -136,8 +136,9 @@ class GrpcTransport:
 
     name = "grpc"
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, max_connection_age_s: float = 0.0) -> None:
         self._max_message_bytes = max_message_bytes
+        self._max_connection_age_s = max_connection_age_s
         loop = asyncio.get_running_loop()
         self.call_soon = loop.call_soon
         self.call_later = loop.call_later
@@ -156,6 +157,7 @@ class GrpcTransport:
         return GrpcServer(
             services,
             max_message_bytes=self._max_message_bytes,
+            max_connection_age_s=self._max_connection_age_s,
             shares_port=shares_port,
             certificates=certificates,
             generic_handlers=[_GrpcHandlers(unary, streams)],

@@ -64,11 +64,17 @@ class NativeTransport:
 
     name = "native"
 
-    def __init__(self, max_message_bytes: int, clock: Clock = MONOTONIC) -> None:
+    def __init__(
+        self,
+        max_message_bytes: int,
+        max_connection_age_s: float = 0.0,
+        clock: Clock = MONOTONIC,
+    ) -> None:
         """An engine without listeners or links.
 
         Args:
             max_message_bytes: Largest message of a client.
+            max_connection_age_s: See `rpc.transports.open_transport`.
             clock: Time.
         """
         self._clock = clock
@@ -80,7 +86,9 @@ class NativeTransport:
         """Calls that were cancelled while they waited to be handled."""
         self._loop = asyncio.get_running_loop()
         limits = Limits(
-            max_message_bytes=max_message_bytes, max_link_message_bytes=MAX_LINK_MESSAGE_BYTES
+            max_message_bytes=max_message_bytes,
+            max_link_message_bytes=MAX_LINK_MESSAGE_BYTES,
+            max_connection_age_s=max_connection_age_s,
         )
         self._engine = Engine(limits)
         self._tasks = BackgroundTasks()

@@ -24,6 +24,7 @@ class GrpcServer:
         services: Sequence[str],
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_connection_age_s: float = 0.0,
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
@@ -33,6 +34,7 @@ class GrpcServer:
         Args:
             services: Full names of the services that it will serve, for reflection and health.
             max_message_bytes: Largest message either way.
+            max_connection_age_s: See `rpc.transports.open_transport`.
             shares_port: True to listen beside other processes on the same port.
             certificates: What it shows, over TLS; in the clear if None.
             generic_handlers: Handlers on bytes, which translate their errors themselves; a
@@ -40,6 +42,9 @@ class GrpcServer:
         """
         self._services = tuple(services)
         self._credentials = credentials_of(certificates) if certificates else None
+        # grpc.aio adds the chance itself, and waits for the calls under way as long as they take.
+        age_ms = round(1000 * max_connection_age_s)
+        age = [("grpc.max_connection_age_ms", age_ms)] if age_ms else []
         self.grpc = grpc.aio.server(
             interceptors=() if generic_handlers else (ErrorInterceptor(),),
             options=[
@@ -52,6 +57,7 @@ class GrpcServer:
                     int(MIN_PING_INTERVAL_S * 1000),
                 ),
                 ("grpc.keepalive_permit_without_calls", 1),
+                *age,
             ],
         )
         if generic_handlers:

@@ -45,12 +45,16 @@ def _problem_with_native() -> str:
     return ""
 
 
-def open_transport(name: TransportName, max_message_bytes: int) -> Transport:
+def open_transport(
+    name: TransportName, max_message_bytes: int, max_connection_age_s: float = 0.0
+) -> Transport:
     """Return the transport of the setting, for use in the running event loop.
 
     Args:
         name: The setting.
         max_message_bytes: Largest message of a client.
+        max_connection_age_s: Age at which a client is told to connect again, a tenth more or less
+            by chance; its calls under way end first. 0 for never.
 
     Raises:
         FailedPrecondition: it is asked for by name and not installed.
@@ -59,5 +63,5 @@ def open_transport(name: TransportName, max_message_bytes: int) -> Transport:
         # Only here: it may not be installed.
         from skysail_common.rpc.native_transport import NativeTransport
 
-        return NativeTransport(max_message_bytes)
-    return GrpcTransport(max_message_bytes)
+        return NativeTransport(max_message_bytes, max_connection_age_s)
+    return GrpcTransport(max_message_bytes, max_connection_age_s)
