@@ -276,3 +276,14 @@ def test_what_ends_with_its_message_is_not_counted_as_held(has_own_thread: bool)
     assert client.counters()["untaken_bytes"] == 0
     server.close()
     client.close()
+
+
+def test_a_link_of_an_engine_that_was_idle_has_all_the_time_for_its_handshake(
+    server: Server,
+) -> None:
+    links = Links(handshake_timeout_s=0.2, keepalive_s=0.0)
+    # Nothing has the engine look at the time meanwhile.
+    time.sleep(0.3)
+    id = links.engine.open(server.address, BIDI)
+    links.until(lambda: id in links.accepted)
+    links.engine.close()

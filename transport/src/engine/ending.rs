@@ -1,7 +1,7 @@
 //! How calls and connections end without, or against, the application.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use h2::{Reason, RecvStream};
 use http::HeaderMap;
@@ -172,6 +172,7 @@ impl Engine {
 
     /// Accepts no more, tells peers to go, lets their calls end. Links stay.
     pub fn drain(&mut self) {
+        self.now = Instant::now();
         // Clients whose connections wait to be accepted are told to go too, not cut off.
         let listeners: Vec<u32> = self.listeners.iter().map(|(index, _)| index as u32).collect();
         for index in listeners {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::task::Context;
+use std::time::Instant;
 
 use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
@@ -44,6 +45,8 @@ impl Engine {
     ///
     /// Fails only where the path is no path.
     pub fn open(&mut self, opening: Opening<'_>) -> io::Result<Id> {
+        // The last turn may be long ago, and the time of the handshake begins now.
+        self.now = Instant::now();
         let request = request_of(&opening)?;
         let index = self.add_connection(Stage::Resolving, None, Arc::default(), false)?;
         let slot = self.add_call(Call {
