@@ -5,7 +5,7 @@ from typing import Any
 
 from skysail_transport import Engine
 
-from skysail_common.errors import SkysailError, Status
+from skysail_common.errors import Backlog, Overloaded, SkysailError, Status
 from skysail_common.rpc.contract import Metadata
 from skysail_common.rpc.statuses import text_of, trailers_of
 
@@ -14,12 +14,25 @@ log = logging.getLogger(__name__)
 Ending = tuple[int, str, Metadata, bytes | None]
 """Status, text, trailers and last message of a call or stream, as the engine takes them."""
 
+_TRY_AGAIN_S = 0.1
+
 WELL: Ending = (0, "", (), None)
 
 
 def ending_of(error: SkysailError, trailers: Metadata = ()) -> Ending:
     """Return how a call ends with an error."""
     return int(error.status), text_of(error), (*trailers_of(error), *trailers), None
+
+
+def _turned_away() -> Ending:
+    """Return how a call is refused at the least cost."""
+    error = Overloaded("the server gets more calls than it can handle; try again later")
+    error.backlog = Backlog("ingress", 0, _TRY_AGAIN_S)
+    return ending_of(error)
+
+
+TURNED_AWAY = _turned_away()
+"""How a call is refused that this process cannot look at in time."""
 
 
 class Outgoing:

@@ -16,7 +16,7 @@ import skysail_transport
 from skysail_transport import Engine, Limits
 
 from skysail_common.clock import MONOTONIC, NEVER, Clock
-from skysail_common.errors import Backlog, Overloaded, Unavailable
+from skysail_common.errors import Unavailable
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.channels import LINK_TIMEOUT_S, MAX_LINK_MESSAGE_BYTES, link_refused
@@ -32,7 +32,7 @@ from skysail_common.rpc.contract import (
     UnaryHandler,
 )
 from skysail_common.rpc.native_calls import NativeCall, NativeLink, NativeStream
-from skysail_common.rpc.native_outgoing import WELL, Ending, Outgoing, ending_of
+from skysail_common.rpc.native_outgoing import TURNED_AWAY, WELL, Ending, Outgoing, ending_of
 from skysail_common.rpc.native_server import NativeServer
 from skysail_common.rpc.reflection import reflection_streams
 from skysail_common.rpc.statuses import as_skysail_error, handle
@@ -43,20 +43,9 @@ _LONGEST_TURN_S = 0.002
 """Calls that are not handled within it wait for the next turn of the loop."""
 _LONGEST_WAIT = 0.4
 """Part of its time, from its arrival, that a call may wait to be handled."""
-_TRY_AGAIN_S = 0.1
 _MAX_TAKEN = 20_000
 """Calls that may wait to be handled."""
 _CLOCK_EVERY = 16
-
-
-def _turned_away() -> Ending:
-    """Return how a call is refused at the least cost."""
-    error = Overloaded("the server gets more calls than it can handle; try again later")
-    error.backlog = Backlog("ingress", 0, _TRY_AGAIN_S)
-    return ending_of(error)
-
-
-_TURNED_AWAY = _turned_away()
 
 
 class NativeTransport:
@@ -292,7 +281,7 @@ class NativeTransport:
         self._num_turned_away += 1
         late = self._late.get(call.method)
         if late is None or handle(late, call) is False:
-            self.end(call_id, _TURNED_AWAY)
+            self.end(call_id, TURNED_AWAY)
 
     def _opened(self, stream_id: int, path: str, deadline: float | None, headers: Any) -> None:
         until = NEVER if deadline is None else deadline
