@@ -112,3 +112,21 @@ class Constant:
 
     def __call__(self, x):
         return np.full(len(x), self.value)
+
+
+def by_name(names):
+    """Return for each name the value that tests know by it."""
+    values = {
+        "text 7": "7",
+        "number 7": 7,
+        "text null": "null",
+        "missing": None,
+        "plain": "cat",
+        "quoted": '"cat"',
+        "keys": {np.int64(0): np.float32(0.5)},
+        "nan": {"score": float("nan")},
+        "infinity": [float("-inf"), 1],
+        "set": {1, 2},
+        "bytes": b"\x89PNG",
+    }
+    return [values[name] for name in names]
