@@ -12,6 +12,7 @@ import dataclasses
 import datetime
 import enum
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from skysail_common.errors import ModelFailed
+
+_BEGIN_OF_JSON = re.compile(r'[ \t\n\r]*(?:["{\[]|-?[0-9]|true|false|null|NaN|-?Infinity)')
 
 
 def element_of(value: Any) -> str:
@@ -53,6 +56,9 @@ def value_of(element: str) -> Any:
 
 
 def _may_be_json(text: str) -> bool:
+    # Most texts need no more than a look at their first character.
+    if _BEGIN_OF_JSON.match(text) is None:
+        return False
     try:
         json.loads(text)
     except json.JSONDecodeError:
