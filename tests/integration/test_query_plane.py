@@ -396,6 +396,38 @@ class TestShedding:
         assert detail.Unpack(retry)
         assert retry.retry_delay.ToMilliseconds() == int(trailers["retry-after-ms"])
 
+    def test_missed_deadlines_are_counted_as_callers_see_them(self, plane, steady):
+        """By an outside counter: whose timer ends a call, the caller's or the server's, is chance."""
+
+        def counted() -> Counter[str]:
+            page = plane.page()
+            found = Counter(page.by("outcome", "skysail_queries_total", model=steady))
+            found["cancelled"] = page.sum("skysail_cancelled_queries_total", model=steady)
+            found["late"] = page.sum("skysail_late_rows_total", model=steady)
+            return found
+
+        def ask(_: int) -> str:
+            try:
+                plane.inference.ModelInfer(request, timeout=0.12)
+            except grpc.RpcError as error:
+                return error.code().name
+            return "OK"
+
+        plane.client.tune(steady, ServingOptions(max_batch_size=1, policy=PolicyName.EAGER))
+        request = infer_request(steady, np.full((1, 1), BATCH_S))
+        before = counted()
+        with ThreadPoolExecutor(8) as callers:
+            seen = Counter(callers.map(ask, range(100)))
+        plane.wait_until_idle(steady)
+        plane.client.tune(steady, ServingOptions(max_batch_size=1))
+        after = counted()
+        after.subtract(before)
+        assert set(seen) == {"OK", "DEADLINE_EXCEEDED"}
+        assert seen["DEADLINE_EXCEEDED"] >= 20
+        assert abs(after["DEADLINE_EXCEEDED"] - seen["DEADLINE_EXCEEDED"]) <= 3
+        assert after["cancelled"] <= 2
+        assert after["late"] >= 0.9 * after["DEADLINE_EXCEEDED"]
+
     def test_what_cannot_be_in_time_is_refused_and_told_when_to_retry(self, plane, steady):
         before = plane.page()
         calls = self.burst(plane, "promised")

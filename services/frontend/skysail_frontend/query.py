@@ -217,11 +217,3 @@ def _without_frames(error: SkysailError) -> SkysailError:
 
 def nobody(query: Query, prediction: Prediction) -> None:
     """Settle a query whose caller is gone."""
-
-
-def sooner(arrival: float, deadline: float, *durations_s: float | None) -> float:
-    """Return the soonest of a deadline and of durations that begin at the arrival."""
-    for duration_s in durations_s:
-        if duration_s is not None and arrival + duration_s < deadline:
-            deadline = arrival + duration_s
-    return deadline

@@ -651,6 +651,27 @@ def test_the_timeout_parameter_holds_in_microseconds():
     assert isinstance(call.error, DeadlineExceeded)
 
 
+@pytest.mark.parametrize(
+    ("options", "call_s", "expected_s"),
+    [
+        ({"slo_s": 0.5, "default": [0.0]}, 0.1, 0.098),
+        ({"slo_s": 0.5}, 0.1, 0.1),
+        ({"slo_s": 0.5}, NEVER, 0.5),
+        ({"slo_s": 300.0}, NEVER, 300.0),
+    ],
+)
+def test_a_plan_bounds_as_the_whole_request_did(options, call_s, expected_s):
+    frontend = Frontend(served(), applications=[application("app", "m:1", **options)])
+    door = GrpcInference(frontend.dispatcher, "", lambda: True, Streams(frontend.dispatcher, 10))
+    message, now = request_of("app").SerializeToString(), frontend.clock()
+    for _ in range(3):
+        call = FakeCall(f"/{SERVICE}/ModelInfer", message, now + call_s, now)
+        door.unary[call.method](call)
+    frontend.loop.turn()
+    deadlines = [query.deadline - now for query in frontend.replica.sent[0].queries]
+    assert deadlines == pytest.approx([expected_s] * 3)
+
+
 def test_without_any_bound_the_default_timeout_holds():
     frontend = Frontend(served(), default_timeout_s=3.0)
     call = ask(frontend, "ModelInfer", request_of())

@@ -2,12 +2,9 @@ import gc
 import weakref
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from skysail_common.clock import NEVER
 from skysail_common.errors import DeadlineExceeded, ModelFailed, Overloaded
-from skysail_frontend.query import Outcome, Prediction, Query, sooner
+from skysail_frontend.query import Outcome, Prediction, Query
 from skysail_protos.v1 import query_pb2
 from unit.frontend.parts import Settlements, application, served
 
@@ -61,16 +58,6 @@ def test_giving_up_is_an_error_where_there_is_no_default_output(settled, app):
     query = query_of(app, settled)
     query.give_up(Outcome.DEFAULT_OVERLOADED, "full", error, 100.5)
     assert settled[query].error is error
-
-
-instants = st.floats(0, 1e6)
-
-
-@settings(max_examples=50)
-@given(instants, instants | st.just(NEVER), st.lists(st.none() | st.floats(0, 1e3), max_size=3))
-def test_the_soonest_bound_holds(arrival, deadline, durations):
-    bounds = [deadline, *(arrival + each for each in durations if each is not None)]
-    assert sooner(arrival, deadline, *durations) == min(bounds)
 
 
 class Response:

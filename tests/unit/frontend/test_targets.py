@@ -8,6 +8,7 @@ from skysail_frontend.ingress.targets import (
     find_model_target,
     find_target,
     make_query,
+    patience,
 )
 from skysail_frontend.routes import RouteTable
 from unit.frontend.parts import Frontend, application, served
@@ -71,7 +72,10 @@ def test_a_version_that_is_not_deployed_is_not_found(find, name):
         (5.0, 0.5, None, 0.5),
         (5.0, 0.5, 0.2, 0.2),
         (0.1, 0.5, 0.2, 0.1),
-        (NEVER, 3600.0, None, 60.0),
+        # The default is for queries that have no other bound.
+        (NEVER, 3600.0, None, 3600.0),
+        (NEVER, None, 300.0, 300.0),
+        (300.0, None, None, 300.0),
     ],
 )
 def test_the_deadline_is_the_soonest_of_all_bounds(call_s, slo_s, timeout_s, expected_s):
@@ -92,6 +96,28 @@ def test_the_deadline_is_the_soonest_of_all_bounds(call_s, slo_s, timeout_s, exp
     assert (query.query_id, query.arrival, query.rows) == ("seven", now, 1)
     assert query.application is target.application
     assert query.version is m1
+
+
+@pytest.mark.parametrize(
+    ("call_s", "slo_s", "expected_s"),
+    [
+        (1.0, 5.0, 0.998),
+        (0.02, 5.0, 0.019),
+        (1.0, 0.5, 0.5),
+        (1.0, 0.999, 0.998),
+        (NEVER, 0.5, 0.5),
+        (NEVER, NEVER, 60.0),
+    ],
+)
+def test_a_default_output_leaves_before_the_time_of_its_caller_ends(call_s, slo_s, expected_s):
+    frontend = Frontend(m1, default_timeout_s=60.0)
+    with_default = Target(application(slo_s=slo_s, default=[0.0]), m1)
+    deadline = patience(frontend.dispatcher, with_default, None).deadline(100.0, 100.0 + call_s)
+    assert deadline == pytest.approx(100.0 + expected_s, abs=1e-9)
+    # An error need not arrive: the caller's own says the same.
+    without = Target(application(slo_s=slo_s), m1)
+    deadline = patience(frontend.dispatcher, without, None).deadline(100.0, 100.0 + call_s)
+    assert deadline == 100.0 + (60.0 if call_s == slo_s == NEVER else min(call_s, slo_s))
 
 
 def test_inputs_are_held_against_the_signature_with_the_label():

@@ -25,8 +25,8 @@ from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
     check_in_time,
     find_model_target,
-    longest_wait_s,
     make_query,
+    patience,
 )
 from skysail_frontend.ingress.triton_errors import triton_error
 from skysail_frontend.query import Outcome, Prediction, Query, Settle
@@ -228,9 +228,9 @@ class GrpcInference:
             label=f"[request id: {shown(request.id) or '<id_unknown>'}] ",
         )
         if parts is not None and not wanted and target.is_settled and query.has_fixed_sizes:
-            limit_s = longest_wait_s(self._dispatcher, target, options.timeout_s)
+            limits = patience(self._dispatcher, target, options.timeout_s)
             order = input_order(request, target)
-            self._plans.learn(message, parts, InferPlan(query, target, options, limit_s, order))
+            self._plans.learn(message, parts, InferPlan(query, target, options, limits, order))
         return _Asked(query, wanted)
 
     def _error(self, query: Query, error: SkysailError) -> SkysailError:

@@ -8,7 +8,7 @@ no plan and takes the full path, which also makes every error message.
 from collections.abc import Sequence
 
 from skysail_frontend.ingress.infer_parameters import RequestOptions
-from skysail_frontend.ingress.targets import Target
+from skysail_frontend.ingress.targets import Patience, Target
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import RouteTable
 from skysail_protos.inference import grpc_service_pb2 as pb
@@ -93,8 +93,8 @@ class InferPlan:
     __slots__ = (
         "_dims",
         "_head",
-        "_limit_s",
         "_order",
+        "_patience",
         "_priority",
         "_raw_bytes",
         "_rows",
@@ -106,7 +106,7 @@ class InferPlan:
         query: Query,
         target: Target,
         options: RequestOptions,
-        limit_s: float,
+        patience: Patience,
         order: Sequence[int],
     ) -> None:
         """A plan after the example of a query that took the full path.
@@ -115,7 +115,7 @@ class InferPlan:
             query: Holds against the signature of its version.
             target: What answers.
             options: What the parameters ask for.
-            limit_s: Longest wait, whatever the caller's own deadline is.
+            patience: How long the queries may wait.
             order: For each input of the signature, its place among those of the request.
         """
         self._target = target
@@ -126,7 +126,7 @@ class InferPlan:
         self._rows = query.rows
         self._dims = query.variable_dims
         self._priority = options.priority
-        self._limit_s = limit_s
+        self._patience = patience
         self._head: bytes | None = None
 
     def query(
@@ -149,7 +149,6 @@ class InferPlan:
             return None
         if self._order is not None:
             raw = [raw[place] for place in self._order]
-        limit = arrival + self._limit_s
         query = Query(
             text,
             self._target.application,
@@ -158,7 +157,7 @@ class InferPlan:
             self._rows,
             self._dims,
             arrival,
-            limit if limit < deadline else deadline,
+            self._patience.deadline(arrival, deadline),
             settle,
         )
         query.priority = self._priority

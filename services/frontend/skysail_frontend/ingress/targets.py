@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from skysail_common.clock import NEVER
 from skysail_common.errors import ApplicationNotFound, DeadlineExceeded, InvalidInput, shown
 from skysail_common.rpc.contract import Call
 from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
-from skysail_frontend.query import DEFAULT_PRIORITY, Query, Settle, sooner
+from skysail_frontend.query import DEFAULT_PRIORITY, Query, Settle
 from skysail_frontend.routes import Application, RouteTable, ServedVersion
 from skysail_frontend.validation import Inputs, LazyTensor, checked_inputs
 
 _LATE_S = 0.001
+_AHEAD_S = 0.002
+_AHEAD_SHARE = 0.05
 _MAX_ID_LENGTH = 4096
 """Characters of a query's id, which is kept until the deadline even if the answer is earlier."""
 _NO_INPUTS = Inputs((), 1, ())
@@ -80,10 +84,32 @@ def check_in_time(dispatcher: Dispatcher, call: Call) -> None:
         raise DeadlineExceeded("the call came too late to be answered")
 
 
-def longest_wait_s(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> float:
-    """Return the longest wait of a query, whatever the deadline of its call is."""
-    slo_s = target.application.slo_s if target.application else None
-    return sooner(0.0, dispatcher.default_timeout_s, slo_s, timeout_s)
+class Patience(NamedTuple):
+    """How long queries of one target may wait."""
+
+    limit_s: float
+    """By the SLO and the request; `NEVER` if neither bounds it."""
+    default_s: float
+    """Of a query that nothing else bounds."""
+    has_default_output: bool
+    """True if there is an answer to give at the deadline."""
+
+    def deadline(self, arrival: float, call_deadline: float) -> float:
+        """Return the deadline of a query, by those of its call, its target and itself."""
+        if self.has_default_output:
+            # A default output that leaves when the caller's own time ends finds nobody.
+            call_deadline -= min(_AHEAD_S, _AHEAD_SHARE * (call_deadline - arrival))
+        deadline = min(arrival + self.limit_s, call_deadline)
+        return deadline if deadline < NEVER else arrival + self.default_s
+
+
+def patience(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> Patience:
+    """Return how long queries of a target may wait that name a time-out, or None."""
+    application = target.application
+    slo_s = application.slo_s if application else NEVER
+    limit_s = slo_s if timeout_s is None else min(slo_s, timeout_s)
+    has_default_output = application is not None and application.has_default
+    return Patience(limit_s, dispatcher.default_timeout_s, has_default_output)
 
 
 def make_query(
@@ -136,7 +162,7 @@ def make_query(
         inputs.rows,
         inputs.variable_dims,
         arrival,
-        sooner(arrival, deadline, longest_wait_s(dispatcher, target, timeout_s)),
+        patience(dispatcher, target, timeout_s).deadline(arrival, deadline),
         settle,
     )
     query.priority = priority
