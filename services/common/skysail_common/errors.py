@@ -29,7 +29,7 @@ ours: it is logged with its traceback, and the caller reads "internal error".
 
 import enum
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 
 class Status(enum.IntEnum):
@@ -84,6 +84,19 @@ class SkysailError(Exception):
     def message(self) -> str:
         """What went wrong, for people."""
         return str(self)
+
+
+_ErrorT = TypeVar("_ErrorT", bound=BaseException)
+
+
+def without_frames(error: _ErrorT) -> _ErrorT:
+    """Drop the traceback of an error that becomes an answer, and return the error.
+
+    Its frames hold messages and answers and mostly the error itself: such a cycle stays until the
+    garbage collector runs, which is rare in a frontend.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 class InvalidInput(SkysailError):

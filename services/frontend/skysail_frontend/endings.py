@@ -11,10 +11,11 @@ from skysail_frontend.query import Outcome, Prediction, Query, nobody
 from skysail_frontend.statistics import Statistics
 from skysail_frontend.version_dispatcher import QueryError, QueryOutputs, VersionDispatcher
 
-_CALLERS_ARE_EARLY_S = 0.005
-"""Longest time before a deadline at which the caller's own timer ends its call: a deadline counts
-from when the request was read, which is later than when it was sent."""
-_CALLERS_ROUND = 0.01
+_MAX_EARLY_S = 0.005
+_MAX_EARLY_SHARE = 0.1
+"""Longest time before a deadline at which the timer of the caller may end its call: the deadline
+counts from when the request was read, which is later than when it was sent."""
+_ROUNDING = 0.01
 """gRPC rounds a time-out up on the wire, by a hundredth at most."""
 
 
@@ -111,8 +112,9 @@ class Endings:
         if query.is_settled:
             return
         now = self._clock()
-        margin_s = max(_CALLERS_ARE_EARLY_S, _CALLERS_ROUND * (query.deadline - query.arrival))
-        if now >= query.deadline - margin_s:
+        budget_s = query.deadline - query.arrival
+        early_s = max(min(_MAX_EARLY_S, _MAX_EARLY_SHARE * budget_s), _ROUNDING * budget_s)
+        if now >= query.deadline - early_s:
             query.settle = nobody
             self.drop_parts(query.parts, now)
             self.expire(query, now)

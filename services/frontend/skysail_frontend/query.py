@@ -4,7 +4,7 @@ import enum
 import logging
 from collections.abc import Callable, Sequence
 
-from skysail_common.errors import SkysailError
+from skysail_common.errors import SkysailError, without_frames
 from skysail_common.tensors import DataType
 from skysail_frontend.routes import Application, ServedVersion
 
@@ -173,7 +173,7 @@ class Query:
         try:
             settle(self, prediction)
         except SkysailError as error:
-            failure = _without_frames(error)
+            failure = without_frames(error)
         except Exception as error:
             log.error("query settlement failed", exc_info=error)
             failure = SkysailError("internal error")
@@ -196,7 +196,7 @@ class Query:
         if application is not None and application.has_default and not self.is_part:
             prediction = Prediction(outcome, explanation=explanation)
         else:
-            prediction = Prediction(outcome, error=_without_frames(error))
+            prediction = Prediction(outcome, error=without_frames(error))
         return self.answer(prediction, now)
 
     def cancel(self) -> None:
@@ -204,15 +204,6 @@ class Query:
         self.is_settled = True
         self.inputs = ()
         self.settle = nobody
-
-
-def _without_frames(error: SkysailError) -> SkysailError:
-    """Drop the traceback of an error, because its frames hold the error, messages and answers.
-
-    Such a cycle stays until the garbage collector runs, which is rare in a frontend.
-    """
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-    return error
 
 
 def nobody(query: Query, prediction: Prediction) -> None:

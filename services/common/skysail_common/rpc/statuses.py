@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status as StatusMessage
 
-from skysail_common.errors import SkysailError, Status, error_of
+from skysail_common.errors import SkysailError, Status, error_of, without_frames
 from skysail_common.rpc.contract import Call, Metadata
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,13 @@ ResultT = TypeVar("ResultT")
 
 
 def as_skysail_error(error: Exception, method: str) -> SkysailError:
-    """Return the error that the caller of `method` may see, and log it by whose fault it is."""
+    """Return the error that the caller of `method` may see, and log it by whose fault it is.
+
+    The error that was raised keeps no traceback.
+    """
     if not isinstance(error, SkysailError):
         log.error("call failed by a mistake of ours", exc_info=error, extra={"method": method})
+        without_frames(error)
         return SkysailError("internal error")
     if error.status is Status.INTERNAL:
         log.error("call failed", extra={"method": method, "error": error.message})
@@ -49,7 +53,7 @@ def as_skysail_error(error: Exception, method: str) -> SkysailError:
             "call refused",
             extra={"method": method, "reason": type(error).__name__, "error": error.message},
         )
-    return error
+    return without_frames(error)
 
 
 def handle(handler: Callable[[Call], ResultT], call: Call) -> ResultT | None:
@@ -58,7 +62,7 @@ def handle(handler: Callable[[Call], ResultT], call: Call) -> ResultT | None:
         return handler(call)
     except SkysailError as error:
         # Not logged: refusing must cost as little as possible.
-        call.fail(error)
+        call.fail(without_frames(error))
     except Exception as error:
         call.fail(as_skysail_error(error, call.method))
     return None

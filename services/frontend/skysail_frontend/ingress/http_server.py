@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from skysail_common.clock import MONOTONIC, Clock
-from skysail_common.errors import SkysailError
+from skysail_common.errors import SkysailError, without_frames
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.statuses import as_skysail_error
 from skysail_common.sockets import bound_socket
@@ -49,7 +49,7 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
 
     async def on_skysail_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, SkysailError)
-        return _error_response(request, error)
+        return _error_response(request, without_frames(error))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -45,10 +45,11 @@ class StreamSession:
         turn_s = 0.0
         async for message in self._stream:
             begin = self._clock()
-            self._num_open += 1
             self._size_bytes += len(message)
             self.arrival = max(self._stream.arrival, self._had_room_at)
             ask(self, message)
+            # Not before: what could not be asked has no answer that the stream waits for.
+            self._num_open += 1
             # The answer counts instead, once it is there.
             self._size_bytes -= len(message)
             turn_s += self._clock() - begin
