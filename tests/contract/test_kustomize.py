@@ -164,6 +164,12 @@ def test_clients_of_grpc_find_each_frontend(name):
     assert {"name": port["targetPort"], "containerPort": port["port"]} in container["ports"]
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_connections_end_so_that_new_frontends_get_some(name):
+    settings = Manifests(manifests.kustomized(ROOT / name)).settings
+    assert 30 <= float(settings["SKYSAIL_FRONTEND_MAX_CONNECTION_AGE_S"]) <= 600
+
+
 def test_secrets_have_no_data():
     for name in SHIPPED:
         for secret in Manifests(manifests.kustomized(ROOT / name)).all("Secret"):
