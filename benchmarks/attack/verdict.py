@@ -16,8 +16,9 @@ class Limits:
 
     stall_s: float = 0.05
     """Longest time that the event loop may stand still, without what others took of the machine."""
-    grown_bytes: int = 32 * MIB
-    """Most memory that may be added between the pause after the first quarter and the end."""
+    grown_bytes: int = 64 * MIB
+    """Most memory that may be added between the pause after the first quarter and the end: what one
+    of the largest messages leaves to the allocator."""
     more_files: int = 5
     """Most descriptors that may be added in that time."""
 
