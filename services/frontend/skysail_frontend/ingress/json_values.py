@@ -39,7 +39,7 @@ _INFINITIES = {name: number for number, name in _NAMES.items()}
 def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
     """Return a JSON value as an array of a type; integers are accepted for any numbers.
 
-    For floating-point numbers null stands for NaN, and "Infinity" and "-Infinity" for those.
+    For floating-point numbers an integer is rounded like one with a fraction, null stands for NaN, and "Infinity" and "-Infinity" for those.
 
     Raises:
         InvalidInput: it holds something else, its rows differ in length, or a number does not
@@ -63,7 +63,18 @@ def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
     if not found <= accepted:
         hint = "; only floating-point numbers may be null" if type(None) in found else ""
         raise InvalidInput(f"input {name!r} takes {what}, got {_shown(value)}{hint}")
+    if datatype.dtype.kind == "f":
+        array = _with_fractions(array)
     return narrowed(name, array, datatype)
+
+
+def _with_fractions(array: Array) -> Array:
+    """Return JSON numbers as floating-point numbers: some writers omit the fraction `.0`."""
+    try:
+        return array.astype("<f8")
+    except OverflowError:
+        # An integer beyond FP64 stays one, which is refused by name.
+        return array
 
 
 def _with_infinities(array: Array) -> Array:
