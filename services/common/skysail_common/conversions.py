@@ -14,6 +14,7 @@ from skysail_common.errors import InvalidInput
 from skysail_common.tensors import Array, DataType, Tensor, to_numpy
 
 _BF16_BITS = 8
+_INTEGERS = (int, np.integer)
 _RANGE = "give smaller numbers, or use a wider datatype"
 
 
@@ -113,18 +114,21 @@ def _check_floats(name: str, before: Array, after: Array, datatype: DataType) ->
     elif kind == "f":
         has_changed = np.isinf(after) & np.isfinite(before)
     else:
-        has_changed = np.array(
-            [
-                is_now != was and (type(was) is int or abs(is_now) == np.inf)
-                for was, is_now in zip(before.tolist(), after.tolist(), strict=True)
-            ]
-        )
+        pairs = zip(before.tolist(), after.tolist(), strict=True)
+        has_changed = np.array([_has_changed(was, is_now) for was, is_now in pairs])
     if has_changed.any():
         was, is_now = before[has_changed][0], after[has_changed][0]
         advice = "give floating-point numbers, which may be rounded"
         if np.isinf(is_now):
             advice = _RANGE
         raise _misfit(name, datatype, f"{was} would become {is_now}", advice)
+
+
+def _has_changed(was: Any, is_now: float) -> bool:
+    if isinstance(was, _INTEGERS):
+        # numpy would compare its own integers as floats.
+        return is_now != int(was)
+    return abs(is_now) == np.inf and bool(is_now != was)
 
 
 def _have_changed(integers: Array, floats: Array) -> "npt.NDArray[np.bool_]":

@@ -353,7 +353,15 @@ def test_an_array_of_objects_that_are_numbers_is_one_of_numbers(values, dtype):
 
 
 @pytest.mark.parametrize(
-    "value", [[2**53 + 1, 0.5], [[2**63 + 1, -1]], np.array([2**53 + 1, 0.5], object)], ids=repr
+    "value",
+    [
+        [2**53 + 1, 0.5],
+        [[2**63 + 1, -1]],
+        [np.int64(2**53 + 1), 0.5],
+        np.array([2**53 + 1, 0.5], object),
+        np.array([np.int64(2**53 + 1), 0.5], object),
+    ],
+    ids=repr,
 )
 def test_an_integer_among_fractions_keeps_its_value_or_is_refused(value):
     with pytest.raises(ModelFailed, match=r"cannot convert tensor 'x' to FP64: .* would become"):
