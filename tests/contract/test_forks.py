@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from skysail_common.clock import NEVER
+from skysail_common.tensors import DataType, Signature, TensorSpec
+from skysail_model_server.execution import Execution
 from skysail_model_server.forks import close_connections, end_fork
+from skysail_model_server.model import Model
+from skysail_model_server.watchdog import Watchdog
+from skysail_protos.v1 import model_server_pb2
+from skysail_testing.clock import FakeClock
 
 
 def status_of_fork(work) -> int:
@@ -69,3 +76,27 @@ def test_a_fork_closes_what_is_at_the_address_and_nothing_else(is_unix, unix_pat
 )
 def test_a_fork_ends_as_a_script_would(error, status):
     assert status_of_fork(lambda: end_fork(error)) == status
+
+
+def test_a_fork_in_one_call_makes_no_other_call(tmp_path):
+    calls = tmp_path / "calls"
+
+    def forks(x):
+        with calls.open("a") as file:
+            file.write(f"{x.shape[1]}\n")
+        if x.shape[1] == 1 and os.fork():
+            os.wait()
+        return x
+
+    spec = TensorSpec("x", DataType.FP32, (-1, -1))
+    signature = Signature((spec,), (TensorSpec("output", DataType.FP32, (-1, -1)),))
+    batch = model_server_pb2.Batch(rows=[1, 1], variable_dims=[1, 2], inputs=[bytes(12)])
+
+    def answer() -> None:
+        execution = Execution(Model(forks, "array", signature), Watchdog(NEVER, FakeClock()))
+        os.register_at_fork(after_in_child=execution.end_in_fork)
+        result = execution.run(batch)
+        os._exit(len(result.errors))
+
+    assert status_of_fork(answer) == 0
+    assert calls.read_text().split() == ["1", "2"]

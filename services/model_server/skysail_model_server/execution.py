@@ -72,8 +72,6 @@ class Execution:
         for first, last in inputs.uniform_ranges():
             self._solve(inputs, first, last, batch.expected_us, outputs, result)
         self._watchdog.call_ended()
-        if self._is_fork:
-            end_fork(None)
         result.compute_us = min((perf_counter_ns() - begin) // 1000, 2**32 - 1)
         outputs.write_to(result)
         if self._lacks_memory or self._num_lost_batches:
@@ -101,6 +99,8 @@ class Execution:
         try:
             # Encoded before the next call, for which the function may use its memory again.
             outputs.add(rows, self._model.predict(inputs.select(first, last), sum(rows)))
+            if self._is_fork:
+                end_fork(None)
             return
         # All of them: SystemExit and CancelledError are no Exceptions, and no signal raises here.
         except BaseException as error:
