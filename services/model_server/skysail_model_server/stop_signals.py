@@ -22,6 +22,18 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _Handler = Callable[[int, FrameType | None], Any]
 
 
+class _Beside:
+    """A handler of user code, called after that of the replica."""
+
+    def __init__(self, note: _Handler, handler: _Handler) -> None:
+        self._note = note
+        self._handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> Any:
+        self._note(number, frame)
+        return self._handler(number, frame)
+
+
 class StopSignals:
     """Catches the signals of this process, but not of processes that it forks."""
 
@@ -60,14 +72,10 @@ class StopSignals:
         return self._set_handler(number, handler)
 
     def _beside(self, handler: _Handler) -> _Handler:
-        if handler is signal.default_int_handler:
+        if handler is signal.default_int_handler or handler == self._note:
             return self._note
-
-        def both(number: int, frame: FrameType | None) -> Any:
-            self._note(number)
-            return handler(number, frame)
-
-        return both
+        # User code restores the handler that it found; one more around it each time would never end.
+        return handler if isinstance(handler, _Beside) else _Beside(self._note, handler)
 
     def _keep_wakeup_fd(self, fd: int, *, warn_on_full_buffer: bool = True) -> int:
         """Stand in for `signal.set_wakeup_fd`: where user code has none, the replica has its own."""

@@ -1,11 +1,12 @@
 import asyncio
+import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from skysail_model_server.stop_signals import stop_signal
+from skysail_model_server.stop_signals import STOP_SIGNALS, StopSignals, stop_signal
 
 
 @pytest.fixture
@@ -27,3 +28,39 @@ async def test_only_a_signal_to_stop_stops(ends, number):
         assert not stopping.done()
     near.send(bytes([signal.SIGCHLD, number, signal.SIGALRM]))
     await stopping
+
+
+@pytest.fixture
+def at_fork(monkeypatch) -> dict[str, Callable[[], None]]:
+    """Return the handlers of forks, which cannot be taken back once they are registered."""
+    found: dict[str, Callable[[], None]] = {}
+    monkeypatch.setattr(os, "register_at_fork", lambda **handlers: found.update(handlers))
+    return found
+
+
+@pytest.fixture
+def stop_signals(at_fork) -> Iterator[StopSignals]:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    signals = StopSignals()
+    yield signals
+    # As in a fork, so that this process has its own signals again.
+    at_fork["before"]()
+    at_fork["after_in_child"]()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def test_handlers_that_user_code_sets_and_restores_do_not_pile_up(stop_signals):
+    def handle(number: int, frame: object) -> None:
+        """Handle a signal as user code does."""
+
+    for _ in range(2):
+        # With the handler of the replica, and with one of user code beside it.
+        found = signal.getsignal(signal.SIGTERM)
+        for _ in range(3):
+            restored = signal.signal(signal.SIGTERM, handle)
+            signal.signal(signal.SIGTERM, restored)
+            assert signal.getsignal(signal.SIGTERM) == found
+        signal.signal(signal.SIGTERM, handle)
+    signal.raise_signal(signal.SIGTERM)
+    await stop_signals.wait()
