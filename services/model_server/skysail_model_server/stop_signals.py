@@ -31,7 +31,9 @@ class _Beside:
 
     def __call__(self, number: int, frame: FrameType | None) -> Any:
         self._note(number, frame)
-        return self._handler(number, frame)
+        # The replica ends once it has answered what it has, which these would make fail.
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            return self._handler(number, frame)
 
 
 class StopSignals:

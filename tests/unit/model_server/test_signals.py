@@ -64,3 +64,17 @@ async def test_handlers_that_user_code_sets_and_restores_do_not_pile_up(stop_sig
         signal.signal(signal.SIGTERM, handle)
     signal.raise_signal(signal.SIGTERM)
     await stop_signals.wait()
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt()], ids=repr)
+async def test_a_handler_that_ends_the_process_fails_nothing_that_is_under_way(stop_signals, error):
+    handled = []
+
+    def end(number: int, frame: object) -> None:
+        handled.append(number)
+        raise error
+
+    signal.signal(signal.SIGTERM, end)
+    signal.raise_signal(signal.SIGTERM)
+    await stop_signals.wait()
+    assert handled == [signal.SIGTERM]
