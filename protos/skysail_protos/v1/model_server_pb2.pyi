@@ -113,7 +113,7 @@ class BatchResult(_message.Message):
     id: _builtins.int
     """Id of the batch."""
     compute_us: _builtins.int
-    """Microseconds in the user's function."""
+    """Microseconds in the user's function, with the decoding of inputs and the encoding of outputs."""
     wait_us: _builtins.int
     """Microseconds that the batch waited in the model server."""
     backlog_us: _builtins.int

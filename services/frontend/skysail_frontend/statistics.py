@@ -54,7 +54,7 @@ class VersionStatistics:
         self.batch_wait_s = Histogram(SECONDS)
         """Of each batch: from its sending to its result, without the computing."""
         self.compute_s = Histogram(SECONDS)
-        """Of each batch: in the user's function."""
+        """Of each batch: in the user's function, with decoding and encoding."""
         self.dispatches: Counter[DispatchReason] = Counter()
         self.sheds: Counter[ShedReason] = Counter()
         self.late_rows = 0
