@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skysail_common.clock import NEVER
@@ -12,6 +13,7 @@ from skysail_common.tensors import DataType, Signature, TensorSpec
 from skysail_model_server.execution import Execution
 from skysail_model_server.forks import close_connections, end_fork
 from skysail_model_server.model import Model
+from skysail_model_server.warm_up import warm_up
 from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
 from skysail_testing.clock import FakeClock
@@ -93,6 +95,7 @@ def test_a_fork_in_one_call_makes_no_other_call(tmp_path):
     batch = model_server_pb2.Batch(rows=[1, 1], variable_dims=[1, 2], inputs=[bytes(12)])
 
     def answer() -> None:
+        # Handlers of forks stay registered, so that this process is one of its own.
         execution = Execution(Model(forks, "array", signature), Watchdog(NEVER, FakeClock()))
         os.register_at_fork(after_in_child=execution.end_in_fork)
         result = execution.run(batch)
@@ -100,3 +103,37 @@ def test_a_fork_in_one_call_makes_no_other_call(tmp_path):
 
     assert status_of_fork(answer) == 0
     assert calls.read_text().split() == ["1", "2"]
+
+
+@pytest.mark.parametrize("fork_at", [1, 2, 4])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_fork_in_the_warm_up_ends_with_its_call(fork_at, fails, tmp_path):
+    callers = tmp_path / "callers"
+    calls = []
+
+    def forks(x):
+        calls.append(x)
+        with callers.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        if len(calls) == fork_at:
+            if os.fork():
+                os.wait()
+            elif fails:
+                raise ValueError("in the fork")
+        return x
+
+    spec = TensorSpec("x", DataType.FP32, (-1, 1))
+    signature = Signature((spec,), (TensorSpec("output", DataType.FP32, (-1, 1)),))
+    model = Model(forks, "array", signature)
+
+    def warm() -> None:
+        pid = os.getpid()
+        try:
+            warm_up(model, [np.zeros((1, 1), "f4")])
+        except ValueError:
+            # That of the example itself is raised, as loading expects.
+            os._exit(1)
+        os._exit(os.getpid() != pid)
+
+    assert status_of_fork(warm) == 0
+    assert len(set(callers.read_text().split())) == 1

@@ -138,7 +138,11 @@ def _versions(statistics: Statistics) -> Iterator[Metric]:
         ("skysail_queue_wait_seconds", "Wait of a query in the queue", "queue_wait_s"),
         ("skysail_batch_rows", "Rows of a batch", "batch_rows"),
         ("skysail_batch_wait_seconds", "Batch on its way and waiting", "batch_wait_s"),
-        ("skysail_compute_seconds", "Batch in the user's function, decoded and encoded", "compute_s"),
+        (
+            "skysail_compute_seconds",
+            "Batch in the user's function, decoded and encoded",
+            "compute_s",
+        ),
         (
             "skysail_deadline_used_ratio",
             "Share of its time that the most urgent query of a batch had used at the answer",

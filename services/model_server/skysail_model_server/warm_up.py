@@ -1,12 +1,14 @@
 """Warms a model up with its example, and measures how long batches of it take."""
 
 import logging
+import os
 from collections.abc import Sequence
 from time import perf_counter
 
 import numpy as np
 
 from skysail_common.tensors import Array
+from skysail_model_server.forks import end_fork
 from skysail_model_server.model import Model
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,9 @@ def warm_up(model: Model, example: Sequence[Array]) -> list[tuple[int, float]]:
     Raises:
         Exception: what the function raised for the example itself, at first or in the end.
     """
+    pid = os.getpid()
     model.predict([array.copy() for array in example], len(example[0]))
+    _end_if_fork(pid, None)
     latencies: list[tuple[int, float]] = []
     end = perf_counter() + _BUDGET_S
     rows = 1
@@ -40,16 +44,25 @@ def warm_up(model: Model, example: Sequence[Array]) -> list[tuple[int, float]]:
                 inputs = [_tiled(array, rows) for array in example]
                 begin = perf_counter()
                 model.predict(inputs, rows)
+                _end_if_fork(pid, None)
                 times_s.append(perf_counter() - begin)
         # All of them, as in `load_model`: a model that takes no such batch is still one.
         except BaseException as error:
+            _end_if_fork(pid, error)
             log.info("warm-up stops", extra={"rows": rows, "error": repr(error)})
             # What failed may have left no memory for smaller ones.
             model.predict([array.copy() for array in example], len(example[0]))
+            _end_if_fork(pid, None)
             break
         latencies.append((rows, min(times_s)))
         rows *= 2
     return latencies
+
+
+def _end_if_fork(pid: int, error: BaseException | None) -> None:
+    """End this process if the function has forked it: each further call would fork again."""
+    if os.getpid() != pid:
+        end_fork(error)
 
 
 def _tiled(array: Array, rows: int) -> Array:
