@@ -53,7 +53,7 @@ async def test_a_broken_text_is_refused_as_the_whole_is(value, data):
     text = bytearray(json.dumps(value).encode())
     at = data.draw(st.integers(0, len(text) - 1))
     text[at : at + data.draw(st.integers(0, 2))] = data.draw(
-        st.sampled_from([b",", b"]", b'"', b"\\"])
+        st.sampled_from([b",", b"]", b"}", b'"', b"\\"])
     )
     try:
         expected = json.loads(bytes(text), parse_constant=lambda name: pytest.skip(name))
@@ -62,6 +62,13 @@ async def test_a_broken_text_is_refused_as_the_whole_is(value, data):
             await whole(await parse_json(bytes(text), Turn()))
     else:
         assert await whole(await parse_json(bytes(text), Turn())) == expected
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize("text", ["[%s}", '{"a": [%s}}', '{[%s]: 1, "b": [%s]}'])
+async def test_a_long_array_is_one_and_stands_where_a_value_may(text):
+    with pytest.raises(InvalidInput, match="Error parsing JSON"):
+        await parse_json(text.replace("%s", "1, " * 20 + "1").encode(), Turn())
 
 
 @pytest.mark.usefixtures("_short")

@@ -39,7 +39,8 @@ _INFINITIES = {name: number for number, name in _NAMES.items()}
 def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
     """Return a JSON value as an array of a type; integers are accepted for any numbers.
 
-    For floating-point numbers an integer is rounded like one with a fraction, null stands for NaN, and "Infinity" and "-Infinity" for those.
+    For a floating-point type an integer is rounded like a number with a fraction, null stands for
+    NaN, and the texts "Infinity" and "-Infinity" for the infinities.
 
     Raises:
         InvalidInput: it holds something else, its rows differ in length, or a number does not

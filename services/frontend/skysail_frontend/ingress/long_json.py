@@ -102,6 +102,8 @@ def _put(arrays: dict[str, LongArray], top: list[Any]) -> None:
         container = containers.pop()
         items = container.items() if isinstance(container, dict) else enumerate(container)
         for key, value in items:
+            if key in arrays:
+                raise InvalidInput("Error parsing JSON: the name of a member is an array")
             if isinstance(value, (dict, list)):
                 containers.append(value)
             elif isinstance(value, str) and value in arrays:
@@ -160,6 +162,8 @@ async def _long_arrays(text: memoryview, turn: Turn) -> list[tuple[int, int]]:
                 await turn.end_if_long()
                 continue
             end = window.begin + int(places[closing[0]]) + 1
+            if text[end - 1] != ord("]"):
+                raise InvalidInput("Error parsing JSON: an array ends with a brace")
             if end - begin > LONG_BYTES:
                 found.append((begin, end))
             places, depths = places[closing[0] + 1 :], depths[closing[0] + 1 :]
