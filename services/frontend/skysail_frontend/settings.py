@@ -180,7 +180,7 @@ class FrontendSettings(ServiceSettings):
 
     def allowed_hosts(self) -> frozenset[str]:
         """Return the hosts that HTTP requests may name; none for any."""
-        hosts = {each.strip().lower() for each in self.http_allowed_hosts.split(",")} - {""}
+        hosts = {host_of(each.strip()) for each in self.http_allowed_hosts.split(",")} - {""}
         if hosts:
             return frozenset() if "*" in hosts else frozenset(hosts)
         if not is_loopback(self.host):

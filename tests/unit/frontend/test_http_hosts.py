@@ -33,7 +33,10 @@ def test_the_host_of_an_authority(authority: str, host: str):
         ({"http_allowed_hosts": "a.example"}, "A.example:8000", 200),
         ({"http_allowed_hosts": "a.example"}, "b.example", 421),
         ({"http_allowed_hosts": "a.example"}, "10.1.2.3.example", 421),
+        ({"http_allowed_hosts": "A.example:443, b.example"}, "a.example:8000", 200),
         ({"http_allowed_hosts": "*"}, "b.example", 200),
+        # A probe by HTTP/1.0.
+        ({}, "", 200),
         # Whoever probes or scrapes a pod knows its address only.
         ({"http_allowed_hosts": "a.example"}, "10.1.2.3:8002", 200),
         ({"http_allowed_hosts": "a.example"}, "[fd00::1]:8002", 200),

@@ -73,7 +73,9 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if (
             allowed_hosts
-            and (host := host_of(Headers(scope=scope).get("host", ""))) not in allowed_hosts
+            # Probes by HTTP/1.0 name none; a browser always does.
+            and (host := host_of(Headers(scope=scope).get("host", "")))
+            and host not in allowed_hosts
             # Probes of Kubernetes and Prometheus name the address of the pod.
             and not is_address(host)
         ):
