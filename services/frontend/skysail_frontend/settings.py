@@ -117,8 +117,8 @@ class FrontendSettings(ServiceSettings):
     """Most headers of an HTTP request; more are refused with status 431."""
 
     http_max_memory_mib: int = Field(512, ge=1)
-    """Memory for the bodies of all HTTP requests and for unread answers, in MiB; requests beyond are
-    refused with status 503."""
+    """Memory for the bodies of all HTTP requests, in MiB; requests beyond are refused with status
+    503. Unread answers may take as much again."""
 
     http_allowed_hosts: str = ""
     """Hosts that HTTP requests may name, separated by commas, beside IP addresses; `*` for any. If
@@ -135,8 +135,8 @@ class FrontendSettings(ServiceSettings):
 
     max_connection_age_s: float = Field(0.0, ge=0, le=30_000_000)
     """Age at which a client is told to connect again, a tenth more or less by chance, so that a new
-    frontend gets its share; its queries under way are answered first. 0 for never; the manifests
-    for Kubernetes set 300."""
+    frontend gets its share; its queries under way are answered first. Over HTTP the next answer
+    says so. 0 for never; the manifests for Kubernetes set 300."""
 
     drain_timeout_s: float = Field(10.0, ge=0)
     """Longest time to answer what is under way before the process ends."""
@@ -172,6 +172,7 @@ class FrontendSettings(ServiceSettings):
             head_timeout_s=self.http_head_timeout_s,
             body_timeout_s=self.http_body_timeout_s,
             drain_idle_s=self.http_drain_idle_s,
+            max_connection_age_s=self.max_connection_age_s,
             max_connections=self.http_max_connections,
             max_requests=self.http_max_requests,
             max_head_bytes=self.http_max_head_kib * 1024,

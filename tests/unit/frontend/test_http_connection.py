@@ -336,14 +336,14 @@ async def test_an_answer_that_is_not_read_is_given_up_and_counted_until_then():
     connection, transport = server.connect()
     transport.unsent = 1000
     connection.pause_writing()
-    assert server.config.memory.num_bytes == 1000
+    assert server.config.memory.num_unread_bytes == 1000
     connection.resume_writing()
-    assert server.config.memory.num_bytes == 0
+    assert server.config.memory.num_unread_bytes == 0
     connection.pause_writing()
     server.loop.advance(61)
     assert transport.is_aborted
     connection.connection_lost(None)
-    assert server.config.memory.num_bytes == 0
+    assert server.config.memory.num_unread_bytes == 0
 
 
 async def test_answers_that_are_not_read_are_bounded_over_all_connections():
@@ -355,6 +355,41 @@ async def test_answers_that_are_not_read_are_bounded_over_all_connections():
         connection.pause_writing()
         transports.append(transport)
     assert [transport.is_aborted for transport in transports] == [False, False, True]
+
+
+async def test_bodies_that_fill_the_memory_cut_no_answer_off():
+    server = Server()
+    connection, transport = server.connect()
+    with server.config.memory.request() as held:
+        held.add(MIB)
+        held.add(16 * 1024)
+        transport.unsent = 1000
+        connection.pause_writing()
+    assert not transport.is_aborted
+
+
+async def test_a_connection_ends_with_an_answer_at_its_age():
+    server = Server(replace(LIMITS, max_connection_age_s=50))
+    connection, transport = server.connect()
+    for seconds, is_closed in [(0, False), (44, False), (12, True)]:
+        server.loop.advance(seconds)
+        connection.data_received(GET)
+        await turns()
+        assert transport.is_closed is is_closed
+    assert statuses(transport) == [200, 200, 200]
+    assert transport.written.count(b"connection: close") == 1
+
+
+async def test_connections_made_together_do_not_end_together():
+    server = Server(replace(LIMITS, max_connection_age_s=50, max_connections=200))
+    connections = [server.connect() for _ in range(100)]
+    for seconds in (0, 50):
+        server.loop.advance(seconds)
+        for connection, _ in connections:
+            connection.data_received(GET)
+            await turns()
+    count = sum(transport.is_closed for _, transport in connections)
+    assert 10 < count < 90
 
 
 # Drain.

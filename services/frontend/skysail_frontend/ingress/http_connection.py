@@ -4,6 +4,7 @@ connected ──head_timeout_s──► head ──body_timeout_s──► body 
 """
 
 import asyncio
+import random
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from skysail_common.clock import Clock
+from skysail_common.clock import NEVER, Clock
 from skysail_frontend.ingress.http_limits import HttpLimits, HttpMemory
 
 _LINGER_S = 2.0
@@ -22,6 +23,9 @@ _LINGER_S = 2.0
 
 _MAX_PIPELINED = 16
 """Requests that may wait for the answer to the one before."""
+
+# Connections that are made together do not end together.
+_MIN_AGE_FACTOR, _MAX_AGE_FACTOR = 0.9, 1.1
 
 # Each part of a body is handled by itself: parts of a few bytes cost a hundred times as much.
 _FREE_PARTS = 1024
@@ -47,6 +51,12 @@ class _Refusal(Exception):
         self.status = status
 
 
+def _end_of(max_age_s: float, now: float) -> float:
+    """Return the instant from which a connection ends with its next answer."""
+    factor = random.uniform(_MIN_AGE_FACTOR, _MAX_AGE_FACTOR)
+    return now + factor * max_age_s if max_age_s else NEVER
+
+
 class HttpConnection(HttpToolsProtocol):
     """A connection that answers, refuses or closes in bounded time and memory."""
 
@@ -64,6 +74,7 @@ class HttpConnection(HttpToolsProtocol):
         self._refusal: _Refusal | None = None
         self._is_ending = False
         self._is_leaving = False
+        self._leaves_at = _end_of(config.limits.max_connection_age_s, config.clock())
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._num_unsent = 0
@@ -123,8 +134,8 @@ class HttpConnection(HttpToolsProtocol):
         self._release_unsent()
         self._num_unsent = self.transport.get_write_buffer_size()
         memory = self._shared.memory
-        memory.num_bytes += self._num_unsent
-        if memory.is_full:
+        memory.num_unread_bytes += self._num_unsent
+        if memory.is_clogged:
             self.transport.abort()
         else:
             timeout_s = self._limits.body_timeout_s
@@ -166,11 +177,12 @@ class HttpConnection(HttpToolsProtocol):
         """Begin to answer."""
         self._owes = "body"
         # The instant counts from here: while the loop is busy, handlers run much later.
-        cast(dict[str, Any], self.scope)["arrival"] = self._shared.clock()
+        arrival = self._shared.clock()
+        cast(dict[str, Any], self.scope)["arrival"] = arrival
         is_busy = len(self.tasks) >= self._limits.max_requests
         self.app = cast(Any, self._shared.busy_app) if is_busy else self._normal_app
         super().on_headers_complete()
-        if self._shared.is_draining:
+        if self._shared.is_draining or arrival >= self._leaves_at:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -311,7 +323,7 @@ class HttpConnection(HttpToolsProtocol):
         self._release_unsent()
 
     def _release_unsent(self) -> None:
-        self._shared.memory.num_bytes -= self._num_unsent
+        self._shared.memory.num_unread_bytes -= self._num_unsent
         self._num_unsent = 0
         if self._write_timer is not None:
             self._write_timer.cancel()

@@ -18,12 +18,13 @@ _RETRY_S = 1.0
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """Bounds of one HTTP server; times in seconds."""
+    """Bounds of one HTTP server; times in seconds, where 0 is no bound of the age."""
 
     keep_alive_s: int = 75
     head_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     drain_idle_s: float = 5.0
+    max_connection_age_s: float = 0.0
     max_connections: int = 10_000
     max_requests: int = 10_000
     max_head_bytes: int = 64 * 1024
@@ -31,16 +32,25 @@ class HttpLimits:
 
 
 class HttpMemory:
-    """The bytes that the requests and answers of all connections hold."""
+    """The bytes of bodies, and those of unread answers, that all connections hold.
+
+    Each has the bound for itself: bodies that fill it are no reason to cut answers off.
+    """
 
     def __init__(self, max_bytes: int = 512 * MIB) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
+        self.num_unread_bytes = 0
 
     @property
     def is_full(self) -> bool:
-        """True if more is held than may be."""
+        """True if bodies hold more than they may."""
         return self.num_bytes > self.max_bytes
+
+    @property
+    def is_clogged(self) -> bool:
+        """True if unread answers hold more than they may."""
+        return self.num_unread_bytes > self.max_bytes
 
     @contextmanager
     def request(self) -> Iterator["Held"]:
