@@ -39,7 +39,7 @@ class Execution:
             model: Answers the batches.
             watchdog: Notices a call that does not return.
             on_out_of_memory: Called when several batches in a row had no answer because the
-                function had no memory.
+                function had no memory, and it does not answer its example either.
         """
         self._model = model
         self._watchdog = watchdog
@@ -83,7 +83,25 @@ class Execution:
         self._lacks_memory = False
         self._num_lost_batches = self._num_lost_batches + 1 if is_lost else 0
         if self._num_lost_batches == _MAX_LOST_BATCHES:
-            self._on_out_of_memory()
+            self._num_lost_batches = 0
+            # Inputs that ask for more memory than there is are no fault of the replica.
+            if not self._answers_its_example():
+                self._on_out_of_memory()
+
+    def _answers_its_example(self) -> bool:
+        """Tell whether the function answers what it answered as it was loaded, if that is known."""
+        if not self._model.example:
+            return False
+        self._watchdog.call_began(0)
+        error: BaseException | None = None
+        try:
+            self._model.predict_example()
+        except BaseException as failure:
+            error = failure
+        self._watchdog.call_ended()
+        if self._is_fork:
+            end_fork(error)
+        return error is None
 
     def _solve(
         self,

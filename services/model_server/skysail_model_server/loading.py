@@ -60,6 +60,7 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
         raise LoadFailed(_told("loading the function failed", error, differing)) from error
     model = Model(function, manifest.calling, signature, file_sha256(artifact))
     if example:
+        model.example = example
         try:
             model.latencies = warm_up(model, example)
         except BaseException as error:

@@ -26,11 +26,17 @@ class Model:
         self.signature = signature
         self.latencies: list[tuple[int, float]] = []
         """Rows and seconds of the batches of the warm-up."""
+        self.example: Sequence[Array] = ()
+        """Inputs [batch, …] that the function has answered once; none if it has no example."""
 
     @property
     def takes_list(self) -> bool:
         """True where the function takes a list with an element a row, whose sizes may differ."""
         return self._calling == "list"
+
+    def predict_example(self) -> None:
+        """Answer the example, as `predict` does; what the function writes to it is not kept."""
+        self.predict([array.copy() for array in self.example], len(self.example[0]))
 
     def predict(self, inputs: Sequence[object], num_rows: int) -> list[Array]:
         """Return the outputs [batch, …] in the order of the signature.

@@ -695,3 +695,25 @@ def test_a_function_without_memory_is_told_after_three_batches_in_a_row():
     assert not told
     ask(POISON)
     assert told == [True]
+
+
+@pytest.mark.parametrize("is_leak", [False, True])
+def test_inputs_that_need_too_much_memory_end_no_replica_that_answers_its_example(is_leak):
+    signature = Signature((X,), (OUT,))
+    told = []
+    spent = []
+
+    def function(x):
+        if (x == POISON).any():
+            spent.extend([x] * is_leak)
+            raise MemoryError
+        if spent:
+            raise MemoryError
+        return x
+
+    model = Model(function, "array", signature)
+    model.example = [query(1)]
+    runs = Execution(model, Watchdog(NEVER, FakeClock()), lambda: told.append(True)).run
+    for _ in range(3):
+        assert runs(make_batch(signature, [[query(POISON)]])).errors
+    assert told == [True] * is_leak
