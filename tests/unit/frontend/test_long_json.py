@@ -118,3 +118,20 @@ async def test_values_beside_long_arrays_are_bounded(unit):
     text = b"{" + (unit * 60_000)[:-1] + b"}"
     with pytest.raises(InvalidInput, match="more than 50000 JSON values"):
         await parse_json(text, Turn())
+
+
+async def test_names_that_python_writes_for_numbers_are_read():
+    value = {"input": [float("nan"), float("inf"), float("-inf"), 1.5], "NaN": 'Infinity "NaN" \\'}
+    parsed = await parse_json(json.dumps(value).encode(), Turn())
+    assert parsed == {"input": [None, "Infinity", "-Infinity", 1.5], "NaN": 'Infinity "NaN" \\'}
+
+
+@pytest.mark.parametrize("text", ["NaNNaN", "[+Infinity]", "[NaN", '["NaN]', "nan", "[1NaN]"])
+async def test_names_do_not_make_json_of_other_texts(text):
+    with pytest.raises(InvalidInput, match="Error parsing JSON"):
+        await parse_json(text.encode(), Turn())
+
+
+async def test_long_arrays_have_names_of_numbers_too():
+    text = json.dumps([[float("nan"), 2.0]] * 5000).encode()
+    assert await whole(await parse_json(text, Turn())) == [[None, 2.0]] * 5000

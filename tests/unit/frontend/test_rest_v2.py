@@ -246,7 +246,7 @@ def _input_without(member: str) -> dict:
     [
         (b"", "Error parsing JSON: "),
         (b"{", "Error parsing JSON: "),
-        (b'{"inputs": [NaN]}', "Error parsing JSON: "),
+        (b'{"inputs": [nan]}', "Error parsing JSON: "),
         (b"\xff", "Error parsing JSON: "),
         (b"[" * 1500, "Error parsing JSON: "),
         ([], "the body must be a JSON object with the member 'inputs'"),

@@ -6,6 +6,7 @@ time, so that members that nobody knows cost no more than a look at their bytes.
     {"inputs": [{"name": "x", "data": LongArray}]}      LongArray.slices() ─► [1, 2, …], [3, …]
 """
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -25,6 +26,9 @@ LONG_BYTES = 32 * 1024
 
 _MAX_VALUES = 50_000
 """Values of a text outside of its long arrays."""
+
+_NAMES = re.compile(rb'("(?:[^"\\]|\\.)*")|\bNaN\b|(-?\bInfinity\b)')
+"""Strings, and numbers that JSON has no names for; `json.dumps` of Python writes these by default."""
 
 _STEP = np.zeros(256, np.int8)
 _STEP[[ord("["), ord("{")]] = 1
@@ -114,7 +118,16 @@ def _parsed(text: bytes | bytearray | memoryview) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"Error parsing JSON: {error}") from error
+        named = _NAMES.sub(_in_json, text)
+        if named == text:
+            raise InvalidInput(f"Error parsing JSON: {error}") from error
+    return _parsed(named)
+
+
+def _in_json(found: re.Match[bytes]) -> bytes:
+    """Return what JSON has in the place of a name; a string stays as it is."""
+    text, infinity = found.groups()
+    return text or (b'"%b"' % infinity if infinity else b"null")
 
 
 def _windows(text: memoryview) -> Iterator[_Window]:
