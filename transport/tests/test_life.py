@@ -124,6 +124,20 @@ def test_long_names_are_not_watched(server: Server, channel: grpc.Channel) -> No
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("broken", [b"\x0a\x05", b"\x0a\x01\xff", b"\x0b"])
+def test_malformed_checks_of_health_are_the_mistake_of_the_client(
+    server: Server, channel: grpc.Channel, broken: bytes
+) -> None:
+    server.engine.set_health("", 1)
+    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+    for call in (lambda: check(broken, timeout=5), lambda: next(watch(broken, timeout=5))):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "HealthCheckRequest" in caught.value.details()
+
+
 def test_health_is_watched(server: Server, channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     server.engine.set_health("model", 2)

@@ -12,6 +12,7 @@ use crate::grpc::status::{Status, code};
 
 /// A name is kept for as long as it is watched: large ones would be memory that no bound counts.
 const MAX_REQUEST_BYTES: usize = 1024;
+const NO_REQUEST: &str = "cannot read request: the message is no HealthCheckRequest";
 
 /// The table, and who watches it.
 #[derive(Default)]
@@ -98,6 +99,6 @@ impl Engine {
         let bytes = message.chunks().concat();
         read_service(&bytes)
             .map(str::to_owned)
-            .ok_or_else(|| Status::new(code::INTERNAL, "no HealthCheckRequest"))
+            .ok_or_else(|| Status::new(code::INVALID_ARGUMENT, NO_REQUEST))
     }
 }
