@@ -162,7 +162,7 @@ def test_missed_deadline_gives_the_default_in_time(own_client):
 def test_query_that_ends_replicas_is_given_up_and_the_others_are_answered(own_client):
     own_client.deploy(models.poison, name="poison", version="1", example=ROW, num_replicas=2)
     with traffic(own_client, "poison", [1, 2, 3], timeout_s=60) as seen:
-        with pytest.raises(errors.ModelFailed, match="replicas died while answering"):
+        with pytest.raises(errors.ModelFailed, match="replicas died or hung while answering"):
             own_client.predict("poison", [6, 66, 666], timeout_s=60)
         seen.wait_for_more(20, timeout_s=60)
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
