@@ -55,6 +55,19 @@ pub enum Event {
 const OVERHEAD_BYTES: usize = 256;
 
 impl Event {
+    /// The call or stream that it is about.
+    pub fn id(&self) -> Id {
+        match self {
+            Self::Call { id, .. } | Self::Opened { id, .. } => *id,
+            Self::Message(id, ..)
+            | Self::HalfClosed(id)
+            | Self::Cancelled(id, _)
+            | Self::Accepted(id, _)
+            | Self::Closed(id, ..)
+            | Self::Writable(id) => *id,
+        }
+    }
+
     /// About the memory it holds.
     pub fn num_bytes(&self) -> usize {
         match self {

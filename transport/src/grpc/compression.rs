@@ -45,32 +45,45 @@ pub fn accepts_gzip(value: &[u8]) -> bool {
 /// A message being decompressed, in as many parts as its reader likes.
 pub struct Inflating {
     decoder: flate2::read::GzDecoder<Chain>,
-    plain: Vec<u8>,
+    // In parts as they were made: one piece that grows would be moved, and freed at once.
+    parts: Vec<Bytes>,
+    num_bytes: usize,
+    num_packed: usize,
     max_bytes: usize,
 }
 
 impl Inflating {
     /// The message behind compressed bytes, of at most `max_bytes`.
     pub fn new(message: &Message, max_bytes: usize) -> Self {
-        let plain = Vec::with_capacity((message.len() * 3).min(max_bytes));
-        Self { decoder: flate2::read::GzDecoder::new(message.reader()), plain, max_bytes }
+        Self {
+            decoder: flate2::read::GzDecoder::new(message.reader()),
+            parts: Vec::new(),
+            num_bytes: 0,
+            num_packed: message.len(),
+            max_bytes,
+        }
     }
 
     /// Bytes that are decompressed.
     pub fn num_bytes(&self) -> usize {
-        self.plain.len()
+        self.num_bytes
     }
 
     /// Decompresses as far as the allowance goes, which it takes from it; true at the end.
     pub fn go_on(&mut self, allowance: &mut usize) -> Result<bool, Status> {
         // One byte more than allowed, to tell a message at the bound from one beyond it.
-        let wanted = (self.max_bytes + 1 - self.plain.len()).min(*allowance);
+        let wanted = (self.max_bytes + 1 - self.num_bytes).min(*allowance);
+        let mut part = Vec::with_capacity(wanted.min(self.num_packed * 3));
         let count = Read::by_ref(&mut self.decoder)
             .take(wanted as u64)
-            .read_to_end(&mut self.plain)
+            .read_to_end(&mut part)
             .map_err(|_| Status::new(code::INTERNAL, "the message is not gzip"))?;
         *allowance -= count;
-        if self.plain.len() > self.max_bytes {
+        self.num_bytes += count;
+        if count > 0 {
+            self.parts.push(part.into());
+        }
+        if self.num_bytes > self.max_bytes {
             let text = format!("the message is decompressed to more than {} bytes", self.max_bytes);
             return Err(Status::new(code::RESOURCE_EXHAUSTED, text));
         }
@@ -78,8 +91,11 @@ impl Inflating {
     }
 
     /// What was decompressed.
-    pub fn into_plain(self) -> Bytes {
-        self.plain.into()
+    pub fn into_plain(mut self) -> Message {
+        match self.parts.len() {
+            1 => Message::One(self.parts.swap_remove(0)),
+            _ => Message::Many(self.parts),
+        }
     }
 }
 
@@ -98,10 +114,10 @@ pub fn gzip(plain: &[&[u8]]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn gunzip(message: &Message, max_bytes: usize, step: usize) -> Result<Bytes, Status> {
+    fn gunzip(message: &Message, max_bytes: usize, step: usize) -> Result<Vec<u8>, Status> {
         let mut inflating = Inflating::new(message, max_bytes);
         while !inflating.go_on(&mut { step })? {}
-        Ok(inflating.into_plain())
+        Ok(inflating.into_plain().chunks().concat())
     }
 
     #[test]

@@ -42,6 +42,14 @@ impl Message {
         }
     }
 
+    /// Its pieces, to be let go of one by one.
+    pub fn into_chunks(self) -> VecDeque<Bytes> {
+        match self {
+            Self::One(chunk) => VecDeque::from([chunk]),
+            Self::Many(chunks) => chunks.into(),
+        }
+    }
+
     /// Reads through it.
     pub fn reader(&self) -> Chain {
         Chain(self.chunks().iter().cloned().collect())
@@ -152,7 +160,7 @@ impl Assembler {
         if let Some(inflating) = &mut self.inflating {
             let is_whole = inflating.go_on(allowance)?;
             let whole = if is_whole { self.inflating.take() } else { None };
-            return Ok(whole.map(|inflating| Message::One(inflating.into_plain())));
+            return Ok(whole.map(Inflating::into_plain));
         }
         let head = match self.head {
             Some(head) => head,

@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::copying::{COPIED_BYTES_PER_TURN, Copies};
 use super::dropped::Dropped;
 use super::giving::{Batch, Clock, give};
 use super::limits::PyLimits;
@@ -98,6 +99,8 @@ pub struct PyEngine {
     paths: Mutex<Arc<Vec<Py<PyString>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     last_counters: Mutex<Counters>,
+    copies: Mutex<Copies>,
+    copied_bytes_per_turn: usize,
 }
 
 impl PyEngine {
@@ -117,6 +120,13 @@ impl PyEngine {
             return Err(has_failed());
         }
         lock(&self.shared).as_mut().map_or_else(|| Ok(Vec::new()), State::take)
+    }
+
+    // Has the engine's descriptor tell that there is more to take.
+    fn ring(&self) {
+        if let Some(state) = lock(&self.shared).as_ref() {
+            state.engine.poller().ring();
+        }
     }
 
     fn take_woken(&self) -> bool {
@@ -156,6 +166,8 @@ impl PyEngine {
         let limits = limits.map(|limits| limits.get().limits.clone()).unwrap_or_default();
         let engine = Engine::new(limits).map_err(to_error)?;
         let poller = engine.poller().clone();
+        // Who empties an engine with its own thread waits for nothing else.
+        let copied_bytes_per_turn = if has_own_thread { usize::MAX } else { COPIED_BYTES_PER_TURN };
         let bell = if has_own_thread { Some(Arc::new(Bell::new()?)) } else { None };
         let fd = bell.as_ref().map_or(engine.raw_fd(), |bell| bell.as_fd().as_raw_fd());
         let dropped = Dropped::ringing(bell.as_ref());
@@ -177,6 +189,8 @@ impl PyEngine {
             paths: Mutex::default(),
             thread: Mutex::new(thread),
             last_counters: Mutex::default(),
+            copies: Mutex::default(),
+            copied_bytes_per_turn,
         })
     }
 
@@ -236,15 +250,23 @@ impl PyEngine {
 
     #[pyo3(signature = (timeout_ms = 0))]
     fn take<'py>(&self, py: Python<'py>, timeout_ms: i64) -> PyResult<Batch<'py>> {
+        // Taken out of the lock: a finalizer may come back here.
+        let mut copies = std::mem::take(&mut *unpoisoned(&self.copies));
         let mut events = self.take_now().map_err(to_error)?;
-        if events.is_empty() && !self.take_woken() && timeout_ms != 0 {
+        if events.is_empty() && copies.is_empty() && !self.take_woken() && timeout_ms != 0 {
             self.wait(py, u64::try_from(timeout_ms).ok().map(Duration::from_millis));
             events = self.take_now().map_err(to_error)?;
             self.take_woken();
         }
         self.dropped.clear(py);
         let paths = unpoisoned(&self.paths).clone();
-        give(py, events, &paths, &self.clock)
+        let batch =
+            give(py, events, (&mut copies, self.copied_bytes_per_turn), &paths, &self.clock);
+        if !copies.is_empty() {
+            *unpoisoned(&self.copies) = copies;
+            self.ring();
+        }
+        batch
     }
 
     fn wake(&self) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
+use super::copying::Copies;
 use super::metadata::wrap;
 use crate::engine::Event;
 use crate::grpc::frame::Message;
@@ -51,10 +52,11 @@ impl Clock {
     }
 }
 
-/// The calls and the other events, each in order.
+/// The calls and the other events, each in order; of large messages at most some bytes are copied.
 pub fn give<'py>(
     py: Python<'py>,
     events: Vec<Event>,
+    (copies, copied_bytes): (&mut Copies, usize),
     paths: &[Py<PyString>],
     clock: &Clock,
 ) -> PyResult<Batch<'py>> {
@@ -67,7 +69,11 @@ pub fn give<'py>(
         Some(path) => path.bind(py).clone().into_any(),
         None => none.clone(),
     };
-    for event in events {
+    let add = |event: Event, copied: Option<Py<PyBytes>>| -> PyResult<()> {
+        let to_bytes = |message: &Message| match copied {
+            Some(bytes) => Ok(bytes.into_bound(py)),
+            None => to_bytes(py, message),
+        };
         match event {
             Event::Call { id, path, message, arrival, deadline, metadata } => {
                 calls.append(PyTuple::new(
@@ -75,7 +81,7 @@ pub fn give<'py>(
                     [
                         id.into_pyobject(py)?.into_any(),
                         path_of(path),
-                        to_bytes(py, &message)?.into_any(),
+                        to_bytes(&message)?.into_any(),
                         instant(deadline)?,
                         wrap(py, metadata)?,
                         seconds(arrival)?,
@@ -87,7 +93,7 @@ pub fn give<'py>(
                 others.append((OPENED, id, path_of(path), deadline, wrap(py, metadata)?))?;
             }
             Event::Message(id, message, at) => {
-                others.append((MESSAGE, id, to_bytes(py, &message)?, seconds(at)?))?;
+                others.append((MESSAGE, id, to_bytes(&message)?, seconds(at)?))?;
             }
             Event::HalfClosed(id) => others.append((HALF_CLOSED, id))?,
             Event::Cancelled(id, reason) => others.append((CANCELLED, id, reason.as_ref()))?,
@@ -98,6 +104,15 @@ pub fn give<'py>(
             }
             Event::Writable(id) => others.append((WRITABLE, id))?,
         }
+        Ok(())
+    };
+    for event in events {
+        if let Some(event) = copies.hold(py, event)? {
+            add(event, None)?;
+        }
+    }
+    for (event, copied) in copies.go_on(py, copied_bytes) {
+        add(event, copied)?;
     }
     Ok((calls, others))
 }

@@ -4,6 +4,7 @@
 //! of an object and call the engine again, and the engine's own thread must never wait for the
 //! interpreter.
 
+mod copying;
 mod dropped;
 mod engine;
 mod giving;
