@@ -37,6 +37,7 @@ from skysail_protos.v1 import model_server_pb2 as pb
 
 _STOP_GRACE_S = 1.0
 _FOR_EVER_MS = -1
+_MAX_UNTAKEN_BYTES = 4 * MAX_LINK_MESSAGE_BYTES
 
 
 class _Waiting:
@@ -57,7 +58,10 @@ class DirectServing(Serving):
     def __init__(self, replica_id: ReplicaId) -> None:
         """Listens nowhere yet."""
         limits = Limits(
-            max_message_bytes=MAX_LINK_MESSAGE_BYTES, max_unsent_bytes=MAX_LINK_MESSAGE_BYTES
+            max_message_bytes=MAX_LINK_MESSAGE_BYTES,
+            max_unsent_bytes=MAX_LINK_MESSAGE_BYTES,
+            # Each of several frontends may be in the midst of its largest batch.
+            max_untaken_bytes=_MAX_UNTAKEN_BYTES,
         )
         # User code may hold the interpreter for seconds, in which health must be answered.
         self._engine = Engine(limits, has_own_thread=True)

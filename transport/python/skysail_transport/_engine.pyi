@@ -107,9 +107,11 @@ class Limits:
                 above twice as much ends its call with RESOURCE_EXHAUSTED.
             max_total_unsent_bytes: The same over all connections. Above half of it, only
                 connections that hold no more than their equal share of the other half are served.
-            max_untaken_bytes: Bytes that have come and were not taken, over all connections. Above
-                half of it, a call that needs more ends with RESOURCE_EXHAUSTED, unless its
-                connection holds no more than its equal share of the other half.
+            max_untaken_bytes: Bytes that peers have sent and that were not taken, over all
+                connections. Beyond it, the connection that holds most of messages that are not
+                whole loses the largest of them: its call ends with RESOURCE_EXHAUSTED. Above half
+                of it in whole ones, so do new calls, unless their connection holds no more than
+                its equal share of the other half.
             max_gzip_gain: Times its size to which a message of a peer in gzip may be decompressed;
                 a larger one ends its call with RESOURCE_EXHAUSTED.
             gzip_floor_bytes: Size to which any message may be decompressed.
@@ -289,6 +291,8 @@ class Engine:
     def take(self, timeout_ms: int = 0) -> tuple[list[Call], list[Event]]:
         """Return what has happened since the last time, both lists in order.
 
+        An engine without a thread of its own copies at most 4 MiB of messages above 1 MiB in one
+        `take`: a larger one is returned by a later one, with what follows it on its stream.
         A call that was cancelled since it came is in both lists.
 
         Args:

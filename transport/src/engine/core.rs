@@ -11,6 +11,7 @@ use super::calls::{Call, Calls, Id};
 use super::checking::Health;
 use super::connection::{Builders, Connection};
 use super::counters::Counters;
+use super::driving::untaken;
 use super::event::Event;
 use super::limits::Limits;
 use super::payload::Gauge;
@@ -229,21 +230,39 @@ impl Engine {
 
     /// Tells of what a connection brought, which counts for it until it is taken.
     pub(super) fn tell_of(&mut self, index: u32, event: Event) {
-        self.connections[index as usize].count_untaken(event.num_bytes(), self.num_takes);
+        let num_bytes = event.num_bytes();
+        self.connections[index as usize].count_untaken(num_bytes, self.num_takes);
+        self.event_bytes += num_bytes;
         self.tell(event);
     }
 
     pub(super) fn tell(&mut self, event: Event) {
-        self.event_bytes += event.num_bytes();
         self.events.push(event);
     }
 
-    /// Whether more has come than may lie around untaken, and a connection has its share of it.
+    /// Whether more messages wait to be taken than may, and a connection has its share of them.
     pub(super) fn is_overfull(&self, index: u32) -> bool {
-        let connection = &self.connections[index as usize];
-        let own_bytes = connection.partial_bytes + connection.untaken_bytes(self.num_takes);
-        let all_bytes = self.event_bytes + self.partial_bytes;
-        self.is_over_share(own_bytes, all_bytes, self.limits.max_untaken_bytes)
+        let own_bytes = self.connections[index as usize].untaken_bytes(self.num_takes);
+        self.is_over_share(own_bytes, self.event_bytes, self.limits.max_untaken_bytes)
+    }
+
+    /// Ends unfinished calls until no more is held than may be.
+    ///
+    /// The connection that holds most loses its largest one. Whoever keeps below the others can
+    /// always finish, also behind those who never do.
+    pub(super) fn evict(&mut self) {
+        while self.event_bytes + self.partial_bytes > self.limits.max_untaken_bytes {
+            let connections = self.connections.iter().map(|(_, connection)| connection);
+            let Some(fullest) = connections.max_by_key(|connection| connection.partial_bytes)
+            else {
+                return;
+            };
+            let size_of = |&slot: &u32| self.calls.get(slot).map_or(0, |call| call.num_counted);
+            match fullest.calls.iter().copied().max_by_key(size_of) {
+                Some(slot) if size_of(&slot) > 0 => self.fail_call(slot, untaken()),
+                _ => return,
+            }
+        }
     }
 
     /// Whether too much waits for peers that do not read, and one would get more than its share.
@@ -252,10 +271,15 @@ impl Engine {
     }
 
     // Half of a bound is for whoever comes first, the other half in equal shares for each
-    // connection: a few cannot use up what all need.
+    // connection: a few cannot use up what all need. Shares that were taken while there were fewer
+    // connections can add up to more than the bound; the least share of all is left then.
     fn is_over_share(&self, own_bytes: usize, all_bytes: usize, max_bytes: usize) -> bool {
         let half = max_bytes / 2;
-        all_bytes > half && own_bytes > half / self.connections.len().max(1)
+        let num_shares = match all_bytes > max_bytes {
+            true => self.limits.max_connections,
+            false => self.connections.len(),
+        };
+        all_bytes > half && own_bytes > half / num_shares.max(1)
     }
 
     /// What was counted, and what is now.

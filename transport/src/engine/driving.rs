@@ -90,8 +90,10 @@ impl Engine {
         let ended = self.advance_call(slot);
         // A call that has ended was counted out when it was removed.
         let Some(call) = self.calls.get_mut(slot) else { return ended };
-        let before = std::mem::replace(&mut call.num_counted, call.receiving.num_bytes());
-        let after = call.num_counted;
+        // The peers of links are known: neither do they count with clients, nor end by them.
+        let is_link = call.role == Role::Link;
+        let after = if is_link { 0 } else { call.receiving.num_bytes() };
+        let before = std::mem::replace(&mut call.num_counted, after);
         let index = call.connection;
         if call.receiving.is_inflating() {
             self.postponed_calls.push(slot);
@@ -102,8 +104,8 @@ impl Engine {
         let connection = &mut self.connections[index as usize];
         connection.partial_bytes = connection.partial_bytes + after - before;
         self.partial_bytes = self.partial_bytes + after - before;
-        if ended.is_none() && after > before && self.is_overfull(index) {
-            return Some(Ended::Broken(untaken()));
+        if ended.is_none() && after > before {
+            self.evict();
         }
         ended
     }
@@ -228,7 +230,8 @@ impl Engine {
         });
         self.counters.messages_in += messages.len() as u64;
         for message in messages {
-            self.tell_of(index, Event::Message(id, message, arrival));
+            let event = Event::Message(id, message, arrival);
+            if is_link { self.tell(event) } else { self.tell_of(index, event) }
         }
         match end {
             Poll::Pending => None,

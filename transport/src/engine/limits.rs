@@ -23,9 +23,10 @@ pub struct Limits {
     /// The same over all connections: above half of it, only those are served that hold no more
     /// than their share of the other half.
     pub max_total_unsent_bytes: usize,
-    /// Bytes of messages, whole or not, that have come and that nobody has taken, over all
-    /// connections. Above half of it, a call that needs more fails, unless its connection holds no
-    /// more than its share of the other half.
+    /// Bytes of messages of peers, whole or not, that have come and that nobody has taken, over all
+    /// connections. Beyond it, the connection that holds most of messages that are not whole loses
+    /// the largest of them. Above half of it in whole ones, new calls fail, unless their connection
+    /// holds no more than its share of the other half.
     pub max_untaken_bytes: usize,
     /// Times its size to which a message may be decompressed, beyond `gzip_floor_bytes`.
     pub max_gzip_gain: usize,

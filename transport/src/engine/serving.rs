@@ -272,8 +272,9 @@ impl Engine {
         let call = self.calls.get_mut(slot).expect("just added");
         call.is_delivered = true;
         let (path, deadline, metadata) = (call.path, call.deadline, call.metadata.take());
+        let index = call.connection;
         self.counters.streams += 1;
-        self.tell(Event::Opened { id, path, deadline, metadata });
+        self.tell_of(index, Event::Opened { id, path, deadline, metadata });
     }
 
     fn refuse(
