@@ -35,6 +35,10 @@ def settings_page() -> str:
         "Flags override environment variables, which override defaults. `--print-settings` prints",
         "the effective settings of a service, secrets hidden. What operators change at run time",
         "(SLO, replicas, routes) is state, in the store, and no setting.",
+        "",
+        "`skysail up` hands its environment to the services that it starts:",
+        "`SKYSAIL_FRONTEND_MAX_MESSAGE_MIB=256 skysail up`. Errors and other pages call a setting by",
+        "its plain name, such as `max_message_mib`.",
     ]
     for title, command, cls in _SERVICES:
         lines += ["", f"## {title}", ""]
@@ -48,7 +52,7 @@ def settings_page() -> str:
         for name, field in cls.model_fields.items():
             alias = field.validation_alias
             variable = alias if isinstance(alias, str) else f"{prefix}{name}".upper()
-            default = _default(field.default)
+            default = _default(field.get_default(call_default_factory=True))
             meaning = " ".join((field.description or "").split())
             flag_name = (alias if isinstance(alias, str) else name).lower().replace("_", "-")
             flag = f"`--{flag_name}` | " if command else ""
@@ -60,7 +64,7 @@ def _default(value: object) -> str:
     if value is PydanticUndefined:
         return "required"
     value = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if value in (None, "", ()):
+    if value in (None, "", (), {}):
         return "none"
     text = str(value).replace(str(Path.home()), "~")
     return f"`{text}`"

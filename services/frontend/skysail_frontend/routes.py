@@ -102,7 +102,11 @@ class RouteTable:
         """
         application = self.applications.get(name)
         if application is None:
-            raise ApplicationNotFound(f"application {shown(name)!r} is not registered")
+            text = f"application {shown(name)!r} is not registered"
+            if self.has_model(name):
+                text += "; a model has that name: link an application to it, or "
+                text += f"query /v2/models/{name}/infer"
+            raise ApplicationNotFound(text)
         return application
 
     def has_model(self, model_name: str) -> bool:

@@ -62,7 +62,7 @@ def shed(
     elif reason is ShedReason.MEMORY_FULL:
         error = Overloaded(
             "cannot queue the query: the inputs of the queries that wait take all of the memory "
-            "set for them; retry later"
+            "set for them (max_queue_mib); retry later"
         )
         outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the memory for queries is full"
     else:

@@ -242,7 +242,9 @@ async def test_what_the_parser_keeps_or_skips_is_bounded_too(begin):
     for _ in range(6):
         connection.data_received(filler)
     assert 431 in statuses(transport)
-    assert error(transport) == "cannot take the request: its head is larger than 1000 bytes"
+    assert error(transport) == (
+        "cannot take the request: its head is larger than 1000 bytes (http_max_head_kib)"
+    )
 
 
 async def test_a_body_in_tiny_parts_is_refused_and_one_in_fair_parts_is_taken():

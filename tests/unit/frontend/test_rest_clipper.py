@@ -214,7 +214,12 @@ async def test_an_unknown_application_is_not_found():
 
 
 async def test_a_model_is_no_application():
-    assert (await doors().post("/m/predict", {"input": [1, 2, 3]})).status_code == 404
+    response = await doors().post("/m/predict", {"input": [1, 2, 3]})
+    assert response.status_code == 404
+    assert response.json()["cause"] == (
+        "application 'm' is not registered; a model has that name: link an application to it, or "
+        "query /v2/models/m/infer"
+    )
 
 
 # Refused.
@@ -232,7 +237,11 @@ KEYS = "JSON object does not have required keys input or input_batch"
         ([], "Json error", KEYS),
         ({}, "Json error", KEYS),
         ({"inputs": [1]}, "Json error", KEYS),
-        ({"input": [1], "input_batch": [[1]]}, "Json error", KEYS),
+        (
+            {"input": [1], "input_batch": [[1]]},
+            "Json error",
+            "JSON object has both keys input and input_batch",
+        ),
         ({"input_batch": []}, "Json error", "'input_batch' must be a JSON array of 1 to"),
         ({"input_batch": {}}, "Json error", "'input_batch' must be a JSON array of 1 to"),
         (

@@ -94,7 +94,10 @@ class HttpConnection(HttpToolsProtocol):
         """Begin; a connection beyond the limit is refused at once."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
-            self._refuse(503, "cannot take the connection: there are too many; retry later")
+            self._refuse(
+                503,
+                "cannot take the connection: there are too many (http_max_connections); retry later",
+            )
             return
         self._owes = "head"
         self._watch()
@@ -169,7 +172,8 @@ class HttpConnection(HttpToolsProtocol):
         self._num_events += 1
         self._count_head(len(name) + len(value) + 4)
         if len(self.headers) >= self._limits.max_headers:
-            text = f"cannot take the request: it has more than {self._limits.max_headers} headers"
+            limit = self._limits.max_headers
+            text = f"cannot take the request: it has more than {limit} headers (http_max_headers)"
             self._raise(431, text)
         super().on_header(name, value)
 
@@ -230,7 +234,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def _head_too_large(self) -> _Refusal:
         limit = self._limits.max_head_bytes
-        return _Refusal(431, f"cannot take the request: its head is larger than {limit} bytes")
+        text = f"cannot take the request: its head is larger than {limit} bytes (http_max_head_kib)"
+        return _Refusal(431, text)
 
     def _raise(self, status: int, text: str) -> None:
         # The parser hides the exception behind one of its own.

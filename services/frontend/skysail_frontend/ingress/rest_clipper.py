@@ -102,10 +102,12 @@ class RestClipper:
         application = self._dispatcher.table.application(request.path_params["application"])
         content = await read_body(request, self._max_bytes, held)
         body = await parse_json(content, turn)
-        if not isinstance(body, dict) or ("input" in body) == ("input_batch" in body):
+        if not isinstance(body, dict) or not ("input" in body or "input_batch" in body):
             raise InvalidInput(
                 "JSON object does not have required keys input or input_batch: give one of them"
             )
+        if "input" in body and "input_batch" in body:
+            raise InvalidInput("JSON object has both keys input and input_batch: give one of them")
         version = json_member(body, "version", "")
         if not isinstance(version, str):
             raise InvalidInput("'version' must be a string")
