@@ -68,7 +68,7 @@ class Ours:
     """What frontends use: SIEVE."""
 
     def __init__(self, size: int) -> None:
-        self._cache = PredictionCache(size * Entry(_key(0), [b""], [(1,)], 1.0).size_bytes)
+        self._cache = PredictionCache(size * Entry(_key(0), [b""], [(1,)], 1.0, {}).size_bytes)
 
     def ask(self, number: int) -> bool:
         """Return True where it knows an input."""

@@ -13,12 +13,24 @@ Key = tuple[str, tuple[bytes, ...], tuple[int, ...]]
 
 _ENTRY_BYTES = 400
 """Memory of an entry beside its data: node, key, tuples and its place in the table (measured)."""
+_SWEPT = 4
+"""Entries of versions that are gone which one new entry removes: all at once would take a second."""
 
 
 class Entry:
     """A prediction in the cache."""
 
-    __slots__ = ("data", "expires", "is_marked", "key", "newer", "older", "shapes", "size_bytes")
+    __slots__ = (
+        "data",
+        "expires",
+        "is_marked",
+        "key",
+        "newer",
+        "older",
+        "shapes",
+        "size_bytes",
+        "table",
+    )
 
     def __init__(
         self,
@@ -26,8 +38,10 @@ class Entry:
         data: Sequence[bytes],
         shapes: Sequence[tuple[int, ...]],
         expires: float,
+        table: "Table",
     ) -> None:
         self.key = key
+        self.table = table
         self.data = data
         self.shapes = shapes
         self.expires = expires
@@ -35,6 +49,10 @@ class Entry:
         self.is_marked = False
         self.newer: Entry | None = None
         self.older: Entry | None = None
+
+
+Table = dict[Key, Entry]
+"""The entries of one version."""
 
 
 class PredictionCache:
@@ -51,17 +69,21 @@ class PredictionCache:
         """Memory of the entries."""
         self.num_evicted = 0
         """Entries that were forgotten to make room."""
-        self._entries: dict[Key, Entry] = {}
+        self._tables: dict[str, Table] = {}
+        """By the identity of the version."""
+        self._gone: list[Table] = []
+        """Those of versions that are gone, which are found by nobody."""
         self._newest: Entry | None = None
         self._oldest: Entry | None = None
         self._hand: Entry | None = None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(map(len, self._tables.values()))
 
     def get(self, key: Key, now: float) -> Entry | None:
         """Return what was predicted for these inputs, if it is known and young enough."""
-        entry = self._entries.get(key)
+        table = self._tables.get(key[0])
+        entry = None if table is None else table.get(key)
         if entry is None:
             return None
         if entry.expires <= now:
@@ -78,15 +100,17 @@ class PredictionCache:
         expires: float,
     ) -> None:
         """Keep a prediction until an instant, or until others need its room more."""
-        old = self._entries.get(key)
+        self._sweep()
+        table = self._tables.setdefault(key[0], {})
+        old = table.get(key)
         if old is not None:
             self._remove(old)
-        entry = Entry(key, data, shapes, expires)
+        entry = Entry(key, data, shapes, expires, table)
         if entry.size_bytes > self.max_bytes:
             return
         while self.size_bytes + entry.size_bytes > self.max_bytes:
             self._evict()
-        self._entries[key] = entry
+        table[key] = entry
         self.size_bytes += entry.size_bytes
         entry.older, self._newest = self._newest, entry
         if entry.older is not None:
@@ -95,9 +119,18 @@ class PredictionCache:
             self._oldest = entry
 
     def forget(self, identity: str) -> None:
-        """Keep nothing of a version."""
-        for entry in [entry for key, entry in self._entries.items() if key[0] == identity]:
-            self._remove(entry)
+        """Find nothing of a version any longer; its memory is given to the entries that come."""
+        table = self._tables.pop(identity, None)
+        if table:
+            self._gone.append(table)
+
+    def _sweep(self) -> None:
+        for _ in range(_SWEPT):
+            while self._gone and not self._gone[-1]:
+                self._gone.pop()
+            if not self._gone:
+                return
+            self._unlink(self._gone[-1].popitem()[1])
 
     def _evict(self) -> None:
         entry = self._hand or self._oldest
@@ -112,7 +145,10 @@ class PredictionCache:
         self.num_evicted += 1
 
     def _remove(self, entry: Entry) -> None:
-        del self._entries[entry.key]
+        del entry.table[entry.key]
+        self._unlink(entry)
+
+    def _unlink(self, entry: Entry) -> None:
         self.size_bytes -= entry.size_bytes
         older, newer = entry.older, entry.newer
         if older is not None:

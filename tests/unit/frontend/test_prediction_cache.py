@@ -1,5 +1,6 @@
 import random
 import tracemalloc
+from time import perf_counter
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ def key(number: int, version: str = M1):
 
 
 def size() -> int:
-    return Entry(key(0), [b"x"], [(1,)], 0.0).size_bytes
+    return Entry(key(0), [b"x"], [(1,)], 0.0, {}).size_bytes
 
 
 def put(cache: PredictionCache, number: int, version: str = M1, expires: float = 1e9):
@@ -79,6 +80,33 @@ def test_a_version_is_forgotten_alone():
     assert cache.get(key(1, M2), 0.0) is not None
 
 
+def test_forgetting_a_version_takes_no_longer_with_many_entries():
+    def seconds(number: int) -> float:
+        cache = PredictionCache(1 << 30)
+        for each in range(number):
+            cache.put((M1, (each.to_bytes(8, "little"),), ()), [b""], [(1,)], 1e9)
+        begin = perf_counter()
+        cache.forget(M1)
+        took_s = perf_counter() - begin
+        assert len(cache) == 0
+        return took_s
+
+    few_s, many_s = (min(seconds(number) for _ in range(3)) for number in (10, 20_000))
+    assert many_s < 100 * few_s
+
+
+def test_new_entries_take_the_memory_of_a_version_that_is_gone():
+    cache = PredictionCache(1 << 20)
+    for number in range(100):
+        put(cache, number, M1)
+    cache.forget(M1)
+    for number in range(50):
+        put(cache, number, M2)
+    assert cache.size_bytes == size() * len(cache) == size() * 50
+    assert all(cache.get(key(number, M2), 0.0) is not None for number in range(50))
+    assert cache.num_evicted == 0
+
+
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("pgfx"), st.integers(0, 7)), max_size=80))
 def test_it_never_holds_more_than_its_bound_nor_what_was_not_put(steps):
@@ -96,7 +124,7 @@ def test_it_never_holds_more_than_its_bound_nor_what_was_not_put(steps):
         else:
             put(cache, number, expires=-1.0)
             assert not knows(cache, number)
-        assert cache.size_bytes == size() * len(cache) <= cache.max_bytes
+        assert size() * len(cache) <= cache.size_bytes <= cache.max_bytes
 
 
 def test_on_skewed_queries_it_knows_more_than_a_queue_would():
