@@ -169,17 +169,17 @@ class Dispatcher:
         self._num_submitted += 1
         version = self._versions.get(query.version.identity) if query.version else None
         if version is None or version.served.num_replicas == 0:
-            self._endings.refuse_without_replica(query, version, now)
-        elif (
+            endings.refuse_without_replica(query, version, now)
+            return
+        serving = version.served.serving
+        if (
             endings.unsettled_bytes > self._max_bytes
             and endings.unsettled_bytes > query.input_bytes
         ):
-            self._endings.shed(version, query, ShedReason.MEMORY_FULL, now)
-        elif query.rows > version.served.serving.max_batch_size:
+            endings.shed(version, query, ShedReason.MEMORY_FULL, now)
+        elif query.rows > serving.max_batch_size:
             self._submit_parts(version, query, now)
-        elif version.served.serving.cache_ttl_s and self._is_answered_otherwise(
-            version, query, now
-        ):
+        elif serving.cache_ttl_s and self._is_answered_otherwise(version, query, now):
             return
         elif self._is_admitted(version, query, now):
             self._enqueue(version, query, now)
@@ -310,27 +310,28 @@ class Dispatcher:
             wait_s: Time that the batch waited in the model server.
         """
         now = self.clock()
-        is_whole = not any(isinstance(answer, QueryError) for answer in answers)
+        is_whole = QueryError not in map(type, answers)
         version.answered(batch, compute_s, wait_s, is_whole=is_whole, now=now)
         if len(version.queue):
             self.mark(version)
+        endings = self._endings
         for query, answer in zip(batch.queries, answers, strict=True):
             if query.is_queued:
-                self._endings.leave_queue(query)
+                endings.leave_queue(query)
             if query.cache_key is not None:
-                self._endings.answer_followers(query, answer, now)
+                endings.answer_followers(query, answer, now)
             if query.is_settled:
                 continue
             if isinstance(answer, QueryError):
                 error = answer.error
                 explanation = f"the model failed: {error.message}"
-                self._endings.give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, error, now)
+                endings.give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, error, now)
                 continue
             prediction = Prediction(Outcome.OK, answer.data, answer.shapes)
             prediction.queue_s = query.dispatched - query.arrival
             prediction.compute_s = compute_s
             prediction.batch_wait_s = max(0.0, now - query.dispatched - compute_s)
-            self._endings.answer(query, prediction, now)
+            endings.answer(query, prediction, now)
 
     def batches_lost(
         self, version: VersionDispatcher, batches: Sequence[Batch], has_died: bool

@@ -193,9 +193,10 @@ class VersionDispatcher:
             following_rows: Rows that wait for the answers to others.
         """
         num_ready = num_idle = num_overdue = 0
+        overdue = self._overdue
         for replica in self.replicas:
             if replica.is_ready:
-                if replica in self._overdue:
+                if overdue and replica in overdue:
                     num_overdue += 1
                 else:
                     num_ready += 1

@@ -56,10 +56,9 @@ class Batcher:
         self.profile = LatencyProfile()
         self.rate = ArrivalRate()
         self.returns = Returns()
-        self._options = options
-        self._policy = make_policy(options, self.profile, self.rate, self.returns)
         self._default_queue_rows = default_queue_rows
         self._dispatched = 0.0
+        self._apply(options)
 
     @property
     def options(self) -> ServingOptions:
@@ -69,13 +68,13 @@ class Batcher:
     @options.setter
     def options(self, options: ServingOptions) -> None:
         if options != self._options:
-            self._options = options
-            self._policy = make_policy(options, self.profile, self.rate, self.returns)
+            self._apply(options)
 
-    @property
-    def max_queue_rows(self) -> int:
+    def _apply(self, options: ServingOptions) -> None:
+        self._options = options
+        self._policy = make_policy(options, self.profile, self.rate, self.returns)
+        self.max_queue_rows = options.max_queue_size or self._default_queue_rows
         """Rows that may wait."""
-        return self._options.max_queue_size or self._default_queue_rows
 
     def push(self, query: Query) -> None:
         """Have a query that has just arrived wait."""
@@ -85,11 +84,10 @@ class Batcher:
 
     def push_again(self, query: Query) -> None:
         """Requeue a query whose batch was lost."""
-        self.queue.push(query, self._later_s(query))
+        self.queue.push(query, self._later_s(query) if query.priority != DEFAULT_PRIORITY else 0.0)
 
     def _later_s(self, query: Query) -> float:
-        levels = query.priority - DEFAULT_PRIORITY
-        return levels * self._options.priority_step_s if levels else 0.0
+        return (query.priority - DEFAULT_PRIORITY) * self._options.priority_step_s
 
     def rank(self, query: Query) -> float:
         """Return the instant by which queries are ordered: the deadline, moved by the priority."""

@@ -52,11 +52,13 @@ class DeadlineQueue:
 
     def pop(self) -> Query | None:
         """Return the most urgent query, which waits no longer."""
-        query = self.peek()
-        if query is not None:
-            heapq.heappop(self._heap)
-            self._left(query)
-        return query
+        heap = self._heap
+        while heap:
+            query = heapq.heappop(heap)[2]
+            if query.is_queued:
+                self._left(query)
+                return query
+        return None
 
     def remove(self, query: Query) -> None:
         """Have a query wait no longer; nothing happens if it does not wait."""

@@ -65,6 +65,8 @@ class LatencyProfile:
         self._latencies: list[float] = []
         self._now = 0.0
         self._num_unused = 0
+        self.is_empty = True
+        """True while nothing is known."""
         self.revision = 0
         """Grows whenever what is known changes."""
         self.num_observed = 0
@@ -79,11 +81,6 @@ class LatencyProfile:
                 window.samples.append(latency_s)
                 window.has_new = True
         self._rebuild()
-
-    @property
-    def is_empty(self) -> bool:
-        """True while nothing is known."""
-        return not self._rows
 
     def observe(self, rows: int, latency_s: float, now: float) -> None:
         """Learn from a batch.
@@ -129,6 +126,7 @@ class LatencyProfile:
                 weight, size = total, size + other_size
             pools.append((latency_s, weight, size))
         self._rows = rows
+        self.is_empty = not rows
         self._latencies = [latency_s for latency_s, _, size in pools for _ in range(size)]
 
     def latency_s(self, rows: int) -> float:

@@ -158,9 +158,12 @@ class GrpcInference:
             else:
                 call.reply(checked(asked.answer(query, prediction), self._max_answer_bytes))
 
-        with self._dispatcher.statistics.refusals:
+        try:
             check_in_time(self._dispatcher, call)
             asked = self._understand(call.message, call.arrival, call.deadline, settle)
+        except SkysailError as error:
+            self._dispatcher.statistics.refusals.count(error)
+            raise
         return asked.query
 
     async def model_stream_infer(self, stream: Stream) -> None:
@@ -180,9 +183,9 @@ class GrpcInference:
             session.answer(name, answer)
 
         try:
-            with self._dispatcher.statistics.refusals:
-                asked = self._understand(message, session.arrival, session.deadline, settle)
+            asked = self._understand(message, session.arrival, session.deadline, settle)
         except SkysailError as error:
+            self._dispatcher.statistics.refusals.count(error)
             session.answer(name, _stream_error(_id_of(message), error))
         else:
             session.asked(name, asked.query)
