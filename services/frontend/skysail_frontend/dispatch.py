@@ -193,7 +193,6 @@ class Dispatcher:
         parts = parts_of(query, serving.max_batch_size)
         # Before any of them can end and take the others along.
         self._endings.num_unsettled += len(parts)
-        self._endings.unsettled_bytes += query.input_bytes
         for part in parts:
             if part.is_settled:
                 continue

@@ -42,7 +42,7 @@ class Endings:
         self.num_unsettled = 0
         """Queries that were submitted and neither settled nor cancelled."""
         self.unsettled_bytes = 0
-        """Their inputs; those of a large query count twice, as a whole and in parts."""
+        """Their inputs."""
         self._clock = clock
         self._statistics = statistics
         self._caching = caching

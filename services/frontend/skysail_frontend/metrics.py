@@ -196,7 +196,7 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
             latency.add_metric((*name, str(rows)), latency_s)
         for replica in version.replicas:
             key = (*name, replica.container_id)
-            ready.add_metric(key, replica.is_ready)
+            ready.add_metric(key, version.is_ready(replica))
             in_flight.add_metric(key, replica.num_in_flight)
             backlog.add_metric(key, max(0.0, replica.free_at - now))
     cache = dispatcher.caching.cache

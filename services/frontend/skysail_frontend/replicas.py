@@ -132,11 +132,18 @@ class Replica:
             self._closed.set()
 
     def send(self, batch: Batch) -> None:
-        """Send a batch; leaves in this turn."""
+        """Send a batch; leaves in this turn, or is lost if it cannot be sent."""
         assert self._link is not None
         self._in_flight[batch.batch_id] = batch
         self.num_in_flight = len(self._in_flight)
-        self._link.send(_encode(batch))
+        try:
+            self._link.send(_encode(batch))
+        except Exception:
+            log.exception("batch not sent", extra={"container": self.container_id})
+            self._in_flight.pop(batch.batch_id, None)
+            self.num_in_flight = len(self._in_flight)
+            # As an attempt: a query that is to blame is sent alone in the end, and then given up.
+            self._dispatcher.batches_lost(self._version, [batch], has_died=True)
 
     def link_received(self, message: bytes) -> None:
         """Settle the queries of the batch that this answers."""

@@ -42,7 +42,7 @@ def parts_of(query: Query, max_rows: int) -> list[Query]:
         parts.append(part)
     joint.parts = parts
     query.parts = parts
-    query.inputs = ()
+    query.inputs, query.input_bytes = (), 0
     return parts
 
 

@@ -91,7 +91,7 @@ class BatchReplica(Protocol):
         ...
 
     def send(self, batch: Batch) -> None:
-        """Send a batch; leaves in this turn."""
+        """Send a batch; leaves in this turn, or is lost if it cannot be sent."""
         ...
 
 
@@ -172,17 +172,12 @@ class VersionDispatcher:
     @property
     def num_ready(self) -> int:
         """Replicas that take batches, now or once they have answered; not those that stalled."""
-        num_ready = len([True for replica in self.replicas if replica.is_ready])
-        if self._overdue:
-            now = self._clock()
-            num_ready -= len(
-                [
-                    True
-                    for replica, batch in self._overdue.items()
-                    if replica.is_ready and batch.is_stalled(now)
-                ]
-            )
-        return num_ready
+        return len([True for replica in self.replicas if self.is_ready(replica)])
+
+    def is_ready(self, replica: BatchReplica) -> bool:
+        """Tell whether a replica takes batches, now or once it has answered."""
+        overdue = self._overdue.get(replica)
+        return replica.is_ready and (overdue is None or not overdue.is_stalled(self._clock()))
 
     def refusal(self, query: Query, now: float, following_rows: int = 0) -> ShedReason | None:
         """Return why a query that has just arrived is not to wait, or None if it may.
@@ -302,12 +297,7 @@ class VersionDispatcher:
             queue_wait_s.observe(now - query.arrival)
         self.statistics.batch_rows.observe(batch.rows)
         self._in_flight[batch] = replica
-        try:
-            replica.send(batch)
-        except Exception:
-            # Otherwise the replica would count as busy with it for ever.
-            self._landed(batch, now)
-            raise
+        replica.send(batch)
         return batch.overdue_at
 
     def _ask_others_for_overdue(self, now: float) -> float:

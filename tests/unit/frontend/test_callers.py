@@ -2,9 +2,8 @@
 
 import pytest
 
-from skysail_common.errors import DeadlineExceeded, Overloaded
+from skysail_common.errors import Overloaded
 from skysail_frontend.batching.policies import ShedReason
-from skysail_frontend.query import Outcome
 from skysail_frontend.routes import Application
 from unit.frontend.parts import Frontend, application, doubled, served
 
@@ -52,19 +51,6 @@ def test_callbacks_that_always_fail_do_not_keep_others_from_their_answers():
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_a_batch_that_cannot_be_sent_does_not_occupy_its_replica():
-    frontend = Frontend(served(), function=doubled)
-    send, frontend.replica.send = frontend.replica.send, None
-    bad = frontend.submit(within_s=0.1)
-    frontend.loop.turn()
-    frontend.replica.send = send
-    good = frontend.submit(within_s=1.0)
-    frontend.loop.turn()
-    assert frontend.settled[good].outcome is Outcome.OK
-    frontend.loop.advance(0.2)
-    assert isinstance(frontend.settled[bad].error, DeadlineExceeded)
-
-
 # Callers that go away.
 
 
@@ -108,6 +94,16 @@ def test_the_inputs_of_all_that_wait_are_bounded():
     frontend.dispatcher.cancel(first)
     assert frontend.submit(rows=1) not in frontend.settled
     assert second not in frontend.settled
+    frontend.loop.advance(1.0)
+    assert frontend.dispatcher.unsettled_bytes == 0
+
+
+def test_a_query_that_is_asked_in_parts_counts_once():
+    frontend = Frontend(served(max_batch_size=4), with_replicas=False)
+    query = frontend.query(rows=10)
+    size_bytes = query.input_bytes
+    frontend.dispatcher.submit(query)
+    assert frontend.dispatcher.unsettled_bytes == size_bytes == 10 * 24
     frontend.loop.advance(1.0)
     assert frontend.dispatcher.unsettled_bytes == 0
 

@@ -396,6 +396,47 @@ async def test_a_replica_is_ready_once_its_link_is_open(monkeypatch):
     linked.running.cancel()
 
 
+async def test_what_could_not_be_sent_is_sent_again(linked):
+    send, failures = linked.link.send, [RuntimeError("no"), MemoryError()]
+
+    def failing_at_first(message):
+        if failures:
+            raise failures.pop()
+        send(message)
+
+    linked.link.send = failing_at_first
+    queries = [linked.frontend.submit() for _ in range(2)]
+    await turns()
+    while linked.replica.num_in_flight:
+        linked.link.answer()
+        await turns()
+    assert [linked.outcome(query) for query in queries] == [Outcome.OK] * 2
+
+
+async def test_a_query_that_cannot_be_sent_fails_without_those_sent_with_it(
+    linked, monkeypatch, caplog
+):
+    bad, *others = queries = [linked.frontend.query(within_s=10.0) for _ in range(3)]
+    encode = replicas._encode
+
+    def encode_others(batch):
+        if bad in batch.queries:
+            raise ValueError("too large")
+        return encode(batch)
+
+    monkeypatch.setattr(replicas, "_encode", encode_others)
+    for query in queries:
+        linked.frontend.dispatcher.submit(query)
+    await turns()
+    assert isinstance(linked.frontend.settled[bad].error, ModelFailed)
+    assert "batch not sent" in caplog.text
+    while linked.replica.num_in_flight:
+        linked.link.answer()
+        await turns()
+    assert [linked.outcome(query) for query in others] == [Outcome.OK] * 2
+    assert linked.frontend.dispatcher.num_unsettled == 0
+
+
 @pytest.mark.parametrize(
     ("error", "level"),
     [

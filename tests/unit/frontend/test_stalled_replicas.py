@@ -1,10 +1,13 @@
 """Replicas that stop answering, and when callers are asked to come again."""
 
+import re
+
 import pytest
 
 from skysail_common.errors import ModelFailed, NoReadyReplica, Overloaded
 from skysail_frontend.batching.batcher import LAST_ATTEMPT
 from skysail_frontend.batching.policies import ShedReason
+from skysail_frontend.metrics import MetricsPage
 from skysail_frontend.query import Outcome, Query
 from unit.frontend.known_latency import (
     frontend_with,
@@ -60,6 +63,21 @@ def test_once_all_replicas_are_stalled_what_comes_is_refused_at_once():
     [query] = send(frontend, within_s=1.0)
     frontend.replicas[1].answer()
     assert frontend.settled[query].outcome is Outcome.OK
+
+
+def test_the_metrics_say_of_a_stalled_replica_that_it_is_not_ready():
+    frontend, _ = overdue(2, within_s=100.0)
+
+    def ready() -> list[str]:
+        page = MetricsPage(frontend.dispatcher, dict).text().decode()
+        return re.findall('skysail_replica_ready{container="(.*?)".* 1.0', page)
+
+    assert ready() == ["c0", "c1"]
+    frontend.replicas[1].answer()
+    frontend.loop.advance(6.0)
+    assert ready() == ["c1"]
+    frontend.replicas[0].answer()
+    assert ready() == ["c0", "c1"]
 
 
 def test_a_slow_model_is_stalled_only_after_many_times_what_its_batches_take():
