@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from skysail_common.errors import DeadlineExceeded, ModelFailed
 from skysail_common.serving_options import PolicyName
 from skysail_frontend.query import Outcome, Query
-from skysail_frontend.version_dispatcher import QueryError
+from skysail_frontend.version_dispatcher import Batch, QueryError
 from unit.frontend.known_latency import (
     frontend_with,
     held,
@@ -532,3 +532,39 @@ class ReplicasAtWork(RuleBasedStateMachine):
 
 TestReplicas = ReplicasAtWork.TestCase
 TestReplicas.settings = settings(max_examples=20, stateful_step_count=40)
+
+
+# A stream of urgent queries.
+
+
+@pytest.mark.parametrize(
+    ("load", "at_least_s", "at_most_s"), [(0.9, 0.0, 0.1), (1.1, 2.0, 3.0), (2.0, 2.0, 3.0)]
+)
+def test_a_query_with_much_time_waits_for_most_of_it_only_under_overload(
+    load, at_least_s, at_most_s
+):
+    frontend = frontend_with(1, max_batch_size=1)
+    replica, loop = frontend.replicas[0], frontend.loop
+    send_to_replica = replica.send
+
+    def send_and_answer(batch: Batch) -> None:
+        send_to_replica(batch)
+        loop.call_later(line(1), lambda: replica.answer(batch, compute_s=line(1)))
+
+    def stream(seconds: float) -> list[Query]:
+        queries, until = [], frontend.clock() + seconds
+        while frontend.clock() < until:
+            queries.append(frontend.submit(within_s=0.5))
+            loop.advance(line(1) / load)
+        return queries
+
+    replica.send = send_and_answer
+    stream(1.0)
+    patient = frontend.submit(within_s=3.0)
+    urgent = stream(3.0)
+    loop.advance(1.0)
+    assert at_least_s <= frontend.settled[patient].total_s <= at_most_s
+    # Those that are beyond the capacity are refused, and the others are in time.
+    errors = [error for query in urgent if (error := frontend.settled[query].error) is not None]
+    assert len(errors) == pytest.approx(len(urgent) * max(0.0, 1 - 1 / load), abs=0.1 * len(urgent))
+    assert {error.backlog.reason for error in errors} <= {"hopeless"}
