@@ -12,7 +12,7 @@ import numpy as np
 
 from skysail_common.conversions import narrowed
 from skysail_common.errors import InvalidInput, ModelFailed
-from skysail_common.json_or_text import element_of
+from skysail_common.json_or_text import elements_of
 from skysail_common.tensors import Array, Content, DataType, TensorSpec
 
 Calling = Literal["array", "keywords", "mapping", "list"]
@@ -78,7 +78,8 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
     if hasattr(value, "detach"):
         # A torch tensor may belong to a graph or be on a GPU.
         value = value.detach().cpu()
-    if _has_mask(value):
+    kinds = _kinds(value)
+    if not kinds <= _UNMASKED and _has_mask(value):
         raise ModelFailed(
             f"{name!r} has masked elements, which no datatype holds; fill them, such as by "
             ".filled(float('nan'))"
@@ -97,7 +98,7 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
             f"{name!r} has numpy type {array.dtype}, which no datatype holds; convert it to "
             "numbers or texts"
         )
-    if array.dtype == np.float64 and not hasattr(value, "dtype"):
+    if array.dtype == np.float64 and not hasattr(value, "dtype") and not kinds <= _FLOATS:
         # Of a list with integers and fractions numpy rounds the integers.
         _check_integers(name, array, value)
     return array
@@ -106,14 +107,17 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
 def _has_mask(value: Any) -> bool:
     """Return whether an array, or one in a list, has elements that its mask hides."""
     if isinstance(value, (list, tuple)):
-        kinds = set(map(type, value))
-        return any(issubclass(kind, _MAY_HAVE_MASKS) for kind in kinds) and any(
-            map(_has_mask, value)
-        )
+        return not _kinds(value) <= _UNMASKED and any(map(_has_mask, value))
     return isinstance(value, np.ma.MaskedArray) and bool(np.ma.is_masked(value))
 
 
-_MAY_HAVE_MASKS = (np.ma.MaskedArray, list, tuple)
+def _kinds(value: Any) -> set[type]:
+    """Return the types of the elements of a list, or that of another value."""
+    return set(map(type, value)) if isinstance(value, (list, tuple)) else {type(value)}
+
+
+_FLOATS = {float, np.float64, np.float32, np.float16}
+_UNMASKED = {bool, int, float, str, bytes, np.ndarray, *np.sctypeDict.values()}
 _LARGEST_EXACT = 2.0**53
 
 
@@ -128,7 +132,7 @@ def _check_integers(name: str, array: Array, value: Any) -> None:
 def _array_of_objects(name: str, array: Array, takes_missing: bool) -> Array:
     """Return objects that are texts as they are, and those that are numbers as their own type."""
     elements = array.ravel().tolist()
-    if all(isinstance(each, (str, bytes)) for each in elements):
+    if _kinds(elements) <= _TEXTS or all(isinstance(each, (str, bytes)) for each in elements):
         return array
     plain = [math.nan if takes_missing and _is_missing(each) else each for each in elements]
     if all(isinstance(each, _NUMBERS) for each in plain):
@@ -144,6 +148,7 @@ def _array_of_objects(name: str, array: Array, takes_missing: bool) -> Array:
     )
 
 
+_TEXTS = {str, bytes}
 _NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 
@@ -172,7 +177,7 @@ def _texts(result: Any) -> Array:
             "it must return a list with an element for each input"
         )
     array = np.empty(len(result), dtype=object)
-    array[:] = [element_of(element) for element in result]
+    array[:] = elements_of(result)
     return array
 
 

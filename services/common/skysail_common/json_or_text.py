@@ -14,14 +14,24 @@ import enum
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from skysail_common.errors import ModelFailed
 
+_FIRST_OF_JSON = frozenset(' \t\n\r"{[-0123456789tfnNI')
 _BEGIN_OF_JSON = re.compile(r'[ \t\n\r]*(?:["{\[]|-?[0-9]|true|false|null|NaN|-?Infinity)')
+
+
+def elements_of(values: Sequence[Any]) -> list[str]:
+    """Return the elements that texts and values are written as (see `element_of`)."""
+    # Most texts need no more than a look at their first character.
+    return [
+        value if type(value) is str and value[:1] not in _FIRST_OF_JSON else element_of(value)
+        for value in values
+    ]
 
 
 def element_of(value: Any) -> str:
@@ -56,7 +66,6 @@ def value_of(element: str) -> Any:
 
 
 def _may_be_json(text: str) -> bool:
-    # Most texts need no more than a look at their first character.
     if _BEGIN_OF_JSON.match(text) is None:
         return False
     try:

@@ -207,11 +207,9 @@ def _encoded(spec: TensorSpec, array: Array, rows: Sequence[int]) -> list[bytes]
 
 
 def _as_bytes(spec: TensorSpec, array: Array) -> list[bytes]:
-    elements = [
-        element.encode() if isinstance(element, str) else element
-        for element in array.ravel().tolist()
-    ]
-    if spec.content is not Content.BINARY and bytes in map(type, array.ravel().tolist()):
+    given = array.ravel().tolist()
+    elements = [element.encode() if isinstance(element, str) else element for element in given]
+    if spec.content is not Content.BINARY and bytes in map(type, given):
         _check_text(spec, elements)
     return elements
 
