@@ -57,15 +57,15 @@ class Caching:
         kin.followers[query] = None
         self._count(query, query.rows)
 
-    def lead(self, query: Query) -> None:
-        """Let a query lead those like it, those of an earlier leader too."""
-        key = query.cache_key
-        if key is not None:
-            kin = self._kin.get(key)
-            if kin is None:
-                self._kin[key] = _Kin(query)
-            else:
-                kin.leader = query
+    def lead(self, query: Query) -> Query | None:
+        """Let a query lead those like it, and return the earlier leader of them, if any."""
+        assert query.cache_key is not None
+        kin = self._kin.get(query.cache_key)
+        if kin is None:
+            self._kin[query.cache_key] = _Kin(query)
+            return None
+        earlier, kin.leader = kin.leader, query
+        return earlier
 
     def answered(
         self,
@@ -118,15 +118,17 @@ class Caching:
         """Forget a query and all like it, and return those others."""
         assert query.cache_key is not None
         kin = self._kin.pop(query.cache_key)
-        for each in kin.followers:
-            self._count(each, -each.rows)
+        if kin.followers:
+            self._count(query, -sum([each.rows for each in kin.followers]))
         return [each for each in (kin.leader, *kin.followers) if each is not query]
 
     def _count(self, query: Query, rows: int) -> None:
         assert query.version is not None
         identity = query.version.identity
-        self.following_rows[identity] += rows
-        if not self.following_rows[identity]:
+        rows += self.following_rows[identity]
+        if rows:
+            self.following_rows[identity] = rows
+        else:
             del self.following_rows[identity]
 
     def forget(self, identity: str) -> None:

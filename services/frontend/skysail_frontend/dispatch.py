@@ -251,8 +251,7 @@ class Dispatcher:
     def _enqueue(self, version: VersionDispatcher, query: Query, now: float) -> None:
         self._deadlines.watch(query, now)
         if query.cache_key is not None:
-            leader = self.caching.leader(query)
-            self.caching.lead(query)
+            leader = self.caching.lead(query)
             if leader is not None and leader.is_queued and not leader.num_in_flight:
                 # The newcomer is more urgent: its answer is the leader's too.
                 version.queue.remove(leader)

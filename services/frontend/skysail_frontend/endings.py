@@ -60,7 +60,8 @@ class Endings:
         for query in self._caching.answered(leader, outputs, now, keeps=keeps):
             if query.is_settled:
                 continue
-            self.leave_queue(query)
+            if query.is_queued:
+                self.leave_queue(query)
             if isinstance(answer, QueryError):
                 explanation = f"the model failed: {answer.error.message}"
                 self.give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, answer.error, now)

@@ -223,7 +223,7 @@ class VersionDispatcher:
             now: The present instant.
         """
         if leader.is_queued:
-            return self.batcher.rank(query) >= self.batcher.rank(leader)
+            return not self.batcher.is_before(query, leader)
         if not leader.num_in_flight:
             return False
         answer_at = leader.answer_at

@@ -89,9 +89,11 @@ class Batcher:
     def _later_s(self, query: Query) -> float:
         return (query.priority - DEFAULT_PRIORITY) * self._options.priority_step_s
 
-    def rank(self, query: Query) -> float:
-        """Return the instant by which queries are ordered: the deadline, moved by the priority."""
-        return query.deadline + self._later_s(query)
+    def is_before(self, query: Query, other: Query) -> bool:
+        """Tell whether a query is more urgent: by the deadline, moved by the priority."""
+        if query.priority == other.priority:
+            return query.deadline < other.deadline
+        return query.deadline + self._later_s(query) < other.deadline + self._later_s(other)
 
     def observe(self, rows: int, latency_s: float, budget_s: float, now: float) -> None:
         """Learn from a batch.
