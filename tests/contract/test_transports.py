@@ -27,6 +27,7 @@ from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.contract import Call, Server, Stream, Transport
 from skysail_common.rpc.transports import open_transport
 from skysail_testing.certificates import Certificate
+from skysail_testing.clock import FakeClock
 
 SERVICE = "skysail.test.Test"
 UNARY = f"/{SERVICE}/Unary"
@@ -732,6 +733,24 @@ async def test_calls_that_were_cancelled_before_they_are_handled_are_not(native)
         assert channel is not None
 
 
+async def test_a_turn_ends_after_a_large_message_that_took_long(native):
+    clock = FakeClock()
+    native._clock = clock
+    handled: list[bytes] = []
+
+    def handler(call: Call) -> None:
+        handled.append(call.message)
+        clock.advance(0.1)
+
+    native.server([SERVICE], {UNARY: handler}, {})
+    message = bytes(1024 * 1024)
+    native._taken.extend((each, UNARY, message, None, None, clock()) for each in range(3))
+    for number in (1, 2, 3):
+        native._handle_calls()
+        assert len(handled) == number
+    assert not native._taken
+
+
 @pytest.mark.parametrize("answer", [None, b"default", InvalidInput("wrong")])
 async def test_a_call_that_waited_too_long_is_answered_by_its_late_handler_or_refused(
     native, answer: bytes | SkysailError | None
@@ -752,7 +771,7 @@ async def test_a_call_that_waited_too_long_is_answered_by_its_late_handler_or_re
     native.server([SERVICE], {UNARY: echo}, {}, late={UNARY: late})
     # Each had a second when it arrived; two fifths of it are the most that it may wait.
     now = MONOTONIC()
-    for call_id, age_s in ((1, 0.3), (2, 0.5)):
+    for call_id, age_s in ((1, 0.1), (2, 0.5)):
         arrival = now - age_s
         native._taken.append((call_id, UNARY, b"x", arrival + 1.0, None, arrival))
     native._handle_calls()

@@ -46,6 +46,8 @@ _LONGEST_WAIT = 0.4
 _MAX_TAKEN = 20_000
 """Calls that may wait to be handled."""
 _CLOCK_EVERY = 16
+_LARGE_BYTES = 64 * 1024
+"""Size of a message from which the clock is read after each."""
 
 
 class NativeTransport:
@@ -250,8 +252,6 @@ class NativeTransport:
         while taken:
             call_id, path, message, deadline, headers, arrival = taken.popleft()
             number += 1
-            if not number % _CLOCK_EVERY:
-                now = self._clock()
             if call_id in self._gone:
                 self._gone.discard(call_id)
                 continue
@@ -262,6 +262,8 @@ class NativeTransport:
                 self._turn_away(call_id, call)
             else:
                 handle(self._unary[path], call)
+            if not number % _CLOCK_EVERY or len(message) > _LARGE_BYTES:
+                now = self._clock()
             if now > end and taken:
                 # What came in the meantime has its turn, and batches leave.
                 self._is_handling_due = True
