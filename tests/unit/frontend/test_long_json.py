@@ -1,4 +1,5 @@
 import json
+import time
 import tracemalloc
 
 import numpy as np
@@ -135,3 +136,11 @@ async def test_names_do_not_make_json_of_other_texts(text):
 async def test_long_arrays_have_names_of_numbers_too():
     text = json.dumps([[float("nan"), 2.0]] * 5000).encode()
     assert await whole(await parse_json(text, Turn())) == [[None, 2.0]] * 5000
+
+
+def test_a_string_without_an_end_takes_no_quadratic_time():
+    text = b'[NaN, "' + b'\\"' * 15_000
+    begin = time.thread_time()
+    with pytest.raises(InvalidInput, match="Error parsing JSON"):
+        long_json._parsed(text)
+    assert time.thread_time() - begin < 0.2

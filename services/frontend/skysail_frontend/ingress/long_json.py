@@ -27,8 +27,11 @@ LONG_BYTES = 32 * 1024
 _MAX_VALUES = 50_000
 """Values of a text outside of its long arrays."""
 
-_NAMES = re.compile(rb'("(?:[^"\\]|\\.)*")|\bNaN\b|(-?\bInfinity\b)')
-"""Strings, and numbers that JSON has no names for; `json.dumps` of Python writes these by default."""
+_NAMES = re.compile(rb'("(?:[^"\\]|\\.)*"?)|\bNaN\b|(-?\bInfinity\b)', re.DOTALL)
+"""Strings, and numbers that JSON has no names for; `json.dumps` of Python writes these by default.
+
+A string without an end is one too: looked for at each quote, its end would take quadratic time.
+"""
 
 _STEP = np.zeros(256, np.int8)
 _STEP[[ord("["), ord("{")]] = 1
@@ -118,7 +121,7 @@ def _parsed(text: bytes | bytearray | memoryview) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        named = _NAMES.sub(_in_json, text)
+        named = _NAMES.sub(_in_json, text) if len(text) <= LONG_BYTES else text
         if named == text:
             raise InvalidInput(f"Error parsing JSON: {error}") from error
     return _parsed(named)
