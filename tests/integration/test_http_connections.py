@@ -185,3 +185,32 @@ def test_another_host_is_not_served_on_loopback(working: RunningCluster):
         working.http, b"GET /v2 HTTP/1.1\r\nhost: a.example:80\r\nconnection: close\r\n\r\n"
     )
     assert answer.startswith(b"HTTP/1.1 421 ")
+
+
+def test_connect_is_refused(working: RunningCluster):
+    answer = send(working.http, b"CONNECT x:1 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_client_that_leaves_between_its_answers_leaves_no_mistake(working: RunningCluster):
+    """The fixture looks for it in the log."""
+    head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+    request = head % (INFER.encode(), len(BODY)) + BODY
+    host, _, port = working.http.rpartition(":")
+    for _ in range(20):
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(request * 15)
+            assert connection.recv(10)
+
+
+def test_a_client_that_offers_another_protocol_is_answered(working: RunningCluster):
+    """As Java's does with its first request."""
+    head = (
+        f"POST {INFER} HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        f"Content-Length: {len(BODY)}\r\nHost: localhost\r\n"
+        "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\n"
+    )
+    last = b"GET /v2 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    answers = send(working.http, head.encode() + BODY + last)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert b"[2.0,2.0,2.0]" in answers

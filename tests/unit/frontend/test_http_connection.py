@@ -29,8 +29,16 @@ POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+UPGRADE = (
+    # As Java's client sends it.
+    b"POST /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 4\r\n"
+    b"Host: localhost:1337\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+    b"Upgrade: h2c\r\nUser-Agent: Java-http-client/21\r\n\r\n"
+)
+
+
 class Transport(asyncio.Transport):
-    """Keeps what is written."""
+    """Keeps what is written; as uvloop's, it fails once it is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,9 +46,12 @@ class Transport(asyncio.Transport):
         self.unsent = 0
         self.is_closed = False
         self.is_aborted = False
+        self.is_lost = False
         self.is_reading = True
 
     def write(self, data: Any) -> None:
+        if self.is_lost:
+            raise RuntimeError("the handler is closed")
         self.written += data
 
     def write_eof(self) -> None:
@@ -292,6 +303,65 @@ async def test_requests_in_a_row_are_answered_up_to_a_number():
     assert 16 <= count <= 18
     assert transport.written.count(b"connection: close") == 1
     assert transport.is_closed
+
+
+@pytest.mark.parametrize("target", [b"x:1", b"http://x/", b"/"])
+@pytest.mark.parametrize("before", [b"", GET])
+async def test_nothing_is_served_as_a_proxy(before, target):
+    connection, transport = Server().connect()
+    if before:
+        connection.data_received(before)
+        await turns()
+    connection.data_received(b"CONNECT %b HTTP/1.1\r\nhost: x\r\n\r\nabc" % target)
+    assert statuses(transport) == [200, 400] if before else [400]
+    assert error(transport) == "cannot serve CONNECT: this server is no proxy"
+
+
+async def test_a_target_that_is_no_path_is_refused():
+    connection, transport = Server().connect()
+    connection.data_received(b"GET x HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert statuses(transport) == [400]
+    assert error(transport).startswith("cannot read the request: ")
+
+
+@pytest.mark.parametrize("num_pieces", [1, 2, 400])
+@pytest.mark.parametrize("num_requests", [1, 5])
+async def test_an_offer_of_another_protocol_is_passed_over(num_pieces, num_requests):
+    server = Server(replace(LIMITS, max_requests=100))
+    connection, transport = server.connect()
+    data = (UPGRADE + b"abcd") * num_requests + POST + b"abcd"
+    step = -(-len(data) // num_pieces)
+    for begin in range(0, len(data), step):
+        connection.data_received(data[begin : begin + step])
+    for _ in range(num_requests):
+        await turns()
+    assert statuses(transport) == [200] * (num_requests + 1)
+    assert transport.written.count(b"\r\n\r\n4") == num_requests + 1
+    assert not transport.is_closed
+
+
+async def test_offers_of_other_protocols_are_as_many_as_requests_in_a_row():
+    server = Server(replace(LIMITS, max_requests=100))
+    connection, transport = server.connect()
+    connection.data_received((UPGRADE + b"abcd") * 1000)
+    for _ in range(20):
+        await turns()
+    assert set(statuses(transport)) == {200}
+    assert transport.is_closed
+
+
+async def test_nobody_answers_a_client_that_left(caplog):
+    server = Server(replace(LIMITS, max_requests=100))
+    server.may_answer.clear()
+    connection, transport = server.connect()
+    connection.data_received((POST + b"abcd") * 5)
+    await turns()
+    connection.connection_lost(None)
+    transport.is_lost = True
+    server.may_answer.set()
+    await turns()
+    assert (transport.written, caplog.text, len(server.arrivals)) == (b"", "", 1)
+    assert not server.state.tasks
 
 
 async def test_connections_beyond_the_limit_are_refused():

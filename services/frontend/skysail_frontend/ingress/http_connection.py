@@ -12,7 +12,7 @@ import httptools
 import orjson
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from skysail_common.clock import NEVER, Clock
@@ -72,6 +72,7 @@ class HttpConnection(HttpToolsProtocol):
         self._limits = config.limits
         self._normal_app = self.app
         self._refusal: _Refusal | None = None
+        self._running: RequestResponseCycle | None = None
         self._is_ending = False
         self._is_leaving = False
         self._leaves_at = _end_of(config.limits.max_connection_age_s, config.clock())
@@ -105,8 +106,13 @@ class HttpConnection(HttpToolsProtocol):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Let go of everything, and tell all who still answer that nobody reads it."""
         self._unset_keepalive_if_required()
+        # uvicorn itself tells the newest request only, which may wait for the others.
+        self.pipeline.clear()
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._cancel_timers()
         super().connection_lost(exc)
 
@@ -117,19 +123,32 @@ class HttpConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         num_events = self._num_events
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # No other protocol is spoken here; the request is answered as it stands.
-            pass
+            self._parse(data)
         except httptools.HttpParserError as error:
-            refusal = self._refusal or _Refusal(400, f"cannot read the request: {error}")
-            self._refuse_rest(refusal)
+            cause = error.__context__ or error
+            self._refuse_rest(self._refusal or _Refusal(400, f"cannot read the request: {cause}"))
             return
         self._quiet_bytes = self._quiet_bytes + len(data) if num_events == self._num_events else 0
         if self._quiet_bytes > self._limits.max_head_bytes:
             self._refuse_rest(self._head_too_large())
             return
         self._watch()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Java's client offers HTTP/2 with each first request. The parser takes what follows for
+            # that protocol, and does not when it reads the same head without the offer. Requests in
+            # a row are few, and so are the calls inside of each other.
+            (end,) = upgrade.args
+            self._parse(self._head_without_upgrade() + data[end:])
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % each for each in self.headers if each[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def pause_writing(self) -> None:
         """Bound how long, and with how much, a client that does not read its answer is kept."""
@@ -179,13 +198,18 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""
-        self._owes = "body"
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._raise(400, "cannot serve CONNECT: this server is no proxy")
+            # It is read once more.
+            return
         # The instant counts from here: while the loop is busy, handlers run much later.
         arrival = self._shared.clock()
         cast(dict[str, Any], self.scope)["arrival"] = arrival
         is_busy = len(self.tasks) >= self._limits.max_requests
         self.app = cast(Any, self._shared.busy_app) if is_busy else self._normal_app
         super().on_headers_complete()
+        self._owes = "body"
         if self._shared.is_draining or arrival >= self._leaves_at:
             self.cycle.keep_alive = False
 
@@ -202,8 +226,9 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is whole."""
         self._num_events += 1
-        self._owes = ""
-        super().on_message_complete()
+        if self._owes == "body":
+            self._owes = ""
+            super().on_message_complete()
 
     # What the server calls.
 
@@ -220,6 +245,10 @@ class HttpConnection(HttpToolsProtocol):
             self._close_when_idle(self._limits.drain_idle_s)
 
     # Helpers.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, cast(Any, app))
 
     def _close_when_idle(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
