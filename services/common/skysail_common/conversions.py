@@ -71,6 +71,8 @@ def narrowed(name: str, array: Array, datatype: DataType) -> Array:
         InvalidInput: a number does not fit; the message names it.
     """
     target: np.dtype[Any] = datatype.dtype
+    if array.dtype == target and datatype is not DataType.BF16:
+        return array
     if target.kind in "iu" and array.size:
         limits = np.iinfo(target)
         for extreme in (int(array.min()), int(array.max())):

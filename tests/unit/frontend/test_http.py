@@ -1,12 +1,17 @@
+import asyncio
+from collections.abc import Callable
+
 import numpy as np
 import orjson
 import pytest
 from starlette.requests import Request
 
-from skysail_common.errors import InvalidInput, ModelFailed, all_errors
-from skysail_frontend.ingress.http import http_status, json_response
-from skysail_frontend.ingress.http_bodies import BodyTooLarge, read_body
+from skysail_common.errors import InvalidInput, ModelFailed, NoReadyReplica, all_errors
+from skysail_frontend.ingress.http import http_status, json_response, predict_all
+from skysail_frontend.ingress.http_bodies import BodyTooLarge, headers_of, read_body
 from skysail_frontend.ingress.http_limits import HttpMemory
+from skysail_frontend.query import Query, Settle
+from unit.frontend.parts import Frontend, TurningLoop, doubled, served, turns
 
 
 def request_of(*messages: dict, **headers: str) -> Request:
@@ -22,7 +27,7 @@ def request_of(*messages: dict, **headers: str) -> Request:
 
 async def read(request: Request, max_bytes: int) -> bytes:
     with HttpMemory().request() as held:
-        return await read_body(request, max_bytes, held)
+        return await read_body(request, headers_of(request), max_bytes, held)
 
 
 def part(body: bytes, *, is_last: bool = False) -> dict:
@@ -77,3 +82,45 @@ def test_arrays_of_every_layout_become_lists(array):
 
 def test_every_error_is_an_http_error():
     assert all(400 <= http_status(kind("no")) <= 599 for kind in all_errors())
+
+
+Make = Callable[[Settle], Query]
+
+
+def made_by(frontend: Frontend, before: Callable[[], None] = lambda: None) -> Make:
+    def make(settle: Settle) -> Query:
+        query = frontend.query()
+        query.settle = settle
+        before()
+        return query
+
+    return make
+
+
+async def test_a_client_that_goes_away_cancels_its_queries():
+    frontend = Frontend(served(), loop=TurningLoop)
+    request = request_of()
+    client_left = request.scope["client_left"] = asyncio.get_running_loop().create_future()
+    makes = [made_by(frontend), made_by(frontend)]
+    asking = asyncio.ensure_future(predict_all(request, frontend.dispatcher, makes))
+    await turns()
+    assert frontend.dispatcher.num_unsettled == 2
+    client_left.set_result(None)
+    with pytest.raises(InvalidInput, match="the client went away"):
+        await asking
+    assert frontend.dispatcher.num_unsettled == 0
+
+
+async def test_a_query_made_for_a_version_that_is_replaced_meanwhile_never_reaches_the_next():
+    frontend = Frontend(served(artifact_sha256="a"), loop=TurningLoop)
+
+    def redeploy() -> None:
+        frontend.apply(served(artifact_sha256="b"))
+        frontend.add_replica(function=doubled)
+
+    makes = [made_by(frontend), made_by(frontend, redeploy), made_by(frontend)]
+    found = await predict_all(request_of(), frontend.dispatcher, makes)
+    errors = [type(prediction.error) for _, prediction in found]
+    assert errors == [NoReadyReplica, NoReadyReplica, type(None)]
+    old, new = frontend.replicas
+    assert (old.sizes, new.sizes) == ([], [1])

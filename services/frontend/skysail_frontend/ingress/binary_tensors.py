@@ -13,12 +13,13 @@ from skysail_common.tensors import DataType, Tensor, join_bytes_elements
 from skysail_frontend.routes import ServedVersion
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+JSON_LENGTH_KEY = JSON_LENGTH_HEADER.lower().encode()
 
 
 class BinaryBody:
     """The body of a request: its JSON, and what is behind it."""
 
-    def __init__(self, content: bytes, json_length: str | None) -> None:
+    def __init__(self, content: bytes, json_length: bytes | None) -> None:
         """Parts the body.
 
         Args:
@@ -66,12 +67,12 @@ class BinaryBody:
             raise InvalidInput(f"the body has {left} bytes more than its inputs take")
 
 
-def _length(text: str, content: bytes) -> int:
+def _length(text: bytes, content: bytes) -> int:
     # More digits than any body has bytes are no number, which int() would refuse in another way.
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= len(content)):
+    if not (text.isdigit() and len(text) < 20 and int(text) <= len(content)):
         raise InvalidInput(
             f"{JSON_LENGTH_HEADER} must be the length of the JSON, at most the {len(content)} "
-            f"bytes of the body, got {text[:40]!r}"
+            f"bytes of the body, got {text[:40].decode('latin-1')!r}"
         )
     return int(text)
 

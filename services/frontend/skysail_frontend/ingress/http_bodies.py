@@ -1,12 +1,12 @@
 """Bodies of HTTP requests: read, held against limits, and decompressed in turns."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from skysail_common.errors import InvalidInput
-from skysail_frontend.ingress.binary_tensors import JSON_LENGTH_HEADER
+from skysail_frontend.ingress.binary_tensors import JSON_LENGTH_KEY
 from skysail_frontend.ingress.http_limits import MIB, Held
 from skysail_frontend.ingress.turns import Turn, join
 
@@ -27,11 +27,21 @@ _STEP_BYTES = 16 * 1024
 _MAX_STEP_BYTES = 256 * 1024
 
 
+def headers_of(request: Request) -> Mapping[bytes, bytes]:
+    """Return the headers of a request by their names in lower case; of several, the last.
+
+    Starlette's own are searched, and their names encoded, for each that is asked for.
+    """
+    return dict(request.scope["headers"])
+
+
 class BodyTooLarge(InvalidInput):
     """The body of a request is larger than this server takes."""
 
 
-async def read_body(request: Request, max_bytes: int, held: Held) -> bytes:
+async def read_body(
+    request: Request, headers: Mapping[bytes, bytes], max_bytes: int, held: Held
+) -> bytes:
     """Return the body of a request, decompressed if it came by gzip or deflate.
 
     Raises:
@@ -40,20 +50,23 @@ async def read_body(request: Request, max_bytes: int, held: Held) -> bytes:
         InvalidInput: it is not what its headers say.
         Overloaded: all requests together hold too much.
     """
-    declared = request.headers.get("content-length", "")
+    declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > max_bytes:
-        raise BodyTooLarge(f"the body is {declared} bytes; the limit is {max_bytes}")
-    _check_type(request.headers.get("content-type", "").lower())
-    encoding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
-    if encoding not in ("", "identity", *_WINDOW_BITS):
-        raise InvalidInput(
-            f"the body has content encoding {encoding[:40]!r}; known are gzip, deflate"
-        )
+        raise BodyTooLarge(f"the body is {int(declared)} bytes; the limit is {max_bytes}")
+    if b"content-type" in headers:
+        _check_type(headers[b"content-type"].decode("latin-1").lower())
+    encoding = ""
+    if b"content-encoding" in headers:
+        encoding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
+        if encoding not in ("", "identity", *_WINDOW_BITS):
+            raise InvalidInput(
+                f"the body has content encoding {encoding[:40]!r}; known are gzip, deflate"
+            )
     body = await _received(request, max_bytes, held)
     if encoding not in _WINDOW_BITS:
         return body
     # What a tensor of zeros gains is not known beforehand, and costs no more than its bytes.
-    is_binary = JSON_LENGTH_HEADER in request.headers
+    is_binary = JSON_LENGTH_KEY in headers
     gained = max_bytes if is_binary else max(_FREE_GAIN_BYTES, _MAX_GAIN * len(body))
     return await _decompressed(body, encoding, max_bytes, gained, held)
 
@@ -70,15 +83,17 @@ def _check_type(content_type: str) -> None:
 async def _received(request: Request, max_bytes: int, held: Held) -> bytes:
     parts: list[bytes] = []
     size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > max_bytes:
-                raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes")
-            held.add(len(part))
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise InvalidInput("the client went away before the end of its request") from error
+    has_more = True
+    while has_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidInput("the client went away before the end of its request")
+        part, has_more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size > max_bytes:
+            raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes")
+        held.add(len(part))
+        parts.append(part)
     return await join(parts)
 
 

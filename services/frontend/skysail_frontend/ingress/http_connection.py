@@ -73,6 +73,7 @@ class HttpConnection(HttpToolsProtocol):
         self._normal_app = self.app
         self._refusal: _Refusal | None = None
         self._running: RequestResponseCycle | None = None
+        self._client_left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_ending = False
         self._is_leaving = False
         self._leaves_at = _end_of(config.limits.max_connection_age_s, config.clock())
@@ -113,6 +114,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._running is not None:
             self._running.disconnected = True
             self._running.message_event.set()
+        self._client_left.set_result(None)
         self._cancel_timers()
         super().connection_lost(exc)
 
@@ -183,13 +185,17 @@ class HttpConnection(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """Take a part of the target."""
         self._num_events += 1
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > self._limits.max_head_bytes:
+            self._raise_head()
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or a trailer."""
         self._num_events += 1
-        self._count_head(len(name) + len(value) + 4)
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._limits.max_head_bytes:
+            self._raise_head()
         if len(self.headers) >= self._limits.max_headers:
             limit = self._limits.max_headers
             text = f"cannot take the request: it has more than {limit} headers (http_max_headers)"
@@ -203,9 +209,10 @@ class HttpConnection(HttpToolsProtocol):
                 self._raise(400, "cannot serve CONNECT: this server is no proxy")
             # It is read once more.
             return
+        scope = cast(dict[str, Any], self.scope)
         # The instant counts from here: while the loop is busy, handlers run much later.
-        arrival = self._shared.clock()
-        cast(dict[str, Any], self.scope)["arrival"] = arrival
+        arrival = scope["arrival"] = self._shared.clock()
+        scope["client_left"] = self._client_left
         is_busy = len(self.tasks) >= self._limits.max_requests
         self.app = cast(Any, self._shared.busy_app) if is_busy else self._normal_app
         super().on_headers_complete()
@@ -246,20 +253,18 @@ class HttpConnection(HttpToolsProtocol):
 
     # Helpers.
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, cast(Any, app))
+        super()._start_asgi_task(cycle, app)
 
     def _close_when_idle(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
         close = self.timeout_keep_alive_handler
         self.timeout_keep_alive_task = self.loop.call_later(seconds, close)
 
-    def _count_head(self, num_bytes: int) -> None:
-        self._head_bytes += num_bytes
-        if self._head_bytes > self._limits.max_head_bytes:
-            refusal = self._head_too_large()
-            self._raise(refusal.status, str(refusal))
+    def _raise_head(self) -> None:
+        refusal = self._head_too_large()
+        self._raise(refusal.status, str(refusal))
 
     def _head_too_large(self) -> _Refusal:
         limit = self._limits.max_head_bytes

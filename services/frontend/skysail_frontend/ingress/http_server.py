@@ -6,11 +6,11 @@ import socket
 import ssl
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from math import ceil
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,6 +36,9 @@ _LOOK_EVERY_S = 0.05
 """Time between two looks at whether all clients have left."""
 
 _MAX_ERROR_CHARS = 4096
+_MAX_AUTHORITY = 300
+_MAX_HOSTS = 100
+"""Values of the header `Host` that are kept with what is made of them."""
 
 
 def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -> ASGIApp:
@@ -70,15 +73,16 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
         },
     )
 
+    @lru_cache(_MAX_HOSTS)
+    def is_served(authority: str) -> bool:
+        host = host_of(authority)
+        # Probes by HTTP/1.0 name none; a browser always does. Those of Kubernetes and Prometheus
+        # name the address of the pod.
+        return not host or host in allowed_hosts or is_address(host)
+
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            allowed_hosts
-            # Probes by HTTP/1.0 name none; a browser always does.
-            and (host := host_of(Headers(scope=scope).get("host", "")))
-            and host not in allowed_hosts
-            # Probes of Kubernetes and Prometheus name the address of the pod.
-            and not is_address(host)
-        ):
+        if allowed_hosts and not is_served(authority := _authority(scope)):
+            host = host_of(authority)
             text = f"host {host[:200]!r} is not served here; see the setting http_allowed_hosts"
             await json_response({"error": text}, 421)(scope, receive, send)
             return
@@ -89,6 +93,14 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
         await app(scope, receive, send)
 
     return serve
+
+
+def _authority(scope: Scope) -> str:
+    """Return the beginning of the header `Host`; no name is longer."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            return str(value[:_MAX_AUTHORITY].decode("latin-1"))
+    return ""
 
 
 def _error_response(request: Request, error: SkysailError) -> Response:

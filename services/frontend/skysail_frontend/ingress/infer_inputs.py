@@ -13,7 +13,6 @@ from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
 from skysail_frontend.ingress.long_json import (
     LONG_BYTES,
     LongArray,
-    elements_of,
     parse_json,
     tensor_of_json,
 )
@@ -96,16 +95,18 @@ class InferInputs:
         if self._version is None:
             # Such a query is answered without its inputs.
             return []
-        tensors: list[Tensor] = []
         # One too many is named when all are checked.
         most = len(self._specs) + 1
-        async for each in elements_of(inputs, self._turn):
-            if len(tensors) == most:
-                model = self._version.name.model_name
-                raise InvalidInput(
-                    f"the request has more than {most} inputs; model '{model}' takes "
-                    f"{', '.join(self._specs)}"
-                )
+        if isinstance(inputs, LongArray):
+            inputs = await inputs.first(most + 1, self._turn)
+        if len(inputs) > most:
+            model = self._version.name.model_name
+            raise InvalidInput(
+                f"the request has more than {most} inputs; model '{model}' takes "
+                f"{', '.join(self._specs)}"
+            )
+        tensors: list[Tensor] = []
+        for each in inputs:
             tensors.append(await self._tensor(each))
             await self._turn.end_if_long()
         self._body.check_end()

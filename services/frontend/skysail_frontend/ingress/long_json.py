@@ -72,6 +72,19 @@ class LongArray:
             yield elements
             begin = end + 1
 
+    async def first(self, count: int, turn: Turn) -> list[Any]:
+        """Return the first elements, at least so many if there are.
+
+        Raises:
+            InvalidInput: they are not JSON.
+        """
+        found: list[Any] = []
+        async for elements in self.slices(turn):
+            found += elements
+            if len(found) >= count:
+                break
+        return found
+
 
 async def parse_json(text: bytes | memoryview, turn: Turn) -> Any:
     """Return the value of a JSON text, in which long arrays are `LongArray`.
@@ -257,8 +270,7 @@ async def tensor_of_json(
         InvalidInput: as `array_of_json`, or it has more elements than it may.
     """
     if not isinstance(value, LongArray):
-        array = array_of_json(name, value, datatype)
-        return replace(from_numpy(name, array.ravel()), shape=array.shape)
+        return from_numpy(name, array_of_json(name, value, datatype))
     if not max_axes:
         raise InvalidInput(f"input {name!r} has too many dimensions")
     rows, axes, data = 0, None, []

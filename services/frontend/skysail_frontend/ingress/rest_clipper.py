@@ -23,7 +23,7 @@ from skysail_frontend.ingress.http import (
     deadline_of,
     predict_all,
 )
-from skysail_frontend.ingress.http_bodies import read_body
+from skysail_frontend.ingress.http_bodies import headers_of, read_body
 from skysail_frontend.ingress.http_limits import Held, HttpMemory
 from skysail_frontend.ingress.infer_inputs import json_member
 from skysail_frontend.ingress.json_answers import json_text, row_text
@@ -98,9 +98,10 @@ class RestClipper:
         All is converted before any is asked: a bad input refuses the whole request.
         """
         arrival = arrival_of(request, self._dispatcher)
-        deadline = deadline_of(request, arrival)
+        headers = headers_of(request)
+        deadline = deadline_of(headers, arrival)
         application = self._dispatcher.table.application(request.path_params["application"])
-        content = await read_body(request, self._max_bytes, held)
+        content = await read_body(request, headers, self._max_bytes, held)
         body = await parse_json(content, turn)
         if not isinstance(body, dict) or not ("input" in body or "input_batch" in body):
             raise InvalidInput(

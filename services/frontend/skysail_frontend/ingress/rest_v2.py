@@ -15,6 +15,7 @@ from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.binary_tensors import (
     JSON_LENGTH_HEADER,
+    JSON_LENGTH_KEY,
     BinaryBody,
     raw_tensor,
 )
@@ -25,7 +26,7 @@ from skysail_frontend.ingress.http import (
     json_response,
     predict,
 )
-from skysail_frontend.ingress.http_bodies import read_body
+from skysail_frontend.ingress.http_bodies import headers_of, read_body
 from skysail_frontend.ingress.http_limits import Held, HttpMemory
 from skysail_frontend.ingress.infer_inputs import InferInputs, json_member, json_object
 from skysail_frontend.ingress.infer_parameters import (
@@ -82,12 +83,13 @@ class RestV2:
         """Return the paths and their handlers."""
         models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         return [
+            # The first that fits is taken, and looked for in this order.
+            *(Route(f"{path}/infer", self.infer, methods=["POST"]) for path in models),
             Route("/v2", self.server_metadata),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
             *(Route(path, self.model_metadata) for path in models),
             *(Route(f"{path}/ready", self.model_ready) for path in models),
-            *(Route(f"{path}/infer", self.infer, methods=["POST"]) for path in models),
         ]
 
     async def server_metadata(self, request: Request) -> Response:
@@ -147,9 +149,10 @@ class RestV2:
         turn = Turn(self._dispatcher.clock)
         with self._dispatcher.statistics.refusals:
             arrival = arrival_of(request, self._dispatcher)
-            deadline = deadline_of(request, arrival)
-            content = await read_body(request, self._max_bytes, held)
-            body = BinaryBody(content, request.headers.get(JSON_LENGTH_HEADER))
+            headers = headers_of(request)
+            deadline = deadline_of(headers, arrival)
+            content = await read_body(request, headers, self._max_bytes, held)
+            body = BinaryBody(content, headers.get(JSON_LENGTH_KEY))
             target = self._target(request)
             if body.is_raw:
                 asked = _raw(body, target)
@@ -249,9 +252,11 @@ async def _answer(
     ]
     # Before it is written as JSON, which would keep all others waiting.
     check_size(sum(len(tensor.data) for tensor in tensors), max_bytes)
-    outputs: list[bytes] = []
-    binary: list[Tensor] = []
-    for tensor in tensors:
+    parts = [json_text(answer)[:-1], b',"outputs":[']
+    binary: list[bytes] = []
+    for index, tensor in enumerate(tensors):
+        if index:
+            parts.append(b",")
         output: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype.name,
@@ -259,15 +264,15 @@ async def _answer(
         }
         if asked.wanted.get(tensor.name, asked.is_binary):
             output["parameters"] = {"binary_data_size": len(tensor.data)}
-            binary.append(tensor)
-            outputs.append(json_text(output))
+            binary.append(tensor.data)
+            parts.append(json_text(output))
         else:
             data = await elements_text(tensor, turn)
-            outputs.append(await join([json_text(output)[:-1], b',"data":', data, b"}"]))
-    begin = b'%b,"outputs":[' % json_text(answer)[:-1]
-    text = await join([begin, await join(outputs, b","), b"]}"])
+            parts += (json_text(output)[:-1], b',"data":', data, b"}")
+    parts.append(b"]}")
+    json_length = sum(map(len, parts))
+    body = checked(await join(parts + binary), max_bytes)
     if not binary:
-        return Response(checked(text, max_bytes), media_type="application/json")
-    headers = {JSON_LENGTH_HEADER: str(len(text))}
-    body = checked(await join([text, *(tensor.data for tensor in binary)]), max_bytes)
+        return Response(body, media_type="application/json")
+    headers = {JSON_LENGTH_HEADER: str(json_length)}
     return Response(body, 200, headers, "application/octet-stream")

@@ -34,6 +34,8 @@ async def free(items: list[Any], turn: Turn) -> None:
 
 async def join(parts: list[bytes], separator: bytes = b"") -> bytes:
     """Return the parts as one; a long copy is made beside the loop."""
+    if len(parts) == 1:
+        return parts[0]
     if sum(map(len, parts)) < _LONG_COPY_BYTES:
         return separator.join(parts)
     # CPython lets other threads run while it joins long parts.
