@@ -1,3 +1,4 @@
+import base64
 import json
 import time
 import tracemalloc
@@ -9,14 +10,17 @@ from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import DataType, to_numpy
-from skysail_frontend.ingress import long_json
+from skysail_frontend.ingress import long_json, long_texts
+from skysail_frontend.ingress.json_values import parsed
 from skysail_frontend.ingress.long_json import LongArray, parse_json, tensor_of_json
+from skysail_frontend.ingress.long_texts import LongText, decoded
 from skysail_frontend.ingress.turns import Turn
 
 TEXTS = st.text('a",[]{}\\é\n', max_size=30)
+NAMES = st.text('a"[\\é', max_size=4)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-1000, 1000) | TEXTS,
-    lambda inner: st.lists(inner, max_size=12) | st.dictionaries(TEXTS, inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=12) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=60,
 )
 
@@ -25,6 +29,7 @@ VALUES = st.recursive(
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of some bytes are long."""
     monkeypatch.setattr(long_json, "LONG_BYTES", 32)
+    monkeypatch.setattr(long_texts, "_STEP_BYTES", 32)
 
 
 async def whole(value: object) -> object:
@@ -32,6 +37,8 @@ async def whole(value: object) -> object:
     if isinstance(value, LongArray):
         slices = [each async for each in value.slices(Turn())]
         return [await whole(each) for elements in slices for each in elements]
+    if isinstance(value, LongText):
+        return b"".join(await value.parts(Turn())).decode()
     if isinstance(value, dict):
         return {key: await whole(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -123,8 +130,8 @@ async def test_values_beside_long_arrays_are_bounded(unit):
 
 async def test_names_that_python_writes_for_numbers_are_read():
     value = {"input": [float("nan"), float("inf"), float("-inf"), 1.5], "NaN": 'Infinity "NaN" \\'}
-    parsed = await parse_json(json.dumps(value).encode(), Turn())
-    assert parsed == {"input": [None, "Infinity", "-Infinity", 1.5], "NaN": 'Infinity "NaN" \\'}
+    read = await parse_json(json.dumps(value).encode(), Turn())
+    assert read == {"input": [None, "Infinity", "-Infinity", 1.5], "NaN": 'Infinity "NaN" \\'}
 
 
 @pytest.mark.parametrize("text", ["NaNNaN", "[+Infinity]", "[NaN", '["NaN]', "nan", "[1NaN]"])
@@ -142,5 +149,91 @@ def test_a_string_without_an_end_takes_no_quadratic_time():
     text = b'[NaN, "' + b'\\"' * 15_000
     begin = time.thread_time()
     with pytest.raises(InvalidInput, match="Error parsing JSON"):
-        long_json._parsed(text)
+        parsed(text)
     assert time.thread_time() - begin < 0.2
+
+
+@pytest.mark.parametrize("unit", [b'"%200d":1,', b" ", b"x", b'"a":"%200d",'])
+async def test_bytes_beside_long_values_are_bounded(unit):
+    text = b'{"a":[' + b"1," * 20_000 + b"1]," + unit.replace(b"%200d", b"a" * 200) * 1_100_000
+    with pytest.raises(InvalidInput, match="more than 1048576 bytes of JSON beside the data"):
+        await parse_json(text, Turn())
+
+
+async def test_a_long_name_is_refused():
+    with pytest.raises(InvalidInput, match="a name of more than 32768 bytes"):
+        await parse_json(json.dumps({"a" * 40_000: 1}).encode(), Turn())
+
+
+# Long texts.
+
+CHARACTERS = st.text(st.sampled_from('aé€😀\\"/\n'), max_size=200)
+
+
+@pytest.mark.usefixtures("_short")
+@settings(max_examples=500)
+@given(value=CHARACTERS, ascii_only=st.booleans(), spaces=st.integers(0, 40))
+async def test_a_text_read_in_parts_is_that_of_the_whole(value, ascii_only, spaces):
+    text = " " * spaces + json.dumps([value, {"a": value}], ensure_ascii=ascii_only)
+    assert await whole(await parse_json(text.encode(), Turn())) == [value, {"a": value}]
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\\ud83d",
+        b"\\ude00",
+        b"\\x",
+        b"\\u12g",
+        b"\n",
+        b"\xff",
+        b"\xc3",
+        b"\x80" * 5,
+        b"\xed\xa0\xbd",
+    ],
+)
+@pytest.mark.parametrize("before", range(24, 40))
+async def test_a_broken_text_is_refused_wherever_it_is_cut(text, before):
+    value = await parse_json(b'"' + b"a" * before + text + b"b" * 30 + b'"', Turn())
+    assert isinstance(value, LongText)
+    with pytest.raises(InvalidInput, match="Error parsing JSON"):
+        await value.parts(Turn())
+
+
+@pytest.mark.usefixtures("_short")
+@given(data=st.binary(min_size=30, max_size=200), ascii_only=st.booleans())
+async def test_base64_is_decoded_in_parts(data, ascii_only):
+    text = base64.b64encode(data)
+    if ascii_only:
+        # As PHP writes it.
+        text = text.replace(b"/", b"\\/")
+    value = LongText(memoryview(b'"%b"' % text))
+    assert b"".join(await decoded("x", value, Turn())) == data
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize(
+    "text", [b"A" * 33, b"A" * 30 + b"==AAAA", b"A" * 62 + b"==" + b"A" * 64, b"A" * 40 + b" " * 40]
+)
+async def test_what_is_not_base64_is_refused_in_parts_too(text):
+    with pytest.raises(InvalidInput, match="input 'x' is not base64"):
+        await decoded("x", LongText(memoryview(b'"%b"' % text)), Turn())
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize("value", ["a" * 100, ["b", "é" * 50, "c" * 33], [["a" * 50], ["b"]]])
+async def test_long_texts_become_the_tensor_that_short_ones_become(value):
+    long = await parse_json(json.dumps(value).encode(), Turn())
+    assert isinstance(long, (LongArray, LongText))
+    tensor = await tensor_of_json("x", long, DataType.BYTES, 10, Turn())
+    expected = await tensor_of_json("x", value, DataType.BYTES, 10, Turn())
+    assert (tensor.shape, tensor.data) == (expected.shape, expected.data)
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize("value", ["a" * 100, ["a" * 100]])
+async def test_a_long_text_is_no_number(value):
+    long = await parse_json(json.dumps(value).encode(), Turn())
+    with pytest.raises(InvalidInput, match="takes numbers, got"):
+        await tensor_of_json("x", long, DataType.FP64, 100, Turn())

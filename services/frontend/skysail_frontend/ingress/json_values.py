@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 from itertools import takewhile
 from typing import Any
 
@@ -34,6 +35,35 @@ _KINDS: dict[str, tuple[str, set[type]]] = {
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 """What stands for the numbers that JSON has not, as in the JSON of Protocol Buffers."""
 _INFINITIES = {name: number for number, name in _NAMES.items()}
+
+_PYTHON_NAMES = re.compile(rb'("(?:[^"\\]|\\.)*"?)|\bNaN\b|(-?\bInfinity\b)', re.DOTALL)
+"""Strings, and numbers that JSON has no names for; `json.dumps` of Python writes these by default.
+
+A string without an end is one too: looked for at each quote, its end would take quadratic time.
+"""
+_MAX_NAMED_BYTES = 32 * 1024
+"""Length up to which a text is searched for those names, which takes 15 ms at worst."""
+
+
+def parsed(text: bytes | bytearray | memoryview) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        InvalidInput: it is not JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        named = _PYTHON_NAMES.sub(_in_json, text) if len(text) <= _MAX_NAMED_BYTES else text
+        if named == text:
+            raise InvalidInput(f"Error parsing JSON: {error}") from error
+    return parsed(named)
+
+
+def _in_json(found: re.Match[bytes]) -> bytes:
+    """Return what JSON has in the place of a name; a string stays as it is."""
+    text, infinity = found.groups()
+    return text or (b'"%b"' % infinity if infinity else b"null")
 
 
 def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
@@ -132,8 +162,17 @@ def row_of_json(spec: TensorSpec, value: Any) -> Tensor:
 def _decoded(name: str, value: Any) -> bytes:
     if not isinstance(value, str):
         raise InvalidInput(f"input {name!r} takes bytes as a base64 text, got {_shown(value)}")
+    return base64_bytes(name, value)
+
+
+def base64_bytes(name: str, text: str | bytes) -> bytes:
+    """Return the bytes of an input that a text holds as base64.
+
+    Raises:
+        InvalidInput: it is not base64.
+    """
     try:
-        return base64.b64decode(value, validate=True)
+        return base64.b64decode(text, validate=True)
     except ValueError as error:
         raise InvalidInput(f"input {name!r} is not base64: {error}") from error
 

@@ -1,12 +1,12 @@
 """JSON texts of any length, parsed in turns: orjson keeps the loop for as long as it parses.
 
-A long text is cut at its long arrays. Each is parsed when somebody asks for it, some elements at a
-time, so that members that nobody knows cost no more than a look at their bytes.
+What is long is cut at its long arrays and texts. Each is parsed when somebody asks for it, in parts,
+so that members that nobody knows cost no more than a look at their bytes. The rest, the outline, is
+parsed at once, and bounded.
 
     {"inputs": [{"name": "x", "data": LongArray}]}      LongArray.slices() ─► [1, 2, …], [3, …]
 """
 
-import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -14,24 +14,19 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import Array, DataType, Tensor, from_numpy
-from skysail_frontend.ingress.json_values import array_of_json
+from skysail_frontend.ingress.json_values import array_of_json, parsed
+from skysail_frontend.ingress.long_texts import LongText, element_of
 from skysail_frontend.ingress.turns import Turn, join
 
 LONG_BYTES = 32 * 1024
 """Length up to which a text is parsed at once, which takes 4 ms at worst."""
 
 _MAX_VALUES = 50_000
-"""Values of a text outside of its long arrays."""
-
-_NAMES = re.compile(rb'("(?:[^"\\]|\\.)*"?)|\bNaN\b|(-?\bInfinity\b)', re.DOTALL)
-"""Strings, and numbers that JSON has no names for; `json.dumps` of Python writes these by default.
-
-A string without an end is one too: looked for at each quote, its end would take quadratic time.
-"""
+_MAX_OUTLINE_BYTES = 1024 * 1024
+"""Values, and bytes, of a text outside of its long arrays and texts."""
 
 _STEP = np.zeros(256, np.int8)
 _STEP[[ord("["), ord("{")]] = 1
@@ -45,6 +40,10 @@ class _Window(NamedTuple):
     characters: Array
     depth: int
     """Arrays and objects that are open where the window begins."""
+    ended: tuple[int, int] | None
+    """The string that ends here and began before, from quote to quote."""
+    open_string: int
+    """Where the string begins that is open at the end of the window, or -1."""
 
 
 class LongArray:
@@ -66,7 +65,7 @@ class LongArray:
             if len(part) > LONG_BYTES:
                 elements = [await parse_json(part, turn)]
             else:
-                elements = _parsed(b"".join((b"[", part, b"]")))
+                elements = parsed(b"".join((b"[", part, b"]")))
                 if not elements and (begin or end < len(text)):
                     raise InvalidInput("Error parsing JSON: an element of an array is missing")
             yield elements
@@ -87,63 +86,55 @@ class LongArray:
 
 
 async def parse_json(text: bytes | memoryview, turn: Turn) -> Any:
-    """Return the value of a JSON text, in which long arrays are `LongArray`.
+    """Return the value of a JSON text, in which long arrays and texts are such.
 
     Raises:
-        InvalidInput: it is not JSON, or has too many values outside of long arrays.
+        InvalidInput: it is not JSON, or has too much outside of long arrays and texts.
     """
     if len(text) <= LONG_BYTES:
-        return _parsed(text)
+        return parsed(text)
     text = memoryview(text)
-    spans = await _long_arrays(text, turn)
-    outline, arrays = bytearray(), {}
+    spans = await _long_values(text, turn)
+    outline = bytearray()
+    values: dict[str, LongArray | LongText] = {}
     # No text of the client reads like it.
     mark, end = secrets.token_hex(16), 0
     for begin, next_end in spans:
         name = f"{mark}{begin}"
-        arrays[name] = LongArray(text[begin:next_end])
+        kind = LongText if text[begin] == ord('"') else LongArray
+        values[name] = kind(text[begin:next_end])
         outline += text[end:begin]
         outline += f'"{name}"'.encode()
         end = next_end
     outline += text[end:]
     if len(outline) > LONG_BYTES:
         await _check_values(memoryview(outline), turn)
-    top = [_parsed(outline)]
-    if arrays:
-        _put(arrays, top)
+    top = [parsed(outline)]
+    if values:
+        _put(values, top)
     return top[0]
 
 
-def _put(arrays: dict[str, LongArray], top: list[Any]) -> None:
-    """Put long arrays where their names are."""
+def _put(values: dict[str, LongArray | LongText], top: list[Any]) -> None:
+    """Put long values where their names are."""
     # Without recursion: orjson takes texts that are nested more deeply than Python's calls may be.
     containers: list[Any] = [top]
     while containers:
         container = containers.pop()
         items = container.items() if isinstance(container, dict) else enumerate(container)
         for key, value in items:
-            if key in arrays:
-                raise InvalidInput("Error parsing JSON: the name of a member is an array")
+            if key in values:
+                raise _wrong_name(values[key])
             if isinstance(value, (dict, list)):
                 containers.append(value)
-            elif isinstance(value, str) and value in arrays:
-                container[key] = arrays[value]
+            elif isinstance(value, str) and value in values:
+                container[key] = values[value]
 
 
-def _parsed(text: bytes | bytearray | memoryview) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        named = _NAMES.sub(_in_json, text) if len(text) <= LONG_BYTES else text
-        if named == text:
-            raise InvalidInput(f"Error parsing JSON: {error}") from error
-    return _parsed(named)
-
-
-def _in_json(found: re.Match[bytes]) -> bytes:
-    """Return what JSON has in the place of a name; a string stays as it is."""
-    text, infinity = found.groups()
-    return text or (b'"%b"' % infinity if infinity else b"null")
+def _wrong_name(name: LongArray | LongText) -> InvalidInput:
+    if isinstance(name, LongText):
+        return InvalidInput(f"the JSON has a name of more than {LONG_BYTES} bytes")
+    return InvalidInput("Error parsing JSON: the name of a member is an array")
 
 
 def _windows(text: memoryview) -> Iterator[_Window]:
@@ -152,7 +143,7 @@ def _windows(text: memoryview) -> Iterator[_Window]:
     Raises:
         InvalidInput: brackets or strings do not end, or end more often than they begin.
     """
-    depth, is_inside, is_escaped = 0, False, False
+    depth, string, is_escaped = 0, -1, False
     for begin in range(0, len(text), LONG_BYTES):
         window = bytes(text[begin : begin + LONG_BYTES])
         if is_escaped:
@@ -162,22 +153,40 @@ def _windows(text: memoryview) -> Iterator[_Window]:
             is_escaped = (len(window) - len(window.rstrip(b"\\"))) % 2 == 1
             window = window.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
         characters = np.frombuffer(window, np.uint8)
-        if is_inside or b'"' in window:
-            inside = (np.cumsum(characters == ord('"'), dtype=np.int32) + is_inside) & 1
-            is_inside = bool(inside[-1])
+        ended = None
+        if string >= 0 or b'"' in window:
+            inside = (np.cumsum(characters == ord('"'), dtype=np.int32) + (string >= 0)) & 1
+            if string >= 0 and (end := window.find(b'"')) >= 0:
+                ended, string = (string, begin + end + 1), -1
+            if not inside[-1]:
+                string = -1
+            elif string < 0:
+                string = begin + window.rfind(b'"')
             # Quotes stay; those that begin a string count as inside, and mean nothing below.
             characters = np.where(inside, ord(" "), characters)
-        yield _Window(begin, characters, depth)
+        yield _Window(begin, characters, depth, ended, string)
         depth += int(_STEP[characters].sum(dtype=np.int32))
         if depth < 0:
             break
-    if depth or is_inside:
+    if depth or string >= 0:
         raise InvalidInput("Error parsing JSON: brackets or quotes do not match")
 
 
-async def _long_arrays(text: memoryview, turn: Turn) -> list[tuple[int, int]]:
-    """Return where the outermost long arrays begin and end."""
+async def _long_values(text: memoryview, turn: Turn) -> list[tuple[int, int]]:
+    """Return where the outermost long arrays and texts begin and end.
+
+    Raises:
+        InvalidInput: there is too much outside of them, or brackets or strings do not match.
+    """
     found: list[tuple[int, int]] = []
+    num_inside = 0
+
+    def add(begin: int, end: int) -> None:
+        nonlocal num_inside
+        if end - begin > LONG_BYTES:
+            found.append((begin, end))
+            num_inside += end - begin
+
     # Begin of the outermost array that is open, and the depth outside of it.
     opened: tuple[int, int] | None = None
     for window in _windows(text):
@@ -193,10 +202,20 @@ async def _long_arrays(text: memoryview, turn: Turn) -> list[tuple[int, int]]:
             end = window.begin + int(places[closing[0]]) + 1
             if text[end - 1] != ord("]"):
                 raise InvalidInput("Error parsing JSON: an array ends with a brace")
-            if end - begin > LONG_BYTES:
-                found.append((begin, end))
+            add(begin, end)
             places, depths = places[closing[0] + 1 :], depths[closing[0] + 1 :]
+        elif window.ended is not None:
+            add(*window.ended)
         opened = _opened(window, places, depths)
+        if opened is None:
+            end = window.begin + len(window.characters)
+            if window.open_string >= 0:
+                end = window.open_string
+            if end - num_inside > _MAX_OUTLINE_BYTES:
+                raise InvalidInput(
+                    f"the body has more than {_MAX_OUTLINE_BYTES} bytes of JSON beside the data "
+                    "of its inputs; leave out what no input needs"
+                )
         await turn.end_if_long()
     return found
 
@@ -269,6 +288,8 @@ async def tensor_of_json(
     Raises:
         InvalidInput: as `array_of_json`, or it has more elements than it may.
     """
+    if isinstance(value, LongText) and datatype is DataType.BYTES:
+        return Tensor(name, datatype, (), await element_of(await value.parts(turn)))
     if not isinstance(value, LongArray):
         return from_numpy(name, array_of_json(name, value, datatype))
     if not max_axes:
@@ -276,7 +297,7 @@ async def tensor_of_json(
     rows, axes, data = 0, None, []
     async for elements in value.slices(turn):
         sole = elements[0] if len(elements) == 1 else None
-        if isinstance(sole, LongArray):
+        if isinstance(sole, (LongArray, LongText)):
             part = await tensor_of_json(name, sole, datatype, max_elements, turn, max_axes - 1)
             part = replace(part, shape=(1, *part.shape))
         else:

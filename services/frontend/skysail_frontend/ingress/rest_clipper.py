@@ -34,6 +34,7 @@ from skysail_frontend.ingress.long_json import (
     parse_json,
     tensor_of_json,
 )
+from skysail_frontend.ingress.long_texts import LongText, decoded, element_of
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
 from skysail_frontend.ingress.turns import Turn, free, join
@@ -179,6 +180,10 @@ async def _row(target: Target, value: Any, max_bytes: int, turn: Turn) -> list[T
 
 
 async def _row_of(spec: TensorSpec, value: Any, max_bytes: int, turn: Turn) -> Tensor:
+    if isinstance(value, LongText) and spec.datatype is DataType.BYTES:
+        is_text = spec.content is not Content.BINARY
+        parts = await (value.parts(turn) if is_text else decoded(spec.name, value, turn))
+        return Tensor(spec.name, spec.datatype, (1,), await element_of(parts), spec.content)
     if not isinstance(value, LongArray):
         return row_of_json(spec, value)
     if spec.datatype is DataType.BF16 or spec.content is Content.BINARY:

@@ -1,0 +1,81 @@
+"""Long texts of JSON as UTF-8 in parts: a parser keeps the loop for as long as it reads one."""
+
+import re
+
+from skysail_common.errors import InvalidInput
+from skysail_frontend.ingress.json_values import base64_bytes, parsed
+from skysail_frontend.ingress.turns import Turn, join
+
+_STEP_BYTES = 32 * 1024
+
+_PAIR_BYTES = 12
+"""Length of the longest escape, `\\ud83d\\ude00` for one character."""
+_is_first_half = re.compile(rb"\\u[dD][89abAB]..", re.DOTALL).fullmatch
+
+
+class LongText:
+    """A text of a JSON text that is not parsed yet."""
+
+    def __init__(self, text: memoryview) -> None:
+        """Takes the text from quote to quote."""
+        self._text = text[1:-1]
+
+    async def parts(self, turn: Turn) -> list[bytes]:
+        """Return its UTF-8, in parts of whole characters.
+
+        Raises:
+            InvalidInput: it is not JSON.
+        """
+        text, begin = self._text, 0
+        parts: list[bytes] = []
+        while begin < len(text):
+            end = _cut(text, begin)
+            parts.append(parsed(b'"%b"' % bytes(text[begin:end])).encode())
+            begin = end
+            await turn.end_if_long()
+        return parts
+
+
+def _cut(text: memoryview, begin: int) -> int:
+    """Return where a part may end: between two characters."""
+    end = begin + _STEP_BYTES
+    if end >= len(text):
+        return len(text)
+    # Bytes that go on with a character; of more than three the text is no UTF-8.
+    for _ in range(3):
+        end -= text[end] & 0xC0 == 0x80
+    part = bytes(text[begin:end])
+    place = part.rfind(b"\\")
+    if place < len(part) - _PAIR_BYTES:
+        return end
+    before = part[: place + 1]
+    if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
+        # The second one of a pair, which stands for a backslash.
+        return end
+    first_half = _is_first_half(part[max(0, place - 6) : place])
+    return begin + place - (6 if first_half else 0)
+
+
+async def decoded(name: str, text: LongText, turn: Turn) -> list[bytes]:
+    """Return the bytes of an input that a long text holds as base64, in parts.
+
+    Raises:
+        InvalidInput: it is not JSON, or not base64.
+    """
+    parts: list[bytes] = []
+    left, is_padded = b"", False
+    for part in await text.parts(turn):
+        if is_padded:
+            raise InvalidInput(f"input {name!r} is not base64: it goes on after its padding")
+        left += part
+        size = len(left) // 4 * 4
+        whole, left = left[:size], left[size:]
+        parts.append(base64_bytes(name, whole))
+        is_padded = b"=" in whole
+        await turn.end_if_long()
+    return [*parts, base64_bytes(name, left)]
+
+
+async def element_of(parts: list[bytes]) -> bytes:
+    """Return the data of a BYTES tensor with one element, from the parts of that."""
+    return await join([sum(map(len, parts)).to_bytes(4, "little"), *parts])
