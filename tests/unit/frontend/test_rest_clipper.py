@@ -41,14 +41,18 @@ LIST_OUTPUT = texts("output", Content.JSON_OR_TEXT)
 
 
 def doors(
-    *versions, default: object = NO_DEFAULT, function: Function | None = doubled, **options
+    *versions,
+    default: object = NO_DEFAULT,
+    function: Function | None = doubled,
+    max_bytes: int = MAX_BODY_BYTES,
+    **options,
 ) -> HttpDoors:
     versions = versions or (served(),)
     apps = [application("app", "m:", default=default), application("unrouted", default="none")]
     frontend = Frontend(
         *versions, applications=apps, loop=TurningLoop, function=function, **options
     )
-    return HttpDoors(frontend)
+    return HttpDoors(frontend, max_bytes=max_bytes)
 
 
 def taking(input_type: InputType, function: Function) -> HttpDoors:
@@ -155,6 +159,26 @@ async def test_texts_of_several_dimensions_can_be_answered():
     data = join_bytes_elements([b"a", b"b"])
     client = doors(served(signature=signature), function=lambda _: QueryOutputs([data], [(1, 2)]))
     assert (await client.post(PREDICT, {"input": [1, 2, 3]})).json()["output"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [Content.TEXT, Content.BINARY])
+@pytest.mark.parametrize("size", [5, 50_000])
+async def test_a_text_may_be_long(content, size):
+    value = "aé\n" * size
+    sent = value if content is Content.TEXT else base64.b64encode(value.encode()).decode()
+
+    def told(query):
+        (text,) = split_bytes_elements(query.inputs[0], 1)
+        return telling(f"{text.decode() == value}")
+
+    signature = Signature((texts("x", content),), (LIST_OUTPUT,))
+    client = doors(served(signature=signature), function=told, max_bytes=10**6)
+    for body in ({"input": sent}, {"input": {"x": sent}}):
+        response = await client.post(PREDICT, body)
+        assert response.json()["output"] == "True"
+    response = await client.post(PREDICT, {"input_batch": ["", sent, ""]})
+    outputs = [each["output"] for each in response.json()["batch_predictions"]]
+    assert outputs == ["False", "True", "False"]
 
 
 async def test_several_inputs_and_outputs_are_objects():
