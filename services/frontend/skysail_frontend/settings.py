@@ -116,9 +116,9 @@ class FrontendSettings(ServiceSettings):
     http_max_headers: int = Field(100, ge=1)
     """Most headers of an HTTP request; more are refused with status 431."""
 
-    http_max_memory_mib: int = Field(512, ge=1)
-    """Memory for the bodies of all HTTP requests, in MiB; requests beyond are refused with status
-    503. Unread answers may take as much again."""
+    http_max_memory_mib: int = Field(256, ge=1)
+    """Memory for the bodies of all HTTP requests, in MiB, at least four of the largest; requests
+    beyond are refused with status 503. Unread answers may take as much again."""
 
     http_allowed_hosts: str = ""
     """Hosts that HTTP requests may name, separated by commas, beside IP addresses; `*` for any. If

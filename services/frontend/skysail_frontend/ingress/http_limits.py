@@ -37,7 +37,7 @@ class HttpMemory:
     Each has the bound for itself: bodies that fill it are no reason to cut answers off.
     """
 
-    def __init__(self, max_bytes: int = 512 * MIB) -> None:
+    def __init__(self, max_bytes: int = 256 * MIB) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self.num_unread_bytes = 0
