@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ import numpy.typing as npt
 from skysail_common.errors import InvalidInput
 
 Array = npt.NDArray[np.generic]
+
+Data: TypeAlias = bytes | memoryview
+"""Data of a tensor, or the part of a message that holds them."""
 
 
 class DataType(enum.IntEnum):
@@ -219,9 +223,9 @@ class Tensor:
     content: Content = Content.BINARY
 
 
-def join_bytes_elements(elements: Iterable[bytes]) -> bytes:
+def join_bytes_elements(elements: Iterable[Data]) -> bytes:
     """Return the data of a BYTES tensor with these elements."""
-    parts: list[bytes] = []
+    parts: list[Data] = []
     for element in elements:
         parts.append(len(element).to_bytes(4, "little"))
         parts.append(element)

@@ -39,7 +39,9 @@ class Caching:
             now: The present instant.
         """
         assert query.version is not None
-        query.cache_key = (query.version.identity, tuple(query.inputs), tuple(query.variable_dims))
+        # A part of a message would keep all of it in memory.
+        query.inputs = inputs = tuple(map(bytes, query.inputs))
+        query.cache_key = (query.version.identity, inputs, tuple(query.variable_dims))
         return self.cache.get(query.cache_key, now)
 
     def leader(self, query: Query) -> Query | None:

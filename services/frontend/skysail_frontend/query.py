@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from skysail_common.errors import SkysailError, without_frames
-from skysail_common.tensors import DataType
+from skysail_common.tensors import Data, DataType
 from skysail_frontend.routes import Application, ServedVersion
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Query:
         query_id: str,
         application: Application | None,
         version: ServedVersion | None,
-        inputs: Sequence[bytes],
+        inputs: Sequence[Data],
         rows: int,
         variable_dims: Sequence[int],
         arrival: float,

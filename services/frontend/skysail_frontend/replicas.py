@@ -18,7 +18,8 @@ from skysail_common.errors import (
 from skysail_common.rpc.contract import Connector, Link
 from skysail_common.rpc.link_identity import identity_metadata
 from skysail_common.rpc.messages import latencies_from_proto
-from skysail_common.tensors import DataType
+from skysail_common.rpc.varints import varint
+from skysail_common.tensors import Data, DataType
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.routes import ReplicaEndpoint
 from skysail_frontend.version_dispatcher import (
@@ -35,6 +36,8 @@ _PATH = "/skysail.v1.ModelServer/PredictBatches"
 _FIRST_RETRY_S = 0.02
 _MAX_RETRY_S = 1.0
 _MAX_US = 2**32 - 1
+_INPUTS = b"\x1a"
+"""Number and wire type of `inputs` in a Batch."""
 
 
 class Replica:
@@ -189,20 +192,26 @@ class Replica:
 
 
 def _encode(batch: Batch) -> bytes:
+    """Return a serialized Batch, with a single copy of its data."""
     queries = batch.queries
     message = pb.Batch(id=batch.batch_id)
+    # Fields may come in any order; the rest is serialized when it is complete.
+    parts: list[Data] = [b""]
     if len(queries) == 1:
         message.rows.append(queries[0].rows)
-        message.inputs.extend(queries[0].inputs)
+        for data in queries[0].inputs:
+            parts += (_INPUTS, varint(len(data)), data)
         message.variable_dims.extend(queries[0].variable_dims)
     else:
         message.rows.extend([query.rows for query in queries])
-        message.inputs.extend(map(b"".join, zip(*[query.inputs for query in queries], strict=True)))
+        for inputs in zip(*[query.inputs for query in queries], strict=True):
+            parts += (_INPUTS, varint(sum(map(len, inputs))), *inputs)
         for query in queries:
             if query.variable_dims:
                 message.variable_dims.extend(query.variable_dims)
     message.expected_us = min(_MAX_US, int(batch.expected_s * 1e6))
-    return message.SerializeToString()
+    parts[0] = message.SerializeToString()
+    return b"".join(parts)
 
 
 def _decode(

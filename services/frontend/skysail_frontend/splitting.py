@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from skysail_common.errors import ModelFailed
-from skysail_common.tensors import DataType, TensorSpec
+from skysail_common.tensors import Data, DataType, TensorSpec
 from skysail_frontend.query import Outcome, Prediction, Query
 
 _LENGTH_BYTES = 4
@@ -47,8 +47,8 @@ def parts_of(query: Query, max_rows: int) -> list[Query]:
 
 
 def _slices(
-    spec: TensorSpec, data: bytes, rows: int, max_rows: int, dims: Sequence[int]
-) -> Iterator[bytes]:
+    spec: TensorSpec, data: Data, rows: int, max_rows: int, dims: Sequence[int]
+) -> Iterator[Data]:
     if spec.datatype is DataType.BYTES:
         yield from _bytes_slices(data, rows, max_rows, prod(spec.shape[1:]) if not dims else None)
         return
@@ -57,7 +57,7 @@ def _slices(
         yield data[first * row_bytes : (first + max_rows) * row_bytes]
 
 
-def _bytes_slices(data: bytes, rows: int, max_rows: int, elements: int | None) -> Iterator[bytes]:
+def _bytes_slices(data: Data, rows: int, max_rows: int, elements: int | None) -> Iterator[Data]:
     """Yield parts of BYTES data, whose elements each stand behind their length."""
     starts = [0]
     while starts[-1] < len(data):

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from skysail_common.errors import (
 from skysail_common.rpc.contract import LateHandler
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import DataType, Tensor, from_numpy, to_numpy
+from skysail_frontend.ingress import grpc_query
 from skysail_frontend.ingress.grpc_query import SERVICE, GrpcQuery, QueryIds
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_protos.v1 import query_pb2 as pb
@@ -146,6 +148,32 @@ def test_numbers_are_widened_to_what_the_model_takes(array, name):
     frontend = Frontend(served(), function=doubled)
     response = answer_of(ask(frontend, request_of(value=array, name=name)))
     assert values(response) == {"y": [[2.0, 4.0, 6.0]]}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [from_numpy("x", np.array([[1.0, 2.0, 3.0]]))],
+        [from_numpy("", np.array([[1, 2, 3]], "i1"))],
+        [from_numpy("x", np.array([[2**60 + 1] * 3]))],
+        [from_numpy("x", np.array([["a", "b", "c"]], object))],
+        [Tensor("x", DataType.FP64, (1, 3), bytes(25))],
+        [Tensor("x", DataType.INT8, (1, 3), b"")],
+        [from_numpy("x", np.array([[1.0, 2.0, 3.0]]))] * 2,
+        [from_numpy("y", np.array([[1.0, 2.0, 3.0]]))],
+        [],
+    ],
+)
+def test_an_answer_does_not_depend_on_where_the_data_are(tensors, monkeypatch):
+    request = pb.PredictRequest(
+        query_id="q", target="m", inputs=[tensor_to_proto(tensor) for tensor in tensors]
+    )
+    known = ask(Frontend(served(), function=doubled), request)
+    in_place = replace(grpc_query._predict_request, whole_bytes=-1)
+    monkeypatch.setattr(grpc_query, "_predict_request", in_place)
+    large = ask(Frontend(served(), function=doubled), request)
+    assert large.answer == known.answer
+    assert str(large.error) == str(known.error)
 
 
 def test_a_version_can_be_named():

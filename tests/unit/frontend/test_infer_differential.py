@@ -1,10 +1,17 @@
-"""The same bytes to a door that keeps plans and to one that never had any: the answers are equal."""
+"""The same bytes to a door that keeps plans and to one that never had any: the answers are equal.
+
+So they are where the data of a request remain in its message, as those of large requests do.
+"""
+
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skysail_common.tensors import DataType, TensorSpec, join_bytes_elements
+from skysail_frontend.ingress import grpc_inference
 from skysail_protos.inference import grpc_service_pb2 as pb
 from unit.frontend.parts import application, echoed, served, signature_of, texts
 from unit.frontend.test_infer_plans import Door
@@ -119,3 +126,22 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(requests, again):
             assert known == new
         else:
             assert (type(known), str(known)) == (type(new), str(new))
+
+
+@settings(max_examples=150)
+@given(messages())
+@example(NO_TEXT[1])
+def test_an_answer_does_not_depend_on_where_the_data_are(message):
+    with_copies, without = (
+        Door(*VERSIONS, function=echoed, applications=APPLICATIONS) for _ in range(2)
+    )
+    known = with_copies.ask(message)
+    with pytest.MonkeyPatch.context() as patched:
+        in_place = replace(grpc_inference.infer_request, whole_bytes=-1)
+        patched.setattr(grpc_inference, "infer_request", in_place)
+        large = without.ask(message)
+    assert without.num_plans == 0
+    if isinstance(known, pb.ModelInferResponse):
+        assert large == known
+    else:
+        assert (type(large), str(large)) == (type(known), str(known))

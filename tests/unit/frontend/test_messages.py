@@ -22,13 +22,28 @@ LARGE = 4 * MAX_STRUCTURE_BYTES
 """Bytes that are only parsed if they are data."""
 
 
+def whole(parser: RequestParser, message: bytes):
+    """Parse a message and put its data back where they belong."""
+    request, held = parser.parse(message)
+    if held is None:
+        return request
+    if isinstance(request, query_pb2.PredictRequest):
+        for tensor in request.inputs:
+            tensor.data = bytes(held.data(tensor.data))
+        return request
+    texts = [each.contents.bytes_contents for each in request.inputs if each.HasField("contents")]
+    for contents in (request.raw_input_contents, *texts):
+        contents[:] = [bytes(held.data(content)) for content in contents]
+    return request
+
+
 def full_request() -> pb.ModelInferRequest:
     """A request with every kind of data, each large."""
     request = pb.ModelInferRequest(model_name="m", model_version="1", id="i" * KIB)
-    request.parameters["headers"].string_param = "p" * LARGE
+    request.parameters["headers"].string_param = "p" * KIB
     request.parameters["flag"].bool_param = True
-    request.inputs.add(name="x", shape=[1, 2]).contents.fp32_contents.extend([1.5] * LARGE)
-    request.inputs.add(name="y").contents.fp64_contents.extend([1.5] * LARGE)
+    request.inputs.add(name="x", shape=[1, 2]).contents.fp32_contents.extend([1.5] * 500_000)
+    request.inputs.add(name="y").contents.fp64_contents.extend([1.5] * 100_000)
     request.inputs.add(name="z").contents.bytes_contents.append(b"t" * LARGE)
     request.inputs.add(name="u").contents.uint_contents.extend([1] * MAX_STRUCTURE_BYTES)
     request.outputs.add(name="y")
@@ -38,10 +53,10 @@ def full_request() -> pb.ModelInferRequest:
 
 def test_data_of_any_size_are_parsed():
     request = full_request()
-    assert infer.parse(request.SerializeToString()) == request
+    assert whole(infer, request.SerializeToString()) == request
     query = query_pb2.PredictRequest(query_id="i" * KIB, target="m")
     query.inputs.add(name="x", shape=[1, LARGE], data=b"d" * LARGE)
-    assert predict.parse(query.SerializeToString()) == query
+    assert whole(predict, query.SerializeToString()) == query
 
 
 @pytest.mark.parametrize(
@@ -86,12 +101,43 @@ def test_many_packed_numbers_are_refused(field):
         tensor = b"\x2a" + varint(len(contents)) + contents
         message = b"\x2a" + varint(len(tensor)) + tensor
         if is_parsed:
-            (parsed,) = infer.parse(message).inputs
+            (parsed,) = whole(infer, message).inputs
             ((_, elements),) = parsed.contents.ListFields()
             assert len(elements) == size
         else:
             with pytest.raises(InvalidInput, match="beside its data"):
                 infer.parse(message)
+
+
+@pytest.mark.parametrize("field", [6, 7])
+def test_many_packed_floats_are_refused(field):
+    for size, is_parsed in ((MAX_STRUCTURE_BYTES * 15, True), (MAX_STRUCTURE_BYTES * 17, False)):
+        contents = bytes([field << 3 | 2]) + varint(size) + bytes(size)
+        tensor = b"\x2a" + varint(len(contents)) + contents
+        message = b"\x2a" + varint(len(tensor)) + tensor
+        if is_parsed:
+            assert whole(infer, message) == pb.ModelInferRequest.FromString(message)
+        else:
+            with pytest.raises(InvalidInput, match="beside its data; send raw"):
+                infer.parse(message)
+
+
+def test_data_are_parts_of_the_message():
+    request = pb.ModelInferRequest(model_name="m", raw_input_contents=[b"r" * LARGE, b"", b"s"])
+    message = request.SerializeToString()
+    parsed, held = infer.parse(message)
+    assert len(parsed.SerializeToString()) < KIB
+    parts = [held.data(content) for content in parsed.raw_input_contents]
+    assert parts == [b"r" * LARGE, b"", b"s"]
+    assert all(part.obj is message for part in parts)
+
+
+def test_of_data_that_come_twice_the_last_count():
+    tensor = b"".join(b"\x22" + varint(size) + bytes([size % 256]) * size for size in (LARGE, 3))
+    message = b"\x22" + varint(len(tensor)) + tensor + b"\x22\x00"
+    parsed = whole(predict, message)
+    assert parsed == query_pb2.PredictRequest.FromString(message)
+    assert [each.data for each in parsed.inputs] == [b"\3\3\3", b""]
 
 
 @pytest.mark.parametrize("parser", [infer, predict, ready])
@@ -130,7 +176,9 @@ def test_groups_are_no_way_around_the_bound():
 @given(st.binary(max_size=80), st.integers(0, 80), st.integers(0, 255))
 def test_a_large_message_is_parsed_as_protobuf_parses_it(noise, position, byte):
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[bytes(LARGE)])
-    request.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.int_contents.extend([1, 2])
+    contents = request.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents
+    contents.int_contents.extend([1, 2])
+    contents.bytes_contents.extend([b"a", b""])
     head = bytearray(request.SerializeToString())
     head[position % 30] = byte
     for message in (bytes(head), bytes(head) + noise, noise + bytes(head)):
@@ -139,7 +187,7 @@ def test_a_large_message_is_parsed_as_protobuf_parses_it(noise, position, byte):
         except Exception:
             expected = None
         try:
-            parsed = infer.parse(message)
+            parsed = whole(infer, message)
         except InvalidInput as error:
             refusal = error.message
         else:

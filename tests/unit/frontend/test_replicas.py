@@ -632,3 +632,14 @@ async def test_a_replica_that_is_retired_while_it_connects_ends(monkeypatch, is_
     await turns()
     assert linked.running.done()
     assert all(link.is_closed for link in linked.connector.links)
+
+
+def test_a_batch_takes_parts_of_messages_as_they_are():
+    message = b"0123456789abcdef"
+    views = [memoryview(message)[begin : begin + 8] for begin in (0, 8)]
+    queries = [
+        Query("", None, served(), (view,), 1, (), 0.0, NEVER, lambda *_: None) for view in views
+    ]
+    for count, joined in ((1, message[:8]), (2, message)):
+        batch = Batch(1, queries[:count], 0.0)
+        assert list(pb.Batch.FromString(replicas._encode(batch)).inputs) == [joined]

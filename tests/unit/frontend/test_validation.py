@@ -17,7 +17,7 @@ from skysail_common.tensors import (
     to_numpy,
 )
 from skysail_frontend.routes import ServedVersion
-from skysail_frontend.validation import Inputs, checked_inputs
+from skysail_frontend.validation import Inputs, PartTensor, checked_inputs
 from unit.frontend.parts import DOUBLES, served, signature_of, texts
 
 LABEL = "[request id: 7] "
@@ -324,7 +324,7 @@ def test_what_the_model_does_not_take_is_refused_as_without_widening():
 
 def test_data_that_do_not_fill_their_shape_are_refused_before_they_are_widened():
     tensor = Tensor("x", DataType.INT8, (1, 3), b"\1")
-    with pytest.raises(InvalidInput, match="needs 3 bytes, got 1"):
+    with pytest.raises(InvalidInput, match="Expected 3, got 1"):
         checked_inputs(served(), [tensor], 8, widens=True)
 
 
@@ -354,3 +354,29 @@ def test_widening_whatever_comes_gives_the_type_or_refuses_it(source, shape, dat
     except InvalidInput:
         return
     assert to_numpy(Tensor("x", target, shape, *inputs.data)).shape == shape
+
+
+@pytest.mark.parametrize(("rest", "is_copied"), [(24, False), (25, True)])
+def test_a_small_part_does_not_keep_a_large_message(rest, is_copied):
+    message = bytes(24 + rest)
+    part = PartTensor("x", DataType.FP64, (1, 3), memoryview(message)[:24])
+    (data,) = checked_inputs(served(), [part], 8).data
+    assert data == bytes(24)
+    assert isinstance(data, bytes) == is_copied
+
+
+def test_only_as_many_numbers_as_take_a_moment_are_widened():
+    spec = TensorSpec("x", DataType.FP64, (-1, -1))
+    version = served("m:1", signature_of(spec))
+    for count, is_widened in ((2 * 1024 * 1024, True), (2 * 1024 * 1024 + 1, False)):
+        tensor = Tensor("x", DataType.INT8, (1, count), bytes(count))
+        if is_widened:
+            (data,) = checked_inputs(version, [tensor], 8, widens=True).data
+            assert len(data) == 8 * count
+        else:
+            with pytest.raises(InvalidInput) as caught:
+                checked_inputs(version, [tensor], 8, widens=True)
+            assert caught.value.message == (
+                "cannot convert tensor 'x': it has 2097153 elements of INT8, at most 2097152 are "
+                "converted; send FP64"
+            )

@@ -111,7 +111,7 @@ class GrpcInference:
 
     def model_ready(self, call: Call) -> None:
         """Say whether a model has a replica that takes batches; an unknown one has none."""
-        request = _ready_request.parse(call.message)
+        request, _ = _ready_request.parse(call.message)
         try:
             target = find_model_target(self._dispatcher.table, request.name, request.version)
         except (ModelNotFound, Unavailable):
@@ -129,7 +129,7 @@ class GrpcInference:
 
     def model_metadata(self, call: Call) -> None:
         """Tell what a model takes and gives."""
-        request = _metadata_request.parse(call.message)
+        request, _ = _metadata_request.parse(call.message)
         table = self._dispatcher.table
         version = find_model_target(table, request.name, request.version).version
         if version is None:
@@ -201,18 +201,21 @@ class GrpcInference:
         """
         table = self._dispatcher.table
         parts: Cut | None = None
-        found = self._plans.find(table, message)
-        if found is None:
-            parts = cut(message)
-            plan = None if parts is None else self._plans.find_cut(parts.key)
-            if plan is not None and parts is not None:
-                found = (plan, parts.query_id, parts.raw)
+        found = None
+        # To cut a large request would copy its data.
+        if len(message) <= infer_request.whole_bytes:
+            found = self._plans.find(table, message)
+            if found is None:
+                parts = cut(message)
+                plan = None if parts is None else self._plans.find_cut(parts.key)
+                if plan is not None and parts is not None:
+                    found = (plan, parts.query_id, parts.raw)
         if found is not None:
             plan, query_id, raw = found
             query = plan.query(raw, query_id, arrival, deadline, settle)
             if query is not None:
                 return _Asked(query, _ALL, plan, query_id)
-        request = infer_request.parse(message)
+        request, held = infer_request.parse(message)
         target = find_model_target(table, request.model_name, request.model_version)
         wanted = wanted_outputs(request, target) if request.outputs else _ALL
         options = _NO_OPTIONS
@@ -221,7 +224,7 @@ class GrpcInference:
         query = make_query(
             self._dispatcher,
             target,
-            input_tensors(request, target),
+            input_tensors(request, held, target),
             settle,
             query_id=request.id,
             arrival=arrival,
@@ -273,6 +276,7 @@ def _stream_error(query_id: str, error: SkysailError) -> bytes:
 
 def _id_of(message: bytes) -> str:
     try:
-        return str(infer_request.parse(message).id)
+        request, _ = infer_request.parse(message)
     except InvalidInput:
         return ""
+    return str(request.id)

@@ -10,15 +10,18 @@ from skysail_common.errors import InvalidInput, SkysailError, shown
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
+from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.late_calls import late_handler
-from skysail_frontend.ingress.messages import PREDICT, RequestParser
+from skysail_frontend.ingress.messages import PREDICT, Held, RequestParser
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import check_in_time, find_target, make_query
 from skysail_frontend.query import Prediction, Query, Settle
+from skysail_frontend.validation import PartTensor
 from skysail_protos.v1 import query_pb2 as pb
+from skysail_protos.v1 import tensors_pb2
 
 SERVICE = "skysail.v1.QueryService"
 
@@ -99,11 +102,16 @@ class GrpcQuery:
 
         with self._dispatcher.statistics.refusals:
             check_in_time(self._dispatcher, call)
-            request = _predict_request.parse(call.message)
-            return self._query(request, call.arrival, call.deadline, settle)
+            request, held = _predict_request.parse(call.message)
+            return self._query(request, held, call.arrival, call.deadline, settle)
 
     def _query(
-        self, request: pb.PredictRequest, arrival: float, deadline: float, settle: Settle
+        self,
+        request: pb.PredictRequest,
+        held: Held | None,
+        arrival: float,
+        deadline: float,
+        settle: Settle,
     ) -> Query:
         target = find_target(self._dispatcher.table, request.target, request.version)
         # One more than the model takes is enough to see that they are too many.
@@ -111,7 +119,7 @@ class GrpcQuery:
         return make_query(
             self._dispatcher,
             target,
-            [tensor_from_proto(tensor) for tensor in request.inputs[:num_inputs]],
+            [_tensor(tensor, held) for tensor in request.inputs[:num_inputs]],
             settle,
             query_id=request.query_id or self._ids.next_text(),
             arrival=arrival,
@@ -139,9 +147,9 @@ class GrpcQuery:
 
         try:
             with self._dispatcher.statistics.refusals:
-                request = _predict_request.parse(message)
+                request, held = _predict_request.parse(message)
                 query_id = request.query_id
-                query = self._query(request, session.arrival, session.deadline, settle)
+                query = self._query(request, held, session.arrival, session.deadline, settle)
                 if query.query_id in session.unanswered:
                     raise InvalidInput(
                         f"query_id {shown(query.query_id)!r} is under way on this stream"
@@ -151,6 +159,13 @@ class GrpcQuery:
         else:
             session.asked(query.query_id, query)
             self._dispatcher.submit(query)
+
+
+def _tensor(message: tensors_pb2.Tensor, held: Held | None) -> Tensor | PartTensor:
+    tensor = tensor_from_proto(message)
+    if held is None:
+        return tensor
+    return PartTensor(tensor.name, tensor.datatype, tensor.shape, held.data(tensor.data))
 
 
 def _stream_error(query_id: str, error: SkysailError) -> bytes:

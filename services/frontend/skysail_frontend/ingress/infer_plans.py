@@ -7,6 +7,7 @@ no plan and takes the full path, which also makes every error message.
 
 from collections.abc import Sequence
 
+from skysail_common.rpc.varints import SMALL_VARINTS, varint
 from skysail_frontend.ingress.infer_parameters import RequestOptions
 from skysail_frontend.ingress.targets import Patience, Target
 from skysail_frontend.query import Prediction, Query, Settle
@@ -177,13 +178,13 @@ class InferPlan:
             if not query_id:
                 return head + first
             size = len(query_id)
-            id_size = _SMALL[size] if size < _MAX_SMALL else _varint(size)
+            id_size = SMALL_VARINTS[size] if size < _MAX_SMALL else varint(size)
             return b"".join((head, first, _RESPONSE_ID, id_size, query_id))
         parts = [head, first]
         for data in others:
-            parts += (_RESPONSE_RAW, _varint(len(data)), data)
+            parts += (_RESPONSE_RAW, varint(len(data)), data)
         if query_id:
-            parts += (_RESPONSE_ID, _varint(len(query_id)), query_id)
+            parts += (_RESPONSE_ID, varint(len(query_id)), query_id)
         return b"".join(parts)
 
 
@@ -195,21 +196,7 @@ def _head_of(query: Query, prediction: Prediction) -> bytes:
     for spec, shape in zip(query.version.signature.outputs, prediction.shapes, strict=True):
         response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=shape)
     size = len(prediction.outputs[0])
-    return b"".join((response.SerializeToString(), _RESPONSE_RAW, _varint(size)))
-
-
-def _varint(number: int) -> bytes:
-    if number < _MAX_SMALL:
-        return _SMALL[number]
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
-
-
-_SMALL = [bytes([number]) for number in range(0x80)]
+    return b"".join((response.SerializeToString(), _RESPONSE_RAW, varint(size)))
 
 
 _FINAL = pb.ModelInferResponse(
@@ -220,7 +207,7 @@ _FINAL = pb.ModelInferResponse(
 
 def streamed(response: bytes) -> bytes:
     """Return a ModelStreamInferResponse with a ModelInferResponse in it, both serialized."""
-    return b"".join((b"\x12", _varint(len(response) + len(_FINAL)), response, _FINAL))
+    return b"".join((b"\x12", varint(len(response) + len(_FINAL)), response, _FINAL))
 
 
 class InferPlans:

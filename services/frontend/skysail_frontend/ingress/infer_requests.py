@@ -7,9 +7,9 @@ from skysail_common.conversions import packed
 from skysail_common.errors import InvalidInput, shown
 from skysail_common.tensors import DataType, Tensor, join_bytes_elements
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
-from skysail_frontend.ingress.messages import MODEL_INFER, RequestParser
+from skysail_frontend.ingress.messages import MODEL_INFER, Held, RequestParser
 from skysail_frontend.ingress.targets import Target
-from skysail_frontend.validation import LazyTensor
+from skysail_frontend.validation import LazyTensor, PartTensor
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 _CONTENTS_FIELD = {
@@ -58,7 +58,9 @@ def named_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, A
     return result
 
 
-def input_tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor | LazyTensor]:
+def input_tensors(
+    request: pb.ModelInferRequest, held: Held | None, target: Target
+) -> list[Tensor | LazyTensor | PartTensor]:
     """Return the inputs of a request, raw or typed.
 
     Only one more than the model takes are looked at: one of them is wrong, and told to be.
@@ -73,7 +75,7 @@ def input_tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor 
         raise InvalidInput(
             f"expected {len(request.inputs)} raw_input_contents for model '{model}', got {len(raw)}"
         )
-    tensors: list[Tensor | LazyTensor] = []
+    tensors: list[Tensor | LazyTensor | PartTensor] = []
     for index, message in enumerate(request.inputs[: len(target.version.signature.inputs) + 1]):
         name = message.name
         if message.parameters:
@@ -81,7 +83,7 @@ def input_tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor 
         datatype = DataType.named(message.datatype)
         shape = tuple(message.shape[:_MAX_DIMENSIONS])
         if not raw:
-            tensors.append(_typed(model, message, datatype, shape))
+            tensors.append(_typed(model, message, held, datatype, shape))
             continue
         if index >= len(raw):
             raise InvalidInput(
@@ -93,13 +95,16 @@ def input_tensors(request: pb.ModelInferRequest, target: Target) -> list[Tensor 
                 "contents field must not be specified when using raw_input_contents for "
                 f"'{shown(name)}' for model '{model}'"
             )
-        tensors.append(Tensor(name, datatype, shape, raw[index]))
+        if held is None:
+            tensors.append(Tensor(name, datatype, shape, raw[index]))
+        else:
+            tensors.append(PartTensor(name, datatype, shape, held.data(raw[index])))
     if not raw:
         _check_integers(tensors)
     return tensors
 
 
-def _check_integers(tensors: Sequence[Tensor | LazyTensor]) -> None:
+def _check_integers(tensors: Sequence[Tensor | LazyTensor | PartTensor]) -> None:
     num_integers = sum(
         tensor.num_elements
         for tensor in tensors
@@ -115,6 +120,7 @@ def _check_integers(tensors: Sequence[Tensor | LazyTensor]) -> None:
 def _typed(
     model: str,
     message: pb.ModelInferRequest.InferInputTensor,
+    held: Held | None,
     datatype: DataType,
     shape: tuple[int, ...],
 ) -> LazyTensor:
@@ -137,7 +143,9 @@ def _typed(
             message_bytes = contents.SerializeToString()
             return message_bytes[len(message_bytes) - len(elements) * datatype.element_bytes :]
         if datatype is DataType.BYTES:
-            return join_bytes_elements(elements)
+            if held is None:
+                return join_bytes_elements(elements)
+            return join_bytes_elements(map(held.data, elements))
         return packed(name, elements[:], datatype)
 
     return LazyTensor(message.name, datatype, shape, len(elements), convert)

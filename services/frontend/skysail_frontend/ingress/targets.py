@@ -10,7 +10,7 @@ from skysail_common.tensors import Tensor
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.query import DEFAULT_PRIORITY, Query, Settle
 from skysail_frontend.routes import Application, RouteTable, ServedVersion
-from skysail_frontend.validation import Inputs, LazyTensor, checked_inputs
+from skysail_frontend.validation import Inputs, LazyTensor, PartTensor, checked_inputs
 
 _LATE_S = 0.001
 _AHEAD_S = 0.002
@@ -117,7 +117,7 @@ def patience(dispatcher: Dispatcher, target: Target, timeout_s: float | None) ->
 def make_query(
     dispatcher: Dispatcher,
     target: Target,
-    tensors: Sequence[Tensor | LazyTensor],
+    tensors: Sequence[Tensor | LazyTensor | PartTensor],
     settle: Settle,
     *,
     query_id: str = "",
