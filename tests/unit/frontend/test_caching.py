@@ -375,3 +375,16 @@ def test_nothing_is_kept_of_followers_that_expired_while_their_leader_is_compute
     frontend.loop.advance(2.0)
     assert not kin.followers
     assert caching.following_rows == {}
+
+
+def test_a_part_of_a_message_is_a_copy_in_the_cache(frontend):
+    first = frontend.query()
+    (data,) = first.inputs
+    first.inputs = (memoryview(data),)
+    frontend.dispatcher.submit(first)
+    frontend.loop.turn()
+    frontend.replica.answer()
+    second = ask(frontend)
+    assert ok(frontend, first, second)
+    assert frontend.replica.sizes == [1]
+    assert all(type(part) is bytes for part in first.cache_key[1])
