@@ -1,5 +1,6 @@
 """Requests that repeat are understood by a plan: to their callers nothing may differ."""
 
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
@@ -257,3 +258,20 @@ def test_whatever_comes_is_taken_apart_rightly_or_not_at_all(noise, position, by
         except Exception:
             continue
         assert list(parsed.raw_input_contents) == parts.raw
+
+
+def test_more_data_than_a_plan_can_have_are_not_copied():
+    door = Door(served(), function=doubled)
+    message = request_of(query_id="7").SerializeToString()
+    for _ in range(2):
+        assert isinstance(door.ask(message), pb.ModelInferResponse)
+    assert door.door._plans._sizes
+    long = message + bytes(16 * 1024 * 1024)
+    tracemalloc.start()
+    try:
+        answer = door.ask(long)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(answer, InvalidInput)
+    assert peak < 2 * 1024 * 1024

@@ -201,15 +201,13 @@ class GrpcInference:
         """
         table = self._dispatcher.table
         parts: Cut | None = None
-        found = None
+        found = self._plans.find(table, message)
         # To cut a large request would copy its data.
-        if len(message) <= infer_request.whole_bytes:
-            found = self._plans.find(table, message)
-            if found is None:
-                parts = cut(message)
-                plan = None if parts is None else self._plans.find_cut(parts.key)
-                if plan is not None and parts is not None:
-                    found = (plan, parts.query_id, parts.raw)
+        if found is None and len(message) <= infer_request.whole_bytes:
+            parts = cut(message)
+            plan = None if parts is None else self._plans.find_cut(parts.key)
+            if plan is not None and parts is not None:
+                found = (plan, parts.query_id, parts.raw)
         if found is not None:
             plan, query_id, raw = found
             query = plan.query(raw, query_id, arrival, deadline, settle)

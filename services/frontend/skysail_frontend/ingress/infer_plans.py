@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from skysail_common.rpc.varints import SMALL_VARINTS, varint
 from skysail_frontend.ingress.infer_parameters import RequestOptions
+from skysail_frontend.ingress.messages import MAX_STRUCTURE_BYTES
 from skysail_frontend.ingress.targets import Patience, Target
 from skysail_frontend.query import Prediction, Query, Settle
 from skysail_frontend.routes import RouteTable
@@ -18,6 +19,8 @@ _MAX_PLANS = 1024
 _MAX_HEAD_BYTES = 4096
 """Requests with more before their raw data have no plan, because plans keep their keys."""
 _MAX_RAW = 1024
+_MAX_DATA_BYTES = MAX_STRUCTURE_BYTES + 1
+"""More than the data of any plan, so that what is cut here has another size."""
 _MAX_SHIFT = 28
 """A length has at most five bytes of seven bits."""
 _MAX_SMALL = 0x80
@@ -250,7 +253,7 @@ class InferPlans:
             return None
         data = position + size
         plan = self._plans.get((before, message[position:data]))
-        return None if plan is None else (plan, query_id, [message[data:]])
+        return None if plan is None else (plan, query_id, [message[data : data + _MAX_DATA_BYTES]])
 
     def find_cut(self, key: Key) -> InferPlan | None:
         """Return the plan of a request that was taken apart, if there is one."""
