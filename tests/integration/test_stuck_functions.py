@@ -73,7 +73,6 @@ def test_replicas_of_a_function_that_hangs_are_replaced(tmp_path, monkeypatch):
         assert all("stuck" in reason for reason in reasons)
         shown = skysail_command("status", "--endpoint", cluster.management)
         assert "stuck" in shown.stdout, shown
-        (name,) = list(lost)[:1]
-        text = (cluster.data_dir / "replicas" / name / "replica.log").read_text()
-        assert "function is stuck" in text
-        assert "in hangs" in text
+        shown = skysail_command("logs", "h", "--endpoint", cluster.management)
+        assert "function is stuck" in shown.stdout, shown
+        assert "in hangs" in shown.stdout

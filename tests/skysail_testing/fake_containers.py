@@ -37,6 +37,7 @@ class FakeContainerManager(ContainerManager):
         self.stop_errors: list[Exception] = []
         self.list_errors: list[Exception] = []
         self.log_errors: list[Exception] = []
+        self.kept_logs: set[str] = set()
         self.hangs_preparing: set[str] = set()
         """Versions whose preparation never ends."""
         self.num_preparing = 0
@@ -110,7 +111,7 @@ class FakeContainerManager(ContainerManager):
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
         if self.log_errors:
             raise self.log_errors.pop(0)
-        if container_id not in self.live:
+        if container_id not in self.live and container_id not in self.kept_logs:
             raise ReplicaNotFound(f"there is no log of container {container_id!r}")
         for number in range(tail_lines):
             yield f"line {number} of {container_id}"

@@ -338,6 +338,26 @@ async def test_logs_of_several_replicas_come_with_their_ids(tmp_path: Path):
 
 
 @virtual_time
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_the_log_of_a_failed_replica_comes_before_that_of_its_successor(
+    tmp_path: Path, is_kept: bool
+):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.fail("c1")
+        await until(lambda: "c2" in parts.manager.ids(ReplicaState.READY))
+        parts.manager.kept_logs.update(["c1"] if is_kept else [])
+        containers = parts.deployments.replicas("m", "1", None)
+        lines = [item async for item in parts.deployments.logs(containers, 2, follow=False)]
+        of_the_first = [("m:1/0", "line 0 of c1"), ("m:1/0", "line 1 of c1")]
+        assert lines == [
+            *(of_the_first if is_kept else []),
+            ("m:1/0", "line 0 of c2"),
+            ("m:1/0", "line 1 of c2"),
+        ]
+
+
+@virtual_time
 async def test_logs_of_what_has_none_are_not_found_after_those_of_the_others(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")

@@ -320,7 +320,13 @@ class Deployments:
     async def logs(
         self, containers: Sequence[Container], tail_lines: int, follow: bool
     ) -> AsyncIterator[tuple[str, str]]:
-        """Yield lines of the logs of containers, each with the id of its replica."""
+        """Yield lines of the logs of containers, each with the id of its replica.
+
+        The log of a container that failed comes before that of its successor.
+        """
+        for container in containers:
+            for line in await self._predecessor_log(container, tail_lines):
+                yield str(container.replica_id), line
         lines: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue(maxsize=1000)
 
         async def read(container: Container) -> None:
@@ -348,3 +354,15 @@ class Deployments:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _predecessor_log(self, container: Container, tail_lines: int) -> Sequence[str]:
+        loop = self._reconciler.version_loop(container.replica_id.model_version)
+        predecessor = loop.predecessor(container) if loop else None
+        if predecessor is None:
+            return ()
+        log_of_it = self._manager.logs(predecessor.container_id, tail_lines, follow=False)
+        try:
+            return [line async for line in log_of_it]
+        except ReplicaNotFound:
+            # A sweep has removed it.
+            return ()

@@ -114,6 +114,13 @@ class VersionLoop:
         failed = self._last_failed.get(index)
         return failed.reason if failed else ""
 
+    def predecessor(self, container: Container) -> Container | None:
+        """Return the failed container that a live one replaced; None if nothing is known of it."""
+        failed = self._last_failed.get(container.replica_id.index)
+        if failed is None or failed.container_id in ("", container.container_id):
+            return None
+        return failed
+
     def _is_healthy(self, index: int) -> bool:
         now = self._clock()
         return any(
