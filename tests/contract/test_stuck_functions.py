@@ -35,6 +35,11 @@ def keeps_the_interpreter(x):
     return x
 
 
+def batch(number: int, value: float) -> bytes:
+    message = pb.Batch(id=number, rows=[1], inputs=[np.full(1, value).tobytes()])
+    return message.SerializeToString()
+
+
 class Observer:
     def __init__(self) -> None:
         self.results: asyncio.Queue[pb.BatchResult] = asyncio.Queue()
@@ -78,14 +83,16 @@ async def test_a_stuck_function_ends_its_replica(name, function, status, told, t
         observer = Observer()
         identity = identity_metadata(VERSION, artifact.sha256)
         link = await transport.connect(endpoint, PATH, observer, identity)
-        for number, value in enumerate((0.0, 1.0), 1):
-            batch = pb.Batch(id=number, rows=[1], inputs=[np.full(1, value).tobytes()])
-            link.send(batch.SerializeToString())
+        link.send(batch(1, 0.0))
+        # A function that keeps the interpreter keeps earlier results too.
         result = await asyncio.wait_for(observer.results.get(), 10)
         assert result.id == 1
+        link.send(batch(2, 1.0))
         assert await asyncio.to_thread(service.wait) == status
         assert told in service.errors
         assert f"in {function.__name__}" in service.errors
         link.close()
     finally:
+        if service.process.poll() is None:
+            service.kill()
         transport.close()

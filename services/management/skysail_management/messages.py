@@ -114,10 +114,9 @@ def _replicas(
     found = []
     for box in [*live, *(box for index, box in failed.items() if index < wanted)]:
         index = box.replica_id.index
-        restarts, earlier = (
-            (loop.num_restarts(index), loop.last_failure(index)) if loop else (0, "")
-        )
-        found.append(_replica(box, restarts, earlier))
+        earlier = loop.last_failed(index) if loop else None
+        restarts = loop.num_restarts(index) if loop else 0
+        found.append(_replica(box, restarts, earlier.reason if earlier else ""))
     present = {message.replica_id for message in found}
     for index in range(wanted):
         replica_id = f"{record.model_version}/{index}"

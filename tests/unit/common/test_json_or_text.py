@@ -159,7 +159,7 @@ def circular() -> list:
         ({frozenset(): 3}, "holds a value of type frozenset"),
         (circular(), "Circular reference detected; return simpler lists"),
         ({np.int64(1): circular()}, "maximum recursion depth exceeded"),
-        (10**5000, "4300 digits"),
+        (10**5000, "for integer string conversion"),
     ],
     ids=lambda each: type(each).__name__,
 )

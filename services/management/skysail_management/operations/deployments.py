@@ -357,8 +357,8 @@ class Deployments:
 
     async def _predecessor_log(self, container: Container, tail_lines: int) -> Sequence[str]:
         loop = self._reconciler.version_loop(container.replica_id.model_version)
-        predecessor = loop.predecessor(container) if loop else None
-        if predecessor is None:
+        predecessor = loop.last_failed(container.replica_id.index) if loop else None
+        if predecessor is None or predecessor.container_id in ("", container.container_id):
             return ()
         log_of_it = self._manager.logs(predecessor.container_id, tail_lines, follow=False)
         try:

@@ -109,17 +109,9 @@ class VersionLoop:
             return 0
         return failures.count
 
-    def last_failure(self, index: int) -> str:
-        """Return why a replica failed last; empty if it has not, or that is not known."""
-        failed = self._last_failed.get(index)
-        return failed.reason if failed else ""
-
-    def predecessor(self, container: Container) -> Container | None:
-        """Return the failed container that a live one replaced; None if nothing is known of it."""
-        failed = self._last_failed.get(container.replica_id.index)
-        if failed is None or failed.container_id in ("", container.container_id):
-            return None
-        return failed
+    def last_failed(self, index: int) -> Container | None:
+        """Return the last container of a replica that failed; None if none has."""
+        return self._last_failed.get(index)
 
     def _is_healthy(self, index: int) -> bool:
         now = self._clock()
