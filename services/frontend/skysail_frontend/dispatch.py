@@ -219,7 +219,8 @@ class Dispatcher:
             or query.deadline <= now
             or not version.answers_in_time(leader, query, now)
         ):
-            self.statistics.cache(query, "miss")
+            is_succession = leader is not None and self._succeeds(query, leader, now)
+            self.statistics.cache(query, "shared" if is_succession else "miss")
             return False
         if not query.is_part and version.batcher.is_full(query, self._following_rows(query)):
             self._endings.shed(version, query, ShedReason.QUEUE_FULL, now)
@@ -228,6 +229,11 @@ class Dispatcher:
             self.caching.follow(query)
             self._deadlines.watch(query, now)
         return True
+
+    @staticmethod
+    def _succeeds(query: Query, leader: Query, now: float) -> bool:
+        """Tell whether a more urgent newcomer takes the place of a leader, which then follows it."""
+        return leader.is_queued and not leader.num_in_flight and query.deadline > now
 
     def _following_rows(self, query: Query) -> int:
         assert query.version is not None

@@ -332,6 +332,9 @@ def test_a_more_urgent_newcomer_takes_the_place_of_its_leader_in_the_queue():
     frontend.replicas[0].answer()
     assert ok(frontend, patient, urgent)
     assert len(frontend.version().queue) == 0
+    # One was computed, whichever came first.
+    (target,) = frontend.dispatcher.statistics.targets.values()
+    assert target.cache == {"miss": 1, "shared": 1}
 
 
 def test_a_late_error_of_an_earlier_leader_leaves_the_present_one_its_chance():
