@@ -67,7 +67,7 @@ async def run(settings: FrontendSettings) -> None:
     def is_ready() -> bool:
         return directory.has_routes.is_set() and not probes.is_draining
 
-    streams = Streams(dispatcher, settings.max_stream_queries)
+    streams = Streams(dispatcher, settings.max_stream_queries, settings.max_connection_age_s)
     inference = grpc_inference.GrpcInference(
         dispatcher,
         settings.server_name,

@@ -381,13 +381,15 @@ class FakeStream:
 class Streaming:
     """A frontend with one stream."""
 
-    def __init__(self, max_stream_queries: int = 10, **options: object) -> None:
+    def __init__(
+        self, max_stream_queries: int = 10, max_age_s: float = 0.0, **options: object
+    ) -> None:
         options.setdefault("loop", TurningLoop)
         self.frontend = Frontend(served(max_batch_size=1, num_replicas=4), **options)
         for _ in range(3):
             self.frontend.add_replica(function=options.get("function"))
         self.stream = FakeStream()
-        self.streams = Streams(self.frontend.dispatcher, max_stream_queries)
+        self.streams = Streams(self.frontend.dispatcher, max_stream_queries, max_age_s)
         door = GrpcQuery(self.frontend.dispatcher, QueryIds(), self.streams)
         self.serving = asyncio.ensure_future(door.streams[self.stream.method](self.stream))
 
@@ -631,6 +633,16 @@ async def test_a_frontend_that_drains_answers_what_it_has_read_and_says_so():
     with pytest.raises(Unavailable, match="draining"):
         await streaming.serving
     assert {answer.query_id for answer in streaming.stream.answers} == {"a", "b"}
+
+
+async def test_an_old_stream_ends_once_what_it_has_read_is_answered():
+    streaming = Streaming(max_age_s=0.001)
+    await streaming.ask(request_of(query_id="a"))
+    assert not streaming.stream.answers
+    streaming.answer("a")
+    with pytest.raises(Unavailable, match="maximum age; connect again"):
+        await asyncio.wait_for(streaming.serving, 10)
+    assert [answer.query_id for answer in streaming.stream.answers] == ["a"]
 
 
 async def test_a_stream_that_comes_while_the_frontend_drains_is_turned_away():

@@ -130,7 +130,7 @@ class GrpcQuery:
 
     async def predict_stream(self, stream: Stream) -> None:
         """Answer the queries of a stream, each when it is ready."""
-        await self._streams.serve(stream, self._ask)
+        await self._streams.serve(stream, self._ask, can_age=True)
 
     def _ask(self, session: StreamSession, message: bytes) -> None:
         query_id = ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Callable
 
@@ -97,15 +98,17 @@ class StreamSession:
 class Streams:
     """All streams of a frontend."""
 
-    def __init__(self, dispatcher: Dispatcher, max_queries: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, max_queries: int, max_age_s: float = 0.0) -> None:
         """Knows no stream yet.
 
         Args:
             dispatcher: Is told which queries nobody waits for any more.
             max_queries: Unanswered queries of one stream; it is not read beyond.
+            max_age_s: Age of a connection at which its client is to connect again; 0 for none.
         """
         self._dispatcher = dispatcher
         self._max_queries = max_queries
+        self._max_age_s = max_age_s
         self._readers: set[asyncio.Task[None]] = set()
         self._is_draining = False
 
@@ -115,15 +118,22 @@ class Streams:
         for reader in self._readers:
             reader.cancel()
 
-    async def serve(self, stream: Stream, ask: Callable[[StreamSession, bytes], None]) -> None:
+    async def serve(
+        self,
+        stream: Stream,
+        ask: Callable[[StreamSession, bytes], None],
+        *,
+        can_age: bool = False,
+    ) -> None:
         """Serve a stream to its end.
 
         Args:
             stream: The stream.
             ask: Makes a query of a message and has it answered.
+            can_age: True if its clients open another stream when this one ends.
 
         Raises:
-            Unavailable: the frontend drains; all that was read is answered.
+            Unavailable: the frontend drains or the stream is old; all that was read is answered.
         """
         session = StreamSession(stream, self._max_queries, self._dispatcher.clock)
         reading = asyncio.create_task(session.read(ask), name="stream queries")
@@ -132,7 +142,14 @@ class Streams:
         try:
             if self._is_draining:
                 reading.cancel()
-            await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {reading, sending},
+                timeout=self._age_s() if can_age else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if is_old := not done:
+                reading.cancel()
+                await asyncio.wait({reading})
             if reading.done():
                 session.end()
                 await asyncio.wait({sending})
@@ -150,3 +167,10 @@ class Streams:
                 log.info("answers of a stream are not sent", extra={"error": str(sent)})
         if self._is_draining:
             raise Unavailable("the frontend is draining; connect again")
+        if is_old:
+            raise Unavailable("the stream has reached its maximum age; connect again")
+
+    def _age_s(self) -> float | None:
+        # After the connection has been told its end, so that the next stream opens another; spread,
+        # so that clients do not come back together.
+        return self._max_age_s * random.uniform(1.15, 1.3) if self._max_age_s else None
