@@ -170,7 +170,7 @@ def ask(pipe: Connection, signals: Signals, module: str, seed: int, endpoints: E
             try:
                 ask_one(rng)
             except Exception as error:
-                # Whatever a client raises is the finding.
+                # Any exception of a client is a finding.
                 problem = f"{door}: {type(error).__name__}: {str(error)[:500]}"
             taken_s = time.monotonic() - begin
             with lock:
