@@ -13,7 +13,8 @@ from typing_extensions import Self
 
 from skysail.application_requests import NOT_GIVEN
 from skysail.artifact import build_artifact
-from skysail.async_client import AsyncClient, OnEvent
+from skysail.async_client import AsyncClient
+from skysail.calls.deployments import OnEvent
 from skysail.deployment_requests import deploy_request
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.predictions import Prediction

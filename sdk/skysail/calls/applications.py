@@ -1,0 +1,119 @@
+"""Calls about applications and their routes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from skysail.application_requests import (
+    NOT_GIVEN,
+    register_request,
+    routes_request,
+    update_request,
+)
+from skysail.calls.management import ManagementCalls
+from skysail.descriptions import Application, Route
+from skysail_protos.v1 import management_pb2
+
+
+class ApplicationCalls(ManagementCalls):
+    """What operators ask about applications."""
+
+    async def register_application(
+        self,
+        name: str,
+        input_type: str = "tensors",
+        default_output: Any = NOT_GIVEN,
+        slo_ms: float = 100.0,
+    ) -> Application:
+        """Make an application known; the same again changes nothing.
+
+        Args:
+            name: Name of the application.
+            input_type: `tensors` (anything), `integers`, `floats`, `doubles`, `bytes` or
+                `strings`.
+            default_output: The answer where no prediction is in time, as a JSON value. Without
+                one such a query ends with an error.
+            slo_ms: Promised latency in milliseconds.
+
+        Raises:
+            AlreadyExists: one of this name promises something else.
+            InvalidInput: an illegal name, type, SLO or default output.
+        """
+        request = register_request(name, input_type, default_output, slo_ms)
+        response = await self._call(
+            self._management.RegisterApplication(request, timeout=self._timeout_s)
+        )
+        return Application.of(response.application)
+
+    async def update_application(
+        self,
+        name: str,
+        *,
+        slo_ms: float | None = None,
+        default_output: Any = NOT_GIVEN,
+        uses_cache: bool | None = None,
+    ) -> Application:
+        """Change the SLO, the default output or the use of the cache of an application.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        request = update_request(name, slo_ms, default_output, uses_cache)
+        response = await self._call(
+            self._management.UpdateApplication(request, timeout=self._timeout_s)
+        )
+        return Application.of(response.application)
+
+    async def unregister_application(self, name: str) -> None:
+        """Remove an application.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        request = management_pb2.UnregisterApplicationRequest(name=name)
+        await self._call(self._management.UnregisterApplication(request, timeout=self._timeout_s))
+
+    async def link(
+        self, application: str, model: str, version: str | int | None = None
+    ) -> Application:
+        """Route all queries of an application to a model.
+
+        Args:
+            application: Name of the application.
+            model: Name of the model.
+            version: Version that answers; if None whichever is current.
+
+        Raises:
+            ApplicationNotFound, ModelNotFound: one of them is not registered.
+            InputTypeMismatch: the model takes something else than the application.
+        """
+        return await self.set_routes(
+            application, [Route(model, "" if version is None else str(version))]
+        )
+
+    async def unlink(self, application: str) -> Application:
+        """Route an application to nothing.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+        """
+        return await self.set_routes(application, [])
+
+    async def set_routes(self, application: str, routes: Sequence[Route]) -> Application:
+        """Replace the routes of an application; queries are shared by their weights.
+
+        Raises:
+            ApplicationNotFound, ModelNotFound: one of them is not registered.
+            InputTypeMismatch: a model takes something else than the application.
+        """
+        request = routes_request(application, routes)
+        response = await self._call(self._management.SetRoutes(request, timeout=self._timeout_s))
+        return Application.of(response.application)
+
+    async def applications(self) -> list[Application]:
+        """Return every application, by name."""
+        response = await self._call(
+            self._management.ListApplications(
+                management_pb2.ListApplicationsRequest(), timeout=self._timeout_s
+            )
+        )
+        return [Application.of(each) for each in response.applications]

@@ -1,0 +1,241 @@
+"""Calls about deployments: deploy, scale, undeploy."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skysail.artifact import Artifact, build_artifact
+from skysail.calls.models import ModelCalls
+from skysail.deployment_requests import (
+    autoscaling_request,
+    deploy_request,
+    scale_request,
+    upload_requests,
+)
+from skysail.descriptions import DeployEvent, Version
+from skysail.requirements import read_requirements
+from skysail_common.clock import MONOTONIC
+from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed
+from skysail_common.functions import Function
+from skysail_common.rpc.statuses import stream
+from skysail_protos.v1 import management_pb2
+
+_DEPLOY_TIMEOUT_S = 3600.0
+_UPLOAD_TIMEOUT_S = 3600.0
+_SCALE_CHECK_S = 0.1
+
+OnEvent = Callable[[DeployEvent], None]
+
+
+class DeploymentCalls(ModelCalls):
+    """What operators ask about deployments."""
+
+    async def deploy(
+        self,
+        function: Function,
+        *,
+        name: str,
+        version: str | int,
+        example: Any = None,
+        input_type: str | None = None,
+        num_replicas: int = 1,
+        pkgs_to_install: Sequence[str] = (),
+        requirements: str | Path | None = None,
+        promote: bool = True,
+        labels: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        num_threads: int = 0,
+        memory_mib: int = 0,
+        cpus: float = 0.0,
+        gpus: int = 0,
+        max_batch_size: int | None = None,
+        start_timeout_s: float | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Version:
+        """Deploy a function as a version of a model and return once its replicas are ready.
+
+        The same content again under the same version changes nothing; another one is refused.
+
+        Args:
+            function: Takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
+                takes a list and returns a list. It is pickled with the local modules it uses.
+            name: Name of the model.
+            version: Version; any legal name, such as "1", "1.0" or "2024-06-01".
+            example: Input that the function can answer, with its batch axis, such as `X[:1]`, or
+                a dictionary of such by name. Teaches the signature and warms each replica up.
+            input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
+                example.
+            num_replicas: Replicas wanted, at least 1.
+            pkgs_to_install: Packages for pip, as of a requirements file; a str is one of them.
+            requirements: A requirements file with more of them.
+            promote: True to make it the current version once it is ready.
+            labels: Words of your own.
+            environment: Environment variables of the replicas.
+            num_threads: Threads of the numeric libraries; 0 for as many as `cpus`, or where that
+                is 0 too, a share of the machine's cores.
+            memory_mib: Memory of a replica in MiB; 0 for no limit.
+            cpus: CPUs of a replica, also parts of one; 0 for the server's default. A replica that
+                is a process of the machine has so many threads, and is not held to them.
+            gpus: GPUs of a replica for itself; 0 for the server's default.
+            max_batch_size: Most rows of one batch; the server's default if None.
+            start_timeout_s: Longest time from start to ready; the server's default if None.
+            on_event: Is told each step. Without it `Client` shows them on a terminal.
+
+        Raises:
+            InvalidInput: the function cannot be pickled, or an argument is out of range.
+            Unsupported: the cluster's container manager cannot give a replica such resources.
+            ModelFailed: the function fails on the example.
+            AlreadyExists: the version is registered with other content.
+            DeployFailed: it could not be made ready; the message has the end of the replica's
+                log, and nothing is left behind.
+        """
+        artifact = build_artifact(
+            function,
+            example=example,
+            input_type=input_type,
+            requirements=read_requirements(pkgs_to_install, requirements),
+        )
+        request = deploy_request(
+            name=name,
+            version=version,
+            num_replicas=num_replicas,
+            promote=promote,
+            labels=labels,
+            environment=environment,
+            num_threads=num_threads,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            gpus=gpus,
+            max_batch_size=max_batch_size,
+            start_timeout_s=start_timeout_s,
+        )
+        return await self.deploy_artifact(artifact, request, on_event)
+
+    async def deploy_artifact(
+        self,
+        artifact: Artifact,
+        request: management_pb2.DeployRequest,
+        on_event: OnEvent | None = None,
+    ) -> Version:
+        """Upload an artifact and deploy it as `request` says; see `deploy`."""
+        request.artifact_sha256 = artifact.sha256
+        await self._upload(artifact)
+        try:
+            await self._follow(request, on_event)
+        except ArtifactNotFound:
+            # It was swept between the upload and now.
+            await self._upload(artifact)
+            await self._follow(request, on_event)
+        return await self.describe_version(request.model, request.version)
+
+    async def _upload(self, artifact: Artifact) -> None:
+        found = await self._call(
+            self._management.FindArtifact(
+                management_pb2.FindArtifactRequest(sha256=artifact.sha256),
+                timeout=self._timeout_s,
+            )
+        )
+        if found.is_stored:
+            return
+        requests = upload_requests(artifact)
+        await self._call(self._management.UploadArtifact(requests, timeout=_UPLOAD_TIMEOUT_S))
+
+    async def _follow(
+        self, request: management_pb2.DeployRequest, on_event: OnEvent | None
+    ) -> None:
+        events = stream(self._management.Deploy(request, timeout=_DEPLOY_TIMEOUT_S), self._told)
+        async for message in events:
+            event = DeployEvent.of(message)
+            if on_event is not None:
+                on_event(event)
+            if event.step == "FAILED":
+                tail = f"\n{event.log_tail.rstrip()}" if event.log_tail else ""
+                error = DeployFailed(f"{event.message}{tail}")
+                error.log_tail = event.log_tail
+                raise error
+
+    async def scale(
+        self,
+        model: str,
+        num_replicas: int,
+        *,
+        version: str | int | None = None,
+        wait: bool = True,
+        timeout_s: float = 120.0,
+    ) -> Version:
+        """Set the number of replicas of a deployed version, which follows its load no more.
+
+        Args:
+            model: Name of the model.
+            num_replicas: Replicas wanted; 0 is allowed.
+            version: Version; the current one if None.
+            wait: True to return once that many are ready and no others are left.
+            timeout_s: Longest wait for that.
+
+        Raises:
+            InvalidInput: a number of replicas that is out of range.
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+            DeadlineExceeded: not all replicas were ready in time; they are still wanted.
+        """
+        request = scale_request(model, version, num_replicas)
+        response = await self._call(self._management.Scale(request, timeout=self._timeout_s))
+        end = MONOTONIC() + timeout_s
+        while True:
+            found = await self.describe_version(model, response.version)
+            if not wait or found.num_ready == len(found.replicas) == num_replicas:
+                return found
+            if MONOTONIC() > end:
+                raise DeadlineExceeded(
+                    f"{found.num_ready} of {num_replicas} replicas of '{model}:{found.version}' "
+                    f"are ready after {timeout_s:g} s"
+                )
+            await asyncio.sleep(_SCALE_CHECK_S)
+
+    async def autoscale(
+        self,
+        model: str,
+        *,
+        min_replicas: int = 1,
+        max_replicas: int,
+        version: str | int | None = None,
+    ) -> Version:
+        """Have the number of replicas of a deployed version follow its load, until `scale`.
+
+        Args:
+            model: Name of the model.
+            min_replicas: Fewest replicas, at least 1.
+            max_replicas: Most replicas.
+            version: Version; the current one if None.
+
+        Raises:
+            InvalidInput: numbers of replicas that are out of range.
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+        """
+        request = autoscaling_request(model, version, min_replicas, max_replicas)
+        answer = self._management.SetAutoscaling(request, timeout=self._timeout_s)
+        response = await self._call(answer)
+        return await self.describe_version(model, response.version)
+
+    async def undeploy(
+        self, model: str, version: str | int | None = None, *, force: bool = False
+    ) -> str:
+        """Stop the replicas of a version, which stays registered, and return its name.
+
+        Args:
+            model: Name of the model.
+            version: Version; the current one if None.
+            force: True to do it although an application is routed to it.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            FailedPrecondition: it is not deployed.
+            ModelInUse: an application is routed to it.
+        """
+        request = management_pb2.UndeployRequest(
+            model=model, version="" if version is None else str(version), force=force
+        )
+        response = await self._call(self._management.Undeploy(request, timeout=self._timeout_s))
+        return response.version
