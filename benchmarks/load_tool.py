@@ -53,7 +53,7 @@ def build() -> Path:
     Raises:
         LoadFailed: there is no Rust here, or it does not compile.
     """
-    command = ["cargo", "build", "--release", "--quiet", "--target-dir", str(_TARGET)]
+    command = ["cargo", "build", "--locked", "--release", "--quiet", "--target-dir", str(_TARGET)]
     try:
         subprocess.run(command, cwd=ROOT / "benchmarks" / "load", check=True, timeout=900)
     except FileNotFoundError as error:
