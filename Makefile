@@ -21,6 +21,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 # Kept outside the clone, so that the next one takes seconds.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/skysail/transport
+# Clones share it, and builders copy the library out of it after cargo has let its own lock go.
+ONE_BUILD := mkdir -p $(CARGO_TARGET_DIR) && flock $(CARGO_TARGET_DIR)/.one-build
 TRANSPORT := $(shell find transport/src transport/python transport/Cargo.* transport/pyproject.toml -type f)
 
 # Skysail works without it, at several times the cost per query.
@@ -28,7 +30,7 @@ $(VENV)/.transport: $(VENV)/.ready $(TRANSPORT)
 	@if ! command -v cargo >/dev/null; then \
 	  echo "without the native transport, on grpc.aio: it needs Rust 1.88 or newer (cargo); install it, then 'make transport'"; \
 	elif echo "building the native transport, a minute or two the first time" && \
-	  $(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport; then touch $@; \
+	  $(ONE_BUILD) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport; then touch $@; \
 	else $(BIN)/python -m pip uninstall --quiet --yes skysail-transport; \
 	  echo "without the native transport, on grpc.aio: it could not be built, see above; 'make transport' tries again"; fi
 
@@ -37,17 +39,22 @@ install: $(VENV)/.ready $(VENV)/.transport  ## make the environment in .venv
 
 .PHONY: transport
 transport: $(VENV)/.ready  ## build the native transport, and fail where that is not possible
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport
+	$(ONE_BUILD) $(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./transport
 	@touch $(VENV)/.transport
 
 .PHONY: wheels
-wheels: install dist/.transport  ## make the wheels of both packages in dist/
+wheels: install dist/.transport  ## make the wheels of both packages in dist/, and tell how to install them
+	@rm -f dist/skysail-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@echo "To install Skysail with the native transport into another environment, use its pip:"
+# Both by path, because pip prefers an index to --find-links, and there the name belongs to nobody.
+	@echo "pip install $(CURDIR)/$$(ls dist/skysail_transport-*.whl) '$(CURDIR)/$$(ls dist/skysail-*.whl)[server,native]'"
 
 dist/.transport: $(TRANSPORT)
 	test -d .cache/maturin || $(PYTHON) -m venv .cache/maturin
 	.cache/maturin/bin/python -m pip install --quiet 'maturin>=1.8,<2' 'ziglang>=0.13'
-	PATH="$(CURDIR)/.cache/maturin/bin:$$PATH" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/wheels .cache/maturin/bin/maturin build --quiet --release --zig \
+	rm -f dist/skysail_transport-*.whl
+	export CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/wheels PATH="$(CURDIR)/.cache/maturin/bin:$$PATH" && $(ONE_BUILD) maturin build --quiet --release --zig \
 	  --compatibility manylinux_2_17 --manifest-path transport/Cargo.toml --out dist
 	@touch $@
 
@@ -135,6 +142,11 @@ $(PROTOC_VENV)/.ready: Makefile
 protos: $(PROTOC_VENV)/.ready  ## regenerate protobuf code
 	PATH="$(CURDIR)/$(PROTOC_VENV)/bin:$$PATH" $(PROTOC_VENV)/bin/python -m grpc_tools.protoc -I protos \
 	  --python_out=protos --grpc_python_out=protos --mypy_out=protos --mypy_grpc_out=protos $(PROTOS)
+
+# Of the crates in the cache of cargo, so that a change of Cargo.lock shows here.
+.PHONY: licenses
+licenses:  ## renew the licences of the crates in the wheel of the transport
+	scripts/third-party-licenses > transport/THIRD-PARTY-LICENSES
 
 .PHONY: bench
 bench: install  ## measure the query path on this machine
