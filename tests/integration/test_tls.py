@@ -76,7 +76,7 @@ def frontend(cluster: RunningCluster, directory: Path, **environment: str) -> It
     finally:
         status = service.stop()
     assert status == 0, service.errors
-    assert "mistake of ours" not in service.errors
+    assert "unhandled exception" not in service.errors
     assert "background task failed" not in service.errors
 
 

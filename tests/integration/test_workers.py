@@ -341,5 +341,5 @@ def test_down_leaves_no_process(working: RunningCluster):
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive, alive
     log = (working.data_dir / "logs" / "cluster.log").read_text()
-    assert "mistake of ours" not in log, log
+    assert "unhandled exception" not in log, log
     assert "background task failed" not in log, log

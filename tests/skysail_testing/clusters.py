@@ -75,7 +75,7 @@ def start_cluster(data_dir: Path, *flags: str) -> RunningCluster:
 
 
 _FAILURES = (
-    "mistake of ours",
+    "unhandled exception",
     "background task failed",
     # As uvicorn and uvloop call what our code let through.
     "Exception in ASGI application",

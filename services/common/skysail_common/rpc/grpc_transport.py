@@ -292,8 +292,8 @@ class _GrpcLink:
             pass
         except Exception:
             # A reader that ended unseen would leave every query on this link to its deadline.
-            log.exception("link failed by a mistake of ours")
-            self._lost("a mistake of ours", has_died=True)
+            log.exception("unhandled exception in link")
+            self._lost("an internal error", has_died=True)
 
     def _lost(self, reason: str, has_died: bool) -> None:
         observer, self._observer = self._observer, None

@@ -75,7 +75,7 @@ class Outgoing:
             self._engine.flush(replies, messages, acknowledged)
         except (TypeError, ValueError):
             # Nothing of it was done.
-            log.exception("an answer cannot be sent by a mistake of ours")
+            log.exception("unhandled exception while sending an answer")
             self._engine.flush([], messages, acknowledged)
             for reply in replies:
                 try:

@@ -217,7 +217,7 @@ class NativeTransport:
                 callback()
             except Exception:
                 # A mistake of one must not keep the others of the turn from theirs.
-                log.exception("callback failed by a mistake of ours")
+                log.exception("unhandled exception in callback")
         at_end, self._at_end = self._at_end, []
         self._is_in_turn = False
         for callback in at_end:
@@ -241,7 +241,7 @@ class NativeTransport:
                 self._events[kind](*event)
             except Exception:
                 # A mistake with one stream must not keep the others from their events.
-                log.exception("event failed by a mistake of ours", extra={"event": kind})
+                log.exception("unhandled exception in event handler", extra={"event": kind})
 
     def _handle_calls(self) -> None:
         """Handle what was taken, in its order, and go on in the next turn if it takes too long."""

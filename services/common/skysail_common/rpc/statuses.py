@@ -43,7 +43,7 @@ def as_skysail_error(error: Exception, method: str) -> SkysailError:
     The error that was raised keeps no traceback.
     """
     if not isinstance(error, SkysailError):
-        log.error("call failed by a mistake of ours", exc_info=error, extra={"method": method})
+        log.error("unhandled exception in RPC handler", exc_info=error, extra={"method": method})
         without_frames(error)
         return SkysailError("internal error")
     if error.status is Status.INTERNAL:
