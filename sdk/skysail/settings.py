@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from skysail_common.errors import FailedPrecondition
+
 CLUSTER_FILE = "cluster.json"
 """File in the data directory that says how a running local cluster is reached."""
 
@@ -16,9 +18,31 @@ KUBERNETES_NOTE = "cluster.kubernetes"
 DEFAULT_ENDPOINT = "127.0.0.1:8003"
 
 
-def _default_data_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "skysail"
+def _default_data_dir() -> Path | None:
+    base = os.environ.get("XDG_DATA_HOME")
+    try:
+        return Path(base or Path.home() / ".local" / "share") / "skysail"
+    except RuntimeError:
+        # A user without HOME and without an entry in passwd, as in some containers.
+        return None
+
+
+def absolute(data_dir: Path | None) -> Path:
+    """Return a data directory as an absolute path; `~` is the home directory.
+
+    Raises:
+        FailedPrecondition: there is none, or no home directory.
+    """
+    try:
+        if data_dir is not None:
+            return data_dir.expanduser().absolute()
+    except RuntimeError:
+        # The same text: both want a home directory.
+        pass
+    raise FailedPrecondition(
+        "cannot find the data directory: this user has no home directory; set SKYSAIL_DATA_DIR, "
+        "HOME or --data-dir"
+    )
 
 
 class ClientSettings(BaseSettings):
@@ -42,7 +66,7 @@ class ClientSettings(BaseSettings):
     tls_key_file: Path | None = None
     """Key of that certificate, in PEM."""
 
-    data_dir: Path = _default_data_dir()
+    data_dir: Path | None = Field(default_factory=_default_data_dir)
     """Data directory of the local cluster."""
 
     redis_url: str = ""
@@ -50,6 +74,14 @@ class ClientSettings(BaseSettings):
 
     kubeconfig: str = Field(default="", validation_alias="KUBECONFIG")
     """File that says how Kubernetes is reached; ~/.kube/config if empty."""
+
+    def find_data_dir(self) -> Path:
+        """Return the data directory of the local cluster, an absolute path.
+
+        Raises:
+            FailedPrecondition: none is set, and the user has no home directory.
+        """
+        return absolute(self.data_dir)
 
     def find_endpoint(self) -> str:
         """Return where management is reached."""
@@ -62,7 +94,7 @@ class ClientSettings(BaseSettings):
             name: `management`, `grpc`, `http` or `metrics`.
         """
         try:
-            record = json.loads((self.data_dir / CLUSTER_FILE).read_text())
+            record = json.loads((self.find_data_dir() / CLUSTER_FILE).read_text())
             return str(record[name])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, FailedPrecondition):
             return ""

@@ -5,7 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from skysail.supervisor.cluster import lock, stop_cluster, stop_stray_store, store_socket
+from skysail.supervisor.cluster import lock, stop_cluster
+from skysail.supervisor.embedded_store import stop_stray_store, store_socket
 from skysail_common.paths import remove_socket_directory
 from skysail_common.store import embedded
 from skysail_management.containers.processes import wait_for_exit

@@ -14,7 +14,6 @@ from skysail.cli.kubernetes import (
     KUBERNETES,
     down_kubernetes,
     kubernetes_options,
-    not_installed,
     up_kubernetes,
 )
 from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoint_option
@@ -25,6 +24,7 @@ from skysail.supervisor.cluster import Cluster, lock, stop_cluster
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common.child import StartFailed
 from skysail_common.errors import FailedPrecondition
+from skysail_common.extras import require_extra
 from skysail_common.logs import configure
 from skysail_common.paths import log_path
 from skysail_common.rpc.serving import parse_ready_line, print_ready_line
@@ -128,19 +128,19 @@ def up(
     if container_manager == KUBERNETES:
         # Nothing of it runs here, and what is noted here must not be that of another.
         os.close(lock(data_dir))
-        try:
-            up_kubernetes(
-                data_dir,
-                cluster=cluster,
-                namespace=namespace,
-                context=context,
-                proxy_addr=kubernetes_proxy_addr,
-                overlay=overlay,
-                image_registry=image_registry,
-            )
-        except ModuleNotFoundError as error:
-            raise not_installed(error) from error
+        up_kubernetes(
+            data_dir,
+            cluster=cluster,
+            namespace=namespace,
+            context=context,
+            proxy_addr=kubernetes_proxy_addr,
+            overlay=overlay,
+            image_registry=image_registry,
+        )
         return
+    require_extra("server")
+    if all_in_docker or container_manager == "docker":
+        require_extra("docker")
     if detach:
         _detach(data_dir)
         return
@@ -170,12 +170,9 @@ def up(
             print_endpoints(endpoints)
             console().print("Ctrl-C stops it.", style="dim")
 
-    try:
-        cluster_type = _docker_cluster() if all_in_docker else Cluster
-        environment = dict(os.environ)  # noqa: TID251 - inherited
-        asyncio.run(cluster_type(options, environment).run(on_ready))
-    except ModuleNotFoundError as error:
-        raise not_installed(error) from error
+    cluster_type = _docker_cluster() if all_in_docker else Cluster
+    environment = dict(os.environ)  # noqa: TID251 - inherited
+    asyncio.run(cluster_type(options, environment).run(on_ready))
 
 
 def _docker_cluster() -> type[Cluster]:
@@ -271,21 +268,18 @@ def down(
       skysail down --container-manager kubernetes --namespace models
     """
     data_dir = data_dir_of(data_dir)
-    try:
-        if container_manager == KUBERNETES:
-            was_running = down_kubernetes(
-                data_dir,
-                cluster=cluster,
-                namespace=namespace,
-                context=context,
-                proxy_addr=kubernetes_proxy_addr,
-            )
-        else:
-            was_running = down_kubernetes(data_dir) or asyncio.run(
-                stop_cluster(data_dir, cluster, dict(os.environ))  # noqa: TID251 - inherited
-            )
-    except ModuleNotFoundError as error:
-        raise not_installed(error) from error
+    if container_manager == KUBERNETES:
+        was_running = down_kubernetes(
+            data_dir,
+            cluster=cluster,
+            namespace=namespace,
+            context=context,
+            proxy_addr=kubernetes_proxy_addr,
+        )
+    else:
+        was_running = down_kubernetes(data_dir) or asyncio.run(
+            stop_cluster(data_dir, cluster, dict(os.environ))  # noqa: TID251 - inherited
+        )
     if not was_running:
         where = f"namespace {namespace}" if container_manager == KUBERNETES else str(data_dir)
         raise FailedPrecondition(f"no cluster runs in {where}")

@@ -14,7 +14,7 @@ from skysail.cli.options import data_dir_of, data_dir_option
 from skysail.cli.output import console
 from skysail.settings import CLUSTER_FILE, KUBERNETES_NOTE, ClientSettings
 from skysail.supervisor.options import ClusterEndpoints
-from skysail_common.errors import FailedPrecondition, InvalidInput
+from skysail_common.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -230,13 +230,6 @@ def login(
     accounts = asyncio.run(log_in(options, server, username, password))
     who = ", ".join(accounts) or "the service accounts that 'skysail up' will make"
     click.echo(f"pull secret for {server} in namespace {escape(namespace)}: {who}")
-
-
-def not_installed(error: ModuleNotFoundError) -> FailedPrecondition:
-    """Return the error for a part of Skysail that is not installed."""
-    return FailedPrecondition(
-        f"{error.name} is not installed: pip install 'skysail[all]' brings what a cluster needs"
-    )
 
 
 COMMANDS = (forward, registry)

@@ -1,6 +1,7 @@
 """The command `skysail`: its groups, and how errors are told."""
 
 import sys
+from typing import NoReturn
 
 import click
 
@@ -8,6 +9,7 @@ from skysail.cli import applications, cluster, kubernetes, models, queries
 from skysail.local_modules import own_frames
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
+from skysail_common.extras import missing_extra
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -40,8 +42,17 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        _fail(missing)
     except SkysailError as error:
-        click.echo(f"skysail: {error.message}", err=True)
-        if error.__cause__ is not None:
-            click.echo(own_frames(error.__cause__), err=True, nl=False)
-        sys.exit(1)
+        _fail(error)
+
+
+def _fail(error: SkysailError) -> NoReturn:
+    click.echo(f"skysail: {error.message}", err=True)
+    if error.__cause__ is not None:
+        click.echo(own_frames(error.__cause__), err=True, nl=False)
+    sys.exit(1)

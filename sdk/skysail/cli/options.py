@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from skysail.client import Client
-from skysail.settings import ClientSettings
+from skysail.settings import ClientSettings, absolute
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +33,7 @@ def data_dir_option(command: F) -> F:
 
 def data_dir_of(data_dir: Path | None) -> Path:
     """Return the data directory that is meant."""
-    return (data_dir or ClientSettings().data_dir).expanduser().absolute()
+    return absolute(data_dir or ClientSettings().data_dir)
 
 
 def client_of(endpoint: str | None, timeout_s: float = 30.0) -> Client:

@@ -9,17 +9,23 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from skysail.settings import CLUSTER_FILE
+from skysail.supervisor.embedded_store import EmbeddedStore, stop_stray_store, store_socket
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail.supervisor.ports import check_ports
-from skysail_common.child import Child, StartFailed, Watch, python_module
+from skysail_common.child import Child, Watch, python_module
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition, SkysailError
 from skysail_common.lifecycle import BackgroundTasks, stop_event
+from skysail_common.log_rotation import keep_small
 from skysail_common.pages import TIMEOUT_S, is_live
-from skysail_common.paths import log_path, remove_socket_directory, socket_directory
+from skysail_common.paths import (
+    cannot_use,
+    log_path,
+    private_directory,
+    remove_socket_directory,
+)
 from skysail_common.rpc import health_check
 from skysail_common.sockets import local_endpoint, split_host_port
 
@@ -61,7 +67,7 @@ class Cluster:
         self._frontend: Child | None = None
 
     async def run(self, on_ready: Callable[[ClusterEndpoints], None]) -> None:
-        """Run the cluster until SIGTERM or SIGINT, then stop all of it.
+        """Run the cluster until SIGTERM, SIGINT or SIGHUP, then stop all of it.
 
         Raises:
             FailedPrecondition: the data directory is in use by another cluster, or a port is.
@@ -72,6 +78,8 @@ class Cluster:
         # Held until the process has ended: then nothing of it is left.
         held = lock(self._options.data_dir)
         check_ports(self._options.host, self._options.ports())
+        logs = [log_path(self._options.data_dir, name) for name in ("cluster", "store")]
+        self._tasks.start(keep_small(logs), "rotate logs")
         starting = asyncio.ensure_future(self._start())
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -87,6 +95,7 @@ class Cluster:
             await asyncio.gather(starting, stopped, return_exceptions=True)
             if await self._stop():
                 _note_that_nothing_is_left(held)
+            await self._tasks.stop()
         if self._failure is not None:
             raise SkysailError(f"the supervisor failed: {self._failure!r}") from self._failure
 
@@ -126,8 +135,7 @@ class Cluster:
         from skysail_common.store import embedded
 
         socket = store_socket(self._options.data_dir)
-        directory = self._options.data_dir / "store"
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory = private_directory(self._options.data_dir / "store")
         self._store = EmbeddedStore(
             embedded.server_command(directory, socket),
             self._environment,
@@ -190,49 +198,6 @@ class Cluster:
         return has_stopped_replicas
 
 
-class EmbeddedStore(Child):
-    """The embedded server: it prints no ready line, and is ready when it answers."""
-
-    def __init__(
-        self,
-        command: list[str],
-        environment: Mapping[str, str],
-        log_file: Path,
-        wait_until_ready: Callable[[], Any],
-    ) -> None:
-        super().__init__("store", lambda _: command, environment)
-        self._log_file = log_file
-        self._wait_until_ready = wait_until_ready
-
-    async def start(self) -> None:
-        """Start the server and return once it answers."""
-        with self._log_file.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command(self.bound),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._environment,
-                start_new_session=True,
-            )
-        ended = asyncio.ensure_future(self._process.wait())
-        ready = asyncio.ensure_future(self._wait_until_ready())
-        try:
-            await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
-                raise StartFailed(f"the store ended at once; see {self._log_file}")
-            ready.result()
-        except SkysailError:
-            await self._kill()
-            raise
-        finally:
-            ready.cancel()
-            ended.cancel()
-
-    async def _drain_output(self) -> None:
-        return
-
-
 def _port_of(endpoint: str | None) -> int:
     return split_host_port(endpoint)[1] if endpoint else 0
 
@@ -241,10 +206,13 @@ def lock(data_dir: Path) -> int:
     """Lock a data directory until the returned descriptor is closed or the process ends.
 
     Raises:
-        FailedPrecondition: another cluster holds the lock.
+        FailedPrecondition: another cluster holds the lock, or the directory cannot be written.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(data_dir / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = private_directory(data_dir) / _LOCK_FILE
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise cannot_use(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -274,6 +242,7 @@ def write_cluster_file(data_dir: Path, endpoints: ClusterEndpoints) -> None:
     """Tell other processes how the cluster is reached."""
     record = {"pid": os.getpid(), **vars(endpoints)}
     temporary = data_dir / f"{CLUSTER_FILE}.new"
+    temporary.touch(mode=0o600)
     temporary.write_text(json.dumps(record))
     temporary.replace(data_dir / CLUSTER_FILE)
 
@@ -294,25 +263,6 @@ async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, 
         process.kill()
         await process.wait()
     return process.returncode == 0
-
-
-def store_socket(data_dir: Path) -> Path:
-    """Return where the embedded store of a data directory listens."""
-    return socket_directory(data_dir) / "store.sock"
-
-
-async def stop_stray_store(data_dir: Path) -> bool:
-    """Stop the store that a killed cluster left behind; False if there is no trace of one.
-
-    Called by the holder of the lock.
-    """
-    # Only here, because the store's client is no part of the base install.
-    from skysail_common.store import embedded
-
-    socket = store_socket(data_dir)
-    had_store = socket.exists()
-    await embedded.stop_stray(socket)
-    return had_store
 
 
 async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:

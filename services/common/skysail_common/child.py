@@ -197,8 +197,10 @@ class Child:
         assert self._process.stdout is not None
         # Not by lines: one may be longer than the reader allows.
         while output := await self._process.stdout.read(_OUTPUT_CHUNK_BYTES):
-            sys.stderr.buffer.write(output)
-            sys.stderr.flush()
+            # A terminal that was closed takes no output.
+            with contextlib.suppress(OSError):
+                sys.stderr.buffer.write(output)
+                sys.stderr.flush()
 
     async def stop(self, timeout_s: float) -> None:
         """Tell the process to stop and return when it is gone; kill it after `timeout_s`.

@@ -44,7 +44,7 @@ def _key_values(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class ConsoleFormatter(logging.Formatter):
-    """One line for people: time, level, service, event, key-values."""
+    """One line for people: local date, time and zone, level, service, event, key-values."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -52,7 +52,8 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with the traceback below it if there is one."""
-        moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        local = datetime.fromtimestamp(record.created, timezone.utc).astimezone()
+        moment = local.isoformat(" ", "milliseconds")
         pairs = "".join(f" {key}={_shown(value)}" for key, value in _key_values(record).items())
         line = (
             f"{moment} {record.levelname.lower():7} {self._service}: {record.getMessage()}{pairs}"

@@ -1,8 +1,9 @@
-"""Where a cluster on one machine keeps its unix sockets."""
+"""Private directories of a cluster on one machine: its data, its logs, its unix sockets."""
 
 import contextlib
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -12,31 +13,65 @@ from skysail_common.errors import FailedPrecondition
 # A unix socket's path holds at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH_BYTES = 100
 _LONGEST_NAME = 24
+# gRPC and Redis write the path of a socket as part of a URL.
+_UNFIT_FOR_URLS = re.compile(rb"[%#?\x00-\x1f\x7f]")
+
+
+def private_directory(directory: Path) -> Path:
+    """Make a directory, unless it exists, that only this user may enter, and return it.
+
+    Raises:
+        FailedPrecondition: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise cannot_use(directory, error) from error
+    return directory
+
+
+def cannot_use(path: Path, error: OSError) -> FailedPrecondition:
+    """Return the error for a path of the data directory that cannot be made or written."""
+    reason = (error.strerror or str(error)).lower()
+    return FailedPrecondition(
+        f"cannot write {path}: {reason}; choose another data directory with --data-dir or "
+        "SKYSAIL_DATA_DIR"
+    )
 
 
 def socket_directory(data_dir: Path) -> Path:
     """Return a directory for sockets that only this user may enter; makes it.
 
-    It is in the data directory, or under the system's directory for temporary files where the
-    path would be too long for a socket.
+    It is in the data directory, or in a directory for temporary files if the path would be too long
+    for a socket or has characters that mean something else in a URL.
 
     Raises:
-        FailedPrecondition: somebody else owns the directory, or it is none.
+        FailedPrecondition: it cannot be made, somebody else owns it, or it is no directory.
     """
-    inside = data_dir.resolve() / "sockets"
-    if len(os.fsencode(inside)) + 1 + _LONGEST_NAME <= _MAX_SOCKET_PATH_BYTES:
-        directory = inside
-    else:
-        digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
-        directory = Path(tempfile.gettempdir()) / f"skysail-{digest}"
-    # What is there and no directory is refused below.
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o700, parents=True)
+    directory = _place_of_sockets(data_dir)
+    try:
+        # What is there and no directory is refused below.
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise cannot_use(directory, error) from error
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise FailedPrecondition(f"{directory} belongs to somebody else; remove it")
     directory.chmod(0o700)
     return directory
+
+
+def _place_of_sockets(data_dir: Path) -> Path:
+    inside = data_dir.resolve() / "sockets"
+    digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]
+    name = f"skysail-{digest}"
+    for directory in (inside, Path(tempfile.gettempdir()) / name, Path("/tmp") / name):
+        path = os.fsencode(directory)
+        fits = len(path) + 1 + _LONGEST_NAME <= _MAX_SOCKET_PATH_BYTES
+        if fits and not _UNFIT_FOR_URLS.search(path):
+            return directory
+    raise AssertionError("/tmp is short")
 
 
 def remove_socket_directory(data_dir: Path) -> None:
@@ -49,7 +84,9 @@ def remove_socket_directory(data_dir: Path) -> None:
 
 
 def log_path(data_dir: Path, name: str) -> Path:
-    """Return the file that the log of a service goes to; makes its directory."""
-    directory = data_dir / "logs"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return directory / f"{name}.log"
+    """Return the file that the log of a service goes to; makes its directory.
+
+    Raises:
+        FailedPrecondition: it cannot be made.
+    """
+    return private_directory(data_dir / "logs") / f"{name}.log"

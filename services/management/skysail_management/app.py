@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition, StoreUnavailable
+from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
@@ -111,12 +112,10 @@ async def _stop_replicas(settings: ManagementSettings) -> None:
 
 
 def _leading() -> "Callable[[ManagementSettings, asyncio.Event], _Leading]":
-    try:
-        from skysail_management.leadership.leading import leading
-    except ImportError as error:
-        raise FailedPrecondition(
-            f"a lease needs the client of Kubernetes ({error}); install skysail[kubernetes]"
-        ) from None
+    # A lease needs the client of Kubernetes, which may not be installed.
+    require_extra("kubernetes")
+    from skysail_management.leadership.leading import leading
+
     return leading
 
 

@@ -1,9 +1,11 @@
 import asyncio
+import os
+import signal
 
 import pytest
 
 from skysail_common.errors import SkysailError
-from skysail_common.lifecycle import wait_for_end
+from skysail_common.lifecycle import stop_event, wait_for_end
 
 
 async def test_a_process_waits_until_it_is_told_to_stop():
@@ -28,3 +30,32 @@ async def test_the_end_of_an_essential_task_is_an_error(error: Exception | None)
         await wait_for_end(asyncio.Event(), [needed])
     assert needed.done()
     assert needed.exception() is error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_to_end_sets_the_event(number: signal.Signals):
+    event = stop_event()
+    try:
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(event.wait(), 5)
+    finally:
+        _forget_signals()
+
+
+async def test_nohup_keeps_a_process_when_its_terminal_closes():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        event = stop_event()
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(event.wait(), 5)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        _forget_signals()
+        signal.signal(signal.SIGHUP, before)
+
+
+def _forget_signals() -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.remove_signal_handler(number)

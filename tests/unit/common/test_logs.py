@@ -104,9 +104,13 @@ def test_json_has_the_traceback_under_its_own_key():
 
 def test_the_console_has_one_line_for_people():
     made = record("batch sent", logging.WARNING, size=12, replica="sum:3/0")
-    made.created = datetime(2024, 6, 1, 12, 30, 1, 250_000).timestamp()
+    local = datetime(2024, 6, 1, 12, 30, 1, 250_000).astimezone()
+    made.created = local.timestamp()
     line = ConsoleFormatter("frontend").format(made)
-    assert line == "12:30:01.250 warning frontend: batch sent size=12 replica=sum:3/0"
+    assert line == (
+        f"2024-06-01 12:30:01.250{local.isoformat()[-6:]} warning frontend: batch sent size=12 "
+        "replica=sum:3/0"
+    )
 
 
 @pytest.mark.parametrize(

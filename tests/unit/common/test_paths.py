@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skysail_common.errors import FailedPrecondition
-from skysail_common.paths import remove_socket_directory, socket_directory
+from skysail_common.paths import log_path, remove_socket_directory, socket_directory
 
 # A socket's path must end before its 108th byte on Linux.
 LONGEST_SOCKET = "a" * 24
@@ -46,6 +46,29 @@ def test_sockets_are_elsewhere_where_the_path_would_be_too_long(long_dir):
     assert directory.parent == Path(tempfile.gettempdir())
     assert len(os.fsencode(directory / LONGEST_SOCKET)) <= 103
     assert socket_directory(long_dir) == directory
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a#b", "a?b", "a\nb"])
+def test_sockets_are_elsewhere_if_their_path_would_be_another_as_a_url(short_dir, name):
+    directory = socket_directory(short_dir / name)
+    assert directory.parent == Path(tempfile.gettempdir())
+    remove_socket_directory(short_dir / name)
+    assert not directory.exists()
+
+
+def test_a_long_directory_for_temporary_files_is_not_used(long_dir, tmp_path, monkeypatch):
+    long_temporary = tmp_path.joinpath(*["b-long-name"] * 10)
+    long_temporary.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long_temporary))
+    directory = socket_directory(long_dir)
+    assert directory.parent == Path("/tmp")
+    remove_socket_directory(long_dir)
+
+
+@pytest.mark.parametrize("make", [socket_directory, lambda data_dir: log_path(data_dir, "store")])
+def test_a_directory_that_cannot_be_made_is_named(make):
+    with pytest.raises(FailedPrecondition, match=r"cannot write /proc/x/.*; choose another data"):
+        make(Path("/proc/x"))
 
 
 def test_two_long_data_directories_have_different_ones(long_dir):

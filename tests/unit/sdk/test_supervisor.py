@@ -7,7 +7,8 @@ from typing import Any
 import psutil
 import pytest
 
-from skysail.supervisor.cluster import Cluster, EmbeddedStore
+from skysail.supervisor.cluster import Cluster
+from skysail.supervisor.embedded_store import EmbeddedStore
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common import child as child_module
 from skysail_common import watchdog

@@ -6,6 +6,7 @@ import importlib.util
 import platform
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -70,7 +71,7 @@ def server_options(directory: Path, socket: Path) -> list[str]:
 
 def server_url(socket: Path) -> str:
     """Return the URL of a server on a unix socket."""
-    return f"unix://{socket}"
+    return f"unix://{quote(str(socket))}"
 
 
 async def stop_stray(socket: Path) -> None:

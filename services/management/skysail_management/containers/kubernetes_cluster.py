@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from skysail_common.errors import ReplicaNotFound, SkysailError
+from skysail_common.extras import require_extra
 from skysail_common.identifiers import ReplicaId
 from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import ClusterRefused
@@ -269,7 +270,7 @@ class KubernetesManager(ContainerManager):
 
 
 def _version_images(settings: ManagementSettings) -> "VersionImages":
-    # Only here, because the client of the Docker engine may not be installed.
+    require_extra("docker")
     from skysail_management.containers.docker_images import VersionImages
 
     marks = {"cluster": settings.cluster, "namespace": settings.kubernetes_namespace}

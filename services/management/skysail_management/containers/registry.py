@@ -3,7 +3,8 @@
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
-from skysail_common.errors import InvalidInput
+from skysail_common.errors import FailedPrecondition, InvalidInput
+from skysail_common.extras import missing_extra
 from skysail_management.containers.base import ContainerManager
 
 if TYPE_CHECKING:
@@ -25,11 +26,17 @@ def find_container_manager(name: str) -> ContainerManagerFactory:
 
     Raises:
         InvalidInput: none is installed under this name; the message lists those that are.
+        FailedPrecondition: a package that it needs is not installed.
     """
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in found:
         raise InvalidInput(
             f"no container manager is called {name!r}; installed are {', '.join(sorted(found))}"
         )
-    factory: ContainerManagerFactory = found[name].load()
+    try:
+        factory: ContainerManagerFactory = found[name].load()
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or FailedPrecondition(
+            f"cannot load container manager {name!r}: package {error.name!r} is not installed"
+        ) from None
     return factory

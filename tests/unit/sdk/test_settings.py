@@ -1,0 +1,39 @@
+import pwd
+from pathlib import Path
+
+import pytest
+
+from skysail import Client
+from skysail.cli.options import data_dir_of
+from skysail.settings import ClientSettings
+from skysail_common.errors import FailedPrecondition
+
+
+@pytest.fixture
+def _without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_entry(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_DATA_HOME", "SKYSAIL_DATA_DIR", "SKYSAIL_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+
+
+@pytest.mark.usefixtures("_without_a_home")
+def test_a_user_without_a_home_needs_none_to_reach_a_cluster():
+    assert Client("somewhere:8003").endpoint == "somewhere:8003"
+    assert ClientSettings().find_endpoint() == "127.0.0.1:8003"
+    assert data_dir_of(Path("/srv/skysail")) == Path("/srv/skysail")
+
+
+@pytest.mark.usefixtures("_without_a_home")
+@pytest.mark.parametrize("given", [None, Path("~/data")])
+def test_a_user_without_a_home_hears_what_to_set(given: Path | None):
+    with pytest.raises(FailedPrecondition, match="no home directory; set SKYSAIL_DATA_DIR"):
+        data_dir_of(given)
+
+
+def test_the_data_directory_of_the_environment_is_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", "data")
+    assert ClientSettings().find_data_dir() == tmp_path / "data"
