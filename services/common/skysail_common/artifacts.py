@@ -4,7 +4,8 @@ A zip archive:
 
     manifest.json     what it is and what it needs (`Manifest`); the only part management reads
     model.pkl         the function, by cloudpickle; only model servers load it
-    modules/…         the user's own modules that the function needs, as source files
+    modules/…         the user's own modules that the function needs, with the files beside them
+    sources.json      lines of source code by file name, for tracebacks; absent if there are none
     example/<i>.bin   data of the warm-up query's inputs, in the order of the signature
 """
 
@@ -23,7 +24,10 @@ from skysail_common.tensors import Content, DataType, Signature, TensorSpec
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pkl"
 MODULES_DIRECTORY = "modules/"
+SOURCES_FILE = "sources.json"
 FORMAT = 1
+"""Raised only by a change that an earlier reader would misunderstand. Readers ignore fields that
+they do not know, because replicas keep the model server that they were started with."""
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of an artifact in one message."""
@@ -42,7 +46,7 @@ def example_file(index: int) -> str:
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class SpecRecord(_Record):
@@ -98,7 +102,12 @@ class Manifest(_Record):
     python_version: str
     """Python that wrote it, such as 3.11.7; another minor version cannot load it."""
     packages: dict[str, str] = Field(default_factory=dict)
-    """Distributions that the pickle refers to, with their versions where it was written."""
+    """Distributions that the function uses, with their versions where it was written."""
+    modules: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Modules that come from `packages`, each with the distributions that have it."""
+    import_reason: str = ""
+    """Why replicas import the module of the function from its source instead of the pickle; empty
+    if they do not."""
     requirements: tuple[str, ...] = ()
     """What pip installs for it, as of a requirements file."""
     signature: SignatureRecord

@@ -1,6 +1,5 @@
 """Makes a model of an artifact, and says precisely why where it cannot."""
 
-import importlib.metadata
 import logging
 import pickle
 import platform
@@ -23,6 +22,7 @@ from skysail_common.artifacts import (
 from skysail_common.errors import SkysailError
 from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
 from skysail_model_server.model import Model
+from skysail_model_server.package_differences import PackageDifferences, compare_packages
 from skysail_model_server.warm_up import warm_up
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,10 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
         LoadFailed: says exactly what is missing, differs, or went wrong, with the traceback.
     """
     manifest = read_manifest(artifact)
-    differing = _check_versions(manifest)
+    _check_python(manifest)
+    packages = compare_packages(manifest)
+    for difference in packages.differing:
+        log.warning("package versions differ", extra={"difference": difference})
     signature = manifest.signature.signature()
     try:
         with zipfile.ZipFile(artifact) as archive:
@@ -57,7 +60,7 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
         function = pickle.loads(pickled)
     # All of them: SystemExit is no Exception, and no signal raises here.
     except BaseException as error:
-        raise LoadFailed(_told("loading the function failed", error, differing)) from error
+        raise LoadFailed(_told("loading the function failed", error, packages)) from error
     model = Model(function, manifest.calling, signature, file_sha256(artifact))
     if example:
         model.example = example
@@ -65,41 +68,17 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
             model.latencies = warm_up(model, example)
         except BaseException as error:
             what = "the function failed on the warm-up query"
-            raise LoadFailed(_told(what, error, differing)) from error
+            raise LoadFailed(_told(what, error, packages)) from error
     return model
 
 
-def _version_differences(manifest: Manifest) -> tuple[list[str], list[str]]:
-    """Return what is missing here and what has another version, for people."""
-    missing: list[str] = []
-    differing: list[str] = []
-    for package, wanted in sorted(manifest.packages.items()):
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(f"{package}=={wanted}")
-        else:
-            if found != wanted:
-                differing.append(f"{package} is {found} here and was {wanted} there")
-    return missing, differing
-
-
-def _check_versions(manifest: Manifest) -> list[str]:
+def _check_python(manifest: Manifest) -> None:
     here, there = platform.python_version(), manifest.python_version
     if here.split(".")[:2] != there.split(".")[:2]:
         raise LoadFailed(
             f"the function was pickled by Python {there} and this is Python {here}; pickled code "
             "runs on the same minor version only"
         )
-    missing, differing = _version_differences(manifest)
-    if missing:
-        raise LoadFailed(
-            f"the function needs packages that are not installed here: {', '.join(missing)}; "
-            "name them in pkgs_to_install"
-        )
-    for difference in differing:
-        log.warning("package versions differ", extra={"difference": difference})
-    return differing
 
 
 def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature) -> list[Array]:
@@ -116,9 +95,7 @@ def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature)
     return arrays
 
 
-def _told(what: str, error: BaseException, differing: list[str]) -> str:
+def _told(what: str, error: BaseException, packages: PackageDifferences) -> str:
     trace = "".join(traceback.format_exception(error)).rstrip()
-    lines = [f"{what}: {type(error).__name__}: {error}", trace]
-    if differing:
-        lines.append("versions differ, which may be why: " + "; ".join(differing))
+    lines = [f"{what}: {type(error).__name__}: {error}", trace, *packages.hints(error)]
     return "\n".join(lines)

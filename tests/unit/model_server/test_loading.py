@@ -82,7 +82,7 @@ def write_artifact(
     pickled: bytes | None = None,
     signature: Signature | None = None,
     examples: tuple[np.ndarray, ...] = (EXAMPLE,),
-    modules: dict[str, str] | None = None,
+    files: dict[str, str] | None = None,
     compression: int = zipfile.ZIP_STORED,
     omit: str = "",
     **values: Any,
@@ -100,7 +100,7 @@ def write_artifact(
     members = {
         MANIFEST_FILE: manifest.model_dump_json(),
         MODEL_FILE: cloudpickle.dumps(function) if pickled is None else pickled,
-        **{f"modules/{name}": source for name, source in (modules or {}).items()},
+        **{f"modules/{name}": source for name, source in (files or {}).items()},
         **{example_file(index): from_numpy("", each).data for index, each in enumerate(examples)},
     }
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -162,16 +162,55 @@ def test_another_micro_version_of_python_is_fine(tmp_path: Path, work_dir: Path)
     load(tmp_path, python_version=f"{major}.{minor}.999")
 
 
-def test_missing_packages_are_named_with_their_versions_and_no_others(
+MISSING = {"zebra-not-there": "2.0", "numpy": NUMPY, "apple-not-there": "1.5rc1"}
+
+
+def imports_what_is_missing(x):
+    import apple_not_there
+
+    return apple_not_there.bite(x)
+
+
+def hides_a_failed_import(x):
+    try:
+        import apple_not_there
+    except ImportError:
+        raise RuntimeError("no apple") from None
+    return apple_not_there
+
+
+def test_missing_packages_that_the_function_does_not_need_are_no_matter(
     tmp_path: Path, work_dir: Path
 ):
-    packages = {"zebra-not-there": "2.0", "numpy": NUMPY, "apple-not-there": "1.5rc1"}
+    load(tmp_path, packages=MISSING)
+
+
+@pytest.mark.parametrize("function", [imports_what_is_missing, hides_a_failed_import])
+def test_missing_packages_are_named_where_an_import_fails(tmp_path: Path, work_dir: Path, function):
     with pytest.raises(LoadFailed) as caught:
-        load(tmp_path, packages=packages)
-    assert caught.value.message == (
-        "the function needs packages that are not installed here: apple-not-there==1.5rc1, "
-        "zebra-not-there==2.0; name them in pkgs_to_install"
+        load(tmp_path, function, packages=MISSING)
+    assert caught.value.message.splitlines()[-1] == (
+        "packages that are not installed here: apple-not-there==1.5rc1, zebra-not-there==2.0; "
+        "name them in pkgs_to_install"
     )
+
+
+def test_missing_packages_are_not_named_where_something_else_fails(tmp_path: Path, work_dir: Path):
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, fails, packages=MISSING)
+    assert "zebra" not in caught.value.message
+
+
+def test_a_package_is_not_missing_if_another_has_its_module(tmp_path: Path, work_dir: Path):
+    with pytest.raises(LoadFailed) as caught:
+        load(
+            tmp_path,
+            imports_what_is_missing,
+            packages={"numpy-headless": "1.0", "zebra-not-there": "2.0"},
+            modules={"numpy": ("numpy-headless",), "zebra": ("zebra-not-there",)},
+        )
+    last = caught.value.message.splitlines()[-1]
+    assert "not installed here: zebra-not-there==2.0; " in last
 
 
 def test_packages_of_other_versions_are_warned_of(tmp_path: Path, work_dir: Path, caplog):
@@ -250,7 +289,7 @@ def test_a_warm_up_that_breaks_the_signature_fails(tmp_path: Path, work_dir: Pat
 
 
 def test_modules_can_be_imported_at_load_and_later(tmp_path: Path, work_dir: Path):
-    modules = {
+    files = {
         "sky_user_tools.py": "FACTOR = 3.0\n",
         "sky_user_package/__init__.py": "",
         "sky_user_package/deep.py": "from sky_user_tools import FACTOR\nOFFSET = FACTOR + 1\n",
@@ -261,7 +300,7 @@ def test_modules_can_be_imported_at_load_and_later(tmp_path: Path, work_dir: Pat
 
         return x + OFFSET
 
-    model = load(tmp_path, function, modules=modules, examples=())
+    model = load(tmp_path, function, files=files, examples=())
     assert model.predict([np.zeros((1, 2))], 1)[0].tolist() == [[4.0, 4.0]]
     assert Path(sys.modules["sky_user_tools"].__file__ or "").is_relative_to(work_dir)
 
@@ -270,14 +309,14 @@ def test_the_modules_of_the_user_come_before_installed_ones(tmp_path: Path, work
     load(
         tmp_path,
         pickled=b"csky_user_first\nf\n.",
-        modules={"sky_user_first.py": "f = abs\n"},
+        files={"sky_user_first.py": "f = abs\n"},
         examples=(),
     )
     assert sys.path[0] == str((work_dir / "modules").resolve())
 
 
 def test_modules_are_never_unpacked_outside_the_work_directory(tmp_path: Path, work_dir: Path):
-    load(tmp_path, modules={"../../escaped.py": "", "/escaped.py": ""})
+    load(tmp_path, files={"../../escaped.py": "", "/escaped.py": ""})
     assert not (tmp_path / "escaped.py").exists()
     assert {path.relative_to(work_dir).parts[0] for path in work_dir.rglob("*.py")} <= {
         "modules",
