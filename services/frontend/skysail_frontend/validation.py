@@ -175,9 +175,16 @@ def _check_shape(model: str, spec: TensorSpec, shape: tuple[int, ...], label: st
         else:
             return
     expected, got = _dims(spec.shape), _dims(shape)
+    # Where a client sends a size of -1, both would read the same.
+    odd = next((size for size in shape if not 0 < size <= _MAX_DIMENSION), None)
+    note = (
+        "the first dimension is the batch and is at least 1"
+        if odd is None
+        else f"the input has a dimension of size {odd}; sizes are from 1 to {_MAX_DIMENSION}"
+    )
     raise InvalidInput(
         f"{label}unexpected shape for input '{spec.name}' for model '{model}'. Expected "
-        f"[{expected}], got [{got}]. NOTE: the first dimension is the batch and is at least 1."
+        f"[{expected}], got [{got}]. NOTE: {note}."
     )
 
 

@@ -22,6 +22,7 @@ from skysail_protos.v1 import model_server_pb2
 log = logging.getLogger(__name__)
 
 _MAX_MESSAGE_BYTES = 2_000
+_MAX_PLACE_BYTES = 200
 _MAX_LOST_BATCHES = 3
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -137,30 +138,43 @@ class Execution:
 
 
 def _blame(error: BaseException) -> tuple[Status, str]:
-    is_ours = isinstance(error, SkysailError)
+    """Return the status and the text of an error for the caller of the query."""
+    raised_at = _user_frames(error)
+    is_own = isinstance(error, SkysailError) and raised_at is None
     try:
-        message = str(error) if is_ours else f"{type(error).__name__}: {error}"
+        message = str(error) if is_own else f"{type(error).__name__}: {error}"
     except Exception:
         # Even the text of an error may be user code.
         message = type(error).__name__
-    # A message may hold what no UTF-8 can, such as half a surrogate pair.
-    encoded = message[:_MAX_MESSAGE_BYTES].encode(errors="replace")
-    message = encoded[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
-    if isinstance(error, SkysailError):
+    message = _cut(message, _MAX_MESSAGE_BYTES)
+    if isinstance(error, SkysailError) and is_own:
         return error.status, message
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(raised_at or error.__traceback__)
     if frames:
         # These help; the directory of the file is the server's own business.
-        file, line = Path(frames[-1].filename).name, frames[-1].lineno
-        message += f" (in {frames[-1].name}, {file} line {line})"
+        place = f"{frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno}"
+        message += f" (in {_cut(place, _MAX_PLACE_BYTES)})"
     return ModelFailed.status, message
 
 
-def _raised(error: BaseException) -> ExcInfo | None:
-    """Return an error with its traceback from the user's function on; None for one of ours."""
-    if isinstance(error, SkysailError):
-        return None
+def _cut(text: str, max_bytes: int) -> str:
+    """Return the beginning of a text: gRPC writes each byte of other scripts as three."""
+    # A text may hold what no UTF-8 can, such as half a surrogate pair.
+    encoded = text[:max_bytes].encode(errors="replace")
+    return encoded[:max_bytes].decode(errors="ignore")
+
+
+def _user_frames(error: BaseException) -> TracebackType | None:
+    """Return the traceback from the user's function on; None if the function has returned."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code is not call_function.__code__:
         trace = trace.tb_next
-    return type(error), error, trace.tb_next if trace is not None else error.__traceback__
+    return trace.tb_next if trace is not None else None
+
+
+def _raised(error: BaseException) -> ExcInfo | None:
+    """Return an error for the log, from the user's function on; None for one of Skysail itself."""
+    trace = _user_frames(error)
+    if isinstance(error, SkysailError) and trace is None:
+        return None
+    return type(error), error, trace or error.__traceback__

@@ -3,6 +3,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.clock import NEVER
-from skysail_common.errors import InvalidInput, Status, Unavailable
+from skysail_common.errors import InvalidInput, ModelNotFound, Status, Unavailable
 from skysail_common.functions import LIST_OUTPUT
 from skysail_common.tensors import (
     CLIPPER_SPECS,
@@ -465,12 +466,29 @@ def test_sys_exit_in_user_code_ends_nothing():
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
-    [(InvalidInput("too dark"), Status.INVALID_ARGUMENT), (Unavailable("no"), Status.UNAVAILABLE)],
+    "error", [InvalidInput("too dark"), ModelNotFound("model 'x' is not registered"), Unavailable()]
 )
-def test_an_error_of_skysail_keeps_its_status_and_text(error, status):
+def test_an_error_of_skysail_that_the_function_raises_is_a_failure_of_the_model(error):
     (found,) = run(raises(error), [query(1)])
-    assert (found.code, found.message) == (status, str(error))
+    assert found.code == Status.INTERNAL
+    text = f"{type(error).__name__}: {error} (in function, test_execution.py line "
+    assert found.message.startswith(text)
+
+
+@pytest.mark.parametrize("text", ["x", "日", "\U0001f600"])
+def test_the_text_of_an_error_fits_into_metadata_in_any_script(text):
+    def function(x):
+        exec(
+            compile(f"def {'日' * 1000}(): raise ValueError(text)", "日" * 80 + ".py", "exec"),
+            names,
+        )
+        names["日" * 1000]()
+
+    names = {"text": text * 10_000}
+    (found,) = run(function, [query(1)])
+    # gRPC writes it percent-encoded; peers refuse metadata beyond 8 KiB.
+    assert 2_000 < len(quote(found.message, safe="")) < 7_500
+    assert found.message.endswith(")")
 
 
 @pytest.mark.parametrize(
