@@ -10,11 +10,13 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any, TextIO
+
+from skysail_common.identifiers import ModelVersion
 
 _bound: ContextVar[dict[str, Any] | None] = ContextVar("skysail_log_context", default=None)
 
@@ -71,13 +73,16 @@ def _shown(value: Any) -> str:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line for machines."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, fields: Mapping[str, object] | None = None) -> None:
+        """Write events of a service, each with the same `fields`."""
         super().__init__()
         self._service = service
+        self._fields = dict(fields or {})
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object; the traceback, if there is one, is under `traceback`."""
         event: dict[str, Any] = {
+            **self._fields,
             **_key_values(record),
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname.lower(),
@@ -87,14 +92,34 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, default=str)
+        return json.dumps({key: _plain(value) for key, value in event.items()}, default=str)
 
 
-def configure(service: str, level: str, log_format: str, stream: TextIO | None = None) -> None:
-    """Make every logger of the process write to `stream` (standard error if None)."""
+def _plain(value: Any) -> Any:
+    """Return a name in its text form, such as `sum:3`; JSON has a list for a named tuple."""
+    return str(value) if isinstance(value, ModelVersion) else value
+
+
+def configure(
+    service: str,
+    level: str,
+    log_format: str,
+    stream: TextIO | None = None,
+    fields: Mapping[str, object] | None = None,
+) -> None:
+    """Make every logger of the process write to `stream` (standard error if None).
+
+    Args:
+        service: Name of the service.
+        level: Events below this level are not written.
+        log_format: `console` or `json`.
+        stream: Where lines go.
+        fields: What each JSON object has; a console line has it not, because the log of one process
+            repeats it.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    formatter = JsonFormatter if log_format == "json" else ConsoleFormatter
-    handler.setFormatter(formatter(service))
+    is_json = log_format == "json"
+    handler.setFormatter(JsonFormatter(service, fields) if is_json else ConsoleFormatter(service))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Libraries tell every step at info; what they say at warning matters.
     for library in ("grpc", "uvicorn", "uvicorn.access", "asyncio"):

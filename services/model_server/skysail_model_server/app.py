@@ -39,6 +39,7 @@ from skysail_model_server.loading import LoadFailed, load_model
 from skysail_model_server.log_file import LogFile
 from skysail_model_server.loop_serving import LoopServing
 from skysail_model_server.model import Model
+from skysail_model_server.output_streams import open_output_streams
 from skysail_model_server.serving import Serving
 from skysail_model_server.settings import ModelServerSettings
 from skysail_model_server.stop_signals import StopSignals
@@ -99,12 +100,17 @@ class _IoThread:
 
     async def _begin(self, serving: Serving, model: Model) -> None:
         # Before anybody can see that it is.
-        log.info("replica is ready", extra={"replica": self._replica_id})
+        log.info(
+            "replica is ready",
+            extra={"replica": self._replica_id, "grpc": self._settings.listen_address},
+        )
         self._watchdog.learn(max((seconds for _, seconds in model.latencies), default=0.0))
         self._tasks.start(self._watchdog.run(), "watch for stuck calls")
         await serving.begin(model)
         self._model_is_ready.set()
-        print_ready_line("model-server", grpc=self._settings.listen_address)
+        if self._settings.log_format != "json":
+            # Among objects it would be a line that no reader of them expects.
+            print_ready_line("model-server", grpc=self._settings.listen_address)
 
     def join(self) -> None:
         """Wait until the network is closed."""
@@ -150,14 +156,17 @@ class _IoThread:
         file = LogFile(path, self._settings.log_max_mib * 1024 * 1024)
         while True:
             await asyncio.sleep(_LOG_CHECK_S)
-            file.rotate_if_full()
+            # On a full disk no new file can be made; there may be room later.
+            with contextlib.suppress(OSError):
+                file.rotate_if_full()
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one replica until it is told to stop and return the exit status of the process."""
     try:
         settings = read_settings(ModelServerSettings, "skysail-model-server", arguments)
-        configure("model-server", settings.log_level, settings.log_format)
+        open_output_streams()
+        _configure_logs(settings)
         _limit_memory(settings.memory_limit_mib)
         io = _IoThread(settings)
     except InvalidInput as error:
@@ -185,11 +194,27 @@ def main(arguments: Sequence[str]) -> int:
     return io.status
 
 
+def _configure_logs(settings: ModelServerSettings) -> None:
+    replica_id = ReplicaId.parse(settings.replica_id)
+    version = replica_id.model_version
+    fields = {"model": version.model_name, "version": version, "replica": replica_id}
+    configure("model-server", settings.log_level, settings.log_format, fields=fields)
+
+
 def _end_in_time() -> None:
     """End the process soon, even if threads that the user's code has left do not end."""
-    timer = threading.Timer(_EXIT_GRACE_S, os._exit, [int(ExitCode.OK)])
+    timer = threading.Timer(_EXIT_GRACE_S, _end_beside_threads)
     timer.daemon = True
     timer.start()
+
+
+def _end_beside_threads() -> NoReturn:
+    main = threading.main_thread()
+    left = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
+    try:
+        log.warning("threads of the function do not end; the replica ends", extra={"threads": left})
+    finally:
+        os._exit(ExitCode.OK)
 
 
 def _give_up(error: SkysailError, status: ExitCode) -> NoReturn:

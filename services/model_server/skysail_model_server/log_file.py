@@ -1,5 +1,6 @@
 """The replica's own log file: standard output and error, rotated without losing a line."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -17,9 +18,15 @@ class LogFile:
         self._reopen()
 
     def rotate_if_full(self) -> None:
-        """Begin a new file if this one is full; the old one gets the suffix `.1`."""
+        """Begin a new file if this one is full; the old one gets the suffix `.1`.
+
+        Raises:
+            OSError: the new one cannot be made; the same call may succeed later.
+        """
         if os.fstat(2).st_size >= self._max_bytes:
-            self._path.replace(self._path.with_suffix(self._path.suffix + ".1"))
+            # An attempt that failed half way has moved it.
+            with contextlib.suppress(FileNotFoundError):
+                self._path.replace(self._path.with_suffix(self._path.suffix + ".1"))
             self._reopen()
 
     def _reopen(self) -> None:
