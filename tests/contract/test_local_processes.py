@@ -18,8 +18,8 @@ import pytest
 
 from skysail_common.errors import SkysailError, Unsupported
 from skysail_common.states import ReplicaState
-from skysail_management.containers import local_process
-from skysail_management.containers.base import PrepareFailed
+from skysail_management.containers import local_process, work_directories
+from skysail_management.containers.base import Container, PrepareFailed
 from skysail_management.containers.environments import environment_key
 from skysail_management.containers.local_process import LocalProcessManager
 from skysail_management.containers.notes import Replica
@@ -244,14 +244,62 @@ async def test_a_log_is_followed_beyond_its_rotation_without_losing_a_line(world
             expected = [f"last {number}", f"first {number}"]
             got = [await asyncio.wait_for(anext(lines), 10) for _ in expected]
             assert got == expected
+            assert await hand.log(container, 2) == expected
 
 
-async def test_a_data_directory_with_a_long_name_still_has_sockets(tmp_path: Path):
+def uses_multiprocessing(texts):
+    import multiprocessing
+    import os
+    import tempfile
+    from multiprocessing.connection import Listener
+
+    listener = Listener(family="AF_UNIX")
+    listener.close()
+    with multiprocessing.Manager() as manager:
+        shared = manager.list(texts)
+        shared.append("end")
+        answered = list(shared)
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(1) as pool:
+        size = pool.apply(len, (answered,))
+    assert os.path.realpath(tempfile.gettempdir()) == os.getcwd()
+    return [f"{text} {size}" for text in texts]
+
+
+async def test_a_data_directory_with_a_long_name_has_sockets_of_replicas_and_models(tmp_path: Path):
     deep = tmp_path / ("x" * 60) / ("y" * 60)
     async with running_backend("local", deep) as world, opened(*world) as hand:
-        container = await hand.start_ready(hand.version(echo))
-        assert await ask(container, "x") == ["x"]
+        container = await hand.start_ready(hand.version(uses_multiprocessing))
+        assert await ask(container, "x") == ["x 2"]
+        link = short_name(container)
+        assert link.is_symlink()
+        assert link.stat().st_mode & 0o777 == 0o700
         await hand.manager.stop(container.container_id, 10.0)
+        assert not link.is_symlink()
+
+
+def short_name(container: Container) -> Path:
+    return Path("/tmp") / f"skysail-{container.container_id.rpartition('-')[2]}"
+
+
+async def test_the_next_manager_removes_the_short_name_of_what_has_ended(world):
+    async with opened(*world) as first:
+        container = await first.start_ready(first.version(echo))
+        await first.backend.kill(container)
+        await first.ended(container)
+        assert not short_name(container).is_symlink()
+        work = world[0].directory / "replicas" / container.container_id / "work"
+        # As if the manager had died first.
+        short_name(container).symlink_to(work.resolve())
+    async with opened(*world):
+        assert not short_name(container).is_symlink()
+
+
+async def test_a_replica_runs_where_no_short_name_can_be_made(hand: Hand, monkeypatch, tmp_path):
+    monkeypatch.setattr(work_directories, "_SHORT_PLACE", tmp_path / "no-such-place")
+    container = await hand.start_ready(hand.version(echo))
+    assert await ask(container, "x") == ["x"]
+    await hand.manager.stop(container.container_id, 10.0)
 
 
 async def test_the_end_of_a_long_log_begins_with_a_whole_line(hand: Hand):

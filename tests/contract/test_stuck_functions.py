@@ -1,6 +1,7 @@
 """A model server whose function does not return ends itself and says where it was."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from skysail.artifact import build_artifact
 from skysail_common.states import ExitCode
+from skysail_management.containers.replicas import exit_reason, explained
 from skysail_testing.model_servers import Results, batch_of, running_model_server
 
 
@@ -30,14 +32,23 @@ def keeps_the_interpreter(x):
 
 @pytest.mark.parametrize("name", ["grpc", "native"])
 @pytest.mark.parametrize(
-    ("function", "status", "told"),
+    ("function", "status", "reason"),
     [
-        (waits, ExitCode.STUCK, "function is stuck"),
+        (
+            waits,
+            ExitCode.STUCK,
+            r"no result after \d s, in waits, .*\.py line \d+ \(wait, threading\.py line \d+\)",
+        ),
         # Only faulthandler can still do something, and it knows one status.
-        (keeps_the_interpreter, 1, "Timeout"),
+        (
+            keeps_the_interpreter,
+            1,
+            r"no result after 0:00:0.*, with the interpreter held, in keeps_the_interpreter, "
+            r".*\.py line \d+",
+        ),
     ],
 )
-async def test_a_stuck_function_ends_its_replica(name, function, status, told, tmp_path: Path):
+async def test_a_stuck_function_ends_its_replica(name, function, status, reason, tmp_path: Path):
     artifact = build_artifact(function, example=np.zeros((1, 1)))
     async with running_model_server(artifact, name, tmp_path, STUCK_AFTER_S="0.5") as server:
         results = Results()
@@ -47,6 +58,6 @@ async def test_a_stuck_function_ends_its_replica(name, function, status, told, t
         assert (await results.next()).id == 1
         link.send(batch_of(2, 1.0))
         assert await asyncio.to_thread(server.service.wait) == status
-        assert told in server.service.errors
-        assert f"in {function.__name__}" in server.service.errors
+        told = explained(exit_reason(status), server.service.errors)
+        assert re.fullmatch(f"stuck: its function did not return: {reason}", told), told
         link.close()

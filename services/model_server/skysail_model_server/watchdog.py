@@ -14,11 +14,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
 from skysail_common.clock import NEVER, Clock
 from skysail_common.functions import call_function
+from skysail_common.replica_reports import STUCK, where_stuck
 from skysail_common.states import ExitCode
 
 log = logging.getLogger(__name__)
@@ -107,12 +109,17 @@ class Watchdog:
 
 
 def _log_stuck(taken_s: float) -> None:
-    """Write the stack of the main thread to the log, from the user's function on."""
+    """Write where the main thread is to the log, and its stack from the user's function on."""
     frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+    places: list[str] = []
     trace: TracebackType | None = None
     while frame is not None and frame.f_code is not call_function.__code__:
+        name, file = frame.f_code.co_name, Path(frame.f_code.co_filename).name
+        places.append(f"{name}, {file} line {frame.f_lineno}")
         trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
         frame = frame.f_back
     error = TimeoutError(f"no result after {taken_s:.0f} s")
-    log.error("function is stuck; the replica ends", exc_info=(TimeoutError, error, trace))
+    # Management, which knows a replica that has ended by its log alone, reads this line.
+    where = where_stuck(places)
+    log.error("%s: %s%s", STUCK, error, where, exc_info=(TimeoutError, error, trace))
     sys.stderr.flush()

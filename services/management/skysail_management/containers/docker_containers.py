@@ -30,10 +30,11 @@ from skysail_common.sockets import join_host_port
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers import docker_options
 from skysail_management.containers.base import Container, ReplicaSpec
+from skysail_management.containers.log_tails import LOG_READ_BYTES, log_end
 from skysail_management.containers.replicas import (
     LABELS,
     exit_reason,
-    log_end,
+    explained,
     replica_labels,
     replica_name,
 )
@@ -173,20 +174,23 @@ class ClusterContainers:
             reason = f"ran out of memory: its limit is {limit_mib} MiB"
         else:
             reason = exit_reason(_SIGNALLED - status if status > _SIGNALLED else status)
+        log = await self._last_lines(name)
         return replace(
             container,
             state=ReplicaState.FAILED,
-            reason=reason,
+            reason=explained(reason, log),
             is_permanent=status == ExitCode.LOAD_FAILED,
-            log_tail=await self._log_tail(name),
+            log_tail=log_end(log),
         )
 
-    async def _log_tail(self, name: str) -> str:
+    async def _last_lines(self, name: str) -> bytes | str:
         try:
-            log = await self._engine.do(lambda client: client.logs(name, tail=_LOG_TAIL_LINES))
+            log: bytes = await self._engine.do(
+                lambda client: client.logs(name, tail=_LOG_TAIL_LINES)
+            )
         except EngineRefused as error:
             return f"the log cannot be read: {error.message}"
-        return log_end(log)
+        return log[-LOG_READ_BYTES:]
 
     async def logs(self, name: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
         """Yield the last lines of a log and, if `follow`, what is added.

@@ -31,6 +31,7 @@ from skysail_management.containers.base import (
 from skysail_management.containers.changes import ContainerChanges
 from skysail_management.containers.kubernetes_packages import KubernetesPackages
 from skysail_management.containers.kubernetes_pods import KubernetesPods
+from skysail_management.containers.log_tails import log_end
 from skysail_management.containers.pod_states import (
     PodState,
     is_claimed,
@@ -38,7 +39,7 @@ from skysail_management.containers.pod_states import (
     is_released,
     read_pod,
 )
-from skysail_management.containers.replicas import log_end
+from skysail_management.containers.replicas import explained
 from skysail_management.settings import ManagementSettings
 
 if TYPE_CHECKING:
@@ -238,7 +239,8 @@ class KubernetesManager(ContainerManager):
         pod = self._pods.pods.get(name)
         text = await self._log(name, state)
         self._last_logs[replica.container.replica_id] = (name, text[-_MAX_LOG_CHARACTERS:])
-        self._set(replica, replace(state.container, log_tail=log_end(text.encode())))
+        reason = explained(state.container.reason, text)
+        self._set(replica, replace(state.container, reason=reason, log_tail=log_end(text)))
         if pod is not None and is_deleted(pod):
             # It finishes what it has.
             return

@@ -3,21 +3,20 @@
 Each leads a session of its own, so that it outlives a management that crashes; a small file
 beside its log lets the next management take it over.
 
-    <data-dir>/replicas/<container id>/   container.json  replica.log  ready  work/
+    <data-dir>/replicas/<container id>/   container.json  replica.log  ready
+                                  work/   see work_directories.py
     <data-dir>/environments/<hash>/       see environments.py
 """
 
 import asyncio
 import contextlib
 import logging
-import os
 import platform
 import secrets
-import shutil
 import signal
 import subprocess
-from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -39,6 +38,8 @@ from skysail_management.containers.base import (
 )
 from skysail_management.containers.changes import ContainerChanges
 from skysail_management.containers.environments import Environments
+from skysail_management.containers.log_files import read_log, read_log_end
+from skysail_management.containers.log_tails import log_end
 from skysail_management.containers.notes import Replica, log_file, read_note, write_note
 from skysail_management.containers.processes import (
     is_same_process,
@@ -51,20 +52,24 @@ from skysail_management.containers.processes import (
 )
 from skysail_management.containers.readiness import watch_readiness
 from skysail_management.containers.replicas import (
-    LOG_TAIL_BYTES,
     SILENT,
     check_python,
     exit_reason,
-    log_end,
+    explained,
     replica_environment,
     replica_labels,
     replica_name,
+)
+from skysail_management.containers.work_directories import (
+    make_work_directory,
+    remove_replica_directory,
+    remove_short_name,
+    work_directory,
 )
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
 
-_FOLLOW_INTERVAL_S = 0.2
 _LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
 
 
@@ -102,13 +107,14 @@ class LocalProcessManager(ContainerManager):
             replica = read_note(directory)
             if replica is None:
                 # Management died between the start of the process and the note about it.
-                kill_processes_in((directory / "work").resolve())
+                kill_processes_in(work_directory(directory).resolve())
             elif is_same_process(replica.pid, replica.start):
                 self._follow(replica)
                 log.info("took over a replica", extra={"replica": replica.container.replica_id})
             else:
                 kill_remains(replica.pid, _LOG_FILE, str(replica.log_file))
                 replica.socket.unlink(missing_ok=True)
+                remove_short_name(directory)
 
     async def close(self) -> None:
         """Let go of all processes without stopping them."""
@@ -147,7 +153,7 @@ class LocalProcessManager(ContainerManager):
             if child is not None:
                 signal_session(child.pid, signal.SIGKILL)
                 await in_thread(child.wait)
-            await in_thread(shutil.rmtree, directory, ignore_errors=True)
+            await in_thread(remove_replica_directory, directory)
             raise SkysailError(f"its process cannot be started: {error}") from error
         self._follow(replica)
         return container
@@ -156,12 +162,16 @@ class LocalProcessManager(ContainerManager):
         self, spec: ReplicaSpec, endpoint: str, directory: Path
     ) -> "subprocess.Popen[bytes]":
         python = self._environments.python(spec.version.requirements)
-        (directory / "work").mkdir(parents=True, mode=0o700)
+        temporary = make_work_directory(directory)
         with log_file(directory).open("ab") as output:
             child = subprocess.Popen(
                 [str(python), "-m", "skysail_model_server"],
-                cwd=directory / "work",
-                env=self._environment(spec, endpoint, directory),
+                cwd=work_directory(directory),
+                env={
+                    **self._base_environment,
+                    "TMPDIR": str(temporary),
+                    **self._environment(spec, endpoint, directory),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -172,8 +182,6 @@ class LocalProcessManager(ContainerManager):
 
     def _environment(self, spec: ReplicaSpec, endpoint: str, directory: Path) -> dict[str, str]:
         return {
-            **self._base_environment,
-            "TMPDIR": str(directory / "work"),
             **replica_environment(spec, endpoint),
             "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
             "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,
@@ -207,33 +215,14 @@ class LocalProcessManager(ContainerManager):
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
         """Yield the last lines of a log and, if `follow`, what is added."""
         path = log_file(self._directory / Path(container_id).name)
+        has_ended = (lambda: container_id not in self._replicas) if follow else None
+        lines = read_log(path, tail_lines, has_ended)
         try:
-            file = path.open("rb")
-        except OSError:
+            async with aclosing(lines):
+                async for line in lines:
+                    yield line
+        except FileNotFoundError:
             raise ReplicaNotFound(f"there is no log of container {container_id!r}") from None
-        try:
-            for line in deque(file, maxlen=tail_lines):
-                yield line.decode(errors="replace").rstrip("\n")
-            pending = b""
-            while follow:
-                # Asked before it is read to its end: nothing is added to it afterwards.
-                is_last = container_id not in self._replicas
-                was_rotated = _was_rotated(file.fileno(), path)
-                pending += file.read()
-                *lines, pending = pending.split(b"\n")
-                for line in lines:
-                    yield line.decode(errors="replace")
-                if is_last:
-                    if pending:
-                        yield pending.decode(errors="replace")
-                    return
-                if was_rotated:
-                    file.close()
-                    file = path.open("rb")
-                    continue
-                await asyncio.sleep(_FOLLOW_INTERVAL_S)
-        finally:
-            file.close()
 
     async def sweep(self, kept: Collection[VersionSpec]) -> None:
         """Remove the directories of processes that have ended, and unused environments.
@@ -247,12 +236,12 @@ class LocalProcessManager(ContainerManager):
                 continue
             replica = read_note(directory)
             if replica is None or replica.container.replica_id.model_version not in versions:
-                await in_thread(shutil.rmtree, directory, ignore_errors=True)
+                await in_thread(remove_replica_directory, directory)
                 continue
             last = newest.get(replica.container.replica_id)
             if last is not None:
                 older = min(last, (replica.start, directory))
-                await in_thread(shutil.rmtree, older[1], ignore_errors=True)
+                await in_thread(remove_replica_directory, older[1])
                 last = max(last, (replica.start, directory))
             newest[replica.container.replica_id] = last or (replica.start, directory)
         await self._environments.sweep([spec.requirements for spec in kept])
@@ -296,39 +285,25 @@ class LocalProcessManager(ContainerManager):
         signal_session(replica.pid, signal.SIGKILL)
         del self._replicas[replica.container.container_id]
         replica.socket.unlink(missing_ok=True)
+        remove_short_name(replica.directory)
         # Whoever stops it must not signal its number any more.
         replica.gone.set()
         if replica.is_stopping:
-            await in_thread(shutil.rmtree, replica.directory, ignore_errors=True)
+            await in_thread(remove_replica_directory, replica.directory)
             self._set(replica, ReplicaState.STOPPED)
         else:
+            log_end_bytes = await in_thread(read_log_end, replica.log_file)
             replica.container = replace(
                 replica.container,
                 is_permanent=status == ExitCode.LOAD_FAILED,
-                log_tail=_log_tail(replica.log_file),
+                log_tail=log_end(log_end_bytes),
             )
-            reason = SILENT if replica.is_silent else exit_reason(status)
+            reason = SILENT if replica.is_silent else explained(exit_reason(status), log_end_bytes)
             self._set(replica, ReplicaState.FAILED, reason)
 
     def _set(self, replica: Replica, state: ReplicaState, reason: str = "") -> None:
         replica.container = replace(replica.container, state=state, reason=reason)
         self._changes.publish(replica.container)
-
-
-def _log_tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES - 1))
-            return log_end(file.read())
-    except OSError:
-        return ""
-
-
-def _was_rotated(descriptor: int, path: Path) -> bool:
-    try:
-        return os.fstat(descriptor).st_ino != path.stat().st_ino
-    except FileNotFoundError:
-        return False
 
 
 def local_process_manager(settings: ManagementSettings) -> LocalProcessManager:

@@ -4,9 +4,7 @@ import signal
 
 from skysail_common.states import ExitCode
 from skysail_management.containers.base import PrepareFailed, ReplicaSpec, VersionSpec
-
-LOG_TAIL_BYTES = 8_192
-"""How much of its log tells why a replica failed."""
+from skysail_management.containers.log_tails import stuck_call
 
 SILENT = "did not answer health checks any more and was killed"
 """Why a replica failed that has fallen silent."""
@@ -90,7 +88,10 @@ def exit_reason(status: int | None) -> str:
     return f"exited with status {status}"
 
 
-def log_end(log: bytes) -> str:
-    """Return what a log ends with, at most `LOG_TAIL_BYTES` of it, in whole lines."""
-    text = log[-LOG_TAIL_BYTES:].decode(errors="replace")
-    return text.partition("\n")[2] if len(log) > LOG_TAIL_BYTES else text
+def explained(reason: str, log: bytes | str) -> str:
+    """Return the reason why a replica ended, with the call that was stuck if its log tells of it."""
+    # A function that keeps the interpreter is ended with the status of any other failure.
+    if reason not in (exit_reason(ExitCode.STUCK), exit_reason(ExitCode.FAILED)):
+        return reason
+    call = stuck_call(log)
+    return f"stuck: its function did not return: {call}" if call else reason

@@ -17,6 +17,7 @@ from skysail_management.containers.base import (
     PrepareFailed,
     VersionSpec,
 )
+from skysail_management.containers.log_tails import timed_out
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Observed, Stop, plan
 from skysail_management.reconciler.rollout import Rollout, RoutingChanged
@@ -354,7 +355,7 @@ class VersionLoop:
         container_id = container.container_id
         log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:
-            container = replace(container, log_tail=await self._log_tail(container_id))
+            container = timed_out(container, await self._log_tail(container_id))
             self._count_failure(container, self._clock(), self._clock())
         if known is not None:
             # No frontend sends to it any more before it is told to end.

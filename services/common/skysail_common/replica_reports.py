@@ -1,0 +1,25 @@
+"""Events in the log of a replica by which management tells what the replica was doing.
+
+A log is the one thing that every container manager can read of a replica that is not ready or has
+ended. An event stands at the end of its line, after one of these and a colon.
+"""
+
+from collections.abc import Sequence
+
+NOT_READY = "replica is not ready yet"
+"""The model is being loaded or warmed up: which, and for how long."""
+
+STUCK = "function is stuck"
+"""A call does not return, for which the replica ends: for how long, and where."""
+
+
+def where_stuck(places: Sequence[str]) -> str:
+    """Return where a call is stuck, to be put after what is told of it.
+
+    Args:
+        places: Function, file and line of each frame of the user's code, the innermost first.
+    """
+    if not places:
+        return ""
+    inside = f" ({places[0]})" if len(places) > 1 else ""
+    return f", in {places[-1]}{inside}"

@@ -1,0 +1,110 @@
+"""What the end of a replica's log tells of a failure, whatever its format and however long its lines."""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+from skysail_common.replica_reports import NOT_READY, STUCK, where_stuck
+from skysail_management.containers.base import Container
+
+LOG_TAIL_BYTES = 8_192
+"""Most of a log that tells why a replica failed."""
+
+LOG_READ_BYTES = 262_144
+"""What is read of a log to find that: its last lines may be far longer than what is told of them."""
+
+_LINE_END_CHARACTERS = 1_000
+_OWN_KEYS = frozenset(
+    {"time", "level", "service", "logger", "event", "traceback", "text", "model", "version"}
+)
+# What faulthandler writes of a function that keeps the interpreter.
+_HELD = re.compile(r"^Timeout \((?P<after>[0-9:.]+)\)!$", re.MULTILINE)
+_FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line (?P<line>\d+) in (?P<name>.+)$')
+_CALLER = "call_function"
+
+
+def log_end(log: bytes | str) -> str:
+    """Return what a log ends with for people: whole lines, of which the longest are shortened.
+
+    Its last line is always there; all are at most `LOG_TAIL_BYTES`, a log that is cut off included.
+    """
+    text = log.decode(errors="replace") if isinstance(log, bytes) else log
+    kept: list[str] = []
+    room = LOG_TAIL_BYTES
+    for line in reversed(text.split("\n")):
+        shown = "\n".join(_shortened(each) for each in _readable(line).split("\n"))
+        room -= len(shown.encode()) + 1
+        if room < -1 and any(kept):
+            break
+        kept.append(shown)
+    return "\n".join(reversed(kept))
+
+
+def _shortened(line: str) -> str:
+    """Return a line of which the middle is left out if it is long."""
+    num_left_out = len(line) - 2 * _LINE_END_CHARACTERS
+    if num_left_out <= 0:
+        return line
+    begin, end = line[:_LINE_END_CHARACTERS], line[-_LINE_END_CHARACTERS:]
+    return f"{begin} … {num_left_out} characters … {end}"
+
+
+def _readable(line: str) -> str:
+    """Return a line as people read it: that of an event that is logged as a JSON object."""
+    if not line.startswith("{"):
+        return line
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(event, dict) or not {"level", "service", "event"} <= event.keys():
+        return line
+    if "text" in event:
+        return str(event["text"])
+    pairs = "".join(f" {key}={value}" for key, value in event.items() if key not in _OWN_KEYS)
+    shown = f"{event['level']} {event['service']}: {event['event']}{pairs}"
+    return f"{shown}\n{event['traceback']}" if "traceback" in event else shown
+
+
+def stuck_call(log: bytes | str) -> str:
+    """Return how the call was stuck for which a replica has ended; empty if the log does not tell."""
+    text = log.decode(errors="replace") if isinstance(log, bytes) else log
+    if told := _last_report(STUCK, text):
+        return told
+    dumps = list(_HELD.finditer(text))
+    if not dumps:
+        return ""
+    where = where_stuck(_places_of_call(text[dumps[-1].end() :]))
+    return f"no result after {dumps[-1]['after']}, with the interpreter held{where}"
+
+
+def timed_out(container: Container, log: str) -> Container:
+    """Return a container that was not ready in time, with what it was doing if its log tells that."""
+    told = _last_report(NOT_READY, log)
+    doing = f": {told}; raise start_timeout_s if it needs longer" if told else ""
+    return replace(container, reason=f"{container.reason}{doing}", log_tail=log_end(log))
+
+
+def _last_report(event: str, log: str) -> str:
+    """Return what the last such event of a log tells; empty if there is none."""
+    marker = f"{event}: "
+    for line in reversed(log.split("\n")):
+        if marker in line:
+            return _shortened(_readable(line).partition("\n")[0].partition(marker)[2])
+    return ""
+
+
+def _places_of_call(stacks: str) -> list[str]:
+    """Return the frames of the user's function, the innermost first, from the stacks of all threads."""
+    places: list[str] = []
+    for line in stacks.split("\n"):
+        frame = _FRAME.match(line)
+        if frame is None:
+            places.clear()
+        elif frame["name"] == _CALLER:
+            return places
+        else:
+            file = frame["file"].rpartition("/")[2]
+            places.append(f"{frame['name']}, {file} line {frame['line']}")
+    return []

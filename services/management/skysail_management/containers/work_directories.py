@@ -1,0 +1,59 @@
+"""The directory that a local replica works in, and a short name for it.
+
+    <data-dir>/replicas/<container id>/work     modules and temporary files
+    /tmp/skysail-<suffix>                       a link to it: TMPDIR of the replica
+
+Libraries put unix sockets into the directory for temporary files, whose path may have 107 bytes.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+# Always this one, so that the next management finds the links of this one.
+_SHORT_PLACE = Path("/tmp")
+
+
+def work_directory(directory: Path) -> Path:
+    """Return where the replica works that has this directory."""
+    return directory / "work"
+
+
+def make_work_directory(directory: Path) -> Path:
+    """Make the directory that a replica works in, and return its short name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    work = work_directory(directory)
+    work.mkdir(parents=True, mode=0o700)
+    link = _short_name(directory)
+    try:
+        link.symlink_to(work.resolve(), target_is_directory=True)
+    except OSError as error:
+        log.warning("replica has long socket paths", extra={"link": link, "error": str(error)})
+        return work
+    return link
+
+
+def remove_short_name(directory: Path) -> None:
+    """Remove the short name of the directory of a replica that has ended."""
+    link = _short_name(directory)
+    with contextlib.suppress(OSError):
+        if os.readlink(link) == str(work_directory(directory).resolve()):
+            link.unlink()
+
+
+def remove_replica_directory(directory: Path) -> None:
+    """Remove what a replica that has ended leaves on disk; what resists is left there."""
+    remove_short_name(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _short_name(directory: Path) -> Path:
+    """Return a name that the directories of no two replicas share."""
+    return _SHORT_PLACE / f"skysail-{directory.name.rpartition('-')[2]}"

@@ -1,0 +1,142 @@
+import json
+import logging
+from datetime import datetime, timezone
+
+import pytest
+
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.logs import ConsoleFormatter, JsonFormatter
+from skysail_common.replica_reports import NOT_READY, STUCK
+from skysail_common.states import ExitCode, ReplicaState
+from skysail_management.containers.base import Container
+from skysail_management.containers.log_tails import (
+    LOG_TAIL_BYTES,
+    log_end,
+    stuck_call,
+    timed_out,
+)
+from skysail_management.containers.replicas import exit_reason, explained
+
+FORMATTERS = [ConsoleFormatter("model-server"), JsonFormatter("model-server", {"model": "m"})]
+
+
+def line(formatter: logging.Formatter, event: str, *args: object, **extra: object) -> str:
+    record = logging.LogRecord("x", logging.ERROR, "x.py", 1, event, args, None)
+    vars(record).update(extra)
+    return formatter.format(record)
+
+
+def test_a_log_that_fits_is_whole():
+    assert log_end(b"one\ntwo\n") == "one\ntwo\n"
+    assert log_end(b"") == ""
+
+
+def test_the_last_whole_lines_are_kept():
+    lines = [f"line {number:04}" for number in range(2000)]
+    kept = log_end("\n".join([*lines, ""])).splitlines()
+    assert kept == lines[-len(kept) :]
+    assert LOG_TAIL_BYTES - 10 <= sum(len(each) + 1 for each in kept) <= LOG_TAIL_BYTES
+
+
+@pytest.mark.parametrize("text", ["x", "日", "\U0001f600"])
+def test_a_last_line_that_is_too_long_has_its_beginning_and_its_end(text):
+    told = log_end(f"before\nKeyError: 'first {text * 50_000} last'\n".encode())
+    assert told.startswith("before\nKeyError: 'first ")
+    assert told.endswith(" last'\n")
+    assert "characters …" in told
+    assert len(told.encode()) <= LOG_TAIL_BYTES + 1_000
+
+
+def test_bytes_that_are_no_text_are_shown():
+    assert log_end(b"a\xff\n") == "a\ufffd\n"
+
+
+def test_objects_are_told_as_people_read_them():
+    formatter = JsonFormatter(
+        "model-server", {"model": "m", "version": ModelVersion("m", "1"), "replica": "m:1/0"}
+    )
+    event = line(formatter, "query failed", error="KeyError: 'x'")
+    reason = "the function failed on the warm-up query: KeyError: 'x'\nTraceback\n  File"
+    given_up = line(formatter, "replica gives up", text=reason)
+    log = "\n".join(["printed {", event, given_up, '{"of": "the function"}', "{"])
+    assert log_end(log) == (
+        "printed {\nerror model-server: query failed replica=m:1/0 error=KeyError: 'x'\n"
+        f'{reason}\n{{"of": "the function"}}\n{{'
+    )
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS)
+def test_a_stuck_call_is_told_by_its_report(formatter):
+    log = "\n".join(
+        [
+            line(formatter, "%s: %s", STUCK, "no result after 11 s, in earlier, m.py line 1"),
+            line(formatter, "%s: %s", STUCK, "no result after 301 s, in predict, m.py line 7"),
+            "TimeoutError: no result after 301 s",
+        ]
+    )
+    assert stuck_call(log) == "no result after 301 s, in predict, m.py line 7"
+    assert explained(exit_reason(ExitCode.STUCK), log) == (
+        "stuck: its function did not return: no result after 301 s, in predict, m.py line 7"
+    )
+    # It ended by something else.
+    assert explained(exit_reason(-9), log) == exit_reason(-9)
+
+
+HELD = """\
+printed before
+Timeout (0:05:02)!
+Thread 0x00007f3c (most recent call first):
+  File "/lib/python3.11/asyncio/base_events.py", line 607 in run_forever
+  File "/lib/python3.11/threading.py", line 982 in run
+
+Thread 0x00007f3d (most recent call first):
+  File "/work/modules/models.py", line 12 in <listcomp>
+  File "/work/modules/models.py", line 12 in holds
+  File "/site-packages/skysail_common/functions.py", line 47 in call_function
+  File "/site-packages/skysail_model_server/model.py", line 50 in predict
+"""
+
+
+def test_a_call_that_held_the_interpreter_is_told_by_the_stacks():
+    assert stuck_call(HELD) == (
+        "no result after 0:05:02, with the interpreter held, in holds, models.py line 12 "
+        "(<listcomp>, models.py line 12)"
+    )
+    assert explained(exit_reason(1), HELD).startswith("stuck: its function did not return: no")
+    assert stuck_call("Timeout (0:05:02)!\n") == (
+        "no result after 0:05:02, with the interpreter held"
+    )
+
+
+@pytest.mark.parametrize("status", [1, ExitCode.STUCK])
+def test_a_log_that_tells_of_no_stuck_call_explains_nothing(status):
+    assert explained(exit_reason(status), "a Timeout (0:05:02)! of the function\n") == exit_reason(
+        status
+    )
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS)
+def test_a_replica_that_was_not_ready_in_time_was_doing_something(formatter):
+    container = Container(
+        "m.1.0-ab", ReplicaId(ModelVersion("m", "1"), 0), ReplicaState.DRAINING,
+        reason="not ready within 60 s", started_at=datetime.now(timezone.utc),
+    )  # fmt: skip
+    log = "\n".join(
+        [
+            line(formatter, "%s: %s", NOT_READY, "loading the model"),
+            line(formatter, "%s: %s", NOT_READY, "warming up, call 2, for 16 s"),
+            "printed " + "x" * 10_000,
+        ]
+    )
+    found = timed_out(container, log)
+    assert found.reason == (
+        "not ready within 60 s: warming up, call 2, for 16 s; raise start_timeout_s if it needs "
+        "longer"
+    )
+    assert len(found.log_tail) < LOG_TAIL_BYTES
+    assert timed_out(container, "").reason == "not ready within 60 s"
+
+
+def test_text_that_looks_like_an_object_of_another_program_is_left_as_it_is():
+    log = json.dumps({"level": "info", "message": "x"}) + "\n[1]\n{not json}"
+    assert log_end(log) == log
