@@ -52,7 +52,8 @@ def _cluster(flags: list[str]) -> Iterator[skysail.Client]:
             with skysail.Client(record["management"], query_endpoint=record["grpc"]) as client:
                 yield client
         finally:
-            subprocess.run([*_SKYSAIL, "down", *where], check=True, stdout=2)
+            removal = ["--yes", "--delete-data"] if "kubernetes" in flags else []
+            subprocess.run([*_SKYSAIL, "down", *where, *removal], check=True, stdout=2)
             if "kubernetes" in flags:
                 # What the overlay `local` keeps, where the node is this machine.
                 shutil.rmtree(Path("/var/lib/skysail") / flags[-1], ignore_errors=True)

@@ -63,7 +63,7 @@ def _cluster(seconds: Seconds) -> Iterator[_Cluster]:
             _timed(seconds, "up", lambda: skysail_does("up", *flags))
             yield _Cluster(directory, namespace)
         finally:
-            _timed(seconds, "down", lambda: skysail_does("down"))
+            _timed(seconds, "down", lambda: skysail_does("down", "--yes", "--delete-data"))
             # What the overlay `local` keeps, where the node is this machine.
             shutil.rmtree(Path("/var/lib/skysail") / namespace, ignore_errors=True)
 

@@ -68,7 +68,7 @@ def cluster(machine: Machine) -> Iterator[dict[str, Any]]:
                 machine.watch_end()
     finally:
         title("Stop")
-        skysail_does("down", *where)
+        skysail_does("down", *where, *machine.down_flags())
         remains = machine.remains()
         check(not remains, f"nothing that it made is left {' '.join(remains)}".strip())
 

@@ -42,6 +42,10 @@ class Machine:
         """Return what `skysail forward` is told."""
         return []
 
+    def down_flags(self) -> list[str]:
+        """Return the flags with which `skysail down` leaves nothing."""
+        return []
+
     def kill_replica(self, container_id: str) -> None:
         """End a replica without a warning."""
         raise NotImplementedError
@@ -187,6 +191,10 @@ class Pods(Machine):
     def forward_flags(self) -> list[str]:
         """The namespace."""
         return ["--namespace", self.namespace]
+
+    def down_flags(self) -> list[str]:
+        """No question, and no claims left."""
+        return ["--yes", "--delete-data"]
 
     def _kubectl(self, *arguments: str) -> str:
         return _output("kubectl", "--namespace", self.namespace, *arguments)

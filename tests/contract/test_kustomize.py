@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from skysail.supervisor.kubernetes_files import manifests_directory
-from skysail.supervisor.kubernetes_options import KubernetesOptions
-from skysail.supervisor.kubernetes_overlay import objects_of
+from skysail.supervisor.kubernetes.files import manifests_directory
+from skysail.supervisor.kubernetes.options import KubernetesOptions
+from skysail.supervisor.kubernetes.overlay import objects_of
 from skysail_common import __version__
 from skysail_frontend.settings import FrontendSettings
 from skysail_management.settings import ManagementSettings

@@ -26,6 +26,7 @@ class RunningCluster:
     http: str
     metrics: str
     prometheus: str = ""
+    scheme: str = "http"
 
     def client(self, **options: object) -> skysail.Client:
         return skysail.Client(self.management, query_endpoint=self.grpc, **options)  # type: ignore[arg-type]

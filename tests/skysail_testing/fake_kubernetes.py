@@ -17,6 +17,8 @@ class FakeKubernetesApi:
     """Stands for `KubernetesApi`; Deployments have their pods at once unless a test wants otherwise."""
 
     namespace = "skysail"
+    context = "admin@test"
+    server = "https://192.0.2.1:6443"
 
     def __init__(self) -> None:
         self.objects: dict[tuple[Kind, str], Object] = {}
@@ -91,7 +93,8 @@ class FakeKubernetesApi:
         uid: str = "",
     ) -> None:
         await self._called("delete", kind, name)
-        if (kind, name) in self.objects:
+        found = self.objects.get((kind, name))
+        if found is not None and uid in ("", found["metadata"]["uid"]):
             self.remove(kind, name)
 
     async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncGenerator[Change, None]:

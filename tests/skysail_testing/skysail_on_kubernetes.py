@@ -125,15 +125,17 @@ def skysail_on_kubernetes(
         data_dir: Where it is noted.
         namespace: Where it runs.
         name: Its name.
-        keeps_data: Leave its volumes on the node for the next one.
+        keeps_data: Leave its claims and Secrets, and the content of its volumes, for the next one.
     """
     try:
         started = skysail_command("up", *flags(data_dir, namespace, name))
         assert started.returncode == 0, started.stderr
         endpoints = json.loads((data_dir / CLUSTER_FILE).read_text())
+        del endpoints["scheme"]
         yield OnKubernetes(data_dir, namespace, name, **endpoints)
     finally:
-        stopped = skysail_command("down", "--data-dir", str(data_dir))
+        more = [] if keeps_data else ["--delete-data"]
+        stopped = skysail_command("down", "--data-dir", str(data_dir), "--yes", *more)
         if not keeps_data:
             shutil.rmtree(VOLUMES / namespace / name, ignore_errors=True)
             with suppress(OSError):

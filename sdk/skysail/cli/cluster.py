@@ -1,4 +1,4 @@
-"""Commands about the cluster: up, down, status."""
+"""Commands about the cluster: up, status."""
 
 import asyncio
 import os
@@ -12,7 +12,6 @@ from rich.markup import escape
 
 from skysail.cli.kubernetes import (
     KUBERNETES,
-    down_kubernetes,
     kubernetes_options,
     up_kubernetes,
 )
@@ -20,10 +19,11 @@ from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoin
 from skysail.cli.output import console, output_option, print_json, print_table, state
 from skysail.descriptions import ClusterStatus
 from skysail.settings import ClientSettings
-from skysail.supervisor.cluster import Cluster, lock, stop_cluster
+from skysail.supervisor.cluster import Cluster
+from skysail.supervisor.kubernetes.note import KubernetesNote
+from skysail.supervisor.lock import check_idle
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common.child import StartFailed
-from skysail_common.errors import FailedPrecondition
 from skysail_common.extras import require_extra
 from skysail_common.logs import configure
 from skysail_common.paths import log_path
@@ -126,8 +126,8 @@ def up(
         raise click.UsageError("--prometheus-port goes with --all-in-docker only")
     data_dir = data_dir_of(data_dir)
     if container_manager == KUBERNETES:
-        # Nothing of it runs here, and what is noted here must not be that of another.
-        os.close(lock(data_dir))
+        # Nothing of it runs here, and the notes here must not be those of a local cluster.
+        check_idle(data_dir)
         up_kubernetes(
             data_dir,
             cluster=cluster,
@@ -141,6 +141,8 @@ def up(
     require_extra("server")
     if all_in_docker or container_manager == "docker":
         require_extra("docker")
+    if (note := KubernetesNote.read(data_dir)) is not None:
+        click.echo(f"{note.where} runs on; '{note.down_command}' removes it", err=True)
     if detach:
         _detach(data_dir)
         return
@@ -221,7 +223,11 @@ def print_endpoints(endpoints: ClusterEndpoints) -> None:
     prometheus = endpoints.prometheus and f"http://{endpoints.prometheus}"
     rows = [
         ("gRPC", endpoints.grpc, "Open Inference Protocol, QueryService"),
-        ("HTTP", endpoints.http and f"http://{endpoints.http}", "/v2/…, /{application}/predict"),
+        (
+            "HTTP",
+            endpoints.http and f"{endpoints.scheme}://{endpoints.http}",
+            "/v2/…, /{application}/predict",
+        ),
         ("metrics", endpoints.metrics and f"http://{endpoints.metrics}/metrics", "Prometheus"),
         ("management", endpoints.management, "SDK, command line, grpcurl"),
         ("Prometheus", prometheus, "metrics over time"),
@@ -238,52 +244,6 @@ def print_endpoints(endpoints: ClusterEndpoints) -> None:
             ),
         ],
     )
-
-
-@click.command()
-@data_dir_option
-@click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
-@click.option(
-    "--container-manager",
-    default="",
-    help="kubernetes, for a cluster there that was not started from this data directory.",
-)
-@kubernetes_options
-def down(
-    data_dir: Path | None,
-    cluster: str,
-    container_manager: str,
-    namespace: str,
-    context: str,
-    kubernetes_proxy_addr: str,
-) -> None:
-    """Stop the cluster of this machine, with its replicas.
-
-    One on Kubernetes that was started from here is removed. What was registered and deployed comes back with the next
-    `skysail up`.
-
-    \b
-    Example:
-      skysail down
-      skysail down --container-manager kubernetes --namespace models
-    """
-    data_dir = data_dir_of(data_dir)
-    if container_manager == KUBERNETES:
-        was_running = down_kubernetes(
-            data_dir,
-            cluster=cluster,
-            namespace=namespace,
-            context=context,
-            proxy_addr=kubernetes_proxy_addr,
-        )
-    else:
-        was_running = down_kubernetes(data_dir) or asyncio.run(
-            stop_cluster(data_dir, cluster, dict(os.environ))  # noqa: TID251 - inherited
-        )
-    if not was_running:
-        where = f"namespace {namespace}" if container_manager == KUBERNETES else str(data_dir)
-        raise FailedPrecondition(f"no cluster runs in {where}")
-    click.echo("stopped")
 
 
 @click.command()
@@ -365,4 +325,4 @@ def _print_replicas(found: ClusterStatus) -> None:
         print_table("\nreplicas", ["replica", "", "state", "restarts", "reason"], rows)
 
 
-COMMANDS = (up, down, status)
+COMMANDS = (up, status)

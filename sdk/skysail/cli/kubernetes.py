@@ -1,4 +1,4 @@
-"""Commands about a cluster on Kubernetes: forward, registry login; what up and down do there."""
+"""Commands about a cluster on Kubernetes: forward, registry login; what up does there."""
 
 import asyncio
 import json
@@ -12,7 +12,9 @@ from rich.markup import escape
 
 from skysail.cli.options import data_dir_of, data_dir_option
 from skysail.cli.output import console
-from skysail.settings import CLUSTER_FILE, KUBERNETES_NOTE, ClientSettings
+from skysail.settings import CLUSTER_FILE, ClientSettings
+from skysail.supervisor.kubernetes.note import KubernetesNote
+from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail.supervisor.options import ClusterEndpoints
 from skysail_common.errors import InvalidInput
 
@@ -48,49 +50,31 @@ def kubernetes_options(command: F) -> F:
 def up_kubernetes(data_dir: Path, **values: str) -> None:
     """Apply the overlay, wait, and note how the cluster is reached."""
     # Only here, because the client of Kubernetes is no part of the base install.
-    from skysail.supervisor.kubernetes_overlay import objects_of
-    from skysail.supervisor.kubernetes_services import KubernetesServices
+    from skysail.supervisor.kubernetes.overlay import objects_of
+    from skysail.supervisor.kubernetes.services import KubernetesServices
 
-    options = _options(**values)
+    options = options_of(**values)
     objects = objects_of(options)
     services = KubernetesServices(options)
+    before = KubernetesNote.read(data_dir)
 
     async def run() -> ClusterEndpoints:
         try:
+            _tell(f"cluster {options.cluster!r} in {await services.open()}")
+            await services.check(objects)
+            note = await services.claim(_tell)
+            if before is not None and before.where != note.where:
+                _tell(f"{before.where} runs on; '{before.down_command}' removes it")
+            # `down` finds also what a start that fails has made.
+            note.write(data_dir)
             await services.start(objects, _tell)
             return await services.endpoints()
         finally:
             await services.close()
 
-    # What a start that fails has made is found by `down`.
-    options.write(data_dir)
     endpoints = asyncio.run(run())
     write_endpoints(data_dir, endpoints)
     print_kubernetes_endpoints(endpoints)
-
-
-def down_kubernetes(data_dir: Path, **values: str) -> bool:
-    """Remove the cluster that `up` noted, or that is named; False if there was none."""
-    if not values and not (data_dir / KUBERNETES_NOTE).exists():
-        return False
-    from skysail.supervisor.kubernetes_options import KubernetesOptions
-    from skysail.supervisor.kubernetes_services import KubernetesServices
-
-    options = _options(**values) if values else KubernetesOptions.read(data_dir)
-    if options is None:
-        return False
-    services = KubernetesServices(options)
-
-    async def run() -> bool:
-        try:
-            return await services.remove()
-        finally:
-            await services.close()
-
-    was_there = asyncio.run(run())
-    (data_dir / KUBERNETES_NOTE).unlink(missing_ok=True)
-    (data_dir / CLUSTER_FILE).unlink(missing_ok=True)
-    return was_there
 
 
 def write_endpoints(data_dir: Path, endpoints: ClusterEndpoints) -> None:
@@ -100,9 +84,8 @@ def write_endpoints(data_dir: Path, endpoints: ClusterEndpoints) -> None:
     (data_dir / CLUSTER_FILE).write_text(json.dumps(record))
 
 
-def _options(**values: str) -> Any:
-    from skysail.supervisor.kubernetes_options import KubernetesOptions
-
+def options_of(**values: str) -> KubernetesOptions:
+    """Return the options of a cluster on Kubernetes, checked."""
     kubeconfig = ClientSettings().kubeconfig
     return KubernetesOptions(kubeconfig=kubeconfig, **values).checked()
 
@@ -151,10 +134,10 @@ def forward(
     Example:
       skysail forward --namespace models
     """
-    from skysail.supervisor.kubernetes_forward import forward as forward_ports
+    from skysail.supervisor.kubernetes.forward import forward as forward_ports
 
     directory = data_dir_of(data_dir)
-    options = _options(
+    options = options_of(
         namespace=namespace, cluster=cluster, context=context, proxy_addr=kubernetes_proxy_addr
     )
     note = directory / CLUSTER_FILE
@@ -216,7 +199,7 @@ def login(
     Example:
       skysail registry login registry.example:5000 --username me --password-stdin < password
     """
-    from skysail.supervisor.kubernetes_registry import log_in
+    from skysail.supervisor.kubernetes.registry import log_in
 
     if password_stdin:
         password = sys.stdin.readline().rstrip("\n")
@@ -224,7 +207,7 @@ def login(
         password = click.prompt("Password", hide_input=True)
     if not password:
         raise InvalidInput("the password is empty")
-    options = _options(
+    options = options_of(
         namespace=namespace, cluster=cluster, context=context, proxy_addr=kubernetes_proxy_addr
     )
     accounts = asyncio.run(log_in(options, server, username, password))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -10,8 +9,9 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from skysail.settings import CLUSTER_FILE
+from skysail.settings import CLUSTER_FILE, KUBERNETES_NOTE
 from skysail.supervisor.embedded_store import EmbeddedStore, stop_stray_store, store_socket
+from skysail.supervisor.lock import LOCK_FILE, lock, lock_holder, note_that_nothing_is_left
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail.supervisor.ports import check_ports
 from skysail_common.child import Child, Watch, python_module
@@ -21,7 +21,6 @@ from skysail_common.lifecycle import BackgroundTasks, stop_event
 from skysail_common.log_rotation import keep_small
 from skysail_common.pages import TIMEOUT_S, is_live
 from skysail_common.paths import (
-    cannot_use,
     log_path,
     private_directory,
     remove_socket_directory,
@@ -37,9 +36,8 @@ _REPLICAS_STOP_S = 60.0
 _STORE_STOP_S = 15.0
 _DOWN_TIMEOUT_S = 120.0
 _DOWN_CHECK_S = 0.05
-_LOCK_FILE = "cluster.lock"
 DOCKER_NOTE = "cluster.docker"
-"""Exists in the data directory while containers of the services may."""
+"""File that exists in the data directory while containers of the services may; names their engine."""
 
 
 async def _management_answers(bound: Mapping[str, str]) -> bool:
@@ -80,6 +78,8 @@ class Cluster:
         check_ports(self._options.host, self._options.ports())
         logs = [log_path(self._options.data_dir, name) for name in ("cluster", "store")]
         self._tasks.start(keep_small(logs), "rotate logs")
+        # `skysail down` stops what was started last.
+        (self._options.data_dir / KUBERNETES_NOTE).unlink(missing_ok=True)
         starting = asyncio.ensure_future(self._start())
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -94,7 +94,7 @@ class Cluster:
                 task.cancel()
             await asyncio.gather(starting, stopped, return_exceptions=True)
             if await self._stop():
-                _note_that_nothing_is_left(held)
+                note_that_nothing_is_left(held)
             await self._tasks.stop()
         if self._failure is not None:
             raise SkysailError(f"the supervisor failed: {self._failure!r}") from self._failure
@@ -202,42 +202,6 @@ def _port_of(endpoint: str | None) -> int:
     return split_host_port(endpoint)[1] if endpoint else 0
 
 
-def lock(data_dir: Path) -> int:
-    """Lock a data directory until the returned descriptor is closed or the process ends.
-
-    Raises:
-        FailedPrecondition: another cluster holds the lock, or the directory cannot be written.
-    """
-    path = private_directory(data_dir) / _LOCK_FILE
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise cannot_use(path, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise FailedPrecondition(
-            f"data directory {data_dir} is in use by another cluster (process "
-            f"{_lock_holder(data_dir) or 'unknown'}); stop it with 'skysail down', or use another "
-            "--data-dir"
-        ) from None
-    os.truncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
-
-
-def _note_that_nothing_is_left(descriptor: int) -> None:
-    """Say by the file of the lock that its last holder ended in order."""
-    os.truncate(descriptor, 0)
-
-
-def _lock_holder(data_dir: Path) -> int:
-    """Return the process that holds the lock, or one that held it and did not end in order."""
-    text = (data_dir / _LOCK_FILE).read_text()
-    return int(text) if text.isdigit() else 0
-
-
 def write_cluster_file(data_dir: Path, endpoints: ClusterEndpoints) -> None:
     """Tell other processes how the cluster is reached."""
     record = {"pid": os.getpid(), **vars(endpoints)}
@@ -271,16 +235,16 @@ async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, s
     Raises:
         FailedPrecondition: it does not end within two minutes.
     """
-    if not (data_dir / _LOCK_FILE).exists():
+    if not (data_dir / LOCK_FILE).exists():
         return False
     pid = 0
     end = MONOTONIC() + _DOWN_TIMEOUT_S
     while MONOTONIC() < end:
-        last_holder = _lock_holder(data_dir)
+        last_holder = lock_holder(data_dir)
         try:
             descriptor = lock(data_dir)
         except FailedPrecondition:
-            holder = _lock_holder(data_dir)
+            holder = lock_holder(data_dir)
             # None is written for a moment at the start of a cluster.
             if holder and holder != pid:
                 pid = holder
@@ -292,7 +256,7 @@ async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, s
                 has_left = last_holder != 0 and await _remove_leftovers(
                     data_dir, cluster, environment
                 )
-                _note_that_nothing_is_left(descriptor)
+                note_that_nothing_is_left(descriptor)
             finally:
                 os.close(descriptor)
             return has_left or pid != 0
@@ -317,7 +281,9 @@ async def _remove_containers(data_dir: Path, environment: Mapping[str, str]) -> 
     # Only here, because the client of the engine is no part of the base install.
     from skysail.supervisor.docker_services import DockerServices
 
-    services = DockerServices(data_dir, environment)
+    # The engine of that time, which DOCKER_HOST may not name now.
+    host = (data_dir / DOCKER_NOTE).read_text()
+    services = DockerServices(data_dir, {**environment, **({"DOCKER_HOST": host} if host else {})})
     was_found = await services.remove()
     await services.close()
     (data_dir / DOCKER_NOTE).unlink()

@@ -18,7 +18,7 @@ class DockerCluster(Cluster):
 
     async def _start(self) -> ClusterEndpoints:
         # Until it is removed, `skysail down` looks for what is left.
-        (self._options.data_dir / DOCKER_NOTE).touch()
+        (self._options.data_dir / DOCKER_NOTE).write_text(self._services.host)
         return await self._services.start(self._options)
 
     async def _stop(self) -> bool:

@@ -55,8 +55,9 @@ class DockerServices:
         """Does nothing yet; the engine is where DOCKER_HOST of the environment says."""
         self._marks = marks(data_dir)
         self._environment = environment
-        self._host = environment.get("DOCKER_HOST", _ENGINE)
-        self._engine = DockerEngine(self._host)
+        self.host = environment.get("DOCKER_HOST", _ENGINE)
+        """Address of the engine."""
+        self._engine = DockerEngine(self.host)
 
     async def close(self) -> None:
         """Let go of the engine."""
@@ -100,10 +101,10 @@ class DockerServices:
         return bound["prometheus"]
 
     def _plan(self, options: ClusterOptions) -> DockerPlan:
-        scheme, _, path = self._host.partition("://")
+        scheme, _, path = self.host.partition("://")
         if scheme != "unix":
             raise FailedPrecondition(
-                f"the Docker engine at {self._host} is on another machine; all in Docker is for one "
+                f"the Docker engine at {self.host} is on another machine; all in Docker is for one "
                 "on this machine"
             )
         # A missing one is told by the first call.

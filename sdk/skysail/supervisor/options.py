@@ -43,3 +43,5 @@ class ClusterEndpoints:
     metrics: str
     prometheus: str = ""
     """Empty where none runs."""
+    scheme: str = "http"
+    """What HTTP clients put before the endpoint of frontends: `https` if these speak TLS."""

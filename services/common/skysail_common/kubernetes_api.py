@@ -50,6 +50,16 @@ class KubernetesApi:
         """The namespace; known once it is open."""
         return self._connection.namespace
 
+    @property
+    def context(self) -> str:
+        """The context of the configuration file; empty if none is used. Known once it is open."""
+        return self._connection.context
+
+    @property
+    def server(self) -> str:
+        """Address of the API server; known once it is open."""
+        return self._connection.server
+
     async def open(self) -> None:
         """Read how the cluster is reached; nothing is sent.
 

@@ -47,6 +47,8 @@ class KubernetesConnection:
             namespace: The namespace; if empty, that of the service account or the context.
         """
         self.namespace = namespace
+        self.context = context
+        """Context of the file; once it is open the one that is used, empty if no file is."""
         self._config_file = config_file
         self._context = context
         self._proxy_addr = proxy_addr
@@ -82,6 +84,7 @@ class KubernetesConnection:
     async def _configure(self, configuration: client.Configuration) -> str:
         """Fill the configuration and return the namespace that goes with it."""
         if self._proxy_addr:
+            self.context = ""
             configuration.host = f"http://{self._proxy_addr.removeprefix('http://')}"
             return "default"
         if not self._config_file and not self._context:
@@ -96,6 +99,7 @@ class KubernetesConnection:
         )
         contexts, current = config.list_kube_config_contexts(self._config_file or None)
         chosen = [each for each in contexts if each["name"] == self._context] or [current]
+        self.context = str(chosen[0]["name"])
         return str(chosen[0]["context"].get("namespace", "default"))
 
     async def close(self) -> None:
@@ -211,8 +215,13 @@ class KubernetesConnection:
             return self._client
 
     @property
+    def server(self) -> str:
+        """Address of the API server; empty before `open`."""
+        return str(self._client.configuration.host) if self._client else ""
+
+    @property
     def _where(self) -> str:
-        return f" at {self._client.configuration.host}" if self._client else ""
+        return f" at {self.server}" if self._client else ""
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

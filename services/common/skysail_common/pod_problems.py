@@ -1,8 +1,12 @@
 """Why a pod does not come up, read from its JSON, for people."""
 
+import re
+
 from skysail_common.kubernetes_kinds import Object
 
 _IMAGE_PROBLEMS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName"})
+_CONFIGURATION_PROBLEMS = frozenset({"CreateContainerConfigError", "InvalidImageName"})
+_MISSING = re.compile(r'(secret|configmap) "[^"]+" not found|references non-existent secret key')
 _NO_PROBLEMS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -44,3 +48,19 @@ def problem_of(pod: Object) -> str:
         if end is not None and end["exitCode"] != 0:
             return f"container {each['name']} ended with status {end['exitCode']}"
     return waiting_reason(pod)
+
+
+def is_lasting(pod: Object, reason: str) -> bool:
+    """Tell whether a pod waits for what somebody must bring: its image, a Secret or a ConfigMap.
+
+    Args:
+        pod: The pod.
+        reason: Why it does not come up, also as Kubernetes says in a warning.
+    """
+    waiting = [
+        each["state"].get("waiting", {}).get("reason", "")
+        for each in container_statuses(pod.get("status", {}))
+    ]
+    if any(each in _IMAGE_PROBLEMS or each in _CONFIGURATION_PROBLEMS for each in waiting):
+        return True
+    return _MISSING.search(reason) is not None

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from skysail_common.kubernetes_anchor import anchor_manifest, anchor_name, owned_by
@@ -90,5 +92,18 @@ def test_what_belongs_to_the_anchor():
     assert pod["metadata"] == {"name": "p"}
 
 
-def test_the_anchor_has_a_name_that_kubernetes_allows():
-    assert anchor_name("My_Cluster") == "skysail-my-cluster"
+def test_an_anchor_has_the_plain_name_of_its_cluster():
+    assert anchor_name("default") == "skysail-default"
+    assert anchor_name("a-b") == "skysail-a-b"
+
+
+def test_no_two_clusters_share_an_anchor_nor_take_another_object():
+    clusters = [
+        "a-b", "A-b", "A_b", "a_b", "a.b", "a._b", "My_Cluster",
+        "settings", "settings-blue", "default-packages-0123",
+    ]  # fmt: skip
+    names = {anchor_name(cluster) for cluster in clusters}
+    assert len(names) == len(clusters)
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) for name in names)
+    taken = {"skysail-settings", "skysail-settings-blue", f"{anchor_name('default')}-packages-0123"}
+    assert not names & taken

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from skysail.supervisor.kubernetes_files import manifests_directory
-from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail.supervisor.kubernetes.files import manifests_directory
+from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail_common import __version__
 from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.kubernetes_kinds import Object, kind_of

@@ -1,13 +1,13 @@
-"""What a cluster on Kubernetes is told, and how `skysail down` finds it again."""
+"""Which cluster on Kubernetes, how it is reached, and what it is made of."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from skysail.settings import KUBERNETES_NOTE
 from skysail_common.errors import InvalidInput
 from skysail_common.identifiers import MAX_NAME_LENGTH, check_name
-from skysail_common.kubernetes_api import KubernetesApi
+
+if TYPE_CHECKING:
+    from skysail_common.kubernetes_api import KubernetesApi
 
 _MAX_CLUSTER_LENGTH = 38
 """Kubernetes gives the pods of skysail-store-<cluster> a label with that name and a hash."""
@@ -53,8 +53,16 @@ class KubernetesOptions:
         """What the names of this cluster's objects end with, so that several share a namespace."""
         return "" if self.cluster == "default" else f"-{self.cluster}"
 
-    def api(self) -> KubernetesApi:
+    def where(self, server: str) -> str:
+        """Return the namespace and its Kubernetes, for people; `server` is the API server's address."""
+        place = f"context {self.context!r} ({server})" if self.context else server
+        return f"namespace {self.namespace!r} of {place}"
+
+    def api(self) -> "KubernetesApi":
         """Return a client of the Kubernetes cluster."""
+        # Only here, because the client of Kubernetes is no part of the base install.
+        from skysail_common.kubernetes_api import KubernetesApi
+
         return KubernetesApi(self.kubeconfig, self.context, self.proxy_addr, self.namespace)
 
     def kubectl(self) -> list[str]:
@@ -65,16 +73,3 @@ class KubernetesOptions:
         command += ["--kubeconfig", self.kubeconfig] if self.kubeconfig else []
         command += ["--context", self.context] if self.context else []
         return command
-
-    def write(self, data_dir: Path) -> None:
-        """Note them for `skysail down` and others."""
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (data_dir / KUBERNETES_NOTE).write_text(json.dumps(asdict(self)))
-
-    @classmethod
-    def read(cls, data_dir: Path) -> "KubernetesOptions | None":
-        """Return those that were noted; None where none were."""
-        try:
-            return cls(**json.loads((data_dir / KUBERNETES_NOTE).read_text()))
-        except (OSError, ValueError, TypeError):
-            return None

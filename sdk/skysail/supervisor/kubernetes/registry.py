@@ -3,8 +3,8 @@
 import base64
 import json
 
-from skysail.supervisor.kubernetes_namespace import have_namespace
-from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail.supervisor.kubernetes.namespace import have_namespace
+from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import NotInCluster
 from skysail_common.kubernetes_kinds import SECRET, SERVICE_ACCOUNT, Object

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 
-from skysail.supervisor.kubernetes_options import KubernetesOptions
+from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail.supervisor.options import ClusterEndpoints
 from skysail_common.back_off import BackOff
 from skysail_common.child import StartFailed

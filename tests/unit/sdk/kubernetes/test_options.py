@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skysail.settings import KUBERNETES_NOTE
-from skysail.supervisor.kubernetes_files import manifests_directory
-from skysail.supervisor.kubernetes_options import KubernetesOptions
-from skysail.supervisor.kubernetes_overlay import _rank, kustomization, objects_of
+from skysail.supervisor.kubernetes.files import manifests_directory
+from skysail.supervisor.kubernetes.options import KubernetesOptions
+from skysail.supervisor.kubernetes.overlay import _rank, kustomization, objects_of
 from skysail_common import __version__
 from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.kubernetes_labels import CLUSTER
@@ -48,17 +47,6 @@ def test_only_the_default_cluster_has_names_without_a_suffix():
 def test_kubectl_reaches_the_same_cluster(options: dict[str, str], flags: list[str]):
     made = KubernetesOptions("n", **options).kubectl()
     assert made == ["kubectl", "--namespace", "n", *flags]
-
-
-def test_options_are_found_again(tmp_path: Path):
-    directory = tmp_path / "data"
-    assert KubernetesOptions.read(directory) is None
-    options = KubernetesOptions("n", "c", "/k", "x", "p", "production", "registry.example/team")
-    options.write(directory)
-    assert KubernetesOptions.read(directory) == options
-    for text in ("", "[]", '{"unknown": 1}', "null"):
-        (directory / KUBERNETES_NOTE).write_text(text)
-        assert KubernetesOptions.read(directory) is None
 
 
 def test_the_kustomization_around_an_overlay():

@@ -1,0 +1,1 @@
+"""A cluster on Kubernetes: its objects, how it is started, reached and removed."""

@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from skysail.settings import KUBERNETES_NOTE
+from skysail.supervisor.kubernetes.note import KubernetesNote, remove_note
+from skysail.supervisor.kubernetes.options import KubernetesOptions
+
+OPTIONS = KubernetesOptions("n", "c", "/k", "x", "", "production", "registry.example/team")
+NOTE = KubernetesNote(OPTIONS, "https://192.0.2.1:6443", "uid-1")
+
+
+def test_a_note_is_found_again_and_replaces_another(tmp_path: Path):
+    directory = tmp_path / "data"
+    assert KubernetesNote.read(directory) is None
+    NOTE.write(directory)
+    assert KubernetesNote.read(directory) == NOTE
+    other = KubernetesNote(KubernetesOptions("other"), "https://192.0.2.2", "uid-2")
+    other.write(directory)
+    assert KubernetesNote.read(directory) == other
+    assert [path.name for path in directory.iterdir()] == [KUBERNETES_NOTE]
+    remove_note(directory)
+    remove_note(directory)
+    assert KubernetesNote.read(directory) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{}",
+        json.dumps({"options": {"unknown": 1}, "server": "", "anchor_uid": ""}),
+    ],
+)
+def test_a_file_that_is_no_note_counts_as_none(tmp_path: Path, text: str):
+    (tmp_path / KUBERNETES_NOTE).write_text(text)
+    assert KubernetesNote.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "flags"),
+    [
+        (OPTIONS, "context 'x' (https://192.0.2.1:6443)", "n --cluster c --context x"),
+        (KubernetesOptions("n"), "https://192.0.2.1:6443", "n"),
+        (
+            KubernetesOptions("n", proxy_addr="127.0.0.1:8001"),
+            "https://192.0.2.1:6443",
+            "n --kubernetes-proxy-addr 127.0.0.1:8001",
+        ),
+    ],
+)
+def test_a_note_names_the_cluster_and_the_command_that_removes_it(
+    options: KubernetesOptions, where: str, flags: str
+):
+    note = KubernetesNote(options, NOTE.server, "uid")
+    assert note.where == f"cluster '{options.cluster}' in namespace 'n' of {where}"
+    assert note.down_command == (f"skysail down --container-manager kubernetes --namespace {flags}")
