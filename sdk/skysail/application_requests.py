@@ -5,18 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from skysail.descriptions import Route
+from skysail.not_given import NOT_GIVEN
 from skysail_common.rpc.messages import duration
 from skysail_common.tensors import InputType
 from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
-
-
-class _NotGiven:
-    def __repr__(self) -> str:
-        return "<not given>"
-
-
-NOT_GIVEN: Any = _NotGiven()
-"""Tells an argument that was not given from None, which is a legal default output."""
 
 
 def register_request(
@@ -34,10 +26,16 @@ def register_request(
 
 
 def update_request(
-    name: str, slo_ms: float | None, default_output: Any, uses_cache: bool | None
+    name: str,
+    slo_ms: float | None,
+    default_output: Any,
+    removes_default: bool,
+    uses_cache: bool | None,
 ) -> management_pb2.UpdateApplicationRequest:
     """Return the request that `AsyncClient.update_application` describes."""
-    request = management_pb2.UpdateApplicationRequest(name=name)
+    request = management_pb2.UpdateApplicationRequest(
+        name=name, removes_default_output=removes_default
+    )
     if slo_ms is not None:
         request.slo.CopyFrom(duration(slo_ms / 1000))
     if default_output is not NOT_GIVEN:

@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from skysail.application_requests import NOT_GIVEN
 from skysail.artifact import build_artifact
 from skysail.async_client import AsyncClient
 from skysail.calls.deployments import OnEvent
 from skysail.deployment_requests import deploy_request
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
+from skysail.not_given import NOT_GIVEN
 from skysail.predictions import Prediction
 from skysail.progress import deploy_progress
 from skysail.requirements import read_requirements
 from skysail_common.errors import SkysailError
 from skysail_common.functions import Function
-from skysail_common.serving_options import ServingOptions
+from skysail_common.serving_options import PolicyName, ServingOptions
 
 T = TypeVar("T")
 
@@ -127,19 +127,19 @@ class Client:
         function: Function,
         *,
         name: str,
-        version: str | int,
+        version: str | int | None = None,
         example: Any = None,
         input_type: str | None = None,
-        num_replicas: int = 1,
+        num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
         requirements: str | Path | None = None,
-        promote: bool = True,
+        promote: bool | None = None,
         labels: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
-        num_threads: int = 0,
-        memory_mib: int = 0,
-        cpus: float = 0.0,
-        gpus: int = 0,
+        num_threads: int | None = None,
+        memory_mib: int | None = None,
+        cpus: float | None = None,
+        gpus: int | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         on_event: OnEvent | None = None,
@@ -168,8 +168,43 @@ class Client:
         )
         if on_event is not None:
             return self._run(self._async.deploy_artifact(artifact, request, on_event))
-        with deploy_progress(f"{name}:{version}") as show:
+        with deploy_progress(name if version is None else f"{name}:{version}") as show:
             return self._run(self._async.deploy_artifact(artifact, request, show))
+
+    def start(
+        self,
+        model: str,
+        version: str | int | None = None,
+        *,
+        num_replicas: int | None = None,
+        promote: bool = False,
+        environment: Mapping[str, str] | None = None,
+        num_threads: int | None = None,
+        memory_mib: int | None = None,
+        cpus: float | None = None,
+        gpus: int | None = None,
+        max_batch_size: int | None = None,
+        start_timeout_s: float | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Version:
+        """Start replicas of a registered version; see `AsyncClient.start`."""
+        with deploy_progress(model if version is None else f"{model}:{version}") as show:
+            return self._run(
+                self._async.start(
+                    model,
+                    version,
+                    num_replicas=num_replicas,
+                    promote=promote,
+                    environment=environment,
+                    num_threads=num_threads,
+                    memory_mib=memory_mib,
+                    cpus=cpus,
+                    gpus=gpus,
+                    max_batch_size=max_batch_size,
+                    start_timeout_s=start_timeout_s,
+                    on_event=on_event or show,
+                )
+            )
 
     def register_application(
         self,
@@ -187,12 +222,17 @@ class Client:
         *,
         slo_ms: float | None = None,
         default_output: Any = NOT_GIVEN,
+        removes_default: bool = False,
         uses_cache: bool | None = None,
     ) -> Application:
         """Change an application; see `AsyncClient.update_application`."""
         return self._run(
             self._async.update_application(
-                name, slo_ms=slo_ms, default_output=default_output, uses_cache=uses_cache
+                name,
+                slo_ms=slo_ms,
+                default_output=default_output,
+                removes_default=removes_default,
+                uses_cache=uses_cache,
             )
         )
 
@@ -237,10 +277,32 @@ class Client:
         return self._run(self._async.rollback(model))
 
     def tune(
-        self, model: str, options: ServingOptions, *, version: str | int | None = None
+        self,
+        model: str,
+        *,
+        version: str | int | None = None,
+        max_batch_size: int | None = NOT_GIVEN,
+        policy: PolicyName | None = NOT_GIVEN,
+        max_queue_delay_s: float | None = NOT_GIVEN,
+        preferred_batch_sizes: Sequence[int] | None = NOT_GIVEN,
+        max_queue_size: int | None = NOT_GIVEN,
+        priority_step_s: float | None = NOT_GIVEN,
+        cache_ttl_s: float | None = NOT_GIVEN,
     ) -> ServingOptions:
-        """Set how a version is served; see `AsyncClient.tune`."""
-        return self._run(self._async.tune(model, options, version=version))
+        """Change how a version is served; see `AsyncClient.tune`."""
+        return self._run(
+            self._async.tune(
+                model,
+                version=version,
+                max_batch_size=max_batch_size,
+                policy=policy,
+                max_queue_delay_s=max_queue_delay_s,
+                preferred_batch_sizes=preferred_batch_sizes,
+                max_queue_size=max_queue_size,
+                priority_step_s=priority_step_s,
+                cache_ttl_s=cache_ttl_s,
+            )
+        )
 
     def scale(
         self,

@@ -1,37 +1,42 @@
 """What management is asked for about deployments, as messages."""
 
 from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
+
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from skysail.artifact import Artifact
+from skysail.not_given import NOT_GIVEN
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import InvalidInput
-from skysail_common.rpc.messages import duration
+from skysail_common.rpc.messages import duration, serving_paths, serving_to_proto
+from skysail_common.serving_options import MAX_BATCH_SIZE, ServingOptions
 from skysail_protos.v1 import management_pb2, routing_pb2
 
 
 def deploy_request(
     *,
     name: str,
-    version: str | int,
-    num_replicas: int,
-    promote: bool,
+    version: str | int | None,
+    num_replicas: int | None,
+    promote: bool | None,
     labels: Mapping[str, str] | None,
     environment: Mapping[str, str] | None,
-    num_threads: int,
-    memory_mib: int,
-    cpus: float,
-    gpus: int,
+    num_threads: int | None,
+    memory_mib: int | None,
+    cpus: float | None,
+    gpus: int | None,
     max_batch_size: int | None,
     start_timeout_s: float | None,
 ) -> management_pb2.DeployRequest:
     """Return the request that `AsyncClient.deploy` describes, without its artifact."""
-    if min(num_replicas, num_threads, memory_mib, cpus, gpus) < 0:
+    if any((each or 0) < 0 for each in (num_replicas, num_threads, memory_mib, cpus, gpus)):
         raise InvalidInput(
             "num_replicas, num_threads, memory_mib, cpus and gpus cannot be less than 0"
         )
     return management_pb2.DeployRequest(
         model=name,
-        version=str(version),
+        version="" if version is None else str(version),
         labels=labels,
         num_replicas=num_replicas,
         resources=management_pb2.Resources(
@@ -43,6 +48,32 @@ def deploy_request(
         else None,
         start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
         promote=promote,
+    )
+
+
+def tune_request(
+    model: str, version: str | int | None, **options: Any
+) -> management_pb2.SetServingOptionsRequest:
+    """Return the request that `AsyncClient.tune` describes.
+
+    Raises:
+        InvalidInput: names the option that is not possible.
+    """
+    given = {name: value for name, value in options.items() if value is not NOT_GIVEN}
+    values = {name: value for name, value in given.items() if value is not None}
+    if "preferred_batch_sizes" in values:
+        values["preferred_batch_sizes"] = tuple(values["preferred_batch_sizes"])
+    # The server knows the other options: only there is it known which sizes fit a batch.
+    serving = ServingOptions(**{"max_batch_size": MAX_BATCH_SIZE, **values})
+    serving.check()
+    message = serving_to_proto(serving)
+    for path in set(serving_paths(vars(serving))) - set(serving_paths(values)):
+        message.ClearField(cast(Any, path))
+    return management_pb2.SetServingOptionsRequest(
+        model=model,
+        version="" if version is None else str(version),
+        serving=message,
+        update_mask=FieldMask(paths=serving_paths(given)),
     )
 
 

@@ -143,6 +143,8 @@ class Version:
     deployment: Deployment | None
     """None where it is not deployed."""
     replicas: tuple[Replica, ...]
+    is_current: bool = False
+    """True if it answers where no version is named."""
 
     @property
     def num_ready(self) -> int:
@@ -177,6 +179,7 @@ class Version:
             requirements=tuple(message.requirements),
             deployment=Deployment.of(message.deployment) if is_deployed else None,
             replicas=tuple(Replica.of(replica) for replica in message.replicas),
+            is_current=message.is_current,
         )
 
 
@@ -255,13 +258,14 @@ class DeployEvent:
     """One thing that happened while a version was deployed."""
 
     step: str
-    """`REGISTERED`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`, `DONE` or
+    """`REGISTERED`, `NOTICE`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`, `DONE` or
     `FAILED`."""
     message: str
     replica_id: str
     log_tail: str
     num_ready: int
     num_replicas: int
+    version: str = ""
 
     @classmethod
     def of(cls, message: pb.DeployEvent) -> "DeployEvent":
@@ -273,6 +277,7 @@ class DeployEvent:
             message.log_tail,
             message.num_ready,
             message.num_replicas,
+            message.version,
         )
 
 

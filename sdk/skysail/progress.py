@@ -11,6 +11,7 @@ from skysail.descriptions import DeployEvent
 
 _MARKS = {
     "REGISTERED": "[cyan]•[/]",
+    "NOTICE": "[yellow]![/]",
     "STARTING": "[cyan]•[/]",
     "READY": "[green]✓[/]",
     "RETRYING": "[yellow]![/]",

@@ -117,7 +117,7 @@ def test_versions_and_their_number_change_under_load(cluster, client):
         seen.wait_for_more(20)
         client.promote("m", "2")
         client.rollback("m")
-        client.undeploy("m", "2")
+        client.undeploy("m", "2", force=True)
         client.scale("m", 3, version="1")
         soon(lambda: len(ready(client)) == 3, "three replicas")
         client.scale("m", 1, version="1")
@@ -467,7 +467,7 @@ def test_what_ran_out_of_memory_says_so_while_the_old_version_serves(client):
         assert reason.endswith("ran out of memory: its limit is 200 MiB")
         soon(lambda: len(ready(client, "m", "hoards")) == 1, "it is started again")
     assert_all_answered(seen)
-    client.undeploy("m", "hoards")
+    client.undeploy("m", "hoards", force=True)
 
 
 def test_a_crash_loop_is_told_while_the_old_version_serves(client):
@@ -490,7 +490,7 @@ def test_a_crash_loop_is_told_while_the_old_version_serves(client):
         replicas = soon(crashed, "status tells")
     assert_all_answered(seen)
     assert "status 7" in replicas[0].reason
-    client.undeploy("m", "ends")
+    client.undeploy("m", "ends", force=True)
 
 
 @contextmanager

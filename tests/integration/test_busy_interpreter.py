@@ -60,4 +60,4 @@ def test_a_replica_whose_interpreter_is_held_stays_healthy_and_in_use(cluster, c
         assert after.container_id == replica.container_id
         assert client.predict("hold", np.zeros(1), timeout_s=5).output.tolist() == [0.0]
     finally:
-        client.undeploy("hold")
+        client.undeploy("hold", force=True)

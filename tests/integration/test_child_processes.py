@@ -25,7 +25,7 @@ def replica_of(cluster: RunningCluster, client: skysail.Client, model: str) -> p
 def children(cluster: RunningCluster, client: skysail.Client) -> Iterator[psutil.Process]:
     client.deploy(models.by_children, name="children", version="1", example=["none"])
     yield replica_of(cluster, client, "children")
-    client.undeploy("children")
+    client.undeploy("children", force=True)
 
 
 @pytest.mark.parametrize("way", sorted(models.WAYS))
@@ -66,7 +66,7 @@ def test_a_replica_ends_when_told_whatever_its_model_left(cluster, client, model
     replica.terminate()
     replica.wait(SOON_S)
     eventually(lambda: client.predict(name, [1, 2, 3]).outcome == "OK", what="the replica is back")
-    client.undeploy(name)
+    client.undeploy(name, force=True)
 
 
 def test_a_signal_that_an_event_loop_of_the_model_handles_stops_the_replica(cluster, client):
@@ -74,7 +74,7 @@ def test_a_signal_that_an_event_loop_of_the_model_handles_stops_the_replica(clus
     replica = replica_of(cluster, client, "loops")
     assert client.predict("loops", [1, 7, 3]).output.tolist() == [1, 7, 3]
     replica.wait(SOON_S)
-    client.undeploy("loops")
+    client.undeploy("loops", force=True)
 
 
 def test_a_replica_without_memory_is_replaced(cluster, client):
@@ -87,7 +87,7 @@ def test_a_replica_without_memory_is_replaced(cluster, client):
     eventually(lambda: client.predict("spends", [1, 2, 3]).outcome == "OK", what="it is replaced")
     (found,) = client.describe_version("spends").replicas
     assert found.num_restarts == 1
-    client.undeploy("spends")
+    client.undeploy("spends", force=True)
 
 
 def test_a_version_that_cannot_answer_its_example_in_the_end_is_not_deployed(client):

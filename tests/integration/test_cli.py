@@ -149,17 +149,20 @@ def test_tune(run, deployed):
         ("max_queue_delay_s", "0.005"),
     ):
         assert re.search(rf"{name}\s+{value}\b", shown), shown
-    assert re.search(r"preferred_batch_sizes\s+\(4, 8\)", shown), shown
+    assert re.search(r"preferred_batch_sizes\s+4, 8", shown), shown
     # What is not given stays as it is.
     shown = run("tune", "cli", "--cache-ttl-s", "60", "--max-queue-size", "99").stdout
-    for name, value in (("policy", "fixed"), ("max_batch_size", "32"), ("cache_ttl_s", r"60\.0")):
+    for name, value in (("policy", "fixed"), ("max_batch_size", "32"), ("cache_ttl_s", "60")):
+        assert re.search(rf"{name}\s+{value}\b", shown), shown
+    shown = run("tune", "cli", "--default", "max-queue-delay", "--default", "policy").stdout
+    for name, value in (("policy", "hybrid"), ("max_queue_delay_s", "as the policy decides")):
         assert re.search(rf"{name}\s+{value}\b", shown), shown
     assert json.loads(run("predict", "cli", "[1, 2]", "-o", "json").stdout)["outcome"] == "OK"
 
 
 def test_undeploy(run, deployed):
     done = run("undeploy", "cli", "--version", "2")
-    assert done.stdout == "cli:2 is not deployed any more\n"
+    assert done.stdout == "cli:2 is no longer deployed\n"
     assert run("undeploy", "cli", "--version", "2").stderr == (
         "skysail: model 'cli:2' is not deployed\n"
     )

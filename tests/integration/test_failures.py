@@ -166,7 +166,7 @@ def test_query_that_ends_replicas_is_given_up_and_the_others_are_answered(own_cl
             own_client.predict("poison", [6, 66, 666], timeout_s=60)
         seen.wait_for_more(20, timeout_s=60)
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
-    own_client.undeploy("poison")
+    own_client.undeploy("poison", force=True)
 
 
 def test_frontend_serves_by_the_last_routes_while_management_is_away(
@@ -225,7 +225,7 @@ def test_what_a_frontend_learned_survives_it_and_management(own_cluster, own_cli
             lambda: learned_s(bound["metrics"]) == pytest.approx(learned, abs=1e-5),
             what="another frontend begins with it",
         )
-    own_client.undeploy("learned")
+    own_client.undeploy("learned", force=True)
 
 
 def test_frontends_serve_on_while_the_store_is_away(own_cluster, own_client):

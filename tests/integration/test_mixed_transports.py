@@ -52,4 +52,4 @@ def test_they_understand_each_other(mixed):
     assert transports_in("\n".join(each.line for each in client.logs("double"))) == {other}
     client.scale("double", 1)
     assert client.predict("double", queries[7]).output.tolist() == [14.0, 14.0, 14.0]
-    client.undeploy("double")
+    client.undeploy("double", force=True)

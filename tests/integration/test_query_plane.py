@@ -142,20 +142,20 @@ def double() -> str:
 def untuned(plane: Plane, double: str) -> Iterator[str]:
     """A model whose options a test may change."""
     yield double
-    plane.client.tune(double, ServingOptions())
+    plane.client.tune(double, **vars(ServingOptions()))
 
 
 @pytest.fixture(scope="module")
 def napping(plane: Plane) -> str:
     """A model that takes as long as it is told, and whose queries are never given up before."""
-    plane.client.tune("napping", ServingOptions(policy=PolicyName.EAGER))
+    plane.client.tune("napping", **vars(ServingOptions(policy=PolicyName.EAGER)))
     return "napping"
 
 
 @pytest.fixture(scope="module")
 def steady(plane: Plane) -> str:
     """A model that answers one row at a time, 20 in a second."""
-    plane.client.tune("steady", ServingOptions(max_batch_size=1))
+    plane.client.tune("steady", **vars(ServingOptions(max_batch_size=1)))
     plane.client.register_application("promised", slo_ms=200)
     plane.client.link("promised", "steady")
     plane.client.register_application("promised-default", default_output=[-1], slo_ms=200)
@@ -316,7 +316,7 @@ class TestMetrics:
         eventually(lambda: plane.computed_rows("leaving") == 1)
         waiting = plane.queries.Predict.future(request, timeout=10)
         eventually(lambda: plane.queued_rows("leaving") == 1)
-        plane.client.undeploy("leaving")
+        plane.client.undeploy("leaving", force=True)
         # Both are settled when the version is gone already.
         assert waiting.exception().code() is grpc.StatusCode.NOT_FOUND
         assert under_way.result().outcome == query_pb2.OUTCOME_OK
@@ -333,7 +333,7 @@ class TestMetrics:
         client.register_application("bypassing", slo_ms=20_000)
         client.link("bypassing", model)
         client.update_application("bypassing", uses_cache=False)
-        plane.client.tune(model, ServingOptions(cache_ttl_s=60))
+        plane.client.tune(model, **vars(ServingOptions(cache_ttl_s=60)))
         before = plane.computed_rows(model)
         values = [[number, 0.0, 0.5] for number in range(5)]
         for _ in range(3):
@@ -353,17 +353,17 @@ class TestMetrics:
         assert results == {"cached": {"miss": 5, "hit": 10}, "bypassing": {}}
         assert page.sum("skysail_batch_rows_sum", model=model) - before == 7
         assert page.by("outcome", "skysail_queries_total", application="cached") == {"OK": 15}
-        plane.client.tune(model, ServingOptions())
+        plane.client.tune(model, **vars(ServingOptions()))
         assert client.predict("cached", values[0]).output[0] == 0
         assert plane.computed_rows(model) - before == 8
 
     def test_identical_queries_under_way_are_computed_once(self, plane: Plane, napping: str):
-        plane.client.tune(napping, ServingOptions(policy=PolicyName.EAGER, cache_ttl_s=60))
+        plane.client.tune(napping, **vars(ServingOptions(policy=PolicyName.EAGER, cache_ttl_s=60)))
         before = plane.computed_rows(napping)
         try:
             found = plane.client.predict_batch(napping, [[0.25]] * 8)
         finally:
-            plane.client.tune(napping, ServingOptions(policy=PolicyName.EAGER))
+            plane.client.tune(napping, **vars(ServingOptions(policy=PolicyName.EAGER)))
         assert [each.output.tolist() for each in found] == [[0.25]] * 8
         assert plane.computed_rows(napping) - before == 1
         results = plane.page().by("result", "skysail_cache_queries_total", model=napping)
@@ -413,13 +413,13 @@ class TestShedding:
                 return error.code().name
             return "OK"
 
-        plane.client.tune(steady, ServingOptions(max_batch_size=1, policy=PolicyName.EAGER))
+        plane.client.tune(steady, **vars(ServingOptions(max_batch_size=1, policy=PolicyName.EAGER)))
         request = infer_request(steady, np.full((1, 1), BATCH_S))
         before = counted()
         with ThreadPoolExecutor(8) as callers:
             seen = Counter(callers.map(ask, range(100)))
         plane.wait_until_idle(steady)
-        plane.client.tune(steady, ServingOptions(max_batch_size=1))
+        plane.client.tune(steady, **vars(ServingOptions(max_batch_size=1)))
         after = counted()
         after.subtract(before)
         assert seen["DEADLINE_EXCEEDED"] >= 20, seen
@@ -452,9 +452,9 @@ class TestShedding:
     def short_queue(self, plane: Plane, steady: str) -> Iterator[None]:
         # Nothing is hopeless by this policy.
         options = ServingOptions(policy=PolicyName.EAGER, max_batch_size=1, max_queue_size=2)
-        plane.client.tune(steady, options)
+        plane.client.tune(steady, **vars(options))
         yield
-        plane.client.tune(steady, ServingOptions(max_batch_size=1))
+        plane.client.tune(steady, **vars(ServingOptions(max_batch_size=1)))
 
     def test_what_finds_the_queue_full_is_refused(self, plane, steady, short_queue):
         # By the model's own name, without an SLO: there is time enough, but no room.
@@ -991,7 +991,7 @@ class TestUnusualSizesAndValues:
         assert message in error.details()
 
     def test_more_rows_than_may_wait_are_refused(self, plane, untuned):
-        plane.client.tune(untuned, ServingOptions(max_queue_size=100))
+        plane.client.tune(untuned, **vars(ServingOptions(max_queue_size=100)))
         fitting = infer_request(untuned, np.ones((100, 3)))
         answer = plane.inference.ModelInfer(fitting, timeout=10)
         assert answer.outputs[0].shape == [100, 3]
@@ -1004,7 +1004,7 @@ class TestUnusualSizesAndValues:
         assert answer.status_code == 400
         assert "batch-size must be <= 100" in answer.json()["error"]
         # What was fitting before it was learned is held against the options of now.
-        plane.client.tune(untuned, ServingOptions(max_queue_size=99))
+        plane.client.tune(untuned, **vars(ServingOptions(max_queue_size=99)))
         error = refused(lambda: plane.inference.ModelInfer(fitting, timeout=10))
         assert "batch-size must be <= 99" in error.details()
 
@@ -1051,7 +1051,7 @@ class TestTuning:
         replicas = client.describe_version(untuned).replicas
         with traffic(client, untuned, [1, 2, 3], callers=4) as seen:
             for options in OPTIONS:
-                assert client.tune(untuned, options) == options
+                assert client.tune(untuned, **vars(options)) == options
                 assert client.describe_version(untuned).deployment.serving == options
                 rows = np.arange(90.0).reshape(30, 3)
                 found = client.predict_batch(untuned, rows)
@@ -1062,7 +1062,7 @@ class TestTuning:
 
     def test_options_hold_once_they_are_answered(self, plane, untuned):
         for number in range(65, 85):
-            plane.client.tune(untuned, ServingOptions(max_queue_size=number))
+            plane.client.tune(untuned, **vars(ServingOptions(max_queue_size=number)))
             request = infer_request(untuned, np.ones((number, 3)))
             assert plane.inference.ModelInfer(request, timeout=10).outputs[0].shape[0] == number
 
@@ -1077,7 +1077,7 @@ class TestTuning:
             (ServingOptions(policy=PolicyName.FIXED, max_batch_size=1), "full"),
             (ServingOptions(policy=PolicyName.HYBRID), "single_replica"),
         ):
-            plane.client.tune(untuned, options)
+            plane.client.tune(untuned, **vars(options))
             before = reasons()
             prediction = plane.client.predict(untuned, [1, 2, 3])
             after = reasons()
@@ -1106,7 +1106,7 @@ class TestTuning:
     def test_impossible_options_are_refused_by_name(self, plane, double, name, options):
         before = plane.client.describe_version(double).deployment.serving
         with pytest.raises(errors.InvalidInput, match=name):
-            plane.client.tune(double, options)
+            plane.client.tune(double, **vars(options))
         assert plane.client.describe_version(double).deployment.serving == before
 
     @pytest.mark.parametrize(
@@ -1136,14 +1136,14 @@ class TestTuning:
 
     def test_what_is_not_deployed_cannot_be_tuned(self, plane, double):
         with pytest.raises(errors.ModelNotFound, match="nope"):
-            plane.client.tune("nope", ServingOptions())
+            plane.client.tune("nope", **vars(ServingOptions()))
         with pytest.raises(errors.ModelNotFound, match="9"):
-            plane.client.tune(double, ServingOptions(), version="9")
+            plane.client.tune(double, **vars(ServingOptions()), version="9")
 
     def test_options_survive_a_kill_of_management_and_of_the_frontend(self, plane, untuned):
         client = plane.client
         options = replace(OPTIONS[5], cache_ttl_s=60, max_queue_size=77)
-        plane.client.tune(untuned, options)
+        plane.client.tune(untuned, **vars(options))
         os.kill(plane.cluster.service_pid("skysail_management"), signal.SIGKILL)
         eventually(lambda: _is_whole(client), what="management is back")
         assert client.describe_version(untuned).deployment.serving == options

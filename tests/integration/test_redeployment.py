@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from skysail import errors
-from skysail_common.serving_options import ServingOptions
 
 
 def first(x):
@@ -25,7 +24,7 @@ for each in (first, second, wider):
 
 def deploy(client, function, columns: int) -> None:
     client.deploy(function, name="again", version="1", example=np.zeros((1, columns)))
-    client.tune("again", ServingOptions(cache_ttl_s=3600))
+    client.tune("again", cache_ttl_s=3600)
 
 
 def remove(client) -> None:

@@ -84,7 +84,7 @@ def frontend(cluster: RunningCluster, directory: Path, **environment: str) -> It
 def model(cluster: RunningCluster, client: skysail.Client) -> Iterator[RunningCluster]:
     client.deploy(models.double, name="secured", version="1", example=ROW)
     yield cluster
-    client.undeploy("secured")
+    client.undeploy("secured", force=True)
 
 
 @pytest.fixture(scope="module")

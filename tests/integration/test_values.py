@@ -22,7 +22,7 @@ def named(client: skysail.Client):
     client.link("names", "by-name")
     yield "by-name"
     client.unregister_application("names")
-    client.undeploy("by-name")
+    client.undeploy("by-name", force=True)
 
 
 def of_rest(cluster: RunningCluster, name: str) -> tuple[object, object]:
@@ -93,4 +93,4 @@ def test_numbers_that_would_change_are_refused_and_missing_ones_taken(cluster, c
         assert answer.status_code == status
         if None in data:
             assert answer.json()["outputs"][0]["data"] == [None, "Infinity"]
-    client.undeploy("halves")
+    client.undeploy("halves", force=True)

@@ -15,13 +15,11 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.store import Store
 from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
 from skysail_management.artifacts import ArtifactStore
+from skysail_management.catalog.rules import Rules
+from skysail_management.catalog.wishes import DeploymentWish
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.operations.applications import Applications
-from skysail_management.operations.deployments import (
-    DeploymentDefaults,
-    Deployments,
-    DeploymentWish,
-)
+from skysail_management.operations.deployments import DeploymentDefaults, Deployments
 from skysail_management.operations.models import Models
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.reconciler.specs import ReconcilerOptions
@@ -93,6 +91,7 @@ class ManagementParts:
             options,
             now,
         )
+        self.records.check = Rules(self.records, self.reconciler.num_ready).check
         self.applications = Applications(self.records, self.reconciler)
         self.models = Models(self.records, self.artifacts, self.reconciler)
         self.deployments = Deployments(
@@ -116,7 +115,8 @@ class ManagementParts:
         return sha256
 
     def deploying(self, name: str, sha256: str = "", **wish: Any) -> AsyncIterator[DeployEvent]:
-        """Return what happens as a version such as `m:1` is deployed."""
+        """Return what happens as a version such as `m:1` is deployed, by default unpromoted."""
+        wish.setdefault("promote", False)
         return self.deployments.deploy(
             ModelVersion.parse(name), DeploymentWish(artifact_sha256=sha256, **wish)
         )

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -110,7 +111,11 @@ class _DeployStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeployStep
     DEPLOY_STEP_DONE: _DeployStep.ValueType  # 7
     """All that was asked for is done. Last event."""
     DEPLOY_STEP_FAILED: _DeployStep.ValueType  # 8
-    """It could not be done, and what it had made is removed. Last event."""
+    """It could not be done. What it had made is removed, unless it serves already. Last event."""
+    DEPLOY_STEP_NOTICE: _DeployStep.ValueType  # 9
+    """Something about an earlier deployment that the caller should know: what was changed, or stays
+    other than one might expect.
+    """
 
 class DeployStep(_DeployStep, metaclass=_DeployStepEnumTypeWrapper):
     """What happened."""
@@ -132,7 +137,11 @@ DEPLOY_STEP_PROMOTED: DeployStep.ValueType  # 6
 DEPLOY_STEP_DONE: DeployStep.ValueType  # 7
 """All that was asked for is done. Last event."""
 DEPLOY_STEP_FAILED: DeployStep.ValueType  # 8
-"""It could not be done, and what it had made is removed. Last event."""
+"""It could not be done. What it had made is removed, unless it serves already. Last event."""
+DEPLOY_STEP_NOTICE: DeployStep.ValueType  # 9
+"""Something about an earlier deployment that the caller should know: what was changed, or stays
+other than one might expect.
+"""
 Global___DeployStep: _TypeAlias = DeployStep  # noqa: Y015
 
 @_typing.final
@@ -243,12 +252,15 @@ class UpdateApplicationRequest(_message.Message):
     SLO_FIELD_NUMBER: _builtins.int
     DEFAULT_OUTPUT_JSON_FIELD_NUMBER: _builtins.int
     BYPASSES_CACHE_FIELD_NUMBER: _builtins.int
+    REMOVES_DEFAULT_OUTPUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the application."""
     default_output_json: _builtins.str
     """New default output as JSON; absent to leave it."""
     bypasses_cache: _builtins.bool
     """Whether its queries bypass the cache; absent to leave it."""
+    removes_default_output: _builtins.bool
+    """True to take the default output away."""
     @_builtins.property
     def slo(self) -> _duration_pb2.Duration:
         """New SLO; absent to leave it."""
@@ -260,10 +272,11 @@ class UpdateApplicationRequest(_message.Message):
         slo: _duration_pb2.Duration | None = ...,
         default_output_json: _builtins.str | None = ...,
         bypasses_cache: _builtins.bool | None = ...,
+        removes_default_output: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bypasses_cache", b"_bypasses_cache", "_default_output_json", b"_default_output_json", "bypasses_cache", b"bypasses_cache", "default_output_json", b"default_output_json", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bypasses_cache", b"_bypasses_cache", "_default_output_json", b"_default_output_json", "bypasses_cache", b"bypasses_cache", "default_output_json", b"default_output_json", "name", b"name", "slo", b"slo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bypasses_cache", b"_bypasses_cache", "_default_output_json", b"_default_output_json", "bypasses_cache", b"bypasses_cache", "default_output_json", b"default_output_json", "name", b"name", "removes_default_output", b"removes_default_output", "slo", b"slo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bypasses_cache: _TypeAlias = _typing.Literal["bypasses_cache"]  # noqa: Y015
     _WhichOneofArgType__bypasses_cache: _TypeAlias = _typing.Literal["_bypasses_cache", b"_bypasses_cache"]  # noqa: Y015
@@ -554,6 +567,7 @@ class Version(_message.Message):
     REQUIREMENTS_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    IS_CURRENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -566,6 +580,8 @@ class Version(_message.Message):
     """The same in one word."""
     python_version: _builtins.str
     """Python that made the artifact, such as 3.11.7."""
+    is_current: _builtins.bool
+    """True if it answers where no version is named."""
     @_builtins.property
     def signature(self) -> _tensors_pb2.Signature:
         """What it takes and gives."""
@@ -605,10 +621,11 @@ class Version(_message.Message):
         requirements: _abc.Iterable[_builtins.str] | None = ...,
         deployment: Global___Deployment | None = ...,
         replicas: _abc.Iterable[Global___Replica] | None = ...,
+        is_current: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "registered_at", b"registered_at", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifact_sha256", b"artifact_sha256", "deployment", b"deployment", "input_type", b"input_type", "labels", b"labels", "model", b"model", "python_version", b"python_version", "registered_at", b"registered_at", "replicas", b"replicas", "requirements", b"requirements", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifact_sha256", b"artifact_sha256", "deployment", b"deployment", "input_type", b"input_type", "is_current", b"is_current", "labels", b"labels", "model", b"model", "python_version", b"python_version", "registered_at", b"registered_at", "replicas", b"replicas", "requirements", b"requirements", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,7 +633,7 @@ Global___Version: _TypeAlias = Version  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
-    """What a replica may use."""
+    """What a replica may use. In a DeployRequest an absent field leaves what is deployed as it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -625,7 +642,7 @@ class Resources(_message.Message):
     CPUS_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     num_threads: _builtins.int
-    """Threads of the numeric libraries; 0 for as many as `cpus`, or where that is 0 too, as many as
+    """Threads of the numeric libraries; 0 for as many as `cpus`, or if that is 0 too, as many as
     the container manager says.
     """
     memory_mib: _builtins.int
@@ -637,16 +654,31 @@ class Resources(_message.Message):
     def __init__(
         self,
         *,
-        num_threads: _builtins.int = ...,
-        memory_mib: _builtins.int = ...,
-        cpus: _builtins.float = ...,
-        gpus: _builtins.int = ...,
+        num_threads: _builtins.int | None = ...,
+        memory_mib: _builtins.int | None = ...,
+        cpus: _builtins.float | None = ...,
+        gpus: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpus", b"_cpus", "_gpus", b"_gpus", "_memory_mib", b"_memory_mib", "_num_threads", b"_num_threads", "cpus", b"cpus", "gpus", b"gpus", "memory_mib", b"memory_mib", "num_threads", b"num_threads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "gpus", b"gpus", "memory_mib", b"memory_mib", "num_threads", b"num_threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpus", b"_cpus", "_gpus", b"_gpus", "_memory_mib", b"_memory_mib", "_num_threads", b"_num_threads", "cpus", b"cpus", "gpus", b"gpus", "memory_mib", b"memory_mib", "num_threads", b"num_threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cpus: _TypeAlias = _typing.Literal["cpus"]  # noqa: Y015
+    _WhichOneofArgType__cpus: _TypeAlias = _typing.Literal["_cpus", b"_cpus"]  # noqa: Y015
+    _WhichOneofReturnType__gpus: _TypeAlias = _typing.Literal["gpus"]  # noqa: Y015
+    _WhichOneofArgType__gpus: _TypeAlias = _typing.Literal["_gpus", b"_gpus"]  # noqa: Y015
+    _WhichOneofReturnType__memory_mib: _TypeAlias = _typing.Literal["memory_mib"]  # noqa: Y015
+    _WhichOneofArgType__memory_mib: _TypeAlias = _typing.Literal["_memory_mib", b"_memory_mib"]  # noqa: Y015
+    _WhichOneofReturnType__num_threads: _TypeAlias = _typing.Literal["num_threads"]  # noqa: Y015
+    _WhichOneofArgType__num_threads: _TypeAlias = _typing.Literal["_num_threads", b"_num_threads"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpus) -> _WhichOneofReturnType__cpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpus) -> _WhichOneofReturnType__gpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_mib) -> _WhichOneofReturnType__memory_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_threads) -> _WhichOneofReturnType__num_threads | None: ...
 
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
@@ -1291,7 +1323,7 @@ Global___DownloadArtifactResponse: _TypeAlias = DownloadArtifactResponse  # noqa
 
 @_typing.final
 class DeployRequest(_message.Message):
-    """Asks for Deploy."""
+    """Asks for Deploy. If the version is deployed already, what is absent stays as it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1348,18 +1380,24 @@ class DeployRequest(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version."""
+    """Version. If empty: with an artifact, the newest version of the same content, or a new one named
+    by the number after the highest used; without an artifact, the current version.
+    """
     artifact_sha256: _builtins.str
-    """SHA-256 of the uploaded artifact; may be empty where the version is registered."""
+    """SHA-256 of the uploaded artifact. If empty, the version must be registered; one that is not
+    deployed starts as it was deployed last.
+    """
     num_replicas: _builtins.int
-    """Replicas wanted, at least 1; 1 where absent. Where the version is deployed already and follows
-    its load, their number stays.
+    """Replicas wanted, at least 1; 1 for a first deployment. If the version follows its load, their
+    number stays.
     """
     promote: _builtins.bool
-    """True to make it the current version once it is ready."""
+    """Whether to make it the current version once it is ready. If absent, a first deployment with an
+    artifact does, unless the version was current before.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free words of the operator."""
+        """Labels to set on the version; others stay."""
 
     @_builtins.property
     def resources(self) -> Global___Resources:
@@ -1367,15 +1405,15 @@ class DeployRequest(_message.Message):
 
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables for the model server."""
+        """Environment variables for the model server; if empty as before."""
 
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
-        """How frontends serve it; the server's defaults where absent, or what was set before."""
+        """How frontends serve it; fields that are not set stay as they are."""
 
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
-        """Longest time from start to ready; the server's default where absent."""
+        """Longest time from start to ready; the server's default for a first deployment."""
 
     def __init__(
         self,
@@ -1389,15 +1427,20 @@ class DeployRequest(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         serving: _routing_pb2.ServingOptions | None = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
-        promote: _builtins.bool = ...,
+        promote: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "num_replicas", b"num_replicas", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_replicas: _TypeAlias = _typing.Literal["num_replicas"]  # noqa: Y015
     _WhichOneofArgType__num_replicas: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas"]  # noqa: Y015
+    _WhichOneofReturnType__promote: _TypeAlias = _typing.Literal["promote"]  # noqa: Y015
+    _WhichOneofArgType__promote: _TypeAlias = _typing.Literal["_promote", b"_promote"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_replicas) -> _WhichOneofReturnType__num_replicas | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__promote) -> _WhichOneofReturnType__promote | None: ...
 
 Global___DeployRequest: _TypeAlias = DeployRequest  # noqa: Y015
 
@@ -1413,6 +1456,7 @@ class DeployEvent(_message.Message):
     LOG_TAIL_FIELD_NUMBER: _builtins.int
     NUM_READY_FIELD_NUMBER: _builtins.int
     NUM_REPLICAS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     step: Global___DeployStep.ValueType
     """What happened."""
     message: _builtins.str
@@ -1425,6 +1469,8 @@ class DeployEvent(_message.Message):
     """Replicas that are ready now."""
     num_replicas: _builtins.int
     """Replicas wanted."""
+    version: _builtins.str
+    """The version, which the server may have named."""
     def __init__(
         self,
         *,
@@ -1434,10 +1480,11 @@ class DeployEvent(_message.Message):
         log_tail: _builtins.str = ...,
         num_ready: _builtins.int = ...,
         num_replicas: _builtins.int = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_tail", b"log_tail", "message", b"message", "num_ready", b"num_ready", "num_replicas", b"num_replicas", "replica_id", b"replica_id", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_tail", b"log_tail", "message", b"message", "num_ready", b"num_ready", "num_replicas", b"num_replicas", "replica_id", b"replica_id", "step", b"step", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1457,7 +1504,7 @@ class UndeployRequest(_message.Message):
     version: _builtins.str
     """Version; the current one where empty."""
     force: _builtins.bool
-    """True to do it although an application is routed to it."""
+    """True to do it although it is the current version, or an application is routed to it."""
     def __init__(
         self,
         *,
@@ -1710,13 +1757,20 @@ class SetServingOptionsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
     """Version; the current one where empty."""
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
-        """What is to hold; replaces all that was set before."""
+        """The new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Names of the fields of `serving` to change: one that is not set there returns to its default.
+        If absent, those that are set. Other fields stay as they are.
+        """
 
     def __init__(
         self,
@@ -1724,10 +1778,11 @@ class SetServingOptionsRequest(_message.Message):
         model: _builtins.str = ...,
         version: _builtins.str = ...,
         serving: _routing_pb2.ServingOptions | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "serving", b"serving", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "serving", b"serving", "update_mask", b"update_mask", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -181,7 +181,7 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateApplication(self, request, context):
-        """Changes the SLO or the default output of an application.
+        """Changes the SLO, the default output or the use of the cache of an application.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -288,14 +288,16 @@ class ManagementServiceServicer(object):
 
     def Deploy(self, request, context):
         """Registers a version if need be, starts its replicas and tells what happens until it is done
-        or has failed. A caller that goes away does not stop it.
+        or has failed. A caller that goes away does not stop it. The same again changes nothing: what
+        is absent stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Undeploy(self, request, context):
-        """Stops the replicas of a version, which stays registered.
+        """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
+        again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -309,7 +311,7 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Makes the version that was current before the current one again.
+        """Makes the newest earlier version that has a ready replica the current one again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

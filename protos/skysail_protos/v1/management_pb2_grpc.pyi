@@ -39,7 +39,7 @@ class ManagementServiceStub:
     same name is ALREADY_EXISTS.
     """
     UpdateApplication: _grpc.UnaryUnaryMultiCallable[_management_pb2.UpdateApplicationRequest, _management_pb2.UpdateApplicationResponse]
-    """Changes the SLO or the default output of an application."""
+    """Changes the SLO, the default output or the use of the cache of an application."""
     UnregisterApplication: _grpc.UnaryUnaryMultiCallable[_management_pb2.UnregisterApplicationRequest, _management_pb2.UnregisterApplicationResponse]
     """Removes an application; its queries are NOT_FOUND from then on."""
     ListApplications: _grpc.UnaryUnaryMultiCallable[_management_pb2.ListApplicationsRequest, _management_pb2.ListApplicationsResponse]
@@ -72,14 +72,17 @@ class ManagementServiceStub:
     """
     Deploy: _grpc.UnaryStreamMultiCallable[_management_pb2.DeployRequest, _management_pb2.DeployEvent]
     """Registers a version if need be, starts its replicas and tells what happens until it is done
-    or has failed. A caller that goes away does not stop it.
+    or has failed. A caller that goes away does not stop it. The same again changes nothing: what
+    is absent stays as it is.
     """
     Undeploy: _grpc.UnaryUnaryMultiCallable[_management_pb2.UndeployRequest, _management_pb2.UndeployResponse]
-    """Stops the replicas of a version, which stays registered."""
+    """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
+    again.
+    """
     Promote: _grpc.UnaryUnaryMultiCallable[_management_pb2.PromoteRequest, _management_pb2.PromoteResponse]
     """Makes a version the current one of its model; it must have a ready replica."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_management_pb2.RollbackRequest, _management_pb2.RollbackResponse]
-    """Makes the version that was current before the current one again."""
+    """Makes the newest earlier version that has a ready replica the current one again."""
     Scale: _grpc.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]
     """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
     allowed.
@@ -105,7 +108,7 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     same name is ALREADY_EXISTS.
     """
     UpdateApplication: _aio.UnaryUnaryMultiCallable[_management_pb2.UpdateApplicationRequest, _management_pb2.UpdateApplicationResponse]  # type: ignore[assignment]
-    """Changes the SLO or the default output of an application."""
+    """Changes the SLO, the default output or the use of the cache of an application."""
     UnregisterApplication: _aio.UnaryUnaryMultiCallable[_management_pb2.UnregisterApplicationRequest, _management_pb2.UnregisterApplicationResponse]  # type: ignore[assignment]
     """Removes an application; its queries are NOT_FOUND from then on."""
     ListApplications: _aio.UnaryUnaryMultiCallable[_management_pb2.ListApplicationsRequest, _management_pb2.ListApplicationsResponse]  # type: ignore[assignment]
@@ -138,14 +141,17 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     """
     Deploy: _aio.UnaryStreamMultiCallable[_management_pb2.DeployRequest, _management_pb2.DeployEvent]  # type: ignore[assignment]
     """Registers a version if need be, starts its replicas and tells what happens until it is done
-    or has failed. A caller that goes away does not stop it.
+    or has failed. A caller that goes away does not stop it. The same again changes nothing: what
+    is absent stays as it is.
     """
     Undeploy: _aio.UnaryUnaryMultiCallable[_management_pb2.UndeployRequest, _management_pb2.UndeployResponse]  # type: ignore[assignment]
-    """Stops the replicas of a version, which stays registered."""
+    """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
+    again.
+    """
     Promote: _aio.UnaryUnaryMultiCallable[_management_pb2.PromoteRequest, _management_pb2.PromoteResponse]  # type: ignore[assignment]
     """Makes a version the current one of its model; it must have a ready replica."""
     Rollback: _aio.UnaryUnaryMultiCallable[_management_pb2.RollbackRequest, _management_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Makes the version that was current before the current one again."""
+    """Makes the newest earlier version that has a ready replica the current one again."""
     Scale: _aio.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]  # type: ignore[assignment]
     """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
     allowed.
@@ -180,7 +186,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.UpdateApplicationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.UpdateApplicationResponse, _abc.Awaitable[_management_pb2.UpdateApplicationResponse]]:
-        """Changes the SLO or the default output of an application."""
+        """Changes the SLO, the default output or the use of the cache of an application."""
 
     @_abc_1.abstractmethod
     def UnregisterApplication(
@@ -303,7 +309,8 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_management_pb2.DeployEvent], _abc.AsyncIterator[_management_pb2.DeployEvent]]:
         """Registers a version if need be, starts its replicas and tells what happens until it is done
-        or has failed. A caller that goes away does not stop it.
+        or has failed. A caller that goes away does not stop it. The same again changes nothing: what
+        is absent stays as it is.
         """
 
     @_abc_1.abstractmethod
@@ -312,7 +319,9 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.UndeployRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.UndeployResponse, _abc.Awaitable[_management_pb2.UndeployResponse]]:
-        """Stops the replicas of a version, which stays registered."""
+        """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
+        again.
+        """
 
     @_abc_1.abstractmethod
     def Promote(
@@ -328,7 +337,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.RollbackResponse, _abc.Awaitable[_management_pb2.RollbackResponse]]:
-        """Makes the version that was current before the current one again."""
+        """Makes the newest earlier version that has a ready replica the current one again."""
 
     @_abc_1.abstractmethod
     def Scale(

@@ -3,14 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from skysail.application_requests import (
-    NOT_GIVEN,
-    register_request,
-    routes_request,
-    update_request,
-)
+from skysail.application_requests import register_request, routes_request, update_request
 from skysail.calls.management import ManagementCalls
 from skysail.descriptions import Application, Route
+from skysail.not_given import NOT_GIVEN
 from skysail_protos.v1 import management_pb2
 
 
@@ -50,14 +46,23 @@ class ApplicationCalls(ManagementCalls):
         *,
         slo_ms: float | None = None,
         default_output: Any = NOT_GIVEN,
+        removes_default: bool = False,
         uses_cache: bool | None = None,
     ) -> Application:
-        """Change the SLO, the default output or the use of the cache of an application.
+        """Change an application: what is not given stays as it is.
+
+        Args:
+            name: Name of the application.
+            slo_ms: Promised latency in milliseconds.
+            default_output: The answer where no prediction is in time, as a JSON value.
+            removes_default: True to have no default output any longer.
+            uses_cache: False to have every query computed.
 
         Raises:
             ApplicationNotFound: there is none of this name.
+            InvalidInput: an SLO or default output that is not possible.
         """
-        request = update_request(name, slo_ms, default_output, uses_cache)
+        request = update_request(name, slo_ms, default_output, removes_default, uses_cache)
         response = await self._call(
             self._management.UpdateApplication(request, timeout=self._timeout_s)
         )

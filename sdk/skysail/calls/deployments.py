@@ -1,4 +1,4 @@
-"""Calls about deployments: deploy, scale, undeploy."""
+"""Calls about deployments: deploy, start, scale, undeploy."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -36,41 +36,44 @@ class DeploymentCalls(ModelCalls):
         function: Function,
         *,
         name: str,
-        version: str | int,
+        version: str | int | None = None,
         example: Any = None,
         input_type: str | None = None,
-        num_replicas: int = 1,
+        num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
         requirements: str | Path | None = None,
-        promote: bool = True,
+        promote: bool | None = None,
         labels: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
-        num_threads: int = 0,
-        memory_mib: int = 0,
-        cpus: float = 0.0,
-        gpus: int = 0,
+        num_threads: int | None = None,
+        memory_mib: int | None = None,
+        cpus: float | None = None,
+        gpus: int | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
         on_event: OnEvent | None = None,
     ) -> Version:
         """Deploy a function as a version of a model and return once its replicas are ready.
 
-        The same content again under the same version changes nothing; another one is refused.
+        The same again changes nothing: what is None stays as it is deployed, and what is given and
+        differs is changed, which an event says. Other content under the same version is refused.
 
         Args:
             function: Takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
                 takes a list and returns a list. It is pickled with the local modules it uses.
             name: Name of the model.
-            version: Version; any legal name, such as "1", "1.0" or "2024-06-01".
+            version: Version; any legal name, such as "1", "1.0" or "2024-06-01". If None, the
+                newest version of the same content; without one, the number after the highest.
             example: Input that the function can answer, with its batch axis, such as `X[:1]`, or
                 a dictionary of such by name. Teaches the signature and warms each replica up.
             input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
                 example.
-            num_replicas: Replicas wanted, at least 1.
+            num_replicas: Replicas wanted, at least 1; one for a first deployment if None.
             pkgs_to_install: Packages for pip, as of a requirements file; a str is one of them.
             requirements: A requirements file with more of them.
-            promote: True to make it the current version once it is ready.
-            labels: Words of your own.
+            promote: Whether to make it the current version once it is ready. If None, a first
+                deployment does, unless the version was current before.
+            labels: User-defined labels to set; others stay.
             environment: Environment variables of the replicas.
             num_threads: Threads of the numeric libraries; 0 for as many as `cpus`, or where that
                 is 0 too, a share of the machine's cores.
@@ -78,17 +81,21 @@ class DeploymentCalls(ModelCalls):
             cpus: CPUs of a replica, also parts of one; 0 for the server's default. A replica that
                 is a process of the machine has so many threads, and is not held to them.
             gpus: GPUs of a replica for itself; 0 for the server's default.
-            max_batch_size: Most rows of one batch; the server's default if None.
-            start_timeout_s: Longest time from start to ready; the server's default if None.
+            max_batch_size: Most rows of one batch; the server's default for a first deployment.
+            start_timeout_s: Longest time from start to ready; likewise.
             on_event: Is told each step. Without it `Client` shows them on a terminal.
+
+        Returns:
+            The version; its `version` is the name that the server gave it.
 
         Raises:
             InvalidInput: the function cannot be pickled, or an argument is out of range.
             Unsupported: the cluster's container manager cannot give a replica such resources.
             ModelFailed: the function fails on the example.
             AlreadyExists: the version is registered with other content.
+            FailedPrecondition: it is deployed with other resources or environment.
             DeployFailed: it could not be made ready; the message has the end of the replica's
-                log, and nothing is left behind.
+                log, and nothing is left behind unless the version serves already.
         """
         artifact = build_artifact(
             function,
@@ -129,6 +136,62 @@ class DeploymentCalls(ModelCalls):
             await self._follow(request, on_event)
         return await self.describe_version(request.model, request.version)
 
+    async def start(
+        self,
+        model: str,
+        version: str | int | None = None,
+        *,
+        num_replicas: int | None = None,
+        promote: bool = False,
+        environment: Mapping[str, str] | None = None,
+        num_threads: int | None = None,
+        memory_mib: int | None = None,
+        cpus: float | None = None,
+        gpus: int | None = None,
+        max_batch_size: int | None = None,
+        start_timeout_s: float | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Version:
+        """Start replicas of a registered version and return once they are ready.
+
+        A version that was undeployed starts as it was deployed last, but for what is given; one
+        that was scaled to 0 gets a replica; one that runs stays as it is.
+
+        Args:
+            model: Name of the model.
+            version: Version; the current one if None.
+            num_replicas: As for `deploy`.
+            promote: True to make it the current version once it is ready.
+            environment: As for `deploy`.
+            num_threads: As for `deploy`.
+            memory_mib: As for `deploy`.
+            cpus: As for `deploy`.
+            gpus: As for `deploy`.
+            max_batch_size: As for `deploy`.
+            start_timeout_s: As for `deploy`.
+            on_event: As for `deploy`.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            SkysailError: as `deploy`.
+        """
+        request = deploy_request(
+            name=model,
+            version=version,
+            num_replicas=num_replicas,
+            promote=promote or None,
+            labels=None,
+            environment=environment,
+            num_threads=num_threads,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            gpus=gpus,
+            max_batch_size=max_batch_size,
+            start_timeout_s=start_timeout_s,
+        )
+        await self._follow(request, on_event)
+        return await self.describe_version(request.model, request.version)
+
     async def _upload(self, artifact: Artifact) -> None:
         found = await self._call(
             self._management.FindArtifact(
@@ -147,6 +210,8 @@ class DeploymentCalls(ModelCalls):
         events = stream(self._management.Deploy(request, timeout=_DEPLOY_TIMEOUT_S), self._told)
         async for message in events:
             event = DeployEvent.of(message)
+            # The server may have named it; who asks again asks about the same.
+            request.version = event.version
             if on_event is not None:
                 on_event(event)
             if event.step == "FAILED":
@@ -227,12 +292,13 @@ class DeploymentCalls(ModelCalls):
         Args:
             model: Name of the model.
             version: Version; the current one if None.
-            force: True to do it although an application is routed to it.
+            force: True to do it although it is the current version, or an application is routed
+                to it.
 
         Raises:
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed.
-            ModelInUse: an application is routed to it.
+            ModelInUse: it is the current version, or an application is routed to it.
         """
         request = management_pb2.UndeployRequest(
             model=model, version="" if version is None else str(version), force=force

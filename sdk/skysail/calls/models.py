@@ -1,12 +1,14 @@
 """Calls about models and their versions, as registered."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from skysail.calls.management import ManagementCalls
+from skysail.deployment_requests import tune_request
 from skysail.descriptions import LogLine, Model, Version
-from skysail_common.rpc.messages import serving_from_proto, serving_to_proto
+from skysail.not_given import NOT_GIVEN
+from skysail_common.rpc.messages import serving_from_proto
 from skysail_common.rpc.statuses import stream
-from skysail_common.serving_options import ServingOptions
+from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_protos.v1 import management_pb2
 
 
@@ -58,51 +60,73 @@ class ModelCalls(ManagementCalls):
         return response.previous_version
 
     async def rollback(self, model: str) -> str:
-        """Make the version before the current one current again and return it.
+        """Make the newest earlier version that has a ready replica current again and return it.
 
         Raises:
             ModelNotFound: there is no model of this name.
             FailedPrecondition: no version was current before.
-            NoReadyReplica: none of its replicas could answer.
+            NoReadyReplica: no replica of an earlier version could answer.
         """
         request = management_pb2.RollbackRequest(model=model)
         response = await self._call(self._management.Rollback(request, timeout=self._timeout_s))
         return response.version
 
     async def tune(
-        self, model: str, options: ServingOptions, *, version: str | int | None = None
+        self,
+        model: str,
+        *,
+        version: str | int | None = None,
+        max_batch_size: int | None = NOT_GIVEN,
+        policy: PolicyName | None = NOT_GIVEN,
+        max_queue_delay_s: float | None = NOT_GIVEN,
+        preferred_batch_sizes: Sequence[int] | None = NOT_GIVEN,
+        max_queue_size: int | None = NOT_GIVEN,
+        priority_step_s: float | None = NOT_GIVEN,
+        cache_ttl_s: float | None = NOT_GIVEN,
     ) -> ServingOptions:
-        """Set how a deployed version is served and return what holds now.
+        """Change how a deployed version is served and return what holds now.
 
-        It takes effect at once; no replica is restarted.
+        An option that is not given stays as it is; None returns it to its default. It takes effect
+        at once, and no replica is restarted.
 
         Args:
             model: Name of the model.
-            options: Batches, queue and cache; replaces all that was set before.
             version: Version; the current one if None.
+            max_batch_size: Most rows of a batch.
+            policy: Rule that forms batches.
+            max_queue_delay_s: Longest wait for more queries while a replica is free.
+            preferred_batch_sizes: Sizes in rows that are sent at once, in ascending order.
+            max_queue_size: Rows that may wait.
+            priority_step_s: Head start of a priority over the next.
+            cache_ttl_s: Longest age of a cached prediction; 0 for none.
 
         Raises:
             InvalidInput: names the option that is not possible.
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed.
         """
-        options.check()
-        request = management_pb2.SetServingOptionsRequest(
-            model=model,
-            version="" if version is None else str(version),
-            serving=serving_to_proto(options),
+        request = tune_request(
+            model,
+            version,
+            max_batch_size=max_batch_size,
+            policy=policy,
+            max_queue_delay_s=max_queue_delay_s,
+            preferred_batch_sizes=preferred_batch_sizes,
+            max_queue_size=max_queue_size,
+            priority_step_s=priority_step_s,
+            cache_ttl_s=cache_ttl_s,
         )
         response = await self._call(
             self._management.SetServingOptions(request, timeout=self._timeout_s)
         )
-        return serving_from_proto(response.serving, options.max_batch_size)
+        return serving_from_proto(response.serving, ServingOptions().max_batch_size)
 
     async def unregister_model(self, model: str, version: str | int | None = None) -> None:
         """Remove a version that is not deployed, or the whole model if `version` is None.
 
         Raises:
             ModelNotFound: it is not registered.
-            ModelInUse: it is deployed, or an application is routed to it.
+            ModelInUse: it is deployed or the current one, or an application is routed to it.
         """
         if version is None:
             everything = management_pb2.UnregisterModelRequest(name=model)

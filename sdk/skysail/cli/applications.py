@@ -8,6 +8,7 @@ from rich.markup import escape
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.descriptions import Route
+from skysail.not_given import NOT_GIVEN
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import InputType
 
@@ -17,7 +18,7 @@ from skysail_common.tensors import InputType
 @output_option
 @click.pass_context
 def apps(context: click.Context, endpoint: str | None, output: str) -> None:
-    """List applications; register, link, unlink and unregister them.
+    """List applications; change them and their routes.
 
     \b
     Example:
@@ -89,6 +90,42 @@ def _json(text: str) -> object:
     except ValueError as error:
         raise InvalidInput(f"the default output is not JSON: {error}") from error
     return value
+
+
+@apps.command()
+@click.argument("name")
+@click.option(
+    "--slo-ms", type=click.FloatRange(0, min_open=True), help="Promised latency in milliseconds."
+)
+@click.option("--default-output", metavar="JSON", help="Answer where no prediction is in time.")
+@click.option("--no-default-output", "removes_default", is_flag=True, help="Take it away.")
+@click.option("--cache/--no-cache", "uses_cache", default=None, help="Whether it uses the cache.")
+@endpoint_option
+def update(
+    name: str,
+    slo_ms: float | None,
+    default_output: str | None,
+    removes_default: bool,
+    uses_cache: bool | None,
+    endpoint: str | None,
+) -> None:
+    """Change an application; what is not given stays as it is.
+
+    \b
+    Example:
+      skysail apps update digits-app --slo-ms 20
+      skysail apps update digits-app --no-default-output
+    """
+    output = NOT_GIVEN if default_output is None else _json(default_output)
+    with client_of(endpoint) as client:
+        client.update_application(
+            name,
+            slo_ms=slo_ms,
+            default_output=output,
+            removes_default=removes_default,
+            uses_cache=uses_cache,
+        )
+    click.echo(f"application {name} is changed")
 
 
 @apps.command()

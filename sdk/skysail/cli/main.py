@@ -5,7 +5,16 @@ from typing import NoReturn
 
 import click
 
-from skysail.cli import applications, cluster, down, kubernetes, models, queries
+from skysail.cli import (
+    applications,
+    cluster,
+    deployments,
+    down,
+    kubernetes,
+    models,
+    queries,
+    tuning,
+)
 from skysail.local_modules import own_frames
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
@@ -25,7 +34,7 @@ def cli() -> None:
     """
 
 
-for module in (cluster, down, models, queries, applications, kubernetes):
+for module in (cluster, down, deployments, models, tuning, queries, applications, kubernetes):
     for command in module.COMMANDS:
         cli.add_command(command)
 

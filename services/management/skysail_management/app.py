@@ -21,6 +21,7 @@ from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.autoscaler import Autoscaler
+from skysail_management.catalog.rules import Rules
 from skysail_management.containers.base import ContainerManager
 from skysail_management.containers.registry import find_container_manager
 from skysail_management.events import DeployEvents
@@ -185,6 +186,7 @@ async def _serve(
         stuck_after_s=settings.stuck_after_s,
     )
     reconciler = Reconciler(records, manager, artifacts, events, routing, options, MONOTONIC)
+    records.check = Rules(records, reconciler.num_ready).check
     models = Models(records, artifacts, reconciler)
     defaults = DeploymentDefaults(
         settings.default_max_batch_size,

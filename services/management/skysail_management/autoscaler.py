@@ -101,19 +101,11 @@ class Autoscaler:
                 if self._records.deployments.get(name) != deployment:
                     # Who changed it knows better; the next report is judged by what holds then.
                     return
-                await self._records.commit([self._records.deployments.put(name, changed)])
+                change = self._records.deployments.put(name, changed)
+                await self._records.commit([change], why=decision.reason)
         except (Conflict, StoreUnavailable) as error:
             log.warning("not scaled", extra={"version": name, "error": error.message})
             return
-        log.info(
-            "scaling with the load",
-            extra={
-                "version": name,
-                "before": deployment.num_replicas,
-                "replicas": decision.num_replicas,
-                "reason": decision.reason,
-            },
-        )
         self._reconciler.changed(deployment.model_version)
 
 

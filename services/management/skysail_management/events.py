@@ -5,7 +5,7 @@ import enum
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skysail_common.identifiers import ModelVersion
 
@@ -24,6 +24,7 @@ class DeployStep(enum.IntEnum):
     PROMOTED = 6
     DONE = 7
     FAILED = 8
+    NOTICE = 9
 
     @property
     def is_last(self) -> bool:
@@ -41,6 +42,8 @@ class DeployEvent:
     log_tail: str = ""
     num_ready: int = 0
     num_replicas: int = 0
+    version: str = ""
+    """Set once it is published."""
 
 
 class Subscription:
@@ -54,10 +57,6 @@ class Subscription:
         """Take an event over."""
         self._events.append(event)
         self._arrived.set()
-
-    def clear(self) -> None:
-        """Drop what has not been taken."""
-        self._events.clear()
 
     async def next(self) -> DeployEvent:
         """Return the next event; waits for it."""
@@ -75,8 +74,9 @@ class DeployEvents:
 
     def publish(self, version: ModelVersion, event: DeployEvent) -> None:
         """Tell every subscriber of the version."""
+        named = replace(event, version=version.version)
         for subscription in self._subscriptions.get(version, ()):
-            subscription.add(event)
+            subscription.add(named)
 
     @contextmanager
     def subscribe(self, version: ModelVersion) -> Iterator[Subscription]:

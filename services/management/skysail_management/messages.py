@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.messages import (
     duration,
     latencies_to_proto,
+    seconds,
+    serving_changes,
     serving_to_proto,
     signature_to_proto,
 )
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
+from skysail_management.catalog.wishes import DeploymentWish
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent
 from skysail_management.reconciler.version_loop import VersionLoop
@@ -127,7 +132,11 @@ def _replicas(
 
 
 def version_to_proto(
-    record: VersionRecord, deployment: DeploymentRecord | None, loop: VersionLoop | None
+    record: VersionRecord,
+    deployment: DeploymentRecord | None,
+    loop: VersionLoop | None,
+    *,
+    is_current: bool,
 ) -> management_pb2.Version:
     """Return the message of a version with what is wanted and observed of it."""
     return management_pb2.Version(
@@ -143,6 +152,7 @@ def version_to_proto(
         requirements=record.requirements,
         deployment=deployment_to_proto(deployment) if deployment else None,
         replicas=_replicas(record, deployment, loop),
+        is_current=is_current,
     )
 
 
@@ -158,6 +168,35 @@ def model_to_proto(
     )
 
 
+def wish_from_proto(
+    request: management_pb2.DeployRequest, default_max_batch_size: int
+) -> DeploymentWish:
+    """Return what a caller asks for.
+
+    Raises:
+        InvalidInput: a serving option or a duration that is not possible.
+    """
+    resources = request.resources
+
+    def given(message: Message, field: str) -> Any:
+        return getattr(message, field) if message.HasField(field) else None
+
+    has_timeout = request.HasField("start_timeout")
+    return DeploymentWish(
+        artifact_sha256=request.artifact_sha256,
+        labels=dict(request.labels),
+        num_replicas=given(request, "num_replicas"),
+        num_threads=given(resources, "num_threads"),
+        memory_mib=given(resources, "memory_mib"),
+        cpus=given(resources, "cpus"),
+        gpus=given(resources, "gpus"),
+        environment=dict(request.environment),
+        serving=serving_changes(request.serving, default_max_batch_size),
+        start_timeout_s=seconds("start_timeout", request.start_timeout) if has_timeout else None,
+        promote=given(request, "promote"),
+    )
+
+
 def event_to_proto(event: DeployEvent) -> management_pb2.DeployEvent:
     """Return the message of an event."""
     return management_pb2.DeployEvent(
@@ -167,6 +206,7 @@ def event_to_proto(event: DeployEvent) -> management_pb2.DeployEvent:
         log_tail=event.log_tail,
         num_ready=event.num_ready,
         num_replicas=event.num_replicas,
+        version=event.version,
     )
 
 

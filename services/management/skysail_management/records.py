@@ -1,9 +1,9 @@
 """What operators asked for, as records of the store with a mirror in memory."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +15,7 @@ from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Change, Store, Stored, Table
 from skysail_common.store.store import ABSENT
 from skysail_common.tensors import InputType, Signature
+from skysail_management.audit import log_change
 
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 1.0
@@ -53,34 +54,8 @@ class ModelRecord(Record):
     current_version: str = ""
     previous_versions: tuple[str, ...] = ()
     """Versions that were current before, the latest last."""
-
-
-class VersionRecord(Record):
-    """One immutable artifact of a model."""
-
-    model: str
-    version: str
-    artifact_sha256: str
-    artifact_bytes: int
-    signature: SignatureRecord
-    python_version: str
-    requirements: tuple[str, ...] = ()
-    labels: dict[str, str] = {}
-    registered_at: datetime
-
-    @property
-    def model_version(self) -> ModelVersion:
-        """The name of this version."""
-        return ModelVersion(self.model, self.version)
-
-    @property
-    def input_type(self) -> InputType:
-        """What it takes, in one word."""
-        return self.to_signature().input_type
-
-    def to_signature(self) -> Signature:
-        """Return what it takes and gives."""
-        return self.signature.signature()
+    last_number: int = 0
+    """Highest number by which a version was named that is no longer registered."""
 
 
 class AutoscalingRecord(Record):
@@ -109,12 +84,44 @@ class DeploymentRecord(Record):
     """True once all replicas were ready."""
     promote_when_ready: bool = False
     removes_version_on_failure: bool = False
-    """True where the roll-out registered the version, so that its failure removes it again."""
+    """True if only the roll-out registered the version, so that its failure removes it again."""
 
     @property
     def model_version(self) -> ModelVersion:
         """The name of the version."""
         return ModelVersion(self.model, self.version)
+
+
+class VersionRecord(Record):
+    """One immutable artifact of a model."""
+
+    model: str
+    version: str
+    artifact_sha256: str
+    artifact_bytes: int
+    signature: SignatureRecord
+    python_version: str
+    requirements: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    registered_at: datetime
+    was_current: bool = False
+    """True once it was promoted."""
+    last_deployment: DeploymentRecord | None = None
+    """How it was deployed when it was undeployed last."""
+
+    @property
+    def model_version(self) -> ModelVersion:
+        """The name of this version."""
+        return ModelVersion(self.model, self.version)
+
+    @property
+    def input_type(self) -> InputType:
+        """What it takes, in one word."""
+        return self.to_signature().input_type
+
+    def to_signature(self) -> Signature:
+        """Return what it takes and gives."""
+        return self.signature.signature()
 
 
 class ProfileRecord(Record):
@@ -144,6 +151,15 @@ class RecordTable(Generic[RecordT]):
         """Return every record, by name."""
         return [self._rows[name][1] for name in sorted(self._rows)]
 
+    def names(self) -> set[str]:
+        """Return the name of every record."""
+        return set(self._rows)
+
+    def of_its_type(self, record: Record | None) -> RecordT | None:
+        """Return a record that a change of this table holds."""
+        assert record is None or isinstance(record, self._type)
+        return record
+
     def put(self, name: str, record: RecordT) -> "PendingChange":
         """Return the change that writes a record, if nobody else does first."""
         return PendingChange(self, name, self._revision(name), record)
@@ -164,11 +180,11 @@ class RecordTable(Generic[RecordT]):
 
     def apply(self, name: str, revision: int, record: Record | None) -> None:
         """Take over a committed change."""
-        if record is None:
+        mine = self.of_its_type(record)
+        if mine is None:
             self._rows.pop(name, None)
         else:
-            assert isinstance(record, self._type)
-            self._rows[name] = (revision, record)
+            self._rows[name] = (revision, mine)
 
 
 class PendingChange:
@@ -181,19 +197,32 @@ class PendingChange:
         expected_revision: int,
         record: Record | None,
     ) -> None:
+        self.table = table.table
         self.name = name
         self.record = record
         self.revision = expected_revision
+        self.before = table.get(name)
         self._table = table
 
     def to_change(self) -> Change:
         """Return it as the store takes it."""
         json = None if self.record is None else self.record.model_dump_json()
-        return Change(self._table.table, self.name, self.revision, json)
+        return Change(self.table, self.name, self.revision, json)
 
     def apply(self, revision: int) -> None:
         """Show it in the mirror."""
         self._table.apply(self.name, revision, self.record)
+
+
+class Check(Protocol):
+    """Refuses what may not be committed."""
+
+    def __call__(self, changes: Sequence[PendingChange], is_forced: bool) -> None:
+        """Return if the changes may be made.
+
+        Raises:
+            SkysailError: why they may not.
+        """
 
 
 class Records:
@@ -205,6 +234,8 @@ class Records:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.check: Check | None = None
+        """Asked before each commit."""
         self._stale = asyncio.Event()
         self._stale.set()
         self._num_commits = 0
@@ -251,16 +282,28 @@ class Records:
                 back_off.reset()
                 on_change()
 
-    async def commit(self, changes: Iterable[PendingChange]) -> None:
-        """Make all changes durable and visible at once.
+    async def commit(
+        self, changes: Iterable[PendingChange], *, is_forced: bool = False, why: str = ""
+    ) -> None:
+        """Make all changes durable and visible at once, and log them; none is no commit.
+
+        Args:
+            changes: Made while the lock was held.
+            is_forced: True if an operator said to stop what serves.
+            why: For the log.
 
         Raises:
+            SkysailError: the changes break a rule; nothing was changed.
             Conflict: another changed one of the records first; nothing was changed, and the
                 mirror shows what the other wrote.
             StoreUnavailable: the store does not answer; the mirror is read anew as soon as it
                 does, because it may have made the changes after all.
         """
         pending = list(changes)
+        if not pending:
+            return
+        if self.check is not None:
+            self.check(pending, is_forced)
         try:
             revision = await self._store.commit([change.to_change() for change in pending])
         except Conflict:
@@ -273,3 +316,4 @@ class Records:
         self._num_commits += 1
         for change in pending:
             change.apply(revision)
+            log_change(change.table, change.name, change.before, change.record, why)

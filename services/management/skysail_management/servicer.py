@@ -12,17 +12,16 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.messages import (
     input_type_from_proto,
     seconds,
-    serving_from_proto,
+    serving_changes,
     serving_to_proto,
 )
-from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Store
 from skysail_management import messages
 from skysail_management.artifact_servicer import ArtifactServicer
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.autoscaler import Autoscaler
 from skysail_management.operations.applications import Applications
-from skysail_management.operations.deployments import Deployments, DeploymentWish
+from skysail_management.operations.deployments import Deployments
 from skysail_management.operations.models import Models
 from skysail_management.profiles import Profiles
 from skysail_management.reconciler.reconciler import Reconciler
@@ -99,6 +98,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             seconds("slo", request.slo) if request.HasField("slo") else None,
             request.default_output_json if request.HasField("default_output_json") else None,
             request.bypasses_cache if request.HasField("bypasses_cache") else None,
+            removes_default_output=request.removes_default_output,
         )
         return pb.UpdateApplicationResponse(application=messages.application_to_proto(record))
 
@@ -206,23 +206,8 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     async def Deploy(
         self, request: pb.DeployRequest, context: Context
     ) -> AsyncIterator[pb.DeployEvent]:
-        start_timeout_s = None
-        if request.HasField("start_timeout"):
-            start_timeout_s = seconds("start_timeout", request.start_timeout)
-        wish = DeploymentWish(
-            artifact_sha256=request.artifact_sha256,
-            labels=request.labels,
-            num_replicas=request.num_replicas if request.HasField("num_replicas") else 1,
-            num_threads=request.resources.num_threads,
-            memory_mib=request.resources.memory_mib,
-            cpus=request.resources.cpus,
-            gpus=request.resources.gpus,
-            environment=request.environment,
-            serving=self._serving(request.serving) if request.HasField("serving") else None,
-            start_timeout_s=start_timeout_s,
-            promote=request.promote,
-        )
         version = ModelVersion(request.model, request.version)
+        wish = messages.wish_from_proto(request, self._default_max_batch_size)
         async for event in self._deployments.deploy(version, wish):
             yield messages.event_to_proto(event)
 
@@ -238,15 +223,15 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         version, previous = await self._models.rollback(request.model)
         return pb.RollbackResponse(version=version, previous_version=previous)
 
-    def _serving(self, message: routing_pb2.ServingOptions) -> ServingOptions:
-        return serving_from_proto(message, self._default_max_batch_size)
-
     async def SetServingOptions(
         self, request: pb.SetServingOptionsRequest, context: Context
     ) -> pb.SetServingOptionsResponse:
-        deployment = await self._deployments.set_serving_options(
-            request.model, request.version, self._serving(request.serving)
+        changes = serving_changes(
+            request.serving,
+            self._default_max_batch_size,
+            request.update_mask.paths if request.HasField("update_mask") else None,
         )
+        deployment = await self._deployments.tune(request.model, request.version, changes)
         return pb.SetServingOptionsResponse(
             version=deployment.version, serving=serving_to_proto(deployment.serving)
         )
@@ -339,7 +324,9 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     def _version(self, record: VersionRecord) -> pb.Version:
         deployment = self._records.deployments.get(str(record.model_version))
         loop = self._reconciler.version_loop(record.model_version)
-        return messages.version_to_proto(record, deployment, loop)
+        model = self._records.models.get(record.model)
+        is_current = model is not None and model.current_version == record.version
+        return messages.version_to_proto(record, deployment, loop, is_current=is_current)
 
     def _all_models(self) -> list[pb.Model]:
         versions: dict[str, list[pb.Version]] = {}

@@ -10,8 +10,9 @@ from skysail_common.errors import (
     InvalidInput,
     ModelNotFound,
 )
+from skysail_common.identifiers import ModelVersion
 from skysail_common.tensors import InputType
-from skysail_management.operations.applications import check_input_type
+from skysail_management.catalog.rules import check_input_type
 from skysail_management.records import ApplicationRecord, RouteRecord
 from skysail_management.routing import Watcher
 from skysail_testing.management_parts import ManagementParts, running_parts
@@ -205,10 +206,10 @@ async def test_a_route_leads_to_what_takes_the_same_input(tmp_path: Path):
 def test_an_application_of_tensors_may_be_routed_to_anything(taken, offered):
     application = ApplicationRecord(name="app", input_type=taken, slo_s=1.0)
     if taken in (InputType.TENSORS, offered):
-        check_input_type(application, "m", "1", offered)
+        check_input_type(application, ModelVersion("m", "1"), offered)
     else:
         with pytest.raises(InputTypeMismatch):
-            check_input_type(application, "m", "1", offered)
+            check_input_type(application, ModelVersion("m", "1"), offered)
 
 
 @virtual_time

@@ -115,7 +115,7 @@ async def test_what_cannot_be_recorded_is_tried_with_the_next_report(
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
 
-        async def fail(changes: object) -> None:
+        async def fail(changes: object, why: str) -> None:
             raise error
 
         with monkeypatch.context() as patch:

@@ -260,7 +260,9 @@ async def test_undeploy_without_a_version_means_the_current_one(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", promote=True)
         await parts.deployed("m:2")
-        assert await parts.deployments.undeploy("m", "", force=False) == "1"
+        with pytest.raises(ModelInUse, match=r"'m:1' is the current version; promote .* use force"):
+            await parts.deployments.undeploy("m", "", force=False)
+        assert await parts.deployments.undeploy("m", "", force=True) == "1"
         assert [each.version for each in parts.records.deployments.all()] == ["2"]
 
 
@@ -280,7 +282,9 @@ async def test_a_version_that_applications_are_routed_to_is_undeployed_by_force_
         await parts.applications.set_routes("app", [RouteRecord(model="m", version="2")])
         with pytest.raises(ModelInUse, match="'app' is routed to model 'm:2'"):
             await parts.deployments.undeploy("m", "2", force=False)
-        await parts.deployments.undeploy("m", "1", force=False)
+        with pytest.raises(ModelInUse, match="'m:1' is the current version"):
+            await parts.deployments.undeploy("m", "1", force=False)
+        await parts.deployments.undeploy("m", "1", force=True)
         await parts.deployments.undeploy("m", "2", force=True)
         assert parts.records.deployments.all() == []
 

@@ -45,16 +45,6 @@ async def test_an_event_is_waited_for():
 
 
 @virtual_time
-async def test_what_was_not_taken_can_be_dropped():
-    events = DeployEvents()
-    with events.subscribe(M1) as subscription:
-        events.publish(M1, event("old"))
-        subscription.clear()
-        events.publish(M1, event("new"))
-        assert (await subscription.next()).message == "new"
-
-
-@virtual_time
 async def test_a_slow_subscriber_loses_the_oldest():
     events = DeployEvents()
     with events.subscribe(M1) as subscription:

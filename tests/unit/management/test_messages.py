@@ -90,7 +90,7 @@ def test_a_deployment_as_message():
 
 
 def test_a_version_that_is_not_deployed_as_message():
-    message = messages.version_to_proto(VERSION, None, None)
+    message = messages.version_to_proto(VERSION, None, None, is_current=False)
     assert (message.model, message.version) == ("m", "1")
     assert (message.artifact_sha256, message.artifact_bytes) == ("ab" * 32, 5 * 10**9)
     assert signature_from_proto(message.signature) == VERSION.to_signature()
@@ -103,7 +103,7 @@ def test_a_version_that_is_not_deployed_as_message():
 
 
 def test_replicas_that_are_only_wanted_are_pending_in_the_order_of_their_indexes():
-    message = messages.version_to_proto(VERSION, DEPLOYMENT, None)
+    message = messages.version_to_proto(VERSION, DEPLOYMENT, None, is_current=False)
     assert [replica.replica_id for replica in message.replicas] == [f"m:1/{n}" for n in range(12)]
     assert {replica.state for replica in message.replicas} == {pb.REPLICA_STATE_PENDING}
 
@@ -120,7 +120,11 @@ async def test_replicas_as_observed(tmp_path: Path):
 
         def replicas() -> list[pb.Replica]:
             record = parts.models.version("m", "1")
-            return list(messages.version_to_proto(record, parts.deployment("m:1"), loop).replicas)
+            return list(
+                messages.version_to_proto(
+                    record, parts.deployment("m:1"), loop, is_current=False
+                ).replicas
+            )
 
         first, second, third = replicas()
         assert (first.container_id, first.num_restarts) == ("c4", 1)
@@ -137,7 +141,7 @@ async def test_replicas_as_observed(tmp_path: Path):
 
 def test_a_model_as_message():
     record = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))
-    version = messages.version_to_proto(VERSION, None, None)
+    version = messages.version_to_proto(VERSION, None, None, is_current=False)
     message = messages.model_to_proto(record, [version])
     assert (message.name, message.current_version) == ("m", "3")
     assert list(message.previous_versions) == ["1", "2"]

@@ -54,8 +54,23 @@ async def test_the_same_registration_again_changes_nothing(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.register("m:1")
         record = parts.models.version("m", "1")
-        assert await parts.models.register(M1, sha256, {"other": "labels"}) == record
+        commits = parts.store.num_commits
+        assert await parts.models.register(M1, sha256, {}) == record
         assert await parts.models.register(M1, "", {}) == record
+        assert parts.store.num_commits == commits
+
+
+@virtual_time
+async def test_labels_that_are_given_again_are_set_and_others_stay(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        sha256 = await parts.register("m:1")
+        await parts.models.register(M1, sha256, {"git": "abc", "team": "a"})
+        await parts.models.register(M1, sha256, {"git": "def"})
+        assert parts.models.version("m", "1").labels == {"git": "def", "team": "a"}
+        with pytest.raises(InvalidInput, match="at most 64 labels"):
+            await parts.models.register(M1, sha256, {str(n): "" for n in range(63)})
+        with pytest.raises(InvalidInput, match="'long' has more than 1000 characters"):
+            await parts.models.register(M1, sha256, {"long": "x" * 1001})
 
 
 @virtual_time
@@ -168,7 +183,7 @@ async def test_a_model_that_is_deployed_or_routed_stays(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await route(parts, RouteRecord(model="m", version="1"))
-        with pytest.raises(ModelInUse, match="'app' is routed to model 'm'"):
+        with pytest.raises(ModelInUse, match="'app' is routed to model 'm:1'"):
             await parts.models.unregister("m")
         await parts.applications.unregister("app")
         await parts.deployed("m:2")

@@ -9,8 +9,10 @@ from skysail_common.artifacts import SignatureRecord
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_common.store import Store
+from skysail_management.catalog.promotion import promoted
+from skysail_management.catalog.versions import removal_of_version
 from skysail_management.containers.base import Container
-from skysail_management.reconciler.rollout import failure_text, promoted, removal_of_version
+from skysail_management.reconciler.rollout import failure_text
 from skysail_management.records import ModelRecord, Records, VersionRecord
 from skysail_testing.management_parts import signature_of
 from skysail_testing.memory_store import MemoryStore
@@ -119,7 +121,7 @@ async def test_the_last_version_takes_its_model_along():
 
 @pytest.mark.parametrize(
     ("removed", "current", "previous"),
-    [("1", "3", ("2",)), ("2", "3", ("1",)), ("3", "", ("1", "2")), ("4", "3", ("1", "2"))],
+    [("1", "3", ("2",)), ("2", "3", ("1",)), ("4", "3", ("1", "2"))],
 )
 async def test_a_removed_version_leaves_no_trace_in_its_model(removed, current, previous):
     model = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))

@@ -5,7 +5,8 @@ import pytest
 
 import skysail
 from skysail import AsyncClient
-from skysail.deployment_requests import deploy_request
+from skysail.deployment_requests import deploy_request, tune_request
+from skysail.not_given import NOT_GIVEN
 from skysail.reaching import management_error
 from skysail.requirements import read_requirements
 from skysail_common.errors import (
@@ -18,6 +19,7 @@ from skysail_common.errors import (
     Unsupported,
 )
 from skysail_common.rpc.messages import duration
+from skysail_common.serving_options import PolicyName
 
 
 def test_packages_of_the_list_and_of_the_file_come_together(tmp_path):
@@ -64,15 +66,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 REQUEST = {
     "name": "digits",
-    "version": 1,
-    "num_replicas": 2,
-    "promote": True,
+    "version": None,
+    "num_replicas": None,
+    "promote": None,
     "labels": None,
     "environment": None,
-    "num_threads": 0,
-    "memory_mib": 0,
-    "cpus": 0.0,
-    "gpus": 0,
+    "num_threads": None,
+    "memory_mib": None,
+    "cpus": None,
+    "gpus": None,
     "max_batch_size": None,
     "start_timeout_s": None,
 }
@@ -80,19 +82,16 @@ REQUEST = {
 
 def test_a_deployment_that_says_little_leaves_the_rest_to_the_server():
     request = deploy_request(**REQUEST)
-    assert (request.model, request.version) == ("digits", "1")
-    assert request.num_replicas == 2
-    assert request.promote
-    assert not request.HasField("serving")
-    assert not request.HasField("start_timeout")
-    assert request.artifact_sha256 == ""
+    assert [field.name for field, _ in request.ListFields()] == ["model", "resources"]
+    assert request.model == "digits"
+    assert request.resources.ListFields() == []
 
 
 def test_a_deployment_that_says_all_is_sent_as_it_is():
     request = deploy_request(
         **{
             **REQUEST,
-            "version": "1.0",
+            "version": 1.0,
             "num_replicas": 0,
             "promote": False,
             "labels": {"team": "a"},
@@ -108,6 +107,7 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
     assert request.version == "1.0"
     # 0 replicas are something else than no word about replicas.
     assert request.HasField("num_replicas")
+    assert request.HasField("promote")
     assert not request.promote
     assert dict(request.labels) == {"team": "a"}
     assert dict(request.environment) == {"LEVEL": "2"}
@@ -115,6 +115,26 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
     assert (request.resources.cpus, request.resources.gpus) == (1.5, 2)
     assert request.serving.max_batch_size == 32
     assert request.start_timeout == duration(2.5)
+
+
+def test_a_tuning_sends_what_is_given_and_names_it():
+    request = tune_request(
+        "digits",
+        1,
+        max_batch_size=NOT_GIVEN,
+        policy=PolicyName.FIXED,
+        max_queue_delay_s=None,
+        preferred_batch_sizes=[4, 99],
+        cache_ttl_s=0,
+    )
+    assert (request.model, request.version) == ("digits", "1")
+    names = ["policy", "max_queue_delay", "preferred_batch_sizes", "cache_ttl"]
+    assert list(request.update_mask.paths) == names
+    # What is not given is not sent, so that no other caller's change is undone.
+    set_fields = [field.name for field, _ in request.serving.ListFields()]
+    assert set_fields == ["policy", "preferred_batch_sizes"]
+    with pytest.raises(InvalidInput, match="max_batch_size must be from 1"):
+        tune_request("digits", None, max_batch_size=-1)
 
 
 @pytest.mark.parametrize("name", ["num_replicas", "num_threads", "memory_mib", "cpus", "gpus"])

@@ -28,9 +28,9 @@ ALL = list(commands())
 
 def test_the_commands_are_those_that_people_know():
     assert {" ".join(path) for path in ALL} == {
-        "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "undeploy", "tune", "logs",
-        "models", "predict", "apps", "apps register", "apps unregister", "apps link",
-        "apps unlink", "forward", "registry", "registry login",
+        "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "start", "undeploy", "tune",
+        "logs", "models", "predict", "apps", "apps register", "apps update", "apps unregister",
+        "apps link", "apps unlink", "forward", "registry", "registry login",
     }  # fmt: skip
 
 
@@ -98,7 +98,6 @@ def test_the_version_is_told():
         (["up", "--data-dir", __file__], "is a file"),
         (["deploy"], "Missing argument 'MODULE:FUNCTION'"),
         (["deploy", "m:f", "--version", "1"], "Missing option '--name'"),
-        (["deploy", "m:f", "--name", "n"], "Missing option '--version'"),
         (
             ["deploy", "m:f", "--name", "n", "--version", "1", "--num-replicas", "0"],
             "0 is not in the range",
@@ -122,6 +121,15 @@ def test_the_version_is_told():
         (["scale", "digits", "--min", "2"], "give either a number of replicas, or --max"),
         (["scale", "digits", "--min", "0", "--max", "2"], "0 is not in the range"),
         (["scale", "digits", "many"], "'many' is not a valid integer"),
+        (["scale", "digits", "-1"], "-1 is not in the range x>=0"),
+        (["scale", "digits", "-x"], "No such option '-x'"),
+        (["start"], "Missing argument 'MODEL[:VERSION]'"),
+        (["start", "digits:1", "--num-replicas", "0"], "0 is not in the range"),
+        (
+            ["tune", "digits", "--max-queue-size", "9", "--default", "max-queue-size"],
+            "max-queue-size is given and is to return to its default",
+        ),
+        (["apps", "update"], "Missing argument 'NAME'"),
         (["undeploy"], "Missing argument 'MODEL'"),
         (["logs", "digits", "--tail", "-1"], "-1 is not in the range"),
         (["predict", "digits"], "give the input either as JSON or by --input-file"),

@@ -12,6 +12,16 @@ from skysail_protos.v1 import routing_pb2, tensors_pb2
 
 _MAX_DURATION_S = 86_400 * 365.0
 _POLICY_PREFIX = len("BATCHING_POLICY_")
+_SERVING_FIELDS = {
+    "max_batch_size": "max_batch_size",
+    "policy": "policy",
+    "max_queue_delay": "max_queue_delay_s",
+    "preferred_batch_sizes": "preferred_batch_sizes",
+    "max_queue_size": "max_queue_size",
+    "priority_step": "priority_step_s",
+    "cache_ttl": "cache_ttl_s",
+}
+"""Field of `ServingOptions` by the field of its message."""
 
 
 def datatype_from_proto(number: int, name: str) -> DataType:
@@ -143,6 +153,45 @@ def serving_from_proto(
     Raises:
         InvalidInput: names the one that is not possible.
     """
+    options = _unchecked_serving(message, default_max_batch_size)
+    options.check()
+    return options
+
+
+def serving_changes(
+    message: routing_pb2.ServingOptions,
+    default_max_batch_size: int,
+    paths: Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """Return the fields of `ServingOptions` that a message changes; others are to stay.
+
+    Args:
+        message: The new values.
+        default_max_batch_size: What holds if the batch size returns to its default.
+        paths: Fields of the message to take over: one that is not set returns to its default.
+            If None, those that are set.
+
+    Raises:
+        InvalidInput: a path names no field, or there is no such policy.
+    """
+    if paths is None:
+        paths = [field.name for field, _ in message.ListFields()]
+    options = _unchecked_serving(message, default_max_batch_size)
+    known = {name: getattr(options, field) for name, field in _SERVING_FIELDS.items()}
+    unknown = sorted(set(paths) - set(known))
+    if unknown:
+        raise InvalidInput(f"serving options have no field {shown(unknown[0])!r}")
+    return {_SERVING_FIELDS[path]: known[path] for path in paths}
+
+
+def serving_paths(names: Iterable[str]) -> list[str]:
+    """Return the fields of the message that fields of `ServingOptions` are."""
+    return [path for path, name in _SERVING_FIELDS.items() if name in set(names)]
+
+
+def _unchecked_serving(
+    message: routing_pb2.ServingOptions, default_max_batch_size: int
+) -> ServingOptions:
     defaults = ServingOptions()
     policy = defaults.policy
     if message.policy:
@@ -158,7 +207,7 @@ def serving_from_proto(
         return value.seconds + value.nanos / 1e9
 
     has_delay = message.HasField("max_queue_delay")
-    options = ServingOptions(
+    return ServingOptions(
         max_batch_size=message.max_batch_size or default_max_batch_size,
         policy=policy,
         max_queue_delay_s=optional_s("max_queue_delay", 0.0) if has_delay else None,
@@ -167,8 +216,6 @@ def serving_from_proto(
         priority_step_s=optional_s("priority_step", defaults.priority_step_s),
         cache_ttl_s=optional_s("cache_ttl", 0.0),
     )
-    options.check()
-    return options
 
 
 def serving_to_proto(options: ServingOptions) -> routing_pb2.ServingOptions:

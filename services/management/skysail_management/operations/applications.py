@@ -9,9 +9,7 @@ import orjson
 from skysail_common.errors import (
     AlreadyExists,
     ApplicationNotFound,
-    InputTypeMismatch,
     InvalidInput,
-    ModelNotFound,
 )
 from skysail_common.identifiers import check_application_name
 from skysail_common.tensors import InputType
@@ -72,8 +70,8 @@ class Applications:
                 if existing.model_copy(update={"routes": ()}) == record:
                     return existing
                 raise AlreadyExists(
-                    f"application {name!r} is registered with other values; unregister it first, or "
-                    "change it by the SDK's update_application"
+                    f"application {name!r} is registered with other values; change it with "
+                    f"'skysail apps update {name}' or client.update_application"
                 )
             await self._records.commit([self._records.applications.put(name, record)])
         await self._reconciler.routing_changed()
@@ -85,19 +83,23 @@ class Applications:
         slo_s: float | None,
         default_output_json: str | None,
         bypasses_cache: bool | None = None,
+        *,
+        removes_default_output: bool = False,
     ) -> ApplicationRecord:
-        """Change what is not None.
+        """Change what is not None, and take the default output away if that is asked for.
 
         Raises:
             ApplicationNotFound: there is none of this name.
-            InvalidInput: the default output is not JSON.
+            InvalidInput: the default output is not JSON, or is both given and taken away.
         """
+        if removes_default_output and default_output_json is not None:
+            raise InvalidInput("a default output cannot be given and taken away at once")
         async with self._records.lock:
             record = self.get(name)
             changes: dict[str, object] = {}
             if slo_s is not None:
                 changes["slo_s"] = slo_s
-            if default_output_json is not None:
+            if default_output_json is not None or removes_default_output:
                 changes["default_output_json"] = _checked_default(default_output_json)
             if bypasses_cache is not None:
                 changes["bypasses_cache"] = bypasses_cache
@@ -136,39 +138,10 @@ class Applications:
                         f"the route to {route.model!r} has weight {route.weight:g}; it must be a "
                         "number greater than 0"
                     )
-                self._check_input_type(application, route)
             application = application.model_copy(update={"routes": tuple(routes)})
             await self._records.commit([self._records.applications.put(name, application)])
         await self._reconciler.routing_changed()
         return application
-
-    def _check_input_type(self, application: ApplicationRecord, route: RouteRecord) -> None:
-        if self._records.models.get(route.model) is None:
-            raise ModelNotFound(f"model {route.model!r} is not registered")
-        candidates = [
-            record
-            for record in self._records.versions.all()
-            if record.model == route.model and route.version in ("", record.version)
-        ]
-        if not candidates:
-            raise ModelNotFound(f"model '{route.model}:{route.version}' is not registered")
-        for record in candidates:
-            check_input_type(application, record.model, record.version, record.input_type)
-
-
-def check_input_type(
-    application: ApplicationRecord, model: str, version: str, input_type: InputType
-) -> None:
-    """Return if the queries of an application fit a version.
-
-    Raises:
-        InputTypeMismatch: they do not.
-    """
-    if application.input_type not in (InputType.TENSORS, input_type):
-        raise InputTypeMismatch(
-            f"application {application.name!r} takes {application.input_type.name.lower()}, but "
-            f"model '{model}:{version}' takes {input_type.name.lower()}"
-        )
 
 
 def _checked_default(default_output_json: str | None) -> str | None:

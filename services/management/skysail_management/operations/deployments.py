@@ -2,45 +2,34 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Any
 
-from skysail_common.errors import (
-    FailedPrecondition,
-    InvalidInput,
-    ModelInUse,
-    ReplicaNotFound,
-)
-from skysail_common.identifiers import ModelVersion
-from skysail_common.rpc.transports import VARIABLE
+from skysail_common.errors import FailedPrecondition, InvalidInput, ReplicaNotFound
+from skysail_common.identifiers import ModelVersion, check_name
 from skysail_common.serving_options import ServingOptions
+from skysail_management.catalog.rules import start_text
+from skysail_management.catalog.versions import version_named
+from skysail_management.catalog.wishes import (
+    MAX_REPLICAS,
+    DeploymentWish,
+    changed_deployment,
+    first_deployment,
+    tuned,
+)
 from skysail_management.containers.base import Container, ContainerManager
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
 from skysail_management.operations.models import Models
 from skysail_management.reconciler.autoscaling import Bounds
 from skysail_management.reconciler.reconciler import Reconciler
-from skysail_management.reconciler.rollout import fixed_part
-from skysail_management.records import AutoscalingRecord, DeploymentRecord, Records
+from skysail_management.records import (
+    AutoscalingRecord,
+    DeploymentRecord,
+    PendingChange,
+    Records,
+)
 
-MAX_REPLICAS = 1000
-_MAX_CPUS = 1024
 _SLACK_S = 30.0
-
-
-@dataclass(frozen=True)
-class DeploymentWish:
-    """What a caller of `Deployments.deploy` asks for; None leaves it to the server."""
-
-    artifact_sha256: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    num_replicas: int = 1
-    num_threads: int = 0
-    memory_mib: int = 0
-    cpus: float = 0.0
-    gpus: int = 0
-    environment: Mapping[str, str] = field(default_factory=dict)
-    serving: ServingOptions | None = None
-    start_timeout_s: float | None = None
-    promote: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,90 +65,83 @@ class Deployments:
     ) -> AsyncIterator[DeployEvent]:
         """Deploy a version and yield what happens, until it is done or has failed.
 
-        What is asked for is recorded before the first event: a caller that goes away, or a
-        management that dies, does not stop it.
+        The wish is recorded before the first event: neither a caller that goes away nor a
+        management that dies stops it. The same wish again changes nothing.
+
+        Args:
+            version: What to deploy. Without a version: the one that the artifact is, or the next
+                number; the current version if there is no artifact either.
+            wish: How.
 
         Raises:
             InvalidInput: a name or number out of range.
             Unsupported: the container manager cannot give a replica such resources.
             FailedPrecondition: it is deployed with other resources or environment.
+            InputTypeMismatch: an application that is routed to the model takes something else.
             SkysailError: as `Models.registration`.
         """
+        wish.check()
+        self._manager.check_resources(wish.cpus or 0.0, wish.gpus or 0)
+        with self._models.taking_artifact(wish.artifact_sha256):
+            async with self._records.lock:
+                version = self._named(version, wish)
+                deployment, notices = await self._record(version, wish)
+        # Nothing happens between the commit and this: earlier events concern an earlier wish.
         with self._events.subscribe(version) as subscription:
-            with self._models.taking_artifact(wish.artifact_sha256):
-                async with self._records.lock:
-                    deployment = await self._record(version, wish)
-            # What happened until now concerns an earlier wish.
-            subscription.clear()
-            if deployment.is_rolled_out and self._reconciler.num_ready(version) == 0:
+            is_wanted = deployment.num_replicas > 0
+            if deployment.is_rolled_out and is_wanted and self._reconciler.num_ready(version) == 0:
                 self._reconciler.repeat_rollout(version)
             self._reconciler.changed(version)
-            yield DeployEvent(
+            first = DeployEvent(
                 DeployStep.REGISTERED,
                 f"{version} is registered",
                 num_replicas=deployment.num_replicas,
+                version=version.version,
             )
+            yield first
+            for notice in notices:
+                yield replace(first, step=DeployStep.NOTICE, message=notice)
             async for event in self._follow(version, subscription, deployment):
                 yield event
 
-    async def _record(self, version: ModelVersion, wish: DeploymentWish) -> DeploymentRecord:
-        _, changes = self._models.registration(version, wish.artifact_sha256, wish.labels)
-        deployment = self._desired(version, wish, is_new_version=bool(changes))
-        changes.append(self._records.deployments.put(str(version), deployment))
-        await self._records.commit(changes)
-        return deployment
+    def _named(self, version: ModelVersion, wish: DeploymentWish) -> ModelVersion:
+        model, name = version
+        if name:
+            return version
+        if wish.artifact_sha256:
+            check_name("model", model)
+            return ModelVersion(model, version_named(self._records, model, wish.artifact_sha256))
+        return self._models.version(model, "").model_version
 
-    def _desired(
-        self, version: ModelVersion, wish: DeploymentWish, is_new_version: bool
-    ) -> DeploymentRecord:
-        if not 1 <= wish.num_replicas <= MAX_REPLICAS:
-            raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
-        # A number that is none is in no range either.
-        if not (0 <= wish.cpus <= _MAX_CPUS and 0 <= wish.gpus <= _MAX_CPUS):
-            raise InvalidInput(f"cpus and gpus of a replica must be from 0 to {_MAX_CPUS}")
-        self._manager.check_resources(wish.cpus, wish.gpus)
-        for name, value in wish.environment.items():
-            is_possible = name and "=" not in name and "\0" not in name + value
-            # What carries its queries is a replica's own business; all else of ours is not.
-            if not is_possible or (name.startswith("SKYSAIL_") and name != VARIABLE):
-                raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
-        deployment = DeploymentRecord(
-            model=version.model_name,
-            version=version.version,
-            num_replicas=wish.num_replicas,
-            num_threads=wish.num_threads,
-            memory_mib=wish.memory_mib,
-            cpus=wish.cpus,
-            gpus=wish.gpus,
-            environment=dict(wish.environment),
-            serving=wish.serving or ServingOptions(self._defaults.max_batch_size),
-            start_timeout_s=wish.start_timeout_s or self._defaults.start_timeout_s,
-            promote_when_ready=wish.promote,
-            removes_version_on_failure=is_new_version,
-        )
+    async def _record(
+        self, version: ModelVersion, wish: DeploymentWish
+    ) -> tuple[DeploymentRecord, list[str]]:
+        is_new_version = self._records.versions.get(str(version)) is None
+        record, changes = self._models.registration(version, wish.artifact_sha256, wish.labels)
         existing = self._records.deployments.get(str(version))
+        model = self._records.models.get(version.model_name)
+        is_current = model is not None and model.current_version == version.version
+        notices: list[str] = []
         if existing is None:
-            return deployment
-        if fixed_part(existing) != fixed_part(deployment):
-            raise FailedPrecondition(
-                f"model {str(version)!r} is deployed with other resources or environment; "
-                "undeploy it first"
+            default = DeploymentRecord(
+                model=version.model_name,
+                version=version.version,
+                num_replicas=1,
+                serving=ServingOptions(self._defaults.max_batch_size),
+                start_timeout_s=self._defaults.start_timeout_s,
             )
-        if existing.autoscaling is not None:
-            # Whoever deploys it again does not know its load.
-            deployment = deployment.model_copy(
-                update={
-                    "num_replicas": existing.num_replicas,
-                    "autoscaling": existing.autoscaling,
-                }
+            deployment = first_deployment(record, wish, default, is_new_version=is_new_version)
+        else:
+            deployment, notices = changed_deployment(existing, wish, is_current=is_current)
+        if wish.promote is None and wish.artifact_sha256 and record.was_current and not is_current:
+            notices.append(
+                f"{version} was current before and does not become so again by itself; "
+                f"'skysail promote {version.model_name} {version.version}' or promote=True does that"
             )
-        return deployment.model_copy(
-            update={
-                "is_rolled_out": existing.is_rolled_out,
-                "serving": wish.serving or existing.serving,
-                "removes_version_on_failure": existing.removes_version_on_failure,
-            }
-        )
+        if deployment != existing:
+            changes.append(self._records.deployments.put(str(version), deployment))
+        await self._records.commit(changes)
+        return deployment, notices
 
     async def _follow(
         self, version: ModelVersion, subscription: Subscription, deployment: DeploymentRecord
@@ -173,7 +155,9 @@ class Deployments:
                 event = await asyncio.wait_for(subscription.next(), end - loop.time())
             except asyncio.TimeoutError:
                 yield DeployEvent(
-                    DeployStep.FAILED, f"{version} is not ready after {limit_s:g} s; see its status"
+                    DeployStep.FAILED,
+                    f"{version} is not ready after {limit_s:g} s; see its status",
+                    version=version.version,
                 )
                 return
             yield event
@@ -186,36 +170,47 @@ class Deployments:
         Raises:
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed.
-            ModelInUse: an application is routed to it, and `force` is False.
+            ModelInUse: it is the current version, or an application is routed to it, and `force`
+                is False.
         """
         async with self._records.lock:
             record = self._models.version(model, version)
-            name = self._deployed(record.model_version)
-            if not force:
-                self._check_unrouted(record.model_version)
-            await self._records.commit([self._records.deployments.delete(name)])
-        self._events.publish(
-            record.model_version, DeployEvent(DeployStep.FAILED, f"{name} was undeployed meanwhile")
-        )
+            name = str(record.model_version)
+            deployment = self._records.deployments.get(name)
+            if deployment is None:
+                raise FailedPrecondition(f"model {name!r} is not deployed")
+            # Known to whoever starts it again.
+            kept = record.model_copy(update={"last_deployment": deployment})
+            changes = [
+                self._records.deployments.delete(name),
+                self._records.versions.put(name, kept),
+            ]
+            await self._records.commit(changes, is_forced=force)
+        self._end_of(record.model_version, f"{name} was undeployed in the meantime")
         self._reconciler.changed(record.model_version)
         return record.version
 
-    def _check_unrouted(self, version: ModelVersion) -> None:
-        model = self._records.models.get(version.model_name)
-        is_current = model is not None and model.current_version == version.version
-        for application in self._records.applications.all():
-            for route in application.routes:
-                is_hit = is_current if not route.version else route.version == version.version
-                if route.model == version.model_name and is_hit:
-                    raise ModelInUse(
-                        f"application {application.name!r} is routed to model {str(version)!r}; "
-                        "promote another version, unlink the application, or use force"
-                    )
+    def _end_of(self, version: ModelVersion, message: str) -> None:
+        self._events.publish(version, DeployEvent(DeployStep.FAILED, message))
 
-    def _deployed(self, version: ModelVersion) -> str:
-        if self._records.deployments.get(str(version)) is None:
-            raise FailedPrecondition(f"model {str(version)!r} is not deployed")
-        return str(version)
+    def _deployed(self, model: str, version: str) -> DeploymentRecord:
+        record = self._models.version(model, version)
+        deployment = self._records.deployments.get(str(record.model_version))
+        if deployment is None:
+            raise FailedPrecondition(
+                f"model {str(record.model_version)!r} is not deployed; "
+                f"{start_text(record.model_version)}"
+            )
+        return deployment
+
+    async def _change(self, deployment: DeploymentRecord, **update: object) -> DeploymentRecord:
+        changed = deployment.model_copy(update=update)
+        changes: list[PendingChange] = []
+        if changed != deployment:
+            name = str(deployment.model_version)
+            changes.append(self._records.deployments.put(name, changed))
+        await self._records.commit(changes)
+        return changed
 
     async def scale(self, model: str, version: str, num_replicas: int) -> str:
         """Set the number of replicas of a deployed version and return its name.
@@ -228,22 +223,25 @@ class Deployments:
             InvalidInput: more replicas than are allowed.
         """
         async with self._records.lock:
-            record = self._models.version(model, version)
-            name = self._deployed(record.model_version)
+            deployment = self._deployed(model, version)
+            found = deployment.model_version
             if num_replicas > MAX_REPLICAS:
                 raise InvalidInput(f"num_replicas must be at most {MAX_REPLICAS}")
-            deployment = self._records.deployments.get(name)
-            assert deployment is not None
             if num_replicas == 0 and not deployment.is_rolled_out:
                 raise FailedPrecondition(
-                    f"model {name!r} is still being rolled out; undeploy it instead"
+                    f"model {str(found)!r} is still being rolled out; undeploy it instead"
                 )
-            changed = deployment.model_copy(
-                update={"num_replicas": num_replicas, "autoscaling": None}
+            is_called_off = num_replicas == 0 and deployment.promote_when_ready
+            await self._change(
+                deployment,
+                num_replicas=num_replicas,
+                autoscaling=None,
+                promote_when_ready=deployment.promote_when_ready and not is_called_off,
             )
-            await self._records.commit([self._records.deployments.put(name, changed)])
-        self._reconciler.changed(record.model_version)
-        return record.version
+        if is_called_off:
+            self._end_of(found, f"{found} was scaled to 0 in the meantime and is not promoted")
+        self._reconciler.changed(found)
+        return found.version
 
     async def set_autoscaling(
         self, model: str, version: str, bounds: AutoscalingRecord | None
@@ -252,7 +250,7 @@ class Deployments:
 
         Args:
             model: Name of the model.
-            version: Version; the current one where empty.
+            version: Version; the current one if empty.
             bounds: Hold at once; None to keep the present number from now on.
 
         Raises:
@@ -266,37 +264,31 @@ class Deployments:
                 f"{MAX_REPLICAS}; got {bounds.min_replicas} and {bounds.max_replicas}"
             )
         async with self._records.lock:
-            record = self._models.version(model, version)
-            name = self._deployed(record.model_version)
-            deployment = self._records.deployments.get(name)
-            assert deployment is not None
+            deployment = self._deployed(model, version)
             num_replicas = deployment.num_replicas
             if bounds is not None:
                 limits = Bounds(bounds.min_replicas, bounds.max_replicas)
                 num_replicas = limits.clamped(num_replicas)
-            changed = deployment.model_copy(
-                update={"num_replicas": num_replicas, "autoscaling": bounds}
-            )
-            await self._records.commit([self._records.deployments.put(name, changed)])
-        self._reconciler.changed(record.model_version)
+            changed = await self._change(deployment, num_replicas=num_replicas, autoscaling=bounds)
+        self._reconciler.changed(changed.model_version)
         return changed
 
-    async def set_serving_options(
-        self, model: str, version: str, serving: ServingOptions
-    ) -> DeploymentRecord:
-        """Set how frontends serve a deployed version and return what is wanted of it now.
+    async def tune(self, model: str, version: str, changes: Mapping[str, Any]) -> DeploymentRecord:
+        """Change how frontends serve a deployed version and return what is wanted of it now.
+
+        Args:
+            model: Name of the model.
+            version: Version; the current one if empty.
+            changes: Fields of `ServingOptions`; others stay as they are.
 
         Raises:
+            InvalidInput: names the option that is not possible.
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed.
         """
         async with self._records.lock:
-            record = self._models.version(model, version)
-            name = self._deployed(record.model_version)
-            deployment = self._records.deployments.get(name)
-            assert deployment is not None
-            changed = deployment.model_copy(update={"serving": serving})
-            await self._records.commit([self._records.deployments.put(name, changed)])
+            deployment = self._deployed(model, version)
+            changed = await self._change(deployment, serving=tuned(deployment.serving, changes))
         # Returns once every frontend decides by it.
         await self._reconciler.routing_changed()
         return changed

@@ -8,7 +8,6 @@ from skysail_common.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidInput,
-    ModelInUse,
     ModelNotFound,
     NoReadyReplica,
     SkysailError,
@@ -16,12 +15,14 @@ from skysail_common.errors import (
 )
 from skysail_common.identifiers import ModelVersion, check_name
 from skysail_management.artifacts import ArtifactStore
-from skysail_management.operations.applications import check_input_type
+from skysail_management.catalog.promotion import promotion, rolled_back
+from skysail_management.catalog.rules import not_ready_text
+from skysail_management.catalog.versions import removal_of_version
 from skysail_management.reconciler.reconciler import Reconciler
-from skysail_management.reconciler.rollout import promoted, removal_of_version
 from skysail_management.records import ModelRecord, PendingChange, Records, VersionRecord
 
 _MAX_LABELS = 64
+_MAX_LABEL_LENGTH = 1000
 
 
 class Models:
@@ -48,7 +49,7 @@ class Models:
         return self._records.models.all()
 
     def versions(self, model: str = "") -> Sequence[VersionRecord]:
-        """Return the versions of a model, or of all models where it is empty.
+        """Return the versions of a model, or of all models if it is empty.
 
         Raises:
             ModelNotFound: there is no model of this name.
@@ -58,7 +59,7 @@ class Models:
         return [record for record in self._records.versions.all() if model in ("", record.model)]
 
     def version(self, model: str, version: str) -> VersionRecord:
-        """Return a version; the current one where `version` is empty.
+        """Return a version; the current one if `version` is empty.
 
         Raises:
             ModelNotFound: it is not registered, or no version is current.
@@ -74,30 +75,21 @@ class Models:
     def registration(
         self, version: ModelVersion, artifact_sha256: str, labels: Mapping[str, str]
     ) -> tuple[VersionRecord, list[PendingChange]]:
-        """Return the record of a version, and the changes that register it if it is new.
+        """Return the record of a version, and the changes that register it or set its labels.
 
         Raises:
             AlreadyExists: it is registered with another artifact.
             ArtifactNotFound: the artifact was not uploaded.
             InvalidInput: the artifact, or a label, is not usable.
-            InputTypeMismatch: an application that is routed to the model takes something else.
             ModelNotFound: no artifact is named and the version is not registered.
         """
         ModelVersion.checked(*version)
         existing = self._records.versions.get(str(version))
         if existing is not None:
-            if artifact_sha256 not in ("", existing.artifact_sha256):
-                raise AlreadyExists(
-                    f"model {str(version)!r} is registered with other content; versions never "
-                    "change, so deploy this as a new version"
-                )
-            return existing, []
+            return self._registered(existing, artifact_sha256, labels)
         if not artifact_sha256:
             raise ModelNotFound(f"model {str(version)!r} is not registered")
-        for key in labels:
-            check_name("label", key)
-        if len(labels) > _MAX_LABELS:
-            raise InvalidInput(f"a version has at most {_MAX_LABELS} labels")
+        checked = _checked_labels(labels)
         manifest = self._artifacts.manifest(artifact_sha256)
         record = VersionRecord(
             model=version.model_name,
@@ -107,18 +99,29 @@ class Models:
             signature=manifest.signature,
             python_version=manifest.python_version,
             requirements=manifest.requirements,
-            labels=dict(labels),
+            labels=checked,
             registered_at=datetime.now(timezone.utc),
         )
-        for application in self._records.applications.all():
-            for route in application.routes:
-                if route.model == version.model_name and not route.version:
-                    check_input_type(application, *version, record.input_type)
-        changes = [self._records.versions.put(str(version), record)]
+        changes: list[PendingChange] = [self._records.versions.put(str(version), record)]
         if self._records.models.get(version.model_name) is None:
             model = ModelRecord(name=version.model_name)
             changes.append(self._records.models.put(model.name, model))
         return record, changes
+
+    def _registered(
+        self, existing: VersionRecord, artifact_sha256: str, labels: Mapping[str, str]
+    ) -> tuple[VersionRecord, list[PendingChange]]:
+        name = str(existing.model_version)
+        if artifact_sha256 not in ("", existing.artifact_sha256):
+            raise AlreadyExists(
+                f"model {name!r} is registered with other content; versions never change, so "
+                "deploy this as a new version"
+            )
+        changed = _checked_labels({**existing.labels, **labels})
+        if changed == existing.labels:
+            return existing, []
+        record = existing.model_copy(update={"labels": changed})
+        return record, [self._records.versions.put(name, record)]
 
     async def register(
         self, version: ModelVersion, artifact_sha256: str, labels: Mapping[str, str]
@@ -126,14 +129,23 @@ class Models:
         """Record a version without deploying it; the same again changes nothing.
 
         Raises:
+            InputTypeMismatch: an application that is routed to the model takes something else.
             SkysailError: as `registration`.
         """
         with self.taking_artifact(artifact_sha256):
             async with self._records.lock:
                 record, changes = self.registration(version, artifact_sha256, labels)
-                if changes:
-                    await self._records.commit(changes)
+                changes += self._kept_deployment(version)
+                await self._records.commit(changes)
         return record
+
+    def _kept_deployment(self, version: ModelVersion) -> list[PendingChange]:
+        """Return the change by which a version outlives the roll-out that registered it."""
+        deployment = self._records.deployments.get(str(version))
+        if deployment is None or not deployment.removes_version_on_failure:
+            return []
+        kept = deployment.model_copy(update={"removes_version_on_failure": False})
+        return [self._records.deployments.put(str(version), kept)]
 
     @contextmanager
     def taking_artifact(self, sha256: str) -> Iterator[None]:
@@ -162,8 +174,7 @@ class Models:
         async with self._records.lock:
             self.get(model)
             names = [str(record.model_version) for record in self.versions(model)]
-            self._check_unused(model, names)
-            changes = [self._records.versions.delete(name) for name in names]
+            changes: list[PendingChange] = [self._records.versions.delete(name) for name in names]
             changes += [self._records.profiles.delete(name) for name in names]
             await self._records.commit([*changes, self._records.models.delete(model)])
         await self._swept()
@@ -173,31 +184,13 @@ class Models:
 
         Raises:
             ModelNotFound: it is not registered.
-            ModelInUse: it is deployed, or an application is routed to it.
+            ModelInUse: it is deployed or the current one, or an application is routed to it.
         """
         async with self._records.lock:
             self.version(*version)
-            others = self.versions(version.model_name)
-            self._check_unused(
-                version.model_name, [str(version)], is_last=len(others) == 1, only=version.version
-            )
-            await self._records.commit(removal_of_version(self._records, version))
+            changes = removal_of_version(self._records, version, keeps_number=True)
+            await self._records.commit(changes)
         await self._swept()
-
-    def _check_unused(
-        self, model: str, names: Sequence[str], is_last: bool = True, only: str = ""
-    ) -> None:
-        for name in names:
-            if self._records.deployments.get(name) is not None:
-                raise ModelInUse(f"model {name!r} is deployed; undeploy it first")
-        for application in self._records.applications.all():
-            for route in application.routes:
-                is_hit = is_last if not route.version else not only or route.version == only
-                if route.model == model and is_hit:
-                    raise ModelInUse(
-                        f"application {application.name!r} is routed to model {model!r}; unlink "
-                        "the application first"
-                    )
 
     async def _swept(self) -> None:
         self._sweep_artifacts()
@@ -213,15 +206,20 @@ class Models:
         async with self._records.lock:
             self.version(*version)
             model = self.get(version.model_name)
-            self._check_ready(version)
-            if model.current_version != version.version:
-                changed = promoted(model, version)
-                await self._records.commit([self._records.models.put(model.name, changed)])
+            if self._reconciler.num_ready(version) == 0:
+                raise NoReadyReplica(not_ready_text(self._records, version))
+            changes = promotion(self._records, version)
+            deployment = self._records.deployments.get(str(version))
+            if deployment is not None and deployment.promote_when_ready:
+                # It is done: a rollback before the roll-out completes is not to be undone by it.
+                done = deployment.model_copy(update={"promote_when_ready": False})
+                changes.append(self._records.deployments.put(str(version), done))
+            await self._records.commit(changes)
         await self._reconciler.routing_changed()
         return model.current_version
 
     async def rollback(self, name: str) -> tuple[str, str]:
-        """Make the version before the current one current again.
+        """Make the newest earlier version that has a ready replica the current one again.
 
         Returns:
             The version that is current now, and the one that was.
@@ -229,24 +227,29 @@ class Models:
         Raises:
             ModelNotFound: there is no model of this name.
             FailedPrecondition: no version was current before.
-            NoReadyReplica: none of its replicas could answer.
+            NoReadyReplica: no replica of an earlier version could answer.
         """
         async with self._records.lock:
             model = self.get(name)
             if not model.previous_versions:
                 raise FailedPrecondition(f"model {name!r} has no previous version to go back to")
-            *earlier, target = model.previous_versions
-            self._check_ready(ModelVersion(name, target))
-            # The version that is left does not join the history: another rollback goes further
-            # back.
-            update = {"current_version": target, "previous_versions": tuple(earlier)}
-            changed = model.model_copy(update=update)
+            changed = rolled_back(model, lambda each: self._reconciler.num_ready(each) > 0)
+            if changed is None:
+                latest = ModelVersion(name, model.previous_versions[-1])
+                raise NoReadyReplica(
+                    f"model {name!r} has no previous version with a ready replica; the latest: "
+                    f"{not_ready_text(self._records, latest)}"
+                )
             await self._records.commit([self._records.models.put(name, changed)])
         await self._reconciler.routing_changed()
-        return target, model.current_version
+        return changed.current_version, model.current_version
 
-    def _check_ready(self, version: ModelVersion) -> None:
-        if self._reconciler.num_ready(version) == 0:
-            raise NoReadyReplica(
-                f"model {str(version)!r} has no ready replica; deploy or scale it first"
-            )
+
+def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    for key, value in labels.items():
+        check_name("label", key)
+        if len(value) > _MAX_LABEL_LENGTH:
+            raise InvalidInput(f"label {key!r} has more than {_MAX_LABEL_LENGTH} characters")
+    if len(labels) > _MAX_LABELS:
+        raise InvalidInput(f"a version has at most {_MAX_LABELS} labels")
+    return dict(labels)

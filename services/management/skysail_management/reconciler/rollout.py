@@ -4,9 +4,13 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from skysail_common.identifiers import ModelVersion
+from skysail_management.catalog.promotion import promotion
+from skysail_management.catalog.rules import reason_to_keep
+from skysail_management.catalog.versions import removal_of_version
+from skysail_management.catalog.wishes import fixed_part
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
-from skysail_management.records import DeploymentRecord, ModelRecord, PendingChange, Records
+from skysail_management.records import DeploymentRecord, PendingChange, Records
 
 log = logging.getLogger(__name__)
 
@@ -16,15 +20,14 @@ RoutingChanged = Callable[[], Awaitable[None]]
 MAX_ATTEMPTS = 3
 """Failures of replicas after which a roll-out is given up."""
 
-_MAX_PREVIOUS_VERSIONS = 50
-
 
 class Rollout:
     """The roll-out of one model version.
 
-    What is to come of it stands in the records (`promote_when_ready`,
+    The records say what is still to come of it (`promote_when_ready`,
     `removes_version_on_failure`), so that another management process can finish it. Operators may
-    change the records meanwhile: what is written is the record as it is then, with other flags.
+    change the records in the meantime, so each decision is made by what they and the replicas are
+    under the lock of the records.
     """
 
     def __init__(
@@ -33,12 +36,14 @@ class Rollout:
         records: Records,
         events: DeployEvents,
         routing_changed: RoutingChanged,
+        num_ready: Callable[[], int],
     ) -> None:
-        """See `VersionLoop` for the arguments."""
+        """See `VersionLoop` for the arguments; `num_ready` counts the replicas that are ready."""
         self._version = version
         self._records = records
         self._events = events
         self._routing_changed = routing_changed
+        self._num_ready = num_ready
         self._num_failures = 0
         self._verdict: tuple[str, str] | None = None
         self._is_repeated = False
@@ -75,7 +80,7 @@ class Rollout:
         self._verdict = (message, log_tail)
         return True
 
-    async def advance(self, deployment: DeploymentRecord, num_ready: int) -> None:
+    async def advance(self, deployment: DeploymentRecord) -> None:
         """Complete or give up the roll-out if it is time; records may change.
 
         Raises:
@@ -83,34 +88,45 @@ class Rollout:
         """
         if self._verdict is not None:
             await self.fail(deployment, *self._verdict)
-        elif num_ready >= deployment.num_replicas:
+        elif self._is_ready(deployment):
             is_open = not deployment.is_rolled_out or deployment.promote_when_ready
-            done = await self._complete(deployment, num_ready) if is_open else deployment
+            done = await self._complete(deployment) if is_open else deployment
             if done is not None:
-                self._done(done, num_ready)
+                self._done(done)
+
+    def _is_ready(self, deployment: DeploymentRecord) -> bool:
+        # A version without replicas has as many as it wants, but cannot be promoted.
+        fewest = 1 if deployment.promote_when_ready else 0
+        return self._num_ready() >= max(fewest, deployment.num_replicas)
 
     def _fresh(self, seen: DeploymentRecord) -> DeploymentRecord | None:
-        """Return the deployment as it is now; None where it is gone or another took its name."""
+        """Return the deployment as it is now; None if it is gone or another took its name."""
         fresh = self._records.deployments.get(str(self._version))
         if fresh is None or fixed_part(fresh) != fixed_part(seen):
             self.reset()
             return None
         return fresh
 
-    async def _complete(self, seen: DeploymentRecord, num_ready: int) -> DeploymentRecord | None:
+    async def _complete(self, seen: DeploymentRecord) -> DeploymentRecord | None:
         async with self._records.lock:
             fresh = self._fresh(seen)
-            if fresh is None or num_ready < fresh.num_replicas:
+            # A replica may have died while the lock was waited for.
+            if fresh is None or not self._is_ready(fresh):
                 return None
             await self._commit_completion(fresh)
-        # Whoever hears that it is done may ask a frontend at once.
+        # Frontends know of it before the caller does, who may ask one at once.
         await self._routing_changed()
         if fresh.promote_when_ready:
             self._publish(DeployStep.PROMOTED, f"{self._version} is the current version")
-        log.info("roll-out is complete", extra={"version": self._version})
         return fresh
 
     async def _commit_completion(self, deployment: DeploymentRecord) -> None:
+        changes: list[PendingChange] = [self._completed(deployment)]
+        if deployment.promote_when_ready:
+            changes += promotion(self._records, self._version)
+        await self._records.commit(changes)
+
+    def _completed(self, deployment: DeploymentRecord) -> PendingChange:
         finished = deployment.model_copy(
             update={
                 "is_rolled_out": True,
@@ -118,27 +134,24 @@ class Rollout:
                 "removes_version_on_failure": False,
             }
         )
-        changes: list[PendingChange] = [self._records.deployments.put(str(self._version), finished)]
-        model = self._records.models.get(self._version.model_name)
-        is_other = model is not None and model.current_version != self._version.version
-        if deployment.promote_when_ready and model is not None and is_other:
-            changes.append(self._records.models.put(model.name, promoted(model, self._version)))
-        await self._records.commit(changes)
+        return self._records.deployments.put(str(self._version), finished)
 
-    def _done(self, deployment: DeploymentRecord, num_ready: int) -> None:
+    def _done(self, deployment: DeploymentRecord) -> None:
         self.reset()
         self._events.publish(
             self._version,
             DeployEvent(
                 DeployStep.DONE,
                 f"{self._version} is deployed",
-                num_ready=num_ready,
+                num_ready=self._num_ready(),
                 num_replicas=deployment.num_replicas,
             ),
         )
 
     async def fail(self, seen: DeploymentRecord, message: str, log_tail: str) -> bool:
-        """Undo a roll-out that is not complete and tell so; return False where it stays deployed.
+        """Give up a roll-out and say so; return False if the version stays deployed.
+
+        What the roll-out made is removed, unless the version serves already.
 
         Raises:
             SkysailError: the records cannot be changed now.
@@ -150,36 +163,27 @@ class Rollout:
             if fresh.is_rolled_out and not self._is_repeated:
                 self.reset()
                 return False
-            await self._records.commit(self._undoing(fresh))
+            use = reason_to_keep(self._records, self._version)
+            stays = fresh.is_rolled_out or bool(use)
+            changes = [self._completed(fresh)] if stays else self._undoing(fresh)
+            await self._records.commit(changes, why=message)
         self.reset()
-        log.warning("roll-out is given up", extra={"version": self._version, "reason": message})
+        if use and not fresh.is_rolled_out:
+            message = f"{message}; {self._version} stays deployed because {use}"
+        log.warning("roll-out given up", extra={"version": self._version, "reason": message})
         self._publish(DeployStep.FAILED, message, log_tail)
-        return not fresh.is_rolled_out
+        return not stays
 
     def _undoing(self, deployment: DeploymentRecord) -> list[PendingChange]:
         name = str(self._version)
-        if deployment.is_rolled_out:
-            # It was well before. Should it come up later, nobody expects it to be promoted.
-            stays = deployment.model_copy(update={"promote_when_ready": False})
-            return [self._records.deployments.put(name, stays)]
         changes: list[PendingChange] = [self._records.deployments.delete(name)]
-        if deployment.removes_version_on_failure:
-            changes += removal_of_version(self._records, self._version)
-        return changes
+        version = self._records.versions.get(name)
+        # A version that was current for a while is one to go back to.
+        is_new = deployment.removes_version_on_failure and version and not version.was_current
+        return changes + (removal_of_version(self._records, self._version) if is_new else [])
 
     def _publish(self, step: DeployStep, message: str, log_tail: str = "") -> None:
         self._events.publish(self._version, DeployEvent(step, message, log_tail=log_tail))
-
-
-def fixed_part(deployment: DeploymentRecord) -> tuple[object, ...]:
-    """Return what never changes of a deployment: with other values it is another one."""
-    return (
-        deployment.num_threads,
-        deployment.memory_mib,
-        deployment.cpus,
-        deployment.gpus,
-        deployment.environment,
-    )
 
 
 def failure_text(container: Container, memory_mib: int) -> str:
@@ -192,39 +196,3 @@ def failure_text(container: Container, memory_mib: int) -> str:
     if not memory_mib or is_known or not container.endpoint:
         return text
     return f"{text}; its memory limit is {memory_mib} MiB, which may be too low"
-
-
-def promoted(model: ModelRecord, version: ModelVersion) -> ModelRecord:
-    """Return the model with this version as the current one, and the history to go back."""
-    previous = [name for name in model.previous_versions if name != version.version]
-    if model.current_version:
-        previous.append(model.current_version)
-    return model.model_copy(
-        update={
-            "current_version": version.version,
-            "previous_versions": tuple(previous[-_MAX_PREVIOUS_VERSIONS:]),
-        }
-    )
-
-
-def removal_of_version(records: Records, version: ModelVersion) -> list[PendingChange]:
-    """Return the changes that remove a version, and its model with the last version of it."""
-    name = str(version)
-    changes = [records.versions.delete(name), records.profiles.delete(name)]
-    model = records.models.get(version.model_name)
-    if model is None:
-        return changes
-    others = [
-        record
-        for record in records.versions.all()
-        if record.model == version.model_name and record.version != version.version
-    ]
-    if not others:
-        changes.append(records.models.delete(model.name))
-        return changes
-    previous = tuple(name for name in model.previous_versions if name != version.version)
-    current = "" if model.current_version == version.version else model.current_version
-    if (previous, current) != (model.previous_versions, model.current_version):
-        update = {"previous_versions": previous, "current_version": current}
-        changes.append(records.models.put(model.name, model.model_copy(update=update)))
-    return changes

@@ -75,7 +75,7 @@ class VersionLoop:
         self._wake = asyncio.Event()
         self._is_prepared = False
         self._tasks = BackgroundTasks()
-        self._rollout = Rollout(version, records, events, routing_changed)
+        self._rollout = Rollout(version, records, events, routing_changed, lambda: self.num_ready)
 
     def wake(self) -> None:
         """Look again soon: the desired state may have changed."""
@@ -241,7 +241,7 @@ class VersionLoop:
     async def _pass(self) -> float:
         deployment = self._desired()
         if deployment is not None:
-            await self._rollout.advance(deployment, self.num_ready)
+            await self._rollout.advance(deployment)
             deployment = self._desired()
         if deployment is None:
             self._failures.clear()

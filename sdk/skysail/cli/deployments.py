@@ -1,0 +1,245 @@
+"""Commands about deployments: deploy, start, scale, undeploy."""
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from skysail.cli.loading import load_object
+from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.output import output_option, print_json
+from skysail.descriptions import Version
+from skysail_common.errors import ModelInUse
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_AS_IS = "[default: as it is; else 1]"
+
+
+def _replica_options(command: F) -> F:
+    for option in (
+        click.option("--gpus", type=click.IntRange(0), help="GPUs of a replica for itself."),
+        click.option("--cpus", type=click.FloatRange(0), help="CPUs of a replica, such as 0.5."),
+        click.option("--memory-mib", type=click.IntRange(0), help="Memory of a replica."),
+        click.option("--max-batch-size", type=click.IntRange(1), help="Most rows of one batch."),
+    ):
+        command = option(command)
+    return command
+
+
+class _NumberCommand(click.Command):
+    """A command with a number as argument: click takes a negative one for an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for text in args:
+            if re.fullmatch(r"-\d+", text):
+                raise click.UsageError(f"{text} is not in the range x>=0.", ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command()
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option("--name", required=True, help="Name of the model.")
+@click.option(
+    "--version",
+    help="Version, such as 1 or 1.0. [default: that of the same content, else the next number]",
+)
+@click.option(
+    "--example", metavar="MODULE:NAME", help="Input with its batch axis; teaches the signature."
+)
+@click.option(
+    "--input-type",
+    type=click.Choice(["integers", "floats", "doubles", "bytes", "strings"]),
+    help="For a function that takes a list, in place of an example.",
+)
+@click.option("--num-replicas", type=click.IntRange(1), help=f"Replicas wanted. {_AS_IS}")
+@click.option("--pkg", "pkgs", multiple=True, help="Package to install; may be repeated.")
+@click.option(
+    "--requirements",
+    type=click.Path(dir_okay=False, exists=True),
+    help="Requirements file with packages to install.",
+)
+@click.option(
+    "--promote/--no-promote",
+    default=None,
+    help="Make it the current version once it is ready. [default: if it is new]",
+)
+@_replica_options
+@endpoint_option
+@output_option
+def deploy(
+    function: str,
+    name: str,
+    version: str | None,
+    example: str | None,
+    input_type: str | None,
+    num_replicas: int | None,
+    pkgs: tuple[str, ...],
+    requirements: str | None,
+    promote: bool | None,
+    max_batch_size: int | None,
+    memory_mib: int | None,
+    cpus: float | None,
+    gpus: int | None,
+    endpoint: str | None,
+    output: str,
+) -> None:
+    """Deploy a function as a version of a model.
+
+    The same again changes nothing: what is not given stays as it is deployed.
+
+    \b
+    Example:
+      skysail deploy mymodel:predict --name digits --example mymodel:example
+      skysail deploy mymodel:total --name sum --version 1.0 --input-type doubles --num-replicas 2
+    """
+    loaded = load_object(function, "function")
+    with client_of(endpoint) as client:
+        found = client.deploy(
+            loaded,
+            name=name,
+            version=version,
+            example=None if example is None else load_object(example, "example"),
+            input_type=input_type,
+            num_replicas=num_replicas,
+            pkgs_to_install=pkgs,
+            requirements=requirements,
+            promote=promote,
+            max_batch_size=max_batch_size,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            gpus=gpus,
+        )
+    _print_version(found, output)
+
+
+@click.command()
+@click.argument("target", metavar="MODEL[:VERSION]")
+@click.option("--num-replicas", type=click.IntRange(1), help=f"Replicas wanted. {_AS_IS}")
+@click.option("--promote", is_flag=True, help="Make it the current version once it is ready.")
+@_replica_options
+@endpoint_option
+@output_option
+def start(
+    target: str,
+    num_replicas: int | None,
+    promote: bool,
+    max_batch_size: int | None,
+    memory_mib: int | None,
+    cpus: float | None,
+    gpus: int | None,
+    endpoint: str | None,
+    output: str,
+) -> None:
+    """Start replicas of a registered version.
+
+    One that was undeployed starts as it was deployed last, but for what is given. Without a
+    version, the current one starts.
+
+    \b
+    Example:
+      skysail start digits:1
+      skysail start digits:1 --num-replicas 2 --promote
+    """
+    model, _, version = target.partition(":")
+    with client_of(endpoint) as client:
+        found = client.start(
+            model,
+            version or None,
+            num_replicas=num_replicas,
+            promote=promote,
+            max_batch_size=max_batch_size,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            gpus=gpus,
+        )
+    _print_version(found, output)
+
+
+def _print_version(found: Version, output: str) -> None:
+    if output == "json":
+        print_json(found)
+        return
+    current = " and is the current version" if found.is_current else ""
+    click.echo(f"{found.model}:{found.version} has {found.num_ready} ready replica(s){current}")
+
+
+@click.command(cls=_NumberCommand)
+@click.argument("model")
+@click.argument("num_replicas", type=click.IntRange(0), required=False)
+@click.option(
+    "--min", "min_replicas", type=click.IntRange(1), help="Fewest replicas; 1 if not given."
+)
+@click.option("--max", "max_replicas", type=click.IntRange(1), help="Most replicas.")
+@click.option("--version", help="Version; the current one if not given.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are ready.")
+@endpoint_option
+def scale(
+    model: str,
+    num_replicas: int | None,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    version: str | None,
+    wait: bool,
+    endpoint: str | None,
+) -> None:
+    """Set the number of replicas of a version.
+
+    With --max it follows the load until a number is given again.
+
+    \b
+    Example:
+      skysail scale digits 4
+      skysail scale digits --min 1 --max 8
+    """
+    if (num_replicas is None) == (max_replicas is None) or (min_replicas and not max_replicas):
+        raise click.UsageError("give either a number of replicas, or --max with or without --min")
+    if max_replicas is not None:
+        with client_of(endpoint) as client:
+            found = client.autoscale(
+                model, min_replicas=min_replicas or 1, max_replicas=max_replicas, version=version
+            )
+        bounds = f"{min_replicas or 1} to {max_replicas}"
+        click.echo(f"{model}:{found.version} has {bounds} replicas, as its load needs")
+        return
+    assert num_replicas is not None
+    with client_of(endpoint) as client:
+        found = client.scale(model, num_replicas, version=version, wait=wait)
+    click.echo(f"{model}:{found.version} has {found.num_ready} of {num_replicas} replica(s) ready")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", help="Version; the current one if not given.")
+@click.option(
+    "--force",
+    "--yes",
+    "-y",
+    "is_forced",
+    is_flag=True,
+    help="Do not ask if it is the current version, or an application is routed to it.",
+)
+@endpoint_option
+def undeploy(model: str, version: str | None, is_forced: bool, endpoint: str | None) -> None:
+    """Stop the replicas of a version, which stays registered.
+
+    'skysail start' starts it again.
+
+    \b
+    Example:
+      skysail undeploy digits --version 1
+    """
+    with client_of(endpoint) as client:
+        try:
+            undeployed = client.undeploy(model, version, force=is_forced)
+        except ModelInUse as error:
+            if not sys.stdin.isatty():
+                raise
+            click.confirm(f"{error.message}.\nUndeploy it nevertheless?", abort=True, err=True)
+            undeployed = client.undeploy(model, version, force=True)
+    click.echo(f"{model}:{undeployed} is no longer deployed")
+
+
+COMMANDS = (deploy, start, scale, undeploy)

@@ -1,0 +1,31 @@
+"""Objects of the user that a command names as module:name."""
+
+import importlib
+import operator
+import sys
+from typing import Any
+
+from skysail_common.errors import InvalidInput
+
+
+def load_object(text: str, what: str) -> Any:
+    """Return what `module:name` names; modules of the present directory are found first.
+
+    Raises:
+        InvalidInput: there is no such thing, or its module fails to import.
+    """
+    module_name, colon, path = text.partition(":")
+    if not colon or not module_name or not path:
+        raise InvalidInput(f"{what} {text!r} must have the form module:name")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InvalidInput(
+            f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        return operator.attrgetter(path)(module)
+    except AttributeError:
+        raise InvalidInput(f"module {module_name!r} has no {path!r}") from None

@@ -1,0 +1,108 @@
+"""The command tune: how a version is served."""
+
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.output import print_table
+from skysail_common.serving_options import PolicyName, ServingOptions
+
+_OPTIONS = {
+    "max-batch-size": "max_batch_size",
+    "policy": "policy",
+    "max-queue-delay": "max_queue_delay_s",
+    "preferred-batch-size": "preferred_batch_sizes",
+    "max-queue-size": "max_queue_size",
+    "cache-ttl": "cache_ttl_s",
+}
+_DEFAULTS = {
+    "max_queue_delay_s": "as the policy decides",
+    "preferred_batch_sizes": "none",
+    "max_queue_size": "as the frontend is set",
+}
+"""What is shown of options that have no value."""
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", help="Version; the current one if not given.")
+@click.option("--max-batch-size", type=int, help="Most rows of one batch.")
+@click.option(
+    "--policy",
+    type=click.Choice([policy.value for policy in PolicyName]),
+    help="Which rule forms batches.",
+)
+@click.option("--max-queue-delay-ms", type=float, help="Longest wait for more queries.")
+@click.option(
+    "--preferred-batch-size",
+    "preferred",
+    type=int,
+    multiple=True,
+    help="Size that is sent at once.",
+)
+@click.option("--max-queue-size", type=int, help="Rows that may wait.")
+@click.option("--cache-ttl-s", type=float, help="Longest age of a cached prediction; 0 for none.")
+@click.option(
+    "--default",
+    "defaults",
+    type=click.Choice(_OPTIONS),
+    multiple=True,
+    help="Option that returns to its default; may be repeated.",
+)
+@endpoint_option
+def tune(
+    model: str,
+    version: str | None,
+    max_batch_size: int | None,
+    policy: str | None,
+    max_queue_delay_ms: float | None,
+    preferred: tuple[int, ...],
+    max_queue_size: int | None,
+    cache_ttl_s: float | None,
+    defaults: tuple[str, ...],
+    endpoint: str | None,
+) -> None:
+    """Set how a version is served, at once.
+
+    What is not given stays as it is.
+
+    \b
+    Example:
+      skysail tune digits --cache-ttl-s 60
+      skysail tune digits --policy fixed --max-batch-size 32 --max-queue-delay-ms 5
+      skysail tune digits --default max-queue-delay
+    """
+    given = {
+        "max_batch_size": max_batch_size,
+        "policy": None if policy is None else PolicyName(policy),
+        "max_queue_delay_s": None if max_queue_delay_ms is None else max_queue_delay_ms / 1000,
+        "preferred_batch_sizes": tuple(sorted(preferred)) or None,
+        "max_queue_size": max_queue_size,
+        "cache_ttl_s": cache_ttl_s,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    for option in defaults:
+        if _OPTIONS[option] in changes:
+            raise click.UsageError(f"{option} is given and is to return to its default")
+        changes[_OPTIONS[option]] = None
+    with client_of(endpoint) as client:
+        found = client.describe_version(model, version)
+        options = client.tune(model, version=found.version, **changes)
+    rows = [[name, escape(_shown(options, name))] for name in vars(options)]
+    print_table(f"{model}:{found.version}", ["option", "value"], rows)
+
+
+def _shown(options: ServingOptions, name: str) -> str:
+    value = getattr(options, name)
+    if value is None or value == ():
+        return _DEFAULTS[name]
+    if isinstance(value, PolicyName):
+        return value.value
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+COMMANDS = (tune,)

@@ -1,0 +1,12 @@
+"""The default of arguments for which None has a meaning of its own."""
+
+from typing import Any
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+NOT_GIVEN: Any = _NotGiven()
+"""Tells an argument that was not given from None."""

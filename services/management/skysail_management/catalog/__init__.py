@@ -1,0 +1,1 @@
+"""The rules of models, versions and deployments: functions of the records alone."""

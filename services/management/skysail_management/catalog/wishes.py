@@ -1,0 +1,190 @@
+"""What a caller asks for of a deployment, and the record that this makes of an earlier one.
+
+Absent means "as it is": what a caller does not say stays as it was deployed, so that running the
+same deployment again changes nothing. What is said and changes something is told in a notice.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from skysail_common.errors import FailedPrecondition, InvalidInput
+from skysail_common.rpc.transports import VARIABLE
+from skysail_common.serving_options import ServingOptions
+from skysail_management.records import DeploymentRecord, VersionRecord
+
+MAX_REPLICAS = 1000
+_MAX_CPUS = 1024
+_FIXED = ("num_threads", "memory_mib", "cpus", "gpus", "environment")
+
+
+@dataclass(frozen=True)
+class DeploymentWish:
+    """What a caller of `Deployments.deploy` asks for; None leaves it as it is."""
+
+    artifact_sha256: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    num_replicas: int | None = None
+    num_threads: int | None = None
+    memory_mib: int | None = None
+    cpus: float | None = None
+    gpus: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    serving: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `ServingOptions` to change."""
+    start_timeout_s: float | None = None
+    promote: bool | None = None
+
+    def check(self) -> None:
+        """Return if a deployment can be so.
+
+        Raises:
+            InvalidInput: names what cannot be.
+        """
+        if self.num_replicas is not None and not 1 <= self.num_replicas <= MAX_REPLICAS:
+            raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
+        # A number that is none is in no range either.
+        if not (0 <= (self.cpus or 0) <= _MAX_CPUS and 0 <= (self.gpus or 0) <= _MAX_CPUS):
+            raise InvalidInput(f"cpus and gpus of a replica must be from 0 to {_MAX_CPUS}")
+        for name, value in self.environment.items():
+            is_possible = name and "=" not in name and "\0" not in name + value
+            # The transport of its queries is a replica's own choice; other settings are not.
+            if not is_possible or (name.startswith("SKYSAIL_") and name != VARIABLE):
+                raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
+
+    def fixed(self) -> dict[str, object]:
+        """Return what was given of what never changes of a deployment."""
+        given = {name: getattr(self, name) for name in _FIXED if name != "environment"}
+        found = {name: value for name, value in given.items() if value is not None}
+        return {**found, "environment": dict(self.environment)} if self.environment else found
+
+
+def first_deployment(
+    version: VersionRecord,
+    wish: DeploymentWish,
+    default: DeploymentRecord,
+    *,
+    is_new_version: bool,
+) -> DeploymentRecord:
+    """Return the deployment of a version that is not deployed.
+
+    Args:
+        version: The version.
+        wish: What is asked for. Without an artifact the version starts as it was deployed last.
+        default: What holds of the rest.
+        is_new_version: True if it is registered for this deployment.
+    """
+    base = default
+    if not wish.artifact_sha256 and version.last_deployment is not None:
+        base = version.last_deployment
+    changes = wish.fixed()
+    if wish.num_replicas is not None:
+        changes |= {"num_replicas": wish.num_replicas, "autoscaling": None}
+    else:
+        changes["num_replicas"] = max(1, base.num_replicas)
+    if wish.start_timeout_s is not None:
+        changes["start_timeout_s"] = wish.start_timeout_s
+    promotes = wish.promote
+    if promotes is None:
+        promotes = bool(wish.artifact_sha256) and not version.was_current
+    return base.model_copy(
+        update={
+            **changes,
+            "serving": tuned(base.serving, wish.serving),
+            "is_rolled_out": False,
+            "promote_when_ready": promotes,
+            "removes_version_on_failure": is_new_version,
+        }
+    )
+
+
+def changed_deployment(
+    existing: DeploymentRecord, wish: DeploymentWish, *, is_current: bool
+) -> tuple[DeploymentRecord, list[str]]:
+    """Return a deployment as a wish changes it, and what the caller should know about that.
+
+    Raises:
+        FailedPrecondition: it is deployed with other resources or environment, or cannot be
+            promoted because it has no replicas.
+    """
+    _check_fixed(existing, wish)
+    notices: list[str] = []
+    changes: dict[str, object] = {}
+    changes["num_replicas"] = _num_replicas(existing, wish, notices)
+    serving = tuned(existing.serving, wish.serving)
+    for name, before, after in differences(existing.serving, serving):
+        notices.append(f"{name} changed from {before} to {after} because it was given")
+    changes["serving"] = serving
+    if wish.start_timeout_s not in (None, existing.start_timeout_s):
+        changes["start_timeout_s"] = wish.start_timeout_s
+        notices.append(
+            f"start_timeout_s changed from {existing.start_timeout_s:g} to "
+            f"{wish.start_timeout_s:g} because it was given"
+        )
+    if wish.promote is not None:
+        changes["promote_when_ready"] = wish.promote and not is_current
+    changed = existing.model_copy(update=changes)
+    if changed.num_replicas == 0:
+        if changed.promote_when_ready:
+            raise FailedPrecondition(
+                f"model {str(existing.model_version)!r} cannot be promoted: it is scaled to 0; "
+                "give num_replicas too"
+            )
+        notices.append(
+            f"{existing.model_version} stays scaled to 0; 'skysail start {existing.model_version}' "
+            "or num_replicas starts it"
+        )
+    return changed, notices
+
+
+def _check_fixed(existing: DeploymentRecord, wish: DeploymentWish) -> None:
+    others = [name for name, value in wish.fixed().items() if getattr(existing, name) != value]
+    if others:
+        # The values of an environment may be secrets.
+        names = ", ".join(others)
+        raise FailedPrecondition(
+            f"model {str(existing.model_version)!r} is deployed with other resources or "
+            f"environment ({names}); undeploy it first, or deploy this as a new version"
+        )
+
+
+def _num_replicas(existing: DeploymentRecord, wish: DeploymentWish, notices: list[str]) -> int:
+    before, wanted = existing.num_replicas, wish.num_replicas
+    if wanted is None:
+        # Without an artifact the caller asks for replicas of what is registered.
+        return before if wish.artifact_sha256 else max(1, before)
+    if existing.autoscaling is not None:
+        # A caller that deploys it again does not know its load.
+        if wanted != before:
+            notices.append(
+                f"{before} replicas stay although num_replicas={wanted} was given: their number "
+                f"follows the load; 'skysail scale {existing.model} {wanted} --version "
+                f"{existing.version}' ends that"
+            )
+        return before
+    if wanted != before:
+        notices.append(f"scaled {before} to {wanted} because num_replicas={wanted} was given")
+    return wanted
+
+
+def tuned(options: ServingOptions, changes: Mapping[str, Any]) -> ServingOptions:
+    """Return serving options with other fields.
+
+    Raises:
+        InvalidInput: names the option that is not possible.
+    """
+    changed = replace(options, **changes)
+    changed.check()
+    return changed
+
+
+def differences(before: ServingOptions, after: ServingOptions) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name, the old and the new value of each option that differs."""
+    for name, value in vars(before).items():
+        if value != getattr(after, name):
+            yield name, value, getattr(after, name)
+
+
+def fixed_part(deployment: DeploymentRecord) -> tuple[object, ...]:
+    """Return what never changes of a deployment: with other values it is another one."""
+    return tuple(getattr(deployment, name) for name in _FIXED)
