@@ -17,6 +17,7 @@ from skysail.query_stream import QueryStream
 from skysail.settings import ClientSettings
 from skysail.tls import client_tls
 from skysail_common.errors import InvalidInput, ModelFailed, Unavailable
+from skysail_common.rpc.management_access import ManagementAccess
 from skysail_protos.v1 import management_pb2, query_pb2
 
 _MAX_CONCURRENT = 256
@@ -33,6 +34,8 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         endpoint: str | None = None,
         *,
         query_endpoint: str | None = None,
+        token: str | None = None,
+        management_tls_ca_file: str | Path | None = None,
         tls_ca_file: str | Path | None = None,
         tls_certificate_file: str | Path | None = None,
         tls_key_file: str | Path | None = None,
@@ -45,9 +48,13 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
                 else the local cluster that `skysail up` runs.
             query_endpoint: Where a frontend's gRPC services are reached. If None, management is
                 asked for one.
+            token: Token that management asks for. If None, `SKYSAIL_TOKEN`; without that none is
+                shown.
+            management_tls_ca_file: Authorities that management's certificate must be of, in PEM:
+                management is called over TLS. If None, `SKYSAIL_MANAGEMENT_TLS_CA_FILE`; without
+                that in the clear.
             tls_ca_file: Authorities that certificates of frontends must be of, in PEM: queries go
-                over TLS. If None, `SKYSAIL_TLS_CA_FILE`; without that in the clear. Management is
-                always asked in the clear.
+                over TLS. If None, `SKYSAIL_TLS_CA_FILE`; without that in the clear.
             tls_certificate_file: Certificate to show to frontends that ask for one. If None,
                 `SKYSAIL_TLS_CERTIFICATE_FILE`.
             tls_key_file: Its key. If None, `SKYSAIL_TLS_KEY_FILE`.
@@ -57,7 +64,11 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             FailedPrecondition: a file of TLS is missing or is of no use.
         """
         settings = ClientSettings()
-        super().__init__(endpoint or settings.find_endpoint(), timeout_s)
+        authority = management_tls_ca_file or settings.management_tls_ca_file
+        access = ManagementAccess(
+            token or settings.token.get_secret_value(), Path(authority) if authority else None
+        )
+        super().__init__(endpoint or settings.find_endpoint(), timeout_s, access)
         self._is_noted = not endpoint and not settings.endpoint
         self._query_endpoint = query_endpoint
         tls = client_tls(

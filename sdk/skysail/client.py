@@ -41,6 +41,8 @@ class Client:
         endpoint: str | None = None,
         *,
         query_endpoint: str | None = None,
+        token: str | None = None,
+        management_tls_ca_file: str | Path | None = None,
         tls_ca_file: str | Path | None = None,
         tls_certificate_file: str | Path | None = None,
         tls_key_file: str | Path | None = None,
@@ -50,6 +52,8 @@ class Client:
         self._async = AsyncClient(
             endpoint,
             query_endpoint=query_endpoint,
+            token=token,
+            management_tls_ca_file=management_tls_ca_file,
             tls_ca_file=tls_ca_file,
             tls_certificate_file=tls_certificate_file,
             tls_key_file=tls_key_file,

@@ -11,10 +11,13 @@ from skysail_common.errors import (
     Unavailable,
     Unsupported,
 )
+from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.statuses import from_rpc_error, is_named
 
 
-def management_error(error: grpc.aio.AioRpcError, endpoint: str) -> SkysailError:
+def management_error(
+    error: grpc.aio.AioRpcError, endpoint: str, access: ManagementAccess
+) -> SkysailError:
     """Return the error that management raised or, where none answered, one that says so."""
     if is_named(error):
         return from_rpc_error(error)
@@ -26,11 +29,22 @@ def management_error(error: grpc.aio.AioRpcError, endpoint: str) -> SkysailError
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         if "failed to connect" in details:
+            if "Connection refused" not in details and not endpoint.startswith("unix:"):
+                return Unavailable(_no_connection(endpoint, access, details))
             return Unavailable(f"no cluster runs at {endpoint}; start one with 'skysail up'")
         return Unavailable(f"management at {endpoint} is not reached: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"management at {endpoint} did not answer in time")
     return from_rpc_error(error)
+
+
+def _no_connection(endpoint: str, access: ManagementAccess, details: str) -> str:
+    reason = details.rpartition("last error: ")[2]
+    if access.ca_file is None:
+        advice = "if it speaks TLS, give management_tls_ca_file or SKYSAIL_MANAGEMENT_TLS_CA_FILE"
+    else:
+        advice = f"it must speak TLS with a certificate of an authority in {access.ca_file}"
+    return f"cannot connect to management at {endpoint}: {reason}; {advice}"
 
 
 def frontend_unreached(endpoint: str, tls: ClientTls | None) -> SkysailError:

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from skysail_common.errors import FailedPrecondition
@@ -56,9 +56,16 @@ class ClientSettings(BaseSettings):
     """Where management is reached, as host:port. If empty, the local cluster in the data
     directory; where none runs there, 127.0.0.1:8003."""
 
+    token: SecretStr = SecretStr("")
+    """Token that management asks for; none is shown if empty."""
+
+    management_tls_ca_file: Path | None = None
+    """Authorities that management's certificate must be of, in PEM. With it management is called
+    over TLS, without it in the clear."""
+
     tls_ca_file: Path | None = None
     """Authorities that certificates of frontends must be of, in PEM. With it queries go over TLS,
-    without it in the clear; management is always asked in the clear."""
+    without it in the clear."""
 
     tls_certificate_file: Path | None = None
     """Certificate to show to frontends that ask for one (mutual TLS), in PEM."""
@@ -85,13 +92,13 @@ class ClientSettings(BaseSettings):
 
     def find_endpoint(self) -> str:
         """Return where management is reached."""
-        return self.endpoint or self.noted("management") or DEFAULT_ENDPOINT
+        return self.endpoint or self.noted("socket") or self.noted("management") or DEFAULT_ENDPOINT
 
     def noted(self, name: str) -> str:
         """Return how the cluster of the data directory is reached; empty where that is not noted.
 
         Args:
-            name: `management`, `grpc`, `http` or `metrics`.
+            name: A field of `ClusterEndpoints`, such as `management` or `grpc`.
         """
         try:
             record = json.loads((self.find_data_dir() / CLUSTER_FILE).read_text())

@@ -9,7 +9,6 @@ import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,20 @@ import pytest
 import skysail
 from skysail.supervisor.docker_plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
 from skysail.supervisor.ports import free_port
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
-from skysail_testing.container_managers import docker_gateways, portable, run_docker, why_no_docker
+from skysail_testing.all_in_docker import (
+    SERVICES,
+    all_in_docker,
+    label,
+    left,
+    remove_images,
+    why_not_all_in_docker,
+)
+from skysail_testing.clusters import RunningCluster, skysail_command
+from skysail_testing.container_managers import docker_gateways, portable, run_docker
 from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic
 
 ROOT = Path(__file__).parents[2]
-SERVICES = (STORE, MANAGEMENT, FRONTEND, PROMETHEUS)
 ROW = np.ones((1, 3))
 double = portable(lambda x: x * 2)
 
@@ -49,41 +55,6 @@ ways = [(target, device) for target in sys.argv[1:] for device in (b"", b"eth0")
 with ThreadPoolExecutor(len(ways)) as threads:
     print(*{way[0] for way, is_it in zip(ways, threads.map(is_reached, ways)) if is_it})
 """
-
-
-def why_not_all_in_docker() -> str:
-    """Return what these tests lack here; empty if nothing."""
-    if reason := why_no_docker():
-        return reason
-    for service in SERVICES:
-        image = f"skysail-{service}:{skysail.__version__}"
-        if not run_docker("images", "--quiet", image):
-            return f"docker has no image {image}: make images"
-    return ""
-
-
-def label(data_dir: Path) -> str:
-    return f"label=ai.skysail.data-dir={data_dir.resolve() / 'docker' / 'management'}"
-
-
-def remove_images(filter_label: str) -> None:
-    """Remove those that stay for the next cluster in a directory, which there will not be."""
-    names = "{{.Repository}}:{{.Tag}}"
-    images = run_docker("images", "--format", names, "--filter", filter_label).split()
-    assert images
-    run_docker("rmi", "--force", *images)
-
-
-def left(data_dir: Path) -> str:
-    commands = (["ps", "--all"], ["network", "ls"], ["volume", "ls"])
-    return "".join(run_docker(*words, "--quiet", "--filter", label(data_dir)) for words in commands)
-
-
-@contextmanager
-def all_in_docker(data_dir: Path, *flags: str) -> Iterator[RunningCluster]:
-    with running_cluster(data_dir, "--all-in-docker", "--cluster", "allin", *flags) as cluster:
-        yield cluster
-    assert left(data_dir) == ""
 
 
 def container(cluster: RunningCluster, service: str) -> str:

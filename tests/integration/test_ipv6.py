@@ -34,7 +34,8 @@ ROW = np.ones((1, 3))
     [("::1", "1", "::1"), ("[::1]", "2", "::1"), ("::", "1", "::1"), ("::", "2", "127.0.0.1")],
 )
 def test_every_port_is_reached(tmp_path: Path, host: str, workers: str, dialled: str):
-    with running_cluster(tmp_path, "--host", host, "--workers", workers) as cluster:
+    hosts = ("--host", host, "--management-host", host)
+    with running_cluster(tmp_path, *hosts, "--insecure", "--workers", workers) as cluster:
 
         def reached(endpoint: str) -> str:
             bound, port = split_host_port(endpoint)

@@ -27,6 +27,7 @@ class RunningCluster:
     metrics: str
     prometheus: str = ""
     scheme: str = "http"
+    socket: str = ""
 
     def client(self, **options: object) -> skysail.Client:
         return skysail.Client(self.management, query_endpoint=self.grpc, **options)  # type: ignore[arg-type]

@@ -36,7 +36,22 @@ _LOG_TAIL_LINES = 20
 @click.command()
 @data_dir_option
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address of the frontend, for queries."
+)
+@click.option(
+    "--management-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of management. Its callers run code on this machine: elsewhere than on loopback it "
+    "needs TLS and a token.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Open management elsewhere than on loopback without TLS and a token, because something else "
+    "keeps callers away.",
+)
 @click.option("--http-port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=8002, show_default=True)
@@ -89,6 +104,8 @@ def up(
     data_dir: Path | None,
     cluster: str,
     host: str,
+    management_host: str,
+    insecure: bool,
     http_port: int,
     grpc_port: int,
     metrics_port: int,
@@ -115,7 +132,7 @@ def up(
     \b
     Example:
       skysail up --detach
-      skysail up --data-dir /srv/skysail --host 0.0.0.0
+      skysail up --data-dir /srv/skysail --workers 4
       skysail up --container-manager docker
       skysail up --all-in-docker --prometheus-port 9090 --detach
       skysail up --container-manager kubernetes --namespace models
@@ -151,6 +168,8 @@ def up(
         data_dir=data_dir,
         cluster=cluster,
         host=without_brackets(host),
+        management_host=without_brackets(management_host),
+        insecure=insecure,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,

@@ -12,7 +12,7 @@ from pathlib import Path
 from skysail.settings import CLUSTER_FILE, KUBERNETES_NOTE
 from skysail.supervisor.embedded_store import EmbeddedStore, stop_stray_store, store_socket
 from skysail.supervisor.lock import LOCK_FILE, lock, lock_holder, note_that_nothing_is_left
-from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
+from skysail.supervisor.options import ClusterEndpoints, ClusterOptions, scheme_of
 from skysail.supervisor.ports import check_ports
 from skysail_common.child import Child, Watch, python_module
 from skysail_common.clock import MONOTONIC
@@ -26,7 +26,7 @@ from skysail_common.paths import (
     remove_socket_directory,
 )
 from skysail_common.rpc import health_check
-from skysail_common.sockets import local_endpoint, split_host_port
+from skysail_common.sockets import check_management_host, local_endpoint, split_host_port
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ DOCKER_NOTE = "cluster.docker"
 
 
 async def _management_answers(bound: Mapping[str, str]) -> bool:
-    endpoint = local_endpoint(bound["grpc"])
+    endpoint = bound.get("socket") or local_endpoint(bound["grpc"])
     return await health_check.is_serving(endpoint, health_check.LIVENESS)
 
 
@@ -68,14 +68,16 @@ class Cluster:
         """Run the cluster until SIGTERM, SIGINT or SIGHUP, then stop all of it.
 
         Raises:
-            FailedPrecondition: the data directory is in use by another cluster, or a port is.
+            FailedPrecondition: the data directory is in use by another cluster, or a port is, or
+            management would be open to everybody.
             StartFailed: a service does not start.
             SkysailError: a service is not watched over any more, by a mistake of ours.
         """
         self._stopping = stop_event()
+        self._check_doors()
         # Held until the process has ended: then nothing of it is left.
         held = lock(self._options.data_dir)
-        check_ports(self._options.host, self._options.ports())
+        check_ports(self._options.addresses())
         logs = [log_path(self._options.data_dir, name) for name in ("cluster", "store")]
         self._tasks.start(keep_small(logs), "rotate logs")
         # `skysail down` stops what was started last.
@@ -99,6 +101,14 @@ class Cluster:
         if self._failure is not None:
             raise SkysailError(f"the supervisor failed: {self._failure!r}") from self._failure
 
+    def _check_doors(self) -> None:
+        guards = ("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TOKEN_FILE")
+        check_management_host(
+            self._options.management_host,
+            is_guarded=all(self._environment.get(f"SKYSAIL_MANAGEMENT_{each}") for each in guards),
+            is_insecure=self._options.insecure,
+        )
+
     def _fail(self, error: BaseException) -> None:
         self._failure = error
         self._stopping.set()
@@ -115,16 +125,31 @@ class Cluster:
         )
         await self._start_child(self._management)
         management = self._management.bound["grpc"]
+        socket = self._management.bound.get("socket", "")
         self._frontend = Child(
             "frontend",
-            lambda bound: self._frontend_command(bound, management),
-            self._environment,
+            lambda bound: self._frontend_command(bound, socket or management),
+            self._frontend_environment(),
             watch=_FRONTEND_WATCH,
             hands_over=options.num_workers > 1,
         )
         await self._start_child(self._frontend)
         bound = self._frontend.bound
-        return ClusterEndpoints(management, bound["grpc"], bound["http"], bound["metrics"])
+        return ClusterEndpoints(
+            management,
+            bound["grpc"],
+            bound["http"],
+            bound["metrics"],
+            scheme=scheme_of(self._environment),
+            socket=socket,
+        )
+
+    def _frontend_environment(self) -> dict[str, str]:
+        own, of_management = (
+            f"SKYSAIL_{part}_TOKEN_FILE" for part in ("FRONTEND_MANAGEMENT", "MANAGEMENT")
+        )
+        given = self._environment.get(of_management)
+        return {**({own: given} if given else {}), **self._environment}
 
     async def _start_child(self, child: Child) -> None:
         await child.start()
@@ -148,8 +173,7 @@ class Cluster:
     def _common_flags(self) -> list[str]:
         options = self._options
         return [
-            "--host", options.host, "--log-level", options.log_level,
-            "--log-format", options.log_format, "--watch-parent",
+            "--log-level", options.log_level, "--log-format", options.log_format, "--watch-parent",
         ]  # fmt: skip
 
     def _management_command(self, bound: Mapping[str, str]) -> list[str]:
@@ -159,6 +183,8 @@ class Cluster:
         return python_module(
             "skysail_management", *self._common_flags(), "--cluster", options.cluster,
             "--data-dir", str(options.data_dir), "--port", str(port),
+            "--host", options.management_host,
+            *(["--insecure"] if options.insecure else []),
             *(["--container-manager", manager] if manager else []),
         )  # fmt: skip
 
@@ -168,7 +194,8 @@ class Cluster:
         http_port = _port_of(bound.get("http")) or options.http_port
         metrics_port = _port_of(bound.get("metrics")) or options.metrics_port
         return python_module(
-            "skysail_frontend", *self._common_flags(), "--management-endpoint", management,
+            "skysail_frontend", *self._common_flags(), "--host", options.host,
+            "--management-endpoint", management,
             "--grpc-port", str(grpc_port), "--http-port", str(http_port),
             "--metrics-port", str(metrics_port), "--workers", str(options.num_workers),
             "--snapshot-file", str(options.data_dir / "routes.snapshot"),

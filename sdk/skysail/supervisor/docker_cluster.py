@@ -6,6 +6,8 @@ from skysail.settings import CLUSTER_FILE
 from skysail.supervisor.cluster import DOCKER_NOTE, Cluster
 from skysail.supervisor.docker_services import DockerServices
 from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
+from skysail_common.errors import FailedPrecondition
+from skysail_common.sockets import check_management_host
 
 
 class DockerCluster(Cluster):
@@ -19,10 +21,27 @@ class DockerCluster(Cluster):
     async def _start(self) -> ClusterEndpoints:
         # Until it is removed, `skysail down` looks for what is left.
         (self._options.data_dir / DOCKER_NOTE).write_text(self._services.host)
-        return await self._services.start(self._options)
+        endpoints = await self._services.start(self._options)
+        for files in self._services.files:
+            self._tasks.start(files.keep_renewed(), "renew files")
+        return endpoints
+
+    def _check_doors(self) -> None:
+        for name in ("SKYSAIL_MANAGEMENT_TLS_CERTIFICATE_FILE", "SKYSAIL_MANAGEMENT_TLS_KEY_FILE"):
+            if self._environment.get(name):
+                raise FailedPrecondition(
+                    f"cannot use {name} with --all-in-docker: management there speaks no TLS; unset "
+                    "it, or run management as a process"
+                )
+        check_management_host(
+            self._options.management_host,
+            is_guarded=False,
+            is_insecure=self._options.insecure,
+        )
 
     async def _stop(self) -> bool:
         (self._options.data_dir / CLUSTER_FILE).unlink(missing_ok=True)
+        await self._tasks.stop()
         await self._services.remove()
         await self._services.close()
         (self._options.data_dir / DOCKER_NOTE).unlink(missing_ok=True)

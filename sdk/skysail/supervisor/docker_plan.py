@@ -36,6 +36,17 @@ PORTS: dict[str, dict[str, int]] = {
 NEAR_REPLICAS = (MANAGEMENT, FRONTEND)
 """Services that are on the network of replicas too."""
 
+FILES: dict[str, tuple[str, ...]] = {
+    MANAGEMENT: ("SKYSAIL_MANAGEMENT_TOKEN_FILE",),
+    FRONTEND: (
+        "SKYSAIL_FRONTEND_MANAGEMENT_TOKEN_FILE",
+        "SKYSAIL_FRONTEND_TLS_CERTIFICATE_FILE",
+        "SKYSAIL_FRONTEND_TLS_CLIENT_CA_FILE",
+        "SKYSAIL_FRONTEND_TLS_KEY_FILE",
+    ),
+}
+"""Variables of each service that name files of this machine, of which it gets copies."""
+
 _SOCKET = "/store/store.sock"
 _ENGINE = "/run/docker.sock"
 _DOOR = "management-on-doors"
@@ -91,6 +102,17 @@ class DockerPlan:
     def prometheus_data(self) -> Path:
         """Directory of this machine for what Prometheus keeps."""
         return self.directory / PROMETHEUS / "data"
+
+    def files(self, service: str) -> dict[str, Path]:
+        """Return the files of this machine that a service needs, by the variables that name them."""
+        given = dict(self.environment)
+        if token := given.get("SKYSAIL_MANAGEMENT_TOKEN_FILE"):
+            given.setdefault("SKYSAIL_FRONTEND_MANAGEMENT_TOKEN_FILE", token)
+        return {name: Path(given[name]).absolute() for name in FILES[service] if given.get(name)}
+
+    def copies(self, service: str) -> Path:
+        """Return the directory of this machine with the copies of these files."""
+        return self.directory / service / "files"
 
     def networks(self) -> dict[str, dict[str, Any]]:
         """Return the networks by their names, as the engine is told to make them."""
@@ -170,9 +192,12 @@ class DockerPlan:
             "Env": {
                 **kept,
                 **self._common("SKYSAIL_MANAGEMENT_"),
+                **{name: self.copies(MANAGEMENT) / name for name in self.files(MANAGEMENT)},
                 "SKYSAIL_MANAGEMENT_CLUSTER": self.options.cluster,
                 "SKYSAIL_MANAGEMENT_DATA_DIR": own,
                 "SKYSAIL_MANAGEMENT_HOST": _DOOR,
+                # The network, and the address that the port is published at, keep callers away.
+                "SKYSAIL_MANAGEMENT_INSECURE": "true",
                 "SKYSAIL_MANAGEMENT_CONTAINER_MANAGER": "docker",
                 "SKYSAIL_MANAGEMENT_DOCKER_NETWORK": self.name("replicas"),
                 "SKYSAIL_REDIS_URL": self.options.redis_url or f"unix://{_SOCKET}",
@@ -193,6 +218,7 @@ class DockerPlan:
             "Env": {
                 **dict(self._kept("SKYSAIL_FRONTEND_")),
                 **self._common("SKYSAIL_FRONTEND_"),
+                **{name: f"/data/files/{name}" for name in self.files(FRONTEND)},
                 "SKYSAIL_FRONTEND_FRONTEND_ID": f"{self.options.cluster}-frontend",
                 "SKYSAIL_FRONTEND_MANAGEMENT_ENDPOINT": f"{_DOOR}:{PORTS[MANAGEMENT]['management']}",
                 "SKYSAIL_FRONTEND_WORKERS": self.options.num_workers,

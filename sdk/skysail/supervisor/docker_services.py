@@ -12,7 +12,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from skysail.supervisor.docker_files import ServiceFiles
 from skysail.supervisor.docker_plan import (
+    FILES,
     FRONTEND,
     MANAGEMENT,
     NEAR_REPLICAS,
@@ -23,13 +25,14 @@ from skysail.supervisor.docker_plan import (
     marks,
     prometheus_config,
 )
-from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
+from skysail.supervisor.options import ClusterEndpoints, ClusterOptions, scheme_of
 from skysail.supervisor.ports import free_port
 from skysail_common.child import StartFailed
 from skysail_common.clock import MONOTONIC
 from skysail_common.docker_engine import DockerEngine, EngineRefused, NotOnEngine
 from skysail_common.docker_labels import label_filter, labels, own_labels
 from skysail_common.errors import FailedPrecondition
+from skysail_common.pages import read_page
 from skysail_common.rpc.health_check import is_serving
 from skysail_common.sockets import join_host_port
 from skysail_common.states import ExitCode
@@ -58,6 +61,8 @@ class DockerServices:
         self.host = environment.get("DOCKER_HOST", _ENGINE)
         """Address of the engine."""
         self._engine = DockerEngine(self.host)
+        self.files: list[ServiceFiles] = []
+        """Copies for the services that were started."""
 
     async def close(self) -> None:
         """Let go of the engine."""
@@ -68,7 +73,7 @@ class DockerServices:
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
-            FailedPrecondition: an image is missing, or the engine is on another machine.
+            FailedPrecondition: an image or a file is missing, or the engine is on another machine.
             StartFailed: a service does not start.
             EngineRefused: the engine cannot do it.
         """
@@ -77,6 +82,9 @@ class DockerServices:
         await self.remove()
         for service in (STORE, MANAGEMENT, FRONTEND):
             _make_directory(plan.directory / service, plan.user)
+        for service in FILES:
+            self.files.append(ServiceFiles(plan.files(service), plan.copies(service), plan.user))
+            self.files[-1].renew()
         for name, settings in plan.networks().items():
             await self._make_network(name, settings)
         if not options.redis_url:
@@ -87,9 +95,14 @@ class DockerServices:
         prometheus = ""
         if options.prometheus_port is not None:
             prometheus = await self._start_prometheus(plan)
-        await self._wait_until_ready(plan.name(FRONTEND), bound["grpc"], is_serving)
+        await self._wait_until_ready(plan.name(FRONTEND), bound["metrics"], _takes_queries)
         return ClusterEndpoints(
-            management["management"], bound["grpc"], bound["http"], bound["metrics"], prometheus
+            management["management"],
+            bound["grpc"],
+            bound["http"],
+            bound["metrics"],
+            prometheus,
+            scheme_of(self._environment),
         )
 
     async def _start_prometheus(self, plan: DockerPlan) -> str:
@@ -124,10 +137,10 @@ class DockerServices:
         name, replicas = plan.name(service), plan.name("replicas")
         ports = plan.ports(service)
         for tries in range(_PORT_TRIES):
-            host = plan.options.host
-            bound = {
-                each: join_host_port(host, port or free_port(host)) for each, port in ports.items()
-            }
+            bound = {}
+            for each, port in ports.items():
+                host = plan.options.host_of(each)
+                bound[each] = join_host_port(host, port or free_port(host))
             try:
                 await self._create(name, plan.config(service, bound))
                 if service in NEAR_REPLICAS:
@@ -196,6 +209,15 @@ class DockerServices:
     async def _remove_network(self, network: str) -> None:
         with contextlib.suppress(NotOnEngine):
             await self._engine.do(lambda client: client.remove_network(network))
+
+
+async def _takes_queries(endpoint: str) -> bool:
+    # Not asked over gRPC, which may be over TLS.
+    try:
+        status, _ = await read_page(endpoint, "/ready")
+    except OSError:
+        return False
+    return status == http.client.OK
 
 
 async def _serves_pages(endpoint: str) -> bool:

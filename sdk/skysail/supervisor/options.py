@@ -1,5 +1,6 @@
 """What a cluster is told, and how it is reached then."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,6 +12,11 @@ class ClusterOptions:
     data_dir: Path
     cluster: str = "default"
     host: str = "127.0.0.1"
+    """Address of the frontend."""
+    management_host: str = "127.0.0.1"
+    """Address of management, which runs the code of its callers."""
+    insecure: bool = False
+    """True to open management on other addresses than loopback without TLS and a token."""
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
@@ -26,11 +32,19 @@ class ClusterOptions:
     log_level: str = "info"
     log_format: str = "console"
 
-    def ports(self) -> dict[str, int]:
-        """Return the ports by the flag that names each."""
+    def addresses(self) -> dict[str, tuple[str, int]]:
+        """Return where the cluster listens by the flag that names each port."""
         names = [field.name for field in fields(self) if field.name.endswith("_port")]
-        ports = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
-        return {flag: port for flag, port in ports.items() if port is not None}
+        ports = {name: getattr(self, name) for name in names}
+        return {
+            f"--{name.replace('_', '-')}": (self.host_of(name.removesuffix("_port")), port)
+            for name, port in ports.items()
+            if port is not None
+        }
+
+    def host_of(self, name: str) -> str:
+        """Return the address of a port by its name, such as `management` or `http`."""
+        return self.management_host if name == "management" else self.host
 
 
 @dataclass(frozen=True)
@@ -45,3 +59,10 @@ class ClusterEndpoints:
     """Empty where none runs."""
     scheme: str = "http"
     """What HTTP clients put before the endpoint of frontends: `https` if these speak TLS."""
+    socket: str = ""
+    """Where this machine reaches management if that speaks TLS, as unix:/path; empty otherwise."""
+
+
+def scheme_of(environment: Mapping[str, str]) -> str:
+    """Return what HTTP clients put before the endpoint of a frontend with these settings."""
+    return "https" if environment.get("SKYSAIL_FRONTEND_TLS_CERTIFICATE_FILE") else "http"

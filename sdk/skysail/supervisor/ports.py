@@ -15,18 +15,18 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def check_ports(host: str, ports: Mapping[str, int]) -> None:
+def check_ports(addresses: Mapping[str, tuple[str, int]]) -> None:
     """Return if every port can be listened on.
 
     Args:
-        host: Address to listen on.
-        ports: Ports by the flag that names each, such as `--grpc-port`; 0 is not looked at.
+        addresses: Hosts and ports by the flag that names each port, such as `--grpc-port`; port 0
+            is not looked at.
 
     Raises:
         FailedPrecondition: one cannot; the message names its flag.
     """
     with ExitStack() as listening:
-        for flag, port in ports.items():
+        for flag, (host, port) in addresses.items():
             if not port:
                 continue
             try:

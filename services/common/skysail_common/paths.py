@@ -62,6 +62,11 @@ def socket_directory(data_dir: Path) -> Path:
     return directory
 
 
+def management_socket(data_dir: Path) -> str:
+    """Return where management of this data directory is reached on this machine if it speaks TLS."""
+    return f"unix:{socket_directory(data_dir) / 'management.sock'}"
+
+
 def _place_of_sockets(data_dir: Path) -> Path:
     inside = data_dir.resolve() / "sockets"
     digest = hashlib.sha256(os.fsencode(inside)).hexdigest()[:12]

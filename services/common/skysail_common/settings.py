@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -39,6 +40,20 @@ class ServiceSettings(BaseSettings):
 
     log_format: str = Field("console", pattern="^(console|json)$")
     """`console` for people, `json` for one object a line."""
+
+
+def check_tls_pair(certificate: Path | None, key: Path | None) -> None:
+    """Return if there are both files of TLS, or neither.
+
+    Raises:
+        ValueError: one is missing; the message names both flags.
+    """
+    if (certificate is None) != (key is None):
+        given, missing = ("certificate", "key") if certificate else ("key", "certificate")
+        raise ValueError(
+            f"--tls-{given}-file is given and --tls-{missing}-file is not; give both, or neither "
+            "to serve in the clear"
+        )
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

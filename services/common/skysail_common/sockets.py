@@ -1,6 +1,7 @@
 """Addresses of this machine and of others: joined, split and listened on."""
 
 import socket
+from ipaddress import ip_address
 
 from skysail_common.errors import FailedPrecondition
 
@@ -31,6 +32,34 @@ def local_endpoint(endpoint: str) -> str:
     """Return where this machine reaches what listens on `endpoint`, perhaps on every address."""
     host, port = split_host_port(endpoint)
     return join_host_port(_LOOPBACK.get(host, host), port)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address to listen on can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_management_host(host: str, *, is_guarded: bool, is_insecure: bool) -> None:
+    """Return if management may listen on an address.
+
+    Args:
+        host: The address.
+        is_guarded: True if it speaks TLS and asks for a token.
+        is_insecure: True if an operator said that something else keeps callers away.
+
+    Raises:
+        FailedPrecondition: every caller there could run code.
+    """
+    if not (is_loopback(host) or is_guarded or is_insecure):
+        raise FailedPrecondition(
+            f"cannot open management on {host}: every caller there could run code on this machine; "
+            "give it TLS and a token (SKYSAIL_MANAGEMENT_TLS_CERTIFICATE_FILE, "
+            "SKYSAIL_MANAGEMENT_TLS_KEY_FILE, SKYSAIL_MANAGEMENT_TOKEN_FILE), or pass --insecure if "
+            "a firewall or a network policy keeps callers away"
+        )
 
 
 def family_of(host: str) -> socket.AddressFamily:

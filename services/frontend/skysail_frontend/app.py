@@ -123,7 +123,8 @@ async def run(settings: FrontendSettings) -> None:
     directory.load()
     await server.start()
     following = tasks.start(
-        directory.follow(settings.management_endpoint, introduction), "follow management"
+        directory.follow(settings.management_endpoint, introduction, settings.management_access),
+        "follow management",
     )
     serving = tasks.start(http.serve(), "serve HTTP")
     serving_metrics = tasks.start(metrics.serve(), "serve metrics")

@@ -13,11 +13,11 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from skysail_common.back_off import BackOff
-from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.errors import FailedPrecondition, InvalidInput, SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.lifecycle import BackgroundTasks
-from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.contract import Connector
+from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.messages import latencies_to_proto
 from skysail_common.rpc.statuses import from_rpc_error
 from skysail_frontend.dispatch import Dispatcher
@@ -75,26 +75,35 @@ class Directory:
         if self._could_apply(snapshot):
             log.info("routing by the last known routes", extra={"sequence": snapshot.sequence})
 
-    async def follow(self, endpoint: str, introduction: management_pb2.WatchRoutingRequest) -> None:
+    async def follow(
+        self,
+        endpoint: str,
+        introduction: management_pb2.WatchRoutingRequest,
+        access: Callable[[], ManagementAccess] = ManagementAccess,
+    ) -> None:
         """Apply every snapshot that management sends; reconnects for ever.
 
         Args:
             endpoint: Where management is reached.
             introduction: Says which frontend this is.
+            access: Returns what management is called with at each connection.
         """
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             # A new channel each time: grpc delays the attempts of one that failed ever longer.
-            async with open_channel(endpoint) as channel:
-                stub = management_pb2_grpc.ManagementServiceStub(channel)
-                try:
+            try:
+                async with access().open_channel(endpoint) as channel:
+                    stub = management_pb2_grpc.ManagementServiceStub(channel)
                     await self._follow_once(stub, introduction, back_off)
-                    error: Exception = SkysailError("the stream ended")
-                except grpc.aio.AioRpcError as rpc_error:
-                    error = from_rpc_error(rpc_error)
-                except asyncio.InvalidStateError as ended:
-                    # grpc raises it where the stream ended just before an acknowledgement.
-                    error = ended
+                error: Exception = SkysailError("the stream ended")
+            except grpc.aio.AioRpcError as rpc_error:
+                error = from_rpc_error(rpc_error)
+            except FailedPrecondition as unreadable:
+                # A file that is renewed may be away for a moment.
+                error = unreadable
+            except asyncio.InvalidStateError as ended:
+                # grpc raises it where the stream ended just before an acknowledgement.
+                error = ended
             level = logging.WARNING if back_off.is_reset else logging.DEBUG
             log.log(level, "management is away; serving on", extra={"error": str(error)})
             await asyncio.sleep(back_off.next_s())

@@ -7,9 +7,11 @@ from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
 from skysail_common.rpc.certificates import ServerCertificates
+from skysail_common.rpc.management_access import ManagementAccess, read_token
 from skysail_common.rpc.transports import VARIABLE, TransportName
-from skysail_common.settings import Host, Port, ServiceSettings
-from skysail_frontend.ingress.http_hosts import host_of, is_loopback
+from skysail_common.settings import Host, Port, ServiceSettings, check_tls_pair
+from skysail_common.sockets import is_loopback
+from skysail_frontend.ingress.http_hosts import host_of
 from skysail_frontend.ingress.http_limits import HttpLimits
 
 
@@ -19,7 +21,13 @@ class FrontendSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SKYSAIL_FRONTEND_")
 
     management_endpoint: str = "127.0.0.1:8003"
-    """Where management is reached, as host:port; the routes come from there."""
+    """Where management is reached, as host:port or unix:/path; the routes come from there."""
+
+    management_tls_ca_file: Path | None = None
+    """Authorities of management's certificate, in PEM; in the clear without it."""
+
+    management_token_file: Path | None = None
+    """File with the token that management asks for; read again whenever the frontend connects."""
 
     frontend_id: str = ""
     """Name of this frontend, unique in the cluster; host and process id if empty."""
@@ -150,20 +158,22 @@ class FrontendSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
-        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
-            given, missing = "certificate", "key"
-            if self.tls_certificate_file is None:
-                given, missing = missing, given
-            raise ValueError(
-                f"--tls-{given}-file is given and --tls-{missing}-file is not; give both, or "
-                "neither to serve in the clear"
-            )
+        check_tls_pair(self.tls_certificate_file, self.tls_key_file)
         if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
             raise ValueError(
                 "--tls-client-ca-file needs --tls-certificate-file and --tls-key-file: clients "
                 "show their certificates over TLS"
             )
         return self
+
+    def management_access(self) -> ManagementAccess:
+        """Return what management is called with, as the files are now.
+
+        Raises:
+            FailedPrecondition: the file of the token cannot be read.
+        """
+        token = read_token(self.management_token_file) if self.management_token_file else ""
+        return ManagementAccess(token, self.management_tls_ca_file)
 
     def http_limits(self) -> HttpLimits:
         """Return the bounds of the HTTP service."""

@@ -1,34 +1,43 @@
 """The server of management: it may listen before there is anything to serve.
 
 A management that waits for its turn is alive and says so by health. Callers that reach it, by an
-address that is no longer right, are told to try again.
+address that is no longer right, are told to try again. With a token, health and reflection are all
+that a caller without it gets; replicas show tokens of their own to the one method that they call.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 
-from skysail_common.errors import Unavailable
+from skysail_common.errors import SkysailError, Unauthenticated, Unavailable
+from skysail_common.rpc.certificates import ServerCertificates
+from skysail_common.rpc.management_access import is_same_token, token_of
 from skysail_common.rpc.serving import GrpcServer
 from skysail_common.sockets import join_host_port
 from skysail_management.servicer import ManagementServicer
 from skysail_protos.v1 import management_pb2_grpc
 
 SERVICE = "skysail.v1.ManagementService"
+_OF_REPLICAS = f"/{SERVICE}/DownloadArtifact"
 
 
 class AdminServer(GrpcServer):
     """Serves operators and frontends, once there is what serves them."""
 
-    def __init__(self) -> None:
-        """Builds a server that listens nowhere yet."""
-        super().__init__([SERVICE])
+    def __init__(self, certificates: ServerCertificates | None = None, token: str = "") -> None:
+        """Builds a server that listens nowhere yet.
+
+        Args:
+            certificates: What it shows, over TLS; in the clear if None.
+            token: What callers must show; anybody is served if empty.
+        """
+        super().__init__([SERVICE], certificates=certificates)
         self.endpoint = ""
         """Where it listens, as host:port; empty before."""
         self._is_started = False
-        self._service = _LateService()
+        self._service = _LateService(token)
         self.grpc.add_generic_rpc_handlers((self._service,))
 
     def listen(self, host: str, port: int) -> str:
@@ -57,11 +66,9 @@ class AdminServer(GrpcServer):
 class _LateService(grpc.GenericRpcHandler):
     """The methods of the service; grpc.aio asks for the handler at each call, so it may change."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: str) -> None:
+        self._token = token
         self._handlers: tuple[grpc.GenericRpcHandler, ...] = ()
-        self._refusal: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
-            _refuse
-        )
 
     def add_generic_rpc_handlers(self, handlers: tuple[grpc.GenericRpcHandler, ...]) -> None:
         """Take the handlers of the service, as a server does."""
@@ -72,14 +79,33 @@ class _LateService(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Return what answers a method; None for one of another service."""
-        if self._handlers:
-            return self._handlers[0].service(details)
-        return self._refusal if details.method.startswith(f"/{SERVICE}/") else None
+        if not details.method.startswith(f"/{SERVICE}/"):
+            return None
+        if self._token and details.method != _OF_REPLICAS and not self._is_shown(details):
+            return _NO_TOKEN
+        return self._handlers[0].service(details) if self._handlers else _NOT_LEADING
+
+    def _is_shown(self, details: grpc.HandlerCallDetails) -> bool:
+        metadata = cast("Sequence[tuple[str, str | bytes]]", details.invocation_metadata or ())
+        return is_same_token(token_of(dict(metadata)), self._token)
 
 
-async def _refuse(
-    requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]"
-) -> AsyncIterator[bytes]:
-    raise Unavailable("this management does not work now: another one does, or is about to")
-    # Makes it what a streaming handler is.
-    yield b""
+def _refusal(error: type[SkysailError], message: str) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def refuse(
+        requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[bytes]:
+        raise error(message)
+        # Makes it what a streaming handler is.
+        yield b""
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+_NOT_LEADING = _refusal(
+    Unavailable, "this management does not work now: another one does, or is about to"
+)
+_NO_TOKEN = _refusal(
+    Unauthenticated,
+    "management asks for a token, and the call shows none or another; set SKYSAIL_TOKEN, or token= "
+    "of the client",
+)

@@ -14,8 +14,11 @@ from skysail_common.errors import FailedPrecondition, StoreUnavailable
 from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
+from skysail_common.paths import management_socket
+from skysail_common.rpc.certificates import ServerCertificates
+from skysail_common.rpc.management_access import read_token
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
-from skysail_common.sockets import join_host_port
+from skysail_common.sockets import check_management_host, join_host_port
 from skysail_common.store import Store
 from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
@@ -80,7 +83,12 @@ async def run(settings: ManagementSettings) -> None:
     tasks = BackgroundTasks()
     if settings.watch_parent:
         tasks.start(watch_parent(ending.parent_is_gone), "watch parent")
-    server = AdminServer()
+    certificates = _guarded_door(settings)
+    if certificates is not None:
+        tasks.start(certificates.watch(settings.tls_check_every_s), "watch certificates")
+    server = AdminServer(
+        certificates, read_token(settings.token_file) if settings.token_file else ""
+    )
     try:
         if settings.kubernetes_lease:
             await _work_in_turn(settings, ending, server)
@@ -88,6 +96,19 @@ async def run(settings: ManagementSettings) -> None:
             await _work(settings, ending, server)
     finally:
         await tasks.stop()
+
+
+def _guarded_door(settings: ManagementSettings) -> ServerCertificates | None:
+    """Return the certificates to show.
+
+    Raises:
+        FailedPrecondition: they are of no use, or callers off this machine would meet no lock.
+    """
+    certificates = settings.read_certificates()
+    # The port of artifacts is in the clear.
+    has_locks = certificates is not None and settings.token_file and settings.artifact_port is None
+    check_management_host(settings.host, is_guarded=bool(has_locks), is_insecure=settings.insecure)
+    return certificates
 
 
 async def _work_in_turn(settings: ManagementSettings, ending: _Ending, server: AdminServer) -> None:
@@ -178,8 +199,13 @@ async def _serve(
         artifact_server = GrpcServer([SERVICE], max_message_bytes=MAX_MESSAGE_BYTES)
         port = artifact_server.bind(join_host_port(settings.host, settings.artifact_port))
         bound["artifacts"] = join_host_port(settings.host, port)
+    # Of several that wait for a lease, only the leader may have the socket.
+    if settings.tls_certificate_file is not None and not settings.kubernetes_lease:
+        bound["socket"] = management_socket(settings.data_dir)
+        server.bind(bound["socket"])
+    here = bound.get("artifacts") or bound.get("socket") or bound["grpc"]
     options = ReconcilerOptions(
-        management_endpoint=settings.advertised_endpoint or bound.get("artifacts", bound["grpc"]),
+        management_endpoint=settings.advertised_endpoint or here,
         secret=secret,
         prepare_timeout_s=settings.prepare_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,

@@ -5,6 +5,7 @@ It reads the same variables as management does.
 
 import sys
 
+from skysail_common.paths import management_socket
 from skysail_common.rpc.health_check import LIVENESS, health_status
 from skysail_common.settings import read_settings
 from skysail_common.sockets import join_host_port
@@ -14,6 +15,8 @@ from skysail_management.settings import ManagementSettings
 def main() -> int:
     """Return 0 if management takes calls, or waits until it leads; else 1."""
     settings = read_settings(ManagementSettings, "health-check", [])
+    if settings.tls_certificate_file is not None and not settings.kubernetes_lease:
+        return health_status(management_socket(settings.data_dir), LIVENESS)
     return health_status(join_host_port(settings.host, settings.port), LIVENESS)
 
 

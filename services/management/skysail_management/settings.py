@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
+from typing_extensions import Self
 
 from skysail_common import __version__
+from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE
-from skysail_common.settings import Host, Port, ServiceSettings
+from skysail_common.settings import Host, Port, ServiceSettings, check_tls_pair
 
 _PIP_CONFIG = Path("/etc/pip.conf")
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
@@ -39,6 +41,25 @@ class ManagementSettings(ServiceSettings):
 
     port: Port = 8003
     """Port of the gRPC services."""
+
+    insecure: bool = False
+    """Listen on other addresses than loopback without TLS and a token. Every caller there can run
+    code on this machine, so that a firewall or a network policy must keep callers away."""
+
+    tls_certificate_file: Path | None = None
+    """Certificate for the gRPC services, in PEM, and then those up to its authority; in the clear
+    without it. It is read again when it changes. This machine reaches management by a unix socket in
+    the data directory then."""
+
+    tls_key_file: Path | None = None
+    """Key of the certificate, in PEM and without a pass phrase."""
+
+    tls_check_every_s: float = Field(10.0, gt=0)
+    """Time between two looks at whether the files of TLS have changed."""
+
+    token_file: Path | None = None
+    """File with the token that operators and frontends must show; anybody is served if none. Replicas
+    have tokens of their own."""
 
     advertised_endpoint: str = ""
     """Where model servers reach management, as host:port; what it listens on if empty."""
@@ -192,6 +213,21 @@ class ManagementSettings(ServiceSettings):
     watch_parent: bool = False
     """Stop, with all replicas, when standard input ends, which is when the parent process is
     gone."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        check_tls_pair(self.tls_certificate_file, self.tls_key_file)
+        return self
+
+    def read_certificates(self) -> ServerCertificates | None:
+        """Return the certificates that management shows; None for in the clear.
+
+        Raises:
+            FailedPrecondition: see `ServerCertificates`.
+        """
+        if self.tls_certificate_file is None or self.tls_key_file is None:
+            return None
+        return ServerCertificates(self.tls_certificate_file, self.tls_key_file)
 
     def inherited_environment(self) -> dict[str, str]:
         """Return the environment that replicas and pip start from: ours, without our settings.

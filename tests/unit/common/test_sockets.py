@@ -1,6 +1,8 @@
 import pytest
 
+from skysail_common.errors import FailedPrecondition
 from skysail_common.sockets import (
+    check_management_host,
     join_host_port,
     local_endpoint,
     split_host_port,
@@ -40,3 +42,16 @@ def test_brackets_are_taken_off_once(host: str, bare: str):
 )
 def test_what_listens_everywhere_is_reached_by_loopback(listens_on: str, reached_at: str):
     assert local_endpoint(listens_on) == reached_at
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
+def test_management_may_always_listen_on_loopback(host: str):
+    check_management_host(host, is_guarded=False, is_insecure=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "somewhere.example"])
+def test_management_elsewhere_needs_locks_or_a_word(host: str):
+    with pytest.raises(FailedPrecondition, match=f"cannot open management on {host}: .*--insecure"):
+        check_management_host(host, is_guarded=False, is_insecure=False)
+    check_management_host(host, is_guarded=True, is_insecure=False)
+    check_management_host(host, is_guarded=False, is_insecure=True)

@@ -18,6 +18,7 @@ from skysail_common.errors import (
     Unavailable,
     Unsupported,
 )
+from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.messages import duration
 from skysail_common.serving_options import PolicyName
 
@@ -223,7 +224,7 @@ REFUSED = "failed to connect to all addresses; last error: UNKNOWN: Connection r
     ],
 )
 def test_where_no_management_answers_it_is_said_what_to_do(error, kind, message):
-    found = management_error(error, "a:1")
+    found = management_error(error, "a:1", ManagementAccess())
     assert type(found) is kind
     assert found.message.startswith(message)
 

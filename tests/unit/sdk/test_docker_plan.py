@@ -98,6 +98,41 @@ def test_settings_of_a_service_are_handed_on_to_it_alone_and_ours_come_before_th
     assert not {"PIP_INDEX_URL", "SKYSAIL_MANAGEMENT_DOCKER_REGISTRY"} & frontend.keys()
 
 
+def test_files_of_settings_are_copied_for_the_service_that_reads_them():
+    environment = {
+        "SKYSAIL_FRONTEND_TLS_CERTIFICATE_FILE": "/etc/tls/tls.crt",
+        "SKYSAIL_FRONTEND_TLS_KEY_FILE": "/etc/tls/tls.key",
+        "SKYSAIL_MANAGEMENT_TOKEN_FILE": "/etc/token",
+    }
+    plan = plan_of(environment=environment)
+    assert plan.files(MANAGEMENT) == {"SKYSAIL_MANAGEMENT_TOKEN_FILE": Path("/etc/token")}
+    assert plan.files(FRONTEND) == {
+        "SKYSAIL_FRONTEND_MANAGEMENT_TOKEN_FILE": Path("/etc/token"),
+        "SKYSAIL_FRONTEND_TLS_CERTIFICATE_FILE": Path("/etc/tls/tls.crt"),
+        "SKYSAIL_FRONTEND_TLS_KEY_FILE": Path("/etc/tls/tls.key"),
+    }
+    for service in (MANAGEMENT, FRONTEND):
+        binds = dict(reversed(bind.split(":")[:2]) for bind in binds_of(plan, service))
+        for name in plan.files(service):
+            inside = Path(variables(plan, service)[name])
+            mounted = next(there for there in binds if inside.is_relative_to(there))
+            copy = Path(binds[mounted]) / inside.relative_to(mounted)
+            assert copy == plan.copies(service) / name
+
+
+def binds_of(plan: DockerPlan, service: str) -> list[str]:
+    return config(plan, service)["HostConfig"]["Binds"]
+
+
+def test_management_is_published_at_an_address_of_its_own():
+    options = plan_of(host="0.0.0.0").options
+    assert options.host_of("management") == "127.0.0.1"
+    assert {options.host_of(name) for name in PORTS[FRONTEND]} == {"0.0.0.0"}
+    flags = options.addresses()
+    assert flags["--management-port"] == ("127.0.0.1", 8003)
+    assert flags["--http-port"] == ("0.0.0.0", 8000)
+
+
 def test_clients_are_told_where_the_frontend_is_published():
     found = variables(plan_of(), FRONTEND)
     assert found["SKYSAIL_FRONTEND_ADVERTISED_GRPC_ENDPOINT"] == "127.0.0.1:28001"
@@ -140,6 +175,8 @@ def test_compose_has_the_same_services_with_the_same_isolation(compose):
         assert there["restart"] == here["RestartPolicy"]["Name"]
         assert there["security_opt"] == [f"{each}:true" for each in here["SecurityOpt"]]
         assert there["image"].rpartition("-skysail-")[2] == f"{service}:{skysail.__version__}}}"
+        for port in there.get("ports", []) if service == MANAGEMENT else []:
+            assert port.startswith("127.0.0.1:")
         published = {int(str(port).rpartition(":")[2]) for port in there.get("ports", [])}
         assert published == set(PORTS[service].values())
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from typing import Any, cast
+from urllib.parse import quote, unquote
 
 import grpc
 import grpc.aio
@@ -14,6 +15,8 @@ from skysail_common.rpc.channels import MAX_MESSAGE_BYTES, MIN_PING_INTERVAL_S
 from skysail_common.rpc.health_check import LIVENESS
 from skysail_common.rpc.interceptors import ErrorInterceptor
 from skysail_common.sockets import cannot_listen
+
+_PLAIN = "/:[]=,@+~"
 
 
 class GrpcServer:
@@ -36,7 +39,7 @@ class GrpcServer:
             max_message_bytes: Largest message either way.
             max_connection_age_s: See `rpc.transports.open_transport`.
             shares_port: True to listen beside other processes on the same port.
-            certificates: What it shows, over TLS; in the clear if None.
+            certificates: What it shows, over TLS; in the clear if None, and on unix sockets.
             generic_handlers: Handlers on bytes, which translate their errors themselves; a
                 server that has them has no interceptor, which would cost every call.
         """
@@ -76,7 +79,7 @@ class GrpcServer:
             FailedPrecondition: the address is in use or cannot be bound.
         """
         try:
-            if self._credentials is None:
+            if self._credentials is None or address.startswith("unix:"):
                 port = self.grpc.add_insecure_port(address)
             else:
                 port = self.grpc.add_secure_port(address, self._credentials)
@@ -133,7 +136,8 @@ def credentials_of(certificates: ServerCertificates) -> grpc.ServerCredentials:
 
 def print_ready_line(service: str, **bound: str) -> None:
     """Print the one line that tells a parent process what was bound."""
-    pairs = " ".join(f"{name}={value}" for name, value in bound.items())
+    # White space separates the pairs, and a path may have some.
+    pairs = " ".join(f"{name}={quote(value, safe=_PLAIN)}" for name, value in bound.items())
     sys.stdout.write(f"ready {service} {pairs}\n")
     sys.stdout.flush()
 
@@ -143,4 +147,5 @@ def parse_ready_line(line: str) -> dict[str, str] | None:
     words = line.split()
     if len(words) < 2 or words[0] != "ready":
         return None
-    return dict(word.partition("=")[::2] for word in words[2:])
+    pairs = (word.partition("=")[::2] for word in words[2:])
+    return {name: unquote(value) for name, value in pairs}

@@ -1,0 +1,115 @@
+"""What a caller of management trusts and shows: an authority, and the token of operators."""
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+
+from skysail_common.errors import FailedPrecondition
+from skysail_common.rpc.channels import open_channel
+
+MIN_TOKEN_CHARACTERS = 16
+"""Shorter tokens could be guessed."""
+
+_KEY = "authorization"
+_SCHEME = "Bearer "
+
+
+@dataclass(frozen=True)
+class ManagementAccess:
+    """How a client of management calls it."""
+
+    token: str = field(default="", repr=False)
+    """Token of operators; none is sent if empty."""
+    ca_file: Path | None = None
+    """Authorities of management's certificate, in PEM; in the clear if None."""
+
+    def open_channel(self, endpoint: str, **options: Any) -> grpc.aio.Channel:
+        """Return a channel to management whose calls carry the token.
+
+        Args:
+            endpoint: `host:port`, or `unix:/path`, which is always in the clear.
+            options: See `channels.open_channel`.
+
+        Raises:
+            FailedPrecondition: the file of authorities cannot be read.
+        """
+        credentials = None
+        if self.ca_file is not None and not endpoint.startswith("unix:"):
+            credentials = grpc.ssl_channel_credentials(_read(self.ca_file))
+        channel = open_channel(endpoint, credentials=credentials, **options)
+        if not self.token:
+            return channel
+        return cast(grpc.aio.Channel, _ChannelWithToken(channel, self.token))
+
+
+class _ChannelWithToken:
+    """A channel for stubs; an interceptor would change what their calls can do."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
+        self._channel = channel
+        self._metadata = (bearer(token),)
+
+    def __getattr__(self, name: str) -> Any:
+        made = getattr(self._channel, name)
+        return self._with_metadata(made) if name.endswith(("_unary", "_stream")) else made
+
+    def _with_metadata(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        def method(*arguments: Any, **options: Any) -> Callable[..., Any]:
+            call = make(*arguments, **options)
+
+            def called(*requests: Any, metadata: Any = None, **rest: Any) -> Any:
+                return call(*requests, metadata=(*(metadata or ()), *self._metadata), **rest)
+
+            return called
+
+        return method
+
+    async def __aenter__(self) -> "_ChannelWithToken":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._channel.close()
+
+
+def bearer(token: str) -> tuple[str, str]:
+    """Return the metadata that shows a token."""
+    return (_KEY, f"{_SCHEME}{token}")
+
+
+def token_of(metadata: Mapping[str, str | bytes]) -> str:
+    """Return the token that a call shows; empty if it shows none."""
+    value = metadata.get(_KEY, "")
+    return value.removeprefix(_SCHEME) if isinstance(value, str) else ""
+
+
+def is_same_token(one: str, other: str) -> bool:
+    """Tell whether two tokens are equal, in a time that does not depend on where they differ."""
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file, without white space around it.
+
+    Raises:
+        FailedPrecondition: the file cannot be read, or its token is too short or not of ASCII.
+    """
+    token = _read(path).decode(errors="replace").strip()
+    if len(token) < MIN_TOKEN_CHARACTERS or not token.isascii() or not token.isprintable():
+        raise FailedPrecondition(
+            f"cannot use the token in {path}: it must be one line of at least "
+            f"{MIN_TOKEN_CHARACTERS} ASCII characters, such as 'openssl rand -hex 32' makes"
+        )
+    return token
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FailedPrecondition(f"cannot read {path}: {reason}") from None

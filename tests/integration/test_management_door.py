@@ -1,0 +1,202 @@
+"""Who reaches management: loopback, TLS and a token, or a word that something else is the lock."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+
+import skysail
+from skysail import errors
+from skysail_common.sockets import split_host_port
+from skysail_protos.v1 import management_pb2
+from skysail_testing import models
+from skysail_testing.certificates import Certificate
+from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.processes import Service, eventually
+
+ROW = np.ones((1, 3))
+TOKEN = "the-token-of-all-operators"
+SERVICE = management_pb2.DESCRIPTOR.services_by_name["ManagementService"]
+
+
+@dataclass
+class Guarded:
+    """A cluster whose management is open to other machines, with TLS and a token."""
+
+    cluster: RunningCluster
+    ca_file: Path
+    other_ca_file: Path
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{split_host_port(self.cluster.management)[1]}"
+
+    def client(self, **options: object) -> skysail.Client:
+        given = {"token": TOKEN, "management_tls_ca_file": self.ca_file} | options
+        return skysail.Client(self.endpoint, timeout_s=10, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    directory = tmp_path_factory.mktemp("g")
+    authority = Certificate("authority")
+    own = Certificate("management", authority)
+    files = {
+        "ca.pem": authority.pem,
+        "other.pem": Certificate("another").pem,
+        "tls.crt": own.pem,
+        "tls.key": own.key,
+        "token": f"{TOKEN}\n".encode(),
+    }
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SKYSAIL_MANAGEMENT_TLS_CERTIFICATE_FILE", str(directory / "tls.crt"))
+    patch.setenv("SKYSAIL_MANAGEMENT_TLS_KEY_FILE", str(directory / "tls.key"))
+    patch.setenv("SKYSAIL_MANAGEMENT_TOKEN_FILE", str(directory / "token"))
+    with running_cluster(directory / "a cluster", "--management-host", "0.0.0.0") as cluster:
+        # The cluster has them; the tests after it start others without.
+        patch.undo()
+        yield Guarded(cluster, directory / "ca.pem", directory / "other.pem")
+
+
+def test_a_client_with_token_and_authority_deploys(guarded: Guarded):
+    assert split_host_port(guarded.cluster.management)[0] == "0.0.0.0"
+    with guarded.client() as client:
+        client.deploy(models.double, name="double", version="1", example=ROW)
+        # The frontend shows the token too, or it would have no route.
+        assert client.predict("double", ROW[0]).output.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_command_line_of_this_machine_needs_the_token_alone(guarded: Guarded, monkeypatch):
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(guarded.cluster.data_dir))
+    refused = skysail_command("status")
+    assert refused.returncode == 1
+    assert "asks for a token" in refused.stderr
+    assert "SKYSAIL_TOKEN" in refused.stderr
+    monkeypatch.setenv("SKYSAIL_TOKEN", TOKEN)
+    assert skysail_command("status").returncode == 0
+
+
+@pytest.mark.parametrize("token", ["", "the-token-of-all-operatorz", TOKEN + "x"])
+def test_another_token_is_refused(guarded: Guarded, token: str):
+    with guarded.client(token=token) as client, pytest.raises(errors.Unauthenticated):
+        client.status()
+
+
+@pytest.mark.parametrize("method", [method.name for method in SERVICE.methods])
+@pytest.mark.parametrize("door", ["TLS", "socket"])
+def test_no_method_does_anything_without_a_token(guarded: Guarded, method: str, door: str):
+    credentials = grpc.ssl_channel_credentials(guarded.ca_file.read_bytes())
+    channel = (
+        grpc.secure_channel(guarded.endpoint, credentials)
+        if door == "TLS"
+        else grpc.insecure_channel(
+            guarded.cluster.socket, [("grpc.default_authority", "localhost")]
+        )
+    )
+    # Replicas show a token of their own to the one method that they call.
+    message = (
+        management_pb2.DownloadArtifactRequest(replica_id="m:1/0").SerializeToString()
+        if method == "DownloadArtifact"
+        else b""
+    )
+    with closing(channel), pytest.raises(grpc.RpcError) as raised:
+        list(channel.stream_stream(f"/{SERVICE.full_name}/{method}")(iter([message]), timeout=10))
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("authority", [None, "other"])
+def test_a_client_that_does_not_trust_it_hears_of_tls(guarded: Guarded, authority: str | None):
+    ca_file = guarded.other_ca_file if authority else None
+    with (
+        guarded.client(management_tls_ca_file=ca_file) as client,
+        pytest.raises(errors.Unavailable, match=r"cannot connect to management at .*TLS"),
+    ):
+        client.status()
+
+
+def test_management_that_dies_is_replaced_behind_the_same_locks(guarded: Guarded):
+    pid = guarded.cluster.service_pid("skysail_management")
+    psutil.Process(pid).kill()
+
+    def answers() -> bool:
+        try:
+            with guarded.client() as client:
+                return bool(client.status().frontends)
+        except errors.Unavailable:
+            return False
+
+    eventually(answers, what="management is back, and the frontend follows it")
+    with guarded.client(token="") as client, pytest.raises(errors.Unauthenticated):
+        client.status()
+
+
+def test_the_address_of_the_frontend_does_not_open_management(tmp_path: Path):
+    with running_cluster(tmp_path, "--host", "0.0.0.0") as cluster:
+        assert split_host_port(cluster.grpc)[0] == "0.0.0.0"
+        host, port = split_host_port(cluster.management)
+        assert host == "127.0.0.1"
+        for address in _other_addresses():
+            with socket.socket() as connection:
+                connection.settimeout(2)
+                assert connection.connect_ex((address, port)) != 0
+
+
+def _other_addresses() -> list[str]:
+    found = [
+        each.address
+        for all_of in psutil.net_if_addrs().values()
+        for each in all_of
+        if each.family is socket.AF_INET
+    ]
+    return [address for address in found if not address.startswith("127.")]
+
+
+@pytest.mark.parametrize("flags", [[], ["--detach"]])
+def test_management_elsewhere_is_refused_in_one_line(tmp_path: Path, flags: list[str]):
+    refused = skysail_command(
+        "up", "--data-dir", str(tmp_path), "--management-host", "0.0.0.0", *flags
+    )
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("skysail: cannot open management on 0.0.0.0")
+    assert "--insecure" in line
+
+
+def test_management_elsewhere_is_a_matter_of_saying_so(tmp_path: Path):
+    flags = ("--management-host", "0.0.0.0", "--insecure")
+    with running_cluster(tmp_path, *flags) as cluster, cluster.client() as client:
+        assert client.status().frontends
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--tls-certificate-file", "tls.crt", "--tls-key-file", "tls.key"],
+        ["--token-file", "token"],
+        [
+            "--tls-certificate-file", "tls.crt", "--tls-key-file", "tls.key",
+            "--token-file", "token", "--artifact-port", "0",
+        ],
+    ],
+    ids=["nothing", "TLS alone", "a token alone", "a port of artifacts in the clear"],
+)  # fmt: skip
+def test_the_service_itself_refuses_half_a_lock(tmp_path: Path, flags: list[str], monkeypatch):
+    own = Certificate("management", Certificate("authority"))
+    (tmp_path / "tls.crt").write_bytes(own.pem)
+    (tmp_path / "tls.key").write_bytes(own.key)
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.chdir(tmp_path)
+    base = ["--data-dir", str(tmp_path / "data"), "--port", "0", "--host", "0.0.0.0"]
+    service = Service("skysail_management", [*base, *flags])
+    assert service.wait(30) == 1
+    assert "cannot open management on 0.0.0.0" in service.errors
+    assert not (tmp_path / "data").exists()
