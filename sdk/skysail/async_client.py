@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,7 @@ from typing_extensions import Self
 from skysail.calls.applications import ApplicationCalls
 from skysail.calls.deployments import DeploymentCalls
 from skysail.descriptions import ClusterStatus
+from skysail.forks import FORKS, settle
 from skysail.predictions import Prediction, encode_input, prediction_of, shape_told
 from skysail.query_stream import QueryStream
 from skysail.settings import ClientSettings
@@ -21,6 +23,9 @@ from skysail_common.rpc.management_access import ManagementAccess
 from skysail_protos.v1 import management_pb2, query_pb2
 
 _MAX_CONCURRENT = 256
+_CLOSE_TURNS = 20
+_FORK_GRACE_S = 1.0
+"""How long a fork waits for calls to management that are about to end."""
 
 
 class AsyncClient(ApplicationCalls, DeploymentCalls):
@@ -71,12 +76,13 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         super().__init__(endpoint or settings.find_endpoint(), timeout_s, access)
         self._is_noted = not endpoint and not settings.endpoint
         self._query_endpoint = query_endpoint
-        tls = client_tls(
+        self._tls = client_tls(
             tls_ca_file or settings.tls_ca_file,
             tls_certificate_file or settings.tls_certificate_file,
             tls_key_file or settings.tls_key_file,
         )
-        self._queries = QueryStream(self._find_frontends, tls)
+        self._queries = QueryStream(self._find_frontends, self._tls)
+        FORKS.install()
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,6 +99,24 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         """Close the connections."""
         await self._queries.close()
         await self._close_management()
+        await settle(_CLOSE_TURNS)
+
+    async def _suspend(self) -> None:
+        """Close the connections for a fork; what is under way goes on after `_resume`."""
+        await self._queries.suspend()
+        await self._close_management(_FORK_GRACE_S)
+        await settle()
+
+    def _resume(self) -> None:
+        """Connect again where something is under way."""
+        self._queries.resume()
+
+    def _twin(self) -> Self:
+        """Return a client of the same cluster that shares no connection with this one."""
+        twin = copy(self)
+        twin._forget_management()
+        twin._queries = QueryStream(twin._find_frontends, twin._tls)
+        return twin
 
     async def _find_frontends(self) -> list[str]:
         return [self._query_endpoint] if self._query_endpoint else await self._frontends("grpc")
@@ -203,7 +227,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             Unavailable: the cluster is not reached.
         """
         response = await self._call(
-            self._management.GetClusterStatus(
+            lambda stub: stub.GetClusterStatus(
                 management_pb2.GetClusterStatusRequest(), timeout=self._timeout_s
             )
         )

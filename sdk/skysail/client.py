@@ -1,9 +1,6 @@
 """The client for ordinary programs and notebooks: `AsyncClient` without asyncio."""
 
-import asyncio
-import concurrent.futures
 import inspect
-import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +10,7 @@ from typing_extensions import Self
 
 from skysail.artifact import build_artifact
 from skysail.async_client import AsyncClient
+from skysail.bridge import Bridge
 from skysail.calls.deployments import OnEvent
 from skysail.deployment_requests import deploy_request
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
@@ -20,13 +18,10 @@ from skysail.not_given import NOT_GIVEN
 from skysail.predictions import Prediction
 from skysail.progress import deploy_progress
 from skysail.requirements import read_requirements
-from skysail_common.errors import SkysailError
 from skysail_common.functions import Function
 from skysail_common.serving_options import PolicyName, ServingOptions
 
 T = TypeVar("T")
-
-_STOP_TIMEOUT_S = 5.0
 
 
 class Client:
@@ -49,7 +44,7 @@ class Client:
         timeout_s: float = 30.0,
     ) -> None:
         """A client of one cluster; see `AsyncClient`."""
-        self._async = AsyncClient(
+        client = AsyncClient(
             endpoint,
             query_endpoint=query_endpoint,
             token=token,
@@ -59,9 +54,8 @@ class Client:
             tls_key_file=tls_key_file,
             timeout_s=timeout_s,
         )
-        self.endpoint = self._async.endpoint
-        self._lock = threading.Lock()
-        self._loop: _LoopThread | None = None
+        self.endpoint = client.endpoint
+        self._bridge = Bridge(client)
 
     def __enter__(self) -> Self:
         return self
@@ -76,27 +70,14 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.submit(self._async.close()).result()
-            loop.stop()
+        self._bridge.close()
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        with self._lock:
-            if self._loop is None:
-                self._loop = _LoopThread()
-            loop = self._loop
-        future = loop.submit(work)
-        try:
-            return future.result()
-        except SkysailError as error:
-            # Where in the client's own thread it was raised tells the caller nothing.
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error.
-        except BaseException:
-            # Of the caller's thread too, such as KeyboardInterrupt.
-            future.cancel()
-            raise
+    @property
+    def _async(self) -> AsyncClient:
+        return self._bridge.client
+
+    def _run(self, work: Coroutine[Any, Any, T], limit_s: float | None = None) -> T:
+        return self._bridge.run(work, limit_s)
 
     def get_query_addr(self) -> str:
         """Return where queries are answered over HTTP; see `AsyncClient.get_query_addr`."""
@@ -370,31 +351,3 @@ for _name, _twin in inspect.getmembers(AsyncClient, inspect.isfunction):
     if _name in vars(Client):
         # For help() and notebooks; an editor finds the way there by the lines above.
         getattr(Client, _name).__doc__ = _twin.__doc__
-
-
-class _LoopThread:
-    """An event loop in a thread of its own, which runs until it is stopped."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="skysail client", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        # Those that grpc.aio has for a call end a little later than the call.
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        if left:
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self._loop.close()
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        # A program that ends would end it in the middle.
-        self._thread.join(_STOP_TIMEOUT_S)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from skysail.forks import FORKS
 from skysail.reaching import frontend_unreached
 from skysail.tls import ClientTls
 from skysail_common.back_off import BackOff
@@ -78,6 +79,7 @@ class QueryStream:
         self._numbers = count()
         self._prefix = secrets.token_hex(5)
         self._connecting: asyncio.Task[None] | None = None
+        self._is_suspended = False
         self._lost_at = -_PATIENCE_S
         self._why = "not connected yet"
 
@@ -97,6 +99,7 @@ class QueryStream:
             Unavailable: no frontend is reached.
             FailedPrecondition: one is, and they do not agree about TLS.
         """
+        FORKS.check()
         query_id = f"{self._prefix}-{next(self._numbers):x}"
         request.query_id = query_id
         # Here, because on the stream it would end the stream and all other queries with it.
@@ -108,8 +111,7 @@ class QueryStream:
         self._pending[query_id] = pending
         self._outbox.append(query_id)
         self._wake.set()
-        if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._run(), name="query stream")
+        self._connect()
         try:
             # The frontend answers by the time-out, also where that is by an error; a little longer
             # is waited, so that the answer arrives.
@@ -121,12 +123,32 @@ class QueryStream:
         finally:
             self._pending.pop(query_id, None)
 
-    async def close(self) -> None:
-        """Close the connection; what is not answered then never is."""
+    def _connect(self) -> None:
+        if self._is_suspended or (self._connecting and not self._connecting.done()):
+            return
+        self._connecting = asyncio.create_task(self._run(), name="query stream")
+
+    async def suspend(self) -> None:
+        """Close the connection until `resume`; queries wait, and are then sent again."""
+        self._is_suspended = True
+        await self._disconnect()
+
+    def resume(self) -> None:
+        """Connect again, if there is anything to ask."""
+        self._is_suspended = False
+        self._lost_at = MONOTONIC()
+        if self._pending:
+            self._connect()
+
+    async def _disconnect(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
             self._connecting = None
+
+    async def close(self) -> None:
+        """Close the connection; what is not answered then never is."""
+        await self._disconnect()
         self._fail_all(Unavailable("the client was closed"))
 
     def _fail_all(self, error: SkysailError) -> None:

@@ -14,6 +14,9 @@ from skysail_common.errors import (
 from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.statuses import from_rpc_error, is_named
 
+_NOT_CONNECTED = "failed to connect"
+"""What gRPC says if no connection was made."""
+
 
 def management_error(
     error: grpc.aio.AioRpcError, endpoint: str, access: ManagementAccess
@@ -28,7 +31,7 @@ def management_error(
             "listens on port 8003 unless told otherwise"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
-        if "failed to connect" in details:
+        if _NOT_CONNECTED in details:
             if "Connection refused" not in details and not endpoint.startswith("unix:"):
                 return Unavailable(_no_connection(endpoint, access, details))
             return Unavailable(f"no cluster runs at {endpoint}; start one with 'skysail up'")
@@ -45,6 +48,15 @@ def _no_connection(endpoint: str, access: ManagementAccess, details: str) -> str
     else:
         advice = f"it must speak TLS with a certificate of an authority in {access.ca_file}"
     return f"cannot connect to management at {endpoint}: {reason}; {advice}"
+
+
+def is_lost(error: grpc.aio.AioRpcError) -> bool:
+    """Tell whether a connection broke during a call, rather than never being made."""
+    return (
+        error.code() is grpc.StatusCode.UNAVAILABLE
+        and not is_named(error)
+        and _NOT_CONNECTED not in (error.details() or "")
+    )
 
 
 def frontend_unreached(endpoint: str, tls: ClientTls | None) -> SkysailError:

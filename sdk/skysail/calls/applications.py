@@ -36,7 +36,7 @@ class ApplicationCalls(ManagementCalls):
         """
         request = register_request(name, input_type, default_output, slo_ms)
         response = await self._call(
-            self._management.RegisterApplication(request, timeout=self._timeout_s)
+            lambda stub: stub.RegisterApplication(request, timeout=self._timeout_s)
         )
         return Application.of(response.application)
 
@@ -64,7 +64,7 @@ class ApplicationCalls(ManagementCalls):
         """
         request = update_request(name, slo_ms, default_output, removes_default, uses_cache)
         response = await self._call(
-            self._management.UpdateApplication(request, timeout=self._timeout_s)
+            lambda stub: stub.UpdateApplication(request, timeout=self._timeout_s)
         )
         return Application.of(response.application)
 
@@ -75,7 +75,10 @@ class ApplicationCalls(ManagementCalls):
             ApplicationNotFound: there is none of this name.
         """
         request = management_pb2.UnregisterApplicationRequest(name=name)
-        await self._call(self._management.UnregisterApplication(request, timeout=self._timeout_s))
+        await self._call(
+            lambda stub: stub.UnregisterApplication(request, timeout=self._timeout_s),
+            is_repeatable=False,
+        )
 
     async def link(
         self, application: str, model: str, version: str | int | None = None
@@ -111,13 +114,13 @@ class ApplicationCalls(ManagementCalls):
             InputTypeMismatch: a model takes something else than the application.
         """
         request = routes_request(application, routes)
-        response = await self._call(self._management.SetRoutes(request, timeout=self._timeout_s))
+        response = await self._call(lambda stub: stub.SetRoutes(request, timeout=self._timeout_s))
         return Application.of(response.application)
 
     async def applications(self) -> list[Application]:
         """Return every application, by name."""
         response = await self._call(
-            self._management.ListApplications(
+            lambda stub: stub.ListApplications(
                 management_pb2.ListApplicationsRequest(), timeout=self._timeout_s
             )
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from skysail.artifact import Artifact, build_artifact
+from skysail.calls.attempts import LostConnection, Patience
 from skysail.calls.models import ModelCalls
 from skysail.deployment_requests import (
     autoscaling_request,
@@ -16,9 +17,8 @@ from skysail.deployment_requests import (
 from skysail.descriptions import DeployEvent, Version
 from skysail.requirements import read_requirements
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed
+from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed, Unavailable
 from skysail_common.functions import Function
-from skysail_common.rpc.statuses import stream
 from skysail_protos.v1 import management_pb2
 
 _DEPLOY_TIMEOUT_S = 3600.0
@@ -127,14 +127,14 @@ class DeploymentCalls(ModelCalls):
     ) -> Version:
         """Upload an artifact and deploy it as `request` says; see `deploy`."""
         request.artifact_sha256 = artifact.sha256
-        await self._upload(artifact)
+        patience = Patience()
+        await self._upload(artifact, patience)
         try:
-            await self._follow(request, on_event)
+            return await self._followed(request, on_event, patience)
         except ArtifactNotFound:
             # It was swept between the upload and now.
-            await self._upload(artifact)
-            await self._follow(request, on_event)
-        return await self.describe_version(request.model, request.version)
+            await self._upload(artifact, patience)
+            return await self._followed(request, on_event, patience)
 
     async def start(
         self,
@@ -189,26 +189,43 @@ class DeploymentCalls(ModelCalls):
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
         )
-        await self._follow(request, on_event)
-        return await self.describe_version(request.model, request.version)
+        return await self._followed(request, on_event, Patience())
 
-    async def _upload(self, artifact: Artifact) -> None:
+    async def _upload(self, artifact: Artifact, patience: Patience) -> None:
+        find = management_pb2.FindArtifactRequest(sha256=artifact.sha256)
         found = await self._call(
-            self._management.FindArtifact(
-                management_pb2.FindArtifactRequest(sha256=artifact.sha256),
-                timeout=self._timeout_s,
-            )
+            lambda stub: stub.FindArtifact(find, timeout=self._timeout_s), patience=patience
         )
-        if found.is_stored:
-            return
-        requests = upload_requests(artifact)
-        await self._call(self._management.UploadArtifact(requests, timeout=_UPLOAD_TIMEOUT_S))
+        if not found.is_stored:
+            await self._call(
+                lambda stub: stub.UploadArtifact(
+                    upload_requests(artifact), timeout=_UPLOAD_TIMEOUT_S
+                ),
+                patience=patience,
+                limit_s=_UPLOAD_TIMEOUT_S,
+            )
+
+    async def _followed(
+        self, request: management_pb2.DeployRequest, on_event: OnEvent | None, patience: Patience
+    ) -> Version:
+        """Return the version once it is deployed, asked for again if the connection breaks."""
+        while True:
+            try:
+                await self._follow(request, on_event, patience)
+                break
+            except (LostConnection, Unavailable) as error:
+                # Management goes on with it; asked for the same again, it tells the rest.
+                wait_s = patience.next_wait_s(error)
+            # Outside, because the error holds the call, which must be gone before a fork.
+            await asyncio.sleep(wait_s)
+        return await self._describe(request.model, request.version, patience)
 
     async def _follow(
-        self, request: management_pb2.DeployRequest, on_event: OnEvent | None
+        self, request: management_pb2.DeployRequest, on_event: OnEvent | None, patience: Patience
     ) -> None:
-        events = stream(self._management.Deploy(request, timeout=_DEPLOY_TIMEOUT_S), self._told)
+        events = self._stream(lambda stub: stub.Deploy(request, timeout=_DEPLOY_TIMEOUT_S))
         async for message in events:
+            patience.went_on()
             event = DeployEvent.of(message)
             # The server may have named it; who asks again asks about the same.
             request.version = event.version
@@ -219,6 +236,11 @@ class DeploymentCalls(ModelCalls):
                 error = DeployFailed(f"{event.message}{tail}")
                 error.log_tail = event.log_tail
                 raise error
+            if event.step == "DONE":
+                return
+        raise LostConnection(
+            Unavailable(f"management at {self.endpoint} ended the stream of events")
+        )
 
     async def scale(
         self,
@@ -245,10 +267,13 @@ class DeploymentCalls(ModelCalls):
             DeadlineExceeded: not all replicas were ready in time; they are still wanted.
         """
         request = scale_request(model, version, num_replicas)
-        response = await self._call(self._management.Scale(request, timeout=self._timeout_s))
+        patience = Patience()
+        response = await self._call(
+            lambda stub: stub.Scale(request, timeout=self._timeout_s), patience=patience
+        )
         end = MONOTONIC() + timeout_s
         while True:
-            found = await self.describe_version(model, response.version)
+            found = await self._describe(model, response.version, patience)
             if not wait or found.num_ready == len(found.replicas) == num_replicas:
                 return found
             if MONOTONIC() > end:
@@ -280,8 +305,9 @@ class DeploymentCalls(ModelCalls):
             FailedPrecondition: it is not deployed.
         """
         request = autoscaling_request(model, version, min_replicas, max_replicas)
-        answer = self._management.SetAutoscaling(request, timeout=self._timeout_s)
-        response = await self._call(answer)
+        response = await self._call(
+            lambda stub: stub.SetAutoscaling(request, timeout=self._timeout_s)
+        )
         return await self.describe_version(model, response.version)
 
     async def undeploy(
@@ -303,5 +329,7 @@ class DeploymentCalls(ModelCalls):
         request = management_pb2.UndeployRequest(
             model=model, version="" if version is None else str(version), force=force
         )
-        response = await self._call(self._management.Undeploy(request, timeout=self._timeout_s))
+        response = await self._call(
+            lambda stub: stub.Undeploy(request, timeout=self._timeout_s), is_repeatable=False
+        )
         return response.version

@@ -1,17 +1,25 @@
 """The channel to management, which every call shares."""
 
-from collections.abc import Awaitable
-from typing import TypeVar
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc.aio
 
+from skysail.calls.attempts import LostConnection, Patience, outcome
+from skysail.forks import FORKS
 from skysail.reaching import management_error
-from skysail_common.errors import SkysailError
+from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable
 from skysail_common.rpc.management_access import ManagementAccess
-from skysail_common.rpc.statuses import call
 from skysail_protos.v1 import management_pb2_grpc
 
-ResponseT = TypeVar("ResponseT")
+if TYPE_CHECKING:
+    # The generated class exists in the stub file only.
+    from skysail_protos.v1.management_pb2_grpc import ManagementServiceAsyncStub as Stub
+
+T = TypeVar("T")
+
+_SLACK_S = 1.0
 
 
 class ManagementCalls:
@@ -29,21 +37,95 @@ class ManagementCalls:
         self.endpoint = endpoint
         self._timeout_s = timeout_s
         self._management_channel: grpc.aio.Channel | None = None
+        self._under_way: set[asyncio.Future[Any]] = set()
 
-    async def _close_management(self) -> None:
-        if self._management_channel is not None:
-            await self._management_channel.close()
+    async def _close_management(self, grace_s: float = 0.0) -> None:
+        """Close the channel.
+
+        Args:
+            grace_s: Longest wait for calls that end by themselves.
+        """
+        while (channel := self._management_channel) is not None:
+            if self._under_way and grace_s:
+                await asyncio.wait(self._under_way, timeout=grace_s)
             self._management_channel = None
+            await channel.close()
+
+    def _forget_management(self) -> None:
+        """Drop what belongs to the parent process, without closing it."""
+        self._management_channel = None
+        self._under_way = set()
 
     @property
-    def _management(self) -> "management_pb2_grpc.ManagementServiceAsyncStub":
+    def _management(self) -> "Stub":
         if self._management_channel is None:
+            FORKS.check()
             self._management_channel = self._access.open_channel(self.endpoint)
         return management_pb2_grpc.ManagementServiceStub(self._management_channel)
 
-    async def _call(self, response: Awaitable[ResponseT]) -> ResponseT:
-        """Await a response of management."""
-        return await call(response, self._told)
+    async def _call(
+        self,
+        ask: "Callable[[Stub], Awaitable[T]]",
+        *,
+        is_repeatable: bool = True,
+        patience: Patience | None = None,
+        limit_s: float | None = None,
+    ) -> T:
+        """Return the response of management, asked again if the connection breaks on the way.
+
+        Args:
+            ask: Starts the call.
+            is_repeatable: False if the call has another effect the second time.
+            patience: That of the operation which the call is a part of; one of its own if None.
+            limit_s: Longest wait, with all attempts; the client's if None.
+        """
+        patience = patience or Patience()
+        limit_s = self._timeout_s if limit_s is None else limit_s
+        attempts = self._attempts(ask, is_repeatable, patience)
+        try:
+            # A little longer than gRPC's own limit of each attempt, which says more.
+            return await asyncio.wait_for(attempts, limit_s + _SLACK_S)
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded(
+                f"management at {self.endpoint} did not answer within {limit_s:g} s"
+            ) from None
+
+    async def _attempts(
+        self, ask: "Callable[[Stub], Awaitable[T]]", is_repeatable: bool, patience: Patience
+    ) -> T:
+        while True:
+            try:
+                attempt = asyncio.ensure_future(outcome(ask(self._management), self._told))
+                self._under_way.add(attempt)
+                attempt.add_done_callback(self._under_way.discard)
+                response = await attempt
+            except LostConnection as lost:
+                if not is_repeatable:
+                    raise lost.error from None
+                wait_s = patience.next_wait_s(lost)
+            except Unavailable as error:
+                wait_s = patience.next_wait_s(error)
+            else:
+                patience.went_on()
+                return response
+            # Outside, because the error holds the call, which must be gone before a fork.
+            await asyncio.sleep(wait_s)
+
+    async def _stream(
+        self, ask: "Callable[[Stub], grpc.aio.UnaryStreamCall[Any, T]]"
+    ) -> AsyncIterator[T]:
+        """Yield the responses of a call, which is cancelled if the iteration ends early.
+
+        Raises:
+            LostConnection: the stream broke.
+            SkysailError: what management raised.
+        """
+        responses = ask(self._management)
+        try:
+            while (response := await outcome(responses.read(), self._told)) is not grpc.aio.EOF:
+                yield cast(T, response)
+        finally:
+            responses.cancel()
 
     def _told(self, error: grpc.aio.AioRpcError) -> SkysailError:
         return management_error(error, self.endpoint, self._access)

@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from skysail.calls.attempts import LostConnection, Patience
 from skysail.calls.management import ManagementCalls
 from skysail.deployment_requests import tune_request
 from skysail.descriptions import LogLine, Model, Version
 from skysail.not_given import NOT_GIVEN
 from skysail_common.rpc.messages import serving_from_proto
-from skysail_common.rpc.statuses import stream
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_protos.v1 import management_pb2
 
@@ -18,7 +18,9 @@ class ModelCalls(ManagementCalls):
     async def models(self) -> list[Model]:
         """Return every model with its versions, by name."""
         response = await self._call(
-            self._management.ListModels(management_pb2.ListModelsRequest(), timeout=self._timeout_s)
+            lambda stub: stub.ListModels(
+                management_pb2.ListModelsRequest(), timeout=self._timeout_s
+            )
         )
         return [Model.of(each) for each in response.models]
 
@@ -30,7 +32,7 @@ class ModelCalls(ManagementCalls):
         """
         request = management_pb2.DescribeModelRequest(name=name)
         response = await self._call(
-            self._management.DescribeModel(request, timeout=self._timeout_s)
+            lambda stub: stub.DescribeModel(request, timeout=self._timeout_s)
         )
         return Model.of(response.model)
 
@@ -40,11 +42,12 @@ class ModelCalls(ManagementCalls):
         Raises:
             ModelNotFound: it is not registered.
         """
-        request = management_pb2.DescribeVersionRequest(
-            model=model, version="" if version is None else str(version)
-        )
+        return await self._describe(model, "" if version is None else str(version), Patience())
+
+    async def _describe(self, model: str, version: str, patience: Patience) -> Version:
+        request = management_pb2.DescribeVersionRequest(model=model, version=version)
         response = await self._call(
-            self._management.DescribeVersion(request, timeout=self._timeout_s)
+            lambda stub: stub.DescribeVersion(request, timeout=self._timeout_s), patience=patience
         )
         return Version.of(response.version)
 
@@ -56,7 +59,7 @@ class ModelCalls(ManagementCalls):
             NoReadyReplica: none of its replicas could answer.
         """
         request = management_pb2.PromoteRequest(model=model, version=str(version))
-        response = await self._call(self._management.Promote(request, timeout=self._timeout_s))
+        response = await self._call(lambda stub: stub.Promote(request, timeout=self._timeout_s))
         return response.previous_version
 
     async def rollback(self, model: str) -> str:
@@ -68,7 +71,9 @@ class ModelCalls(ManagementCalls):
             NoReadyReplica: no replica of an earlier version could answer.
         """
         request = management_pb2.RollbackRequest(model=model)
-        response = await self._call(self._management.Rollback(request, timeout=self._timeout_s))
+        response = await self._call(
+            lambda stub: stub.Rollback(request, timeout=self._timeout_s), is_repeatable=False
+        )
         return response.version
 
     async def tune(
@@ -117,7 +122,7 @@ class ModelCalls(ManagementCalls):
             cache_ttl_s=cache_ttl_s,
         )
         response = await self._call(
-            self._management.SetServingOptions(request, timeout=self._timeout_s)
+            lambda stub: stub.SetServingOptions(request, timeout=self._timeout_s)
         )
         return serving_from_proto(response.serving, ServingOptions().max_batch_size)
 
@@ -130,10 +135,16 @@ class ModelCalls(ManagementCalls):
         """
         if version is None:
             everything = management_pb2.UnregisterModelRequest(name=model)
-            await self._call(self._management.UnregisterModel(everything, timeout=self._timeout_s))
+            await self._call(
+                lambda stub: stub.UnregisterModel(everything, timeout=self._timeout_s),
+                is_repeatable=False,
+            )
         else:
             one = management_pb2.UnregisterVersionRequest(model=model, version=str(version))
-            await self._call(self._management.UnregisterVersion(one, timeout=self._timeout_s))
+            await self._call(
+                lambda stub: stub.UnregisterVersion(one, timeout=self._timeout_s),
+                is_repeatable=False,
+            )
 
     async def logs(
         self,
@@ -164,5 +175,8 @@ class ModelCalls(ManagementCalls):
             tail_lines=tail_lines,
             follow=follow,
         )
-        async for response in stream(self._management.StreamLogs(request), self._told):
-            yield LogLine(response.replica_id, response.line)
+        try:
+            async for response in self._stream(lambda stub: stub.StreamLogs(request)):
+                yield LogLine(response.replica_id, response.line)
+        except LostConnection as lost:
+            raise lost.error from None

@@ -1,0 +1,93 @@
+"""Calls that are repeated where their connection is lost on the way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc.aio
+
+from skysail.reaching import is_lost
+from skysail_common.back_off import BackOff
+from skysail_common.clock import MONOTONIC, Clock
+from skysail_common.errors import SkysailError, Unavailable
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+"""How long after a loss management is asked again: another one takes over within this time."""
+_FIRST_RETRY_S = 0.1
+_MAX_RETRY_S = 1.0
+
+
+class LostConnection(Exception):
+    """A connection that broke while a call was under way; the call may have had its effect."""
+
+    def __init__(self, error: SkysailError) -> None:
+        """Carries what the caller is told if no other attempt succeeds."""
+        super().__init__(error.message)
+        self.error = error
+
+
+async def outcome(work: Awaitable[T], told: Callable[[grpc.aio.AioRpcError], SkysailError]) -> T:
+    """Await a call of gRPC.
+
+    Args:
+        work: The call, or the next message of its stream.
+        told: Returns the error to raise for one of gRPC's.
+
+    Raises:
+        LostConnection: the connection broke, or this client closed it for a fork.
+        SkysailError: what `told` makes of any other error.
+    """
+    inner = asyncio.ensure_future(work)
+    try:
+        # Closing a channel cancels its calls, which would look like a cancelled caller.
+        await asyncio.wait([inner])
+    finally:
+        inner.cancel()
+    if inner.cancelled():
+        raise LostConnection(Unavailable("the connection was closed during the call"))
+    try:
+        return inner.result()
+    except grpc.aio.AioRpcError as error:
+        found = told(error)
+        if is_lost(error):
+            raise LostConnection(found) from None
+        # Nothing in gRPC's own says more, and it would be shown first.
+        raise found from None
+
+
+class Patience:
+    """Decides, for one operation, whether it goes on after a failure and when.
+
+    What never began fails at once: nobody waits for a cluster that does not run. An operation that
+    has begun outlasts a restart of management, a change of its leader, or a new port-forward.
+    """
+
+    def __init__(self, clock: Clock = MONOTONIC) -> None:
+        """Begins with an operation that has not reached management."""
+        self._clock = clock
+        self._has_begun = False
+        self._lost_at: float | None = None
+        self._back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+
+    def went_on(self) -> None:
+        """Note that management answered."""
+        self._has_begun = True
+        self._lost_at = None
+        self._back_off.reset()
+
+    def next_wait_s(self, error: LostConnection | Unavailable) -> float:
+        """Return how long to wait before the next attempt, in seconds.
+
+        Raises:
+            SkysailError: that of `error`, if the operation has not begun, or if management has
+                been away for `PATIENCE_S`.
+        """
+        self._has_begun = self._has_begun or isinstance(error, LostConnection)
+        now = self._clock()
+        if self._lost_at is None:
+            self._lost_at = now
+        if not self._has_begun or now - self._lost_at > PATIENCE_S:
+            raise (error.error if isinstance(error, LostConnection) else error) from None
+        return self._back_off.next_s()

@@ -1,0 +1,132 @@
+"""What a fork means for clients: they disconnect before it and connect again after it.
+
+gRPC's asyncio stack cannot be forked: its threads do not exist in the child, and the descriptor that
+wakes its event loop is shared with the parent, whose wake-ups the child would steal. It releases all
+of that with its last channel, and starts from nothing with the next one. So every client that has a
+thread of its own closes its channels before a fork. Queries under way are sent again afterwards.
+
+An `AsyncClient` lives on a loop that may not be blocked. A process that is forked while one is
+connected goes on; its children refuse to connect, because gRPC would hang or crash there.
+"""
+
+import asyncio
+import gc
+import os
+import threading
+import weakref
+from typing import Protocol
+
+from skysail.loop_thread import Pause
+from skysail_common.errors import FailedPrecondition
+
+_QUIET_TIMEOUT_S = 5.0
+"""Longest time that a fork waits for a client to disconnect."""
+
+_TURN_S = 0.001
+
+_GRPC_POLLER = "(_poll_wrapper)"
+"""End of the name of the thread that lives as long as gRPC's asyncio stack."""
+
+
+class Forking(Protocol):
+    """A client that takes part in forks."""
+
+    def pause(self) -> Pause | None:
+        """Start to disconnect, and connect no more until the pause is over; None if idle."""
+
+    def start_over(self) -> None:
+        """Drop, in the child, all that belongs to the parent."""
+
+
+class Forks:
+    """The clients of this process, and whether gRPC can be used in it."""
+
+    def __init__(self) -> None:
+        """Knows no clients; the first one installs the handlers."""
+        self._clients: weakref.WeakSet[Forking] = weakref.WeakSet()
+        self._pauses: list[Pause] = []
+        self._is_installed = False
+        self._is_prepared = False
+        self._is_in_use = False
+        self._is_broken = False
+        self._pid = os.getpid()
+        self.gate = threading.RLock()
+        """Held during a fork, and while a client starts or ends its thread."""
+
+    def install(self) -> None:
+        """Take part in every fork of this process from now on."""
+        with self.gate:
+            if not self._is_installed:
+                self._is_installed = True
+                os.register_at_fork(
+                    before=self._before,
+                    after_in_parent=self._after_in_parent,
+                    after_in_child=self._after_in_child,
+                )
+
+    def add(self, client: Forking) -> None:
+        """Pause a client at every fork, as long as it lives."""
+        with self.gate:
+            self._clients.add(client)
+
+    def check(self) -> None:
+        """Return if gRPC can be used in this process.
+
+        Raises:
+            FailedPrecondition: the process was forked from one in which gRPC was in use.
+        """
+        if self._is_broken or os.getpid() != self._pid:
+            raise FailedPrecondition(
+                "cannot connect in this process: its parent used gRPC for asyncio when it forked, "
+                "which no child survives; close every AsyncClient and grpc.aio channel before the "
+                "fork, or start the process with multiprocessing's method 'spawn'"
+            )
+
+    def _before(self) -> None:
+        self.gate.acquire()
+        pauses = [client.pause() for client in self._clients]
+        self._pauses = [pause for pause in pauses if pause is not None]
+        for pause in self._pauses:
+            pause.held.wait(_QUIET_TIMEOUT_S)
+        if not _is_quiet():
+            # A cycle may hold the last call, for instance that of an error that was shown.
+            gc.collect()
+        self._is_in_use = not _is_quiet()
+        self._is_prepared = True
+
+    def _after_in_parent(self) -> None:
+        self._is_prepared = False
+        pauses, self._pauses = self._pauses, []
+        for pause in pauses:
+            pause.over.set()
+        self.gate.release()
+
+    def _after_in_child(self) -> None:
+        self._pid = os.getpid()
+        # Without preparation an extension has forked, past Python; then anything may be in use.
+        is_sound = self._is_prepared and not self._is_in_use
+        self._is_broken = self._is_broken or not is_sound
+        self._is_prepared = False
+        self._pauses = []
+        self.gate = threading.RLock()
+        for client in self._clients:
+            client.start_over()
+
+
+async def settle(max_turns: int = 100) -> None:
+    """Return once gRPC has gone from this process, or soon if another client keeps it.
+
+    gRPC's own tasks of a call end some turns of the event loop after the call.
+    """
+    for _ in range(max_turns):
+        if _is_quiet():
+            return
+        await asyncio.sleep(_TURN_S)
+
+
+def _is_quiet() -> bool:
+    return not any(thread.name.endswith(_GRPC_POLLER) for thread in threading.enumerate())
+
+
+FORKS = Forks()
+"""Those of this process."""

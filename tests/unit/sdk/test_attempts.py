@@ -1,0 +1,65 @@
+import asyncio
+
+import pytest
+
+from skysail.calls.attempts import PATIENCE_S, LostConnection, Patience, outcome
+from skysail_common.errors import SkysailError, Unavailable
+from skysail_testing.clock import FakeClock
+
+AWAY = Unavailable("management is away")
+
+
+def told(error) -> SkysailError:
+    raise AssertionError(error)
+
+
+def test_what_never_reached_management_fails_at_once():
+    with pytest.raises(Unavailable):
+        Patience(FakeClock()).next_wait_s(AWAY)
+
+
+@pytest.mark.parametrize("begins_by_a_loss", [True, False])
+def test_what_has_begun_waits_for_management(begins_by_a_loss):
+    clock = FakeClock()
+    patience = Patience(clock)
+    if not begins_by_a_loss:
+        patience.went_on()
+    first = LostConnection(AWAY)
+    waits = [patience.next_wait_s(error) for error in (first, AWAY, AWAY, first, AWAY, AWAY)]
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    clock.advance(PATIENCE_S)
+    patience.next_wait_s(AWAY)
+    clock.advance(0.1)
+    with pytest.raises(Unavailable, match="management is away"):
+        patience.next_wait_s(first)
+
+
+def test_each_answer_begins_the_patience_again():
+    clock = FakeClock()
+    patience = Patience(clock)
+    for _ in range(3):
+        patience.went_on()
+        assert patience.next_wait_s(AWAY) == 0.1
+        clock.advance(PATIENCE_S)
+
+
+async def cancelled_by_grpc():
+    raise asyncio.CancelledError
+
+
+def test_a_call_that_grpc_cancels_is_lost():
+    with pytest.raises(LostConnection):
+        asyncio.run(outcome(cancelled_by_grpc(), told))
+
+
+def test_a_caller_who_is_cancelled_stays_so():
+    async def main():
+        task = asyncio.ensure_future(outcome(asyncio.Event().wait(), told))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
