@@ -14,7 +14,7 @@ import pytest
 from skysail_common.errors import ReplicaNotFound
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
-from skysail_management.containers.base import PrepareFailed
+from skysail_management.containers.base import Container, PrepareFailed
 from skysail_testing.artifact_server import ArtifactServer
 from skysail_testing.container_managers import (
     BACKENDS,
@@ -419,6 +419,63 @@ async def test_a_container_that_ended_while_nobody_watched_is_not_live(world):
             await second.ended(container)
         assert await second.live() == []
         await second.start_ready(second.version(echo))
+
+
+async def until_listed(hand: Hand, *names: str) -> None:
+    """Ask until exactly these containers live; a kubelet needs a while to see an end."""
+    end = monotonic() + 30
+    while {box.container_id for box in await hand.live()} != set(names):
+        assert monotonic() < end
+        await asyncio.sleep(0.2)
+
+
+async def test_a_list_finds_the_end_that_no_event_told_of(hand: Hand):
+    spec = hand.version(echo)
+    lost, other = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, index=1))
+    hand.backend.lose_events(hand.manager)
+    await hand.backend.kill(lost)
+    await until_listed(hand, other.container_id)
+    # It is reported as if the event had come.
+    failed = await hand.ended(lost)
+    assert failed.state is ReplicaState.FAILED
+    assert "SIGKILL" in failed.reason
+    assert "replica is ready" in failed.log_tail
+    assert await ask(other, "x") == ["x"]
+    await hand.manager.stop(lost.container_id, 10.0)
+    assert hand.states(lost).count(ReplicaState.FAILED) == 1
+
+
+async def test_a_list_finds_what_the_manager_has_lost_sight_of(hand: Hand):
+    container = await hand.start_ready(hand.version(echo))
+    known = vars(hand.manager)["_replicas"]
+    del known[container.container_id]
+    await until_listed(hand, container.container_id)
+    await hand.backend.kill(container)
+    assert (await hand.ended(container)).state is ReplicaState.FAILED
+    assert await hand.live() == []
+
+
+async def test_a_watch_survives_whatever_one_container_does(hand: Hand, monkeypatch):
+    spec = hand.version(echo)
+    strange, other = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, index=1))
+    changes = vars(hand.manager)["_changes"]
+    publish = changes.publish
+    is_tried = asyncio.Event()
+
+    def published(container: Container) -> None:
+        if container.container_id == strange.container_id:
+            is_tried.set()
+            raise KeyError("a bug")
+        publish(container)
+
+    monkeypatch.setattr(changes, "publish", published)
+    await hand.backend.kill(strange)
+    await asyncio.wait_for(is_tried.wait(), 30)
+    await hand.backend.kill(other)
+    assert (await hand.ended(other)).state is ReplicaState.FAILED
+    await until_listed(hand)
+    # Others are started and reported as before.
+    assert (await hand.start_ready(spec, index=2)).replica_id.index == 2
 
 
 async def test_sweep_removes_what_is_nobodys_and_keeps_what_is(hand: Hand):

@@ -23,7 +23,11 @@ from skysail_management.containers.base import Container, PrepareFailed
 from skysail_management.containers.environments import environment_key
 from skysail_management.containers.local_process import LocalProcessManager
 from skysail_management.containers.notes import Replica
-from skysail_management.containers.processes import is_same_process, started_at, wait_for_exit
+from skysail_management.containers.processes import (
+    is_same_process,
+    start_of,
+    wait_for_exit,
+)
 from skysail_testing.artifact_server import ArtifactServer
 from skysail_testing.container_managers import (
     Hand,
@@ -322,10 +326,11 @@ async def test_the_end_of_a_long_log_begins_with_a_whole_line(hand: Hand):
 
 
 async def test_a_process_is_known_by_its_start():
-    start = started_at(os.getpid())
+    start = start_of(os.getpid())
     assert start is not None
     assert is_same_process(os.getpid(), start)
-    assert not is_same_process(os.getpid(), start - 10)
+    assert not is_same_process(os.getpid(), start._replace(ticks=start.ticks - 10))
+    assert not is_same_process(os.getpid(), start._replace(boot_id="another"))
     assert not is_same_process(2**22 + 1, start)
     await asyncio.wait_for(wait_for_exit(2**22 + 1), 5)
 

@@ -25,6 +25,7 @@ import skysail.artifact
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.json_or_text import value_of
 from skysail_common.kubernetes_anchor import anchor_name
+from skysail_common.kubernetes_api import Change
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.link_identity import identity_metadata
 from skysail_common.states import ReplicaState
@@ -94,6 +95,10 @@ class Backend(ABC):
     async def kill(self, container: Container) -> None:
         """End a container as the kernel would: by SIGKILL."""
 
+    @abstractmethod
+    def lose_events(self, manager: Any) -> None:
+        """Let a manager hear nothing more of containers that end."""
+
     def let_go(self, manager: ContainerManager) -> None:
         """Note that a manager was closed and its process is gone."""
         return
@@ -120,6 +125,11 @@ class LocalBackend(Backend):
     def pid(self, container: Container) -> int:
         record = self.directory / "replicas" / container.container_id / "container.json"
         return int(json.loads(record.read_text())["pid"])
+
+    def lose_events(self, manager: LocalProcessManager) -> None:
+        for task in list(manager._tasks._tasks):
+            if task.get_name().startswith("exit of"):
+                task.cancel()
 
     def let_go(self, manager: ContainerManager) -> None:
         assert isinstance(manager, LocalProcessManager)
@@ -155,6 +165,16 @@ class DockerBackend(Backend):
 
     async def kill(self, container: Container) -> None:
         await asyncio.to_thread(run_docker, "kill", "--signal", "KILL", container.container_id)
+
+    def lose_events(self, manager: DockerEngineManager) -> None:
+        note_end, deaf = manager._note_end, "events of the Docker engine"
+
+        async def unless_by_event(name: str) -> None:
+            task = asyncio.current_task()
+            if task is None or task.get_name() != deaf:
+                await note_end(name)
+
+        manager._note_end = unless_by_event  # type: ignore[method-assign]
 
 
 def keep_in(directory: Path, artifact: skysail.artifact.Artifact) -> None:
@@ -239,6 +259,12 @@ class KubernetesBackend(Backend):
         await asyncio.to_thread(
             self.cluster.kill_model_server, self.namespace, container.container_id
         )
+
+    def lose_events(self, manager: KubernetesManager) -> None:
+        async def unheard(change: Change) -> None:
+            return
+
+        manager._pods._take = unheard  # type: ignore[method-assign]
 
     async def clean_up(self) -> None:
         name = anchor_name(self.cluster_name)

@@ -37,6 +37,7 @@ class FakeContainerManager(ContainerManager):
         self.stop_errors: list[Exception] = []
         self.list_errors: list[Exception] = []
         self.log_errors: list[Exception] = []
+        self.sweep_errors: list[Exception] = []
         self.kept_logs: set[str] = set()
         self.hangs_preparing: set[str] = set()
         """Versions whose preparation never ends."""
@@ -44,7 +45,7 @@ class FakeContainerManager(ContainerManager):
         self.drain_gate: asyncio.Event | None = None
         """Containers that are told to stop end when it is set."""
         self.max_gpus = 8
-        self._changes = ContainerChanges()
+        self.changes = ContainerChanges()
 
     def check_resources(self, cpus: float, gpus: int) -> None:
         if gpus > self.max_gpus:
@@ -106,7 +107,7 @@ class FakeContainerManager(ContainerManager):
         return list(self.live.values())
 
     def watch(self) -> AsyncIterator[Container]:
-        return self._changes.watch()
+        return self.changes.watch()
 
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
         if self.log_errors:
@@ -117,6 +118,8 @@ class FakeContainerManager(ContainerManager):
             yield f"line {number} of {container_id}"
 
     async def sweep(self, kept: Collection[VersionSpec]) -> None:
+        if self.sweep_errors:
+            raise self.sweep_errors.pop(0)
         self.swept.append(list(kept))
 
     def ids(self, *states: ReplicaState) -> Sequence[str]:
@@ -125,7 +128,7 @@ class FakeContainerManager(ContainerManager):
 
     def set_state(self, container_id: str, state: ReplicaState) -> None:
         self.live[container_id] = replace(self.live[container_id], state=state)
-        self._changes.publish(self.live[container_id])
+        self.changes.publish(self.live[container_id])
 
     def fail(self, container_id: str, reason: str = "killed", **values: object) -> None:
         """End a container as failed."""
@@ -137,4 +140,4 @@ class FakeContainerManager(ContainerManager):
 
     def _end(self, container_id: str, state: ReplicaState, **values: object) -> None:
         ended = replace(self.live.pop(container_id), state=state, **values)  # type: ignore[arg-type]
-        self._changes.publish(ended)
+        self.changes.publish(ended)

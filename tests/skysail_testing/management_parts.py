@@ -12,6 +12,7 @@ from typing import Any, cast
 from skysail_common.artifacts import MANIFEST_FILE, MODEL_FILE, Manifest, SignatureRecord
 from skysail_common.functions import LIST_OUTPUT
 from skysail_common.identifiers import ModelVersion
+from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.store import Store
 from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
 from skysail_management.artifacts import ArtifactStore
@@ -70,6 +71,9 @@ class ManagementParts:
 
     def __init__(self, directory: Path, store: MemoryStore, manager: FakeContainerManager) -> None:
         self.store = store
+        self.failures: list[BaseException] = []
+        """Unforeseen ends of tasks, each of which would end the process."""
+        self.tasks = BackgroundTasks(self.failures.append)
         self.manager = manager
         self.records = Records(cast(Store, store))
         self.artifacts = ArtifactStore(directory, MAX_ARTIFACT_BYTES, now)
@@ -90,6 +94,7 @@ class ManagementParts:
             self.routing,
             options,
             now,
+            self.tasks,
         )
         self.records.check = Rules(self.records, self.reconciler.num_ready).check
         self.applications = Applications(self.records, self.reconciler)
@@ -150,5 +155,6 @@ async def running_parts(
     await parts.reconciler.start()
     try:
         yield parts
+        assert parts.failures == []
     finally:
         await parts.reconciler.stop()

@@ -15,7 +15,8 @@ def lock(data_dir: Path) -> int:
     """Lock a data directory until the returned descriptor is closed or the process ends.
 
     Raises:
-        FailedPrecondition: another cluster holds the lock, or the directory cannot be written.
+        FailedPrecondition: another cluster holds the lock, the directory cannot be written, or its file
+            system has no locks.
     """
     path = private_directory(data_dir) / LOCK_FILE
     try:
@@ -31,6 +32,12 @@ def lock(data_dir: Path) -> int:
             f"{lock_holder(data_dir) or 'unknown'}); stop it with 'skysail down', or use another "
             "--data-dir"
         ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise FailedPrecondition(
+            f"cannot lock data directory {data_dir}: {error}; use a file system that has locks, "
+            "such as a local disk or NFS 4"
+        ) from error
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor

@@ -13,11 +13,22 @@ log = logging.getLogger(__name__)
 
 
 class BackgroundTasks:
-    """Tasks whose failure is seen: logged with its traceback, and told to `on_failure`."""
+    """A group of tasks whose failures are logged and reported to the owner of the process.
+
+    The composition root makes the first group and says what a failure means; its parts make groups
+    of their own by `group`, which they stop at their own time.
+    """
 
     def __init__(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
+        """An empty group; `on_failure` is called with each unforeseen end of a task."""
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._essential: set[asyncio.Task[Any]] = set()
         self._on_failure = on_failure
+        self._is_stopping = False
+
+    def group(self) -> "BackgroundTasks":
+        """Return an empty group whose failures have the same owner."""
+        return BackgroundTasks(self._on_failure)
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         """Run `work` as a task of this name and return it."""
@@ -26,11 +37,19 @@ class BackgroundTasks:
         task.add_done_callback(self._done)
         return task
 
+    def start_essential(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+        """Run work without end; before `stop`, any end of it is a failure, silent ones too."""
+        task = self.start(work, name)
+        self._essential.add(task)
+        return task
+
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
+        is_essential = task in self._essential and not self._is_stopping
+        self._essential.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None and is_essential:
+            error = SkysailError(f"internal error: {task.get_name()!r} ended; see the log")
         if error is not None:
             log.error("background task failed", exc_info=error, extra={"task": task.get_name()})
             if self._on_failure is not None:
@@ -38,10 +57,12 @@ class BackgroundTasks:
 
     async def stop(self) -> None:
         """Cancel every task and wait until all have ended."""
+        self._is_stopping = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._is_stopping = False
 
 
 def stop_event() -> asyncio.Event:

@@ -13,9 +13,10 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from skysail_common.back_off import BackOff
-from skysail_common.errors import FailedPrecondition, InvalidInput, SkysailError
+from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.rpc.channels import KeepAlive
 from skysail_common.rpc.contract import Connector
 from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.messages import latencies_to_proto
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 2.0
+_KEEP_ALIVE = KeepAlive(5.0, 5.0)
+"""A management that vanished without a word is noticed within 10 s, and the next one is asked."""
 
 
 class Directory:
@@ -92,17 +95,15 @@ class Directory:
         while True:
             # A new channel each time: grpc delays the attempts of one that failed ever longer.
             try:
-                async with access().open_channel(endpoint) as channel:
+                async with access().open_channel(endpoint, keep_alive=_KEEP_ALIVE) as channel:
                     stub = management_pb2_grpc.ManagementServiceStub(channel)
                     await self._follow_once(stub, introduction, back_off)
                 error: Exception = SkysailError("the stream ended")
             except grpc.aio.AioRpcError as rpc_error:
                 error = from_rpc_error(rpc_error)
-            except FailedPrecondition as unreadable:
-                # A file that is renewed may be away for a moment.
-                error = unreadable
-            except asyncio.InvalidStateError as ended:
-                # grpc raises it where the stream ended just before an acknowledgement.
+            except (SkysailError, asyncio.InvalidStateError) as ended:
+                # A file that is renewed may be away for a moment, and grpc raises the latter if the
+                # stream ended just before an acknowledgement.
                 error = ended
             level = logging.WARNING if back_off.is_reset else logging.DEBUG
             log.log(level, "management is away; serving on", extra={"error": str(error)})
@@ -124,23 +125,34 @@ class Directory:
             async with lock:
                 await call.write(message)
 
-        reporting = [
-            asyncio.create_task(
-                _until_stream_ends(self._report_often(say)), name="report latencies"
-            ),
-            asyncio.create_task(_until_stream_ends(self._report_loads(say)), name="report loads"),
-        ]
-        try:
+        async def take_over_snapshots() -> None:
             while isinstance(snapshot := await call.read(), routing_pb2.RoutingSnapshot):
                 back_off.reset()
                 if self._take_over(snapshot):
                     applied = snapshot.sequence
                     await say(management_pb2.WatchRoutingRequest(applied_sequence=applied))
+
+        reading = asyncio.create_task(take_over_snapshots(), name="take over snapshots")
+        tasks = {
+            reading,
+            asyncio.create_task(
+                _until_stream_ends(self._report_often(say), reading), name="report latencies"
+            ),
+            asyncio.create_task(
+                _until_stream_ends(self._report_loads(say), reading), name="report loads"
+            ),
+        }
+        try:
+            # Without its reports management would hold every change for this frontend, and scale
+            # nothing by its load: the stream ends with any of them.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
             call.cancel()
-            for task in reporting:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*reporting, return_exceptions=True)
+            await asyncio.wait(tasks)
 
     async def _report_often(
         self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
@@ -251,12 +263,12 @@ class Directory:
         await self._file.close()
 
 
-async def _until_stream_ends(reports: Awaitable[None]) -> None:
-    """Run reports on a stream, whose end is told by reading."""
+async def _until_stream_ends(reports: Awaitable[None], reading: "asyncio.Task[None]") -> None:
+    """Run reports on a stream; why it ended, reading tells."""
     try:
         await reports
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        pass
-    except Exception:
-        # Queries are answered without them.
+        await asyncio.wait({reading})
+    except Exception as error:
         log.exception("reports to management ended")
+        raise SkysailError("its reports ended by an internal error; see the log") from error

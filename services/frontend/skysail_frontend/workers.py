@@ -42,7 +42,7 @@ async def run_workers(settings: FrontendSettings) -> None:
     Raises:
         FailedPrecondition: an address is in use.
         StartFailed: a worker could not be started.
-        SkysailError: the server of the metrics has ended.
+        SkysailError: the server of the metrics has ended, or a worker is watched over no longer.
     """
     stop = stop_event()
     tasks = BackgroundTasks(on_failure=lambda _: stop.set())
@@ -83,7 +83,7 @@ async def run_workers(settings: FrontendSettings) -> None:
                 http=join_host_port(settings.host, http_port),
                 metrics=join_host_port(settings.host, metrics_port),
             )
-            await wait_for_end(stop, serving)
+            await wait_for_end(stop, [*serving, *keeping])
         finally:
             probes.drain()
             for task in keeping:

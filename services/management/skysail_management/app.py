@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import FailedPrecondition, StoreUnavailable
+from skysail_common.errors import FailedPrecondition, SkysailError, StoreUnavailable
 from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
@@ -61,9 +61,15 @@ class _Ending:
     def __init__(self) -> None:
         self.event = stop_event()
         self.is_orphan = False
+        self.failure: BaseException | None = None
 
     def parent_is_gone(self) -> None:
         self.is_orphan = True
+        self.event.set()
+
+    def failed(self, error: BaseException) -> None:
+        """End, because a part that is needed has ended; replicas go on for the next management."""
+        self.failure = self.failure or error
         self.event.set()
 
 
@@ -74,13 +80,14 @@ async def run(settings: ManagementSettings) -> None:
         FailedPrecondition: the data directory or the address is in use.
         StoreUnavailable: the store does not answer within its time.
         ContainerManagerUnavailable: the container manager does not answer.
+        SkysailError: a task that management needs has ended.
     """
     check_name("cluster", settings.cluster)
     if settings.stop_replicas_only:
         await _stop_replicas(settings)
         return
     ending = _Ending()
-    tasks = BackgroundTasks()
+    tasks = BackgroundTasks(ending.failed)
     if settings.watch_parent:
         tasks.start(watch_parent(ending.parent_is_gone), "watch parent")
     certificates = _guarded_door(settings)
@@ -91,11 +98,13 @@ async def run(settings: ManagementSettings) -> None:
     )
     try:
         if settings.kubernetes_lease:
-            await _work_in_turn(settings, ending, server)
+            await _work_in_turn(settings, ending, server, tasks)
         else:
-            await _work(settings, ending, server)
+            await _work(settings, ending, server, tasks)
     finally:
         await tasks.stop()
+    if ending.failure is not None:
+        raise SkysailError(f"internal error: a needed task ended ({ending.failure!r}); see the log")
 
 
 def _guarded_door(settings: ManagementSettings) -> ServerCertificates | None:
@@ -111,13 +120,15 @@ def _guarded_door(settings: ManagementSettings) -> ServerCertificates | None:
     return certificates
 
 
-async def _work_in_turn(settings: ManagementSettings, ending: _Ending, server: AdminServer) -> None:
+async def _work_in_turn(
+    settings: ManagementSettings, ending: _Ending, server: AdminServer, tasks: BackgroundTasks
+) -> None:
     server.listen(settings.host, settings.port)
     await server.start()
     try:
-        async with _leading()(settings, ending.event) as label:
+        async with _leading()(settings, ending.event, tasks) as label:
             if label is not None:
-                await _work(settings, ending, server, label)
+                await _work(settings, ending, server, tasks, label)
     finally:
         await server.stop(0)
 
@@ -133,7 +144,7 @@ async def _stop_replicas(settings: ManagementSettings) -> None:
         await manager.close()
 
 
-def _leading() -> "Callable[[ManagementSettings, asyncio.Event], _Leading]":
+def _leading() -> "Callable[[ManagementSettings, asyncio.Event, BackgroundTasks], _Leading]":
     # A lease needs the client of Kubernetes, which may not be installed.
     require_extra("kubernetes")
     from skysail_management.leadership.leading import leading
@@ -145,6 +156,7 @@ async def _work(
     settings: ManagementSettings,
     ending: _Ending,
     server: AdminServer,
+    tasks: BackgroundTasks,
     label: "LeaderLabel | None" = None,
 ) -> None:
     # The leader before may need a moment to let go.
@@ -154,7 +166,7 @@ async def _work(
         store = Store(settings.redis_url.get_secret_value(), settings.cluster)
         try:
             if await _opened(store, settings.store_timeout_s, ending.event):
-                await _serve(settings, ending, server, label, store, manager)
+                await _serve(settings, ending, server, tasks.group(), label, store, manager)
         finally:
             await store.close()
 
@@ -180,11 +192,11 @@ async def _serve(
     settings: ManagementSettings,
     ending: _Ending,
     server: AdminServer,
+    tasks: BackgroundTasks,
     label: "LeaderLabel | None",
     store: Store,
     manager: ContainerManager,
 ) -> None:
-    tasks = BackgroundTasks()
     records = Records(store)
     await records.load()
     secret = await store.secret()
@@ -211,7 +223,7 @@ async def _serve(
         drain_timeout_s=settings.drain_timeout_s,
         stuck_after_s=settings.stuck_after_s,
     )
-    reconciler = Reconciler(records, manager, artifacts, events, routing, options, MONOTONIC)
+    reconciler = Reconciler(records, manager, artifacts, events, routing, options, MONOTONIC, tasks)
     records.check = Rules(records, reconciler.num_ready).check
     models = Models(records, artifacts, reconciler)
     defaults = DeploymentDefaults(
@@ -254,13 +266,13 @@ async def _serve(
         servers.append(artifact_server)
     # Before the first frontend asks, so that it is never told less than what runs.
     await reconciler.start()
-    tasks.start(records.keep_fresh(reconciler.all_changed), "keep records fresh")
+    tasks.start_essential(records.keep_fresh(reconciler.all_changed), "keep records fresh")
     server.serve(servicer)
     for each in servers:
         await each.start()
         await each.set_serving(True)
     if label is not None:
-        tasks.start(label.put_on(), "leader label")
+        tasks.start_essential(label.keep(), "leader label")
     print_ready_line("management", **bound)
     try:
         await ending.event.wait()
@@ -271,7 +283,7 @@ async def _serve(
         routing.stop()
         await asyncio.gather(*(each.stop(_STOP_GRACE_S) for each in servers))
         # Nobody would start a management that takes the replicas of an orphan over.
-        if settings.stop_replicas_on_exit or ending.is_orphan:
+        if ending.failure is None and (settings.stop_replicas_on_exit or ending.is_orphan):
             await reconciler.stop_all_containers()
         else:
             await reconciler.stop()
@@ -293,6 +305,11 @@ async def _locked(
                         f"data directory {data_dir} is in use by another management"
                     ) from None
                 await asyncio.sleep(_LOCK_RETRY_S)
+            except OSError as error:
+                raise FailedPrecondition(
+                    f"cannot lock data directory {data_dir}: {error}; use a file system that has "
+                    "locks, such as a local disk or NFS 4"
+                ) from error
             else:
                 break
         yield

@@ -44,6 +44,17 @@ class Watcher:
     http_endpoint: str
     applied_sequence: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: BaseException | None = None
+    """Why its reports are not taken any longer."""
+
+    def follow(self, reports: "asyncio.Task[None]") -> None:
+        """End what the frontend is sent if the task that takes its reports fails."""
+        reports.add_done_callback(self._note_end)
+
+    def _note_end(self, reports: "asyncio.Task[None]") -> None:
+        if not reports.cancelled() and (error := reports.exception()) is not None:
+            self.failure = error
+            self.changed.set()
 
 
 class Routing:
@@ -134,9 +145,16 @@ class Routing:
             self._settle()
 
     async def snapshots(self, watcher: Watcher) -> AsyncIterator[tuple[int, RoutingState]]:
-        """Yield the newest state with its number at once and after each change."""
+        """Yield the newest state with its number at once and after each change.
+
+        Raises:
+            Exception: what ended the reports of the frontend. It connects again; kept without
+                them, it would acknowledge nothing, and its loads would be lost.
+        """
         while True:
             await watcher.changed.wait()
+            if watcher.failure is not None:
+                raise watcher.failure
             if self._is_stopped:
                 return
             watcher.changed.clear()

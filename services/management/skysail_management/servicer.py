@@ -271,7 +271,10 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
                 await self._autoscaler.take(watcher.frontend_id, request.loads)
 
         with self._routing.watching(watcher):
-            answers = asyncio.create_task(take_over_answers())
+            answers = asyncio.create_task(
+                take_over_answers(), name=f"reports of {watcher.frontend_id}"
+            )
+            watcher.follow(answers)
             try:
                 async for sequence, state in self._routing.snapshots(watcher):
                     yield messages.snapshot_to_proto(
@@ -283,7 +286,8 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
                     )
             finally:
                 answers.cancel()
-                await asyncio.gather(answers, return_exceptions=True)
+                # Its failure, if any, is what ended the stream.
+                await asyncio.wait({answers})
                 self._autoscaler.gone(watcher.frontend_id)
 
     async def StreamLogs(

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from skysail_common.errors import SkysailError
-from skysail_common.lifecycle import stop_event, wait_for_end
+from skysail_common.lifecycle import BackgroundTasks, stop_event, wait_for_end
 
 
 async def test_a_process_waits_until_it_is_told_to_stop():
@@ -59,3 +59,44 @@ def _forget_signals() -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.remove_signal_handler(number)
+
+
+async def test_a_failure_reaches_the_owner_of_the_group_it_happened_in():
+    told: list[BaseException] = []
+    root = BackgroundTasks(told.append)
+    part = root.group()
+    error = ValueError("bug")
+
+    async def fails() -> None:
+        raise error
+
+    await asyncio.wait({part.start(fails(), "part")})
+    assert told == [error]
+
+
+@pytest.mark.parametrize("ends", ["silently", "cancelled", "failed"])
+async def test_any_end_of_an_essential_task_reaches_the_owner(ends: str):
+    told: list[BaseException] = []
+    tasks = BackgroundTasks(told.append)
+
+    async def work() -> None:
+        if ends == "cancelled":
+            raise asyncio.CancelledError
+        if ends == "failed":
+            raise ValueError("bug")
+
+    await asyncio.wait({tasks.start_essential(work(), "watch")})
+    assert [type(error) for error in told] == [ValueError if ends == "failed" else SkysailError]
+    if ends != "failed":
+        assert "'watch' ended" in str(told[0])
+
+
+async def test_an_essential_task_that_is_stopped_is_no_failure():
+    told: list[BaseException] = []
+    tasks = BackgroundTasks(told.append)
+    tasks.start_essential(asyncio.Event().wait(), "watch")
+    await asyncio.sleep(0)
+    await tasks.stop()
+    tasks.start(asyncio.sleep(0), "another")
+    await tasks.stop()
+    assert told == []

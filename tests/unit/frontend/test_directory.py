@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.back_off import BackOff
-from skysail_common.errors import InvalidInput, Unavailable
+from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.contract import LinkObserver, Metadata
 from skysail_common.rpc.messages import signature_to_proto
@@ -363,13 +363,36 @@ async def test_a_file_that_cannot_be_applied_is_passed_over(tmp_path, monkeypatc
     assert "RuntimeError: a bug" in caplog.text
 
 
-async def test_reports_that_fail_are_told_in_the_log(directed, monkeypatch, caplog):
+async def test_reports_that_fail_end_the_stream_so_that_the_next_has_them(
+    directed, monkeypatch, caplog
+):
     async def fail(say):
+        await turns()
         raise RuntimeError("a bug")
+
+    async def never() -> object:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(directed.directory, "_report_loads", fail)
+    stream = FakeStream()
+    monkeypatch.setattr(stream, "read", never)
+    with pytest.raises(SkysailError, match="its reports ended"):
+        await follow(directed, stream)
+    assert "RuntimeError: a bug" in caplog.text
+
+
+GONE = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize("error", [asyncio.InvalidStateError("ended"), GONE])
+async def test_reports_that_a_stream_no_longer_takes_leave_the_reason_to_reading(
+    directed, monkeypatch, error
+):
+    async def fail(say):
+        raise error
 
     monkeypatch.setattr(directed.directory, "_report_loads", fail)
     assert await follow(directed, FakeStream(snapshot_of())) == [1]
-    assert "RuntimeError: a bug" in caplog.text
 
 
 # The file of the last snapshot.

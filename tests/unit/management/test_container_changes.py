@@ -1,14 +1,16 @@
 import asyncio
 from contextlib import aclosing
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.changes import ContainerChanges
-from skysail_testing.virtual_time import settle, virtual_time
+from skysail_management.containers.changes import ContainerChanges, until_done
+from skysail_testing.virtual_time import now, settle, virtual_time
 
 STATES = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.STOPPED)
 
@@ -87,3 +89,40 @@ def test_the_last_that_is_seen_of_each_is_its_last_state(steps):
         assert seen == last
 
     run()
+
+
+@virtual_time
+async def test_a_watch_ends_with_its_manager_and_after_what_had_changed():
+    changes = ContainerChanges()
+    async with aclosing(changes.watch()) as watching:
+        waiting = asyncio.ensure_future(anext(watching))
+        await settle()
+        changes.fail(KeyError("a bug"))
+        changes.publish(box("a"))
+        changes.fail(ValueError("a consequence"))
+        assert (await waiting).container_id == "a"
+        with pytest.raises(SkysailError, match="watches no longer") as caught:
+            await anext(watching)
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+@virtual_time
+async def test_work_on_a_container_is_tried_until_it_is_done(caplog):
+    errors: list[Exception] = [KeyError("a bug"), OSError("disk full")]
+
+    async def work() -> None:
+        if errors:
+            raise errors.pop(0)
+
+    await until_done(work, "exit of c1")
+    assert now() > 1000.2
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+@virtual_time
+async def test_work_on_a_container_can_be_cancelled():
+    working = asyncio.ensure_future(until_done(asyncio.Event().wait, "exit of c1"))
+    await settle()
+    working.cancel()
+    await asyncio.wait({working})
+    assert working.cancelled()

@@ -356,3 +356,47 @@ def test_the_more_telling_of_two_reasons_stays(reason: str, earlier: str, told: 
     told = told.replace("…", "image a cannot be pulled:")
     seen = Container("c", replica_spec().replica_id, ReplicaState.STARTING, reason=reason)
     assert _with_reason(seen, earlier) == replace(seen, reason=told)
+
+
+@virtual_time
+async def test_a_list_finds_what_no_event_told_of():
+    async with running() as parts:
+        name, other = await parts.ready(), await parts.ready(1)
+        gone = parts.api.objects.pop((POD, name))
+        assert [each.container_id for each in await parts.manager.list()] == [other]
+        await settle()
+        assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
+        # One that the picture lacks, too.
+        parts.api.objects[POD, name] = gone
+        assert {each.container_id for each in await parts.manager.list()} == {name, other}
+        parts.api.objects[POD, other]["status"] = CRASHED
+        assert [each.container_id for each in await parts.manager.list()] == [name]
+        await settle()
+        assert parts.states(other)[-1] is ReplicaState.FAILED
+
+
+@virtual_time
+async def test_a_pod_that_cannot_be_read_hides_no_other():
+    async with running() as parts:
+        strange, other = await parts.ready(), await parts.ready(1)
+        parts.api.objects[POD, strange] = {
+            **parts.api.objects[POD, strange], "status": {"containerStatuses": [None]},
+        }  # fmt: skip
+        parts.api.break_watches(ContainerManagerUnavailable("gone"))
+        await pass_time(1.0)
+        parts.tell(other, CRASHED)
+        await settle()
+        assert parts.states(other)[-1] is ReplicaState.FAILED
+
+
+@virtual_time
+async def test_a_manager_whose_watch_has_ended_ends_the_watch_of_others(monkeypatch):
+    async def ends(self) -> None:
+        return
+
+    monkeypatch.setattr("skysail_management.containers.kubernetes_pods.KubernetesPods.follow", ends)
+    manager = KubernetesManager(settings(), cast(KubernetesApi, FakeKubernetesApi()))
+    await manager.open()
+    with pytest.raises(SkysailError, match="watches no longer"):
+        await anext(manager.watch())
+    await manager.close()

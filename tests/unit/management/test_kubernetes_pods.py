@@ -461,3 +461,40 @@ async def test_a_claim_that_is_cancelled_leaves_nothing_that_a_sweep_does_not_re
         await settle()
         await parts.pods.sweep()
         assert parts.api.names(DEPLOYMENT) == parts.api.names(POD) == []
+
+
+@virtual_time
+async def test_a_list_that_is_older_than_what_was_told_changes_nothing():
+    async with followed() as parts:
+        name, gone = await parts.claim(), await parts.claim(1)
+        listed = parts.api.list
+
+        async def late(kind, labels):
+            found = await listed(kind, labels)
+            # Meanwhile one becomes ready, one is removed and one is made.
+            parts.api.change(POD, name, status={"phase": "Running"})
+            parts.api.remove(POD, gone)
+            made.append(await parts.claim(2))
+            await settle()
+            return found
+
+        made: list[str] = []
+        parts.api.list = late  # type: ignore[method-assign]
+        parts.told.clear()
+        await parts.pods.refresh()
+        assert parts.pods.pods[name]["status"] == {"phase": "Running"}
+        assert gone not in parts.pods.pods
+        assert made[0] in parts.pods.pods
+        assert parts.told.count((gone, None)) == 1
+
+
+@virtual_time
+async def test_what_the_watch_tells_later_than_a_list_is_not_taken_for_newer():
+    async with followed() as parts:
+        name = await parts.claim()
+        before = parts.api.objects[POD, name]
+        parts.api.change(POD, name, status={"phase": "Running"})
+        await settle()
+        parts.api.send(Change(None, before))
+        await settle()
+        assert parts.pods.pods[name]["status"] == {"phase": "Running"}

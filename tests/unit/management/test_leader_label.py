@@ -6,7 +6,7 @@ from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import NotInCluster
 from skysail_common.kubernetes_kinds import Kind
 from skysail_management.leadership.leader_label import LeaderLabel
-from skysail_testing.virtual_time import now, virtual_time
+from skysail_testing.virtual_time import now, pass_time, virtual_time
 
 LEADER = "skysail.ai/leader"
 OURS = {
@@ -23,6 +23,7 @@ class FakePodApi:
         self.pods = pods
         self.num_failures = 0
         self.is_silent = False
+        self.num_changes = 0
 
     def leaders(self) -> list[str]:
         return [name for name, labels in self.pods.items() if labels.get(LEADER) == "true"]
@@ -42,6 +43,7 @@ class FakePodApi:
             raise ContainerManagerUnavailable("gone")
         if name not in self.pods:
             raise NotInCluster(name)
+        self.num_changes += 1
         for label, value in change["metadata"]["labels"].items():
             if value is None:
                 self.pods[name].pop(label, None)
@@ -53,6 +55,15 @@ def label(api: FakePodApi, pod: str = "a") -> LeaderLabel:
     return LeaderLabel(cast(KubernetesApi, api), "c", pod)
 
 
+async def marked(label: LeaderLabel, within_s: float = 100.0) -> None:
+    """Keep the label for a while."""
+    keeping = asyncio.ensure_future(label.keep())
+    await pass_time(within_s)
+    assert not keeping.done()
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
 @virtual_time
 async def test_it_is_on_our_pod_and_on_no_other_of_the_cluster():
     api = FakePodApi(
@@ -61,7 +72,7 @@ async def test_it_is_on_our_pod_and_on_no_other_of_the_cluster():
         other_cluster={**OURS, "skysail.ai/cluster": "d", LEADER: "true"},
         no_management={**OURS, "app.kubernetes.io/component": "frontend", LEADER: "true"},
     )
-    await label(api).put_on()
+    await marked(label(api))
     assert api.leaders() == ["a", "other_cluster", "no_management"]
     await label(api).take_off()
     assert api.leaders() == ["other_cluster", "no_management"]
@@ -71,8 +82,26 @@ async def test_it_is_on_our_pod_and_on_no_other_of_the_cluster():
 async def test_it_is_tried_until_it_is_on():
     api = FakePodApi(a={**OURS}, crashed={**OURS, LEADER: "true"})
     api.num_failures = 5
-    await label(api).put_on()
+    await marked(label(api))
     assert api.leaders() == ["a"]
+
+
+@virtual_time
+async def test_it_is_put_on_again_whoever_takes_it_off_or_puts_it_on_another():
+    api = FakePodApi(a={**OURS}, former={**OURS})
+    keeping = asyncio.ensure_future(label(api).keep())
+    await pass_time(1.0)
+    assert api.leaders() == ["a"]
+    # A request of a former leader arrives late.
+    api.pods["former"][LEADER] = "true"
+    del api.pods["a"][LEADER]
+    await pass_time(6.0)
+    assert api.leaders() == ["a"]
+    num_changes = api.num_changes
+    await pass_time(60.0)
+    assert api.num_changes == num_changes
+    keeping.cancel()
+    await asyncio.wait({keeping})
 
 
 @virtual_time
@@ -90,9 +119,9 @@ async def test_a_stop_is_not_held_up():
 @virtual_time
 async def test_nothing_is_done_outside_a_pod_or_where_the_pod_is_gone():
     api = FakePodApi(other={**OURS, LEADER: "true"})
-    await label(api, "").put_on()
+    await marked(label(api, ""))
     await label(api, "").take_off()
     assert api.leaders() == ["other"]
-    await label(api).put_on()
+    await marked(label(api))
     await label(api).take_off()
     assert api.leaders() == []

@@ -29,12 +29,11 @@ class KeepAlive(NamedTuple):
     """Longest time that its answer may take."""
 
 
-_KEEP_ALIVE = KeepAlive(20.0, 10.0)
+KEEP_ALIVE = KeepAlive(20.0, 10.0)
+"""How clients and servers notice it, unless a caller says otherwise."""
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_permit_without_calls", 0),
-    # Otherwise two pings is all that a stream without messages gets.
-    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # This is how long an attempt may take, whatever its name; a busy peer does not answer at once.
     ("grpc.min_reconnect_backoff_ms", 2_000),
@@ -42,11 +41,23 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
+def keep_alive_options(keep_alive: KeepAlive) -> list[tuple[str, int]]:
+    """Return the options of a channel or server that pings its peers."""
+    return [
+        ("grpc.keepalive_time_ms", int(keep_alive.idle_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(keep_alive.timeout_s * 1000)),
+        # Newer grpcio waits for the longer of both, and this one is a minute unless it is set.
+        ("grpc.http2.ping_timeout_ms", int(keep_alive.timeout_s * 1000)),
+        # Otherwise two pings is all that a stream without messages gets.
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
 def open_channel(
     endpoint: str,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     credentials: grpc.ChannelCredentials | None = None,
-    keep_alive: KeepAlive = _KEEP_ALIVE,
+    keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> grpc.aio.Channel:
     """Return a channel to `host:port` or `unix:/path`; it connects when first used.
 
@@ -58,10 +69,7 @@ def open_channel(
     """
     options: list[tuple[str, int | str]] = [
         *_OPTIONS,
-        ("grpc.keepalive_time_ms", int(keep_alive.idle_s * 1000)),
-        ("grpc.keepalive_timeout_ms", int(keep_alive.timeout_s * 1000)),
-        # Newer grpcio waits for the longer of both, and this one is a minute unless it is set.
-        ("grpc.http2.ping_timeout_ms", int(keep_alive.timeout_s * 1000)),
+        *keep_alive_options(keep_alive),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
     ]

@@ -11,7 +11,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from skysail_common.rpc.certificates import Pem, ServerCertificates
-from skysail_common.rpc.channels import MAX_MESSAGE_BYTES, MIN_PING_INTERVAL_S
+from skysail_common.rpc.channels import (
+    KEEP_ALIVE,
+    MAX_MESSAGE_BYTES,
+    MIN_PING_INTERVAL_S,
+    keep_alive_options,
+)
 from skysail_common.rpc.health_check import LIVENESS
 from skysail_common.rpc.interceptors import ErrorInterceptor
 from skysail_common.sockets import cannot_listen
@@ -60,6 +65,7 @@ class GrpcServer:
                     int(MIN_PING_INTERVAL_S * 1000),
                 ),
                 ("grpc.keepalive_permit_without_calls", 1),
+                *keep_alive_options(KEEP_ALIVE),
                 *age,
             ],
         )

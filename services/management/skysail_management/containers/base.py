@@ -175,7 +175,17 @@ class ContainerManager(ABC):
 
     @abstractmethod
     async def list(self) -> Sequence[Container]:
-        """Return every live container."""
+        """Return every live container, as the engine shows them now.
+
+        The answer never comes from memory alone. What differs from what the manager knew is
+        reported by `watch` too, so that a lost event costs one call.
+
+        Raises:
+            ContainerManagerUnavailable: the engine does not answer.
+
+        Called by:
+            The reconciler, every 30 s.
+        """
 
     @abstractmethod
     def watch(self) -> AsyncIterator[Container]:
@@ -183,6 +193,11 @@ class ContainerManager(ABC):
 
         The last that is yielded for a container is STOPPED (it was told to stop) or FAILED.
         Changes between `open` and the first step of the iteration are not lost. Has one consumer.
+        What one container does never ends it.
+
+        Raises:
+            SkysailError: the manager observes its engine no longer; management ends then, and the
+                next one takes the containers over.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -39,6 +40,8 @@ from skysail_management.containers.replicas import (
     replica_name,
 )
 from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
 _STARTED_AT = "started-at"
@@ -149,8 +152,29 @@ class ClusterContainers:
         found = await self._engine.do(
             lambda client: client.containers(all=True, filters=self._filter())
         )
-        each = [Found(self._container(one), one["State"] == "running") for one in found]
+        each = [one for container in found if (one := self._found(container)) is not None]
         return sorted(each, key=lambda one: str(one.container.started_at))
+
+    def _found(self, found: Mapping[str, Any]) -> Found | None:
+        try:
+            return Found(self._container(found), found["State"] == "running")
+        except (KeyError, ValueError, SkysailError) as error:
+            # Another's container with these labels must not hide the others.
+            facts = {"container": found.get("Id"), "error": repr(error)}
+            log.error("a container cannot be read", extra=facts)
+            return None
+
+    async def is_running(self, name: str) -> bool:
+        """Tell whether a container runs now.
+
+        Raises:
+            ContainerManagerUnavailable: the engine does not answer.
+        """
+        try:
+            found = await self._engine.do(lambda client: client.inspect_container(name))
+        except NotOnEngine:
+            return False
+        return bool(found["State"]["Running"])
 
     @asynccontextmanager
     async def ends(self) -> AsyncIterator[AsyncIterator[str]]:
@@ -242,7 +266,8 @@ class ClusterContainers:
 
     def clear(self, name: str) -> None:
         """Remove what a container that has ended needs no more; its log stays."""
-        (self._ready / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._ready / name).unlink(missing_ok=True)
         shutil.rmtree(self._socket(name).parent, ignore_errors=True)
 
     def note_ready(self, name: str, is_ready: bool) -> None:

@@ -25,7 +25,7 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.changes import ContainerChanges
+from skysail_management.containers.changes import ContainerChanges, until_done
 from skysail_management.containers.docker_containers import ClusterContainers
 from skysail_management.containers.docker_images import VersionImages
 from skysail_management.containers.readiness import watch_readiness
@@ -63,7 +63,7 @@ class DockerEngineManager(ContainerManager):
         self._images = VersionImages(marks, settings)
         self._replicas: dict[str, _Replica] = {}
         self._changes = ContainerChanges()
-        self._tasks = BackgroundTasks()
+        self._tasks = BackgroundTasks(self._changes.fail)
 
     def default_threads(self, num_replicas: int) -> int:
         """Return the CPUs of a replica, or where they have no limit, its share of the cores."""
@@ -79,7 +79,7 @@ class DockerEngineManager(ContainerManager):
                 self._follow(replica)
                 log.info("took over a replica", extra={"replica": found.container.replica_id})
         await self._images.open()
-        self._tasks.start(self._watch_ends(), "events of the Docker engine")
+        self._tasks.start_essential(self._watch_ends(), "events of the Docker engine")
 
     async def close(self) -> None:
         """Let go of all containers without stopping them.
@@ -137,8 +137,10 @@ class DockerEngineManager(ContainerManager):
                 raise SkysailError(f"container {container_id} cannot be killed") from None
 
     async def list(self) -> Sequence[Container]:
-        """Return every container that lives."""
-        return [replica.container for replica in self._replicas.values()]
+        """Return every container that lives, as the engine says."""
+        await self._resync()
+        # One that is being started has a container only when that is done.
+        return [each.container for each in self._replicas.values() if each.readiness is not None]
 
     def watch(self) -> AsyncIterator[Container]:
         """Yield each container whenever its state changes."""
@@ -160,7 +162,7 @@ class DockerEngineManager(ContainerManager):
         last: dict[ReplicaId, str] = {}
         for found in await self._containers.list():
             name, replica_id = found.container.container_id, found.container.replica_id
-            if name in self._replicas:
+            if name in self._replicas or found.is_running:
                 continue
             if replica_id.model_version not in kept:
                 await self._containers.remove(name)
@@ -175,31 +177,55 @@ class DockerEngineManager(ContainerManager):
         while True:
             try:
                 async with self._containers.ends() as names:
-                    # What ends from here on is told.
-                    await self._look_for_ended()
+                    # The stream tells what ends from here on.
+                    await self._resync()
                     back_off.reset()
                     async for name in names:
-                        await self._ended(name)
+                        await self._note_end(name)
             except ContainerManagerUnavailable as error:
                 log.warning("the Docker engine is away", extra={"error": error.message})
             except EngineRefused as error:
                 log.error("the Docker engine gives no events", extra={"error": error.message})
+            except Exception:
+                log.exception("the Docker engine is not watched")
             await asyncio.sleep(back_off.next_s())
 
-    async def _look_for_ended(self) -> None:
+    async def _resync(self) -> None:
+        """Correct what is known of the containers by what the engine says of them."""
         started = [name for name, each in self._replicas.items() if each.readiness is not None]
-        listed = await self._containers.list()
-        running = {found.container.container_id for found in listed if found.is_running}
+        found = {each.container.container_id: each for each in await self._containers.list()}
+        running = {name for name, each in found.items() if each.is_running}
         for name in started:
             if name not in running:
-                await self._ended(name)
+                await self._note_end(name)
+        for name in running:
+            # It may have ended since the list was made.
+            if name not in self._replicas and await self._containers.is_running(name):
+                self._replicas[name] = replica = _Replica(found[name].container)
+                self._follow(replica)
+                log.warning("replica found again", extra={"replica": replica.container.replica_id})
+
+    async def _note_end(self, name: str) -> None:
+        """Report that a container has ended; a failure concerns this one, which `list` finds again.
+
+        Raises:
+            ContainerManagerUnavailable: the engine does not answer.
+        """
+        try:
+            await self._ended(name)
+        except ContainerManagerUnavailable:
+            raise
+        except Exception:
+            log.exception("the end of a container is not understood", extra={"container": name})
 
     async def _ended(self, name: str) -> None:
         replica = self._replicas.get(name)
         if replica is None:
             return
         failed = await self._containers.ended(replica.container)
-        del self._replicas[name]
+        # Its start, or another report of its end, may have given it up by now.
+        if self._replicas.pop(name, None) is None:
+            return
         if replica.readiness is not None:
             replica.readiness.cancel()
         if replica.is_stopping:
@@ -215,8 +241,9 @@ class DockerEngineManager(ContainerManager):
         replica.gone.set()
 
     def _follow(self, replica: _Replica) -> None:
+        name = f"readiness of {replica.container.container_id}"
         replica.readiness = self._tasks.start(
-            self._watch_readiness(replica), f"readiness of {replica.container.container_id}"
+            until_done(lambda: self._watch_readiness(replica), name), name
         )
 
     async def _watch_readiness(self, replica: _Replica) -> None:

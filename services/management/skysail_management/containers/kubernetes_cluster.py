@@ -28,7 +28,7 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.changes import ContainerChanges
+from skysail_management.containers.changes import ContainerChanges, until_done
 from skysail_management.containers.kubernetes_packages import KubernetesPackages
 from skysail_management.containers.kubernetes_pods import KubernetesPods
 from skysail_management.containers.log_tails import log_end
@@ -83,7 +83,7 @@ class KubernetesManager(ContainerManager):
         """Of each replica that has failed, the last pod and the end of its log: with a pod goes all
         that it wrote."""
         self._changes = ContainerChanges()
-        self._tasks = BackgroundTasks()
+        self._tasks = BackgroundTasks(self._changes.fail)
 
     def default_threads(self, num_replicas: int) -> int:
         """Return how many threads a replica has that asks for none: one for each CPU it may use."""
@@ -99,7 +99,7 @@ class KubernetesManager(ContainerManager):
         except BaseException:
             await self.close()
             raise
-        self._tasks.start(self._pods.follow(), "pods")
+        self._tasks.start_essential(self._pods.follow(), "pods")
 
     async def close(self) -> None:
         """Let go of all pods without stopping them."""
@@ -152,7 +152,8 @@ class KubernetesManager(ContainerManager):
                 raise SkysailError(f"pod {container_id} cannot be deleted") from None
 
     async def list(self) -> Sequence[Container]:
-        """Return every container that lives."""
+        """Return every container that lives, as Kubernetes says."""
+        await self._pods.refresh()
         return [each.container for each in self._replicas.values() if not each.has_failed]
 
     def watch(self) -> AsyncIterator[Container]:
@@ -219,7 +220,8 @@ class KubernetesManager(ContainerManager):
         state = read_pod(pod)
         if state.container.state is ReplicaState.FAILED:
             replica.has_failed = True
-            self._tasks.start(self._fail(name, replica, state), f"failure of {name}")
+            what = f"failure of {name}"
+            self._tasks.start(until_done(lambda: self._fail(name, replica, state), what), what)
             return
         container = _with_reason(state.container, replica.container.reason)
         if container != replica.container:

@@ -11,7 +11,7 @@ management says which one ends. Hence two labels:
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -79,6 +79,8 @@ class KubernetesPods:
         self._groups: dict[str, _Group] = {}
         self._anchor: Object = {}
         self._claimed_names: set[str] = set()
+        self._touched: set[str] = set()
+        """Pods that were learned or forgotten since the last `refresh` began."""
         self._changes: AsyncGenerator[Change, None] | None = None
 
     async def open(self) -> None:
@@ -114,13 +116,28 @@ class KubernetesPods:
                 log.exception("pods are not watched")
             await asyncio.sleep(back_off.next_s())
 
+    async def refresh(self) -> None:
+        """Correct the picture by what there is now, whatever the watch has told.
+
+        Raises:
+            ContainerManagerUnavailable: the Kubernetes cluster does not answer.
+            NotAllowed: a role lacks a rule.
+        """
+        known = set(self.pods)
+        self._touched.clear()
+        listed = await self._api.list(POD, self._labels)
+        # What the watch told meanwhile may be newer than the list.
+        touched = set(self._touched)
+        self._replace(
+            {name for name in known if name not in touched},
+            [pod for pod in listed if pod["metadata"]["name"] not in touched],
+        )
+        async with self._changed:
+            self._changed.notify_all()
+
     async def _take(self, change: Change) -> None:
         if change.listed is not None:
-            found = {pod["metadata"]["name"]: pod for pod in change.listed}
-            for name in self.pods.keys() - found.keys():
-                self._forget(name)
-            for pod in found.values():
-                self._learn(pod)
+            self._replace(set(self.pods), change.listed)
         elif change.changed is not None:
             if change.is_gone:
                 self._forget(change.changed["metadata"]["name"])
@@ -129,21 +146,35 @@ class KubernetesPods:
         async with self._changed:
             self._changed.notify_all()
 
+    def _replace(self, known: Collection[str], listed: Sequence[Object]) -> None:
+        """Learn the pods of a list, and forget those known ones that are not in it."""
+        found = {pod["metadata"]["name"] for pod in listed}
+        for name in known:
+            if name not in found:
+                self._forget(name)
+        for pod in listed:
+            self._learn(pod)
+
     def _learn(self, pod: Object) -> None:
         name = pod["metadata"]["name"]
+        if _is_older(pod, self.pods.get(name)):
+            # A list may be ahead of the watch.
+            return
+        self._touched.add(name)
         if name in self._claimed_names and not is_claimed(pod):
             # Told after the answer to our claim, of a time before it.
             return
         try:
             group_of(pod)
             self._on_change(name, pod)
-        except (KeyError, ValueError) as error:
-            # Somebody else's with our labels must not make us blind for our own.
-            log.error("a pod cannot be read", extra={"pod": name, "error": repr(error)})
+        except Exception:
+            # One pod, or another's with these labels, must not hide the others.
+            log.exception("a pod cannot be read", extra={"pod": name})
         else:
             self.pods[name] = pod
 
     def _forget(self, name: str) -> None:
+        self._touched.add(name)
         self._claimed_names.discard(name)
         if self.pods.pop(name, None) is not None:
             self._on_change(name, None)
@@ -304,6 +335,15 @@ class KubernetesPods:
                 group.is_made = False
             if not group.num_claiming:
                 del self._groups[name]
+
+
+def _is_older(pod: Object, known: Object | None) -> bool:
+    """Tell whether a pod is as it was before what is known of it."""
+    if known is None or pod["metadata"].get("uid") != known["metadata"].get("uid"):
+        return False
+    versions = [each["metadata"].get("resourceVersion", "") for each in (pod, known)]
+    # Kubernetes defines their order, but not that each is a number.
+    return all(each.isdecimal() for each in versions) and int(versions[0]) < int(versions[1])
 
 
 def _claim(pod: Object, spec: ReplicaSpec) -> list[Mapping[str, object]]:

@@ -36,18 +36,21 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.changes import ContainerChanges
+from skysail_management.containers.changes import ContainerChanges, until_done
 from skysail_management.containers.environments import Environments
 from skysail_management.containers.log_files import read_log, read_log_end
 from skysail_management.containers.log_tails import log_end
 from skysail_management.containers.notes import Replica, log_file, read_note, write_note
 from skysail_management.containers.processes import (
+    NO_START,
+    ProcessStart,
     is_same_process,
     kill_processes_in,
     kill_remains,
     signal_process,
     signal_session,
-    started_at,
+    start_of,
+    this_boot,
     wait_for_exit,
 )
 from skysail_management.containers.readiness import watch_readiness
@@ -70,6 +73,7 @@ from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
 
+_EXIT_S = 5.0
 _LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
 
 
@@ -90,7 +94,7 @@ class LocalProcessManager(ContainerManager):
         self._environments = Environments(data_dir / "environments", base_environment)
         self._replicas: dict[str, Replica] = {}
         self._changes = ContainerChanges()
-        self._tasks = BackgroundTasks()
+        self._tasks = BackgroundTasks(self._changes.fail)
 
     def check_resources(self, cpus: float, gpus: int) -> None:
         """Refuse GPUs: a process sees all of the machine, and none is its own."""
@@ -145,9 +149,9 @@ class LocalProcessManager(ContainerManager):
                 started_at=datetime.now(timezone.utc),
                 labels=replica_labels(self._cluster, spec),
             )
-            # A process that has ended already is still a zombie of ours: its start can be read.
-            start = started_at(child.pid) or 0.0
-            replica = Replica(container, directory, child.pid, start, child, asyncio.Event())
+            replica = Replica(
+                container, directory, child.pid, start_of(child.pid), child, asyncio.Event()
+            )
             write_note(replica)
         except OSError as error:
             if child is not None:
@@ -205,8 +209,41 @@ class LocalProcessManager(ContainerManager):
             await replica.gone.wait()
 
     async def list(self) -> Sequence[Container]:
-        """Return every process that lives."""
+        """Return every process that lives, as the machine and the notes on disk say."""
+        known = list(self._replicas.values())
+        living, noted = await in_thread(self._look, known)
+        for replica in known:
+            if replica.container.container_id not in living and await self._has_exited(replica):
+                await self._ended(replica)
+        for replica in noted:
+            # It may have ended, or been followed, since it was seen.
+            is_known = replica.container.container_id in self._replicas
+            if not is_known and is_same_process(replica.pid, replica.start):
+                log.warning("replica found again", extra={"replica": replica.container.replica_id})
+                self._follow(replica)
         return [replica.container for replica in self._replicas.values()]
+
+    async def _has_exited(self, replica: Replica) -> bool:
+        """Return True once a process whose main thread has ended is gone with its other threads."""
+        if replica.child is None:
+            return True
+        # Until it is waited for, its number is given to no other.
+        signal_session(replica.pid, signal.SIGKILL)
+        try:
+            await asyncio.wait_for(wait_for_exit(replica.pid), _EXIT_S)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    def _look(self, known: Sequence[Replica]) -> tuple[set[str], Sequence[Replica]]:
+        """Return the names of the known processes that live, and the other ones with a note."""
+        living = {
+            each.container.container_id for each in known if is_same_process(each.pid, each.start)
+        }
+        names = {each.container.container_id for each in known}
+        directories = [each for each in self._directory.iterdir() if each.name not in names]
+        notes = [note for each in directories if (note := read_note(each)) is not None]
+        return living, [note for note in notes if is_same_process(note.pid, note.start)]
 
     def watch(self) -> AsyncIterator[Container]:
         """Yield each process whenever its state changes."""
@@ -230,7 +267,8 @@ class LocalProcessManager(ContainerManager):
         The last failure of each replica of a kept version stays, so that its log can be read.
         """
         versions = {spec.model_version for spec in kept}
-        newest: dict[ReplicaId, tuple[float, Path]] = {}
+        newest: dict[ReplicaId, tuple[bool, ProcessStart, Path]] = {}
+        boot = this_boot()
         for directory in list(self._directory.iterdir()):
             if directory.name in self._replicas:
                 continue
@@ -238,21 +276,23 @@ class LocalProcessManager(ContainerManager):
             if replica is None or replica.container.replica_id.model_version not in versions:
                 await in_thread(remove_replica_directory, directory)
                 continue
-            last = newest.get(replica.container.replica_id)
-            if last is not None:
-                older = min(last, (replica.start, directory))
-                await in_thread(remove_replica_directory, older[1])
-                last = max(last, (replica.start, directory))
-            newest[replica.container.replica_id] = last or (replica.start, directory)
+            # Ticks order what started in one boot only.
+            found = (replica.start.boot_id == boot, replica.start, directory)
+            last = newest.get(replica.container.replica_id, found)
+            if last is not found:
+                await in_thread(remove_replica_directory, min(last, found)[2])
+            newest[replica.container.replica_id] = max(last, found)
         await self._environments.sweep([spec.requirements for spec in kept])
 
     def _follow(self, replica: Replica) -> None:
         self._replicas[replica.container.container_id] = replica
-        readiness = self._tasks.start(
-            self._watch_readiness(replica), f"readiness of {replica.container.container_id}"
+        name = replica.container.container_id
+        replica.readiness = self._tasks.start(
+            until_done(lambda: self._watch_readiness(replica), f"readiness of {name}"),
+            f"readiness of {name}",
         )
         self._tasks.start(
-            self._watch_exit(replica, readiness), f"exit of {replica.container.container_id}"
+            until_done(lambda: self._watch_exit(replica), f"exit of {name}"), f"exit of {name}"
         )
 
     async def _watch_readiness(self, replica: Replica) -> None:
@@ -277,17 +317,29 @@ class LocalProcessManager(ContainerManager):
             if replica.container.state is not state:
                 self._set(replica, state)
 
-    async def _watch_exit(self, replica: Replica, readiness: "asyncio.Task[None]") -> None:
+    async def _watch_exit(self, replica: Replica) -> None:
         await wait_for_exit(replica.pid)
-        readiness.cancel()
-        status = replica.child.wait() if replica.child is not None else None
-        # Whatever the user's code started must not outlive it.
-        signal_session(replica.pid, signal.SIGKILL)
-        del self._replicas[replica.container.container_id]
-        replica.socket.unlink(missing_ok=True)
-        remove_short_name(replica.directory)
+        await self._ended(replica)
+
+    async def _ended(self, replica: Replica) -> None:
+        """Report that a process has ended, once, and remove what it needs no more."""
+        name = replica.container.container_id
+        if self._replicas.get(name) is not replica:
+            if replica.child is not None:
+                replica.child.poll()
+            return
+        # Whatever the user's code started must not outlive it; what has its number by now may.
+        if replica.child is not None or start_of(replica.pid) == NO_START:
+            signal_session(replica.pid, signal.SIGKILL)
+        status = replica.child.poll() if replica.child is not None else None
+        del self._replicas[name]
+        if replica.readiness is not None:
+            replica.readiness.cancel()
         # Whoever stops it must not signal its number any more.
         replica.gone.set()
+        with contextlib.suppress(OSError):
+            replica.socket.unlink(missing_ok=True)
+            remove_short_name(replica.directory)
         if replica.is_stopping:
             await in_thread(remove_replica_directory, replica.directory)
             self._set(replica, ReplicaState.STOPPED)

@@ -11,6 +11,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
+from skysail_management.containers.processes import ProcessStart
 
 _NOTE_FILE = "container.json"
 _READY_FILE = "ready"
@@ -23,13 +24,15 @@ class Replica:
     container: Container
     directory: Path
     pid: int
-    start: float
+    start: ProcessStart
     child: "subprocess.Popen[bytes] | None"
     """None where an earlier management started it."""
     gone: asyncio.Event
     is_stopping: bool = False
     is_silent: bool = False
     """True once it was killed because it did not answer."""
+    readiness: "asyncio.Task[None] | None" = None
+    """Watches its health while it lives."""
 
     @property
     def socket(self) -> Path:
@@ -84,6 +87,8 @@ def read_note(directory: Path) -> Replica | None:
             started_at=datetime.fromisoformat(record["started_at"]),
             labels=record["labels"],
         )
-        return Replica(container, directory, record["pid"], record["start"], None, asyncio.Event())
+        boot_id, ticks = record["start"]
+        start = ProcessStart(boot_id, ticks)
+        return Replica(container, directory, record["pid"], start, None, asyncio.Event())
     except (OSError, ValueError, KeyError, TypeError, SkysailError):
         return None

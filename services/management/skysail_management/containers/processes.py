@@ -5,38 +5,74 @@ import contextlib
 import os
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 _POLL_S = 0.2
-_SAME_START_S = 1.0
+_PROC = Path("/proc")
+_STATE, _START_TICKS = 0, 19
+"""Fields of /proc/<pid>/stat after the name of the process."""
 
 
-def started_at(pid: int) -> float | None:
-    """Return when a live process was started, as seconds since the epoch; None if it is gone.
+class ProcessStart(NamedTuple):
+    """When a process was started, by a clock that nobody sets; orders the processes of one boot.
 
-    A pid and the start of its process name a process for good; a pid alone is used again.
+    A pid and the start of its process name a process for good; a pid alone is used again. On Linux the
+    wall clock is no part of it, because a step of that clock would move the start.
     """
+
+    boot_id: str
+    """Names the boot of the machine; empty where the system does not tell."""
+    ticks: float
+    """Ticks since that boot; where the system does not tell, seconds since the epoch."""
+
+
+NO_START = ProcessStart("", 0.0)
+"""The start of a process that was gone before it could be read."""
+
+
+def start_of(pid: int) -> ProcessStart:
+    """Return when a live process was started; `NO_START` if it is gone."""
+    if not (_PROC / "self" / "stat").exists():
+        return _start_by_psutil(pid)
+    try:
+        # The name may hold spaces and parentheses.
+        fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return NO_START
+    is_gone = fields[_STATE] in ("Z", "X")
+    return NO_START if is_gone else ProcessStart(this_boot(), float(fields[_START_TICKS]))
+
+
+def this_boot() -> str:
+    """Return what names the present boot of the machine; empty where the system does not tell."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _start_by_psutil(pid: int) -> ProcessStart:
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return float(process.create_time())
+            return NO_START
+        return ProcessStart("", float(process.create_time()))
     except psutil.NoSuchProcess:
-        return None
+        return NO_START
 
 
-def is_same_process(pid: int, start: float) -> bool:
+def is_same_process(pid: int, start: ProcessStart) -> bool:
     """Tell whether the process that was started then under this pid still lives."""
-    now = started_at(pid)
-    return now is not None and abs(now - start) < _SAME_START_S
+    return start != NO_START and start_of(pid) == start
 
 
 async def wait_for_exit(pid: int) -> None:
     """Return when the process is gone; it need not be a child."""
     if not hasattr(os, "pidfd_open"):
         # Other systems than Linux can only be asked.
-        while started_at(pid) is not None:  # noqa: ASYNC110
+        while start_of(pid) != NO_START:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         return
     try:

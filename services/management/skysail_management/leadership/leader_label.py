@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
+_LOOK_EVERY_S = 5.0
 _REMOVAL_S = 2.0
 
 
@@ -33,24 +34,31 @@ class LeaderLabel:
         self._labels = {**labels(cluster, "management"), LEADER: "true"}
         self._pod = pod
 
-    async def put_on(self) -> None:
-        """Have the label on our own pod and no other; tries until that is done."""
+    async def keep(self) -> None:
+        """Keep the label on our own pod and on no other until this is cancelled.
+
+        Someone may remove it, and a request of a former leader may arrive late: without it, or with
+        two, the Service leads nowhere or to a standby.
+        """
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
-        while self._pod:
+        while True:
             try:
-                await self._move()
+                if self._pod:
+                    await self._move()
             except SkysailError as error:
                 log.warning("leader label not set", extra={"error": error.message})
                 await asyncio.sleep(back_off.next_s())
             else:
-                return
+                back_off.reset()
+                await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _move(self) -> None:
-        for pod in await self._api.list(POD, self._labels):
-            # Of one that was killed, or cut off.
-            if pod["metadata"]["name"] != self._pod:
-                await self._set(pod["metadata"]["name"], None)
-        await self._set(self._pod, "true")
+        marked = {pod["metadata"]["name"] for pod in await self._api.list(POD, self._labels)}
+        for pod in marked - {self._pod}:
+            # A pod that was killed, or cut off.
+            await self._set(pod, None)
+        if self._pod not in marked:
+            await self._set(self._pod, "true")
 
     async def take_off(self) -> None:
         """Remove the label from our own pod, if that is possible within a moment."""

@@ -18,11 +18,11 @@ from skysail_management.settings import ManagementSettings
 
 @asynccontextmanager
 async def leading(
-    settings: ManagementSettings, stop: asyncio.Event
+    settings: ManagementSettings, stop: asyncio.Event, owner: BackgroundTasks
 ) -> AsyncIterator[LeaderLabel | None]:
     """Lead inside the block, which begins when nobody else does; the process ends if that changes.
 
-    Yields None where `stop` is set before it leads.
+    Yields None if `stop` is set before it leads. `owner` hears of a renewal that has ended.
 
     Raises:
         FailedPrecondition: no Kubernetes cluster is known.
@@ -43,13 +43,13 @@ async def leading(
         MONOTONIC,
         Watchdog(),
     )
-    tasks = BackgroundTasks()
+    tasks = owner.group()
     try:
         await api.open()
         if not await lease.acquire(stop):
             yield None
             return
-        tasks.start(lease.keep(), "renew the lease")
+        tasks.start_essential(lease.keep(), "renew the lease")
         try:
             yield LeaderLabel(api, settings.cluster, settings.kubernetes_pod)
         finally:

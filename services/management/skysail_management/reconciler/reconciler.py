@@ -33,7 +33,9 @@ class Reconciler:
         routing: Routing,
         options: ReconcilerOptions,
         clock: Clock,
+        tasks: BackgroundTasks,
     ) -> None:
+        """Does nothing before `start`; failures of its tasks are those of `tasks`."""
         self._records = records
         self._manager = manager
         self._artifacts = artifacts
@@ -42,7 +44,7 @@ class Reconciler:
         self._options = options
         self._clock = clock
         self._loops: dict[ModelVersion, VersionLoop] = {}
-        self._tasks = BackgroundTasks()
+        self._tasks = tasks.group()
 
     async def start(self) -> None:
         """Take over what runs, then begin to reconcile.
@@ -52,8 +54,8 @@ class Reconciler:
         """
         await self._manager.open()
         await self._resync()
-        self._tasks.start(self._watch(), "container changes")
-        self._tasks.start(self._resync_often(), "resync")
+        self._tasks.start_essential(self._watch(), "container changes")
+        self._tasks.start_essential(self._resync_often(), "resync")
 
     async def stop(self) -> None:
         """End all loops; containers go on."""
@@ -114,6 +116,7 @@ class Reconciler:
                 self._options,
                 self._clock,
                 self.routing_changed,
+                self._tasks.group(),
             )
             self._loops[version] = loop
             self._tasks.start(self._run(loop), f"reconciler of {version}")
@@ -131,7 +134,14 @@ class Reconciler:
 
     async def _watch(self) -> None:
         async for container in self._manager.watch():
+            self._observe(container)
+
+    def _observe(self, container: Container) -> None:
+        try:
             self._loop(container.replica_id.model_version).observe(container)
+        except Exception:
+            # One container must not hide the others; a resync tries it again.
+            log.exception("a report is not taken", extra={"container": container.container_id})
 
     async def _resync_often(self) -> None:
         while True:
@@ -154,7 +164,7 @@ class Reconciler:
             # One that has failed and is not known was counted when it did.
             is_news = container.state.is_live if state is None else state is not container.state
             if is_news and state is not ReplicaState.DRAINING:
-                self._loop(container.replica_id.model_version).observe(container)
+                self._observe(container)
         self.all_changed()
 
     def _kept(self) -> list[VersionSpec]:
@@ -163,9 +173,14 @@ class Reconciler:
     async def _sweep(self) -> None:
         try:
             await self._manager.sweep(self._kept())
+            self._artifacts.sweep(
+                {record.artifact_sha256 for record in self._records.versions.all()}
+            )
         except SkysailError as error:
             log.warning("sweep failed", extra={"error": error.message})
-        self._artifacts.sweep({record.artifact_sha256 for record in self._records.versions.all()})
+        except Exception:
+            # What is left costs room, and the next sweep tries again.
+            log.exception("sweep failed")
 
 
 async def stop_all(manager: ContainerManager, drain_timeout_s: float) -> None:

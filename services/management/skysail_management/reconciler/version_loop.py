@@ -19,6 +19,7 @@ from skysail_management.containers.base import (
 )
 from skysail_management.containers.log_tails import timed_out
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
+from skysail_management.reconciler.ending import end_of_log, stop_surely
 from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Observed, Stop, plan
 from skysail_management.reconciler.rollout import Rollout, RoutingChanged
 from skysail_management.reconciler.specs import ReconcilerOptions, replica_spec, version_spec
@@ -27,7 +28,6 @@ from skysail_management.records import DeploymentRecord, Records
 log = logging.getLogger(__name__)
 
 _LIST_AGE_S = 10.0
-_LOG_TAIL_LINES = 40
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
 
@@ -50,6 +50,7 @@ class VersionLoop:
         options: ReconcilerOptions,
         clock: Clock,
         routing_changed: RoutingChanged,
+        tasks: BackgroundTasks,
     ) -> None:
         """Does nothing before `run`.
 
@@ -61,6 +62,7 @@ class VersionLoop:
             options: What every loop needs to know.
             clock: Time.
             routing_changed: Called when a replica becomes or ceases to be ready.
+            tasks: Group of the tasks of this loop, which stops them.
         """
         self.version = version
         self._records = records
@@ -74,7 +76,7 @@ class VersionLoop:
         self._last_failed: dict[int, Container] = {}
         self._wake = asyncio.Event()
         self._is_prepared = False
-        self._tasks = BackgroundTasks()
+        self._tasks = tasks
         self._rollout = Rollout(version, records, events, routing_changed, lambda: self.num_ready)
 
     def wake(self) -> None:
@@ -157,10 +159,18 @@ class VersionLoop:
         if is_ready and not was_ready:
             self._publish(DeployStep.READY, f"{container.replica_id} is ready", container)
         if container.state is ReplicaState.FAILED:
-            self._count_failure(container, now, before.since if was_ready and before else now)
+            if self._has_counted(container):
+                # A resync and the watch may both find it; the later report may tell more.
+                self._last_failed[container.replica_id.index] = container
+            else:
+                self._count_failure(container, now, before.since if was_ready and before else now)
         if is_ready != was_ready:
             self._routing_changed()
         self._wake.set()
+
+    def _has_counted(self, container: Container) -> bool:
+        last = self._last_failed.get(container.replica_id.index)
+        return last is not None and last.container_id == container.container_id
 
     def forget_missing(self, listed: Collection[str]) -> None:
         """Take containers that the manager no longer lists for gone.
@@ -334,9 +344,7 @@ class VersionLoop:
             self._is_prepared = False
             return
         # What the manager has reported since is newer than what `start` returned.
-        last = self._last_failed.get(index)
-        has_failed = last is not None and last.container_id == container.container_id
-        if container.container_id not in self._seen and not has_failed:
+        if container.container_id not in self._seen and not self._has_counted(container):
             self._seen[container.container_id] = _Seen(container, self._clock())
         self._publish(DeployStep.STARTING, f"{replica_id} is starting", container)
 
@@ -355,35 +363,14 @@ class VersionLoop:
         container_id = container.container_id
         log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:
-            container = timed_out(container, await self._log_tail(container_id))
+            container = timed_out(container, await end_of_log(self._manager, container_id))
             self._count_failure(container, self._clock(), self._clock())
         if known is not None:
             # No frontend sends to it any more before it is told to end.
             await known
-        back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
-        while True:
-            try:
-                await self._manager.stop(container_id, self._options.drain_timeout_s)
-            except Exception as error:
-                log.warning(
-                    "replica cannot be stopped",
-                    extra={"container": container_id, "error": repr(error)},
-                )
-                await asyncio.sleep(back_off.next_s())
-            else:
-                break
+        await stop_surely(self._manager, container_id, self._options.drain_timeout_s)
         self._seen.pop(container_id, None)
         self._wake.set()
-
-    async def _log_tail(self, container_id: str) -> str:
-        try:
-            lines = self._manager.logs(container_id, _LOG_TAIL_LINES, follow=False)
-            return "\n".join([line async for line in lines])
-        except Exception as error:
-            log.warning(
-                "log cannot be read", extra={"container": container_id, "error": repr(error)}
-            )
-            return ""
 
     def _publish(self, step: DeployStep, message: str, container: Container | None = None) -> None:
         deployment = self._desired()

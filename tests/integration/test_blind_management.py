@@ -1,0 +1,76 @@
+"""A management that watches its containers no longer ends, and the next one takes them over."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skysail_testing import models
+from skysail_testing.clusters import running_cluster
+from skysail_testing.processes import eventually
+
+# Python imports it at the start of each process; only management is changed, and only once.
+_SITE = """
+import os, sys
+from pathlib import Path
+
+if "skysail_management" in sys.orig_argv and "--stop-replicas-only" not in sys.orig_argv:
+    from skysail_management.containers.changes import ContainerChanges
+    flag, watch = Path({flag!r}), ContainerChanges.watch
+
+    async def blind(self):
+        async for container in watch(self):
+            if flag.exists():
+                flag.unlink()
+                raise KeyError("a bug")
+            yield container
+
+    ContainerChanges.watch = blind
+"""
+
+
+def test_a_management_whose_watch_ends_is_replaced_and_its_replicas_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    flag = tmp_path / "blind"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_SITE.format(flag=str(flag)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    with running_cluster(tmp_path / "d", has_failures=True) as cluster, cluster.client() as client:
+        client.deploy(models.double, name="m", version="1", example=np.ones((1, 3)), num_replicas=2)
+        pids = {
+            each.replica_id: cluster.replica_pid(each.container_id)
+            for each in client.describe_version("m").replicas
+        }
+        management = cluster.service_pid("skysail_management")
+        flag.touch()
+        os.kill(pids["m:1/0"], signal.SIGKILL)
+        eventually(lambda: not flag.exists(), what="the watch has ended")
+
+        def is_whole() -> bool:
+            if cluster.service_pid("skysail_management") == management:
+                return False
+            states = [each.state for each in client.describe_version("m").replicas]
+            return states == ["READY", "READY"]
+
+        eventually(_tolerant(is_whole), what="the next management has both replicas")
+        kept = next(
+            each for each in client.describe_version("m").replicas if each.replica_id == "m:1/1"
+        )
+        assert cluster.replica_pid(kept.container_id) == pids["m:1/1"]
+        log = (cluster.data_dir / "logs" / "cluster.log").read_text()
+        assert "internal error: a needed task ended (KeyError('a bug'))" in log
+
+
+def _tolerant(is_so):
+    """Return False while management is away."""
+
+    def asked() -> bool:
+        try:
+            return bool(is_so())
+        except Exception:
+            return False
+
+    return asked
