@@ -105,7 +105,7 @@ def test_a_fork_in_one_call_makes_no_other_call(tmp_path):
     assert calls.read_text().split() == ["1", "2"]
 
 
-@pytest.mark.parametrize("fork_at", [1, 2, 4])
+@pytest.mark.parametrize("fork_at", [1, 2, 4, 5])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_fork_in_the_warm_up_ends_with_its_call(fork_at, fails, tmp_path):
     callers = tmp_path / "callers"

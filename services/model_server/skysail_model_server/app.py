@@ -17,7 +17,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NoReturn
 
 import uvloop
 
@@ -32,6 +31,7 @@ from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import uses_native
 from skysail_common.settings import read_settings
 from skysail_common.states import ExitCode
+from skysail_model_server.ending import end_in_time, give_up
 from skysail_model_server.execution import Execution
 from skysail_model_server.fetching import fetch_artifact
 from skysail_model_server.forks import close_connections, end_fork
@@ -42,13 +42,14 @@ from skysail_model_server.model import Model
 from skysail_model_server.output_streams import open_output_streams
 from skysail_model_server.serving import Serving
 from skysail_model_server.settings import ModelServerSettings
+from skysail_model_server.start_progress import StartProgress
 from skysail_model_server.stop_signals import StopSignals
+from skysail_model_server.warm_up import WarmUpLimits
 from skysail_model_server.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 _LOG_CHECK_S = 1.0
-_EXIT_GRACE_S = 5.0
 _OUT_OF_MEMORY = SkysailError(
     "the function had no memory for several batches in a row; give it more by memory_mib, or let it "
     "need less"
@@ -66,8 +67,10 @@ class _IoThread:
         self._listening: Future[Serving] = Future()
         self._loop = uvloop.new_event_loop()
         self._model_is_ready = asyncio.Event()
+        self.progress = StartProgress(MONOTONIC)
         self._watchdog = Watchdog(settings.stuck_after_s or NEVER, MONOTONIC)
         self._tasks = BackgroundTasks()
+        self._telling: asyncio.Task[None] | None = None
         self._signals = StopSignals()
         os.register_at_fork(after_in_child=lambda: close_connections(settings.listen_address))
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
@@ -76,6 +79,7 @@ class _IoThread:
     def fetch(self, target: Path) -> None:
         """Write the artifact to `target`; called on the main thread."""
         self._listening.result()
+        self.progress.begin("fetching the artifact")
         fetching = fetch_artifact(
             self._settings.management_endpoint,
             self._settings.replica_id,
@@ -99,12 +103,14 @@ class _IoThread:
         self._signals.stop()
 
     async def _begin(self, serving: Serving, model: Model) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         # Before anybody can see that it is.
         log.info(
             "replica is ready",
             extra={"replica": self._replica_id, "grpc": self._settings.listen_address},
         )
-        self._watchdog.learn(max((seconds for _, seconds in model.latencies), default=0.0))
+        self._watchdog.learn(model.longest_call_s)
         self._tasks.start(self._watchdog.run(), "watch for stuck calls")
         await serving.begin(model)
         self._model_is_ready.set()
@@ -133,6 +139,7 @@ class _IoThread:
         self._listening.set_result(serving)
         if self._settings.log_file is not None:
             self._tasks.start(self._rotate_log(self._settings.log_file), "rotate log")
+        self._telling = self._tasks.start(self.progress.run(), "tell what the start takes")
         await self._signals.wait()
         if not self._model_is_ready.is_set():
             # Nothing is in hand, and what the main thread is loading cannot be interrupted.
@@ -176,11 +183,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         model = _load(settings, io)
     except LoadFailed as error:
-        _give_up(error, ExitCode.LOAD_FAILED)
+        give_up(error, ExitCode.LOAD_FAILED, settings.log_format)
     except Unavailable as error:
-        _give_up(error, ExitCode.UNAVAILABLE)
+        give_up(error, ExitCode.UNAVAILABLE, settings.log_format)
     except SkysailError as error:
-        _give_up(error, ExitCode.FAILED)
+        give_up(error, ExitCode.FAILED, settings.log_format)
     if os.getpid() != pid:
         end_fork(None)
     # What is loaded stays: the collector need not look at it again.
@@ -189,8 +196,8 @@ def main(arguments: Sequence[str]) -> int:
     io.run(model)
     io.join()
     if io.status is ExitCode.OUT_OF_MEMORY:
-        _give_up(_OUT_OF_MEMORY, io.status)
-    _end_in_time()
+        give_up(_OUT_OF_MEMORY, io.status, settings.log_format)
+    end_in_time()
     return io.status
 
 
@@ -201,42 +208,16 @@ def _configure_logs(settings: ModelServerSettings) -> None:
     configure("model-server", settings.log_level, settings.log_format, fields=fields)
 
 
-def _end_in_time() -> None:
-    """End the process soon, even if threads that the user's code has left do not end."""
-    timer = threading.Timer(_EXIT_GRACE_S, _end_beside_threads)
-    timer.daemon = True
-    timer.start()
-
-
-def _end_beside_threads() -> NoReturn:
-    main = threading.main_thread()
-    left = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
-    try:
-        log.warning("threads of the function do not end; the replica ends", extra={"threads": left})
-    finally:
-        os._exit(ExitCode.OK)
-
-
-def _give_up(error: SkysailError, status: ExitCode) -> NoReturn:
-    """Say why there is no model and end the process at once.
-
-    An interpreter that went down in order would crash now and then, and with it the status be lost:
-    the I/O thread still runs. It would also wait for threads that the user's code has left.
-    """
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"{error.message}\n")
-        sys.stderr.flush()
-        sys.stdout.flush()
-    os._exit(status)
-
-
 def _load(settings: ModelServerSettings, io: _IoThread) -> Model:
+    limits = (
+        WarmUpLimits(settings.warm_up_s, settings.warm_up_max_rows) if settings.warm_up else None
+    )
     if settings.artifact_file is not None:
-        return load_model(settings.artifact_file, settings.work_dir)
+        return load_model(settings.artifact_file, settings.work_dir, limits, io.progress)
     with tempfile.TemporaryDirectory(dir=settings.work_dir) as directory:
         artifact = Path(directory) / "artifact.zip"
         io.fetch(artifact)
-        return load_model(artifact, settings.work_dir)
+        return load_model(artifact, settings.work_dir, limits, io.progress)
 
 
 def _limit_memory(limit_mib: int) -> None:

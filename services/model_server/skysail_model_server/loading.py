@@ -19,11 +19,13 @@ from skysail_common.artifacts import (
     file_sha256,
     read_manifest,
 )
+from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
 from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
 from skysail_model_server.model import Model
 from skysail_model_server.package_differences import PackageDifferences, compare_packages
-from skysail_model_server.warm_up import warm_up
+from skysail_model_server.start_progress import StartProgress
+from skysail_model_server.warm_up import DEFAULT_LIMITS, WarmUpLimits, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +34,28 @@ class LoadFailed(SkysailError):
     """The artifact cannot be loaded here, or its function fails on the warm-up query."""
 
 
-def load_model(artifact: Path, work_dir: Path) -> Model:
+def load_model(
+    artifact: Path,
+    work_dir: Path,
+    limits: WarmUpLimits | None = DEFAULT_LIMITS,
+    progress: StartProgress | None = None,
+) -> Model:
     """Return the model in an artifact, which has answered its warm-up query.
 
     The user's modules are unpacked into `work_dir`, which becomes the first place that imports
     are looked up in.
 
+    Args:
+        artifact: The file.
+        work_dir: An existing directory.
+        limits: How much to ask of the model before it is ready; None to call it only for queries.
+        progress: Notes the steps.
+
     Raises:
         LoadFailed: says exactly what is missing, differs, or went wrong, with the traceback.
     """
+    progress = progress or StartProgress(MONOTONIC)
+    progress.begin("loading the model")
     manifest = read_manifest(artifact)
     _check_python(manifest)
     packages = compare_packages(manifest)
@@ -62,10 +77,13 @@ def load_model(artifact: Path, work_dir: Path) -> Model:
     except BaseException as error:
         raise LoadFailed(_told("loading the function failed", error, packages)) from error
     model = Model(function, manifest.calling, signature, file_sha256(artifact))
-    if example:
+    if example and limits is not None:
         model.example = example
+        progress.begin("warming up, call 1")
         try:
-            model.latencies = warm_up(model, example)
+            warm_up(
+                model, example, limits, lambda number: progress.note(f"warming up, call {number}")
+            )
         except BaseException as error:
             what = "the function failed on the warm-up query"
             raise LoadFailed(_told(what, error, packages)) from error

@@ -25,7 +25,9 @@ class Model:
         self._calling = cast(Calling, calling)
         self.signature = signature
         self.latencies: list[tuple[int, float]] = []
-        """Rows and seconds of the batches of the warm-up."""
+        """Rows and seconds of the batches of the warm-up, by rows."""
+        self.longest_call_s = 0.0
+        """How long the longest call of the warm-up took."""
         self.example: Sequence[Array] = ()
         """Inputs [batch, …] that the function has answered once; none if it has no example."""
 

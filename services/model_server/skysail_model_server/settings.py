@@ -53,6 +53,16 @@ class ModelServerSettings(ServiceSettings):
     fetch_timeout_s: float = Field(120.0, gt=0)
     """Longest time to fetch the artifact, retries included."""
 
+    warm_up: bool = True
+    """Have the function answer its example before the replica is ready, and measure its speed."""
+
+    warm_up_s: float = Field(0.5, ge=0)
+    """Time for calls that measure the speed; after the call with the example, which takes what it
+    takes. 0 for the example alone."""
+
+    warm_up_max_rows: int = Field(64, ge=1)
+    """Most rows of a call that measures the speed."""
+
     stuck_after_s: float = Field(300.0, ge=0)
     """Time after which a call of the function is taken for stuck, if it is also 20 times what such
     calls take; the replica ends then, and is replaced. 0 for never."""

@@ -117,9 +117,17 @@ def load(tmp_path: Path, *args: Any, **values: Any) -> Model:
 def test_a_loaded_model_has_answered_its_warm_up_query(tmp_path: Path, work_dir: Path):
     model = load(tmp_path)
     assert calls[0].tolist() == EXAMPLE.tolist()
-    assert [rows for rows, _ in model.latencies] == [1, 2, 4, 8, 16, 32, 64]
+    assert [rows for rows, _ in model.latencies] == [1, 2, 8, 64]
     assert model.signature == Signature((X,), (OUT,))
     assert model.predict([np.ones((1, 2))], 1)[0].tolist() == [[2.0, 2.0]]
+
+
+def test_a_model_is_not_called_before_its_queries_if_so_wanted(tmp_path: Path, work_dir: Path):
+    model = load_model(write_artifact(tmp_path / "a.zip"), work_dir, None)
+    assert calls == []
+    assert model.latencies == []
+    # Nor is it to tell whether it can still answer.
+    assert not model.example
 
 
 def test_the_warm_up_query_may_be_written_to(tmp_path: Path, work_dir: Path):
