@@ -222,6 +222,8 @@ async def _serve(
         prepare_timeout_s=settings.prepare_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
         stuck_after_s=settings.stuck_after_s,
+        warm_up_s=settings.warm_up_s,
+        log_format=settings.log_format,
     )
     reconciler = Reconciler(records, manager, artifacts, events, routing, options, MONOTONIC, tasks)
     records.check = Rules(records, reconciler.num_ready).check

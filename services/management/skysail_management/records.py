@@ -80,6 +80,8 @@ class DeploymentRecord(Record):
     """None where operators say how many replicas there are."""
     serving: ServingOptions = ServingOptions()
     start_timeout_s: float
+    warm_up: bool = True
+    """False if its replicas do not call the model before they are ready."""
     is_rolled_out: bool = False
     """True once all replicas were ready."""
     promote_when_ready: bool = False

@@ -75,6 +75,14 @@ class ManagementSettings(ServiceSettings):
     """Longest time from the start of a replica to its readiness, where a deployment does not
     say."""
 
+    default_warm_up: bool = True
+    """Have each replica call its model with the example of the version before it is ready, and
+    measure its speed, where a deployment does not say."""
+
+    warm_up_s: float = Field(0.5, ge=0)
+    """Time for the calls that measure the speed of a model; 0 to call it with its example alone, which
+    takes what it takes, within the start timeout."""
+
     prepare_timeout_s: float = Field(900.0, gt=0)
     """Longest time to make an environment or image."""
 

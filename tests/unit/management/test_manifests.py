@@ -9,6 +9,7 @@ from skysail_common import __version__
 from skysail_common.identifiers import MAX_NAME_LENGTH, ModelVersion
 from skysail_common.kubernetes_kinds import Object
 from skysail_management.containers import manifests
+from skysail_management.containers.base import WarmUp
 from skysail_testing.kubernetes_parts import SHA256, TOKEN, replica_spec, settings, version_spec
 from skysail_testing.manifests import conform, why_no_kubeconform
 
@@ -55,7 +56,11 @@ SERVER_VARIABLES = {
     "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
     "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": "0.0.0.0:8005",
     "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "0",
+    "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "console",
     "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": "0",
+    "SKYSAIL_MODEL_SERVER_WARM_UP": "true",
+    "SKYSAIL_MODEL_SERVER_WARM_UP_MAX_ROWS": "64",
+    "SKYSAIL_MODEL_SERVER_WARM_UP_S": "0.5",
     "SKYSAIL_MODEL_SERVER_WORK_DIR": "/work",
     "SKYSAIL_TRANSPORT": "grpc",
 }
@@ -201,6 +206,8 @@ def test_a_version_that_asks_for_everything():
         gpus=2,
         environment={"MODE": "fast", "OMP_NUM_THREADS": "7"},
         stuck_after_s=300.0,
+        warm_up=WarmUp(is_on=False, budget_s=2.0, max_rows=1),
+        log_format="json",
     )
     toleration = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
     made = manifests.deployment(
@@ -229,7 +236,11 @@ def test_a_version_that_asks_for_everything():
         "OMP_NUM_THREADS": "7",
         "PATH": "/packages/0123/bin:/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin",
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "1024",
+        "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "json",
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": "300",
+        "SKYSAIL_MODEL_SERVER_WARM_UP": "false",
+        "SKYSAIL_MODEL_SERVER_WARM_UP_MAX_ROWS": "1",
+        "SKYSAIL_MODEL_SERVER_WARM_UP_S": "2",
     }
     limits = {"cpu": "251m", "memory": "1024Mi", "amd.com/gpu": "2"}
     server["env"] = [*IDENTITY, *variables(environment)]
@@ -380,9 +391,10 @@ def test_names_that_look_alike_are_told_apart():
     assert len(names) == len(pairs)
 
 
-def test_the_index_changes_nothing():
+@pytest.mark.parametrize("values", [{"index": 7}, {"warm_up": WarmUp(is_measured=True)}])
+def test_the_index_and_what_was_learned_since_change_nothing(values):
     assert manifests.deployment(replica_spec(), settings()) == manifests.deployment(
-        replica_spec(index=7), settings()
+        replica_spec(**values), settings()
     )
 
 
@@ -394,6 +406,7 @@ OTHERS = {
     "cpus": (replace(SPEC, cpus=1), {}, {}),
     "gpus": (replace(SPEC, gpus=1), {}, {}),
     "environment": (replace(SPEC, environment={"A": "1"}), {}, {}),
+    "warm-up": (replace(SPEC, warm_up=WarmUp(is_on=False)), {}, {}),
     "endpoint": (replace(SPEC, management_endpoint="other:8006"), {}, {}),
     "artifact": (replace(SPEC, version=version_spec(artifact_sha256="cd" * 32)), {}, {}),
     "image": (SPEC, {}, {"image": "own:1"}),

@@ -14,11 +14,15 @@ from skysail_common.errors import (
     StoreUnavailable,
 )
 from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.rpc.messages import latencies_to_proto
+from skysail_common.serving_options import ServingOptions
 from skysail_common.states import ReplicaState
 from skysail_common.tokens import is_token_of
-from skysail_management.containers.base import Container, PrepareFailed
+from skysail_management.containers.base import Container, PrepareFailed, WarmUp
 from skysail_management.events import DeployEvent, DeployStep
+from skysail_management.profiles import Profiles
 from skysail_management.routing import Watcher
+from skysail_protos.v1 import routing_pb2
 from skysail_testing.fake_containers import FakeContainerManager
 from skysail_testing.management_parts import (
     ManagementParts,
@@ -107,6 +111,20 @@ async def test_without_threads_replicas_share_the_cores(tmp_path: Path, monkeypa
         await parts.deployed("m:1", num_replicas=3)
         await parts.deployed("m:2", num_replicas=9)
         assert [spec.num_threads for spec in parts.manager.started] == [2] * 3 + [1] * 9
+
+
+@virtual_time
+async def test_a_replica_whose_speed_is_known_is_not_measured_again(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", serving=ServingOptions(max_batch_size=8))
+        assert parts.manager.started[-1].warm_up == WarmUp(budget_s=0.5, max_rows=8)
+        points = latencies_to_proto([(1, 0.01)])
+        report = routing_pb2.LatencyReport(model="m", version="1", points=points)
+        await Profiles(parts.records).take([report])
+        await parts.deployments.scale("m", "1", 2)
+        await settle()
+        assert len(parts.manager.started) == 2
+        assert parts.manager.started[-1].warm_up.is_measured
 
 
 @pytest.mark.parametrize(("cpus", "num_threads"), [(0.25, 1), (1.0, 1), (2.5, 3)])

@@ -44,6 +44,20 @@ class VersionSpec:
 
 
 @dataclass(frozen=True)
+class WarmUp:
+    """What a replica asks of its model before it is ready."""
+
+    is_on: bool = True
+    """False to ask nothing."""
+    budget_s: float = 0.5
+    """Time for calls that measure the speed, seconds; 0 for the example alone."""
+    max_rows: int = 64
+    """Most rows of such a call."""
+    is_measured: bool = False
+    """True if the speed is known, so that the example suffices."""
+
+
+@dataclass(frozen=True)
 class ReplicaSpec:
     """One replica to start."""
 
@@ -65,6 +79,9 @@ class ReplicaSpec:
     """Environment variables of the operator."""
     stuck_after_s: float = 0.0
     """Time after which a call that also takes far longer than usual is stuck; 0 for never."""
+    warm_up: WarmUp = WarmUp()
+    log_format: str = "console"
+    """`console` or `json`."""
 
 
 @dataclass(frozen=True)

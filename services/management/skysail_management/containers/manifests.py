@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from skysail_common import __version__
 from skysail_common.kubernetes_kinds import Object
@@ -76,6 +77,8 @@ def deployment(
         image: Image that has the artifact and its packages; if empty, both are brought along.
         packages: Name of the directory of its packages; empty for none.
     """
+    # All replicas of a Kubernetes Deployment are alike, the first of a version and later ones.
+    spec = replace(spec, warm_up=replace(spec.warm_up, is_measured=False))
     version = spec.version.model_version
     draft = [_deployment("", spec, settings, image, packages), spec.token]
     digest = hashlib.sha256(json.dumps(draft, sort_keys=True).encode()).hexdigest()[:10]

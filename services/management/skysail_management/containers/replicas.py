@@ -58,6 +58,7 @@ def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
 
     How it comes by its artifact is the back end's to say.
     """
+    budget_s = 0.0 if spec.warm_up.is_measured else spec.warm_up.budget_s
     return {
         **dict.fromkeys(_THREADS, str(spec.num_threads)),
         "PYTHONUNBUFFERED": "1",
@@ -66,6 +67,10 @@ def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
         "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.memory_mib),
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": f"{spec.stuck_after_s:g}",
+        "SKYSAIL_MODEL_SERVER_WARM_UP": str(spec.warm_up.is_on).lower(),
+        "SKYSAIL_MODEL_SERVER_WARM_UP_S": f"{budget_s:g}",
+        "SKYSAIL_MODEL_SERVER_WARM_UP_MAX_ROWS": str(spec.warm_up.max_rows),
+        "SKYSAIL_MODEL_SERVER_LOG_FORMAT": spec.log_format,
     }
 
 

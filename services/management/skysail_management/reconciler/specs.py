@@ -5,7 +5,12 @@ from math import ceil
 
 from skysail_common.identifiers import ReplicaId
 from skysail_common.tokens import replica_token
-from skysail_management.containers.base import ContainerManager, ReplicaSpec, VersionSpec
+from skysail_management.containers.base import (
+    ContainerManager,
+    ReplicaSpec,
+    VersionSpec,
+    WarmUp,
+)
 from skysail_management.records import DeploymentRecord, VersionRecord
 
 
@@ -20,6 +25,8 @@ class ReconcilerOptions:
     prepare_timeout_s: float
     drain_timeout_s: float
     stuck_after_s: float
+    warm_up_s: float
+    log_format: str
 
 
 def version_spec(record: VersionRecord) -> VersionSpec:
@@ -35,10 +42,19 @@ def replica_spec(
     index: int,
     options: ReconcilerOptions,
     manager: ContainerManager,
+    is_measured: bool,
 ) -> ReplicaSpec:
     """Return what to start as a replica of a manager.
 
     It has as many threads as the deployment says, else as it has CPUs, else as the manager says.
+
+    Args:
+        version: What it is a replica of.
+        deployment: What operators asked for.
+        index: Its index.
+        options: What all replicas have in common.
+        manager: Will run it.
+        is_measured: Whether it is known how fast the version is.
     """
     num_threads = deployment.num_threads or ceil(deployment.cpus)
     most = deployment.num_replicas
@@ -56,4 +72,11 @@ def replica_spec(
         deployment.gpus,
         environment=deployment.environment,
         stuck_after_s=options.stuck_after_s,
+        warm_up=WarmUp(
+            is_on=deployment.warm_up,
+            budget_s=options.warm_up_s,
+            max_rows=deployment.serving.max_batch_size,
+            is_measured=is_measured,
+        ),
+        log_format=options.log_format,
     )

@@ -331,7 +331,10 @@ class VersionLoop:
             self._wake.clear()
 
     async def _start(self, deployment: DeploymentRecord, index: int) -> None:
-        replica = replica_spec(self._spec(), deployment, index, self._options, self._manager)
+        is_measured = self._records.profiles.get(str(self.version)) is not None
+        replica = replica_spec(
+            self._spec(), deployment, index, self._options, self._manager, is_measured
+        )
         replica_id = replica.replica_id
         try:
             container = await self._manager.start(replica)
