@@ -127,6 +127,7 @@ class Client:
         gpus: int | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
+        warm_up: bool | None = None,
         on_event: OnEvent | None = None,
     ) -> Version:
         """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
@@ -150,6 +151,7 @@ class Client:
             gpus=gpus,
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
+            warm_up=warm_up,
         )
         if on_event is not None:
             return self._run(self._async.deploy_artifact(artifact, request, on_event))
@@ -170,6 +172,7 @@ class Client:
         gpus: int | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
+        warm_up: bool | None = None,
         on_event: OnEvent | None = None,
     ) -> Version:
         """Start replicas of a registered version; see `AsyncClient.start`."""
@@ -187,6 +190,7 @@ class Client:
                     gpus=gpus,
                     max_batch_size=max_batch_size,
                     start_timeout_s=start_timeout_s,
+                    warm_up=warm_up,
                     on_event=on_event or show,
                 )
             )

@@ -28,6 +28,7 @@ def deploy_request(
     gpus: int | None,
     max_batch_size: int | None,
     start_timeout_s: float | None,
+    warm_up: bool | None,
 ) -> management_pb2.DeployRequest:
     """Return the request that `AsyncClient.deploy` describes, without its artifact."""
     if any((each or 0) < 0 for each in (num_replicas, num_threads, memory_mib, cpus, gpus)):
@@ -48,6 +49,7 @@ def deploy_request(
         else None,
         start_timeout=None if start_timeout_s is None else duration(start_timeout_s),
         promote=promote,
+        warm_up=warm_up,
     )
 
 

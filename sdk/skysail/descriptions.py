@@ -110,6 +110,8 @@ class Deployment:
     is_rolled_out: bool
     autoscaling: Autoscaling | None
     """None where the number of replicas is what was asked for."""
+    warm_up: bool
+    """Whether replicas call the model with its example before they are ready."""
 
     @classmethod
     def of(cls, message: pb.Deployment) -> "Deployment":
@@ -124,6 +126,7 @@ class Deployment:
             serving_from_proto(message.serving, ServingOptions().max_batch_size),
             message.rollout_state == pb.ROLLOUT_STATE_COMPLETE,
             Autoscaling.of(message.autoscaling) if message.HasField("autoscaling") else None,
+            message.warm_up,
         )
 
 

@@ -76,6 +76,17 @@ def test_a_quick_model_is_called_a_few_times_of_the_sizes_that_it_may_have(clust
     client.undeploy("quick")
 
 
+def test_a_model_is_not_called_before_its_first_query_if_so_wanted(cluster, client):
+    deployed = client.deploy(
+        slow, name="cold", version="1", example=ROW, warm_up=False, environment={"SLOW": "0"}
+    )
+    assert deployed.deployment is not None
+    assert not deployed.deployment.warm_up
+    assert client.predict("cold", ROW[0]).output.tolist() == [1.0, 1.0]
+    assert calls_of(cluster, client, "cold") == [1]
+    client.undeploy("cold")
+
+
 def test_a_start_that_takes_too_long_says_what_took_so_long_and_names_the_setting(client):
     with pytest.raises(errors.DeployFailed) as caught:
         client.deploy(

@@ -741,10 +741,13 @@ class Deployment(_message.Message):
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     ROLLOUT_STATE_FIELD_NUMBER: _builtins.int
     AUTOSCALING_FIELD_NUMBER: _builtins.int
+    WARM_UP_FIELD_NUMBER: _builtins.int
     num_replicas: _builtins.int
     """Replicas wanted."""
     rollout_state: Global___RolloutState.ValueType
     """Where its roll-out stands."""
+    warm_up: _builtins.bool
+    """Whether replicas call the model with its example before they are ready."""
     @_builtins.property
     def resources(self) -> Global___Resources:
         """What each may use."""
@@ -775,10 +778,11 @@ class Deployment(_message.Message):
         start_timeout: _duration_pb2.Duration | None = ...,
         rollout_state: Global___RolloutState.ValueType = ...,
         autoscaling: Global___Autoscaling | None = ...,
+        warm_up: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "environment", b"environment", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "environment", b"environment", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1377,6 +1381,7 @@ class DeployRequest(_message.Message):
     SERVING_FIELD_NUMBER: _builtins.int
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
+    WARM_UP_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
@@ -1394,6 +1399,10 @@ class DeployRequest(_message.Message):
     promote: _builtins.bool
     """Whether to make it the current version once it is ready. If absent, a first deployment with an
     artifact does, unless the version was current before.
+    """
+    warm_up: _builtins.bool
+    """Whether replicas call the model with its example before they are ready; the server's default for
+    a first deployment.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1428,19 +1437,24 @@ class DeployRequest(_message.Message):
         serving: _routing_pb2.ServingOptions | None = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
         promote: _builtins.bool | None = ...,
+        warm_up: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__num_replicas: _TypeAlias = _typing.Literal["num_replicas"]  # noqa: Y015
     _WhichOneofArgType__num_replicas: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas"]  # noqa: Y015
     _WhichOneofReturnType__promote: _TypeAlias = _typing.Literal["promote"]  # noqa: Y015
     _WhichOneofArgType__promote: _TypeAlias = _typing.Literal["_promote", b"_promote"]  # noqa: Y015
+    _WhichOneofReturnType__warm_up: _TypeAlias = _typing.Literal["warm_up"]  # noqa: Y015
+    _WhichOneofArgType__warm_up: _TypeAlias = _typing.Literal["_warm_up", b"_warm_up"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_replicas) -> _WhichOneofReturnType__num_replicas | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__promote) -> _WhichOneofReturnType__promote | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warm_up) -> _WhichOneofReturnType__warm_up | None: ...
 
 Global___DeployRequest: _TypeAlias = DeployRequest  # noqa: Y015
 

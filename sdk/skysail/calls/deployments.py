@@ -51,6 +51,7 @@ class DeploymentCalls(ModelCalls):
         gpus: int | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
+        warm_up: bool | None = None,
         on_event: OnEvent | None = None,
     ) -> Version:
         """Deploy a function as a version of a model and return once its replicas are ready.
@@ -83,6 +84,8 @@ class DeploymentCalls(ModelCalls):
             gpus: GPUs of a replica for itself; 0 for the server's default.
             max_batch_size: Most rows of one batch; the server's default for a first deployment.
             start_timeout_s: Longest time from start to ready; likewise.
+            warm_up: False to have no replica call the function before its first query, if a call
+                is costly or changes something; likewise.
             on_event: Is told each step. Without it `Client` shows them on a terminal.
 
         Returns:
@@ -116,6 +119,7 @@ class DeploymentCalls(ModelCalls):
             gpus=gpus,
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
+            warm_up=warm_up,
         )
         return await self.deploy_artifact(artifact, request, on_event)
 
@@ -150,6 +154,7 @@ class DeploymentCalls(ModelCalls):
         gpus: int | None = None,
         max_batch_size: int | None = None,
         start_timeout_s: float | None = None,
+        warm_up: bool | None = None,
         on_event: OnEvent | None = None,
     ) -> Version:
         """Start replicas of a registered version and return once they are ready.
@@ -169,6 +174,7 @@ class DeploymentCalls(ModelCalls):
             gpus: As for `deploy`.
             max_batch_size: As for `deploy`.
             start_timeout_s: As for `deploy`.
+            warm_up: As for `deploy`.
             on_event: As for `deploy`.
 
         Raises:
@@ -188,6 +194,7 @@ class DeploymentCalls(ModelCalls):
             gpus=gpus,
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
+            warm_up=warm_up,
         )
         return await self._followed(request, on_event, Patience())
 

@@ -24,6 +24,16 @@ def _replica_options(command: F) -> F:
         click.option("--cpus", type=click.FloatRange(0), help="CPUs of a replica, such as 0.5."),
         click.option("--memory-mib", type=click.IntRange(0), help="Memory of a replica."),
         click.option("--max-batch-size", type=click.IntRange(1), help="Most rows of one batch."),
+        click.option(
+            "--start-timeout-s",
+            type=click.FloatRange(0, min_open=True),
+            help="Longest time from start to ready.",
+        ),
+        click.option(
+            "--warm-up/--no-warm-up",
+            default=None,
+            help="Call the function with its example before a replica is ready.",
+        ),
     ):
         command = option(command)
     return command
@@ -83,6 +93,8 @@ def deploy(
     memory_mib: int | None,
     cpus: float | None,
     gpus: int | None,
+    start_timeout_s: float | None,
+    warm_up: bool | None,
     endpoint: str | None,
     output: str,
 ) -> None:
@@ -111,6 +123,8 @@ def deploy(
             memory_mib=memory_mib,
             cpus=cpus,
             gpus=gpus,
+            start_timeout_s=start_timeout_s,
+            warm_up=warm_up,
         )
     _print_version(found, output)
 
@@ -130,6 +144,8 @@ def start(
     memory_mib: int | None,
     cpus: float | None,
     gpus: int | None,
+    start_timeout_s: float | None,
+    warm_up: bool | None,
     endpoint: str | None,
     output: str,
 ) -> None:
@@ -154,6 +170,8 @@ def start(
             memory_mib=memory_mib,
             cpus=cpus,
             gpus=gpus,
+            start_timeout_s=start_timeout_s,
+            warm_up=warm_up,
         )
     _print_version(found, output)
 

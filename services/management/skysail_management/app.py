@@ -232,6 +232,7 @@ async def _serve(
         settings.default_max_batch_size,
         settings.default_start_timeout_s,
         settings.prepare_timeout_s,
+        settings.default_warm_up,
     )
     deployments = Deployments(records, models, reconciler, manager, events, defaults)
     downloads = ArtifactServicer(secret, models, artifacts)

@@ -45,6 +45,7 @@ _CHANGED: dict[Table, dict[str, str]] = {
         "autoscaling": "version scaled",
         "serving": "version tuned",
         "start_timeout_s": "version tuned",
+        "warm_up": "version tuned",
         "is_rolled_out": "roll-out complete",
     },
 }

@@ -85,6 +85,7 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
         environment=record.environment,
         serving=serving_to_proto(record.serving),
         start_timeout=duration(record.start_timeout_s),
+        warm_up=record.warm_up,
         rollout_state=management_pb2.ROLLOUT_STATE_COMPLETE
         if is_complete
         else management_pb2.ROLLOUT_STATE_IN_PROGRESS,
@@ -194,6 +195,7 @@ def wish_from_proto(
         serving=serving_changes(request.serving, default_max_batch_size),
         start_timeout_s=seconds("start_timeout", request.start_timeout) if has_timeout else None,
         promote=given(request, "promote"),
+        warm_up=given(request, "warm_up"),
     )
 
 

@@ -52,6 +52,7 @@ DEPLOYMENT = DeploymentRecord(
     environment={"A": "b"},
     serving=ServingOptions(max_batch_size=32),
     start_timeout_s=1.5,
+    warm_up=False,
 )
 
 
@@ -84,6 +85,7 @@ def test_a_deployment_as_message():
     assert (message.resources.cpus, message.resources.gpus) == (1.5, 2)
     assert dict(message.environment) == {"A": "b"}
     assert message.start_timeout.ToMilliseconds() == 1500
+    assert not message.warm_up
     assert message.rollout_state == pb.ROLLOUT_STATE_IN_PROGRESS
     done = DEPLOYMENT.model_copy(update={"is_rolled_out": True})
     assert messages.deployment_to_proto(done).rollout_state == pb.ROLLOUT_STATE_COMPLETE

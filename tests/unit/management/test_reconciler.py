@@ -15,7 +15,6 @@ from skysail_common.errors import (
 )
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.rpc.messages import latencies_to_proto
-from skysail_common.serving_options import ServingOptions
 from skysail_common.states import ReplicaState
 from skysail_common.tokens import is_token_of
 from skysail_management.containers.base import Container, PrepareFailed, WarmUp
@@ -116,8 +115,10 @@ async def test_without_threads_replicas_share_the_cores(tmp_path: Path, monkeypa
 @virtual_time
 async def test_a_replica_whose_speed_is_known_is_not_measured_again(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
-        await parts.deployed("m:1", serving=ServingOptions(max_batch_size=8))
-        assert parts.manager.started[-1].warm_up == WarmUp(budget_s=0.5, max_rows=8)
+        await parts.deployed("m:1", serving={"max_batch_size": 8}, warm_up=False)
+        assert parts.manager.started[-1].warm_up == WarmUp(
+            is_on=False, budget_s=0.5, max_rows=8, is_measured=False
+        )
         points = latencies_to_proto([(1, 0.01)])
         report = routing_pb2.LatencyReport(model="m", version="1", points=points)
         await Profiles(parts.records).take([report])
@@ -125,6 +126,13 @@ async def test_a_replica_whose_speed_is_known_is_not_measured_again(tmp_path: Pa
         await settle()
         assert len(parts.manager.started) == 2
         assert parts.manager.started[-1].warm_up.is_measured
+        events = await parts.deploy(
+            "m:1", parts.records.versions.get("m:1").artifact_sha256, warm_up=True, num_replicas=3
+        )
+        assert "warm_up=True holds for replicas that start from now on" in [
+            each.message for each in events
+        ]
+        assert parts.manager.started[-1].warm_up.is_on
 
 
 @pytest.mark.parametrize(("cpus", "num_threads"), [(0.25, 1), (1.0, 1), (2.5, 3)])

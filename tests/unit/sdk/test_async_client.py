@@ -78,6 +78,7 @@ REQUEST = {
     "gpus": None,
     "max_batch_size": None,
     "start_timeout_s": None,
+    "warm_up": None,
 }
 
 
@@ -103,6 +104,7 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
             "gpus": 2,
             "max_batch_size": 32,
             "start_timeout_s": 2.5,
+            "warm_up": False,
         }
     )
     assert request.version == "1.0"
@@ -116,6 +118,8 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
     assert (request.resources.cpus, request.resources.gpus) == (1.5, 2)
     assert request.serving.max_batch_size == 32
     assert request.start_timeout == duration(2.5)
+    assert request.HasField("warm_up")
+    assert not request.warm_up
 
 
 def test_a_tuning_sends_what_is_given_and_names_it():

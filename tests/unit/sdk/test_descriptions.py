@@ -123,9 +123,10 @@ def test_a_deployment_tells_what_is_wanted():
         environment={"LEVEL": "2"},
         serving=routing_pb2.ServingOptions(max_batch_size=32),
         rollout_state=pb.ROLLOUT_STATE_COMPLETE,
+        warm_up=True,
     )
     assert Deployment.of(message) == Deployment(
-        2, 3, 512, 1.5, 2, {"LEVEL": "2"}, ServingOptions(max_batch_size=32), True, None
+        2, 3, 512, 1.5, 2, {"LEVEL": "2"}, ServingOptions(max_batch_size=32), True, None, True
     )
     message.rollout_state = pb.ROLLOUT_STATE_IN_PROGRESS
     assert not Deployment.of(message).is_rolled_out

@@ -34,6 +34,7 @@ class DeploymentWish:
     """Fields of `ServingOptions` to change."""
     start_timeout_s: float | None = None
     promote: bool | None = None
+    warm_up: bool | None = None
 
     def check(self) -> None:
         """Return if a deployment can be so.
@@ -84,6 +85,8 @@ def first_deployment(
         changes["num_replicas"] = max(1, base.num_replicas)
     if wish.start_timeout_s is not None:
         changes["start_timeout_s"] = wish.start_timeout_s
+    if wish.warm_up is not None:
+        changes["warm_up"] = wish.warm_up
     promotes = wish.promote
     if promotes is None:
         promotes = bool(wish.artifact_sha256) and not version.was_current
@@ -121,6 +124,9 @@ def changed_deployment(
             f"start_timeout_s changed from {existing.start_timeout_s:g} to "
             f"{wish.start_timeout_s:g} because it was given"
         )
+    if wish.warm_up not in (None, existing.warm_up):
+        changes["warm_up"] = wish.warm_up
+        notices.append(f"warm_up={wish.warm_up} holds for replicas that start from now on")
     if wish.promote is not None:
         changes["promote_when_ready"] = wish.promote and not is_current
     changed = existing.model_copy(update=changes)

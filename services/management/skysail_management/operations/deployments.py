@@ -39,6 +39,7 @@ class DeploymentDefaults:
     max_batch_size: int
     start_timeout_s: float
     prepare_timeout_s: float
+    warm_up: bool = True
 
 
 class Deployments:
@@ -129,6 +130,7 @@ class Deployments:
                 num_replicas=1,
                 serving=ServingOptions(self._defaults.max_batch_size),
                 start_timeout_s=self._defaults.start_timeout_s,
+                warm_up=self._defaults.warm_up,
             )
             deployment = first_deployment(record, wish, default, is_new_version=is_new_version)
         else:
