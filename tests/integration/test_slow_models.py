@@ -65,7 +65,7 @@ def test_a_slow_model_is_called_once_before_it_is_ready(cluster, client):
     client.deploy(slow, name="slow", version="1", example=ROW, environment={"SLOW": "0.8"})
     assert calls_of(cluster, client, "slow") == [1]
     assert client.predict("slow", ROW[0], timeout_s=20).output.tolist() == [1.0, 1.0]
-    client.undeploy("slow")
+    client.undeploy("slow", force=True)
 
 
 def test_a_quick_model_is_called_a_few_times_of_the_sizes_that_it_may_have(cluster, client):
@@ -73,7 +73,7 @@ def test_a_quick_model_is_called_a_few_times_of_the_sizes_that_it_may_have(clust
         slow, name="quick", version="1", example=ROW, max_batch_size=4, environment={"SLOW": "0"}
     )
     assert calls_of(cluster, client, "quick") == [1, 1, 4, 1]
-    client.undeploy("quick")
+    client.undeploy("quick", force=True)
 
 
 def test_a_model_is_not_called_before_its_first_query_if_so_wanted(cluster, client):
@@ -84,7 +84,7 @@ def test_a_model_is_not_called_before_its_first_query_if_so_wanted(cluster, clie
     assert not deployed.deployment.warm_up
     assert client.predict("cold", ROW[0]).output.tolist() == [1.0, 1.0]
     assert calls_of(cluster, client, "cold") == [1]
-    client.undeploy("cold")
+    client.undeploy("cold", force=True)
 
 
 def test_a_start_that_takes_too_long_says_what_took_so_long_and_names_the_setting(client):
@@ -121,7 +121,7 @@ def test_a_model_that_prints_to_a_full_disk_answers(client):
     assert client.predict("prints", ROW[0]).output.tolist() == [1.0, 1.0]
     lines = [each.line for each in client.logs("prints")]
     assert any("bytes of output were dropped: No space left on device" in line for line in lines)
-    client.undeploy("prints")
+    client.undeploy("prints", force=True)
 
 
 def test_replicas_log_objects_if_the_cluster_does(tmp_path):
