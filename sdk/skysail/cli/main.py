@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import click
 
+from skysail.capture.local_modules import own_frames
 from skysail.cli import (
     applications,
     cluster,
@@ -15,7 +16,6 @@ from skysail.cli import (
     queries,
     tuning,
 )
-from skysail.local_modules import own_frames
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
 from skysail_common.extras import missing_extra

@@ -6,6 +6,7 @@ worked in a notebook works in a replica.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +53,8 @@ def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
     Raises:
         ModelFailed: a part of the result is not an array of numbers or texts.
     """
+    if isinstance(result, _UNFINISHED):
+        raise ModelFailed(_unfinished(result))
     if calling == "list":
         return {OUTPUT_NAME: _texts(result)}
     if result is None:
@@ -62,6 +65,21 @@ def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
         names = [f"{OUTPUT_NAME}{index}" for index in range(len(result))]
         return {name: as_array(name, value) for name, value in zip(names, result, strict=True)}
     return {OUTPUT_NAME: as_array(OUTPUT_NAME, result)}
+
+
+_UNFINISHED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+
+
+def _unfinished(result: Any) -> str:
+    if isinstance(result, CoroutineType):
+        # Or Python warns that nothing has awaited it.
+        result.close()
+        return (
+            "the function returned a coroutine, which nothing awaits; return asyncio.run(...) of it"
+        )
+    return (
+        "the function returned a generator; return a list of all outputs instead of yielding them"
+    )
 
 
 def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
@@ -209,7 +227,8 @@ def _checked_output(outputs: Mapping[str, Array], spec: TensorSpec, num_rows: in
     ):
         raise ModelFailed(
             f"the function returned shape {list(array.shape)} in output {spec.name!r}; its "
-            f"signature says {list(spec.shape)}"
+            f"signature says {list(spec.shape)}; if sizes vary, deploy it with examples= of "
+            "different sizes"
         )
     is_text = array.dtype.kind == "O"
     if is_text != (spec.datatype is DataType.BYTES):

@@ -151,9 +151,13 @@ def _blame(error: BaseException) -> tuple[Status, str]:
         return error.status, message
     frames = traceback.extract_tb(raised_at or error.__traceback__)
     if frames:
-        # These help; the directory of the file is the server's own business.
-        place = f"{frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno}"
-        message += f" (in {_cut(place, _MAX_PLACE_BYTES)})"
+        # These help; the directory of the file is the server's own business. What was pickled by
+        # value has no file, and its lines are counted from its first one.
+        frame = frames[-1]
+        where = f"{Path(frame.filename).name} line {frame.lineno}"
+        if frame.filename.startswith("<"):
+            where = f"line {frame.lineno} of its code"
+        message += f" (in {_cut(f'{frame.name}, {where}', _MAX_PLACE_BYTES)})"
     return ModelFailed.status, message
 
 

@@ -1,5 +1,7 @@
 """Makes a model of an artifact, and says precisely why where it cannot."""
 
+import json
+import linecache
 import logging
 import pickle
 import platform
@@ -14,6 +16,7 @@ import numpy as np
 from skysail_common.artifacts import (
     MODEL_FILE,
     MODULES_DIRECTORY,
+    SOURCES_FILE,
     Manifest,
     example_file,
     file_sha256,
@@ -67,6 +70,7 @@ def load_model(
             modules = [name for name in archive.namelist() if name.startswith(MODULES_DIRECTORY)]
             archive.extractall(work_dir, modules)
             pickled = archive.read(MODEL_FILE)
+            _show_sources(archive)
             example = _example(archive, manifest, signature)
     except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise LoadFailed(f"the artifact is corrupt: {error}") from error
@@ -88,6 +92,16 @@ def load_model(
             what = "the function failed on the warm-up query"
             raise LoadFailed(_told(what, error, packages)) from error
     return model
+
+
+def _show_sources(archive: zipfile.ZipFile) -> None:
+    """Let tracebacks show the lines of functions that were pickled by value."""
+    if SOURCES_FILE not in archive.namelist():
+        return
+    for name, lines in json.loads(archive.read(SOURCES_FILE)).items():
+        texts = [f"{line}\n" for line in lines]
+        # Without a time, which would have the file looked for.
+        linecache.cache[name] = (sum(map(len, texts)), None, texts, name)
 
 
 def _check_python(manifest: Manifest) -> None:

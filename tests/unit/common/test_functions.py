@@ -268,12 +268,14 @@ def test_numbers_of_another_kind_become_what_is_promised_where_they_can():
         (
             {"scores": np.ones((2, 4), "f4")},
             SCORES,
-            "the function returned shape [2, 4] in output 'scores'; its signature says [-1, 3]",
+            "the function returned shape [2, 4] in output 'scores'; its signature says [-1, 3]; "
+            "if sizes vary, deploy it with examples= of different sizes",
         ),
         (
             {"scores": np.ones(2, "f4")},
             SCORES,
-            "the function returned shape [2] in output 'scores'; its signature says [-1, 3]",
+            "the function returned shape [2] in output 'scores'; its signature says [-1, 3]; "
+            "if sizes vary, deploy it with examples= of different sizes",
         ),
         (
             {"label": as_array("label", ["a", "b"])},

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skysail.artifact import build_artifact
-from skysail.pickling import pickle_function
+from skysail.capture.pickling import pickle_function
 from skysail_common.errors import InvalidInput
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
@@ -32,10 +32,12 @@ def culprit(function: Any) -> str:
     with pytest.raises(InvalidInput) as caught:
         pickle_function(function)
     begin, _, rest = caught.value.message.partition(": ")
-    assert begin == "the function cannot be pickled"
+    assert begin == "cannot pickle the function"
     where, _, error = rest.partition(": ")
     assert error.startswith("TypeError: cannot pickle ")
-    assert error.endswith("; create it inside the function, on first use")
+    assert error.endswith(
+        "; create it inside the function on first use, in a function under functools.cache"
+    )
     return where
 
 
@@ -156,12 +158,12 @@ def test_what_is_too_deep_is_named_from_above():
     value: Any = threading.Lock()
     for _ in range(20):
         value = [value]
-    assert culprit(lambda x: value) == "value[0][0][0][0] (a list)"
+    assert culprit(lambda x: value) == "value[0][0][0][0]… (a lock)"
 
 
 def test_the_error_comes_out_of_building_an_artifact():
     lock = threading.Lock()
-    with pytest.raises(InvalidInput, match=r"the function cannot be pickled: lock \(a lock\): "):
+    with pytest.raises(InvalidInput, match=r"cannot pickle the function: lock \(a lock\): "):
         build_artifact(lambda x: (x, lock)[0], example=[1])
 
 
@@ -209,7 +211,7 @@ def test_the_modules_that_a_pickle_refers_to_are_noted():
 SCRIPT = """
 import enum, hashlib, sys
 from typing import Generic, TypeVar
-from skysail.pickling import pickle_function
+from skysail.capture.pickling import pickle_function
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skysail.artifact import Artifact, build_artifact
-from skysail.local_modules import own_frames
+from skysail.capture.local_modules import own_frames
 from skysail_common.errors import InvalidInput
 from skysail_common.functions import call_function
 from skysail_model_server.loading import load_model
@@ -57,11 +57,12 @@ def test_the_whole_package_of_a_function_comes_along(write):
     write("mine_b/parts/__init__.py")
     write("mine_b/parts/scale.py", "FACTOR = 2")
     write("mine_b/unused.py", "raise ImportError('of something optional')")
-    write("mine_b/notes.txt", "not code")
+    write("mine_b/notes.txt", "data")
     write("other.py")
     assert modules_for(load("mine_b.model").predict) == [
         "mine_b/__init__.py",
         "mine_b/model.py",
+        "mine_b/notes.txt",
         "mine_b/parts/__init__.py",
         "mine_b/parts/scale.py",
         "mine_b/unused.py",
@@ -127,7 +128,7 @@ def test_a_module_that_only_the_body_imports_comes_along_although_it_did_not_run
 
         return [mine_i_transitive.upper(each) for each in inputs]
 
-    artifact = build_artifact(predict, input_type="strings")
+    artifact = build_artifact(predict, input_type="strings", check=False)
     assert sorted(modules_of(artifact)) == [
         "mine_i/__init__.py",
         "mine_i/text.py",
@@ -222,8 +223,8 @@ def test_relative_imports_stay_in_the_package(write):
 
 def test_too_much_source_is_refused(write, monkeypatch):
     write("mine_p.py", "def predict(x): return x\n" + "#" * 100)
-    monkeypatch.setattr("skysail.local_modules._MAX_MODULE_BYTES", 100)
-    with pytest.raises(InvalidInput, match="larger than 64 MiB; install them as a package"):
+    monkeypatch.setattr("skysail.capture.package_files.MAX_BYTES", 100)
+    with pytest.raises(InvalidInput, match="cannot send the local package 'mine_p"):
         build_artifact(load("mine_p").predict, example=X)
 
 
@@ -254,8 +255,8 @@ def test_a_replica_that_has_none_of_the_modules_answers_as_the_user_did(
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(user_dir)])
     model = load_model(tmp_path / "artifact", tmp_path / "work")
     try:
-        assert str(tmp_path / "work") in sys.modules["mine_r"].__file__
         assert model.predict([X], 2)[0].tolist() == (X * 2).tolist()
+        assert str(tmp_path / "work") in sys.modules["mine_r_late"].__file__
     finally:
         for name in [name for name in sys.modules if name.startswith("mine_r")]:
             del sys.modules[name]

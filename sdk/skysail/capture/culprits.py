@@ -1,0 +1,114 @@
+"""Finds the way from a function to an object that it holds, to name what cannot be pickled."""
+
+import contextlib
+import functools
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+_MAX_LOOKED_AT = 200_000
+_MAX_SHOWN_PARTS = 5
+
+# They hold nothing that could be the culprit.
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), np.ndarray, np.generic)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an object is held."""
+
+    parts: tuple[str, ...]
+    """The way to it, such as `(".self", ".parent", ".lock")`."""
+    owner: Any
+    """What holds it: a function if it is one of its globals."""
+
+    @property
+    def path(self) -> str:
+        """The way as an expression, such as `self.parent.lock`."""
+        shown = "".join(self.parts[:_MAX_SHOWN_PARTS]).lstrip(".")
+        return f"{shown}…" if len(self.parts) > _MAX_SHOWN_PARTS else shown
+
+    @property
+    def name(self) -> str:
+        """Name of the variable or attribute; empty for an element."""
+        return self.parts[-1].lstrip(".") if self.parts and self.parts[-1][0] == "." else ""
+
+
+def find_place(function: Any, target: Any, is_by_value: Callable[[str], bool]) -> Place | None:
+    """Return where a function holds an object; None if it is not found.
+
+    Args:
+        function: Where the search begins.
+        target: The object.
+        is_by_value: Tells whether the classes of a module are pickled with their attributes.
+    """
+    pending: deque[tuple[Any, tuple[str, ...], Any]] = deque([(function, (), None)])
+    # The objects are kept, because some are made for the search and their ids would be used again.
+    seen: dict[int, Any] = {id(function): function}
+    while pending:
+        value, parts, owner = pending.popleft()
+        if value is target:
+            return Place(parts, owner)
+        for name, part in _parts(value, is_by_value):
+            if isinstance(part, _ATOMS) or id(part) in seen:
+                continue
+            if len(seen) >= _MAX_LOOKED_AT:
+                return None
+            seen[id(part)] = part
+            pending.append((part, (*parts, name) if name else parts, value))
+    return None
+
+
+def _parts(value: Any, is_by_value: Callable[[str], bool]) -> Iterator[tuple[str, Any]]:
+    function = getattr(value, "__func__", value)
+    code = getattr(function, "__code__", None)
+    if isinstance(function, FunctionType) and code is not None:
+        yield from _parts_of_function(function)
+        if hasattr(value, "__self__"):
+            yield ".self", value.__self__
+    elif isinstance(value, functools.partial):
+        yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield f"[{key!r}]", part
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, part in enumerate(value):
+            yield f"[{index}]", part
+    elif isinstance(value, type):
+        if is_by_value(value.__module__):
+            for name, part in vars(value).items():
+                yield f".{name}", getattr(part, "__func__", part)
+    elif not isinstance(value, ModuleType):
+        for name, part in getattr(value, "__dict__", {}).items():
+            yield f".{name}", part
+        yield "", type(value)
+
+
+def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        # An empty cell raises: its variable was not set yet.
+        with contextlib.suppress(ValueError):
+            yield f".{name}", cell.cell_contents
+    for name in global_names(code):
+        if name in function.__globals__:
+            yield f".{name}", function.__globals__[name]
+    for index, default in enumerate(function.__defaults__ or ()):
+        yield f".default {index}", default
+    for name, default in (function.__kwdefaults__ or {}).items():
+        yield f".{name}", default
+    for name, part in vars(function).items():
+        yield f".{name}", part
+
+
+def global_names(code: CodeType) -> Iterator[str]:
+    """Yield the names in a code object and what is defined in it that may be global variables."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            yield from global_names(constant)

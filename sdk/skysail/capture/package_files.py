@@ -1,0 +1,85 @@
+"""Reads the files of a local package: its sources and the data files beside them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from skysail_common.errors import InvalidInput
+
+MAX_FILES = 10_000
+MAX_BYTES = 512 * 1024 * 1024
+
+# Caches, environments and what tools write beside sources. Hidden ones are left out anyway.
+_SKIPPED_DIRECTORIES = frozenset({"__pycache__", "node_modules", "venv"})
+_SKIPPED_ENDINGS = (
+    ".egg-info", ".dist-info", ".env", ".ipynb", ".p12", ".pfx", ".pyc", ".pyo", ".swp", "~",
+)  # fmt: skip
+_KEY_ENDINGS = (".key", ".pem")
+_LONGEST_HEAD = 64 * 1024
+
+
+class FileBudget:
+    """How many files, and how many bytes of them, one artifact may have."""
+
+    def __init__(self) -> None:
+        self._num_files = 0
+        self._num_bytes = 0
+        self._largest: tuple[int, str] = (0, "")
+
+    def take(self, path: str, num_bytes: int) -> None:
+        """Count a file.
+
+        Raises:
+            InvalidInput: the files are too many or too large; the message names the largest.
+        """
+        self._num_files += 1
+        self._num_bytes += num_bytes
+        self._largest = max(self._largest, (num_bytes, path))
+        if self._num_files <= MAX_FILES and self._num_bytes <= MAX_BYTES:
+            return
+        top = path.partition("/")[0]
+        size, largest = self._largest
+        bound = (
+            f"more than {MAX_FILES} files"
+            if self._num_files > MAX_FILES
+            else f"more than {MAX_BYTES >> 20} MiB"
+        )
+        raise InvalidInput(
+            f"cannot send the local package {top!r} with the function: it has {bound}, the largest "
+            f"is {largest} ({size / 2**20:.1f} MiB); move data out of the package, or build a "
+            "wheel of it and name that in pkgs_to_install"
+        )
+
+
+def package_files(top: str, directory: Path, budget: FileBudget) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of the files in the directory of a package, in order.
+
+    Left out are hidden files (`.git`, `.env`, …), caches, virtual environments, notebooks, and
+    private keys. Links to directories are not followed.
+
+    Raises:
+        InvalidInput: they are too many or too large; noticed before they are read.
+    """
+    found: list[tuple[str, Path]] = []
+    for folder, directories, names in os.walk(directory):
+        directories[:] = sorted(name for name in directories if _is_wanted(folder, name))
+        for name in sorted(names):
+            file = Path(folder, name)
+            if name.startswith(".") or name.endswith(_SKIPPED_ENDINGS) or not file.is_file():
+                continue
+            path = f"{top}/{file.relative_to(directory).as_posix()}"
+            budget.take(path, file.stat().st_size)
+            found.append((path, file))
+    for path, file in found:
+        content = file.read_bytes()
+        if not (file.suffix in _KEY_ENDINGS and b"PRIVATE KEY-" in content[:_LONGEST_HEAD]):
+            yield path, content
+
+
+def _is_wanted(folder: str, name: str) -> bool:
+    return not (
+        name.startswith(".")
+        or name in _SKIPPED_DIRECTORIES
+        or name.endswith(_SKIPPED_ENDINGS)
+        or Path(folder, name, "pyvenv.cfg").exists()
+    )

@@ -1,0 +1,341 @@
+"""The pickler of functions: by value what is the user's, reproducible, and with what it needs noted.
+
+The same script gives the same pickle in every process and in every directory, because its SHA-256
+tells whether a version is deployed again or is another one. Sets of texts inside of lists and
+dictionaries are the exception: they are in the order of their hashes.
+"""
+
+import functools
+import inspect
+import io
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from typing import Any, TypeVar
+
+import cloudpickle
+from cloudpickle.cloudpickle import (
+    _dynamic_class_reduce,
+    _lookup_module_and_qualname,
+    _make_cell,
+    _typevar_reduce,
+    subimport,
+)
+
+from skysail.capture.code_objects import CodeNormalizer, OrderedSet, imported_names
+from skysail_common import captured
+from skysail_common.errors import InvalidInput
+
+# cloudpickle gives what it pickles by value a random id, by which two pickles of one process agree
+# about it. Here is where it stands among the arguments of the function that remakes it.
+_PLACES_OF_IDS = {"_make_skeleton_class": 4, "_make_skeleton_enum": 5, "_make_typevar": 5}
+
+_ATOMS = (str, bytes, int, float, complex, bool, type(None))
+
+_SETS = (set, frozenset)
+
+
+class HomeModule:
+    """The user's module that holds the function: what the function uses of it goes by value."""
+
+    def __init__(self, module: ModuleType, root: Path, file: Path) -> None:
+        """Take a module of which `root` is the directory that imports find it in."""
+        self.name = module.__name__
+        self.globals = module.__dict__
+        self.file = file.relative_to(root).as_posix()
+        self._root = root
+
+    def travelling(self, path: str) -> str | None:
+        """Return a path below the modules that travel, if `path` is there on this machine."""
+        pure = PurePath(path)
+        if pure == self._root or self._root in pure.parents:
+            return pure.relative_to(self._root).as_posix()
+        return None
+
+
+# cloudpickle ships no types.
+class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Writes one function, and notes what it refers to."""
+
+    def __init__(
+        self, file: io.BytesIO, home: HomeModule | None, made_later: Collection[int] = ()
+    ) -> None:
+        """Write to a file.
+
+        Args:
+            file: Gets the pickle.
+            home: Module whose functions and classes are pickled by value, as those of `__main__`.
+            made_later: Ids of objects that the function makes on first use: they become None.
+        """
+        super().__init__(file)
+        self.modules: set[str] = set()
+        """Modules that are needed where the pickle is loaded or run."""
+        self.functions: list[FunctionType] = []
+        """Functions that were pickled by value."""
+        self.instances: list[Any] = []
+        """Instances of classes that were pickled by value."""
+        self.last: Any = None
+        """What was pickled last: the culprit, if that fails."""
+        self.definitions: dict[str, Any] = {}
+        """Functions and classes of the home module, by name."""
+        self._home = home
+        self._made_later = frozenset(made_later)
+        self._codes = CodeNormalizer()
+        self._num_named: Counter[str] = Counter()
+        self._namespace = None if home is None else _Call(captured.namespace, home.name, home.file)
+        self._code_names: dict[int, str] = {}
+        self._ordered: dict[int, OrderedSet] = {}
+
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """Texts of lines by file name, as tracebacks of the loaded function look them up."""
+        return self._codes.sources
+
+    def is_by_value(self, module: str | None) -> bool:
+        """Tell whether functions and classes of a module are pickled by value."""
+        return module == "__main__" or (self._home is not None and module == self._home.name)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return what remakes an object, or NotImplemented to leave it to pickle."""
+        self.last = obj
+        if id(obj) in self._made_later:
+            return type(None), ()
+        if isinstance(obj, FunctionType):
+            return self._function(obj)
+        if isinstance(obj, type):
+            return self._class(obj)
+        if isinstance(obj, CodeType):
+            return self._codes.reduced(obj, self._code_names.get(id(obj), obj.co_name))
+        if isinstance(obj, ModuleType):
+            self.modules.add(obj.__name__)
+            # Also lazy modules, which have a type of their own.
+            is_known = sys.modules.get(obj.__name__) is obj
+            return (subimport, (obj.__name__,)) if is_known else NotImplemented
+        if isinstance(obj, CellType):
+            return self._cell(obj)
+        if isinstance(obj, TypeVar):
+            return self._reproducible(obj, _typevar_reduce(obj))
+        if isinstance(obj, functools._lru_cache_wrapper):
+            return self._cached(obj)
+        if isinstance(obj, functools.cached_property):
+            # Before Python 3.12 it has a lock.
+            return captured.cached_property, (obj.func, obj.attrname)
+        if isinstance(obj, PurePath) and self._home is not None:
+            relative = self._home.travelling(str(obj))
+            if relative is not None:
+                return type(obj), (_Call(captured.unpacked, relative),)
+        if isinstance(obj, BuiltinFunctionType):
+            self.modules.add(obj.__module__ or "")
+        return self._instance(obj)
+
+    def _function(self, function: FunctionType) -> Any:
+        self.modules.add(function.__module__ or "")
+        if self._home is not None and function.__module__ == self._home.name:
+            reduced = self._dynamic_function_reduce(function)
+            self._define(function)
+        else:
+            reduced = super().reducer_override(function)
+        if not isinstance(reduced, tuple):
+            return reduced
+        self.functions.append(function)
+        self.modules |= imported_names(function.__code__, _package(function.__globals__))
+        name = f"{function.__module__}.{function.__qualname__}"
+        self._code_names.setdefault(id(function.__code__), name)
+        make, (code, base_globals, *rest), (state, slots), *others = reduced
+        if self._home is not None and function.__globals__ is self._home.globals:
+            base_globals = self._namespace
+        else:
+            # Paths of this machine.
+            base_globals.pop("__file__", None)
+            base_globals.pop("__path__", None)
+        slots["__globals__"] = self._globals(function, slots["__globals__"])
+        slots["__defaults__"] = self._values(slots["__defaults__"])
+        slots["_cloudpickle_submodules"] = sorted(
+            filter(_must_be_imported, slots["_cloudpickle_submodules"]),
+            key=lambda module: module.__name__,
+        )
+        return (make, (code, base_globals, *rest), (self._mapping(state), slots), *others)
+
+    def _globals(self, function: FunctionType, values: dict[str, Any]) -> dict[str, Any]:
+        values = self._mapping(values)
+        home = self._home if function.__globals__ is getattr(self._home, "globals", None) else None
+        if home is None:
+            if "__file__" in values and self.is_by_value(function.__module__):
+                raise InvalidInput(
+                    f"cannot deploy the function: {function.__qualname__} reads __file__, and the "
+                    "files beside a script do not travel; read them into a variable when the "
+                    "script starts, or move the function and its files into a package"
+                )
+            return values
+        for name, value in values.items():
+            relative = home.travelling(value) if type(value) is str else None
+            if relative is not None:
+                values[name] = _Call(captured.unpacked, relative)
+        return values
+
+    def _class(self, cls: type) -> Any:
+        self.modules.add(cls.__module__ or "")
+        if self._home is not None and cls.__module__ == self._home.name:
+            reduced = _dynamic_class_reduce(cls)
+            self._define(cls)
+        else:
+            reduced = super().reducer_override(cls)
+        return self._reproducible(cls, reduced)
+
+    def _define(self, found: Any) -> None:
+        assert self._home is not None
+        name = found.__qualname__
+        if self._home.globals.get(name) is found:
+            self.definitions[name] = found
+
+    def _reproducible(self, obj: Any, reduced: Any) -> Any:
+        """Return what remakes a class or type variable, without what is random in it."""
+        if not isinstance(reduced, tuple):
+            return reduced
+        place = _PLACES_OF_IDS.get(getattr(reduced[0], "__name__", ""))
+        if place is None:
+            return reduced
+        make, args, *others = reduced
+        name = f"{obj.__module__}.{getattr(obj, '__qualname__', obj.__name__)}"
+        self._num_named[name] += 1
+        args = list(args)
+        args[place] = f"skysail:{name}:{self._num_named[name]}"
+        if others and others[0] is not None:
+            members, slots = others[0]
+            members = self._mapping(members)
+            # What copyreg keeps there once an instance was pickled.
+            members.pop("__slotnames__", None)
+            # Of Python 3.13: a line number, and names in the order of their hashes.
+            members.pop("__firstlineno__", None)
+            if "__static_attributes__" in members:
+                members["__static_attributes__"] = tuple(sorted(members["__static_attributes__"]))
+            others[0] = (members, slots)
+        return (make, tuple(args), *others)
+
+    def _cell(self, cell: CellType) -> Any:
+        try:
+            contents = cell.cell_contents
+        except ValueError:
+            # Its variable was not set yet.
+            return NotImplemented
+        return _make_cell, (self._value(contents),)
+
+    def _cached(self, wrapper: Any) -> Any:
+        found = _lookup_module_and_qualname(wrapper)
+        if found is not None and not self.is_by_value(found[0].__name__):
+            self.modules.add(found[0].__name__)
+            return NotImplemented
+        options = wrapper.cache_parameters()
+        if self._home is not None and wrapper.__module__ == self._home.name:
+            self._define(wrapper)
+        return captured.cached, (wrapper.__wrapped__, options["maxsize"], options["typed"])
+
+    def _instance(self, obj: Any) -> Any:
+        cls = type(obj)
+        if cls in self.dispatch_table:
+            return NotImplemented
+        attributes = getattr(obj, "__dict__", None)
+        if _is_reduced_as_usual(cls):
+            if self.is_by_value(cls.__module__):
+                self.instances.append(obj)
+            if not isinstance(attributes, dict):
+                return NotImplemented
+            cached = {name for name in attributes if self._is_cached_for_later(obj, name)}
+            if not cached and not any(map(self._is_replaced, attributes.values())):
+                return NotImplemented
+            make, args, state, *others = obj.__reduce_ex__(self.proto)
+            if isinstance(state, dict):
+                state = self._mapping(state)
+                for name in cached:
+                    state.pop(name, None)
+            return (make, args, state, *others)
+        if not self.is_by_value(getattr(obj, "__module__", None)):
+            return NotImplemented
+        reduced = obj.__reduce_ex__(self.proto)
+        if isinstance(reduced, str) and getattr(obj, "__module__", None) == "__main__":
+            raise InvalidInput(
+                f"cannot pickle the function: {reduced} (a {cls.__name__}) is pickled by its name, "
+                "and a replica has no '__main__' with that name; move it into a module of its own, "
+                "which travels along"
+            )
+        return reduced
+
+    def _is_cached_for_later(self, obj: Any, name: str) -> bool:
+        if id(vars(obj)[name]) not in self._made_later:
+            return False
+        return is_cached_property(obj, name)
+
+    def _mapping(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._value(value) for name, value in values.items()}
+
+    def _values(self, values: "tuple[Any, ...] | None") -> "tuple[Any, ...] | None":
+        has_sets = values is not None and any(map(self._is_replaced, values))
+        return tuple(map(self._value, values)) if has_sets and values is not None else values
+
+    def _is_replaced(self, value: Any) -> bool:
+        return id(value) in self._made_later or _has_texts(value)
+
+    def _value(self, value: Any) -> Any:
+        if not self._is_replaced(value):
+            return value
+        if id(value) in self._made_later:
+            return None
+        # One object for each set, so that what shares it here shares it there.
+        return self._ordered.setdefault(id(value), OrderedSet(value))
+
+
+def is_cached_property(obj: Any, name: str) -> bool:
+    """Tell whether an attribute is the value of a `functools.cached_property`."""
+    return isinstance(inspect.getattr_static(type(obj), name, None), functools.cached_property)
+
+
+class _Call:
+    """An object that is pickled as the result of a call."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self._reduced = (function, args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
+
+
+class Restored(_Call):
+    """A function of a home module, with the definitions that its module is given."""
+
+    def __init__(self, function: Any, name: str, definitions: dict[str, Any]) -> None:
+        # Pickle writes the arguments in order: the definitions are complete when it comes to them.
+        super().__init__(captured.restored, function, name, definitions)
+
+
+def _is_reduced_as_usual(cls: Any) -> bool:
+    usual: Any = object
+    return cls.__reduce_ex__ is usual.__reduce_ex__ and cls.__reduce__ is usual.__reduce__
+
+
+def _has_texts(value: Any) -> bool:
+    """Tell whether a value is a set whose order differs between processes."""
+    return (
+        type(value) in _SETS
+        and any(type(each) in (str, bytes) for each in value)
+        and all(type(each) in _ATOMS for each in value)
+    )
+
+
+def _package(namespace: Mapping[str, Any]) -> str:
+    """Return the package from which relative imports of a module start."""
+    package = namespace.get("__package__")
+    if package is not None:
+        return str(package)
+    name = str(namespace.get("__name__", ""))
+    return name if "__path__" in namespace else name.rpartition(".")[0]
+
+
+def _must_be_imported(submodule: ModuleType) -> bool:
+    """Tell whether a submodule is an attribute of its package only after its import.
+
+    Other packages import it when it is asked for, so that it may be there or not.
+    """
+    package = sys.modules.get(submodule.__name__.rpartition(".")[0])
+    return not hasattr(package, "__getattr__")
