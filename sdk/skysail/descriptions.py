@@ -105,7 +105,8 @@ class Deployment:
     memory_mib: int
     cpus: float
     gpus: int
-    environment: Mapping[str, str]
+    environment_names: tuple[str, ...]
+    """Names of the environment variables; a cluster never tells their values."""
     serving: ServingOptions
     is_rolled_out: bool
     autoscaling: Autoscaling | None
@@ -122,7 +123,7 @@ class Deployment:
             message.resources.memory_mib,
             message.resources.cpus,
             message.resources.gpus,
-            dict(message.environment),
+            tuple(message.environment_names),
             serving_from_proto(message.serving, ServingOptions().max_batch_size),
             message.rollout_state == pb.ROLLOUT_STATE_COMPLETE,
             Autoscaling.of(message.autoscaling) if message.HasField("autoscaling") else None,

@@ -336,4 +336,4 @@ async def test_a_process_is_known_by_its_start():
 
 
 async def test_a_manager_that_was_never_opened_can_be_closed(tmp_path: Path):
-    await LocalProcessManager(tmp_path, "test", {}).close()
+    await LocalProcessManager(tmp_path, "test", {}, {}).close()

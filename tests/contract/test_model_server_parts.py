@@ -42,7 +42,7 @@ async def fetched(server: ArtifactServer | None, path: Path, **others: str) -> t
         "REPLICA_ID": "m:1/0",
         "ARTIFACT_FILE": str(path),
         "ARTIFACT_SHA256": ARTIFACT.sha256,
-        "TOKEN": replica_token(SECRET, VERSION),
+        "TOKEN": replica_token(SECRET, VERSION, ARTIFACT.sha256),
         "MANAGEMENT_ENDPOINT": f"127.0.0.1:{server.port if server else 1}",
         "FETCH_TIMEOUT_S": "1" if server is None else "30",
         **others,

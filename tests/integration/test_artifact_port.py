@@ -28,9 +28,10 @@ class Ports:
         self.admin = bound["grpc"]
         self.artifacts = bound["artifacts"]
         self.secret = secret
+        self.sha256 = ""
 
     def download(self, endpoint: str, token: str | None = None) -> bytes:
-        token = token or replica_token(self.secret, ModelVersion("m", "1"))
+        token = token or replica_token(self.secret, ModelVersion("m", "1"), self.sha256)
         with grpc.insecure_channel(endpoint) as channel:
             responses = management_pb2_grpc.ManagementServiceStub(channel).DownloadArtifact(
                 pb.DownloadArtifactRequest(replica_id="m:1/0"),
@@ -54,7 +55,8 @@ async def ports(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ports
         ports = Ports(bound, await reader.secret())
         await reader.close()
         with skysail.Client(ports.admin) as client:
-            client.deploy(models.double, name="m", version="1", example=np.ones((1, 3)))
+            made = client.deploy(models.double, name="m", version="1", example=np.ones((1, 3)))
+            ports.sha256 = made.artifact_sha256
         yield ports
     finally:
         assert service.stop() == 0, service.errors

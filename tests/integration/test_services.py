@@ -138,7 +138,8 @@ def test_no_secret_is_written_anywhere_but_in_the_store(cluster: RunningCluster,
     (replica,) = client.describe_version("served").replicas
     environment = psutil.Process(cluster.replica_pid(replica.container_id)).environ()
     secret, token = asyncio.run(secret_of(cluster)), environment["SKYSAIL_MODEL_SERVER_TOKEN"]
-    assert is_token_of(token, secret, ModelVersion("served", "1"))
+    sha256 = client.describe_version("served").artifact_sha256
+    assert is_token_of(token, secret, ModelVersion("served", "1"), sha256)
     store = cluster.data_dir / "store"
     texts = {
         path: path.read_bytes()

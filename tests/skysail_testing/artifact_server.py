@@ -42,11 +42,11 @@ class ArtifactServer(management_pb2_grpc.ManagementServiceServicer):
         version = ReplicaId.parse(request.replica_id).model_version
         metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
         kind, _, token = str(metadata.get("authorization", "")).partition(" ")
-        if kind != "Bearer" or not is_token_of(token, SECRET, version):
-            raise Unauthenticated(f"the token is not that of a replica of {str(version)!r}")
         artifact = self._artifacts.get(version)
         if artifact is None:
             raise ModelNotFound(f"model {str(version)!r} is not registered")
+        if kind != "Bearer" or not is_token_of(token, SECRET, version, artifact.sha256):
+            raise Unauthenticated(f"the token is not that of a replica of {str(version)!r}")
         yield pb.DownloadArtifactResponse(sha256=artifact.sha256)
         for begin in range(0, len(artifact.content), CHUNK_BYTES):
             yield pb.DownloadArtifactResponse(chunk=artifact.content[begin : begin + CHUNK_BYTES])

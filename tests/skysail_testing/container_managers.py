@@ -117,7 +117,7 @@ class LocalBackend(Backend):
 
     def make_manager(self) -> LocalProcessManager:
         environment = {**os.environ, "PIP_NO_INDEX": "1"}
-        return LocalProcessManager(self.directory, "test", environment)
+        return LocalProcessManager(self.directory, "test", environment, environment)
 
     async def kill(self, container: Container) -> None:
         os.kill(self.pid(container), signal.SIGKILL)
@@ -345,7 +345,7 @@ class Hand:
         await self.manager.prepare(spec, lambda line: None)
         replica = {
             "management_endpoint": f"{self.backend.host}:{self.server.port}",
-            "token": replica_token(SECRET, spec.model_version),
+            "token": replica_token(SECRET, spec.model_version, spec.artifact_sha256),
             "num_threads": 1,
             **values,
         }

@@ -714,34 +714,14 @@ class Deployment(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class EnvironmentEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     NUM_REPLICAS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
-    ENVIRONMENT_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     ROLLOUT_STATE_FIELD_NUMBER: _builtins.int
     AUTOSCALING_FIELD_NUMBER: _builtins.int
     WARM_UP_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_NAMES_FIELD_NUMBER: _builtins.int
     num_replicas: _builtins.int
     """Replicas wanted."""
     rollout_state: Global___RolloutState.ValueType
@@ -751,10 +731,6 @@ class Deployment(_message.Message):
     @_builtins.property
     def resources(self) -> Global___Resources:
         """What each may use."""
-
-    @_builtins.property
-    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables for the model server."""
 
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
@@ -768,21 +744,25 @@ class Deployment(_message.Message):
     def autoscaling(self) -> Global___Autoscaling:
         """Between what bounds the number of replicas follows the load; absent where it does not."""
 
+    @_builtins.property
+    def environment_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the environment variables of the model server; their values may be secrets."""
+
     def __init__(
         self,
         *,
         num_replicas: _builtins.int = ...,
         resources: Global___Resources | None = ...,
-        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         serving: _routing_pb2.ServingOptions | None = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
         rollout_state: Global___RolloutState.ValueType = ...,
         autoscaling: Global___Autoscaling | None = ...,
         warm_up: _builtins.bool = ...,
+        environment_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "environment", b"environment", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscaling", b"autoscaling", "environment_names", b"environment_names", "num_replicas", b"num_replicas", "resources", b"resources", "rollout_state", b"rollout_state", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

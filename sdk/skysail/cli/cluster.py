@@ -70,6 +70,13 @@ _LOG_TAIL_LINES = 20
     "one. With kubernetes all of Skysail runs there.",
 )
 @click.option(
+    "--pass-env",
+    multiple=True,
+    metavar="NAME",
+    help="Let local replicas inherit this variable, or those of a pattern such as 'AWS_*'; repeatable. "
+    "Without it they have the usual ones only, and no credentials.",
+)
+@click.option(
     "--all-in-docker",
     is_flag=True,
     help="Run management, frontend and store as containers too, on the engine of this machine.",
@@ -112,6 +119,7 @@ def up(
     management_port: int,
     workers: int,
     container_manager: str,
+    pass_env: tuple[str, ...],
     all_in_docker: bool,
     prometheus_port: int | None,
     namespace: str,
@@ -139,6 +147,10 @@ def up(
     """
     if all_in_docker and container_manager not in ("", "docker"):
         raise click.UsageError("--all-in-docker goes with --container-manager docker only")
+    if pass_env and (all_in_docker or container_manager not in ("", "local")):
+        raise click.UsageError(
+            "--pass-env goes with local replicas only; give deploy an environment"
+        )
     if prometheus_port is not None and not all_in_docker:
         raise click.UsageError("--prometheus-port goes with --all-in-docker only")
     data_dir = data_dir_of(data_dir)
@@ -175,6 +187,7 @@ def up(
         metrics_port=metrics_port,
         num_workers=workers,
         container_manager=container_manager,
+        pass_env=pass_env,
         management_port=management_port,
         prometheus_port=prometheus_port,
         redis_url=ClientSettings().redis_url,

@@ -185,6 +185,7 @@ class Cluster:
             "--data-dir", str(options.data_dir), "--port", str(port),
             "--host", options.management_host,
             *(["--insecure"] if options.insecure else []),
+            *(word for name in options.pass_env for word in ("--pass-env", name)),
             *(["--container-manager", manager] if manager else []),
         )  # fmt: skip
 

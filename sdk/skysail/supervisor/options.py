@@ -27,6 +27,8 @@ class ClusterOptions:
     """Processes of the frontend, which share its ports."""
     container_manager: str = ""
     """What runs replicas; what management's own settings say if empty."""
+    pass_env: tuple[str, ...] = ()
+    """Variables, or patterns of them, that local replicas inherit beside the usual ones."""
     redis_url: str = ""
     """Server that speaks the Redis protocol; an embedded one if empty."""
     log_level: str = "info"

@@ -50,6 +50,8 @@ def socket_directory(data_dir: Path) -> Path:
     """
     directory = _place_of_sockets(data_dir)
     try:
+        if directory.parent == data_dir.resolve():
+            private_directory(data_dir)
         # What is there and no directory is refused below.
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700, parents=True)
@@ -94,4 +96,5 @@ def log_path(data_dir: Path, name: str) -> Path:
     Raises:
         FailedPrecondition: it cannot be made.
     """
-    return private_directory(data_dir / "logs") / f"{name}.log"
+    # One after the other: the mode is that of the last directory alone.
+    return private_directory(private_directory(data_dir) / "logs") / f"{name}.log"

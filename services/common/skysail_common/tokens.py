@@ -6,11 +6,17 @@ import hmac
 from skysail_common.identifiers import ModelVersion
 
 
-def replica_token(secret: str, version: ModelVersion) -> str:
-    """Return the token of the replicas of a version: an HMAC, so that none need be stored."""
-    return hmac.new(secret.encode(), str(version).encode(), hashlib.sha256).hexdigest()
+def replica_token(secret: str, version: ModelVersion, artifact_sha256: str) -> str:
+    """Return the token of the replicas of one content of a version.
+
+    It is an HMAC, so that none is stored; it is of no use for what is registered later under the
+    same name.
+    """
+    text = f"{version} {artifact_sha256}"
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
-def is_token_of(token: str, secret: str, version: ModelVersion) -> bool:
-    """Tell whether a token is that of the version, in a time that tells nothing."""
-    return hmac.compare_digest(token.encode(), replica_token(secret, version).encode())
+def is_token_of(token: str, secret: str, version: ModelVersion, artifact_sha256: str) -> bool:
+    """Tell whether a token is that of this content, in a time that does not depend on the answer."""
+    expected = replica_token(secret, version, artifact_sha256)
+    return hmac.compare_digest(token.encode(), expected.encode())

@@ -45,5 +45,7 @@ class SnapshotFile:
 
 def _replace(path: Path, snapshot: routing_pb2.RoutingSnapshot) -> None:
     temporary = path.with_name(f"{path.name}.new")
+    # It names models and where replicas listen.
+    temporary.touch(mode=0o600)
     temporary.write_bytes(snapshot.SerializeToString())
     temporary.replace(path)

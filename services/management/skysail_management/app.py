@@ -14,7 +14,7 @@ from skysail_common.errors import FailedPrecondition, SkysailError, StoreUnavail
 from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
-from skysail_common.paths import management_socket
+from skysail_common.paths import management_socket, private_directory
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.management_access import read_token
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
@@ -296,7 +296,7 @@ async def _serve(
 async def _locked(
     data_dir: Path, wait_s: float = 0.0, stop: asyncio.Event | None = None
 ) -> AsyncIterator[None]:
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_directory(data_dir)
     end = MONOTONIC() + wait_s
     with (data_dir / "management.lock").open("w") as file:
         while True:

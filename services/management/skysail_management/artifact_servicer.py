@@ -14,6 +14,7 @@ import grpc.aio
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import Unauthenticated
 from skysail_common.identifiers import ReplicaId
+from skysail_common.rpc.management_access import token_of
 from skysail_common.rpc.serving import GrpcServer
 from skysail_common.threads import in_thread
 from skysail_common.tokens import is_token_of
@@ -42,10 +43,12 @@ class ArtifactServicer:
         """Yield the SHA-256 of the artifact, then its content."""
         version = ReplicaId.parse(request.replica_id).model_version
         metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
-        token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
-        if not is_token_of(token, self._secret, version):
-            raise Unauthenticated(f"the token is not that of a replica of {str(version)!r}")
-        record = self._models.version(*version)
+        token = token_of(metadata)
+        record = self._models.find(version)
+        if record is None or not is_token_of(token, self._secret, version, record.artifact_sha256):
+            raise Unauthenticated(
+                f"the token is not that of a replica of {str(version)!r}, or not of its content"
+            )
         file = await asyncio.to_thread(self._artifacts.open, record.artifact_sha256)
         with file:
             yield pb.DownloadArtifactResponse(sha256=record.artifact_sha256)

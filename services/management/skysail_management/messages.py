@@ -82,7 +82,7 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
             cpus=record.cpus,
             gpus=record.gpus,
         ),
-        environment=record.environment,
+        environment_names=sorted(record.environment),
         serving=serving_to_proto(record.serving),
         start_timeout=duration(record.start_timeout_s),
         warm_up=record.warm_up,

@@ -11,9 +11,9 @@ from skysail_common import __version__
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE
 from skysail_common.settings import Host, Port, ServiceSettings, check_tls_pair
+from skysail_management.containers import inherited
 
 _PIP_CONFIG = Path("/etc/pip.conf")
-_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
 
 
 class ManagementSettings(ServiceSettings):
@@ -106,6 +106,10 @@ class ManagementSettings(ServiceSettings):
 
     autoscaling_shrink_after_s: float = Field(300.0, gt=0)
     """Time for which fewer replicas must have sufficed before some of them are stopped."""
+
+    pass_env: tuple[str, ...] = ()
+    """Variables that local replicas inherit beside the usual ones, by name or by pattern (`AWS_*`).
+    Without it credentials in the environment of management stay there."""
 
     docker_host: str = Field("unix:///var/run/docker.sock", validation_alias="DOCKER_HOST")
     """Where the Docker engine listens, for the container manager `docker`."""
@@ -237,24 +241,21 @@ class ManagementSettings(ServiceSettings):
             return None
         return ServerCertificates(self.tls_certificate_file, self.tls_key_file)
 
-    def inherited_environment(self) -> dict[str, str]:
-        """Return the environment that replicas and pip start from: ours, without our settings.
+    def replica_variables(self) -> dict[str, str]:
+        """Return the variables of this process that local replicas inherit."""
+        return inherited.replica_variables(os.environ, self.pass_env)
 
-        What the whole cluster shares stays.
-        """
-        return {
-            name: value
-            for name, value in os.environ.items()
-            if name == VARIABLE or not name.startswith("SKYSAIL_")
-        }
+    def install_variables(self) -> dict[str, str]:
+        """Return the variables of this process that pip inherits on this machine."""
+        return inherited.install_variables(os.environ, self.pass_env)
+
+    def transport_variable(self) -> dict[str, str]:
+        """Return the variable that names the transport of the whole cluster; empty if it is not set."""
+        return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
 
     def build_environment(self) -> dict[str, str]:
-        """Return what tells pip, and whatever it starts, how packages are reached from here."""
-        shared = {
-            name: value
-            for name, value in os.environ.items()
-            if name.startswith("PIP_") or name.lower() in _PROXIES
-        }
+        """Return what tells pip in a container how packages are reached from here."""
+        shared = inherited.pip_variables(os.environ)
         if _PIP_CONFIG.exists():
             shared.setdefault("PIP_CONFIG_FILE", str(_PIP_CONFIG))
         return shared

@@ -65,9 +65,15 @@ def test_a_long_directory_for_temporary_files_is_not_used(long_dir, tmp_path, mo
     remove_socket_directory(long_dir)
 
 
+@pytest.mark.parametrize("make", [socket_directory, lambda data_dir: log_path(data_dir, "a")])
+def test_a_data_directory_that_is_made_along_is_private_too(short_dir, make):
+    make(short_dir / "data")
+    assert permissions(short_dir / "data") == 0o700
+
+
 @pytest.mark.parametrize("make", [socket_directory, lambda data_dir: log_path(data_dir, "store")])
 def test_a_directory_that_cannot_be_made_is_named(make):
-    with pytest.raises(FailedPrecondition, match=r"cannot write /proc/x/.*; choose another data"):
+    with pytest.raises(FailedPrecondition, match=r"cannot write /proc/x: .*; choose another data"):
         make(Path("/proc/x"))
 
 

@@ -209,6 +209,6 @@ def test_replicas_inherit_the_environment_without_our_settings(monkeypatch):
     # One for the whole cluster.
     monkeypatch.setenv("SKYSAIL_TRANSPORT", "grpc")
     settings = read_settings(ManagementSettings, "skysail-management", ["--data-dir", "/srv"])
-    inherited = settings.inherited_environment()
+    inherited = settings.replica_variables()
     assert inherited["OMP_NUM_THREADS"] == "2"
     assert [name for name in inherited if name.startswith("SKYSAIL_")] == ["SKYSAIL_TRANSPORT"]

@@ -6,31 +6,36 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.tokens import is_token_of, replica_token
 
 VERSION = ModelVersion("sum", "3")
+SHA256 = "ab" * 32
 
 
-def test_a_token_is_that_of_its_version_and_secret():
-    token = replica_token("secret", VERSION)
-    assert is_token_of(token, "secret", VERSION)
-    assert not is_token_of(token, "secret", ModelVersion("sum", "4"))
-    assert not is_token_of(token, "other secret", VERSION)
+def test_a_token_is_that_of_its_version_content_and_secret():
+    token = replica_token("secret", VERSION, SHA256)
+    assert is_token_of(token, "secret", VERSION, SHA256)
+    assert not is_token_of(token, "secret", ModelVersion("sum", "4"), SHA256)
+    assert not is_token_of(token, "other secret", VERSION, SHA256)
+
+
+def test_a_token_is_of_no_use_for_what_is_registered_later_under_the_name():
+    assert not is_token_of(replica_token("secret", VERSION, SHA256), "secret", VERSION, "cd" * 32)
 
 
 def test_a_token_is_the_same_after_a_restart_and_tells_nothing():
-    token = replica_token("secret", VERSION)
+    token = replica_token("secret", VERSION, SHA256)
     assert len(token) == 64
-    assert token == replica_token("secret", VERSION)
+    assert token == replica_token("secret", VERSION, SHA256)
     assert "secret" not in token
     assert "sum" not in token
 
 
 @pytest.mark.parametrize("token", ["", "é", "\0", "a" * 64])
 def test_what_is_no_token_is_refused(token):
-    assert not is_token_of(token, "secret", VERSION)
+    assert not is_token_of(token, "secret", VERSION, SHA256)
 
 
 @settings(max_examples=30)
 @given(st.text(), st.integers(0, 63), st.characters(exclude_categories=["Cs"]))
 def test_a_token_with_another_character_is_refused(secret, place, character):
-    token = replica_token(secret, VERSION)
+    token = replica_token(secret, VERSION, SHA256)
     changed = token[:place] + character + token[place + 1 :]
-    assert is_token_of(changed, secret, VERSION) == (changed == token)
+    assert is_token_of(changed, secret, VERSION, SHA256) == (changed == token)

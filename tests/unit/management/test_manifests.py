@@ -232,8 +232,7 @@ def test_a_version_that_asks_for_everything():
     (server,) = pod["containers"]
     environment = {
         **SERVER_VARIABLES,
-        "MODE": "fast",
-        "OMP_NUM_THREADS": "7",
+        "MODE": "",
         "PATH": "/packages/0123/bin:/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin",
         "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": "1024",
         "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "json",
@@ -243,7 +242,19 @@ def test_a_version_that_asks_for_everything():
         "SKYSAIL_MODEL_SERVER_WARM_UP_S": "2",
     }
     limits = {"cpu": "251m", "memory": "1024Mi", "amd.com/gpu": "2"}
-    server["env"] = [*IDENTITY, *variables(environment)]
+    of_secret = {"MODE": "environment-0", "OMP_NUM_THREADS": "environment-1"}
+    server["env"] = [
+        *IDENTITY,
+        *(
+            {
+                "name": each["name"],
+                "valueFrom": {"secretKeyRef": {"name": name, "key": of_secret[each["name"]]}},
+            }
+            if each["name"] in of_secret
+            else each
+            for each in variables(environment)
+        ),
+    ]
     server["resources"] = {"limits": limits, "requests": limits}
     server["volumeMounts"].append(
         {
@@ -289,11 +300,11 @@ def test_limits_are_those_of_the_settings_where_a_deployment_has_none():
 
 
 def test_what_goes_with_a_kubernetes_deployment():
-    assert manifests.token_secret("n", replica_spec(), "c") == {
+    assert manifests.replica_secret("n", replica_spec(environment={"B": "$2", "A": "1"}), "c") == {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "n", "labels": COMMON},
-        "stringData": {"token": TOKEN},
+        "stringData": {"token": TOKEN, "environment-0": "1", "environment-1": "$2"},
     }
     assert manifests.disruption_budget("n", "c") == {
         "apiVersion": "policy/v1",
@@ -433,11 +444,34 @@ def test_the_artifact_of_an_image_counts_too():
     assert name_of(SPEC, settings(), image="own") != name_of(other, settings(), image="own")
 
 
+@pytest.mark.parametrize("options", [{}, {"image": "own:1"}, {"packages": "0123"}])
+def test_values_of_the_environment_are_in_the_secret_alone(options: dict[str, str]):
+    spec = replica_spec(environment={"PASSWORD": "a-password", "PATH": "/a-path"})
+    made = manifests.deployment(spec, settings(), **options)
+    assert "a-password" not in json.dumps(made)
+    (server,) = pod_of(made)["containers"]
+    secret = manifests.replica_secret(made["metadata"]["name"], spec, "c")
+    values = {
+        each["name"]: secret["stringData"][each["valueFrom"]["secretKeyRef"]["key"]]
+        for each in server["env"]
+        if "secretKeyRef" in each.get("valueFrom", {})
+    }
+    assert values["PASSWORD"] == "a-password"
+    # Installed packages have commands of their own.
+    assert values.get("PATH") == (None if "packages" in options else "/a-path")
+
+
+def test_a_short_secret_cannot_be_found_by_the_name():
+    spec = replica_spec(environment={"PIN": "1234"})
+    guesses = {name_of(replace(spec, token=token), settings()) for token in ("", "guess")}
+    assert name_of(spec, settings()) not in guesses
+
+
 def test_a_dollar_sign_names_no_variable():
-    spec = replica_spec(environment={"SECRET": "a$(HOME)$b$$"})
-    (server,) = pod_of(manifests.deployment(spec, settings()))["containers"]
+    (server,) = pod_of(manifests.deployment(replica_spec(management_endpoint="a$(B)"), settings()))[
+        "containers"
+    ]
     values = {each["name"]: each.get("value") for each in server["env"]}
-    assert values["SECRET"] == "a$$(HOME)$$b$$$$"
     # This one is meant to.
     assert values["SKYSAIL_MODEL_SERVER_REPLICA_ID"] == "m:1/$(SKYSAIL_REPLICA_INDEX)"
     names = [each["name"] for each in server["env"]]
@@ -462,7 +496,7 @@ def samples() -> dict[str, Object]:
         "plain": manifests.deployment(replica_spec(), settings()),
         "full": manifests.deployment(spec, full, packages="0123"),
         "image": manifests.deployment(spec, full, image="own:1"),
-        "secret": manifests.token_secret("name", spec, "c"),
+        "secret": manifests.replica_secret("name", spec, "c"),
         "budget": manifests.disruption_budget("name", "c"),
         "installer": manifests.installer("name", ["install", "/packages/0123"], full),
         "variables": manifests.installer_secret("name", {"A": "$"}, "c"),

@@ -83,7 +83,7 @@ def test_a_deployment_as_message():
     assert (message.num_replicas, message.serving.max_batch_size) == (12, 32)
     assert (message.resources.num_threads, message.resources.memory_mib) == (2, 512)
     assert (message.resources.cpus, message.resources.gpus) == (1.5, 2)
-    assert dict(message.environment) == {"A": "b"}
+    assert list(message.environment_names) == ["A"]
     assert message.start_timeout.ToMilliseconds() == 1500
     assert not message.warm_up
     assert message.rollout_state == pb.ROLLOUT_STATE_IN_PROGRESS

@@ -97,7 +97,7 @@ async def test_a_replica_is_told_what_it_needs(tmp_path: Path):
         (spec,) = parts.manager.started
         assert spec.replica_id == ReplicaId(M1, 0)
         assert spec.management_endpoint == "127.0.0.1:1"
-        assert is_token_of(spec.token, "secret", M1)
+        assert is_token_of(spec.token, "secret", M1, spec.version.artifact_sha256)
         assert (spec.num_threads, spec.memory_mib, spec.environment) == (3, 512, {"A": "b"})
         assert (spec.cpus, spec.gpus) == (1.5, 2)
         assert "token" not in repr(spec)

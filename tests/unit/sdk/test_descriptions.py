@@ -120,13 +120,13 @@ def test_a_deployment_tells_what_is_wanted():
     message = pb.Deployment(
         num_replicas=2,
         resources=pb.Resources(num_threads=3, memory_mib=512, cpus=1.5, gpus=2),
-        environment={"LEVEL": "2"},
+        environment_names=["LEVEL"],
         serving=routing_pb2.ServingOptions(max_batch_size=32),
         rollout_state=pb.ROLLOUT_STATE_COMPLETE,
         warm_up=True,
     )
     assert Deployment.of(message) == Deployment(
-        2, 3, 512, 1.5, 2, {"LEVEL": "2"}, ServingOptions(max_batch_size=32), True, None, True
+        2, 3, 512, 1.5, 2, ("LEVEL",), ServingOptions(max_batch_size=32), True, None, True
     )
     message.rollout_state = pb.ROLLOUT_STATE_IN_PROGRESS
     assert not Deployment.of(message).is_rolled_out

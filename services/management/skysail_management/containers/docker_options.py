@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skysail_common.docker_labels import labels
-from skysail_common.rpc.transports import VARIABLE
 from skysail_management.containers.base import ReplicaSpec
 from skysail_management.containers.replicas import replica_environment
 from skysail_management.settings import ManagementSettings
@@ -55,9 +54,8 @@ def replica_config(
     memory_mib = spec.memory_mib or settings.docker_memory_mib
     scratch = f"rw,nosuid,nodev,size={settings.docker_scratch_mib}m"
     address = f"0.0.0.0:{PORT}" if settings.docker_network else f"unix:{_SOCKET_DIRECTORY}/s"
-    shared = settings.inherited_environment()
     environment = {
-        **({VARIABLE: shared[VARIABLE]} if VARIABLE in shared else {}),
+        **settings.transport_variable(),
         **replica_environment(spec, address),
         "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": ARTIFACT,
     }

@@ -63,6 +63,7 @@ class Environments:
                 return
             await in_thread(shutil.rmtree, directory, ignore_errors=True)
             try:
+                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 await in_thread(make_environment, directory)
                 (directory / _TEMPORARY).mkdir()
                 text = requirements_file(requirements)

@@ -215,7 +215,7 @@ class KubernetesPods:
                 group.has_parts = False
             if not group.has_parts:
                 for part in (
-                    manifests.token_secret(name, spec, self._cluster),
+                    manifests.replica_secret(name, spec, self._cluster),
                     manifests.disruption_budget(name, self._cluster),
                 ):
                     await self._api.apply(owned_by(group.owner, part))

@@ -85,13 +85,26 @@ class LocalProcessManager(ContainerManager):
 
     name = "local"
 
-    def __init__(self, data_dir: Path, cluster: str, base_environment: Mapping[str, str]) -> None:
-        """Keeps everything in `data_dir`; processes start from `base_environment`."""
+    def __init__(
+        self,
+        data_dir: Path,
+        cluster: str,
+        replica_variables: Mapping[str, str],
+        install_variables: Mapping[str, str],
+    ) -> None:
+        """Keeps everything in `data_dir`.
+
+        Args:
+            data_dir: Its directory.
+            cluster: Name of the cluster.
+            replica_variables: Environment that replicas inherit.
+            install_variables: Environment of pip.
+        """
         self._data_dir = data_dir
         self._directory = data_dir / "replicas"
         self._cluster = cluster
-        self._base_environment = dict(base_environment)
-        self._environments = Environments(data_dir / "environments", base_environment)
+        self._replica_variables = dict(replica_variables)
+        self._environments = Environments(data_dir / "environments", install_variables)
         self._replicas: dict[str, Replica] = {}
         self._changes = ContainerChanges()
         self._tasks = BackgroundTasks(self._changes.fail)
@@ -172,7 +185,7 @@ class LocalProcessManager(ContainerManager):
                 [str(python), "-m", "skysail_model_server"],
                 cwd=work_directory(directory),
                 env={
-                    **self._base_environment,
+                    **self._replica_variables,
                     "TMPDIR": str(temporary),
                     **self._environment(spec, endpoint, directory),
                 },
@@ -361,5 +374,8 @@ class LocalProcessManager(ContainerManager):
 def local_process_manager(settings: ManagementSettings) -> LocalProcessManager:
     """Return the manager that these settings describe."""
     return LocalProcessManager(
-        settings.data_dir, settings.cluster, settings.inherited_environment()
+        settings.data_dir,
+        settings.cluster,
+        settings.replica_variables(),
+        settings.install_variables(),
     )

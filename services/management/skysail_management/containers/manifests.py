@@ -3,11 +3,12 @@
 anchor                      a ConfigMap: what is deleted with it is all of the cluster
 └─ Deployment          the replicas of a version that are alike, never changed but in number
    ├─ pods             wait at a gate until management has given each its index
-   ├─ Secret           the token with which they fetch their artifact
+   ├─ Secret           the token with which they fetch their artifact, and their environment
    └─ PodDisruptionBudget
 """
 
 import hashlib
+import hmac
 import json
 import math
 import re
@@ -17,7 +18,6 @@ from dataclasses import replace
 from skysail_common import __version__
 from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import INSTALLER, LABEL, MODEL_SERVER, labels
-from skysail_common.rpc.transports import VARIABLE
 from skysail_common.sockets import join_host_port
 from skysail_management.containers.base import ReplicaSpec
 from skysail_management.containers.replicas import replica_environment
@@ -80,8 +80,10 @@ def deployment(
     # All replicas of a Kubernetes Deployment are alike, the first of a version and later ones.
     spec = replace(spec, warm_up=replace(spec.warm_up, is_measured=False))
     version = spec.version.model_version
-    draft = [_deployment("", spec, settings, image, packages), spec.token]
-    digest = hashlib.sha256(json.dumps(draft, sort_keys=True).encode()).hexdigest()[:10]
+    draft = [_deployment("", spec, settings, image, packages), dict(spec.environment)]
+    # The key keeps values of the environment, which may be short secrets, from being tried.
+    key, message = spec.token.encode(), json.dumps(draft, sort_keys=True).encode()
+    digest = hmac.new(key, message, hashlib.sha256).hexdigest()[:10]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{version.model_name}-{version.version}".lower())
     name = f"skysail-{slug[:40].strip('-')}-{digest}"
     return _deployment(name, spec, settings, image, packages)
@@ -121,14 +123,23 @@ def _attached(name: str) -> dict[str, str]:
     return {GROUP: name, ATTACHED: "true"}
 
 
-def token_secret(name: str, spec: ReplicaSpec, cluster: str) -> Object:
-    """Return the Secret with the token of the replicas of a Kubernetes Deployment."""
+def replica_secret(name: str, spec: ReplicaSpec, cluster: str) -> Object:
+    """Return the Secret of the replicas of a Kubernetes Deployment: their token and environment."""
+    values = (spec.environment[name] for name in _secret_keys(spec))
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "labels": labels(cluster, MODEL_SERVER)},
-        "stringData": {"token": spec.token},
+        "stringData": {
+            "token": spec.token,
+            **dict(zip(_secret_keys(spec).values(), values, strict=True)),
+        },
     }
+
+
+def _secret_keys(spec: ReplicaSpec) -> dict[str, str]:
+    """Return the key in the Secret of each variable of the operator, whose name may be no key."""
+    return {name: f"environment-{index}" for index, name in enumerate(sorted(spec.environment))}
 
 
 def disruption_budget(name: str, cluster: str) -> Object:
@@ -169,7 +180,7 @@ def _pod(
         "shareProcessNamespace": True,
         "securityContext": POD_SECURITY,
         "terminationGracePeriodSeconds": ROUTED_AWAY_S + math.ceil(settings.drain_timeout_s),
-        "containers": [_server(spec, settings, image, packages)],
+        "containers": [_server(spec, settings, secret, image, packages)],
         "volumes": volumes,
         "topologySpreadConstraints": [
             {
@@ -188,10 +199,11 @@ def _pod(
     return pod
 
 
-def _server(spec: ReplicaSpec, settings: ManagementSettings, image: str, packages: str) -> Object:
-    shared = settings.inherited_environment()
+def _server(
+    spec: ReplicaSpec, settings: ManagementSettings, secret: str, image: str, packages: str
+) -> Object:
     environment = {
-        **({VARIABLE: shared[VARIABLE]} if VARIABLE in shared else {}),
+        **settings.transport_variable(),
         **replica_environment(
             spec, join_host_port("::" if ":" in settings.host else "0.0.0.0", PORT)
         ),
@@ -208,7 +220,7 @@ def _server(spec: ReplicaSpec, settings: ManagementSettings, image: str, package
     return {
         "name": SERVER_CONTAINER,
         "image": image or settings.kubernetes_image,
-        "env": [*_identity(spec), *_variables(environment)],
+        "env": [*_identity(spec), *_with_secrets(environment, spec, secret)],
         "ports": [{"name": "grpc", "containerPort": PORT}],
         "resources": _resources(spec, settings),
         # Ready is who takes batches: it has loaded its model, and answered the warm-up query. One
@@ -235,6 +247,21 @@ def _identity(spec: ReplicaSpec) -> list[Object]:
             "value": f"{spec.version.model_version}/$(SKYSAIL_REPLICA_INDEX)",
         },
     ]
+
+
+def _with_secrets(environment: Mapping[str, str], spec: ReplicaSpec, secret: str) -> list[Object]:
+    """Return variables, those of the operator by reference: whoever may read pods may not read them."""
+    keys = _secret_keys(spec)
+    return [
+        {"name": each["name"], "valueFrom": _secret_value(secret, keys[each["name"]])}
+        if environment[each["name"]] == spec.environment.get(each["name"])
+        else each
+        for each in _variables(environment)
+    ]
+
+
+def _secret_value(secret: str, key: str) -> Object:
+    return {"secretKeyRef": {"name": secret, "key": key}}
 
 
 def _variables(environment: Mapping[str, str]) -> list[Object]:
@@ -264,7 +291,6 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
         "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
     }
-    token = {"secretKeyRef": {"name": secret, "key": "token"}}
     return {
         "name": ARTIFACT_CONTAINER,
         "image": settings.kubernetes_image,
@@ -272,7 +298,7 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
         "env": [
             *_identity(spec),
             *_variables(variables),
-            {"name": "SKYSAIL_MODEL_SERVER_TOKEN", "valueFrom": token},
+            {"name": "SKYSAIL_MODEL_SERVER_TOKEN", "valueFrom": _secret_value(secret, "token")},
         ],
         "resources": {
             "limits": {"cpu": "500m", "memory": "256Mi"},

@@ -72,6 +72,10 @@ class Models:
             raise ModelNotFound(f"model '{model}:{name}' is not registered")
         return record
 
+    def find(self, version: ModelVersion) -> VersionRecord | None:
+        """Return a version by its full name, or None."""
+        return self._records.versions.get(str(version))
+
     def registration(
         self, version: ModelVersion, artifact_sha256: str, labels: Mapping[str, str]
     ) -> tuple[VersionRecord, list[PendingChange]]:

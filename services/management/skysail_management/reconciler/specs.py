@@ -65,7 +65,7 @@ def replica_spec(
         ReplicaId(version.model_version, index),
         version,
         options.management_endpoint,
-        replica_token(options.secret, version.model_version),
+        replica_token(options.secret, version.model_version, version.artifact_sha256),
         num_threads or manager.default_threads(most),
         deployment.memory_mib,
         deployment.cpus,

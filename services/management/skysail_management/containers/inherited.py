@@ -1,0 +1,74 @@
+"""Which variables of management local replicas and pip inherit.
+
+Replicas run code of users, which must not have what an operator's shell has: credentials of clouds, of
+package indexes and of clusters.
+"""
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+
+from skysail_common.rpc.transports import VARIABLE
+
+_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
+
+REPLICA_VARIABLES = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "LC_*", "XDG_*",
+    "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHON*", "VIRTUAL_ENV", "CONDA_PREFIX", "MALLOC_*",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "CUDA_*", "NVIDIA_*", "NCCL_*", "ROCR_*", "HIP_*", "HSA_*",
+    "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*", "BLIS_*", "NUMEXPR_*", "VECLIB_*", "NUMBA_*",
+    "TORCH_*", "PYTORCH_*", "TF_*", "XLA_*", "JAX_*", "ORT_*", "HF_HOME", "GRPC_*",
+    VARIABLE,
+)  # fmt: skip
+"""Names and patterns of what replicas inherit, beside proxies without a password."""
+
+_BUILD_VARIABLES = (
+    "PIP_*", "CC", "CXX", "FC", "AR", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS",
+    "PKG_CONFIG_*", "CMAKE_*", "CARGO_HOME", "RUSTUP_HOME", "RUSTFLAGS", "NETRC",
+)  # fmt: skip
+
+
+def replica_variables(
+    environment: Mapping[str, str], pass_env: Collection[str] = ()
+) -> dict[str, str]:
+    """Return what local replicas inherit.
+
+    Args:
+        environment: That of management.
+        pass_env: Names, or patterns such as `AWS_*`, of more variables; Skysail's own never pass.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if _matches(name, REPLICA_VARIABLES)
+        or _is_plain_proxy(name, value)
+        or (_matches(name, pass_env) and not name.startswith("SKYSAIL_"))
+    }
+
+
+def pip_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what tells pip how packages are reached."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("PIP_") or name.lower() in _PROXIES
+    }
+
+
+def install_variables(
+    environment: Mapping[str, str], pass_env: Collection[str] = ()
+) -> dict[str, str]:
+    """Return what pip inherits on this machine: it fetches packages, and may build some."""
+    building = {
+        name: value for name, value in environment.items() if _matches(name, _BUILD_VARIABLES)
+    }
+    return {**replica_variables(environment, pass_env), **pip_variables(environment), **building}
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_plain_proxy(name: str, value: str) -> bool:
+    # What precedes an `@` is a user and a password.
+    return name.lower() in _PROXIES and "@" not in value
