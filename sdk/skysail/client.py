@@ -114,7 +114,9 @@ class Client:
         name: str,
         version: str | int | None = None,
         example: Any = None,
+        examples: Sequence[Any] | None = None,
         input_type: str | None = None,
+        check: bool = True,
         num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
         requirements: str | Path | None = None,
@@ -135,8 +137,11 @@ class Client:
         artifact = build_artifact(
             function,
             example=example,
+            examples=examples,
             input_type=input_type,
             requirements=read_requirements(pkgs_to_install, requirements),
+            check=check,
+            max_batch_size=max_batch_size,
         )
         request = deploy_request(
             name=name,

@@ -38,7 +38,9 @@ class DeploymentCalls(ModelCalls):
         name: str,
         version: str | int | None = None,
         example: Any = None,
+        examples: Sequence[Any] | None = None,
         input_type: str | None = None,
+        check: bool = True,
         num_replicas: int | None = None,
         pkgs_to_install: Sequence[str] = (),
         requirements: str | Path | None = None,
@@ -61,14 +63,19 @@ class DeploymentCalls(ModelCalls):
 
         Args:
             function: Takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
-                takes a list and returns a list. It is pickled with the local modules it uses.
+                takes a list and returns a list. It is pickled, before it runs, with its state, and
+                the local modules that it uses travel with it.
             name: Name of the model.
             version: Version; any legal name, such as "1", "1.0" or "2024-06-01". If None, the
                 newest version of the same content; without one, the number after the highest.
             example: Input that the function can answer, with its batch axis, such as `X[:1]`, or
                 a dictionary of such by name. Teaches the signature and warms each replica up.
+            examples: Several such batches in place of one; sizes in which they, or the outputs
+                for them, differ may vary.
             input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
                 example.
+            check: Whether to look for mistakes: a function of one row, and with an `input_type`
+                what fails for two made-up inputs. If false, only examples are answered.
             num_replicas: Replicas wanted, at least 1; one for a first deployment if None.
             pkgs_to_install: Packages for pip, as of a requirements file; a str is one of them.
             requirements: A requirements file with more of them.
@@ -100,11 +107,17 @@ class DeploymentCalls(ModelCalls):
             DeployFailed: it could not be made ready; the message has the end of the replica's
                 log, and nothing is left behind unless the version serves already.
         """
-        artifact = build_artifact(
+        # On a thread, because pickling and compressing take seconds, and the function may run an
+        # event loop of its own.
+        artifact = await asyncio.to_thread(
+            build_artifact,
             function,
             example=example,
+            examples=examples,
             input_type=input_type,
             requirements=read_requirements(pkgs_to_install, requirements),
+            check=check,
+            max_batch_size=max_batch_size,
         )
         request = deploy_request(
             name=name,

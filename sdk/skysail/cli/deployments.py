@@ -60,9 +60,20 @@ class _NumberCommand(click.Command):
     "--example", metavar="MODULE:NAME", help="Input with its batch axis; teaches the signature."
 )
 @click.option(
+    "--examples",
+    metavar="MODULE:NAME",
+    help="A list of such inputs; sizes in which they differ may vary.",
+)
+@click.option(
     "--input-type",
     type=click.Choice(["integers", "floats", "doubles", "bytes", "strings"]),
     help="For a function that takes a list, in place of an example.",
+)
+@click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Look for mistakes: one row instead of a batch, or what fails for made-up inputs.",
 )
 @click.option("--num-replicas", type=click.IntRange(1), help=f"Replicas wanted. {_AS_IS}")
 @click.option("--pkg", "pkgs", multiple=True, help="Package to install; may be repeated.")
@@ -84,7 +95,9 @@ def deploy(
     name: str,
     version: str | None,
     example: str | None,
+    examples: str | None,
     input_type: str | None,
+    check: bool,
     num_replicas: int | None,
     pkgs: tuple[str, ...],
     requirements: str | None,
@@ -114,7 +127,9 @@ def deploy(
             name=name,
             version=version,
             example=None if example is None else load_object(example, "example"),
+            examples=None if examples is None else load_object(examples, "examples"),
             input_type=input_type,
+            check=check,
             num_replicas=num_replicas,
             pkgs_to_install=pkgs,
             requirements=requirements,

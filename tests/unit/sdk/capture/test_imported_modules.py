@@ -105,6 +105,41 @@ def test_modules_that_import_the_captured_one_find_all_of_it(write, answer):
     assert answer(build_artifact(load("whole.model").predict, example=X)) == "[[7.0, 7.0]]"
 
 
+def test_a_star_import_of_the_captured_module_finds_all_of_it(write, answer):
+    write("star/__init__.py", "from star.model import *")
+    write(
+        "star/model.py",
+        """
+        _HIDDEN = 1
+        OTHER = 6.0
+
+        def predict(x):
+            import star
+            assert not hasattr(star, "_HIDDEN")
+            return x * star.OTHER
+        """,
+    )
+    assert answer(build_artifact(load("star.model").predict, example=X)) == "[[6.0, 6.0]]"
+
+
+def test_a_captured_module_whose_source_fails_says_why(write, answer):
+    write("broken/__init__.py")
+    write(
+        "broken/model.py",
+        """
+        if "modules" in __file__:
+            raise RuntimeError("trained again")
+        def unused(): pass
+        def predict(x):
+            from broken import other
+            return x
+        """,
+    )
+    write("broken/other.py", "from broken.model import unused")
+    found = answer(build_artifact(load("broken.model").predict, example=X))
+    assert "RuntimeError: trained again" in found
+
+
 def test_process_pools_find_functions_of_the_module_by_name(write, answer):
     write(
         "pools.py",
