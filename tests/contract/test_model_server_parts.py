@@ -72,8 +72,8 @@ async def test_another_artifact_than_that_of_the_deployment_is_refused(
     status, told = await fetched(server, tmp_path / "artifact.zip", ARTIFACT_SHA256="ab" * 32)
     assert status == ExitCode.FAILED
     assert told == (
-        f"the artifact is another: SHA-256 {ARTIFACT.sha256}, not {'ab' * 32} as of its "
-        "deployment\n"
+        f"cannot use the artifact: its SHA-256 is {ARTIFACT.sha256}, not {'ab' * 32} as of its "
+        "deployment; deploy the version again\n"
     )
 
 
@@ -86,7 +86,9 @@ async def test_who_has_a_wrong_token_is_refused(server: ArtifactServer, tmp_path
 async def test_a_management_that_is_away_is_told_by_the_status(tmp_path: Path):
     status, told = await fetched(None, tmp_path / "artifact.zip")
     assert status == ExitCode.UNAVAILABLE
-    assert told.startswith("management at 127.0.0.1:1 does not answer: ")
+    beginning = "cannot fetch the artifact: management at 127.0.0.1:1 does not answer within 1 s: "
+    assert told.startswith(beginning)
+    assert "advertised-endpoint" in told
 
 
 def test_packages_are_installed_into_a_directory_and_found_there(tmp_path: Path, monkeypatch):

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import sys
 import tempfile
 import threading
@@ -24,7 +23,6 @@ from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
-from skysail_common.logs import configure
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.grpc_transport import GrpcTransport
 from skysail_common.rpc.serving import print_ready_line
@@ -32,14 +30,16 @@ from skysail_common.rpc.transports import uses_native
 from skysail_common.settings import read_settings
 from skysail_common.states import ExitCode
 from skysail_model_server.ending import end_in_time, give_up
-from skysail_model_server.execution import Execution
+from skysail_model_server.execution import MAX_LOST_BATCHES, Execution
 from skysail_model_server.fetching import fetch_artifact
 from skysail_model_server.forks import close_connections, end_fork
 from skysail_model_server.loading import LoadFailed, load_model
 from skysail_model_server.log_file import LogFile
 from skysail_model_server.loop_serving import LoopServing
+from skysail_model_server.memory import limit_memory, out_of_memory
 from skysail_model_server.model import Model
 from skysail_model_server.output_streams import open_output_streams
+from skysail_model_server.replica_log import configure_log
 from skysail_model_server.serving import Serving
 from skysail_model_server.settings import ModelServerSettings
 from skysail_model_server.start_progress import StartProgress
@@ -50,10 +50,6 @@ from skysail_model_server.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 _LOG_CHECK_S = 1.0
-_OUT_OF_MEMORY = SkysailError(
-    "the function had no memory for several batches in a row; give it more by memory_mib, or let it "
-    "need less"
-)
 
 
 class _IoThread:
@@ -173,8 +169,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = read_settings(ModelServerSettings, "skysail-model-server", arguments)
         open_output_streams()
-        _configure_logs(settings)
-        _limit_memory(settings.memory_limit_mib)
+        configure_log(settings)
+        limit_memory(settings.memory_limit_mib)
         io = _IoThread(settings)
     except InvalidInput as error:
         sys.stderr.write(f"{error.message}\n")
@@ -196,16 +192,9 @@ def main(arguments: Sequence[str]) -> int:
     io.run(model)
     io.join()
     if io.status is ExitCode.OUT_OF_MEMORY:
-        give_up(_OUT_OF_MEMORY, io.status, settings.log_format)
+        give_up(out_of_memory(MAX_LOST_BATCHES), io.status, settings.log_format)
     end_in_time()
     return io.status
-
-
-def _configure_logs(settings: ModelServerSettings) -> None:
-    replica_id = ReplicaId.parse(settings.replica_id)
-    version = replica_id.model_version
-    fields = {"model": version.model_name, "version": version, "replica": replica_id}
-    configure("model-server", settings.log_level, settings.log_format, fields=fields)
 
 
 def _load(settings: ModelServerSettings, io: _IoThread) -> Model:
@@ -218,10 +207,3 @@ def _load(settings: ModelServerSettings, io: _IoThread) -> Model:
         artifact = Path(directory) / "artifact.zip"
         io.fetch(artifact)
         return load_model(artifact, settings.work_dir, limits, io.progress)
-
-
-def _limit_memory(limit_mib: int) -> None:
-    if limit_mib:
-        # Counts what is written, not address space that libraries only reserve.
-        limit = limit_mib * 1024 * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

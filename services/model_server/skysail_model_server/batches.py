@@ -117,7 +117,8 @@ class BatchInputs:
             return _decoded(array)
         except UnicodeDecodeError as error:
             self.refused[index] = InvalidInput(
-                f"input {spec.name!r} is not UTF-8 text: {error.reason}"
+                f"input {spec.name!r} is not UTF-8 text: {error.reason} at byte {error.start}; send "
+                "UTF-8, or deploy the model with an example of bytes"
             )
             return array
 
@@ -220,6 +221,6 @@ def _check_text(spec: TensorSpec, elements: Sequence[bytes]) -> None:
             element.decode()
     except UnicodeDecodeError as error:
         raise ModelFailed(
-            f"the function returned bytes that are not UTF-8 in output {spec.name!r}; its "
-            "signature says texts"
+            f"the function returned bytes that are not UTF-8 in output {spec.name!r} "
+            f"({error.reason} at byte {error.start}); its signature says texts, so decode them there"
         ) from error

@@ -2,12 +2,12 @@
 
 import logging
 import os
-import sys
 import threading
 from typing import NoReturn
 
 from skysail_common.errors import SkysailError
 from skysail_common.states import ExitCode
+from skysail_model_server.replica_log import tell
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,11 @@ def give_up(error: SkysailError, status: ExitCode, log_format: str) -> NoReturn:
     the I/O thread still runs. It would also wait for threads that the user's code has left.
 
     Args:
-        error: Why; people read its text as it is, unless the log consists of JSON objects.
+        error: Why.
         status: Exit status.
         log_format: That of the settings.
     """
     try:
-        if log_format == "json":
-            log.error("replica gives up", extra={"text": error.message})
-        else:
-            sys.stderr.write(f"{error.message}\n")
-        sys.stderr.flush()
-        sys.stdout.flush()
+        tell(error, log_format)
     finally:
         os._exit(status)

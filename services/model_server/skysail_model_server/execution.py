@@ -7,14 +7,15 @@ waits for it.
 import logging
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
 
 from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Status
 from skysail_common.functions import call_function
+from skysail_common.replica_reports import place_of
 from skysail_model_server.batches import BatchInputs, BatchOutputs
 from skysail_model_server.forks import end_fork
+from skysail_model_server.memory import memory_advice
 from skysail_model_server.model import Model
 from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 
 _MAX_MESSAGE_BYTES = 2_000
 _MAX_PLACE_BYTES = 200
-_MAX_LOST_BATCHES = 3
+MAX_LOST_BATCHES = 3
+"""Batches in a row for which there was no memory, after which a replica may end."""
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -83,7 +85,7 @@ class Execution:
         is_lost = has_failed and self._lacks_memory
         self._lacks_memory = False
         self._num_lost_batches = self._num_lost_batches + 1 if is_lost else 0
-        if self._num_lost_batches == _MAX_LOST_BATCHES:
+        if self._num_lost_batches == MAX_LOST_BATCHES:
             self._num_lost_batches = 0
             # Inputs that ask for more memory than there is are no fault of the replica.
             if not self._answers_its_example():
@@ -151,13 +153,11 @@ def _blame(error: BaseException) -> tuple[Status, str]:
         return error.status, message
     frames = traceback.extract_tb(raised_at or error.__traceback__)
     if frames:
-        # These help; the directory of the file is the server's own business. What was pickled by
-        # value has no file, and its lines are counted from its first one.
         frame = frames[-1]
-        where = f"{Path(frame.filename).name} line {frame.lineno}"
-        if frame.filename.startswith("<"):
-            where = f"line {frame.lineno} of its code"
-        message += f" (in {_cut(f'{frame.name}, {where}', _MAX_PLACE_BYTES)})"
+        where = place_of(frame.name, frame.filename, frame.lineno or 0)
+        message += f" (in {_cut(where, _MAX_PLACE_BYTES)})"
+    if isinstance(error, MemoryError):
+        message += memory_advice()
     return ModelFailed.status, message
 
 

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
-from skysail_common.logs import configure
 from skysail_common.settings import read_settings
 from skysail_common.states import ExitCode
 from skysail_model_server.fetching import fetch_artifact
+from skysail_model_server.replica_log import configure_log, tell
 from skysail_model_server.settings import ModelServerSettings
 
 
@@ -19,10 +19,10 @@ def main(arguments: Sequence[str]) -> int:
     """Write the artifact to the setting artifact-file and return the exit status."""
     try:
         settings = read_settings(ModelServerSettings, "skysail-model-server-fetch", arguments)
+        configure_log(settings)
     except InvalidInput as error:
         sys.stderr.write(f"{error.message}\n")
         return ExitCode.USAGE
-    configure("model-server", settings.log_level, settings.log_format)
     if settings.artifact_file is None or not settings.management_endpoint:
         sys.stderr.write(
             "needs an artifact-file to write to, and a management-endpoint that has it\n"
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         )
     except SkysailError as error:
-        sys.stderr.write(f"{error.message}\n")
+        tell(error, settings.log_format)
         return ExitCode.UNAVAILABLE if isinstance(error, Unavailable) else ExitCode.FAILED
     return ExitCode.OK
 

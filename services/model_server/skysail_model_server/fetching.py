@@ -44,15 +44,17 @@ async def fetch_artifact(
         except Unavailable as error:
             if MONOTONIC() + _MAX_RETRY_S >= end:
                 raise Unavailable(
-                    f"management at {endpoint} does not answer: {error.message}"
+                    f"cannot fetch the artifact: management at {endpoint} does not answer within "
+                    f"{timeout_s:g} s: {error.message}; check its setting advertised-endpoint, and "
+                    "that replicas reach it"
                 ) from error
             log.info("management is away; trying again", extra={"error": error.message})
             await asyncio.sleep(back_off.next_s())
         else:
             if expected_sha256 not in ("", digest):
                 raise SkysailError(
-                    f"the artifact is another: SHA-256 {digest}, not {expected_sha256} as of its "
-                    "deployment"
+                    f"cannot use the artifact: its SHA-256 is {digest}, not {expected_sha256} as of "
+                    "its deployment; deploy the version again"
                 )
             return
 
@@ -78,6 +80,7 @@ async def _fetch_once(
                     file.write(response.chunk)
     if digest.hexdigest() != announced:
         raise SkysailError(
-            f"the artifact arrived corrupt: SHA-256 {digest.hexdigest()}, announced {announced}"
+            f"cannot use the artifact: it arrived with SHA-256 {digest.hexdigest()}, announced as "
+            f"{announced}; check the disk of management"
         )
     return announced

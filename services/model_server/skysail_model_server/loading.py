@@ -73,7 +73,9 @@ def load_model(
             _show_sources(archive)
             example = _example(archive, manifest, signature)
     except (zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise LoadFailed(f"the artifact is corrupt: {error}") from error
+        raise LoadFailed(
+            f"cannot load the artifact: it is corrupt: {error}; deploy the version again"
+        ) from error
     sys.path.insert(0, str((work_dir / MODULES_DIRECTORY).resolve()))
     try:
         function = pickle.loads(pickled)

@@ -14,13 +14,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
 from skysail_common.clock import NEVER, Clock
 from skysail_common.functions import call_function
-from skysail_common.replica_reports import STUCK, where_stuck
+from skysail_common.replica_reports import STUCK, place_of, where_stuck
 from skysail_common.states import ExitCode
 
 log = logging.getLogger(__name__)
@@ -114,8 +113,8 @@ def _log_stuck(taken_s: float) -> None:
     places: list[str] = []
     trace: TracebackType | None = None
     while frame is not None and frame.f_code is not call_function.__code__:
-        name, file = frame.f_code.co_name, Path(frame.f_code.co_filename).name
-        places.append(f"{name}, {file} line {frame.f_lineno}")
+        code = frame.f_code
+        places.append(place_of(code.co_name, code.co_filename, frame.f_lineno))
         trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
         frame = frame.f_back
     error = TimeoutError(f"no result after {taken_s:.0f} s")

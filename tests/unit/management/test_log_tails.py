@@ -99,12 +99,12 @@ Thread 0x00007f3d (most recent call first):
 
 def test_a_call_that_held_the_interpreter_is_told_by_the_stacks():
     assert stuck_call(HELD) == (
-        "no result after 0:05:02, with the interpreter held, in holds, models.py line 12 "
+        "no result after 302 s, with the interpreter held, in holds, models.py line 12 "
         "(<listcomp>, models.py line 12)"
     )
     assert explained(exit_reason(1), HELD).startswith("stuck: its function did not return: no")
     assert stuck_call("Timeout (0:05:02)!\n") == (
-        "no result after 0:05:02, with the interpreter held"
+        "no result after 302 s, with the interpreter held"
     )
 
 

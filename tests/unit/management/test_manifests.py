@@ -124,6 +124,7 @@ def plain(name: str) -> Object:
                                         "PYTHONUNBUFFERED": "1",
                                         "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
                                         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": SHA256,
+                                        "SKYSAIL_MODEL_SERVER_LOG_FORMAT": "console",
                                         "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": "management:8006",
                                     }
                                 ),
@@ -255,6 +256,9 @@ def test_a_version_that_asks_for_everything():
             for each in variables(environment)
         ),
     ]
+    (fetcher,) = pod["initContainers"]
+    (log_format,) = (each for each in fetcher["env"] if each["name"].endswith("LOG_FORMAT"))
+    log_format["value"] = "json"
     server["resources"] = {"limits": limits, "requests": limits}
     server["volumeMounts"].append(
         {

@@ -27,7 +27,7 @@ FLAGS = ["--replica-id", "m:1/0", "--token", "t"]
 def test_what_is_lacking_is_told_and_nothing_is_fetched(
     arguments: list[str], told: str, monkeypatch, capsys
 ):
-    monkeypatch.setattr(fetch, "configure", lambda *arguments: None)
+    monkeypatch.setattr(fetch, "configure_log", lambda *arguments: None)
     monkeypatch.setattr(fetch, "fetch_artifact", None)
     assert fetch.main(arguments) == ExitCode.USAGE
     assert capsys.readouterr().err == told

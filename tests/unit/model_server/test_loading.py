@@ -343,12 +343,12 @@ def test_a_corrupt_model_is_told(tmp_path: Path, work_dir: Path):
         begin = info.header_offset + 30 + len(MODEL_FILE)
         content[begin : begin + 8] = b"\xff" * 8
         path.write_bytes(content)
-        with pytest.raises(LoadFailed, match="the artifact is corrupt"):
+        with pytest.raises(LoadFailed, match="cannot load the artifact: it is corrupt"):
             load_model(path, work_dir)
 
 
 def test_a_missing_example_is_told(tmp_path: Path, work_dir: Path):
-    with pytest.raises(LoadFailed, match="the artifact is corrupt"):
+    with pytest.raises(LoadFailed, match="cannot load the artifact: it is corrupt"):
         load(tmp_path, omit=example_file(0))
 
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from skysail_common.replica_reports import NOT_READY, STUCK, where_stuck
+from skysail_common.replica_reports import NOT_READY, STUCK, place_of, where_stuck
 from skysail_management.containers.base import Container
 
 LOG_TAIL_BYTES = 8_192
@@ -19,7 +19,7 @@ _OWN_KEYS = frozenset(
     {"time", "level", "service", "logger", "event", "traceback", "text", "model", "version"}
 )
 # What faulthandler writes of a function that keeps the interpreter.
-_HELD = re.compile(r"^Timeout \((?P<after>[0-9:.]+)\)!$", re.MULTILINE)
+_HELD = re.compile(r"^Timeout \((\d+):(\d+):(\d+)(?:\.\d+)?\)!$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line (?P<line>\d+) in (?P<name>.+)$')
 _CALLER = "call_function"
 
@@ -75,8 +75,10 @@ def stuck_call(log: bytes | str) -> str:
     dumps = list(_HELD.finditer(text))
     if not dumps:
         return ""
+    hours, minutes, seconds = map(int, dumps[-1].groups())
+    after_s = 3600 * hours + 60 * minutes + seconds
     where = where_stuck(_places_of_call(text[dumps[-1].end() :]))
-    return f"no result after {dumps[-1]['after']}, with the interpreter held{where}"
+    return f"no result after {after_s} s, with the interpreter held{where}"
 
 
 def timed_out(container: Container, log: str) -> Container:
@@ -105,6 +107,5 @@ def _places_of_call(stacks: str) -> list[str]:
         elif frame["name"] == _CALLER:
             return places
         else:
-            file = frame["file"].rpartition("/")[2]
-            places.append(f"{frame['name']}, {file} line {frame['line']}")
+            places.append(place_of(frame["name"], frame["file"], int(frame["line"])))
     return []

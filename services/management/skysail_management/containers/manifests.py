@@ -289,6 +289,7 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
         "PYTHONUNBUFFERED": "1",
         "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
+        "SKYSAIL_MODEL_SERVER_LOG_FORMAT": spec.log_format,
         "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
     }
     return {

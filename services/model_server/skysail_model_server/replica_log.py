@@ -1,0 +1,33 @@
+"""The log of a replica: who writes it, and how its end is told."""
+
+import logging
+import sys
+
+from skysail_common.errors import SkysailError
+from skysail_common.identifiers import ReplicaId
+from skysail_common.logs import configure
+from skysail_model_server.settings import ModelServerSettings
+
+log = logging.getLogger(__name__)
+
+
+def configure_log(settings: ModelServerSettings) -> None:
+    """Write events as the settings say, each JSON object with the name of the replica.
+
+    Raises:
+        InvalidInput: the settings name no replica.
+    """
+    replica_id = ReplicaId.parse(settings.replica_id)
+    version = replica_id.model_version
+    fields = {"model": version.model_name, "version": version, "replica": replica_id}
+    configure("model-server", settings.log_level, settings.log_format, fields=fields)
+
+
+def tell(error: SkysailError, log_format: str) -> None:
+    """Write why the process ends: as people read it, unless the log consists of JSON objects."""
+    if log_format == "json":
+        log.error("replica gives up", extra={"text": error.message})
+    else:
+        sys.stderr.write(f"{error.message}\n")
+    sys.stderr.flush()
+    sys.stdout.flush()
