@@ -45,7 +45,14 @@ class FakeContainerManager(ContainerManager):
         self.drain_gate: asyncio.Event | None = None
         """Containers that are told to stop end when it is set."""
         self.max_gpus = 8
+        self.start_limit = 1000
+        self.hangs_starting: set[str] = set()
+        """Versions whose start never returns."""
+        self.start_takes_s = 0.0
         self.changes = ContainerChanges()
+
+    def max_concurrent_starts(self) -> int:
+        return self.start_limit
 
     def check_resources(self, cpus: float, gpus: int) -> None:
         if gpus > self.max_gpus:
@@ -75,6 +82,10 @@ class FakeContainerManager(ContainerManager):
         assert not any(box.state.is_live for box in holders), f"{spec.replica_id} is live"
         if self.start_errors:
             raise self.start_errors.pop(0)
+        if str(spec.version.model_version) in self.hangs_starting:
+            await asyncio.Event().wait()
+        if self.start_takes_s:
+            await asyncio.sleep(self.start_takes_s)
         self.started.append(spec)
         container_id = f"c{len(self.started)}"
         container = Container(

@@ -224,6 +224,7 @@ async def _serve(
         stuck_after_s=settings.stuck_after_s,
         warm_up_s=settings.warm_up_s,
         log_format=settings.log_format,
+        max_concurrent_starts=settings.max_concurrent_starts,
     )
     reconciler = Reconciler(records, manager, artifacts, events, routing, options, MONOTONIC, tasks)
     records.check = Rules(records, reconciler.num_ready).check

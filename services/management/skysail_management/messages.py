@@ -128,7 +128,8 @@ def _replicas(
         replica_id = f"{record.model_version}/{index}"
         if replica_id not in present:
             state = management_pb2.ReplicaState.ValueType(ReplicaState.PENDING)
-            found.append(management_pb2.Replica(replica_id=replica_id, state=state))
+            reason = loop.waiting_reason(index) if loop else ""
+            found.append(management_pb2.Replica(replica_id=replica_id, state=state, reason=reason))
     return sorted(found, key=lambda message: ReplicaId.parse(message.replica_id).index)
 
 

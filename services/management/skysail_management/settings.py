@@ -73,7 +73,12 @@ class ManagementSettings(ServiceSettings):
 
     default_start_timeout_s: float = Field(60.0, gt=0)
     """Longest time from the start of a replica to its readiness, where a deployment does not
-    say."""
+    say; the wait for its turn to start is no part of it."""
+
+    max_concurrent_starts: int = Field(0, ge=0)
+    """Most replicas that start at once; the others wait, so that they do not starve each other of
+    cores. A start counts until the replica is ready, at most 30 s. 0 for the number of cores of this
+    machine, or on Kubernetes for 16 pods that are asked for at once, however long they load."""
 
     default_warm_up: bool = True
     """Have each replica call its model with the example of the version before it is ready, and

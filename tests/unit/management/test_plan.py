@@ -122,12 +122,19 @@ def test_back_off_doubles_from_half_a_second_to_a_minute():
     assert [back_off_s(n) for n in range(10)] == [0, 0.5, 1, 2, 4, 8, 16, 32, 60, 60]
 
 
+def test_back_off_of_what_was_ready_is_at_most_five_seconds():
+    assert [back_off_s(n, was_ready=True) for n in range(7)] == [0, 0.5, 1, 2, 4, 5, 5]
+    done = planned(1, failures={0: Failures(9, NOW, was_ready=True)})
+    assert done == Plan(wake_at=NOW + 5)
+
+
 @given(st.integers(-5, 10**9))
 def test_back_off_is_bounded_and_never_shrinks(num_failures: int):
     wait_s = back_off_s(num_failures)
     assert 0 <= wait_s <= MAX_BACK_OFF_S
     assert wait_s <= back_off_s(num_failures + 1)
     assert (wait_s == 0) == (num_failures <= 0)
+    assert back_off_s(num_failures, was_ready=True) <= wait_s
 
 
 @settings(max_examples=50)

@@ -435,11 +435,12 @@ async def test_a_mistake_of_ours_that_repeats_itself_gives_a_roll_out_up(tmp_pat
 
 
 @virtual_time
-async def test_a_complete_deployment_restarts_what_crashes_with_back_off_for_ever(
+async def test_a_complete_deployment_restarts_what_does_not_come_up_with_back_off_for_ever(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
+        parts.manager.becomes_ready = False
         waits = []
         for number in range(1, 12):
             failed = now()
@@ -449,6 +450,19 @@ async def test_a_complete_deployment_restarts_what_crashes_with_back_off_for_eve
         assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60], abs=0.05)
         assert parts.deployment("m:1").is_rolled_out
         assert parts.reconciler.version_loop(M1).num_restarts(0) == 11
+
+
+@virtual_time
+async def test_a_replica_that_was_ready_is_soon_back_however_often_queries_end_it(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        waits = []
+        for number in range(1, 9):
+            failed = now()
+            parts.manager.fail(f"c{number}")
+            await until(lambda number=number: f"c{number + 1}" in parts.manager.live, 70)
+            waits.append(now() - failed)
+        assert waits == pytest.approx([0.5, 1, 2, 4, 5, 5, 5, 5], abs=0.05)
 
 
 @virtual_time

@@ -147,6 +147,18 @@ class ContainerManager(ABC):
         """
         return max(1, (os.cpu_count() or 1) // max(1, num_replicas))
 
+    loads_here: ClassVar[bool] = True
+    """Whether replicas load on the cores of one machine; a start counts until its replica is ready
+    then, else until `start` returns."""
+
+    def max_concurrent_starts(self) -> int:
+        """Return how many replicas may start at once if the settings do not say.
+
+        Returns:
+            At least 1; here the number of cores of this machine.
+        """
+        return os.cpu_count() or 1
+
     @abstractmethod
     async def open(self) -> None:
         """Take over the containers that an earlier management left running.

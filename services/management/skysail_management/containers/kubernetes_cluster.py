@@ -51,6 +51,7 @@ _LOG_TAIL_LINES = 100
 _LOG_TIMEOUT_S = 5.0
 _MAX_LOG_CHARACTERS = 64 * 1024
 _KILL_TIMEOUT_S = 60.0
+_MAX_CLAIMS = 16
 
 
 @dataclass
@@ -65,6 +66,8 @@ class KubernetesManager(ContainerManager):
     """Runs replicas as pods of a Kubernetes cluster."""
 
     name = "kubernetes"
+    # Kubernetes finds each a node that has room for it.
+    loads_here = False
 
     def __init__(self, settings: ManagementSettings, api: KubernetesApi | None = None) -> None:
         """Marks what it makes with the cluster of these settings, which also say how it is reached."""
@@ -88,6 +91,10 @@ class KubernetesManager(ContainerManager):
     def default_threads(self, num_replicas: int) -> int:
         """Return how many threads a replica has that asks for none: one for each CPU it may use."""
         return max(1, math.ceil(self._settings.kubernetes_cpus))
+
+    def max_concurrent_starts(self) -> int:
+        """Return how many pods are claimed at once: as many as its API should be asked for."""
+        return _MAX_CLAIMS
 
     async def open(self) -> None:
         """Take over the pods that an earlier management left running."""

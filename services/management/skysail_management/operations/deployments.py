@@ -151,7 +151,7 @@ class Deployments:
         # The roll-out has bounds of its own; this one is for a store or engine that is away.
         limit_s = self._defaults.prepare_timeout_s + 3 * deployment.start_timeout_s + _SLACK_S
         loop = asyncio.get_running_loop()
-        end = loop.time() + limit_s
+        end, most_ready = loop.time() + limit_s, 0
         while True:
             try:
                 event = await asyncio.wait_for(subscription.next(), end - loop.time())
@@ -165,6 +165,9 @@ class Deployments:
             yield event
             if event.step.is_last:
                 return
+            if event.num_ready > most_ready:
+                # Replicas that wait for each other may need long in all.
+                most_ready, end = event.num_ready, loop.time() + limit_s
 
     async def undeploy(self, model: str, version: str, force: bool) -> str:
         """Stop the replicas of a version, which stays registered, and return its name.

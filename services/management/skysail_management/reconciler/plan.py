@@ -7,6 +7,8 @@ from skysail_common.clock import NEVER
 from skysail_common.states import ReplicaState
 
 MAX_BACK_OFF_S = 60.0
+MAX_BACK_OFF_AFTER_READY_S = 5.0
+"""The same of a replica that had been ready: it can load, and a query may have been to blame."""
 FIRST_BACK_OFF_S = 0.5
 HEALTHY_AFTER_S = 60.0
 """A replica that was ready for so long starts afresh: its earlier failures no longer count."""
@@ -32,6 +34,8 @@ class Failures:
     count: int
     last: float
     """Instant of the last failure."""
+    was_ready: bool = False
+    """True if what failed last had been ready."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,17 @@ class Plan:
     """Instant at which the plan changes by the passing of time alone."""
 
 
-def back_off_s(num_failures: int) -> float:
-    """Return how long to wait before the next start: doubled by each failure, at most a minute."""
+def back_off_s(num_failures: int, was_ready: bool = False) -> float:
+    """Return how long to wait before the next start: doubled by each failure, at most a minute.
+
+    Args:
+        num_failures: Failures since the replica was last well for a while.
+        was_ready: True if what failed last had been ready; then it is 5 s at most.
+    """
     if num_failures <= 0:
         return 0.0
-    return min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2.0 ** min(num_failures - 1, 16))
+    longest_s = MAX_BACK_OFF_AFTER_READY_S if was_ready else MAX_BACK_OFF_S
+    return min(longest_s, FIRST_BACK_OFF_S * 2.0 ** min(num_failures - 1, 16))
 
 
 def plan(
@@ -108,7 +118,7 @@ def plan(
         if index in taken or index in draining or index in stopping:
             continue
         failed = failures.get(index)
-        earliest = failed.last + back_off_s(failed.count) if failed else now
+        earliest = failed.last + back_off_s(failed.count, failed.was_ready) if failed else now
         if earliest <= now:
             start.append(index)
         else:

@@ -12,6 +12,7 @@ from skysail_management.artifacts import ArtifactStore
 from skysail_management.containers.base import Container, ContainerManager, VersionSpec
 from skysail_management.events import DeployEvents
 from skysail_management.reconciler.specs import ReconcilerOptions, version_spec
+from skysail_management.reconciler.start_slots import StartSlots
 from skysail_management.reconciler.version_loop import VersionLoop
 from skysail_management.records import Records
 from skysail_management.routing import Routing
@@ -43,6 +44,8 @@ class Reconciler:
         self._routing = routing
         self._options = options
         self._clock = clock
+        limit = options.max_concurrent_starts or manager.max_concurrent_starts()
+        self._slots = StartSlots(limit, clock)
         self._loops: dict[ModelVersion, VersionLoop] = {}
         self._tasks = tasks.group()
 
@@ -116,6 +119,7 @@ class Reconciler:
                 self._options,
                 self._clock,
                 self.routing_changed,
+                self._slots,
                 self._tasks.group(),
             )
             self._loops[version] = loop

@@ -27,6 +27,8 @@ class ReconcilerOptions:
     stuck_after_s: float
     warm_up_s: float
     log_format: str
+    max_concurrent_starts: int = 0
+    """Replicas that may start at once; 0 for what the container manager says."""
 
 
 def version_spec(record: VersionRecord) -> VersionSpec:

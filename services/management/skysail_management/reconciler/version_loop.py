@@ -2,27 +2,32 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Collection, Sequence
+from dataclasses import replace
 
 from skysail_common.back_off import BackOff
-from skysail_common.clock import NEVER, Clock
-from skysail_common.errors import ContainerManagerUnavailable, ModelNotFound, SkysailError
-from skysail_common.identifiers import ModelVersion
+from skysail_common.clock import Clock, wait_until
+from skysail_common.errors import ModelNotFound, SkysailError
+from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
     PrepareFailed,
+    ReplicaSpec,
     VersionSpec,
 )
 from skysail_management.containers.log_tails import timed_out
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.reconciler.ending import end_of_log, stop_surely
-from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Observed, Stop, plan
+from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Stop, plan
+from skysail_management.reconciler.preparing import prepared
 from skysail_management.reconciler.rollout import Rollout, RoutingChanged
+from skysail_management.reconciler.seen import Seen
 from skysail_management.reconciler.specs import ReconcilerOptions, replica_spec, version_spec
+from skysail_management.reconciler.start_slots import StartSlots
+from skysail_management.reconciler.starter import Starter
 from skysail_management.records import DeploymentRecord, Records
 
 log = logging.getLogger(__name__)
@@ -30,12 +35,6 @@ log = logging.getLogger(__name__)
 _LIST_AGE_S = 10.0
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
-
-
-@dataclass(frozen=True)
-class _Seen:
-    container: Container
-    since: float
 
 
 class VersionLoop:
@@ -50,6 +49,7 @@ class VersionLoop:
         options: ReconcilerOptions,
         clock: Clock,
         routing_changed: RoutingChanged,
+        slots: StartSlots,
         tasks: BackgroundTasks,
     ) -> None:
         """Does nothing before `run`.
@@ -62,6 +62,7 @@ class VersionLoop:
             options: What every loop needs to know.
             clock: Time.
             routing_changed: Called when a replica becomes or ceases to be ready.
+            slots: Bound the starts of all versions.
             tasks: Group of the tasks of this loop, which stops them.
         """
         self.version = version
@@ -71,12 +72,13 @@ class VersionLoop:
         self._options = options
         self._clock = clock
         self._routing_changed = routing_changed
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, Seen] = {}
         self._failures: dict[int, Failures] = {}
         self._last_failed: dict[int, Container] = {}
         self._wake = asyncio.Event()
         self._is_prepared = False
         self._tasks = tasks
+        self._starter = Starter(version, manager, slots, self, tasks, clock)
         self._rollout = Rollout(version, records, events, routing_changed, lambda: self.num_ready)
 
     def wake(self) -> None:
@@ -91,7 +93,7 @@ class VersionLoop:
     @property
     def is_idle(self) -> bool:
         """True where nothing is desired and nothing is left."""
-        return self._desired() is None and not self._seen
+        return self._desired() is None and not self._seen and not self._starter.under_way
 
     @property
     def containers(self) -> list[Container]:
@@ -115,6 +117,10 @@ class VersionLoop:
     def last_failed(self, index: int) -> Container | None:
         """Return the last container of a replica that failed; None if none has."""
         return self._last_failed.get(index)
+
+    def waiting_reason(self, index: int) -> str:
+        """Return for people why a replica is not started yet; empty if nothing holds it up."""
+        return self._starter.waiting_reason(index)
 
     def _is_healthy(self, index: int) -> bool:
         now = self._clock()
@@ -141,16 +147,18 @@ class VersionLoop:
         """Take over what the container manager reports of one of this version's containers."""
         before = self._seen.get(container.container_id)
         was_ready = before is not None and before.container.state is ReplicaState.READY
+        has_been_ready = before is not None and before.was_ready
         now = self._clock()
         if container.state.is_live:
             if before is not None and before.container.state is ReplicaState.DRAINING:
                 container = replace(container, state=ReplicaState.DRAINING)
-            if before is None or before.container.state is not container.state:
-                self._seen[container.container_id] = _Seen(container, now)
-            else:
-                self._seen[container.container_id] = _Seen(container, before.since)
+            is_same = before is not None and before.container.state is container.state
+            since = before.since if before is not None and is_same else now
+            has_been_ready |= container.state is ReplicaState.READY
+            self._seen[container.container_id] = Seen(container, since, has_been_ready)
         else:
             self._seen.pop(container.container_id, None)
+        self._keep_slots()
         is_ready = container.state is ReplicaState.READY
         is_new_reason = before is None or before.container.reason != container.reason
         if container.state is ReplicaState.STARTING and container.reason and is_new_reason:
@@ -163,7 +171,8 @@ class VersionLoop:
                 # A resync and the watch may both find it; the later report may tell more.
                 self._last_failed[container.replica_id.index] = container
             else:
-                self._count_failure(container, now, before.since if was_ready and before else now)
+                ready_since = before.since if was_ready and before is not None else None
+                self._count_failure(container, ready_since, has_been_ready)
         if is_ready != was_ready:
             self._routing_changed()
         self._wake.set()
@@ -185,11 +194,27 @@ class VersionLoop:
                     replace(seen.container, state=ReplicaState.FAILED, reason="it disappeared")
                 )
 
-    def _count_failure(self, container: Container, now: float, ready_since: float) -> None:
-        index = container.replica_id.index
+    def _keep_slots(self) -> None:
+        loading = {each.index for each in self._seen.values() if each.is_loading}
+        self._starter.keep_slots(loading if self._manager.loads_here else set())
+
+    def _count_failure(
+        self, container: Container, ready_since: float | None = None, was_ready: bool = False
+    ) -> None:
+        """Count a failure of a replica, by which the wait before its next start grows.
+
+        Args:
+            container: The container that failed.
+            ready_since: Instant at which it became ready; None if it was not ready when it failed.
+            was_ready: True if it has ever been ready.
+        """
+        index, now = container.replica_id.index, self._clock()
+        # Packages or an image that someone removed may be why.
+        self._is_prepared = False
         earlier = self._failures.get(index)
-        count = earlier.count if earlier and now - ready_since < HEALTHY_AFTER_S else 0
-        self._failures[index] = Failures(count + 1, now)
+        was_well = ready_since is not None and now - ready_since >= HEALTHY_AFTER_S
+        count = earlier.count if earlier and not was_well else 0
+        self._failures[index] = Failures(count + 1, now, was_ready)
         self._last_failed[index] = container
         log.warning(
             "replica failed",
@@ -229,21 +254,10 @@ class VersionLoop:
                     wake_at = self._clock() + back_off.next_s()
                 if self.is_idle:
                     return
-                await self._sleep_until(wake_at)
+                await wait_until(self._wake, wake_at, self._clock)
         finally:
             await self._tasks.stop()
-
-    async def _sleep_until(self, instant: float) -> None:
-        if instant == NEVER:
-            await self._wake.wait()
-            return
-        # No wait_for: before Python 3.12 it loses a cancellation that comes along with its result.
-        delay_s = max(0.0, instant - self._clock())
-        timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            timer.cancel()
+            self._starter.leave()
 
     def _desired(self) -> DeploymentRecord | None:
         return self._records.deployments.get(str(self.version))
@@ -260,16 +274,7 @@ class VersionLoop:
             # The next deployment may be of other content under the same name.
             self._is_prepared = False
         artifact = self._artifact()
-        observed = [
-            Observed(
-                name,
-                seen.container.replica_id.index,
-                seen.container.state,
-                seen.since,
-                is_outdated=seen.container.is_outdated(artifact),
-            )
-            for name, seen in self._seen.items()
-        ]
+        observed = [seen.observed(artifact) for seen in self._seen.values()]
         todo = plan(
             deployment.num_replicas if deployment else 0,
             deployment.start_timeout_s if deployment else 0.0,
@@ -279,15 +284,24 @@ class VersionLoop:
         )
         for stop in todo.stop:
             self._begin_stop(stop)
-        if deployment is None or not todo.start:
-            return todo.wake_at
-        if not self._is_prepared:
+        self._keep_slots()
+        if deployment is not None and todo.start and not self._is_prepared:
+            # Others need not wait for this version's turn meanwhile.
+            self._begin_starts((), deployment)
             await self._prepare(deployment)
-        else:
-            for index in todo.start:
-                await self._start(deployment, index)
-        # The desired state may have changed meanwhile, and what was started has a time limit.
-        return self._clock()
+            # The desired state may have changed meanwhile.
+            return self._clock()
+        return min(todo.wake_at, self._begin_starts(todo.start, deployment))
+
+    def _begin_starts(self, wanted: Sequence[int], deployment: DeploymentRecord | None) -> float:
+        def spec_of(index: int) -> ReplicaSpec:
+            assert deployment is not None
+            is_measured = self._records.profiles.get(str(self.version)) is not None
+            return replica_spec(
+                self._spec(), deployment, index, self._options, self._manager, is_measured
+            )
+
+        return self._starter.begin(wanted, spec_of, deployment.start_timeout_s if deployment else 0)
 
     def _spec(self) -> VersionSpec:
         record = self._records.versions.get(str(self.version))
@@ -296,60 +310,45 @@ class VersionLoop:
         return version_spec(record)
 
     async def _prepare(self, deployment: DeploymentRecord) -> None:
-        spec = self._spec()
-        self._publish(DeployStep.PREPARING, f"preparing the environment of {self.version}")
-        work = asyncio.ensure_future(
-            self._manager.prepare(spec, lambda line: self._publish(DeployStep.PREPARING, line))
-        )
-        gone = asyncio.ensure_future(self._until_unwanted())
+        def tell(line: str) -> None:
+            self._publish(DeployStep.PREPARING, line)
+
+        tell(f"preparing the environment of {self.version}")
         try:
-            await asyncio.wait(
-                {work, gone},
-                timeout=self._options.prepare_timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
+            self._is_prepared = await prepared(
+                self._manager,
+                self._spec(),
+                tell,
+                self._options.prepare_timeout_s,
+                self._until_unwanted(),
             )
-            if not work.done():
-                if not gone.done():
-                    raise PrepareFailed(
-                        f"the environment of {self.version} was not ready within "
-                        f"{self._options.prepare_timeout_s:g} s"
-                    )
-                return
-            work.result()
-            self._is_prepared = True
         except PrepareFailed as error:
             if not await self._rollout.fail(deployment, error.message, error.log_tail):
                 raise
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _until_unwanted(self) -> None:
         while self._desired() is not None:
             await self._wake.wait()
             self._wake.clear()
 
-    async def _start(self, deployment: DeploymentRecord, index: int) -> None:
-        is_measured = self._records.profiles.get(str(self.version)) is not None
-        replica = replica_spec(
-            self._spec(), deployment, index, self._options, self._manager, is_measured
-        )
-        replica_id = replica.replica_id
-        try:
-            container = await self._manager.start(replica)
-        except ContainerManagerUnavailable:
-            raise
-        except SkysailError as error:
-            failed = Container("", replica_id, ReplicaState.FAILED, reason=error.message)
-            self._count_failure(failed, self._clock(), self._clock())
-            # Its environment may have been removed.
-            self._is_prepared = False
-            return
-        # What the manager has reported since is newer than what `start` returned.
-        if container.container_id not in self._seen and not self._has_counted(container):
-            self._seen[container.container_id] = _Seen(container, self._clock())
+    def starting(self, replica_id: ReplicaId) -> None:
+        """Tell that a replica is being started."""
+        container = Container("", replica_id, ReplicaState.STARTING)
         self._publish(DeployStep.STARTING, f"{replica_id} is starting", container)
+
+    def started(self, container: Container) -> None:
+        """Note that a container was started."""
+        # What the manager has reported since is newer than what its start returned.
+        if container.container_id not in self._seen and not self._has_counted(container):
+            self._seen[container.container_id] = Seen(container, self._clock(), was_ready=False)
+
+    def not_started(self, replica_id: ReplicaId, reason: str) -> None:
+        """Count a replica that cannot be started as one that failed."""
+        self._count_failure(Container("", replica_id, ReplicaState.FAILED, reason=reason))
+
+    def start_broke(self) -> None:
+        """Count an internal error as the failure of a replica, for the roll-out alone."""
+        self._rollout.note_error(self._desired())
 
     def _begin_stop(self, stop: Stop) -> None:
         container_id = stop.container_id
@@ -358,7 +357,7 @@ class VersionLoop:
         why = f": {seen.container.reason}" if stop.is_failure and seen.container.reason else ""
         reason = f"{stop.reason}{why}"
         draining = replace(seen.container, state=ReplicaState.DRAINING, reason=reason)
-        self._seen[container_id] = _Seen(draining, self._clock())
+        self._seen[container_id] = Seen(draining, self._clock(), seen.was_ready)
         known = self._routing_changed() if was_ready else None
         self._tasks.start(self._stop(draining, stop, known), f"stop {container_id}")
 
@@ -367,7 +366,8 @@ class VersionLoop:
         log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:
             container = timed_out(container, await end_of_log(self._manager, container_id))
-            self._count_failure(container, self._clock(), self._clock())
+            seen = self._seen.get(container_id)
+            self._count_failure(container, was_ready=seen is not None and seen.was_ready)
         if known is not None:
             # No frontend sends to it any more before it is told to end.
             await known

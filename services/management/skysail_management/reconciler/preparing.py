@@ -1,0 +1,51 @@
+"""Prepares a model version, within its time and as long as it is wanted."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from skysail_management.containers.base import (
+    ContainerManager,
+    PrepareFailed,
+    Progress,
+    VersionSpec,
+)
+
+
+async def prepared(
+    manager: ContainerManager,
+    spec: VersionSpec,
+    progress: Progress,
+    timeout_s: float,
+    unwanted: Coroutine[Any, Any, None],
+) -> bool:
+    """Prepare a version and return True, or False if it is wanted no longer.
+
+    Args:
+        manager: Prepares it.
+        spec: The version.
+        progress: Is called with lines of the log.
+        timeout_s: Longest time.
+        unwanted: Returns when the version is wanted no longer.
+
+    Raises:
+        PrepareFailed: its environment or image cannot be made, or not in time.
+        ContainerManagerUnavailable: the engine does not answer.
+    """
+    work = asyncio.ensure_future(manager.prepare(spec, progress))
+    gone = asyncio.ensure_future(unwanted)
+    try:
+        await asyncio.wait({work, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+            return True
+        if gone.done():
+            gone.result()
+            return False
+        raise PrepareFailed(
+            f"the environment of {spec.model_version} was not ready within {timeout_s:g} s"
+        )
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        await asyncio.wait({work, gone})

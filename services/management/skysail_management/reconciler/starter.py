@@ -1,0 +1,155 @@
+"""Starts the replicas of one model version, side by side as far as there are slots."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from skysail_common.back_off import BackOff
+from skysail_common.clock import NEVER, Clock
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.lifecycle import BackgroundTasks
+from skysail_management.containers.base import Container, ContainerManager, ReplicaSpec
+from skysail_management.reconciler.start_slots import StartSlots
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_MAX_RETRY_S = 30.0
+
+
+class StartObserver(Protocol):
+    """What becomes of starts."""
+
+    def starting(self, replica_id: ReplicaId) -> None:
+        """Note that a start begins."""
+
+    def started(self, container: Container) -> None:
+        """Note that a container was started."""
+
+    def not_started(self, replica_id: ReplicaId, reason: str) -> None:
+        """Note that a replica cannot be started."""
+
+    def start_broke(self) -> None:
+        """Note that a start ended in an unforeseen error, which is logged."""
+
+    def wake(self) -> None:
+        """Look again: a start has ended, or a slot may be free."""
+
+
+class Starter:
+    """The starts of one version that are under way or wait for a slot."""
+
+    def __init__(
+        self,
+        version: ModelVersion,
+        manager: ContainerManager,
+        slots: StartSlots,
+        observer: StartObserver,
+        tasks: BackgroundTasks,
+        clock: Clock,
+    ) -> None:
+        """Starts nothing yet; `tasks` are stopped by the owner."""
+        self._version = version
+        self._manager = manager
+        self._slots = slots
+        self._observer = observer
+        self._tasks = tasks
+        self._clock = clock
+        self._back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
+        self._blocked_until = 0.0
+        self._loading: set[int] = set()
+        self.under_way: set[int] = set()
+        """Indexes whose start has not returned."""
+        self._waiting: frozenset[int] = frozenset()
+
+    def begin(
+        self, wanted: Sequence[int], spec_of: Callable[[int], ReplicaSpec], timeout_s: float
+    ) -> float:
+        """Start as many of the replicas as there are slots for.
+
+        Args:
+            wanted: Indexes to start, all of them; what was wanted before is forgotten.
+            spec_of: Returns what to start.
+            timeout_s: Longest time of one start.
+
+        Returns:
+            The instant at which to call this again, if nothing happens before.
+        """
+        wanted = [index for index in wanted if index not in self.under_way]
+        self._waiting = frozenset()
+        if not wanted or self._clock() < self._blocked_until:
+            self._slots.leave(self._version)
+            return self._blocked_until if wanted else NEVER
+        for number, index in enumerate(wanted):
+            spec = spec_of(index)
+            if not self._slots.take(self._version, index, self._observer.wake):
+                self._waiting = frozenset(wanted[number:])
+                return self._slots.free_at
+            self.under_way.add(index)
+            self._loading.add(index)
+            self._observer.starting(spec.replica_id)
+            self._tasks.start(self._start(spec, timeout_s), f"start {spec.replica_id}")
+        self._slots.leave(self._version)
+        return NEVER
+
+    def waiting_reason(self, index: int) -> str:
+        """Return for people why a replica is not started yet; empty if it does not wait."""
+        if index not in self._waiting:
+            return ""
+        others = self._slots.num_held
+        verb = "other is" if others == 1 else "others are"
+        return f"waiting for a start slot: {others} {verb} starting"
+
+    def keep_slots(self, loading: set[int]) -> None:
+        """Keep the slots of the starts under way and of the replicas that load after them."""
+        self._slots.keep(self._version, self._loading | loading)
+
+    def leave(self) -> None:
+        """Give all slots back and wait for none."""
+        self._loading.clear()
+        self._waiting = frozenset()
+        self._slots.leave(self._version)
+        self._slots.keep(self._version, ())
+
+    async def _start(self, spec: ReplicaSpec, timeout_s: float) -> None:
+        index = spec.replica_id.index
+        work = asyncio.ensure_future(self._manager.start(spec))
+        try:
+            await asyncio.wait({work}, timeout=timeout_s)
+            if work.done():
+                self._note(spec.replica_id, work)
+            else:
+                # Its slot is for another; its index is not before the call has returned.
+                self._loading.discard(index)
+                self._observer.not_started(
+                    spec.replica_id, f"its start did not return within {timeout_s:g} s"
+                )
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+            self._loading.discard(index)
+            self.under_way.discard(index)
+            self._observer.wake()
+
+    def _note(self, replica_id: ReplicaId, work: "asyncio.Future[Container]") -> None:
+        try:
+            container = work.result()
+        except ContainerManagerUnavailable as error:
+            facts = {"replica": replica_id, "error": error.message}
+            log.warning("replica not started", extra=facts)
+            self._pause()
+        except SkysailError as error:
+            self._observer.not_started(replica_id, error.message)
+        except Exception:
+            # What this version's files or engine do must not end its loop.
+            log.exception("replica not started", extra={"replica": replica_id})
+            self._observer.start_broke()
+            self._pause()
+        else:
+            self._back_off.reset()
+            self._observer.started(container)
+
+    def _pause(self) -> None:
+        self._blocked_until = self._clock() + self._back_off.next_s()

@@ -1,0 +1,107 @@
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysail_common.clock import NEVER
+from skysail_common.identifiers import ModelVersion
+from skysail_management.reconciler.start_slots import HOLD_S, StartSlots
+from skysail_testing.clock import FakeClock
+
+A, B, C = (ModelVersion(name, "1") for name in "abc")
+
+
+def never_woken() -> None:
+    raise AssertionError("it was not its turn")
+
+
+def test_as_many_start_at_once_as_there_are_slots(clock: FakeClock):
+    slots = StartSlots(2, clock)
+    assert slots.take(A, 0, never_woken)
+    assert slots.take(A, 1, never_woken)
+    assert not slots.take(A, 2, never_woken)
+    assert slots.num_held == 2
+
+
+def test_a_slot_that_is_given_back_wakes_the_next_in_turn(clock: FakeClock):
+    slots = StartSlots(1, clock)
+    woken: list[str] = []
+    assert slots.take(A, 0, never_woken)
+    assert not slots.take(B, 0, lambda: woken.append("b"))
+    assert not slots.take(C, 0, lambda: woken.append("c"))
+    slots.keep(A, ())
+    assert woken == ["b"]
+    # Nobody passes it.
+    assert not slots.take(C, 0, never_woken)
+    assert not slots.take(A, 0, never_woken)
+    assert slots.take(B, 0, never_woken)
+
+
+def test_versions_take_turns_however_many_replicas_each_has(clock: FakeClock):
+    slots = StartSlots(1, clock)
+    order: list[str] = []
+    left = {A: 100, B: 2, C: 1}
+    holder: tuple[ModelVersion, int] | None = None
+    while any(left.values()):
+        if holder is not None:
+            slots.keep(holder[0], ())
+        for version in left:
+            if left[version] and slots.take(version, left[version], lambda: None):
+                left[version] -= 1
+                order.append(version.model_name)
+                holder = (version, left[version])
+    assert order[:6] == ["a", "b", "c", "a", "b", "a"]
+
+
+def test_a_version_that_leaves_lets_the_next_one_have_its_turn(clock: FakeClock):
+    slots = StartSlots(1, clock)
+    woken: list[str] = []
+    assert slots.take(A, 0, never_woken)
+    assert not slots.take(B, 0, lambda: woken.append("b"))
+    assert not slots.take(C, 0, lambda: woken.append("c"))
+    slots.keep(A, ())
+    slots.leave(B)
+    assert woken == ["b", "c"]
+    assert slots.take(C, 0, never_woken)
+
+
+def test_a_start_that_hangs_holds_up_the_others_for_a_while_only(clock: FakeClock):
+    slots = StartSlots(1, clock)
+    assert slots.free_at == NEVER
+    assert slots.take(A, 0, never_woken)
+    assert not slots.take(B, 0, never_woken)
+    assert slots.free_at == clock() + HOLD_S
+    clock.advance(HOLD_S)
+    assert slots.num_held == 0
+    assert slots.take(B, 0, never_woken)
+    # It counts no more, although it goes on.
+    slots.keep(A, {0})
+    assert slots.num_held == 1
+    assert not slots.take(C, 0, never_woken)
+
+
+def test_replicas_that_were_starting_before_count_too(clock: FakeClock):
+    slots = StartSlots(2, clock)
+    slots.keep(A, {0, 1, 2})
+    assert slots.num_held == 3
+    assert not slots.take(B, 0, never_woken)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans()), max_size=60))
+def test_whatever_comes_the_bound_holds_and_no_turn_is_lost(steps):
+    clock = FakeClock()
+    slots, held, waiting = StartSlots(2, clock), Counter(), set()
+    for number, (version, takes) in enumerate(steps):
+        if takes:
+            if slots.take(version, number, lambda version=version: waiting.discard(version)):
+                held[version] += 1
+                waiting.discard(version)
+            else:
+                waiting.add(version)
+        else:
+            slots.keep(version, ())
+            held[version] = 0
+        assert slots.num_held == held.total() <= 2
+        # A version sleeps only while slots are taken, or another is about to take its own.
+        assert len(waiting) == 0 or held.total() > 0

@@ -1,0 +1,210 @@
+"""How many replicas start at once, and what waits meanwhile."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from skysail_common.errors import ContainerManagerUnavailable
+from skysail_common.identifiers import ModelVersion
+from skysail_common.states import ReplicaState
+from skysail_management import messages
+from skysail_management.events import DeployStep
+from skysail_management.reconciler.start_slots import HOLD_S
+from skysail_testing.management_parts import ManagementParts, running_parts
+from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_time
+
+M1 = ModelVersion("m", "1")
+
+
+async def register(parts: ManagementParts, name: str, num_replicas: int, **wish) -> None:
+    """Deploy a version that was complete before, as after a restart of everything."""
+    await parts.deployed(name, num_replicas=1)
+    record = parts.deployment(name)
+    wish = {"num_replicas": num_replicas, **wish}
+    await parts.records.commit([
+        parts.records.deployments.put(name, record.model_copy(update=wish))
+    ])  # fmt: skip
+
+
+async def all_at_once(parts: ManagementParts) -> None:
+    """End what runs, so that everything is to be started."""
+    parts.manager.becomes_ready = False
+    parts.manager.started.clear()
+    for name in list(parts.manager.ids()):
+        parts.manager.fail(name)
+    parts.reconciler.all_changed()
+
+
+def started(parts: ManagementParts) -> list[str]:
+    return [str(spec.replica_id) for spec in parts.manager.started]
+
+
+def make_ready(parts: ManagementParts, number: int = 1) -> None:
+    for name in list(parts.manager.ids(ReplicaState.STARTING))[:number]:
+        parts.manager.set_state(name, ReplicaState.READY)
+
+
+@virtual_time
+async def test_as_many_start_at_once_as_there_are_slots_and_a_wait_is_no_start(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 2
+    async with running_parts(tmp_path, parts.store, parts.manager) as parts:
+        await register(parts, "m:1", 8, start_timeout_s=20.0)
+        await all_at_once(parts)
+        for count in (2, 4, 6, 8):
+            await pass_time(15.0)
+            assert len(started(parts)) == count
+            make_ready(parts, 2)
+        await until(lambda: parts.reconciler.num_ready(M1) == 8)
+        # Each had its time from its own start, the last of them 60 s after the first.
+        assert parts.manager.stopped == []
+
+
+@virtual_time
+async def test_versions_take_turns(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 2
+    async with running_parts(tmp_path, parts.store, parts.manager) as parts:
+        await register(parts, "a:1", 6)
+        await register(parts, "b:1", 2)
+        await all_at_once(parts)
+        for _ in range(8):
+            await pass_time(1.0)
+            make_ready(parts)
+        await pass_time(1.0)
+        order = [name.split(":")[0] for name in started(parts)]
+        # It comes a little later, and is held up by one start each time.
+        assert order[:6].count("b") == 2
+        assert len(order) == 8
+
+
+@virtual_time
+async def test_status_tells_what_a_replica_waits_for(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 2
+    async with running_parts(tmp_path, parts.store, parts.manager) as parts:
+        await register(parts, "m:1", 4)
+        await all_at_once(parts)
+        await pass_time(2.0)
+        version = messages.version_to_proto(
+            parts.records.versions.get("m:1"),
+            parts.deployment("m:1"),
+            parts.reconciler.version_loop(M1),
+            is_current=True,
+        )
+        waiting = "waiting for a start slot: 2 others are starting"
+        assert [(each.state, each.reason) for each in version.replicas] == [
+            # The last failure tells more.
+            (ReplicaState.FAILED, "killed"),
+            (ReplicaState.STARTING, ""),
+            (ReplicaState.STARTING, ""),
+            (ReplicaState.PENDING, waiting),
+        ]
+        make_ready(parts, 2)
+        await pass_time(1.0)
+        make_ready(parts, 2)
+        await settle()
+        loop = parts.reconciler.version_loop(M1)
+        assert [loop.waiting_reason(index) for index in range(4)] == [""] * 4
+
+
+@virtual_time
+async def test_a_scale_down_does_not_wait_for_starts(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 2
+    async with running_parts(tmp_path, parts.store, parts.manager) as parts:
+        await register(parts, "m:1", 100)
+        await all_at_once(parts)
+        await pass_time(2.0)
+        assert len(started(parts)) == 2
+        await parts.deployments.scale("m", "1", 1)
+        await pass_time(2.0)
+        assert started(parts) == ["m:1/1", "m:1/2", "m:1/0"]
+        assert len(parts.manager.stopped) == 2
+        assert [str(box.replica_id) for box in parts.manager.live.values()] == ["m:1/0"]
+
+
+@virtual_time
+async def test_the_replicas_of_one_version_start_side_by_side(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.start_takes_s = 5.0
+        began = now()
+        await parts.deployments.scale("m", "1", 20)
+        await until(lambda: parts.reconciler.num_ready(M1) == 20)
+        assert now() - began < 6
+
+
+@virtual_time
+async def test_a_deploy_goes_on_however_long_its_replicas_wait_for_each_other(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 1
+    async with running_parts(tmp_path, parts.store, parts.manager) as parts:
+        parts.manager.becomes_ready = False
+        sha256 = await parts.register("m:1")
+        deploying = asyncio.ensure_future(
+            parts.deploy("m:1", sha256, num_replicas=100, start_timeout_s=20.0)
+        )
+        for _ in range(100):
+            await pass_time(15.0)
+            make_ready(parts)
+        assert (await deploying)[-1].step is DeployStep.DONE
+
+
+@virtual_time
+async def test_starts_that_hang_hold_up_others_for_a_while_only(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 1
+    async with running_parts(tmp_path, parts.store, parts.manager) as parts:
+        await parts.deployed("b:1")
+        parts.manager.becomes_ready = False
+        await register_hanging(parts)
+        began = now()
+        parts.manager.becomes_ready = True
+        (name,) = [each for each, box in parts.manager.live.items() if "b:1" in str(box.replica_id)]
+        parts.manager.fail(name)
+        await until(lambda: parts.reconciler.num_ready(ModelVersion("b", "1")) == 1, HOLD_S + 5)
+        assert now() - began <= HOLD_S + 1
+
+
+async def register_hanging(parts: ManagementParts) -> None:
+    sha256 = await parts.register("a:1")
+    deploying = parts.deploying("a:1", sha256, start_timeout_s=600.0)
+    await anext(deploying)
+    await pass_time(0.1)
+    await deploying.aclose()
+
+
+@virtual_time
+async def test_a_start_that_does_not_return_in_time_has_failed(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 1
+        parts.manager.hangs_starting = {"a:1"}
+        events = await parts.deploy("a:1", start_timeout_s=5.0)
+        assert "its start did not return within 5 s" in events[-1].message
+        parts.manager.hangs_starting.clear()
+        await parts.deployed("a:1")
+
+
+@virtual_time
+async def test_an_engine_that_is_away_is_asked_at_growing_intervals(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        parts.manager.start_errors = [ContainerManagerUnavailable("gone") for _ in range(4)]
+        began = now()
+        parts.manager.fail("c1")
+        await until(lambda: parts.manager.ids() == ["c2"], 60)
+        # Half a second of back-off, then 1, 2, 4 and 8 s.
+        assert now() - began == pytest.approx(15.5, abs=0.5)
+        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+
+
+@virtual_time
+async def test_what_failed_is_prepared_again(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        assert len(parts.manager.prepared) == 1
+        parts.manager.fail("c1", reason="its packages are gone")
+        await until(lambda: parts.manager.ids() == ["c2"])
+        assert len(parts.manager.prepared) == 2
