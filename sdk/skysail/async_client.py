@@ -232,3 +232,23 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             )
         )
         return ClusterStatus.of(response)
+
+    async def restore_store(self) -> int:
+        """Write what management knows into a store that came back empty or older than it was.
+
+        Returns:
+            The number of records that the store holds now.
+
+        Raises:
+            StoreTaken: another management owns the store.
+            StoreLost: the store holds the data of another cluster.
+            FailedPrecondition: the store has lost nothing.
+            Unavailable: the cluster or its store is not reached.
+        """
+        response = await self._call(
+            lambda stub: stub.RestoreStore(
+                management_pb2.RestoreStoreRequest(), timeout=self._timeout_s
+            ),
+            is_repeatable=False,
+        )
+        return response.num_records

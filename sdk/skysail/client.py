@@ -355,6 +355,10 @@ class Client:
         """Return the state of everything; see `AsyncClient.status`."""
         return self._run(self._async.status())
 
+    def restore_store(self) -> int:
+        """Write what management knows into a store that lost it; see `AsyncClient.restore_store`."""
+        return self._run(self._async.restore_store())
+
 
 for _name, _twin in inspect.getmembers(AsyncClient, inspect.isfunction):
     if _name in vars(Client):

@@ -232,9 +232,13 @@ class ClusterStatus:
     applications: tuple[Application, ...]
     models: tuple[Model, ...]
     frontends: tuple[Frontend, ...]
+    store_problem: str = ""
+    """What is wrong with the store, and what mends it; empty if nothing is."""
 
     def __repr__(self) -> str:
         store = "" if self.is_store_reachable else ", store not reachable"
+        if self.is_store_reachable and self.store_problem:
+            store = f", {self.store_problem}"
         return (
             f"<ClusterStatus {self.cluster}, models {len(self.models)}, applications "
             f"{len(self.applications)}, frontends {len(self.frontends)}{store}>"
@@ -254,6 +258,7 @@ class ClusterStatus:
                 Frontend(each.frontend_id, each.grpc_endpoint, each.http_endpoint)
                 for each in message.frontends
             ),
+            message.store_problem,
         )
 
 

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from skysail_common.errors import Conflict, FailedPrecondition, StoreUnavailable
-from skysail_common.store import Change, Store, Stored, Table
+from skysail_common.errors import (
+    Conflict,
+    FailedPrecondition,
+    StoreLost,
+    StoreUnavailable,
+)
+from skysail_common.store import Change, Owner, Store, Stored, Table
 from skysail_common.store.embedded import find_server, stop_stray, wait_until_ready
 from skysail_common.store.keys import meta_key, table_key
 from skysail_common.store.store import ABSENT
@@ -20,6 +25,7 @@ from skysail_testing.store_servers import (
     installed_command,
 )
 
+OWNER = Owner("lock", "here", "a test", "now")
 SERVERS = {"embedded": embedded_command, "installed": installed_command}
 
 
@@ -48,11 +54,15 @@ async def connect(server: StoreServer) -> AsyncIterator[Callable[..., Store]]:
         await each.close()
 
 
+async def owned(store: Store) -> Store:
+    """Have a store owned by a management that follows any other."""
+    await store.take(OWNER, await store.look())
+    return store
+
+
 @pytest.fixture
 async def store(connect) -> Store:
-    store = connect()
-    await store.open()
-    return store
+    return await owned(connect())
 
 
 @asynccontextmanager
@@ -68,31 +78,34 @@ def put(name: str, json: str = "{}", expected: int = ABSENT, table: Table = Tabl
     return Change(table, name, expected, json)
 
 
-async def test_open_writes_the_format_and_refuses_another(server: StoreServer, connect):
-    store = connect()
-    await store.open()
+async def test_an_owner_writes_the_format_and_another_is_refused(server: StoreServer, connect):
+    store = await owned(connect())
     async with raw(server) as client:
-        assert await client.hget(meta_key("c"), "format") == "1"
-        await connect().open()
-        await client.hset(meta_key("c"), "format", "2")
-        with pytest.raises(FailedPrecondition, match="'c' in format 2, not 1"):
-            await store.open()
         assert await client.hget(meta_key("c"), "format") == "2"
-    await connect("another").open()
+        await connect().look()
+        await client.hset(meta_key("c"), "format", "3")
+        with pytest.raises(FailedPrecondition, match="'c' in format 3, not 2"):
+            await store.look()
+        assert await client.hget(meta_key("c"), "format") == "3"
+    await connect("another").look()
+
+
+async def rows_of(store: Store, table: Table = Table.MODELS) -> dict[str, Stored]:
+    return dict((await store.read()).tables[table])
 
 
 async def test_what_is_committed_is_read(store: Store):
-    assert await store.read(Table.MODELS) == {}
+    assert await rows_of(store) == {}
     revision = await store.commit([put("m", '{"a": 1}')])
-    assert await store.read(Table.MODELS) == {"m": Stored(revision, '{"a": 1}')}
-    assert await store.read(Table.VERSIONS) == {}
+    assert await rows_of(store) == {"m": Stored(revision, '{"a": 1}')}
+    assert await rows_of(store, Table.VERSIONS) == {}
 
 
 async def test_every_commit_has_a_higher_revision(store: Store):
     first = await store.commit([put("m")])
     second = await store.commit([put("m", "[]", first), put("n")])
     assert 0 < first < second
-    assert await store.read(Table.MODELS) == {"m": Stored(second, "[]"), "n": Stored(second, "{}")}
+    assert await rows_of(store) == {"m": Stored(second, "[]"), "n": Stored(second, "{}")}
 
 
 async def test_a_commit_of_several_records_is_all_or_nothing(store: Store):
@@ -105,13 +118,13 @@ async def test_a_commit_of_several_records_is_all_or_nothing(store: Store):
     ]
     with pytest.raises(Conflict, match="'m2' was changed by another"):
         await store.commit(changes)
-    assert await store.read(Table.VERSIONS) == {}
-    assert await store.read(Table.DEPLOYMENTS) == {}
-    assert await store.read(Table.MODELS) == {"m": Stored(kept, "{}")}
+    assert await rows_of(store, Table.VERSIONS) == {}
+    assert await rows_of(store, Table.DEPLOYMENTS) == {}
+    assert await rows_of(store) == {"m": Stored(kept, "{}")}
     await store.commit(changes[:-1])
-    assert await store.read(Table.MODELS) == {}
-    assert set(await store.read(Table.VERSIONS)) == {"a"}
-    assert set(await store.read(Table.DEPLOYMENTS)) == {"b"}
+    assert await rows_of(store) == {}
+    assert set(await rows_of(store, Table.VERSIONS)) == {"a"}
+    assert set(await rows_of(store, Table.DEPLOYMENTS)) == {"b"}
 
 
 @pytest.mark.parametrize("expected", [ABSENT, 99, -1])
@@ -120,13 +133,13 @@ async def test_a_wrong_revision_changes_nothing(store: Store, expected: int):
     for change in (put("m", '"other"', expected), Change(Table.MODELS, "m", expected, None)):
         with pytest.raises(Conflict):
             await store.commit([change])
-    assert await store.read(Table.MODELS) == {"m": Stored(revision, '"mine"')}
+    assert await rows_of(store) == {"m": Stored(revision, '"mine"')}
 
 
 async def test_a_record_that_is_gone_has_no_revision(store: Store):
     revision = await store.commit([put("m")])
     await store.commit([Change(Table.MODELS, "m", revision, None)])
-    assert await store.read(Table.MODELS) == {}
+    assert await rows_of(store) == {}
     with pytest.raises(Conflict):
         await store.commit([put("m", expected=revision)])
     assert await store.commit([put("m")]) > revision
@@ -136,29 +149,22 @@ async def test_removing_what_does_not_exist_is_no_conflict(store: Store):
     await store.commit([Change(Table.MODELS, "m", ABSENT, None)])
 
 
-async def test_of_racing_writers_exactly_one_wins_each_round(store: Store, connect):
-    others = [store, *(connect() for _ in range(4))]
+async def test_of_racing_writers_exactly_one_wins_each_round(store: Store):
     revision = ABSENT
     for number in range(20):
         results = await asyncio.gather(
-            *(
-                each.commit([put("m", f'"{number} {writer}"', revision)])
-                for writer, each in enumerate(others * 4)
-            ),
+            *(store.commit([put("m", f'"{number} {writer}"', revision)]) for writer in range(20)),
             return_exceptions=True,
         )
         (revision,) = [each for each in results if isinstance(each, int)]
         assert sum(isinstance(each, Conflict) for each in results) == len(results) - 1
         winner = results.index(revision)
-        assert await store.read(Table.MODELS) == {"m": Stored(revision, f'"{number} {winner}"')}
+        assert await rows_of(store) == {"m": Stored(revision, f'"{number} {winner}"')}
 
 
-async def test_writers_of_different_records_do_not_race(store: Store, connect):
-    other = connect()
-    await asyncio.gather(
-        *((store, other)[number % 2].commit([put(f"m{number}")]) for number in range(50))
-    )
-    rows = await store.read(Table.MODELS)
+async def test_writers_of_different_records_do_not_race(store: Store):
+    await asyncio.gather(*(store.commit([put(f"m{number}")]) for number in range(50)))
+    rows = await rows_of(store)
     assert len(rows) == 50
     assert len({row.revision for row in rows.values()}) == 50
 
@@ -170,12 +176,12 @@ async def test_a_reader_sees_a_commit_whole_or_not_at_all(store: Store, connect)
 
     async def write() -> None:
         for number in range(1, 30):
-            rows = await store.read(Table.MODELS)
+            rows = await rows_of(store)
             await store.commit([put(n, str(number), rows[n].revision) for n in names])
 
     writing = asyncio.create_task(write())
     while not writing.done():
-        rows = await other.read(Table.MODELS)
+        rows = await rows_of(other)
         assert len({(row.revision, row.json) for row in rows.values()}) == 1
     await writing
 
@@ -194,30 +200,32 @@ VALUES = {
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 async def test_a_value_comes_back_as_it_was(store: Store, value: str):
     revision = await store.commit([put("m", value)])
-    assert await store.read(Table.MODELS) == {"m": Stored(revision, value)}
+    assert await rows_of(store) == {"m": Stored(revision, value)}
     await store.commit([Change(Table.MODELS, "m", revision, None)])
 
 
 @pytest.mark.parametrize("name", ["m:1", "ä b\n{}", "", "*"])
 async def test_a_name_is_only_a_name(store: Store, name: str):
     revision = await store.commit([put(name)])
-    assert await store.read(Table.MODELS) == {name: Stored(revision, "{}")}
+    assert await rows_of(store) == {name: Stored(revision, "{}")}
 
 
 async def test_the_secret_is_one_for_all_and_stays(store: Store, connect):
     secrets = await asyncio.gather(*(connect().secret() for _ in range(5)), store.secret())
     assert len(set(secrets)) == 1
     assert len(secrets[0]) == 64
-    assert await store.secret() == secrets[0]
-    assert await connect("another").secret() != secrets[0]
+    await store.release()
+    assert await (await owned(connect())).secret() == secrets[0]
+    assert await (await owned(connect("another"))).secret() != secrets[0]
+    with pytest.raises(StoreLost, match="no management has owned it yet"):
+        await connect("a third").secret()
 
 
 async def test_two_clusters_do_not_see_each_other(store: Store, connect):
-    other = connect("c2")
-    await other.open()
+    other = await owned(connect("c2"))
     await asyncio.gather(store.commit([put("m", "1")]), other.commit([put("m", "2")]))
-    assert [row.json for row in (await store.read(Table.MODELS)).values()] == ["1"]
-    assert [row.json for row in (await other.read(Table.MODELS)).values()] == ["2"]
+    assert [row.json for row in (await rows_of(store)).values()] == ["1"]
+    assert [row.json for row in (await rows_of(other)).values()] == ["2"]
 
 
 async def test_all_keys_of_a_cluster_are_in_one_slot_of_a_redis_cluster(server, store: Store):
@@ -238,15 +246,16 @@ async def test_a_killed_server_is_noticed_quickly_and_the_data_are_there_after_i
     server.kill()
     for call in (
         store.ping(),
-        store.open(),
+        store.look(),
+        store.renew(),
         store.secret(),
-        store.read(Table.MODELS),
+        store.read(),
         store.commit([put("n")]),
     ):
         with pytest.raises(StoreUnavailable, match="the store does not answer"):
             await asyncio.wait_for(call, 2)
     await server.start()
-    assert await store.read(Table.MODELS) == {"m": Stored(revision, '"kept"')}
+    assert await rows_of(store) == {"m": Stored(revision, '"kept"')}
     assert await store.secret() == secret
     with pytest.raises(Conflict):
         await store.commit([put("m")])
@@ -261,7 +270,7 @@ async def test_the_first_call_after_a_restart_already_works(server: StoreServer,
     await store.commit([put("n")])
     server.kill()
     await server.start()
-    assert set(await store.read(Table.MODELS)) == {"m", "n"}
+    assert set(await rows_of(store)) == {"m", "n"}
 
 
 async def test_a_server_that_hangs_is_not_waited_for_for_long(
@@ -269,8 +278,7 @@ async def test_a_server_that_hangs_is_not_waited_for_for_long(
 ):
     # It is 2 s in truth; more than one try and a new connection each take their time.
     monkeypatch.setattr("skysail_common.store.store._TIMEOUT_S", 0.2)
-    store = connect()
-    await store.ping()
+    store = await owned(connect())
     server.freeze()
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(store.commit([put("m")]), 0.2 * 5)
@@ -283,11 +291,11 @@ async def test_a_commit_whose_answer_is_lost_is_made_once_and_answered(
 ):
     wire = BreakingWire(tmp_path / "w", server.socket)
     await wire.open()
-    store = connect(url=f"unix://{wire.socket}")
+    store = await owned(connect(url=f"unix://{wire.socket}"))
     first = await store.commit([put("m", "1")])
     wire.lose_next_answer()
     second = await store.commit([put("m", "2", first)])
-    assert await store.read(Table.MODELS) == {"m": Stored(second, "2")}
+    assert await rows_of(store) == {"m": Stored(second, "2")}
     assert await store.commit([put("m", "3", second)]) == second + 1
     await store.close()
     await wire.close()
@@ -296,7 +304,7 @@ async def test_a_commit_whose_answer_is_lost_is_made_once_and_answered(
 async def test_nobody_listens_where_no_server_is(tmp_path: Path):
     store = Store(f"unix://{tmp_path}/nothing", "c")
     with pytest.raises(StoreUnavailable):
-        await store.open()
+        await store.look()
     await store.close()
 
 
@@ -310,8 +318,8 @@ def model(current: str) -> ModelRecord:
     return ModelRecord(name="m", current_version=current)
 
 
-async def test_a_conflict_shows_records_what_the_other_wrote(store: Store, connect):
-    mine, other = await make_records(store), await make_records(connect())
+async def test_a_conflict_shows_records_what_the_other_wrote(store: Store):
+    mine, other = await make_records(store), await make_records(store)
     await other.commit([other.models.put("m", model("1"))])
     with pytest.raises(Conflict):
         await mine.commit([mine.models.put("m", model("2"))])
@@ -321,7 +329,7 @@ async def test_a_conflict_shows_records_what_the_other_wrote(store: Store, conne
 
 
 async def test_a_stale_mirror_is_read_anew_when_the_store_is_back(
-    server: StoreServer, store: Store, connect
+    server: StoreServer, store: Store
 ):
     records = await make_records(store)
     await records.commit([records.models.put("m", model("1"))])
@@ -330,7 +338,7 @@ async def test_a_stale_mirror_is_read_anew_when_the_store_is_back(
         await records.commit([records.models.put("m", model("2"))])
     assert records.models.get("m") == model("1")
     await server.start()
-    other = await make_records(connect())
+    other = await make_records(store)
     await other.commit([other.models.put("m", model("3"))])
     fresh = asyncio.Event()
     keeping = asyncio.create_task(records.keep_fresh(fresh.set))

@@ -51,7 +51,6 @@ async def ports(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ports
     try:
         bound = service.wait_ready()
         reader = Store(store.url, "default")
-        await reader.open()
         ports = Ports(bound, await reader.secret())
         await reader.close()
         with skysail.Client(ports.admin) as client:

@@ -127,7 +127,6 @@ def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 async def secret_of(cluster: RunningCluster) -> str:
     store = Store(server_url(store_socket(cluster.data_dir)), "default")
-    await store.open()
     try:
         return await store.secret()
     finally:

@@ -1,5 +1,6 @@
 """A management that waits for its turn or its store; the alarm that ends one whose turn is over."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -10,8 +11,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from skysail_common.rpc.health_check import LIVENESS
+from skysail_common.errors import StoreRefused
+from skysail_common.rpc.health_check import LIVENESS, READINESS
+from skysail_common.store import Store
+from skysail_common.store.embedded import server_url
 from skysail_management.admin_server import SERVICE, AdminServer
+from skysail_management.ownership.standby import Standby
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import management_pb2_grpc
 from skysail_testing.processes import Service, eventually
@@ -30,7 +35,7 @@ async def health(channel: grpc.aio.Channel) -> dict[str, int]:
     stub = health_pb2_grpc.HealthStub(channel)
     return {
         name: (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)).status
-        for name in ("", SERVICE, LIVENESS)
+        for name in ("", SERVICE, LIVENESS, READINESS)
     }
 
 
@@ -39,7 +44,8 @@ async def test_a_server_that_waits_is_alive_and_refuses_calls_until_it_serves():
     endpoint = server.listen("127.0.0.1", 0)
     await server.start()
     async with grpc.aio.insecure_channel(endpoint) as channel:
-        assert await health(channel) == {"": NOT_SERVING, SERVICE: NOT_SERVING, LIVENESS: SERVING}
+        waiting = {"": NOT_SERVING, SERVICE: NOT_SERVING, LIVENESS: SERVING}
+        assert await health(channel) == {**waiting, READINESS: NOT_SERVING}
         stub = management_pb2_grpc.ManagementServiceStub(channel)
         for call in (
             stub.ListApplications(pb.ListApplicationsRequest(), timeout=10),
@@ -60,9 +66,54 @@ async def test_a_server_that_waits_is_alive_and_refuses_calls_until_it_serves():
         await server.start()
         await server.set_serving(True)
         assert server.listen("127.0.0.1", 0) == endpoint
-        assert await health(channel) == {"": SERVING, SERVICE: SERVING, LIVENESS: SERVING}
+        await server.set_ready()
+        assert set((await health(channel)).values()) == {SERVING}
         answer = await stub.ListApplications(pb.ListApplicationsRequest(), timeout=10)
         assert answer.applications[0].name == "it serves"
+    await server.stop(0)
+
+
+async def test_a_standby_is_ready_once_another_leads_and_the_store_lets_it_in(tmp_path: Path):
+    server = AdminServer()
+    endpoint = server.listen("127.0.0.1", 0)
+    await server.start()
+    store = Store(server_url(tmp_path / "s"), "c")
+    standby = Standby(server, store)
+    announcing = asyncio.create_task(standby.announce())
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        valkey = StoreServer(embedded_command, tmp_path)
+        await valkey.start()
+        await asyncio.sleep(0.3)
+        # It may be about to lead, and then it is ready when it serves.
+        assert (await health(channel))[READINESS] == NOT_SERVING
+        valkey.kill()
+        standby.waits()
+        await asyncio.sleep(0.3)
+        assert (await health(channel))[READINESS] == NOT_SERVING
+        await valkey.start()
+        await asyncio.wait_for(announcing, 20)
+        assert (await health(channel))[READINESS] == SERVING
+        assert (await health(channel))[SERVICE] == NOT_SERVING
+        valkey.stop()
+    await store.close()
+    await server.stop(0)
+
+
+async def test_a_standby_with_a_wrong_password_is_never_ready(tmp_path: Path):
+    server = AdminServer()
+    endpoint = server.listen("127.0.0.1", 0)
+    await server.start()
+    valkey = StoreServer(embedded_command, tmp_path)
+    await valkey.start()
+    store = Store(f"unix://:wrong@{valkey.socket}", "c")
+    standby = Standby(server, store)
+    standby.waits()
+    with pytest.raises(StoreRefused, match="refuses the password"):
+        await asyncio.wait_for(standby.announce(), 20)
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        assert (await health(channel))[READINESS] == NOT_SERVING
+    await store.close()
+    valkey.stop()
     await server.stop(0)
 
 

@@ -31,7 +31,7 @@ class FakeLeaseApi:
         assert self.lease is not None
         version = str(int(self.lease["metadata"]["resourceVersion"]) + 1)
         self.lease = {
-            "metadata": {"name": "m", "resourceVersion": version},
+            "metadata": {**self.lease["metadata"], "resourceVersion": version},
             "spec": {**self.lease.get("spec", {}), **spec},
         }
 

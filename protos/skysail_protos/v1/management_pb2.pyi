@@ -1993,6 +1993,7 @@ class GetClusterStatusResponse(_message.Message):
     APPLICATIONS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     FRONTENDS_FIELD_NUMBER: _builtins.int
+    STORE_PROBLEM_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """Name of the cluster."""
     skysail_version: _builtins.str
@@ -2001,6 +2002,8 @@ class GetClusterStatusResponse(_message.Message):
     """Container manager in use."""
     is_store_reachable: _builtins.bool
     """True where the store answers."""
+    store_problem: _builtins.str
+    """What is wrong with the store, and what mends it; empty if nothing is."""
     @_builtins.property
     def applications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Application]:
         """Every application."""
@@ -2023,11 +2026,51 @@ class GetClusterStatusResponse(_message.Message):
         applications: _abc.Iterable[Global___Application] | None = ...,
         models: _abc.Iterable[Global___Model] | None = ...,
         frontends: _abc.Iterable[Global___Frontend] | None = ...,
+        store_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applications", b"applications", "cluster", b"cluster", "container_manager", b"container_manager", "frontends", b"frontends", "is_store_reachable", b"is_store_reachable", "models", b"models", "skysail_version", b"skysail_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applications", b"applications", "cluster", b"cluster", "container_manager", b"container_manager", "frontends", b"frontends", "is_store_reachable", b"is_store_reachable", "models", b"models", "skysail_version", b"skysail_version", "store_problem", b"store_problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClusterStatusResponse: _TypeAlias = GetClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class RestoreStoreRequest(_message.Message):
+    """Asks for RestoreStore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreStoreRequest: _TypeAlias = RestoreStoreRequest  # noqa: Y015
+
+@_typing.final
+class RestoreStoreResponse(_message.Message):
+    """Answers RestoreStore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_RECORDS_FIELD_NUMBER: _builtins.int
+    num_records: _builtins.int
+    """Records that the store holds now."""
+    def __init__(
+        self,
+        *,
+        num_records: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_records", b"num_records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreStoreResponse: _TypeAlias = RestoreStoreResponse  # noqa: Y015

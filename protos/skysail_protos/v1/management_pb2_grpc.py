@@ -166,6 +166,11 @@ class ManagementServiceStub(object):
                 request_serializer=skysail__protos_dot_v1_dot_management__pb2.GetClusterStatusRequest.SerializeToString,
                 response_deserializer=skysail__protos_dot_v1_dot_management__pb2.GetClusterStatusResponse.FromString,
                 _registered_method=True)
+        self.RestoreStore = channel.unary_unary(
+                '/skysail.v1.ManagementService/RestoreStore',
+                request_serializer=skysail__protos_dot_v1_dot_management__pb2.RestoreStoreRequest.SerializeToString,
+                response_deserializer=skysail__protos_dot_v1_dot_management__pb2.RestoreStoreResponse.FromString,
+                _registered_method=True)
 
 
 class ManagementServiceServicer(object):
@@ -360,6 +365,13 @@ class ManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RestoreStore(self, request, context):
+        """Writes what management knows into a store that came back empty or older than it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ManagementServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -492,6 +504,11 @@ def add_ManagementServiceServicer_to_server(servicer, server):
                     servicer.GetClusterStatus,
                     request_deserializer=skysail__protos_dot_v1_dot_management__pb2.GetClusterStatusRequest.FromString,
                     response_serializer=skysail__protos_dot_v1_dot_management__pb2.GetClusterStatusResponse.SerializeToString,
+            ),
+            'RestoreStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreStore,
+                    request_deserializer=skysail__protos_dot_v1_dot_management__pb2.RestoreStoreRequest.FromString,
+                    response_serializer=skysail__protos_dot_v1_dot_management__pb2.RestoreStoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1197,6 +1214,33 @@ class ManagementService(object):
             '/skysail.v1.ManagementService/GetClusterStatus',
             skysail__protos_dot_v1_dot_management__pb2.GetClusterStatusRequest.SerializeToString,
             skysail__protos_dot_v1_dot_management__pb2.GetClusterStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/skysail.v1.ManagementService/RestoreStore',
+            skysail__protos_dot_v1_dot_management__pb2.RestoreStoreRequest.SerializeToString,
+            skysail__protos_dot_v1_dot_management__pb2.RestoreStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,8 @@ class ManagementServiceStub:
     """Sends the log of a replica, and what is added to it where `follow` is set."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_management_pb2.GetClusterStatusRequest, _management_pb2.GetClusterStatusResponse]
     """Tells the state of everything."""
+    RestoreStore: _grpc.UnaryUnaryMultiCallable[_management_pb2.RestoreStoreRequest, _management_pb2.RestoreStoreResponse]
+    """Writes what management knows into a store that came back empty or older than it was."""
 
 @_typing.type_check_only
 class ManagementServiceAsyncStub(ManagementServiceStub):
@@ -166,6 +168,8 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     """Sends the log of a replica, and what is added to it where `follow` is set."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_management_pb2.GetClusterStatusRequest, _management_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
     """Tells the state of everything."""
+    RestoreStore: _aio.UnaryUnaryMultiCallable[_management_pb2.RestoreStoreRequest, _management_pb2.RestoreStoreResponse]  # type: ignore[assignment]
+    """Writes what management knows into a store that came back empty or older than it was."""
 
 class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
     """Holds what operators asked for and makes the world match it."""
@@ -388,5 +392,13 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.GetClusterStatusResponse, _abc.Awaitable[_management_pb2.GetClusterStatusResponse]]:
         """Tells the state of everything."""
+
+    @_abc_1.abstractmethod
+    def RestoreStore(
+        self,
+        request: _management_pb2.RestoreStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_management_pb2.RestoreStoreResponse, _abc.Awaitable[_management_pb2.RestoreStoreResponse]]:
+        """Writes what management knows into a store that came back empty or older than it was."""
 
 def add_ManagementServiceServicer_to_server(servicer: ManagementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

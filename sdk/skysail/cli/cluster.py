@@ -98,6 +98,13 @@ _LOG_TAIL_LINES = 20
     default="",
     help="Kubernetes: registry that nodes pull the images of Skysail from.",
 )
+@click.option(
+    "--accept-store-loss",
+    default="",
+    metavar="NAME",
+    help="Take a store that lost its data as it is, and remove the artifacts and replicas that it does "
+    "not know. The refusal to start tells the name.",
+)
 @click.option("--detach", is_flag=True, help="Return once it is ready; it goes on running.")
 @click.option(
     "--log-level",
@@ -127,6 +134,7 @@ def up(
     kubernetes_proxy_addr: str,
     overlay: str,
     image_registry: str,
+    accept_store_loss: str,
     detach: bool,
     log_level: str,
     log_format: str,
@@ -153,6 +161,11 @@ def up(
         )
     if prometheus_port is not None and not all_in_docker:
         raise click.UsageError("--prometheus-port goes with --all-in-docker only")
+    if accept_store_loss and container_manager == KUBERNETES:
+        raise click.UsageError(
+            "--accept-store-loss is for clusters of this machine; on Kubernetes set "
+            "SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS in the overlay"
+        )
     data_dir = data_dir_of(data_dir)
     if container_manager == KUBERNETES:
         # Nothing of it runs here, and the notes here must not be those of a local cluster.
@@ -206,6 +219,8 @@ def up(
 
     cluster_type = _docker_cluster() if all_in_docker else Cluster
     environment = dict(os.environ)  # noqa: TID251 - inherited
+    if accept_store_loss:
+        environment["SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS"] = accept_store_loss
     asyncio.run(cluster_type(options, environment).run(on_ready))
 
 
@@ -295,6 +310,8 @@ def status(endpoint: str | None, output: str) -> None:
         print_json(found)
         return
     store = "[green]reachable[/]" if found.is_store_reachable else "[red]not reachable[/]"
+    if found.store_problem and found.is_store_reachable:
+        store = "[red]not usable[/]"
     print_table(
         f"cluster {escape(found.cluster)}",
         ["", ""],
@@ -309,6 +326,8 @@ def status(endpoint: str | None, output: str) -> None:
             ),
         ],
     )
+    if found.store_problem:
+        console().print(escape(f"\n{found.store_problem}"), style="red", soft_wrap=True)
     _print_applications(found)
     _print_replicas(found)
 

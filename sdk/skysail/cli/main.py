@@ -14,6 +14,7 @@ from skysail.cli import (
     kubernetes,
     models,
     queries,
+    store,
     tuning,
 )
 from skysail_common import __version__
@@ -34,7 +35,17 @@ def cli() -> None:
     """
 
 
-for module in (cluster, down, deployments, models, tuning, queries, applications, kubernetes):
+for module in (
+    cluster,
+    down,
+    deployments,
+    models,
+    tuning,
+    queries,
+    applications,
+    store,
+    kubernetes,
+):
     for command in module.COMMANDS:
         cli.add_command(command)
 

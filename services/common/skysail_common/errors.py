@@ -11,7 +11,10 @@
     ├─ FailedPrecondition              FAILED_PRECONDITION
     │   ├─ ModelInUse
     │   ├─ InputTypeMismatch
-    │   └─ DeployFailed
+    │   ├─ DeployFailed
+    │   ├─ StoreLost
+    │   ├─ StoreRefused
+    │   └─ StoreTaken
     ├─ Unauthenticated                 UNAUTHENTICATED
     ├─ Conflict                        ABORTED
     ├─ DeadlineExceeded                DEADLINE_EXCEEDED
@@ -152,6 +155,21 @@ class DeployFailed(FailedPrecondition):
 
     log_tail: str = ""
     """End of the failed replica's log; may be empty."""
+
+
+class StoreLost(FailedPrecondition):
+    """The Redis server lost data: it is empty, older than it was, or another one.
+
+    Nothing is changed until its data are restored, or are given up on purpose.
+    """
+
+
+class StoreRefused(FailedPrecondition):
+    """The Redis server refuses management: a wrong password, user, node or command."""
+
+
+class StoreTaken(FailedPrecondition):
+    """Another management owns the cluster's records in the Redis server."""
 
 
 class Unauthenticated(SkysailError):

@@ -13,6 +13,7 @@ import grpc.aio
 
 from skysail_common.errors import SkysailError, Unauthenticated, Unavailable
 from skysail_common.rpc.certificates import ServerCertificates
+from skysail_common.rpc.health_check import READINESS
 from skysail_common.rpc.management_access import is_same_token, token_of
 from skysail_common.rpc.serving import GrpcServer
 from skysail_common.sockets import join_host_port
@@ -54,7 +55,12 @@ class AdminServer(GrpcServer):
         """Begin to answer calls, unless that was done: by health, and by refusals until `serve`."""
         if not self._is_started:
             self._is_started = True
+            await self.set_health(READINESS, False)
             await super().start()
+
+    async def set_ready(self) -> None:
+        """Say by health that this management serves, or could if the leader went away."""
+        await self.set_health(READINESS, True)
 
     def serve(self, servicer: ManagementServicer) -> None:
         """Have calls answered by the servicer from now on."""

@@ -3,14 +3,13 @@
 import asyncio
 import fcntl
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
-from skysail_common.errors import FailedPrecondition, SkysailError, StoreUnavailable
+from skysail_common.errors import FailedPrecondition, SkysailError, StoreTaken
 from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
@@ -22,7 +21,7 @@ from skysail_common.sockets import check_management_host, join_host_port
 from skysail_common.store import Store
 from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
-from skysail_management.artifacts import ArtifactStore
+from skysail_management.artifacts import ARTIFACTS, ArtifactStore, count_artifacts
 from skysail_management.autoscaler import Autoscaler
 from skysail_management.catalog.rules import Rules
 from skysail_management.containers.base import ContainerManager
@@ -31,6 +30,11 @@ from skysail_management.events import DeployEvents
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import DeploymentDefaults, Deployments
 from skysail_management.operations.models import Models
+from skysail_management.ownership.claimant import LOCK_FILE, claimant
+from skysail_management.ownership.keeper import StoreKeeper
+from skysail_management.ownership.last_seen import LastSeenNote
+from skysail_management.ownership.opening import Leftovers, StoreOpening
+from skysail_management.ownership.standby import Standby
 from skysail_management.profiles import Profiles
 from skysail_management.reconciler.autoscaling import AutoscalingOptions
 from skysail_management.reconciler.reconciler import Reconciler, stop_all
@@ -41,9 +45,9 @@ from skysail_management.servicer import ManagementServicer
 from skysail_management.settings import ManagementSettings
 
 if TYPE_CHECKING:
-    from skysail_management.leadership.leader_label import LeaderLabel
+    from skysail_management.leadership.leading import Turn
 
-    _Leading = AbstractAsyncContextManager[LeaderLabel | None]
+    _Leading = AbstractAsyncContextManager[Turn | None]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,16 @@ class _Ending:
         self.failure = self.failure or error
         self.event.set()
 
+    async def at_failure_of(self, work: Awaitable[None]) -> None:
+        """Do some work; end this management if it raises what operators must know."""
+        try:
+            await work
+        except SkysailError as error:
+            log.error("management ends", extra={"error": error.message})
+            self.failed(error)
+            # What is told must not be told again as the end of a task.
+            await asyncio.Event().wait()
+
 
 async def run(settings: ManagementSettings) -> None:
     """Serve until SIGTERM or SIGINT; where there is a lease, once and as long as it is held.
@@ -79,6 +93,9 @@ async def run(settings: ManagementSettings) -> None:
     Raises:
         FailedPrecondition: the data directory or the address is in use.
         StoreUnavailable: the store does not answer within its time.
+        StoreRefused: it does not let management in.
+        StoreTaken: another management owns it, or has taken it over.
+        StoreLost: it lost data of which artifacts or replicas exist.
         ContainerManagerUnavailable: the container manager does not answer.
         SkysailError: a task that management needs has ended.
     """
@@ -86,6 +103,7 @@ async def run(settings: ManagementSettings) -> None:
     if settings.stop_replicas_only:
         await _stop_replicas(settings)
         return
+    store = Store(settings.redis_url.get_secret_value(), settings.cluster)
     ending = _Ending()
     tasks = BackgroundTasks(ending.failed)
     if settings.watch_parent:
@@ -98,11 +116,14 @@ async def run(settings: ManagementSettings) -> None:
     )
     try:
         if settings.kubernetes_lease:
-            await _work_in_turn(settings, ending, server, tasks)
+            await _work_in_turn(settings, ending, server, store, tasks)
         else:
-            await _work(settings, ending, server, tasks)
+            await _work(settings, ending, server, store, tasks)
     finally:
         await tasks.stop()
+        await store.close()
+    if isinstance(ending.failure, SkysailError):
+        raise ending.failure
     if ending.failure is not None:
         raise SkysailError(f"internal error: a needed task ended ({ending.failure!r}); see the log")
 
@@ -121,15 +142,23 @@ def _guarded_door(settings: ManagementSettings) -> ServerCertificates | None:
 
 
 async def _work_in_turn(
-    settings: ManagementSettings, ending: _Ending, server: AdminServer, tasks: BackgroundTasks
+    settings: ManagementSettings,
+    ending: _Ending,
+    server: AdminServer,
+    store: Store,
+    tasks: BackgroundTasks,
 ) -> None:
     server.listen(settings.host, settings.port)
     await server.start()
+    standby = Standby(server, store)
+    standing = tasks.group()
+    standing.start(ending.at_failure_of(standby.announce()), "announce the standby")
     try:
-        async with _leading()(settings, ending.event, tasks) as label:
-            if label is not None:
-                await _work(settings, ending, server, tasks, label)
+        async with _leading()(settings, ending.event, tasks, standby.waits) as turn:
+            if turn is not None:
+                await _work(settings, ending, server, store, tasks, turn)
     finally:
+        await standing.stop()
         await server.stop(0)
 
 
@@ -144,7 +173,7 @@ async def _stop_replicas(settings: ManagementSettings) -> None:
         await manager.close()
 
 
-def _leading() -> "Callable[[ManagementSettings, asyncio.Event, BackgroundTasks], _Leading]":
+def _leading() -> "Callable[..., _Leading]":
     # A lease needs the client of Kubernetes, which may not be installed.
     require_extra("kubernetes")
     from skysail_management.leadership.leading import leading
@@ -156,36 +185,42 @@ async def _work(
     settings: ManagementSettings,
     ending: _Ending,
     server: AdminServer,
+    store: Store,
     tasks: BackgroundTasks,
-    label: "LeaderLabel | None" = None,
+    turn: "Turn | None" = None,
 ) -> None:
     # The leader before may need a moment to let go.
-    async with _locked(settings.data_dir, _HANDOVER_S if label else 0.0, ending.event):
+    async with _locked(settings.data_dir, _HANDOVER_S if turn else 0.0, ending.event):
         manager = find_container_manager(settings.container_manager)(settings)
         (settings.data_dir / _NOTE).write_text(settings.container_manager)
-        store = Store(settings.redis_url.get_secret_value(), settings.cluster)
+        owner = claimant(settings.data_dir, turn.lease_id if turn else "")
+        note = LastSeenNote(settings.data_dir, settings.cluster)
+        opening = StoreOpening(
+            store,
+            owner,
+            note,
+            lambda: _leftovers(settings),
+            settings.accept_store_loss,
+            MONOTONIC,
+        )
+        if not await opening.open(settings.store_timeout_s, ending.event):
+            return
         try:
-            if await _opened(store, settings.store_timeout_s, ending.event):
-                await _serve(settings, ending, server, tasks.group(), label, store, manager)
+            await _serve(settings, ending, server, tasks.group(), turn, store, note, manager)
         finally:
-            await store.close()
+            if not isinstance(ending.failure, StoreTaken):
+                await opening.close()
 
 
-async def _opened(store: Store, timeout_s: float, stop: asyncio.Event) -> bool:
-    """Return True once the store answers, which may start beside this; False if told to stop."""
-    end, back_off = MONOTONIC() + timeout_s, BackOff(0.1, 1.0)
-    while True:
-        try:
-            await store.open()
-        except StoreUnavailable as error:
-            if MONOTONIC() >= end:
-                raise
-            log.info("waiting for the store", extra={"reason": error.message})
-        else:
-            return True
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.wait(), back_off.next_s())
-            return False
+async def _leftovers(settings: ManagementSettings) -> Leftovers:
+    # Another than the one that serves: what it takes over here is let go of at once.
+    manager = find_container_manager(settings.container_manager)(settings)
+    await manager.open()
+    try:
+        replicas = await manager.list()
+    finally:
+        await manager.close()
+    return Leftovers(count_artifacts(settings.data_dir / ARTIFACTS), len(replicas))
 
 
 async def _serve(
@@ -193,16 +228,16 @@ async def _serve(
     ending: _Ending,
     server: AdminServer,
     tasks: BackgroundTasks,
-    label: "LeaderLabel | None",
+    turn: "Turn | None",
     store: Store,
+    note: LastSeenNote,
     manager: ContainerManager,
 ) -> None:
     records = Records(store)
     await records.load()
     secret = await store.secret()
-    artifacts = ArtifactStore(
-        settings.data_dir / "artifacts", settings.max_artifact_bytes, MONOTONIC
-    )
+    keeper = StoreKeeper(store, note, records.mark_stale)
+    artifacts = ArtifactStore(settings.data_dir / ARTIFACTS, settings.max_artifact_bytes, MONOTONIC)
     events = DeployEvents()
     routing = Routing(records)
     bound = {"grpc": server.listen(settings.host, settings.port)}
@@ -240,7 +275,7 @@ async def _serve(
     servicer = ManagementServicer(
         cluster=settings.cluster,
         container_manager=manager.name,
-        store=store,
+        keeper=keeper,
         records=records,
         artifacts=artifacts,
         # With a port for it, what a replica knows is good for that port alone.
@@ -270,20 +305,23 @@ async def _serve(
         servers.append(artifact_server)
     # Before the first frontend asks, so that it is never told less than what runs.
     await reconciler.start()
-    tasks.start_essential(records.keep_fresh(reconciler.all_changed), "keep records fresh")
+    freshness = records.keep_fresh(reconciler.all_changed)
+    tasks.start_essential(ending.at_failure_of(freshness), "keep records fresh")
+    tasks.start_essential(ending.at_failure_of(keeper.keep()), "keep the store")
     server.serve(servicer)
     for each in servers:
         await each.start()
         await each.set_serving(True)
-    if label is not None:
-        tasks.start_essential(label.keep(), "leader label")
+    await server.set_ready()
+    if turn is not None:
+        tasks.start_essential(turn.label.keep(), "leader label")
     print_ready_line("management", **bound)
     try:
         await ending.event.wait()
     finally:
         await tasks.stop()
-        if label is not None:
-            await label.take_off()
+        if turn is not None:
+            await turn.label.take_off()
         routing.stop()
         await asyncio.gather(*(each.stop(_STOP_GRACE_S) for each in servers))
         # Nobody would start a management that takes the replicas of an orphan over.
@@ -299,7 +337,7 @@ async def _locked(
 ) -> AsyncIterator[None]:
     private_directory(data_dir)
     end = MONOTONIC() + wait_s
-    with (data_dir / "management.lock").open("w") as file:
+    with (data_dir / LOCK_FILE).open("w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

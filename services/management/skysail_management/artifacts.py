@@ -2,9 +2,12 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -15,11 +18,32 @@ from skysail_common.artifacts import (
     read_manifest,
 )
 from skysail_common.clock import Clock
-from skysail_common.errors import ArtifactNotFound, InvalidInput, SkysailError
+from skysail_common.errors import (
+    ArtifactNotFound,
+    FailedPrecondition,
+    InvalidInput,
+    SkysailError,
+    Unavailable,
+)
 from skysail_common.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+ARTIFACTS = "artifacts"
+"""Name of their directory in a data directory."""
 
 _PROMISE_S = 600.0
 """Time from an upload to the deployment of what was uploaded."""
+
+_MAX_PROMISES = 1000
+"""Promises of one artifact; of more, the oldest are forgotten."""
+
+
+def count_artifacts(directory: Path) -> int:
+    """Return how many artifacts a directory holds; 0 if it does not exist."""
+    if not directory.is_dir():
+        return 0
+    return sum(is_sha256(path.name) for path in directory.iterdir())
 
 
 class ArtifactStore:
@@ -30,7 +54,8 @@ class ArtifactStore:
         self._directory = directory
         self._max_bytes = max_bytes
         self._clock = clock
-        self._promised: dict[str, float] = {}
+        self._promised: dict[str, deque[float]] = {}
+        self._taken: dict[str, int] = {}
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in directory.glob("upload-*"):
             leftover.unlink()
@@ -45,22 +70,53 @@ class ArtifactStore:
         """Tell whether an artifact is kept; if so it stays for at least ten minutes.
 
         One that is no longer what it was is removed, so that it is uploaded again.
+
+        Raises:
+            Unavailable: the disk does not answer as it should.
         """
         path = self._path(sha256)
-        if not path.is_file():
-            return False
-        if await asyncio.to_thread(file_sha256, path) != sha256:
-            path.unlink(missing_ok=True)
-            return False
+        with self._typed("read"):
+            if not path.is_file():
+                return False
+            if await asyncio.to_thread(file_sha256, path) != sha256:
+                path.unlink(missing_ok=True)
+                return False
         self._promise(sha256)
         return True
 
     def _promise(self, sha256: str) -> None:
-        self._promised[sha256] = self._clock() + _PROMISE_S
+        promises = self._promised.setdefault(sha256, deque(maxlen=_MAX_PROMISES))
+        promises.append(self._clock() + _PROMISE_S)
 
-    def release(self, sha256: str) -> None:
-        """Say that nobody is about to deploy an artifact: it stays while a version has it."""
-        self._promised.pop(sha256, None)
+    @contextmanager
+    def taking(self, sha256: str) -> Iterator[None]:
+        """Keep an artifact inside the `with` block, whoever else is done with it meanwhile.
+
+        The block fulfils one promise: an artifact that two callers found is kept until both have
+        deployed it. After the block it stays while a version has it or others are promised it.
+        """
+        self._taken[sha256] = self._taken.get(sha256, 0) + 1
+        try:
+            yield
+        except Unavailable:
+            # Whether it was deployed is not known; the promise ends by itself.
+            raise
+        except SkysailError:
+            self._fulfil(sha256)
+            raise
+        else:
+            self._fulfil(sha256)
+        finally:
+            self._taken[sha256] -= 1
+            if not self._taken[sha256]:
+                del self._taken[sha256]
+
+    def _fulfil(self, sha256: str) -> None:
+        promises = self._promised.get(sha256)
+        if promises:
+            promises.popleft()
+            if not promises:
+                del self._promised[sha256]
 
     def size_bytes(self, sha256: str) -> int:
         """Return the size of an artifact.
@@ -68,10 +124,12 @@ class ArtifactStore:
         Raises:
             ArtifactNotFound: it is not kept.
         """
-        try:
-            return self._path(sha256).stat().st_size
-        except FileNotFoundError:
-            raise ArtifactNotFound(f"artifact {sha256} was not uploaded") from None
+        path = self._path(sha256)
+        with self._typed("read"):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                raise ArtifactNotFound(f"artifact {sha256} was not uploaded") from None
 
     def manifest(self, sha256: str) -> Manifest:
         """Return the manifest of an artifact.
@@ -81,30 +139,61 @@ class ArtifactStore:
             InvalidInput: it is no artifact of Skysail.
         """
         self.size_bytes(sha256)
-        return read_manifest(self._path(sha256))
+        with self._typed("read"):
+            return read_manifest(self._path(sha256))
 
     async def add(self, sha256: str, chunks: AsyncIterator[bytes]) -> int:
         """Keep an artifact and return its size; a second one of the same content is one.
 
         Raises:
             InvalidInput: the content has another SHA-256, is too large, or is no artifact.
+            Unavailable: there is no space or descriptor for it.
+            FailedPrecondition: the directory is gone.
         """
         path = self._path(sha256)
-        descriptor, name = tempfile.mkstemp(prefix="upload-", dir=self._directory)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                size, digest = await self._receive(file, chunks)
-            if digest != sha256:
-                raise InvalidInput(
-                    f"the artifact is corrupt: its SHA-256 is {digest}, not {sha256} as announced"
-                )
-            read_manifest(temporary)
-            os.replace(temporary, path)
-            self._promise(sha256)
-        finally:
-            await in_thread(temporary.unlink, missing_ok=True)
+        with self._typed("keep"):
+            descriptor, name = tempfile.mkstemp(prefix="upload-", dir=self._directory)
+            temporary = Path(name)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    size, digest = await self._receive(file, chunks)
+                if digest != sha256:
+                    raise InvalidInput(
+                        f"the artifact is corrupt: its SHA-256 is {digest}, not {sha256} as announced"
+                    )
+                read_manifest(temporary)
+                await in_thread(self._publish, temporary, path)
+                self._promise(sha256)
+            finally:
+                await in_thread(temporary.unlink, missing_ok=True)
         return size
+
+    def _publish(self, temporary: Path, path: Path) -> None:
+        """Give a file its name, so that a loss of power takes neither."""
+        os.replace(temporary, path)
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    @contextmanager
+    def _typed(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionError:
+            # That of the caller who uploads: files have none.
+            raise
+        except FileNotFoundError as error:
+            raise FailedPrecondition(
+                f"cannot {verb} artifacts: {self._directory} is gone; restore it and start "
+                "management again"
+            ) from error
+        except OSError as error:
+            raise Unavailable(
+                f"cannot {verb} artifacts in {self._directory}: {error.strerror or error}; free "
+                "space or descriptors on the machine of management, then try again"
+            ) from error
 
     async def _receive(self, file: IO[bytes], chunks: AsyncIterator[bytes]) -> tuple[int, str]:
         digest = hashlib.sha256()
@@ -137,14 +226,25 @@ class ArtifactStore:
             SkysailError: its content is no longer what it was.
         """
         self.size_bytes(sha256)
-        if file_sha256(self._path(sha256)) != sha256:
-            raise SkysailError(f"artifact {sha256} is corrupt on disk; deploy the version again")
-        return self._path(sha256).open("rb")
+        with self._typed("read"):
+            if file_sha256(self._path(sha256)) != sha256:
+                raise SkysailError(
+                    f"artifact {sha256} is corrupt on disk; deploy the version again"
+                )
+            return self._path(sha256).open("rb")
 
     def sweep(self, kept: Collection[str]) -> None:
         """Remove artifacts that no version has and nobody is about to deploy."""
         now = self._clock()
-        self._promised = {name: until for name, until in self._promised.items() if until > now}
-        for path in self._directory.iterdir():
-            if is_sha256(path.name) and path.name not in kept and path.name not in self._promised:
-                path.unlink(missing_ok=True)
+        for name, promises in list(self._promised.items()):
+            while promises and promises[0] <= now:
+                promises.popleft()
+            if not promises:
+                del self._promised[name]
+        spared = {*kept, *self._promised, *self._taken}
+        try:
+            for path in self._directory.iterdir():
+                if is_sha256(path.name) and path.name not in spared:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("artifacts not swept", extra={"error": str(error)})

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from math import inf
 
 from skysail_common.clock import Clock
-from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_management.reconciler.autoscaling import (
     AutoscalingOptions,
@@ -103,7 +103,7 @@ class Autoscaler:
                     return
                 change = self._records.deployments.put(name, changed)
                 await self._records.commit([change], why=decision.reason)
-        except (Conflict, StoreUnavailable) as error:
+        except SkysailError as error:
             log.warning("not scaled", extra={"version": name, "error": error.message})
             return
         self._reconciler.changed(deployment.model_version)

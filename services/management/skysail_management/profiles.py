@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 
-from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.messages import latencies_from_proto
 from skysail_management.records import ProfileRecord, Records
@@ -36,5 +36,5 @@ class Profiles:
             if changes:
                 try:
                     await self._records.commit(changes)
-                except (Conflict, StoreUnavailable) as error:
+                except SkysailError as error:
                     log.info("latencies are not kept", extra={"error": error.message})

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from skysail_common.artifacts import SignatureRecord
 from skysail_common.back_off import BackOff
-from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.errors import Conflict, SkysailError, StoreTaken
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
-from skysail_common.store import Change, Store, Stored, Table
+from skysail_common.store import Change, Contents, Store, Stored, Table
 from skysail_common.store.store import ABSENT
 from skysail_common.tensors import InputType, Signature
 from skysail_management.audit import log_change
@@ -180,6 +180,13 @@ class RecordTable(Generic[RecordT]):
             for name, stored in rows.items()
         }
 
+    def contents(self) -> dict[str, Stored]:
+        """Return the mirror as the store holds it."""
+        return {
+            name: Stored(revision, record.model_dump_json())
+            for name, (revision, record) in self._rows.items()
+        }
+
     def apply(self, name: str, revision: int, record: Record | None) -> None:
         """Take over a committed change."""
         mine = self.of_its_type(record)
@@ -231,7 +238,7 @@ class Records:
     """All records of the cluster.
 
     Reads are of the mirror and never wait. A commit goes to the store first: what the mirror
-    shows is durable.
+    shows is durable. A store that lost its data never empties the mirror.
     """
 
     def __init__(self, store: Store) -> None:
@@ -240,7 +247,8 @@ class Records:
         """Asked before each commit."""
         self._stale = asyncio.Event()
         self._stale.set()
-        self._num_commits = 0
+        self._revision = 0
+        self._on_change: Callable[[], None] = lambda: None
         self.lock = asyncio.Lock()
         """Held from the checks of a change to its commit, which guards only what it writes."""
         self.applications = RecordTable(Table.APPLICATIONS, ApplicationRecord)
@@ -248,41 +256,54 @@ class Records:
         self.versions = RecordTable(Table.VERSIONS, VersionRecord)
         self.deployments = RecordTable(Table.DEPLOYMENTS, DeploymentRecord)
         self.profiles = RecordTable(Table.PROFILES, ProfileRecord)
+        self._tables: list[RecordTable[Any]] = [
+            self.applications, self.models, self.versions, self.deployments, self.profiles,
+        ]  # fmt: skip
 
     async def load(self) -> None:
         """Fill the mirror from the store.
 
         Raises:
             StoreUnavailable: the store does not answer.
+            StoreLost: it lost data; the mirror stays as it is.
+            StoreTaken: another management owns it.
         """
-        tables: list[RecordTable[Any]] = [
-            self.applications, self.models, self.versions, self.deployments, self.profiles,
-        ]  # fmt: skip
-        num_commits = -1
         self._stale.clear()
         try:
+            contents = await self._store.read()
             # What was read before a commit of ours was made must not hide it.
-            while num_commits != self._num_commits:
-                num_commits = self._num_commits
-                rows = [await self._store.read(table.table) for table in tables]
+            while contents.revision < self._revision:
+                contents = await self._store.read()
         except BaseException:
             self._stale.set()
             raise
-        for table, found in zip(tables, rows, strict=True):
-            table.load(found)
+        for table in self._tables:
+            table.load(contents.tables[table.table])
 
     async def keep_fresh(self, on_change: Callable[[], None]) -> None:
-        """Read the mirror anew, and call `on_change`, whenever it may differ from the store."""
+        """Read the mirror again, and call `on_change`, whenever it may differ from the store.
+
+        Raises:
+            StoreTaken: another management owns the store.
+        """
+        self._on_change = on_change
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             await self._stale.wait()
             try:
                 await self.load()
-            except StoreUnavailable:
+            except StoreTaken:
+                raise
+            except SkysailError:
+                # Who keeps the store tells operators.
                 await asyncio.sleep(back_off.next_s())
             else:
                 back_off.reset()
                 on_change()
+
+    def mark_stale(self) -> None:
+        """Say that the store may hold something else than the mirror."""
+        self._stale.set()
 
     async def commit(
         self, changes: Iterable[PendingChange], *, is_forced: bool = False, why: str = ""
@@ -298,7 +319,9 @@ class Records:
             SkysailError: the changes break a rule; nothing was changed.
             Conflict: another changed one of the records first; nothing was changed, and the
                 mirror shows what the other wrote.
-            StoreUnavailable: the store does not answer; the mirror is read anew as soon as it
+            StoreTaken: another management owns the store; nothing was changed.
+            StoreLost: the store lost data; nothing was changed, and the mirror stays.
+            StoreUnavailable: the store does not answer; the mirror is read again as soon as it
                 does, because it may have made the changes after all.
         """
         pending = list(changes)
@@ -310,12 +333,27 @@ class Records:
             revision = await self._store.commit([change.to_change() for change in pending])
         except Conflict:
             await self.load()
+            self._on_change()
             raise
         except BaseException:
-            # Also where the caller went away: the store may have made the changes.
+            # Also if the caller went away: the store may have made the changes.
             self._stale.set()
             raise
-        self._num_commits += 1
+        self._revision = max(self._revision, revision)
         for change in pending:
             change.apply(revision)
             log_change(change.table, change.name, change.before, change.record, why)
+
+    async def restore(self) -> int:
+        """Write the mirror into a store that lost data, and return the number of records.
+
+        Raises:
+            StoreTaken: another management owns the store.
+            StoreLost: it holds the data of another cluster.
+            StoreUnavailable: it does not answer.
+        """
+        async with self.lock:
+            tables = {table.table: table.contents() for table in self._tables}
+            await self._store.restore(Contents(self._revision, tables))
+        self._stale.set()
+        return sum(len(rows) for rows in tables.values())

@@ -7,7 +7,7 @@ from typing import Any
 import grpc.aio
 
 from skysail_common import __version__
-from skysail_common.errors import InvalidInput, StoreUnavailable, Unsupported
+from skysail_common.errors import InvalidInput, Unsupported
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.messages import (
     input_type_from_proto,
@@ -15,7 +15,6 @@ from skysail_common.rpc.messages import (
     serving_changes,
     serving_to_proto,
 )
-from skysail_common.store import Store
 from skysail_management import messages
 from skysail_management.artifact_servicer import ArtifactServicer
 from skysail_management.artifacts import ArtifactStore
@@ -23,6 +22,7 @@ from skysail_management.autoscaler import Autoscaler
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import Deployments
 from skysail_management.operations.models import Models
+from skysail_management.ownership.keeper import StoreKeeper
 from skysail_management.profiles import Profiles
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import AutoscalingRecord, Records, RouteRecord, VersionRecord
@@ -44,7 +44,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         *,
         cluster: str,
         container_manager: str,
-        store: Store,
+        keeper: StoreKeeper,
         records: Records,
         artifacts: ArtifactStore,
         downloads: ArtifactServicer | None,
@@ -61,7 +61,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         """Serves what the parts do; without `downloads`, artifacts are to be had elsewhere."""
         self._cluster = cluster
         self._container_manager = container_manager
-        self._store = store
+        self._keeper = keeper
         self._records = records
         self._artifacts = artifacts
         self._downloads = downloads
@@ -306,11 +306,13 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: Context
     ) -> pb.GetClusterStatusResponse:
+        await self._keeper.check()
         return pb.GetClusterStatusResponse(
             cluster=self._cluster,
             skysail_version=__version__,
             container_manager=self._container_manager,
-            is_store_reachable=await self._is_store_reachable(),
+            is_store_reachable=self._keeper.is_reachable,
+            store_problem=self._keeper.problem,
             applications=[
                 messages.application_to_proto(record) for record in self._applications.all()
             ],
@@ -318,12 +320,11 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             frontends=[messages.frontend_to_proto(each) for each in self._routing.frontends],
         )
 
-    async def _is_store_reachable(self) -> bool:
-        try:
-            await self._store.ping()
-        except StoreUnavailable:
-            return False
-        return True
+    async def RestoreStore(
+        self, request: pb.RestoreStoreRequest, context: Context
+    ) -> pb.RestoreStoreResponse:
+        num_records = await self._keeper.restore(self._records)
+        return pb.RestoreStoreResponse(num_records=num_records)
 
     def _version(self, record: VersionRecord) -> pb.Version:
         deployment = self._records.deployments.get(str(record.model_version))

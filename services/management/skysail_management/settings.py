@@ -36,6 +36,11 @@ class ManagementSettings(ServiceSettings):
     store_timeout_s: float = Field(0.0, ge=0)
     """How long to wait at the start for a store that does not answer yet, in seconds."""
 
+    accept_store_loss: str = ""
+    """Name of a store whose loss is accepted, as the refusal to start says it: the store is then taken
+    as it is, and artifacts and replicas that it does not know are removed. It accepts that one loss
+    and no later one."""
+
     host: Host = "127.0.0.1"
     """Address to listen on; `::` is every one, of IPv4 too."""
 

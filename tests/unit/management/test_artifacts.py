@@ -1,6 +1,8 @@
 import asyncio
+import errno
 import hashlib
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -9,8 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skysail_common.errors import ArtifactNotFound, InvalidInput, SkysailError
-from skysail_management.artifacts import ArtifactStore
+from skysail_common.errors import (
+    ArtifactNotFound,
+    FailedPrecondition,
+    InvalidInput,
+    SkysailError,
+    StoreUnavailable,
+    Unavailable,
+)
+from skysail_management.artifacts import ArtifactStore, count_artifacts
 from skysail_testing.clock import FakeClock
 from skysail_testing.management_parts import chunked, make_artifact, sha256_of
 
@@ -118,7 +127,7 @@ async def test_what_arrives_is_written_beside_the_event_loop(store, directory: P
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(hashlib, "sha256", Digest)
     await store.add(SHA256, chunked(CONTENT, 100))
-    assert len(threads) == len(CONTENT) // 100 + 2
+    assert len(threads) == len(CONTENT) // 100 + 3
     assert threading.main_thread() not in threads
     assert (directory / SHA256).read_bytes() == CONTENT
 
@@ -220,13 +229,121 @@ async def test_sweep_keeps_what_was_just_uploaded_or_found(store: ArtifactStore,
     assert not await store.find(SHA256)
 
 
-async def test_a_registered_artifact_is_no_longer_promised(store: ArtifactStore):
+async def test_a_deployed_artifact_is_no_longer_promised(store: ArtifactStore):
     await store.add(SHA256, chunked(CONTENT))
-    store.release(SHA256)
+    with store.taking(SHA256):
+        store.sweep(set())
     store.sweep({SHA256})
     assert store.size_bytes(SHA256)
     store.sweep(set())
     assert not await store.find(SHA256)
+
+
+async def test_an_artifact_that_two_found_outlives_the_refusal_of_one(store: ArtifactStore):
+    await store.add(SHA256, chunked(CONTENT))
+    assert await store.find(SHA256)
+    with pytest.raises(InvalidInput), store.taking(SHA256):
+        raise InvalidInput("the first is refused")
+    store.sweep(set())
+    with store.taking(SHA256):
+        assert store.size_bytes(SHA256)
+    store.sweep(set())
+    assert not await store.find(SHA256)
+
+
+async def test_an_artifact_that_is_being_deployed_outlives_the_end_of_its_promise(
+    store: ArtifactStore, clock: FakeClock
+):
+    await store.add(SHA256, chunked(CONTENT))
+    with store.taking(SHA256):
+        with store.taking(SHA256):
+            clock.advance(3600)
+            store.sweep(set())
+        store.sweep(set())
+        assert store.size_bytes(SHA256)
+    store.sweep(set())
+    assert not await store.find(SHA256)
+
+
+async def test_a_deployment_of_which_nobody_knows_keeps_its_artifact(
+    store: ArtifactStore, clock: FakeClock
+):
+    await store.add(SHA256, chunked(CONTENT))
+    with pytest.raises(StoreUnavailable), store.taking(SHA256):
+        raise StoreUnavailable("gone")
+    store.sweep(set())
+    assert store.size_bytes(SHA256)
+    clock.advance(601)
+    store.sweep(set())
+    assert not await store.find(SHA256)
+
+
+async def test_promises_of_one_artifact_are_bounded(store: ArtifactStore):
+    await store.add(SHA256, chunked(CONTENT))
+    for _ in range(2000):
+        await store.find(SHA256)
+    for _ in range(1001):
+        with store.taking(SHA256):
+            pass
+    store.sweep(set())
+    assert not await store.find(SHA256)
+
+
+def on_full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def without_descriptors(**_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_an_upload_on_a_full_disk_says_so_and_leaves_nothing(store, directory, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", on_full_disk)
+        with pytest.raises(Unavailable, match="No space left on device; free space"):
+            await store.add(SHA256, chunked(CONTENT))
+    assert kept(directory) == []
+    await store.add(SHA256, chunked(CONTENT))
+
+
+async def test_an_upload_without_a_descriptor_says_so(store, monkeypatch):
+    monkeypatch.setattr("tempfile.mkstemp", without_descriptors)
+    with pytest.raises(Unavailable, match="Too many open files; free space or descriptors"):
+        await store.add(SHA256, chunked(CONTENT))
+
+
+async def test_a_directory_that_is_gone_is_named_by_all_who_need_it(store, directory: Path):
+    await store.add(SHA256, chunked(CONTENT))
+    shutil.rmtree(directory)
+    with pytest.raises(FailedPrecondition, match=f"{directory} is gone; restore it"):
+        await store.add(SHA256, chunked(CONTENT))
+    assert not await store.find(SHA256)
+    with pytest.raises(ArtifactNotFound):
+        store.open(SHA256)
+    store.sweep(set())
+
+
+async def test_the_name_of_an_artifact_is_as_durable_as_its_content(store, directory, monkeypatch):
+    steps = []
+    replace, fsync = os.replace, os.fsync
+
+    def noted(descriptor: int) -> None:
+        mode = os.fstat(descriptor).st_mode
+        steps.append("directory" if stat.S_ISDIR(mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", lambda *paths: (steps.append("rename"), replace(*paths)))
+    await store.add(SHA256, chunked(CONTENT))
+    assert steps == ["file", "rename", "directory"]
+
+
+def test_artifacts_are_counted_where_there_is_no_directory_too(directory: Path):
+    assert count_artifacts(directory) == 0
+    directory.mkdir(parents=True)
+    (directory / SHA256).write_bytes(CONTENT)
+    (directory / "upload-abc").write_bytes(b"half")
+    assert count_artifacts(directory) == 1
 
 
 async def test_sweep_leaves_what_is_still_arriving_alone(store: ArtifactStore, directory: Path):

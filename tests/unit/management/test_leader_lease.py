@@ -74,6 +74,23 @@ async def test_who_waits_leads_after_a_crash_and_not_before_the_alarm():
     await ended(waiting.result())
 
 
+@virtual_time
+async def test_who_waits_knows_that_another_leads_and_both_know_the_lease():
+    api = FakeLeaseApi()
+    assert api.lease is not None
+    api.lease["metadata"]["uid"] = "uid"
+    leader, standby = Candidate(api), Candidate(api, "b")
+    told: list[str] = []
+    assert await leader.lease.acquire(leader.stop, lambda: told.append("a"))
+    assert told == []
+    waiting = asyncio.create_task(standby.lease.acquire(standby.stop, lambda: told.append("b")))
+    await until(lambda: told)
+    assert set(told) == {"b"}
+    assert leader.lease.id == standby.lease.id == "uid"
+    standby.stop.set()
+    assert not await waiting
+
+
 @pytest.mark.parametrize("trouble", ["silence", "errors"])
 @virtual_time
 async def test_a_cluster_that_does_not_answer_moves_the_alarm_no_further(trouble):

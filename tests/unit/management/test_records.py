@@ -3,7 +3,7 @@ from typing import cast
 
 import pytest
 
-from skysail_common.errors import Conflict, StoreUnavailable
+from skysail_common.errors import Conflict, StoreLost, StoreUnavailable
 from skysail_common.store import Change, Store, Stored, Table
 from skysail_common.tensors import InputType
 from skysail_management.records import ApplicationRecord, ModelRecord, Records
@@ -69,6 +69,44 @@ async def test_a_conflict_changes_nothing_and_shows_what_the_other_wrote():
     with pytest.raises(Conflict):
         await other.commit([other.models.delete("m")])
     assert other.models.get("m") == model(current="2")
+
+
+@virtual_time
+async def test_what_another_wrote_is_acted_on_after_a_conflict_too():
+    store = MemoryStore()
+    mine, other = await loaded(store), await loaded(store)
+    told = []
+    fresh = asyncio.create_task(mine.keep_fresh(lambda: told.append(mine.models.all())))
+    await settle()
+    await put(other, current="1")
+    with pytest.raises(Conflict):
+        await put(mine, current="2")
+    assert told == [[model(current="1")]]
+    fresh.cancel()
+    await asyncio.gather(fresh, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_mirror_outlives_the_data_of_its_store():
+    store = MemoryStore()
+    records = await loaded(store)
+    await put(records, current="1")
+    told = []
+    fresh = asyncio.create_task(records.keep_fresh(lambda: told.append(1)))
+    store.server.flush()
+    with pytest.raises(StoreLost):
+        await put(records, current="2")
+    with pytest.raises(StoreLost):
+        await records.load()
+    await pass_time(10)
+    assert records.models.get("m") == model(current="1")
+    assert told == []
+    assert await records.restore() == 1
+    await until(lambda: told)
+    await put(records, current="2")
+    assert (await loaded(store)).models.all() == [model(current="2")]
+    fresh.cancel()
+    await asyncio.gather(fresh, return_exceptions=True)
 
 
 @virtual_time

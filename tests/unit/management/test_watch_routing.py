@@ -10,6 +10,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from skysail_management.autoscaler import Autoscaler
+from skysail_management.ownership.keeper import StoreKeeper
 from skysail_management.profiles import Profiles
 from skysail_management.servicer import ManagementServicer
 from skysail_protos.v1 import management_pb2, routing_pb2
@@ -26,7 +27,7 @@ class Frontend:
         servicer = ManagementServicer(
             cluster="c",
             container_manager="fake",
-            store=cast(Any, parts.store),
+            keeper=create_autospec(StoreKeeper),
             records=parts.records,
             artifacts=parts.artifacts,
             downloads=None,

@@ -31,6 +31,7 @@ def test_the_commands_are_those_that_people_know():
         "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "start", "undeploy", "tune",
         "logs", "models", "predict", "apps", "apps register", "apps update", "apps unregister",
         "apps link", "apps unlink", "forward", "registry", "registry login",
+        "store", "store restore",
     }  # fmt: skip
 
 

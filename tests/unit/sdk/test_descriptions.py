@@ -226,3 +226,5 @@ def test_what_a_notebook_shows_is_one_line():
     assert repr(status) == (
         "<ClusterStatus default, models 1, applications 0, frontends 0, store not reachable>"
     )
+    lost = ClusterStatus("default", "0.1", "local", True, (), (), (), "the store came back empty")
+    assert repr(lost).endswith("frontends 0, the store came back empty>")

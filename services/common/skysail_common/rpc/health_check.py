@@ -10,6 +10,9 @@ from skysail_common.sockets import local_endpoint
 LIVENESS = "skysail.liveness"
 """The service whose health says that a process is alive, whether or not it takes calls."""
 
+READINESS = "skysail.readiness"
+"""The service whose health says that a management serves, or could take over: its store lets it in."""
+
 TIMEOUT_S = 5.0
 """Longest time until the answer of a health check."""
 

@@ -96,18 +96,22 @@ class GrpcServer:
     async def start(self) -> None:
         """Begin to answer calls; health says NOT_SERVING until `set_serving`, but for `LIVENESS`."""
         await self.set_serving(False)
-        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self.set_health(LIVENESS, True)
         await self.grpc.start()
 
     async def set_serving(self, is_serving: bool) -> None:
         """Say by health whether the services take calls."""
+        for name in ("", *self._services):
+            await self.set_health(name, is_serving)
+
+    async def set_health(self, name: str, is_well: bool) -> None:
+        """Say by health whether what goes by this name is well."""
         status = (
             health_pb2.HealthCheckResponse.SERVING
-            if is_serving
+            if is_well
             else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        for name in ("", *self._services):
-            await self._health.set(name, status)
+        await self._health.set(name, status)
 
     async def stop(self, grace_s: float) -> None:
         """Accept no call any more, let those under way end within `grace_s`, and close."""

@@ -10,14 +10,26 @@ in one slot and a script may change several at once.
 | `{skysail:<cluster>}:versions` | hash | model:version → record, immutable | register, deploy |
 | `{skysail:<cluster>}:deployments` | hash | model:version → record: desired state | deploy, scale |
 | `{skysail:<cluster>}:profiles` | hash | model:version → record: what was learned of its speed | reports of frontends |
-| `{skysail:<cluster>}:meta` | hash | `revision` → number of the last commit; `last_commit` → id of the last commit; `secret` → key of the replicas' tokens; `format` → version of this layout | every commit |
+| `{skysail:<cluster>}:meta` | hash | see below | every commit, and the owner |
 
-A record is stored as its revision, a line feed, and JSON.
+A record is stored as its revision, a line feed, and JSON. The fields of `meta`:
+
+| field | value |
+|---|---|
+| `format` | version of this layout |
+| `id` | random name that the first owner gives to the store; another one, or none, means that the data were lost |
+| `revision` | number of the last commit; it never falls |
+| `last_commit` | id of the last commit |
+| `secret` | key of the replicas' tokens |
+| `epoch` | number of the present owner, which each new owner raises; a commit under another one is refused |
+| `claim` | random name of the present ownership |
+| `owner` | the management that owns the store, as JSON; absent after it ended in order |
+| `renewed` | when the owner last said that it lives, in milliseconds of the server's clock |
 """
 
 import enum
 
-FORMAT = "1"
+FORMAT = "2"
 """Version of this layout."""
 
 

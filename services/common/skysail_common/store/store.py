@@ -1,48 +1,30 @@
-"""Records with revisions, changed all at once or not at all."""
+"""Records with revisions, changed all at once or not at all, by one owner at a time."""
 
 import secrets
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
 
-from skysail_common.errors import Conflict, FailedPrecondition, StoreUnavailable
+from skysail_common.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidInput,
+    StoreLost,
+    StoreTaken,
+)
+from skysail_common.store import scripts
 from skysail_common.store.keys import FORMAT, Table, meta_key, table_key
+from skysail_common.store.owner import Owner, StoreState
+from skysail_common.store.refusals import translated
 
 ABSENT = 0
 """Revision of a record that does not exist."""
 
 _TIMEOUT_S = 2.0
-
-# Checks every expected revision before it changes anything; a script runs alone, so that a
-# commit is seen whole or not at all. A value is its revision, a line feed, and JSON. A commit that
-# was made but whose answer got lost is sent again under the same id and answered as before.
-_COMMIT = """
-if redis.call('HGET', KEYS[1], 'last_commit') == ARGV[1] then
-  return {tonumber(redis.call('HGET', KEYS[1], 'revision')), ''}
-end
-local count = #KEYS - 1
-for i = 0, count - 1 do
-  local key, field, expected = KEYS[2 + i], ARGV[2 + i * 3], ARGV[3 + i * 3]
-  local stored = redis.call('HGET', key, field)
-  local revision = '0'
-  if stored then revision = string.sub(stored, 1, string.find(stored, '\\n', 1, true) - 1) end
-  if revision ~= expected then return {-1, field} end
-end
-local revision = redis.call('HINCRBY', KEYS[1], 'revision', 1)
-redis.call('HSET', KEYS[1], 'last_commit', ARGV[1])
-for i = 0, count - 1 do
-  local key, field, value = KEYS[2 + i], ARGV[2 + i * 3], ARGV[4 + i * 3]
-  if value == '' then redis.call('HDEL', key, field)
-  else redis.call('HSET', key, field, revision .. '\\n' .. value) end
-end
-return {revision, ''}
-"""
 
 
 @dataclass(frozen=True)
@@ -60,13 +42,39 @@ class Change:
     table: Table
     name: str
     expected_revision: int
-    """Revision that the record must have; `ABSENT` where it must not exist."""
+    """Revision that the record must have; `ABSENT` if it must not exist."""
     json: str | None
     """The new value; None to remove the record."""
 
 
+@dataclass(frozen=True)
+class Contents:
+    """Every record at one instant."""
+
+    revision: int
+    """Number of the last commit."""
+    tables: Mapping[Table, Mapping[str, Stored]]
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """What the owner knows of its ownership."""
+
+    id: str
+    epoch: int
+    claim: str
+    owner: Owner
+
+
 class Store:
-    """The records of one cluster, in a server that speaks the Redis protocol."""
+    """The records of one cluster, in a server that speaks the Redis protocol.
+
+    `look`, `ping`, `secret` and `read` need no ownership; everything else does, from `take` to
+    `release`. The server refuses an owner that another has followed, and one whose data it lost:
+
+        StoreTaken: another management owns the store by now.
+        StoreLost: the store is empty, older than what this owner saw, or another one.
+    """
 
     def __init__(self, url: str, cluster: str) -> None:
         """Connects lazily: nothing is sent before the first call.
@@ -74,32 +82,112 @@ class Store:
         Args:
             url: Such as `redis://host:6379/0`, `rediss://…` or `unix:///path`.
             cluster: Name of the cluster.
+
+        Raises:
+            InvalidInput: no server can be reached by that URL.
         """
         self._cluster = cluster
-        self._redis = redis.asyncio.Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=1),
-        )
-        self._commit = self._redis.register_script(_COMMIT)
+        try:
+            self._redis = redis.asyncio.Redis.from_url(
+                url,
+                decode_responses=True,
+                # With 3, a client without its password is told about HELLO instead.
+                protocol=2,
+                socket_timeout=_TIMEOUT_S,
+                socket_connect_timeout=_TIMEOUT_S,
+                retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=1),
+            )
+        except ValueError as error:
+            raise InvalidInput(
+                f"cannot use the store at {_without_password(url)!r}: {error}; set SKYSAIL_REDIS_URL "
+                "to a URL such as redis://host:6379/0"
+            ) from None
+        self._keys = [meta_key(cluster), *(table_key(cluster, table) for table in Table)]
+        self._hold: _Hold | None = None
+        self._revision = 0
+        self._secret = ""
 
-    async def open(self) -> None:
-        """Make sure that the server answers and holds this layout.
+    @property
+    def id(self) -> str:
+        """Name of the store that is owned; empty before `take`."""
+        return self._hold.id if self._hold else ""
+
+    @property
+    def epoch(self) -> int:
+        """Number of the ownership; 0 before `take`."""
+        return self._hold.epoch if self._hold else 0
+
+    @property
+    def revision(self) -> int:
+        """The last commit that was seen."""
+        return self._revision
+
+    async def look(self) -> StoreState:
+        """Return what the store holds and who owns it.
 
         Raises:
             StoreUnavailable: the server does not answer.
+            StoreRefused: it does not let us in.
             FailedPrecondition: another version of Skysail laid out its keys.
         """
-        with _translated():
-            await self._call(self._redis.hsetnx(meta_key(self._cluster), "format", FORMAT))
-            found = await self._call(self._redis.hget(meta_key(self._cluster), "format"))
-        if found != FORMAT:
+        id_, epoch, revision, format_, owner, renewed, now, records = await self._run(
+            scripts.LOOK, self._keys
+        )
+        if format_ not in ("", FORMAT):
             raise FailedPrecondition(
-                f"the store holds cluster {self._cluster!r} in format {found}, not {FORMAT}; "
+                f"the store holds cluster {self._cluster!r} in format {format_}, not {FORMAT}; "
                 "use another store or the Skysail that wrote it"
             )
+        idle_s = (int(now) - int(renewed or 0)) / 1000
+        return StoreState(
+            id_, int(epoch), int(revision), int(records), Owner.of(owner), renewed, idle_s
+        )
+
+    async def take(self, owner: Owner, state: StoreState, above_epoch: int = 0) -> None:
+        """Become the owner, under a higher epoch than any before.
+
+        Args:
+            owner: Who takes it.
+            state: What `look` returned; nothing may have changed since.
+            above_epoch: An epoch that a former owner had before the store lost its data.
+
+        Raises:
+            Conflict: another took or renewed it since the look.
+            StoreUnavailable: the server does not answer; whether it was taken is not known.
+        """
+        hold = _Hold(
+            state.id or secrets.token_hex(8),
+            max(state.epoch, above_epoch) + 1,
+            secrets.token_hex(8),
+            owner,
+        )
+        outcome, *rest = await self._run(
+            scripts.TAKE,
+            self._keys[:1],
+            state.id, state.epoch, state.renewed,
+            hold.id, hold.epoch, hold.claim, owner.to_json(), FORMAT, secrets.token_hex(32),
+        )  # fmt: skip
+        if outcome == "changed":
+            raise Conflict("another management takes the store at the same time")
+        self._hold, self._revision = hold, int(rest[0])
+        self._secret = await self.secret()
+
+    async def renew(self) -> None:
+        """Say that the owner lives.
+
+        Raises:
+            SkysailError: as the class says; StoreUnavailable if the server does not answer.
+        """
+        await self._fenced(scripts.RENEW, self._keys[:1])
+
+    async def release(self) -> None:
+        """Let another management become the owner at once.
+
+        Raises:
+            SkysailError: as `renew`; the lease then ends by itself.
+        """
+        await self._fenced(scripts.RELEASE, self._keys[:1])
+        self._hold = None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -110,49 +198,104 @@ class Store:
 
         Raises:
             StoreUnavailable: it does not.
+            StoreRefused: it does not let us in.
         """
-        with _translated():
+        with translated():
             await self._call(self._redis.ping())
 
     async def secret(self) -> str:
-        """Return the key of the replicas' tokens; the first caller makes it.
+        """Return the key of the replicas' tokens, which the first owner made.
 
         Raises:
             StoreUnavailable: the server does not answer.
+            StoreLost: there is none.
         """
-        key = meta_key(self._cluster)
-        with _translated():
-            await self._call(self._redis.hsetnx(key, "secret", secrets.token_hex(32)))
-            return cast(str, await self._call(self._redis.hget(key, "secret")))
+        with translated():
+            found = await self._call(self._redis.hget(self._keys[0], "secret"))
+        if not found:
+            raise StoreLost("the store is empty: no management has owned it yet")
+        return cast(str, found)
 
-    async def read(self, table: Table) -> dict[str, Stored]:
-        """Return every record of a table by its name.
+    async def read(self) -> Contents:
+        """Return every record at one instant.
 
         Raises:
-            StoreUnavailable: the server does not answer.
+            SkysailError: as the class says; StoreUnavailable if the server does not answer.
         """
-        with _translated():
-            rows = await self._call(self._redis.hgetall(table_key(self._cluster, table)))
-        return {name: _parse(value) for name, value in cast(dict[str, str], rows).items()}
+        revision, *tables = await self._fenced(scripts.READ, self._keys)
+        return Contents(
+            int(revision),
+            {
+                table: {
+                    name: _parse(value) for name, value in zip(flat[::2], flat[1::2], strict=True)
+                }
+                for table, flat in zip(Table, tables, strict=True)
+            },
+        )
 
     async def commit(self, changes: Sequence[Change]) -> int:
         """Make all changes at once and return the revision that the written records now have.
 
         Raises:
             Conflict: a record did not have the expected revision; nothing was changed.
+            StoreTaken, StoreLost: as the class says; nothing was changed.
             StoreUnavailable: the server does not answer; whether the changes were made is not
                 known.
         """
-        keys = [meta_key(self._cluster)]
+        assert self._hold is not None, "only an owner commits"
+        keys = [self._keys[0]]
         arguments: list[str | int] = [secrets.token_hex(8)]
         for change in changes:
             keys.append(table_key(self._cluster, change.table))
             arguments += [change.name, change.expected_revision, change.json or ""]
-        with _translated():
-            revision, name = await self._call(self._commit(keys=keys, args=arguments))
-        if revision < 0:
-            raise Conflict(f"{name!r} was changed by another at the same time; read it and retry")
+        (revision,) = await self._fenced(scripts.COMMIT, keys, *arguments)
         return int(revision)
+
+    async def restore(self, contents: Contents) -> None:
+        """Write records back into a store that came back empty or older.
+
+        Raises:
+            StoreTaken: another management owns the store by now.
+            StoreLost: it holds the data of another cluster.
+            StoreUnavailable: the server does not answer; whether it was done is not known.
+        """
+        hold = self._hold
+        assert hold is not None, "only an owner restores"
+        revision = max(contents.revision, self._revision)
+        rows: list[str | int] = []
+        for number, table in enumerate(Table, start=2):
+            for name, stored in contents.tables[table].items():
+                rows += [number, name, f"{stored.revision}\n{stored.json}"]
+        answer = await self._run(
+            scripts.RESTORE,
+            self._keys,
+            hold.id, hold.epoch, hold.claim, revision, hold.owner.to_json(), FORMAT, self._secret, *rows,
+        )  # fmt: skip
+        self._checked(answer)
+
+    async def _fenced(self, script: str, keys: Sequence[str], *arguments: str | int) -> list[Any]:
+        claim = self._hold.claim if self._hold else ""
+        fence = (self.id, self.epoch, claim, self._revision)
+        return self._checked(await self._run(script, keys, *fence, *arguments))
+
+    def _checked(self, answer: list[Any]) -> list[Any]:
+        outcome, *rest = answer
+        if outcome == "taken":
+            raise taken_by(Owner.of(rest[0]))
+        if outcome == "lost":
+            raise StoreLost(lost_text(self.id, self._revision, rest[0], int(rest[1])))
+        if outcome == "conflict":
+            raise Conflict(
+                f"{rest[0]!r} was changed by another at the same time; read it and retry"
+            )
+        if self._hold is not None:
+            self._revision = max(self._revision, int(rest[0]))
+        return rest
+
+    async def _run(self, script: str, keys: Sequence[str], *arguments: str | int) -> list[Any]:
+        with translated():
+            answer = await self._call(self._redis.eval(script, len(keys), *keys, *arguments))
+        return cast("list[Any]", answer)
 
     @staticmethod
     async def _call(answer: Awaitable[object] | object) -> Any:
@@ -160,16 +303,37 @@ class Store:
         return await cast("Awaitable[object]", answer)
 
 
+def taken_by(owner: Owner | None) -> StoreTaken:
+    """Return the error of a former owner."""
+    who = f"by {owner}" if owner else "by a management that has ended since"
+    return StoreTaken(f"the store was taken over {who}; changes go through the present owner")
+
+
+def lost_text(id_: str, revision: int, found_id: str, found_revision: int) -> str:
+    """Return what is wrong with a store that is not what it was, and what mends it."""
+    if found_id and found_id != id_:
+        return (
+            f"the store is another one: {found_id} at revision {found_revision}, not {id_}; point "
+            "SKYSAIL_REDIS_URL at the store of this cluster"
+        )
+    what = (
+        f"is older than it was: at revision {found_revision}, not {revision}"
+        if found_id
+        else f"came back empty: it was at revision {revision}"
+    )
+    return (
+        f"the store {what}; restore its data, or write back what management knows with "
+        "'skysail store restore'"
+    )
+
+
 def _parse(value: str) -> Stored:
     revision, _, json = value.partition("\n")
     return Stored(int(revision), json)
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(
-            f"the store does not answer: {str(error) or type(error).__name__}"
-        ) from error
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

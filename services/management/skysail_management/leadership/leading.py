@@ -3,8 +3,9 @@
 import asyncio
 import platform
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from skysail_common.clock import MONOTONIC
 from skysail_common.kubernetes_api import KubernetesApi
@@ -16,13 +17,26 @@ from skysail_management.leadership.watchdog import Watchdog
 from skysail_management.settings import ManagementSettings
 
 
+@dataclass(frozen=True)
+class Turn:
+    """The time in which a management leads."""
+
+    label: LeaderLabel
+    lease_id: str
+    """Names the lease among all that ever were; empty if the cluster does not say."""
+
+
 @asynccontextmanager
 async def leading(
-    settings: ManagementSettings, stop: asyncio.Event, owner: BackgroundTasks
-) -> AsyncIterator[LeaderLabel | None]:
+    settings: ManagementSettings,
+    stop: asyncio.Event,
+    owner: BackgroundTasks,
+    on_standby: Callable[[], None],
+) -> AsyncIterator[Turn | None]:
     """Lead inside the block, which begins when nobody else does; the process ends if that changes.
 
-    Yields None if `stop` is set before it leads. `owner` hears of a renewal that has ended.
+    Yields None if `stop` is set before it leads. `owner` hears of a renewal that has ended;
+    `on_standby` is called while another leads.
 
     Raises:
         FailedPrecondition: no Kubernetes cluster is known.
@@ -46,12 +60,13 @@ async def leading(
     tasks = owner.group()
     try:
         await api.open()
-        if not await lease.acquire(stop):
+        if not await lease.acquire(stop, on_standby):
             yield None
             return
         tasks.start_essential(lease.keep(), "renew the lease")
         try:
-            yield LeaderLabel(api, settings.cluster, settings.kubernetes_pod)
+            label = LeaderLabel(api, settings.cluster, settings.kubernetes_pod)
+            yield Turn(label, lease.id)
         finally:
             await tasks.stop()
             await lease.release()

@@ -9,7 +9,7 @@ would take the whole duration.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from skysail_common.clock import Clock
@@ -66,11 +66,19 @@ class LeaderLease:
         self._alarm = alarm
         self._election = Election(identity, times.duration_s, clock)
         self._told = ""
+        self.id = ""
+        """Names the lease among all that ever were, once it was seen."""
 
-    async def acquire(self, stop: asyncio.Event) -> bool:
+    async def acquire(
+        self, stop: asyncio.Event, on_standby: Callable[[], None] = lambda: None
+    ) -> bool:
         """Return True once the lease is held, or False if `stop` is set before.
 
         From then on the process ends in time if `keep` does not run.
+
+        Args:
+            stop: Ends the wait.
+            on_standby: Called whenever another is seen to hold it.
 
         Raises:
             NotAllowed: a role lacks a rule.
@@ -82,6 +90,7 @@ class LeaderLease:
                     log.info("leads", extra={"lease": self._name})
                     return True
                 self._tell(f"{self._election.holder or 'another'} holds the lease")
+                on_standby()
             except (ContainerManagerUnavailable, NotInCluster) as error:
                 self._tell(error.message)
             with contextlib.suppress(asyncio.TimeoutError):
@@ -138,6 +147,7 @@ class LeaderLease:
     async def _observed(self) -> Object:
         lease = await self._api.get(LEASE, self._name)
         self._election.observe(lease)
+        self.id = str(lease["metadata"].get("uid") or "")
         return lease
 
     async def _within_time(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:

@@ -155,15 +155,14 @@ class Models:
     def taking_artifact(self, sha256: str) -> Iterator[None]:
         """Remove an artifact that was uploaded for nothing: what is done inside is refused."""
         try:
-            yield
+            with self._artifacts.taking(sha256):
+                yield
         except Unavailable:
             # Whether it was done is not known.
             raise
         except SkysailError:
-            self._artifacts.release(sha256)
             self._sweep_artifacts()
             raise
-        self._artifacts.release(sha256)
 
     def _sweep_artifacts(self) -> None:
         self._artifacts.sweep({record.artifact_sha256 for record in self._records.versions.all()})

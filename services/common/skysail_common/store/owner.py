@@ -1,0 +1,74 @@
+"""Who owns a store, and when another may take it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+LEASE_S = 15.0
+"""Time without a renewal after which any management may take a store."""
+
+RENEW_EVERY_S = 5.0
+"""Time between two renewals."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A management, as others see it in the store."""
+
+    id: str
+    """Lock or lease that it holds and no other process can: whoever holds it now knows that the
+    owner is gone."""
+    host: str
+    """Machine or pod."""
+    place: str
+    """Data directory and process."""
+    since: str
+    """When it became the owner, as people read it."""
+
+    def to_json(self) -> str:
+        """Return it as the store keeps it."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def of(cls, text: str) -> "Owner | None":
+        """Return what the store keeps; None if nobody owns it."""
+        if not text:
+            return None
+        try:
+            values = json.loads(text)
+            return cls(**{name: str(values[name]) for name in ("id", "host", "place", "since")})
+        except (ValueError, KeyError, TypeError):
+            # Another Skysail wrote it: it is an owner all the same.
+            return cls("", "another version of Skysail", text[:100], "")
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.place}), since {self.since or 'an unknown time'}"
+
+
+def present_time() -> str:
+    """Return the time of the wall clock, for people."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@dataclass(frozen=True)
+class StoreState:
+    """What a look at the store showed."""
+
+    id: str
+    """Empty if no management ever owned it, or its data are lost."""
+    epoch: int
+    revision: int
+    num_records: int
+    owner: Owner | None
+    renewed: str
+    """As stored; empty without an owner."""
+    idle_s: float
+    """Time since the owner's last renewal, by the server's clock."""
+
+    def holder(self, candidate: Owner) -> Owner | None:
+        """Return the owner that keeps a candidate from taking the store; None if it may."""
+        if self.owner is None or self.owner.id == candidate.id:
+            return None
+        # Also one from the future: the server's clock was set back since.
+        return self.owner if abs(self.idle_s) <= LEASE_S else None

@@ -1,0 +1,76 @@
+"""The one place where errors of the Redis client become ours: what went wrong, and what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004 - the client's own
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from skysail_common.errors import SkysailError, StoreRefused, StoreUnavailable
+
+_SETTING = "SKYSAIL_REDIS_URL"
+
+# Trying again is useless: somebody must change the setting or the server.
+_WRONG_PASSWORD = (AuthenticationError, AuthorizationError, AuthenticationWrongNumberOfArgsError)
+# Trying again helps once the server has changed its mind.
+_PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the client raises inside as an error of ours."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise _translation(error) from error
+
+
+def _translation(error: Exception) -> SkysailError:
+    # What goes wrong while it connects, the client hides in an error about the connection.
+    while type(error) is ConnectionError and isinstance(error.__cause__, RedisError):
+        error = error.__cause__
+    text = str(error) or type(error).__name__
+    # A long command of a client that gave no password is refused as a protocol error.
+    if isinstance(error, _WRONG_PASSWORD) or "unauthenticated" in text:
+        return StoreRefused(
+            f"the store refuses the password: {text}; put the right user and password into {_SETTING}"
+        )
+    if isinstance(error, NoPermissionError):
+        return StoreRefused(
+            f"the store denies a command or key to its user: {text}; give the user of {_SETTING} "
+            "the commands and keys that start with {skysail:"
+        )
+    if isinstance(error, AskError):
+        return StoreRefused(
+            f"the store is a node of a Redis Cluster that does not hold the data: {text}; name the "
+            f"node that does in {_SETTING}"
+        )
+    if isinstance(error, ReadOnlyError):
+        return StoreUnavailable(
+            f"the store is a read-only replica: {text}; name its primary in {_SETTING}"
+        )
+    if isinstance(error, OutOfMemoryError):
+        return StoreUnavailable(f"the store is full: {text}; raise its maxmemory")
+    if isinstance(error, _PASSING):
+        return StoreUnavailable(f"the store is not ready: {text}")
+    if isinstance(error, ResponseError):
+        if text.startswith(("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY")):
+            return StoreUnavailable(f"the store takes no changes now: {text}")
+        return StoreRefused(
+            f"the store refuses a command: {text}; look at the server of {_SETTING}"
+        )
+    return StoreUnavailable(f"the store does not answer: {text}")

@@ -1,0 +1,1 @@
+"""One management at a time owns the store, and none takes lost data for the truth."""

@@ -1,0 +1,36 @@
+"""Who this management is to others on the same store."""
+
+import os
+import platform
+from pathlib import Path
+
+from skysail_common.store import Owner
+from skysail_common.store.owner import present_time
+
+LOCK_FILE = "management.lock"
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def claimant(data_dir: Path, lease_id: str = "") -> Owner:
+    """Return this management as an owner.
+
+    Its id names what no other process holds: the Lease of Kubernetes if there is one, else the lock
+    of the data directory, on which the kernel of this machine decides. A copy of the directory, or
+    the same one seen from another machine, has another id. Called by the holder of the lock.
+    """
+    if lease_id:
+        id_ = f"lease {lease_id}"
+    else:
+        file = (data_dir / LOCK_FILE).stat()
+        id_ = f"lock {_kernel()} {file.st_dev} {file.st_ino}"
+    place = f"data directory {data_dir.resolve()}, process {os.getpid()}"
+    return Owner(id_, platform.node(), place, present_time())
+
+
+def _kernel() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        # No Linux. A restart of the machine takes longer than the lease of a store.
+        return platform.node()

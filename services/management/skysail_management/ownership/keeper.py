@@ -1,0 +1,113 @@
+"""Keeps the store owned, and knows what is wrong with it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from skysail_common.errors import (
+    FailedPrecondition,
+    SkysailError,
+    StoreLost,
+    StoreTaken,
+    StoreUnavailable,
+)
+from skysail_common.store import Store
+from skysail_common.store.owner import RENEW_EVERY_S
+from skysail_common.threads import in_thread
+from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
+from skysail_management.records import Records
+
+log = logging.getLogger(__name__)
+
+
+class StoreKeeper:
+    """Renews the ownership; tells operators once when the store fails, and once when it is back."""
+
+    def __init__(self, store: Store, note: LastSeenNote, on_back: Callable[[], None]) -> None:
+        """Does nothing yet.
+
+        Args:
+            store: The store, which is owned.
+            note: Says to the next management what was seen last.
+            on_back: Called when the store is well again: the mirror may be old.
+        """
+        self._store = store
+        self._note = note
+        self._on_back = on_back
+        self._noted = LastSeen("", 0, 0)
+        self._problem: SkysailError | None = None
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the store; empty if nothing."""
+        return self._problem.message if self._problem else ""
+
+    @property
+    def is_reachable(self) -> bool:
+        """True if the store answered the last time."""
+        return not isinstance(self._problem, StoreUnavailable)
+
+    async def keep(self) -> None:
+        """Renew the ownership until this is cancelled.
+
+        Raises:
+            StoreTaken: another management owns the store by now.
+        """
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            await self.check()
+
+    async def check(self) -> None:
+        """Renew the ownership now, and note what the store is like.
+
+        Raises:
+            StoreTaken: another management owns the store by now.
+        """
+        try:
+            await self._store.renew()
+        except StoreTaken:
+            raise
+        except SkysailError as error:
+            self._fails(error)
+            return
+        self._is_well()
+        seen = LastSeen(self._store.id, self._store.revision, self._store.epoch)
+        if seen != self._noted:
+            self._noted = seen
+            await in_thread(self._note.write, seen)
+
+    async def restore(self, records: Records) -> int:
+        """Write the mirror into a store that lost data, and return the number of records.
+
+        Raises:
+            FailedPrecondition: the store lost nothing.
+            StoreTaken: another management owns the store.
+            StoreLost: it holds the data of another cluster.
+            StoreUnavailable: it does not answer.
+        """
+        await self.check()
+        if not isinstance(self._problem, StoreLost):
+            if self._problem is not None:
+                raise type(self._problem)(self._problem.message)
+            raise FailedPrecondition("cannot restore the store: it has lost nothing")
+        num_records = await records.restore()
+        log.warning("store restored", extra={"records": num_records})
+        await self.check()
+        return num_records
+
+    def _fails(self, error: SkysailError) -> None:
+        if type(error) is not type(self._problem):
+            passes = isinstance(error, StoreUnavailable)
+            log.log(
+                logging.WARNING if passes else logging.ERROR,
+                "store not usable",
+                extra={"error": error.message},
+            )
+        self._problem = error
+
+    def _is_well(self) -> None:
+        if self._problem is None:
+            return
+        log.warning("store usable again", extra={"after": self._problem.message})
+        self._problem = None
+        self._on_back()

@@ -1,0 +1,257 @@
+"""Who may write into a store: the same rules in a real server and in the one of the unit tests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from skysail_common.errors import Conflict, StoreLost, StoreTaken
+from skysail_common.store import Change, Contents, Owner, Store, Stored, Table
+from skysail_common.store.owner import LEASE_S
+from skysail_common.store.store import ABSENT
+from skysail_testing.store_servers import StoreServer, embedded_command, installed_command
+from skysail_testing.store_worlds import MemoryWorld, ServerWorld, StoreWorld
+
+SERVERS = {"embedded": embedded_command, "installed": installed_command}
+
+
+@pytest.fixture(params=["memory", *SERVERS])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreWorld]:
+    if request.param == "memory":
+        yield MemoryWorld()
+        return
+    make = SERVERS[request.param]
+    if make(tmp_path, tmp_path / "s") is None:
+        pytest.skip("no redis-server and no valkey-server on the PATH")
+    server = StoreServer(make, tmp_path)
+    await server.start()
+    world = ServerWorld(server)
+    yield world
+    await world.close()
+    server.stop()
+
+
+def owner(name: str) -> Owner:
+    return Owner(name, f"host of {name}", f"place of {name}", "now")
+
+
+async def taken(world: StoreWorld, name: str) -> Store:
+    store = world.connect()
+    await store.take(owner(name), await store.look())
+    return store
+
+
+def put(name: str, json: str = "{}", expected: int = ABSENT) -> Change:
+    return Change(Table.MODELS, name, expected, json)
+
+
+async def rows_of(store: Store) -> dict[str, str]:
+    return {name: row.json for name, row in (await store.read()).tables[Table.MODELS].items()}
+
+
+async def test_a_new_store_has_no_owner_and_no_records(world):
+    state = await world.connect().look()
+    assert (state.id, state.epoch, state.revision, state.num_records) == ("", 0, 0, 0)
+    assert state.owner is None
+    assert state.holder(owner("a")) is None
+
+
+async def test_a_look_shows_the_owner_and_when_it_was_heard_of(world):
+    store = await taken(world, "a")
+    await store.commit([put("m"), put("n")])
+    await world.pass_time(4)
+    state = await world.connect().look()
+    assert state.owner == owner("a")
+    assert (state.id, state.epoch, state.revision, state.num_records) == (store.id, 1, 1, 2)
+    assert 4 <= state.idle_s < 14
+    await store.renew()
+    assert (await store.look()).idle_s < 3
+
+
+async def test_an_owner_keeps_others_out_until_its_lease_has_ended(world):
+    await taken(world, "a")
+    other = world.connect()
+    assert (await other.look()).holder(owner("b")) == owner("a")
+    # Whoever holds what the owner held knows that it is gone.
+    assert (await other.look()).holder(owner("a")) is None
+    await world.pass_time(LEASE_S + 1)
+    assert (await other.look()).holder(owner("b")) is None
+
+
+async def test_a_clock_that_was_set_back_keeps_nobody_out_for_long(world):
+    await taken(world, "a")
+    await world.pass_time(-3600)
+    assert (await world.connect().look()).holder(owner("b")) is None
+
+
+async def test_an_owner_that_let_go_keeps_nobody_out(world):
+    first = await taken(world, "a")
+    await first.release()
+    state = await first.look()
+    assert state.holder(owner("b")) is None
+    assert state.epoch == 1
+    assert (await taken(world, "b")).epoch == 2
+
+
+async def test_nothing_of_a_former_owner_is_taken(world):
+    first = await taken(world, "a")
+    revision = await first.commit([put("m", '"first"')])
+    second = await taken(world, "b")
+    for call in (
+        first.commit([put("m", '"late"', revision)]),
+        first.commit([put("n")]),
+        first.renew(),
+        first.release(),
+        first.read(),
+        first.restore(Contents(9, {table: {} for table in Table})),
+    ):
+        with pytest.raises(StoreTaken, match=r"by host of b \(place of b\), since now"):
+            await call
+    assert (await second.look()).owner == owner("b")
+    assert await rows_of(second) == {"m": '"first"'}
+    await second.commit([put("m", '"second"', revision)])
+
+
+async def test_of_two_that_take_a_store_at_once_one_does(world):
+    stores = [world.connect() for _ in range(4)]
+    states = [await store.look() for store in stores]
+    results = await asyncio.gather(
+        *(
+            store.take(owner(str(number)), state)
+            for number, (store, state) in enumerate(zip(stores, states, strict=True))
+        ),
+        return_exceptions=True,
+    )
+    assert sum(result is None for result in results) == 1
+    assert sum(isinstance(result, Conflict) for result in results) == 3
+
+
+async def test_an_owner_that_renews_is_not_taken_for_gone(world):
+    first = await taken(world, "a")
+    await world.pass_time(LEASE_S + 1)
+    other = world.connect()
+    state = await other.look()
+    assert state.holder(owner("b")) is None
+    await first.renew()
+    with pytest.raises(Conflict):
+        await other.take(owner("b"), state)
+
+
+async def test_a_store_that_came_back_empty_takes_nothing_and_shows_nothing(world):
+    store = await taken(world, "a")
+    await store.commit([put("m")])
+    await world.flush()
+    for call in (store.commit([put("n")]), store.read(), store.renew(), store.release()):
+        with pytest.raises(StoreLost, match="came back empty: it was at revision 1"):
+            await call
+    assert (await store.look()).num_records == 0
+
+
+async def test_a_store_that_came_back_older_takes_nothing_and_shows_nothing(world):
+    store = await taken(world, "a")
+    first = await store.commit([put("m", "1")])
+    backup = await world.backup()
+    await store.commit([put("m", "2", first)])
+    await world.roll_back(backup)
+    for call in (store.commit([put("n")]), store.read(), store.renew()):
+        with pytest.raises(StoreLost, match="older than it was: at revision 1, not 2"):
+            await call
+
+
+async def test_a_store_from_before_the_ownership_is_older_too(world):
+    await taken(world, "a")
+    backup = await world.backup()
+    second = await taken(world, "b")
+    await world.roll_back(backup)
+    with pytest.raises(StoreLost, match="older"):
+        await second.commit([put("n")])
+
+
+async def test_a_store_that_another_made_meanwhile_is_another_one(world):
+    store = await taken(world, "a")
+    await store.commit([put("m")])
+    await world.flush()
+    other = await taken(world, "b")
+    assert other.epoch == store.epoch
+    for call in (
+        store.commit([put("n")]),
+        store.restore(Contents(1, {table: {} for table in Table})),
+    ):
+        with pytest.raises(StoreLost, match="is another one"):
+            await call
+    assert await rows_of(other) == {}
+
+
+async def test_its_owner_goes_on_where_the_data_come_back(world):
+    store = await taken(world, "a")
+    await store.commit([put("m")])
+    backup = await world.backup()
+    await world.flush()
+    with pytest.raises(StoreLost):
+        await store.renew()
+    await world.roll_back(backup)
+    await store.renew()
+    assert await store.commit([put("n")]) == 2
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+async def test_its_owner_writes_back_what_it_knows(world, is_empty: bool):
+    store = await taken(world, "a")
+    secret = await store.secret()
+    backup = await world.backup()
+    await store.commit([put("m", '"ä\\n"'), put("n", "0")])
+    last = await store.commit([put("n", "1", 1)])
+    known = await store.read()
+    if is_empty:
+        await world.flush()
+    else:
+        await world.roll_back(backup)
+    await store.restore(known)
+    assert await store.read() == known
+    assert (await store.look()).owner == owner("a")
+    assert await store.secret() == secret
+    assert await store.commit([put("n", "2", last)]) == last + 1
+    # The next owner finds a store like any other.
+    assert (await taken(world, "b")).id == store.id
+
+
+async def test_a_restored_store_holds_nothing_that_came_in_between(world):
+    store = await taken(world, "a")
+    await store.commit([put("m")])
+    backup = await world.backup()
+    await store.commit([Change(Table.MODELS, "m", 1, None), put("n")])
+    known = await store.read()
+    await world.roll_back(backup)
+    await store.restore(known)
+    assert known.tables[Table.MODELS] == {"n": Stored(2, "{}")}
+    assert await store.read() == known
+
+
+async def test_a_store_taken_after_a_loss_has_a_higher_epoch_than_any_before(world):
+    store = await taken(world, "a")
+    backup = await world.backup()
+    second = await taken(world, "b")
+    await world.roll_back(backup)
+    third = world.connect()
+    await third.take(owner("c"), await third.look(), above_epoch=second.epoch)
+    assert third.epoch == 3
+    for former in (store, second):
+        with pytest.raises(StoreTaken):
+            await former.commit([put("n")])
+
+
+async def test_two_owners_that_got_one_epoch_are_told_apart(world):
+    first = await taken(world, "a")
+    revision = await first.commit([put("m")])
+    backup = await world.backup()
+    lost = await taken(world, "b")
+    await world.roll_back(backup)
+    present = await taken(world, "c")
+    assert lost.epoch == present.epoch
+    await present.commit([put("m", "1", revision)])
+    with pytest.raises(StoreTaken):
+        await lost.commit([put("n")])
+    with pytest.raises(StoreTaken):
+        await lost.restore(Contents(9, {table: {} for table in Table}))
+    assert await rows_of(present) == {"m": "1"}

@@ -1,0 +1,88 @@
+"""Managements that contend for one store: the real parts, with everything else in memory."""
+
+import asyncio
+from typing import cast
+
+from skysail_common.errors import SkysailError
+from skysail_common.store import Owner, Store
+from skysail_management.ownership.keeper import StoreKeeper
+from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
+from skysail_management.ownership.opening import Leftovers, StoreOpening
+from skysail_management.records import ModelRecord, Records
+from skysail_testing.store_worlds import StoreWorld
+from skysail_testing.virtual_time import now
+
+MODEL = "m"
+
+
+class MemoryNote:
+    """The note of a data directory, in memory."""
+
+    def __init__(self) -> None:
+        self.seen: LastSeen | None = None
+
+    def read(self) -> LastSeen | None:
+        return self.seen
+
+    def write(self, seen: LastSeen) -> None:
+        self.seen = seen
+
+
+class Place:
+    """A data directory on a machine, with the lock or lease of its managements."""
+
+    def __init__(self, lock: str, num_artifacts: int = 0) -> None:
+        self.lock = lock
+        self.note = MemoryNote()
+        self.leftovers = Leftovers(num_artifacts, 0)
+
+    async def find_leftovers(self) -> Leftovers:
+        return self.leftovers
+
+
+class Contender:
+    """One process of management."""
+
+    def __init__(self, place: Place, world: StoreWorld, accepted_loss: str = "") -> None:
+        self.place = place
+        self.num_backs = 0
+        self.store: Store = world.connect()
+        self.records = Records(self.store)
+        note = cast(LastSeenNote, place.note)
+        self.opening = StoreOpening(
+            self.store,
+            Owner(place.lock, "host", f"place of {place.lock}", "now"),
+            note,
+            place.find_leftovers,
+            accepted_loss,
+            now,
+        )
+        self.keeper = StoreKeeper(self.store, note, self._is_back)
+
+    def _is_back(self) -> None:
+        self.num_backs += 1
+        self.records.mark_stale()
+
+    async def start(self) -> None:
+        """Become the owner, or raise why not."""
+        assert await self.opening.open(0.0, asyncio.Event())
+        await self.records.load()
+
+    @property
+    def value(self) -> str:
+        """What the mirror says."""
+        record = self.records.models.get(MODEL)
+        return record.current_version if record else ""
+
+    async def commit(self, value: str) -> None:
+        record = ModelRecord(name=MODEL, current_version=value)
+        await self.records.commit([self.records.models.put(MODEL, record)])
+
+
+async def refusal_of(contender: Contender) -> SkysailError | None:
+    """Return why a contender does not become the owner; None if it does."""
+    try:
+        await contender.start()
+    except SkysailError as error:
+        return error
+    return None

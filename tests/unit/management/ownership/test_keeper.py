@@ -1,0 +1,160 @@
+import asyncio
+import logging
+
+import pytest
+
+from skysail_common.errors import (
+    FailedPrecondition,
+    StoreLost,
+    StoreRefused,
+    StoreTaken,
+    StoreUnavailable,
+)
+from skysail_management.ownership.last_seen import LastSeen
+from skysail_testing.ownership import Contender, Place
+from skysail_testing.store_worlds import MemoryWorld
+from skysail_testing.virtual_time import pass_time, settle, until, virtual_time
+
+
+async def started(world: MemoryWorld, lock: str = "a") -> Contender:
+    contender = Contender(Place(lock), world)
+    await contender.start()
+    return contender
+
+
+def levels(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
+    return [record.levelname for record in caplog.records if record.message == text]
+
+
+@virtual_time
+async def test_an_owner_that_keeps_its_store_is_followed_by_nobody():
+    world = MemoryWorld()
+    contender = await started(world)
+    keeping = asyncio.create_task(contender.keeper.keep())
+    for _ in range(10):
+        await world.pass_time(4)
+        await pass_time(5)
+    assert (await contender.store.look()).idle_s < 5
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+@virtual_time
+async def test_an_owner_that_was_followed_learns_it_within_a_renewal():
+    world = MemoryWorld()
+    contender = await started(world)
+    keeping = asyncio.create_task(contender.keeper.keep())
+    await settle()
+    await started(world, "a")
+    with pytest.raises(StoreTaken, match="taken over by host"):
+        await asyncio.wait_for(keeping, 5.1)
+
+
+@virtual_time
+async def test_an_owner_that_was_followed_learns_it_by_a_commit_at_once():
+    world = MemoryWorld()
+    contender = await started(world)
+    freshness = asyncio.create_task(contender.records.keep_fresh(lambda: None))
+    await settle()
+    await started(world, "a")
+    with pytest.raises(StoreTaken):
+        await contender.commit("late")
+    with pytest.raises(StoreTaken):
+        await asyncio.wait_for(freshness, 0.1)
+
+
+@virtual_time
+async def test_a_lost_store_is_told_once_and_the_mirror_stays(caplog):
+    caplog.set_level(logging.INFO)
+    world = MemoryWorld()
+    contender = await started(world)
+    await contender.commit("1")
+    backup = await world.backup()
+    changes = []
+    freshness = asyncio.create_task(contender.records.keep_fresh(lambda: changes.append(1)))
+    await settle()
+    await world.flush()
+    for _ in range(3):
+        await contender.keeper.check()
+        with pytest.raises(StoreLost, match="'skysail store restore'"):
+            await contender.commit("2")
+        await pass_time(3)
+    assert contender.value == "1"
+    assert "came back empty: it was at revision 1" in contender.keeper.problem
+    assert contender.keeper.is_reachable
+    assert levels(caplog, "store not usable") == ["ERROR"]
+    assert changes == []
+    await world.roll_back(backup)
+    await contender.keeper.check()
+    assert contender.keeper.problem == ""
+    assert levels(caplog, "store usable again") == ["WARNING"]
+    await until(lambda: changes)
+    await contender.commit("2")
+    freshness.cancel()
+    await asyncio.gather(freshness, return_exceptions=True)
+
+
+@virtual_time
+async def test_a_store_that_is_away_is_told_as_what_it_is(caplog):
+    contender = await started(MemoryWorld())
+    contender.store.fails_with = [StoreUnavailable("gone")] * 2
+    await contender.keeper.check()
+    await contender.keeper.check()
+    assert not contender.keeper.is_reachable
+    assert contender.keeper.problem == "gone"
+    assert levels(caplog, "store not usable") == ["WARNING"]
+    contender.store.fails_with = [StoreRefused("wrong password")]
+    await contender.keeper.check()
+    assert contender.keeper.is_reachable
+    assert levels(caplog, "store not usable") == ["WARNING", "ERROR"]
+
+
+@virtual_time
+async def test_the_note_follows_the_store_but_not_into_a_loss():
+    world = MemoryWorld()
+    contender = await started(world)
+    await contender.commit("1")
+    await contender.keeper.check()
+    noted = LastSeen(contender.store.id, 1, 1)
+    assert contender.place.note.seen == noted
+    await world.flush()
+    await contender.keeper.check()
+    assert contender.place.note.seen == noted
+
+
+@virtual_time
+async def test_the_mirror_is_written_back_into_a_lost_store():
+    world = MemoryWorld()
+    contender = await started(world)
+    await contender.commit("1")
+    await world.flush()
+    assert await contender.keeper.restore(contender.records) == 1
+    assert contender.keeper.problem == ""
+    await contender.commit("2")
+    await contender.opening.close()
+    following = Contender(contender.place, world)
+    await following.start()
+    assert following.value == "2"
+
+
+@virtual_time
+async def test_nothing_is_written_back_into_a_store_that_lost_nothing():
+    world = MemoryWorld()
+    contender = await started(world)
+    with pytest.raises(FailedPrecondition, match="lost nothing"):
+        await contender.keeper.restore(contender.records)
+    contender.store.fails_with = [StoreUnavailable("gone")]
+    with pytest.raises(StoreUnavailable, match="gone"):
+        await contender.keeper.restore(contender.records)
+
+
+@virtual_time
+async def test_nothing_is_written_back_into_the_store_of_another():
+    world = MemoryWorld()
+    contender = await started(world)
+    await contender.commit("1")
+    await world.flush()
+    other = await started(world, "b")
+    with pytest.raises(StoreLost, match="another one"):
+        await contender.keeper.restore(contender.records)
+    assert other.value == ""

@@ -1,0 +1,67 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from skysail_management.ownership.claimant import LOCK_FILE, claimant
+from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
+
+SEEN = LastSeen("id", 7, 2)
+
+
+def test_what_was_seen_is_known_to_the_next(tmp_path: Path):
+    assert LastSeenNote(tmp_path, "c").read() is None
+    LastSeenNote(tmp_path, "c").write(SEEN)
+    assert LastSeenNote(tmp_path, "c").read() == SEEN
+    assert SEEN.name == "id-7"
+
+
+def test_a_directory_may_be_that_of_several_clusters(tmp_path: Path):
+    LastSeenNote(tmp_path, "c").write(SEEN)
+    LastSeenNote(tmp_path, "d").write(LastSeen("other", 1, 1))
+    assert LastSeenNote(tmp_path, "c").read() == SEEN
+    assert LastSeenNote(tmp_path, "d").read() == LastSeen("other", 1, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no JSON", "[]", '{"c": 1}', '{"c": {"id": "a"}}', '{"c": {"id": 1, "revision": "x"}}'],
+)
+def test_a_note_that_nobody_can_read_is_none_and_is_replaced(tmp_path: Path, text: str):
+    (tmp_path / "store-seen.json").write_text(text)
+    note = LastSeenNote(tmp_path, "c")
+    assert note.read() is None
+    note.write(SEEN)
+    assert note.read() == SEEN
+
+
+def test_a_note_that_cannot_be_written_is_told(tmp_path: Path, caplog):
+    LastSeenNote(tmp_path / "gone", "c").write(SEEN)
+    assert "note about the store not written" in caplog.text
+
+
+def test_a_note_of_a_newer_skysail_may_say_more(tmp_path: Path):
+    note = {"c": {"id": "id", "revision": 7, "epoch": 2, "more": 1}}
+    (tmp_path / "store-seen.json").write_text(json.dumps(note))
+    assert LastSeenNote(tmp_path, "c").read() == SEEN
+
+
+def test_a_claimant_is_known_by_the_lock_that_it_holds(tmp_path: Path):
+    place, other = tmp_path / "a", tmp_path / "b"
+    place.mkdir()
+    (place / LOCK_FILE).touch()
+    first = claimant(place)
+    assert claimant(place).id == first.id
+    assert str(os.getpid()) in first.place
+    assert str(place) in first.place
+    shutil.copytree(place, other)
+    assert claimant(other).id != first.id
+    place.rename(tmp_path / "moved")
+    assert claimant(tmp_path / "moved").id == first.id
+
+
+def test_a_claimant_with_a_lease_is_known_by_that(tmp_path: Path):
+    (tmp_path / LOCK_FILE).touch()
+    assert claimant(tmp_path, "uid").id == claimant(tmp_path / "elsewhere", "uid").id == "lease uid"
