@@ -382,7 +382,7 @@ class TestOperators:
         client.register_application(name)
         client.link(name, "fussy")
         with pytest.raises(errors.ModelInUse, match="is routed to model 'fussy:1'"):
-            client.undeploy("fussy", force=True)
+            client.undeploy("fussy")
         with pytest.raises(errors.ModelInUse):
             client.unregister_model("fussy")
         client.unregister_application(name)

@@ -17,6 +17,7 @@ from skysail_common.rpc.health_check import READINESS
 from skysail_common.rpc.management_access import is_same_token, token_of
 from skysail_common.rpc.serving import GrpcServer
 from skysail_common.sockets import join_host_port
+from skysail_management.request_limits import check_request
 from skysail_management.servicer import ManagementServicer
 from skysail_protos.v1 import management_pb2_grpc
 
@@ -34,7 +35,7 @@ class AdminServer(GrpcServer):
             certificates: What it shows, over TLS; in the clear if None.
             token: What callers must show; anybody is served if empty.
         """
-        super().__init__([SERVICE], certificates=certificates)
+        super().__init__([SERVICE], certificates=certificates, check_request=check_request)
         self.endpoint = ""
         """Where it listens, as host:port; empty before."""
         self._is_started = False

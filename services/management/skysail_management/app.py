@@ -40,6 +40,7 @@ from skysail_management.reconciler.autoscaling import AutoscalingOptions
 from skysail_management.reconciler.reconciler import Reconciler, stop_all
 from skysail_management.reconciler.specs import ReconcilerOptions
 from skysail_management.records import Records
+from skysail_management.request_limits import check_request
 from skysail_management.routing import Routing
 from skysail_management.servicer import ManagementServicer
 from skysail_management.settings import ManagementSettings
@@ -243,7 +244,9 @@ async def _serve(
     bound = {"grpc": server.listen(settings.host, settings.port)}
     artifact_server = None
     if settings.artifact_port is not None:
-        artifact_server = GrpcServer([SERVICE], max_message_bytes=MAX_MESSAGE_BYTES)
+        artifact_server = GrpcServer(
+            [SERVICE], max_message_bytes=MAX_MESSAGE_BYTES, check_request=check_request
+        )
         port = artifact_server.bind(join_host_port(settings.host, settings.artifact_port))
         bound["artifacts"] = join_host_port(settings.host, port)
     # Of several that wait for a lease, only the leader may have the socket.

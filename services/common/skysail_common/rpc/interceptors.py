@@ -1,18 +1,31 @@
-"""Servicers contain no `try`: what they raise becomes a status here."""
+"""Servicers contain no `try`: what they raise becomes a status here.
+
+Requests are read here too, because gRPC answers one that is no protobuf with UNKNOWN and a traceback.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError, Message
 
+from skysail_common.errors import InvalidInput
 from skysail_common.rpc.statuses import abort, as_skysail_error
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_Read = Callable[[bytes], Any]
+
+CheckRequest = Callable[[Message], None]
+"""Raises what is wrong with a request before its servicer sees it."""
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Ends a call whose servicer raised with the status and the name of the error."""
+    """Ends a call whose request or servicer failed with the status and the name of the error."""
+
+    def __init__(self, check_request: CheckRequest | None = None) -> None:
+        """An interceptor that gives each message of a caller to `check_request` first."""
+        self._check_request = check_request
 
     async def intercept_service(
         self,
@@ -25,21 +38,48 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
         kind = "stream" if handler.request_streaming else "unary"
-        if handler.response_streaming:
-            inner = getattr(handler, f"{kind}_stream")
-            guarded: Any = _guard_stream(inner, method)
-        else:
-            inner = getattr(handler, f"{kind}_unary")
-            guarded = _guard_unary(inner, method)
         suffix = "stream" if handler.response_streaming else "unary"
+        inner = getattr(handler, f"{kind}_{suffix}")
+        read = self._reader(handler.request_deserializer, method)
+        get = _all_of(read) if handler.request_streaming else read
+        guard = _guard_stream if handler.response_streaming else _guard_unary
         make = getattr(grpc, f"{kind}_{suffix}_rpc_method_handler")
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        # Without a deserializer the bytes arrive as they are.
+        return make(guard(inner, get, method), None, handler.response_serializer)
+
+    def _reader(self, deserialize: _Read | None, method: str) -> _Read:
+        check = self._check_request
+
+        def read(content: bytes) -> Any:
+            if deserialize is None:
+                return content
+            try:
+                request = deserialize(content)
+            except DecodeError:
+                raise InvalidInput(
+                    f"cannot read a request of {method}: it is no protobuf message of its type"
+                ) from None
+            if check is not None:
+                check(request)
+            return request
+
+        return read
 
 
-def _guard_unary(inner: Any, method: str) -> Callable[[Any, _Context], Awaitable[Any]]:
-    async def guarded(request: Any, context: _Context) -> Any:
+def _all_of(read: _Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
+    async def messages(contents: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for content in contents:
+            yield read(content)
+
+    return messages
+
+
+def _guard_unary(
+    inner: Any, get: Callable[[Any], Any], method: str
+) -> Callable[[Any, _Context], Awaitable[Any]]:
+    async def guarded(content: Any, context: _Context) -> Any:
         try:
-            return await inner(request, context)
+            return await inner(get(content), context)
         except grpc.aio.AbortError:
             raise
         except Exception as error:
@@ -48,10 +88,12 @@ def _guard_unary(inner: Any, method: str) -> Callable[[Any, _Context], Awaitable
     return guarded
 
 
-def _guard_stream(inner: Any, method: str) -> Callable[[Any, _Context], AsyncIterator[Any]]:
-    async def guarded(request: Any, context: _Context) -> AsyncIterator[Any]:
+def _guard_stream(
+    inner: Any, get: Callable[[Any], Any], method: str
+) -> Callable[[Any, _Context], AsyncIterator[Any]]:
+    async def guarded(content: Any, context: _Context) -> AsyncIterator[Any]:
         try:
-            responses = inner(request, context)
+            responses = inner(get(content), context)
             if hasattr(responses, "__aiter__"):
                 async for response in responses:
                     yield response

@@ -18,7 +18,7 @@ from skysail_common.rpc.channels import (
     keep_alive_options,
 )
 from skysail_common.rpc.health_check import LIVENESS
-from skysail_common.rpc.interceptors import ErrorInterceptor
+from skysail_common.rpc.interceptors import CheckRequest, ErrorInterceptor
 from skysail_common.sockets import cannot_listen
 
 _PLAIN = "/:[]=,@+~"
@@ -36,6 +36,7 @@ class GrpcServer:
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
+        check_request: CheckRequest | None = None,
     ) -> None:
         """Builds a server that listens nowhere yet.
 
@@ -47,6 +48,7 @@ class GrpcServer:
             certificates: What it shows, over TLS; in the clear if None, and on unix sockets.
             generic_handlers: Handlers on bytes, which translate their errors themselves; a
                 server that has them has no interceptor, which would cost every call.
+            check_request: Raises what is wrong with a request before its servicer sees it.
         """
         self._services = tuple(services)
         self._credentials = credentials_of(certificates) if certificates else None
@@ -54,7 +56,7 @@ class GrpcServer:
         age_ms = round(1000 * max_connection_age_s)
         age = [("grpc.max_connection_age_ms", age_ms)] if age_ms else []
         self.grpc = grpc.aio.server(
-            interceptors=() if generic_handlers else (ErrorInterceptor(),),
+            interceptors=() if generic_handlers else (ErrorInterceptor(check_request),),
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),

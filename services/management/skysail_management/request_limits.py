@@ -1,0 +1,49 @@
+"""Bounds for what a request may hold, checked before anything is done with it.
+
+Names are repeated in errors, logs and records: one of megabytes would be, too.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from google.protobuf.message import Message
+
+from skysail_common.errors import InvalidInput
+
+_MAX_CHARACTERS = 1000
+_MAX_ITEMS = 10_000
+_LONGER = {
+    # Has a limit of its own, in bytes and with a better text.
+    "default_output_json": 1_000_000,
+    # Linux takes 128 KiB for a variable of an environment.
+    "environment": 130_000,
+}
+
+
+def check_request(request: Message) -> None:
+    """Return if every text and list of a request has a possible length; bytes are not checked.
+
+    Raises:
+        InvalidInput: names the field that is too long.
+    """
+    for field, value in request.ListFields():
+        _check(field.name, value)
+
+
+def _check(name: str, value: object) -> None:
+    if isinstance(value, str):
+        limit = _LONGER.get(name, _MAX_CHARACTERS)
+        if len(value) > limit:
+            raise InvalidInput(
+                f"cannot accept {name}: it has {len(value)} characters; at most {limit} are allowed"
+            )
+    elif isinstance(value, Message):
+        check_request(value)
+    elif isinstance(value, Iterable) and not isinstance(value, bytes):
+        items = list(value.items() if isinstance(value, Mapping) else value)
+        if len(items) > _MAX_ITEMS:
+            raise InvalidInput(
+                f"cannot accept {name}: it has {len(items)} items; at most {_MAX_ITEMS} are allowed"
+            )
+        for item in items:
+            for part in item if isinstance(item, tuple) else (item,):
+                _check(name, part)
