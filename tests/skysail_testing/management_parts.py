@@ -124,13 +124,16 @@ class ManagementParts:
     def deploying(self, name: str, sha256: str = "", **wish: Any) -> AsyncIterator[DeployEvent]:
         """Return what happens as a version such as `m:1` is deployed, by default unpromoted."""
         wish.setdefault("promote", False)
+        # `m:` leaves the version to the server.
+        model, _, version = name.partition(":")
         return self.deployments.deploy(
-            ModelVersion.parse(name), DeploymentWish(artifact_sha256=sha256, **wish)
+            ModelVersion(model, version), DeploymentWish(artifact_sha256=sha256, **wish)
         )
 
     async def deploy(self, name: str, sha256: str = "", **wish: Any) -> list[DeployEvent]:
         """Deploy a version to the end and return what happened."""
-        if not sha256 and self.records.versions.get(name) is None:
+        is_known = self.records.versions.get(name) is not None
+        if not sha256 and not is_known and not name.endswith(":"):
             sha256 = await self.upload(make_artifact(name))
         return [event async for event in self.deploying(name, sha256, **wish)]
 

@@ -1,0 +1,233 @@
+"""The same deployment again changes nothing; what is given is changed and said."""
+
+from pathlib import Path
+
+import pytest
+
+from skysail_common.errors import FailedPrecondition, ModelNotFound
+from skysail_common.identifiers import ModelVersion
+from skysail_common.serving_options import ServingOptions
+from skysail_management.events import DeployEvent, DeployStep
+from skysail_management.records import AutoscalingRecord
+from skysail_testing.management_parts import ManagementParts, make_artifact, running_parts
+from skysail_testing.virtual_time import settle, until, virtual_time
+
+M1 = ModelVersion("m", "1")
+
+
+async def run(parts: ManagementParts, name: str = "m:1", content: str = "m", **wish):
+    """Deploy as a script does, which says no more than it must; return what happened."""
+    sha256 = await parts.upload(make_artifact(content))
+    return await parts.deploy(name, sha256, **{"promote": None, **wish})
+
+
+def notices(events: list[DeployEvent]) -> list[str]:
+    assert events[-1].step is DeployStep.DONE, events[-1]
+    return [event.message for event in events if event.step is DeployStep.NOTICE]
+
+
+@virtual_time
+async def test_nothing_is_written_and_nothing_started(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        wish = {
+            "num_replicas": 2,
+            "memory_mib": 100,
+            "environment": {"A": "b"},
+            "serving": {"max_batch_size": 8},
+            "start_timeout_s": 600.0,
+            "labels": {"team": "a"},
+        }
+        assert notices(await run(parts, **wish)) == []
+        assert parts.models.get("m").current_version == "1"
+        before, commits = parts.deployment("m:1"), parts.store.num_commits
+        for again in (wish, {}):
+            assert notices(await run(parts, **again)) == []
+        assert parts.deployment("m:1") == before
+        assert parts.store.num_commits == commits
+        assert len(parts.manager.started) == 2
+
+
+@virtual_time
+async def test_what_operators_changed_stays(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, start_timeout_s=600.0)
+        await parts.deployments.scale("m", "1", 8)
+        await parts.deployments.tune("m", "1", {"cache_ttl_s": 60.0})
+        await until(lambda: parts.reconciler.num_ready(M1) == 8)
+        assert notices(await run(parts, serving={"max_batch_size": 32})) == [
+            "max_batch_size changed from 64 to 32 because it was given"
+        ]
+        deployment = parts.deployment("m:1")
+        assert (deployment.num_replicas, deployment.start_timeout_s) == (8, 600.0)
+        assert deployment.serving == ServingOptions(max_batch_size=32, cache_ttl_s=60.0)
+        await settle()
+        assert parts.reconciler.num_ready(M1) == 8
+
+
+@virtual_time
+async def test_what_is_given_is_changed_and_said(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, num_replicas=3, labels={"team": "a"})
+        events = await run(parts, num_replicas=1, start_timeout_s=5.0, labels={"git": "abc"})
+        assert notices(events) == [
+            "scaled 3 to 1 because num_replicas=1 was given",
+            "start_timeout_s changed from 60 to 5 because it was given",
+        ]
+        assert parts.models.version("m", "1").labels == {"team": "a", "git": "abc"}
+        await until(lambda: parts.reconciler.num_ready(M1) == 1)
+
+
+@virtual_time
+async def test_a_number_does_not_end_that_replicas_follow_the_load(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, num_replicas=2)
+        bounds = AutoscalingRecord(min_replicas=1, max_replicas=4)
+        await parts.deployments.set_autoscaling("m", "1", bounds)
+        (notice,) = notices(await run(parts, num_replicas=3))
+        assert notice.startswith("2 replicas stay although num_replicas=3 was given: their number")
+        assert parts.deployment("m:1").autoscaling == bounds
+        assert notices(await run(parts, num_replicas=2)) == []
+
+
+@virtual_time
+async def test_other_resources_are_refused_and_named_but_not_the_values(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, environment={"TOKEN": "secret"}, memory_mib=100)
+        with pytest.raises(FailedPrecondition) as raised:
+            await run(parts, environment={"TOKEN": "other"}, memory_mib=0)
+        assert "(memory_mib, environment); undeploy it first" in raised.value.message
+        assert "secret" not in raised.value.message
+        await run(parts, environment={"TOKEN": "secret"})
+        assert parts.deployment("m:1").memory_mib == 100
+
+
+@virtual_time
+async def test_an_old_script_does_not_promote_again(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, "m:1", "1")
+        await run(parts, "m:2", "2")
+        assert parts.models.get("m").current_version == "2"
+        (notice,) = notices(await run(parts, "m:1", "1"))
+        assert notice == (
+            "m:1 was current before and does not become so again by itself; 'skysail promote m 1' "
+            "or promote=True does that"
+        )
+        # Nor does it when it is no longer deployed.
+        await parts.deployments.undeploy("m", "1", force=False)
+        assert len(notices(await run(parts, "m:1", "1"))) == 1
+        assert parts.models.get("m").current_version == "2"
+        assert notices(await run(parts, "m:1", "1", promote=True)) == []
+        assert parts.models.get("m").current_version == "1"
+
+
+@virtual_time
+async def test_a_version_that_was_never_current_stays_beside_it(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, "m:1", "1")
+        await run(parts, "m:2", "2", promote=False)
+        assert notices(await run(parts, "m:2", "2")) == []
+        assert parts.models.get("m").current_version == "1"
+
+
+@virtual_time
+async def test_what_is_still_to_be_promoted_is_so_by_the_same_again_and_not_after_a_no(
+    tmp_path: Path,
+):
+    async with running_parts(tmp_path) as parts:
+        parts.manager.becomes_ready = False
+        sha256 = await parts.upload(make_artifact("m"))
+        events = parts.deploying("m:1", sha256, promote=None)
+        await anext(events)
+        again = parts.deploying("m:1", sha256, promote=None)
+        await anext(again)
+        assert parts.deployment("m:1").promote_when_ready
+        refusing = parts.deploying("m:1", sha256, promote=False)
+        await anext(refusing)
+        assert not parts.deployment("m:1").promote_when_ready
+        for each in (events, again, refusing):
+            await each.aclose()
+
+
+@virtual_time
+async def test_what_is_scaled_to_zero_stays_so_and_says_so(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts)
+        await parts.deployments.scale("m", "1", 0)
+        await until(lambda: not parts.manager.live)
+        (notice,) = notices(await run(parts))
+        assert notice.startswith("m:1 stays scaled to 0; 'skysail start m:1' or num_replicas")
+        assert not parts.manager.live
+
+
+@virtual_time
+async def test_a_version_starts_again_as_it_was_undeployed(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(
+            parts, num_replicas=3, memory_mib=100, environment={"A": "b"}, start_timeout_s=9.0
+        )
+        await parts.deployments.tune("m", "1", {"cache_ttl_s": 60.0})
+        before = parts.deployment("m:1")
+        await parts.deployments.undeploy("m", "1", force=True)
+        await until(lambda: not parts.manager.live)
+        assert notices(await parts.deploy("m:1", promote=None)) == []
+        assert parts.deployment("m:1") == before
+        assert [spec.environment for spec in parts.manager.started[-3:]] == [{"A": "b"}] * 3
+        assert parts.models.get("m").current_version == "1"
+
+
+@virtual_time
+async def test_a_start_takes_what_is_given_and_promotes_only_if_told(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, "m:1", "1")
+        await run(parts, "m:2", "2", promote=False)
+        await parts.deployments.undeploy("m", "2", force=False)
+        await parts.deployed("m:2", promote=None, num_replicas=2, memory_mib=50)
+        assert (parts.deployment("m:2").num_replicas, parts.deployment("m:2").memory_mib) == (2, 50)
+        assert parts.models.get("m").current_version == "1"
+        await parts.deployed("m:2", promote=True)
+        assert parts.models.get("m").current_version == "2"
+
+
+@virtual_time
+async def test_a_start_gives_what_is_scaled_to_zero_a_replica_and_leaves_what_runs(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts)
+        await parts.deployments.scale("m", "1", 0)
+        await until(lambda: not parts.manager.live)
+        # Without a version the current one is meant.
+        events = await parts.deploy("m:", promote=None)
+        assert (events[-1].step, events[-1].version) == (DeployStep.DONE, "1")
+        await parts.deployments.scale("m", "1", 3)
+        await until(lambda: parts.reconciler.num_ready(M1) == 3)
+        await parts.deployed("m:1", promote=None)
+        assert parts.deployment("m:1").num_replicas == 3
+
+
+@virtual_time
+async def test_a_deployment_of_the_content_begins_afresh_where_a_start_goes_on(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, memory_mib=100, num_replicas=2)
+        await parts.deployments.undeploy("m", "1", force=True)
+        await run(parts)
+        assert (parts.deployment("m:1").num_replicas, parts.deployment("m:1").memory_mib) == (1, 0)
+
+
+@virtual_time
+async def test_a_start_that_fails_leaves_the_version_registered(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, "m:1", "1")
+        await run(parts, "m:2", "2", promote=False, memory_mib=7)
+        await parts.deployments.undeploy("m", "2", force=False)
+        parts.manager.fails_with = [{"is_permanent": True}]
+        assert (await parts.deploy("m:2", promote=None))[-1].step is DeployStep.FAILED
+        assert parts.records.deployments.get("m:2") is None
+        await parts.deployed("m:2", promote=None)
+        assert parts.deployment("m:2").memory_mib == 7
+
+
+@virtual_time
+async def test_only_what_is_registered_starts(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        for name in ("m:1", "m:"):
+            with pytest.raises(ModelNotFound, match="is not registered"):
+                await anext(parts.deploying(name))

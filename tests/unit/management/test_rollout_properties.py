@@ -1,0 +1,269 @@
+"""Operators, replicas and a slow store in any order: a roll-out never takes away what serves.
+
+The real management runs on a store and containers in memory, in virtual time. What must hold is
+checked at each commit, by other code than the rules that management itself checks.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from skysail_common.errors import SkysailError
+from skysail_common.identifiers import ModelVersion
+from skysail_common.states import ReplicaState
+from skysail_common.store import Table
+from skysail_common.tensors import InputType
+from skysail_management.events import DeployStep
+from skysail_management.records import PendingChange, RouteRecord
+from skysail_testing.management_parts import make_artifact, running_parts
+from skysail_testing.virtual_time import VirtualTimeLoop, pass_time, settle
+
+versions = st.sampled_from(["1", "2", "3"])
+numbers = st.integers(0, 20)
+
+
+class OperatorsAndReplicas(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualTimeLoop()
+        self.stack = AsyncExitStack()
+        self.directory = tempfile.TemporaryDirectory()
+        self.work: list[asyncio.Task[Any]] = []
+        self.followers: list[asyncio.Task[Any]] = []
+        self.broken: list[str] = []
+        self.run(self.begin())
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    async def begin(self) -> None:
+        parts = running_parts(Path(self.directory.name))
+        self.parts = await self.stack.enter_async_context(parts)
+        self.manager, self.store = self.parts.manager, self.parts.store
+        self.manager.becomes_ready = False
+        self.artifacts = {
+            version: await self.parts.upload(make_artifact(version)) for version in "123"
+        }
+        await self.parts.applications.register("app", InputType.DOUBLES, 1.0, None)
+        self.commit, self.check = self.parts.records.commit, self.parts.records.check
+        self.parts.records.commit = self.watched_commit
+        self.parts.records.check = self.watched_check
+
+    def watched_check(self, changes: Sequence[PendingChange], is_forced: bool) -> None:
+        try:
+            self.check(changes, is_forced)
+        except SkysailError as error:
+            task = asyncio.current_task()
+            if task is not None and task.get_name().startswith("reconciler"):
+                # The rules are a net for operators: what management decides by itself fits them.
+                self.broken.append(f"the reconciler wants what no rule allows: {error.message}")
+            raise
+
+    async def watched_commit(
+        self, changes: Sequence[PendingChange], *, is_forced: bool = False, why: str = ""
+    ) -> None:
+        records, changes = self.parts.records, list(changes)
+        before = records.models.get("m")
+        current = before.current_version if before else ""
+        was_ready = self.num_ready(current) > 0
+        # Counted as the commit is made: a replica may die while the store is slow to answer.
+        ready = {version for version in "123" if self.num_ready(version) > 0}
+        await self.commit(changes, is_forced=is_forced, why=why)
+        written = {(change.table, change.name): change.record for change in changes}
+        after = written.get((Table.MODELS, "m"), before)
+        if after is not None and after.current_version not in ("", current, *ready):
+            self.broken.append(f"{after.current_version} became current with no ready replica")
+        if was_ready and not is_forced:
+            if after is None or not after.current_version:
+                self.broken.append(f"{current} was ready, and the model has no current version")
+            elif records.versions.get(f"m:{after.current_version}") is None:
+                self.broken.append(f"{after.current_version} is current and not registered")
+            elif records.deployments.get(f"m:{after.current_version}") is None:
+                self.broken.append(f"{after.current_version} is current and not deployed")
+
+    def num_ready(self, version: str) -> int:
+        return self.parts.reconciler.num_ready(ModelVersion("m", version))
+
+    def operate(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have an operator do something, who takes no for an answer."""
+
+        async def done() -> None:
+            with suppress(SkysailError):
+                await work
+
+        async def begun() -> None:
+            self.work.append(asyncio.ensure_future(done()))
+            await settle()
+
+        self.run(begun())
+
+    def deploy_in_background(self, version: str, sha256: str, **wish: Any) -> None:
+        async def follow() -> None:
+            with suppress(SkysailError):
+                async for event in self.parts.deploying(f"m:{version}", sha256, **wish):
+                    last = event
+                assert last.step in (DeployStep.DONE, DeployStep.FAILED)
+
+        async def begun() -> None:
+            self.followers.append(asyncio.ensure_future(follow()))
+            await settle()
+
+        self.run(begun())
+
+    @rule(
+        version=versions,
+        num_replicas=st.sampled_from([None, 1, 2, 3]),
+        promote=st.sampled_from([None, True, True, False]),
+    )
+    def deploy(self, version, num_replicas, promote):
+        async def upload() -> None:
+            await self.parts.upload(make_artifact(version))
+
+        self.run(upload())
+        sha256 = self.artifacts[version]
+        self.deploy_in_background(version, sha256, num_replicas=num_replicas, promote=promote)
+
+    @rule(version=versions, promote=st.sampled_from([None, True]))
+    def start(self, version, promote):
+        self.deploy_in_background(version, "", promote=promote)
+
+    @precondition(lambda self: self.store.gate is None)
+    @rule(version=versions)
+    def deploy_the_same_again(self, version):
+        async def again() -> None:
+            records = self.parts.records
+            before = records.deployments.get(f"m:{version}")
+            if before is None or records.lock.locked():
+                return
+            commits = self.store.num_commits
+            await self.parts.upload(make_artifact(version))
+            # What the reconciler does in the meantime is not this caller's doing.
+            before = records.deployments.get(f"m:{version}")
+            commits = self.store.num_commits
+            if before is None or records.lock.locked():
+                return
+            events = self.parts.deploying(f"m:{version}", self.artifacts[version], promote=None)
+            await anext(events)
+            assert self.store.num_commits == commits
+            assert records.deployments.get(f"m:{version}") == before
+            await events.aclose()
+
+        self.run(again())
+
+    @rule(version=versions)
+    def promote(self, version):
+        self.operate(self.parts.models.promote(ModelVersion("m", version)))
+
+    @rule()
+    def rollback(self):
+        self.operate(self.parts.models.rollback("m"))
+
+    @rule(version=versions, num_replicas=st.integers(0, 3))
+    def scale(self, version, num_replicas):
+        self.operate(self.parts.deployments.scale("m", version, num_replicas))
+
+    @rule(version=versions, force=st.sampled_from([False, False, True]))
+    def undeploy(self, version, force):
+        self.operate(self.parts.deployments.undeploy("m", version, force))
+
+    @rule(version=versions)
+    def register(self, version):
+        sha256 = self.artifacts[version]
+        self.operate(self.parts.models.register(ModelVersion("m", version), sha256, {}))
+
+    @rule(version=versions)
+    def unregister(self, version):
+        self.operate(self.parts.models.unregister_version(ModelVersion("m", version)))
+
+    @rule(version=st.sampled_from(["", "1", "2", "3", None]))
+    def route(self, version):
+        routes = [] if version is None else [RouteRecord(model="m", version=version)]
+        self.operate(self.parts.applications.set_routes("app", routes))
+
+    def container(self, number: int, *states: ReplicaState) -> str | None:
+        found = self.manager.ids(*states)
+        return found[number % len(found)] if found else None
+
+    @rule(number=numbers)
+    def a_replica_is_ready(self, number):
+        container = self.container(number, ReplicaState.STARTING)
+        if container is not None:
+            self.manager.set_state(container, ReplicaState.READY)
+        self.run(settle())
+
+    @rule(number=numbers, is_permanent=st.booleans())
+    def a_replica_fails(self, number, is_permanent):
+        container = self.container(number, ReplicaState.STARTING, ReplicaState.READY)
+        if container is not None:
+            self.manager.fail(container, is_permanent=is_permanent)
+        self.run(settle())
+
+    @rule(number=numbers)
+    def a_replica_vanishes(self, number):
+        container = self.container(number, ReplicaState.STARTING, ReplicaState.READY)
+        if container is not None:
+            self.manager.lose(container)
+        self.run(settle())
+
+    @precondition(lambda self: self.store.gate is None)
+    @rule()
+    def the_store_is_slow(self):
+        async def shut() -> None:
+            self.store.gate = asyncio.Event()
+
+        self.run(shut())
+
+    @precondition(lambda self: self.store.gate is not None)
+    @rule()
+    def the_store_answers(self):
+        async def open_() -> None:
+            self.store.gate.set()
+            self.store.gate = None
+            await settle()
+
+        self.run(open_())
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 30.0, 70.0]))
+    def time_passes(self, seconds):
+        self.run(pass_time(seconds))
+
+    @invariant()
+    def nothing_is_broken(self):
+        assert self.broken == []
+
+    def teardown(self) -> None:
+        try:
+            self.run(self.end())
+        finally:
+            self.loop.close()
+            self.directory.cleanup()
+
+    async def end(self) -> None:
+        if self.store.gate is not None:
+            self.store.gate.set()
+            self.store.gate = None
+        self.manager.becomes_ready = True
+        await settle()
+        for container in self.manager.ids(ReplicaState.STARTING):
+            self.manager.set_state(container, ReplicaState.READY)
+        # Back-offs and the resync end within this.
+        await pass_time(200)
+        for deployment in self.parts.records.deployments.all():
+            assert self.num_ready(deployment.version) == deployment.num_replicas, deployment
+            assert deployment.is_rolled_out
+        assert all(task.done() for task in [*self.work, *self.followers])
+        for task in [*self.work, *self.followers]:
+            task.result()
+        assert self.broken == []
+        await self.stack.aclose()
+
+
+TestOperatorsAndReplicas = OperatorsAndReplicas.TestCase
+TestOperatorsAndReplicas.settings = settings(max_examples=60, stateful_step_count=40)
