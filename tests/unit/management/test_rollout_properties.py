@@ -13,7 +13,13 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
@@ -21,12 +27,12 @@ from skysail_common.states import ReplicaState
 from skysail_common.store import Table
 from skysail_common.tensors import InputType
 from skysail_management.events import DeployStep
-from skysail_management.records import PendingChange, RouteRecord
+from skysail_management.records import AutoscalingRecord, PendingChange, RouteRecord
 from skysail_testing.management_parts import make_artifact, running_parts
 from skysail_testing.virtual_time import VirtualTimeLoop, pass_time, settle
 
-versions = st.sampled_from(["1", "2", "3"])
-numbers = st.integers(0, 20)
+versions = st.sampled_from(["1", "2"])
+numbers = st.integers(0, 3)
 
 
 class OperatorsAndReplicas(RuleBasedStateMachine):
@@ -48,13 +54,23 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         self.parts = await self.stack.enter_async_context(parts)
         self.manager, self.store = self.parts.manager, self.parts.store
         self.manager.becomes_ready = False
-        self.artifacts = {
-            version: await self.parts.upload(make_artifact(version)) for version in "123"
-        }
         await self.parts.applications.register("app", InputType.DOUBLES, 1.0, None)
         self.commit, self.check = self.parts.records.commit, self.parts.records.check
         self.parts.records.commit = self.watched_commit
         self.parts.records.check = self.watched_check
+
+    @initialize(num_ready=st.integers(0, 2), promote=st.booleans())
+    def a_roll_out_beside_what_serves(self, num_ready, promote):
+        self.deploy("1", 2, True, is_registered=False)
+        self.ready()
+        self.deploy("2", 2, promote, is_registered=False)
+        for _ in range(num_ready):
+            self.a_replica_is_ready(0)
+
+    def ready(self) -> None:
+        for container in self.manager.ids(ReplicaState.STARTING):
+            self.manager.set_state(container, ReplicaState.READY)
+        self.run(settle())
 
     def watched_check(self, changes: Sequence[PendingChange], is_forced: bool) -> None:
         try:
@@ -74,7 +90,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         current = before.current_version if before else ""
         was_ready = self.num_ready(current) > 0
         # Counted as the commit is made: a replica may die while the store is slow to answer.
-        ready = {version for version in "123" if self.num_ready(version) > 0}
+        ready = {version for version in "12" if self.num_ready(version) > 0}
         await self.commit(changes, is_forced=is_forced, why=why)
         written = {(change.table, change.name): change.record for change in changes}
         after = written.get((Table.MODELS, "m"), before)
@@ -119,37 +135,29 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
 
     @rule(
         version=versions,
-        num_replicas=st.sampled_from([None, 1, 2, 3]),
-        promote=st.sampled_from([None, True, True, False]),
+        num_replicas=st.sampled_from([None, 2, 2, 3]),
+        promote=st.sampled_from([None, True, False]),
+        is_registered=st.sampled_from([False, False, True]),
     )
-    def deploy(self, version, num_replicas, promote):
-        async def upload() -> None:
-            await self.parts.upload(make_artifact(version))
-
-        self.run(upload())
-        sha256 = self.artifacts[version]
+    def deploy(self, version, num_replicas, promote, is_registered):
+        sha256 = "" if is_registered else self.upload(version)
         self.deploy_in_background(version, sha256, num_replicas=num_replicas, promote=promote)
 
-    @rule(version=versions, promote=st.sampled_from([None, True]))
-    def start(self, version, promote):
-        self.deploy_in_background(version, "", promote=promote)
+    def upload(self, version: str) -> str:
+        return self.run(self.parts.upload(make_artifact(version)))
 
     @precondition(lambda self: self.store.gate is None)
     @rule(version=versions)
     def deploy_the_same_again(self, version):
+        sha256 = self.upload(version)
+
         async def again() -> None:
             records = self.parts.records
             before = records.deployments.get(f"m:{version}")
             if before is None or records.lock.locked():
                 return
             commits = self.store.num_commits
-            await self.parts.upload(make_artifact(version))
-            # What the reconciler does in the meantime is not this caller's doing.
-            before = records.deployments.get(f"m:{version}")
-            commits = self.store.num_commits
-            if before is None or records.lock.locked():
-                return
-            events = self.parts.deploying(f"m:{version}", self.artifacts[version], promote=None)
+            events = self.parts.deploying(f"m:{version}", sha256, promote=None)
             await anext(events)
             assert self.store.num_commits == commits
             assert records.deployments.get(f"m:{version}") == before
@@ -161,31 +169,30 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
     def promote(self, version):
         self.operate(self.parts.models.promote(ModelVersion("m", version)))
 
-    @rule()
-    def rollback(self):
-        self.operate(self.parts.models.rollback("m"))
+    @rule(
+        version=versions,
+        operation=st.sampled_from(
+            ["rollback", "undeploy", "force", "register", "unregister", "route", "unlink"]
+        ),
+        number=st.integers(0, 3),
+    )
+    def change(self, version, operation, number):
+        parts, named = self.parts, ModelVersion("m", version)
+        routes = [RouteRecord(model="m", version=version if number else "")]
+        work = {
+            "rollback": lambda: parts.models.rollback("m"),
+            "undeploy": lambda: parts.deployments.undeploy("m", version, False),
+            "force": lambda: parts.deployments.undeploy("m", version, True),
+            "register": lambda: parts.models.register(named, self.upload(version), {}),
+            "unregister": lambda: parts.models.unregister_version(named),
+            "route": lambda: parts.applications.set_routes("app", routes),
+            "unlink": lambda: parts.applications.set_routes("app", []),
+        }
+        self.operate(work[operation]())
 
-    @rule(version=versions, num_replicas=st.integers(0, 3))
+    @rule(version=versions, num_replicas=st.sampled_from([0, 0, 1, 3]))
     def scale(self, version, num_replicas):
         self.operate(self.parts.deployments.scale("m", version, num_replicas))
-
-    @rule(version=versions, force=st.sampled_from([False, False, True]))
-    def undeploy(self, version, force):
-        self.operate(self.parts.deployments.undeploy("m", version, force))
-
-    @rule(version=versions)
-    def register(self, version):
-        sha256 = self.artifacts[version]
-        self.operate(self.parts.models.register(ModelVersion("m", version), sha256, {}))
-
-    @rule(version=versions)
-    def unregister(self, version):
-        self.operate(self.parts.models.unregister_version(ModelVersion("m", version)))
-
-    @rule(version=st.sampled_from(["", "1", "2", "3", None]))
-    def route(self, version):
-        routes = [] if version is None else [RouteRecord(model="m", version=version)]
-        self.operate(self.parts.applications.set_routes("app", routes))
 
     def container(self, number: int, *states: ReplicaState) -> str | None:
         found = self.manager.ids(*states)
@@ -198,18 +205,17 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
             self.manager.set_state(container, ReplicaState.READY)
         self.run(settle())
 
-    @rule(number=numbers, is_permanent=st.booleans())
-    def a_replica_fails(self, number, is_permanent):
-        container = self.container(number, ReplicaState.STARTING, ReplicaState.READY)
-        if container is not None:
-            self.manager.fail(container, is_permanent=is_permanent)
-        self.run(settle())
-
-    @rule(number=numbers)
-    def a_replica_vanishes(self, number):
-        container = self.container(number, ReplicaState.STARTING, ReplicaState.READY)
-        if container is not None:
+    @rule(
+        number=numbers,
+        state=st.sampled_from([ReplicaState.STARTING, ReplicaState.STARTING, ReplicaState.READY]),
+        end=st.sampled_from(["fails", "fails for good", "vanishes"]),
+    )
+    def a_replica_ends(self, number, state, end):
+        container = self.container(number, state)
+        if container is not None and end == "vanishes":
             self.manager.lose(container)
+        elif container is not None:
+            self.manager.fail(container, is_permanent=end == "fails for good")
         self.run(settle())
 
     @precondition(lambda self: self.store.gate is None)
@@ -229,6 +235,19 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
             await settle()
 
         self.run(open_())
+
+    @precondition(lambda self: self.store.gate is None)
+    @rule(version=versions, number=numbers)
+    def a_replica_is_ready_and_dies_while_a_commit_is_slow(self, version, number):
+        self.the_store_is_slow()
+        bounds = AutoscalingRecord(min_replicas=1, max_replicas=2 + number)
+        self.operate(self.parts.deployments.set_autoscaling("m", version, bounds))
+        starting = self.manager.ids(ReplicaState.STARTING)
+        self.ready()
+        if starting:
+            self.manager.fail(starting[number % len(starting)])
+        self.run(settle())
+        self.the_store_answers()
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 30.0, 70.0]))
     def time_passes(self, seconds):
@@ -266,4 +285,4 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
 
 
 TestOperatorsAndReplicas = OperatorsAndReplicas.TestCase
-TestOperatorsAndReplicas.settings = settings(max_examples=60, stateful_step_count=40)
+TestOperatorsAndReplicas.settings = settings(max_examples=100, stateful_step_count=20)
