@@ -41,8 +41,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         self.loop = VirtualTimeLoop()
         self.stack = AsyncExitStack()
         self.directory = tempfile.TemporaryDirectory()
-        self.work: list[asyncio.Task[Any]] = []
-        self.followers: list[asyncio.Task[Any]] = []
+        self.tasks: list[asyncio.Task[Any]] = []
         self.broken: list[str] = []
         self.run(self.begin())
 
@@ -115,7 +114,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
                 await work
 
         async def begun() -> None:
-            self.work.append(asyncio.ensure_future(done()))
+            self.tasks.append(asyncio.ensure_future(done()))
             await settle()
 
         self.run(begun())
@@ -128,7 +127,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
                 assert last.step in (DeployStep.DONE, DeployStep.FAILED)
 
         async def begun() -> None:
-            self.followers.append(asyncio.ensure_future(follow()))
+            self.tasks.append(asyncio.ensure_future(follow()))
             await settle()
 
         self.run(begun())
@@ -147,8 +146,10 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         return self.run(self.parts.upload(make_artifact(version)))
 
     @precondition(lambda self: self.store.gate is None)
-    @rule(version=versions)
-    def deploy_the_same_again(self, version):
+    @rule(version=versions, scaled_to=st.sampled_from([None, 0, 3]))
+    def deploy_the_same_again(self, version, scaled_to):
+        if scaled_to is not None:
+            self.scale(version, scaled_to)
         sha256 = self.upload(version)
 
         async def again() -> None:
@@ -261,10 +262,12 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         try:
             self.run(self.end())
         finally:
+            self.run(self.clean_up())
             self.loop.close()
             self.directory.cleanup()
 
     async def end(self) -> None:
+        """Let everything go well, and see that all that is wanted comes up and all is told."""
         if self.store.gate is not None:
             self.store.gate.set()
             self.store.gate = None
@@ -277,12 +280,17 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         for deployment in self.parts.records.deployments.all():
             assert self.num_ready(deployment.version) == deployment.num_replicas, deployment
             assert deployment.is_rolled_out
-        assert all(task.done() for task in [*self.work, *self.followers])
-        for task in [*self.work, *self.followers]:
+        for task in self.tasks:
+            assert task.done()
             task.result()
         assert self.broken == []
+
+    async def clean_up(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.stack.aclose()
 
 
 TestOperatorsAndReplicas = OperatorsAndReplicas.TestCase
-TestOperatorsAndReplicas.settings = settings(max_examples=100, stateful_step_count=20)
+TestOperatorsAndReplicas.settings = settings(max_examples=150, stateful_step_count=30)
