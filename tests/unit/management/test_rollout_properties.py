@@ -87,7 +87,8 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         records, changes = self.parts.records, list(changes)
         before = records.models.get("m")
         current = before.current_version if before else ""
-        was_ready = self.num_ready(current) > 0
+        is_deployed = records.deployments.get(f"m:{current}") is not None
+        was_ready = is_deployed and self.num_ready(current) > 0
         # Counted as the commit is made: a replica may die while the store is slow to answer.
         ready = {version for version in "12" if self.num_ready(version) > 0}
         await self.commit(changes, is_forced=is_forced, why=why)
