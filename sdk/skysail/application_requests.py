@@ -4,8 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from skysail.descriptions import Route
 from skysail.not_given import NOT_GIVEN
+from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration
 from skysail_common.tensors import InputType
 from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
@@ -21,7 +24,7 @@ def register_request(
         slo=duration(slo_ms / 1000),
     )
     if default_output is not NOT_GIVEN:
-        application.default_output_json = json.dumps(default_output)
+        application.default_output_json = _default_json(default_output)
     return management_pb2.RegisterApplicationRequest(application=application)
 
 
@@ -39,7 +42,7 @@ def update_request(
     if slo_ms is not None:
         request.slo.CopyFrom(duration(slo_ms / 1000))
     if default_output is not NOT_GIVEN:
-        request.default_output_json = json.dumps(default_output)
+        request.default_output_json = _default_json(default_output)
     if uses_cache is not None:
         request.bypasses_cache = not uses_cache
     return request
@@ -54,3 +57,34 @@ def routes_request(application: str, routes: Sequence[Route]) -> management_pb2.
             for each in routes
         ],
     )
+
+
+def _default_json(value: Any) -> str:
+    """Return a default output as JSON.
+
+    Raises:
+        InvalidInput: JSON has no such value; the message says what it is.
+    """
+    try:
+        text = json.dumps(value, default=_plain, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"default_output cannot be written as JSON: {error}") from None
+    json.loads(text, parse_int=_check_whole)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"it holds a value of type {type(value).__name__}")
+
+
+def _check_whole(digits: str) -> None:
+    # Beyond these a reader of JSON makes a float of it, which is another number.
+    if not -(2**63) <= int(digits) < 2**64:
+        raise InvalidInput(
+            f"default_output holds {digits}, which is not a 64-bit integer; give it as a float or "
+            "as a text"
+        )

@@ -10,11 +10,12 @@ from typing import Any
 
 from typing_extensions import Self
 
+from skysail.arguments import check_argument, checked
 from skysail.calls.applications import ApplicationCalls
 from skysail.calls.deployments import DeploymentCalls
 from skysail.descriptions import ClusterStatus
 from skysail.forks import FORKS, settle
-from skysail.predictions import Prediction, encode_input, prediction_of, shape_told
+from skysail.predictions import Prediction, encode_input, prediction_of, rows_of, shape_told
 from skysail.query_stream import QueryStream
 from skysail.settings import ClientSettings
 from skysail.tls import client_tls
@@ -28,6 +29,7 @@ _FORK_GRACE_S = 1.0
 """How long a fork waits for calls to management that are about to end."""
 
 
+@checked
 class AsyncClient(ApplicationCalls, DeploymentCalls):
     """Deploys models to a cluster and queries them.
 
@@ -73,7 +75,10 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         access = ManagementAccess(
             token or settings.token.get_secret_value(), Path(authority) if authority else None
         )
-        super().__init__(endpoint or settings.find_endpoint(), timeout_s, access)
+        found = endpoint or settings.find_endpoint()
+        # The variable of the environment has the same form.
+        check_argument("endpoint", found)
+        super().__init__(found, timeout_s, access)
         self._is_noted = not endpoint and not settings.endpoint
         self._query_endpoint = query_endpoint
         self._tls = client_tls(
@@ -172,7 +177,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
     async def _predict(
         self, target: str, value: Any, version: str | int | None, timeout_s: float | None
     ) -> Prediction:
-        timeout_s = timeout_s or self._timeout_s
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         request = query_pb2.PredictRequest(
             target=target,
             version="" if version is None else str(version),
@@ -194,7 +199,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
 
         Args:
             target: As for `predict`.
-            inputs: One element each; the rows of an array, for instance.
+            inputs: One element each: a list, an array or a data frame, of which each row is one.
             version: As for `predict`.
             timeout_s: Longest wait for each of them, in seconds.
 
@@ -213,7 +218,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
                     error.args = (f"input {index}: {text}",)
                     raise
 
-        tasks = [asyncio.ensure_future(ask(*each)) for each in enumerate(inputs)]
+        tasks = [asyncio.ensure_future(ask(*each)) for each in enumerate(rows_of(inputs))]
         try:
             return list(await asyncio.gather(*tasks))
         finally:

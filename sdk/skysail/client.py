@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from skysail.arguments import checked
 from skysail.artifact import build_artifact
 from skysail.async_client import AsyncClient
 from skysail.bridge import Bridge
@@ -24,6 +25,7 @@ from skysail_common.serving_options import PolicyName, ServingOptions
 T = TypeVar("T")
 
 
+@checked
 class Client:
     """Deploys models to a cluster and queries them.
 

@@ -8,7 +8,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from skysail.artifact import Artifact
 from skysail.not_given import NOT_GIVEN
 from skysail_common.artifacts import CHUNK_BYTES
-from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration, serving_paths, serving_to_proto
 from skysail_common.serving_options import MAX_BATCH_SIZE, ServingOptions
 from skysail_protos.v1 import management_pb2, routing_pb2
@@ -31,10 +30,6 @@ def deploy_request(
     warm_up: bool | None,
 ) -> management_pb2.DeployRequest:
     """Return the request that `AsyncClient.deploy` describes, without its artifact."""
-    if any((each or 0) < 0 for each in (num_replicas, num_threads, memory_mib, cpus, gpus)):
-        raise InvalidInput(
-            "num_replicas, num_threads, memory_mib, cpus and gpus cannot be less than 0"
-        )
     return management_pb2.DeployRequest(
         model=name,
         version="" if version is None else str(version),
@@ -83,8 +78,6 @@ def scale_request(
     model: str, version: str | int | None, num_replicas: int
 ) -> management_pb2.ScaleRequest:
     """Return the request that `AsyncClient.scale` describes."""
-    if num_replicas < 0:
-        raise InvalidInput("num_replicas cannot be less than 0")
     return management_pb2.ScaleRequest(
         model=model, version="" if version is None else str(version), num_replicas=num_replicas
     )
@@ -94,8 +87,6 @@ def autoscaling_request(
     model: str, version: str | int | None, min_replicas: int, max_replicas: int
 ) -> management_pb2.SetAutoscalingRequest:
     """Return the request that `AsyncClient.autoscale` describes."""
-    if min(min_replicas, max_replicas) < 0:
-        raise InvalidInput("min_replicas and max_replicas cannot be less than 0")
     return management_pb2.SetAutoscalingRequest(
         model=model,
         version="" if version is None else str(version),

@@ -1,9 +1,9 @@
 """Inputs as the frontend takes them, and predictions as Python values."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -63,7 +63,32 @@ def encode_input(value: Any) -> list[tensors_pb2.Tensor]:
         InvalidInput: numpy makes no array of it.
     """
     parts = value if isinstance(value, Mapping) else {"": value}
-    return [tensor_to_proto(_row(str(name), part)) for name, part in parts.items()]
+    for name in parts:
+        if not isinstance(name, str):
+            raise InvalidInput(
+                f"the input is a dictionary, whose keys must be names of inputs, got {name!r}"
+            )
+    return [tensor_to_proto(_row(name, part)) for name, part in parts.items()]
+
+
+def rows_of(inputs: Any) -> Iterable[Any]:
+    """Return many inputs one by one; of a data frame its rows.
+
+    A data frame of one kind of numbers gives rows as arrays, as an example of it would; any other
+    gives rows as dictionaries by column.
+
+    Raises:
+        InvalidInput: it is one input, or nothing that has elements.
+    """
+    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
+        matrix: Array = inputs.to_numpy()
+        return matrix if matrix.dtype.kind in "biuf" else cast(Any, inputs).to_dict("records")
+    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        raise InvalidInput(
+            f"inputs must be a list of inputs, got a {type(inputs).__name__}; for one input use "
+            "predict"
+        )
+    return inputs
 
 
 def _row(name: str, value: Any) -> Tensor:

@@ -12,18 +12,18 @@ import grpc
 import grpc.aio
 
 from skysail.forks import FORKS
+from skysail.message_limits import message_limit, too_large
 from skysail.reaching import frontend_unreached
 from skysail.tls import ClientTls
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
     DeadlineExceeded,
-    InvalidInput,
     SkysailError,
     Unavailable,
     error_of,
 )
-from skysail_common.rpc.channels import MAX_MESSAGE_BYTES, open_channel
+from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.messages import duration
 from skysail_common.rpc.statuses import from_rpc_error
 from skysail_protos.v1 import query_pb2, query_pb2_grpc
@@ -34,6 +34,8 @@ _PATIENCE_S = 10.0
 _FIRST_RETRY_S = 0.02
 _MAX_RETRY_S = 0.5
 _SLACK_S = 1.0
+_MAX_BYTES = 2**31 - 1
+"""Largest message that Protocol Buffers hold; each frontend has a limit of its own below it."""
 _TIMEOUT_BYTES = 32
 """More than the time-out of a query takes, which is set anew whenever the query is sent."""
 _READY = grpc.ChannelConnectivity.READY
@@ -80,6 +82,7 @@ class QueryStream:
         self._prefix = secrets.token_hex(5)
         self._connecting: asyncio.Task[None] | None = None
         self._is_suspended = False
+        self._max_bytes = _MAX_BYTES
         self._lost_at = -_PATIENCE_S
         self._why = "not connected yet"
 
@@ -94,7 +97,7 @@ class QueryStream:
 
         Raises:
             SkysailError: what the frontend answered instead.
-            InvalidInput: the query is too large, or the time-out is no duration.
+            InvalidInput: the query is larger than a frontend takes, or the time-out is no duration.
             DeadlineExceeded: no answer came in time.
             Unavailable: no frontend is reached.
             FailedPrecondition: one is, and they do not agree about TLS.
@@ -105,8 +108,8 @@ class QueryStream:
         # Here, because on the stream it would end the stream and all other queries with it.
         request.timeout.CopyFrom(duration(timeout_s))
         size = request.ByteSize()
-        if size > MAX_MESSAGE_BYTES - _TIMEOUT_BYTES:
-            raise InvalidInput(f"the query is {size} bytes; the limit is {MAX_MESSAGE_BYTES}")
+        if size + _TIMEOUT_BYTES > self._max_bytes:
+            raise too_large(size, self._max_bytes)
         pending = _Pending(request, MONOTONIC() + timeout_s)
         self._pending[query_id] = pending
         self._outbox.append(query_id)
@@ -186,7 +189,7 @@ class QueryStream:
         """
         # Read anew at each connection: they may have been renewed.
         credentials = self._tls.credentials() if self._tls else None
-        async with open_channel(endpoint, credentials=credentials) as channel:
+        async with open_channel(endpoint, _MAX_BYTES, credentials) as channel:
             if not await _connects(channel):
                 raise await asyncio.to_thread(frontend_unreached, endpoint, self._tls)
             call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()
@@ -197,15 +200,26 @@ class QueryStream:
             try:
                 while isinstance(answer := await call.read(), query_pb2.PredictStreamResponse):
                     self._take(answer)
+                self._max_bytes = _MAX_BYTES
                 self._why = f"{endpoint} ended the stream: {await call.details() or 'no reason'}"
             except grpc.aio.AioRpcError as error:
                 self._why = f"{endpoint}: {from_rpc_error(error).message}"
+                # A frontend that is restarted may take more than before.
+                self._max_bytes = message_limit(error) or _MAX_BYTES
+                self._refuse_large()
             finally:
                 call.cancel()
                 writing.cancel()
                 # It fails where the stream does, which reading has told; and grpc's own tasks of the
                 # call end before its loop may.
                 await asyncio.gather(writing, call.code(), return_exceptions=True)
+
+    def _refuse_large(self) -> None:
+        """Fail what no frontend takes: sent again, it would break every stream of the others."""
+        for pending in self._pending.values():
+            size = pending.request.ByteSize()
+            if size > self._max_bytes and not pending.answer.done():
+                pending.answer.set_exception(too_large(size, self._max_bytes))
 
     async def _write(self, call: Any) -> None:
         while True:

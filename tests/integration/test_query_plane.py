@@ -969,7 +969,7 @@ class TestUnusualSizesAndValues:
 
     def test_a_query_that_is_too_large_is_a_clear_error_and_hurts_no_other(self, plane, double):
         with traffic(plane.client, double, [1, 2, 3], callers=2, timeout_s=5) as seen:
-            with pytest.raises(errors.InvalidInput, match="the limit is 67108864"):
+            with pytest.raises(errors.InvalidInput, match="the limit is 67108864, which SKYSAIL_"):
                 plane.client.predict(double, np.ones(9_000_000), timeout_s=5)
             seen.wait_for_more(20)
         assert set(seen.outcomes) == {"OK"}, seen.problems[:3]

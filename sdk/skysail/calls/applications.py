@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from skysail.application_requests import register_request, routes_request, update_request
+from skysail.arguments import checked
 from skysail.calls.management import ManagementCalls
 from skysail.descriptions import Application, Route
 from skysail.not_given import NOT_GIVEN
 from skysail_protos.v1 import management_pb2
 
 
+@checked
 class ApplicationCalls(ManagementCalls):
     """What operators ask about applications."""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from skysail.arguments import checked
 from skysail.artifact import Artifact, build_artifact
 from skysail.calls.attempts import LostConnection, Patience
 from skysail.calls.models import ModelCalls
@@ -28,6 +29,7 @@ _SCALE_CHECK_S = 0.1
 OnEvent = Callable[[DeployEvent], None]
 
 
+@checked
 class DeploymentCalls(ModelCalls):
     """What operators ask about deployments."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from skysail.arguments import checked
 from skysail.calls.attempts import LostConnection, Patience
 from skysail.calls.management import ManagementCalls
 from skysail.deployment_requests import tune_request
@@ -12,6 +13,7 @@ from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_protos.v1 import management_pb2
 
 
+@checked
 class ModelCalls(ManagementCalls):
     """What operators ask about models."""
 

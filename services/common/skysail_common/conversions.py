@@ -36,13 +36,27 @@ def cast(tensor: Tensor, datatype: DataType) -> Tensor:
         np.can_cast(source.dtype, target, "same_kind") or (source.dtype.kind + target.kind == "iu")
     )
     if tensor.datatype is DataType.BYTES or not is_possible:
-        raise InvalidInput(
-            f"tensor {tensor.name!r} has datatype {tensor.datatype.name}, which cannot become "
-            f"{datatype.name}"
-        )
+        raise cannot_become(tensor.name, tensor.datatype, datatype)
     # Of nothing there may be a shape that another type is too wide for.
     data = narrowed(tensor.name, source, datatype).tobytes() if source.size else b""
     return Tensor(tensor.name, datatype, tensor.shape, data, tensor.content)
+
+
+def cannot_become(name: str, given: DataType, wanted: DataType) -> InvalidInput:
+    """Return the error for elements whose datatype is of another kind than the one wanted."""
+    if given is DataType.BYTES:
+        fix = "give numbers instead of texts"
+    elif wanted is DataType.BYTES:
+        fix = "give texts instead of numbers"
+    elif wanted is DataType.BOOL:
+        fix = "give True or False"
+    elif wanted.dtype.kind in "iu" and given.dtype.kind == "f":
+        fix = "give integers, because a fraction would be lost"
+    else:
+        fix = f"give elements of {wanted.name}"
+    return InvalidInput(
+        f"tensor {name!r} has datatype {given.name}, which cannot become {wanted.name}; {fix}"
+    )
 
 
 def packed(name: str, numbers: Sequence[Any], datatype: DataType) -> bytes:

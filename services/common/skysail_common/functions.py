@@ -159,6 +159,11 @@ def _array_of_objects(name: str, array: Array, takes_missing: bool) -> Array:
             if numbers.dtype == np.float64:
                 _check_integers(name, numbers, plain)
             return as_array(name, numbers.reshape(array.shape))
+    too_large = [each for each in plain if type(each) is int and not -(2**63) <= each < 2**64]
+    if too_large:
+        raise ModelFailed(
+            f"{name!r} holds {too_large[0]}, which is not a 64-bit integer; give floats"
+        )
     odd = min(elements, key=_is_number_or_text)
     raise ModelFailed(
         f"{name!r} holds a value of type {type(odd).__name__}; its elements must all be numbers "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from skysail_common.conversions import cast
+from skysail_common.conversions import cannot_become, cast
 from skysail_common.errors import InvalidInput, shown
 from skysail_common.tensors import Data, DataType, Tensor, TensorSpec
 from skysail_frontend.routes import ServedVersion
@@ -161,10 +161,7 @@ def _check_type(
         )
     # Which numbers fit is known by their conversion; texts would be read in vain.
     if DataType.BYTES in (datatype, spec.datatype):
-        raise InvalidInput(
-            f"tensor '{spec.name}' has datatype {datatype.name}, which cannot become "
-            f"{spec.datatype.name}"
-        )
+        raise cannot_become(spec.name, datatype, spec.datatype)
 
 
 def _check_shape(model: str, spec: TensorSpec, shape: tuple[int, ...], label: str) -> None:

@@ -43,22 +43,22 @@ def test_numbers_become_others_where_no_meaning_is_lost(source, target, values):
 
 
 @pytest.mark.parametrize(
-    ("source", "target"),
+    ("source", "target", "fix"),
     [
-        (DataType.FP32, DataType.INT32),
-        (DataType.FP64, DataType.INT64),
-        (DataType.FP16, DataType.UINT8),
-        (DataType.FP64, DataType.BOOL),
-        (DataType.INT32, DataType.BOOL),
-        (DataType.FP32, DataType.BF16),
-        (DataType.INT32, DataType.BYTES),
+        (DataType.FP32, DataType.INT32, "give integers, because a fraction would be lost"),
+        (DataType.FP64, DataType.INT64, "give integers, because a fraction would be lost"),
+        (DataType.FP16, DataType.UINT8, "give integers, because a fraction would be lost"),
+        (DataType.FP64, DataType.BOOL, "give True or False"),
+        (DataType.INT32, DataType.BOOL, "give True or False"),
+        (DataType.FP32, DataType.BF16, "give elements of BF16"),
+        (DataType.INT32, DataType.BYTES, "give texts instead of numbers"),
     ],
 )
-def test_numbers_never_become_what_holds_less_meaning(source, target):
+def test_numbers_never_become_what_holds_less_meaning(source, target, fix):
     with pytest.raises(InvalidInput) as caught:
         cast(tensor_of(source, [0, 1]), target)
     assert caught.value.message == (
-        f"tensor 'x' has datatype {source.name}, which cannot become {target.name}"
+        f"tensor 'x' has datatype {source.name}, which cannot become {target.name}; {fix}"
     )
 
 

@@ -193,13 +193,18 @@ def test_rows_of_different_lengths_are_no_array():
         (["a", None], "NoneType"),
         (["a", 1], "int"),
         ([{}], "dict"),
-        ([2**70], "int"),
         ({"a": 1}, "dict"),
         (object(), "object"),
     ],
 )
 def test_an_element_that_is_no_number_and_no_text_is_told_by_its_type(value, kind):
     with pytest.raises(ModelFailed, match=f"^'x' holds a value of type {kind};"):
+        as_array("x", value)
+
+
+@pytest.mark.parametrize("value", [2**70, [1, 2**70], [-(2**63) - 1, 1]])
+def test_an_integer_that_is_too_large_is_shown(value):
+    with pytest.raises(ModelFailed, match=r"'x' holds -?\d{19,}, which is not a 64-bit integer"):
         as_array("x", value)
 
 

@@ -316,13 +316,15 @@ async def test_a_body_that_is_too_large_is_refused():
     assert response.status_code == 413
     assert response.json() == {
         "error": "Query processing error",
-        "cause": f"the body is {MAX_BODY_BYTES + 1} bytes; the limit is {MAX_BODY_BYTES}",
+        "cause": f"the body is {MAX_BODY_BYTES + 1} bytes; the limit is {MAX_BODY_BYTES}, which "
+        "SKYSAIL_FRONTEND_MAX_MESSAGE_MIB sets",
     }
 
 
 async def test_other_verbs_are_refused():
     response = await doors().get(PREDICT)
-    assert (response.status_code, response.json()) == (405, {"error": "Method Not Allowed"})
+    assert response.status_code == 405
+    assert response.json() == {"error": f"{PREDICT} does not take GET; use POST"}
 
 
 @pytest.mark.parametrize(

@@ -124,9 +124,11 @@ async def test_a_model_is_ready_while_a_replica_takes_batches():
 async def test_paths_and_verbs_that_are_not_served_are_json_errors():
     client = doors()
     response = await client.get("/v2/nothing/here")
-    assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
+    assert response.status_code == 404
+    assert response.json()["error"].startswith("nothing is served at /v2/nothing/here; predictions")
     response = await client.get(INFER)
-    assert (response.status_code, response.json()) == (405, {"error": "Method Not Allowed"})
+    assert response.status_code == 405
+    assert response.json() == {"error": f"{INFER} does not take GET; use POST"}
 
 
 # Queries and answers.
@@ -359,7 +361,8 @@ async def test_a_body_that_is_too_large_by_its_own_word_is_not_read():
     response = await doors().post(INFER, never(), headers)
     assert response.status_code == 413
     assert response.json() == {
-        "error": f"the body is {MAX_BODY_BYTES + 1} bytes; the limit is {MAX_BODY_BYTES}"
+        "error": f"the body is {MAX_BODY_BYTES + 1} bytes; the limit is {MAX_BODY_BYTES}, which "
+        "SKYSAIL_FRONTEND_MAX_MESSAGE_MIB sets"
     }
 
 

@@ -216,7 +216,9 @@ async def test_a_body_that_decompresses_beyond_the_limit_is_refused(encoding):
     assert len(bomb) < MAX_BODY_BYTES
     response = await echo().post(INFER, bomb, headers)
     assert response.status_code == 413
-    assert response.json()["error"].endswith(f"the limit of {MAX_BODY_BYTES} bytes, decompressed")
+    assert response.json()["error"].endswith(
+        f"the limit of {MAX_BODY_BYTES} bytes, which SKYSAIL_FRONTEND_MAX_MESSAGE_MIB sets"
+    )
 
 
 @pytest.mark.parametrize(

@@ -297,13 +297,13 @@ def test_numbers_become_the_type_that_the_model_takes(source, target, name):
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
-        (np.array([[1.5, 2, 3]]), DataType.INT64, "cannot become INT64"),
+        (np.array([[1.5, 2, 3]]), DataType.INT64, "cannot become INT64; give .*"),
         (np.array([[300, 2, 3]]), DataType.UINT8, "to UINT8: 300 does not fit; give .*"),
         (np.array([[-1, 2, 3]]), DataType.UINT64, "to UINT64: -1 does not fit; give .*"),
-        (np.array([["1", "2", "3"]]), DataType.FP64, "cannot become FP64"),
-        (np.array([[1, 2, 3]]), DataType.BYTES, "cannot become BYTES"),
-        (np.array([[1.0, 2, 3]]), DataType.BF16, "cannot become BF16"),
-        (np.array([[2, 1, 0]]), DataType.BOOL, "cannot become BOOL"),
+        (np.array([["1", "2", "3"]]), DataType.FP64, "cannot become FP64; give .*"),
+        (np.array([[1, 2, 3]]), DataType.BYTES, "cannot become BYTES; give .*"),
+        (np.array([[1.0, 2, 3]]), DataType.BF16, "cannot become BF16; give .*"),
+        (np.array([[2, 1, 0]]), DataType.BOOL, "cannot become BOOL; give .*"),
     ],
 )
 def test_what_would_lose_its_meaning_is_refused(source, target, words):

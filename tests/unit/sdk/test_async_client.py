@@ -142,12 +142,6 @@ def test_a_tuning_sends_what_is_given_and_names_it():
         tune_request("digits", None, max_batch_size=-1)
 
 
-@pytest.mark.parametrize("name", ["num_replicas", "num_threads", "memory_mib", "cpus", "gpus"])
-def test_less_than_nothing_cannot_be_asked_for(name):
-    with pytest.raises(InvalidInput, match="cannot be less than 0"):
-        deploy_request(**{**REQUEST, name: -1})
-
-
 def test_a_time_out_that_is_no_duration_is_refused():
     with pytest.raises(InvalidInput, match="a duration is at most a year"):
         deploy_request(**{**REQUEST, "start_timeout_s": float("inf")})
@@ -175,11 +169,6 @@ async def test_a_client_that_was_never_used_is_closed_without_a_connection():
     async with AsyncClient("a:1") as client:
         assert client.endpoint == "a:1"
     await client.close()
-
-
-async def test_less_than_no_replicas_cannot_be_asked_for():
-    with pytest.raises(InvalidInput, match="num_replicas cannot be less than 0"):
-        await AsyncClient("a:1").scale("digits", -1)
 
 
 def rpc_error(code: grpc.StatusCode, details: str, reason: str = "") -> grpc.aio.AioRpcError:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from skysail.predictions import Prediction, encode_input, prediction_of, shape_told
+from skysail.predictions import Prediction, encode_input, prediction_of, rows_of, shape_told
 from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Content, DataType, Tensor, from_numpy, to_numpy
@@ -80,7 +80,11 @@ def test_a_dictionary_is_a_tensor_of_each_name():
             "the input is not usable: 'input' has masked elements, which no datatype holds; fill",
         ),
         ([[1], [2, 3]], "the input is not usable: 'input' is not an array"),
-        (2**70, "the input is not usable: 'input' holds a value of type int"),
+        (2**70, f"the input is not usable: 'input' holds {2**70}, which is not a 64-bit integer"),
+        (
+            {("a", 1): 1},
+            "the input is a dictionary, whose keys must be names of inputs, got ('a', 1)",
+        ),
         (1j, "the input is not usable: 'input' has numpy type complex128"),
         ({"age": object()}, "the input is not usable: 'age' holds a value of type object"),
         ("\ud83d", "tensor 'input' has a text that is not UTF-8"),
@@ -230,3 +234,38 @@ def test_a_shape_is_told_without_the_axis_that_the_user_did_not_write(expected, 
 
 def test_a_message_about_something_else_stays_as_it_is():
     assert shape_told("the queue is full", "takes one", "that") == "the queue is full"
+
+
+class FakeFrame:
+    """A data frame, as far as rows of it are asked for."""
+
+    columns = ("a", "b")
+
+    def __init__(self, array) -> None:
+        self.array = array
+
+    def to_numpy(self):
+        return self.array
+
+    def to_dict(self, orient: str):
+        assert orient == "records"
+        return [dict(zip(self.columns, row, strict=True)) for row in self.array.tolist()]
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+def test_a_data_frame_of_numbers_is_asked_by_its_rows():
+    rows = list(rows_of(FakeFrame(np.array([[1.0, 2.0], [3.0, 4.0]]))))
+    assert [row.tolist() for row in rows] == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_a_mixed_data_frame_is_asked_by_dictionaries():
+    frame = FakeFrame(np.array([[1, "x"], [2, "y"]], dtype=object))
+    assert list(rows_of(frame)) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+
+
+@pytest.mark.parametrize("inputs", ["text", b"bytes", {"x": [1]}, 5, None])
+def test_one_input_is_not_many(inputs):
+    with pytest.raises(InvalidInput, match=r"inputs must be a list of inputs, got a .*; for one"):
+        rows_of(inputs)

@@ -21,7 +21,6 @@ from skysail_common.errors import (
     SkysailError,
     Unavailable,
 )
-from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_protos.v1 import query_pb2, query_pb2_grpc, tensors_pb2
 
 BREAK = query_pb2.PredictStreamResponse()
@@ -420,14 +419,37 @@ async def test_a_time_out_that_is_no_duration_is_refused_and_hurts_no_other(time
 
 
 async def test_a_query_that_no_frontend_takes_is_refused_and_hurts_no_other():
+    limit = 4 * 1024 * 1024  # That of a server of gRPC that says nothing else.
     large = query("b")
-    large.inputs.append(tensors_pb2.Tensor(name="x", data=bytes(MAX_MESSAGE_BYTES)))
+    large.inputs.append(tensors_pb2.Tensor(name="x", data=bytes(limit)))
+    async with frontend(lambda asked: None if asked.target == "waits" else well(asked)) as one:
+        async with stream_to(one) as (stream, _):
+            assert await model_of(stream, "a") == "a"
+            (waits,) = asking(stream, "waits")
+            await eventually(lambda: "waits" in one.targets)
+            for _ in range(3):
+                with pytest.raises(
+                    InvalidInput, match=f"; the limit is {limit}, which SKYSAIL_FRO"
+                ):
+                    await stream.ask(large, 10)
+            assert await model_of(stream, "c") == "c"
+            # The limit is known after the first; what waited was asked again.
+            assert one.num_streams == 2
+            assert one.targets.count("waits") == 2
+            waits.cancel()
+            await asyncio.gather(waits, return_exceptions=True)
+
+
+async def test_a_limit_is_forgotten_with_the_frontend_that_has_it():
+    large = query("b")
+    large.inputs.append(tensors_pb2.Tensor(name="x", data=bytes(4 * 1024 * 1024)))
     async with frontend() as one, stream_to(one) as (stream, _):
-        assert await model_of(stream, "a") == "a"
-        with pytest.raises(InvalidInput, match=f"; the limit is {MAX_MESSAGE_BYTES}$"):
-            await stream.ask(large, 10)
-        assert await model_of(stream, "c") == "c"
-        assert (one.targets, one.num_streams) == (["a", "c"], 1)
+        for expected_streams in (1, 3):
+            with pytest.raises(InvalidInput):
+                await stream.ask(large, 10)
+            assert one.num_streams == expected_streams
+            assert await model_of(stream, "last") == "last"
+            await asyncio.sleep(0.05)
 
 
 async def test_a_time_out_that_has_passed_ends_at_once_and_is_not_sent(monkeypatch):

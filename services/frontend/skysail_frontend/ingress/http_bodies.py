@@ -35,6 +35,9 @@ def headers_of(request: Request) -> Mapping[bytes, bytes]:
     return dict(request.scope["headers"])
 
 
+_SETTING = ", which SKYSAIL_FRONTEND_MAX_MESSAGE_MIB sets"
+
+
 class BodyTooLarge(InvalidInput):
     """The body of a request is larger than this server takes."""
 
@@ -52,7 +55,7 @@ async def read_body(
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > max_bytes:
-        raise BodyTooLarge(f"the body is {int(declared)} bytes; the limit is {max_bytes}")
+        raise BodyTooLarge(f"the body is {int(declared)} bytes; the limit is {max_bytes}{_SETTING}")
     if b"content-type" in headers:
         _check_type(headers[b"content-type"].decode("latin-1").lower())
     encoding = ""
@@ -91,7 +94,7 @@ async def _received(request: Request, max_bytes: int, held: Held) -> bytes:
         part, has_more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size > max_bytes:
-            raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes")
+            raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes{_SETTING}")
         held.add(len(part))
         parts.append(part)
     return await join(parts)
@@ -108,7 +111,8 @@ async def _decompressed(
             size += len(part)
             if size > max_bytes:
                 raise BodyTooLarge(
-                    f"the body is larger than the limit of {max_bytes} bytes, decompressed"
+                    f"the body, decompressed, is larger than the limit of {max_bytes} bytes"
+                    f"{_SETTING}"
                 )
             if size > max_gained:
                 raise BodyTooLarge(

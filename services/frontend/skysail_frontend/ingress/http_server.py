@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from http import HTTPStatus
 from math import ceil
 
 import uvicorn
@@ -18,7 +19,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from skysail_common.clock import MONOTONIC, Clock
-from skysail_common.errors import SkysailError, without_frames
+from skysail_common.errors import SkysailError, shown, without_frames
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.statuses import as_skysail_error
 from skysail_common.sockets import bound_socket
@@ -41,6 +42,19 @@ _MAX_HOSTS = 100
 """Values of the header `Host` that are kept with what is made of them."""
 
 
+def _detail(request: Request, error: HTTPException) -> str:
+    path = shown(request.url.path)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return (
+            f"nothing is served at {path}; predictions are at POST /v2/models/{{model}}/infer and "
+            "POST /{application}/predict"
+        )
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{path} does not take {request.method}; use {allowed}"
+    return error.detail
+
+
 def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -> ASGIApp:
     """Return the application; whatever a handler raises becomes a JSON error.
 
@@ -56,7 +70,7 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = json_response({"error": error.detail}, error.status_code)
+        response = json_response({"error": _detail(request, error)}, error.status_code)
         # `Allow`, which is part of the status 405.
         response.headers.update(error.headers or {})
         return response
