@@ -166,6 +166,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "uses_cache": _FLAG,
     "version": _VERSION,
     "wait": _FLAG,
+    "warm_up": _FLAG,
 }
 """What each argument must be, in words and as a check."""
 
