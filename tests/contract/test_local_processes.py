@@ -251,35 +251,21 @@ async def test_a_log_is_followed_beyond_its_rotation_without_losing_a_line(world
             assert await hand.log(container, 2) == expected
 
 
-def uses_multiprocessing(texts):
-    import multiprocessing
-    import os
-    import tempfile
-    from multiprocessing.connection import Listener
+async def test_temporary_files_are_in_the_work_directory_under_a_short_name(world, hand: Hand):
+    def names_them(texts):
+        import os
+        import tempfile
 
-    listener = Listener(family="AF_UNIX")
-    listener.close()
-    with multiprocessing.Manager() as manager:
-        shared = manager.list(texts)
-        shared.append("end")
-        answered = list(shared)
-    context = multiprocessing.get_context("forkserver")
-    with context.Pool(1) as pool:
-        size = pool.apply(len, (answered,))
-    assert os.path.realpath(tempfile.gettempdir()) == os.getcwd()
-    return [f"{text} {size}" for text in texts]
+        return [f"{tempfile.gettempdir()} {os.getcwd()}" for _ in texts]
 
-
-async def test_a_data_directory_with_a_long_name_has_sockets_of_replicas_and_models(tmp_path: Path):
-    deep = tmp_path / ("x" * 60) / ("y" * 60)
-    async with running_backend("local", deep) as world, opened(*world) as hand:
-        container = await hand.start_ready(hand.version(uses_multiprocessing))
-        assert await ask(container, "x") == ["x 2"]
-        link = short_name(container)
-        assert link.is_symlink()
-        assert link.stat().st_mode & 0o777 == 0o700
-        await hand.manager.stop(container.container_id, 10.0)
-        assert not link.is_symlink()
+    container = await hand.start_ready(hand.version(names_them))
+    link = short_name(container)
+    work = world[0].directory / "replicas" / container.container_id / "work"
+    assert await ask(container, "x") == [f"{link} {work}"]
+    assert link.is_symlink()
+    assert link.stat().st_mode & 0o777 == 0o700
+    await hand.manager.stop(container.container_id, 10.0)
+    assert not link.is_symlink()
 
 
 def short_name(container: Container) -> Path:

@@ -1,0 +1,120 @@
+"""What models may use in a replica, and what is told of its failure, whichever manager runs it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import WarmUp
+from skysail_management.containers.log_tails import timed_out
+from skysail_testing.container_managers import BACKENDS, Hand, ask, opened, running_backend
+
+
+@pytest.fixture(params=["local", "docker"])
+async def hand(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Hand]:
+    reason = BACKENDS[request.param].why_not()
+    if reason:
+        pytest.skip(reason)
+    # As long as that of a user with a long name.
+    directory = tmp_path / ("x" * 60) / ("y" * 60) if request.param == "local" else tmp_path / "d"
+    async with running_backend(request.param, directory) as world, opened(*world) as hand:
+        yield hand
+
+
+def uses_multiprocessing(texts):
+    import multiprocessing
+    import os
+    from multiprocessing.connection import Listener
+
+    if "IN_REPLICA" not in os.environ:
+        return texts
+    listener = Listener(family="AF_UNIX")
+    listener.close()
+    with multiprocessing.Manager() as manager:
+        shared = manager.list(texts)
+        shared.append("end")
+        answered = list(shared)
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
+        size = pool.apply(len, (answered,))
+    return [f"{text} {size}" for text in texts]
+
+
+async def test_a_model_may_use_the_sockets_of_multiprocessing(hand: Hand):
+    spec = hand.version(uses_multiprocessing)
+    container = await hand.start_ready(spec, environment={"IN_REPLICA": "1"})
+    assert await ask(container, "x") == ["x 2"]
+
+
+def has_many_columns(x):
+    import os
+
+    if "FAILS" in os.environ:
+        raise KeyError([f"column {number:05}" for number in range(5000)])
+    return x
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+async def test_both_ends_of_a_long_reason_are_told_in_any_format(hand: Hand, log_format: str):
+    spec = hand.version(has_many_columns, example=[[1.0]])
+    started = await hand.start(spec, environment={"FAILS": "1"}, log_format=log_format)
+    failed = await hand.ended(started)
+    assert failed.state is ReplicaState.FAILED
+    assert failed.is_permanent
+    told = "the function failed on the warm-up query: KeyError: ['column 00000', "
+    assert told in failed.log_tail
+    assert "'column 04999']" in failed.log_tail
+    assert "\nTraceback (most recent call last):" in failed.log_tail
+
+
+def is_slow(x):
+    import os
+    import time
+
+    if "SLOW" in os.environ:
+        print("called", flush=True)
+        time.sleep(60)
+    return x
+
+
+async def test_a_slow_start_can_be_explained_by_its_log(hand: Hand):
+    spec = hand.version(is_slow, example=[[1.0]])
+    container = await hand.start(spec, environment={"SLOW": "1"})
+    for _ in range(150):
+        lines = await hand.log(container)
+        if "called" in lines:
+            break
+        await asyncio.sleep(0.1)
+    found = timed_out(container, "\n".join(lines))
+    assert ": warming up, call 1" in found.reason
+    await hand.manager.stop(container.container_id, 5.0)
+    assert (await hand.ended(container)).state is ReplicaState.STOPPED
+
+
+async def test_without_a_warm_up_a_slow_model_is_ready_at_once(hand: Hand):
+    spec = hand.version(is_slow, example=[[1.0]])
+    cold = WarmUp(is_on=False)
+    container = await hand.start_ready(spec, environment={"SLOW": "1"}, warm_up=cold)
+    assert "called" not in await hand.log(container)
+
+
+def keeps_the_interpreter(texts):
+    import ctypes
+    import os
+
+    if "IN_REPLICA" in os.environ:
+        # PyDLL does not let go of the interpreter during a call.
+        ctypes.PyDLL(None).sleep(60)
+    return texts
+
+
+async def test_the_call_that_was_stuck_is_the_reason(hand: Hand):
+    container = await hand.start_ready(
+        hand.version(keeps_the_interpreter), environment={"IN_REPLICA": "1"}, stuck_after_s=0.5
+    )
+    asking = asyncio.create_task(ask(container, "x"))
+    failed = await hand.ended(container)
+    await asyncio.gather(asking, return_exceptions=True)
+    assert failed.reason.startswith("stuck: its function did not return: no result after ")
+    assert "with the interpreter held, in keeps_the_interpreter, line " in failed.reason
