@@ -25,7 +25,7 @@ from skysail_testing.store_servers import (
     installed_command,
 )
 
-OWNER = Owner("lock", "here", "a test", "now")
+OWNER = Owner(("lock",), "here", "a test", "now")
 SERVERS = {"embedded": embedded_command, "installed": installed_command}
 
 

@@ -33,7 +33,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 def owner(name: str) -> Owner:
-    return Owner(name, f"host of {name}", f"place of {name}", "now")
+    return Owner((name,), f"host of {name}", f"place of {name}", "now")
 
 
 async def taken(world: StoreWorld, name: str) -> Store:
@@ -77,6 +77,18 @@ async def test_an_owner_keeps_others_out_until_its_lease_has_ended(world):
     assert (await other.look()).holder(owner("a")) is None
     await world.pass_time(LEASE_S + 1)
     assert (await other.look()).holder(owner("b")) is None
+
+
+async def test_one_common_lock_or_lease_is_enough(world):
+    store = world.connect()
+    first = Owner(("lock 1", "lease"), "host", "place", "now")
+    await store.take(first, await store.look())
+    state = await store.look()
+    assert state.owner == first
+    assert state.holder(Owner(("lock 2", "lease"), "other", "place", "now")) is None
+    assert state.holder(Owner(("lock 1", "new lease"), "other", "place", "now")) is None
+    assert state.holder(Owner(("lock 2", "new lease"), "other", "place", "now")) == first
+    assert state.holder(Owner((), "other", "place", "now")) == first
 
 
 async def test_a_clock_that_was_set_back_keeps_nobody_out_for_long(world):

@@ -50,7 +50,7 @@ async def connect(server: StoreServer) -> AsyncIterator[Callable[..., Store]]:
 @pytest.fixture
 async def store(connect) -> Store:
     store = connect()
-    await store.take(Owner("lock", "here", "a test", "now"), await store.look())
+    await store.take(Owner(("lock",), "here", "a test", "now"), await store.look())
     return store
 
 

@@ -56,7 +56,7 @@ class MemoryStore:
         self.epoch = 0
         self.revision = 0
         self._claim = 0
-        self._owner = Owner("memory", "here", "memory", "now")
+        self._owner = Owner(("memory",), "here", "memory", "now")
         self._secret = ""
         self.num_commits = 0
         self.fails_with: list[Exception] = []

@@ -78,7 +78,7 @@ class Ownership(RuleBasedStateMachine):
         assert isinstance(error, StoreTaken | StoreLost), error
         if isinstance(error, StoreTaken):
             assert state.owner is not None
-            assert state.owner.id != place.lock
+            assert place.lock not in state.owner.locks
             assert abs(state.idle_s) <= LEASE_S
         return None
 

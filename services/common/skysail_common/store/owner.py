@@ -16,9 +16,9 @@ RENEW_EVERY_S = 5.0
 class Owner:
     """A management, as others see it in the store."""
 
-    id: str
-    """Lock or lease that it holds and no other process can: whoever holds it now knows that the
-    owner is gone."""
+    locks: tuple[str, ...]
+    """Locks and leases that it holds and no other process can: whoever holds one of them now knows
+    that the owner is gone."""
     host: str
     """Machine or pod."""
     place: str
@@ -37,10 +37,11 @@ class Owner:
             return None
         try:
             values = json.loads(text)
-            return cls(**{name: str(values[name]) for name in ("id", "host", "place", "since")})
+            names = ("host", "place", "since")
+            return cls(tuple(values["locks"]), *(str(values[name]) for name in names))
         except (ValueError, KeyError, TypeError):
             # Another Skysail wrote it: it is an owner all the same.
-            return cls("", "another version of Skysail", text[:100], "")
+            return cls((), "another version of Skysail", text[:100], "")
 
     def __str__(self) -> str:
         return f"{self.host} ({self.place}), since {self.since or 'an unknown time'}"
@@ -68,7 +69,7 @@ class StoreState:
 
     def holder(self, candidate: Owner) -> Owner | None:
         """Return the owner that keeps a candidate from taking the store; None if it may."""
-        if self.owner is None or self.owner.id == candidate.id:
+        if self.owner is None or set(self.owner.locks) & set(candidate.locks):
             return None
         # Also one from the future: the server's clock was set back since.
         return self.owner if abs(self.idle_s) <= LEASE_S else None

@@ -15,17 +15,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def claimant(data_dir: Path, lease_id: str = "") -> Owner:
     """Return this management as an owner.
 
-    Its id names what no other process holds: the Lease of Kubernetes if there is one, else the lock
-    of the data directory, on which the kernel of this machine decides. A copy of the directory, or
-    the same one seen from another machine, has another id. Called by the holder of the lock.
+    It is known by the lock of the data directory, on which the kernel of this machine decides, and
+    by the Lease of Kubernetes if there is one. A copy of the directory, or the same one seen from
+    another machine, has another lock. Called by the holder of both.
     """
+    file = (data_dir / LOCK_FILE).stat()
+    locks = [f"lock {_kernel()} {file.st_dev} {file.st_ino}"]
     if lease_id:
-        id_ = f"lease {lease_id}"
-    else:
-        file = (data_dir / LOCK_FILE).stat()
-        id_ = f"lock {_kernel()} {file.st_dev} {file.st_ino}"
+        locks.append(f"lease {lease_id}")
     place = f"data directory {data_dir.resolve()}, process {os.getpid()}"
-    return Owner(id_, platform.node(), place, present_time())
+    return Owner(tuple(locks), platform.node(), place, present_time())
 
 
 def _kernel() -> str:

@@ -53,15 +53,21 @@ def test_a_claimant_is_known_by_the_lock_that_it_holds(tmp_path: Path):
     place.mkdir()
     (place / LOCK_FILE).touch()
     first = claimant(place)
-    assert claimant(place).id == first.id
+    assert claimant(place).locks == first.locks
+    assert len(first.locks) == 1
     assert str(os.getpid()) in first.place
     assert str(place) in first.place
     shutil.copytree(place, other)
-    assert claimant(other).id != first.id
+    assert claimant(other).locks != first.locks
     place.rename(tmp_path / "moved")
-    assert claimant(tmp_path / "moved").id == first.id
+    assert claimant(tmp_path / "moved").locks == first.locks
 
 
-def test_a_claimant_with_a_lease_is_known_by_that(tmp_path: Path):
-    (tmp_path / LOCK_FILE).touch()
-    assert claimant(tmp_path, "uid").id == claimant(tmp_path / "elsewhere", "uid").id == "lease uid"
+def test_a_claimant_with_a_lease_is_known_by_that_too(tmp_path: Path):
+    directories = [tmp_path / "a", tmp_path / "b"]
+    for directory in directories:
+        directory.mkdir()
+        (directory / LOCK_FILE).touch()
+    here, there = (claimant(directory, "uid") for directory in directories)
+    assert set(here.locks) & set(there.locks) == {"lease uid"}
+    assert set(here.locks) & set(claimant(directories[0]).locks)
