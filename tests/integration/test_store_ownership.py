@@ -18,6 +18,7 @@ import redis
 import skysail
 from skysail.errors import StoreLost
 from skysail.supervisor.cluster import store_socket
+from skysail_common.rpc.health_check import STORE, health_status
 from skysail_testing import models
 from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
 from skysail_testing.processes import Service, eventually
@@ -236,6 +237,8 @@ def test_a_cluster_serves_on_without_its_data_and_gets_them_back(tmp_path: Path)
                 client.scale("m", 3)
             found = client.status()
             assert found.is_store_reachable
+            assert health_status(cluster.management, STORE) == 1
+            assert health_status(cluster.management) == 0
             assert "came back empty" in found.store_problem
             assert client.describe_version("m").num_ready == 2
             shown = skysail_command("status", "--endpoint", cluster.management)
@@ -263,6 +266,7 @@ def test_the_mirror_of_a_management_that_runs_is_written_back(tmp_path: Path):
             restored = skysail_command("store", "restore", "--endpoint", cluster.management)
             assert restored.returncode == 0, restored.stderr
             assert client.status().store_problem == ""
+            assert health_status(cluster.management, STORE) == 0
             os.kill(cluster.service_pid("skysail_management"), signal.SIGKILL)
             eventually(lambda: client_is_well(cluster), 30)
             client.scale("m", 2)

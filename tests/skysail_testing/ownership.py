@@ -45,23 +45,26 @@ class Contender:
 
     def __init__(self, place: Place, world: StoreWorld, accepted_loss: str = "") -> None:
         self.place = place
-        self.num_backs = 0
+        self.health: list[bool] = []
+        """What health said, each time it changed."""
         self.store: Store = world.connect()
         self.records = Records(self.store)
         note = cast(LastSeenNote, place.note)
         self.opening = StoreOpening(
             self.store,
-            Owner(place.lock, "host", f"place of {place.lock}", "now"),
+            Owner((place.lock,), "host", f"place of {place.lock}", "now"),
             note,
             place.find_leftovers,
             accepted_loss,
             now,
         )
-        self.keeper = StoreKeeper(self.store, note, self._is_back)
+        self.keeper = StoreKeeper(self.store, note, self._is_back, self._set_health)
 
     def _is_back(self) -> None:
-        self.num_backs += 1
         self.records.mark_stale()
+
+    async def _set_health(self, is_healthy: bool) -> None:
+        self.health.append(is_healthy)
 
     async def start(self) -> None:
         """Become the owner, or raise why not."""

@@ -5,6 +5,7 @@ import fcntl
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
 from skysail_common.paths import management_socket, private_directory
 from skysail_common.rpc.certificates import ServerCertificates
+from skysail_common.rpc.health_check import STORE
 from skysail_common.rpc.management_access import read_token
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
 from skysail_common.sockets import check_management_host, join_host_port
@@ -237,7 +239,7 @@ async def _serve(
     records = Records(store)
     await records.load()
     secret = await store.secret()
-    keeper = StoreKeeper(store, note, records.mark_stale)
+    keeper = StoreKeeper(store, note, records.mark_stale, partial(server.set_health, STORE))
     artifacts = ArtifactStore(settings.data_dir / ARTIFACTS, settings.max_artifact_bytes, MONOTONIC)
     events = DeployEvents()
     routing = Routing(records)

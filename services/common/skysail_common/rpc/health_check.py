@@ -13,6 +13,9 @@ LIVENESS = "skysail.liveness"
 READINESS = "skysail.readiness"
 """The service whose health says that a management serves, or could take over: its store lets it in."""
 
+STORE = "skysail.store"
+"""The service whose health says that the store of a management takes changes."""
+
 TIMEOUT_S = 5.0
 """Longest time until the answer of a health check."""
 

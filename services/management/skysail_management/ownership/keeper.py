@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from skysail_common.errors import (
     FailedPrecondition,
@@ -23,17 +23,26 @@ log = logging.getLogger(__name__)
 class StoreKeeper:
     """Renews the ownership; tells operators once when the store fails, and once when it is back."""
 
-    def __init__(self, store: Store, note: LastSeenNote, on_back: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        note: LastSeenNote,
+        on_back: Callable[[], None],
+        set_health: Callable[[bool], Awaitable[None]],
+    ) -> None:
         """Does nothing yet.
 
         Args:
             store: The store, which is owned.
             note: Says to the next management what was seen last.
             on_back: Called when the store is well again: the mirror may be old.
+            set_health: Called with True once the store takes changes, and False once it does not.
         """
         self._store = store
         self._note = note
         self._on_back = on_back
+        self._set_health = set_health
+        self._is_healthy: bool | None = None
         self._noted = LastSeen("", 0, 0)
         self._problem: SkysailError | None = None
 
@@ -54,8 +63,8 @@ class StoreKeeper:
             StoreTaken: another management owns the store by now.
         """
         while True:
-            await asyncio.sleep(RENEW_EVERY_S)
             await self.check()
+            await asyncio.sleep(RENEW_EVERY_S)
 
     async def check(self) -> None:
         """Renew the ownership now, and note what the store is like.
@@ -69,8 +78,10 @@ class StoreKeeper:
             raise
         except SkysailError as error:
             self._fails(error)
+            await self._tell(False)
             return
         self._is_well()
+        await self._tell(True)
         seen = LastSeen(self._store.id, self._store.revision, self._store.epoch)
         if seen != self._noted:
             self._noted = seen
@@ -94,6 +105,11 @@ class StoreKeeper:
         log.warning("store restored", extra={"records": num_records})
         await self.check()
         return num_records
+
+    async def _tell(self, is_healthy: bool) -> None:
+        if is_healthy is not self._is_healthy:
+            self._is_healthy = is_healthy
+            await self._set_health(is_healthy)
 
     def _fails(self, error: SkysailError) -> None:
         if type(error) is not type(self._problem):

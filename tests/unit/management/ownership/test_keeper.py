@@ -89,6 +89,7 @@ async def test_a_lost_store_is_told_once_and_the_mirror_stays(caplog):
     assert contender.keeper.problem == ""
     assert levels(caplog, "store usable again") == ["WARNING"]
     await until(lambda: changes)
+    assert contender.health == [False, True]
     await contender.commit("2")
     freshness.cancel()
     await asyncio.gather(freshness, return_exceptions=True)
