@@ -74,7 +74,7 @@ async def test_a_package_that_cannot_be_found_is_named_and_nothing_remains(hand:
         assert "Could not find a version" in caught.value.message
         assert "No matching distribution" in caught.value.log_tail
         assert any("No matching distribution" in line for line in lines)
-    await hand.manager.sweep([])
+    await hand.manager.sweep(lambda: [])
 
 
 async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: Path):
@@ -102,9 +102,9 @@ async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: 
         await hand.manager.prepare(
             hand.version(echo, M2, [hand.backend.requirement(wheel)]), lambda line: None
         )
-        await hand.manager.sweep([spec])
+        await hand.manager.sweep(lambda: [spec])
         await hand.manager.prepare(spec, lambda line: None)
-        await hand.manager.sweep([])
+        await hand.manager.sweep(lambda: [])
         with pytest.raises(PrepareFailed):
             await hand.manager.prepare(spec, lambda line: None)
 
@@ -489,7 +489,7 @@ async def test_sweep_removes_what_is_nobodys_and_keeps_what_is(hand: Hand):
     await asyncio.gather(*(hand.ended(each) for each in (first, other, alien)))
     second = await hand.ended(await hand.start(kept))
     live = await hand.reported(live, ReplicaState.READY)
-    await hand.manager.sweep([kept])
+    await hand.manager.sweep(lambda: [kept])
     # The last failure of each replica can still be read.
     for container in (second, other):
         assert any("the weights" in line for line in await hand.log(container))
@@ -497,7 +497,7 @@ async def test_sweep_removes_what_is_nobodys_and_keeps_what_is(hand: Hand):
         with pytest.raises(ReplicaNotFound):
             await hand.log(container)
     assert await ask(live, "x") == ["x"]
-    await hand.manager.sweep([])
+    await hand.manager.sweep(lambda: [])
     with pytest.raises(ReplicaNotFound):
         await hand.log(second)
     assert [box.container_id for box in await hand.live()] == [live.container_id]

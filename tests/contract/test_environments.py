@@ -133,3 +133,44 @@ def test_an_environment_is_the_same_for_the_same_packages():
     one = ["a==1 \\", "--hash=sha256:1", "b==1 \\", "--hash=sha256:2"]
     other = ["a==1 \\", "--hash=sha256:2", "b==1 \\", "--hash=sha256:1"]
     assert environment_key(one) != environment_key(other)
+
+
+async def test_an_environment_that_comes_to_be_needed_during_a_sweep_stays(directory: Path, pip):
+    pip("exit 0")
+    kept = Environments(directory, PATH)
+    for requirement in ("six", "numpy"):
+        await kept.prepare([requirement], lambda line: None)
+
+    def needed() -> list[list[str]]:
+        # While one is removed, a version is registered that needs the other.
+        found = [
+            each for each in (["six"], ["numpy"]) if (directory / environment_key(each)).exists()
+        ]
+        return found if len(found) == 1 else []
+
+    await kept.sweep(needed)
+    (left,) = needed()
+    lines: list[str] = []
+    await kept.prepare(left, lines.append)
+    assert lines == [f"environment {environment_key(left)} is ready"]
+
+
+async def test_a_need_that_arises_while_a_sweep_waits_for_the_lock_is_seen(directory: Path, pip):
+    pip("exit 0")
+    kept = Environments(directory, PATH)
+    await kept.prepare(["six"], lambda line: None)
+    answers = iter([[], [["six"]]])
+    await kept.sweep(lambda: next(answers))
+    assert (directory / environment_key(["six"])).exists()
+
+
+async def test_an_emptied_environment_is_made_again(directory: Path, pip):
+    pip("exit 0")
+    kept = Environments(directory, PATH)
+    for damaged in ("bin/python", ".complete"):
+        await kept.prepare(["six"], lambda line: None)
+        (directory / environment_key(["six"]) / damaged).unlink()
+        lines: list[str] = []
+        await kept.prepare(["six"], lines.append)
+        assert lines == []
+        assert kept.python(["six"]).exists()

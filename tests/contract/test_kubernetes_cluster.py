@@ -94,7 +94,7 @@ async def test_replicas_of_a_version_are_pods_of_one_deployment(hand: Hand, clus
     assert found["spec"]["replicas"] == 1
     assert await ask(second, "x") == ["x"]
     await hand.manager.stop(second.container_id, 5.0)
-    await hand.manager.sweep([spec])
+    await hand.manager.sweep(lambda: [spec])
     assert await asyncio.to_thread(deployments, hand) == []
 
 
@@ -210,7 +210,7 @@ async def test_a_deployment_that_somebody_scales_is_set_right(hand: Hand, cluste
     (found,) = await asyncio.to_thread(deployments, hand)
     where = (found["metadata"]["name"], "--namespace", hand.backend.namespace)
     await asyncio.to_thread(cluster.kubectl, "scale", "deployment", *where, "--replicas=3")
-    await hand.manager.sweep([spec])
+    await hand.manager.sweep(lambda: [spec])
     (found,) = await asyncio.to_thread(deployments, hand)
     assert found["spec"]["replicas"] == 1
     assert await ask(container, "x") == ["x"]
@@ -232,7 +232,7 @@ async def test_two_clusters_in_a_namespace_leave_each_other_alone(world, tmp_pat
             with pytest.raises(SkysailError, match="there is no log"):
                 await hand.log(theirs)
             await hand.manager.stop(mine.container_id, 5.0)
-            await hand.manager.sweep([])
+            await hand.manager.sweep(lambda: [])
             assert await asyncio.to_thread(deployments, hand) == []
             assert await ask(theirs, "x") == ["x"]
 
@@ -372,5 +372,5 @@ async def test_images_of_versions_are_built_pushed_and_pulled(world, cluster, tm
         assert pod["spec"]["containers"][0]["image"].startswith(f"{REGISTRY.address}/{name}/")
         assert "initContainers" not in pod["spec"]
         await hand.manager.stop(container.container_id, 1.0)
-        await hand.manager.sweep([])
+        await hand.manager.sweep(lambda: [])
     backend.values = {}

@@ -13,6 +13,10 @@ from skysail_management.containers.processes import wait_for_exit
 from skysail_testing.container_managers import opened, running_backend
 
 
+def echo(texts):
+    return list(texts)
+
+
 async def start_store(data_dir: Path) -> "subprocess.Popen[bytes]":
     directory = data_dir / "store"
     directory.mkdir(parents=True)
@@ -27,7 +31,7 @@ async def test_down_stops_what_was_left_before_the_cluster_was_ready(tmp_path: P
     assert not await stop_cluster(data_dir, "test", os.environ)
     async with running_backend("local", data_dir) as (backend, server):
         async with opened(backend, server) as hand:
-            container = await hand.start_ready(hand.version(list))
+            container = await hand.start_ready(hand.version(echo))
             gone = asyncio.create_task(wait_for_exit(backend.pid(container)))
         store = await start_store(data_dir)
         os.close(lock(data_dir))

@@ -117,7 +117,7 @@ async def test_a_process_that_nobody_noted_down_is_killed_by_the_next_manager(wo
     async with opened(*world) as second:
         await asyncio.wait_for(gone, 10)
         assert await second.manager.list() == []
-        await second.manager.sweep([second.version(echo)])
+        await second.manager.sweep(lambda: [second.version(echo)])
         assert not directory.exists()
     Path(container.endpoint.removeprefix("unix:")).unlink(missing_ok=True)
 
@@ -174,7 +174,7 @@ async def test_a_damaged_note_stops_nothing(world, text: str):
     (backend.directory / "replicas" / "a-file").write_text("")
     async with opened(*world) as hand:
         assert await hand.manager.list() == []
-        await hand.manager.sweep([])
+        await hand.manager.sweep(lambda: [])
         assert not directory.exists()
 
 
@@ -228,7 +228,7 @@ async def test_directories_are_removed_beside_the_event_loop(hand: Hand, monkeyp
     for container in failed:
         await hand.backend.kill(container)
         await hand.ended(container)
-    await hand.manager.sweep([])
+    await hand.manager.sweep(lambda: [])
     assert len(threads) == 3
     assert threading.main_thread() not in threads
 

@@ -136,5 +136,5 @@ async def test_a_slow_pull_is_shown_and_one_that_hangs_can_be_given_up(tmp_path:
                     # What goes on is told before it is done.
                     assert shown[0][0] < 3
                     assert any("Pull complete" in text for _, text in shown)
-                    await hand.manager.sweep([])
+                    await hand.manager.sweep(lambda: [])
             run_docker("rmi", pulled)

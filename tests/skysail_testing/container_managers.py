@@ -406,7 +406,7 @@ async def _stop_all(backend: Backend) -> None:
     await manager.open()
     for container in await manager.list():
         await manager.stop(container.container_id, 0.0)
-    await manager.sweep([])
+    await manager.sweep(lambda: [])
     await manager.close()
 
 

@@ -1,7 +1,7 @@
 """A container manager without containers: tests say what becomes of each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from skysail_common.errors import ReplicaNotFound, Unsupported
@@ -9,6 +9,7 @@ from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
+    Needed,
     Progress,
     ReplicaSpec,
     VersionSpec,
@@ -26,6 +27,8 @@ class FakeContainerManager(ContainerManager):
         self.started: list[ReplicaSpec] = []
         self.stopped: list[str] = []
         self.prepared: list[VersionSpec] = []
+        self.verified: list[bool] = []
+        """Whether each preparation was to trust no note."""
         self.swept: list[list[VersionSpec]] = []
         self.is_open = False
         self.becomes_ready = True
@@ -64,7 +67,9 @@ class FakeContainerManager(ContainerManager):
     async def close(self) -> None:
         self.is_open = False
 
-    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
         self.num_preparing += 1
         try:
             progress("collecting packages")
@@ -74,6 +79,7 @@ class FakeContainerManager(ContainerManager):
             if self.prepare_errors:
                 raise self.prepare_errors.pop(0)
             self.prepared.append(version)
+            self.verified.append(verifies)
         finally:
             self.num_preparing -= 1
 
@@ -128,10 +134,10 @@ class FakeContainerManager(ContainerManager):
         for number in range(tail_lines):
             yield f"line {number} of {container_id}"
 
-    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+    async def sweep(self, needed: Needed) -> None:
         if self.sweep_errors:
             raise self.sweep_errors.pop(0)
-        self.swept.append(list(kept))
+        self.swept.append(list(needed()))
 
     def ids(self, *states: ReplicaState) -> Sequence[str]:
         """Return the live containers, in these states if any are given."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from random import random
 from typing import TypeVar
 
 import grpc.aio
@@ -64,12 +65,12 @@ class Patience:
     has begun outlasts a restart of management, a change of its leader, or a new port-forward.
     """
 
-    def __init__(self, clock: Clock = MONOTONIC) -> None:
-        """Begins with an operation that has not reached management."""
+    def __init__(self, clock: Clock = MONOTONIC, chance: Callable[[], float] = random) -> None:
+        """Begins with an operation that has not reached management; see `BackOff` for `chance`."""
         self._clock = clock
         self._has_begun = False
         self._lost_at: float | None = None
-        self._back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        self._back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S, chance)
 
     def went_on(self) -> None:
         """Note that management answered."""

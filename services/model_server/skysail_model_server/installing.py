@@ -14,6 +14,9 @@ from skysail_common.states import ExitCode
 from skysail_common.virtual_environments import install_command, make_environment
 from skysail_model_server.settings import requirements_text
 
+_MARKER = ".complete"
+"""File that is written last."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Install or remove and return the exit status: that of pip, where it fails."""
@@ -23,7 +26,11 @@ def main(arguments: Sequence[str]) -> int:
         )
         return ExitCode.USAGE
     directory = Path(arguments[1])
-    # One that was cut off, or a whole one of which nobody took note.
+    if arguments[0] == "install" and _is_whole(directory):
+        # Pods may use it.
+        sys.stdout.write(f"environment {directory.name} is whole\n")
+        return ExitCode.OK
+    # One that was cut off or damaged.
     shutil.rmtree(directory, ignore_errors=True)
     if arguments[0] == "remove":
         return ExitCode.OK
@@ -35,12 +42,18 @@ def main(arguments: Sequence[str]) -> int:
         status = subprocess.run(
             install_command(directory, requirements), stderr=subprocess.STDOUT, check=False
         ).returncode
+        if status == ExitCode.OK:
+            (directory / _MARKER).touch()
     except OSError as error:
         sys.stderr.write(f"ERROR: the environment cannot be made: {error}\n")
         status = ExitCode.FAILED
     if status != ExitCode.OK:
         shutil.rmtree(directory, ignore_errors=True)
     return status
+
+
+def _is_whole(directory: Path) -> bool:
+    return (directory / _MARKER).exists() and (directory / "bin" / "python").exists()
 
 
 if __name__ == "__main__":

@@ -177,12 +177,12 @@ async def test_a_pod_that_stays_although_its_replica_failed_is_swept():
         await settle()
         assert parts.seen[-1].state is ReplicaState.FAILED
         assert parts.api.names(POD) == [name]
-        await parts.manager.sweep([version_spec()])
+        await parts.manager.sweep(lambda: [version_spec()])
         await settle()
         assert parts.api.names(POD) == []
         assert await parts.log(name) == []
         # Of a version that is gone nobody asks for logs.
-        await parts.manager.sweep([])
+        await parts.manager.sweep(lambda: [])
         with pytest.raises(ReplicaNotFound, match="there is no log of container"):
             await parts.log(name)
 
@@ -191,7 +191,7 @@ async def test_a_pod_that_stays_although_its_replica_failed_is_swept():
 async def test_the_sweep_leaves_alone_what_serves():
     async with running() as parts:
         name = await parts.ready()
-        await parts.manager.sweep([])
+        await parts.manager.sweep(lambda: [])
         assert parts.api.names(POD) == [name]
         assert parts.states(name) == [ReplicaState.READY]
 
@@ -258,7 +258,7 @@ async def test_a_pod_that_is_evicted_finishes_what_it_has():
         assert parts.seen[-1].reason == "its pod is removed: drained"
         assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
         # We do not kill it, and sweeps do not either.
-        await parts.manager.sweep([version_spec()])
+        await parts.manager.sweep(lambda: [version_spec()])
         assert parts.api.called("delete", POD) == []
         # Another starts meanwhile.
         assert await parts.start() != name
@@ -331,7 +331,7 @@ async def test_a_replica_that_nobody_can_name_is_not_started():
             await start
         parts.api.control()
         await settle()
-        await parts.manager.sweep([])
+        await parts.manager.sweep(lambda: [])
         assert parts.api.names(DEPLOYMENT) == []
 
 

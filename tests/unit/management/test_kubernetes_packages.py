@@ -196,7 +196,7 @@ async def test_what_the_installer_of_a_management_that_is_no_more_left_is_swept(
     await settle()
     preparing.cancel()
     await asyncio.gather(preparing, return_exceptions=True)
-    await Parts.packages_of(parts.api).sweep([], [])
+    await Parts.packages_of(parts.api).sweep(lambda: [], lambda: [])
     assert parts.commands[1:] == [["remove", f"/packages/{parts.packages.key(NUMPY)}"]]
     assert parts.notes == []
 
@@ -207,11 +207,11 @@ async def test_what_cannot_be_removed_is_tried_again_and_used_no_more(caplog):
     for version in (NUMPY, OTHER):
         await parts.prepare(version)
     parts.statuses = [1]
-    await parts.packages.sweep([], [])
+    await parts.packages.sweep(lambda: [], lambda: [])
     (name,) = parts.notes
     assert parts.api.objects[CONFIG_MAP, name]["data"]["installed"] == "false"
     assert "packages stay in the volume" in caplog.text
-    await parts.packages.sweep([], [])
+    await parts.packages.sweep(lambda: [], lambda: [])
     assert parts.notes == []
 
 
@@ -222,7 +222,7 @@ async def test_what_an_installer_that_failed_left_is_swept(status: int):
     parts.statuses = [status]
     with pytest.raises(PrepareFailed):
         await parts.prepare()
-    await parts.packages.sweep([], [])
+    await parts.packages.sweep(lambda: [], lambda: [])
     assert parts.commands[1:] == [["remove", f"/packages/{parts.packages.key(NUMPY)}"]]
     assert parts.notes == []
 
@@ -290,7 +290,7 @@ async def test_what_no_version_needs_is_swept():
     parts = Parts()
     await parts.prepare()
     await parts.prepare(OTHER)
-    await parts.packages.sweep([NUMPY, version_spec()], [])
+    await parts.packages.sweep(lambda: [NUMPY, version_spec()], lambda: [])
     other = parts.packages.key(OTHER)
     assert parts.commands[2:] == [["remove", f"/packages/{other}"]]
     assert parts.notes == [f"skysail-c-packages-{parts.packages.key(NUMPY)}"]
@@ -304,9 +304,9 @@ async def test_what_a_pod_has_stays_whoever_needs_it():
     await parts.prepare()
     key = parts.packages.key(NUMPY)
     # An earlier Skysail's replicas have what the versions of today do not name.
-    await parts.packages.sweep([], [key])
+    await parts.packages.sweep(lambda: [], lambda: [key])
     assert len(parts.notes) == 1
-    await parts.packages.sweep([], [])
+    await parts.packages.sweep(lambda: [], lambda: [])
     assert parts.notes == []
 
 
@@ -351,8 +351,48 @@ async def test_installers_that_an_earlier_management_left_are_swept_and_ours_are
     parts.api.add(left_installer("left"))
     preparing = asyncio.create_task(parts.prepare())
     await settle()
-    await parts.packages.sweep([], [])
+    await parts.packages.sweep(lambda: [], lambda: [])
     assert len(parts.api.names(POD)) == 2
     await preparing
-    await parts.packages.sweep([NUMPY], [])
+    await parts.packages.sweep(lambda: [NUMPY], lambda: [])
     assert parts.api.names(POD) == []
+
+
+@virtual_time
+async def test_packages_that_a_version_comes_to_need_during_a_sweep_stay():
+    parts = Parts()
+    for version in (NUMPY, OTHER):
+        await parts.prepare(version)
+    removed: list[str] = []
+
+    def needed() -> list[Any]:
+        # A version with the others is registered while the first ones are being removed.
+        begun = {command[1] for command in parts.commands if command[0] == "remove"}
+        removed[:] = sorted(begun)
+        keys = {f"/packages/{parts.packages.key(each)}": each for each in (NUMPY, OTHER)}
+        return [each for path, each in keys.items() if begun and path not in begun]
+
+    await parts.packages.sweep(needed, lambda: [])
+    assert len(removed) == 1
+    (kept,) = needed()
+    assert [note["data"]["key"] for note in await parts.api.list(CONFIG_MAP, {})
+            if "installed" in note.get("data", {})] == [parts.packages.key(kept)]  # fmt: skip
+    parts.lines.clear()
+    await parts.prepare(kept)
+    assert parts.lines == [f"environment {parts.packages.key(kept)} is ready"]
+
+
+@virtual_time
+async def test_packages_in_an_emptied_volume_are_installed_again_after_a_failure():
+    parts = Parts()
+    await parts.prepare()
+    await parts.packages.prepare(NUMPY, parts.lines.append, verifies=True)
+    path = f"/packages/{parts.packages.key(NUMPY)}"
+    # The installer leaves what is whole alone.
+    assert parts.commands == [["install", path]] * 2
+    parts.statuses = [1]
+    with pytest.raises(PrepareFailed):
+        await parts.packages.prepare(NUMPY, parts.lines.append, verifies=True)
+    # What is gone is noted as gone.
+    await parts.prepare()
+    assert parts.commands == [["install", path]] * 4

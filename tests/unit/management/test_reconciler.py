@@ -255,7 +255,8 @@ async def test_an_engine_that_is_away_is_waited_for_while_preparing(tmp_path: Pa
         parts.manager.prepare_errors = [ContainerManagerUnavailable("no docker")] * 4
         begin = now()
         await parts.deployed("m:1")
-        assert now() - begin == pytest.approx(1 + 2 + 4 + 8, abs=0.5)
+        # Each wait is shorter by up to a half.
+        assert (1 + 2 + 4 + 8) / 2 <= now() - begin <= 1 + 2 + 4 + 8 + 0.5
 
 
 @virtual_time

@@ -40,3 +40,24 @@ def test_the_status_is_that_of_pip_and_nothing_stays(tmp_path: Path, monkeypatch
     )
     assert installing.main(["install", str(tmp_path / "0123")]) == status
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_whole_environment_is_left_alone_and_a_damaged_one_made_again(
+    tmp_path: Path, monkeypatch, capsys
+):
+    directory = tmp_path / "0123"
+    runs: list[object] = []
+
+    def install_command(*paths: Path) -> list[str]:
+        runs.append(paths)
+        return ["true"]
+
+    monkeypatch.setattr(installing, "install_command", install_command)
+    for _ in range(2):
+        assert installing.main(["install", str(directory)]) == ExitCode.OK
+    assert len(runs) == 1
+    assert "environment 0123 is whole" in capsys.readouterr().out
+    (directory / "bin" / "python").unlink()
+    assert installing.main(["install", str(directory)]) == ExitCode.OK
+    assert len(runs) == 2
+    assert (directory / "bin" / "python").exists()

@@ -21,7 +21,7 @@ def test_what_never_reached_management_fails_at_once():
 @pytest.mark.parametrize("begins_by_a_loss", [True, False])
 def test_what_has_begun_waits_for_management(begins_by_a_loss):
     clock = FakeClock()
-    patience = Patience(clock)
+    patience = Patience(clock, lambda: 0.0)
     if not begins_by_a_loss:
         patience.went_on()
     first = LostConnection(AWAY)
@@ -36,7 +36,7 @@ def test_what_has_begun_waits_for_management(begins_by_a_loss):
 
 def test_each_answer_begins_the_patience_again():
     clock = FakeClock()
-    patience = Patience(clock)
+    patience = Patience(clock, lambda: 0.0)
     for _ in range(3):
         patience.went_on()
         assert patience.next_wait_s(AWAY) == 0.1

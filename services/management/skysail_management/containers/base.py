@@ -108,6 +108,10 @@ class Container:
         return self.labels.get("artifact", artifact_sha256) != artifact_sha256
 
 
+Needed = Callable[[], Collection[VersionSpec]]
+"""Returns the versions that need their environment or image now; quick."""
+
+
 class ContainerManager(ABC):
     """Starts, lists and stops the containers that hold replicas of one cluster.
 
@@ -174,10 +178,18 @@ class ContainerManager(ABC):
         """Let go of all containers without stopping them."""
 
     @abstractmethod
-    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
         """Make sure that replicas of the version can start: its environment or image exists.
 
-        Quick where it does already. `progress` is called with lines of the log, from the loop.
+        Quick where it does already.
+
+        Args:
+            version: The version.
+            progress: Is called with lines of the log, from the loop.
+            verifies: True after a failure of a replica that was never ready: what was prepared may
+                be damaged, so that no note of it is trusted.
 
         Raises:
             PrepareFailed: it cannot be made; says why, with the end of the log.
@@ -238,9 +250,12 @@ class ContainerManager(ABC):
         """
 
     @abstractmethod
-    async def sweep(self, kept: Collection[VersionSpec]) -> None:
-        """Remove what belongs to this cluster and is nobody's.
+    async def sweep(self, needed: Needed) -> None:
+        """Remove the remains of containers that have ended, and unneeded environments and images.
 
-        These are the remains of containers that have ended, and environments or images that no
-        version in `kept` needs. Live containers are the reconciler's business.
+        Live containers are the reconciler's business.
+
+        Args:
+            needed: Asked before each removal, under the lock that `prepare` takes for the same
+                thing: a version may be registered, and prepared, during a sweep.
         """

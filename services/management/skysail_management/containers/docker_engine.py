@@ -21,6 +21,7 @@ from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
+    Needed,
     Progress,
     ReplicaSpec,
     VersionSpec,
@@ -96,7 +97,9 @@ class DockerEngineManager(ContainerManager):
         await self._images.close()
         await self._containers.close()
 
-    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
         """Make sure that there is an image of the version."""
         await self._images.prepare(version, progress)
 
@@ -150,13 +153,13 @@ class DockerEngineManager(ContainerManager):
         """Yield the last lines of a log and, if `follow`, what is added."""
         return self._containers.logs(container_id, tail_lines, follow)
 
-    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+    async def sweep(self, needed: Needed) -> None:
         """Remove containers that have ended, and unused images.
 
-        The last failure of each replica of a kept version stays, so that its log can be read.
+        The last failure of each replica of a needed version stays, so that its log can be read.
         """
-        await self._remove_ended({spec.model_version for spec in kept})
-        await self._images.sweep(kept)
+        await self._remove_ended({spec.model_version for spec in needed()})
+        await self._images.sweep(needed)
 
     async def _remove_ended(self, kept: Collection[ModelVersion]) -> None:
         last: dict[ReplicaId, str] = {}

@@ -27,7 +27,7 @@ from skysail_common.docker_engine import (
 )
 from skysail_common.errors import ContainerManagerUnavailable, SkysailError
 from skysail_management.containers import docker_options
-from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec
+from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.docker_context import BuildContext, archive
 from skysail_management.containers.docker_registry import Registry
 from skysail_management.containers.replicas import check_python
@@ -121,8 +121,9 @@ class VersionImages:
         await self._add_artifact(base, version, tag)
         progress(f"image {self._name(tag)} is made")
 
-    async def sweep(self, kept: Collection[VersionSpec]) -> None:
-        """Remove images that no version in `kept` needs; what a container holds stays."""
+    async def sweep(self, needed: Needed) -> None:
+        """Remove images that no version needs; what a container holds stays."""
+        kept = set(needed())
         self._prepared = {
             version: image for version, image in self._prepared.items() if version in kept
         }
@@ -131,15 +132,15 @@ class VersionImages:
         except NotOnEngine:
             # Which ones are needed cannot be told without it.
             return
-        tags = {_version_tag(base, version) for version in kept}
-        tags |= {_packages_tag(base, version) for version in kept if version.requirements}
         own = await self._engine.do(lambda client: client.images(self._repository))
         names = [name for image in own for name in image["RepoTags"] or ()]
-        for tag in {name.rpartition(":")[2] for name in names} - tags:
+        for tag in {name.rpartition(":")[2] for name in names}:
             lock = self._locks.setdefault(tag, asyncio.Lock())
-            if not lock.locked():
-                # Whoever prepares it meanwhile makes it anew.
-                async with lock:
+            if tag in _needed_tags(base, needed()) or lock.locked():
+                continue
+            async with lock:
+                # A version may have come to need it since; a later one makes it again.
+                if tag not in _needed_tags(base, needed()):
                     await self._remove_image(self._name(tag))
                     await self._remove_image(self._remote_name(tag))
 
@@ -285,6 +286,11 @@ class VersionImages:
 
     def _remote_name(self, tag: str) -> str:
         return f"{self._remote}:{tag}"
+
+
+def _needed_tags(base: _Base, versions: Collection[VersionSpec]) -> set[str]:
+    tags = {_version_tag(base, version) for version in versions}
+    return tags | {_packages_tag(base, version) for version in versions if version.requirements}
 
 
 def _version_tag(base: _Base, version: VersionSpec) -> str:

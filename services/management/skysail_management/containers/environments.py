@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from skysail_common.threads import in_thread
@@ -58,7 +58,8 @@ class Environments:
         key = environment_key(requirements)
         async with self._locks.setdefault(key, asyncio.Lock()):
             directory = self._directory / key
-            if (directory / _MARKER).exists():
+            is_whole = (directory / _MARKER).exists() and self.python(requirements).exists()
+            if is_whole:
                 progress(f"environment {key} is ready")
                 return
             await in_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -103,17 +104,22 @@ class Environments:
         if status != 0:
             raise install_failed(status, tail)
 
-    async def sweep(self, kept: Collection[Sequence[str]]) -> None:
-        """Remove environments for requirements that are not in `kept`."""
-        keys = {environment_key(requirements) for requirements in kept if requirements}
+    async def sweep(self, needed: Callable[[], Collection[Sequence[str]]]) -> None:
+        """Remove environments for requirements that are not needed, when their turn comes."""
         if not self._directory.is_dir():
             return
         for directory in self._directory.iterdir():
             lock = self._locks.setdefault(directory.name, asyncio.Lock())
-            if directory.name not in keys and not lock.locked():
-                # Whoever prepares it meanwhile makes it anew.
-                async with lock:
+            if directory.name in _keys(needed()) or lock.locked():
+                continue
+            async with lock:
+                # A version may have come to need it since; a later one makes it again.
+                if directory.name not in _keys(needed()):
                     await in_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _keys(needed: Collection[Sequence[str]]) -> set[str]:
+    return {environment_key(requirements) for requirements in needed if requirements}
 
 
 def environment_key(requirements: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from skysail_management.containers import manifests
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
+    Needed,
     Progress,
     ReplicaSpec,
     VersionSpec,
@@ -115,12 +116,14 @@ class KubernetesManager(ContainerManager):
             await self._images.close()
         await self._api.close()
 
-    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
         """Make sure that the packages of the version are installed, or that its image is there."""
         if self._images is not None:
             await self._images.prepare(version, progress)
         else:
-            await self._packages.prepare(version, progress)
+            await self._packages.prepare(version, progress, verifies=verifies)
 
     async def start(self, spec: ReplicaSpec) -> Container:
         """Have one more pod for a replica and return it as STARTING."""
@@ -187,9 +190,9 @@ class KubernetesManager(ContainerManager):
             # It has written nothing yet.
             return
 
-    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+    async def sweep(self, needed: Needed) -> None:
         """Remove what nobody needs: Kubernetes Deployments without pods, packages, images, old logs."""
-        versions = {spec.model_version for spec in kept}
+        versions = {spec.model_version for spec in needed()}
         self._last_logs = {
             replica_id: last
             for replica_id, last in self._last_logs.items()
@@ -204,10 +207,11 @@ class KubernetesManager(ContainerManager):
                 await self._pods.delete(name, 0)
         await self._pods.sweep()
         if self._images is not None:
-            await self._images.sweep(kept)
+            await self._images.sweep(needed)
         else:
-            used = {manifests.packages_of(pod) for pod in self._pods.pods.values()}
-            await self._packages.sweep(kept, used)
+            await self._packages.sweep(
+                needed, lambda: {manifests.packages_of(pod) for pod in self._pods.pods.values()}
+            )
 
     def _changed(self, name: str, pod: Object | None) -> None:
         replica = self._replicas.get(name)

@@ -22,7 +22,7 @@ from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
 from skysail_common.kubernetes_labels import INSTALLER, labels
 from skysail_common.pod_problems import waiting_reason
 from skysail_management.containers import manifests
-from skysail_management.containers.base import PrepareFailed, Progress, VersionSpec
+from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
     install_failed,
@@ -62,8 +62,13 @@ class KubernetesPackages:
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
-    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
-        """Have what a version needs installed.
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
+        """Install what a version needs.
+
+        With `verifies` an installer looks whether all of it is in the volume, whatever the note
+        says: someone may have emptied the volume.
 
         Raises:
             PrepareFailed: it cannot be; says why.
@@ -84,7 +89,8 @@ class KubernetesPackages:
                 "a package index, or build images with the setting docker-registry"
             )
         async with self._locks.setdefault(key, asyncio.Lock()):
-            if await self._is_installed(key):
+            is_noted = await self._is_installed(key)
+            if is_noted and not verifies:
                 progress(f"environment {key} is ready")
                 return
             text = requirements_file(version.requirements)
@@ -98,12 +104,16 @@ class KubernetesPackages:
                 tail.append(line)
                 progress(line)
 
-            # Before it begins, so that what a killed installer leaves is found and removed.
-            await self._api.apply(await self._note(key, text, is_installed=False))
+            if not is_noted:
+                # Before it begins, so that what a killed installer leaves is found and removed.
+                await self._api.apply(await self._note(key, text, is_installed=False))
             status = await self._run("install", key, variables, told)
             if status != 0:
+                if is_noted:
+                    await self._api.apply(await self._note(key, text, is_installed=False))
                 raise install_failed(status, tail)
-            await self._api.apply(await self._note(key, text, is_installed=True))
+            if not is_noted:
+                await self._api.apply(await self._note(key, text, is_installed=True))
 
     async def _is_installed(self, key: str) -> bool:
         found = await self._api.list(CONFIG_MAP, self._labels)
@@ -219,21 +229,26 @@ class KubernetesPackages:
                         return pod
         raise SkysailError(f"pod {name} is not watched")
 
-    async def sweep(self, kept: Collection[VersionSpec], used: Collection[str]) -> None:
+    async def sweep(self, needed: Needed, used: Callable[[], Collection[str]]) -> None:
         """Remove environments that nobody needs, and installers that were left.
 
         Args:
-            kept: Versions that need theirs.
-            used: Names of those that pods have, also of an earlier Skysail's replicas.
+            needed: Returns the versions that need theirs.
+            used: Returns the names of those that pods have, also of an earlier Skysail's replicas.
         """
-        keys = {*used, *(self.key(version) for version in kept)}
+
+        def is_needed(key: str) -> bool:
+            return key in used() or any(key == self.key(version) for version in needed())
+
         for note in await self._api.list(CONFIG_MAP, self._labels):
             key = note["data"].get("key", "")
             lock = self._locks.setdefault(key, asyncio.Lock())
-            if not key or key in keys or lock.locked():
+            if not key or is_needed(key) or lock.locked():
                 continue
-            # Whoever prepares it meanwhile makes it anew.
             async with lock:
+                if is_needed(key):
+                    # A version has come to need it since.
+                    continue
                 try:
                     await asyncio.wait_for(self._remove(note), _REMOVE_TIMEOUT_S)
                 except (PrepareFailed, asyncio.TimeoutError) as error:

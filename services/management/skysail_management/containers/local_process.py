@@ -15,7 +15,7 @@ import platform
 import secrets
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -32,6 +32,7 @@ from skysail_common.threads import in_thread
 from skysail_management.containers.base import (
     Container,
     ContainerManager,
+    Needed,
     Progress,
     ReplicaSpec,
     VersionSpec,
@@ -140,7 +141,9 @@ class LocalProcessManager(ContainerManager):
             # One that is starting will need it.
             remove_socket_directory(self._data_dir)
 
-    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
         """Make sure that there is an environment for the version."""
         check_python(version, platform.python_version())
         await self._environments.prepare(version.requirements, progress)
@@ -274,12 +277,12 @@ class LocalProcessManager(ContainerManager):
         except FileNotFoundError:
             raise ReplicaNotFound(f"there is no log of container {container_id!r}") from None
 
-    async def sweep(self, kept: Collection[VersionSpec]) -> None:
+    async def sweep(self, needed: Needed) -> None:
         """Remove the directories of processes that have ended, and unused environments.
 
-        The last failure of each replica of a kept version stays, so that its log can be read.
+        The last failure of each replica of a needed version stays, so that its log can be read.
         """
-        versions = {spec.model_version for spec in kept}
+        versions = {spec.model_version for spec in needed()}
         newest: dict[ReplicaId, tuple[bool, ProcessStart, Path]] = {}
         boot = this_boot()
         for directory in list(self._directory.iterdir()):
@@ -295,7 +298,7 @@ class LocalProcessManager(ContainerManager):
             if last is not found:
                 await in_thread(remove_replica_directory, min(last, found)[2])
             newest[replica.container.replica_id] = max(last, found)
-        await self._environments.sweep([spec.requirements for spec in kept])
+        await self._environments.sweep(lambda: [spec.requirements for spec in needed()])
 
     def _follow(self, replica: Replica) -> None:
         self._replicas[replica.container.container_id] = replica

@@ -18,6 +18,8 @@ async def prepared(
     progress: Progress,
     timeout_s: float,
     unwanted: Coroutine[Any, Any, None],
+    *,
+    verifies: bool,
 ) -> bool:
     """Prepare a version and return True, or False if it is wanted no longer.
 
@@ -27,12 +29,13 @@ async def prepared(
         progress: Is called with lines of the log.
         timeout_s: Longest time.
         unwanted: Returns when the version is wanted no longer.
+        verifies: See `ContainerManager.prepare`.
 
     Raises:
         PrepareFailed: its environment or image cannot be made, or not in time.
         ContainerManagerUnavailable: the engine does not answer.
     """
-    work = asyncio.ensure_future(manager.prepare(spec, progress))
+    work = asyncio.ensure_future(manager.prepare(spec, progress, verifies=verifies))
     gone = asyncio.ensure_future(unwanted)
     try:
         await asyncio.wait({work, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -70,7 +70,7 @@ class Reconciler:
         await self._tasks.stop()
         try:
             await stop_all(self._manager, self._options.drain_timeout_s)
-            await self._manager.sweep(self._kept())
+            await self._manager.sweep(self._kept)
         finally:
             await self._manager.close()
 
@@ -176,7 +176,7 @@ class Reconciler:
 
     async def _sweep(self) -> None:
         try:
-            await self._manager.sweep(self._kept())
+            await self._manager.sweep(self._kept)
             self._artifacts.sweep(
                 {record.artifact_sha256 for record in self._records.versions.all()}
             )

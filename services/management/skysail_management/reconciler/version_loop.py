@@ -77,6 +77,8 @@ class VersionLoop:
         self._last_failed: dict[int, Container] = {}
         self._wake = asyncio.Event()
         self._is_prepared = False
+        self._is_suspect = False
+        """True if a replica has failed since that was never ready."""
         self._tasks = tasks
         self._starter = Starter(version, manager, slots, self, tasks, clock)
         self._rollout = Rollout(version, records, events, routing_changed, lambda: self.num_ready)
@@ -211,6 +213,7 @@ class VersionLoop:
         index, now = container.replica_id.index, self._clock()
         # Packages or an image that someone removed may be why.
         self._is_prepared = False
+        self._is_suspect |= not was_ready
         earlier = self._failures.get(index)
         was_well = ready_since is not None and now - ready_since >= HEALTHY_AFTER_S
         count = earlier.count if earlier and not was_well else 0
@@ -321,7 +324,9 @@ class VersionLoop:
                 tell,
                 self._options.prepare_timeout_s,
                 self._until_unwanted(),
+                verifies=self._is_suspect,
             )
+            self._is_suspect = self._is_suspect and not self._is_prepared
         except PrepareFailed as error:
             if not await self._rollout.fail(deployment, error.message, error.log_tail):
                 raise
