@@ -120,6 +120,11 @@ def test_applications(run, deployed):
         {"model": "cli", "version": "2", "weight": 10.0},
     ]
     assert "cli-app" in run("apps").stdout
+    assert run("apps", "update", "cli-app", "--no-default-output").returncode == 0
+    assert run("apps", "register", "cli-app", "--default-output", "-1").stderr == (
+        "skysail: application 'cli-app' is registered with other values; change it with 'skysail "
+        "apps update cli-app' or client.update_application\n"
+    )
     assert run("apps", "unlink", "cli-app").stdout == "application cli-app is routed to nothing\n"
     (application,) = [
         each for each in json.loads(run("apps", "-o", "json").stdout) if each["name"] == "cli-app"
@@ -160,12 +165,28 @@ def test_tune(run, deployed):
     assert json.loads(run("predict", "cli", "[1, 2]", "-o", "json").stdout)["outcome"] == "OK"
 
 
-def test_undeploy(run, deployed):
+def test_undeploy_and_start(run, deployed):
     done = run("undeploy", "cli", "--version", "2")
     assert done.stdout == "cli:2 is no longer deployed\n"
     assert run("undeploy", "cli", "--version", "2").stderr == (
         "skysail: model 'cli:2' is not deployed\n"
     )
+    assert run("start", "cli:2").stdout == "cli:2 has 1 ready replica(s)\n"
+    # Nobody is there to be asked.
+    done = run("undeploy", "cli")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'cli:1' is the current version; promote another version first, or use force" in (
+        done.stderr
+    )
+    assert run("undeploy", "cli", "--yes").stdout == "cli:1 is no longer deployed\n"
+    assert run("start", "cli").stdout == "cli:1 has 1 ready replica(s) and is the current version\n"
+
+
+def test_a_deployment_without_a_version(run):
+    deploy = ("deploy", "climodel:triple", "--name", "auto", "--example", "climodel:example")
+    for _ in range(2):
+        done = run(*deploy)
+        assert done.stdout == "auto:1 has 1 ready replica(s) and is the current version\n"
 
 
 ERRORS = [
@@ -175,7 +196,7 @@ ERRORS = [
     (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
     (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
     (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
-    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
+    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "give one of example"),
     (
         [
             "deploy",
@@ -193,7 +214,9 @@ ERRORS = [
         "cannot give a replica GPUs of its own",
     ),
     (["nope"], 2, "No such command"),
-    (["scale", "cli", "-1"], 2, ""),
+    (["scale", "cli", "-1"], 2, "-1 is not in the range x>=0"),
+    (["start", "cli:9"], 1, "'cli:9' is not registered"),
+    (["apps", "update", "nope"], 1, "'nope' is not registered"),
     (
         ["scale", "cli", "--min", "3", "--max", "2"],
         1,
