@@ -268,11 +268,15 @@ def undeploy(model: str, version: str | None, is_forced: bool, endpoint: str | N
         try:
             undeployed = client.undeploy(model, version, force=is_forced)
         except ModelInUse as error:
-            if not sys.stdin.isatty():
+            if not _can_ask():
                 raise
             click.confirm(f"{error.message}.\nUndeploy it nevertheless?", abort=True, err=True)
             undeployed = client.undeploy(model, version, force=True)
     click.echo(f"{model}:{undeployed} is no longer deployed")
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
 
 
 COMMANDS = (deploy, start, scale, undeploy)

@@ -143,7 +143,7 @@ class FailedPrecondition(SkysailError):
 
 
 class ModelInUse(FailedPrecondition):
-    """A version that is deployed, or that an application is routed to, cannot be removed."""
+    """A version that is current, deployed or routed to cannot be taken away."""
 
 
 class InputTypeMismatch(FailedPrecondition):

@@ -1,7 +1,12 @@
 import pytest
 
 from skysail_common.errors import InvalidInput
-from skysail_common.rpc.messages import serving_from_proto, serving_to_proto
+from skysail_common.rpc.messages import (
+    serving_changes,
+    serving_from_proto,
+    serving_paths,
+    serving_to_proto,
+)
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_protos.v1 import routing_pb2
 
@@ -55,3 +60,28 @@ def test_a_policy_of_the_future_is_named():
 def test_impossible_options_are_refused_by_name(change, what):
     with pytest.raises(InvalidInput, match=what):
         ServingOptions(**change).check()
+
+
+def test_a_change_holds_what_is_set_or_named():
+    message = routing_pb2.ServingOptions(max_batch_size=8, preferred_batch_sizes=[2, 4])
+    assert serving_changes(message, 64) == {
+        "max_batch_size": 8,
+        "preferred_batch_sizes": (2, 4),
+    }
+    # What is named and not set returns to its default.
+    paths = ["max_batch_size", "max_queue_delay", "cache_ttl"]
+    assert serving_changes(routing_pb2.ServingOptions(), 64, paths) == {
+        "max_batch_size": 64,
+        "max_queue_delay_s": None,
+        "cache_ttl_s": 0.0,
+    }
+    assert serving_changes(message, 64, []) == {}
+    with pytest.raises(InvalidInput, match="serving options have no field 'speed'"):
+        serving_changes(message, 64, ["speed"])
+
+
+def test_every_option_has_a_field():
+    assert len(serving_paths(vars(ServingOptions()))) == len(vars(ServingOptions()))
+    assert serving_paths(vars(ServingOptions())) == [
+        field.name for field in routing_pb2.ServingOptions.DESCRIPTOR.fields
+    ]

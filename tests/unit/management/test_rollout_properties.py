@@ -96,6 +96,10 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         after = written.get((Table.MODELS, "m"), before)
         if after is not None and after.current_version not in ("", current, *ready):
             self.broken.append(f"{after.current_version} became current with no ready replica")
+        if after is not None and after.current_version not in ("", current):
+            deployment = records.deployments.get(f"m:{after.current_version}")
+            if deployment is None or deployment.num_replicas == 0:
+                self.broken.append(f"{after.current_version} became current as it was stopped")
         if was_ready and not is_forced:
             if after is None or not after.current_version:
                 self.broken.append(f"{current} was ready, and the model has no current version")
@@ -250,6 +254,19 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
             self.manager.fail(starting[number % len(starting)])
         self.run(settle())
         self.the_store_answers()
+
+    @rule(version=versions, force=st.booleans())
+    def operators_act_at_the_same_time(self, version, force):
+        async def both() -> None:
+            parts = self.parts
+            operations = [
+                parts.deployments.undeploy("m", version, force),
+                parts.models.rollback("m"),
+                parts.models.promote(ModelVersion("m", version)),
+            ]
+            await asyncio.gather(*operations, return_exceptions=True)
+
+        self.operate(both())
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 30.0, 70.0]))
     def time_passes(self, seconds):

@@ -229,6 +229,27 @@ async def test_rollback_passes_over_versions_that_cannot_serve(tmp_path: Path):
         assert parts.models.get("m").previous_versions == ()
 
 
+@pytest.mark.parametrize("stop", ["undeploy", "scale"])
+@virtual_time
+async def test_what_is_about_to_stop_does_not_become_current(tmp_path: Path, stop):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1", promote=True)
+        await parts.deployed("m:2", promote=True)
+        stopping = {
+            "undeploy": lambda: parts.deployments.undeploy("m", "1", force=False),
+            "scale": lambda: parts.deployments.scale("m", "1", 0),
+        }
+        found = await asyncio.gather(
+            stopping[stop](),
+            parts.models.rollback("m"),
+            parts.models.promote(M1),
+            return_exceptions=True,
+        )
+        # Its replica is still ready then; the loop of the version has not seen the change.
+        assert [type(each) for each in found[1:]] == [NoReadyReplica, NoReadyReplica]
+        assert parts.models.get("m").current_version == "2"
+
+
 @virtual_time
 async def test_rollback_with_no_version_left_names_the_command_that_starts_the_latest(
     tmp_path: Path,

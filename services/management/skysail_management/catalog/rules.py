@@ -2,7 +2,7 @@
 
 * Every route leads to a registered model, and to a registered version if it names one.
 * What an application sends fits the versions that it is routed to.
-* A version becomes current only with a ready replica, counted at the commit.
+* A version becomes current only while it is deployed with a ready replica, counted at the commit.
 * A model that has a current version keeps one as long as it is registered.
 * A version is registered as long as it is deployed, current or routed to.
 * A version stays deployed as long as it is current or routed to, unless an operator forces it.
@@ -92,7 +92,7 @@ class Rules:
                 raise ModelInUse(_current(ModelVersion(name, before.current_version)))
         elif model.current_version != before.current_version:
             current = ModelVersion(name, model.current_version)
-            if self._num_ready(current) == 0:
+            if not serves(after.deployment(str(current)), self._num_ready(current)):
                 raise NoReadyReplica(not_ready_text(self._records, current))
 
     def _check_version(self, after: "_After", name: str) -> None:
@@ -171,6 +171,11 @@ class _After:
             record = self._get(table, name)
             if record is not None:
                 yield record
+
+
+def serves(deployment: DeploymentRecord | None, num_ready: int) -> bool:
+    """Return if a version answers queries, and goes on to: its replicas may be about to stop."""
+    return deployment is not None and deployment.num_replicas > 0 and num_ready > 0
 
 
 def reason_to_keep(records: Records, version: ModelVersion) -> str:

@@ -16,7 +16,7 @@ from skysail_common.errors import (
 from skysail_common.identifiers import ModelVersion, check_name
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.catalog.promotion import promotion, rolled_back
-from skysail_management.catalog.rules import not_ready_text
+from skysail_management.catalog.rules import not_ready_text, serves
 from skysail_management.catalog.versions import removal_of_version
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import ModelRecord, PendingChange, Records, VersionRecord
@@ -209,7 +209,7 @@ class Models:
         async with self._records.lock:
             self.version(*version)
             model = self.get(version.model_name)
-            if self._reconciler.num_ready(version) == 0:
+            if not self._serves(version):
                 raise NoReadyReplica(not_ready_text(self._records, version))
             changes = promotion(self._records, version)
             deployment = self._records.deployments.get(str(version))
@@ -236,7 +236,7 @@ class Models:
             model = self.get(name)
             if not model.previous_versions:
                 raise FailedPrecondition(f"model {name!r} has no previous version to go back to")
-            changed = rolled_back(model, lambda each: self._reconciler.num_ready(each) > 0)
+            changed = rolled_back(model, self._serves)
             if changed is None:
                 latest = ModelVersion(name, model.previous_versions[-1])
                 raise NoReadyReplica(
@@ -246,6 +246,10 @@ class Models:
             await self._records.commit([self._records.models.put(name, changed)])
         await self._reconciler.routing_changed()
         return changed.current_version, model.current_version
+
+    def _serves(self, version: ModelVersion) -> bool:
+        deployment = self._records.deployments.get(str(version))
+        return serves(deployment, self._reconciler.num_ready(version))
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,65 @@
+"""The command asks before it stops what serves."""
+
+from contextlib import contextmanager
+
+import pytest
+from click.testing import CliRunner, Result
+
+from skysail.cli import deployments
+from skysail.cli.main import cli
+from skysail_common.errors import ModelInUse
+
+
+class ServingClient:
+    """Has one version, which is current."""
+
+    def __init__(self) -> None:
+        self.calls: list[bool] = []
+
+    def undeploy(self, model: str, version: str | None, *, force: bool) -> str:
+        self.calls.append(force)
+        if not force:
+            raise ModelInUse("model 'm:1' is the current version; promote another version first")
+        return "1"
+
+
+@pytest.fixture
+def client(monkeypatch) -> ServingClient:
+    client = ServingClient()
+
+    @contextmanager
+    def client_of(endpoint):
+        yield client
+
+    monkeypatch.setattr(deployments, "client_of", client_of)
+    return client
+
+
+def undeploy(monkeypatch, *options: str, answer: str = "", is_terminal: bool = True) -> Result:
+    monkeypatch.setattr(deployments, "_can_ask", lambda: is_terminal)
+    return CliRunner().invoke(cli, ["undeploy", "m", *options], input=answer)
+
+
+def test_a_yes_stops_it(client, monkeypatch):
+    done = undeploy(monkeypatch, answer="y\n")
+    assert "'m:1' is the current version" in done.output
+    assert done.output.endswith("m:1 is no longer deployed\n")
+    assert client.calls == [False, True]
+
+
+def test_anything_else_leaves_it(client, monkeypatch):
+    for answer in ("n\n", "\n", ""):
+        assert undeploy(monkeypatch, answer=answer).exit_code == 1
+    assert True not in client.calls
+
+
+def test_where_nobody_can_be_asked_it_is_refused(client, monkeypatch):
+    done = undeploy(monkeypatch, is_terminal=False)
+    assert isinstance(done.exception, ModelInUse)
+    assert client.calls == [False]
+
+
+@pytest.mark.parametrize("option", ["--force", "--yes", "-y"])
+def test_who_says_so_beforehand_is_not_asked(client, monkeypatch, option):
+    assert undeploy(monkeypatch, option).output == "m:1 is no longer deployed\n"
+    assert client.calls == [True]
