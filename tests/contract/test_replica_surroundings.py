@@ -25,11 +25,8 @@ async def hand(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 def uses_multiprocessing(texts):
     import multiprocessing
-    import os
     from multiprocessing.connection import Listener
 
-    if "IN_REPLICA" not in os.environ:
-        return texts
     listener = Listener(family="AF_UNIX")
     listener.close()
     with multiprocessing.Manager() as manager:
@@ -42,8 +39,7 @@ def uses_multiprocessing(texts):
 
 
 async def test_a_model_may_use_the_sockets_of_multiprocessing(hand: Hand):
-    spec = hand.version(uses_multiprocessing)
-    container = await hand.start_ready(spec, environment={"IN_REPLICA": "1"})
+    container = await hand.start_ready(hand.version(uses_multiprocessing))
     assert await ask(container, "x") == ["x 2"]
 
 
@@ -101,18 +97,14 @@ async def test_without_a_warm_up_a_slow_model_is_ready_at_once(hand: Hand):
 
 def keeps_the_interpreter(texts):
     import ctypes
-    import os
 
-    if "IN_REPLICA" in os.environ:
-        # PyDLL does not let go of the interpreter during a call.
-        ctypes.PyDLL(None).sleep(60)
+    # PyDLL does not let go of the interpreter during a call.
+    ctypes.PyDLL(None).sleep(60)
     return texts
 
 
 async def test_the_call_that_was_stuck_is_the_reason(hand: Hand):
-    container = await hand.start_ready(
-        hand.version(keeps_the_interpreter), environment={"IN_REPLICA": "1"}, stuck_after_s=0.5
-    )
+    container = await hand.start_ready(hand.version(keeps_the_interpreter), stuck_after_s=0.5)
     asking = asyncio.create_task(ask(container, "x"))
     failed = await hand.ended(container)
     await asyncio.gather(asking, return_exceptions=True)
