@@ -19,24 +19,34 @@ _ATOMS = (str, bytes, int, float, complex, bool, type(None), np.ndarray, np.gene
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an object is held."""
+class Step:
+    """One step on the way to an object."""
 
-    parts: tuple[str, ...]
-    """The way to it, such as `(".self", ".parent", ".lock")`."""
+    label: str
+    """Part of an expression, such as `.lock` or `[0]`; empty for the class of an object."""
     owner: Any
-    """What holds it: a function if it is one of its globals."""
-
-    @property
-    def path(self) -> str:
-        """The way as an expression, such as `self.parent.lock`."""
-        shown = "".join(self.parts[:_MAX_SHOWN_PARTS]).lstrip(".")
-        return f"{shown}…" if len(self.parts) > _MAX_SHOWN_PARTS else shown
+    """What holds the value: a function if it is one of its global variables."""
+    value: Any
 
     @property
     def name(self) -> str:
         """Name of the variable or attribute; empty for an element."""
-        return self.parts[-1].lstrip(".") if self.parts and self.parts[-1][0] == "." else ""
+        return self.label[1:] if self.label.startswith(".") else ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an object is held."""
+
+    steps: tuple[Step, ...]
+    """The way to it, which begins in the function."""
+
+    @property
+    def path(self) -> str:
+        """The way as an expression, such as `self.parent.lock`."""
+        labels = [step.label for step in self.steps if step.label]
+        shown = "".join(labels[:_MAX_SHOWN_PARTS]).lstrip(".")
+        return f"{shown}…" if len(labels) > _MAX_SHOWN_PARTS else shown
 
 
 def find_place(function: Any, target: Any, is_by_value: Callable[[str], bool]) -> Place | None:
@@ -47,20 +57,20 @@ def find_place(function: Any, target: Any, is_by_value: Callable[[str], bool]) -
         target: The object.
         is_by_value: Tells whether the classes of a module are pickled with their attributes.
     """
-    pending: deque[tuple[Any, tuple[str, ...], Any]] = deque([(function, (), None)])
+    pending: deque[tuple[Any, tuple[Step, ...]]] = deque([(function, ())])
     # The objects are kept, because some are made for the search and their ids would be used again.
     seen: dict[int, Any] = {id(function): function}
     while pending:
-        value, parts, owner = pending.popleft()
+        value, steps = pending.popleft()
         if value is target:
-            return Place(parts, owner)
-        for name, part in _parts(value, is_by_value):
+            return Place(steps)
+        for label, part in _parts(value, is_by_value):
             if isinstance(part, _ATOMS) or id(part) in seen:
                 continue
             if len(seen) >= _MAX_LOOKED_AT:
                 return None
             seen[id(part)] = part
-            pending.append((part, (*parts, name) if name else parts, value))
+            pending.append((part, (*steps, Step(label, value, part))))
     return None
 
 

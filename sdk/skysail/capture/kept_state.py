@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import CellType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from skysail.capture.culprits import global_names
 
 _MAX_ELEMENTS = 10_000
 _ABSENT = object()
+_COLLECTIONS = (dict, list, set, WeakKeyDictionary, WeakValueDictionary)
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def kept_state(functions: Sequence[FunctionType], instances: Sequence[Any]) -> I
     collections = [
         (value, type(value)(value))
         for value in [*kept_values, *(contents for _, contents in cells)]
-        if type(value) in (dict, list, set) and len(value) <= _MAX_ELEMENTS
+        if type(value) in _COLLECTIONS and len(value) <= _MAX_ELEMENTS
     ]
     try:
         yield

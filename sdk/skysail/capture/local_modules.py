@@ -108,6 +108,8 @@ class _Search:
             raise _is_compiled(top, file)
         else:
             return False
+        if local:
+            _refuse_loaded_extensions(top)
         for directory in local:
             self._files.update(package_files(top, directory, self._budget))
         return bool(local)
@@ -129,6 +131,14 @@ def _is_compiled(name: str, file: str) -> InvalidInput:
         f"cannot send the local module {name!r} with the function: {Path(file).name} is compiled for "
         "this machine; build a wheel of it and name that in pkgs_to_install"
     )
+
+
+def _refuse_loaded_extensions(top: str) -> None:
+    """Refuse a package with compiled modules before its files are read, which may take minutes."""
+    for name in _loaded_below(top):
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.endswith(tuple(EXTENSION_SUFFIXES)):
+            raise _is_compiled(name, file)
 
 
 def _loaded_below(top: str) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import cloudpickle
 from cloudpickle.cloudpickle import (
@@ -119,6 +120,9 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reproducible(obj, _typevar_reduce(obj))
         if isinstance(obj, functools._lru_cache_wrapper):
             return self._cached(obj)
+        if isinstance(obj, (WeakKeyDictionary, WeakValueDictionary)):
+            # Such as that of a `functools.singledispatch` function.
+            return type(obj), (dict(obj),)
         if isinstance(obj, functools.cached_property):
             # Before Python 3.12 it has a lock.
             return captured.cached_property, (obj.func, obj.attrname)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from skysail.capture.culprits import Place, find_place
+from skysail.capture.culprits import Place, Step, find_place
 from skysail.capture.local_modules import place_of_local_module
 from skysail.capture.pickler import (
     FunctionPickler,
@@ -96,13 +96,14 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
         except InvalidInput:
             raise
         except Exception as error:
-            culprit = pickler.last
-            place = find_place(function, culprit, pickler.is_by_value)
-            can_omit = id(culprit) not in made_later and len(made_later) < _MAX_MADE_LATER
-            if can_omit and place is not None and _is_made_later(place, pickler.functions):
-                made_later[id(culprit)] = culprit
-                continue
-            raise InvalidInput(_refusal(place, culprit, error)) from error
+            place = find_place(function, pickler.last, pickler.is_by_value)
+            made = next(
+                (step for step in _steps(place) if _is_made_later(step, pickler.functions)), None
+            )
+            if made is None or id(made.value) in made_later or len(made_later) >= _MAX_MADE_LATER:
+                raise InvalidInput(_refusal(place, pickler.last, error)) from error
+            made_later[id(made.value)] = made.value
+            continue
         return Pickled(
             buffer.getvalue(),
             frozenset(pickler.modules),
@@ -113,7 +114,7 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
 
 
 def _refusal(place: Place | None, culprit: Any, error: Exception) -> str:
-    path = place.path if place is not None and place.parts else ""
+    path = place.path if place is not None else ""
     what = f"{path or 'something that it holds'} (a {type(culprit).__name__})"
     return (
         f"cannot pickle the function: {what}: {type(error).__name__}: {error}; create it inside "
@@ -121,15 +122,19 @@ def _refusal(place: Place | None, culprit: Any, error: Exception) -> str:
     )
 
 
-def _is_made_later(place: Place, functions: list[FunctionType]) -> bool:
+def _steps(place: Place | None) -> tuple[Step, ...]:
+    return () if place is None else place.steps
+
+
+def _is_made_later(step: Step, functions: list[FunctionType]) -> bool:
     """Tell whether the function makes an object itself when its variable or attribute is None.
 
     It was called before it is deployed, and so the object is there already.
     """
-    name = place.name
+    name = step.name
     if not name:
         return False
-    if is_cached_property(place.owner, name):
+    if is_cached_property(step.owner, name):
         return True
     codes = {code for function in functions for code in _codes(function.__code__)}
     if any(type(each) is str and each == name for code in codes for each in code.co_consts):

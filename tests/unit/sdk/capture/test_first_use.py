@@ -67,6 +67,24 @@ class Model:
         return threading.Lock()
 
 
+class Session:
+    """As that of ONNX Runtime: what cannot be pickled is inside of it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+
+session = None
+
+
+def with_session(x):
+    global session
+    if session is None:
+        session = Session()
+    with session._lock:
+        return x
+
+
 @functools.cache
 def lock():
     return threading.Lock()
@@ -90,12 +108,14 @@ def loads(artifact: Artifact) -> Any:
 @pytest.fixture(autouse=True)
 def _unused():
     yield
-    globals().update(connection=None, calls=0)
+    globals().update(connection=None, session=None, calls=0)
     connections.clear()
     vars(with_attribute).clear()
 
 
-@pytest.mark.parametrize("function", [with_global, with_element, with_attribute, with_cache])
+@pytest.mark.parametrize(
+    "function", [with_global, with_element, with_attribute, with_cache, with_session]
+)
 def test_the_example_leaves_nothing_behind(function):
     first, second = build_artifact(function, example=X), build_artifact(function, example=X)
     assert first.sha256 == second.sha256
@@ -129,7 +149,7 @@ def test_a_state_is_put_back_although_the_function_fails():
     assert (calls, connections) == (0, {})
 
 
-@pytest.mark.parametrize("function", [with_global, with_cache, Model().predict])
+@pytest.mark.parametrize("function", [with_global, with_session, with_cache, Model().predict])
 def test_a_function_that_was_tried_before_is_the_same(function):
     fresh = build_artifact(function, example=X)
     function(X)
@@ -194,6 +214,23 @@ def test_a_cached_function_is_the_same_there_with_an_empty_cache():
     assert loaded(20) == 6765
     # It calls itself under the cache, not the function below it.
     assert loaded.cache_info().misses == 21
+
+
+def test_a_function_that_dispatches_by_type_is_the_same_there():
+    @functools.singledispatch
+    def convert(value):
+        return "any"
+
+    @convert.register
+    def _(value: str):
+        return "text"
+
+    def predict(x):
+        return [convert("a")] * len(x)
+
+    artifact = build_artifact(predict, example=X)
+    assert build_artifact(predict, example=X).sha256 == artifact.sha256
+    assert loads(artifact)(X) == ["text", "text"]
 
 
 def test_a_cached_method_is_the_same_there():

@@ -4,6 +4,7 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,19 @@ def test_compiled_modules_of_a_package_are_refused_if_they_are_imported(write):
     write("mixed/libdata.so")
     with pytest.raises(InvalidInput, match=r"local module 'mixed\._fast' .*: _fast\."):
         build_artifact(load("mixed").predict, input_type="doubles", check=False)
+
+
+def test_a_package_with_a_loaded_compiled_module_is_refused_before_it_is_read(
+    write, user_dir, monkeypatch
+):
+    write("compiled_pkg/__init__.py", PREDICT)
+    module = load("compiled_pkg")
+    loaded = types.ModuleType("compiled_pkg._speed")
+    loaded.__file__ = str(user_dir / "compiled_pkg" / f"_speed{EXTENSION}")
+    monkeypatch.setitem(sys.modules, "compiled_pkg._speed", loaded)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(InvalidInput, match=r"local module 'compiled_pkg\._speed'"):
+        build_artifact(module.predict, example=X)
 
 
 def test_a_library_that_nothing_imports_is_data(write):
