@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from skysail.capture.comments import without_comments
 from skysail.capture.distributions import needed_packages
 from skysail.capture.examples import Example, read_example
 from skysail.capture.kept_state import kept_state
@@ -99,7 +100,7 @@ def build_artifact(
     """
     check_kind(function)
     if (example is not None) + (examples is not None) + (input_type is not None) != 1:
-        raise InvalidInput("give one of example, examples (several batches) and input_type")
+        raise InvalidInput("give either an example, several as examples, or an input_type")
     given: list[Example] = []
     if input_type is None:
         batches = [example] if examples is None else list(examples)
@@ -110,6 +111,10 @@ def build_artifact(
         made_up, signature = signature_of_type(input_type)
     pickled = pickle_function(function)
     modules = local_modules(pickled.modules)
+    if pickled.home_file in modules.files:
+        # Its functions are in the pickle, without their comments and line numbers.
+        source = modules.files[pickled.home_file]
+        modules.files[pickled.home_file] = without_comments(source)
     with kept_state(pickled.functions, pickled.instances):
         if given:
             tries_batch = check and max_batch_size != 1

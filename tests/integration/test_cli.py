@@ -27,6 +27,10 @@ MODEL = """
         return int("one")
 
     example = np.ones((1, 2))
+    examples = [np.ones((1, 2)), np.ones((1, 3))]
+
+    def single(inputs):
+        return inputs.upper()
 """
 
 
@@ -81,6 +85,17 @@ def test_a_function_that_fails_is_told_with_the_lines_of_the_user(run, model_dir
         f'  File "{file}", line 14, in parse',
         '    return int("one")',
     ]
+
+
+def test_several_examples_and_no_checks(run):
+    done = run("deploy", "climodel:triple", "--name", "sizes", "--examples", "climodel:examples")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(run("predict", "sizes", "[1, 2, 3, 4]", "-o", "json").stdout)["outputs"] == {
+        "output": [3.0, 6.0, 9.0, 12.0]
+    }
+    single = ("deploy", "climodel:single", "--name", "single", "--input-type", "strings")
+    assert "deploy it with check=False" in run(*single).stderr
+    assert run(*single, "--no-check").returncode == 0
 
 
 def test_promote_and_rollback(run, deployed):

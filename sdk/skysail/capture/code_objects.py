@@ -68,9 +68,11 @@ class CodeNormalizer:
         )
 
     def _text(self, filename: str, line: int) -> str:
-        text = linecache.getline(filename, line)
         if filename not in self._comments:
+            # The file of a module that was loaded again is another one.
+            linecache.checkcache(filename)
             self._comments[filename] = _comments(linecache.getlines(filename))
+        text = linecache.getline(filename, line)
         return text[: self._comments[filename].get(line)].strip()
 
 

@@ -40,6 +40,8 @@ class Pickled:
     """Functions that were pickled by value."""
     instances: tuple[Any, ...] = ()
     """Instances of classes that were pickled by value."""
+    home_file: str = ""
+    """Path of the module that holds it among the modules that travel; empty if it is imported."""
     import_reason: str = ""
     """Why its module is imported where it is loaded; empty if it is not."""
 
@@ -110,6 +112,7 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
             pickler.sources,
             tuple(pickler.functions),
             tuple(pickler.instances),
+            "" if home is None else home.file,
         )
 
 

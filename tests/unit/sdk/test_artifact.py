@@ -202,7 +202,7 @@ def test_an_input_type_stands_for_a_function_that_takes_a_list(name):
 
 @pytest.mark.parametrize("arguments", [{}, {"example": X, "input_type": "doubles"}])
 def test_either_an_example_or_an_input_type_is_given(arguments):
-    assert refusal(**arguments) == "give one of example, examples (several batches) and input_type"
+    assert refusal(**arguments) == "give either an example, several as examples, or an input_type"
 
 
 def test_an_unknown_input_type_is_refused():

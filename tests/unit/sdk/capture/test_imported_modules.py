@@ -64,6 +64,17 @@ def test_a_module_that_trains_when_it_is_imported_trains_once(write, answer):
     assert answer(artifact) == "[[3.0, 3.0]]"
 
 
+def test_comments_in_the_module_are_not_content(write):
+    file = write("noted.py", TRAINS)
+    before = build_artifact(load("noted").predict, example=X).sha256
+    file.write_text("# Noted.\n\n" + TRAINS.replace("WEIGHT = 3.0", "WEIGHT = 3.0  # Why."))
+    importlib.reload(load("noted"))
+    assert build_artifact(load("noted").predict, example=X).sha256 == before
+    file.write_text(TRAINS.replace("WEIGHT = 3.0", "WEIGHT = 4.0"))
+    importlib.reload(load("noted"))
+    assert build_artifact(load("noted").predict, example=X).sha256 != before
+
+
 def test_a_method_of_an_object_of_the_module_travels_by_value_too(write, answer):
     write("trains_b/__init__.py", "from trains_b.model import model, Model, WEIGHT")
     write("trains_b/model.py", TRAINS)

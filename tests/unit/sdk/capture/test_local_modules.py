@@ -42,7 +42,7 @@ def test_a_function_of_the_notebook_brings_no_modules():
 
 
 def test_the_module_of_a_function_comes_along_as_it_is(write):
-    source = "def predict(x):\n    return x * 2  # é\n"
+    source = "def predict(x):\n    return x * len('é')\n"
     write("mine_a.py", source)
     artifact = build_artifact(load("mine_a").predict, example=X)
     assert modules_of(artifact) == {"mine_a.py": source}

@@ -300,7 +300,7 @@ def test_one_of_three_is_given():
         {"examples": [ONE], "input_type": "bytes"},
     ):
         assert message(lambda x: x, **arguments) == (
-            "give one of example, examples (several batches) and input_type"
+            "give either an example, several as examples, or an input_type"
         )
 
 
