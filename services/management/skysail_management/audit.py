@@ -11,6 +11,8 @@ from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Table
 
 log = logging.getLogger(__name__)
+# Changes are few, and an operator who asks who did what asks later: they are logged at any level.
+log.setLevel(logging.INFO)
 
 # Profiles are missing because frontends learn them: no operator asks for one.
 _NOUNS = {

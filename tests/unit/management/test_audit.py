@@ -18,7 +18,6 @@ M1 = ModelVersion("m", "1")
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture):
     """Return the lines since the last call, each with its values."""
-    caplog.set_level(logging.INFO, "skysail_management.audit")
     known = set(vars(logging.makeLogRecord({}))) | {"message", "bound", "asctime"}
 
     def take() -> list[tuple[str, dict[str, str]]]:
@@ -82,6 +81,10 @@ async def test_the_life_of_a_version_can_be_read(tmp_path: Path, lines):
             ("version undeployed", {"version": "m:2"}),
             ("version unregistered", {"version": "m:2"}),
         ]
+
+
+def test_changes_are_logged_at_any_level():
+    assert logging.getLogger("skysail_management.audit").isEnabledFor(logging.INFO)
 
 
 @virtual_time

@@ -260,8 +260,12 @@ async def test_rollback_with_no_version_left_names_the_command_that_starts_the_l
         for version in ("1", "2"):
             await parts.deployments.undeploy("m", version, force=False)
         await until(lambda: len(parts.manager.live) == 1)
-        with pytest.raises(NoReadyReplica, match="start it with 'skysail start m:2'"):
+        with pytest.raises(NoReadyReplica) as raised:
             await parts.models.rollback("m")
+        assert raised.value.message == (
+            "cannot roll back model 'm': no previous version has a ready replica; the latest is "
+            "'m:2': it is not deployed; start it with 'skysail start m:2' or client.start('m', '2')"
+        )
         assert parts.models.get("m").current_version == "3"
         await parts.deployed("m:2")
         assert await parts.models.rollback("m") == ("2", "3")

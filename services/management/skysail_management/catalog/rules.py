@@ -191,17 +191,19 @@ def reason_to_keep(records: Records, version: ModelVersion) -> str:
 
 
 def not_ready_text(records: Records, version: ModelVersion) -> str:
-    """Return that a version has no ready replica, and what to do about that."""
-    name = str(version)
-    deployment = records.deployments.get(name)
+    """Return that a version has no ready replica, why, and what to do about that."""
+    return f"model {str(version)!r} has no ready replica: {why_not_ready(records, version)}"
+
+
+def why_not_ready(records: Records, version: ModelVersion) -> str:
+    """Return why a version has no ready replica, and what to do about that."""
+    deployment = records.deployments.get(str(version))
     if deployment is None:
-        fix = f"it is not deployed; {start_text(version)}"
-    elif deployment.num_replicas == 0:
-        fix = f"it is scaled to 0; {start_text(version)}"
-    else:
-        command = f"skysail logs {version.model_name} --version {version.version}"
-        fix = f"its replicas start, or have failed; see '{command}'"
-    return f"model {name!r} has no ready replica: {fix}"
+        return f"it is not deployed; {start_text(version)}"
+    if deployment.num_replicas == 0:
+        return f"it is scaled to 0; {start_text(version)}"
+    command = f"skysail logs {version.model_name} --version {version.version}"
+    return f"its replicas start, or have failed; see '{command}'"
 
 
 def start_text(version: ModelVersion) -> str:

@@ -16,7 +16,7 @@ from skysail_common.errors import (
 from skysail_common.identifiers import ModelVersion, check_name
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.catalog.promotion import promotion, rolled_back
-from skysail_management.catalog.rules import not_ready_text, serves
+from skysail_management.catalog.rules import not_ready_text, serves, why_not_ready
 from skysail_management.catalog.versions import removal_of_version
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import ModelRecord, PendingChange, Records, VersionRecord
@@ -240,8 +240,8 @@ class Models:
             if changed is None:
                 latest = ModelVersion(name, model.previous_versions[-1])
                 raise NoReadyReplica(
-                    f"model {name!r} has no previous version with a ready replica; the latest: "
-                    f"{not_ready_text(self._records, latest)}"
+                    f"cannot roll back model {name!r}: no previous version has a ready replica; the "
+                    f"latest is {str(latest)!r}: {why_not_ready(self._records, latest)}"
                 )
             await self._records.commit([self._records.models.put(name, changed)])
         await self._reconciler.routing_changed()
