@@ -12,7 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -36,6 +43,13 @@ _PLACES_OF_IDS = {"_make_skeleton_class": 4, "_make_skeleton_enum": 5, "_make_ty
 _ATOMS = (str, bytes, int, float, complex, bool, type(None))
 
 _SETS = (set, frozenset)
+
+# One look at these is quicker than one at each, and most objects are of another type.
+_SPECIAL = (
+    FunctionType, type, CodeType, ModuleType, CellType, TypeVar, functools._lru_cache_wrapper,
+    functools.cached_property, WeakKeyDictionary, WeakValueDictionary, PurePath,
+    BuiltinFunctionType,
+)  # fmt: skip
 
 
 class HomeModule:
@@ -88,6 +102,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._namespace = None if home is None else _Call(captured.namespace, home.name, home.file)
         self._code_names: dict[int, str] = {}
         self._ordered: dict[int, OrderedSet] = {}
+        self._is_usual: dict[type, bool | None] = {}
 
     @property
     def sources(self) -> dict[str, list[str]]:
@@ -103,6 +118,8 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.last = obj
         if id(obj) in self._made_later:
             return type(None), ()
+        if not isinstance(obj, _SPECIAL):
+            return self._instance(obj)
         if isinstance(obj, FunctionType):
             return self._function(obj)
         if isinstance(obj, type):
@@ -209,6 +226,9 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if others and others[0] is not None:
             members, slots = others[0]
             members = self._mapping(members)
+            if str(members.get("__doc__")).startswith(f"{obj.__name__}("):
+                # Made by `dataclasses` of the defaults, sets among them.
+                members["__doc__"] = None
             # What copyreg keeps there once an instance was pickled.
             members.pop("__slotnames__", None)
             # Of Python 3.13: a line number, and names in the order of their hashes.
@@ -238,23 +258,17 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _instance(self, obj: Any) -> Any:
         cls = type(obj)
-        if cls in self.dispatch_table:
+        if cls not in self._is_usual:
+            self._is_usual[cls] = None if cls in self.dispatch_table else _is_reduced_as_usual(cls)
+        is_usual = self._is_usual[cls]
+        if is_usual is None:
             return NotImplemented
-        attributes = getattr(obj, "__dict__", None)
-        if _is_reduced_as_usual(cls):
+        if is_usual:
             if self.is_by_value(cls.__module__):
                 self.instances.append(obj)
-            if not isinstance(attributes, dict):
-                return NotImplemented
-            cached = {name for name in attributes if self._is_cached_for_later(obj, name)}
-            if not cached and not any(map(self._is_replaced, attributes.values())):
-                return NotImplemented
-            make, args, state, *others = obj.__reduce_ex__(self.proto)
-            if isinstance(state, dict):
-                state = self._mapping(state)
-                for name in cached:
-                    state.pop(name, None)
-            return (make, args, state, *others)
+            return self._usual(obj)
+        if cls is SimpleNamespace:
+            return SimpleNamespace, (), self._mapping(vars(obj))
         if not self.is_by_value(getattr(obj, "__module__", None)):
             return NotImplemented
         reduced = obj.__reduce_ex__(self.proto)
@@ -265,6 +279,23 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 "which travels along"
             )
         return reduced
+
+    def _usual(self, obj: Any) -> Any:
+        """Return what remakes an object that is pickled by its attributes."""
+        attributes = getattr(obj, "__dict__", {})
+        has_slots = hasattr(obj, "__slots__")
+        if not has_slots and not any(map(self._is_replaced, attributes.values())):
+            return NotImplemented
+        make, args, state, *others = obj.__reduce_ex__(self.proto)
+        if isinstance(state, dict):
+            state = self._mapping(state)
+            for name in attributes:
+                if self._is_cached_for_later(obj, name):
+                    state.pop(name, None)
+        elif isinstance(state, tuple) and len(state) == 2:
+            # Attributes of the dictionary, and those in slots.
+            state = tuple(self._mapping(part) if isinstance(part, dict) else part for part in state)
+        return (make, args, state, *others)
 
     def _is_cached_for_later(self, obj: Any, name: str) -> bool:
         if id(vars(obj)[name]) not in self._made_later:

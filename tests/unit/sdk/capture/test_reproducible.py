@@ -21,7 +21,7 @@ from skysail.capture.pickling import pickle_function
 X = np.ones((2, 2))
 
 SOURCE = '''
-import abc, collections, dataclasses, enum, functools, threading
+import abc, collections, dataclasses, enum, functools, threading, types
 from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
@@ -36,6 +36,21 @@ class Colour(enum.Enum):
 class Options:
     scale: int = 2
     names: set = dataclasses.field(default_factory=lambda: {"x", "y", "z"})
+
+@dataclasses.dataclass(frozen=True)
+class Slotted:
+    __slots__ = ("letters",)
+    letters: frozenset
+
+    def __getstate__(self):
+        return (None, {"letters": self.letters})
+
+    def __setstate__(self, state):
+        object.__setattr__(self, "letters", state[1]["letters"])
+
+@dataclasses.dataclass
+class Defaults:
+    known: frozenset = frozenset({"h", "i", "j"})
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -56,6 +71,9 @@ class Model(Base[int]):
     def __init__(self):
         self.words = frozenset({"q", "r", "s"})
         self.options = Options()
+        self.slotted = Slotted(frozenset({"u", "v", "w"}))
+        self.defaults = Defaults()
+        self.space = types.SimpleNamespace(letters={"f", "g", "e"})
         self._lock = None
 
     def one(self):
