@@ -144,6 +144,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
         lambda value: isinstance(value, Sequence) and all(map(_is_whole, value)),
     ),
     "priority_step_s": _AMOUNT,
+    "progress": _FLAG,
     "promote": _FLAG,
     "query_endpoint": _ENDPOINT,
     "removes_default": _FLAG,

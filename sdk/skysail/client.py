@@ -12,12 +12,11 @@ from skysail.arguments import checked
 from skysail.artifact import build_artifact
 from skysail.async_client import AsyncClient
 from skysail.bridge import Bridge
-from skysail.calls.deployments import OnEvent
 from skysail.deployment_requests import deploy_request
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.not_given import NOT_GIVEN
 from skysail.predictions import Prediction
-from skysail.progress import deploy_progress
+from skysail.progress import OnEvent, followed
 from skysail.requirements import read_requirements
 from skysail_common.functions import Function
 from skysail_common.serving_options import PolicyName, ServingOptions
@@ -133,6 +132,7 @@ class Client:
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,
         on_event: OnEvent | None = None,
+        progress: bool | None = None,
     ) -> Version:
         """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
         # Here, because the function may want the caller's thread.
@@ -160,10 +160,8 @@ class Client:
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
         )
-        if on_event is not None:
-            return self._run(self._async.deploy_artifact(artifact, request, on_event))
-        with deploy_progress(name if version is None else f"{name}:{version}") as show:
-            return self._run(self._async.deploy_artifact(artifact, request, show))
+        with followed(name, version, on_event, progress) as see:
+            return self._run(self._async.deploy_artifact(artifact, request, see))
 
     def start(
         self,
@@ -181,9 +179,10 @@ class Client:
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,
         on_event: OnEvent | None = None,
+        progress: bool | None = None,
     ) -> Version:
         """Start replicas of a registered version; see `AsyncClient.start`."""
-        with deploy_progress(model if version is None else f"{model}:{version}") as show:
+        with followed(model, version, on_event, progress) as see:
             return self._run(
                 self._async.start(
                     model,
@@ -198,7 +197,8 @@ class Client:
                     max_batch_size=max_batch_size,
                     start_timeout_s=start_timeout_s,
                     warm_up=warm_up,
-                    on_event=on_event or show,
+                    on_event=see,
+                    progress=False,
                 )
             )
 

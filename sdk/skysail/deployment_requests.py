@@ -1,6 +1,6 @@
 """What management is asked for about deployments, as messages."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -11,6 +11,9 @@ from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.rpc.messages import duration, serving_paths, serving_to_proto
 from skysail_common.serving_options import MAX_BATCH_SIZE, ServingOptions
 from skysail_protos.v1 import management_pb2, routing_pb2
+
+_LARGE_BYTES = 16 * 1024 * 1024
+_MAX_REPORTS = 10
 
 
 def deploy_request(
@@ -97,10 +100,21 @@ def autoscaling_request(
 
 
 async def upload_requests(
-    artifact: Artifact,
+    artifact: Artifact, on_sent: Callable[[str], None]
 ) -> AsyncIterator[management_pb2.UploadArtifactRequest]:
-    """Yield the messages by which an artifact is uploaded."""
+    """Yield the messages by which an artifact is uploaded.
+
+    Args:
+        artifact: The artifact.
+        on_sent: Called with a text about the progress, if the upload takes a while.
+    """
     yield management_pb2.UploadArtifactRequest(sha256=artifact.sha256)
-    for begin in range(0, len(artifact.content), CHUNK_BYTES):
+    size = len(artifact.content)
+    told = 0
+    for begin in range(0, size, CHUNK_BYTES):
         chunk = artifact.content[begin : begin + CHUNK_BYTES]
         yield management_pb2.UploadArtifactRequest(chunk=chunk)
+        sent = begin + len(chunk)
+        if size >= _LARGE_BYTES and (sent - told >= size / _MAX_REPORTS or sent == size):
+            told = sent
+            on_sent(f"uploaded {sent >> 20} of {size >> 20} MiB")

@@ -267,7 +267,7 @@ class DeployEvent:
     """One thing that happened while a version was deployed."""
 
     step: str
-    """`REGISTERED`, `NOTICE`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`, `DONE` or
+    """`UPLOADING`, `REGISTERED`, `NOTICE`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`, `DONE` or
     `FAILED`."""
     message: str
     replica_id: str

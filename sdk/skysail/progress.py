@@ -1,13 +1,19 @@
-"""Shows a deployment while it happens."""
+"""Shows a deployment while it happens, and says what goes on if the caller leaves it."""
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from skysail.descriptions import DeployEvent
+
+OnEvent = Callable[[DeployEvent], None]
+
+UPLOADING = "UPLOADING"
+"""Step of the events that the client itself makes, while it uploads an artifact."""
 
 _MARKS = {
     "REGISTERED": "[cyan]•[/]",
@@ -19,27 +25,96 @@ _MARKS = {
     "DONE": "[green]✓[/]",
     "FAILED": "[red]✗[/]",
 }
+_MAX_SHOWN = 100
+_NEW_LINE = "\n"
+_NOTEBOOK = "ZMQInteractiveShell"
 
 
 @contextmanager
-def deploy_progress(title: str) -> Iterator[Callable[[DeployEvent], None]]:
-    """Yield a function that shows each event on standard error, if that is a terminal.
+def followed(
+    model: str, version: str | int | None, on_event: OnEvent | None, progress: bool | None
+) -> Iterator[OnEvent]:
+    """Yield a function that takes each event of a deployment.
 
     Args:
-        title: What is deployed.
+        model: What is deployed.
+        version: Its version; None if the server names it.
+        on_event: Called with each event too.
+        progress: True to show the events, False not to. If None, they are shown on a terminal and
+            in a notebook, unless `on_event` is given.
+
+    Raises:
+        KeyboardInterrupt: the caller's, with a text that says what goes on in the cluster.
     """
+    versions: list[str] = []
+    title = model if version is None else f"{model}:{version}"
+    with _shown(title, on_event is None if progress is None else progress, progress) as show:
+
+        def see(event: DeployEvent) -> None:
+            if event.step != UPLOADING:
+                versions.append(event.version)
+            show(event)
+            if on_event is not None:
+                on_event(event)
+
+        try:
+            yield see
+        except KeyboardInterrupt:
+            if not versions:
+                raise KeyboardInterrupt(f"{title} was not deployed") from None
+            name = versions[-1] or version
+            raise KeyboardInterrupt(
+                f"the deployment of {model}:{name} goes on in the cluster; to stop it: "
+                f"skysail undeploy {model} --version {name}"
+            ) from None
+
+
+def _shown(title: str, is_wanted: bool, progress: bool | None) -> Any:
+    if not is_wanted:
+        return nullcontext(_ignore)
     console = Console(stderr=True, highlight=False)
-    if not (console.is_terminal and sys.stderr.isatty()):
-        yield lambda event: None
-        return
+    if console.is_terminal and sys.stderr.isatty():
+        return _on_terminal(title, console)
+    if progress or _is_notebook():
+        # In a notebook standard error is red, as if something were wrong.
+        return nullcontext(_Lines(title, sys.stdout if _is_notebook() else sys.stderr))
+    return nullcontext(_ignore)
+
+
+def _ignore(event: DeployEvent) -> None:
+    pass
+
+
+@contextmanager
+def _on_terminal(title: str, console: Console) -> Iterator[OnEvent]:
     with console.status(f"deploying {escape(title)}") as status:
 
         def show(event: DeployEvent) -> None:
             ready = f" ({event.num_ready} of {event.num_replicas} ready)"
             count = ready if event.num_replicas else ""
-            status.update(f"deploying {escape(title)}{count}: {escape(event.message[:100])}")
+            text = escape(event.message[:_MAX_SHOWN])
+            status.update(f"deploying {escape(title)}{count}: {text}")
             mark = _MARKS.get(event.step)
             if mark is not None:
-                console.print(f"{mark} {escape(event.message)}")
+                console.print(f"{mark} {escape(event.message)}", soft_wrap=True)
 
         yield show
+
+
+class _Lines:
+    """Shows events as plain lines, without those that come in great number."""
+
+    def __init__(self, title: str, file: Any) -> None:
+        self._title = title
+        self._file = file
+
+    def __call__(self, event: DeployEvent) -> None:
+        if event.step != "PREPARING":
+            self._file.write(f"{self._title}: {event.message.partition(_NEW_LINE)[0]}\n")
+            self._file.flush()
+
+
+def _is_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == _NOTEBOOK

@@ -263,7 +263,7 @@ async def test_a_model_that_cannot_be_loaded_fails_for_good_with_its_traceback(h
     failed = await hand.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert failed.is_permanent, (failed.reason, failed.log_tail)
-    assert "cannot be loaded" in failed.reason
+    assert failed.reason.startswith("loading the function failed: KeyError: 'the weights'")
     assert "loading the function failed: KeyError: 'the weights'" in failed.log_tail
     assert "Traceback (most recent call last)" in failed.log_tail
     assert ReplicaState.READY not in hand.states(container)

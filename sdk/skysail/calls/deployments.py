@@ -1,7 +1,8 @@
 """Calls about deployments: deploy, start, scale, undeploy."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from skysail.deployment_requests import (
     upload_requests,
 )
 from skysail.descriptions import DeployEvent, Version
+from skysail.progress import UPLOADING, OnEvent, followed
 from skysail.requirements import read_requirements
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed, Unavailable
@@ -25,8 +27,7 @@ from skysail_protos.v1 import management_pb2
 _DEPLOY_TIMEOUT_S = 3600.0
 _UPLOAD_TIMEOUT_S = 3600.0
 _SCALE_CHECK_S = 0.1
-
-OnEvent = Callable[[DeployEvent], None]
+_OF_REPLICA = re.compile(r"^\S+:\S+/\d+ failed: ")
 
 
 @checked
@@ -57,6 +58,7 @@ class DeploymentCalls(ModelCalls):
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,
         on_event: OnEvent | None = None,
+        progress: bool | None = None,
     ) -> Version:
         """Deploy a function as a version of a model and return once its replicas are ready.
 
@@ -95,7 +97,9 @@ class DeploymentCalls(ModelCalls):
             start_timeout_s: Longest time from start to ready; likewise.
             warm_up: False to have no replica call the function before its first query, if a call
                 is costly or changes something; likewise.
-            on_event: Is told each step. Without it `Client` shows them on a terminal.
+            on_event: Called with each step.
+            progress: True to show each step on standard error, False not to. If None, they are
+                shown on a terminal and in a notebook, unless `on_event` is given.
 
         Returns:
             The version; its `version` is the name that the server gave it.
@@ -136,7 +140,8 @@ class DeploymentCalls(ModelCalls):
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
         )
-        return await self.deploy_artifact(artifact, request, on_event)
+        with followed(name, version, on_event, progress) as see:
+            return await self.deploy_artifact(artifact, request, see)
 
     async def deploy_artifact(
         self,
@@ -147,12 +152,12 @@ class DeploymentCalls(ModelCalls):
         """Upload an artifact and deploy it as `request` says; see `deploy`."""
         request.artifact_sha256 = artifact.sha256
         patience = Patience()
-        await self._upload(artifact, patience)
+        await self._upload(artifact, on_event, patience)
         try:
             return await self._followed(request, on_event, patience)
         except ArtifactNotFound:
             # It was swept between the upload and now.
-            await self._upload(artifact, patience)
+            await self._upload(artifact, on_event, patience)
             return await self._followed(request, on_event, patience)
 
     async def start(
@@ -171,6 +176,7 @@ class DeploymentCalls(ModelCalls):
         start_timeout_s: float | None = None,
         warm_up: bool | None = None,
         on_event: OnEvent | None = None,
+        progress: bool | None = None,
     ) -> Version:
         """Start replicas of a registered version and return once they are ready.
 
@@ -191,6 +197,7 @@ class DeploymentCalls(ModelCalls):
             start_timeout_s: As for `deploy`.
             warm_up: As for `deploy`.
             on_event: As for `deploy`.
+            progress: As for `deploy`.
 
         Raises:
             ModelNotFound: it is not registered.
@@ -211,9 +218,16 @@ class DeploymentCalls(ModelCalls):
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
         )
-        return await self._followed(request, on_event, Patience())
+        with followed(model, version, on_event, progress) as see:
+            return await self._followed(request, see, Patience())
 
-    async def _upload(self, artifact: Artifact, patience: Patience) -> None:
+    async def _upload(
+        self, artifact: Artifact, on_event: OnEvent | None, patience: Patience
+    ) -> None:
+        def on_sent(message: str) -> None:
+            if on_event is not None:
+                on_event(DeployEvent(UPLOADING, message, "", "", 0, 0))
+
         find = management_pb2.FindArtifactRequest(sha256=artifact.sha256)
         found = await self._call(
             lambda stub: stub.FindArtifact(find, timeout=self._timeout_s), patience=patience
@@ -221,7 +235,7 @@ class DeploymentCalls(ModelCalls):
         if not found.is_stored:
             await self._call(
                 lambda stub: stub.UploadArtifact(
-                    upload_requests(artifact), timeout=_UPLOAD_TIMEOUT_S
+                    upload_requests(artifact, on_sent), timeout=_UPLOAD_TIMEOUT_S
                 ),
                 patience=patience,
                 limit_s=_UPLOAD_TIMEOUT_S,
@@ -255,7 +269,10 @@ class DeploymentCalls(ModelCalls):
                 on_event(event)
             if event.step == "FAILED":
                 tail = f"\n{event.log_tail.rstrip()}" if event.log_tail else ""
-                error = DeployFailed(f"{event.message}{tail}")
+                cause = _OF_REPLICA.sub("", event.message)
+                error = DeployFailed(
+                    f"cannot deploy {request.model}:{request.version}: {cause}{tail}"
+                )
                 error.log_tail = event.log_tail
                 raise error
             if event.step == "DONE":
@@ -299,9 +316,14 @@ class DeploymentCalls(ModelCalls):
             if not wait or found.num_ready == len(found.replicas) == num_replicas:
                 return found
             if MONOTONIC() > end:
+                reasons = [
+                    f"; {each.replica_id} {each.state}: {each.reason}"
+                    for each in found.replicas
+                    if each.reason and each.state != "READY"
+                ]
                 raise DeadlineExceeded(
                     f"{found.num_ready} of {num_replicas} replicas of '{model}:{found.version}' "
-                    f"are ready after {timeout_s:g} s"
+                    f"are ready after {timeout_s:g} s{''.join(reasons[:1])}"
                 )
             await asyncio.sleep(_SCALE_CHECK_S)
 

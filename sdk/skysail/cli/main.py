@@ -60,7 +60,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.Abort:
+    except click.Abort as error:
+        if error.__cause__ is not None and error.__cause__.args:
+            click.echo(f"skysail: {error.__cause__}", err=True)
         sys.exit(130)
     except ModuleNotFoundError as error:
         missing = missing_extra(error)

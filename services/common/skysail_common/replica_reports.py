@@ -10,6 +10,9 @@ from pathlib import PurePath
 NOT_READY = "replica is not ready yet"
 """The model is being loaded or warmed up: which, and for how long."""
 
+NOT_LOADED = "model cannot be loaded"
+"""The replica ends before it was ready: what failed, and where."""
+
 STUCK = "function is stuck"
 """A call does not return, for which the replica ends: for how long, and where."""
 

@@ -23,6 +23,7 @@ from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
 from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.replica_reports import NOT_LOADED
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.grpc_transport import GrpcTransport
 from skysail_common.rpc.serving import print_ready_line
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         model = _load(settings, io)
     except LoadFailed as error:
+        log.error("%s: %s", NOT_LOADED, error.cause or error.message)
         give_up(error, ExitCode.LOAD_FAILED, settings.log_format)
     except Unavailable as error:
         give_up(error, ExitCode.UNAVAILABLE, settings.log_format)

@@ -24,6 +24,7 @@ from skysail_common.artifacts import (
 )
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
+from skysail_common.replica_reports import place_of
 from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
 from skysail_model_server.model import Model
 from skysail_model_server.package_differences import PackageDifferences, compare_packages
@@ -32,9 +33,14 @@ from skysail_model_server.warm_up import DEFAULT_LIMITS, WarmUpLimits, warm_up
 
 log = logging.getLogger(__name__)
 
+_OWN_PACKAGES = ("skysail_common", "skysail_model_server")
+
 
 class LoadFailed(SkysailError):
     """The artifact cannot be loaded here, or its function fails on the warm-up query."""
+
+    cause: str = ""
+    """The cause in one line, if the message has more of it."""
 
 
 def load_model(
@@ -81,7 +87,7 @@ def load_model(
         function = pickle.loads(pickled)
     # All of them: SystemExit is no Exception, and no signal raises here.
     except BaseException as error:
-        raise LoadFailed(_told("loading the function failed", error, packages)) from error
+        raise _failed("loading the function failed", error, packages) from error
     model = Model(function, manifest.calling, signature, file_sha256(artifact))
     if example and limits is not None:
         model.example = example
@@ -92,7 +98,7 @@ def load_model(
             )
         except BaseException as error:
             what = "the function failed on the warm-up query"
-            raise LoadFailed(_told(what, error, packages)) from error
+            raise _failed(what, error, packages) from error
     return model
 
 
@@ -129,7 +135,21 @@ def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature)
     return arrays
 
 
-def _told(what: str, error: BaseException, packages: PackageDifferences) -> str:
+def _failed(what: str, error: BaseException, packages: PackageDifferences) -> LoadFailed:
+    """Return the error that tells all of an error of the user's code, and its cause in one line."""
+    first = f"{what}: {type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error)).rstrip()
-    lines = [f"{what}: {type(error).__name__}: {error}", trace, *packages.hints(error)]
-    return "\n".join(lines)
+    hints = list(packages.hints(error))
+    failed = LoadFailed("\n".join([first, trace, *hints]))
+    cause = first.partition("\n")[0]
+    failed.cause = "; ".join([f"{cause}{_where(error)}", *hints[:1]])
+    return failed
+
+
+def _where(error: BaseException) -> str:
+    """Return the innermost place of the user's own code, for the end of a line; may be empty."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        is_ours = Path(frame.filename).parent.name in _OWN_PACKAGES
+        if not is_ours and not frame.filename.startswith("<frozen"):
+            return f" (in {place_of(frame.name, frame.filename, frame.lineno or 0)})"
+    return ""

@@ -6,7 +6,7 @@ import pytest
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.logs import ConsoleFormatter, JsonFormatter
-from skysail_common.replica_reports import NOT_READY, STUCK
+from skysail_common.replica_reports import NOT_LOADED, NOT_READY, STUCK
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.log_tails import (
@@ -140,3 +140,14 @@ def test_a_replica_that_was_not_ready_in_time_was_doing_something(formatter):
 def test_text_that_looks_like_an_object_of_another_program_is_left_as_it_is():
     log = json.dumps({"level": "info", "message": "x"}) + "\n[1]\n{not json}"
     assert log_end(log) == log
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS)
+def test_why_a_model_cannot_be_loaded_is_the_reason(formatter):
+    cause = "loading the function failed: KeyError: 'x' (in load, m.py line 3)"
+    report = line(formatter, "%s: %s", NOT_LOADED, cause)
+    log = "\n".join(["printed", report, "Traceback (most recent call last):", "KeyError: 'x'"])
+    reason = exit_reason(ExitCode.LOAD_FAILED)
+    assert explained(reason, log) == cause
+    assert explained(reason, "Traceback") == reason
+    assert explained("killed by SIGKILL", log) == "killed by SIGKILL"

@@ -284,6 +284,7 @@ def test_a_failed_warm_up_comes_with_its_traceback(tmp_path: Path, work_dir: Pat
     first, *trace = caught.value.message.splitlines()
     assert first == f"the function failed on the warm-up query: {what}"
     assert trace[0] == "Traceback (most recent call last):"
+    assert caught.value.cause.startswith(f"{first} (in {function.__name__}, ")
     assert any(f"in {function.__name__}" in line for line in trace)
     assert trace[-1] == what
 

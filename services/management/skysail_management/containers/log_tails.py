@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from skysail_common.replica_reports import NOT_READY, STUCK, place_of, where_stuck
+from skysail_common.replica_reports import NOT_LOADED, NOT_READY, STUCK, place_of, where_stuck
 from skysail_management.containers.base import Container
 
 LOG_TAIL_BYTES = 8_192
@@ -79,6 +79,12 @@ def stuck_call(log: bytes | str) -> str:
     after_s = 3600 * hours + 60 * minutes + seconds
     where = where_stuck(_places_of_call(text[dumps[-1].end() :]))
     return f"no result after {after_s} s, with the interpreter held{where}"
+
+
+def load_failure(log: bytes | str) -> str:
+    """Return why a model could not be loaded; empty if the log does not tell."""
+    text = log.decode(errors="replace") if isinstance(log, bytes) else log
+    return _last_report(NOT_LOADED, text)
 
 
 def timed_out(container: Container, log: str) -> Container:

@@ -4,7 +4,7 @@ import signal
 
 from skysail_common.states import ExitCode
 from skysail_management.containers.base import PrepareFailed, ReplicaSpec, VersionSpec
-from skysail_management.containers.log_tails import stuck_call
+from skysail_management.containers.log_tails import load_failure, stuck_call
 
 SILENT = "did not answer health checks any more and was killed"
 """Why a replica failed that has fallen silent."""
@@ -94,7 +94,9 @@ def exit_reason(status: int | None) -> str:
 
 
 def explained(reason: str, log: bytes | str) -> str:
-    """Return the reason why a replica ended, with the call that was stuck if its log tells of it."""
+    """Return the reason why a replica ended, with what its log tells of the cause."""
+    if reason == exit_reason(ExitCode.LOAD_FAILED):
+        return load_failure(log) or reason
     # A function that keeps the interpreter is ended with the status of any other failure.
     if reason not in (exit_reason(ExitCode.STUCK), exit_reason(ExitCode.FAILED)):
         return reason

@@ -1,0 +1,66 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from skysail import DeployEvent
+from skysail.progress import UPLOADING, followed
+
+
+def event(step: str, message: str = "it happens", version: str = "7") -> DeployEvent:
+    return DeployEvent(step, message, "", "", 0, 1, version)
+
+
+def show(*, on_event=None, progress=None) -> None:
+    with followed("m", "1", on_event, progress) as see:
+        see(event("REGISTERED", "m:1 is registered\nand more"))
+        see(event("PREPARING", "a line of pip"))
+        see(event("DONE", "m:1 is ready"))
+
+
+LINES = "m:1: m:1 is registered\nm:1: m:1 is ready\n"
+
+
+def test_a_script_shows_nothing_unless_it_asks(capsys):
+    show()
+    assert capsys.readouterr() == ("", "")
+    show(progress=True)
+    assert capsys.readouterr() == ("", LINES)
+
+
+def test_a_notebook_shows_lines_unless_it_refuses(capsys, monkeypatch):
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    show(progress=False)
+    show(on_event=lambda event: None)
+    assert capsys.readouterr() == ("", "")
+    show()
+    assert capsys.readouterr() == (LINES, "")
+
+
+def test_events_reach_the_caller_and_the_screen(capsys):
+    seen: list[str] = []
+    show(on_event=lambda event: seen.append(event.step), progress=True)
+    assert seen == ["REGISTERED", "PREPARING", "DONE"]
+    assert capsys.readouterr() == ("", LINES)
+
+
+def interrupted_after(version: str | None, *steps: str) -> str:
+    try:
+        with followed("m", version, None, False) as see:
+            for step in steps:
+                see(event(step))
+            raise KeyboardInterrupt
+    except KeyboardInterrupt as interrupt:
+        return str(interrupt)
+
+
+def test_a_caller_who_interrupts_hears_what_goes_on_and_how_to_stop_it():
+    assert interrupted_after(None, "REGISTERED", "STARTING") == (
+        "the deployment of m:7 goes on in the cluster; to stop it: skysail undeploy m --version 7"
+    )
+
+
+@pytest.mark.parametrize("steps", [[], [UPLOADING]])
+def test_a_caller_who_interrupts_before_anything_is_deployed_hears_that(steps):
+    assert interrupted_after("1", *steps) == "m:1 was not deployed"
