@@ -53,8 +53,8 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         Args:
             endpoint: Where management is reached, as host:port. If None, `SKYSAIL_ENDPOINT`;
                 else the local cluster that `skysail up` runs.
-            query_endpoint: Where a frontend's gRPC services are reached. If None, management is
-                asked for one.
+            query_endpoint: Where a frontend's gRPC services are reached. If None,
+                `SKYSAIL_QUERY_ENDPOINT`; without that, management is asked for one.
             token: Token that management asks for. If None, `SKYSAIL_TOKEN`; without that none is
                 shown.
             management_tls_ca_file: Authorities that management's certificate must be of, in PEM:
@@ -80,7 +80,9 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         check_argument("endpoint", found)
         super().__init__(found, timeout_s, access)
         self._is_noted = not endpoint and not settings.endpoint
-        self._query_endpoint = query_endpoint
+        self._query_endpoint = query_endpoint or settings.query_endpoint
+        if self._query_endpoint:
+            check_argument("query_endpoint", self._query_endpoint)
         self._tls = client_tls(
             tls_ca_file or settings.tls_ca_file,
             tls_certificate_file or settings.tls_certificate_file,
@@ -88,6 +90,9 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         )
         self._queries = QueryStream(self._find_frontends, self._tls)
         FORKS.install()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of the cluster at {self.endpoint}>"
 
     async def __aenter__(self) -> Self:
         return self

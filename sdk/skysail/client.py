@@ -58,6 +58,9 @@ class Client:
         self.endpoint = client.endpoint
         self._bridge = Bridge(client)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of the cluster at {self.endpoint}>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,7 +1,7 @@
 """What a cluster tells about itself, as plain values."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -14,6 +14,8 @@ from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import InputType, Signature
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import routing_pb2
+
+_MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ class Frontend:
     frontend_id: str
     grpc_endpoint: str
     http_endpoint: str
+    transport: str = ""
+    """What carries its gRPC services: `native`, or the slower `grpc`."""
 
 
 @dataclass(frozen=True)
@@ -239,9 +243,15 @@ class ClusterStatus:
         store = "" if self.is_store_reachable else ", store not reachable"
         if self.is_store_reachable and self.store_problem:
             store = f", {self.store_problem}"
+        models = [
+            f"{model.name}:{model.current_version or 'none'} "
+            f"({sum(version.num_ready for version in model.versions)} replicas ready)"
+            for model in self.models
+        ]
+        applications = [application.name for application in self.applications]
         return (
-            f"<ClusterStatus {self.cluster}, models {len(self.models)}, applications "
-            f"{len(self.applications)}, frontends {len(self.frontends)}{store}>"
+            f"<ClusterStatus {self.cluster}, models {_listed(models)}, applications "
+            f"{_listed(applications)}, frontends {len(self.frontends)}{store}>"
         )
 
     @classmethod
@@ -255,7 +265,7 @@ class ClusterStatus:
             tuple(Application.of(each) for each in message.applications),
             tuple(Model.of(each) for each in message.models),
             tuple(
-                Frontend(each.frontend_id, each.grpc_endpoint, each.http_endpoint)
+                Frontend(each.frontend_id, each.grpc_endpoint, each.http_endpoint, each.transport)
                 for each in message.frontends
             ),
             message.store_problem,
@@ -267,8 +277,8 @@ class DeployEvent:
     """One thing that happened while a version was deployed."""
 
     step: str
-    """`UPLOADING`, `REGISTERED`, `NOTICE`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`, `DONE` or
-    `FAILED`."""
+    """`UPLOADING`, `REGISTERED`, `NOTICE`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`,
+    `DONE` or `FAILED`."""
     message: str
     replica_id: str
     log_tail: str
@@ -296,6 +306,12 @@ class LogLine:
 
     replica_id: str
     line: str
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names for people, of which there may be many."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return f"[{', '.join(names[:_MAX_LISTED])}{more}]"
 
 
 def _enum_name(enum: Any, number: int, prefix: str) -> str:

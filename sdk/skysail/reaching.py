@@ -13,6 +13,7 @@ from skysail_common.errors import (
 )
 from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.statuses import from_rpc_error, is_named
+from skysail_common.sockets import is_loopback, split_host_port
 
 _NOT_CONNECTED = "failed to connect"
 """What gRPC says if no connection was made."""
@@ -34,11 +35,20 @@ def management_error(
         if _NOT_CONNECTED in details:
             if "Connection refused" not in details and not endpoint.startswith("unix:"):
                 return Unavailable(_no_connection(endpoint, access, details))
-            return Unavailable(f"no cluster runs at {endpoint}; start one with 'skysail up'")
+            return Unavailable(_refused(endpoint))
         return Unavailable(f"management at {endpoint} is not reached: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"management at {endpoint} did not answer in time")
     return from_rpc_error(error)
+
+
+def _refused(endpoint: str) -> str:
+    if endpoint.startswith("unix:") or is_loopback(split_host_port(endpoint)[0]):
+        return f"no cluster runs at {endpoint}; start one with 'skysail up'"
+    return (
+        f"cannot connect to management at {endpoint}: connection refused; check that management "
+        "runs there, and that no firewall or network policy is in between"
+    )
 
 
 def _no_connection(endpoint: str, access: ManagementAccess, details: str) -> str:
@@ -69,6 +79,6 @@ def frontend_unreached(endpoint: str, tls: ClientTls | None) -> SkysailError:
     if reason is not None:
         return FailedPrecondition(reason)
     return Unavailable(
-        f"no frontend is reached at {endpoint}; start a cluster with 'skysail up', or give the "
-        "query_endpoint of one that runs"
+        f"no frontend is reached at {endpoint}; if frontends are reached elsewhere from here, give "
+        "query_endpoint, --query-endpoint or SKYSAIL_QUERY_ENDPOINT"
     )

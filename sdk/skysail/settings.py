@@ -56,6 +56,10 @@ class ClientSettings(BaseSettings):
     """Where management is reached, as host:port. If empty, the local cluster in the data
     directory; where none runs there, 127.0.0.1:8003."""
 
+    query_endpoint: str = ""
+    """Where a frontend's gRPC services are reached, as host:port. If empty, management is asked for
+    one."""
+
     token: SecretStr = SecretStr("")
     """Token that management asks for; none is shown if empty."""
 

@@ -2,10 +2,13 @@
 
 import json
 import re
+import signal
 import subprocess
+import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -258,3 +261,77 @@ def test_errors_are_one_line_and_a_status(failed, index):
     assert message in done.stderr
     if status == 1:
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_models_of_one_name(run, deployed):
+    listed = run("models", "cli").stdout.splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [["cli", "1"], ["cli", "2"]]
+    assert json.loads(run("models", "cli", "-o", "json").stdout)[0]["name"] == "cli"
+    done = run("models", "nope")
+    assert (done.returncode, done.stderr) == (1, "skysail: model 'nope' is not registered\n")
+
+
+def test_a_version_is_deleted_once_it_is_not_deployed(run, deployed):
+    deploy = ["deploy", "climodel:triple", "--example", "climodel:example"]
+    assert run(*deploy, "--name", "deleted", "--version", "1").returncode == 0
+    done = run("delete", "deleted:1")
+    assert (done.returncode, "undeploy" in done.stderr) == (1, True)
+    assert run("undeploy", "deleted", "--yes").returncode == 0
+    assert run("delete", "deleted").stdout == "deleted is removed\n"
+    assert run("models", "deleted").returncode == 1
+
+
+def test_the_query_endpoint_is_an_option_and_a_variable(run, deployed, cluster, monkeypatch):
+    assert run("predict", "cli", "[1, 2]", "--query-endpoint", cluster.grpc).returncode == 0
+    refused = run("predict", "cli", "[1, 2]", "--query-endpoint", "127.0.0.1:1")
+    assert refused.returncode == 1
+    assert "--query-endpoint or SKYSAIL_QUERY_ENDPOINT" in refused.stderr
+    monkeypatch.setenv("SKYSAIL_QUERY_ENDPOINT", "127.0.0.1:1")
+    assert run("predict", "cli", "[1, 2]").returncode == 1
+    assert run("predict", "cli", "[1, 2]", "--query-endpoint", cluster.grpc).returncode == 0
+
+
+def test_status_says_which_transport_runs(run, cluster):
+    line = next(each for each in run("status").stdout.splitlines() if "transport" in each)
+    assert line.split()[1].rstrip(";") in ("native", "grpc")
+    (frontend,) = json.loads(run("status", "-o", "json").stdout)["frontends"]
+    assert frontend["transport"] in ("native", "grpc")
+
+
+def test_an_interrupted_deploy_says_what_goes_on(run, model_dir):
+    (model_dir / "slowmodel.py").write_text(
+        textwrap.dedent("""
+            class Slow:
+                def __getstate__(self):
+                    return {"slow": True}
+
+                def __setstate__(self, state):
+                    import time
+
+                    time.sleep(30)
+
+                def __call__(self, x):
+                    return x
+
+            slow = Slow()
+            example = [[1.0]]
+        """)
+    )
+    command = [sys.executable, "-m", "skysail", "deploy", "slowmodel:slow", "--name", "slow"]
+    process = subprocess.Popen(
+        [*command, "--version", "3", "--example", "slowmodel:example"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = monotonic() + 30
+    while run("models", "slow").returncode and monotonic() < end:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (130, "")
+    assert errors.strip() == (
+        "skysail: the deployment of slow:3 goes on in the cluster; to stop it: "
+        "skysail undeploy slow --version 3"
+    )
+    assert run("undeploy", "slow", "--version", "3", "--yes").returncode == 0

@@ -1822,6 +1822,7 @@ class WatchRoutingRequest(_message.Message):
     APPLIED_SEQUENCE_FIELD_NUMBER: _builtins.int
     LATENCIES_FIELD_NUMBER: _builtins.int
     LOADS_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
     frontend_id: _builtins.str
     """First message: who watches, unique among the frontends of the cluster."""
     grpc_endpoint: _builtins.str
@@ -1832,6 +1833,8 @@ class WatchRoutingRequest(_message.Message):
     """Later messages: sequence of the snapshot that now decides; 0 where the message says nothing
     about it.
     """
+    transport: _builtins.str
+    """First message: transport of its gRPC services, native or grpc."""
     @_builtins.property
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LatencyReport]:
         """Later messages: what was learned since the last report."""
@@ -1849,10 +1852,11 @@ class WatchRoutingRequest(_message.Message):
         applied_sequence: _builtins.int = ...,
         latencies: _abc.Iterable[_routing_pb2.LatencyReport] | None = ...,
         loads: _abc.Iterable[_routing_pb2.LoadReport] | None = ...,
+        transport: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint", "latencies", b"latencies", "loads", b"loads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint", "latencies", b"latencies", "loads", b"loads", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1939,6 +1943,7 @@ class Frontend(_message.Message):
     GRPC_ENDPOINT_FIELD_NUMBER: _builtins.int
     HTTP_ENDPOINT_FIELD_NUMBER: _builtins.int
     APPLIED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
     frontend_id: _builtins.str
     """Who it is."""
     grpc_endpoint: _builtins.str
@@ -1947,6 +1952,8 @@ class Frontend(_message.Message):
     """Where its HTTP service is reached."""
     applied_sequence: _builtins.int
     """Sequence of the snapshot that it applied."""
+    transport: _builtins.str
+    """Transport of its gRPC services, native or grpc; empty for a frontend that does not say."""
     def __init__(
         self,
         *,
@@ -1954,10 +1961,11 @@ class Frontend(_message.Message):
         grpc_endpoint: _builtins.str = ...,
         http_endpoint: _builtins.str = ...,
         applied_sequence: _builtins.int = ...,
+        transport: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequence", b"applied_sequence", "frontend_id", b"frontend_id", "grpc_endpoint", b"grpc_endpoint", "http_endpoint", b"http_endpoint", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

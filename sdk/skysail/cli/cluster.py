@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 
 import click
@@ -290,6 +290,7 @@ def print_endpoints(endpoints: ClusterEndpoints) -> None:
                 if where
             ),
         ],
+        whole=(0, 1),
     )
 
 
@@ -320,16 +321,29 @@ def status(endpoint: str | None, output: str) -> None:
             ["management", escape(client.endpoint)],
             ["container manager", found.container_manager],
             ["store", store],
-            *(
-                ["frontend", escape(f"gRPC {each.grpc_endpoint}  HTTP {each.http_endpoint}")]
-                for each in found.frontends
-            ),
+            ["transport", escape(_transports(found))],
+            *(["frontend", escape(text)] for text in _frontends(found)),
         ],
     )
     if found.store_problem:
         console().print(escape(f"\n{found.store_problem}"), style="red", soft_wrap=True)
     _print_applications(found)
     _print_replicas(found)
+
+
+def _frontends(found: ClusterStatus) -> list[str]:
+    """Return a line for each place where frontends are reached, of those that share it one."""
+    places = Counter((each.grpc_endpoint, each.http_endpoint) for each in found.frontends)
+    return [
+        f"gRPC {grpc}  HTTP {http}{f'  ({count} workers)' if count > 1 else ''}"
+        for (grpc, http), count in sorted(places.items())
+    ]
+
+
+def _transports(found: ClusterStatus) -> str:
+    names = sorted({each.transport for each in found.frontends if each.transport})
+    hint = "; native would be faster, see docs/transports.md" if names == ["grpc"] else ""
+    return f"{', '.join(names) or 'unknown: no frontend follows management'}{hint}"
 
 
 def _print_applications(found: ClusterStatus) -> None:

@@ -1,5 +1,6 @@
-"""Commands about models: promote, rollback, logs, models."""
+"""Commands about models: promote, rollback, logs, models, delete."""
 
+import sys
 from typing import Any
 
 import click
@@ -70,17 +71,19 @@ def logs(
 
 
 @click.command()
+@click.argument("name", required=False)
 @endpoint_option
 @output_option
-def models(endpoint: str | None, output: str) -> None:
-    """List models and their versions.
+def models(name: str | None, endpoint: str | None, output: str) -> None:
+    """List models and their versions; of one model if it is named.
 
     \b
     Example:
       skysail models
+      skysail models digits
     """
     with client_of(endpoint) as client:
-        found = client.models()
+        found = client.models() if name is None else [client.describe_model(name)]
     if output == "json":
         print_json(found)
         return
@@ -96,7 +99,31 @@ def models(endpoint: str | None, output: str) -> None:
         for model in found
         for version in model.versions
     ]
-    print_table("", ["model", "version", "", "ready", "inputs", "outputs"], rows)
+    columns = ["model", "version", "", "ready", "inputs", "outputs"]
+    print_table("", columns, rows, whole=(0, 1, 2, 3))
+
+
+@click.command()
+@click.argument("target", metavar="MODEL[:VERSION]")
+@click.option("--yes", "-y", "is_confirmed", is_flag=True, help="Do not ask.")
+@endpoint_option
+def delete(target: str, is_confirmed: bool, endpoint: str | None) -> None:
+    """Remove a version, or a model with all its versions, for good.
+
+    Those that are deployed are refused: 'skysail undeploy' comes first. Artifacts that no other version has are removed too.
+
+    \b
+    Example:
+      skysail delete digits:1
+      skysail delete digits --yes
+    """
+    model, _, version = target.partition(":")
+    if not is_confirmed and sys.stdin.isatty():
+        what = target if version else f"{model} with all its versions"
+        click.confirm(f"Remove {what} for good?", abort=True, err=True)
+    with client_of(endpoint) as client:
+        client.unregister_model(model, version or None)
+    click.echo(f"{target} is removed")
 
 
 def _ready(version: Version) -> str:
@@ -113,4 +140,4 @@ def _specs(specs: Any) -> str:
     )
 
 
-COMMANDS = (promote, rollback, logs, models)
+COMMANDS = (promote, rollback, logs, models, delete)

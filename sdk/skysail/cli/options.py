@@ -21,6 +21,16 @@ def endpoint_option(command: F) -> F:
     )(command)
 
 
+def query_endpoint_option(command: F) -> F:
+    """Add `--query-endpoint` to a command."""
+    return click.option(
+        "--query-endpoint",
+        metavar="HOST:PORT",
+        help="Where a frontend's gRPC services are reached. [default: $SKYSAIL_QUERY_ENDPOINT, else "
+        "management is asked]",
+    )(command)
+
+
 def data_dir_option(command: F) -> F:
     """Add `--data-dir` to a command."""
     return click.option(
@@ -36,6 +46,8 @@ def data_dir_of(data_dir: Path | None) -> Path:
     return absolute(data_dir or ClientSettings().data_dir)
 
 
-def client_of(endpoint: str | None, timeout_s: float = 30.0) -> Client:
+def client_of(
+    endpoint: str | None, timeout_s: float = 30.0, query_endpoint: str | None = None
+) -> Client:
     """Return a client of the cluster that is meant."""
-    return Client(endpoint, timeout_s=timeout_s)
+    return Client(endpoint, query_endpoint=query_endpoint, timeout_s=timeout_s)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, TypeVar
@@ -13,8 +13,13 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_UNLIMITED = 100_000
+_GAP = 2
+_NARROW = 16
 
 STATE_COLORS = {
     "READY": "green",
@@ -64,8 +69,20 @@ def plain(value: Any) -> Any:
     return value
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; cells may have rich's markup."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    whole: Collection[int] = (0,),
+) -> None:
+    """Print a table; cells may have rich's markup.
+
+    Args:
+        title: Line above it; none if empty.
+        columns: Headings.
+        rows: Cells.
+        whole: Columns whose cells are never folded, such as names and URLs.
+    """
     table = Table(
         title=title or None,
         title_justify="left",
@@ -74,11 +91,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         pad_edge=False,
         show_header=any(columns),
     )
-    for column in columns:
-        table.add_column(column, header_style="dim", overflow="fold")
+    for index, column in enumerate(columns):
+        table.add_column(column, header_style="dim", overflow="fold", no_wrap=index in whole)
     for row in rows:
         table.add_row(*row)
     screen = console()
+    # Wider than a narrow terminal rather than cut.
+    screen.width = max(screen.width, _least_width(columns, rows, whole))
     with screen.capture() as shown:
         screen.print(table)
     # Without the blanks that fill the last column.
@@ -87,8 +106,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def console() -> Console:
-    """Return the console of standard output; as wide as need be where that is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    """Return the console of standard output; as wide as need be if that is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False)
+
+
+def _least_width(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[int]
+) -> int:
+    """Return the width in which whole columns fit, and some words of each other one."""
+    widths = [
+        max((Text.from_markup(row[index]).cell_len for row in rows), default=0)
+        for index in range(len(columns))
+    ]
+    return sum(
+        _GAP + max(len(columns[index]), width if index in whole else min(width, _NARROW))
+        for index, width in enumerate(widths)
+    )
 
 
 def state(name: str) -> str:

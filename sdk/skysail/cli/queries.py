@@ -7,7 +7,7 @@ from typing import TextIO
 import click
 from rich.markup import escape
 
-from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.options import client_of, endpoint_option, query_endpoint_option
 from skysail.cli.output import output_option, plain, print_json, print_table
 from skysail_common.errors import InvalidInput
 
@@ -22,6 +22,7 @@ _MAX_SHOWN = 40
 )
 @click.option("--version", help="Version that must answer; the routes decide if not given.")
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=30.0)
+@query_endpoint_option
 @endpoint_option
 @output_option
 def predict(
@@ -30,6 +31,7 @@ def predict(
     input_file: TextIO | None,
     version: str | None,
     timeout_s: float,
+    query_endpoint: str | None,
     endpoint: str | None,
     output: str,
 ) -> None:
@@ -53,8 +55,13 @@ def predict(
         is_text = text[:1].isalpha() and len(text) <= _MAX_SHOWN
         hint = f"; a text needs quotes: {shlex.quote(json.dumps(text))}" if is_text else ""
         raise InvalidInput(f"the input is not JSON: {error}{hint}") from None
-    with client_of(endpoint) as client:
-        found = client.predict(target, value, version=version, timeout_s=timeout_s)
+    with client_of(endpoint, query_endpoint=query_endpoint) as client:
+        try:
+            found = client.predict(target, value, version=version, timeout_s=timeout_s)
+        except InvalidInput as error:
+            # That is a method of the client, which this command does not have.
+            error.args = (error.message.removesuffix("; for many use predict_batch"),)
+            raise
     if output == "json":
         print_json(found)
         return

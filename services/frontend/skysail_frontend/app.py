@@ -119,6 +119,7 @@ async def run(settings: FrontendSettings) -> None:
         frontend_id=settings.frontend_id or f"{socket.gethostname()}-{os.getpid()}",
         grpc_endpoint=settings.advertised_grpc_endpoint or grpc_endpoint,
         http_endpoint=settings.advertised_http_endpoint or http_endpoint,
+        transport=transport.name,
     )
     directory.load()
     await server.start()

@@ -220,6 +220,7 @@ def frontend_to_proto(watcher: Watcher) -> management_pb2.Frontend:
         grpc_endpoint=watcher.grpc_endpoint,
         http_endpoint=watcher.http_endpoint,
         applied_sequence=watcher.applied_sequence,
+        transport=watcher.transport,
     )
 
 

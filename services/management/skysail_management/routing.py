@@ -43,6 +43,7 @@ class Watcher:
     grpc_endpoint: str
     http_endpoint: str
     applied_sequence: int = 0
+    transport: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     failure: BaseException | None = None
     """Why its reports are not taken any longer."""

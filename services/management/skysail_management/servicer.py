@@ -262,7 +262,12 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         first = await anext(request_iterator, None)
         if first is None or not first.frontend_id:
             raise InvalidInput("the first message must say which frontend watches")
-        watcher = Watcher(first.frontend_id, first.grpc_endpoint, first.http_endpoint)
+        watcher = Watcher(
+            first.frontend_id,
+            first.grpc_endpoint,
+            first.http_endpoint,
+            transport=first.transport,
+        )
 
         async def take_over_answers() -> None:
             async for request in request_iterator:

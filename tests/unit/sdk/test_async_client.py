@@ -185,7 +185,7 @@ REFUSED = "failed to connect to all addresses; last error: UNKNOWN: Connection r
         (
             rpc_error(grpc.StatusCode.UNAVAILABLE, REFUSED),
             Unavailable,
-            "no cluster runs at a:1; start one with 'skysail up'",
+            "cannot connect to management at a:1: connection refused; check that management runs",
         ),
         (
             rpc_error(grpc.StatusCode.UNAVAILABLE, "Socket closed"),
@@ -220,6 +220,14 @@ def test_where_no_management_answers_it_is_said_what_to_do(error, kind, message)
     found = management_error(error, "a:1", ManagementAccess())
     assert type(found) is kind
     assert found.message.startswith(message)
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:8003", "[::1]:8003", "localhost:1", "unix:/a"])
+def test_a_cluster_that_does_not_run_here_can_be_started(endpoint):
+    error = rpc_error(grpc.StatusCode.UNAVAILABLE, REFUSED)
+    assert management_error(error, endpoint, ManagementAccess()).message == (
+        f"no cluster runs at {endpoint}; start one with 'skysail up'"
+    )
 
 
 def test_an_argument_that_is_not_given_is_shown_as_such():

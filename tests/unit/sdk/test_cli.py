@@ -29,7 +29,7 @@ ALL = list(commands())
 def test_the_commands_are_those_that_people_know():
     assert {" ".join(path) for path in ALL} == {
         "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "start", "undeploy", "tune",
-        "logs", "models", "predict", "apps", "apps register", "apps update", "apps unregister",
+        "logs", "models", "delete", "predict", "apps", "apps register", "apps update", "apps unregister",
         "apps link", "apps unlink", "forward", "registry", "registry login",
         "store", "store restore",
     }  # fmt: skip
@@ -92,7 +92,7 @@ def test_the_version_is_told():
         (["nope"], "No such command 'nope'"),
         (["apps", "nope"], "No such command 'nope'"),
         (["models", "--nope"], "No such option"),
-        (["models", "stray"], "unexpected extra argument"),
+        (["models", "one", "stray"], "unexpected extra argument"),
         (["models", "--output", "xml"], "'xml' is not one of 'table', 'json'"),
         (["up", "--http-port", "65536"], "65536 is not in the range"),
         (["up", "--log-level", "loud"], "'loud' is not one of"),

@@ -224,7 +224,8 @@ def test_what_a_notebook_shows_is_one_line():
     assert repr(model) == "<Model sum, versions 3, current none>"
     status = ClusterStatus("default", "0.1", "local", False, (), (model,), ())
     assert repr(status) == (
-        "<ClusterStatus default, models 1, applications 0, frontends 0, store not reachable>"
+        "<ClusterStatus default, models [sum:none (1 replicas ready)], applications [], frontends 0, "
+        "store not reachable>"
     )
     lost = ClusterStatus("default", "0.1", "local", True, (), (), (), "the store came back empty")
     assert repr(lost).endswith("frontends 0, the store came back empty>")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from skysail.cli import output
 from skysail.cli.output import plain, print_json, print_table, state
 from skysail_common.tensors import DataType, TensorSpec
 
@@ -91,3 +93,22 @@ def test_a_state_has_its_colour_and_an_unknown_one_none():
     assert state("READY") == "[green]READY[/]"
     assert state("FAILED") == "[red]FAILED[/]"
     assert state("[odd]") == r"\[odd]"
+
+
+URL = "http://127.0.0.1:18002/metrics/" + "x" * 40
+
+
+def test_output_that_is_piped_is_never_folded(capsys):
+    long = "word " * 400
+    print_table("", ["where", "what"], [[URL, long]])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_terminal_folds_no_url_however_narrow_it_is(capsys, monkeypatch, columns):
+    monkeypatch.setattr(output, "console", lambda: Console(width=columns, highlight=False))
+    print_table("", ["where", "what"], [[URL, "some words that may be folded " * 5]], whole=(0,))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"{URL}  ")
+    least = len(URL) + 2 + 16 + 2
+    assert max(map(len, lines)) <= max(columns, least)

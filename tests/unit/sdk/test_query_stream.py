@@ -216,7 +216,7 @@ async def test_frontends_that_are_not_reached_are_passed_over(monkeypatch):
 
 
 async def test_an_endpoint_where_nobody_listens_is_told_soon():
-    message = r"^no frontend is reached at 127\.0\.0\.1:1; start a cluster with 'skysail up'"
+    message = r"^no frontend is reached at 127\.0\.0\.1:1; if frontends are reached elsewhere"
     async with stream_to("127.0.0.1:1") as (stream, _):
         for timeout_s in (0.3, 30):
             begin = monotonic()
