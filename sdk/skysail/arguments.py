@@ -15,7 +15,7 @@ import numpy as np
 
 from skysail.descriptions import Route
 from skysail.not_given import NOT_GIVEN
-from skysail_common.errors import InvalidInput
+from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.serving_options import PolicyName
 from skysail_common.sockets import split_host_port
 
@@ -207,6 +207,10 @@ def _checking(method: Callable[..., Any]) -> Callable[..., Any]:
             is_default = value is default or (value is None and default is NOT_GIVEN)
             if not is_default and name in defaults:
                 check_argument(name, value)
-        return method(self, *args, **kwargs)
+        try:
+            return method(self, *args, **kwargs)
+        except SkysailError as error:
+            # The caller's own line is what counts; the client's frames below it tell nothing.
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error.
 
     return checking

@@ -23,6 +23,9 @@ from skysail_common.serving_options import PolicyName, ServingOptions
 
 T = TypeVar("T")
 
+_SLACK_S = 5.0
+"""How much longer than its time-out a call may take before the client's thread is taken to hang."""
+
 
 @checked
 class Client:
@@ -81,7 +84,8 @@ class Client:
         return self._bridge.client
 
     def _run(self, work: Coroutine[Any, Any, T], limit_s: float | None = None) -> T:
-        return self._bridge.run(work, limit_s)
+        # What takes as long as its work does has no limit but its own.
+        return self._bridge.run(work, limit_s and limit_s + _SLACK_S)
 
     def get_query_addr(self) -> str:
         """Return where queries are answered over HTTP; see `AsyncClient.get_query_addr`."""
@@ -96,7 +100,9 @@ class Client:
         timeout_s: float | None = None,
     ) -> Prediction:
         """Return the prediction for one input; see `AsyncClient.predict`."""
-        return self._run(self._async.predict(target, input, version=version, timeout_s=timeout_s))
+        limit_s = self._async.timeout_s if timeout_s is None else timeout_s
+        work = self._async.predict(target, input, version=version, timeout_s=timeout_s)
+        return self._run(work, limit_s)
 
     def predict_batch(
         self,
@@ -253,27 +259,27 @@ class Client:
 
     def applications(self) -> list[Application]:
         """Return every application, by name."""
-        return self._run(self._async.applications())
+        return self._run(self._async.applications(), self._async.timeout_s)
 
     def models(self) -> list[Model]:
         """Return every model with its versions, by name."""
-        return self._run(self._async.models())
+        return self._run(self._async.models(), self._async.timeout_s)
 
     def describe_model(self, name: str) -> Model:
         """Return a model with its versions; see `AsyncClient.describe_model`."""
-        return self._run(self._async.describe_model(name))
+        return self._run(self._async.describe_model(name), self._async.timeout_s)
 
     def describe_version(self, model: str, version: str | int | None = None) -> Version:
         """Return a version with its replicas; see `AsyncClient.describe_version`."""
-        return self._run(self._async.describe_version(model, version))
+        return self._run(self._async.describe_version(model, version), self._async.timeout_s)
 
     def promote(self, model: str, version: str | int) -> str:
         """Make a version the current one; see `AsyncClient.promote`."""
-        return self._run(self._async.promote(model, version))
+        return self._run(self._async.promote(model, version), self._async.timeout_s)
 
     def rollback(self, model: str) -> str:
         """Make the version before the current one current; see `AsyncClient.rollback`."""
-        return self._run(self._async.rollback(model))
+        return self._run(self._async.rollback(model), self._async.timeout_s)
 
     def tune(
         self,
@@ -358,7 +364,7 @@ class Client:
 
     def status(self) -> ClusterStatus:
         """Return the state of everything; see `AsyncClient.status`."""
-        return self._run(self._async.status())
+        return self._run(self._async.status(), self._async.timeout_s)
 
     def restore_store(self) -> int:
         """Write what management knows into a store that lost it; see `AsyncClient.restore_store`."""

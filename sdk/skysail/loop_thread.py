@@ -72,6 +72,9 @@ class LoopThread:
             DeadlineExceeded: the limit passed, because something blocks the loop.
             Unavailable: the thread has ended.
         """
+        if self._loop.is_closed():
+            work.close()
+            raise Unavailable("the client was closed during the call")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         waited_s = 0.0
         try:

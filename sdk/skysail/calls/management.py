@@ -127,5 +127,10 @@ class ManagementCalls:
         finally:
             responses.cancel()
 
+    @property
+    def timeout_s(self) -> float:
+        """Longest wait for an answer in seconds, unless a call says otherwise."""
+        return self._timeout_s
+
     def _told(self, error: grpc.aio.AioRpcError) -> SkysailError:
         return management_error(error, self.endpoint, self._access)
