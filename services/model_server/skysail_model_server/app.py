@@ -191,7 +191,12 @@ def main(arguments: Sequence[str]) -> int:
     # What is loaded stays: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    io.run(model)
+    try:
+        io.run(model)
+    except Exception:
+        log.exception("the main thread failed")
+        # Threads that the user's code has left would keep a process alive that answers nothing.
+        os._exit(ExitCode.FAILED)
     io.join()
     if io.status is ExitCode.OUT_OF_MEMORY:
         give_up(out_of_memory(MAX_LOST_BATCHES), io.status, settings.log_format)

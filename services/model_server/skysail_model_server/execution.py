@@ -64,22 +64,29 @@ class Execution:
         result = model_server_pb2.BatchResult(id=batch.id)
         begin = perf_counter_ns()
         try:
-            inputs = BatchInputs(self._model.signature.inputs, batch, self._model.takes_list)
+            self._answer(batch, result)
         except InvalidInput as error:
-            for index in range(len(batch.rows)):
-                result.errors.add(index=index, code=error.status, message=error.message)
+            _refuse(batch, result, error.status, error.message)
             return result
+        # Inputs and outputs need memory too, which the function may have used up.
+        except MemoryError as error:
+            log.warning("batch failed", exc_info=error)
+            self._lacks_memory = True
+            _refuse(batch, result, *_blame(error))
+        self._watchdog.call_ended()
+        result.compute_us = min((perf_counter_ns() - begin) // 1000, 2**32 - 1)
+        if self._lacks_memory or self._num_lost_batches:
+            self._count_lost(len(result.errors) == len(batch.rows))
+        return result
+
+    def _answer(self, batch: model_server_pb2.Batch, result: model_server_pb2.BatchResult) -> None:
+        inputs = BatchInputs(self._model.signature.inputs, batch, self._model.takes_list)
         for index, refusal in inputs.refused.items():
             result.errors.add(index=index, code=refusal.status, message=refusal.message)
         outputs = BatchOutputs(self._model.signature.outputs)
         for first, last in inputs.uniform_ranges():
             self._solve(inputs, first, last, batch.expected_us, outputs, result)
-        self._watchdog.call_ended()
-        result.compute_us = min((perf_counter_ns() - begin) // 1000, 2**32 - 1)
         outputs.write_to(result)
-        if self._lacks_memory or self._num_lost_batches:
-            self._count_lost(len(result.errors) == len(batch.rows))
-        return result
 
     def _count_lost(self, has_failed: bool) -> None:
         is_lost = has_failed and self._lacks_memory
@@ -137,6 +144,19 @@ class Execution:
         middle = (first + last) // 2
         self._solve(inputs, first, middle, expected_us, outputs, result)
         self._solve(inputs, middle, last, expected_us, outputs, result)
+
+
+def _refuse(
+    batch: model_server_pb2.Batch,
+    result: model_server_pb2.BatchResult,
+    code: Status,
+    message: str,
+) -> None:
+    """Make a result one in which every query of the batch has failed."""
+    result.Clear()
+    result.id = batch.id
+    for index in range(len(batch.rows)):
+        result.errors.add(index=index, code=code, message=message)
 
 
 def _blame(error: BaseException) -> tuple[Status, str]:

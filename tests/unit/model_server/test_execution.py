@@ -735,3 +735,28 @@ def test_inputs_that_need_too_much_memory_end_no_replica_that_answers_its_exampl
     for _ in range(3):
         assert runs(make_batch(signature, [[query(POISON)]])).errors
     assert told == [True] * is_leak
+
+
+@pytest.mark.parametrize("where", ["BatchInputs.__init__", "BatchOutputs.write_to"])
+def test_a_lack_of_memory_beside_the_function_fails_the_batch_and_counts(monkeypatch, where):
+    signature = Signature((X,), (OUT,))
+    told = []
+
+    def lacks_memory(*args):
+        raise MemoryError
+
+    runs = Execution(
+        Model(lambda x: x, "array", signature),
+        Watchdog(NEVER, FakeClock()),
+        lambda: told.append(True),
+    ).run
+    monkeypatch.setattr(f"skysail_model_server.batches.{where}", lacks_memory)
+    for _ in range(3):
+        assert told == []
+        batch = make_batch(signature, [[query(1)], [query(2)]])
+        result = runs(batch)
+        first, second = answers(signature, batch, result)
+        assert (first.code, second.code) == (Status.INTERNAL, Status.INTERNAL)
+        assert first.message.startswith("MemoryError: ")
+        assert result.id == batch.id
+    assert told == [True]
