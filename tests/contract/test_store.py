@@ -301,6 +301,27 @@ async def test_a_commit_whose_answer_is_lost_is_made_once_and_answered(
     await wire.close()
 
 
+async def test_a_caller_that_is_cancelled_hears_of_it_whenever_that_is(store: Store):
+    ended = []
+    for num_turns in range(40):
+
+        async def renew_for_ever() -> None:
+            while True:
+                await store.renew()
+                await asyncio.sleep(0)
+
+        renewing = asyncio.create_task(renew_for_ever())
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        renewing.cancel()
+        await asyncio.wait({renewing}, timeout=1)
+        ended.append(renewing.cancelled())
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+    assert all(ended), f"lost after {ended.index(False)} turns"
+    await store.commit([put("m")])
+
+
 async def test_nobody_listens_where_no_server_is(tmp_path: Path):
     store = Store(f"unix://{tmp_path}/nothing", "c")
     with pytest.raises(StoreUnavailable):

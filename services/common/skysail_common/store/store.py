@@ -1,5 +1,6 @@
 """Records with revisions, changed all at once or not at all, by one owner at a time."""
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -299,8 +300,16 @@ class Store:
 
     @staticmethod
     async def _call(answer: Awaitable[object] | object) -> Any:
-        # redis-py types its commands for both the blocking and the asyncio client.
-        return await cast("Awaitable[object]", answer)
+        # redis-py types its commands for both the blocking and the asyncio client. It calls wait_for,
+        # which before Python 3.12 loses a cancellation that comes along with its result: in a task
+        # of its own, it loses that of nobody else.
+        asking = asyncio.ensure_future(cast("Awaitable[object]", answer))
+        try:
+            await asyncio.wait({asking})
+            return asking.result()
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 def taken_by(owner: Owner | None) -> StoreTaken:
