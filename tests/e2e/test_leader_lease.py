@@ -217,6 +217,7 @@ def test_one_leads_and_the_other_waits(place, pair):
     _, standby = pair
     assert [each.health_check() for each in pair] == [0, 0]
     assert [each.health("") for each in pair] == ["SERVING", "NOT_SERVING"]
+    eventually(lambda: standby.health("skysail.readiness") == "SERVING", what="it is ready")
     assert place.holder() == "pod-a"
     # The label of one that crashed is gone; another cluster's is not ours.
     eventually(lambda: place.leaders() == {"pod-a", "pod-other"}, what="the label is on the leader")
@@ -243,6 +244,26 @@ def test_an_orderly_stop_hands_over_within_three_seconds(place, pair):
     assert standby.service.stop() == 0
     assert place.holder() == ""
     assert place.leaders() == {"pod-other"}
+
+
+def test_a_standby_that_its_store_refuses_ends_and_was_never_ready(place, started):
+    started.append(Management(place, "pod-a"))
+    started[0].service.wait_ready()
+    url = place.store_url.replace("unix://", "unix://:wrong@")
+    started.append(Management(place, "pod-b", "--skysail-redis-url", url))
+    assert started[1].service.wait() == 1
+    assert "the store refuses the password" in started[1].service.errors
+    assert place.holder() == "pod-a"
+
+
+def test_a_management_without_the_lease_is_kept_out_of_the_store(place, started):
+    started.append(Management(place, "pod-a"))
+    started[0].service.wait_ready()
+    flags = ["--data-dir", str(place.directory / "elsewhere"), "--port", "0"]
+    other = Service("skysail_management", flags, {"SKYSAIL_REDIS_URL": place.store_url})
+    assert other.wait() == 1
+    assert "another management owns it" in other.errors
+    assert started[0].health("") == "SERVING"
 
 
 def test_a_standby_ends_when_it_is_told_to(place, pair):
