@@ -214,7 +214,7 @@ ERRORS = [
     (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
     (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
     (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
-    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "give one of example"),
+    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
     (
         [
             "deploy",
