@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail_common.errors import FailedPrecondition, ModelNotFound
+from skysail_common.errors import FailedPrecondition, ModelNotFound, Unsupported
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_management.events import DeployEvent, DeployStep
@@ -223,6 +223,18 @@ async def test_a_start_that_fails_leaves_the_version_registered(tmp_path: Path):
         assert parts.records.deployments.get("m:2") is None
         await parts.deployed("m:2", promote=None)
         assert parts.deployment("m:2").memory_mib == 7
+
+
+@virtual_time
+async def test_a_start_needs_a_manager_that_can_give_what_it_had(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, gpus=1)
+        await parts.deployments.undeploy("m", "1", force=True)
+        parts.manager.max_gpus = 0
+        with pytest.raises(Unsupported, match="no GPUs here"):
+            await parts.deploy("m:1", promote=None)
+        assert parts.records.deployments.get("m:1") is None
+        await parts.deployed("m:1", promote=None, gpus=0)
 
 
 @virtual_time

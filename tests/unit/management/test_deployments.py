@@ -52,8 +52,10 @@ async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
 @virtual_time
 async def test_a_wish_out_of_range_is_refused_and_leaves_nothing(tmp_path: Path, wish, what):
     async with running_parts(tmp_path) as parts:
+        sha256 = await parts.upload(make_artifact("m:1"))
         with pytest.raises(InvalidInput, match=what):
-            await parts.deploy("m:1", **wish)
+            await parts.deploy("m:1", sha256, **wish)
+        assert not await parts.artifacts.find(sha256)
         assert parts.records.versions.all() == []
         assert parts.records.deployments.all() == []
 

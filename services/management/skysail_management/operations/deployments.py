@@ -81,9 +81,8 @@ class Deployments:
             InputTypeMismatch: an application that is routed to the model takes something else.
             SkysailError: as `Models.registration`.
         """
-        wish.check()
-        self._manager.check_resources(wish.cpus or 0.0, wish.gpus or 0)
         with self._models.taking_artifact(wish.artifact_sha256):
+            wish.check()
             async with self._records.lock:
                 version = self._named(version, wish)
                 deployment, notices = await self._record(version, wish)
@@ -133,6 +132,8 @@ class Deployments:
                 warm_up=self._defaults.warm_up,
             )
             deployment = first_deployment(record, wish, default, is_new_version=is_new_version)
+            # Those of an earlier deployment may have been another container manager's.
+            self._manager.check_resources(deployment.cpus, deployment.gpus)
         else:
             deployment, notices = changed_deployment(existing, wish, is_current=is_current)
         if wish.promote is None and wish.artifact_sha256 and record.was_current and not is_current:
