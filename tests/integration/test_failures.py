@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -226,6 +227,25 @@ def test_what_a_frontend_learned_survives_it_and_management(own_cluster, own_cli
             what="another frontend begins with it",
         )
     own_client.undeploy("learned", force=True)
+
+
+def test_a_frontend_notices_a_management_that_stops_without_a_word(own_cluster, own_client):
+    management = own_cluster.service_pid("skysail_management")
+    ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
+    flags = [*ports, "--management-endpoint", own_cluster.management, "--log-level", "info"]
+    frontend = Service("skysail_frontend", flags)
+    try:
+        frontend.wait_ready()
+        eventually(lambda: "routes applied" in frontend.errors)
+        begin = time.monotonic()
+        os.kill(management, signal.SIGSTOP)
+        eventually(lambda: "management is away" in frontend.errors, what="it is noticed")
+        assert time.monotonic() - begin < 15
+        os.kill(management, signal.SIGCONT)
+        eventually(lambda: frontend.errors.count("routes applied") > 1, what="it follows again")
+    finally:
+        os.kill(management, signal.SIGCONT)
+        assert frontend.stop() == 0
 
 
 def test_frontends_serve_on_while_the_store_is_away(own_cluster, own_client):

@@ -15,6 +15,7 @@ from skysail_common.rpc.channels import (
     KEEP_ALIVE,
     MAX_MESSAGE_BYTES,
     MIN_PING_INTERVAL_S,
+    KeepAlive,
     keep_alive_options,
 )
 from skysail_common.rpc.health_check import LIVENESS
@@ -37,6 +38,7 @@ class GrpcServer:
         certificates: ServerCertificates | None = None,
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
         check_request: CheckRequest | None = None,
+        keep_alive: KeepAlive = KEEP_ALIVE,
     ) -> None:
         """Builds a server that listens nowhere yet.
 
@@ -48,7 +50,9 @@ class GrpcServer:
             certificates: What it shows, over TLS; in the clear if None, and on unix sockets.
             generic_handlers: Handlers on bytes, which translate their errors themselves; a
                 server that has them has no interceptor, which would cost every call.
+            keep_alive: When a client counts as gone.
             check_request: Raises what is wrong with a request before its servicer sees it.
+            keep_alive: When a client counts as gone.
         """
         self._services = tuple(services)
         self._credentials = credentials_of(certificates) if certificates else None
@@ -67,7 +71,7 @@ class GrpcServer:
                     int(MIN_PING_INTERVAL_S * 1000),
                 ),
                 ("grpc.keepalive_permit_without_calls", 1),
-                *keep_alive_options(KEEP_ALIVE),
+                *keep_alive_options(keep_alive),
                 *age,
             ],
         )
