@@ -332,12 +332,12 @@ class Hand:
         **values: Any,
     ) -> VersionSpec:
         """Make a version of a function and have its artifact at hand."""
-        # Unchecked, because functions of tests do what must not happen to the process of the tests.
-        values = values or {"input_type": "strings", "check": False}
+        values = values or {"input_type": "strings"}
         if isinstance(function, types.FunctionType):
             function = portable(function)
-        # Some of the functions are odd on purpose, or end the process that runs them.
-        artifact = skysail.artifact.build_artifact(function, check=False, **values)  # type: ignore[arg-type]
+        # Unchecked, because functions of tests do what must not happen to the process of the tests.
+        values = {"check": False, **values}
+        artifact = skysail.artifact.build_artifact(function, **values)  # type: ignore[arg-type]
         self.server.add(version, artifact)
         self.backend.keep(artifact)
         return VersionSpec(version, artifact.sha256, platform.python_version(), tuple(requirements))
