@@ -185,6 +185,8 @@ async def test_what_cannot_be_started_leaves_nothing(world, hand: Hand, tmp_path
     await hand.manager.prepare(spec, lambda line: None)
     python = backend.directory / "environments" / environment_key(spec.requirements) / "bin/python"
     python.unlink()
+    # It is there, but no program.
+    python.write_text("")
     with pytest.raises(SkysailError, match="cannot be started"):
         await hand.start(spec)
     assert list((backend.directory / "replicas").iterdir()) == []
