@@ -60,13 +60,14 @@ class HomeModule:
         self.name = module.__name__
         self.globals = module.__dict__
         self.file = file.relative_to(root).as_posix()
-        self._root = root
+        self._roots = (root, root.resolve())
 
     def travelling(self, path: str) -> str | None:
         """Return a path below the modules that travel, if `path` is there on this machine."""
         pure = PurePath(path)
-        if pure == self._root or self._root in pure.parents:
-            return pure.relative_to(self._root).as_posix()
+        for root in self._roots:
+            if pure == root or root in pure.parents:
+                return pure.relative_to(root).as_posix()
         return None
 
 

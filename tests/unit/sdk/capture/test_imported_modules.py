@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from skysail.artifact import Artifact, build_artifact
 from skysail.capture.pickling import pickle_function
 from skysail_common.errors import InvalidInput
-from skysail_testing.artifacts import files_of, run_in_replica
+from skysail_testing.artifacts import files_of, members_of, run_in_replica
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
 __name__, __package__ = "__main__", None
@@ -192,6 +193,27 @@ def test_paths_of_the_module_lead_to_its_files_there(write, answer):
         """,
     )
     assert answer(build_artifact(load("paths.model").predict, example=X)) == "[[64.0, 64.0]]"
+
+
+def test_paths_behind_a_link_lead_to_the_files_there(
+    write, user_dir: Path, tmp_path: Path, monkeypatch, answer
+):
+    write("behind/__init__.py")
+    write("behind/factor.txt", "4")
+    write(
+        "behind/model.py",
+        """
+        from pathlib import Path
+        HERE = Path(__file__).resolve().parent
+        def predict(x):
+            return x * float((HERE / "factor.txt").read_text())
+        """,
+    )
+    (tmp_path / "link").symlink_to(user_dir)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "link"), *sys.path])
+    artifact = build_artifact(load("behind.model").predict, example=X)
+    assert str(user_dir).encode() not in members_of(artifact)["model.pkl"]
+    assert answer(artifact) == "[[4.0, 4.0]]"
 
 
 def test_a_module_with_something_that_cannot_be_pickled_is_imported(write, answer):
