@@ -66,6 +66,7 @@ from skysail_management.containers.replicas import (
 )
 from skysail_management.containers.work_directories import (
     make_work_directory,
+    remove_dangling_names,
     remove_replica_directory,
     remove_short_name,
     work_directory,
@@ -121,6 +122,7 @@ class LocalProcessManager(ContainerManager):
     async def open(self) -> None:
         """Take over the processes that an earlier management left running."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await in_thread(remove_dangling_names)
         for directory in sorted(self._directory.iterdir()):
             replica = read_note(directory)
             if replica is None:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # Always this one, so that the next management finds the links of this one.
 _SHORT_PLACE = Path("/tmp")
+_NAMES = f"skysail-{'[0-9a-f]' * 8}"
 
 
 def work_directory(directory: Path) -> Path:
@@ -46,6 +47,20 @@ def remove_short_name(directory: Path) -> None:
     with contextlib.suppress(OSError):
         if os.readlink(link) == str(work_directory(directory).resolve()):
             link.unlink()
+
+
+def remove_dangling_names() -> None:
+    """Remove the short names of directories that are gone, of any data directory of this user.
+
+    A data directory may be deleted after its processes were killed.
+    """
+    for link in _SHORT_PLACE.glob(_NAMES):
+        # Another user's, or removed by another management just now.
+        with contextlib.suppress(OSError):
+            target = Path(os.readlink(link))
+            is_own = target.name == "work" and link.lstat().st_uid == os.getuid()
+            if is_own and not target.exists():
+                link.unlink()
 
 
 def remove_replica_directory(directory: Path) -> None:
