@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import platform
 import secrets
 import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -17,6 +19,7 @@ from skysail_common.errors import ContainerManagerUnavailable
 from skysail_common.identifiers import ModelVersion
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import PrepareFailed
+from skysail_management.settings import ManagementSettings
 from skysail_testing.artifact_server import ArtifactServer
 from skysail_testing.container_managers import (
     DockerBackend,
@@ -38,6 +41,7 @@ from skysail_testing.docker_engines import (
 )
 
 M2 = ModelVersion("m", "2")
+IMAGE = ManagementSettings.model_fields["docker_image"].default
 
 
 @pytest.fixture(autouse=True)
@@ -305,8 +309,51 @@ async def test_a_package_that_fails_to_build_is_told_with_its_line(hand: Hand, t
 
 async def test_a_version_of_another_python_names_both(hand: Hand):
     other = replace(hand.version(echo), python_version="3.7.16")
-    with pytest.raises(PrepareFailed, match=r"made with Python 3\.7\.16, and replicas here run"):
+    with pytest.raises(PrepareFailed) as caught:
         await hand.manager.prepare(other, lambda line: None)
+    here = platform.python_version().rpartition(".")[0]
+    assert "was made with Python 3.7.16, and the image skysail-model-server" in caught.value.message
+    assert f"has Python {here}: make it with {here}, or name an image" in caught.value.message
+
+
+@contextmanager
+def image_of_another_python() -> Iterator[str]:
+    """Tag an image of the model server that says it has another Python."""
+    name = f"skysail-other-python:{secrets.token_hex(4)}"
+    container = run_docker("create", IMAGE).strip()
+    try:
+        run_docker("commit", "--change", "LABEL ai.skysail.python=3.7.16", container, name)
+    finally:
+        run_docker("rm", container)
+    try:
+        yield name
+    finally:
+        run_docker("rmi", "--force", name)
+
+
+async def test_a_version_that_runs_keeps_its_image_when_that_of_the_settings_has_another_python(
+    world,
+):
+    backend, server = world
+    lines: list[str] = []
+    async with opened(backend, server) as hand:
+        version = hand.version(echo)
+        await hand.manager.prepare(version, lines.append)
+        image = hand.manager._images.image(version)
+    with image_of_another_python() as other:
+        backend.values = {"docker_image": other}
+        async with opened(backend, server) as hand:
+            await hand.manager.sweep(lambda: [version])
+            await hand.manager.prepare(version, lines.append)
+            assert hand.manager._images.image(version) == image
+            assert f"m:1 keeps the image {image}: it needs Python" in lines[-1]
+            assert lines[-1].endswith(f"and that of {other} is 3.7.16")
+            # Another content has none to keep.
+            new = replace(version, artifact_sha256="00" * 32)
+            with pytest.raises(PrepareFailed, match=r"has Python 3\.7: make it with 3\.7"):
+                await hand.manager.prepare(new, lines.append)
+            await hand.manager.sweep(list)
+            assert images_of(hand) == []
 
 
 async def test_a_model_server_image_that_is_nowhere_is_named_with_the_remedy(world):

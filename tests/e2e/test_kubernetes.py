@@ -172,15 +172,15 @@ def image_of_replicas(cluster: OnKubernetes, client: skysail.Client, image: str)
     name = "SKYSAIL_MANAGEMENT_KUBERNETES_IMAGE"
     settings = ("configmap", "skysail-settings")
     before = cluster.json("get", *settings)["data"][name]
-    pods = ready(client)
     try:
         for value in (image, before):
+            pods = ready(client)
             change = json.dumps({"data": {name: value}})
             cluster.kubectl("patch", *settings, "--type", "merge", "--patch", change)
             (leader,) = cluster.leaders()
             cluster.kubectl("rollout", "restart", "deployment/skysail-management")
             soon(lambda leader=leader: cluster.leaders() - {leader}, "another leads")
-            soon(lambda: knows_its_replicas(client, pods), "it knows its replicas")
+            soon(lambda pods=pods: knows_its_replicas(client, pods), "it knows its replicas")
             if value == image:
                 yield
     finally:
@@ -202,6 +202,28 @@ def test_an_image_that_is_missing_is_told_while_the_old_version_serves(cluster, 
             assert seconds < 10, told
     assert_all_answered(seen)
     assert client.predict("app", [1, 2, 3]).version == "1"
+
+
+def test_a_version_keeps_its_image_when_the_new_one_has_another_python(cluster, client):
+    noted = ("configmap", "skysail-default-packages-images")
+    pythons = json.loads(cluster.json("get", *noted)["data"]["pythons"])
+    # As a probe of it would answer; no node needs to have it.
+    other = "localhost:1/model-server-of-another-python:1"
+    data = {"pythons": json.dumps({**pythons, other: "3.7.16"})}
+    change = json.dumps({"data": data})
+    cluster.kubectl("patch", *noted, "--type", "merge", "--patch", change)
+    with image_of_replicas(cluster, client, other):
+        gone = min(ready(client))
+        cluster.kubectl("delete", "pod", gone, "--wait=false")
+        soon(lambda: len(ready(client) - {gone}) == 2, "another in its place")
+        client.scale("m", 3)
+        soon(lambda: len(ready(client)) == 3, "one more")
+        images = {pod["spec"]["containers"][0]["image"] for pod in cluster.pods("model-server")}
+        assert images == set(pythons)
+        client.scale("m", 2)
+        soon(lambda: len(ready(client)) == 2, "two replicas")
+        with pytest.raises(skysail.errors.DeployFailed, match=r"has Python 3\.7"):
+            client.deploy(portable(lambda x: x), name="new", version="1", example=ROW)
 
 
 def test_a_pod_that_is_deleted_under_load_loses_no_query(cluster, client):

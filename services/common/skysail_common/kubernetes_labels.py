@@ -8,7 +8,7 @@ COMPONENT = "app.kubernetes.io/component"
 LEADER = f"{LABEL}leader"
 """Label of the pod of management that works, where there are several."""
 
-MODEL_SERVER, INSTALLER = "model-server", "installer"
+MODEL_SERVER, INSTALLER, PROBE = "model-server", "installer", "probe"
 """Components that management makes; those that `skysail up` makes are in k8s/."""
 
 

@@ -9,6 +9,7 @@ from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import ClusterRefused
 from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
 from skysail_management.containers.base import PrepareFailed
+from skysail_management.containers.kubernetes_images import KubernetesImages
 from skysail_management.containers.kubernetes_packages import KubernetesPackages
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_parts import container, ended, settings, version_spec
@@ -32,10 +33,9 @@ class Parts:
     @staticmethod
     def packages_of(api: FakeKubernetesApi, claim: str = "claim") -> KubernetesPackages:
         """As one management sees them."""
-        return KubernetesPackages(
-            cast(KubernetesApi, api),
-            settings(kubernetes_packages_claim=claim, kubernetes_image="base:1"),
-        )
+        own = settings(kubernetes_packages_claim=claim, kubernetes_image="base:1")
+        client = cast(KubernetesApi, api)
+        return KubernetesPackages(client, own, KubernetesImages(client, own))
 
     def _run(self, pod: Object) -> None:
         name = pod["metadata"]["name"]

@@ -8,7 +8,7 @@ import pytest
 from skysail_common import __version__
 from skysail_common.identifiers import MAX_NAME_LENGTH, ModelVersion
 from skysail_common.kubernetes_kinds import Object
-from skysail_management.containers import manifests
+from skysail_management.containers import manifests, task_pods
 from skysail_management.containers.base import WarmUp
 from skysail_testing.kubernetes_parts import SHA256, TOKEN, replica_spec, settings, version_spec
 from skysail_testing.manifests import conform, why_no_kubeconform
@@ -323,7 +323,7 @@ def test_what_goes_with_a_kubernetes_deployment():
 
 
 def test_the_installer():
-    made = manifests.installer(
+    made = task_pods.installer(
         "skysail-install-0123-ab",
         ["install", "/packages/0123"],
         settings(
@@ -502,8 +502,9 @@ def samples() -> dict[str, Object]:
         "image": manifests.deployment(spec, full, image="own:1"),
         "secret": manifests.replica_secret("name", spec, "c"),
         "budget": manifests.disruption_budget("name", "c"),
-        "installer": manifests.installer("name", ["install", "/packages/0123"], full),
-        "variables": manifests.installer_secret("name", {"A": "$"}, "c"),
+        "installer": task_pods.installer("name", ["install", "/packages/0123"], full),
+        "probe": task_pods.probe("name", "base:1", full),
+        "variables": task_pods.installer_secret("name", {"A": "$"}, "c"),
     }
 
 
@@ -524,7 +525,7 @@ def test_pods_fit_the_profile_restricted_and_more(name: str):
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
     assert pod["automountServiceAccountToken"] is False
-    kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+    kinds = {kind for volume in pod.get("volumes", ()) for kind in volume if kind != "name"}
     assert kinds <= {"emptyDir", "persistentVolumeClaim"}
     for each in [*pod.get("initContainers", ()), *pod["containers"]]:
         security = each["securityContext"]

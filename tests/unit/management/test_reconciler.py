@@ -19,6 +19,7 @@ from skysail_common.states import ReplicaState
 from skysail_common.tokens import is_token_of
 from skysail_management.containers.base import Container, PrepareFailed, WarmUp
 from skysail_management.events import DeployEvent, DeployStep
+from skysail_management.messages import version_to_proto
 from skysail_management.profiles import Profiles
 from skysail_management.routing import Watcher
 from skysail_protos.v1 import routing_pb2
@@ -292,6 +293,26 @@ async def test_what_cannot_be_started_is_prepared_again(tmp_path: Path):
         parts.manager.start_errors = [SkysailError("the environment was removed")]
         await parts.deployed("m:1")
         assert len(parts.manager.prepared) == 2
+
+
+@virtual_time
+async def test_status_says_why_a_version_that_ran_can_no_longer_be_prepared(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await parts.deployed("m:1")
+        loop = parts.reconciler.version_loop(M1)
+        reason = "m:1 was made with Python 3.11.7, and replicas here run Python 3.12"
+        # Its environment is prepared again, as after a restart of management.
+        parts.manager.start_errors = [SkysailError("the environment was removed")]
+        parts.manager.prepare_errors = [PrepareFailed(reason)] * 2
+        parts.manager.fail("c1")
+        await until(lambda: loop.failed and loop.failed[0].reason == reason)
+        version = parts.records.versions.get("m:1")
+        assert version is not None
+        message = version_to_proto(version, parts.records.deployments.get("m:1"), loop)
+        (replica,) = message.replicas
+        assert (replica.replica_id, replica.reason) == ("m:1/0", reason)
+        await until(lambda: loop.num_ready == 1)
+        assert loop.failed == {}
 
 
 @virtual_time

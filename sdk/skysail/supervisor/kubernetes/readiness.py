@@ -10,7 +10,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import NotAllowed
 from skysail_common.kubernetes_kinds import POD, Kind, Object
-from skysail_common.kubernetes_labels import COMPONENT, INSTALLER, LEADER, MODEL_SERVER
+from skysail_common.kubernetes_labels import COMPONENT, INSTALLER, LEADER, MODEL_SERVER, PROBE
 from skysail_common.pod_problems import is_lasting, problem_of
 
 Progress = Callable[[str], None]
@@ -81,7 +81,7 @@ class Readiness:
         return [
             pod
             for pod in await self._api.list(POD, self._labels)
-            if pod["metadata"]["labels"].get(COMPONENT) not in (MODEL_SERVER, INSTALLER)
+            if pod["metadata"]["labels"].get(COMPONENT) not in (MODEL_SERVER, INSTALLER, PROBE)
             and "deletionTimestamp" not in pod["metadata"]
             and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
         ]

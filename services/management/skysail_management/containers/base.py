@@ -112,6 +112,11 @@ Needed = Callable[[], Collection[VersionSpec]]
 """Returns the versions that need their environment or image now; quick."""
 
 
+def not_started(version: ModelVersion, index: int, reason: str) -> Container:
+    """Return what stands for a replica that has no container, because none could be started."""
+    return Container("", ReplicaId(version, index), ReplicaState.FAILED, reason=reason)
+
+
 class ContainerManager(ABC):
     """Starts, lists and stops the containers that hold replicas of one cluster.
 

@@ -10,6 +10,7 @@ each is looked for there before it is made, and pushed afterwards.
 
 import asyncio
 import hashlib
+import logging
 import re
 import secrets
 from collections import deque
@@ -30,13 +31,15 @@ from skysail_management.containers import docker_options
 from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.docker_context import BuildContext, archive
 from skysail_management.containers.docker_registry import Registry
-from skysail_management.containers.replicas import check_python
+from skysail_management.containers.replicas import minor_of, wrong_python
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
     install_failed,
     normal_form,
 )
 from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
 
 _PYTHON = f"{docker_labels.LABEL}python"
 
@@ -47,6 +50,11 @@ class _Base:
 
     image_id: str
     config: Mapping[str, Any]
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Labels of the image; one of them names its Python."""
+        return self.config["Labels"] or {}
 
 
 class VersionImages:
@@ -102,14 +110,47 @@ class VersionImages:
         """
         try:
             base = await self._base(progress)
-            check_python(
-                version, (base.config["Labels"] or {}).get(_PYTHON, version.python_version)
-            )
+            if not _has_python_of(base.labels, version):
+                self._prepared[version] = await self._earlier(base, version, progress)
+                return
             tag = _version_tag(base, version)
             await self._provide(tag, progress, lambda: self._make(base, version, tag, progress))
             self._prepared[version] = self._name(tag)
         except EngineRefused as error:
             raise PrepareFailed(f"the image cannot be made: {error.message}") from error
+
+    async def _earlier(self, base: _Base, version: VersionSpec, progress: Progress) -> str:
+        """Return the image that a version had on a base with its Python; the base now has another.
+
+        Raises:
+            PrepareFailed: there is none.
+        """
+        marks = {**self._marks, "artifact": version.artifact_sha256}
+        mine = docker_labels.label_filter(marks)
+        for image in await self._engine.do(
+            lambda client: client.images(self._repository, filters=mine)
+        ):
+            names = [
+                str(name)
+                for name in image["RepoTags"] or ()
+                if str(name).startswith(self._name("version-"))
+            ]
+            if names and _has_python_of(image["Labels"] or {}, version):
+                name = names[0]
+                text = (
+                    f"{version.model_version} keeps the image {name}: it needs Python "
+                    f"{minor_of(version.python_version)}, and that of "
+                    f"{self._settings.docker_image} is {base.labels[_PYTHON]}"
+                )
+                log.warning("version keeps an earlier image", extra={"reason": text})
+                progress(text)
+                return name
+        raise wrong_python(
+            version,
+            base.labels[_PYTHON],
+            f"the image {self._settings.docker_image} has",
+            "name an image with Python {} in the setting docker-image",
+        )
 
     async def _make(self, base: _Base, version: VersionSpec, tag: str, progress: Progress) -> None:
         if version.requirements:
@@ -133,14 +174,18 @@ class VersionImages:
             # Which ones are needed cannot be told without it.
             return
         own = await self._engine.do(lambda client: client.images(self._repository))
-        names = [name for image in own for name in image["RepoTags"] or ()]
-        for tag in {name.rpartition(":")[2] for name in names}:
+        found = {
+            name.rpartition(":")[2]: image["Labels"] or {}
+            for image in own
+            for name in image["RepoTags"] or ()
+        }
+        for tag, image_labels in found.items():
             lock = self._locks.setdefault(tag, asyncio.Lock())
-            if tag in _needed_tags(base, needed()) or lock.locked():
+            if _is_needed(tag, image_labels, base, needed()) or lock.locked():
                 continue
             async with lock:
                 # A version may have come to need it since; a later one makes it again.
-                if tag not in _needed_tags(base, needed()):
+                if not _is_needed(tag, image_labels, base, needed()):
                     await self._remove_image(self._name(tag))
                     await self._remove_image(self._remote_name(tag))
 
@@ -288,9 +333,28 @@ class VersionImages:
         return f"{self._remote}:{tag}"
 
 
-def _needed_tags(base: _Base, versions: Collection[VersionSpec]) -> set[str]:
+def _is_needed(
+    tag: str, labels: Mapping[str, str], base: _Base, versions: Collection[VersionSpec]
+) -> bool:
+    """Tell whether a version needs the image with this tag and these labels."""
     tags = {_version_tag(base, version) for version in versions}
-    return tags | {_packages_tag(base, version) for version in versions if version.requirements}
+    tags |= {_packages_tag(base, version) for version in versions if version.requirements}
+    if tag in tags:
+        return True
+    artifact = labels.get(f"{docker_labels.LABEL}artifact")
+    # The base has another Python now, and the version keeps the image of an earlier one.
+    return any(
+        artifact == version.artifact_sha256
+        and not _has_python_of(base.labels, version)
+        and _has_python_of(labels, version)
+        for version in versions
+    )
+
+
+def _has_python_of(labels: Mapping[str, str], version: VersionSpec) -> bool:
+    """Tell whether an image with these labels can run a version; one that names no Python may."""
+    found = labels.get(_PYTHON, version.python_version)
+    return minor_of(found) == minor_of(version.python_version)
 
 
 def _version_tag(base: _Base, version: VersionSpec) -> str:

@@ -30,6 +30,7 @@ from skysail_management.containers.base import (
     VersionSpec,
 )
 from skysail_management.containers.changes import ContainerChanges, until_done
+from skysail_management.containers.kubernetes_images import KubernetesImages
 from skysail_management.containers.kubernetes_packages import KubernetesPackages
 from skysail_management.containers.kubernetes_pods import KubernetesPods
 from skysail_management.containers.log_tails import log_end
@@ -80,7 +81,8 @@ class KubernetesManager(ContainerManager):
             settings.kubernetes_namespace,
         )
         self._pods = KubernetesPods(self._api, settings.cluster, self._changed)
-        self._packages = KubernetesPackages(self._api, settings)
+        self._bases = KubernetesImages(self._api, settings)
+        self._packages = KubernetesPackages(self._api, settings, self._bases)
         self._images = _version_images(settings) if settings.docker_registry else None
         self._replicas: dict[str, _Replica] = {}
         self._last_logs: dict[ReplicaId, tuple[str, str]] = {}
@@ -102,6 +104,7 @@ class KubernetesManager(ContainerManager):
         try:
             await self._api.open()
             await self._pods.open()
+            await self._bases.open()
             if self._images is not None:
                 await self._images.open()
         except BaseException:
@@ -123,6 +126,7 @@ class KubernetesManager(ContainerManager):
         if self._images is not None:
             await self._images.prepare(version, progress)
         else:
+            await self._bases.prepare(version, progress)
             await self._packages.prepare(version, progress, verifies=verifies)
 
     async def start(self, spec: ReplicaSpec) -> Container:
@@ -133,7 +137,9 @@ class KubernetesManager(ContainerManager):
             manifest = manifests.deployment(spec, self._settings, image=image)
         else:
             packages = self._packages.key(spec.version)
-            manifest = manifests.deployment(spec, self._settings, packages=packages)
+            base = {"kubernetes_image": self._bases.image(spec.version)}
+            settings = self._settings.model_copy(update=base)
+            manifest = manifests.deployment(spec, settings, packages=packages)
         pod = await self._pods.claim(spec, manifest)
         replica = self._replicas.get(pod["metadata"]["name"])
         # It may have ended before this goes on.
@@ -212,6 +218,7 @@ class KubernetesManager(ContainerManager):
             await self._packages.sweep(
                 needed, lambda: {manifests.packages_of(pod) for pod in self._pods.pods.values()}
             )
+            await self._bases.sweep(needed)
 
     def _changed(self, name: str, pod: Object | None) -> None:
         replica = self._replicas.get(name)

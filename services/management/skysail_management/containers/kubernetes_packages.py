@@ -21,8 +21,9 @@ from skysail_common.kubernetes_errors import ClusterRefused
 from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
 from skysail_common.kubernetes_labels import INSTALLER, labels
 from skysail_common.pod_problems import waiting_reason
-from skysail_management.containers import manifests
+from skysail_management.containers import manifests, task_pods
 from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
+from skysail_management.containers.kubernetes_images import KubernetesImages
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
     install_failed,
@@ -44,10 +45,13 @@ _REMOVE_TIMEOUT_S = 180.0
 class KubernetesPackages:
     """The environments in the volume of one cluster."""
 
-    def __init__(self, api: KubernetesApi, settings: ManagementSettings) -> None:
-        """Does nothing yet."""
+    def __init__(
+        self, api: KubernetesApi, settings: ManagementSettings, images: KubernetesImages
+    ) -> None:
+        """Does nothing yet; `images` says which image a version runs with."""
         self._api = api
         self._settings = settings
+        self._images = images
         self._labels = labels(settings.cluster, INSTALLER)
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -56,7 +60,7 @@ class KubernetesPackages:
         if not version.requirements:
             return ""
         parts = [
-            self._settings.kubernetes_image,
+            self._images.image(version),
             version.python_version.rpartition(".")[0],
             normal_form(version.requirements),
         ]
@@ -107,7 +111,7 @@ class KubernetesPackages:
             if not is_noted:
                 # Before it begins, so that what a killed installer leaves is found and removed.
                 await self._api.apply(await self._note(key, text, is_installed=False))
-            status = await self._run("install", key, variables, told)
+            status = await self._run("install", key, variables, told, self._images.image(version))
             if status != 0:
                 if is_noted:
                     await self._api.apply(await self._note(key, text, is_installed=False))
@@ -139,14 +143,21 @@ class KubernetesPackages:
     def _note_name(self, key: str) -> str:
         return f"{anchor_name(self._settings.cluster)}-packages-{key}"
 
-    async def _run(self, what: str, key: str, variables: dict[str, str], progress: Progress) -> int:
+    async def _run(
+        self,
+        what: str,
+        key: str,
+        variables: dict[str, str],
+        progress: Progress,
+        image: str = "",
+    ) -> int:
         """Run the installer in a pod of its own and return its exit status; the pod ends then."""
         await self._end_earlier(key)
         name = f"skysail-{what}-{key}-{secrets.token_hex(2)}"
         path = f"{manifests.PACKAGES}/{key}"
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
-        pod = manifests.installer(name, [what, path], self._settings)
-        secret = manifests.installer_secret(name, variables, self._settings.cluster)
+        pod = task_pods.installer(name, [what, path], self._settings, image)
+        secret = task_pods.installer_secret(name, variables, self._settings.cluster)
         try:
             made = await self._api.create(owned_by(anchor, pod))
             await self._api.apply(owned_by(made, secret))

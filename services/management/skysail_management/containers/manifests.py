@@ -15,9 +15,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from skysail_common import __version__
 from skysail_common.kubernetes_kinds import Object
-from skysail_common.kubernetes_labels import INSTALLER, LABEL, MODEL_SERVER, labels
+from skysail_common.kubernetes_labels import LABEL, MODEL_SERVER, labels
 from skysail_common.sockets import join_host_port
 from skysail_management.containers.base import ReplicaSpec
 from skysail_management.containers.replicas import replica_environment
@@ -30,9 +29,6 @@ PACKAGES = "/packages"
 
 GATE = f"{LABEL}replica"
 """What a pod waits for: its index, which becomes a label of this name."""
-
-INSTALLER_GATE = f"{LABEL}variables"
-"""What the pod that installs packages waits for."""
 
 ATTACHED = f"{LABEL}attached"
 """Label of the pods that count; without it a pod goes its own way to its end."""
@@ -192,7 +188,7 @@ def _pod(
                 },
             }
         ],
-        **_placement(settings),
+        **placement(settings),
     }
     if not image:
         pod["initContainers"] = [_artifact(spec, settings, secret)]
@@ -256,7 +252,7 @@ def _with_secrets(environment: Mapping[str, str], spec: ReplicaSpec, secret: str
         {"name": each["name"], "valueFrom": _secret_value(secret, keys[each["name"]])}
         if environment[each["name"]] == spec.environment.get(each["name"])
         else each
-        for each in _variables(environment)
+        for each in variables(environment)
     ]
 
 
@@ -264,7 +260,8 @@ def _secret_value(secret: str, key: str) -> Object:
     return {"secretKeyRef": {"name": secret, "key": key}}
 
 
-def _variables(environment: Mapping[str, str]) -> list[Object]:
+def variables(environment: Mapping[str, str]) -> list[Object]:
+    """Return environment variables as a container has them, in the order of their names."""
     return [
         # A dollar sign begins the name of another variable.
         {"name": name, "value": value.replace("$", "$$")}
@@ -285,7 +282,7 @@ def _resources(spec: ReplicaSpec, settings: ManagementSettings) -> Object:
 
 
 def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> Object:
-    variables = {
+    environment = {
         "PYTHONUNBUFFERED": "1",
         "SKYSAIL_MODEL_SERVER_ARTIFACT_FILE": "/artifact/artifact.zip",
         "SKYSAIL_MODEL_SERVER_ARTIFACT_SHA256": spec.version.artifact_sha256,
@@ -298,7 +295,7 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
         "command": ["python", "-m", "skysail_model_server.fetch"],
         "env": [
             *_identity(spec),
-            *_variables(variables),
+            *variables(environment),
             {"name": "SKYSAIL_MODEL_SERVER_TOKEN", "valueFrom": _secret_value(secret, "token")},
         ],
         "resources": {
@@ -307,76 +304,6 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
         },
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [{"name": "artifact", "mountPath": "/artifact"}],
-    }
-
-
-def installer_secret(name: str, variables: Mapping[str, str], cluster: str) -> Object:
-    """Return the Secret of the installer of this name.
-
-    Args:
-        name: Its name.
-        variables: How pip reaches packages, perhaps with a password, and what it is to install.
-        cluster: Name of the cluster.
-    """
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "labels": labels(cluster, INSTALLER)},
-        "stringData": dict(variables),
-    }
-
-
-def installer(name: str, arguments: list[str], settings: ManagementSettings) -> Object:
-    """Return the pod that installs packages into the volume, or removes some from it.
-
-    It waits at a gate until there is the Secret with its variables, which belongs to it.
-
-    Args:
-        name: Its name.
-        arguments: Of `python -m skysail_model_server.installing`.
-        settings: Where it runs.
-    """
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "labels": labels(settings.cluster, INSTALLER),
-            "annotations": {f"{LABEL}skysail-version": __version__},
-        },
-        "spec": {
-            "schedulingGates": [{"name": INSTALLER_GATE}],
-            "restartPolicy": "Never",
-            "serviceAccountName": settings.kubernetes_service_account,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "securityContext": POD_SECURITY,
-            "terminationGracePeriodSeconds": 1,
-            "activeDeadlineSeconds": math.ceil(settings.prepare_timeout_s),
-            "containers": [
-                {
-                    "name": INSTALLER,
-                    "image": settings.kubernetes_image,
-                    "command": ["python", "-m", "skysail_model_server.installing", *arguments],
-                    "envFrom": [{"secretRef": {"name": name}}],
-                    "env": _variables({"HOME": "/tmp", "PYTHONUNBUFFERED": "1"}),
-                    "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
-                    "securityContext": CONTAINER_SECURITY,
-                    "volumeMounts": [
-                        {"name": "packages", "mountPath": PACKAGES},
-                        {"name": "tmp", "mountPath": "/tmp"},
-                    ],
-                }
-            ],
-            "volumes": [
-                {
-                    "name": "packages",
-                    "persistentVolumeClaim": {"claimName": settings.kubernetes_packages_claim},
-                },
-                {"name": "tmp", "emptyDir": {}},
-            ],
-            **_placement(settings),
-        },
     }
 
 
@@ -389,7 +316,8 @@ def packages_of(pod: Object) -> str:
     return ""
 
 
-def _placement(settings: ManagementSettings) -> Object:
+def placement(settings: ManagementSettings) -> Object:
+    """Return where pods of these settings may run, as part of their specification."""
     placement: Object = {}
     if settings.kubernetes_node_selector:
         placement["nodeSelector"] = dict(settings.kubernetes_node_selector)

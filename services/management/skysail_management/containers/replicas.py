@@ -1,5 +1,6 @@
 """What every back end tells a replica, and what it tells of one that has ended."""
 
+import re
 import signal
 
 from skysail_common.states import ExitCode
@@ -21,19 +22,40 @@ _THREADS = (
 )
 
 
-def check_python(version: VersionSpec, found: str) -> None:
+def minor_of(python: str) -> str:
+    """Return the minor version of a Python, such as 3.11 of 3.11.7; empty for what is none."""
+    found = re.match(r"\d+\.\d+", python)
+    return found[0] if found else ""
+
+
+def check_python(
+    version: VersionSpec,
+    found: str,
+    where: str = "replicas here run",
+    fix: str = "start the cluster with Python {}",
+) -> None:
     """Return if replicas of the version can run on this Python, such as 3.11.2.
+
+    Args:
+        version: The version, which needs the minor version of Python that its artifact was made with.
+        found: The Python that there is.
+        where: What has it, with a verb.
+        fix: What brings the right one; `{}` stands for its minor version.
 
     Raises:
         PrepareFailed: the artifact was made with another minor version.
     """
-    wanted, here = (".".join(each.split(".")[:2]) for each in (version.python_version, found))
-    if wanted != here:
-        raise PrepareFailed(
-            f"{version.model_version} was made with Python {version.python_version}, and "
-            f"replicas here run Python {here}: make it with {here}, or "
-            f"start the cluster with Python {wanted}"
-        )
+    if minor_of(version.python_version) != minor_of(found):
+        raise wrong_python(version, found, where, fix)
+
+
+def wrong_python(version: VersionSpec, found: str, where: str, fix: str) -> PrepareFailed:
+    """Return the error for a Python that cannot load a version; arguments as of `check_python`."""
+    wanted, here = minor_of(version.python_version), minor_of(found)
+    return PrepareFailed(
+        f"{version.model_version} was made with Python {version.python_version}, and "
+        f"{where} Python {here}: make it with {here}, or {fix.format(wanted)}"
+    )
 
 
 def replica_name(spec: ReplicaSpec) -> str:

@@ -17,6 +17,7 @@ from skysail_management.containers.base import (
     PrepareFailed,
     ReplicaSpec,
     VersionSpec,
+    not_started,
 )
 from skysail_management.containers.log_tails import timed_out
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
@@ -291,7 +292,7 @@ class VersionLoop:
         if deployment is not None and todo.start and not self._is_prepared:
             # Others need not wait for this version's turn meanwhile.
             self._begin_starts((), deployment)
-            await self._prepare(deployment)
+            await self._prepare(deployment, todo.start)
             # The desired state may have changed meanwhile.
             return self._clock()
         return min(todo.wake_at, self._begin_starts(todo.start, deployment))
@@ -312,7 +313,7 @@ class VersionLoop:
             raise ModelNotFound(f"model {str(self.version)!r} is deployed but not registered")
         return version_spec(record)
 
-    async def _prepare(self, deployment: DeploymentRecord) -> None:
+    async def _prepare(self, deployment: DeploymentRecord, wanted: Sequence[int]) -> None:
         def tell(line: str) -> None:
             self._publish(DeployStep.PREPARING, line)
 
@@ -329,6 +330,8 @@ class VersionLoop:
             self._is_suspect = self._is_suspect and not self._is_prepared
         except PrepareFailed as error:
             if not await self._rollout.fail(deployment, error.message, error.log_tail):
+                why = error.message
+                self._last_failed |= {each: not_started(self.version, each, why) for each in wanted}
                 raise
 
     async def _until_unwanted(self) -> None:
@@ -349,7 +352,7 @@ class VersionLoop:
 
     def not_started(self, replica_id: ReplicaId, reason: str) -> None:
         """Count a replica that cannot be started as one that failed."""
-        self._count_failure(Container("", replica_id, ReplicaState.FAILED, reason=reason))
+        self._count_failure(not_started(self.version, replica_id.index, reason))
 
     def start_broke(self) -> None:
         """Count an internal error as the failure of a replica, for the roll-out alone."""
