@@ -7,7 +7,7 @@ import yaml
 
 from skysail.supervisor.kubernetes.files import manifests_directory
 from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail.supervisor.kubernetes.overlay import objects_of
+from skysail.supervisor.kubernetes.overlay import objects_of, with_settings_hash
 from skysail_common import __version__
 from skysail_frontend.settings import FrontendSettings
 from skysail_management.settings import ManagementSettings
@@ -113,7 +113,8 @@ def test_up_gives_each_cluster_names_of_its_own(overlay):
 def test_the_example_is_what_up_builds():
     options = KubernetesOptions(namespace="models", cluster="blue", overlay="local")
     built = sorted(objects_of(options), key=str)
-    assert built == sorted(manifests.kustomized(ROOT / "examples/blue"), key=str)
+    shown = with_settings_hash(manifests.kustomized(ROOT / "examples/blue"))
+    assert built == sorted(shown, key=str)
 
 
 def test_a_registry_goes_before_every_image():

@@ -101,6 +101,8 @@ class Manifests:
             if "configMapKeyRef" in source:
                 reference = source["configMapKeyRef"]
                 value = self._object("ConfigMap", reference["name"])["data"][reference["key"]]
+            elif source.get("fieldRef", {}).get("fieldPath") == "metadata.namespace":
+                value = workload["metadata"].get("namespace", "default")
             elif value is not None:
                 # Kubernetes knows only those before it.
                 value = _VARIABLE.sub(lambda name: found[name[1]], value)
@@ -147,8 +149,10 @@ class Manifests:
         has_token = pod["automountServiceAccountToken"]
         assert has_token == (_component(workload) == "management")
         volumes = {each["name"] for each in pod["volumes"]}
-        for container in pod["containers"]:
-            assert {each["name"] for each in container["volumeMounts"]} == volumes
+        every = (*pod.get("initContainers", ()), *pod["containers"])
+        mounted = {mount["name"] for each in every for mount in each["volumeMounts"]}
+        assert mounted == volumes
+        for container in every:
             assert {"requests", "limits"} == container["resources"].keys()
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             ports = {each["name"] for each in container.get("ports", ())}
@@ -235,7 +239,8 @@ class Manifests:
         ]
         for each in ("GRPC", "HTTP"):
             advertised = frontend[f"SKYSAIL_FRONTEND_ADVERTISED_{each}_ENDPOINT"]
-            # One with a dot is a name outside of the namespace.
+            advertised = advertised.replace(f".{frontend['NAMESPACE']}.svc:", ":")
+            # One with another dot is a name outside of the cluster.
             endpoints += [] if "." in advertised else [advertised]
         if store := re.search(r"@(\S+)/0$", management["SKYSAIL_REDIS_URL"]):
             endpoints.append(store[1])

@@ -4,11 +4,12 @@ It runs on this machine and asks no cluster. What differs from cluster to cluste
 images) is a kustomization around the overlay.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
@@ -18,10 +19,13 @@ from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail_common import __version__
 from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.kubernetes_kinds import Object, kind_of
-from skysail_common.kubernetes_labels import CLUSTER
+from skysail_common.kubernetes_labels import CLUSTER, LABEL
 
 IMAGES = ("management", "frontend", "model-server", "store")
 OVERLAYS = ("local", "production")
+
+SETTINGS = f"{LABEL}settings"
+"""Annotation of pods: a hash of the ConfigMaps that they read as variables."""
 
 _TIMEOUT_S = 60
 _FIRST = (
@@ -48,8 +52,53 @@ def objects_of(options: KubernetesOptions) -> list[Object]:
         )
         (base / "kustomization.yaml").write_text(text)
         rendered = _kustomize(base)
-    found: Iterable[Object] = (each for each in yaml.safe_load_all(rendered) if each)
-    return sorted(found, key=_rank)
+    found = [each for each in yaml.safe_load_all(rendered) if each]
+    return sorted(with_settings_hash(found), key=_rank)
+
+
+def with_settings_hash(objects: Iterable[Object]) -> list[Object]:
+    """Return objects whose pods are replaced when a ConfigMap changes that they read as variables.
+
+    Pods read variables at their start only. A hash in an annotation of their template changes with the
+    ConfigMap, so that Kubernetes rolls them.
+    """
+    every = list(objects)
+    content = {
+        each["metadata"]["name"]: each.get("data", {})
+        for each in every
+        if kind_of(each).kind == "ConfigMap"
+    }
+    return [_with_hash(each, content) for each in every]
+
+
+def _with_hash(manifest: Object, content: Mapping[str, Object]) -> Object:
+    spec = manifest.get("spec", {})
+    template = spec.get("template")
+    # A Job runs once, and cannot be changed.
+    if not isinstance(template, dict) or "spec" not in template or manifest["kind"] == "Job":
+        return manifest
+    read = {
+        name: content[name] for name in sorted(_config_maps(template["spec"])) if name in content
+    }
+    if not read:
+        return manifest
+    digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
+    metadata = template.get("metadata", {})
+    notes = {**metadata.get("annotations", {}), SETTINGS: digest}
+    template = {**template, "metadata": {**metadata, "annotations": notes}}
+    return {**manifest, "spec": {**spec, "template": template}}
+
+
+def _config_maps(pod: Object) -> set[str]:
+    """Return the ConfigMaps of which a container has variables."""
+    found = set()
+    for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
+        sources = [each.get("configMapRef") for each in container.get("envFrom", ())]
+        sources += [
+            each.get("valueFrom", {}).get("configMapKeyRef") for each in container.get("env", ())
+        ]
+        found |= {source["name"] for source in sources if source}
+    return found
 
 
 def kustomization(options: KubernetesOptions, overlay: str, names: str) -> Object:

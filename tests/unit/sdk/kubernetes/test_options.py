@@ -6,9 +6,16 @@ import yaml
 
 from skysail.supervisor.kubernetes.files import manifests_directory
 from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail.supervisor.kubernetes.overlay import _rank, kustomization, objects_of
+from skysail.supervisor.kubernetes.overlay import (
+    SETTINGS,
+    _rank,
+    kustomization,
+    objects_of,
+    with_settings_hash,
+)
 from skysail_common import __version__
 from skysail_common.errors import FailedPrecondition, InvalidInput
+from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import CLUSTER
 
 
@@ -107,3 +114,47 @@ def test_frontends_on_kubernetes_renew_connections_unless_told_otherwise():
     text = (manifests_directory() / "base" / "settings.yaml").read_text()
     data = yaml.safe_load(text)["data"]
     assert float(data["SKYSAIL_FRONTEND_MAX_CONNECTION_AGE_S"]) > 0
+
+
+def workload(kind: str = "Deployment", **container: object) -> Object:
+    pod = {"containers": [{"name": "c", **container}]}
+    return {
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "w"},
+        "spec": {"template": {"metadata": {"annotations": {"a": "b"}}, "spec": pod}},
+    }  # fmt: skip
+
+
+def config_map(name: str, **data: str) -> Object:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def hashes(*objects: Object) -> list[str]:
+    found = with_settings_hash(objects)
+    return [
+        each["spec"]["template"]["metadata"]["annotations"].get(SETTINGS, "")
+        for each in found
+        if "spec" in each
+    ]
+
+
+def test_pods_are_rolled_when_a_setting_changes_that_they_read():
+    all_of_it = workload(
+        envFrom=[{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "s"}}]
+    )
+    key = {"name": "V", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "A"}}}
+    one_key = workload(env=[{"name": "W", "value": "x"}, key])
+    nothing = workload(env=[{"name": "V", "value": "x"}])
+    job = workload("Job", envFrom=[{"configMapRef": {"name": "settings"}}])
+    objects = (all_of_it, one_key, nothing, job)
+    first = hashes(config_map("settings", A="1", B="2"), *objects)
+    assert first[0] == first[1] != ""
+    assert first[2:] == ["", ""]
+    assert first == hashes(
+        config_map("settings", B="2", A="1"), config_map("other", C="3"), *objects
+    )
+    assert first[0] != hashes(config_map("settings", A="1", B="3"), *objects)[0]
+    (made,) = with_settings_hash([all_of_it])
+    assert made == all_of_it
+    annotated = with_settings_hash([config_map("settings"), all_of_it])[1]
+    assert annotated["spec"]["template"]["metadata"]["annotations"].keys() == {"a", SETTINGS}
+    assert SETTINGS not in all_of_it["spec"]["template"]["metadata"]["annotations"]
