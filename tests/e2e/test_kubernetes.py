@@ -226,6 +226,44 @@ def test_a_version_keeps_its_image_when_the_new_one_has_another_python(cluster, 
             client.deploy(portable(lambda x: x), name="new", version="1", example=ROW)
 
 
+def test_a_wrong_password_of_the_store_stops_a_rollout_at_the_first_pod(cluster, client):
+    secret = ("secret", "skysail-store")
+    right = cluster.json("get", *secret)["data"]["password"]
+    pods = ready(client)
+
+    def set_password(value: str) -> None:
+        change = json.dumps({"data": {"password": value}})
+        cluster.kubectl("patch", *secret, "--type", "merge", "--patch", change)
+
+    (leader,) = cluster.leaders()
+    # Beside the one that works, as in the overlay `production`.
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    change = json.dumps({"spec": {"strategy": strategy}})
+    cluster.kubectl("patch", "deployment/skysail-management", "--patch", change)
+    try:
+        set_password("d3Jvbmc=")
+        cluster.kubectl("rollout", "restart", "deployment/skysail-management")
+        (new,) = soon(lambda: cluster.pod_names("management") - {leader}, "a new pod")
+        soon(lambda: "refuses" in logs_of(cluster, new), "it says why")
+        assert [pod["metadata"]["name"] for pod in cluster.ready_pods("management")] == [leader]
+        assert cluster.leaders() == {leader}
+    finally:
+        set_password(right)
+        cluster.kubectl("rollout", "restart", "deployment/skysail-management")
+        cluster.kubectl("rollout", "status", "deployment/skysail-management", "--timeout=90s")
+        change = json.dumps({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}})
+        cluster.kubectl("patch", "deployment/skysail-management", "--patch", change)
+    soon(lambda: knows_its_replicas(client, pods), "another leads")
+
+
+def logs_of(cluster: OnKubernetes, pod: str) -> str:
+    """Return what a pod has written; nothing while it does not run yet."""
+    try:
+        return cluster.kubectl("logs", pod)
+    except AssertionError:
+        return ""
+
+
 def test_a_pod_that_is_deleted_under_load_loses_no_query(cluster, client):
     before = ready(client)
     with steady(client) as seen:

@@ -33,10 +33,28 @@ def private_directory(directory: Path) -> Path:
 def cannot_use(path: Path, error: OSError) -> FailedPrecondition:
     """Return the error for a path of the data directory that cannot be made or written."""
     reason = (error.strerror or str(error)).lower()
+    if isinstance(error, PermissionError):
+        return FailedPrecondition(f"cannot write {path}: {reason}; {_fix_of_owner(path)}")
     return FailedPrecondition(
         f"cannot write {path}: {reason}; choose another data directory with --data-dir or "
         "SKYSAIL_DATA_DIR"
     )
+
+
+def _fix_of_owner(path: Path) -> str:
+    """Return whose the nearest directory above a path is, whose it must be, and how it becomes that."""
+    here = path.parent
+    while not here.exists() and here != here.parent:
+        here = here.parent
+    own = f"{os.getuid()}:{os.getgid()}"
+    with contextlib.suppress(OSError):
+        status = here.stat()
+        return (
+            f"{here} belongs to {status.st_uid}:{status.st_gid} with mode "
+            f"{stat.S_IMODE(status.st_mode):o}, and this process is {own}; run 'chown -R {own}' on "
+            "the directory that is mounted there, or choose another data directory"
+        )
+    return f"this process is {own}; choose another data directory with --data-dir"
 
 
 def socket_directory(data_dir: Path) -> Path:

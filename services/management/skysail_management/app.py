@@ -14,7 +14,7 @@ from skysail_common.errors import FailedPrecondition, SkysailError, StoreTaken
 from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
 from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
-from skysail_common.paths import management_socket, private_directory
+from skysail_common.paths import cannot_use, management_socket, private_directory
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.health_check import STORE
 from skysail_common.rpc.management_access import read_token
@@ -340,9 +340,13 @@ async def _serve(
 async def _locked(
     data_dir: Path, wait_s: float = 0.0, stop: asyncio.Event | None = None
 ) -> AsyncIterator[None]:
-    private_directory(data_dir)
+    path = private_directory(data_dir) / LOCK_FILE
     end = MONOTONIC() + wait_s
-    with (data_dir / LOCK_FILE).open("w") as file:
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise cannot_use(path, error) from error
+    with file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from skysail_common.paths import cannot_use
 from skysail_common.states import ExitCode
 from skysail_common.virtual_environments import install_command, make_environment
 from skysail_model_server.settings import requirements_text
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str]) -> int:
         ).returncode
         if status == ExitCode.OK:
             (directory / _MARKER).touch()
+    except PermissionError as error:
+        # The volume came with another owner, which the kubelet does not change for every kind of volume.
+        sys.stderr.write(f"ERROR: {cannot_use(directory, error).message}\n")
+        status = ExitCode.FAILED
     except OSError as error:
         sys.stderr.write(f"ERROR: the environment cannot be made: {error}\n")
         status = ExitCode.FAILED

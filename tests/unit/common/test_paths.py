@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skysail_common.errors import FailedPrecondition
-from skysail_common.paths import log_path, remove_socket_directory, socket_directory
+from skysail_common.paths import cannot_use, log_path, remove_socket_directory, socket_directory
 
 # A socket's path must end before its 108th byte on Linux.
 LONGEST_SOCKET = "a" * 24
@@ -141,3 +141,15 @@ def test_the_directory_is_removed_once_it_is_empty(short_dir):
     (directory / "store.sock").unlink()
     remove_socket_directory(short_dir)
     assert not directory.exists()
+
+
+def test_a_directory_of_another_owner_is_named_with_what_mends_it(tmp_path: Path):
+    inside = tmp_path / "volume" / "new" / "management.lock"
+    (tmp_path / "volume").mkdir(mode=0o755)
+    error = PermissionError(13, "Permission denied")
+    owner = f"{os.getuid()}:{os.getgid()}"
+    assert cannot_use(inside, error).message == (
+        f"cannot write {inside}: permission denied; {tmp_path / 'volume'} belongs to {owner} with "
+        f"mode 755, and this process is {owner}; run 'chown -R {owner}' on the directory that is "
+        "mounted there, or choose another data directory"
+    )

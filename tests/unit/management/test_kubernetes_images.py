@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from skysail_common.identifiers import ModelVersion
 from skysail_common.kubernetes_anchor import anchor_manifest
 from skysail_common.kubernetes_api import KubernetesApi
 from skysail_common.kubernetes_errors import ClusterRefused
@@ -86,6 +87,11 @@ async def test_a_version_keeps_its_image_when_the_new_one_has_another_python():
     # A version that never ran has no image to keep.
     with pytest.raises(PrepareFailed, match=r"the image new has Python 3\.12"):
         await images.prepare(replace(V311, artifact_sha256="ef" * 32), parts.lines.append)
+    # Neither has another version of the same content.
+    with pytest.raises(PrepareFailed, match=r"the image new has Python 3\.12"):
+        await images.prepare(
+            replace(V311, model_version=ModelVersion("m", "2")), parts.lines.append
+        )
     # Also the next management knows, before it has prepared anything.
     later = await parts.images("new")
     assert (later.image(V311), later.image(V312)) == ("old", "new")
@@ -114,7 +120,7 @@ async def test_images_of_versions_that_are_gone_are_forgotten():
     await images.sweep(lambda: [V312])
     data = parts.api.objects[CONFIG_MAP, NOTE]["data"]
     assert json.loads(data["pythons"]) == {"new": "3.12.1"}
-    assert json.loads(data["versions"]) == {V312.artifact_sha256: "new"}
+    assert json.loads(data["versions"]) == {f"m:1/{V312.artifact_sha256}": "new"}
 
 
 @virtual_time

@@ -308,7 +308,8 @@ async def test_status_says_why_a_version_that_ran_can_no_longer_be_prepared(tmp_
         await until(lambda: loop.failed and loop.failed[0].reason == reason)
         version = parts.records.versions.get("m:1")
         assert version is not None
-        message = version_to_proto(version, parts.records.deployments.get("m:1"), loop)
+        wish = parts.records.deployments.get("m:1")
+        message = version_to_proto(version, wish, loop, is_current=True)
         (replica,) = message.replicas
         assert (replica.replica_id, replica.reason) == ("m:1/0", reason)
         await until(lambda: loop.num_ready == 1)

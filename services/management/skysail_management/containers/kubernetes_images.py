@@ -40,7 +40,7 @@ class KubernetesImages:
         self._pythons: dict[str, str] = {}
         """Python by image, such as 3.11.7."""
         self._versions: dict[str, str] = {}
-        """Image by the SHA-256 of the artifact that it runs, or ran."""
+        """Image by the version, with the SHA-256 of its artifact, that it runs or ran."""
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -65,7 +65,7 @@ class KubernetesImages:
         configured = self._settings.kubernetes_image
         if self._can_run(configured, version):
             return configured
-        own = self._versions.get(version.artifact_sha256, configured)
+        own = self._versions.get(_key(version), configured)
         return own if self._can_run(own, version) else configured
 
     def _can_run(self, image: str, version: VersionSpec) -> bool:
@@ -96,8 +96,8 @@ class KubernetesImages:
                     f"the image {configured} has",
                     "name an image with Python {} in the setting kubernetes-image",
                 )
-                if self._versions.get(version.artifact_sha256) != image:
-                    self._versions[version.artifact_sha256] = image
+                if self._versions.get(_key(version)) != image:
+                    self._versions[_key(version)] = image
                     await self._note()
                 return
         text = (
@@ -111,7 +111,7 @@ class KubernetesImages:
     async def sweep(self, needed: Needed) -> None:
         """Forget the images of versions that no longer need one."""
         async with self._lock:
-            wanted = {version.artifact_sha256 for version in needed()}
+            wanted = set(map(_key, needed()))
             versions = {each: image for each, image in self._versions.items() if each in wanted}
             if versions == self._versions:
                 return
@@ -177,3 +177,8 @@ class KubernetesImages:
         if not minor_of(text):
             raise PrepareFailed(f"image {image} has no Python: it answered {text[:80]!r}")
         return text
+
+
+def _key(version: VersionSpec) -> str:
+    # Other content may come under the same name.
+    return f"{version.model_version}/{version.artifact_sha256}"
