@@ -87,6 +87,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             tls_ca_file or settings.tls_ca_file,
             tls_certificate_file or settings.tls_certificate_file,
             tls_key_file or settings.tls_key_file,
+            settings.tls_server_name or ("" if query_endpoint else settings.noted("server_name")),
         )
         self._queries = QueryStream(self._find_frontends, self._tls)
         FORKS.install()

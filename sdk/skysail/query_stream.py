@@ -189,7 +189,8 @@ class QueryStream:
         """
         # Read anew at each connection: they may have been renewed.
         credentials = self._tls.credentials() if self._tls else None
-        async with open_channel(endpoint, _MAX_BYTES, credentials) as channel:
+        name = self._tls.server_name if self._tls else ""
+        async with open_channel(endpoint, _MAX_BYTES, credentials, server_name=name) as channel:
             if not await _connects(channel):
                 raise await asyncio.to_thread(frontend_unreached, endpoint, self._tls)
             call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()

@@ -77,6 +77,10 @@ class ClientSettings(BaseSettings):
     tls_key_file: Path | None = None
     """Key of that certificate, in PEM."""
 
+    tls_server_name: str = ""
+    """Name that the certificates of frontends must have, where it is not the host that is dialled, such
+    as behind forwarded ports. If empty, that host, or what `skysail forward` notes."""
+
     data_dir: Path | None = Field(default_factory=_default_data_dir)
     """Data directory of the local cluster."""
 

@@ -15,13 +15,21 @@ _TIMEOUT_S = 1.0
 class ClientTls:
     """Authorities that a client trusts, and the certificate that it shows, if any."""
 
-    def __init__(self, ca: Path, certificate: Path | None = None, key: Path | None = None) -> None:
+    def __init__(
+        self,
+        ca: Path,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        server_name: str = "",
+    ) -> None:
         """Names files, which are read whenever the client connects.
 
         Args:
             ca: Authorities of frontends.
             certificate: Certificate of the client.
             key: Its key.
+            server_name: Name that certificates of frontends must have; the host that is dialled if
+                empty.
 
         Raises:
             FailedPrecondition: one of them is missing or is of no use; the message names it.
@@ -29,6 +37,7 @@ class ClientTls:
         self.ca = ca
         self.certificate = certificate
         self.key = key
+        self.server_name = server_name
         if (certificate is None) != (key is None):
             given, missing = ("certificate", "key") if certificate else ("key", "certificate")
             raise FailedPrecondition(f"tls_{given}_file is given and tls_{missing}_file is not")
@@ -72,7 +81,10 @@ class ClientTls:
 
 
 def client_tls(
-    ca: str | Path | None, certificate: str | Path | None, key: str | Path | None
+    ca: str | Path | None,
+    certificate: str | Path | None,
+    key: str | Path | None,
+    server_name: str = "",
 ) -> ClientTls | None:
     """Return how queries go; None for in the clear.
 
@@ -87,7 +99,10 @@ def client_tls(
             )
         return None
     return ClientTls(
-        Path(ca), Path(certificate) if certificate else None, Path(key) if key else None
+        Path(ca),
+        Path(certificate) if certificate else None,
+        Path(key) if key else None,
+        server_name,
     )
 
 
@@ -104,7 +119,8 @@ def mistake_of_tls(endpoint: str, tls: ClientTls | None) -> str | None:
         return None
     with plain:
         try:
-            encrypted = context.wrap_socket(plain, server_hostname=host)
+            name = (tls.server_name if tls else "") or host
+            encrypted = context.wrap_socket(plain, server_hostname=name)
         except OSError as error:
             return None if tls is None else _why_no_handshake(error, endpoint, tls)
         with encrypted:

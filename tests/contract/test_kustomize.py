@@ -9,6 +9,7 @@ from skysail.supervisor.kubernetes.files import manifests_directory
 from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail.supervisor.kubernetes.overlay import objects_of, with_settings_hash
 from skysail_common import __version__
+from skysail_common.errors import InvalidInput
 from skysail_frontend.settings import FrontendSettings
 from skysail_management.settings import ManagementSettings
 from skysail_testing import manifests
@@ -115,6 +116,53 @@ def test_the_example_is_what_up_builds():
     built = sorted(objects_of(options), key=str)
     shown = with_settings_hash(manifests.kustomized(ROOT / "examples/blue"))
     assert built == sorted(shown, key=str)
+
+
+@pytest.fixture
+def own_overlay(tmp_path):
+    """Return a function that writes an overlay with images of its own, and returns its directory."""
+
+    def write(**images: str) -> str:
+        directory = tmp_path.resolve() / "overlay"
+        directory.mkdir()
+        local = "../" * len(directory.parts[1:]) + str((ROOT / "overlays/local").resolve())[1:]
+        content = {
+            "resources": [local],
+            "images": [{"name": "skysail-management", **images}],
+        }
+        (directory / "kustomization.yaml").write_text(json.dumps(content))
+        return str(directory)
+
+    return write
+
+
+def management_image(**options: str) -> str:
+    found = Manifests(objects_of(KubernetesOptions(**options)))
+    (image,) = (
+        container["image"]
+        for workload in found.workloads()
+        if workload["metadata"]["name"] == "skysail-management"
+        for container in workload["spec"]["template"]["spec"]["containers"]
+    )
+    return image
+
+
+def test_the_tag_of_an_overlay_stays_with_and_without_a_registry(own_overlay):
+    overlay = own_overlay(newTag="mine")
+    assert management_image(overlay=overlay) == "skysail-management:mine"
+    image = management_image(overlay=overlay, image_registry="registry.example")
+    assert image == "registry.example/skysail-management:mine"
+
+
+def test_a_registry_beside_images_of_the_overlay_is_a_contradiction(own_overlay):
+    overlay = own_overlay(newName="ecr.example/skysail-management", newTag="1")
+    assert management_image(overlay=overlay) == "ecr.example/skysail-management:1"
+    with pytest.raises(InvalidInput) as caught:
+        management_image(overlay=overlay, image_registry="registry.example/")
+    assert caught.value.message == (
+        "--image-registry registry.example contradicts the overlay, which names "
+        "ecr.example/skysail-management:1; leave out one of the two"
+    )
 
 
 def test_a_registry_goes_before_every_image():

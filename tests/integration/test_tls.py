@@ -1,12 +1,13 @@
 """Frontends with TLS at their doors: every client, what is renewed, and what each mistake says."""
 
+import json
 import os
 import re
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,10 @@ import pytest
 
 import skysail
 from skysail import errors
+from skysail.settings import CLUSTER_FILE
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_testing import models
-from skysail_testing.certificates import Certificate
+from skysail_testing.certificates import HERE, Certificate
 from skysail_testing.clusters import RunningCluster
 from skysail_testing.processes import Service, eventually
 from skysail_testing.programs import passes
@@ -55,10 +57,12 @@ class Secured:
 
 
 @contextmanager
-def frontend(cluster: RunningCluster, directory: Path, **environment: str) -> Iterator[Secured]:
+def frontend(
+    cluster: RunningCluster, directory: Path, names: Sequence[str] = HERE, **environment: str
+) -> Iterator[Secured]:
     secured = Secured(directory)
     secured.ca_file.write_bytes(secured.authority.pem)
-    chain, key = Certificate("server", secured.authority).write(directory / "tls")
+    chain, key = Certificate("server", secured.authority, names=names).write(directory / "tls")
     secured.environment = {
         "SKYSAIL_FRONTEND_MANAGEMENT_ENDPOINT": cluster.management,
         "SKYSAIL_FRONTEND_TLS_CERTIFICATE_FILE": str(chain),
@@ -285,3 +289,32 @@ def test_a_frontend_ends_that_cannot_serve_as_it_was_told(tmp_path: Path):
             stack.callback(service.stop)
             assert service.process.wait(60) == status
             eventually(lambda service=service, says=says: says in service.errors)
+
+
+NAME = "skysail-frontend.models.svc"
+
+
+@pytest.fixture
+def forwarded(model: RunningCluster, tmp_path: Path) -> Iterator[Secured]:
+    """One behind forwarded ports: 127.0.0.1 is dialled, and the certificate has another name."""
+    with frontend(model, tmp_path, (NAME,)) as secured:
+        yield secured
+
+
+def test_a_certificate_of_another_name_is_accepted_if_the_name_is_given(
+    forwarded: Secured, monkeypatch
+):
+    assert "127.0.0.1" in forwarded.refusal()
+    monkeypatch.setenv("SKYSAIL_TLS_SERVER_NAME", NAME)
+    with forwarded.client() as client:
+        assert list(client.predict("secured", [1, 2, 3]).output) == [2, 4, 6]
+    monkeypatch.setenv("SKYSAIL_TLS_SERVER_NAME", "another.example")
+    assert "another.example" in forwarded.refusal()
+
+
+def test_the_name_that_forwarded_ports_note_is_used(forwarded: Secured, monkeypatch):
+    note = {"management": "127.0.0.1:1", "grpc": forwarded.bound["grpc"], "server_name": NAME}
+    (forwarded.directory / CLUSTER_FILE).write_text(json.dumps(note))
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(forwarded.directory))
+    with skysail.Client(tls_ca_file=forwarded.ca_file) as client:
+        assert list(client.predict("secured", [1, 2, 3]).output) == [2, 4, 6]

@@ -153,6 +153,8 @@ class Manifests:
         mounted = {mount["name"] for each in every for mount in each["volumeMounts"]}
         assert mounted == volumes
         for container in every:
+            # Without a tag Kubernetes takes `latest`, which it pulls each time.
+            assert ":" in container["image"].rpartition("/")[2], container["image"]
             assert {"requests", "limits"} == container["resources"].keys()
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             ports = {each["name"] for each in container.get("ports", ())}

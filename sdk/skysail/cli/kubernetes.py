@@ -77,9 +77,17 @@ def up_kubernetes(data_dir: Path, **values: str) -> None:
     print_kubernetes_endpoints(endpoints)
 
 
-def write_endpoints(data_dir: Path, endpoints: ClusterEndpoints) -> None:
-    """Tell clients in this data directory how the cluster is reached."""
+def write_endpoints(data_dir: Path, endpoints: ClusterEndpoints, server_name: str = "") -> None:
+    """Tell clients in this data directory how the cluster is reached.
+
+    Args:
+        data_dir: The data directory.
+        endpoints: Where it is reached.
+        server_name: Name in the certificates of frontends; that of their endpoint if empty.
+    """
     record = {name: endpoint for name, endpoint in vars(endpoints).items() if endpoint}
+    if server_name:
+        record["server_name"] = server_name
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     (data_dir / CLUSTER_FILE).write_text(json.dumps(record))
 
@@ -152,8 +160,14 @@ def forward(
     def on_ready(endpoints: ClusterEndpoints) -> None:
         from skysail.cli.cluster import print_endpoints
 
-        write_endpoints(directory, endpoints)
+        name = options.frontend_name if endpoints.scheme == "https" else ""
+        write_endpoints(directory, endpoints, name)
         print_endpoints(endpoints)
+        if name:
+            console().print(
+                f"Its certificate must name {name}; SKYSAIL_TLS_SERVER_NAME names another.",
+                style="dim",
+            )
         console().print("Ctrl-C ends it.", style="dim")
         sys.stdout.flush()
 

@@ -7,11 +7,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 
+from skysail.supervisor.kubernetes.doors import find_doors
 from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail.supervisor.options import ClusterEndpoints
 from skysail_common.back_off import BackOff
 from skysail_common.child import StartFailed
 from skysail_common.errors import FailedPrecondition
+from skysail_common.kubernetes_labels import labels
 from skysail_common.lifecycle import BackgroundTasks, stop_event
 
 _FORWARDED = re.compile(r"Forwarding from (?P<here>127\.0\.0\.1:\d+) -> (?P<port>\d+)")
@@ -101,6 +103,17 @@ class _Forward:
             await self._process.wait()
 
 
+async def _scheme(options: KubernetesOptions) -> str:
+    """Return what the frontends' Service says that its HTTP port speaks."""
+    api = options.api()
+    try:
+        await api.open()
+        doors = await find_doors(api, labels(options.cluster))
+    finally:
+        await api.close()
+    return "https" if "frontend" in doors and doors["frontend"].has_tls else "http"
+
+
 async def forward(
     options: KubernetesOptions,
     ports: Mapping[str, int],
@@ -129,7 +142,8 @@ async def forward(
             tasks.start(each.keep(), f"forward to {each.target}")
         bound = {port: here for each in forwards for port, here in each.bound.items()}
         names = {name: port for each in _PORTS.values() for name, port in each.items()}
-        on_ready(ClusterEndpoints(**{name: bound[port] for name, port in names.items()}))
+        endpoints = {name: bound[port] for name, port in names.items()}
+        on_ready(ClusterEndpoints(**endpoints, scheme=await _scheme(options)))
         await stop.wait()
     finally:
         await tasks.stop()

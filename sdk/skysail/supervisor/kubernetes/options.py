@@ -53,6 +53,11 @@ class KubernetesOptions:
         """What the names of this cluster's objects end with, so that several share a namespace."""
         return "" if self.cluster == "default" else f"-{self.cluster}"
 
+    @property
+    def frontend_name(self) -> str:
+        """Name of the frontends' Service, as pods of any namespace know it."""
+        return f"skysail-frontend{self.suffix}.{self.namespace}.svc"
+
     def where(self, server: str) -> str:
         """Return the namespace and its Kubernetes, for people; `server` is the API server's address."""
         place = f"context {self.context!r} ({server})" if self.context else server

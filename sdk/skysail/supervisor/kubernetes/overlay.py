@@ -16,7 +16,6 @@ import yaml
 
 from skysail.supervisor.kubernetes.files import manifests_directory
 from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail_common import __version__
 from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.kubernetes_kinds import Object, kind_of
 from skysail_common.kubernetes_labels import CLUSTER, LABEL
@@ -53,7 +52,32 @@ def objects_of(options: KubernetesOptions) -> list[Object]:
         (base / "kustomization.yaml").write_text(text)
         rendered = _kustomize(base)
     found = [each for each in yaml.safe_load_all(rendered) if each]
+    if options.image_registry:
+        _check_registry(found, options.image_registry.rstrip("/"))
     return sorted(with_settings_hash(found), key=_rank)
+
+
+def _check_registry(objects: Iterable[Object], registry: str) -> None:
+    """Return if every image of Skysail is of the registry, which an overlay's own names prevent."""
+    images = {
+        str(container.get("image", ""))
+        for each in objects
+        for container in _containers(each.get("spec", {}).get("template", {}).get("spec", {}))
+    }
+    others = sorted(
+        image
+        for image in images
+        if image.rpartition("/")[2].startswith("skysail-") and not image.startswith(f"{registry}/")
+    )
+    if others:
+        raise InvalidInput(
+            f"--image-registry {registry} contradicts the overlay, which names {', '.join(others)}; "
+            "leave out one of the two"
+        )
+
+
+def _containers(pod: Object) -> list[Object]:
+    return [*pod.get("initContainers", ()), *pod.get("containers", ())]
 
 
 def with_settings_hash(objects: Iterable[Object]) -> list[Object]:
@@ -92,7 +116,7 @@ def _with_hash(manifest: Object, content: Mapping[str, Object]) -> Object:
 def _config_maps(pod: Object) -> set[str]:
     """Return the ConfigMaps of which a container has variables."""
     found = set()
-    for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
+    for container in _containers(pod):
         sources = [each.get("configMapRef") for each in container.get("envFrom", ())]
         sources += [
             each.get("valueFrom", {}).get("configMapKeyRef") for each in container.get("env", ())
@@ -109,10 +133,10 @@ def kustomization(options: KubernetesOptions, overlay: str, names: str) -> Objec
         overlay: Directory of the overlay, relative to the kustomization.
         names: File with the replacements for volumes of a node, likewise.
     """
-    registry = f"{options.image_registry.rstrip('/')}/" if options.image_registry else ""
+    registry = options.image_registry.rstrip("/")
+    # Without a tag: that of the overlay stays.
     images = [
-        {"name": f"skysail-{each}", "newName": f"{registry}skysail-{each}", "newTag": __version__}
-        for each in IMAGES
+        {"name": f"skysail-{each}", "newName": f"{registry}/skysail-{each}"} for each in IMAGES
     ]
     settings = {
         "apiVersion": "v1",
@@ -133,7 +157,7 @@ def kustomization(options: KubernetesOptions, overlay: str, names: str) -> Objec
                 "includeTemplates": True,
             }
         ],
-        "images": images,
+        **({"images": images} if registry else {}),
         "replacements": [{"path": names}],
         "patches": [
             {

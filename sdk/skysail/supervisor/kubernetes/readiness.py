@@ -25,6 +25,7 @@ _LASTING_S = 60.0
 _CHECK_S = 0.5
 _EVENTS_EVERY_S = 5.0
 _LOG_TAIL_LINES = 20
+_NO_LOG = "unable to retrieve container logs"
 
 
 class Readiness:
@@ -143,14 +144,18 @@ class Readiness:
 
     async def _problems(self, pods: list[Object]) -> str:
         lines = []
-        # The pod that blocks the others comes first: it has a reason.
-        for pod in sorted(pods, key=lambda pod: not is_lasting(pod, self._reason(pod))):
+        # A pod that blocks the others comes first: it has a reason.
+        for pod in sorted(pods, key=self._rank):
             if is_ready(pod):
                 continue
             name = pod["metadata"]["name"]
             lines.append(f"{name}: {self._reason(pod) or _not_ready(pod)}")
             lines += [f"    {line}" for line in await self._log_tail(pod)]
         return "".join(f"\n  {line}" for line in lines)
+
+    def _rank(self, pod: Object) -> tuple[bool, bool]:
+        reason = self._reason(pod)
+        return not is_lasting(pod, reason), not reason
 
     async def _log_tail(self, pod: Object) -> list[str]:
         container = pod["spec"]["containers"][0]["name"]
@@ -159,9 +164,12 @@ class Readiness:
                 async with self._api.log(
                     pod["metadata"]["name"], container, _LOG_TAIL_LINES, previous=previous
                 ) as lines:
-                    return [line.decode(errors="replace") async for line in lines]
+                    found = [line.decode(errors="replace") async for line in lines]
             except SkysailError:
                 continue
+            # A container that is gone for the runtime has no log, which the kubelet says as if it were one.
+            if not found[:1] or not found[0].startswith(_NO_LOG):
+                return found
         return []
 
 

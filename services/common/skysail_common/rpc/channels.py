@@ -58,6 +58,7 @@ def open_channel(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     credentials: grpc.ChannelCredentials | None = None,
     keep_alive: KeepAlive = KEEP_ALIVE,
+    server_name: str = "",
 ) -> grpc.aio.Channel:
     """Return a channel to `host:port` or `unix:/path`; it connects when first used.
 
@@ -66,6 +67,7 @@ def open_channel(
         max_message_bytes: Largest message either way.
         credentials: Of TLS; in the clear if None.
         keep_alive: When the peer counts as gone while a call is open.
+        server_name: Name that the peer's certificate must have; the host of the endpoint if empty.
     """
     options: list[tuple[str, int | str]] = [
         *_OPTIONS,
@@ -80,6 +82,8 @@ def open_channel(
     else:
         # A proxy set for the web must not catch calls within the cluster.
         options.append(("grpc.enable_http_proxy", 0))
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
     if credentials is not None:
         return grpc.aio.secure_channel(endpoint, credentials, options)
     return grpc.aio.insecure_channel(endpoint, options)

@@ -13,7 +13,6 @@ from skysail.supervisor.kubernetes.overlay import (
     objects_of,
     with_settings_hash,
 )
-from skysail_common import __version__
 from skysail_common.errors import FailedPrecondition, InvalidInput
 from skysail_common.kubernetes_kinds import Object
 from skysail_common.kubernetes_labels import CLUSTER
@@ -77,17 +76,16 @@ def test_the_kustomization_around_an_overlay():
             {
                 "name": f"skysail-{each}",
                 "newName": f"registry.example:5000/team/skysail-{each}",
-                "newTag": __version__,
             }
             for each in ("management", "frontend", "model-server", "store")
         ],
     }
 
 
-def test_the_default_cluster_has_its_images_on_the_nodes():
+def test_without_a_registry_the_images_are_those_of_the_overlay():
     made = kustomization(KubernetesOptions(), "../overlay", "../names.yaml")
     assert "nameSuffix" not in made
-    assert [each["newName"] for each in made["images"]] == [each["name"] for each in made["images"]]
+    assert "images" not in made
 
 
 def test_objects_are_made_before_those_that_need_them():

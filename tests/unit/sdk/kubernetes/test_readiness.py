@@ -104,3 +104,19 @@ async def test_replicas_of_models_are_not_waited_for(api: FakeKubernetesApi):
     lines: list[str] = []
     await Readiness(api, labels("blue"), lines.append, now).wait()
     assert lines == ["management-0: ready"]
+
+
+@virtual_time
+async def test_a_log_that_the_kubelet_has_not_is_none(api: FakeKubernetesApi):
+    api.add(service_pod("frontend", is_ready=False))
+    store = waiting("store", "CrashLoopBackOff", "back-off 40s restarting failed container")
+    api.add(store)
+    gone = [b"unable to retrieve container logs for containerd://07cd"]
+    api.log_lines["store-0", "store", True] = gone
+    api.log_lines["store-0", "store", False] = [b"cannot write /data"]
+    _, message = await failure(api, [])
+    assert message.splitlines()[1:] == [
+        "  store-0: container store cannot be started: back-off 40s restarting failed container",
+        "      cannot write /data",
+        "  frontend-0: not ready",
+    ]
