@@ -90,7 +90,7 @@ class ArtifactStore:
 
     @contextmanager
     def taking(self, sha256: str) -> Iterator[None]:
-        """Keep an artifact inside the `with` block, whoever else is done with it meanwhile.
+        """Keep an artifact inside the `with` block, even if another caller is done with it.
 
         The block fulfils one promise: an artifact that two callers found is kept until both have
         deployed it. After the block it stays while a version has it or others are promised it.

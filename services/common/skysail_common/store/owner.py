@@ -1,4 +1,4 @@
-"""Who owns a store, and when another may take it."""
+"""The owner of a store, and the time at which another may follow it."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ class Owner:
     """A management, as others see it in the store."""
 
     locks: tuple[str, ...]
-    """Locks and leases that it holds and no other process can: whoever holds one of them now knows
-    that the owner is gone."""
+    """Locks and leases that it holds. No two processes can, so the next holder of one knows that the
+    owner is gone."""
     host: str
     """Machine or pod."""
     place: str
@@ -54,7 +54,7 @@ def present_time() -> str:
 
 @dataclass(frozen=True)
 class StoreState:
-    """What a look at the store showed."""
+    """A store at one instant."""
 
     id: str
     """Empty if no management ever owned it, or its data are lost."""

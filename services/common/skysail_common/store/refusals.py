@@ -1,4 +1,4 @@
-"""The one place where errors of the Redis client become ours: what went wrong, and what to do."""
+"""Translation of the Redis client's errors: each names its cause and its fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ _PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the client raises inside as an error of ours."""
+    """Translate an error of the client that is raised inside the `with` block."""
     try:
         yield
     except (RedisError, OSError) as error:

@@ -3,7 +3,7 @@
 `KEYS[1]` is the key of `meta`; tables follow. An answer is a list whose first element says what
 happened: `ok`, `conflict`, `changed`, `lost` (the store is empty, older, or another one) or
 `taken` (a later owner took it). Scripts are sent whole, by EVAL: a server that restarts forgets
-the ones that it was taught.
+those that it has cached.
 """
 
 _NOW = """

@@ -59,7 +59,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class _Hold:
-    """What the owner knows of its ownership."""
+    """An ownership, as its holder knows it."""
 
     id: str
     epoch: int

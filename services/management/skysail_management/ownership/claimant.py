@@ -1,4 +1,4 @@
-"""Who this management is to others on the same store."""
+"""The identity of this management among all on the same store."""
 
 import os
 import platform

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class StoreKeeper:
-    """Renews the ownership; tells operators once when the store fails, and once when it is back."""
+    """The renewals of an ownership, and the state of the store that they show.
+
+    Operators read of a failure once, and once that it is over.
+    """
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class StoreKeeper:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the store; empty if nothing."""
+        """Cause and fix of the store's failure; empty if it is well."""
         return self._problem.message if self._problem else ""
 
     @property

@@ -1,4 +1,4 @@
-"""What management last saw of the store, kept in the data directory for the next one.
+"""A note in the data directory: the store as management last saw it.
 
 A store that lost its data looks like one that never had any. This note tells the difference.
 """
@@ -37,7 +37,7 @@ class LastSeenNote:
         self._cluster = cluster
 
     def read(self) -> LastSeen | None:
-        """Return what was noted; None if nothing was, or nobody can read it."""
+        """Return the note; None if there is none, or it cannot be read."""
         try:
             values = self._all().get(self._cluster)
             if values is None:
@@ -48,7 +48,7 @@ class LastSeenNote:
             return None
 
     def write(self, seen: LastSeen) -> None:
-        """Note what was seen; survives a loss of power."""
+        """Write the note, so that a loss of power leaves it or the one before."""
         notes = {}
         # One that cannot be read is replaced.
         with contextlib.suppress(OSError, ValueError):

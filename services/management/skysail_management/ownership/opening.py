@@ -16,7 +16,7 @@ from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
 log = logging.getLogger(__name__)
 
 NEVER_SEEN = "unseen"
-"""What operators call a store that this data directory has no note about."""
+"""Name of the loss if this data directory has no note about the store."""
 
 _MAX_ATTEMPTS = 5
 _FIRST_RETRY_S = 0.1
@@ -25,7 +25,7 @@ _MAX_RETRY_S = 1.0
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What would be lost if a store without its data were taken for the truth."""
+    """Counts of what would be lost if a store without its data were taken for the truth."""
 
     num_artifacts: int
     num_replicas: int

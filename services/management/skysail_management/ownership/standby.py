@@ -15,14 +15,14 @@ _MAX_RETRY_S = 5.0
 
 
 class Standby:
-    """What a standby tells about itself.
+    """The readiness of a management that waits for its turn.
 
     A roll-out with a wrong password of the store must not look well: a pod is ready only after the
     store has let it in, and the one that leads at once only when it serves.
     """
 
     def __init__(self, server: AdminServer, store: Store) -> None:
-        """Says nothing yet."""
+        """A standby that is not ready yet."""
         self._server = server
         self._store = store
         self._waits = asyncio.Event()
