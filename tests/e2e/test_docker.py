@@ -79,7 +79,7 @@ def test_what_goes_wrong_in_a_container_is_told_to_whoever_deploys(docker_client
         return x
 
     monkeypatch.setenv("SKY_TEST_HERE", "1")
-    with pytest.raises(skysail.errors.DeployFailed, match="fails on its warm-up query") as caught:
+    with pytest.raises(skysail.errors.DeployFailed, match="failed on the warm-up query") as caught:
         docker_client.deploy(portable(warm_here), name="bad", version="1", example=ROW)
     assert "RuntimeError: no GPU" in caught.value.log_tail
 

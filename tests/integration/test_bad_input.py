@@ -327,7 +327,7 @@ class TestOperators:
                 assert str(raised.value) == text
                 # Neither an error of gRPC's above it is shown nor the inside of the client.
                 assert raised.value.__suppress_context__
-                assert traceback.extract_tb(raised.value.__traceback__)[-1].name == "run"
+                assert traceback.extract_tb(raised.value.__traceback__)[-1].name == "checking"
 
     @pytest.mark.parametrize("door", ["grpc", "http"])
     def test_an_endpoint_that_is_not_managements(self, cluster, door):

@@ -11,6 +11,7 @@ from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.log_tails import (
     LOG_TAIL_BYTES,
+    load_failure,
     log_end,
     stuck_call,
     timed_out,
@@ -151,3 +152,11 @@ def test_why_a_model_cannot_be_loaded_is_the_reason(formatter):
     assert explained(reason, log) == cause
     assert explained(reason, "Traceback") == reason
     assert explained("killed by SIGKILL", log) == "killed by SIGKILL"
+
+
+def test_a_long_cause_keeps_its_beginning_and_its_place():
+    cause = f"KeyError: {'x' * 5_000} (in load, m.py line 3)"
+    told = load_failure(line(FORMATTERS[0], "%s: %s", NOT_LOADED, cause))
+    assert told.startswith("KeyError: xxx")
+    assert told.endswith("x (in load, m.py line 3)")
+    assert len(told) < 500

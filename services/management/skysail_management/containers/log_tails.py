@@ -15,6 +15,8 @@ LOG_READ_BYTES = 262_144
 """What is read of a log to find that: its last lines may be far longer than what is told of them."""
 
 _LINE_END_CHARACTERS = 1_000
+_CAUSE_BEGIN = 300
+_CAUSE_END = 100
 _OWN_KEYS = frozenset(
     {"time", "level", "service", "logger", "event", "traceback", "text", "model", "version"}
 )
@@ -84,7 +86,11 @@ def stuck_call(log: bytes | str) -> str:
 def load_failure(log: bytes | str) -> str:
     """Return why a model could not be loaded; empty if the log does not tell."""
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
-    return _last_report(NOT_LOADED, text)
+    cause = _last_report(NOT_LOADED, text)
+    if len(cause) <= _CAUSE_BEGIN + _CAUSE_END:
+        return cause
+    # The place in the user's code is at its end; the log has the rest.
+    return f"{cause[:_CAUSE_BEGIN]} … {cause[-_CAUSE_END:]}"
 
 
 def timed_out(container: Container, log: str) -> Container:
