@@ -5,6 +5,7 @@ import base64
 import json
 import secrets
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,15 +102,16 @@ async def test_replicas_of_a_version_are_pods_of_one_deployment(hand: Hand, clus
 async def test_an_image_that_is_missing_is_told_within_seconds(world):
     backend, server = world
     backend.values = {"kubernetes_image": "localhost:1/no-such-image:1"}
+    begin = time.monotonic()
+    told: dict[str, float] = {}
     async with opened(backend, server) as hand:
-        started = await hand.start(hand.version(echo))
-        told = await said(hand, started, lambda box: "connection refused" in box.reason)
-        assert told.state is ReplicaState.STARTING
-        assert "image localhost:1/no-such-image:1 cannot be pulled" in told.reason
-        # Later reports that say less do not hide it.
-        (listed,) = await hand.live()
-        assert "connection refused" in listed.reason
-        await hand.manager.stop(started.container_id, 0.0)
+        with pytest.raises(PrepareFailed, match="cannot be pulled"):
+            await hand.manager.prepare(
+                hand.version(echo), lambda line: told.setdefault(line, time.monotonic() - begin)
+            )
+        assert await hand.live() == []
+    (seconds,) = [at for line, at in told.items() if "connection refused" in line][:1]
+    assert seconds < 10, told
 
 
 async def test_a_replica_that_no_node_can_hold_is_told_within_seconds(hand: Hand):
@@ -329,15 +331,13 @@ async def test_an_image_of_a_private_registry_needs_the_right_secret(world, clus
     cluster.kubectl("apply", *where, "--filename", "-", stdin=secret("wrong"))
     backend.values = {"kubernetes_image": image, "kubernetes_service_account": name}
     async with opened(backend, server) as hand:
-        started = await hand.start(hand.version(echo))
-        told = await said(hand, started, lambda box: "cannot be pulled" in box.reason)
-        assert image in told.reason
-        told = await said(hand, started, lambda box: "401 Unauthorized" in box.reason)
+        lines: list[str] = []
+        with pytest.raises(PrepareFailed, match="cannot be pulled"):
+            await hand.manager.prepare(hand.version(echo), lines.append)
+        assert any(image in line and "401 Unauthorized" in line for line in lines), lines
         await asyncio.to_thread(
             cluster.kubectl, "apply", *where, "--filename", "-", stdin=secret(REGISTRY.password)
         )
-        # The node tries again by itself, or at once with the next pod.
-        await hand.manager.stop(started.container_id, 0.0)
         container = await hand.start_ready(hand.version(echo))
         assert await ask(container, "x") == ["x"]
         await hand.manager.stop(container.container_id, 1.0)
