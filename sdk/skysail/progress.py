@@ -65,7 +65,7 @@ def followed(
             name = versions[-1] or version
             raise KeyboardInterrupt(
                 f"the deployment of {model}:{name} goes on in the cluster; to stop it: "
-                f"skysail undeploy {model} --version {name}"
+                f"skysail undeploy {model}:{name}"
             ) from None
 
 

@@ -70,7 +70,7 @@ def test_predict(run, deployed):
     answer = json.loads(done.stdout)
     assert answer["outputs"] == {"output": [3.0, 6.0]}
     assert answer["outcome"] == "OK"
-    assert "-1.0, -2.0" in run("predict", "cli", "[1, 2]", "--version", "2").stdout
+    assert "-1.0, -2.0" in run("predict", "cli:2", "[1, 2]").stdout
 
 
 def test_a_function_that_fails_is_told_with_the_lines_of_the_user(run, model_dir):
@@ -102,7 +102,7 @@ def test_several_examples_and_no_checks(run):
 
 
 def test_promote_and_rollback(run, deployed):
-    assert run("promote", "cli", "2").stdout == "cli:2 is the current version (before: 1)\n"
+    assert run("promote", "cli:2").stdout == "cli:2 is the current version (before: 1)\n"
     assert run("rollback", "cli").stdout == "cli:1 is the current version\n"
     done = run("rollback", "cli")
     assert (done.returncode, done.stdout) == (1, "")
@@ -184,9 +184,9 @@ def test_tune(run, deployed):
 
 
 def test_undeploy_and_start(run, deployed):
-    done = run("undeploy", "cli", "--version", "2")
+    done = run("undeploy", "cli:2")
     assert done.stdout == "cli:2 is no longer deployed\n"
-    assert run("undeploy", "cli", "--version", "2").stderr == (
+    assert run("undeploy", "cli:2").stderr == (
         "skysail: model 'cli:2' is not deployed\n"
     )
     assert run("start", "cli:2").stdout == "cli:2 has 1 ready replica(s)\n"
@@ -332,6 +332,6 @@ def test_an_interrupted_deploy_says_what_goes_on(run, model_dir):
     assert (process.returncode, output) == (130, "")
     assert errors.strip() == (
         "skysail: the deployment of slow:3 goes on in the cluster; to stop it: "
-        "skysail undeploy slow --version 3"
+        "skysail undeploy slow:3"
     )
-    assert run("undeploy", "slow", "--version", "3", "--yes").returncode == 0
+    assert run("undeploy", "slow:3", "--yes").returncode == 0

@@ -10,6 +10,7 @@ import click
 from skysail.cli.loading import load_object
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json
+from skysail.cli.targets import Target, target_argument
 from skysail.descriptions import Version
 from skysail_common.errors import ModelInUse
 
@@ -145,14 +146,14 @@ def deploy(
 
 
 @click.command()
-@click.argument("target", metavar="MODEL[:VERSION]")
+@target_argument()
 @click.option("--num-replicas", type=click.IntRange(1), help=f"Replicas wanted. {_AS_IS}")
 @click.option("--promote", is_flag=True, help="Make it the current version once it is ready.")
 @_replica_options
 @endpoint_option
 @output_option
 def start(
-    target: str,
+    target: Target,
     num_replicas: int | None,
     promote: bool,
     max_batch_size: int | None,
@@ -174,11 +175,9 @@ def start(
       skysail start digits:1
       skysail start digits:1 --num-replicas 2 --promote
     """
-    model, _, version = target.partition(":")
     with client_of(endpoint) as client:
         found = client.start(
-            model,
-            version or None,
+            *target,
             num_replicas=num_replicas,
             promote=promote,
             max_batch_size=max_batch_size,
@@ -200,35 +199,36 @@ def _print_version(found: Version, output: str) -> None:
 
 
 @click.command(cls=_NumberCommand)
-@click.argument("model")
+@target_argument()
 @click.argument("num_replicas", type=click.IntRange(0), required=False)
 @click.option(
     "--min", "min_replicas", type=click.IntRange(1), help="Fewest replicas; 1 if not given."
 )
 @click.option("--max", "max_replicas", type=click.IntRange(1), help="Most replicas.")
-@click.option("--version", help="Version; the current one if not given.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are ready.")
 @endpoint_option
 def scale(
-    model: str,
+    target: Target,
     num_replicas: int | None,
     min_replicas: int | None,
     max_replicas: int | None,
-    version: str | None,
     wait: bool,
     endpoint: str | None,
 ) -> None:
     """Set the number of replicas of a version.
 
-    With --max it follows the load until a number is given again.
+    Without a version, the current one is scaled. With --max it follows the load until a number is
+    given again.
 
     \b
     Example:
       skysail scale digits 4
+      skysail scale digits:1 0
       skysail scale digits --min 1 --max 8
     """
     if (num_replicas is None) == (max_replicas is None) or (min_replicas and not max_replicas):
         raise click.UsageError("give either a number of replicas, or --max with or without --min")
+    model, version = target
     if max_replicas is not None:
         with client_of(endpoint) as client:
             found = client.autoscale(
@@ -244,8 +244,7 @@ def scale(
 
 
 @click.command()
-@click.argument("model")
-@click.option("--version", help="Version; the current one if not given.")
+@target_argument()
 @click.option(
     "--force",
     "--yes",
@@ -255,24 +254,25 @@ def scale(
     help="Do not ask if it is the current version, or an application is routed to it.",
 )
 @endpoint_option
-def undeploy(model: str, version: str | None, is_forced: bool, endpoint: str | None) -> None:
+def undeploy(target: Target, is_forced: bool, endpoint: str | None) -> None:
     """Stop the replicas of a version, which stays registered.
 
+    Without a version, the current one is undeployed.
     'skysail start' starts it again.
 
     \b
     Example:
-      skysail undeploy digits --version 1
+      skysail undeploy digits:1
     """
     with client_of(endpoint) as client:
         try:
-            undeployed = client.undeploy(model, version, force=is_forced)
+            undeployed = client.undeploy(*target, force=is_forced)
         except ModelInUse as error:
             if not _can_ask():
                 raise
             click.confirm(f"{error.message}.\nUndeploy it nevertheless?", abort=True, err=True)
-            undeployed = client.undeploy(model, version, force=True)
-    click.echo(f"{model}:{undeployed} is no longer deployed")
+            undeployed = client.undeploy(*target, force=True)
+    click.echo(f"{target.model}:{undeployed} is no longer deployed")
 
 
 def _can_ask() -> bool:

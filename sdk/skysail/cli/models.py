@@ -8,24 +8,24 @@ from rich.markup import escape
 
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
+from skysail.cli.targets import Target, target_argument
 from skysail.descriptions import Version
 
 
 @click.command()
-@click.argument("model")
-@click.argument("version")
+@target_argument("MODEL:VERSION", needs_version=True)
 @endpoint_option
-def promote(model: str, version: str, endpoint: str | None) -> None:
-    """Make a version the one that answers where none is named.
+def promote(target: Target, endpoint: str | None) -> None:
+    """Make a version the one that answers if none is named.
 
     \b
     Example:
-      skysail promote digits 2
+      skysail promote digits:2
     """
     with client_of(endpoint) as client:
-        previous = client.promote(model, version)
+        previous = client.promote(target.model, str(target.version))
     before = f" (before: {previous})" if previous else ""
-    click.echo(f"{model}:{version} is the current version{before}")
+    click.echo(f"{target} is the current version{before}")
 
 
 @click.command()
@@ -44,15 +44,13 @@ def rollback(model: str, endpoint: str | None) -> None:
 
 
 @click.command()
-@click.argument("model")
-@click.option("--version", help="Version; the current one if not given.")
+@target_argument()
 @click.option("--replica", type=click.IntRange(0), help="Index of a replica; all if not given.")
 @click.option("--tail", "tail_lines", type=click.IntRange(0), default=100, show_default=True)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is added.")
 @endpoint_option
 def logs(
-    model: str,
-    version: str | None,
+    target: Target,
     replica: int | None,
     tail_lines: int,
     follow: bool,
@@ -60,12 +58,15 @@ def logs(
 ) -> None:
     """Show what the replicas of a version wrote.
 
+    Without a version, those of the current one are shown.
+
     \b
     Example:
       skysail logs digits -f
+      skysail logs digits:1 --tail 20
     """
     with client_of(endpoint) as client:
-        lines = client.logs(model, version, replica=replica, tail_lines=tail_lines, follow=follow)
+        lines = client.logs(*target, replica=replica, tail_lines=tail_lines, follow=follow)
         for line in lines:
             click.echo(f"{line.replica_id}  {line.line}")
 
@@ -104,10 +105,10 @@ def models(name: str | None, endpoint: str | None, output: str) -> None:
 
 
 @click.command()
-@click.argument("target", metavar="MODEL[:VERSION]")
+@target_argument()
 @click.option("--yes", "-y", "is_confirmed", is_flag=True, help="Do not ask.")
 @endpoint_option
-def delete(target: str, is_confirmed: bool, endpoint: str | None) -> None:
+def delete(target: Target, is_confirmed: bool, endpoint: str | None) -> None:
     """Remove a version, or a model with all its versions, for good.
 
     Those that are deployed are refused: 'skysail undeploy' comes first. Artifacts that no other version has are removed too.
@@ -117,12 +118,11 @@ def delete(target: str, is_confirmed: bool, endpoint: str | None) -> None:
       skysail delete digits:1
       skysail delete digits --yes
     """
-    model, _, version = target.partition(":")
     if not is_confirmed and sys.stdin.isatty():
-        what = target if version else f"{model} with all its versions"
+        what = target if target.version else f"{target.model} with all its versions"
         click.confirm(f"Remove {what} for good?", abort=True, err=True)
     with client_of(endpoint) as client:
-        client.unregister_model(model, version or None)
+        client.unregister_model(*target)
     click.echo(f"{target} is removed")
 
 

@@ -9,33 +9,34 @@ from rich.markup import escape
 
 from skysail.cli.options import client_of, endpoint_option, query_endpoint_option
 from skysail.cli.output import output_option, plain, print_json, print_table
+from skysail.cli.targets import Target, target_argument
 from skysail_common.errors import InvalidInput
 
 _MAX_SHOWN = 40
 
 
 @click.command()
-@click.argument("target")
+@target_argument("APPLICATION|MODEL[:VERSION]")
 @click.argument("input", metavar="JSON", required=False)
 @click.option(
     "--input-file", type=click.File("r"), help="File with the JSON; - for standard input."
 )
-@click.option("--version", help="Version that must answer; the routes decide if not given.")
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=30.0)
 @query_endpoint_option
 @endpoint_option
 @output_option
 def predict(
-    target: str,
+    target: Target,
     input: str | None,  # noqa: A002 - the name of the argument in --help.
     input_file: TextIO | None,
-    version: str | None,
     timeout_s: float,
     query_endpoint: str | None,
     endpoint: str | None,
     output: str,
 ) -> None:
     """Ask an application, or a model, for one prediction.
+
+    The version that is named must answer; if none is, the routes decide.
 
     The input is JSON: a number, a text in quotes, a list, or an object with the model's inputs by
     name.
@@ -44,7 +45,7 @@ def predict(
     Example:
       skysail predict digits '[0, 3, 12]'
       skysail predict shout '"hello"'
-      skysail predict sum '[1, 2, 3]' --version 1 --output json
+      skysail predict sum:1 '[1, 2, 3]' --output json
     """
     if (input is None) == (input_file is None):
         raise click.UsageError("give the input either as JSON or by --input-file")
@@ -57,7 +58,7 @@ def predict(
         raise InvalidInput(f"the input is not JSON: {error}{hint}") from None
     with client_of(endpoint, query_endpoint=query_endpoint) as client:
         try:
-            found = client.predict(target, value, version=version, timeout_s=timeout_s)
+            found = client.predict(target.model, value, version=target.version, timeout_s=timeout_s)
         except InvalidInput as error:
             # That is a method of the client, which this command does not have.
             error.args = (error.message.removesuffix("; for many use predict_batch"),)

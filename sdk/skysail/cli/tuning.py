@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import print_table
+from skysail.cli.targets import Target, target_argument
 from skysail_common.serving_options import PolicyName, ServingOptions
 
 _OPTIONS = {
@@ -26,8 +27,7 @@ _DEFAULTS = {
 
 
 @click.command()
-@click.argument("model")
-@click.option("--version", help="Version; the current one if not given.")
+@target_argument()
 @click.option("--max-batch-size", type=int, help="Most rows of one batch.")
 @click.option(
     "--policy",
@@ -53,8 +53,7 @@ _DEFAULTS = {
 )
 @endpoint_option
 def tune(
-    model: str,
-    version: str | None,
+    target: Target,
     max_batch_size: int | None,
     policy: str | None,
     max_queue_delay_ms: float | None,
@@ -66,7 +65,7 @@ def tune(
 ) -> None:
     """Set how a version is served, at once.
 
-    What is not given stays as it is.
+    Without a version, the current one is tuned. What is not given stays as it is.
 
     \b
     Example:
@@ -88,10 +87,10 @@ def tune(
             raise click.UsageError(f"{option} is given and is to return to its default")
         changes[_OPTIONS[option]] = None
     with client_of(endpoint) as client:
-        found = client.describe_version(model, version)
-        options = client.tune(model, version=found.version, **changes)
+        found = client.describe_version(*target)
+        options = client.tune(target.model, version=found.version, **changes)
     rows = [[name, escape(_shown(options, name))] for name in vars(options)]
-    print_table(f"{model}:{found.version}", ["option", "value"], rows)
+    print_table(f"{target.model}:{found.version}", ["option", "value"], rows)
 
 
 def _shown(options: ServingOptions, name: str) -> str:

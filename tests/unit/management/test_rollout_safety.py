@@ -191,7 +191,7 @@ async def test_a_replica_that_dies_while_the_store_is_slow_is_not_counted(tmp_pa
     [
         ("undeployed", "it is not deployed; start it with 'skysail start m:2' or client.start"),
         ("scaled", "it is scaled to 0; start it with 'skysail start m:2' or client.start"),
-        ("failing", "its replicas start, or have failed; see 'skysail logs m --version 2'"),
+        ("failing", "its replicas start, or have failed; see 'skysail logs m:2'"),
     ],
 )
 @virtual_time

@@ -49,7 +49,7 @@ async def test_a_version_becomes_current_only_with_a_ready_replica(tmp_path: Pat
         parts.manager.fail("c2")
         await until(lambda: parts.reconciler.num_ready(ModelVersion("m", "2")) == 0)
         put = parts.records.models.put("m", model.model_copy(update={"current_version": "2"}))
-        assert "see 'skysail logs m --version 2'" in await refused(parts, put)
+        assert "see 'skysail logs m:2'" in await refused(parts, put)
 
 
 @virtual_time

@@ -57,7 +57,7 @@ def interrupted_after(version: str | None, *steps: str) -> str:
 
 def test_a_caller_who_interrupts_hears_what_goes_on_and_how_to_stop_it():
     assert interrupted_after(None, "REGISTERED", "STARTING") == (
-        "the deployment of m:7 goes on in the cluster; to stop it: skysail undeploy m --version 7"
+        "the deployment of m:7 goes on in the cluster; to stop it: skysail undeploy m:7"
     )
 
 

@@ -202,8 +202,7 @@ def why_not_ready(records: Records, version: ModelVersion) -> str:
         return f"it is not deployed; {start_text(version)}"
     if deployment.num_replicas == 0:
         return f"it is scaled to 0; {start_text(version)}"
-    command = f"skysail logs {version.model_name} --version {version.version}"
-    return f"its replicas start, or have failed; see '{command}'"
+    return f"its replicas start, or have failed; see 'skysail logs {version}'"
 
 
 def start_text(version: ModelVersion) -> str:

@@ -164,8 +164,7 @@ def _num_replicas(existing: DeploymentRecord, wish: DeploymentWish, notices: lis
         if wanted != before:
             notices.append(
                 f"{before} replicas stay although num_replicas={wanted} was given: their number "
-                f"follows the load; 'skysail scale {existing.model} {wanted} --version "
-                f"{existing.version}' ends that"
+                f"follows the load; 'skysail scale {existing.model_version} {wanted}' ends that"
             )
         return before
     if wanted != before:

@@ -139,7 +139,7 @@ class Deployments:
         if wish.promote is None and wish.artifact_sha256 and record.was_current and not is_current:
             notices.append(
                 f"{version} was current before and does not become so again by itself; "
-                f"'skysail promote {version.model_name} {version.version}' or promote=True does that"
+                f"'skysail promote {version}' or promote=True does that"
             )
         if deployment != existing:
             changes.append(self._records.deployments.put(str(version), deployment))
