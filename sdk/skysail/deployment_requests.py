@@ -41,7 +41,9 @@ def deploy_request(
         resources=management_pb2.Resources(
             num_threads=num_threads, memory_mib=memory_mib, cpus=cpus, gpus=gpus
         ),
-        environment=environment,
+        environment=None
+        if environment is None
+        else management_pb2.Environment(variables=environment),
         serving=routing_pb2.ServingOptions(max_batch_size=max_batch_size)
         if max_batch_size
         else None,

@@ -1306,13 +1306,13 @@ class DownloadArtifactResponse(_message.Message):
 Global___DownloadArtifactResponse: _TypeAlias = DownloadArtifactResponse  # noqa: Y015
 
 @_typing.final
-class DeployRequest(_message.Message):
-    """Asks for Deploy. If the version is deployed already, what is absent stays as it is."""
+class Environment(_message.Message):
+    """Environment variables of a model server, all of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
-    class LabelsEntry(_message.Message):
+    class VariablesEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -1331,8 +1331,32 @@ class DeployRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values by name; none takes away what an earlier deployment had."""
+
+    def __init__(
+        self,
+        *,
+        variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["variables", b"variables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Environment: _TypeAlias = Environment  # noqa: Y015
+
+@_typing.final
+class DeployRequest(_message.Message):
+    """Asks for Deploy. If the version is deployed already, what is absent stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
     @_typing.final
-    class EnvironmentEntry(_message.Message):
+    class LabelsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -1393,8 +1417,8 @@ class DeployRequest(_message.Message):
         """What each may use."""
 
     @_builtins.property
-    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables for the model server; if empty as before."""
+    def environment(self) -> Global___Environment:
+        """Environment of the model server."""
 
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
@@ -1413,13 +1437,13 @@ class DeployRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         num_replicas: _builtins.int | None = ...,
         resources: Global___Resources | None = ...,
-        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        environment: Global___Environment | None = ...,
         serving: _routing_pb2.ServingOptions | None = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
         promote: _builtins.bool | None = ...,
         warm_up: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "environment", b"environment", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "warm_up", b"warm_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_replicas", b"_num_replicas", "_promote", b"_promote", "_warm_up", b"_warm_up", "artifact_sha256", b"artifact_sha256", "environment", b"environment", "labels", b"labels", "model", b"model", "num_replicas", b"num_replicas", "promote", b"promote", "resources", b"resources", "serving", b"serving", "start_timeout", b"start_timeout", "version", b"version", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

@@ -86,7 +86,8 @@ class DeploymentCalls(ModelCalls):
             promote: Whether to make it the current version once it is ready. If None, a first
                 deployment does, unless the version was current before.
             labels: User-defined labels to set; others stay.
-            environment: Environment variables of the replicas.
+            environment: Environment variables of the replicas, all of them: `{}` starts a version
+                again without those that it had.
             num_threads: Threads of the numeric libraries; 0 for as many as `cpus`, or where that
                 is 0 too, a share of the machine's cores.
             memory_mib: Memory of a replica in MiB; 0 for no limit.

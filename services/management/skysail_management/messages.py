@@ -192,7 +192,9 @@ def wish_from_proto(
         memory_mib=given(resources, "memory_mib"),
         cpus=given(resources, "cpus"),
         gpus=given(resources, "gpus"),
-        environment=dict(request.environment),
+        environment=dict(request.environment.variables)
+        if request.HasField("environment")
+        else None,
         serving=serving_changes(request.serving, default_max_batch_size),
         start_timeout_s=seconds("start_timeout", request.start_timeout) if has_timeout else None,
         promote=given(request, "promote"),

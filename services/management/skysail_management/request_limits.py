@@ -15,7 +15,7 @@ _LONGER = {
     # Has a limit of its own, in bytes and with a better text.
     "default_output_json": 1_000_000,
     # Linux takes 128 KiB for a variable of an environment.
-    "environment": 130_000,
+    "variables": 130_000,
 }
 
 

@@ -8,7 +8,9 @@ from skysail_common.errors import FailedPrecondition, ModelNotFound, Unsupported
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_management.events import DeployEvent, DeployStep
+from skysail_management.messages import wish_from_proto
 from skysail_management.records import AutoscalingRecord
+from skysail_protos.v1 import management_pb2
 from skysail_testing.management_parts import ManagementParts, make_artifact, running_parts
 from skysail_testing.virtual_time import settle, until, virtual_time
 
@@ -99,6 +101,30 @@ async def test_other_resources_are_refused_and_named_but_not_the_values(tmp_path
         assert "secret" not in raised.value.message
         await run(parts, environment={"TOKEN": "secret"})
         assert parts.deployment("m:1").memory_mib == 100
+
+
+@virtual_time
+async def test_an_environment_is_cleared_by_an_empty_one_and_stays_by_none(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        await run(parts, "m:1", environment={"TOKEN": "secret"})
+        with pytest.raises(FailedPrecondition, match=r"\(environment\); undeploy it first"):
+            await run(parts, "m:1", environment={})
+        for environment, left in ((None, {"TOKEN": "secret"}), ({}, {}), (None, {})):
+            await parts.deployments.undeploy("m", "1", force=True)
+            events = await parts.deploy("m:1", promote=None, environment=environment)
+            assert events[-1].step is DeployStep.DONE
+            assert parts.deployment("m:1").environment == left
+
+
+def test_an_empty_environment_is_read_as_one():
+    def environment_of(**fields):
+        request = management_pb2.DeployRequest(model="m", **fields)
+        return wish_from_proto(request, 64).environment
+
+    assert environment_of() is None
+    assert environment_of(environment=management_pb2.Environment()) == {}
+    given = management_pb2.Environment(variables={"A": "b"})
+    assert environment_of(environment=given) == {"A": "b"}
 
 
 @virtual_time

@@ -9,7 +9,7 @@ from skysail_protos.v1 import management_pb2, routing_pb2
     "request_",
     [
         management_pb2.DeployRequest(model="m" * 1000, labels={"a": "b"}, num_replicas=3),
-        management_pb2.DeployRequest(environment={"A": "x" * 130_000}),
+        management_pb2.Environment(variables={"A": "x" * 130_000}),
         management_pb2.UploadArtifactRequest(chunk=b"x" * 2**20),
         management_pb2.SetRoutesRequest(routes=[routing_pb2.Route(model="m")] * 10_000),
         management_pb2.UpdateApplicationRequest(default_output_json="x" * 70_000),
@@ -31,8 +31,8 @@ def test_what_clients_send_is_accepted(request_):
             "cannot accept labels: it has 1001 characters",
         ),
         (
-            management_pb2.DeployRequest(environment={"A": "x" * 130_001}),
-            "cannot accept environment: it has 130001 characters",
+            management_pb2.Environment(variables={"A": "x" * 130_001}),
+            "cannot accept variables: it has 130001 characters",
         ),
         (
             management_pb2.SetRoutesRequest(routes=[routing_pb2.Route(model="m" * 1001)]),

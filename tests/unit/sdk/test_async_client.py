@@ -113,13 +113,18 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
     assert request.HasField("promote")
     assert not request.promote
     assert dict(request.labels) == {"team": "a"}
-    assert dict(request.environment) == {"LEVEL": "2"}
+    assert dict(request.environment.variables) == {"LEVEL": "2"}
     assert (request.resources.num_threads, request.resources.memory_mib) == (3, 512)
     assert (request.resources.cpus, request.resources.gpus) == (1.5, 2)
     assert request.serving.max_batch_size == 32
     assert request.start_timeout == duration(2.5)
     assert request.HasField("warm_up")
     assert not request.warm_up
+
+
+def test_no_environment_is_something_else_than_no_word_about_it():
+    assert deploy_request(**{**REQUEST, "environment": {}}).HasField("environment")
+    assert not deploy_request(**REQUEST).HasField("environment")
 
 
 def test_a_tuning_sends_what_is_given_and_names_it():

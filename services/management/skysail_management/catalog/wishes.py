@@ -29,7 +29,7 @@ class DeploymentWish:
     memory_mib: int | None = None
     cpus: float | None = None
     gpus: int | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = None
     serving: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `ServingOptions` to change."""
     start_timeout_s: float | None = None
@@ -47,7 +47,7 @@ class DeploymentWish:
         # A number that is none is in no range either.
         if not (0 <= (self.cpus or 0) <= _MAX_CPUS and 0 <= (self.gpus or 0) <= _MAX_CPUS):
             raise InvalidInput(f"cpus and gpus of a replica must be from 0 to {_MAX_CPUS}")
-        for name, value in self.environment.items():
+        for name, value in (self.environment or {}).items():
             is_possible = name and "=" not in name and "\0" not in name + value
             # The transport of its queries is a replica's own choice; other settings are not.
             if not is_possible or (name.startswith("SKYSAIL_") and name != VARIABLE):
@@ -55,9 +55,8 @@ class DeploymentWish:
 
     def fixed(self) -> dict[str, object]:
         """Return what was given of what never changes of a deployment."""
-        given = {name: getattr(self, name) for name in _FIXED if name != "environment"}
-        found = {name: value for name, value in given.items() if value is not None}
-        return {**found, "environment": dict(self.environment)} if self.environment else found
+        given = {name: getattr(self, name) for name in _FIXED}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def first_deployment(

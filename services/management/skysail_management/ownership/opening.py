@@ -128,6 +128,9 @@ class StoreOpening:
         if not problem:
             return
         leftovers = await self._find_leftovers()
+        if seen is None and not leftovers:
+            # A new cluster: nothing ever was in its store.
+            return
         name = seen.name if seen else NEVER_SEEN
         if leftovers and self._accepted_loss != name:
             raise StoreLost(

@@ -20,6 +20,17 @@ async def test_a_first_management_owns_a_new_store_and_notes_it():
 
 
 @virtual_time
+async def test_a_new_cluster_is_no_reason_to_warn(caplog):
+    await Contender(Place("a"), MemoryWorld()).start()
+    assert [each.message for each in caplog.records if each.levelname == "WARNING"] == []
+    lost = Place("a", num_artifacts=1)
+    await Contender(lost, MemoryWorld(), NEVER_SEEN).start()
+    assert [each.message for each in caplog.records if each.levelname == "WARNING"] == [
+        "store taken as it is"
+    ]
+
+
+@virtual_time
 async def test_a_second_management_is_refused_by_the_name_of_the_first():
     world = MemoryWorld()
     await Contender(Place("a"), world).start()
