@@ -232,12 +232,24 @@ async def replicas(client: skysail.AsyncClient) -> list[skysail.Replica]:
     ]
 
 
+async def show_transport(client: skysail.AsyncClient) -> None:
+    """Print what carries the queries, and a warning if it is the slower one."""
+    transports = {each.transport for each in (await client.status()).frontends}
+    console.print(f"  queries travel on the transport {' and '.join(sorted(transports))}")
+    if transports != {"native"}:
+        console.print(
+            "  [yellow]! without the native transport each query costs several times as much;\n"
+            "    install Rust, then run 'make transport'[/]"
+        )
+
+
 async def demo(machine: Machine, endpoints: dict[str, Any]) -> None:
     """Do the main job."""
     images, _ = model.held_out()
     async with skysail.AsyncClient(
         endpoints["management"], query_endpoint=endpoints["grpc"]
     ) as client:
+        await show_transport(client)
         title("Deploy version 1: a random forest, 2 replicas, one call")
         forest = model.random_forest()
         begin = time.monotonic()
