@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
+_STEADY_S = 10.0
+"""A child that ends sooner after it was ready is started again after a wait: it may end each time."""
 _OUTPUT_LIMIT_BYTES = 1024 * 1024
 _OUTPUT_CHUNK_BYTES = 64 * 1024
 _DUMP_S = 1.0
@@ -130,10 +132,16 @@ class Child:
         """Start the process again whenever it ends or hangs, until this is cancelled."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
+            ready_at = self._clock()
             status = await self._until_ended()
+            is_steady = self._clock() - ready_at >= _STEADY_S
             if self._hands_over:
                 self._orphans.append(self.pid)
             log.warning("service ended; starting it again", extra=self._facts(status))
+            if is_steady:
+                back_off.reset()
+            else:
+                await asyncio.sleep(back_off.next_s())
             while True:
                 try:
                     await self.start()
@@ -142,7 +150,6 @@ class Child:
                     log.error("service does not start", extra=facts)
                     await asyncio.sleep(back_off.next_s())
                 else:
-                    back_off.reset()
                     log.info("service is ready again", extra={"service_name": self.name})
                     break
 

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from skysail_common.errors import ContainerManagerUnavailable
+from skysail_common.errors import ContainerManagerUnavailable, StoreUnavailable
 from skysail_common.identifiers import ModelVersion
 from skysail_common.states import ReplicaState
 from skysail_management import messages
@@ -75,6 +75,31 @@ async def test_versions_take_turns(tmp_path: Path):
         # It comes a little later, and is held up by one start each time.
         assert order[:6].count("b") == 2
         assert len(order) == 8
+
+
+@virtual_time
+async def test_a_version_whose_records_cannot_be_changed_holds_up_no_other(tmp_path: Path):
+    b1 = ModelVersion("b", "1")
+    async with running_parts(tmp_path) as parts:
+        parts.manager.start_limit = 1
+    async with running_parts(tmp_path, parts.store, parts.manager) as parts:
+        await parts.deployed("b:1")
+        (of_b,) = parts.manager.ids()
+        parts.manager.becomes_ready = False
+        rollout = asyncio.create_task(parts.deploy("a:1", num_replicas=2))
+        await pass_time(1.0)
+        (of_a,) = parts.manager.ids(ReplicaState.STARTING)
+        parts.manager.fail(of_b)
+        await pass_time(5.0)
+        assert started(parts) == ["b:1/0", "a:1/0"], "a:1/1 waits for the slot, and b:1/0 after it"
+        parts.manager.becomes_ready = True
+        # Its roll-out fails for good, but that cannot be recorded now.
+        parts.store.fails_with = [StoreUnavailable("away")] * 10_000
+        parts.manager.fail(of_a, is_permanent=True)
+        await pass_time(5.0)
+        assert parts.reconciler.num_ready(b1) == 1
+        parts.store.fails_with = []
+        assert (await rollout)[-1].step is DeployStep.FAILED
 
 
 @virtual_time

@@ -159,6 +159,32 @@ async def test_what_cannot_be_started_is_tried_again():
     await runs.keep_running_until_the_last()
 
 
+class Waits:
+    """A back-off that waits for nothing and notes what it was asked."""
+
+    def __init__(self, asked: list[str]) -> None:
+        self._asked = asked
+
+    def next_s(self) -> float:
+        self._asked.append("wait")
+        return 0.0
+
+    def reset(self) -> None:
+        self._asked.append("reset")
+
+
+async def test_a_child_that_ends_again_and_again_is_started_less_and_less_often(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(child_module, "BackOff", lambda *_: Waits(asked))
+    # When each run was ready, and when it ended.
+    times = iter([0.0, 1.0, 2.0, 3.0, 4.0, 100.0, 101.0, 102.0, 103.0])
+    ready = ["echo ready service"] * 4
+    runs = Runs(*ready, f"echo ready service; {FOR_EVER}", clock=lambda: next(times))
+    await runs.child.start()
+    await runs.keep_running_until_the_last()
+    assert asked == ["wait", "wait", "reset", "wait"]
+
+
 async def test_output_without_line_ends_does_not_end_supervision(capfdbinary):
     runs = Runs("echo ready service; head -c 3000000 /dev/zero", FOR_EVER)
     await runs.child.start()

@@ -106,11 +106,15 @@ class Starter:
         """Keep the slots of the starts under way and of the replicas that load after them."""
         self._slots.keep(self._version, self._loading | loading)
 
+    def yield_turn(self) -> None:
+        """Wait for no slot until `begin` is called again: others need not wait for this version."""
+        self._waiting = frozenset()
+        self._slots.leave(self._version)
+
     def leave(self) -> None:
         """Give all slots back and wait for none."""
         self._loading.clear()
-        self._waiting = frozenset()
-        self._slots.leave(self._version)
+        self.yield_turn()
         self._slots.keep(self._version, ())
 
     async def _start(self, spec: ReplicaSpec, timeout_s: float) -> None:

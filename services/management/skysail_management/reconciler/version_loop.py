@@ -250,12 +250,14 @@ class VersionLoop:
                         "pass failed", extra={"version": self.version, "error": error.message}
                     )
                     wake_at = self._clock() + back_off.next_s()
+                    self._starter.yield_turn()
                 except Exception:
                     # What this version's files, engine or records do must not end its loop: the
                     # routes of the replicas that live would vanish with it.
                     log.exception("pass failed", extra={"version": self.version})
                     self._rollout.note_error(self._desired())
                     wake_at = self._clock() + back_off.next_s()
+                    self._starter.yield_turn()
                 if self.is_idle:
                     return
                 await wait_until(self._wake, wake_at, self._clock)
