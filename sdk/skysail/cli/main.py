@@ -1,5 +1,6 @@
-"""The command `skysail`: its groups, and how errors are told."""
+"""The command `skysail`: its groups, and how errors are shown."""
 
+import json
 import sys
 from typing import NoReturn
 
@@ -17,8 +18,9 @@ from skysail.cli import (
     store,
     tuning,
 )
+from skysail.cli.output import ErrorFormat
 from skysail_common import __version__
-from skysail_common.errors import SkysailError
+from skysail_common.errors import SkysailError, Status
 from skysail_common.extras import missing_extra
 
 
@@ -51,30 +53,43 @@ for module in (
 
 
 def main() -> None:
-    """Run the command; an error is one line on standard error and exit status 1 (usage: 2).
+    """Run the command; an error is on standard error, with exit status 1 (usage: 2, Ctrl-C: 130).
 
-    Where code of the user raised it, the lines below tell where.
+    An error is one line, with the lines of the user's code below it if that raised it. A command
+    with `--output json` writes one JSON object instead, except for an error of usage.
     """
+    errors = ErrorFormat()
     try:
-        cli(standalone_mode=False)
+        cli(standalone_mode=False, obj=errors)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort as error:
         if error.__cause__ is not None and error.__cause__.args:
-            click.echo(f"skysail: {error.__cause__}", err=True)
+            _show(str(error.__cause__), Status.CANCELLED, "KeyboardInterrupt", "", errors)
         sys.exit(130)
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         if missing is None:
             raise
-        _fail(missing)
+        _fail(missing, errors)
     except SkysailError as error:
-        _fail(error)
+        _fail(error, errors)
 
 
-def _fail(error: SkysailError) -> NoReturn:
-    click.echo(f"skysail: {error.message}", err=True)
-    if error.__cause__ is not None:
-        click.echo(own_frames(error.__cause__), err=True, nl=False)
+def _fail(error: SkysailError, errors: ErrorFormat) -> NoReturn:
+    frames = "" if error.__cause__ is None else own_frames(error.__cause__)
+    _show(error.message, error.status, type(error).__name__, frames, errors)
     sys.exit(1)
+
+
+def _show(message: str, status: Status, reason: str, frames: str, errors: ErrorFormat) -> None:
+    """Write an error to standard error."""
+    if not errors.is_json:
+        click.echo(f"skysail: {message}", err=True)
+        click.echo(frames, err=True, nl=False)
+        return
+    facts = {"error": message, "status": status.name, "reason": reason}
+    if frames:
+        facts["traceback"] = frames
+    click.echo(json.dumps(facts), err=True)

@@ -38,8 +38,22 @@ def output_option(command: F) -> F:
         type=click.Choice(["table", "json"]),
         default="table",
         show_default=True,
-        help="How to show the result.",
+        callback=_note_format,
+        help="How to show the result, and an error.",
     )(command)
+
+
+@dataclasses.dataclass
+class ErrorFormat:
+    """How the error of a command is shown: the object of its click context."""
+
+    is_json: bool = False
+
+
+def _note_format(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if (errors := context.find_object(ErrorFormat)) is not None:
+        errors.is_json = value == "json"
+    return value
 
 
 def print_json(value: Any) -> None:
