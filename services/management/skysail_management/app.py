@@ -353,7 +353,8 @@ async def _locked(
             except BlockingIOError:
                 if MONOTONIC() >= end or (stop is not None and stop.is_set()):
                     raise FailedPrecondition(
-                        f"data directory {data_dir} is in use by another management"
+                        f"data directory {data_dir} is in use by another management; stop that "
+                        "one, or choose another directory with --data-dir"
                     ) from None
                 await asyncio.sleep(_LOCK_RETRY_S)
             except OSError as error:

@@ -50,7 +50,6 @@ class GrpcServer:
             certificates: What it shows, over TLS; in the clear if None, and on unix sockets.
             generic_handlers: Handlers on bytes, which translate their errors themselves; a
                 server that has them has no interceptor, which would cost every call.
-            keep_alive: When a client counts as gone.
             check_request: Raises what is wrong with a request before its servicer sees it.
             keep_alive: When a client counts as gone.
         """

@@ -25,8 +25,12 @@ class LastSeen:
 
     @property
     def name(self) -> str:
-        """What operators call it when they give it up."""
-        return f"{self.id}-{self.revision}"
+        """What operators call it when they give it up.
+
+        The epoch is part of it, because a store that went back to an older revision may come to
+        the same revision again.
+        """
+        return f"{self.id}-{self.epoch}-{self.revision}"
 
 
 class LastSeenNote:

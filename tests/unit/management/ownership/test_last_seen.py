@@ -15,7 +15,7 @@ def test_what_was_seen_is_known_to_the_next(tmp_path: Path):
     assert LastSeenNote(tmp_path, "c").read() is None
     LastSeenNote(tmp_path, "c").write(SEEN)
     assert LastSeenNote(tmp_path, "c").read() == SEEN
-    assert SEEN.name == "id-7"
+    assert SEEN.name == f"id-{SEEN.epoch}-7"
 
 
 def test_a_directory_may_be_that_of_several_clusters(tmp_path: Path):

@@ -77,8 +77,8 @@ async def test_a_store_that_is_empty_is_refused_while_its_artifacts_exist():
     for part in (
         "it is empty, and was at revision 7",
         "3 artifacts and 2 replicas of the cluster exist",
-        "SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS=before-7",
-        "skysail up --accept-store-loss before-7",
+        "SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS=before-1-7",
+        "skysail up --accept-store-loss before-1-7",
     ):
         assert part in error.message
     assert (await first.store.look()).id == "", "it is left as it is"
@@ -98,16 +98,37 @@ async def test_an_empty_store_is_refused_without_a_note_too():
 async def test_an_accepted_loss_is_no_licence_for_the_next():
     world, place = MemoryWorld(), Place("a", num_artifacts=3)
     place.note.seen = LastSeen("before", 7, 4)
-    first = Contender(place, world, "before-7")
+    first = Contender(place, world, "before-4-7")
     await first.start()
     assert first.store.epoch == 5, "an owner of the lost store may still live"
     await first.commit("1")
     await first.opening.close()
     await world.flush()
-    error = await refusal_of(Contender(place, world, "before-7"))
+    error = await refusal_of(Contender(place, world, "before-4-7"))
     assert isinstance(error, StoreLost)
-    assert f"{first.store.id}-1" not in "before-7"
-    assert "-1 (skysail up" in error.message
+    assert f"LOSS={place.note.seen.id}-5-1 (skysail up" in error.message
+
+
+@virtual_time
+async def test_an_accepted_older_store_may_come_to_the_same_revision_and_is_kept_then():
+    world, place = MemoryWorld(), Place("a", num_artifacts=1)
+    place.leftovers = Leftovers(0, 0)
+    first = Contender(place, world)
+    await first.start()
+    await first.commit("1")
+    backup = await world.backup()
+    await first.commit("2")
+    await first.opening.close()
+    assert place.note.seen is not None
+    accepted = place.note.seen.name
+    place.leftovers = Leftovers(1, 0)
+    await world.roll_back(backup)
+    second = Contender(place, world, accepted)
+    await second.start()
+    await second.commit("other 2")
+    await second.opening.close()
+    await world.flush()
+    assert isinstance(await refusal_of(Contender(place, world, accepted)), StoreLost)
 
 
 @virtual_time
