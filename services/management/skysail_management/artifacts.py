@@ -1,6 +1,7 @@
 """Where artifacts are kept: one file each, named by the SHA-256 of its content."""
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -34,6 +35,9 @@ ARTIFACTS = "artifacts"
 
 _PROMISE_S = 600.0
 """Time from an upload to the deployment of what was uploaded."""
+
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a disk that stay until somebody mends it."""
 
 _MAX_PROMISES = 1000
 """Promises of one artifact; of more, the oldest are forgotten."""
@@ -147,8 +151,8 @@ class ArtifactStore:
 
         Raises:
             InvalidInput: the content has another SHA-256, is too large, or is no artifact.
-            Unavailable: there is no space or descriptor for it.
-            FailedPrecondition: the directory is gone.
+            FailedPrecondition: there is no space for it, or the directory is gone.
+            Unavailable: there is no descriptor for it, or the disk fails.
         """
         path = self._path(sha256)
         with self._typed("keep"):
@@ -190,7 +194,9 @@ class ArtifactStore:
                 "management again"
             ) from error
         except OSError as error:
-            raise Unavailable(
+            # A client that repeats the call by itself would send the whole artifact each time.
+            kind = FailedPrecondition if error.errno in _LASTING else Unavailable
+            raise kind(
                 f"cannot {verb} artifacts in {self._directory}: {error.strerror or error}; free "
                 "space or descriptors on the machine of management, then try again"
             ) from error

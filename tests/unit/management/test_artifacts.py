@@ -300,7 +300,7 @@ def without_descriptors(**_: object) -> None:
 async def test_an_upload_on_a_full_disk_says_so_and_leaves_nothing(store, directory, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", on_full_disk)
-        with pytest.raises(Unavailable, match="No space left on device; free space"):
+        with pytest.raises(FailedPrecondition, match="No space left on device; free space"):
             await store.add(SHA256, chunked(CONTENT))
     assert kept(directory) == []
     await store.add(SHA256, chunked(CONTENT))

@@ -203,7 +203,10 @@ class DockerEngineManager(ContainerManager):
                 await self._note_end(name)
         for name in running:
             # It may have ended since the list was made.
-            if name not in self._replicas and await self._containers.is_running(name):
+            if name in self._replicas or not await self._containers.is_running(name):
+                continue
+            # Another resync may have found it during the question.
+            if name not in self._replicas:
                 self._replicas[name] = replica = _Replica(found[name].container)
                 self._follow(replica)
                 log.warning("replica found again", extra={"replica": replica.container.replica_id})
