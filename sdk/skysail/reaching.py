@@ -44,7 +44,10 @@ def management_error(
 
 def _refused(endpoint: str) -> str:
     if endpoint.startswith("unix:") or is_loopback(split_host_port(endpoint)[0]):
-        return f"no cluster runs at {endpoint}; start one with 'skysail up'"
+        return (
+            f"no management runs at {endpoint}; start a cluster with 'skysail up', or if one runs, "
+            "its log says why"
+        )
     return (
         f"cannot connect to management at {endpoint}: connection refused; check that management "
         "runs there, and that no firewall or network policy is in between"

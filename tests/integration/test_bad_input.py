@@ -317,7 +317,10 @@ class TestOperators:
         )
 
     def test_no_cluster_to_talk_to(self):
-        text = "no cluster runs at 127.0.0.1:1; start one with 'skysail up'"
+        text = (
+            "no management runs at 127.0.0.1:1; start a cluster with 'skysail up', or if one runs, "
+            "its log says why"
+        )
         done = skysail_command("status", "--endpoint", "127.0.0.1:1")
         assert (done.returncode, done.stderr) == (1, f"skysail: {text}\n")
         with skysail.Client("127.0.0.1:1") as client:

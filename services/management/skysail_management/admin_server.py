@@ -1,7 +1,7 @@
 """The server of management: it may listen before there is anything to serve.
 
-A management that waits for its turn is alive and says so by health. Callers that reach it, by an
-address that is no longer right, are told to try again. With a token, health and reflection are all
+A management that waits for its turn is alive and says so by health. It answers callers that still
+have its address with `UNAVAILABLE`, so that they try again. With a token, health and reflection are all
 that a caller without it gets; replicas show tokens of their own to the one method that they call.
 """
 

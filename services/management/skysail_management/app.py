@@ -86,7 +86,7 @@ class _Ending:
         except SkysailError as error:
             log.error("management ends", extra={"error": error.message})
             self.failed(error)
-            # What is told must not be told again as the end of a task.
+            # The error is logged: an end of the task would be logged as another one.
             await asyncio.Event().wait()
 
 

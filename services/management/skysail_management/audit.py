@@ -1,4 +1,4 @@
-"""A line in the log for each change of what operators asked for, whoever makes it."""
+"""A line in the log for each change of the records, by an operator or the reconciler."""
 
 import logging
 from collections.abc import Iterator, Mapping

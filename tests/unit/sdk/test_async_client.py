@@ -231,7 +231,8 @@ def test_where_no_management_answers_it_is_said_what_to_do(error, kind, message)
 def test_a_cluster_that_does_not_run_here_can_be_started(endpoint):
     error = rpc_error(grpc.StatusCode.UNAVAILABLE, REFUSED)
     assert management_error(error, endpoint, ManagementAccess()).message == (
-        f"no cluster runs at {endpoint}; start one with 'skysail up'"
+        f"no management runs at {endpoint}; start a cluster with 'skysail up', or if one runs, its "
+        "log says why"
     )
 
 

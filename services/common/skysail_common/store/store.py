@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -88,11 +89,18 @@ class Store:
             InvalidInput: no server can be reached by that URL.
         """
         self._cluster = cluster
+        if _has_odd_password(url):
+            # Its parts would be taken for a host and a port, which errors repeat.
+            raise InvalidInput(
+                f"cannot use the store at {_without_password(url)!r}: its password has a character "
+                "that ends a host; write it into SKYSAIL_REDIS_URL percent-encoded (/ as %2F, ? as "
+                "%3F, # as %23)"
+            )
         try:
             self._redis = redis.asyncio.Redis.from_url(
                 url,
                 decode_responses=True,
-                # With 3, a client without its password is told about HELLO instead.
+                # With 3, the error of a missing password speaks of HELLO instead.
                 protocol=2,
                 socket_timeout=_TIMEOUT_S,
                 socket_connect_timeout=_TIMEOUT_S,
@@ -339,6 +347,12 @@ def lost_text(id_: str, revision: int, found_id: str, found_revision: int) -> st
 def _parse(value: str) -> Stored:
     revision, _, json = value.partition("\n")
     return Stored(int(revision), json)
+
+
+def _has_odd_password(url: str) -> bool:
+    """Tell whether the password of a URL, and with it the URL, ends too soon."""
+    scheme, _, rest = url.partition("://")
+    return scheme in ("redis", "rediss") and "@" in rest and "@" not in urlsplit(url).netloc
 
 
 def _without_password(url: str) -> str:

@@ -1,4 +1,4 @@
-"""What holds of the records after every commit, whoever makes it: an operator or the reconciler.
+"""Rules that hold of the records after every commit, by an operator or the reconciler.
 
 * Every route leads to a registered model, and to a registered version if it names one.
 * What an application sends fits the versions that it is routed to.

@@ -1,7 +1,7 @@
 """What a caller asks for of a deployment, and the record that this makes of an earlier one.
 
 Absent means "as it is": what a caller does not say stays as it was deployed, so that running the
-same deployment again changes nothing. What is said and changes something is told in a notice.
+same deployment again changes nothing. A notice names each field that was given and changed.
 """
 
 from collections.abc import Iterator, Mapping

@@ -126,7 +126,7 @@ class KubernetesPods:
         known = set(self.pods)
         self._touched.clear()
         listed = await self._api.list(POD, self._labels)
-        # What the watch told meanwhile may be newer than the list.
+        # A pod that the watch reported during the request may be newer than in the list.
         touched = set(self._touched)
         self._replace(
             {name for name in known if name not in touched},

@@ -340,7 +340,7 @@ class LocalProcessManager(ContainerManager):
         await self._ended(replica)
 
     async def _ended(self, replica: Replica) -> None:
-        """Report that a process has ended, once, and remove what it needs no more."""
+        """Report once that a process has ended, and remove its socket and its session."""
         name = replica.container.container_id
         if self._replicas.get(name) is not replica:
             if replica.child is not None:
@@ -353,7 +353,7 @@ class LocalProcessManager(ContainerManager):
         del self._replicas[name]
         if replica.readiness is not None:
             replica.readiness.cancel()
-        # Whoever stops it must not signal its number any more.
+        # From now on `stop` must not signal its number, which another process may get.
         replica.gone.set()
         with contextlib.suppress(OSError):
             replica.socket.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ async def read_log(
     Args:
         path: The log.
         tail_lines: Lines to begin with.
-        has_ended: Tells whether nothing is added any more; None to end after the last lines.
+        has_ended: Returns True once nothing more is added; None to end after the last lines.
 
     Raises:
         OSError: there is no such log.
@@ -97,7 +97,7 @@ def _tail(file: BinaryIO, older: Path, num_lines: int) -> list[bytes]:
 
 
 def _successor(file: BinaryIO, path: Path) -> BinaryIO | None:
-    """Return the file that follows an open one, if that is the log no more; None if it is."""
+    """Return the file that follows an open one that was rotated; None if that is still the log."""
     try:
         newer = path.open("rb")
     except OSError:

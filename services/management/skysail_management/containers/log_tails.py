@@ -12,7 +12,7 @@ LOG_TAIL_BYTES = 8_192
 """Most of a log that tells why a replica failed."""
 
 LOG_READ_BYTES = 262_144
-"""What is read of a log to find that: its last lines may be far longer than what is told of them."""
+"""Bytes that are read of a log to find that: its last lines may be far longer than the excerpt."""
 
 _LINE_END_CHARACTERS = 1_000
 _CAUSE_BEGIN = 300

@@ -246,7 +246,7 @@ def _identity(spec: ReplicaSpec) -> list[Object]:
 
 
 def _with_secrets(environment: Mapping[str, str], spec: ReplicaSpec, secret: str) -> list[Object]:
-    """Return variables, those of the operator by reference: whoever may read pods may not read them."""
+    """Return variables, those of operators by reference, because roles that read pods are common."""
     keys = _secret_keys(spec)
     return [
         {"name": each["name"], "valueFrom": _secret_value(secret, keys[each["name"]])}

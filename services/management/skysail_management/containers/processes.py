@@ -23,9 +23,9 @@ class ProcessStart(NamedTuple):
     """
 
     boot_id: str
-    """Names the boot of the machine; empty where the system does not tell."""
+    """Name of the boot of the machine; empty if the system has none."""
     ticks: float
-    """Ticks since that boot; where the system does not tell, seconds since the epoch."""
+    """Ticks since that boot; seconds since the epoch if the system counts none."""
 
 
 NO_START = ProcessStart("", 0.0)
@@ -46,7 +46,7 @@ def start_of(pid: int) -> ProcessStart:
 
 
 def this_boot() -> str:
-    """Return what names the present boot of the machine; empty where the system does not tell."""
+    """Return the name of the present boot of the machine; empty if the system has none."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:

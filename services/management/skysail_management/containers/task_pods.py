@@ -24,7 +24,7 @@ def installer_secret(name: str, content: Mapping[str, str], cluster: str) -> Obj
 
     Args:
         name: Its name.
-        content: Variables: how pip reaches packages, perhaps with a password, and what it is to install.
+        content: Variables: the indexes of pip, which may hold a password, and the packages to install.
         cluster: Name of the cluster.
     """
     return {

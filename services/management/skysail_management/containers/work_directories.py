@@ -20,7 +20,7 @@ _NAMES = f"skysail-{'[0-9a-f]' * 8}"
 
 
 def work_directory(directory: Path) -> Path:
-    """Return where the replica works that has this directory."""
+    """Return the working directory of the replica that has this directory."""
     return directory / "work"
 
 

@@ -185,7 +185,7 @@ class Deployments:
             deployment = self._records.deployments.get(name)
             if deployment is None:
                 raise FailedPrecondition(f"model {name!r} is not deployed")
-            # Known to whoever starts it again.
+            # The next start without an artifact takes it over.
             kept = record.model_copy(update={"last_deployment": deployment})
             changes = [
                 self._records.deployments.delete(name),

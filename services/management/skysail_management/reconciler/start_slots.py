@@ -5,7 +5,7 @@ with a hundred replicas holds up another by one start, not by a hundred.
 
 Source: Demers et al., "Analysis and Simulation of a Fair Queueing Algorithm", SIGCOMM 1989 (round robin
 over the flows that wait); kubelet bounds image pulls alike (`maxParallelImagePulls`). Changed: a start
-that takes long has no slot any more, although it goes on.
+that takes long loses its slot, although it goes on.
 """
 
 from collections.abc import Callable, Collection

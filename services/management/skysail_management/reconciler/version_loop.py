@@ -292,10 +292,10 @@ class VersionLoop:
             self._begin_stop(stop)
         self._keep_slots()
         if deployment is not None and todo.start and not self._is_prepared:
-            # Others need not wait for this version's turn meanwhile.
+            # Other versions need not wait for this one's turn while it prepares.
             self._begin_starts((), deployment)
             await self._prepare(deployment, todo.start)
-            # The desired state may have changed meanwhile.
+            # The desired state may have changed during the preparation.
             return self._clock()
         return min(todo.wake_at, self._begin_starts(todo.start, deployment))
 
