@@ -3,6 +3,7 @@
 `make docs` runs it; a test compares the pages with what it would write.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def _default(value: object) -> str:
     if value in (None, "", (), {}):
         return "none"
     text = str(value).replace(str(Path.home()), "~")
+    # The page must not depend on the environment in which it is written.
+    if data_home := os.environ.get("XDG_DATA_HOME"):  # noqa: TID251 - as the settings do
+        text = text.replace(data_home, "~/.local/share")
     return f"`{text}`"
 
 
