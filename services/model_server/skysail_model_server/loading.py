@@ -3,6 +3,7 @@
 import json
 import linecache
 import logging
+import os
 import pickle
 import platform
 import sys
@@ -82,12 +83,13 @@ def load_model(
         raise LoadFailed(
             f"cannot load the artifact: it is corrupt: {error}; deploy the version again"
         ) from error
-    sys.path.insert(0, str((work_dir / MODULES_DIRECTORY).resolve()))
+    modules_dir = (work_dir / MODULES_DIRECTORY).resolve()
+    sys.path.insert(0, str(modules_dir))
     try:
         function = pickle.loads(pickled)
     # All of them: SystemExit is no Exception, and no signal raises here.
     except BaseException as error:
-        raise _failed("loading the function failed", error, packages) from error
+        raise _failed("loading the function failed", error, packages, modules_dir) from error
     model = Model(function, manifest.calling, signature, file_sha256(artifact))
     if example and limits is not None:
         model.example = example
@@ -98,7 +100,7 @@ def load_model(
             )
         except BaseException as error:
             what = "the function failed on the warm-up query"
-            raise _failed(what, error, packages) from error
+            raise _failed(what, error, packages, modules_dir) from error
     return model
 
 
@@ -135,15 +137,31 @@ def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature)
     return arrays
 
 
-def _failed(what: str, error: BaseException, packages: PackageDifferences) -> LoadFailed:
+def _failed(
+    what: str, error: BaseException, packages: PackageDifferences, modules_dir: Path
+) -> LoadFailed:
     """Return the error that tells all of an error of the user's code, and its cause in one line."""
     first = f"{what}: {type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error)).rstrip()
-    hints = list(packages.hints(error))
+    hints = [*_file_hints(error, modules_dir), *packages.hints(error)]
     failed = LoadFailed("\n".join([first, trace, *hints]))
     cause = first.partition("\n")[0]
     failed.cause = "; ".join([f"{cause}{_where(error)}", *hints[:1]])
     return failed
+
+
+def _file_hints(error: BaseException, modules_dir: Path) -> list[str]:
+    """Return the fix if a file is missing that was beside the user's modules."""
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, (str, bytes)):
+        return []
+    file = Path(os.path.abspath(os.fsdecode(error.filename)))
+    if modules_dir not in file.parents:
+        return []
+    return [
+        f"{file.relative_to(modules_dir)} did not travel with the function: put it into a local "
+        "package, of which all files travel but hidden ones, notebooks and private keys, or read "
+        "it into a variable before the deploy"
+    ]
 
 
 def _where(error: BaseException) -> str:

@@ -314,6 +314,23 @@ def test_modules_can_be_imported_at_load_and_later(tmp_path: Path, work_dir: Pat
     assert Path(sys.modules["sky_user_tools"].__file__ or "").is_relative_to(work_dir)
 
 
+def test_a_file_that_did_not_travel_beside_a_module_comes_with_the_fix(
+    tmp_path: Path, work_dir: Path
+):
+    files = {
+        "sky_user_reads.py": (
+            "from pathlib import Path\n"
+            "def f(x): return x * float((Path(__file__).parent / 'conf.txt').read_text())\n"
+        )
+    }
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, pickled=b"csky_user_reads\nf\n.", files=files)
+    assert "; conf.txt did not travel with the function: put it into a" in caught.value.cause
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path, lambda x: Path("/nowhere/at/all").read_text())
+    assert "did not travel" not in caught.value.message
+
+
 def test_the_modules_of_the_user_come_before_installed_ones(tmp_path: Path, work_dir: Path):
     load(
         tmp_path,
