@@ -78,6 +78,9 @@ def restored(function: Any, name: str, definitions: Mapping[str, Any]) -> Any:
     return function
 
 
+_OF_THE_IMPORT_SYSTEM = frozenset({"__cached__", "__loader__", "__path__", "__spec__"})
+
+
 class CapturedModule(ModuleType):
     """A module of which only what was pickled by value is there; the rest is loaded when asked."""
 
@@ -92,13 +95,22 @@ class CapturedModule(ModuleType):
         self.__source: ModuleType | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__all__":
+        if name.startswith("__") and name != "__all__" and not self.__source_names(name):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         source = self.__loaded_source()
         if name == "__all__":
             public = [each for each in vars(source) if not each.startswith("_")]
             return getattr(source, name, public)
         return getattr(source, name)
+
+    def __source_names(self, name: str) -> bool:
+        """Tell whether the source has a name, because probes for others must not execute it."""
+        if name in _OF_THE_IMPORT_SYSTEM:
+            return False
+        try:
+            return name.encode() in Path(str(self.__file__)).read_bytes()
+        except OSError:
+            return False
 
     def __loaded_source(self) -> ModuleType:
         with self.__source_lock:

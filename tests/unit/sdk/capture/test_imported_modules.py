@@ -117,6 +117,21 @@ def test_modules_that_import_the_captured_one_find_all_of_it(write, answer):
     assert answer(build_artifact(load("whole.model").predict, example=X)) == "[[7.0, 7.0]]"
 
 
+def test_modules_that_read_the_version_of_the_captured_one_find_it(write, answer):
+    write(
+        "versioned.py",
+        "__version__ = '4'\ndef predict(x):\n    import reads\n    return reads.f(x)",
+    )
+    write("reads.py", "import versioned\ndef f(x): return x * float(versioned.__version__)")
+    assert answer(build_artifact(load("versioned").predict, example=X)) == "[[4.0, 4.0]]"
+
+
+def test_a_probe_for_a_name_that_the_captured_module_lacks_does_not_execute_it(write, answer):
+    write("probed.py", TRAINS + "\ndef probes(x):\n    import probing\n    return probing.f(x)")
+    write("probing.py", "import probed\ndef f(x): return x + hasattr(probed, '__odd__')")
+    assert answer(build_artifact(load("probed").probes, example=X)) == "[[1.0, 1.0]]"
+
+
 def test_a_star_import_of_the_captured_module_finds_all_of_it(write, answer):
     write("star/__init__.py", "from star.model import *")
     write(
