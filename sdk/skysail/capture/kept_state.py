@@ -10,7 +10,8 @@ from skysail.capture.culprits import global_names
 
 _MAX_ELEMENTS = 10_000
 _ABSENT = object()
-_COLLECTIONS = (dict, list, set, WeakKeyDictionary, WeakValueDictionary)
+_MAPPINGS = (dict, WeakKeyDictionary, WeakValueDictionary)
+_COLLECTIONS = (*_MAPPINGS, list, set)
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def kept_state(functions: Sequence[FunctionType], instances: Sequence[Any]) -> I
     ]
     kept_values = [value for _, kept in [*variables, *attributes] for value in kept.values()]
     collections = [
-        (value, type(value)(value))
+        (value, _elements(value))
         for value in [*kept_values, *(contents for _, contents in cells)]
         if type(value) in _COLLECTIONS and len(value) <= _MAX_ELEMENTS
     ]
@@ -59,7 +60,6 @@ def kept_state(functions: Sequence[FunctionType], instances: Sequence[Any]) -> I
         for cell, contents in cells:
             cell.cell_contents = contents
         for value, elements in collections:
-            # Without a comparison, which may be that of arrays.
             _refill(value, elements)
 
 
@@ -79,9 +79,29 @@ def _put_back(values: dict[str, Any], kept: dict[str, Any]) -> None:
             values[name] = value
 
 
-def _refill(value: Any, elements: Any) -> None:
+def _elements(value: Any) -> list[Any]:
+    return list(value.items() if isinstance(value, _MAPPINGS) else value)
+
+
+def _refill(value: Any, elements: list[Any]) -> None:
+    """Put elements back, unless nothing changed: other threads may use the collection."""
+    if _identities(value, _elements(value)) == _identities(value, elements):
+        return
+    if isinstance(value, set):
+        # One that is cleared and filled may have another order afterwards.
+        kept = set(map(id, elements))
+        value.difference_update([each for each in value if id(each) not in kept])
+        value.update(elements)
+        return
     value.clear()
     if isinstance(value, list):
         value.extend(elements)
     else:
         value.update(elements)
+
+
+def _identities(value: Any, elements: list[Any]) -> list[Any]:
+    # Without a comparison of the elements, which may be that of arrays.
+    if isinstance(value, _MAPPINGS):
+        return [(id(key), id(element)) for key, element in elements]
+    return list(map(id, elements))

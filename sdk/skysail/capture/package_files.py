@@ -1,6 +1,7 @@
 """Reads the files of a local package: its sources and the data files beside them."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ MAX_BYTES = 512 * 1024 * 1024
 # Caches, environments and what tools write beside sources. Hidden ones are left out anyway.
 _SKIPPED_DIRECTORIES = frozenset({"__pycache__", "node_modules", "venv"})
 _SKIPPED_ENDINGS = (
-    ".egg-info", ".dist-info", ".env", ".ipynb", ".p12", ".pfx", ".pyc", ".pyo", ".swp", "~",
+    ".egg-info", ".dist-info", ".env", ".ipynb", ".jks", ".kdbx", ".keystore", ".p12", ".p8",
+    ".pfx", ".ppk", ".pyc", ".pyo", ".swp", "~",
 )  # fmt: skip
-_KEY_ENDINGS = (".key", ".pem")
+_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----")
 _LONGEST_HEAD = 64 * 1024
 
 
@@ -55,10 +57,11 @@ def package_files(top: str, directory: Path, budget: FileBudget) -> Iterator[tup
     """Yield path and content of the files in the directory of a package, in order.
 
     Left out are hidden files (`.git`, `.env`, …), caches, virtual environments, notebooks, and
-    private keys. Links to directories are not followed.
+    files with a private key, whatever their names are. Links to directories are not followed.
 
     Raises:
-        InvalidInput: they are too many or too large; noticed before they are read.
+        InvalidInput: they are too many or too large, which is noticed before they are read; or one
+            cannot be read.
     """
     found: list[tuple[str, Path]] = []
     for folder, directories, names in os.walk(directory):
@@ -71,8 +74,14 @@ def package_files(top: str, directory: Path, budget: FileBudget) -> Iterator[tup
             budget.take(path, file.stat().st_size)
             found.append((path, file))
     for path, file in found:
-        content = file.read_bytes()
-        if not (file.suffix in _KEY_ENDINGS and b"PRIVATE KEY-" in content[:_LONGEST_HEAD]):
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot send the local package {top!r} with the function: cannot read {file}: "
+                f"{error.strerror}; make it readable, or move it out of the package"
+            ) from error
+        if file.suffix == ".py" or not _PRIVATE_KEY.search(content, 0, _LONGEST_HEAD):
             yield path, content
 
 

@@ -296,3 +296,16 @@ def test_what_cannot_be_pickled_is_named_without_pickling_all_again():
     with pytest.raises(InvalidInput, match=r"parts\[1\]\['lock'\] \(a lock\)"):
         pickle_function(lambda x: parts)
     assert Heavy.num_pickled == 1
+
+
+def test_a_set_keeps_its_order_while_the_function_runs():
+    kept = {7, 15}
+    before = list(kept)
+    assert list(set(before)) != before, "a copy has another order"
+
+    def predict(x):
+        kept.add(1)
+        return x * len(kept)
+
+    build_artifact(predict, example=X)
+    assert list(kept) == before

@@ -73,8 +73,36 @@ def test_caches_environments_and_secrets_do_not_travel(write, user_dir: Path):
     write("clean/ca.pem", "-----BEGIN CERTIFICATE-----\nabc")
     write("clean/public.key", "not secret")
     write("clean/__init__.py", PREDICT)
+    write("clean/id_rsa", "-----BEGIN OPENSSH PRIVATE KEY-----\nabc")
+    write("clean/account.json", '{"private_key": "-----BEGIN PRIVATE KEY-----\\nabc"}')
+    write("clean/mine.asc", "-----BEGIN PGP PRIVATE KEY BLOCK-----\nabc")
+    write("clean/store.jks", "binary")
     artifact = build_artifact(load("clean").predict, example=X)
     assert files_of(artifact) == ["clean/__init__.py", "clean/ca.pem", "clean/public.key"]
+
+
+def test_a_source_that_holds_a_key_travels_because_it_is_imported(write):
+    write("signs/__init__.py", PREDICT + "\nKEY = '-----BEGIN PRIVATE KEY-----'")
+    assert files_of(build_artifact(load("signs").predict, example=X)) == ["signs/__init__.py"]
+
+
+def test_a_file_that_cannot_be_read_is_named(write, monkeypatch):
+    write("locked/__init__.py", PREDICT)
+    file = write("locked/data.bin", "x")
+    read_bytes = Path.read_bytes
+
+    def refuses(path: Path) -> bytes:
+        if path == file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuses)
+    with pytest.raises(InvalidInput) as caught:
+        build_artifact(load("locked").predict, example=X)
+    assert caught.value.message == (
+        f"cannot send the local package 'locked' with the function: cannot read {file}: "
+        "Permission denied; make it readable, or move it out of the package"
+    )
 
 
 def test_too_much_data_is_refused_and_the_largest_named(write, user_dir: Path, monkeypatch):
