@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
+from skysail.capture.ordering import OrderedSet
 from skysail_common import captured
 
 
@@ -111,18 +112,6 @@ def _arguments(code: CodeType) -> Iterator[Any]:
     if sys.version_info >= (3, 11):
         yield code.co_exceptiontable
     yield from (code.co_freevars, code.co_cellvars)
-
-
-class OrderedSet:
-    """A set that is pickled in the order of its elements, not of their hashes."""
-
-    def __init__(self, elements: "set[Any] | frozenset[Any]") -> None:
-        # Kept, because its id stands for it.
-        self._original = elements
-        self._elements = sorted(elements, key=lambda each: (type(each).__name__, repr(each)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self._original), (self._elements,)
 
 
 def _in_order(constant: Any) -> Any:

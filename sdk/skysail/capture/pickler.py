@@ -1,8 +1,8 @@
 """The pickler of functions: by value what is the user's, reproducible, and with what it needs noted.
 
 The same script gives the same pickle in every process and in every directory, because its SHA-256
-tells whether a version is deployed again or is another one. Sets of texts inside of lists and
-dictionaries are the exception: they are in the order of their hashes.
+tells whether a version is deployed again or is another one. Sets in objects that reduce themselves,
+such as a `collections.defaultdict`, are the exception: they are in the order of their hashes.
 """
 
 import functools
@@ -32,17 +32,14 @@ from cloudpickle.cloudpickle import (
     subimport,
 )
 
-from skysail.capture.code_objects import CodeNormalizer, OrderedSet, imported_names
+from skysail.capture.code_objects import CodeNormalizer, imported_names
+from skysail.capture.ordering import Ordering
 from skysail_common import captured
 from skysail_common.errors import InvalidInput
 
 # cloudpickle gives what it pickles by value a random id, by which two pickles of one process agree
 # about it. Here is where it stands among the arguments of the function that remakes it.
 _PLACES_OF_IDS = {"_make_skeleton_class": 4, "_make_skeleton_enum": 5, "_make_typevar": 5}
-
-_ATOMS = (str, bytes, int, float, complex, bool, type(None))
-
-_SETS = (set, frozenset)
 
 # One look at these is quicker than one at each, and most objects are of another type.
 _SPECIAL = (
@@ -102,7 +99,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._num_named: Counter[str] = Counter()
         self._namespace = None if home is None else _Call(captured.namespace, home.name, home.file)
         self._code_names: dict[int, str] = {}
-        self._ordered: dict[int, OrderedSet] = {}
+        self._ordering = Ordering()
         self._is_usual: dict[type, bool | None] = {}
 
     @property
@@ -173,7 +170,8 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             base_globals.pop("__file__", None)
             base_globals.pop("__path__", None)
         slots["__globals__"] = self._globals(function, slots["__globals__"])
-        slots["__defaults__"] = self._values(slots["__defaults__"])
+        for name in ("__defaults__", "__kwdefaults__"):
+            slots[name] = self._value(slots[name])
         slots["_cloudpickle_submodules"] = sorted(
             filter(_must_be_imported, slots["_cloudpickle_submodules"]),
             key=lambda module: module.__name__,
@@ -270,6 +268,9 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._usual(obj)
         if cls is SimpleNamespace:
             return SimpleNamespace, (), self._mapping(vars(obj))
+        if cls is functools.partial:
+            make, args, (func, *given, attributes) = obj.__reduce__()
+            return make, args, (func, *map(self._value, given), attributes)
         if not self.is_by_value(getattr(obj, "__module__", None)):
             return NotImplemented
         reduced = obj.__reduce_ex__(self.proto)
@@ -306,20 +307,11 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _mapping(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._value(value) for name, value in values.items()}
 
-    def _values(self, values: "tuple[Any, ...] | None") -> "tuple[Any, ...] | None":
-        has_sets = values is not None and any(map(self._is_replaced, values))
-        return tuple(map(self._value, values)) if has_sets and values is not None else values
-
     def _is_replaced(self, value: Any) -> bool:
-        return id(value) in self._made_later or _has_texts(value)
+        return self._value(value) is not value
 
     def _value(self, value: Any) -> Any:
-        if not self._is_replaced(value):
-            return value
-        if id(value) in self._made_later:
-            return None
-        # One object for each set, so that what shares it here shares it there.
-        return self._ordered.setdefault(id(value), OrderedSet(value))
+        return None if id(value) in self._made_later else self._ordering.ordered(value)
 
 
 def is_cached_property(obj: Any, name: str) -> bool:
@@ -348,15 +340,6 @@ class Restored(_Call):
 def _is_reduced_as_usual(cls: Any) -> bool:
     usual: Any = object
     return cls.__reduce_ex__ is usual.__reduce_ex__ and cls.__reduce__ is usual.__reduce__
-
-
-def _has_texts(value: Any) -> bool:
-    """Tell whether a value is a set whose order differs between processes."""
-    return (
-        type(value) in _SETS
-        and any(type(each) in (str, bytes) for each in value)
-        and all(type(each) in _ATOMS for each in value)
-    )
 
 
 def _package(namespace: Mapping[str, Any]) -> str:

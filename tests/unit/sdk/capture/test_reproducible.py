@@ -29,8 +29,14 @@ T = TypeVar("T")
 WORDS = {"b", "a", "c", "d"}
 
 class Colour(enum.Enum):
-    RED = 1
-    BLUE = 2
+    RED = "r"
+    BLUE = "b"
+
+NESTED = {"en": [{"the", "a", "of"}, ("x", frozenset({"y", "z", "w"}))]}
+COLOURS = {Colour.RED, Colour.BLUE}
+PAIRS = {("a", 1), ("b", 2), ("c", 3)}
+CLASSES = {int, str, float, dict, Colour}
+KEYWORD = functools.partial(print, end={"q", "r", "s"})
 
 @dataclasses.dataclass
 class Options:
@@ -118,11 +124,11 @@ def predict(x):
     if connection is None:
         connection = threading.Lock()
 
-    def inner(y):
-        return y + len(WORDS)
+    def inner(y, *, stopped={"k", "l", "m"}):
+        return y + len(WORDS) + len((NESTED, COLOURS, PAIRS, CLASSES, KEYWORD))
 
     with session(), connection:
-        parts = Point(1, 2).x + Pair(3).z + Colour.BLUE.value + fib(5)
+        parts = Point(1, 2).x + Pair(3).z + len(Colour.BLUE.value) + fib(5)
         return inner(model.predict(x)) + parts
 '''
 
@@ -155,7 +161,7 @@ def commented(source: str) -> str:
 
 
 def test_the_script_answers():
-    expected = X * 2 + 3 + 1 + 0 + 4 + 1 + 3 + 2 + 5
+    expected = X * 2 + 3 + 1 + 0 + 4 + 5 + 1 + 3 + 1 + 5
     assert run(SOURCE, "/a.py")(X).tolist() == expected.tolist()
 
 
@@ -178,7 +184,7 @@ def test_code_and_data_are_content():
         SOURCE.replace("scale: int = 2", "scale: int = 3"),
         SOURCE.replace("return y + len(WORDS)", "return y - len(WORDS)"),
         SOURCE.replace('{"b", "a", "c", "d"}', '{"b", "a", "c", "e"}'),
-        SOURCE.replace("RED = 1", "RED = 7"),
+        SOURCE.replace('RED = "r"', 'RED = "g"'),
     ]
     assert len({sha256(each) for each in (SOURCE, *others)}) == 5
 
