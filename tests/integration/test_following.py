@@ -5,12 +5,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 import skysail
 from skysail_testing.clusters import RunningCluster, running_cluster
+from skysail_testing.processes import eventually
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,14 @@ def loads_in(duration_s: float):
 
 
 def kill_management(cluster: RunningCluster) -> None:
+    """Kill management once it serves: events of the one before may still come after its end."""
+
+    def serves() -> bool:
+        with suppress(skysail.errors.Unavailable), cluster.client(timeout_s=2) as client:
+            return bool(client.status())
+        return False
+
+    eventually(serves, what="management serves")
     os.kill(cluster.service_pid("skysail_management"), signal.SIGKILL)
 
 

@@ -52,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = None
     # Told to stop from outside, a run still removes what it made.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A run in the background of a script or under nohup ignores these, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Short, because unix sockets live below it, and ours alone, so that remains are seen.
     base = Path(tempfile.mkdtemp(prefix="skt-"))
     config.skysail_base = base  # type: ignore[attr-defined]
