@@ -172,8 +172,10 @@ async def _stop_replicas(settings: ManagementSettings) -> None:
         name = note.read_text() if note.exists() else settings.container_manager
         manager = find_container_manager(name)(settings)
         await manager.open()
-        await stop_all(manager, settings.drain_timeout_s)
-        await manager.close()
+        try:
+            await stop_all(manager, settings.drain_timeout_s)
+        finally:
+            await manager.close()
 
 
 def _leading() -> "Callable[..., _Leading]":

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class LastSeenNote:
     def __init__(self, data_dir: Path, cluster: str) -> None:
         self._path = data_dir / _FILE
         self._cluster = cluster
+        # The renewal and a call for the status may write at the same time, each in a thread.
+        self._lock = threading.Lock()
 
     def read(self) -> LastSeen | None:
         """Return the note; None if there is none, or it cannot be read."""
@@ -53,6 +56,10 @@ class LastSeenNote:
 
     def write(self, seen: LastSeen) -> None:
         """Write the note, so that a loss of power leaves it or the one before."""
+        with self._lock:
+            self._write(seen)
+
+    def _write(self, seen: LastSeen) -> None:
         notes = {}
         # One that cannot be read is replaced.
         with contextlib.suppress(OSError, ValueError):

@@ -188,8 +188,16 @@ class Reconciler:
 
 
 async def stop_all(manager: ContainerManager, drain_timeout_s: float) -> None:
-    """Drain and stop every container of a manager, all at once."""
+    """Drain and stop every container of a manager, all at once.
+
+    Raises:
+        SkysailError: one cannot be stopped; all others are.
+    """
     containers = await manager.list()
-    await asyncio.gather(
-        *(manager.stop(container.container_id, drain_timeout_s) for container in containers)
+    outcomes = await asyncio.gather(
+        *(manager.stop(container.container_id, drain_timeout_s) for container in containers),
+        return_exceptions=True,
     )
+    for outcome in outcomes:
+        if outcome is not None:
+            raise outcome

@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,27 @@ def test_a_note_that_nobody_can_read_is_none_and_is_replaced(tmp_path: Path, tex
 def test_a_note_that_cannot_be_written_is_told(tmp_path: Path, caplog):
     LastSeenNote(tmp_path / "gone", "c").write(SEEN)
     assert "note about the store not written" in caplog.text
+
+
+def test_two_notes_at_once_are_written_one_after_the_other(tmp_path: Path, monkeypatch):
+    fsync, second_begins = os.fsync, threading.Event()
+    inside: list[int] = []
+
+    def slow(descriptor: int) -> None:
+        inside.append(descriptor)
+        if len(inside) == 2:
+            second_begins.set()
+        elif second_begins.wait(0.2):
+            pytest.fail("two threads write one file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    note = LastSeenNote(tmp_path, "c")
+    with ThreadPoolExecutor(2) as threads:
+        for writing in [threads.submit(note.write, LastSeen("id", n, 1)) for n in (1, 1000)]:
+            writing.result()
+    assert len(inside) == 2
+    assert note.read() == LastSeen("id", 1000, 1)
 
 
 def test_a_note_of_a_newer_skysail_may_say_more(tmp_path: Path):
