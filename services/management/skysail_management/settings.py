@@ -34,7 +34,8 @@ class ManagementSettings(ServiceSettings):
     password."""
 
     store_timeout_s: float = Field(0.0, ge=0)
-    """How long to wait at the start for a store that does not answer yet, in seconds."""
+    """How long to wait at the start, in seconds, for a store that does not answer yet, or whose owner
+    is gone and has a lease of 15 s."""
 
     accept_store_loss: str = ""
     """Name of a store whose loss is accepted, as the refusal to start says it: the store is then taken

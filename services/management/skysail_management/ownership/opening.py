@@ -65,12 +65,17 @@ class StoreOpening:
         self._find_leftovers = find_leftovers
         self._accepted_loss = accepted_loss
         self._clock = clock
+        self._renewed: str | None = None
+        """When the owner that was met last had renewed; None if none was."""
 
     async def open(self, timeout_s: float, stop: asyncio.Event) -> bool:
         """Return True once the store is owned; False if `stop` is set before.
 
+        An owner that does not renew is gone: its lease ends during the wait. One that renews
+        lives, and is not waited for.
+
         Args:
-            timeout_s: How long to wait for a store that does not answer.
+            timeout_s: Longest wait for a store that does not answer, or for the end of a lease.
             stop: Ends the wait.
 
         Raises:
@@ -80,10 +85,20 @@ class StoreOpening:
             StoreLost: it lost data of which artifacts or replicas exist.
         """
         end, back_off = self._clock() + timeout_s, BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
-        told = ""
+        told, renewed = "", None
         while True:
             try:
                 await self._take()
+            except StoreTaken as error:
+                if self._clock() >= end or self._renewed is None:
+                    raise
+                if renewed is None:
+                    renewed = self._renewed
+                    log.warning(
+                        "waiting for the owner of the store", extra={"reason": error.message}
+                    )
+                elif renewed != self._renewed:
+                    raise
             except StoreUnavailable as error:
                 if self._clock() >= end:
                     raise
@@ -100,6 +115,7 @@ class StoreOpening:
         for _ in range(_MAX_ATTEMPTS):
             state = await self._store.look()
             holder = state.holder(self._owner)
+            self._renewed = state.renewed if holder is not None else None
             if holder is not None:
                 raise StoreTaken(_taken_text(holder, state))
             seen = self._note.read()

@@ -67,6 +67,35 @@ async def test_another_place_follows_a_crash_after_the_lease_and_an_orderly_end_
 
 
 @virtual_time
+async def test_the_end_of_the_lease_of_a_dead_owner_is_waited_for():
+    world = MemoryWorld()
+    await Contender(Place("a"), world).start()
+    second = Contender(Place("b"), world)
+    opening = asyncio.create_task(second.opening.open(60.0, asyncio.Event()))
+    for _ in range(int(LEASE_S) + 2):
+        await world.pass_time(1.0)
+        await pass_time(1.0)
+    assert opening.done()
+    assert opening.result()
+
+
+@virtual_time
+async def test_an_owner_that_renews_is_not_waited_for():
+    world = MemoryWorld()
+    first = Contender(Place("a"), world)
+    await first.start()
+    second = Contender(Place("b"), world)
+    opening = asyncio.create_task(second.opening.open(60.0, asyncio.Event()))
+    await world.pass_time(1.0)
+    await pass_time(1.0)
+    assert not opening.done()
+    await first.keeper.check()
+    await pass_time(1.0)
+    with pytest.raises(StoreTaken, match="another management owns it: host"):
+        await opening
+
+
+@virtual_time
 async def test_a_store_that_is_empty_is_refused_while_its_artifacts_exist():
     world, place = MemoryWorld(), Place("a", num_artifacts=3)
     place.leftovers = Leftovers(3, 2)
