@@ -1,4 +1,4 @@
-"""What may be given for each argument of a client, in one place for all its methods.
+"""The values that each argument of a client accepts, in one place for all methods.
 
 An argument means the same in every method that has it, so its name says how it is checked.
 """
@@ -173,7 +173,7 @@ CHECKS: dict[str, tuple[str, Check]] = {
 
 
 def check_argument(name: str, value: Any) -> None:
-    """Return if a value is possible for the argument of this name.
+    """Check that the argument of this name accepts a value.
 
     Raises:
         InvalidInput: it is not; the message names the argument.

@@ -1,4 +1,4 @@
-"""Makes an artifact of a function: pickles it with what it needs, and learns its signature."""
+"""Makes an artifact of a function: pickles it with its dependencies, and learns its signature."""
 
 import hashlib
 import io
@@ -160,7 +160,7 @@ def _zip(members: Mapping[str, bytes]) -> bytes:
 
 
 def _shrinks(content: bytes) -> bool:
-    """Tell whether a content is worth compressing, by what is in the middle of it."""
+    """Return whether a content is worth compressing, judged by a sample from its middle."""
     begin = max(0, (len(content) - _SAMPLE_BYTES) // 2)
     sample = content[begin : begin + _SAMPLE_BYTES]
     return len(zlib.compress(sample, 1)) < _WORTHWHILE_SHARE * len(sample)

@@ -113,7 +113,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         await settle(_CLOSE_TURNS)
 
     async def _suspend(self) -> None:
-        """Close the connections for a fork; what is under way goes on after `_resume`."""
+        """Close the connections for a fork; operations under way continue after `_resume`."""
         await self._queries.suspend()
         await self._close_management(_FORK_GRACE_S)
         await settle()
@@ -143,7 +143,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         return random.sample(endpoints, len(endpoints))
 
     async def get_query_addr(self) -> str:
-        """Return where a frontend answers queries over HTTP, as host:port.
+        """Return the host:port of a frontend's HTTP service.
 
         Raises:
             Unavailable: management does not answer, or no frontend follows it.

@@ -1,4 +1,4 @@
-"""How blocking methods use an `AsyncClient`: on an event loop in a thread of its own."""
+"""Runs an `AsyncClient` for blocking callers, on an event loop in a separate thread."""
 
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -69,7 +69,7 @@ class Bridge:
                 loop.stop()
 
     def pause(self) -> Pause | None:
-        """Disconnect for a fork and hold the thread; None if there is no thread."""
+        """Disconnect for a fork and hold the thread; None without a thread."""
         if self._loop is None:
             return None
         return self._loop.pause(self.client._suspend, self.client._resume)

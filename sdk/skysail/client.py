@@ -331,7 +331,7 @@ class Client:
         max_replicas: int,
         version: str | int | None = None,
     ) -> Version:
-        """Have the number of replicas follow the load; see `AsyncClient.autoscale`."""
+        """Scale a deployed version by its load; see `AsyncClient.autoscale`."""
         return self._run(
             self._async.autoscale(
                 model, min_replicas=min_replicas, max_replicas=max_replicas, version=version

@@ -1,4 +1,4 @@
-"""What a cluster tells about itself, as plain values."""
+"""Descriptions of the objects of a cluster, as plain values."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a fork means for clients: they disconnect before it and connect again after it.
+"""Disconnects clients before a fork and connects them again after it.
 
 gRPC's asyncio stack cannot be forked: its threads do not exist in the child, and the descriptor that
 wakes its event loop is shared with the parent, whose wake-ups the child would steal. It releases all
@@ -32,7 +32,7 @@ class Forking(Protocol):
     """A client that takes part in forks."""
 
     def pause(self) -> Pause | None:
-        """Start to disconnect, and connect no more until the pause is over; None if idle."""
+        """Start to disconnect, and do not connect until the pause is over; None if idle."""
 
     def start_over(self) -> None:
         """Drop, in the child, all that belongs to the parent."""
@@ -70,7 +70,7 @@ class Forks:
             self._clients.add(client)
 
     def check(self) -> None:
-        """Return if gRPC can be used in this process.
+        """Check that gRPC can be used in this process.
 
         Raises:
             FailedPrecondition: the process was forked from one in which gRPC was in use.

@@ -42,7 +42,7 @@ class Pause:
 
 
 class LoopThread:
-    """An event loop in a thread of its own, which runs until it is stopped."""
+    """An event loop in a separate thread, which runs until it is stopped."""
 
     def __init__(self) -> None:
         """Starts the thread."""

@@ -150,7 +150,7 @@ class QueryStream:
             self._connecting = None
 
     async def close(self) -> None:
-        """Close the connection; what is not answered then never is."""
+        """Close the connection; unanswered queries stay unanswered."""
         await self._disconnect()
         self._fail_all(Unavailable("the client was closed"))
 
@@ -248,7 +248,7 @@ class QueryStream:
 
 
 async def _connects(channel: grpc.aio.Channel) -> bool:
-    """Tell whether a new channel connects, as soon as it is known that it does not."""
+    """Return whether a new channel connects; False as soon as a failure is known."""
 
     async def connects() -> bool:
         while (state := channel.get_state(try_to_connect=True)) is not _READY:

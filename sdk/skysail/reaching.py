@@ -1,4 +1,4 @@
-"""What a client says where no management and no frontend answered it."""
+"""Errors for calls that no management and no frontend answered."""
 
 import grpc
 import grpc.aio
@@ -22,7 +22,7 @@ _NOT_CONNECTED = "failed to connect"
 def management_error(
     error: grpc.aio.AioRpcError, endpoint: str, access: ManagementAccess
 ) -> SkysailError:
-    """Return the error that management raised or, where none answered, one that says so."""
+    """Return the error that management raised, or one for a management that did not answer."""
     if is_named(error):
         return from_rpc_error(error)
     code, details = error.code(), error.details() or ""
@@ -64,7 +64,7 @@ def _no_connection(endpoint: str, access: ManagementAccess, details: str) -> str
 
 
 def is_lost(error: grpc.aio.AioRpcError) -> bool:
-    """Tell whether a connection broke during a call, rather than never being made."""
+    """Return whether a connection broke during a call, rather than never being made."""
     return (
         error.code() is grpc.StatusCode.UNAVAILABLE
         and not is_named(error)

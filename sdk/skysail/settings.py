@@ -1,4 +1,4 @@
-"""Where clients look for a cluster, and where a local one is kept."""
+"""Settings of clients: how they find a cluster, and the directory of a local one."""
 
 import json
 import os
@@ -103,7 +103,7 @@ class ClientSettings(BaseSettings):
         return self.endpoint or self.noted("socket") or self.noted("management") or DEFAULT_ENDPOINT
 
     def noted(self, name: str) -> str:
-        """Return how the cluster of the data directory is reached; empty where that is not noted.
+        """Return a noted endpoint of the cluster of the data directory; empty if it is not noted.
 
         Args:
             name: A field of `ClusterEndpoints`, such as `management` or `grpc`.

@@ -1,4 +1,4 @@
-"""How a client knows frontends over TLS, and what is wrong where it does not."""
+"""TLS of clients: credentials for frontends, and reasons of failed handshakes."""
 
 import socket
 import ssl
@@ -45,7 +45,7 @@ class ClientTls:
         self.credentials()
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return what the files hold, for gRPC.
+        """Return the contents of the files, for gRPC.
 
         Raises:
             FailedPrecondition: as at first.
@@ -54,7 +54,7 @@ class ClientTls:
         return grpc.ssl_channel_credentials(*(_bytes_of(each) if each else None for each in files))
 
     def context(self) -> ssl.SSLContext:
-        """Return what the files hold, for `ssl`.
+        """Return the contents of the files, for `ssl`.
 
         Raises:
             FailedPrecondition: as at first.
@@ -107,7 +107,7 @@ def client_tls(
 
 
 def mistake_of_tls(endpoint: str, tls: ClientTls | None) -> str | None:
-    """Return what two do not agree about over TLS; None where that is not why they cannot talk."""
+    """Return the reason of a failed TLS handshake; None if the connection failed otherwise."""
     if endpoint.startswith("unix:"):
         return None
     context = tls.context() if tls else _trusting()
@@ -163,7 +163,7 @@ def _why_refused(encrypted: ssl.SSLSocket, endpoint: str, tls: ClientTls) -> str
 
 
 def _alert_of(error: OSError) -> str:
-    """Return what the peer sent as its reason; empty where it sent none."""
+    """Return the alert that the peer sent; empty if it sent none."""
     reason = (getattr(error, "reason", None) or "").lower().replace("_", " ")
     return reason if "alert" in reason else ""
 

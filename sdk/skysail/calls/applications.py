@@ -51,7 +51,7 @@ class ApplicationCalls(ManagementCalls):
         removes_default: bool = False,
         uses_cache: bool | None = None,
     ) -> Application:
-        """Change an application: what is not given stays as it is.
+        """Change an application; an argument that is not given leaves its value unchanged.
 
         Args:
             name: Name of the application.

@@ -24,7 +24,7 @@ class LostConnection(Exception):
     """A connection that broke while a call was under way; the call may have had its effect."""
 
     def __init__(self, error: SkysailError) -> None:
-        """Carries what the caller is told if no other attempt succeeds."""
+        """The error that the caller gets if no other attempt succeeds."""
         super().__init__(error.message)
         self.error = error
 

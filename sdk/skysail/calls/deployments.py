@@ -291,7 +291,7 @@ class DeploymentCalls(ModelCalls):
         wait: bool = True,
         timeout_s: float = 120.0,
     ) -> Version:
-        """Set the number of replicas of a deployed version, which follows its load no more.
+        """Set the number of replicas of a deployed version, and end its autoscaling.
 
         Args:
             model: Name of the model.
@@ -336,7 +336,7 @@ class DeploymentCalls(ModelCalls):
         max_replicas: int,
         version: str | int | None = None,
     ) -> Version:
-        """Have the number of replicas of a deployed version follow its load, until `scale`.
+        """Scale a deployed version by its load, until `scale`.
 
         Args:
             model: Name of the model.

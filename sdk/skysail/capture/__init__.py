@@ -1,1 +1,1 @@
-"""Makes of a function what a replica needs to run it: a pickle, local modules, and versions."""
+"""Captures a function for a replica: a pickle, local modules, and versions of packages."""

@@ -181,7 +181,7 @@ def _entries_of_python_3_10(ranges: list[tuple[int, int | None]], line: int) -> 
 
 
 def imported_names(code: CodeType, package: str) -> set[str]:
-    """Return the full names of what a code object imports when it runs.
+    """Return the full names of the modules and members that a code object imports when it runs.
 
     Args:
         code: Code with what is defined in it.

@@ -1,4 +1,4 @@
-"""Removes from a source file what is not code, so that a comment does not make another content."""
+"""Removes comments and layout from a source file, so that they do not change its content."""
 
 import ast
 import io

@@ -50,7 +50,7 @@ class Place:
 
 
 def find_place(function: Any, target: Any, is_by_value: Callable[[str], bool]) -> Place | None:
-    """Return where a function holds an object; None if it is not found.
+    """Return the path from a function to an object that it holds; None if there is none.
 
     Args:
         function: Where the search begins.
@@ -117,7 +117,7 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def global_names(code: CodeType) -> Iterator[str]:
-    """Yield the names in a code object and what is defined in it that may be global variables."""
+    """Yield the names in a code object, nested ones included, that may be global variables."""
     yield from code.co_names
     for constant in code.co_consts:
         if inspect.iscode(constant):

@@ -95,7 +95,7 @@ def _modules_of(top_level: str, record: str) -> frozenset[str]:
 
 
 def is_installed(top: str, directory: Path) -> bool:
-    """Tell whether a module in a directory is there because pip has installed it.
+    """Return whether pip has installed a module in a directory.
 
     Directories of `pip install --target` and those that a `.pth` file or PYTHONPATH names have the
     metadata of what is installed in them.

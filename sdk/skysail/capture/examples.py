@@ -49,7 +49,7 @@ class Example:
 
 
 def read_example(function: Function, example: Any) -> Example:
-    """Return an example of what a function takes.
+    """Return an example of the input of a function.
 
     Args:
         function: Its parameters tell whether it takes a dictionary whole, and name the input.

@@ -9,7 +9,7 @@ from skysail.capture.code_objects import resolved_names
 
 @dataclass(frozen=True)
 class Imports:
-    """What a module imports, by full names; members of packages may be no modules."""
+    """The imports of a module by full names, which may be modules or members of them."""
 
     all: frozenset[str] = frozenset()
     """Also inside of functions and in a `try`, but not for type checkers only."""

@@ -16,7 +16,7 @@ _COLLECTIONS = (*_MAPPINGS, list, set)
 
 @contextmanager
 def kept_state(functions: Sequence[FunctionType], instances: Sequence[Any]) -> Iterator[None]:
-    """Undo what the code in the `with` block does to variables of functions and objects.
+    """Undo the changes that the `with` block makes to variables of functions and objects.
 
     A function that makes something on first use makes it again after that, here as in a replica,
     and deploying it twice gives the same artifact. Variables, attributes, and the elements of

@@ -64,7 +64,7 @@ class _Search:
         return LocalModules(self._files, frozenset(self._needed))
 
     def reach(self, name: str) -> None:
-        """Take a module, or a member of one, and what it imports."""
+        """Take a module, or a member of one, and its imports."""
         pending = [name]
         while pending:
             full = pending.pop()
@@ -142,7 +142,7 @@ def _refuse_loaded_extensions(top: str) -> None:
 
 
 def _loaded_below(top: str) -> list[str]:
-    """Return what is loaded of a package, also by computed names."""
+    """Return the loaded modules of a package, also those imported by computed names."""
     return [name for name in sorted(sys.modules) if name.startswith(f"{top}.")]
 
 
@@ -169,7 +169,7 @@ def _root(file: Path) -> Path:
 
 
 def _is_local(top: str, directory: Path) -> bool:
-    """Tell whether a module in a directory is the user's own."""
+    """Return whether a module in a directory belongs to the user."""
     return not _is_below(directory.resolve()) and not is_installed(top, directory)
 
 

@@ -1,4 +1,4 @@
-"""The pickler of functions: by value what is the user's, reproducible, and with what it needs noted.
+"""The pickler of functions: it pickles user code by value, reproducibly, and notes imports.
 
 The same script gives the same pickle in every process and in every directory, because its SHA-256
 tells whether a version is deployed again or is another one. Sets in objects that reduce themselves,
@@ -50,7 +50,7 @@ _SPECIAL = (
 
 
 class HomeModule:
-    """The user's module that holds the function: what the function uses of it goes by value."""
+    """The user's module that holds the function, which uses its members by value."""
 
     def __init__(self, module: ModuleType, root: Path, file: Path) -> None:
         """Take a module of which `root` is the directory that imports find it in."""
@@ -70,7 +70,7 @@ class HomeModule:
 
 # cloudpickle ships no types.
 class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Writes one function, and notes what it refers to."""
+    """Pickles one function, and notes the modules that it refers to."""
 
     def __init__(
         self, file: io.BytesIO, home: HomeModule | None, made_later: Collection[int] = ()
@@ -108,7 +108,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._codes.sources
 
     def is_by_value(self, module: str | None) -> bool:
-        """Tell whether functions and classes of a module are pickled by value."""
+        """Return whether functions and classes of a module are pickled by value."""
         return module == "__main__" or (self._home is not None and module == self._home.name)
 
     def reducer_override(self, obj: Any) -> Any:
@@ -211,7 +211,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.definitions[name] = found
 
     def _reproducible(self, obj: Any, reduced: Any) -> Any:
-        """Return what remakes a class or type variable, without what is random in it."""
+        """Return the reduction of a class or type variable, without its random parts."""
         if not isinstance(reduced, tuple):
             return reduced
         place = _PLACES_OF_IDS.get(getattr(reduced[0], "__name__", ""))
@@ -315,7 +315,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def is_cached_property(obj: Any, name: str) -> bool:
-    """Tell whether an attribute is the value of a `functools.cached_property`."""
+    """Return whether an attribute is the value of a `functools.cached_property`."""
     return isinstance(inspect.getattr_static(type(obj), name, None), functools.cached_property)
 
 
@@ -352,7 +352,7 @@ def _package(namespace: Mapping[str, Any]) -> str:
 
 
 def _must_be_imported(submodule: ModuleType) -> bool:
-    """Tell whether a submodule is an attribute of its package only after its import.
+    """Return whether a submodule is an attribute of its package only after its import.
 
     Other packages import it when it is asked for, so that it may be there or not.
     """

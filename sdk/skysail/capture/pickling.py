@@ -47,7 +47,7 @@ class Pickled:
 
 
 def pickle_function(function: Function) -> Pickled:
-    """Return a function as bytes, with what it uses of `__main__` and of its module by value.
+    """Return a function as bytes, with the objects of `__main__` and of its module by value.
 
     Raises:
         InvalidInput: something in it cannot be pickled; the message names it.
@@ -130,7 +130,7 @@ def _steps(place: Place | None) -> tuple[Step, ...]:
 
 
 def _is_made_later(step: Step, functions: list[FunctionType]) -> bool:
-    """Tell whether the function makes an object itself when its variable or attribute is None.
+    """Return whether the function makes an object itself when its variable or attribute is None.
 
     It was called before it is deployed, and so the object is there already.
     """
@@ -147,7 +147,7 @@ def _is_made_later(step: Step, functions: list[FunctionType]) -> bool:
 
 
 def _makes_if_none(code: CodeType, name: str) -> bool:
-    """Tell whether code such as `if name is None: name = …` sets a variable or attribute."""
+    """Return whether code such as `if name is None: name = …` sets a variable or attribute."""
     steps = list(dis.get_instructions(code))
     asks = any(
         step.argval == name

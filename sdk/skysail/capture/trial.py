@@ -35,7 +35,7 @@ _BATCH_ADVICE = (
 
 
 def check_kind(function: Any) -> None:
-    """Refuse what can never answer a batch.
+    """Refuse a function that can never answer a batch.
 
     Raises:
         InvalidInput: it is not a callable, or is a class, a coroutine function or a generator.
@@ -67,7 +67,7 @@ def check_kind(function: Any) -> None:
 def learn_signature(
     function: Function, examples: Sequence[Example], *, tries_batch: bool
 ) -> Signature:
-    """Return what a function takes and gives, as its answers to examples tell.
+    """Return the signature of a function, learned from its answers to examples.
 
     Args:
         function: Called with each example.
@@ -151,7 +151,7 @@ def _is_torch_module(function: Any) -> bool:
 
 
 def _answers_one(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> bool:
-    """Tell whether a function that fails on a batch takes a single input."""
+    """Return whether a function that fails on a batch takes a single input."""
     try:
         return call_function(function, calling, inputs) is not None
     except Exception:
@@ -231,7 +231,7 @@ def signature_of_type(name: str) -> tuple[InputType, Signature]:
 
 
 def try_with_made_up_inputs(function: Function, input_type: InputType) -> None:
-    """Call a function with two values of its type, and refuse what is a mistake for any value.
+    """Call a function with two values of its type, and refuse an error that any value would cause.
 
     The values are made up, so that a function may well refuse them: most errors say nothing.
 
@@ -264,7 +264,7 @@ def try_with_made_up_inputs(function: Function, input_type: InputType) -> None:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Tell whether an error would occur for any input."""
+    """Return whether an error would occur for any input."""
     if isinstance(error, NameError):
         return True
     # What is looked for in a made-up value, and not found in it, is None.

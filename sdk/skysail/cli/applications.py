@@ -109,7 +109,7 @@ def update(
     uses_cache: bool | None,
     endpoint: str | None,
 ) -> None:
-    """Change an application; what is not given stays as it is.
+    """Change an application; an option that is not given leaves its value unchanged.
 
     \b
     Example:

@@ -232,7 +232,7 @@ def _docker_cluster() -> type[Cluster]:
 
 
 def _detach(data_dir: Path) -> None:
-    """Run the same command without --detach in a session of its own; return once it is ready."""
+    """Run the same command without --detach in a new session; return once it is ready."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     log_file = log_path(data_dir, "cluster")
     with log_file.open("ab") as output:

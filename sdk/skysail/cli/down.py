@@ -129,7 +129,7 @@ def _remove(
 
 
 def _ask(what: str, deletes_data: bool, yes: bool) -> None:
-    """Return if the cluster may be removed.
+    """Check that the operator confirms the removal of the cluster.
 
     Raises:
         FailedPrecondition: nobody can be asked.

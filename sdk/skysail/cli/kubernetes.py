@@ -103,7 +103,7 @@ def _tell(line: str) -> None:
 
 
 def print_kubernetes_endpoints(endpoints: ClusterEndpoints) -> None:
-    """Show how the cluster is reached; where it is not, say how it can be."""
+    """Show the addresses of the cluster, or how to make it reachable."""
     from skysail.cli.cluster import print_endpoints
 
     print_endpoints(endpoints)
@@ -134,7 +134,7 @@ def forward(
     metrics_port: int,
     management_port: int,
 ) -> None:
-    """Have ports here lead to a cluster on Kubernetes.
+    """Forward local ports to a cluster on Kubernetes.
 
     It runs until Ctrl-C; meanwhile clients and commands on this machine find the cluster by themselves.
 
@@ -205,7 +205,7 @@ def login(
     context: str,
     kubernetes_proxy_addr: str,
 ) -> None:
-    """Have pods pull from a private registry.
+    """Let pods pull from a private registry.
 
     Makes the pull secret and names it in the service accounts; before or after `skysail up`.
 

@@ -56,7 +56,7 @@ def logs(
     follow: bool,
     endpoint: str | None,
 ) -> None:
-    """Show what the replicas of a version wrote.
+    """Show the logs of the replicas of a version.
 
     Without a version, those of the current one are shown.
 

@@ -120,7 +120,7 @@ def print_table(
 
 
 def console() -> Console:
-    """Return the console of standard output; as wide as need be if that is no terminal."""
+    """Return the console of standard output, with unlimited width unless it is a terminal."""
     return Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False)
 
 

@@ -258,7 +258,7 @@ async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, 
 
 
 async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:
-    """Stop the cluster of a data directory, or what a killed one left; False if there was none.
+    """Stop the cluster of a data directory, or remains of a killed one; False without either.
 
     Raises:
         FailedPrecondition: it does not end within two minutes.
@@ -303,7 +303,7 @@ async def _remove_leftovers(data_dir: Path, cluster: str, environment: Mapping[s
 
 
 async def _remove_containers(data_dir: Path, environment: Mapping[str, str]) -> bool:
-    """Remove what a killed cluster left on a Docker engine; False if there is no trace of one."""
+    """Remove remains of a killed cluster from a Docker engine; False if there are none."""
     if not (data_dir / DOCKER_NOTE).exists():
         return False
     # Only here, because the client of the engine is no part of the base install.

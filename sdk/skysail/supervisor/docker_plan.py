@@ -1,4 +1,4 @@
-"""A cluster in containers, as the Docker engine is told of it; nothing is asked or done here.
+"""A cluster in containers as specifications for the Docker engine, made without calls.
 
       this machine     127.0.0.1:8003                        127.0.0.1:8000 8001 8002
                              │                                         │
@@ -67,7 +67,7 @@ _ISOLATION: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DockerPlan:
-    """What the containers of one cluster are made of."""
+    """The specifications of the containers of one cluster."""
 
     options: ClusterOptions
     environment: Mapping[str, str]
@@ -80,7 +80,7 @@ class DockerPlan:
 
     @property
     def directory(self) -> Path:
-        """Directory of this machine for what the services keep; each has one of its own in it."""
+        """Directory of this machine for the data of the services, one subdirectory each."""
         return self.options.data_dir.resolve() / "docker"
 
     @property
@@ -115,7 +115,7 @@ class DockerPlan:
         return self.directory / service / "files"
 
     def networks(self) -> dict[str, dict[str, Any]]:
-        """Return the networks by their names, as the engine is told to make them."""
+        """Return the specifications of the networks by their names."""
         replicas = {
             "internal": True,
             # This machine has no address on it, so that replicas do not reach its services.

@@ -133,7 +133,7 @@ class DockerServices:
         )
 
     async def _run(self, plan: DockerPlan, service: str) -> dict[str, str]:
-        """Start a container and return where its ports are published."""
+        """Start a container and return its published ports."""
         name, replicas = plan.name(service), plan.name("replicas")
         ports = plan.ports(service)
         for tries in range(_PORT_TRIES):

@@ -54,12 +54,12 @@ class EmbeddedStore(Child):
 
 
 def store_socket(data_dir: Path) -> Path:
-    """Return where the embedded store of a data directory listens."""
+    """Return the socket of the embedded store of a data directory."""
     return socket_directory(data_dir) / "store.sock"
 
 
 async def stop_stray_store(data_dir: Path) -> bool:
-    """Stop the store that a killed cluster left behind; False if there is no trace of one.
+    """Stop the store that a killed cluster left behind; False if there is none.
 
     Called by the holder of the lock.
     """

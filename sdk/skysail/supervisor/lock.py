@@ -44,7 +44,7 @@ def lock(data_dir: Path) -> int:
 
 
 def check_idle(data_dir: Path) -> None:
-    """Return if no local cluster uses a data directory, nor has left anything there.
+    """Check that no local cluster uses a data directory or has left processes there.
 
     Raises:
         FailedPrecondition: one does, or one was killed and what it left was not removed.

@@ -1,4 +1,4 @@
-"""What a cluster is told, and how it is reached then."""
+"""Options of a cluster on one machine, and its endpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """What `skysail up` is told."""
+    """The options of `skysail up`."""
 
     data_dir: Path
     cluster: str = "default"
@@ -35,7 +35,7 @@ class ClusterOptions:
     log_format: str = "console"
 
     def addresses(self) -> dict[str, tuple[str, int]]:
-        """Return where the cluster listens by the flag that names each port."""
+        """Return the listen addresses of the cluster by the flag of each port."""
         names = [field.name for field in fields(self) if field.name.endswith("_port")]
         ports = {name: getattr(self, name) for name in names}
         return {

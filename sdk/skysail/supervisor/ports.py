@@ -16,7 +16,7 @@ def free_port(host: str) -> int:
 
 
 def check_ports(addresses: Mapping[str, tuple[str, int]]) -> None:
-    """Return if every port can be listened on.
+    """Check that every port can be bound.
 
     Args:
         addresses: Hosts and ports by the flag that names each port, such as `--grpc-port`; port 0

@@ -94,7 +94,7 @@ class SignatureRecord(_Record):
 
 
 class Manifest(_Record):
-    """What an artifact is and what it needs."""
+    """The description of an artifact and of its requirements."""
 
     format: int = FORMAT
     skysail_version: str
@@ -157,7 +157,7 @@ def to_json(value: Any) -> str:
 
 
 def is_sha256(text: str) -> bool:
-    """Tell whether `text` is a SHA-256 as lower-case hexadecimal digits."""
+    """Return whether `text` is a SHA-256 as lower-case hexadecimal digits."""
     return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
 
 

@@ -82,7 +82,7 @@ _OF_THE_IMPORT_SYSTEM = frozenset({"__cached__", "__loader__", "__path__", "__sp
 
 
 class CapturedModule(ModuleType):
-    """A module of which only what was pickled by value is there; the rest is loaded when asked."""
+    """A module with the members that were pickled by value; others load on first use."""
 
     def __init__(self, name: str, file: str) -> None:
         super().__init__(name)

@@ -187,7 +187,7 @@ class Child:
         )
 
     async def _dump_and_kill(self) -> None:
-        """Make the process write where its threads are, if it still can, and kill it alone."""
+        """Make the process write the stacks of its threads, if it still can, and kill only it."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGABRT)
@@ -245,7 +245,7 @@ class Child:
 
 
 async def _end_session(leader: int) -> None:
-    """Stop what is left of a session whose leader has died, and return when it is gone."""
+    """Stop the remaining processes of a session whose leader has died, and wait for their end."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGTERM)
         for _ in range(int(_ORPHANS_STOP_S / _ORPHANS_CHECK_S)):

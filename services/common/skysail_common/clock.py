@@ -1,4 +1,4 @@
-"""Time as an argument: whatever decides by time is given a clock.
+"""Time as an argument: code that decides by time takes a clock.
 
 All instants are those of one monotonic clock, in seconds; they never leave the process.
 """

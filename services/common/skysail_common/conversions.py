@@ -116,7 +116,7 @@ def _rounded_to_bf16(array: Array) -> Array:
 
 
 def _check_floats(name: str, before: Array, after: Array, datatype: DataType) -> None:
-    """Return if all integers kept their value and all finite numbers stayed finite."""
+    """Check that all integers kept their value and all finite numbers stayed finite."""
     dtype: np.dtype[Any] = datatype.dtype
     bits = _BF16_BITS if datatype is DataType.BF16 else int(np.finfo(dtype).nmant) + 1
     # Every integer of so few bits is held exactly, and no other one is rounded to below.

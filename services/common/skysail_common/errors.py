@@ -66,7 +66,7 @@ def shown(text: str) -> str:
 
 
 class Backlog(NamedTuple):
-    """What was in the way of a query that was shed."""
+    """The reason and the queue of a query that was shed."""
 
     reason: str
     """Such as `queue_full`."""

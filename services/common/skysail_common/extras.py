@@ -16,7 +16,7 @@ MODULES = {
 
 
 def require_extra(extra: str) -> None:
-    """Return if the modules of an extra are installed.
+    """Check that the modules of an extra are installed.
 
     Raises:
         FailedPrecondition: one is not; the message says how to install it.

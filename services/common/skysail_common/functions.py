@@ -30,7 +30,7 @@ LIST_OUTPUT = TensorSpec(OUTPUT_NAME, DataType.BYTES, (-1,), Content.JSON_OR_TEX
 
 
 def call_function(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> Any:
-    """Return what the function returns for these inputs.
+    """Return the outputs of the function for these inputs.
 
     Args:
         function: The function of the user; whatever it raises goes through.

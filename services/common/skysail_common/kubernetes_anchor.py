@@ -20,7 +20,7 @@ def anchor_name(cluster: str) -> str:
 
 
 def anchor_manifest(cluster: str) -> Object:
-    """Return the anchor of a cluster: a ConfigMap, which whoever may do anything there may make."""
+    """Return the anchor of a cluster: a ConfigMap, which every role of operators may create."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

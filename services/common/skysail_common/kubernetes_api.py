@@ -1,4 +1,4 @@
-"""What can be asked of a Kubernetes cluster; objects are plain dictionaries."""
+"""Requests to a Kubernetes API server; objects are plain dictionaries."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -235,7 +235,7 @@ class KubernetesApi:
         follow: bool = False,
         previous: bool = False,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Have the last lines of a container's log inside the block and, if `follow`, what is added.
+        """Open the end of a container's log inside the block; if `follow`, with new lines.
 
         Args:
             pod: Its pod.

@@ -1,4 +1,4 @@
-"""The one file that knows the client of Kubernetes: how a cluster is reached, what is sent, what comes.
+"""The connection to a Kubernetes API server; the only user of the client of Kubernetes.
 
 Of the client its configuration and its authentication are used. Its models would need a class for every
 kind, and what is sent and what comes is JSON anyway.
@@ -117,7 +117,7 @@ class KubernetesConnection:
         body: Any = None,
         content_type: str = "application/json",
     ) -> Object:
-        """Return what the cluster answers.
+        """Return the answer of the cluster.
 
         Raises:
             ClusterRefused: it refuses; which class of it says why.
@@ -141,7 +141,7 @@ class KubernetesConnection:
     async def streamed(
         self, path: str, query: Mapping[str, str], silence_s: float | None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Have the lines that the cluster sends inside the block, which ends it; errors as of `send`.
+        """Open the lines that the cluster sends inside the block; errors are those of `send`.
 
         Args:
             path: What is asked for.
@@ -206,7 +206,7 @@ class KubernetesConnection:
         return response
 
     async def _current(self, refused: client.ApiClient | None) -> client.ApiClient:
-        """Return the client, a new one if it is the one that was refused, or there is none."""
+        """Return the client; a new one if it was refused, or does not exist."""
         async with self._opening:
             # Unless another call had it made meanwhile.
             if self._client is refused:

@@ -22,7 +22,7 @@ class Kind:
 
     @property
     def is_cluster_wide(self) -> bool:
-        """True for what is in no namespace."""
+        """True for kinds outside of namespaces."""
         return self.kind in _CLUSTER_WIDE
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
@@ -55,7 +55,7 @@ SERVICE_ACCOUNT = Kind("v1", "ServiceAccount")
 
 
 def kind_of(manifest: Object) -> Kind:
-    """Return what a manifest is."""
+    """Return the kind of a manifest."""
     return Kind(manifest["apiVersion"], manifest["kind"])
 
 

@@ -1,4 +1,4 @@
-"""The labels by which whatever is ours in a Kubernetes cluster is found again."""
+"""The labels of all objects of Skysail in a Kubernetes cluster."""
 
 LABEL = "skysail.ai/"
 """What the labels and annotations of ours begin with."""

@@ -11,7 +11,7 @@ _NO_PROBLEMS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 def condition_of(status: Object, kind: str) -> Object:
-    """Return a condition of a pod's status; empty where it has none of this kind."""
+    """Return a condition of a pod's status; empty if the pod lacks it."""
     for condition in status.get("conditions", ()):
         if condition["type"] == kind:
             return dict(condition)
@@ -19,12 +19,12 @@ def condition_of(status: Object, kind: str) -> Object:
 
 
 def container_statuses(status: Object) -> list[Object]:
-    """Return what is told of each container of a pod, those that run first at the beginning."""
+    """Return the status of each container of a pod, init containers first."""
     return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
 
 
 def waiting_reason(pod: Object) -> str:
-    """Return why a pod does not come up; empty where nothing is wrong yet."""
+    """Return why a pod does not come up; empty if it has no problem so far."""
     status = pod.get("status", {})
     scheduled = condition_of(status, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
@@ -42,7 +42,7 @@ def waiting_reason(pod: Object) -> str:
 
 
 def problem_of(pod: Object) -> str:
-    """Return why a pod does not come up, or that it ended; empty where nothing is wrong yet."""
+    """Return why a pod does not come up, or that it ended; empty if it has no problem so far."""
     for each in container_statuses(pod.get("status", {})):
         end = each["state"].get("terminated") or each.get("lastState", {}).get("terminated")
         if end is not None and end["exitCode"] != 0:
@@ -51,7 +51,7 @@ def problem_of(pod: Object) -> str:
 
 
 def is_lasting(pod: Object, reason: str) -> bool:
-    """Tell whether a pod waits for what somebody must bring: its image, a Secret or a ConfigMap.
+    """Return whether a pod waits for an operator: for its image, a Secret or a ConfigMap.
 
     Args:
         pod: The pod.

@@ -1,4 +1,4 @@
-"""Events in the log of a replica by which management tells what the replica was doing.
+"""Events in the log of a replica, from which management learns its last activity.
 
 A log is the one thing that every container manager can read of a replica that is not ready or has
 ended. An event stands at the end of its line, after one of these and a colon.
@@ -29,7 +29,7 @@ def place_of(function: str, file: str, line: int) -> str:
 
 
 def where_stuck(places: Sequence[str]) -> str:
-    """Return where a call is stuck, to be put after what is told of it.
+    """Return the place where a call is stuck, as the end of a message.
 
     Args:
         places: Function, file and line of each frame of the user's code, the innermost first.

@@ -43,7 +43,7 @@ class ServiceSettings(BaseSettings):
 
 
 def check_tls_pair(certificate: Path | None, key: Path | None) -> None:
-    """Return if there are both files of TLS, or neither.
+    """Check that both files of TLS are set, or neither.
 
     Raises:
         ValueError: one is missing; the message names both flags.

@@ -29,13 +29,13 @@ def without_brackets(host: str) -> str:
 
 
 def local_endpoint(endpoint: str) -> str:
-    """Return where this machine reaches what listens on `endpoint`, perhaps on every address."""
+    """Return the endpoint by which this machine reaches a listener, possibly of every address."""
     host, port = split_host_port(endpoint)
     return join_host_port(_LOOPBACK.get(host, host), port)
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address to listen on can be reached from this machine only."""
+    """Return whether an address to listen on is reachable from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -43,7 +43,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_management_host(host: str, *, is_guarded: bool, is_insecure: bool) -> None:
-    """Return if management may listen on an address.
+    """Check that management may listen on an address.
 
     Args:
         host: The address.
@@ -76,7 +76,7 @@ def cannot_listen(address: str) -> FailedPrecondition:
 
 
 def bound_socket(host: str, port: int, *, shares_port: bool = False) -> socket.socket:
-    """Return a TCP socket that has the address and does not listen yet.
+    """Return a TCP socket that is bound to the address, before it listens.
 
     Args:
         host: Address of this machine; `::` stands for those of IPv4 too.

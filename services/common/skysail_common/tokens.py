@@ -17,6 +17,6 @@ def replica_token(secret: str, version: ModelVersion, artifact_sha256: str) -> s
 
 
 def is_token_of(token: str, secret: str, version: ModelVersion, artifact_sha256: str) -> bool:
-    """Tell whether a token is that of this content, in a time that does not depend on the answer."""
+    """Return whether a token belongs to this content, compared in constant time."""
     expected = replica_token(secret, version, artifact_sha256)
     return hmac.compare_digest(token.encode(), expected.encode())

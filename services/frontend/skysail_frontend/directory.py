@@ -157,7 +157,7 @@ class Directory:
     async def _report_often(
         self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
     ) -> None:
-        """Tell management what was learned about the speed of versions."""
+        """Report learned speeds of versions to management."""
         reported: dict[ModelVersion, int] = {}
         while True:
             await asyncio.sleep(self._report_every_s)

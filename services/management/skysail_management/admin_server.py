@@ -64,7 +64,7 @@ class AdminServer(GrpcServer):
         await self.set_health(READINESS, True)
 
     def serve(self, servicer: ManagementServicer) -> None:
-        """Have calls answered by the servicer from now on."""
+        """Serve calls with the servicer from now on."""
         # What the protobuf compiler wrote only hands its handlers over.
         server = cast(grpc.aio.Server, self._service)
         management_pb2_grpc.add_ManagementServiceServicer_to_server(servicer, server)

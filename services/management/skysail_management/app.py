@@ -91,7 +91,7 @@ class _Ending:
 
 
 async def run(settings: ManagementSettings) -> None:
-    """Serve until SIGTERM or SIGINT; where there is a lease, once and as long as it is held.
+    """Serve until SIGTERM or SIGINT; with a lease, only while this management holds it.
 
     Raises:
         FailedPrecondition: the data directory or the address is in use.

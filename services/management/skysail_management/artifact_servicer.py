@@ -29,10 +29,10 @@ MAX_MESSAGE_BYTES = 2 * CHUNK_BYTES
 
 
 class ArtifactServicer:
-    """Gives a replica the artifact of its own version."""
+    """Serves each replica the artifact of its version."""
 
     def __init__(self, secret: str, models: Models, artifacts: ArtifactStore) -> None:
-        """Serves what `artifacts` keeps to whoever has a token made with `secret`."""
+        """Serves `artifacts` to callers with a token made with `secret`."""
         self._secret = secret
         self._models = models
         self._artifacts = artifacts
@@ -57,7 +57,7 @@ class ArtifactServicer:
                 yield pb.DownloadArtifactResponse(chunk=chunk)
 
     def add_alone_to(self, server: GrpcServer) -> None:
-        """Have a server that serves nothing else serve this."""
+        """Add this servicer to a server that serves nothing else."""
         method = grpc.unary_stream_rpc_method_handler(
             self.DownloadArtifact,
             pb.DownloadArtifactRequest.FromString,

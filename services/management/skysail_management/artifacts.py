@@ -51,7 +51,7 @@ def count_artifacts(directory: Path) -> int:
 
 
 class ArtifactStore:
-    """Artifacts in a directory of their own."""
+    """The artifacts of a cluster, in one directory."""
 
     def __init__(self, directory: Path, max_bytes: int, clock: Clock) -> None:
         """Keeps artifacts of at most `max_bytes` each in `directory`, which it makes."""
@@ -71,7 +71,7 @@ class ArtifactStore:
         return self._directory / sha256
 
     async def find(self, sha256: str) -> bool:
-        """Tell whether an artifact is kept; if so it stays for at least ten minutes.
+        """Return whether an artifact exists; if so, keep it for at least ten minutes.
 
         One that is no longer what it was is removed, so that it is uploaded again.
 

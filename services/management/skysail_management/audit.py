@@ -57,7 +57,7 @@ _CHANGED: dict[Table, dict[str, str]] = {
 def log_change(
     table: Table, name: str, before: BaseModel | None, after: BaseModel | None, why: str = ""
 ) -> None:
-    """Log what a committed change did, with the object and the values from → to.
+    """Log a committed change, with the object and the values from → to.
 
     Args:
         table: Kind of the object.

@@ -43,7 +43,7 @@ class Autoscaler:
         self._policies: dict[ModelVersion, AutoscalingPolicy] = {}
 
     async def take(self, frontend_id: str, reports: Iterable[routing_pb2.LoadReport]) -> None:
-        """Take over what a frontend says, and scale what it is about where that is needed."""
+        """Record the load that a frontend reports, and scale the version if necessary."""
         now = self._clock()
         versions = []
         for report in reports:
@@ -57,12 +57,12 @@ class Autoscaler:
             await self._scale(version, now)
 
     def gone(self, frontend_id: str) -> None:
-        """Forget what a frontend said, whose queries come by others now."""
+        """Forget the reports of a frontend whose queries now reach other frontends."""
         for loads in self._loads.values():
             loads.pop(frontend_id, None)
 
     def _forget(self, now: float) -> None:
-        """Drop what is about deployments that do not follow their load, or is too old."""
+        """Drop stale reports, and those of deployments without autoscaling."""
         for version, loads in list(self._loads.items()):
             deployment = self._records.deployments.get(str(version))
             if deployment is None or deployment.autoscaling is None:

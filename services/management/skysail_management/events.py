@@ -1,4 +1,4 @@
-"""What happens to a model version, told to whoever deploys it."""
+"""Events of a deployment, for the callers that follow it."""
 
 import asyncio
 import enum
@@ -28,7 +28,7 @@ class DeployStep(enum.IntEnum):
 
     @property
     def is_last(self) -> bool:
-        """True where nothing more happens to this deployment."""
+        """True for the last event of a deployment."""
         return self in (DeployStep.DONE, DeployStep.FAILED)
 
 

@@ -140,7 +140,7 @@ def version_to_proto(
     *,
     is_current: bool,
 ) -> management_pb2.Version:
-    """Return the message of a version with what is wanted and observed of it."""
+    """Return the message of a version, with its desired and observed state."""
     return management_pb2.Version(
         model=record.model,
         version=record.version,
@@ -173,7 +173,7 @@ def model_to_proto(
 def wish_from_proto(
     request: management_pb2.DeployRequest, default_max_batch_size: int
 ) -> DeploymentWish:
-    """Return what a caller asks for.
+    """Return the wish of a caller.
 
     Raises:
         InvalidInput: a serving option or a duration that is not possible.

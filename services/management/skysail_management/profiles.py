@@ -19,7 +19,7 @@ class Profiles:
         self._records = records
 
     def latencies(self, name: str) -> Sequence[tuple[int, float]]:
-        """Return rows and seconds of a version, by its name; empty where nothing is known."""
+        """Return rows and seconds by the name of a version; empty for an unknown one."""
         record = self._records.profiles.get(name)
         return record.latencies if record else ()
 

@@ -118,11 +118,11 @@ class VersionRecord(Record):
 
     @property
     def input_type(self) -> InputType:
-        """What it takes, in one word."""
+        """The type of its inputs."""
         return self.to_signature().input_type
 
     def to_signature(self) -> Signature:
-        """Return what it takes and gives."""
+        """Return its signature."""
         return self.signature.signature()
 
 
@@ -174,7 +174,7 @@ class RecordTable(Generic[RecordT]):
         return self._rows[name][0] if name in self._rows else ABSENT
 
     def load(self, rows: Mapping[str, Stored]) -> None:
-        """Replace the mirror by what the store holds."""
+        """Replace the mirror by the contents of the store."""
         self._rows = {
             name: (stored.revision, self._type.model_validate_json(stored.json))
             for name, stored in rows.items()
@@ -224,10 +224,10 @@ class PendingChange:
 
 
 class Check(Protocol):
-    """Refuses what may not be committed."""
+    """Refuses changes that break a rule."""
 
     def __call__(self, changes: Sequence[PendingChange], is_forced: bool) -> None:
-        """Return if the changes may be made.
+        """Check that the changes may be committed.
 
         Raises:
             SkysailError: why they may not.
@@ -308,7 +308,7 @@ class Records:
     async def commit(
         self, changes: Iterable[PendingChange], *, is_forced: bool = False, why: str = ""
     ) -> None:
-        """Make all changes durable and visible at once, and log them; none is no commit.
+        """Make all changes durable and visible at once, and log them; no changes make no commit.
 
         Args:
             changes: Made while the lock was held.

@@ -1,4 +1,4 @@
-"""Bounds for what a request may hold, checked before anything is done with it.
+"""Bounds for the fields of a request, checked before it is handled.
 
 Names are repeated in errors, logs and records: one of megabytes would be, too.
 """
@@ -20,7 +20,7 @@ _LONGER = {
 
 
 def check_request(request: Message) -> None:
-    """Return if every text and list of a request has a possible length; bytes are not checked.
+    """Check the length of every text and list of a request, but not of bytes.
 
     Raises:
         InvalidInput: names the field that is too long.

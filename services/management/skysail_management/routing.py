@@ -1,4 +1,4 @@
-"""What frontends are told, and what they say they have applied."""
+"""Sends routes to frontends, and follows which ones they have applied."""
 
 import asyncio
 import logging
@@ -49,7 +49,7 @@ class Watcher:
     """Why its reports are not taken any longer."""
 
     def follow(self, reports: "asyncio.Task[None]") -> None:
-        """End what the frontend is sent if the task that takes its reports fails."""
+        """End the stream to a frontend if the task that takes its reports fails."""
         reports.add_done_callback(self._note_end)
 
     def _note_end(self, reports: "asyncio.Task[None]") -> None:

@@ -58,7 +58,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         default_max_batch_size: int,
         load_report_interval_s: float,
     ) -> None:
-        """Serves what the parts do; without `downloads`, artifacts are to be had elsewhere."""
+        """Serves the operations; without `downloads`, another port serves artifacts."""
         self._cluster = cluster
         self._container_manager = container_manager
         self._keeper = keeper

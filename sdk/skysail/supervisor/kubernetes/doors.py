@@ -72,7 +72,7 @@ async def _node_address(api: KubernetesApi) -> str:
 
 
 async def find_endpoints(api: KubernetesApi, labels: Mapping[str, str]) -> ClusterEndpoints:
-    """Return how the cluster is reached from this machine; empty where it is not.
+    """Return the endpoints by which this machine reaches the cluster; empty if it cannot.
 
     A load balancer has a minute to get its address.
     """

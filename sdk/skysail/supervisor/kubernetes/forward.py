@@ -104,7 +104,7 @@ class _Forward:
 
 
 async def _scheme(options: KubernetesOptions) -> str:
-    """Return what the frontends' Service says that its HTTP port speaks."""
+    """Return the protocol that the frontends' Service names for its HTTP port."""
     api = options.api()
     try:
         await api.open()

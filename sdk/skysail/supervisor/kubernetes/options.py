@@ -1,4 +1,4 @@
-"""Which cluster on Kubernetes, how it is reached, and what it is made of."""
+"""Options of a cluster on Kubernetes: its identity, its API server, its manifests."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ class KubernetesOptions:
 
     @property
     def suffix(self) -> str:
-        """What the names of this cluster's objects end with, so that several share a namespace."""
+        """The suffix of the names of this cluster's objects, which lets several share a namespace."""
         return "" if self.cluster == "default" else f"-{self.cluster}"
 
     @property

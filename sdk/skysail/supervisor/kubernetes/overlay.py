@@ -58,7 +58,7 @@ def objects_of(options: KubernetesOptions) -> list[Object]:
 
 
 def _check_registry(objects: Iterable[Object], registry: str) -> None:
-    """Return if every image of Skysail is of the registry, which an overlay's own names prevent."""
+    """Check that every image of Skysail is from the registry, which an overlay may prevent."""
     images = {
         str(container.get("image", ""))
         for each in objects

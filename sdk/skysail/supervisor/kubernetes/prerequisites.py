@@ -25,7 +25,7 @@ class Need:
 
 
 def needs_of(objects: Iterable[Object]) -> list[Need]:
-    """Return what the pods of these objects need, without what is optional."""
+    """Return the Secrets that the pods of these objects need, without optional ones."""
     found = set()
     for manifest in objects:
         template = manifest.get("spec", {}).get("template")
@@ -52,7 +52,7 @@ def _secrets_of(pod: Object) -> Iterator[tuple[str, str]]:
 
 
 async def check_secrets(api: KubernetesApi, objects: Sequence[Object]) -> None:
-    """Return if every Secret that pods need is among the objects, or in the namespace.
+    """Check that every Secret that pods need is among the objects, or in the namespace.
 
     Raises:
         FailedPrecondition: one is missing, or lacks a key; names it, and what needs it.

@@ -29,7 +29,7 @@ _NO_LOG = "unable to retrieve container logs"
 
 
 class Readiness:
-    """What is known of the pods of one cluster while it comes up."""
+    """The observed pods of one cluster while it comes up."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ def _not_ready(pod: Object) -> str:
 
 
 def _is_rolled_out(found: Object) -> bool:
-    """Tell whether all pods of a Deployment or a StatefulSet are as it says, and ready."""
+    """Return whether all pods of a Deployment or a StatefulSet are as it says, and ready."""
     wanted, status = found["spec"].get("replicas", 1), found.get("status", {})
     is_seen = status.get("observedGeneration", 0) >= found["metadata"].get("generation", 0)
     counts = (status.get("updatedReplicas", 0), status.get("readyReplicas", 0))
@@ -194,7 +194,7 @@ def _is_rolled_out(found: Object) -> bool:
 
 
 def is_ready(pod: Object) -> bool:
-    """Tell whether a pod takes calls."""
+    """Return whether a pod takes calls."""
     if "deletionTimestamp" in pod["metadata"]:
         return False
     conditions = pod.get("status", {}).get("conditions", ())

@@ -19,7 +19,7 @@ def secret_name(options: KubernetesOptions) -> str:
 
 
 async def log_in(options: KubernetesOptions, registry: str, user: str, password: str) -> list[str]:
-    """Have the pods of a cluster pull from a registry, and return the service accounts that do.
+    """Add a pull secret to the service accounts of a cluster, and return their names.
 
     Logins at other registries stay.
     The next `skysail up` has its service accounts do so too. Pods that wait for an image with an older

@@ -34,7 +34,7 @@ class KubernetesServices:
         self._anchor: Object = {}
 
     async def open(self) -> str:
-        """Read how Kubernetes is reached and return where the cluster is, for people.
+        """Connect to the API server and return the place of the cluster, for people.
 
         Raises:
             FailedPrecondition: no Kubernetes cluster is known.
@@ -48,7 +48,7 @@ class KubernetesServices:
         await self._api.close()
 
     async def check(self, objects: Sequence[Object]) -> None:
-        """Return if nothing that the objects need is missing; see `prerequisites.check_secrets`."""
+        """Check that the objects lack no Secret; see `prerequisites.check_secrets`."""
         await check_secrets(self._api, objects)
 
     async def claim(self, progress: Progress) -> KubernetesNote:
@@ -114,7 +114,7 @@ class KubernetesServices:
             await self._api.apply(manifest)
 
     async def _with_content(self, secret: Object) -> Object:
-        """Return a Secret with what it holds already, or with a new password if it has none."""
+        """Return a Secret with its present content, or with a new password if it is empty."""
         try:
             found = await self._api.get(SECRET, secret["metadata"]["name"])
         except NotInCluster:
@@ -126,7 +126,7 @@ class KubernetesServices:
         return {**secret, "data": content}
 
     async def endpoints(self) -> ClusterEndpoints:
-        """Return how the cluster is reached from this machine; empty where it is not."""
+        """Return the endpoints by which this machine reaches the cluster; empty if it cannot."""
         return await find_endpoints(self._api, self._labels)
 
     async def remove(self, *, deletes_data: bool, anchor_uid: str = "") -> Removed:

@@ -1,4 +1,4 @@
-"""What the health checks of images ask: whether a server takes calls, by grpc.health.v1."""
+"""The health check of images, which asks a server over grpc.health.v1."""
 
 import grpc
 import grpc.aio
@@ -40,7 +40,7 @@ def health_status(address: str, service: str = "") -> int:
 
 
 async def is_serving(endpoint: str, service: str = "") -> bool:
-    """Tell whether a service is well, as `health_status` does, from within an event loop."""
+    """Return whether a service is SERVING; `health_status` for event loops."""
     # A new channel each time: grpc delays the attempts of one that failed ever longer.
     async with open_channel(endpoint) as channel:
         request = health_pb2.HealthCheckRequest(service=service)

@@ -1,4 +1,4 @@
-"""What a caller of management trusts and shows: an authority, and the token of operators."""
+"""Credentials of callers of management: an authority, and the token of operators."""
 
 import hmac
 from collections.abc import Callable, Mapping
@@ -88,7 +88,7 @@ def token_of(metadata: Mapping[str, str | bytes]) -> str:
 
 
 def is_same_token(one: str, other: str) -> bool:
-    """Tell whether two tokens are equal, in a time that does not depend on where they differ."""
+    """Return whether two tokens are equal, compared in constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
 
 

@@ -1,4 +1,4 @@
-"""A grpc.aio server with what every one of ours has: health, reflection, errors, limits."""
+"""The grpc.aio server of every service, with health, reflection, errors and limits."""
 
 import sys
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ class GrpcServer:
         await self._health.set(name, status)
 
     async def stop(self, grace_s: float) -> None:
-        """Accept no call any more, let those under way end within `grace_s`, and close."""
+        """Refuse new calls, let those under way end within `grace_s`, and close."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
 
@@ -150,7 +150,7 @@ def credentials_of(certificates: ServerCertificates) -> grpc.ServerCredentials:
 
 
 def print_ready_line(service: str, **bound: str) -> None:
-    """Print the one line that tells a parent process what was bound."""
+    """Print the ready line, from which a parent process reads the bound addresses."""
     # White space separates the pairs, and a path may have some.
     pairs = " ".join(f"{name}={quote(value, safe=_PLAIN)}" for name, value in bound.items())
     sys.stdout.write(f"ready {service} {pairs}\n")
@@ -158,7 +158,7 @@ def print_ready_line(service: str, **bound: str) -> None:
 
 
 def parse_ready_line(line: str) -> dict[str, str] | None:
-    """Return what a ready line says was bound, or None if `line` is not one."""
+    """Return the bound addresses of a ready line; None if `line` is not one."""
     words = line.split()
     if len(words) < 2 or words[0] != "ready":
         return None

@@ -1,4 +1,4 @@
-"""A Redis-protocol server of our own: one child process, durable in the data directory."""
+"""The embedded Valkey: one child process, durable in the data directory."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ def server_command(directory: Path, socket: Path) -> list[str]:
 
 
 def server_options(directory: Path, socket: Path) -> list[str]:
-    """Return what the server is told.
+    """Return the configuration of the server.
 
     Args:
         directory: Where it keeps its append-only file; must exist.

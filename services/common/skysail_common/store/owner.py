@@ -32,7 +32,7 @@ class Owner:
 
     @classmethod
     def of(cls, text: str) -> "Owner | None":
-        """Return what the store keeps; None if nobody owns it."""
+        """Return the owner that the store names; None if it has none."""
         if not text:
             return None
         try:

@@ -132,7 +132,7 @@ class Store:
         return self._revision
 
     async def look(self) -> StoreState:
-        """Return what the store holds and who owns it.
+        """Return the revision and the owner of the store.
 
         Raises:
             StoreUnavailable: the server does not answer.
@@ -203,7 +203,7 @@ class Store:
         await self._redis.aclose()
 
     async def ping(self) -> None:
-        """Return if the server answers.
+        """Check that the server answers.
 
         Raises:
             StoreUnavailable: it does not.
@@ -327,7 +327,7 @@ def taken_by(owner: Owner | None) -> StoreTaken:
 
 
 def lost_text(id_: str, revision: int, found_id: str, found_revision: int) -> str:
-    """Return what is wrong with a store that is not what it was, and what mends it."""
+    """Return the problem of a store that lost data, and its fix."""
     if found_id and found_id != id_:
         return (
             f"the store is another one: {found_id} at revision {found_revision}, not {id_}; point "

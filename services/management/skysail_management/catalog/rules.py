@@ -43,7 +43,7 @@ class Rules:
         self._num_ready = num_ready
 
     def check(self, changes: Sequence[PendingChange], is_forced: bool) -> None:
-        """Return if the changes break no rule.
+        """Check that the changes break no rule.
 
         Args:
             changes: What is about to be committed.
@@ -174,7 +174,7 @@ class _After:
 
 
 def serves(deployment: DeploymentRecord | None, num_ready: int) -> bool:
-    """Return if a version answers queries, and goes on to: its replicas may be about to stop."""
+    """Return whether a version answers queries and is not about to stop."""
     return deployment is not None and deployment.num_replicas > 0 and num_ready > 0
 
 
@@ -214,7 +214,7 @@ def start_text(version: ModelVersion) -> str:
 def check_input_type(
     application: ApplicationRecord, version: ModelVersion, input_type: InputType
 ) -> None:
-    """Return if the queries of an application fit a version.
+    """Check that the queries of an application fit a version.
 
     Raises:
         InputTypeMismatch: they do not.

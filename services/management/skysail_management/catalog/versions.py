@@ -1,4 +1,4 @@
-"""How versions are named, and what is removed with one."""
+"""Names of versions, and the records that are removed with one."""
 
 from skysail_common.identifiers import ModelVersion
 from skysail_management.records import PendingChange, Records

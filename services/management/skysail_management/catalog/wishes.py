@@ -1,4 +1,4 @@
-"""What a caller asks for of a deployment, and the record that this makes of an earlier one.
+"""Wishes of callers of a deploy, and the deployment that they make of an earlier one.
 
 Absent means "as it is": what a caller does not say stays as it was deployed, so that running the
 same deployment again changes nothing. A notice names each field that was given and changed.
@@ -20,7 +20,7 @@ _FIXED = ("num_threads", "memory_mib", "cpus", "gpus", "environment")
 
 @dataclass(frozen=True)
 class DeploymentWish:
-    """What a caller of `Deployments.deploy` asks for; None leaves it as it is."""
+    """The wish of a caller of `Deployments.deploy`; None leaves a value unchanged."""
 
     artifact_sha256: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class DeploymentWish:
     warm_up: bool | None = None
 
     def check(self) -> None:
-        """Return if a deployment can be so.
+        """Check that a deployment can have these values.
 
         Raises:
             InvalidInput: names what cannot be.
@@ -54,7 +54,7 @@ class DeploymentWish:
                 raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
 
     def fixed(self) -> dict[str, object]:
-        """Return what was given of what never changes of a deployment."""
+        """Return the given values that a deployment can never change."""
         given = {name: getattr(self, name) for name in _FIXED}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -103,7 +103,7 @@ def first_deployment(
 def changed_deployment(
     existing: DeploymentRecord, wish: DeploymentWish, *, is_current: bool
 ) -> tuple[DeploymentRecord, list[str]]:
-    """Return a deployment as a wish changes it, and what the caller should know about that.
+    """Return the deployment after a wish, and notes for the caller.
 
     Raises:
         FailedPrecondition: it is deployed with other resources or environment, or cannot be

@@ -33,7 +33,7 @@ class PrepareFailed(SkysailError):
 
 @dataclass(frozen=True)
 class VersionSpec:
-    """What a container needs of its model version."""
+    """The part of a model version that a container needs."""
 
     model_version: ModelVersion
     artifact_sha256: str
@@ -45,7 +45,7 @@ class VersionSpec:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What a replica asks of its model before it is ready."""
+    """The warm-up of a replica before it is ready."""
 
     is_on: bool = True
     """False to ask nothing."""
@@ -104,7 +104,7 @@ class Container:
     """What marks it as ours: cluster, model, version, replica, artifact (its SHA-256)."""
 
     def is_outdated(self, artifact_sha256: str) -> bool:
-        """Tell whether it runs other content than its version has now."""
+        """Return whether it runs other content than the present content of its version."""
         return self.labels.get("artifact", artifact_sha256) != artifact_sha256
 
 
@@ -129,7 +129,7 @@ class ContainerManager(ABC):
     """What the setting `container-manager` calls it."""
 
     def check_resources(self, cpus: float, gpus: int) -> None:  # noqa: B027 - most give anything.
-        """Return if replicas can have such resources; a deployment that asks for others is refused.
+        """Check that replicas can have these resources, before a deployment is accepted.
 
         Args:
             cpus: CPUs of each; 0 for what the settings say.
@@ -214,7 +214,7 @@ class ContainerManager(ABC):
 
     @abstractmethod
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
-        """Have a container finish what it has, and return when it is gone.
+        """Drain a container, and return when it is gone.
 
         After `drain_timeout_s` it is killed. An unknown id is one that is gone.
         """
@@ -248,7 +248,7 @@ class ContainerManager(ABC):
 
     @abstractmethod
     def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
-        """Yield the last lines of a container's log and, if `follow`, what is added until it ends.
+        """Yield the last lines of a container's log and, if `follow`, new lines until it ends.
 
         Raises:
             ReplicaNotFound: there is no log of that container.

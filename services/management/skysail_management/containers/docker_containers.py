@@ -69,7 +69,7 @@ class ClusterContainers:
         self._ready = settings.data_dir / "containers"
 
     async def open(self) -> None:
-        """Have a place for notes, and the network if one is wanted.
+        """Create the directory for notes, and the network if one is configured.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
@@ -91,7 +91,7 @@ class ClusterContainers:
         await self._engine.close()
 
     async def leave(self) -> None:
-        """Remove the network and the directory of sockets, where they are ours and unused."""
+        """Remove the network and the directory of sockets if Skysail made them and they are unused."""
         remove_socket_directory(self._settings.data_dir)
         # It stays where somebody else is on it.
         with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
@@ -120,7 +120,7 @@ class ClusterContainers:
         )
 
     async def run(self, container: Container, spec: ReplicaSpec, image: str) -> str:
-        """Start a planned container and return its endpoint; where it fails nothing remains.
+        """Start a planned container and return its endpoint; a failure leaves nothing behind.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
@@ -165,7 +165,7 @@ class ClusterContainers:
             return None
 
     async def is_running(self, name: str) -> bool:
-        """Tell whether a container runs now.
+        """Return whether a container runs now.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
@@ -178,7 +178,7 @@ class ClusterContainers:
 
     @asynccontextmanager
     async def ends(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Have the names of containers that end, as they do, inside the block."""
+        """Open the stream of names of containers that end, inside the block."""
         wanted = {**self._filter(), "type": "container", "event": "die"}
         async with self._engine.stream(
             lambda client: client.events(filters=wanted, decode=True)
@@ -217,7 +217,7 @@ class ClusterContainers:
         return log[-LOG_READ_BYTES:]
 
     async def logs(self, name: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
-        """Yield the last lines of a log and, if `follow`, what is added.
+        """Yield the last lines of a log and, if `follow`, new lines.
 
         Raises:
             ReplicaNotFound: the cluster has no such container.
@@ -254,18 +254,18 @@ class ClusterContainers:
         )
 
     async def signal(self, name: str, number: str) -> None:
-        """Send a signal; what is not there or ends meanwhile needs none."""
+        """Send a signal; ignore a container that does not exist or has ended."""
         with contextlib.suppress(EngineRefused):
             await self._engine.do(lambda client: client.kill(name, number))
 
     async def remove(self, name: str) -> None:
-        """Remove a container, its socket and the note; what is left is removed another time."""
+        """Remove a container, its socket and the note; a later sweep removes remains."""
         self.clear(name)
         with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
             await self._engine.do(lambda client: client.remove_container(name, v=True, force=True))
 
     def clear(self, name: str) -> None:
-        """Remove what a container that has ended needs no more; its log stays."""
+        """Remove the socket and notes of a container that has ended; its log stays."""
         with contextlib.suppress(OSError):
             (self._ready / name).unlink(missing_ok=True)
         shutil.rmtree(self._socket(name).parent, ignore_errors=True)

@@ -57,7 +57,7 @@ class DockerEngineManager(ContainerManager):
     name = "docker"
 
     def __init__(self, settings: ManagementSettings) -> None:
-        """Marks what it makes with the cluster and the data directory of these settings."""
+        """Labels its objects with the cluster and the data directory of these settings."""
         marks = {"cluster": settings.cluster, "data-dir": str(settings.data_dir.resolve())}
         self._cpus = settings.docker_cpus
         self._containers = ClusterContainers(marks, settings)
@@ -67,7 +67,7 @@ class DockerEngineManager(ContainerManager):
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def default_threads(self, num_replicas: int) -> int:
-        """Return the CPUs of a replica, or where they have no limit, its share of the cores."""
+        """Return the CPUs of a replica; without a limit, its share of the cores."""
         return ceil(self._cpus) or super().default_threads(num_replicas)
 
     async def open(self) -> None:
@@ -122,7 +122,7 @@ class DockerEngineManager(ContainerManager):
         return replica.container
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
-        """Have a container finish what it has, and return when it is gone."""
+        """Drain a container, and return when it is gone."""
         replica = self._replicas.get(container_id)
         if replica is None:
             return
@@ -150,7 +150,7 @@ class DockerEngineManager(ContainerManager):
         return self._changes.watch()
 
     def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
-        """Yield the last lines of a log and, if `follow`, what is added."""
+        """Yield the last lines of a log and, if `follow`, new lines."""
         return self._containers.logs(container_id, tail_lines, follow)
 
     async def sweep(self, needed: Needed) -> None:
@@ -194,7 +194,7 @@ class DockerEngineManager(ContainerManager):
             await asyncio.sleep(back_off.next_s())
 
     async def _resync(self) -> None:
-        """Correct what is known of the containers by what the engine says of them."""
+        """Correct the observed containers by the list of the engine."""
         started = [name for name, each in self._replicas.items() if each.readiness is not None]
         found = {each.container.container_id: each for each in await self._containers.list()}
         running = {name for name, each in found.items() if each.is_running}

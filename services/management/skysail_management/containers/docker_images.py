@@ -163,7 +163,7 @@ class VersionImages:
         progress(f"image {self._name(tag)} is made")
 
     async def sweep(self, needed: Needed) -> None:
-        """Remove images that no version needs; what a container holds stays."""
+        """Remove images that no version needs and no container holds."""
         kept = set(needed())
         self._prepared = {
             version: image for version, image in self._prepared.items() if version in kept
@@ -192,7 +192,7 @@ class VersionImages:
     async def _provide(
         self, tag: str, progress: Progress, make: Callable[[], Awaitable[None]]
     ) -> None:
-        """Have an image of this tag: the one that is there, or in the registry, or a new one."""
+        """Provide an image of this tag: an existing one, one of the registry, or a new one."""
         async with self._locks.setdefault(tag, asyncio.Lock()):
             if await self._exists(self._name(tag)):
                 progress(f"image {self._name(tag)} is ready")
@@ -336,7 +336,7 @@ class VersionImages:
 def _is_needed(
     tag: str, labels: Mapping[str, str], base: _Base, versions: Collection[VersionSpec]
 ) -> bool:
-    """Tell whether a version needs the image with this tag and these labels."""
+    """Return whether a version needs the image with this tag and these labels."""
     tags = {_version_tag(base, version) for version in versions}
     tags |= {_packages_tag(base, version) for version in versions if version.requirements}
     if tag in tags:
@@ -352,7 +352,7 @@ def _is_needed(
 
 
 def _has_python_of(labels: Mapping[str, str], version: VersionSpec) -> bool:
-    """Tell whether an image with these labels can run a version; one that names no Python may."""
+    """Return whether an image with these labels can run a version; one that names no Python may."""
     found = labels.get(_PYTHON, version.python_version)
     return minor_of(found) == minor_of(version.python_version)
 

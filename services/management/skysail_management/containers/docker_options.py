@@ -1,4 +1,4 @@
-"""What the Docker engine is told of a container, as its API has it; nothing is asked or done here."""
+"""Specifications of containers in the form of Docker's API, made without calls."""
 
 import os
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Virtual environments for replicas that need packages of their own, one per set of them.
+"""Virtual environments for replicas with requirements, one for each set of packages.
 
 Such an environment sees the packages of management's own environment too (Skysail among them);
 what pip installs into it comes first.

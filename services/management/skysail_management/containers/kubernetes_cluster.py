@@ -72,7 +72,7 @@ class KubernetesManager(ContainerManager):
     loads_here = False
 
     def __init__(self, settings: ManagementSettings, api: KubernetesApi | None = None) -> None:
-        """Marks what it makes with the cluster of these settings, which also say how it is reached."""
+        """Labels its objects with the cluster of these settings, which also name the API server."""
         self._settings = settings
         self._api = api or KubernetesApi(
             settings.kubeconfig,
@@ -130,7 +130,7 @@ class KubernetesManager(ContainerManager):
             await self._packages.prepare(version, progress, verifies=verifies)
 
     async def start(self, spec: ReplicaSpec) -> Container:
-        """Have one more pod for a replica and return it as STARTING."""
+        """Add a pod for a replica and return it as STARTING."""
         if self._images is not None:
             # On the nodes it is known by its name in the registry alone.
             image = self._images.pushed_image(spec.version)
@@ -146,7 +146,7 @@ class KubernetesManager(ContainerManager):
         return replica.container if replica else read_pod(pod).container
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
-        """Have a pod finish what it has, and return when it is gone."""
+        """Drain a pod, and return when it is gone."""
         replica = self._replicas.get(container_id)
         if replica is None or replica.has_failed:
             return
@@ -177,7 +177,7 @@ class KubernetesManager(ContainerManager):
         return self._changes.watch()
 
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
-        """Yield the last lines of a log and, if `follow`, what is added."""
+        """Yield the last lines of a log and, if `follow`, new lines."""
         kept = dict(self._last_logs.values()).get(container_id)
         if kept is not None:
             for text in deque(kept.splitlines(), maxlen=tail_lines):

@@ -44,7 +44,7 @@ class KubernetesImages:
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
-        """Learn what an earlier management noted, and remove the probes that it left.
+        """Read the notes of an earlier management, and remove its probes.
 
         Raises:
             ContainerManagerUnavailable: Kubernetes does not answer.

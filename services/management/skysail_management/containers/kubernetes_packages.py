@@ -69,7 +69,7 @@ class KubernetesPackages:
     async def prepare(
         self, version: VersionSpec, progress: Progress, *, verifies: bool = False
     ) -> None:
-        """Install what a version needs.
+        """Install the packages of a version.
 
         With `verifies` an installer looks whether all of it is in the volume, whatever the note
         says: someone may have emptied the volume.
@@ -151,7 +151,7 @@ class KubernetesPackages:
         progress: Progress,
         image: str = "",
     ) -> int:
-        """Run the installer in a pod of its own and return its exit status; the pod ends then."""
+        """Run the installer in a separate pod, remove the pod, and return its exit status."""
         await self._end_earlier(key)
         name = f"skysail-{what}-{key}-{secrets.token_hex(2)}"
         path = f"{manifests.PACKAGES}/{key}"

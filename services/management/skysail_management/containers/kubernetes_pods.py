@@ -1,4 +1,4 @@
-"""The pods of one cluster's replicas: what is known of them, and the Kubernetes Deployments they are of.
+"""The observed pods of one cluster's replicas, and their Kubernetes Deployments.
 
 A Kubernetes Deployment makes pods that are all alike and ends any of them; replicas have an index and
 management says which one ends. Hence two labels:
@@ -43,7 +43,7 @@ _RELEASE_TIMEOUT_S = 10.0
 
 @dataclass
 class _Group:
-    """What is known of a Kubernetes Deployment."""
+    """An observed Kubernetes Deployment."""
 
     is_made: bool = False
     """True while it is there, as far as we know."""
@@ -117,7 +117,7 @@ class KubernetesPods:
             await asyncio.sleep(back_off.next_s())
 
     async def refresh(self) -> None:
-        """Correct the picture by what there is now, whatever the watch has told.
+        """Correct the observed pods by a list, for events that the watch missed.
 
         Raises:
             ContainerManagerUnavailable: the Kubernetes cluster does not answer.
@@ -180,7 +180,7 @@ class KubernetesPods:
             self._on_change(name, None)
 
     async def claim(self, spec: ReplicaSpec, manifest: Object) -> Object:
-        """Have one more pod, which starts as this replica, and return it.
+        """Add a pod, which starts as this replica, and return it.
 
         Args:
             spec: The replica.
@@ -207,7 +207,7 @@ class KubernetesPods:
             group.num_claiming -= 1
 
     async def _make(self, group: _Group, spec: ReplicaSpec, manifest: Object) -> None:
-        """Make a Kubernetes Deployment with what goes with it, unless another claim has meanwhile."""
+        """Create a Kubernetes Deployment and its objects, unless another claim has done so."""
         name = manifest["metadata"]["name"]
         async with group.lock:
             if not group.is_made:
@@ -222,7 +222,7 @@ class KubernetesPods:
             group.is_made = group.has_parts = True
 
     async def _is_scaled(self, name: str, group: _Group) -> bool:
-        """Have as many pods as are claimed or about to be; False if there is nothing to have them.
+        """Scale to the claimed pods and those about to be; False without a Kubernetes Deployment.
 
         Told again also where nothing changes: somebody may have scaled or deleted it.
         """
@@ -281,7 +281,7 @@ class KubernetesPods:
         return f"Kubernetes made none within {_CLAIM_TIMEOUT_S:g} s"
 
     async def release(self, name: str) -> None:
-        """Have a pod count no longer, so that none is made in its place; it runs on.
+        """Detach a running pod from its Deployment, so that Kubernetes does not replace it.
 
         Raises:
             ContainerManagerUnavailable: the Kubernetes cluster does not answer.
@@ -338,7 +338,7 @@ class KubernetesPods:
 
 
 def _is_older(pod: Object, known: Object | None) -> bool:
-    """Tell whether a pod is as it was before what is known of it."""
+    """Return whether a report of a pod is older than the observed pod."""
     if known is None or pod["metadata"].get("uid") != known["metadata"].get("uid"):
         return False
     versions = [each["metadata"].get("resourceVersion", "") for each in (pod, known)]

@@ -211,7 +211,7 @@ class LocalProcessManager(ContainerManager):
         }
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
-        """Have a process finish what it has, and return when it is gone."""
+        """Drain a process, and return when it is gone."""
         replica = self._replicas.get(container_id)
         if replica is None:
             return
@@ -268,7 +268,7 @@ class LocalProcessManager(ContainerManager):
         return self._changes.watch()
 
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
-        """Yield the last lines of a log and, if `follow`, what is added."""
+        """Yield the last lines of a log and, if `follow`, new lines."""
         path = log_file(self._directory / Path(container_id).name)
         has_ended = (lambda: container_id not in self._replicas) if follow else None
         lines = read_log(path, tail_lines, has_ended)

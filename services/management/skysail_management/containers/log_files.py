@@ -41,7 +41,7 @@ def read_log_end(path: Path) -> bytes:
 async def read_log(
     path: Path, tail_lines: int, has_ended: Callable[[], bool] | None
 ) -> AsyncGenerator[str, None]:
-    """Yield the last lines of a log and then what is added, across rotations.
+    """Yield the last lines of a log and then new lines, across rotations.
 
     Args:
         path: The log.

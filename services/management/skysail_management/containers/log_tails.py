@@ -1,4 +1,4 @@
-"""What the end of a replica's log tells of a failure, whatever its format and however long its lines."""
+"""Reads the reason of a failure from the end of a replica's log, of any format."""
 
 import json
 import re
@@ -27,7 +27,7 @@ _CALLER = "call_function"
 
 
 def log_end(log: bytes | str) -> str:
-    """Return what a log ends with for people: whole lines, of which the longest are shortened.
+    """Return the end of a log for people: whole lines, of which the longest are shortened.
 
     Its last line is always there; all are at most `LOG_TAIL_BYTES`, a log that is cut off included.
     """
@@ -94,14 +94,14 @@ def load_failure(log: bytes | str) -> str:
 
 
 def timed_out(container: Container, log: str) -> Container:
-    """Return a container that was not ready in time, with what it was doing if its log tells that."""
+    """Return a container that was not ready in time, with the activity that its log names."""
     told = _last_report(NOT_READY, log)
     doing = f": {told}; raise start_timeout_s if it needs longer" if told else ""
     return replace(container, reason=f"{container.reason}{doing}", log_tail=log_end(log))
 
 
 def _last_report(event: str, log: str) -> str:
-    """Return what the last such event of a log tells; empty if there is none."""
+    """Return the text of the last such event of a log; empty if there is none."""
     marker = f"{event}: "
     for line in reversed(log.split("\n")):
         if marker in line:

@@ -1,4 +1,4 @@
-"""What Kubernetes is told, as functions of plain values; nothing is asked or done here.
+"""Manifests of Kubernetes objects, as pure functions of plain values.
 
 anchor                      a ConfigMap: what is deleted with it is all of the cluster
 └─ Deployment          the replicas of a version that are alike, never changed but in number
@@ -62,7 +62,7 @@ CONTAINER_SECURITY: Object = {
 def deployment(
     spec: ReplicaSpec, settings: ManagementSettings, *, image: str = "", packages: str = ""
 ) -> Object:
-    """Return the Kubernetes Deployment of replicas like this one; it has none yet.
+    """Return the Kubernetes Deployment of replicas like this one, with no pods.
 
     Its name is a hash of all that they are, so that one that exists is the right one; its Secret has
     the same.

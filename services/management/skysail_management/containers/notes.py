@@ -1,4 +1,4 @@
-"""What the local container manager notes of each process, for the management after it."""
+"""Notes of the local container manager about each process, for the next management."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ _READY_FILE = "ready"
 
 @dataclass
 class Replica:
-    """A process and what is known of it."""
+    """The note about one process."""
 
     container: Container
     directory: Path
@@ -46,7 +46,7 @@ class Replica:
 
     @property
     def log_file(self) -> Path:
-        """What it writes to standard output and standard error."""
+        """The file of its standard output and standard error."""
         return log_file(self.directory)
 
 
@@ -75,7 +75,7 @@ def write_note(replica: Replica) -> None:
 
 
 def read_note(directory: Path) -> Replica | None:
-    """Return the process that has this directory; None where no note can be read."""
+    """Return the process of this directory; None if its note cannot be read."""
     try:
         record = json.loads((directory / _NOTE_FILE).read_text())
         is_ready = (directory / _READY_FILE).exists()

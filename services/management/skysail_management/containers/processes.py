@@ -64,7 +64,7 @@ def _start_by_psutil(pid: int) -> ProcessStart:
 
 
 def is_same_process(pid: int, start: ProcessStart) -> bool:
-    """Tell whether the process that was started then under this pid still lives."""
+    """Return whether the process that started then under this pid still lives."""
     return start != NO_START and start_of(pid) == start
 
 
@@ -102,7 +102,7 @@ def signal_process(pid: int, number: signal.Signals) -> None:
 
 
 def kill_remains(leader: int, variable: str, value: str) -> None:
-    """Kill what a process that led a session has left behind, if its session is still that.
+    """Kill the remaining processes of a dead session leader, if the session is still its own.
 
     Its number is given to no other process while one that it started lives; that one is known by
     a variable of the environment, which it has inherited.

@@ -17,7 +17,7 @@ class ContainerManagerFactory(Protocol):
     """Makes a container manager from the settings of management."""
 
     def __call__(self, settings: "ManagementSettings") -> ContainerManager:
-        """Return a manager that is not open yet."""
+        """Return a manager, not open."""
         ...
 
 

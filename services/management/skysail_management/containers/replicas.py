@@ -1,4 +1,4 @@
-"""What every back end tells a replica, and what it tells of one that has ended."""
+"""Parts of every back end: labels and variables of replicas, reasons of their ends."""
 
 import re
 import signal
@@ -23,7 +23,7 @@ _THREADS = (
 
 
 def minor_of(python: str) -> str:
-    """Return the minor version of a Python, such as 3.11 of 3.11.7; empty for what is none."""
+    """Return the minor version of a Python, such as 3.11 of 3.11.7; empty for other texts."""
     found = re.match(r"\d+\.\d+", python)
     return found[0] if found else ""
 
@@ -34,7 +34,7 @@ def check_python(
     where: str = "replicas here run",
     fix: str = "start the cluster with Python {}",
 ) -> None:
-    """Return if replicas of the version can run on this Python, such as 3.11.2.
+    """Check that replicas of the version can run on this Python, such as 3.11.2.
 
     Args:
         version: The version, which needs the minor version of Python that its artifact was made with.
@@ -65,7 +65,7 @@ def replica_name(spec: ReplicaSpec) -> str:
 
 
 def replica_labels(cluster: str, spec: ReplicaSpec) -> dict[str, str]:
-    """Return what marks a container as this cluster's and tells what it holds."""
+    """Return the labels of a container of this cluster, with the replica that it holds."""
     return {
         "cluster": cluster,
         "model": spec.replica_id.model_version.model_name,

@@ -64,7 +64,7 @@ def remove_dangling_names() -> None:
 
 
 def remove_replica_directory(directory: Path) -> None:
-    """Remove what a replica that has ended leaves on disk; what resists is left there."""
+    """Remove the files of a replica that has ended, as far as possible."""
     remove_short_name(directory)
     shutil.rmtree(directory, ignore_errors=True)
 

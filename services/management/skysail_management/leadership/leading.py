@@ -1,4 +1,4 @@
-"""From a standby to the leader and back: what `app` does around its work where there is a lease."""
+"""From a standby to the leader and back, for a management with a lease."""
 
 import asyncio
 import platform

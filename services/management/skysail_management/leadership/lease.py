@@ -28,7 +28,7 @@ class Alarm(Protocol):
     """What ends the process, such as `Watchdog`."""
 
     def arm(self, after_s: float) -> None:
-        """End the process after this time, and no longer when it was told to before."""
+        """End the process after this time; replaces an earlier call."""
 
     def disarm(self) -> None:
         """Let the process live."""

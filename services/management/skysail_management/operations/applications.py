@@ -86,7 +86,7 @@ class Applications:
         *,
         removes_default_output: bool = False,
     ) -> ApplicationRecord:
-        """Change what is not None, and take the default output away if that is asked for.
+        """Change the values that are not None, and remove the default output on request.
 
         Raises:
             ApplicationNotFound: there is none of this name.

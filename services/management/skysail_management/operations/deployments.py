@@ -1,4 +1,4 @@
-"""Deployments: what is wanted of a model version, and the story of getting there."""
+"""Operations on deployments: the desired state of a version, and the events of reaching it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -34,7 +34,7 @@ _SLACK_S = 30.0
 
 @dataclass(frozen=True)
 class DeploymentDefaults:
-    """What the server decides where a caller does not."""
+    """Defaults of the server for values that a caller does not give."""
 
     max_batch_size: int
     start_timeout_s: float
@@ -252,7 +252,7 @@ class Deployments:
     async def set_autoscaling(
         self, model: str, version: str, bounds: AutoscalingRecord | None
     ) -> DeploymentRecord:
-        """Have the number of replicas follow the load and return what is wanted now.
+        """Let the number of replicas follow the load, and return the deployment.
 
         Args:
             model: Name of the model.
@@ -280,7 +280,7 @@ class Deployments:
         return changed
 
     async def tune(self, model: str, version: str, changes: Mapping[str, Any]) -> DeploymentRecord:
-        """Change how frontends serve a deployed version and return what is wanted of it now.
+        """Change how frontends serve a deployed version, and return the deployment.
 
         Args:
             model: Name of the model.

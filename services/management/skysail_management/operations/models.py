@@ -153,7 +153,7 @@ class Models:
 
     @contextmanager
     def taking_artifact(self, sha256: str) -> Iterator[None]:
-        """Remove an artifact that was uploaded for nothing: what is done inside is refused."""
+        """Remove an uploaded artifact if the operation inside the block is refused."""
         try:
             with self._artifacts.taking(sha256):
                 yield

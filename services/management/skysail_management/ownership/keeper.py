@@ -1,4 +1,4 @@
-"""Keeps the store owned, and knows what is wrong with it."""
+"""Keeps the ownership of the store, and notices its problems."""
 
 import asyncio
 import logging
@@ -70,7 +70,7 @@ class StoreKeeper:
             await asyncio.sleep(RENEW_EVERY_S)
 
     async def check(self) -> None:
-        """Renew the ownership now, and note what the store is like.
+        """Renew the ownership now, and note the state of the store.
 
         Raises:
             StoreTaken: another management owns the store by now.

@@ -44,7 +44,7 @@ class LastSeenNote:
         self._lock = threading.Lock()
 
     def read(self) -> LastSeen | None:
-        """Return the note; None if there is none, or it cannot be read."""
+        """Return the note; None if it does not exist or cannot be read."""
         try:
             values = self._all().get(self._cluster)
             if values is None:

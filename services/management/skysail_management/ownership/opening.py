@@ -1,4 +1,4 @@
-"""Opens the store: waits until it answers, judges what it holds, and becomes its owner."""
+"""Opens the store: waits until it answers, checks it for lost data, and becomes its owner."""
 
 import asyncio
 import logging
@@ -131,7 +131,7 @@ class StoreOpening:
         self._note.write(LastSeen(self._store.id, self._store.revision, self._store.epoch))
 
     async def close(self) -> None:
-        """Note what was seen last, and let another management own the store at once."""
+        """Note the last state, and let another management own the store at once."""
         self._write_note()
         try:
             await self._store.release()
@@ -159,7 +159,7 @@ class StoreOpening:
 
 
 def loss(state: StoreState, seen: LastSeen | None) -> str:
-    """Return what a store has lost since it was seen last; empty if nothing."""
+    """Return the loss of a store since it was seen last; empty without a loss."""
     if seen is None:
         return "" if state.num_records else "it is empty"
     if not state.id:

@@ -1,4 +1,4 @@
-"""How the reconciler ends a container: whatever its manager says, and with the end of its log."""
+"""Ends containers for the reconciler, despite errors of their manager, and reads their logs."""
 
 import asyncio
 import logging

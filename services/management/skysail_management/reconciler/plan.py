@@ -1,4 +1,4 @@
-"""What must happen to a model version: desired minus observed, as a pure function."""
+"""The plan for a model version: desired minus observed, as a pure function."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Failures:
-    """What a replica index has been through."""
+    """The failures of a replica index."""
 
     count: int
     last: float

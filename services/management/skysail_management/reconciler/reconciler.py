@@ -1,4 +1,4 @@
-"""Runs one loop a model version and passes on what the container manager reports."""
+"""Runs one loop a model version and passes on reports of the container manager."""
 
 import asyncio
 import logging
@@ -66,7 +66,7 @@ class Reconciler:
         await self._manager.close()
 
     async def stop_all_containers(self) -> None:
-        """Drain and stop every container, whatever is desired."""
+        """Drain and stop every container, regardless of deployments."""
         await self._tasks.stop()
         try:
             await stop_all(self._manager, self._options.drain_timeout_s)
@@ -88,11 +88,11 @@ class Reconciler:
         self.routing_changed()
 
     def repeat_rollout(self, version: ModelVersion) -> None:
-        """Begin again with a complete deployment that does not come up any more."""
+        """Retry a completed deployment whose replicas no longer come up."""
         self._loop(version).repeat_rollout()
 
     def routing_changed(self) -> "asyncio.Future[None]":
-        """Send a new snapshot; what is returned is done once every frontend applied it."""
+        """Send a new snapshot; the returned future is done once every frontend applied it."""
         return self._routing.publish(self.containers())
 
     def containers(self) -> list[Container]:
@@ -100,7 +100,7 @@ class Reconciler:
         return [box for loop in self._loops.values() for box in loop.containers]
 
     def version_loop(self, version: ModelVersion) -> VersionLoop | None:
-        """Return what is known of a version that runs, or None."""
+        """Return the observed state of a version that runs, or None."""
         return self._loops.get(version)
 
     def num_ready(self, version: ModelVersion) -> int:

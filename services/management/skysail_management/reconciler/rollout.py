@@ -55,7 +55,7 @@ class Rollout:
         self._is_repeated = False
 
     def repeat(self) -> None:
-        """Begin again with a complete deployment: failures are told, but nothing is undone."""
+        """Retry a completed deployment: callers hear of failures, but nothing is undone."""
         self.reset()
         self._is_repeated = True
 
@@ -65,7 +65,7 @@ class Rollout:
         return self._count(deployment, message, container.log_tail, container.is_permanent)
 
     def note_error(self, deployment: DeploymentRecord | None) -> bool:
-        """Count a mistake of ours as the failure of a replica."""
+        """Count an internal error as the failure of a replica."""
         message = f"{self._version} cannot be deployed: internal error; see the log of management"
         return self._count(deployment, message, "", is_permanent=False)
 
@@ -187,7 +187,7 @@ class Rollout:
 
 
 def failure_text(container: Container, memory_mib: int) -> str:
-    """Return how a replica failed, with the limit of its memory where that may be why."""
+    """Return how a replica failed, with its memory limit if that may be the cause."""
     text = f"{container.replica_id} failed: {container.reason}"
     # A limit that is too low shows in many ways: no thread can be started, a library aborts, nothing
     # goes on. Only what Python itself raised is known to be something else.

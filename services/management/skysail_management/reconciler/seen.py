@@ -1,4 +1,4 @@
-"""What the reconciler has seen of a live container."""
+"""A live container as the reconciler has seen it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What containers are told, made of records and settings."""
+"""Specifications of containers, made of records and settings."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -16,7 +16,7 @@ from skysail_management.records import DeploymentRecord, VersionRecord
 
 @dataclass(frozen=True)
 class ReconcilerOptions:
-    """What every loop needs to know."""
+    """The dependencies of every loop."""
 
     management_endpoint: str
     """Where replicas fetch their artifact."""
@@ -32,7 +32,7 @@ class ReconcilerOptions:
 
 
 def version_spec(record: VersionRecord) -> VersionSpec:
-    """Return what a container needs of a version."""
+    """Return the part of a version that a container needs."""
     return VersionSpec(
         record.model_version, record.artifact_sha256, record.python_version, record.requirements
     )

@@ -95,7 +95,7 @@ class VersionLoop:
 
     @property
     def is_idle(self) -> bool:
-        """True where nothing is desired and nothing is left."""
+        """True if no replica is desired and none is left."""
         return self._desired() is None and not self._seen and not self._starter.under_way
 
     @property
@@ -147,7 +147,7 @@ class VersionLoop:
         return record.artifact_sha256 if record else ""
 
     def observe(self, container: Container) -> None:
-        """Take over what the container manager reports of one of this version's containers."""
+        """Record a report of the container manager about one of this version's containers."""
         before = self._seen.get(container.container_id)
         was_ready = before is not None and before.container.state is ReplicaState.READY
         has_been_ready = before is not None and before.was_ready
