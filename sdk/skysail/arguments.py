@@ -203,7 +203,7 @@ def _checking(method: Callable[..., Any]) -> Callable[..., Any]:
     def checking(self: Any, *args: Any, **kwargs: Any) -> Any:
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
             default = defaults.get(name)
-            # None for what may be given as NOT_GIVEN returns it to the server's default.
+            # None returns an argument whose default is NOT_GIVEN to the server's default.
             is_default = value is default or (value is None and default is NOT_GIVEN)
             if not is_default and name in defaults:
                 check_argument(name, value)

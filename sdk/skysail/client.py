@@ -84,7 +84,7 @@ class Client:
         return self._bridge.client
 
     def _run(self, work: Coroutine[Any, Any, T], limit_s: float | None = None) -> T:
-        # What takes as long as its work does has no limit but its own.
+        # Operations that take as long as their work have only their own limits.
         return self._bridge.run(work, limit_s and limit_s + _SLACK_S)
 
     def get_query_addr(self) -> str:
@@ -144,7 +144,7 @@ class Client:
         progress: bool | None = None,
     ) -> Version:
         """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
-        # Here, because the function may want the caller's thread.
+        # Capture runs on the caller's thread, because the function may need it.
         artifact = build_artifact(
             function,
             example=example,

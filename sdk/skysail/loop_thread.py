@@ -94,7 +94,7 @@ class LoopThread:
                         "thread, such as an on_event function that does not return"
                     )
         except BaseException:
-            # Of the caller's thread too, such as KeyboardInterrupt.
+            # KeyboardInterrupt in the caller's thread cancels the call too.
             future.cancel()
             raise
 

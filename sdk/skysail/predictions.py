@@ -92,7 +92,7 @@ def rows_of(inputs: Any) -> Iterable[Any]:
 
 
 def _row(name: str, value: Any) -> Tensor:
-    # What a sole input without a name is called in messages.
+    # The name of a sole input without a name, in messages.
     shown = name or "input"
     if isinstance(value, (str, bytes)):
         rows: Array = np.empty(1, dtype=object)

@@ -166,7 +166,7 @@ class QueryStream:
             try:
                 if not self._frontends:
                     self._frontends.extend(await self._find_frontends())
-                # Another one next time, and whoever is there by then after the last.
+                # The next query takes the next stream, and after the last one the first.
                 await self._serve(self._frontends.popleft())
                 back_off.reset()
                 self._lost_at = MONOTONIC()
@@ -194,7 +194,7 @@ class QueryStream:
             if not await _connects(channel):
                 raise await asyncio.to_thread(frontend_unreached, endpoint, self._tls)
             call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()
-            # What was asked on another stream comes first.
+            # Queries of another stream come first.
             self._outbox = deque(self._pending)
             self._wake.set()
             writing = asyncio.create_task(self._write(call), name="query stream writer")

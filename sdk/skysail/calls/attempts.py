@@ -54,7 +54,7 @@ async def outcome(work: Awaitable[T], told: Callable[[grpc.aio.AioRpcError], Sky
         found = told(error)
         if is_lost(error):
             raise LostConnection(found) from None
-        # Nothing in gRPC's own says more, and it would be shown first.
+        # The traceback of gRPC adds nothing, and would be shown first.
         raise found from None
 
 

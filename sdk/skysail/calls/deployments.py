@@ -157,7 +157,7 @@ class DeploymentCalls(ModelCalls):
         try:
             return await self._followed(request, on_event, patience)
         except ArtifactNotFound:
-            # It was swept between the upload and now.
+            # Management swept the artifact between the upload and now.
             await self._upload(artifact, on_event, patience)
             return await self._followed(request, on_event, patience)
 

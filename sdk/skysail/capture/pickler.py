@@ -126,7 +126,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._codes.reduced(obj, self._code_names.get(id(obj), obj.co_name))
         if isinstance(obj, ModuleType):
             self.modules.add(obj.__name__)
-            # Also lazy modules, which have a type of their own.
+            # Lazy modules, whose type is not ModuleType, count too.
             is_known = sys.modules.get(obj.__name__) is obj
             return (subimport, (obj.__name__,)) if is_known else NotImplemented
         if isinstance(obj, CellType):
@@ -228,7 +228,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             if str(members.get("__doc__")).startswith(f"{obj.__name__}("):
                 # Made by `dataclasses` of the defaults, sets among them.
                 members["__doc__"] = None
-            # What copyreg keeps there once an instance was pickled.
+            # copyreg adds this attribute once an instance was pickled.
             members.pop("__slotnames__", None)
             # Of Python 3.13: a line number, and names in the order of their hashes.
             members.pop("__firstlineno__", None)
@@ -241,7 +241,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         try:
             contents = cell.cell_contents
         except ValueError:
-            # Its variable was not set yet.
+            # The variable of this cell is not set.
             return NotImplemented
         return _make_cell, (self._value(contents),)
 

@@ -59,7 +59,7 @@ def pickle_function(function: Function) -> Pickled:
         if home is None:
             raise
         try:
-            # As a module that others import: its state is made again in each replica.
+            # Replicas import the module, and make its state themselves.
             pickled = _pickled(function, None)
         except InvalidInput:
             raise error from error.__cause__

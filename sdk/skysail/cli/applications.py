@@ -109,7 +109,7 @@ def update(
     uses_cache: bool | None,
     endpoint: str | None,
 ) -> None:
-    """Change an application; an option that is not given leaves its value unchanged.
+    """Change the given values of an application.
 
     \b
     Example:

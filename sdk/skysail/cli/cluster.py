@@ -157,7 +157,8 @@ def up(
         raise click.UsageError("--all-in-docker goes with --container-manager docker only")
     if pass_env and (all_in_docker or container_manager not in ("", "local")):
         raise click.UsageError(
-            "--pass-env goes with local replicas only; give deploy an environment"
+            "cannot use --pass-env: only local replicas inherit variables; deploy models with "
+            "environment= instead"
         )
     if prometheus_port is not None and not all_in_docker:
         raise click.UsageError("--prometheus-port goes with --all-in-docker only")
@@ -211,7 +212,7 @@ def up(
     def on_ready(endpoints: ClusterEndpoints) -> None:
         if ready_line:
             print_ready_line("cluster", **vars(endpoints))
-            # Nobody reads standard output from now on.
+            # The reader of standard output is gone.
             os.dup2(2, 1)
         else:
             print_endpoints(endpoints)
@@ -249,7 +250,7 @@ def _detach(data_dir: Path) -> None:
         bound = parse_ready_line(line.decode(errors="replace"))
         if bound is not None:
             print_endpoints(ClusterEndpoints(**bound))
-            # Not cut at the width of the terminal: people copy it.
+            # Lines keep their width, because people copy them.
             console().print(
                 f"It runs on; 'skysail down' stops it. Log: {log_file}", style="dim", soft_wrap=True
             )

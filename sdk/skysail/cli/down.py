@@ -65,7 +65,10 @@ def down(
         if arguments.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     if container_manager not in ("", KUBERNETES):
-        raise click.UsageError("--container-manager is kubernetes or nothing here")
+        raise click.UsageError(
+            f"cannot use --container-manager {container_manager} here: only kubernetes is named; "
+            "leave the option out for a cluster of this machine"
+        )
     if container_manager == KUBERNETES:
         options = options_of(
             namespace=namespace,

@@ -114,7 +114,7 @@ def print_table(
     screen.width = max(screen.width, _least_width(columns, rows, whole))
     with screen.capture() as shown:
         screen.print(table)
-    # Without the blanks that fill the last column.
+    # Strip the blanks that fill the last column.
     lines = shown.get().splitlines()
     click.echo("\n".join(line.rstrip() for line in lines))
 

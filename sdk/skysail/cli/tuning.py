@@ -84,7 +84,9 @@ def tune(
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for option in defaults:
         if _OPTIONS[option] in changes:
-            raise click.UsageError(f"{option} is given and is to return to its default")
+            raise click.UsageError(
+                f"cannot reset {option}: a value is given, too; give one of the two"
+            )
         changes[_OPTIONS[option]] = None
     with client_of(endpoint) as client:
         found = client.describe_version(*target)

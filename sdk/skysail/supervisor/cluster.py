@@ -209,12 +209,12 @@ class Cluster:
         """Stop everything; False if replicas may be left."""
         has_stopped_replicas = True
         (self._options.data_dir / CLUSTER_FILE).unlink(missing_ok=True)
-        # What ends from now on is not started again.
+        # Processes that end from now on are not restarted.
         await self._tasks.stop()
         if self._frontend is not None:
             await self._frontend.stop(_FRONTEND_STOP_S)
         if self._management is not None:
-            # It leaves its replicas to the next management, which is none here.
+            # Management leaves its replicas to the next one, and no next one starts here.
             await self._management.stop(_MANAGEMENT_STOP_S)
             has_stopped_replicas = await stop_replicas(
                 self._options.data_dir, self._options.cluster, self._environment
@@ -273,7 +273,7 @@ async def stop_cluster(data_dir: Path, cluster: str, environment: Mapping[str, s
             descriptor = lock(data_dir)
         except FailedPrecondition:
             holder = lock_holder(data_dir)
-            # None is written for a moment at the start of a cluster.
+            # A cluster that starts has no file for a moment.
             if holder and holder != pid:
                 pid = holder
                 with contextlib.suppress(ProcessLookupError):

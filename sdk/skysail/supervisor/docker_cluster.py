@@ -19,7 +19,7 @@ class DockerCluster(Cluster):
         self._services = DockerServices(options.data_dir, environment)
 
     async def _start(self) -> ClusterEndpoints:
-        # Until it is removed, `skysail down` looks for what is left.
+        # While this note exists, `skysail down` looks for remains.
         (self._options.data_dir / DOCKER_NOTE).write_text(self._services.host)
         endpoints = await self._services.start(self._options)
         for files in self._services.files:

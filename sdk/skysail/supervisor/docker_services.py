@@ -78,7 +78,7 @@ class DockerServices:
             EngineRefused: the engine cannot do it.
         """
         plan = self._plan(options)
-        # What one that was killed left behind.
+        # A killed cluster leaves containers behind.
         await self.remove()
         for service in (STORE, MANAGEMENT, FRONTEND):
             _make_directory(plan.directory / service, plan.user)
@@ -200,7 +200,7 @@ class DockerServices:
         return bool(found or networks)
 
     async def _remove(self, name: str) -> None:
-        # Those that are gone by now need neither.
+        # Ignore containers that were already removed.
         with contextlib.suppress(EngineRefused):
             await self._engine.do(lambda client: client.stop(name, timeout=_STOP_TIMEOUT_S))
         with contextlib.suppress(EngineRefused):

@@ -30,7 +30,7 @@ def check_ports(addresses: Mapping[str, tuple[str, int]]) -> None:
             if not port:
                 continue
             try:
-                # All at once: two of them may be the same.
+                # Bind all ports at once, because two of them may be the same.
                 listening.enter_context(_listening(host, port))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:

@@ -34,7 +34,7 @@ CHUNK_BYTES = 1024 * 1024
 
 _MAX_MANIFEST_BYTES = 1024 * 1024
 
-# What zipfile raises for files that are no archive, or a broken, encrypted or odd one.
+# The errors of zipfile for broken, encrypted or odd archives, and for other files.
 _NOT_AN_ARTIFACT = (
     zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError,
 )  # fmt: skip

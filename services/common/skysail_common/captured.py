@@ -153,7 +153,7 @@ class _Finder(MetaPathFinder, Loader):
 
     @override
     def exec_module(self, module: ModuleType) -> None:
-        # What is captured is there already.
+        # Captured members exist already.
         pass
 
 

@@ -202,7 +202,7 @@ class Child:
     async def _drain_output(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        # Not by lines: one may be longer than the reader allows.
+        # Read chunks, because a line may be longer than the reader allows.
         while output := await self._process.stdout.read(_OUTPUT_CHUNK_BYTES):
             # A terminal that was closed takes no output.
             with contextlib.suppress(OSError):

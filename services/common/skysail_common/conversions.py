@@ -67,7 +67,7 @@ def packed(name: str, numbers: Sequence[Any], datatype: DataType) -> bytes:
     """
     dtype = datatype.dtype
     if dtype.kind in "iu" and dtype.itemsize < 4:
-        # As wide as the field, so that a number that does not fit is noticed.
+        # The array is as wide as the field, so that a number that does not fit is noticed.
         dtype = np.dtype(f"{dtype.kind}4")
     return narrowed(name, np.array(numbers, dtype), datatype).tobytes()
 

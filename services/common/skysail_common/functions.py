@@ -107,7 +107,7 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
     except (TypeError, ValueError) as error:
         raise ModelFailed(f"{name!r} is not an array: {error}") from error
     if array.dtype.kind in "SUT":
-        # Once more, because numpy's own texts lose the zero bytes at their ends.
+        # Convert again, because numpy's texts lose trailing zero bytes.
         array = np.asarray(value, dtype=object)
     if array.dtype.kind == "O":
         return _array_of_objects(name, array, takes_missing)

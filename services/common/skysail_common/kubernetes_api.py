@@ -181,7 +181,7 @@ class KubernetesApi:
         except NotInCluster:
             return
         except ChangedMeanwhile:
-            # Another has its name now.
+            # Another object has this name now.
             if not uid:
                 raise
 

@@ -64,7 +64,7 @@ class KubernetesConnection:
             FailedPrecondition: that is nowhere said, or the file is not usable.
         """
         configuration = client.Configuration()
-        # Its default is 4.
+        # The client keeps 4 connections by default.
         configuration.connection_pool_maxsize = _MAX_CONNECTIONS
         try:
             namespace = await self._configure(configuration)
@@ -208,7 +208,7 @@ class KubernetesConnection:
     async def _current(self, refused: client.ApiClient | None) -> client.ApiClient:
         """Return the client; a new one if it was refused, or does not exist."""
         async with self._opening:
-            # Unless another call had it made meanwhile.
+            # Another call may have made a new client in the meantime.
             if self._client is refused:
                 await self.open()
             assert self._client is not None

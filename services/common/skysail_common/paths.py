@@ -70,7 +70,7 @@ def socket_directory(data_dir: Path) -> Path:
     try:
         if directory.parent == data_dir.resolve():
             private_directory(data_dir)
-        # What is there and no directory is refused below.
+        # A path that exists and is not a directory is refused below.
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700, parents=True)
     except OSError as error:
@@ -114,5 +114,5 @@ def log_path(data_dir: Path, name: str) -> Path:
     Raises:
         FailedPrecondition: it cannot be made.
     """
-    # One after the other: the mode is that of the last directory alone.
+    # Make one directory after the other, because `mode` applies to the last only.
     return private_directory(private_directory(data_dir) / "logs") / f"{name}.log"

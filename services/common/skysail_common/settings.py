@@ -87,7 +87,7 @@ def read_settings(cls: type[SettingsT], program: str, arguments: Sequence[str]) 
         first = error.errors()[0]
         where = "-".join(str(part) for part in first["loc"]).replace("_", "-")
         what = first["msg"].removeprefix("Value error, ").lower()
-        # What concerns several settings names them itself.
+        # Errors about several settings name them in their text.
         raise InvalidInput(
             f"{program}: --{where}: {what}" if where else f"{program}: {what}"
         ) from error

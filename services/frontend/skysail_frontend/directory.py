@@ -271,4 +271,6 @@ async def _until_stream_ends(reports: Awaitable[None], reading: "asyncio.Task[No
         await asyncio.wait({reading})
     except Exception as error:
         log.exception("reports to management ended")
-        raise SkysailError("its reports ended by an internal error; see the log") from error
+        raise SkysailError(
+            "cannot report to management: an internal error ended the reports; see the log"
+        ) from error

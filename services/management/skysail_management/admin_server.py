@@ -109,7 +109,8 @@ def _refusal(error: type[SkysailError], message: str) -> "grpc.RpcMethodHandler[
 
 
 _NOT_LEADING = _refusal(
-    Unavailable, "this management does not work now: another one does, or is about to"
+    Unavailable,
+    "cannot serve the call: this management does not lead, another one does or is about to; retry it",
 )
 _NO_TOKEN = _refusal(
     Unauthenticated,

@@ -168,7 +168,7 @@ async def _work_in_turn(
 async def _stop_replicas(settings: ManagementSettings) -> None:
     async with _locked(settings.data_dir):
         note = settings.data_dir / _NOTE
-        # Whoever stops them need not know what they run as.
+        # The caller need not know the container manager, because a note names it.
         name = note.read_text() if note.exists() else settings.container_manager
         manager = find_container_manager(name)(settings)
         await manager.open()
@@ -253,7 +253,7 @@ async def _serve(
         )
         port = artifact_server.bind(join_host_port(settings.host, settings.artifact_port))
         bound["artifacts"] = join_host_port(settings.host, port)
-    # Of several that wait for a lease, only the leader may have the socket.
+    # Only the leader may have the socket, because standbys share its directory.
     if settings.tls_certificate_file is not None and not settings.kubernetes_lease:
         bound["socket"] = management_socket(settings.data_dir)
         server.bind(bound["socket"])

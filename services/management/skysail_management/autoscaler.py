@@ -99,7 +99,7 @@ class Autoscaler:
         try:
             async with self._records.lock:
                 if self._records.deployments.get(name) != deployment:
-                    # Who changed it knows better; the next report is judged by what holds then.
+                    # A concurrent change wins; the next report is judged by the new record.
                     return
                 change = self._records.deployments.put(name, changed)
                 await self._records.commit([change], why=decision.reason)

@@ -96,7 +96,7 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
 def _replica(container: Container, num_restarts: int, earlier: str) -> management_pb2.Replica:
     reason = container.reason
     if not reason and num_restarts and earlier:
-        # Whoever looks a second later is to see it, too.
+        # A reader a second later must see it, too.
         reason = f"started again: {earlier}"
     message = management_pb2.Replica(
         replica_id=str(container.replica_id),

@@ -271,7 +271,7 @@ class Records:
         self._stale.clear()
         try:
             contents = await self._store.read()
-            # What was read before a commit of ours was made must not hide it.
+            # Records that were read before our commit must not hide it.
             while contents.revision < self._revision:
                 contents = await self._store.read()
         except BaseException:
@@ -336,7 +336,7 @@ class Records:
             self._on_change()
             raise
         except BaseException:
-            # Also if the caller went away: the store may have made the changes.
+            # Reload even if the caller went away, because the store may have made the changes.
             self._stale.set()
             raise
         self._revision = max(self._revision, revision)

@@ -291,7 +291,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
                     )
             finally:
                 answers.cancel()
-                # Its failure, if any, is what ended the stream.
+                # The failure of the task, if any, ended the stream.
                 await asyncio.wait({answers})
                 self._autoscaler.gone(watcher.frontend_id)
 

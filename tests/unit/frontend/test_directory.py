@@ -376,7 +376,7 @@ async def test_reports_that_fail_end_the_stream_so_that_the_next_has_them(
     monkeypatch.setattr(directed.directory, "_report_loads", fail)
     stream = FakeStream()
     monkeypatch.setattr(stream, "read", never)
-    with pytest.raises(SkysailError, match="its reports ended"):
+    with pytest.raises(SkysailError, match="an internal error ended the reports"):
         await follow(directed, stream)
     assert "RuntimeError: a bug" in caplog.text
 

@@ -133,7 +133,7 @@ def test_the_version_is_told():
         (["start", "digits:1", "--num-replicas", "0"], "0 is not in the range"),
         (
             ["tune", "digits", "--max-queue-size", "9", "--default", "max-queue-size"],
-            "max-queue-size is given and is to return to its default",
+            "cannot reset max-queue-size: a value is given, too; give one of the two",
         ),
         (["apps", "update"], "Missing argument 'NAME'"),
         (["undeploy"], "Missing argument 'MODEL[:VERSION]'"),

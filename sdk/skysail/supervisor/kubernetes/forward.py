@@ -21,9 +21,9 @@ _START_TIMEOUT_S = 30.0
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _PORTS = {
-    # Its Service finds the leader.
+    # The Service of management selects the leader.
     "service/skysail-management": {"management": 8003},
-    # Its Service has no port for metrics: each frontend has its own.
+    # The Service has no port for metrics, because each frontend has its own metrics.
     "deployment/skysail-frontend": {"grpc": 8001, "http": 8000, "metrics": 8002},
 }
 """Ports of what is forwarded to, by the names of `ClusterEndpoints`."""

@@ -22,6 +22,6 @@ async def have_namespace(api: KubernetesApi) -> bool:
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         return True
     except NotAllowed:
-        # Whoever may work in a namespace alone need not see it.
+        # A role for one namespace may not allow to read the namespace itself.
         return False
     return False

@@ -134,7 +134,7 @@ def kustomization(options: KubernetesOptions, overlay: str, names: str) -> Objec
         names: File with the replacements for volumes of a node, likewise.
     """
     registry = options.image_registry.rstrip("/")
-    # Without a tag: that of the overlay stays.
+    # An image without a tag keeps the tag of the overlay.
     images = [
         {"name": f"skysail-{each}", "newName": f"{registry}/skysail-{each}"} for each in IMAGES
     ]

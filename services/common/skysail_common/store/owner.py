@@ -40,7 +40,7 @@ class Owner:
             names = ("host", "place", "since")
             return cls(tuple(values["locks"]), *(str(values[name]) for name in names))
         except (ValueError, KeyError, TypeError):
-            # Another Skysail wrote it: it is an owner all the same.
+            # A record that another Skysail wrote still names an owner.
             return cls((), "another version of Skysail", text[:100], "")
 
     def __str__(self) -> str:
@@ -71,5 +71,5 @@ class StoreState:
         """Return the owner that keeps a candidate from taking the store; None if it may."""
         if self.owner is None or set(self.owner.locks) & set(candidate.locks):
             return None
-        # Also one from the future: the server's clock was set back since.
+        # An instant in the future counts too, because the server's clock may have been set back.
         return self.owner if abs(self.idle_s) <= LEASE_S else None

@@ -93,7 +93,7 @@ class ClusterContainers:
     async def leave(self) -> None:
         """Remove the network and the directory of sockets if Skysail made them and they are unused."""
         remove_socket_directory(self._settings.data_dir)
-        # It stays where somebody else is on it.
+        # Another container uses the network, so that it stays.
         with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
             if (await self._own_labels_of_network() or {}).items() >= self._marks.items():
                 network = self._settings.docker_network

@@ -202,7 +202,7 @@ class DockerEngineManager(ContainerManager):
             if name not in running:
                 await self._note_end(name)
         for name in running:
-            # It may have ended since the list was made.
+            # The container may have ended since the list was made.
             if name in self._replicas or not await self._containers.is_running(name):
                 continue
             # Another resync may have found it during the question.
@@ -229,7 +229,7 @@ class DockerEngineManager(ContainerManager):
         if replica is None:
             return
         failed = await self._containers.ended(replica.container)
-        # Its start, or another report of its end, may have given it up by now.
+        # The start, or another report of the end, may have removed it in the meantime.
         if self._replicas.pop(name, None) is None:
             return
         if replica.readiness is not None:
@@ -243,7 +243,7 @@ class DockerEngineManager(ContainerManager):
                 failed = replace(failed, reason=SILENT)
             replica.container = failed
             self._changes.publish(failed)
-        # Only now: who waits for it may start another one.
+        # Report the end last, because its waiter may start another container.
         replica.gone.set()
 
     def _follow(self, replica: _Replica) -> None:

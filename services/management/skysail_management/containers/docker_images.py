@@ -283,7 +283,7 @@ class VersionImages:
         try:
             await self._engine.do(lambda client: client.remove_container(name, v=True, force=True))
         except (EngineRefused, ContainerManagerUnavailable):
-            # What is left, the next `open` removes.
+            # The next `open` removes remains.
             return
 
     async def _commit(self, container: str, tag: str, config: dict[str, Any]) -> None:

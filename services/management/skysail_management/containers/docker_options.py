@@ -68,7 +68,7 @@ def replica_config(
         "Mounts": [] if settings.docker_network else [socket],
         "NetworkMode": replica_network(settings),
         "PidsLimit": settings.docker_max_processes,
-        # As much with swap as without: none.
+        # Memory plus swap equals memory, which leaves no swap.
         "Memory": memory_mib * _MIB,
         "MemorySwap": memory_mib * _MIB,
         "NanoCpus": int((spec.cpus or settings.docker_cpus) * 1e9),

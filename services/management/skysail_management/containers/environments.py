@@ -86,7 +86,7 @@ class Environments:
             stderr=subprocess.STDOUT,
             # A pip that is killed removes nothing of its own.
             env={**self._base_environment, "TMPDIR": str((directory / _TEMPORARY).absolute())},
-            # What pip starts to build packages must not outlive it.
+            # The build processes of pip must not outlive it.
             start_new_session=True,
             limit=_MAX_LINE_BYTES,
         )

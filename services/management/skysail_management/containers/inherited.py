@@ -70,5 +70,5 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def _is_plain_proxy(name: str, value: str) -> bool:
-    # What precedes an `@` is a user and a password.
+    # The text before an `@` is a user and a password.
     return name.lower() in _PROXIES and "@" not in value

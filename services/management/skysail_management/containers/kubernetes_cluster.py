@@ -142,7 +142,7 @@ class KubernetesManager(ContainerManager):
             manifest = manifests.deployment(spec, settings, packages=packages)
         pod = await self._pods.claim(spec, manifest)
         replica = self._replicas.get(pod["metadata"]["name"])
-        # It may have ended before this goes on.
+        # The pod may have ended before this coroutine continues.
         return replica.container if replica else read_pod(pod).container
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
@@ -159,7 +159,7 @@ class KubernetesManager(ContainerManager):
         try:
             await asyncio.wait_for(replica.gone.wait(), grace_s + _KILL_TIMEOUT_S)
         except asyncio.TimeoutError:
-            # Its node does not answer any more.
+            # The node of the pod does not answer.
             log.warning("a pod does not end and is forgotten", extra={"container": container_id})
             await self._pods.delete(container_id, 0)
             try:
@@ -193,7 +193,7 @@ class KubernetesManager(ContainerManager):
                 async for line in lines:
                     yield line.decode(errors="replace")
         except ClusterRefused:
-            # It has written nothing yet.
+            # The log of the pod is empty so far.
             return
 
     async def sweep(self, needed: Needed) -> None:
@@ -252,7 +252,7 @@ class KubernetesManager(ContainerManager):
         elif not replica.has_failed:
             reason = "its pod was deleted"
             self._set(replica, replace(replica.container, state=ReplicaState.FAILED, reason=reason))
-        # Only now: who waits for it may start another one.
+        # Report the end last, because its waiter may start another pod.
         replica.gone.set()
 
     async def _fail(self, name: str, replica: _Replica, state: PodState) -> None:
@@ -262,7 +262,7 @@ class KubernetesManager(ContainerManager):
         reason = explained(state.container.reason, text)
         self._set(replica, replace(state.container, reason=reason, log_tail=log_end(text)))
         if pod is not None and is_deleted(pod):
-            # It finishes what it has.
+            # The pod drains.
             return
         try:
             await self._pods.release(name)

@@ -171,7 +171,7 @@ class KubernetesImages:
             why = told or f"its pod did not end within {_PROBE_TIMEOUT_S:g} s"
             raise PrepareFailed(f"cannot ask image {image} for its Python: {why}") from None
         finally:
-            # What is left, the next `open` removes.
+            # The next `open` removes remains.
             with contextlib.suppress(SkysailError):
                 await self._api.delete(POD, name, grace_s=0)
         if not minor_of(text):

@@ -170,7 +170,7 @@ class KubernetesPackages:
         except ClusterRefused as error:
             raise PrepareFailed(f"packages cannot be installed: {error.message}") from error
         finally:
-            # What is left, the next sweep removes.
+            # The next sweep removes remains.
             with contextlib.suppress(SkysailError):
                 await self._api.delete(POD, name)
 

@@ -112,7 +112,7 @@ class KubernetesPods:
             except SkysailError as error:
                 log.warning("pods are not watched", extra={"error": error.message})
             except Exception:
-                # Whatever it was: blind for good would be worse.
+                # Continue after any error, because a manager without a watch would be worse.
                 log.exception("pods are not watched")
             await asyncio.sleep(back_off.next_s())
 
@@ -358,7 +358,7 @@ def _claim(pod: Object, spec: ReplicaSpec) -> list[Mapping[str, object]]:
             "path": _pointer("annotations", STARTED_AT),
             "value": datetime.now(timezone.utc).isoformat(),
         },
-        # Those that wait go first.
+        # Pods that wait at the gate go first.
         {"op": "add", "path": _pointer("annotations", DELETION_COST), "value": "1"},
     ]
 

@@ -234,7 +234,7 @@ class LocalProcessManager(ContainerManager):
             if replica.container.container_id not in living and await self._has_exited(replica):
                 await self._ended(replica)
         for replica in noted:
-            # It may have ended, or been followed, since it was seen.
+            # The process may have ended, or been replaced, since it was seen.
             is_known = replica.container.container_id in self._replicas
             if not is_known and is_same_process(replica.pid, replica.start):
                 log.warning("replica found again", extra={"replica": replica.container.replica_id})
@@ -245,7 +245,7 @@ class LocalProcessManager(ContainerManager):
         """Return True once a process whose main thread has ended is gone with its other threads."""
         if replica.child is None:
             return True
-        # Until it is waited for, its number is given to no other.
+        # The kernel gives the pid to no other process until `wait`.
         signal_session(replica.pid, signal.SIGKILL)
         try:
             await asyncio.wait_for(wait_for_exit(replica.pid), _EXIT_S)

@@ -27,7 +27,7 @@ def read_log_end(path: Path) -> bytes:
         wanted = LOG_READ_BYTES - len(found)
         try:
             with each.open("rb") as file:
-                # One more, which tells whether a line begins there.
+                # Read one byte more, to see whether a line begins there.
                 file.seek(max(0, file.seek(0, os.SEEK_END) - wanted - 1))
                 found = file.read() + found
         except OSError:
@@ -101,7 +101,7 @@ def _successor(file: BinaryIO, path: Path) -> BinaryIO | None:
     try:
         newer = path.open("rb")
     except OSError:
-        # In the midst of a rotation, or removed.
+        # The log is being rotated, or was removed.
         return None
     if os.path.sameopenfile(newer.fileno(), file.fileno()):
         newer.close()

@@ -172,7 +172,7 @@ def _pod(
         "automountServiceAccountToken": False,
         # Variables that name every service of the namespace are of no use to it.
         "enableServiceLinks": False,
-        # So that processes which lose their parent are waited for.
+        # The pause container reaps processes that lose their parent.
         "shareProcessNamespace": True,
         "securityContext": POD_SECURITY,
         "terminationGracePeriodSeconds": ROUTED_AWAY_S + math.ceil(settings.drain_timeout_s),

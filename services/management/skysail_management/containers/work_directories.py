@@ -55,7 +55,7 @@ def remove_dangling_names() -> None:
     A data directory may be deleted after its processes were killed.
     """
     for link in _SHORT_PLACE.glob(_NAMES):
-        # Another user's, or removed by another management just now.
+        # The directory belongs to another user, or another management has just removed it.
         with contextlib.suppress(OSError):
             target = Path(os.readlink(link))
             is_own = target.name == "work" and link.lstat().st_uid == os.getuid()

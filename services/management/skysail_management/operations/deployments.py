@@ -334,7 +334,7 @@ class Deployments:
             except Exception:
                 await lines.put(None)
                 raise
-            # Not in a `finally`: a reader that is cancelled must not wait for room.
+            # This is outside of a `finally`, because a cancelled reader must not wait for room.
             await lines.put(None)
 
         tasks = [asyncio.create_task(read(container)) for container in containers]

@@ -61,7 +61,7 @@ class LastSeenNote:
 
     def _write(self, seen: LastSeen) -> None:
         notes = {}
-        # One that cannot be read is replaced.
+        # A note that cannot be read is replaced.
         with contextlib.suppress(OSError, ValueError):
             notes = self._all()
         notes[self._cluster] = asdict(seen)

@@ -136,7 +136,7 @@ class StoreOpening:
         try:
             await self._store.release()
         except SkysailError as error:
-            # Another may take it after the lease.
+            # Another management may take the store after the lease.
             log.info("store not released", extra={"reason": error.message})
 
     async def _check(self, state: StoreState, seen: LastSeen | None) -> None:

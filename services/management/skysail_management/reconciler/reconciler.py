@@ -165,7 +165,7 @@ class Reconciler:
         known = {box.container_id: box.state for box in self.containers()}
         for container in listed.values():
             state = known.get(container.container_id)
-            # One that has failed and is not known was counted when it did.
+            # An unknown container that has failed was counted when it failed.
             is_news = container.state.is_live if state is None else state is not container.state
             if is_news and state is not ReplicaState.DRAINING:
                 self._observe(container)
@@ -183,7 +183,7 @@ class Reconciler:
         except SkysailError as error:
             log.warning("sweep failed", extra={"error": error.message})
         except Exception:
-            # What is left costs room, and the next sweep tries again.
+            # Remains only cost room, and the next sweep tries again.
             log.exception("sweep failed")
 
 
