@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
+from typing import TYPE_CHECKING, Any
 
 from skysail.descriptions import DeployEvent
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 OnEvent = Callable[[DeployEvent], None]
 
@@ -72,9 +72,13 @@ def followed(
 def _shown(title: str, is_wanted: bool, progress: bool | None) -> Any:
     if not is_wanted:
         return nullcontext(_ignore)
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal and sys.stderr.isatty():
-        return _on_terminal(title, console)
+    if sys.stderr.isatty():
+        # Here, because rich is a tenth of what a program that only queries would import.
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        if console.is_terminal:
+            return _on_terminal(title, console)
     if progress or _is_notebook():
         # In a notebook standard error is red, as if something were wrong.
         return nullcontext(_Lines(title, sys.stdout if _is_notebook() else sys.stderr))
@@ -86,7 +90,9 @@ def _ignore(event: DeployEvent) -> None:
 
 
 @contextmanager
-def _on_terminal(title: str, console: Console) -> Iterator[OnEvent]:
+def _on_terminal(title: str, console: "Console") -> Iterator[OnEvent]:
+    from rich.markup import escape
+
     with console.status(f"deploying {escape(title)}") as status:
 
         def show(event: DeployEvent) -> None:

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -64,3 +65,11 @@ def test_a_caller_who_interrupts_hears_what_goes_on_and_how_to_stop_it():
 @pytest.mark.parametrize("steps", [[], [UPLOADING]])
 def test_a_caller_who_interrupts_before_anything_is_deployed_hears_that(steps):
     assert interrupted_after("1", *steps) == "m:1 was not deployed"
+
+
+def test_a_program_that_only_queries_does_not_import_what_shows_progress():
+    code = "import sys, skysail; print([name for name in sys.modules if name.startswith('rich')])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"
