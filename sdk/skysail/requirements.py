@@ -21,8 +21,12 @@ def read_requirements(
     packages = [pkgs_to_install] if isinstance(pkgs_to_install, str) else list(pkgs_to_install)
     if requirements is not None:
         try:
-            lines = Path(requirements).read_text().splitlines()
-        except OSError as error:
-            raise InvalidInput(f"{requirements} cannot be read: {error.strerror}") from error
+            lines = Path(requirements).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise InvalidInput(
+                f"cannot read the requirements file {requirements}: {cause}; give the path of a "
+                "text file in pip's format"
+            ) from error
         packages += [_COMMENT.sub("", line).strip() for line in lines]
     return tuple(package for package in packages if package)

@@ -62,7 +62,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for path in (tmp_path / "nothing.txt", tmp_path):
         with pytest.raises(InvalidInput) as caught:
             read_requirements([], path)
-        assert caught.value.message.startswith(f"{path} cannot be read: ")
+        assert caught.value.message.startswith(f"cannot read the requirements file {path}: ")
+        assert caught.value.message.endswith("; give the path of a text file in pip's format")
+
+
+def test_a_requirements_file_is_utf_8_text(tmp_path):
+    file = tmp_path / "requirements.txt"
+    file.write_bytes(b"\xef\xbb\xbfnumpy # caf\xc3\xa9\n")
+    assert read_requirements([], file) == ("numpy",)
+    file.write_bytes("numpy".encode("utf-16"))
+    with pytest.raises(InvalidInput, match="it is not UTF-8 text; give"):
+        read_requirements([], file)
 
 
 REQUEST = {
