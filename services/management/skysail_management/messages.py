@@ -1,5 +1,6 @@
 """Records and observations as protobuf messages."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -32,6 +33,8 @@ from skysail_management.records import (
 )
 from skysail_management.routing import RoutingState, VersionRouting, Watcher
 from skysail_protos.v1 import management_pb2, routing_pb2, tensors_pb2
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+(?=@)")
 
 
 def _timestamp(moment: datetime) -> Timestamp:
@@ -151,7 +154,8 @@ def version_to_proto(
         labels=record.labels,
         registered_at=_timestamp(record.registered_at),
         python_version=record.python_version,
-        requirements=record.requirements,
+        # An index of packages may be named with its password.
+        requirements=[_CREDENTIALS.sub("***", each) for each in record.requirements],
         deployment=deployment_to_proto(deployment) if deployment else None,
         replicas=_replicas(record, deployment, loop),
         is_current=is_current,

@@ -104,6 +104,21 @@ def test_a_version_that_is_not_deployed_as_message():
     assert not message.replicas
 
 
+def test_passwords_of_package_indexes_are_not_told():
+    given = (
+        "--extra-index-url https://me:s3cret@example.org/simple",
+        "mine @ git+ssh://git:s3cret@example.org/mine.git@v1",
+        "six==1.16 --hash=sha256:ab",
+    )
+    record = VERSION.model_copy(update={"requirements": given})
+    message = messages.version_to_proto(record, None, None, is_current=False)
+    assert list(message.requirements) == [
+        "--extra-index-url https://***@example.org/simple",
+        "mine @ git+ssh://***@example.org/mine.git@v1",
+        "six==1.16 --hash=sha256:ab",
+    ]
+
+
 def test_replicas_that_are_only_wanted_are_pending_in_the_order_of_their_indexes():
     message = messages.version_to_proto(VERSION, DEPLOYMENT, None, is_current=False)
     assert [replica.replica_id for replica in message.replicas] == [f"m:1/{n}" for n in range(12)]
