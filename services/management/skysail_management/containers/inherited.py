@@ -22,6 +22,11 @@ REPLICA_VARIABLES = (
 )  # fmt: skip
 """Names and patterns of what replicas inherit, beside proxies without a password."""
 
+_CREDENTIALS = (
+    "*_KEY", "*_KEY_*", "*TOKEN*", "*SECRET*", "*PASSWORD*", "*PASSWD*", "*CREDENTIAL*", "TF_VAR_*",
+)  # fmt: skip
+"""Names that the patterns above match by accident, such as NVIDIA_API_KEY and those of Terraform."""
+
 _BUILD_VARIABLES = (
     "PIP_*", "CC", "CXX", "FC", "AR", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS",
     "PKG_CONFIG_*", "CMAKE_*", "CARGO_HOME", "RUSTUP_HOME", "RUSTFLAGS", "NETRC",
@@ -40,7 +45,7 @@ def replica_variables(
     return {
         name: value
         for name, value in environment.items()
-        if _matches(name, REPLICA_VARIABLES)
+        if (_matches(name, REPLICA_VARIABLES) and not _matches(name, _CREDENTIALS))
         or _is_plain_proxy(name, value)
         or (_matches(name, pass_env) and not name.startswith("SKYSAIL_"))
     }
