@@ -11,6 +11,14 @@ from skysail_common.sockets import split_host_port
 
 _TIMEOUT_S = 1.0
 
+# OpenSSL's codes of a certificate that does not name the host, or the IP address.
+_OTHER_NAME = (62, 64)
+_OTHER_NAME_FIX = (
+    "; the certificate must name the address that clients dial: set "
+    "SKYSAIL_FRONTEND_ADVERTISED_GRPC_ENDPOINT of the frontend to one that it names, or "
+    "SKYSAIL_TLS_SERVER_NAME of the client to its name"
+)
+
 
 class ClientTls:
     """Authorities that a client trusts, and the certificate that it shows, if any."""
@@ -143,7 +151,8 @@ def _trusting() -> ssl.SSLContext:
 def _why_no_handshake(error: OSError, endpoint: str, tls: ClientTls) -> str | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.rstrip(".")
-        return f"the certificate of {endpoint} is not accepted: {why} (authorities: {tls.ca})"
+        fix = _OTHER_NAME_FIX if error.verify_code in _OTHER_NAME else ""
+        return f"the certificate of {endpoint} is not accepted: {why} (authorities: {tls.ca}){fix}"
     if isinstance(error, TimeoutError):
         return None
     if alert := _alert_of(error):

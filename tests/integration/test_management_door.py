@@ -13,7 +13,7 @@ import pytest
 
 import skysail
 from skysail import errors
-from skysail_common.sockets import split_host_port
+from skysail_common.sockets import local_endpoint, split_host_port
 from skysail_protos.v1 import management_pb2
 from skysail_testing import models
 from skysail_testing.certificates import Certificate
@@ -141,6 +141,11 @@ def test_management_that_dies_is_replaced_behind_the_same_locks(guarded: Guarded
 def test_the_address_of_the_frontend_does_not_open_management(tmp_path: Path):
     with running_cluster(tmp_path, "--host", "0.0.0.0") as cluster:
         assert split_host_port(cluster.grpc)[0] == "0.0.0.0"
+        # Clients dial what the frontend advertises, and certificates name no wildcard.
+        with cluster.client() as client:
+            (frontend,) = client.status().frontends
+            assert frontend.grpc_endpoint == local_endpoint(cluster.grpc)
+            assert split_host_port(frontend.http_endpoint)[0] == "127.0.0.1"
         host, port = split_host_port(cluster.management)
         assert host == "127.0.0.1"
         for address in _other_addresses():

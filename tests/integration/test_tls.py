@@ -162,6 +162,11 @@ def test_each_mistake_is_named(secured: Secured, cluster: RunningCluster, tmp_pa
     refusal = secured.refusal(tls_ca_file=stranger)
     assert f"the certificate of {endpoint} is not accepted: unable to get local" in refusal
     assert str(stranger) in refusal
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKYSAIL_TLS_SERVER_NAME", "other.example")
+        refusal = secured.refusal()
+    assert "is not accepted: Hostname mismatch" in refusal
+    assert "SKYSAIL_FRONTEND_ADVERTISED_GRPC_ENDPOINT" in refusal
     with secured.client(query_endpoint="127.0.0.1:1") as client:
         with pytest.raises(errors.Unavailable, match="no frontend is reached at"):
             client.predict("secured", [1, 2, 3])

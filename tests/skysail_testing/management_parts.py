@@ -4,7 +4,7 @@ import hashlib
 import io
 import platform
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -39,12 +39,16 @@ def signature_of(input_type: InputType = InputType.DOUBLES) -> Signature:
 
 
 def make_artifact(
-    content: str = "", input_type: InputType = InputType.DOUBLES, requirements: Sequence[str] = ()
+    content: str = "",
+    input_type: InputType = InputType.DOUBLES,
+    requirements: Sequence[str] = (),
+    packages: Mapping[str, str] | None = None,
 ) -> bytes:
     """Return an artifact that management accepts; `content` makes it differ from others."""
     manifest = Manifest(
         skysail_version="0",
         python_version=platform.python_version(),
+        packages=dict(packages or {}),
         requirements=tuple(requirements),
         signature=SignatureRecord.of(signature_of(input_type)),
         calling="list",

@@ -12,7 +12,7 @@ from skysail_common.lifecycle import BackgroundTasks, stop_event, wait_for_end, 
 from skysail_common.rpc.contract import Server
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import open_transport
-from skysail_common.sockets import join_host_port
+from skysail_common.sockets import join_host_port, local_endpoint
 from skysail_frontend.directory import Directory
 from skysail_frontend.dispatch import Dispatcher
 from skysail_frontend.ingress import grpc_inference, grpc_query
@@ -117,8 +117,9 @@ async def run(settings: FrontendSettings) -> None:
     metrics_endpoint = join_host_port(host, metrics.bind(host, settings.metrics_port))
     introduction = management_pb2.WatchRoutingRequest(
         frontend_id=settings.frontend_id or f"{socket.gethostname()}-{os.getpid()}",
-        grpc_endpoint=settings.advertised_grpc_endpoint or grpc_endpoint,
-        http_endpoint=settings.advertised_http_endpoint or http_endpoint,
+        # Nobody can dial a wildcard address, and no certificate names one.
+        grpc_endpoint=settings.advertised_grpc_endpoint or local_endpoint(grpc_endpoint),
+        http_endpoint=settings.advertised_http_endpoint or local_endpoint(http_endpoint),
         transport=transport.name,
     )
     directory.load()

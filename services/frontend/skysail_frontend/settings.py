@@ -42,10 +42,12 @@ class FrontendSettings(ServiceSettings):
     """Port of the HTTP service."""
 
     advertised_grpc_endpoint: str = ""
-    """Where clients reach the gRPC services, as host:port; what it listens on if empty."""
+    """Where clients reach the gRPC services, as host:port; if empty, what it listens on, or loopback
+    where it listens on every address."""
 
     advertised_http_endpoint: str = ""
-    """Where clients reach the HTTP service, as host:port; what it listens on if empty."""
+    """Where clients reach the HTTP service, as host:port; if empty, what it listens on, or loopback
+    where it listens on every address."""
 
     transport: TransportName = Field("auto", validation_alias=VARIABLE)
     """What carries gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`,

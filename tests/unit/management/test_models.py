@@ -83,6 +83,23 @@ async def test_a_version_never_changes(tmp_path: Path):
 
 
 @virtual_time
+async def test_a_refusal_of_other_content_says_which_packages_differ(tmp_path: Path):
+    async with running_parts(tmp_path) as parts:
+        first = await parts.upload(make_artifact(packages={"cloudpickle": "3.1.2", "six": "1"}))
+        await parts.models.register(M1, first, {})
+        second = await parts.upload(make_artifact(packages={"cloudpickle": "3.1.3", "six": "1"}))
+        with pytest.raises(AlreadyExists) as caught:
+            await parts.models.register(M1, second, {})
+        assert caught.value.message == (
+            "model 'm:1' is registered with other content (made with cloudpickle 3.1.3, registered "
+            "with cloudpickle 3.1.2); versions never change, so deploy this as a new version"
+        )
+        third = await parts.upload(make_artifact(packages={"six": "1"}))
+        with pytest.raises(AlreadyExists, match="with no cloudpickle, registered with cloudp"):
+            await parts.models.register(M1, third, {})
+
+
+@virtual_time
 async def test_what_was_not_uploaded_cannot_be_registered(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ArtifactNotFound):

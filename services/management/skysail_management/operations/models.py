@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 
 from skysail_common.errors import (
     AlreadyExists,
+    ArtifactNotFound,
     FailedPrecondition,
     InvalidInput,
     ModelNotFound,
@@ -15,6 +16,7 @@ from skysail_common.errors import (
 )
 from skysail_common.identifiers import ModelVersion, check_name
 from skysail_management.artifacts import ArtifactStore
+from skysail_management.catalog.contents import differing_versions
 from skysail_management.catalog.promotion import promotion, rolled_back
 from skysail_management.catalog.rules import not_ready_text, serves, why_not_ready
 from skysail_management.catalog.versions import removal_of_version
@@ -118,14 +120,24 @@ class Models:
         name = str(existing.model_version)
         if artifact_sha256 not in ("", existing.artifact_sha256):
             raise AlreadyExists(
-                f"model {name!r} is registered with other content; versions never change, so "
-                "deploy this as a new version"
+                f"model {name!r} is registered with other content"
+                f"{self._difference(artifact_sha256, existing.artifact_sha256)}; versions never "
+                "change, so deploy this as a new version"
             )
         changed = _checked_labels({**existing.labels, **labels})
         if changed == existing.labels:
             return existing, []
         record = existing.model_copy(update={"labels": changed})
         return record, [self._records.versions.put(name, record)]
+
+    def _difference(self, given: str, registered: str) -> str:
+        try:
+            manifests = (self._artifacts.manifest(given), self._artifacts.manifest(registered))
+        except (ArtifactNotFound, FailedPrecondition, InvalidInput, Unavailable):
+            # The refusal stands without it.
+            return ""
+        text = differing_versions(*manifests)
+        return f" ({text})" if text else ""
 
     async def register(
         self, version: ModelVersion, artifact_sha256: str, labels: Mapping[str, str]
