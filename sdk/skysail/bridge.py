@@ -20,7 +20,7 @@ class Bridge:
     """An `AsyncClient` and its thread, which begins at the first call and survives forks."""
 
     def __init__(self, client: AsyncClient) -> None:
-        """Starts nothing yet.
+        """Starts idle.
 
         Args:
             client: A client that nobody else uses.

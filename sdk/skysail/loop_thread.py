@@ -20,7 +20,7 @@ class Pause:
     """A time in which a loop is held still, because its process forks."""
 
     def __init__(self) -> None:
-        """Holds nothing yet."""
+        """Starts before the loop stands still."""
         self.held = threading.Event()
         """Set once the loop stands still."""
         self.over = threading.Event()

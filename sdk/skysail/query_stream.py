@@ -66,7 +66,7 @@ class QueryStream:
         find_frontends: Callable[[], Awaitable[list[str]]],
         tls: ClientTls | None = None,
     ) -> None:
-        """Connects to nothing yet.
+        """Connects on first use.
 
         Args:
             find_frontends: Returns where frontends are reached, or raises `Unavailable`.

@@ -26,7 +26,7 @@ class ManagementCalls:
     """A client of management that connects when it is first used."""
 
     def __init__(self, endpoint: str, timeout_s: float, access: ManagementAccess) -> None:
-        """Connects to nothing yet.
+        """Connects on first use.
 
         Args:
             endpoint: Where management is reached, as host:port.

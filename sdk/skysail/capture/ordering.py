@@ -93,12 +93,12 @@ def _differ(parts: list[Any], originals: Iterable[Any]) -> bool:
 
 
 def _varies(elements: "set[Any] | frozenset[Any]") -> bool:
-    """Tell whether the order of a set differs between processes, and can be made the same."""
+    """Return whether the order of a set differs between processes, and can be made the same."""
     return not all(type(each) in _NUMBERS for each in elements) and all(map(_has_order, elements))
 
 
 def _has_order(element: Any) -> bool:
-    """Tell whether the key of an element is the same in every process."""
+    """Return whether the key of an element is the same in every process."""
     if type(element) is tuple:
         return all(map(_has_order, element))
     return type(element) in _ATOMS or isinstance(element, (type, Enum))

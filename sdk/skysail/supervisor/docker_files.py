@@ -24,7 +24,7 @@ class ServiceFiles:
     """The copies for one service."""
 
     def __init__(self, originals: Mapping[str, Path], directory: Path, user: int) -> None:
-        """Copies nothing yet.
+        """Starts without copies.
 
         Args:
             originals: Files of this machine by the variables that name them.

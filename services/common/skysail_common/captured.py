@@ -104,7 +104,7 @@ class CapturedModule(ModuleType):
         return getattr(source, name)
 
     def __source_names(self, name: str) -> bool:
-        """Tell whether the source has a name, because probes for others must not execute it."""
+        """Return whether the source has a name, because probes for others must not execute it."""
         if name in _OF_THE_IMPORT_SYSTEM:
             return False
         try:

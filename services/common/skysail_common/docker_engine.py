@@ -37,7 +37,7 @@ class DockerEngine:
     """A Docker engine."""
 
     def __init__(self, host: str, timeout_s: float = _TIMEOUT_S) -> None:
-        """Does nothing yet.
+        """Starts idle.
 
         Args:
             host: Where the engine listens, such as `unix:///var/run/docker.sock`.

@@ -40,7 +40,7 @@ async def read_page(endpoint: str, path: str) -> tuple[int, str]:
 
 
 async def is_live(bound: Mapping[str, str]) -> bool:
-    """Tell whether the event loop of a frontend answers.
+    """Return whether the event loop of a frontend answers.
 
     Args:
         bound: What its ready line says.

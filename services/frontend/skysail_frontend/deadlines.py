@@ -22,7 +22,7 @@ class Deadlines:
     def __init__(
         self, clock: Clock, loop: EventLoop, expire: Callable[[Query, float], None]
     ) -> None:
-        """Watches nothing yet.
+        """Starts without deadlines.
 
         Args:
             clock: Time.

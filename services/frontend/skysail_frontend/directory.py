@@ -60,7 +60,7 @@ class Directory:
         """Set once there are routes, from management or from the file."""
 
     async def is_ready(self) -> bool:
-        """Tell whether there are routes."""
+        """Return whether there are routes."""
         return self.has_routes.is_set()
 
     def load(self) -> None:

@@ -60,7 +60,7 @@ class Dispatcher:
         cache: PredictionCache | None = None,
         max_queue_bytes: int = 1 << 30,
     ) -> None:
-        """Knows no version yet.
+        """Starts without versions.
 
         Args:
             clock: Time.
@@ -156,7 +156,7 @@ class Dispatcher:
         return self._versions.get(served.identity) if served else None
 
     def is_ready(self, name: ModelVersion) -> bool:
-        """Tell whether a replica of a version takes batches."""
+        """Return whether a replica of a version takes batches."""
         version = self.version(name)
         return version is not None and version.num_ready > 0
 
@@ -232,7 +232,7 @@ class Dispatcher:
 
     @staticmethod
     def _succeeds(query: Query, leader: Query, now: float) -> bool:
-        """Tell whether a more urgent newcomer takes the place of a leader, which then follows it."""
+        """Return whether a more urgent newcomer takes the place of a leader, which then follows it."""
         return leader.is_queued and not leader.num_in_flight and query.deadline > now
 
     def _following_rows(self, query: Query) -> int:

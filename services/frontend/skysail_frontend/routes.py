@@ -110,7 +110,7 @@ class RouteTable:
         return application
 
     def has_model(self, model_name: str) -> bool:
-        """Tell whether any version of a model is deployed."""
+        """Return whether any version of a model is deployed."""
         return model_name in self._models
 
     def versions_of(self, model_name: str) -> list[ServedVersion]:

@@ -59,7 +59,7 @@ class Batch:
         self.overdue_at = NEVER
 
     def is_stalled(self, now: float) -> bool:
-        """Tell whether the batch is overdue for so long that its replica may never answer."""
+        """Return whether the batch is overdue for so long that its replica may never answer."""
         return now - self.overdue_at > max(_MIN_STALLED_S, _STALLED_FACTOR * self.expected_s)
 
 
@@ -175,7 +175,7 @@ class VersionDispatcher:
         return len([True for replica in self.replicas if self.is_ready(replica)])
 
     def is_ready(self, replica: BatchReplica) -> bool:
-        """Tell whether a replica takes batches, now or once it has answered."""
+        """Return whether a replica takes batches, now or once it has answered."""
         overdue = self._overdue.get(replica)
         return replica.is_ready and (overdue is None or not overdue.is_stalled(self._clock()))
 
@@ -215,7 +215,7 @@ class VersionDispatcher:
         return wait_s + answer_s
 
     def answers_in_time(self, leader: Query, query: Query, now: float) -> bool:
-        """Tell whether the answer to a query can be in time for another with the same inputs.
+        """Return whether the answer to a query can be in time for another with the same inputs.
 
         Args:
             leader: Waits or is with a replica, perhaps settled.

@@ -144,7 +144,7 @@ class _Page:
         return Response(merged(found), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def is_ready(self) -> bool:
-        """Tell whether every worker that answers takes queries; the kernel picks among those."""
+        """Return whether every worker that answers takes queries; the kernel picks among those."""
         return {status for status, _ in (await self._read("/ready")).values()} == {200}
 
     async def _read(self, path: str) -> dict[str, tuple[int, str]]:

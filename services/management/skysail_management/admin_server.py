@@ -29,7 +29,7 @@ class AdminServer(GrpcServer):
     """Serves operators and frontends, once there is what serves them."""
 
     def __init__(self, certificates: ServerCertificates | None = None, token: str = "") -> None:
-        """Builds a server that listens nowhere yet.
+        """Builds a server that does not listen.
 
         Args:
             certificates: What it shows, over TLS; in the clear if None.

@@ -99,7 +99,7 @@ class Execution:
                 self._on_out_of_memory()
 
     def _answers_its_example(self) -> bool:
-        """Tell whether the function answers what it answered as it was loaded, if that is known."""
+        """Return whether the function answers what it answered as it was loaded, if that is known."""
         if not self._model.example:
             return False
         self._watchdog.call_began(0)

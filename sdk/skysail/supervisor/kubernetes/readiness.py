@@ -38,7 +38,7 @@ class Readiness:
         progress: Progress,
         clock: Clock,
     ) -> None:
-        """Knows nothing yet.
+        """Starts without observed pods.
 
         Args:
             api: The Kubernetes cluster, opened.

@@ -27,7 +27,7 @@ class KubernetesServices:
     """The services of one cluster in one namespace."""
 
     def __init__(self, options: KubernetesOptions) -> None:
-        """Does nothing yet."""
+        """Starts idle."""
         self._options = options
         self._api = options.api()
         self._labels = labels(options.cluster)

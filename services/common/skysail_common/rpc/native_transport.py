@@ -272,7 +272,7 @@ class NativeTransport:
         self._gone.clear()
 
     def _is_late(self, age_s: float, budget_s: float) -> bool:
-        """Tell whether a call waited for a good part of its time, or behind too many others.
+        """Return whether a call waited for a good part of its time, or behind too many others.
 
         More comes in than this process can look at: handled in turn, all would be late.
         """

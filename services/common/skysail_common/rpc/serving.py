@@ -40,7 +40,7 @@ class GrpcServer:
         check_request: CheckRequest | None = None,
         keep_alive: KeepAlive = KEEP_ALIVE,
     ) -> None:
-        """Builds a server that listens nowhere yet.
+        """Builds a server that does not listen.
 
         Args:
             services: Full names of the services that it will serve, for reflection and health.

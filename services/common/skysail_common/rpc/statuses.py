@@ -122,7 +122,7 @@ def _retry_details(status: int, message: str, wait_ms: int) -> bytes:
 
 
 def is_named(error: grpc.aio.AioRpcError) -> bool:
-    """Tell whether a server of ours raised it, and no network or proxy in between."""
+    """Return whether a server of ours raised it, and no network or proxy in between."""
     return any(key == REASON_KEY for key, _ in error.trailing_metadata() or ())
 
 

@@ -19,7 +19,7 @@ TransportName = Literal["auto", "grpc", "native"]
 
 
 def uses_native(name: TransportName) -> bool:
-    """Tell whether the setting means the native transport here, and log what it means.
+    """Return whether the setting means the native transport here, and log what it means.
 
     Raises:
         FailedPrecondition: it is asked for by name and not installed.

@@ -350,7 +350,7 @@ def _parse(value: str) -> Stored:
 
 
 def _has_odd_password(url: str) -> bool:
-    """Tell whether the password of a URL, and with it the URL, ends too soon."""
+    """Return whether the password of a URL, and with it the URL, ends too soon."""
     scheme, _, rest = url.partition("://")
     return scheme in ("redis", "rediss") and "@" in rest and "@" not in urlsplit(url).netloc
 

@@ -90,7 +90,7 @@ class Batcher:
         return (query.priority - DEFAULT_PRIORITY) * self._options.priority_step_s
 
     def is_before(self, query: Query, other: Query) -> bool:
-        """Tell whether a query is more urgent: by the deadline, moved by the priority."""
+        """Return whether a query is more urgent: by the deadline, moved by the priority."""
         if query.priority == other.priority:
             return query.deadline < other.deadline
         return query.deadline + self._later_s(query) < other.deadline + self._later_s(other)
@@ -137,7 +137,7 @@ class Batcher:
         return None
 
     def is_full(self, query: Query, following_rows: int) -> bool:
-        """Tell whether a query is one too many; where nothing waits there is room for any.
+        """Return whether a query is one too many; where nothing waits there is room for any.
 
         Args:
             query: Has just arrived.

@@ -95,7 +95,7 @@ class BatchSizePolicy(Protocol):
     """Decides about the next batch of one model version."""
 
     def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
-        """Tell whether a query that comes while so many rows wait can be in time."""
+        """Return whether a query that comes while so many rows wait can be in time."""
         ...
 
     def plan(self, head: Query, situation: Situation) -> Plan | None:

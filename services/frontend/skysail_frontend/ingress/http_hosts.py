@@ -15,7 +15,7 @@ def host_of(authority: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Tell whether a host is an IP address, which no web page can give to another server."""
+    """Return whether a host is an IP address, which no web page can give to another server."""
     try:
         ip_address(host)
     except ValueError:

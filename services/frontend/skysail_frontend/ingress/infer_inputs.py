@@ -165,7 +165,7 @@ class InferInputs:
 
 
 def is_shape_of(spec: TensorSpec, shape: list[int]) -> bool:
-    """Tell whether a tensor of a shape can be an input."""
+    """Return whether a tensor of a shape can be an input."""
     return len(shape) == len(spec.shape) and all(
         size > 0 and want in (-1, size) for want, size in zip(spec.shape, shape, strict=True)
     )

@@ -99,7 +99,7 @@ class Streams:
     """All streams of a frontend."""
 
     def __init__(self, dispatcher: Dispatcher, max_queries: int, max_age_s: float = 0.0) -> None:
-        """Knows no stream yet.
+        """Starts without streams.
 
         Args:
             dispatcher: Is told which queries nobody waits for any more.

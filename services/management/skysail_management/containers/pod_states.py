@@ -39,29 +39,29 @@ class PodState:
 
 
 def is_claimed(pod: Object) -> bool:
-    """Tell whether a pod was given an index."""
+    """Return whether a pod was given an index."""
     return GATE in pod["metadata"]["labels"]
 
 
 def is_free(pod: Object) -> bool:
-    """Tell whether a pod waits at the gate for an index."""
+    """Return whether a pod waits at the gate for an index."""
     gates = pod["spec"].get("schedulingGates", ())
     return any(gate["name"] == GATE for gate in gates) and not is_deleted(pod)
 
 
 def is_attached(pod: Object) -> bool:
-    """Tell whether a pod counts among those of its Kubernetes Deployment."""
+    """Return whether a pod counts among those of its Kubernetes Deployment."""
     owners = pod["metadata"].get("ownerReferences", ())
     return pod["metadata"]["labels"].get(ATTACHED) == "true" or bool(owners)
 
 
 def is_released(pod: Object) -> bool:
-    """Tell whether a pod was taken out of the count."""
+    """Return whether a pod was taken out of the count."""
     return bool(pod["metadata"]["labels"].get(ATTACHED) != "true")
 
 
 def is_deleted(pod: Object) -> bool:
-    """Tell whether a pod was told to end."""
+    """Return whether a pod was told to end."""
     return "deletionTimestamp" in pod["metadata"]
 
 

@@ -50,7 +50,7 @@ class Election:
     """What one candidate knows of a lease."""
 
     def __init__(self, identity: str, duration_s: int, clock: Clock) -> None:
-        """Has seen nothing yet.
+        """Starts before the first look.
 
         Args:
             identity: Name of the candidate, unique among all.
@@ -81,7 +81,7 @@ class Election:
             self._changed_at = self._clock()
 
     def may_take(self) -> bool:
-        """Tell whether the candidate may write itself into the lease that it saw last."""
+        """Return whether the candidate may write itself into the lease that it saw last."""
         if not self.holder or self.is_ours:
             return True
         # What its holder goes by counts, not what we would.

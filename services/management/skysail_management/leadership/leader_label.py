@@ -23,7 +23,7 @@ class LeaderLabel:
     """The label on the pods of one cluster."""
 
     def __init__(self, api: KubernetesApi, cluster: str, pod: str) -> None:
-        """Does nothing yet.
+        """Starts idle.
 
         Args:
             api: The cluster, seen from the namespace of the pods.

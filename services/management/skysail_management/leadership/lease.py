@@ -49,7 +49,7 @@ class LeaderLease:
         clock: Clock,
         alarm: Alarm,
     ) -> None:
-        """Holds nothing yet.
+        """Starts without the lease.
 
         Args:
             api: The cluster, seen from the namespace of the lease.

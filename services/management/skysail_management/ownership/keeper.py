@@ -33,7 +33,7 @@ class StoreKeeper:
         on_back: Callable[[], None],
         set_health: Callable[[bool], Awaitable[None]],
     ) -> None:
-        """Does nothing yet.
+        """Starts idle.
 
         Args:
             store: The store, which is owned.

@@ -49,7 +49,7 @@ class StoreOpening:
         accepted_loss: str,
         clock: Clock,
     ) -> None:
-        """Does nothing yet.
+        """Starts idle.
 
         Args:
             store: The store.

@@ -22,7 +22,7 @@ class Standby:
     """
 
     def __init__(self, server: AdminServer, store: Store) -> None:
-        """A standby that is not ready yet."""
+        """A standby, not ready."""
         self._server = server
         self._store = store
         self._waits = asyncio.Event()
