@@ -157,7 +157,38 @@ def test_a_long_value_is_shown_in_part():
     with pytest.raises(InvalidInput) as caught:
         array_of_json("x", ["a" * 10_000], DataType.FP32)
     assert len(caught.value.message) < 120
-    assert caught.value.message.endswith("…")
+    assert caught.value.message.endswith("… at [0]")
+
+
+@pytest.mark.parametrize(
+    ("value", "datatype", "text"),
+    [
+        ([0] * 700 + ["a", "b"], DataType.INT64, 'takes integers, got "a" at [700]'),
+        (
+            [[0] * 40, [0] * 7 + [True] + [0] * 32],
+            DataType.FP64,
+            "takes numbers, got true at [1][7]",
+        ),
+        (
+            [0] * 99 + [None],
+            DataType.INT8,
+            "takes integers, got null at [99]; only floating-point numbers may be null",
+        ),
+        (["a"] * 99 + [1], DataType.BYTES, "takes texts, got 1 at [99]"),
+        (["Infinity", "a", "b" * 99], DataType.FP32, 'takes numbers, got "a" at [1]'),
+    ],
+)
+def test_the_error_about_many_elements_names_the_one_that_is_wrong(value, datatype, text):
+    with pytest.raises(InvalidInput) as caught:
+        array_of_json("x", value, datatype)
+    assert caught.value.message == f"input 'x' {text}"
+
+
+def test_the_error_about_a_long_row_counts_within_the_row():
+    spec = TensorSpec("x", DataType.FP64, (-1, -1))
+    with pytest.raises(InvalidInput) as caught:
+        row_of_json(spec, [1] * 70 + ["a"])
+    assert caught.value.message == "input 'x' takes numbers, got \"a\" at [70]"
 
 
 def test_a_long_text_among_many_short_ones_is_refused_without_making_room_for_all():

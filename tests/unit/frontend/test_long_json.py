@@ -99,7 +99,7 @@ async def test_a_long_array_becomes_the_tensor_that_a_short_one_becomes(array):
         ([1.0] * 99 + [[1.0] * 50], "has rows of different lengths"),
         ([1.0] * 101, "has more than 100 elements"),
         ([[]] * 101, "has more than 100 elements"),
-        ([1.0] * 50 + ["a"] + [1.0] * 49, "takes numbers, got"),
+        ([1.0] * 50 + ["a"] + [1.0] * 49, 'takes numbers, got .*"a"'),
         ([[[[[[[[[[[[1.0] * 50]]]]]]]]]]], "has too many dimensions"),
     ],
 )
@@ -107,6 +107,21 @@ async def test_a_long_array_that_is_no_tensor_is_refused(value, text):
     long = await parse_json(json.dumps(value).encode(), Turn())
     with pytest.raises(InvalidInput, match=text):
         await tensor_of_json("x", long, DataType.FP64, 100, Turn())
+
+
+@pytest.mark.usefixtures("_short")
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ([1.0] * 70 + ["a"] + [1.0] * 9, r"\[70\]"),
+        ([[1.0] * 50, [1.0] * 49 + ["a"]], r"\[1\]\[49\]"),
+        ([[[1.0] * 50], [[1.0] * 49 + ["a"]]], r"\[1\]\[0\]\[49\]"),
+    ],
+)
+async def test_the_error_about_a_long_array_names_the_place(value, place):
+    long = await parse_json(json.dumps(value).encode(), Turn())
+    with pytest.raises(InvalidInput, match=f"takes numbers, got .* at {place}$"):
+        await tensor_of_json("x", long, DataType.FP64, 1000, Turn())
 
 
 async def test_what_nobody_asks_for_is_not_parsed():

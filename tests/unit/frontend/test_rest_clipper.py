@@ -283,7 +283,17 @@ KEYS = "JSON object does not have required keys input or input_batch"
         (
             {"input_batch": [[1, 2, 3], [1, 2, True]]},
             "Query processing error",
-            "input 'x' takes numbers, got",
+            "input_batch[1]: input 'x' takes numbers, got",
+        ),
+        (
+            {"input_batch": [[1, 2, 3]] * 7 + [[1, 2], [1]]},
+            "Query processing error",
+            "input_batch[7]: unexpected shape for input 'x'",
+        ),
+        (
+            {"input_batch": [{"x": [1, 2, 3]}, {"y": [1, 2, 3]}]},
+            "Query processing error",
+            "input_batch[1]: the model has no input 'y'",
         ),
     ],
 )

@@ -66,11 +66,20 @@ def _in_json(found: re.Match[bytes]) -> bytes:
     return text or (b'"%b"' % infinity if infinity else b"null")
 
 
-def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
+def array_of_json(
+    name: str, value: Any, datatype: DataType, begin: tuple[int, ...] = (0,)
+) -> Array:
     """Return a JSON value as an array of a type; integers are accepted for any numbers.
 
     For a floating-point type an integer is rounded like a number with a fraction, null stands for
     NaN, and the texts "Infinity" and "-Infinity" for the infinities.
+
+    Args:
+        name: Name of the input, for messages.
+        value: Parsed JSON.
+        datatype: Type of the elements.
+        begin: Index, in what the caller sent, of the first element of `value`; empty if the caller
+            did not send the first axis.
 
     Raises:
         InvalidInput: it holds something else, its rows differ in length, or a number does not
@@ -82,7 +91,9 @@ def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
     if datatype is DataType.BYTES:
         for each in array.ravel().tolist():
             if not isinstance(each, str):
-                raise InvalidInput(f"input {name!r} takes texts, got {_shown(each)}")
+                is_whole = _is_whole(_shown(value), begin)
+                place = "" if is_whole else _place(array, {str}, begin)
+                raise InvalidInput(f"input {name!r} takes texts, got {_shown(each)}{place}")
         return array
     what, accepted = _KINDS[datatype.dtype.kind]
     found = set(map(type, array.ravel().tolist()))
@@ -93,10 +104,35 @@ def array_of_json(name: str, value: Any, datatype: DataType) -> Array:
         raise InvalidInput(f"input {name!r} has rows of different lengths")
     if not found <= accepted:
         hint = "; only floating-point numbers may be null" if type(None) in found else ""
-        raise InvalidInput(f"input {name!r} takes {what}, got {_shown(value)}{hint}")
+        got = _shown(value)
+        if not _is_whole(got, begin):
+            # The beginning of many elements rarely has the one that is wrong.
+            got = f"{_shown(_first_other(array, accepted)[1])}{_place(array, accepted, begin)}"
+        raise InvalidInput(f"input {name!r} takes {what}, got {got}{hint}")
     if datatype.dtype.kind == "f":
         array = _with_fractions(array)
     return narrowed(name, array, datatype)
+
+
+def _is_whole(text: str, begin: tuple[int, ...]) -> bool:
+    """Tell whether a text shows all of the value that the caller sent."""
+    return not (text.endswith("…") or any(begin))
+
+
+def _first_other(array: Array, accepted: set[type]) -> tuple[int, Any]:
+    """Return the first element of another type, and its place in the flat array."""
+    flat = enumerate(array.ravel().tolist())
+    return next((index, each) for index, each in flat if type(each) not in accepted)
+
+
+def _place(array: Array, accepted: set[type], begin: tuple[int, ...]) -> str:
+    """Say where the first element of another type is, as ` at [2][7]`."""
+    if not array.ndim:
+        return ""
+    flat, _ = _first_other(array, accepted)
+    first, *others = (int(each) for each in np.unravel_index(flat, array.shape))
+    index = (*begin[:-1], begin[-1] + first, *others) if begin else others
+    return f" at {''.join(f'[{each}]' for each in index)}" if index else ""
 
 
 def _with_fractions(array: Array) -> Array:
@@ -148,7 +184,7 @@ def row_of_json(spec: TensorSpec, value: Any) -> Tensor:
         array: Array = np.empty(1, dtype=object)
         array[0] = value
         return from_numpy(spec.name, array)
-    array = array_of_json(spec.name, [value], spec.datatype)
+    array = array_of_json(spec.name, [value], spec.datatype, begin=())
     if array.ndim != len(spec.shape):
         raise InvalidInput(
             f"input {spec.name!r} takes a value with {len(spec.shape) - 1} dimensions, got "

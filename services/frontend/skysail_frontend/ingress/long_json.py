@@ -281,7 +281,13 @@ async def elements_of(array: list[Any] | LongArray, turn: Turn) -> AsyncIterator
 
 
 async def tensor_of_json(
-    name: str, value: Any, datatype: DataType, max_elements: int, turn: Turn, max_axes: int = 8
+    name: str,
+    value: Any,
+    datatype: DataType,
+    max_elements: int,
+    turn: Turn,
+    max_axes: int = 8,
+    begin: tuple[int, ...] = (0,),
 ) -> Tensor:
     """Return a JSON value as a tensor, as `array_of_json` takes it.
 
@@ -291,17 +297,20 @@ async def tensor_of_json(
     if isinstance(value, LongText) and datatype is DataType.BYTES:
         return Tensor(name, datatype, (), await element_of(await value.parts(turn)))
     if not isinstance(value, LongArray):
-        return from_numpy(name, array_of_json(name, value, datatype))
+        return from_numpy(name, array_of_json(name, value, datatype, begin))
     if not max_axes:
         raise InvalidInput(f"input {name!r} has too many dimensions")
     rows, axes, data = 0, None, []
     async for elements in value.slices(turn):
+        here = (*begin[:-1], begin[-1] + rows)
         sole = elements[0] if len(elements) == 1 else None
         if isinstance(sole, (LongArray, LongText)):
-            part = await tensor_of_json(name, sole, datatype, max_elements, turn, max_axes - 1)
+            part = await tensor_of_json(
+                name, sole, datatype, max_elements, turn, max_axes - 1, (*here, 0)
+            )
             part = replace(part, shape=(1, *part.shape))
         else:
-            part = await tensor_of_json(name, elements, datatype, max_elements, turn)
+            part = await tensor_of_json(name, elements, datatype, max_elements, turn, begin=here)
         if axes not in (None, part.shape[1:]):
             raise InvalidInput(f"input {name!r} has rows of different lengths")
         rows, axes = rows + part.shape[0], part.shape[1:]

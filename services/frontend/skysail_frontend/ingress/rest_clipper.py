@@ -128,7 +128,12 @@ class RestClipper:
         async for value in elements_of(values, turn):
             if len(makes) == most:
                 raise wrong_batch
-            makes.append(await self._make(application, version, value, arrival, deadline, turn))
+            label = f"input_batch[{len(makes)}]: " if is_batch else ""
+            try:
+                make = await self._make(application, version, value, arrival, deadline, turn, label)
+            except InvalidInput as error:
+                raise InvalidInput(f"{label}{error.message}") from error
+            makes.append(make)
             await turn.end_if_long()
         if not makes:
             raise wrong_batch
@@ -142,12 +147,19 @@ class RestClipper:
         arrival: float,
         deadline: float,
         turn: Turn,
+        label: str,
     ) -> Callable[[Settle], Query]:
         # For each by itself: an application may be routed to several models, by weight.
         target = application_target(self._dispatcher.table, application, version)
         row = await _row(target, value, self._max_bytes, turn)
         return lambda settle: make_query(
-            self._dispatcher, target, row, settle, deadline=deadline, arrival=arrival
+            self._dispatcher,
+            target,
+            row,
+            settle,
+            deadline=deadline,
+            arrival=arrival,
+            label=label,
         )
 
     async def _answer(self, query: Query, prediction: Prediction, turn: Turn) -> bytes:
