@@ -72,8 +72,9 @@ class Backlog(NamedTuple):
     """Such as `queue_full`."""
     num_rows: int
     """Rows that wait."""
-    wait_s: float
-    """Time in which a query that comes now is expected to be answered."""
+    wait_s: float | None
+    """Time in which a query that comes now is expected to be answered; None if a retry is useless,
+    because the model takes longer than the query allows even if nothing waits."""
 
 
 class SkysailError(Exception):

@@ -52,7 +52,7 @@ def shed(
     # Told with two digits: the deadline was set before the arrival, by the time that parsing took.
     name, budget_s = version.served.name, query.deadline - query.arrival
     error: SkysailError
-    wait_s = version.wait_s(query.rows, now)
+    wait_s: float | None = version.wait_s(query.rows, now)
     if reason is ShedReason.QUEUE_FULL:
         error = Overloaded(
             f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows wait for model "
@@ -67,7 +67,14 @@ def shed(
         outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the memory for queries is full"
     else:
         outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
-        if reason is ShedReason.HOPELESS:
+        least_s = version.answer_s(query.rows)
+        if 0 < budget_s < least_s:
+            error = DeadlineExceeded(
+                f"model '{name}' cannot answer within {budget_s:.2g} s: it takes {least_s:.2g} s even "
+                "if nothing waits before; give a longer SLO or time-out"
+            )
+            wait_s = None
+        elif reason is ShedReason.HOPELESS:
             error = DeadlineExceeded(
                 f"model '{name}' cannot answer within {budget_s:.2g} s: too much waits before; "
                 "retry later"
@@ -76,9 +83,10 @@ def shed(
             error = DeadlineExceeded(
                 f"cannot ask model '{name}': the deadline had passed when the query arrived"
             )
+            wait_s = None
         else:
             error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.2g} s")
             # What did not suffice does not suffice at once either.
-            wait_s = max(wait_s, now - query.arrival)
+            wait_s = max(version.wait_s(query.rows, now), now - query.arrival)
     error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
     return outcome, explanation, error

@@ -208,11 +208,15 @@ class VersionDispatcher:
             (max(0.0, each.free_at - now) for each in self.replicas if each.is_ready), default=0.0
         )
         wait_s = self.batcher.expected_wait_s(self.num_ready) + free_s
-        answer_s = self.batcher.profile.latency_s(min(rows, self.served.serving.max_batch_size))
+        answer_s = self.answer_s(rows)
         if not answer_s:
             # Nothing is known but how long what was sent takes already.
             answer_s = max((now - batch.sent for batch in self._in_flight), default=0.0)
         return wait_s + answer_s
+
+    def answer_s(self, rows: int) -> float:
+        """Return how long an idle replica takes for a query; 0 while nothing is known."""
+        return self.batcher.profile.latency_s(min(rows, self.served.serving.max_batch_size))
 
     def answers_in_time(self, leader: Query, query: Query, now: float) -> bool:
         """Return whether the answer to a query can be in time for another with the same inputs.

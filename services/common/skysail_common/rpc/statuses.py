@@ -91,16 +91,24 @@ def text_of(error: SkysailError, max_bytes: int = _MAX_TEXT_BYTES) -> str:
 
 
 def trailers_of(error: SkysailError) -> Metadata:
-    """Return the trailing metadata of an error: its class, and of a shed query when to retry."""
+    """Return the trailing metadata of an error: its class, and of a shed query when to retry.
+
+    A query for which a retry is useless has none of the latter.
+    """
     reason = (REASON_KEY, type(error).__name__)
     backlog = error.backlog
     if backlog is None:
         return (reason,)
-    wait_ms = max(1, ceil(backlog.wait_s * 1000))
-    return (
+    facts = (
         reason,
         ("shed-reason", backlog.reason),
         ("queue-depth", str(backlog.num_rows)),
+    )
+    if backlog.wait_s is None:
+        return facts
+    wait_ms = max(1, ceil(backlog.wait_s * 1000))
+    return (
+        *facts,
         ("estimated-wait-ms", str(wait_ms)),
         ("retry-after-ms", str(wait_ms)),
         (

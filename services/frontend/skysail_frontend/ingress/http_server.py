@@ -128,9 +128,10 @@ def _error_response(request: Request, error: SkysailError) -> Response:
         response = json_response(clipper_error(error) | {"cause": message}, http_status(error))
     backlog = error.backlog
     if backlog is not None:
-        # Both are rounded up: a client that comes back too early is refused again.
-        response.headers["retry-after"] = str(max(1, ceil(backlog.wait_s)))
-        response.headers["retry-after-ms"] = str(max(1, ceil(backlog.wait_s * 1000)))
+        if backlog.wait_s is not None:
+            # Both are rounded up: a client that comes back too early is refused again.
+            response.headers["retry-after"] = str(max(1, ceil(backlog.wait_s)))
+            response.headers["retry-after-ms"] = str(max(1, ceil(backlog.wait_s * 1000)))
         response.headers["shed-reason"] = backlog.reason
     return response
 
