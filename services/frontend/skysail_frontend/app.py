@@ -144,7 +144,13 @@ async def run(settings: FrontendSettings) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
-    print_ready_line("frontend", grpc=grpc_endpoint, http=http_endpoint, metrics=metrics_endpoint)
+    print_ready_line(
+        "frontend",
+        settings.log_format,
+        grpc=grpc_endpoint,
+        http=http_endpoint,
+        metrics=metrics_endpoint,
+    )
     try:
         await wait_for_end(stop, essential)
     finally:

@@ -79,6 +79,7 @@ async def run_workers(settings: FrontendSettings) -> None:
             serving.append(tasks.start(metrics.serve(), "serve metrics"))
             print_ready_line(
                 "frontend",
+                settings.log_format,
                 grpc=join_host_port(settings.host, grpc_port),
                 http=join_host_port(settings.host, http_port),
                 metrics=join_host_port(settings.host, metrics_port),

@@ -322,7 +322,7 @@ async def _serve(
     await server.set_ready()
     if turn is not None:
         tasks.start_essential(turn.label.keep(), "leader label")
-    print_ready_line("management", **bound)
+    print_ready_line("management", settings.log_format, **bound)
     try:
         await ending.event.wait()
     finally:

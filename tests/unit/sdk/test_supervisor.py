@@ -65,9 +65,9 @@ async def test_a_slow_start_does_not_end_supervision():
     def normal() -> Sequence[str]:
         pids.append(runs.child.pid)
         runs.child._start_timeout_s = 30.0
-        return ["sh", "-c", "echo ready service run=3"]
+        return ["sh", "-c", "echo listening service run=3"]
 
-    runs = Runs("echo ready service run=1", slow, normal, FOR_EVER)
+    runs = Runs("echo listening service run=1", slow, normal, FOR_EVER)
     await runs.child.start()
     assert runs.child.bound == {"run": "1"}
     await runs.keep_running_until_the_last()
@@ -77,7 +77,7 @@ async def test_a_slow_start_does_not_end_supervision():
 
 
 async def test_a_child_that_hangs_is_replaced(clock: FakeClock):
-    hangs = "trap '' ABRT TERM; echo ready service run=1; kill -STOP $$"
+    hangs = "trap '' ABRT TERM; echo listening service run=1; kill -STOP $$"
     asked: list[str] = []
     has_successor = asyncio.Event()
 
@@ -89,7 +89,7 @@ async def test_a_child_that_hangs_is_replaced(clock: FakeClock):
         return bound["run"] == "2"
 
     watch = Watch(answers, patience_s=1.0, limit_s=10.0)
-    runs = Runs(hangs, f"echo ready service run=2; {FOR_EVER}", watch=watch, clock=clock)
+    runs = Runs(hangs, f"echo listening service run=2; {FOR_EVER}", watch=watch, clock=clock)
     await runs.child.start()
     hung = runs.child.pid
     keeping = asyncio.create_task(runs.child.keep_running())
@@ -107,7 +107,7 @@ async def test_a_child_in_an_endless_loop_writes_where_it_is(capfd):
         (
             "import faulthandler",
             "def spin():",
-            "    print('ready service', flush=True)",
+            "    print('listening service', flush=True)",
             "    while True: pass",
             "faulthandler.enable()",
             "spin()",
@@ -128,8 +128,8 @@ async def test_a_child_in_an_endless_loop_writes_where_it_is(capfd):
 
 
 async def test_what_a_dead_child_left_serves_until_the_next_is_ready():
-    left = "sleep 1000 >&2 & echo ready service left=$!"
-    runs = Runs(left, f"echo ready service; {FOR_EVER}", hands_over=True)
+    left = "sleep 1000 >&2 & echo listening service left=$!"
+    runs = Runs(left, f"echo listening service; {FOR_EVER}", hands_over=True)
     await runs.child.start()
     orphan = psutil.Process(int(runs.child.bound["left"]))
     began: list[bool] = []
@@ -140,7 +140,7 @@ async def test_what_a_dead_child_left_serves_until_the_next_is_ready():
 
 
 async def test_what_a_dead_child_left_ends_with_the_supervisor():
-    runs = Runs("sleep 1000 >&2 & echo ready service left=$!", hands_over=True)
+    runs = Runs("sleep 1000 >&2 & echo listening service left=$!", hands_over=True)
     await runs.child.start()
     orphan = psutil.Process(int(runs.child.bound["left"]))
     await runs.child.stop(10.0)
@@ -154,7 +154,7 @@ async def test_what_cannot_be_started_is_tried_again():
     def no_store() -> Sequence[str]:
         raise StoreUnavailable("gone")
 
-    runs = Runs("echo ready service", no_program, no_store, "exit 3", FOR_EVER)
+    runs = Runs("echo listening service", no_program, no_store, "exit 3", FOR_EVER)
     await runs.child.start()
     await runs.keep_running_until_the_last()
 
@@ -178,15 +178,15 @@ async def test_a_child_that_ends_again_and_again_is_started_less_and_less_often(
     monkeypatch.setattr(child_module, "BackOff", lambda *_: Waits(asked))
     # When each run was ready, and when it ended.
     times = iter([0.0, 1.0, 2.0, 3.0, 4.0, 100.0, 101.0, 102.0, 103.0])
-    ready = ["echo ready service"] * 4
-    runs = Runs(*ready, f"echo ready service; {FOR_EVER}", clock=lambda: next(times))
+    ready = ["echo listening service"] * 4
+    runs = Runs(*ready, f"echo listening service; {FOR_EVER}", clock=lambda: next(times))
     await runs.child.start()
     await runs.keep_running_until_the_last()
     assert asked == ["wait", "wait", "reset", "wait"]
 
 
 async def test_output_without_line_ends_does_not_end_supervision(capfdbinary):
-    runs = Runs("echo ready service; head -c 3000000 /dev/zero", FOR_EVER)
+    runs = Runs("echo listening service; head -c 3000000 /dev/zero", FOR_EVER)
     await runs.child.start()
     await runs.keep_running_until_the_last()
 
