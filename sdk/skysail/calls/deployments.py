@@ -65,6 +65,10 @@ class DeploymentCalls(ModelCalls):
         The same again changes nothing: what is None stays as it is deployed, and what is given and
         differs is changed, which an event says. Other content under the same version is refused.
 
+        A call that is cancelled or interrupted ends at once. What the cluster has begun goes on there
+        until `undeploy`; a call that has not uploaded the function yet changes nothing there, but the
+        thread that pickles the function ends only when it is done.
+
         Args:
             function: Takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
                 takes a list and returns a list. It is pickled, before it runs, with its state, and

@@ -26,7 +26,7 @@ from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
 from skysail_common.child import StartFailed
 from skysail_common.extras import require_extra
 from skysail_common.logs import configure
-from skysail_common.paths import log_path
+from skysail_common.paths import log_path, open_log
 from skysail_common.rpc.serving import parse_ready_line, print_ready_line
 from skysail_common.sockets import without_brackets
 
@@ -236,7 +236,7 @@ def _detach(data_dir: Path) -> None:
     """Run the same command without --detach in a new session; return once it is ready."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     log_file = log_path(data_dir, "cluster")
-    with log_file.open("ab") as output:
+    with open_log(log_file) as output:
         begin = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "skysail", *arguments, "--ready-line"],
@@ -261,7 +261,12 @@ def _detach(data_dir: Path) -> None:
     with log_file.open(errors="replace") as file:
         file.seek(begin)
         tail = deque(file, maxlen=_LOG_TAIL_LINES)
-    reason = tail.pop().strip().removeprefix("skysail: ") if tail else f"see {log_file}"
+    if not tail:
+        raise StartFailed(
+            f"the cluster ended before it was ready (exit status {process.returncode}), and its log "
+            f"{log_file} is empty; run it without --detach to see why"
+        )
+    reason = tail.pop().strip().removeprefix("skysail: ")
     click.echo("".join(tail), err=True, nl=False)
     raise StartFailed(reason)
 

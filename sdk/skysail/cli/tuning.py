@@ -48,8 +48,9 @@ _DEFAULTS = {
     "--default",
     "defaults",
     type=click.Choice(_OPTIONS),
+    metavar="OPTION",
     multiple=True,
-    help="Option that returns to its default; may be repeated.",
+    help=f"Option that returns to its default: {', '.join(_OPTIONS)}; may be repeated.",
 )
 @endpoint_option
 def tune(

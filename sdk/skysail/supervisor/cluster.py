@@ -21,6 +21,7 @@ from skysail_common.lifecycle import BackgroundTasks, stop_event
 from skysail_common.log_rotation import keep_small
 from skysail_common.pages import TIMEOUT_S, is_live
 from skysail_common.paths import (
+    cannot_use,
     log_path,
     private_directory,
     remove_socket_directory,
@@ -231,12 +232,19 @@ def _port_of(endpoint: str | None) -> int:
 
 
 def write_cluster_file(data_dir: Path, endpoints: ClusterEndpoints) -> None:
-    """Tell other processes how the cluster is reached."""
+    """Tell other processes how the cluster is reached.
+
+    Raises:
+        FailedPrecondition: the data directory cannot be written.
+    """
     record = {"pid": os.getpid(), **vars(endpoints)}
     temporary = data_dir / f"{CLUSTER_FILE}.new"
-    temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(record))
-    temporary.replace(data_dir / CLUSTER_FILE)
+    try:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(record))
+        temporary.replace(data_dir / CLUSTER_FILE)
+    except OSError as error:
+        raise cannot_use(temporary, error) from error
 
 
 async def stop_replicas(data_dir: Path, cluster: str, environment: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from skysail_common.child import Child, StartFailed
 from skysail_common.errors import SkysailError
-from skysail_common.paths import socket_directory
+from skysail_common.paths import open_log, socket_directory
 
 
 class EmbeddedStore(Child):
@@ -26,7 +26,7 @@ class EmbeddedStore(Child):
 
     async def start(self) -> None:
         """Start the server and return once it answers."""
-        with self._log_file.open("ab") as output:
+        with open_log(self._log_file) as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(self.bound),
                 stdin=asyncio.subprocess.DEVNULL,

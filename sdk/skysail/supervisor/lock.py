@@ -16,7 +16,7 @@ def lock(data_dir: Path) -> int:
 
     Raises:
         FailedPrecondition: another cluster holds the lock, the directory cannot be written, or its file
-            system has no locks.
+            system is full or has no locks.
     """
     path = private_directory(data_dir) / LOCK_FILE
     try:
@@ -38,8 +38,12 @@ def lock(data_dir: Path) -> int:
             f"cannot lock data directory {data_dir}: {error}; use a file system that has locks, "
             "such as a local disk or NFS 4"
         ) from error
-    os.truncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
+    try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+    except OSError as error:
+        os.close(descriptor)
+        raise cannot_use(path, error) from error
     return descriptor
 
 

@@ -1,18 +1,22 @@
 """Private directories of a cluster on one machine: its data, its logs, its unix sockets."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import stat
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from skysail_common.errors import FailedPrecondition
 
 # A unix socket's path holds at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH_BYTES = 100
 _LONGEST_NAME = 24
+# A full file system, and a full quota.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # gRPC and Redis write the path of a socket as part of a URL.
 _UNFIT_FOR_URLS = re.compile(rb"[%#?\x00-\x1f\x7f]")
 
@@ -33,6 +37,13 @@ def private_directory(directory: Path) -> Path:
 def cannot_use(path: Path, error: OSError) -> FailedPrecondition:
     """Return the error for a path of the data directory that cannot be made or written."""
     reason = (error.strerror or str(error)).lower()
+    if isinstance(error, FileExistsError):
+        reason = "it is a file, not a directory"
+    if error.errno in _FULL:
+        return FailedPrecondition(
+            f"cannot write {path}: {reason}; free some, or choose another data directory with "
+            "--data-dir or SKYSAIL_DATA_DIR"
+        )
     if isinstance(error, PermissionError):
         return FailedPrecondition(f"cannot write {path}: {reason}; {_fix_of_owner(path)}")
     return FailedPrecondition(
@@ -116,3 +127,15 @@ def log_path(data_dir: Path, name: str) -> Path:
     """
     # Make one directory after the other, because `mode` applies to the last only.
     return private_directory(private_directory(data_dir) / "logs") / f"{name}.log"
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open the log of a service for appending.
+
+    Raises:
+        FailedPrecondition: it cannot be written.
+    """
+    try:
+        return path.open("ab")
+    except OSError as error:
+        raise cannot_use(path, error) from error

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import stat
@@ -8,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from skysail_common.errors import FailedPrecondition
-from skysail_common.paths import cannot_use, log_path, remove_socket_directory, socket_directory
+from skysail_common.paths import (
+    cannot_use,
+    log_path,
+    open_log,
+    remove_socket_directory,
+    socket_directory,
+)
 
 # A socket's path must end before its 108th byte on Linux.
 LONGEST_SOCKET = "a" * 24
@@ -75,6 +82,21 @@ def test_a_data_directory_that_is_made_along_is_private_too(short_dir, make):
 def test_a_directory_that_cannot_be_made_is_named(make):
     with pytest.raises(FailedPrecondition, match=r"cannot write /proc/x: .*; choose another data"):
         make(Path("/proc/x"))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_asks_for_room(code):
+    message = cannot_use(Path("/data/cluster.lock"), OSError(code, os.strerror(code))).message
+    assert message.startswith(
+        f"cannot write /data/cluster.lock: {os.strerror(code).lower()}; free "
+    )
+    assert "--data-dir" in message
+
+
+def test_a_file_in_the_place_of_the_data_directory_is_named(tmp_path):
+    (tmp_path / "data").touch()
+    with pytest.raises(FailedPrecondition, match=r"/data: it is a file, not a directory; choose"):
+        log_path(tmp_path / "data", "store")
 
 
 def test_two_long_data_directories_have_different_ones(long_dir):
@@ -153,3 +175,10 @@ def test_a_directory_of_another_owner_is_named_with_what_mends_it(tmp_path: Path
         f"mode 755, and this process is {owner}; run 'chown -R {owner}' on the directory that is "
         "mounted there, or choose another data directory"
     )
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path):
+    path = log_path(tmp_path, "store")
+    path.mkdir()
+    with pytest.raises(FailedPrecondition, match=r"cannot write .*/store\.log: is a directory; "):
+        open_log(path)

@@ -139,14 +139,22 @@ def wait_ms(frontend: Frontend, query: Query) -> float:
     return frontend.settled[query].error.backlog.wait_s * 1000
 
 
-def test_a_model_that_takes_longer_than_the_deadline_asks_to_come_after_what_it_takes():
+def test_a_model_that_takes_longer_than_the_deadline_asks_nobody_to_come_again():
     frontend = frontend_with(1, is_known=False)
     frontend.version().batcher.profile.seed([(1, 2.0)])
-    first, second = (send(frontend, within_s=0.5)[0] for _ in range(2))
-    frontend.loop.advance(0.5)
-    # The one under way takes 1.5 s more, and so does each after it.
-    assert wait_ms(frontend, first) == pytest.approx(3500.0)
-    assert wait_ms(frontend, second) >= 3500.0
+    for query in [send(frontend, within_s=0.5)[0] for _ in range(2)]:
+        frontend.loop.advance(0.5)
+        assert frontend.settled[query].error.backlog.wait_s is None
+
+
+def test_a_query_with_enough_time_is_asked_to_come_after_what_is_under_way():
+    frontend = frontend_with(1, is_known=False, max_batch_size=1)
+    frontend.version().batcher.profile.seed([(1, 2.0)])
+    for _ in range(3):
+        send(frontend, within_s=100.0)
+    [query] = send(frontend, within_s=2.5)
+    # Three are computed before it, each in 2 s.
+    assert wait_ms(frontend, query) == pytest.approx(8000.0)
 
 
 def test_before_anything_is_known_a_retry_waits_as_long_as_it_took_in_vain():

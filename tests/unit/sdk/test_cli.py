@@ -59,6 +59,12 @@ def test_the_options_in_the_examples_of_a_command_exist(path):
         assert {word for word in words if word.startswith("--")} <= known
 
 
+@pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "skysail")
+def test_the_options_fit_a_narrow_terminal(path):
+    text = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output
+    assert [line for line in text.partition("Options:")[2].splitlines() if len(line) > 80] == []
+
+
 @pytest.mark.parametrize("path", [(), ("apps",)], ids=["skysail", "apps"])
 def test_the_list_of_commands_is_not_cut_off_on_a_narrow_terminal(path):
     text = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80).output

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -35,3 +36,17 @@ def test_a_directory_with_remains_of_a_killed_cluster_is_not_idle(tmp_path: Path
         )
     # `skysail down` still finds the remains.
     assert lock_holder(tmp_path) == 4711
+
+
+def test_a_full_disk_is_named_and_the_directory_stays_unlocked(tmp_path: Path, monkeypatch):
+    def write(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(FailedPrecondition) as caught:
+            lock(tmp_path)
+    assert caught.value.message.startswith(
+        f"cannot write {tmp_path / LOCK_FILE}: no space left on device; free some, or choose another "
+    )
+    os.close(lock(tmp_path))
