@@ -22,6 +22,7 @@ from skysail.descriptions import (
     Route,
     Version,
 )
+from skysail.overlooked import SkysailWarning
 from skysail.predictions import Prediction, Timings
 from skysail_common import __version__
 from skysail_common.errors import SkysailError
@@ -43,6 +44,7 @@ __all__ = [
     "Route",
     "ServingOptions",
     "SkysailError",
+    "SkysailWarning",
     "Timings",
     "Version",
     "__version__",

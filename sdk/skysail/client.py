@@ -15,6 +15,7 @@ from skysail.bridge import Bridge
 from skysail.deployment_requests import deploy_request
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
 from skysail.not_given import NOT_GIVEN
+from skysail.overlooked import warn_if_not_current
 from skysail.predictions import Prediction
 from skysail.progress import OnEvent, followed
 from skysail.requirements import read_requirements
@@ -170,7 +171,10 @@ class Client:
             warm_up=warm_up,
         )
         with followed(name, version, on_event, progress) as see:
-            return self._run(self._async.deploy_artifact(artifact, request, see))
+            found = self._run(self._async.deploy_artifact(artifact, request, see))
+        # The frames below the caller's: this one, the check of arguments.
+        warn_if_not_current(found, promote, depth=2)
+        return found
 
     def start(
         self,

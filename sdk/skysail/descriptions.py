@@ -157,6 +157,17 @@ class Version:
         """How many of its replicas take batches."""
         return sum(replica.state == "READY" for replica in self.replicas)
 
+    @property
+    def not_current(self) -> str:
+        """A sentence that says how it becomes the current version; empty if it is."""
+        if self.is_current:
+            return ""
+        name = f"{self.model}:{self.version}"
+        return (
+            f"{name} is not the current version and answers only where it is named; 'skysail promote "
+            f"{name}' or promote=True makes it the current one"
+        )
+
     def __repr__(self) -> str:
         if self.deployment is None:
             state = "not deployed"
@@ -164,6 +175,8 @@ class Version:
             state = f"{self.num_ready} of {self.deployment.num_replicas} replicas ready"
             if limits := self.deployment.autoscaling:
                 state += f" ({limits.min_replicas} to {limits.max_replicas} with its load)"
+        if self.is_current:
+            state += ", current"
         inputs = ", ".join(
             f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in self.signature.inputs
         )

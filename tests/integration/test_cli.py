@@ -187,7 +187,10 @@ def test_undeploy_and_start(run, deployed):
     done = run("undeploy", "cli:2")
     assert done.stdout == "cli:2 is no longer deployed\n"
     assert run("undeploy", "cli:2").stderr == ("skysail: model 'cli:2' is not deployed\n")
-    assert run("start", "cli:2").stdout == "cli:2 has 1 ready replica(s)\n"
+    assert run("start", "cli:2").stdout == (
+        "cli:2 has 1 ready replica(s); it is NOT the current version: 'skysail promote cli:2' makes "
+        "it that\n"
+    )
     # Nobody is there to be asked.
     done = run("undeploy", "cli")
     assert (done.returncode, done.stdout) == (1, "")

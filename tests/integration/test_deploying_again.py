@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import skysail
 from skysail import errors
 
 ROW = np.ones((1, 2))
@@ -68,7 +69,9 @@ def test_a_notebook_that_is_run_again_changes_nothing(client):
     assert (found.version, found.is_current) == ("2", True)
     assert answer(client, "notebook") == [3, 3]
     said.clear()
-    old = client.deploy(first, num_replicas=1, **run)
+    with pytest.warns(skysail.SkysailWarning, match="'skysail promote notebook:1'") as warned:
+        old = client.deploy(first, num_replicas=1, **run)
+    assert warned[0].filename == __file__
     assert (old.version, old.is_current) == ("1", False)
     notices = [event.message for event in said if event.step == "NOTICE"]
     assert notices[0] == "scaled 2 to 1 because num_replicas=1 was given"

@@ -17,6 +17,7 @@ from skysail.deployment_requests import (
     upload_requests,
 )
 from skysail.descriptions import DeployEvent, Version
+from skysail.overlooked import warn_if_not_current
 from skysail.progress import UPLOADING, OnEvent, followed
 from skysail.requirements import read_requirements
 from skysail_common.clock import MONOTONIC
@@ -109,6 +110,9 @@ class DeploymentCalls(ModelCalls):
         Returns:
             The version; its `version` is the name that the server gave it.
 
+        Warns:
+            SkysailWarning: the version is not the current one, and `promote` is None.
+
         Raises:
             InvalidInput: the function cannot be pickled, or an argument is out of range.
             Unsupported: the cluster's container manager cannot give a replica such resources.
@@ -146,7 +150,9 @@ class DeploymentCalls(ModelCalls):
             warm_up=warm_up,
         )
         with followed(name, version, on_event, progress) as see:
-            return await self.deploy_artifact(artifact, request, see)
+            found = await self.deploy_artifact(artifact, request, see)
+        warn_if_not_current(found, promote, depth=1)
+        return found
 
     async def deploy_artifact(
         self,

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,9 +10,10 @@ import click
 
 from skysail.cli.loading import load_object
 from skysail.cli.options import client_of, endpoint_option
-from skysail.cli.output import output_option, print_json
+from skysail.cli.output import output_option, plain, print_json
 from skysail.cli.targets import Target, target_argument
 from skysail.descriptions import Version
+from skysail.overlooked import SkysailWarning
 from skysail_common.errors import ModelInUse
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -122,7 +124,9 @@ def deploy(
       skysail deploy mymodel:total --name sum --version 1.0 --input-type doubles --num-replicas 2
     """
     loaded = load_object(function, "function")
-    with client_of(endpoint) as client:
+    with client_of(endpoint) as client, warnings.catch_warnings():
+        # The last line of the output says the same.
+        warnings.simplefilter("ignore", SkysailWarning)
         found = client.deploy(
             loaded,
             name=name,
@@ -191,11 +195,17 @@ def start(
 
 
 def _print_version(found: Version, output: str) -> None:
+    """Print a version last, and whether it answers where no version is named."""
     if output == "json":
-        print_json(found)
+        print_json({**plain(found), "notice": found.not_current})
         return
-    current = " and is the current version" if found.is_current else ""
-    click.echo(f"{found.model}:{found.version} has {found.num_ready} ready replica(s){current}")
+    name = f"{found.model}:{found.version}"
+    current = (
+        " and is the current version"
+        if found.is_current
+        else f"; it is NOT the current version: 'skysail promote {name}' makes it that"
+    )
+    click.echo(f"{name} has {found.num_ready} ready replica(s){current}")
 
 
 @click.command(cls=_NumberCommand)

@@ -220,6 +220,8 @@ def test_what_a_notebook_shows_is_one_line():
     )
     assert repr(deployed) == "<Version sum:3, 1 of 2 replicas ready, takes x FP64 [-1, 3]>"
     assert "sum:3, not deployed" in repr(Version.of(version()))
+    current = Version.of(version(deployment=pb.Deployment(num_replicas=2), is_current=True))
+    assert "0 of 2 replicas ready, current, takes" in repr(current)
     model = Model("sum", "", (), (deployed,))
     assert repr(model) == "<Model sum, versions 3, current none>"
     status = ClusterStatus("default", "0.1", "local", False, (), (model,), ())
