@@ -37,6 +37,7 @@ class DockerCluster(Cluster):
             self._options.management_host,
             is_guarded=False,
             is_insecure=self._options.insecure,
+            can_be_guarded=False,
         )
 
     async def _stop(self) -> bool:

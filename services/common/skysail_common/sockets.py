@@ -42,23 +42,29 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_management_host(host: str, *, is_guarded: bool, is_insecure: bool) -> None:
+def check_management_host(
+    host: str, *, is_guarded: bool, is_insecure: bool, can_be_guarded: bool = True
+) -> None:
     """Check that management may listen on an address.
 
     Args:
         host: The address.
         is_guarded: True if it speaks TLS and asks for a token.
         is_insecure: True if an operator said that something else keeps callers away.
+        can_be_guarded: False if it cannot speak TLS, so that only `is_insecure` opens it.
 
     Raises:
         FailedPrecondition: every caller there could run code.
     """
     if not (is_loopback(host) or is_guarded or is_insecure):
+        locks = (
+            "give it TLS and a token (SKYSAIL_MANAGEMENT_TLS_CERTIFICATE_FILE, "
+            "SKYSAIL_MANAGEMENT_TLS_KEY_FILE, SKYSAIL_MANAGEMENT_TOKEN_FILE), or "
+        )
         raise FailedPrecondition(
             f"cannot open management on {host}: every caller there could run code on this machine; "
-            "give it TLS and a token (SKYSAIL_MANAGEMENT_TLS_CERTIFICATE_FILE, "
-            "SKYSAIL_MANAGEMENT_TLS_KEY_FILE, SKYSAIL_MANAGEMENT_TOKEN_FILE), or pass --insecure if "
-            "a firewall or a network policy keeps callers away"
+            f"{locks if can_be_guarded else ''}pass --insecure if a firewall or a network policy "
+            "keeps callers away"
         )
 
 

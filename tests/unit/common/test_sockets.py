@@ -55,3 +55,11 @@ def test_management_elsewhere_needs_locks_or_a_word(host: str):
         check_management_host(host, is_guarded=False, is_insecure=False)
     check_management_host(host, is_guarded=True, is_insecure=False)
     check_management_host(host, is_guarded=False, is_insecure=True)
+
+
+def test_locks_are_advised_only_where_there_can_be_some():
+    with pytest.raises(FailedPrecondition, match=r"SKYSAIL_MANAGEMENT_TOKEN_FILE.*--insecure"):
+        check_management_host("0.0.0.0", is_guarded=False, is_insecure=False)
+    with pytest.raises(FailedPrecondition, match="on this machine; pass --insecure if") as raised:
+        check_management_host("0.0.0.0", is_guarded=False, is_insecure=False, can_be_guarded=False)
+    assert "TLS" not in raised.value.message
