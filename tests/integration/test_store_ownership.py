@@ -263,6 +263,11 @@ def test_the_mirror_of_a_management_that_runs_is_written_back(tmp_path: Path):
         assert "lost nothing" in refused.stderr
         with Load(cluster) as load:
             flush(cluster)
+            eventually(lambda: client.status().store_problem != "", 30)
+            stopped = skysail_command("down", "--data-dir", str(tmp_path))
+            assert stopped.returncode == 1
+            assert "run 'skysail store restore' first, or pass --yes" in stopped.stderr
+            assert client.describe_version("m").num_ready == 1
             restored = skysail_command("store", "restore", "--endpoint", cluster.management)
             assert restored.returncode == 0, restored.stderr
             assert client.status().store_problem == ""

@@ -9,14 +9,15 @@ import click
 from click.core import ParameterSource
 
 from skysail.cli.kubernetes import KUBERNETES, kubernetes_options, options_of
-from skysail.cli.options import data_dir_of, data_dir_option
-from skysail.settings import CLUSTER_FILE
+from skysail.cli.options import client_of, data_dir_of, data_dir_option
+from skysail.settings import CLUSTER_FILE, ClientSettings
 from skysail.supervisor.cluster import stop_cluster
 from skysail.supervisor.kubernetes.note import KubernetesNote, remove_note
 from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, SkysailError
 
 _NAMES_A_CLUSTER = ("namespace", "context", "kubernetes_proxy_addr")
+_STORE_TIMEOUT_S = 5.0
 
 
 @click.command()
@@ -34,7 +35,12 @@ _NAMES_A_CLUSTER = ("namespace", "context", "kubernetes_proxy_addr")
     help="Kubernetes: delete claims, volumes and Secrets too, and with them everything that was "
     "registered and deployed.",
 )
-@click.option("--yes", is_flag=True, help="Kubernetes: remove the cluster without a question.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Remove a cluster on Kubernetes without a question; stop one of this machine even if its "
+    "store lost what management knows.",
+)
 @click.pass_context
 def down(
     arguments: click.Context,
@@ -94,11 +100,37 @@ def down(
             "--delete-data is for a cluster on Kubernetes; the data of one on this machine are "
             f"the directory {directory}: delete it after 'skysail down'"
         )
+    if not yes:
+        _check_store(directory)
     environment = dict(os.environ)  # noqa: TID251 - inherited
     was_running = asyncio.run(stop_cluster(directory, cluster, environment))
     if not was_running:
         raise FailedPrecondition(f"no cluster runs in {directory}")
     click.echo("stopped")
+
+
+def _check_store(directory: Path) -> None:
+    """Check that stopping a cluster loses nothing that only its management knows.
+
+    Raises:
+        FailedPrecondition: the store answers, and is not usable.
+    """
+    settings = ClientSettings(data_dir=directory)
+    endpoint = settings.noted("socket") or settings.noted("management")
+    if not endpoint:
+        return
+    try:
+        with client_of(endpoint, _STORE_TIMEOUT_S) as client:
+            found = client.status()
+    except SkysailError:
+        # A management that does not answer has nothing to restore from, and must be stoppable.
+        return
+    if found.is_store_reachable and found.store_problem:
+        raise FailedPrecondition(
+            f"cannot stop the cluster in {directory}: {found.store_problem.rstrip('.')}; its management "
+            "has the only copy of what is registered, which ends with it: run 'skysail store "
+            "restore' first, or pass --yes to give it up"
+        )
 
 
 def _remove(
