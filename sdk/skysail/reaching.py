@@ -3,6 +3,7 @@
 import grpc
 import grpc.aio
 
+from skysail.settings import ClientSettings
 from skysail.tls import ClientTls, mistake_of_tls
 from skysail_common.errors import (
     DeadlineExceeded,
@@ -17,6 +18,10 @@ from skysail_common.sockets import is_loopback, split_host_port
 
 _NOT_CONNECTED = "failed to connect"
 """What gRPC says if no connection was made."""
+
+
+class ManagementRestarting(Unavailable):
+    """The error of a management that its supervisor starts again."""
 
 
 def management_error(
@@ -35,20 +40,25 @@ def management_error(
         if _NOT_CONNECTED in details:
             if "Connection refused" not in details and not endpoint.startswith("unix:"):
                 return Unavailable(_no_connection(endpoint, access, details))
-            return Unavailable(_refused(endpoint))
+            return _refused(endpoint)
         return Unavailable(f"management at {endpoint} is not reached: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"management at {endpoint} did not answer in time")
     return from_rpc_error(error)
 
 
-def _refused(endpoint: str) -> str:
+def _refused(endpoint: str) -> Unavailable:
+    if (process := ClientSettings().supervisor_of(endpoint)) != 0:
+        return ManagementRestarting(
+            f"management at {endpoint} is being restarted by its supervisor (process {process}); try "
+            "again, or see the log of the cluster if that lasts"
+        )
     if endpoint.startswith("unix:") or is_loopback(split_host_port(endpoint)[0]):
-        return (
+        return Unavailable(
             f"no management runs at {endpoint}; start a cluster with 'skysail up', or if one runs, "
             "its log says why"
         )
-    return (
+    return Unavailable(
         f"cannot connect to management at {endpoint}: connection refused; check that management "
         "runs there, and that no firewall or network policy is in between"
     )

@@ -113,3 +113,18 @@ class ClientSettings(BaseSettings):
             return str(record[name])
         except (OSError, ValueError, KeyError, FailedPrecondition):
             return ""
+
+    def supervisor_of(self, endpoint: str) -> int:
+        """Return the living process that restarts the management at an endpoint; 0 if none is noted."""
+        try:
+            record = json.loads((self.find_data_dir() / CLUSTER_FILE).read_text())
+            if endpoint not in (record["management"], record.get("socket", "")):
+                return 0
+            process = int(record["pid"])
+            os.kill(process, 0)
+        except PermissionError:
+            # It lives, as another user's.
+            return process
+        except (OSError, ValueError, KeyError, FailedPrecondition):
+            return 0
+        return process

@@ -229,6 +229,16 @@ def test_what_a_frontend_learned_survives_it_and_management(own_cluster, own_cli
     own_client.undeploy("learned", force=True)
 
 
+def test_a_command_waits_for_a_management_that_is_restarted(own_cluster, monkeypatch):
+    monkeypatch.delenv("SKYSAIL_ENDPOINT", raising=False)
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(own_cluster.data_dir))
+    before = own_cluster.service_pid("skysail_management")
+    os.kill(before, signal.SIGKILL)
+    done = skysail_command("status")
+    assert done.returncode == 0, done.stderr
+    assert own_cluster.service_pid("skysail_management") != before
+
+
 def test_a_frontend_notices_a_management_that_stops_without_a_word(own_cluster, own_client):
     management = own_cluster.service_pid("skysail_management")
     ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]

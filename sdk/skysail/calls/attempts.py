@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import grpc.aio
 
-from skysail.reaching import is_lost
+from skysail.reaching import ManagementRestarting, is_lost
 from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC, Clock
 from skysail_common.errors import SkysailError, Unavailable
@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 PATIENCE_S = 30.0
 """How long after a loss management is asked again: another one takes over within this time."""
+RESTART_PATIENCE_S = 5.0
+"""How long an operation that has not begun waits for a management that its supervisor restarts."""
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 1.0
 
@@ -61,7 +63,8 @@ async def outcome(work: Awaitable[T], told: Callable[[grpc.aio.AioRpcError], Sky
 class Patience:
     """Decides, for one operation, whether it goes on after a failure and when.
 
-    What never began fails at once: nobody waits for a cluster that does not run. An operation that
+    What never began fails at once, because a cluster that does not run is not waited for. Where a
+    supervisor restarts management, it waits for `RESTART_PATIENCE_S`. An operation that
     has begun outlasts a restart of management, a change of its leader, or a new port-forward.
     """
 
@@ -89,6 +92,11 @@ class Patience:
         now = self._clock()
         if self._lost_at is None:
             self._lost_at = now
-        if not self._has_begun or now - self._lost_at > PATIENCE_S:
+        limit_s = PATIENCE_S if self._has_begun else 0.0
+        if isinstance(error, ManagementRestarting):
+            limit_s = max(limit_s, RESTART_PATIENCE_S)
+        if limit_s == 0 or now - self._lost_at > limit_s:
+            if isinstance(error, ManagementRestarting):
+                raise Unavailable(error.message) from None
             raise (error.error if isinstance(error, LostConnection) else error) from None
         return self._back_off.next_s()

@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from skysail.calls.attempts import PATIENCE_S, LostConnection, Patience, outcome
+from skysail.calls.attempts import PATIENCE_S, RESTART_PATIENCE_S, LostConnection, Patience, outcome
+from skysail.reaching import ManagementRestarting
 from skysail_common.errors import SkysailError, Unavailable
 from skysail_testing.clock import FakeClock
 
@@ -16,6 +17,19 @@ def told(error) -> SkysailError:
 def test_what_never_reached_management_fails_at_once():
     with pytest.raises(Unavailable):
         Patience(FakeClock()).next_wait_s(AWAY)
+
+
+def test_a_management_that_is_restarted_is_waited_for():
+    clock = FakeClock()
+    patience = Patience(clock, lambda: 0.0)
+    restarting = ManagementRestarting("it is being restarted")
+    assert patience.next_wait_s(restarting) == 0.1
+    clock.advance(RESTART_PATIENCE_S)
+    assert patience.next_wait_s(restarting) == 0.2
+    clock.advance(0.1)
+    with pytest.raises(Unavailable, match="being restarted") as raised:
+        patience.next_wait_s(restarting)
+    assert type(raised.value) is Unavailable
 
 
 @pytest.mark.parametrize("begins_by_a_loss", [True, False])

@@ -1,11 +1,15 @@
+import json
+import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from skysail import Client
 from skysail.cli.options import data_dir_of
-from skysail.settings import ClientSettings
+from skysail.settings import CLUSTER_FILE, ClientSettings
 from skysail_common.errors import FailedPrecondition
 
 
@@ -37,3 +41,18 @@ def test_the_data_directory_of_the_environment_is_absolute(monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SKYSAIL_DATA_DIR", "data")
     assert ClientSettings().find_data_dir() == tmp_path / "data"
+
+
+def test_a_supervisor_is_named_while_it_lives(tmp_path):
+    settings = ClientSettings(data_dir=tmp_path)
+    note = tmp_path / CLUSTER_FILE
+    record = {"pid": os.getpid(), "management": "127.0.0.1:9", "socket": "unix:/s"}
+    assert settings.supervisor_of("127.0.0.1:9") == 0
+    note.write_text(json.dumps(record))
+    assert settings.supervisor_of("127.0.0.1:9") == os.getpid()
+    assert settings.supervisor_of("unix:/s") == os.getpid()
+    assert settings.supervisor_of("127.0.0.1:10") == 0
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    note.write_text(json.dumps({**record, "pid": process.pid}))
+    assert settings.supervisor_of("127.0.0.1:9") == 0
