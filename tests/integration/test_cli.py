@@ -106,7 +106,10 @@ def test_promote_and_rollback(run, deployed):
     assert run("rollback", "cli").stdout == "cli:1 is the current version\n"
     done = run("rollback", "cli")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "skysail: model 'cli' has no previous version to go back to\n"
+    assert done.stderr == (
+        "skysail: model 'cli' has no previous version to go back to; 'skysail promote cli:VERSION' "
+        "makes another version the current one\n"
+    )
 
 
 def test_scale_and_logs(run, deployed):
@@ -215,7 +218,7 @@ ERRORS = [
     (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
     (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),
     (["deploy", "nomodule:f", "--name", "a", "--version", "1"], 1, "cannot be imported"),
-    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 1, "either an example"),
+    (["deploy", "climodel:triple", "--name", "a", "--version", "1"], 2, "one of --example"),
     (
         [
             "deploy",

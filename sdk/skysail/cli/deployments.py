@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from skysail.cli.asking import confirm
 from skysail.cli.loading import load_object
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, plain, print_json
@@ -124,6 +125,8 @@ def deploy(
       skysail deploy mymodel:total --name sum --version 1.0 --input-type doubles --num-replicas 2
     """
     loaded = load_object(function, "function")
+    if sum(given is not None for given in (example, examples, input_type)) != 1:
+        raise click.UsageError("give one of --example, --examples and --input-type")
     with client_of(endpoint) as client, warnings.catch_warnings():
         # The last line of the output says the same.
         warnings.simplefilter("ignore", SkysailWarning)
@@ -280,7 +283,7 @@ def undeploy(target: Target, is_forced: bool, endpoint: str | None) -> None:
         except ModelInUse as error:
             if not _can_ask():
                 raise
-            click.confirm(f"{error.message}.\nUndeploy it nevertheless?", abort=True, err=True)
+            confirm(f"{error.message}.\nUndeploy it nevertheless?")
             undeployed = client.undeploy(*target, force=True)
     click.echo(f"{target.model}:{undeployed} is no longer deployed")
 

@@ -19,6 +19,11 @@ def load_object(text: str, what: str) -> Any:
         raise InvalidInput(f"{what} {text!r} must have the form module:name")
     if "" not in sys.path:
         sys.path.insert(0, "")
+    if module_name.endswith(".py"):
+        name = module_name.removesuffix(".py").lstrip("./").replace("/", ".")
+        raise InvalidInput(
+            f"{what} {text!r} must have the form module:name; write {name}:{path} for that file"
+        )
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from skysail.cli.asking import confirm
 from skysail.cli.options import client_of, endpoint_option
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.cli.targets import Target, target_argument
@@ -120,7 +121,7 @@ def delete(target: Target, is_confirmed: bool, endpoint: str | None) -> None:
     """
     if not is_confirmed and sys.stdin.isatty():
         what = target if target.version else f"{target.model} with all its versions"
-        click.confirm(f"Remove {what} for good?", abort=True, err=True)
+        confirm(f"Remove {what} for good?")
     with client_of(endpoint) as client:
         client.unregister_model(*target)
     click.echo(f"{target} is removed")

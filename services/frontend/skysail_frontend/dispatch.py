@@ -28,7 +28,7 @@ from skysail_frontend.endings import Endings
 from skysail_frontend.prediction_cache import PredictionCache
 from skysail_frontend.query import Outcome, Prediction, Query
 from skysail_frontend.routes import NoRoutes, RouteTable, ServedVersion
-from skysail_frontend.shedding import NO_MODEL
+from skysail_frontend.shedding import NO_MODEL, scaled_to_none
 from skysail_frontend.splitting import parts_of
 from skysail_frontend.statistics import Statistics
 from skysail_frontend.version_dispatcher import (
@@ -114,8 +114,7 @@ class Dispatcher:
                 self.mark(known)
         for version in self._versions.values():
             if version.served.num_replicas == 0 and len(version.queue):
-                text = f"model '{version.served.name}' is scaled to 0 replicas"
-                self._give_up_waiting(version, NoReadyReplica(text))
+                self._give_up_waiting(version, scaled_to_none(version.served.name))
 
     def _forget(self, gone: VersionDispatcher) -> None:
         name, identity = gone.served.name, gone.served.identity

@@ -26,10 +26,17 @@ def without_replica(query: Query, version: VersionDispatcher | None) -> NoReadyR
     if version is None:
         return NoReadyReplica(f"model '{name}' is not deployed")
     if version.served.num_replicas == 0:
-        return NoReadyReplica(f"model '{name}' is scaled to 0 replicas")
+        return scaled_to_none(name)
     if any(replica.is_ready for replica in version.replicas) and not version.num_ready:
         return NoReadyReplica(f"model '{name}' has no ready replica: none answers its last batch")
     return NoReadyReplica(f"model '{name}' has no ready replica")
+
+
+def scaled_to_none(name: str) -> NoReadyReplica:
+    """Return the error of a version that is to have no replica."""
+    return NoReadyReplica(
+        f"model '{name}' is scaled to 0 replicas; 'skysail scale {name} 1' starts one"
+    )
 
 
 def _unrouted(application: Application) -> str:

@@ -298,7 +298,9 @@ def test_a_version_that_is_scaled_to_zero_refuses_at_once(app):
     if app is with_default:
         assert prediction.explanation == NO_MODEL == "No connected models found for query"
     else:
-        assert prediction.error.message == "model 'm:1' is scaled to 0 replicas"
+        assert prediction.error.message == (
+            "model 'm:1' is scaled to 0 replicas; 'skysail scale m:1 1' starts one"
+        )
 
 
 def test_a_version_that_is_gone_refuses_at_once(frontend):

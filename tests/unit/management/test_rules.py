@@ -75,7 +75,7 @@ async def test_a_version_that_serves_stays_deployed(tmp_path: Path, routes):
         text = await refused(parts, parts.records.deployments.delete("m:1"))
         what = "'app' is routed to model 'm:1'" if routes else "'m:1' is the current version"
         assert what in text
-        assert text.endswith("first, or use force")
+        assert text.endswith("first, or use force (--force, or force=True in Python)")
         await parts.records.commit([parts.records.deployments.delete("m:1")], is_forced=True)
 
 
@@ -95,7 +95,9 @@ async def test_a_version_that_is_deployed_stays_registered(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await serving(parts)
         delete = parts.records.versions.delete("m:2")
-        assert "'m:2' is deployed; undeploy it first" in await refused(parts, delete)
+        assert "'m:2' is deployed; undeploy it first: 'skysail undeploy m:2'" in await refused(
+            parts, delete
+        )
         await parts.records.commit([delete, parts.records.deployments.delete("m:2")])
 
 

@@ -37,6 +37,13 @@ def test_modules_of_the_present_directory_are_found_first(write, tmp_path, monke
     monkeypatch.delitem(sys.modules, "loaded_c")
 
 
+@pytest.mark.parametrize(
+    ("text", "module"), [("mymodel.py:triple", "mymodel"), ("./models/my.py:triple", "models.my")]
+)
+def test_a_file_in_place_of_a_module_is_told_its_module(text: str, module: str):
+    assert refusal(text).endswith(f"write {module}:triple for that file")
+
+
 @pytest.mark.parametrize("text", ["", ":", "module", "module:", ":name", "module.name"])
 def test_a_text_of_another_form_is_refused(text):
     assert refusal(text, "example") == f"example {text!r} must have the form module:name"

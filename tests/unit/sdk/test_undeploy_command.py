@@ -50,6 +50,8 @@ def test_a_yes_stops_it(client, monkeypatch):
 def test_anything_else_leaves_it(client, monkeypatch):
     for answer in ("n\n", "\n", ""):
         assert undeploy(monkeypatch, answer=answer).exit_code == 1
+    done = undeploy(monkeypatch, answer="n\n")
+    assert done.output.endswith("nothing was changed\n")
     assert True not in client.calls
 
 

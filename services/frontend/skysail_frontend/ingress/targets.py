@@ -55,7 +55,10 @@ def find_target(table: RouteTable, name: str, version: str) -> Target:
     if application is not None:
         return application_target(table, application, version)
     if not table.has_model(name):
-        raise ApplicationNotFound(f"no application and no deployed model is called {shown(name)!r}")
+        raise ApplicationNotFound(
+            f"no application and no deployed model is called {shown(name)!r}; 'skysail models' shows "
+            "what is registered, and 'skysail start MODEL' starts it"
+        )
     return Target(None, table.version(name, version))
 
 

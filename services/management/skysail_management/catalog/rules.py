@@ -106,7 +106,9 @@ class Rules:
                             check_input_type(application, version.model_version, version.input_type)
             return
         if after.deployment(name) is not None:
-            raise ModelInUse(f"model {name!r} is deployed; undeploy it first")
+            raise ModelInUse(
+                f"model {name!r} is deployed; undeploy it first: 'skysail undeploy {name}'"
+            )
         if before is None:
             return
         use = _route_to(after.applications(), before.model_version, is_current=False)
@@ -132,7 +134,7 @@ class Rules:
         use = _route_to(after.applications(), version.model_version, is_current=is_current)
         if use or is_current:
             use = use or _current(version.model_version)
-            raise ModelInUse(f"{use}, or use force")
+            raise ModelInUse(f"{use}, or use force (--force, or force=True in Python)")
 
 
 class _After:

@@ -149,7 +149,8 @@ def _check_fixed(existing: DeploymentRecord, wish: DeploymentWish) -> None:
         names = ", ".join(others)
         raise FailedPrecondition(
             f"model {str(existing.model_version)!r} is deployed with other resources or "
-            f"environment ({names}); undeploy it first, or deploy this as a new version"
+            f"environment ({names}); undeploy it first: 'skysail undeploy {existing.model_version}', "
+            "or deploy this as a new version"
         )
 
 

@@ -247,7 +247,10 @@ class Models:
         async with self._records.lock:
             model = self.get(name)
             if not model.previous_versions:
-                raise FailedPrecondition(f"model {name!r} has no previous version to go back to")
+                raise FailedPrecondition(
+                    f"model {name!r} has no previous version to go back to; 'skysail promote "
+                    f"{name}:VERSION' makes another version the current one"
+                )
             changed = rolled_back(model, self._serves)
             if changed is None:
                 latest = ModelVersion(name, model.previous_versions[-1])
