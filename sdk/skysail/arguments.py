@@ -211,6 +211,6 @@ def _checking(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         except SkysailError as error:
             # The caller's own line is what counts; the client's frames below it tell nothing.
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error.
+            raise error.with_traceback(None) from error.__cause__
 
     return checking

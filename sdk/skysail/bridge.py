@@ -49,7 +49,7 @@ class Bridge:
             return loop.run(work, limit_s)
         except SkysailError as error:
             # Where in the client's own thread it was raised tells the caller nothing.
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error.
+            raise error.with_traceback(None) from error.__cause__
 
     def _started(self) -> LoopThread:
         FORKS.check()

@@ -1,5 +1,6 @@
 """Shows a deployment while it happens, and says what goes on if the caller leaves it."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -116,7 +117,10 @@ class _Lines:
 
     def __call__(self, event: DeployEvent) -> None:
         if event.step != "PREPARING":
-            self._file.write(f"{self._title}: {event.message.partition(_NEW_LINE)[0]}\n")
+            line = event.message.partition(_NEW_LINE)[0]
+            # Most messages begin with the version, or a replica of it.
+            names_it = re.match(rf"{re.escape(self._title)}[\s:/]", line)
+            self._file.write(f"{line}\n" if names_it else f"{self._title}: {line}\n")
             self._file.flush()
 
 

@@ -306,6 +306,7 @@ class TestOperators:
         )
         assert service.wait() == 69
         assert "the store does not answer" in service.errors
+        assert "name it in SKYSAIL_REDIS_URL" in service.errors
 
     def test_unknown_container_manager(self, own_dir):
         flags = ["--data-dir", str(own_dir), "--container-manager", "raft"]

@@ -129,7 +129,7 @@ def _answer(function: Function, example: Example) -> _Answer:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return ": ".join(filter(None, [type(error).__name__, str(error)]))
 
 
 def _advice(function: Function, example: Example, error: Exception) -> str:

@@ -393,7 +393,9 @@ def _print_replicas(found: ClusterStatus) -> None:
                     ]
                 )
     if rows:
-        print_table("\nreplicas", ["replica", "", "state", "restarts", "reason"], rows)
+        # Only reasons are long enough to fold.
+        columns = ["replica", "", "state", "restarts", "reason"]
+        print_table("\nreplicas", columns, rows, whole=range(4))
 
 
 COMMANDS = (up, status)

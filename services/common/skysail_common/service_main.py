@@ -10,7 +10,7 @@ from typing import Any
 from skysail_common.descriptors import raise_descriptor_limit
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.logs import configure
-from skysail_common.settings import SettingsT, describe_settings, read_settings
+from skysail_common.settings import SettingsT, describe_settings, read_settings, unknown_variables
 from skysail_common.states import ExitCode
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def service_main(
         sys.stdout.write(describe_settings(settings) + "\n")
         return ExitCode.OK
     configure(service, settings.log_level, settings.log_format)
+    for warning in unknown_variables(settings_type):
+        log.warning(warning)
     # A crash, or the SIGABRT of a watchdog, writes where each thread is to standard error.
     faulthandler.enable()
     raise_descriptor_limit()

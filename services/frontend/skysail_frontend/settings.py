@@ -174,7 +174,8 @@ class FrontendSettings(ServiceSettings):
         Raises:
             FailedPrecondition: the file of the token cannot be read.
         """
-        token = read_token(self.management_token_file) if self.management_token_file else ""
+        path, setting = self.management_token_file, "SKYSAIL_FRONTEND_MANAGEMENT_TOKEN_FILE"
+        token = read_token(path, setting) if path else ""
         return ManagementAccess(token, self.management_tls_ca_file)
 
     def http_limits(self) -> HttpLimits:

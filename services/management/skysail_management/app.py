@@ -114,9 +114,9 @@ async def run(settings: ManagementSettings) -> None:
     certificates = _guarded_door(settings)
     if certificates is not None:
         tasks.start(certificates.watch(settings.tls_check_every_s), "watch certificates")
-    server = AdminServer(
-        certificates, read_token(settings.token_file) if settings.token_file else ""
-    )
+    token_file = settings.token_file
+    token = read_token(token_file, "SKYSAIL_MANAGEMENT_TOKEN_FILE") if token_file else ""
+    server = AdminServer(certificates, token)
     try:
         if settings.kubernetes_lease:
             await _work_in_turn(settings, ending, server, store, tasks)

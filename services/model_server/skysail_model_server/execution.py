@@ -164,7 +164,8 @@ def _blame(error: BaseException) -> tuple[Status, str]:
     raised_at = _user_frames(error)
     is_own = isinstance(error, SkysailError) and raised_at is None
     try:
-        message = str(error) if is_own else f"{type(error).__name__}: {error}"
+        text = str(error)
+        message = text if is_own else ": ".join(filter(None, [type(error).__name__, text]))
     except Exception:
         # Even the text of an error may be user code.
         message = type(error).__name__

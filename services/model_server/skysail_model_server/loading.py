@@ -141,7 +141,7 @@ def _failed(
     what: str, error: BaseException, packages: PackageDifferences, modules_dir: Path
 ) -> LoadFailed:
     """Return the error that tells all of an error of the user's code, and its cause in one line."""
-    first = f"{what}: {type(error).__name__}: {error}"
+    first = ": ".join(filter(None, [what, type(error).__name__, str(error)]))
     trace = "".join(traceback.format_exception(error)).rstrip()
     hints = [*_file_hints(error, modules_dir), *packages.hints(error)]
     failed = LoadFailed("\n".join([first, trace, *hints]))

@@ -31,6 +31,10 @@ def test_a_token_that_is_of_no_use_is_refused(tmp_path: Path, text: str):
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(FailedPrecondition, match=r"cannot read .*none: no such file"):
         read_token(tmp_path / "none")
+    with pytest.raises(
+        FailedPrecondition, match=r"no such file or directory; set SKYSAIL_A_FILE to"
+    ):
+        read_token(tmp_path / "none", "SKYSAIL_A_FILE")
     access = ManagementAccess(ca_file=tmp_path / "none")
     with pytest.raises(FailedPrecondition, match=r"cannot read .*none: no such file"):
         access.open_channel("somewhere:8003")

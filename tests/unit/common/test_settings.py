@@ -6,7 +6,13 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from skysail_common.errors import InvalidInput
-from skysail_common.settings import Port, ServiceSettings, describe_settings, read_settings
+from skysail_common.settings import (
+    Port,
+    ServiceSettings,
+    describe_settings,
+    read_settings,
+    unknown_variables,
+)
 from skysail_frontend.settings import FrontendSettings
 from skysail_management.settings import ManagementSettings
 from skysail_model_server.settings import ModelServerSettings
@@ -121,9 +127,40 @@ def test_a_value_out_of_range_names_its_flag(arguments, message):
     assert refusal(*arguments).startswith(f"skysail-example: {message}")
 
 
-def test_a_value_of_the_environment_that_is_out_of_range_names_the_flag_too(monkeypatch):
+def test_a_value_of_the_environment_that_is_out_of_range_names_its_variable(monkeypatch):
     monkeypatch.setenv("SKYSAIL_EXAMPLE_HTTP_PORT", "65536")
-    assert refusal().startswith("skysail-example: --http-port: ")
+    message = refusal()
+    assert message.startswith("skysail-example: SKYSAIL_EXAMPLE_HTTP_PORT: input should be less")
+    assert message.endswith(", got '65536'")
+    assert refusal("--http-port=many").startswith("skysail-example: --http-port: ")
+
+
+def test_a_secret_that_is_refused_is_not_shown(monkeypatch):
+    monkeypatch.setenv("SKYSAIL_TEST_SECRET", "hush")
+
+    class SecretiveSettings(ServiceSettings):
+        model_config = SettingsConfigDict(env_prefix="SKYSAIL_TEST_")
+
+        secret: SecretStr = Field(SecretStr(""), min_length=9)
+
+    with pytest.raises(InvalidInput) as caught:
+        read_settings(SecretiveSettings, "skysail-test", [])
+    assert caught.value.message.startswith("skysail-test: SKYSAIL_TEST_SECRET: ")
+    assert "hush" not in caught.value.message
+
+
+def test_a_misspelt_variable_is_told_with_what_is_meant(monkeypatch):
+    monkeypatch.setenv("SKYSAIL_EXAMPLE_HTTP_PROT", "1")
+    monkeypatch.setenv("SKYSAIL_EXAMPLE_NONSENSE", "1")
+    monkeypatch.setenv("SKYSAIL_EXAMPLE_WORK_DIR", "/srv")
+    # As Kubernetes makes them.
+    monkeypatch.setenv("SKYSAIL_EXAMPLE_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("SKYSAIL_EXAMPLE_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("SKYSAIL_EXAMPLE_PORT_80_TCP_ADDR", "10.0.0.1")
+    assert unknown_variables(ExampleSettings) == [
+        "SKYSAIL_EXAMPLE_HTTP_PROT is no setting and is ignored; is SKYSAIL_EXAMPLE_HTTP_PORT meant?",
+        "SKYSAIL_EXAMPLE_NONSENSE is no setting and is ignored",
+    ]
 
 
 def test_a_setting_without_a_default_must_be_given(tmp_path):

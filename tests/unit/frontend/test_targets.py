@@ -51,7 +51,7 @@ def test_a_model_target_is_a_model_before_it_is_an_application(name, version, ta
 def test_a_target_of_no_name_that_is_known_is_not_found():
     with pytest.raises(
         ApplicationNotFound,
-        match="no application and no deployed model is called 'x'.*skysail start",
+        match=r"no application and no deployed model is called 'x'.*skysail start",
     ):
         find_target(table, "x", "")
     with pytest.raises(ModelNotFound, match="Request for unknown model: 'x' is not found"):

@@ -441,7 +441,7 @@ class Mute(Exception):
         (KeyboardInterrupt(), "KeyboardInterrupt: "),
         (asyncio.CancelledError(), "CancelledError: "),
         (GeneratorExit(), "GeneratorExit: "),
-        (MemoryError(), "MemoryError: "),
+        (MemoryError(), "MemoryError (in "),
         (RecursionError("deep"), "RecursionError: deep"),
         (Mute(), "Mute"),
         (ValueError("half a pair: \ud800"), "ValueError: half a pair: ?"),

@@ -16,10 +16,11 @@ def show(*, on_event=None, progress=None) -> None:
     with followed("m", "1", on_event, progress) as see:
         see(event("REGISTERED", "m:1 is registered\nand more"))
         see(event("PREPARING", "a line of pip"))
-        see(event("DONE", "m:1 is ready"))
+        see(event("NOTICE", "scaled to 2"))
+        see(event("DONE", "m:1/0 is ready"))
 
 
-LINES = "m:1: m:1 is registered\nm:1: m:1 is ready\n"
+LINES = "m:1 is registered\nm:1: scaled to 2\nm:1/0 is ready\n"
 
 
 def test_a_script_shows_nothing_unless_it_asks(capsys):
@@ -42,7 +43,7 @@ def test_a_notebook_shows_lines_unless_it_refuses(capsys, monkeypatch):
 def test_events_reach_the_caller_and_the_screen(capsys):
     seen: list[str] = []
     show(on_event=lambda event: seen.append(event.step), progress=True)
-    assert seen == ["REGISTERED", "PREPARING", "DONE"]
+    assert seen == ["REGISTERED", "PREPARING", "NOTICE", "DONE"]
     assert capsys.readouterr() == ("", LINES)
 
 

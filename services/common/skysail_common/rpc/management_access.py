@@ -92,13 +92,17 @@ def is_same_token(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def read_token(path: Path) -> str:
+def read_token(path: Path, setting: str = "") -> str:
     """Return the token in a file, without white space around it.
+
+    Args:
+        path: The file.
+        setting: Variable that names the file, for the error.
 
     Raises:
         FailedPrecondition: the file cannot be read, or its token is too short or not of ASCII.
     """
-    token = _read(path).decode(errors="replace").strip()
+    token = _read(path, setting).decode(errors="replace").strip()
     if len(token) < MIN_TOKEN_CHARACTERS or not token.isascii() or not token.isprintable():
         raise FailedPrecondition(
             f"cannot use the token in {path}: it must be one line of at least "
@@ -107,9 +111,10 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, setting: str = "") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise FailedPrecondition(f"cannot read {path}: {reason}") from None
+        fix = f"; set {setting} to a file that can be read" if setting else ""
+        raise FailedPrecondition(f"cannot read {path}: {reason}{fix}") from None

@@ -73,4 +73,6 @@ def _translation(error: Exception) -> SkysailError:
         return StoreRefused(
             f"the store refuses a command: {text}; look at the server of {_SETTING}"
         )
-    return StoreUnavailable(f"the store does not answer: {text}")
+    return StoreUnavailable(
+        f"the store does not answer: {text}; see that its server runs, and name it in {_SETTING}"
+    )
