@@ -98,7 +98,7 @@ def read_settings(cls: type[SettingsT], program: str, arguments: Sequence[str]) 
 
 def _mistake(cls: type[ServiceSettings], found: Any, arguments: Sequence[str]) -> str:
     """Return what is wrong with a setting, which is named as the operator wrote it."""
-    what = found["msg"].removeprefix("Value error, ").lower()
+    what = str(found["msg"]).removeprefix("Value error, ").lower()
     if not found["loc"]:
         # What concerns several settings names them itself.
         return what

@@ -7,6 +7,7 @@ from skysail_common.errors import (
     Overloaded,
     SkysailError,
 )
+from skysail_common.identifiers import ModelVersion
 from skysail_frontend.batching.policies import ShedReason
 from skysail_frontend.query import Outcome, Query
 from skysail_frontend.routes import Application
@@ -32,7 +33,7 @@ def without_replica(query: Query, version: VersionDispatcher | None) -> NoReadyR
     return NoReadyReplica(f"model '{name}' has no ready replica")
 
 
-def scaled_to_none(name: str) -> NoReadyReplica:
+def scaled_to_none(name: ModelVersion) -> NoReadyReplica:
     """Return the error of a version that is to have no replica."""
     return NoReadyReplica(
         f"model '{name}' is scaled to 0 replicas; 'skysail scale {name} 1' starts one"

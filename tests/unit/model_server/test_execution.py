@@ -438,10 +438,10 @@ class Mute(Exception):
     ("error", "message"),
     [
         (SystemExit(3), "SystemExit: 3"),
-        (KeyboardInterrupt(), "KeyboardInterrupt: "),
-        (asyncio.CancelledError(), "CancelledError: "),
-        (GeneratorExit(), "GeneratorExit: "),
-        (MemoryError(), "MemoryError (in "),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (GeneratorExit(), "GeneratorExit"),
+        (MemoryError(), "MemoryError"),
         (RecursionError("deep"), "RecursionError: deep"),
         (Mute(), "Mute"),
         (ValueError("half a pair: \ud800"), "ValueError: half a pair: ?"),
@@ -471,7 +471,8 @@ def test_sys_exit_in_user_code_ends_nothing():
 def test_an_error_of_skysail_that_the_function_raises_is_a_failure_of_the_model(error):
     (found,) = run(raises(error), [query(1)])
     assert found.code == Status.INTERNAL
-    text = f"{type(error).__name__}: {error} (in function, test_execution.py line "
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    text = f"{what} (in function, test_execution.py line "
     assert found.message.startswith(text)
 
 
@@ -757,6 +758,6 @@ def test_a_lack_of_memory_beside_the_function_fails_the_batch_and_counts(monkeyp
         result = runs(batch)
         first, second = answers(signature, batch, result)
         assert (first.code, second.code) == (Status.INTERNAL, Status.INTERNAL)
-        assert first.message.startswith("MemoryError: ")
+        assert first.message.startswith("MemoryError (in ")
         assert result.id == batch.id
     assert told == [True]
