@@ -88,6 +88,7 @@ def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     whole: Collection[int] = (0,),
+    yielding: Collection[int] = (),
 ) -> None:
     """Print a table; cells may have rich's markup.
 
@@ -96,7 +97,14 @@ def print_table(
         columns: Headings.
         rows: Cells.
         whole: Columns whose cells are never folded, such as names and URLs.
+        yielding: Those of `whole` that are folded nevertheless if one is wider than half of a
+            terminal that is too narrow for the table.
     """
+    screen = console()
+    if _least_width(columns, rows, whole) > screen.width:
+        # One long name would widen each row, and the terminal would break them all.
+        widths, half = _widths(columns, rows), screen.width // 2
+        whole = [index for index in whole if index not in yielding or widths[index] <= half]
     table = Table(
         title=title or None,
         title_justify="left",
@@ -109,7 +117,6 @@ def print_table(
         table.add_column(column, header_style="dim", overflow="fold", no_wrap=index in whole)
     for row in rows:
         table.add_row(*row)
-    screen = console()
     # Wider than a narrow terminal rather than cut.
     screen.width = max(screen.width, _least_width(columns, rows, whole))
     with screen.capture() as shown:
@@ -128,14 +135,17 @@ def _least_width(
     columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[int]
 ) -> int:
     """Return the width in which whole columns fit, and some words of each other one."""
-    widths = [
+    return sum(
+        _GAP + max(len(columns[index]), width if index in whole else min(width, _NARROW))
+        for index, width in enumerate(_widths(columns, rows))
+    )
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [
         max((Text.from_markup(row[index]).cell_len for row in rows), default=0)
         for index in range(len(columns))
     ]
-    return sum(
-        _GAP + max(len(columns[index]), width if index in whole else min(width, _NARROW))
-        for index, width in enumerate(widths)
-    )
 
 
 def state(name: str) -> str:

@@ -74,5 +74,6 @@ def _translation(error: Exception) -> SkysailError:
             f"the store refuses a command: {text}; look at the server of {_SETTING}"
         )
     return StoreUnavailable(
-        f"the store does not answer: {text}; see that its server runs, and name it in {_SETTING}"
+        f"the store does not answer: {text.rstrip('.')}; see that its server runs, and name it in "
+        f"{_SETTING}"
     )
