@@ -393,7 +393,6 @@ def _print_replicas(found: ClusterStatus) -> None:
                     ]
                 )
     if rows:
-        # Only reasons are long enough to fold.
         columns = ["replica", "", "state", "restarts", "reason"]
         print_table("\nreplicas", columns, rows, whole=range(4), yielding=(0,))
 
