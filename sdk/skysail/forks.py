@@ -10,10 +10,12 @@ connected goes on; its children refuse to connect, because gRPC would hang or cr
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
 import weakref
+from pathlib import Path
 from typing import Protocol
 
 from skysail.loop_thread import Pause
@@ -26,6 +28,9 @@ _TURN_S = 0.001
 
 _GRPC_POLLER = "(_poll_wrapper)"
 """End of the name of the thread that lives as long as gRPC's asyncio stack."""
+
+
+_NATIVE_THREADS = ("event_engine", "grpc_")
 
 
 class Forking(Protocol):
@@ -116,16 +121,27 @@ class Forks:
 async def settle(max_turns: int = 100) -> None:
     """Return once gRPC has gone from this process, or soon if another client keeps it.
 
-    gRPC's own tasks of a call end some turns of the event loop after the call.
+    gRPC's own tasks of a call end some turns of the event loop after the call, and its native threads
+    a little later. A child that is forked while those hold a lock waits for it without end.
     """
     for _ in range(max_turns):
-        if _is_quiet():
+        if _is_quiet() and not _has_native_threads():
             return
         await asyncio.sleep(_TURN_S)
 
 
 def _is_quiet() -> bool:
     return not any(thread.name.endswith(_GRPC_POLLER) for thread in threading.enumerate())
+
+
+def _has_native_threads(tasks: Path = Path("/proc/self/task")) -> bool:
+    """Tell whether gRPC has threads that Python does not know; False if the system lists none."""
+    for file in tasks.glob("*/comm"):
+        # Its thread may have ended since it was listed.
+        with contextlib.suppress(OSError):
+            if file.read_text().startswith(_NATIVE_THREADS):
+                return True
+    return False
 
 
 FORKS = Forks()
