@@ -77,8 +77,9 @@ def shed(
         outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
         least_s = version.answer_s(query.rows)
         if 0 < budget_s < least_s:
+            verb = "cannot" if reason is ShedReason.HOPELESS else "did not"
             error = DeadlineExceeded(
-                f"model '{name}' cannot answer within {budget_s:.2g} s: it takes {least_s:.2g} s even "
+                f"model '{name}' {verb} answer within {budget_s:.2g} s: it takes {least_s:.2g} s even "
                 "if nothing waits before; give a longer SLO or time-out"
             )
             wait_s = None
