@@ -17,7 +17,7 @@ from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Rou
 from skysail.not_given import NOT_GIVEN
 from skysail.overlooked import warn_if_not_current
 from skysail.predictions import Prediction
-from skysail.progress import OnEvent, followed
+from skysail.progress import OnEvent, followed, show_trial
 from skysail.requirements import read_requirements
 from skysail_common.functions import Function
 from skysail_common.serving_options import PolicyName, ServingOptions
@@ -145,6 +145,8 @@ class Client:
         progress: bool | None = None,
     ) -> Version:
         """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
+        if input_type is None:
+            show_trial(name, version, on_event, progress)
         # Capture runs on the caller's thread, because the function may need it.
         artifact = build_artifact(
             function,

@@ -16,6 +16,9 @@ OnEvent = Callable[[DeployEvent], None]
 UPLOADING = "UPLOADING"
 """Step of the events that the client itself makes, while it uploads an artifact."""
 
+TRYING = "TRYING"
+"""Step of the event that is shown before the function is called on this machine."""
+
 _MARKS = {
     "REGISTERED": "[cyan]•[/]",
     "NOTICE": "[yellow]![/]",
@@ -68,6 +71,21 @@ def followed(
                 f"the deployment of {model}:{name} goes on in the cluster; to stop it: "
                 f"skysail undeploy {model}:{name}"
             ) from None
+
+
+def show_trial(
+    model: str, version: str | int | None, on_event: OnEvent | None, progress: bool | None
+) -> None:
+    """Show that the function is captured and called on this machine, which may take long.
+
+    It is one line and no spinner, which would redirect what the function itself prints.
+    """
+    if not (on_event is None if progress is None else progress):
+        return
+    title = model if version is None else f"{model}:{version}"
+    event = DeployEvent(TRYING, "calling the function here on the example", "", "", 0, 0)
+    if progress or _is_notebook() or sys.stderr.isatty():
+        _Lines(title, sys.stdout if _is_notebook() else sys.stderr)(event)
 
 
 def _shown(title: str, is_wanted: bool, progress: bool | None) -> Any:

@@ -18,7 +18,7 @@ from skysail.deployment_requests import (
 )
 from skysail.descriptions import DeployEvent, Version
 from skysail.overlooked import warn_if_not_current
-from skysail.progress import UPLOADING, OnEvent, followed
+from skysail.progress import UPLOADING, OnEvent, followed, show_trial
 from skysail.requirements import read_requirements
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed, Unavailable
@@ -122,6 +122,8 @@ class DeploymentCalls(ModelCalls):
             DeployFailed: it could not be made ready; the message has the end of the replica's
                 log, and nothing is left behind unless the version serves already.
         """
+        if input_type is None:
+            show_trial(name, version, on_event, progress)
         # On a thread, because pickling and compressing take seconds, and the function may run an
         # event loop of its own.
         artifact = await asyncio.to_thread(

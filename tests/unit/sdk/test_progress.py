@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from skysail import DeployEvent
-from skysail.progress import UPLOADING, followed
+from skysail.progress import UPLOADING, followed, show_trial
 
 
 def event(step: str, message: str = "it happens", version: str = "7") -> DeployEvent:
@@ -74,3 +74,20 @@ def test_a_program_that_only_queries_does_not_import_what_shows_progress():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_call_on_this_machine_is_shown_before_it_begins(capsys, monkeypatch):
+    line = "m: calling the function here on the example\n"
+    show_trial("m", None, None, None)
+    show_trial("m", None, None, False)
+    assert capsys.readouterr() == ("", "")
+    show_trial("m", None, None, True)
+    assert capsys.readouterr() == ("", line)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        show_trial("m", None, None, None)
+    assert capsys.readouterr() == ("", line)
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    show_trial("m", None, None, None)
+    assert capsys.readouterr() == (line, "")
