@@ -183,7 +183,19 @@ def check_argument(name: str, value: Any) -> None:
         text = f"a {type(value).__name__}" if name in _SECRET else repr(value)
         if len(text) > _MAX_SHOWN:
             text = f"{text[:_MAX_SHOWN]}…"
-        raise InvalidInput(f"{name} must be {what}, got {text}")
+        raise InvalidInput(f"{name} must be {what}, got {text}{_odd_entry(value)}")
+
+
+def _odd_entry(value: Any) -> str:
+    """Return which entry of a dictionary is no text, without a value, which may be a secret."""
+    if not isinstance(value, Mapping):
+        return ""
+    for key, entry in value.items():
+        if not _is_text(key):
+            return f", whose key {key!r} is of type {type(key).__name__}; give a text"
+        if not _is_text(entry):
+            return f", whose value of {key!r} is of type {type(entry).__name__}; give a text"
+    return ""
 
 
 def checked(cls: ClassT) -> ClassT:

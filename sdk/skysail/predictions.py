@@ -101,8 +101,19 @@ def _row(name: str, value: Any) -> Tensor:
         try:
             rows = as_array(shown, value, takes_missing=True)[np.newaxis, ...]
         except ModelFailed as error:
-            raise InvalidInput(f"the input is not usable: {error.message}") from error
+            raise InvalidInput(
+                f"the input is not usable: {error.message}{_advice(value)}"
+            ) from error
     return replace(from_numpy(shown, rows), name=name)
+
+
+def _advice(value: Any) -> str:
+    if hasattr(value, "columns") and hasattr(value, "dtypes"):
+        return (
+            "; for a data frame with columns of different types deploy a function of columns, and give "
+            "one row as dict(df.iloc[0]) or many rows with predict_batch(df)"
+        )
+    return ""
 
 
 def shape_told(message: str, taken: str, method_for_many: str = "") -> str:

@@ -93,6 +93,8 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
     Raises:
         ModelFailed: it has no such elements, or its rows differ in length.
     """
+    if isinstance(value, (set, frozenset)):
+        raise ModelFailed(f"{name!r} is a set, whose elements have no order; make it a list")
     if hasattr(value, "detach"):
         # A torch tensor may belong to a graph or be on a GPU.
         value = value.detach().cpu()

@@ -389,7 +389,7 @@ class Sparse:
     [
         ([1.0, None], "; for a missing number give float('nan')"),
         (Sparse(), "; give its .toarray()"),
-        ({1, 2}, "or all texts"),
+        ({1, 2}, "; make it a list"),
         (iter([1]), "or all texts"),
     ],
     ids=lambda each: type(each).__name__,
@@ -398,3 +398,12 @@ def test_what_is_no_array_is_refused_with_the_remedy(value, advice):
     with pytest.raises(ModelFailed) as caught:
         as_array("x", value)
     assert caught.value.message.endswith(advice)
+
+
+@pytest.mark.parametrize("result", [{1, 2}, frozenset("a")])
+def test_a_set_is_refused_with_the_advice_to_make_a_list(result):
+    with pytest.raises(ModelFailed) as raised:
+        named_outputs(result, "array")
+    assert raised.value.message == (
+        "'output' is a set, whose elements have no order; make it a list"
+    )

@@ -68,8 +68,13 @@ DEPLOY = {"name": "m", "version": "1", "example": np.ones((1, 1))}
     [
         ("name", 5, "5"),
         ("name", None, "None"),
-        ("environment", {"A": "secret", "B": 1}, "a dict"),
+        (
+            "environment",
+            {"A": "secret", "B": 1},
+            "a dict, whose value of 'B' is of type int; give a text",
+        ),
         ("labels", ["a"], "['a']"),
+        ("labels", {1: "a"}, "{1: 'a'}, whose key 1 is of type int; give a text"),
         ("num_replicas", 1.5, "1.5"),
         ("cpus", "1", "'1'"),
         ("gpus", 0.5, "0.5"),

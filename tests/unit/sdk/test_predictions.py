@@ -269,3 +269,13 @@ def test_a_mixed_data_frame_is_asked_by_dictionaries():
 def test_one_input_is_not_many(inputs):
     with pytest.raises(InvalidInput, match=r"inputs must be a list of inputs, got a .*; for one"):
         rows_of(inputs)
+
+
+def test_a_data_frame_of_several_types_comes_with_advice():
+    class Frame(list):
+        columns = dtypes = ("a", "b")
+
+    with pytest.raises(
+        InvalidInput, match="deploy a function of columns, and give one row as dict"
+    ):
+        encode_input(Frame([[1, None, "a"]]))
