@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 PATIENCE_S = 30.0
 """How long after a loss management is asked again: another one takes over within this time."""
+WHOLE_S = 3600.0
+"""Time after which an operation is not asked for again, although management answered in between."""
 RESTART_PATIENCE_S = 5.0
 """How long an operation that has not begun waits for a management that its supervisor restarts."""
 _FIRST_RETRY_S = 0.1
@@ -71,6 +73,7 @@ class Patience:
     def __init__(self, clock: Clock = MONOTONIC, chance: Callable[[], float] = random) -> None:
         """Begins with an operation that has not reached management; see `BackOff` for `chance`."""
         self._clock = clock
+        self._end = clock() + WHOLE_S
         self._has_begun = False
         self._lost_at: float | None = None
         self._back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S, chance)
@@ -85,8 +88,8 @@ class Patience:
         """Return how long to wait before the next attempt, in seconds.
 
         Raises:
-            SkysailError: that of `error`, if the operation has not begun, or if management has
-                been away for `PATIENCE_S`.
+            SkysailError: that of `error`, if the operation has not begun, if management has been
+                away for `PATIENCE_S`, or if the operation takes longer than `WHOLE_S`.
         """
         self._has_begun = self._has_begun or isinstance(error, LostConnection)
         now = self._clock()
@@ -95,7 +98,7 @@ class Patience:
         limit_s = PATIENCE_S if self._has_begun else 0.0
         if isinstance(error, ManagementRestarting):
             limit_s = max(limit_s, RESTART_PATIENCE_S)
-        if limit_s == 0 or now - self._lost_at > limit_s:
+        if limit_s == 0 or now - self._lost_at > limit_s or now > self._end:
             if isinstance(error, ManagementRestarting):
                 raise Unavailable(error.message) from None
             raise (error.error if isinstance(error, LostConnection) else error) from None

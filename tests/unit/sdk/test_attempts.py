@@ -2,7 +2,14 @@ import asyncio
 
 import pytest
 
-from skysail.calls.attempts import PATIENCE_S, RESTART_PATIENCE_S, LostConnection, Patience, outcome
+from skysail.calls.attempts import (
+    PATIENCE_S,
+    RESTART_PATIENCE_S,
+    WHOLE_S,
+    LostConnection,
+    Patience,
+    outcome,
+)
 from skysail.reaching import ManagementRestarting
 from skysail_common.errors import SkysailError, Unavailable
 from skysail_testing.clock import FakeClock
@@ -55,6 +62,18 @@ def test_each_answer_begins_the_patience_again():
         patience.went_on()
         assert patience.next_wait_s(AWAY) == 0.1
         clock.advance(PATIENCE_S)
+
+
+def test_a_management_that_ends_again_and_again_is_not_asked_for_ever():
+    clock = FakeClock()
+    patience = Patience(clock, lambda: 0.0)
+    for _ in range(round(WHOLE_S / PATIENCE_S) + 1):
+        patience.went_on()
+        patience.next_wait_s(LostConnection(AWAY))
+        clock.advance(PATIENCE_S)
+    patience.went_on()
+    with pytest.raises(Unavailable, match="management is away"):
+        patience.next_wait_s(LostConnection(AWAY))
 
 
 async def cancelled_by_grpc():
