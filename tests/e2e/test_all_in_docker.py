@@ -256,7 +256,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch):
         *(word for name in ("http", "grpc", "metrics", "management") for word in (f"--{name}-port", "0")),
     )  # fmt: skip
     assert failed.returncode == 1
-    assert "max-queue-size" in failed.stderr
+    assert "SKYSAIL_FRONTEND_MAX_QUEUE_SIZE" in failed.stderr
     assert left(tmp_path) == ""
 
 
