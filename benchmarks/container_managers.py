@@ -55,7 +55,7 @@ def _cluster(flags: list[str]) -> Iterator[skysail.Client]:
             removal = ["--yes", "--delete-data"] if "kubernetes" in flags else []
             subprocess.run([*_SKYSAIL, "down", *where, *removal], check=True, stdout=2)
             if "kubernetes" in flags:
-                # What the overlay `local` keeps, where the node is this machine.
+                # The overlay `local` keeps its volumes on the node, which is this machine.
                 shutil.rmtree(Path("/var/lib/skysail") / flags[-1], ignore_errors=True)
             elif flags:
                 _remove_images(Path(directory))
@@ -65,7 +65,7 @@ def _remove_images(data_dir: Path) -> None:
     """Remove those that stay for the next cluster in a directory, which there will not be."""
     for directory in (data_dir, data_dir / "docker" / "management"):
         label = f"label=ai.skysail.data-dir={directory.resolve()}"
-        # By their names: one that others are made of goes with the last of these.
+        # Names, because a base image goes with the last image that is made of it.
         command = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", label]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         if found:
@@ -108,7 +108,7 @@ def main() -> None:
     stolen = (after.steal - before.steal) / (sum(after) - sum(before))
     print(f"stolen: {100 * stolen:.0f} % of the machine's time")
     for kind, found in medians.items():
-        # Without the first round, in which everything warms up.
+        # The first round does not count, because everything warms up in it.
         ratios = [one / local for one, local in zip(found, medians["local"], strict=True)][1:]
         print(
             f"{kind}: p50 {statistics.median(found[1:]) * 1e3:.2f} ms, "

@@ -64,7 +64,7 @@ def _cluster(seconds: Seconds) -> Iterator[_Cluster]:
             yield _Cluster(directory, namespace)
         finally:
             _timed(seconds, "down", lambda: skysail_does("down", "--yes", "--delete-data"))
-            # What the overlay `local` keeps, where the node is this machine.
+            # The overlay `local` keeps its volumes on the node, which is this machine.
             shutil.rmtree(Path("/var/lib/skysail") / namespace, ignore_errors=True)
 
 

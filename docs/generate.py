@@ -102,7 +102,7 @@ def errors_page() -> str:
 def _tree(error: type[SkysailError], depth: int) -> Iterator[tuple[int, type[SkysailError]]]:
     yield depth, error
     for below in error.__subclasses__():
-        # Only those that cross the wire; a service may have some of its own.
+        # The page lists errors that cross the wire; a service may have others.
         if below.__module__ == SkysailError.__module__:
             yield from _tree(below, depth + 1)
 

@@ -101,7 +101,7 @@ class Processes(Machine):
     def _management(self) -> list[psutil.Process]:
         found = []
         for child in self._supervisor().children():
-            # One that was killed is there until the supervisor has asked for its end.
+            # A killed child stays a zombie until the supervisor has collected it.
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "skysail_management" in child.cmdline():
                     found.append(child)
@@ -147,7 +147,7 @@ class Containers(Processes):
     def remains(self) -> list[str]:
         """Remove the images, which stay for the next cluster here, and return what else is left."""
         processes = super().remains()
-        # By their names: one that others are made of goes with the last of these.
+        # Names, because a base image goes with the last image that is made of it.
         images = self._ours("images", "--format", "{{.Repository}}:{{.Tag}}")
         if images:
             _output("docker", "rmi", "--force", *images)

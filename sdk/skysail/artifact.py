@@ -112,7 +112,7 @@ def build_artifact(
     pickled = pickle_function(function)
     modules = local_modules(pickled.modules)
     if pickled.home_file in modules.files:
-        # Its functions are in the pickle, without their comments and line numbers.
+        # The pickle holds the module's functions, without comments and line numbers.
         source = modules.files[pickled.home_file]
         modules.files[pickled.home_file] = without_comments(source)
     with kept_state(pickled.functions, pickled.instances):

@@ -88,7 +88,7 @@ def _refill(value: Any, elements: list[Any]) -> None:
     if _identities(value, _elements(value)) == _identities(value, elements):
         return
     if isinstance(value, set):
-        # One that is cleared and filled may have another order afterwards.
+        # A set that is cleared and refilled may have another order.
         kept = set(map(id, elements))
         value.difference_update([each for each in value if id(each) not in kept])
         value.update(elements)
@@ -101,7 +101,7 @@ def _refill(value: Any, elements: list[Any]) -> None:
 
 
 def _identities(value: Any, elements: list[Any]) -> list[Any]:
-    # Without a comparison of the elements, which may be that of arrays.
+    # Identity decides, because comparing elements may compare arrays.
     if isinstance(value, _MAPPINGS):
         return [(id(key), id(element)) for key, element in elements]
     return list(map(id, elements))

@@ -230,7 +230,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 members["__doc__"] = None
             # copyreg adds this attribute once an instance was pickled.
             members.pop("__slotnames__", None)
-            # Of Python 3.13: a line number, and names in the order of their hashes.
+            # Python 3.13 adds a line number, and names in the order of their hashes.
             members.pop("__firstlineno__", None)
             if "__static_attributes__" in members:
                 members["__static_attributes__"] = tuple(sorted(members["__static_attributes__"]))

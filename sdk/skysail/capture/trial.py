@@ -267,5 +267,5 @@ def _is_mistake(error: Exception) -> bool:
     """Return whether an error would occur for any input."""
     if isinstance(error, NameError):
         return True
-    # What is looked for in a made-up value, and not found in it, is None.
+    # A lookup in a made-up value that finds nothing gives None.
     return isinstance(error, (AttributeError, TypeError)) and "NoneType" not in str(error)

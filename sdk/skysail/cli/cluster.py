@@ -226,7 +226,7 @@ def up(
 
 
 def _docker_cluster() -> type[Cluster]:
-    # Only here, because the client of the engine is no part of the base install.
+    # The import is here because the base install lacks the engine's client.
     from skysail.supervisor.docker_cluster import DockerCluster
 
     return DockerCluster

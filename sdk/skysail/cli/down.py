@@ -137,7 +137,7 @@ def _remove(
     directory: Path, options: KubernetesOptions, anchor_uid: str, deletes_data: bool, yes: bool
 ) -> None:
     """Remove a cluster from Kubernetes, and forget it in the data directory that notes it."""
-    # Only here, because the client of Kubernetes is no part of the base install.
+    # The imports are here because the base install lacks the client of Kubernetes.
     from skysail.supervisor.kubernetes.removal import Removed
     from skysail.supervisor.kubernetes.services import KubernetesServices
 

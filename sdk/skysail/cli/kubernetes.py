@@ -49,7 +49,7 @@ def kubernetes_options(command: F) -> F:
 
 def up_kubernetes(data_dir: Path, **values: str) -> None:
     """Apply the overlay, wait, and note how the cluster is reached."""
-    # Only here, because the client of Kubernetes is no part of the base install.
+    # The imports are here because the base install lacks the client of Kubernetes.
     from skysail.supervisor.kubernetes.overlay import objects_of
     from skysail.supervisor.kubernetes.services import KubernetesServices
 

@@ -102,7 +102,7 @@ def print_table(
     """
     screen = console()
     if _least_width(columns, rows, whole) > screen.width:
-        # One long name would widen each row, and the terminal would break them all.
+        # A single long name would widen each row, and the terminal would break them all.
         widths, half = _widths(columns, rows), screen.width // 2
         whole = [index for index in whole if index not in yielding or widths[index] <= half]
     table = Table(
@@ -117,7 +117,7 @@ def print_table(
         table.add_column(column, header_style="dim", overflow="fold", no_wrap=index in whole)
     for row in rows:
         table.add_row(*row)
-    # Wider than a narrow terminal rather than cut.
+    # A table is wider than a narrow terminal rather than cut.
     screen.width = max(screen.width, _least_width(columns, rows, whole))
     with screen.capture() as shown:
         screen.print(table)
