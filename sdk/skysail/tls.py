@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, reason_of
 from skysail_common.sockets import split_host_port
 
 _TIMEOUT_S = 1.0
@@ -190,5 +190,5 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise FailedPrecondition(f"{path} cannot be read: {reason}; TLS needs it") from error

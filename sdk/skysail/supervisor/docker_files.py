@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, reason_of
 from skysail_common.paths import private_directory
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class ServiceFiles:
                     self._copy(variable, original.read_bytes())
                     self._seen[variable] = seen
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
+                reason = reason_of(error)
                 raise FailedPrecondition(
                     f"cannot copy {original} of {variable}: {reason}"
                 ) from None

@@ -265,3 +265,8 @@ def error_of(reason: str, status: int, message: str) -> SkysailError:
         if error.status == status:
             return error(message)
     return SkysailError(message)
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the operating system says of a failure, in lower case for the middle of a text."""
+    return (error.strerror or str(error)).lower()

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, reason_of
 
 # A unix socket's path holds at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH_BYTES = 100
@@ -36,7 +36,7 @@ def private_directory(directory: Path) -> Path:
 
 def cannot_use(path: Path, error: OSError) -> FailedPrecondition:
     """Return the error for a path of the data directory that cannot be made or written."""
-    reason = (error.strerror or str(error)).lower()
+    reason = reason_of(error)
     if isinstance(error, FileExistsError):
         reason = "it is a file, not a directory"
     if error.errno in _FULL:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,4 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _cannot_read(path: Path, error: OSError) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"{path} cannot be read: {(error.strerror or str(error)).lower()}; TLS needs it"
-    )
+    return FailedPrecondition(f"{path} cannot be read: {reason_of(error)}; TLS needs it")

@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
-from skysail_common.errors import FailedPrecondition
+from skysail_common.errors import FailedPrecondition, reason_of
 from skysail_common.rpc.channels import open_channel
 
 MIN_TOKEN_CHARACTERS = 16
@@ -115,6 +115,6 @@ def _read(path: Path, setting: str = "") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         fix = f"; set {setting} to a file that can be read" if setting else ""
         raise FailedPrecondition(f"cannot read {path}: {reason}{fix}") from None
