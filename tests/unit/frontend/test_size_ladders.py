@@ -5,6 +5,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
 import pytest
 
@@ -34,6 +35,8 @@ COPIES_S = 0.5e-9
 """Processor time of a byte that is only copied, into memory that is new to the process."""
 MAX_S = 0.05
 """Processor time of the worst request."""
+PATIENCE_S = 5.0
+"""Time in which the least cost of a message is found."""
 
 OUTPUT = (TensorSpec("y", DataType.FP32, (-1, 1)),)
 MODELS = [
@@ -200,11 +203,12 @@ def climb(path: str, make: Make) -> None:
     for size in (*LADDER, TOP):
         message = make(size)
         limit = min(MAX_S, FACTOR * per_byte * size)
-        for _ in range(5):
-            # A plan that the first leaves is found by the second.
-            cost = max(cost_of(handler, path, message) for _ in range(2))
-            if cost < limit:
-                break
+        cost = inf
+        # Other work on the machine may slow down any number of attempts in a row.
+        give_up = time.monotonic() + PATIENCE_S
+        while cost >= limit and time.monotonic() < give_up:
+            # The first request leaves a plan, which the second finds.
+            cost = min(cost, max(cost_of(handler, path, message) for _ in range(2)))
         assert cost < limit
         # The cost of a small message is overhead, and that of a large one the memory of its copies.
         per_byte = max(cost / size, OVERHEAD_S / size, COPIES_S)
