@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend.prediction_cache import Entry, Key, PredictionCache
+from skysail_frontend.core.prediction_cache import Entry, Key, PredictionCache
 
 NUM_QUERIES = 200_000
 NUM_INPUTS = 10_000

@@ -14,11 +14,11 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.contract import Link, LinkObserver, Metadata
 from skysail_common.tensors import DataType, Signature, TensorSpec
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.routes import ReplicaEndpoint, RouteTable, ServedVersion
 from skysail_frontend.ingress.grpc_inference import GrpcInference
 from skysail_frontend.ingress.stream_session import Streams
-from skysail_frontend.replicas import Replica
-from skysail_frontend.routes import ReplicaEndpoint, RouteTable, ServedVersion
+from skysail_frontend.upstream.replica_link import Replica
 from skysail_protos.v1 import model_server_pb2 as pb
 
 BATCH_SIZES = (1, 8, 32)

@@ -4,7 +4,7 @@ import uvloop
 
 from benchmarks.echo import STREAM, UNARY, serve_until_left
 from skysail_common.rpc.contract import Call, Stream
-from skysail_common.rpc.native_transport import NativeTransport
+from skysail_common.rpc.native.transport import NativeTransport
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 _MAX_BYTES = 64 * 1024 * 1024

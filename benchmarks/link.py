@@ -40,7 +40,7 @@ def measure(transport: TransportName) -> dict[str, float]:
 def _serve_native(address: str) -> None:
     from skysail_transport import MESSAGE, OPENED, Engine
 
-    from skysail_common.rpc.native_outgoing import Outgoing
+    from skysail_common.rpc.native.outgoing import Outgoing
 
     engine = Engine(has_own_thread=True)
     outgoing = Outgoing(engine)

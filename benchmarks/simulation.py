@@ -4,9 +4,9 @@ Then the share in time by how much of what replicas can compute is used, for `do
 """
 
 from skysail_common.serving_options import PolicyName, ServingOptions
-from skysail_frontend.batching.latency_profile import LatencyProfile
-from skysail_frontend.batching.simulator import Workload, simulate
-from skysail_frontend.load import capacity
+from skysail_frontend.core.batching.latency_profile import LatencyProfile
+from skysail_frontend.core.batching.simulator import Workload, simulate
+from skysail_frontend.core.load import capacity
 
 SLO_S = 0.05
 NUM_REPLICAS = 4

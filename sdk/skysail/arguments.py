@@ -16,8 +16,8 @@ import numpy as np
 from skysail.descriptions import Route
 from skysail.not_given import NOT_GIVEN
 from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.process.sockets import split_host_port
 from skysail_common.serving_options import PolicyName
-from skysail_common.sockets import split_host_port
 
 Check = Callable[[Any], Any]
 """Returns something true if a value is possible."""

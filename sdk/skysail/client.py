@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from skysail.arguments import checked
-from skysail.artifact import build_artifact
+from skysail.artifact.build import build_artifact
+from skysail.artifact.requirements import read_requirements
 from skysail.async_client import AsyncClient
 from skysail.bridge import Bridge
 from skysail.deployment_requests import deploy_request
@@ -18,8 +19,7 @@ from skysail.not_given import NOT_GIVEN
 from skysail.overlooked import warn_if_not_current
 from skysail.predictions import Prediction
 from skysail.progress import OnEvent, followed, show_trial
-from skysail.requirements import read_requirements
-from skysail_common.functions import Function
+from skysail_common.model_functions import Function
 from skysail_common.serving_options import PolicyName, ServingOptions
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from skysail.artifact import Artifact
+from skysail.artifact.build import Artifact
 from skysail.not_given import NOT_GIVEN
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.rpc.messages import duration, serving_paths, serving_to_proto

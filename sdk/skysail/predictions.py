@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from skysail_common.errors import InvalidInput, ModelFailed
-from skysail_common.functions import as_array
 from skysail_common.json_or_text import value_of
+from skysail_common.model_functions import as_array
 from skysail_common.rpc.messages import tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Array, Content, Tensor, from_numpy, to_numpy
 from skysail_protos.v1 import query_pb2, tensors_pb2

@@ -11,11 +11,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from skysail.connection_errors import frontend_unreached
 from skysail.forks import FORKS
 from skysail.message_limits import message_limit, too_large
-from skysail.reaching import frontend_unreached
 from skysail.tls import ClientTls
-from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
     DeadlineExceeded,
@@ -23,6 +22,7 @@ from skysail_common.errors import (
     Unavailable,
     error_of,
 )
+from skysail_common.process.backoff import BackOff
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.messages import duration
 from skysail_common.rpc.statuses import from_rpc_error

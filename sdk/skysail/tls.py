@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 
 from skysail_common.errors import FailedPrecondition, reason_of
-from skysail_common.sockets import split_host_port
+from skysail_common.process.sockets import split_host_port
 
 _TIMEOUT_S = 1.0
 

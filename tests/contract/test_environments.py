@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from skysail_management.containers import environments
 from skysail_management.containers.base import PrepareFailed
-from skysail_management.containers.environments import Environments, environment_key
-from skysail_management.containers.processes import wait_for_exit
+from skysail_management.containers.local import environments
+from skysail_management.containers.local.environments import Environments, environment_key
+from skysail_management.containers.local.processes import wait_for_exit
 
 PATH = {"PATH": "/usr/bin:/bin"}
 

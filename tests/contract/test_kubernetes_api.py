@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from skysail_common import kubernetes_api, kubernetes_connection
 from skysail_common.errors import ContainerManagerUnavailable, FailedPrecondition, SkysailError
-from skysail_common.kubernetes_api import Change, KubernetesApi
-from skysail_common.kubernetes_errors import (
+from skysail_common.kubernetes import api as kubernetes_api
+from skysail_common.kubernetes import connection as kubernetes_connection
+from skysail_common.kubernetes.api import Change, KubernetesApi
+from skysail_common.kubernetes.errors import (
     ChangedMeanwhile,
     ClusterRefused,
     NotAllowed,
     NotInCluster,
 )
-from skysail_common.kubernetes_kinds import CONFIG_MAP, DEPLOYMENT, NAMESPACE, POD
-from skysail_management.containers.kubernetes_cluster import KubernetesManager
+from skysail_common.kubernetes.kinds import CONFIG_MAP, DEPLOYMENT, NAMESPACE, POD
+from skysail_management.containers.kubernetes.manager import KubernetesManager
 from skysail_management.settings import ManagementSettings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

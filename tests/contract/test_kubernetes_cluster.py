@@ -15,7 +15,7 @@ import pytest
 
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
-from skysail_common.kubernetes_errors import NotAllowed
+from skysail_common.kubernetes.errors import NotAllowed
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container, PrepareFailed
 from skysail_testing.artifact_server import ArtifactServer

@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from skysail.supervisor.kubernetes.files import manifests_directory
-from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail.supervisor.kubernetes.overlay import objects_of, with_settings_hash
+from skysail.clusters.kubernetes.files import manifests_directory
+from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.kubernetes.overlay import objects_of, with_settings_hash
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput
 from skysail_frontend.settings import FrontendSettings

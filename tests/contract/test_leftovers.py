@@ -5,11 +5,11 @@ import os
 import subprocess
 from pathlib import Path
 
-from skysail.supervisor.cluster import lock, stop_cluster
-from skysail.supervisor.embedded_store import stop_stray_store, store_socket
-from skysail_common.paths import remove_socket_directory
+from skysail.clusters.local.cluster import lock, stop_cluster
+from skysail.clusters.local.embedded_store import stop_stray_store, store_socket
+from skysail_common.process.data_dir import remove_socket_directory
 from skysail_common.store import embedded
-from skysail_management.containers.processes import wait_for_exit
+from skysail_management.containers.local.processes import wait_for_exit
 from skysail_testing.container_managers import opened, running_backend
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skysail.artifact import build_artifact
+from skysail.artifact.build import build_artifact
 from skysail_common.errors import FailedPrecondition
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.link_identity import identity_metadata

@@ -18,12 +18,13 @@ import pytest
 
 from skysail_common.errors import SkysailError, Unsupported
 from skysail_common.states import ReplicaState
-from skysail_management.containers import local_process, work_directories
 from skysail_management.containers.base import Container, PrepareFailed
-from skysail_management.containers.environments import environment_key
-from skysail_management.containers.local_process import LocalProcessManager
-from skysail_management.containers.notes import Replica
-from skysail_management.containers.processes import (
+from skysail_management.containers.local import manager as local_process
+from skysail_management.containers.local import work_directories
+from skysail_management.containers.local.environments import environment_key
+from skysail_management.containers.local.manager import LocalProcessManager
+from skysail_management.containers.local.process_records import Replica
+from skysail_management.containers.local.processes import (
     is_same_process,
     start_of,
     wait_for_exit,

@@ -24,7 +24,7 @@ def model(values):
     return values
 
 
-ARTIFACT = skysail.artifact.build_artifact(model, input_type="doubles")
+ARTIFACT = skysail.artifact.build.build_artifact(model, input_type="doubles")
 
 
 @pytest.fixture

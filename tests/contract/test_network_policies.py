@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail.supervisor.kubernetes.overlay import objects_of
-from skysail_common.kubernetes_labels import COMPONENT, labels
+from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.kubernetes.overlay import objects_of
+from skysail_common.kubernetes.labels import COMPONENT, labels
 from skysail_testing.kubernetes_clusters import IMAGE, kubernetes_cluster
 from skysail_testing.manifests import Manifests
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skysail.artifact import build_artifact
+from skysail.artifact.build import build_artifact
 from skysail_common.states import ExitCode
-from skysail_management.containers.replicas import exit_reason, explained
+from skysail_management.containers.replica_launch import exit_reason, explained
 from skysail_testing.model_servers import Results, batch_of, running_model_server
 
 

@@ -666,7 +666,7 @@ async def test_a_server_that_is_added_gets_its_share_of_a_client_that_never_leav
 @pytest.fixture
 async def native() -> AsyncIterator[Any]:
     module = pytest.importorskip(
-        "skysail_common.rpc.native_transport", reason="native transport is not installed"
+        "skysail_common.rpc.native.transport", reason="native transport is not installed"
     )
     transport = module.NativeTransport(LIMIT_BYTES)
     yield transport

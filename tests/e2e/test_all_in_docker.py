@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import skysail
-from skysail.supervisor.docker_plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
-from skysail.supervisor.ports import free_port
+from skysail.clusters.docker.plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
+from skysail.clusters.local.ports import free_port
 from skysail_testing.all_in_docker import (
     SERVICES,
     all_in_docker,

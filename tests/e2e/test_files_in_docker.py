@@ -9,8 +9,8 @@ import pytest
 
 import skysail
 from skysail import errors
-from skysail.supervisor.docker_files import EVERY_S
-from skysail.supervisor.docker_plan import MANAGEMENT
+from skysail.clusters.docker.files import EVERY_S
+from skysail.clusters.docker.plan import MANAGEMENT
 from skysail_testing.all_in_docker import all_in_docker, label, remove_images, why_not_all_in_docker
 from skysail_testing.certificates import Certificate
 from skysail_testing.clusters import RunningCluster, skysail_command

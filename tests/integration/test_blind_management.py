@@ -17,7 +17,7 @@ import os, sys
 from pathlib import Path
 
 if "skysail_management" in sys.orig_argv and "--stop-replicas-only" not in sys.orig_argv:
-    from skysail_management.containers.changes import ContainerChanges
+    from skysail_management.containers.change_feed import ContainerChanges
     flag, watch = Path({flag!r}), ContainerChanges.watch
 
     async def blind(self):

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.settings import KUBERNETES_NOTE
-from skysail.supervisor.kubernetes.note import KubernetesNote
-from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail_testing.clusters import running_cluster, skysail_command
 
 NOTE = KubernetesNote(KubernetesOptions("models", context="far"), "https://192.0.2.1:6443", "uid")

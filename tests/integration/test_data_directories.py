@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from skysail_common.log_rotation import EVERY_S, MAX_BYTES
+from skysail_common.process.log_rotation import EVERY_S, MAX_BYTES
 from skysail_common.rpc.serving import parse_ready_line
 from skysail_testing import models
 from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command

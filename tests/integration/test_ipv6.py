@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import skysail
-from skysail_common.sockets import join_host_port, split_host_port
+from skysail_common.process.sockets import join_host_port, split_host_port
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
 from skysail_testing import models

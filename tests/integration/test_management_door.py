@@ -13,7 +13,7 @@ import pytest
 
 import skysail
 from skysail import errors
-from skysail_common.sockets import local_endpoint, split_host_port
+from skysail_common.process.sockets import local_endpoint, split_host_port
 from skysail_protos.v1 import management_pb2
 from skysail_testing import models
 from skysail_testing.certificates import Certificate

@@ -16,8 +16,8 @@ import pytest
 import redis
 
 import skysail
+from skysail.clusters.local.cluster import store_socket
 from skysail.errors import StoreLost
-from skysail.supervisor.cluster import store_socket
 from skysail_common.rpc.health_check import STORE, health_status
 from skysail_testing import models
 from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc.aio
 
-import skysail.artifact
+import skysail.artifact.build
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import ModelNotFound, Unauthenticated
 from skysail_common.identifiers import ModelVersion, ReplicaId
@@ -21,7 +21,7 @@ class ArtifactServer(management_pb2_grpc.ManagementServiceServicer):
     """Serves `DownloadArtifact` and nothing else."""
 
     def __init__(self) -> None:
-        self._artifacts: dict[ModelVersion, skysail.artifact.Artifact] = {}
+        self._artifacts: dict[ModelVersion, skysail.artifact.build.Artifact] = {}
         self._server = GrpcServer(["skysail.v1.ManagementService"])
         self.port = 0
 
@@ -33,7 +33,7 @@ class ArtifactServer(management_pb2_grpc.ManagementServiceServicer):
     async def stop(self) -> None:
         await self._server.stop(0)
 
-    def add(self, version: ModelVersion, artifact: skysail.artifact.Artifact) -> None:
+    def add(self, version: ModelVersion, artifact: skysail.artifact.build.Artifact) -> None:
         self._artifacts[version] = artifact
 
     async def DownloadArtifact(

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from skysail.artifact import Artifact
+from skysail.artifact.build import Artifact
 
 
 def members_of(artifact: Artifact) -> dict[str, bytes]:

@@ -21,11 +21,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import skysail.artifact
+import skysail.artifact.build
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.json_or_text import value_of
-from skysail_common.kubernetes_anchor import anchor_name
-from skysail_common.kubernetes_api import Change
+from skysail_common.kubernetes.anchor import anchor_name
+from skysail_common.kubernetes.api import Change
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.link_identity import identity_metadata
 from skysail_common.states import ReplicaState
@@ -37,9 +37,9 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.docker_engine import DockerEngineManager
-from skysail_management.containers.kubernetes_cluster import KubernetesManager
-from skysail_management.containers.local_process import LocalProcessManager
+from skysail_management.containers.docker.manager import DockerEngineManager
+from skysail_management.containers.kubernetes.manager import KubernetesManager
+from skysail_management.containers.local.manager import LocalProcessManager
 from skysail_management.settings import ManagementSettings
 from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
 from skysail_testing.artifact_server import SECRET, ArtifactServer
@@ -79,7 +79,7 @@ class Backend(ABC):
     def make_manager(self) -> ContainerManager:
         """Return a manager that is not open; each manages the same containers."""
 
-    def keep(self, artifact: skysail.artifact.Artifact) -> None:
+    def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
         """Have an artifact where management would have it."""
         return
 
@@ -160,7 +160,7 @@ class DockerBackend(Backend):
         settings = ManagementSettings(data_dir=self.directory, cluster="test", **self.values)
         return DockerEngineManager(settings)
 
-    def keep(self, artifact: skysail.artifact.Artifact) -> None:
+    def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
         keep_in(self.directory, artifact)
 
     async def kill(self, container: Container) -> None:
@@ -177,7 +177,7 @@ class DockerBackend(Backend):
         manager._note_end = unless_by_event  # type: ignore[method-assign]
 
 
-def keep_in(directory: Path, artifact: skysail.artifact.Artifact) -> None:
+def keep_in(directory: Path, artifact: skysail.artifact.build.Artifact) -> None:
     """Have an artifact in a data directory as management has it."""
     artifacts = directory / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ class KubernetesBackend(Backend):
         }
         return KubernetesManager(ManagementSettings(data_dir=self.directory, **values))
 
-    def keep(self, artifact: skysail.artifact.Artifact) -> None:
+    def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
         # Images of versions are made of it, where there is a registry for them.
         keep_in(self.directory, artifact)
 
@@ -337,7 +337,7 @@ class Hand:
             function = portable(function)
         # Unchecked, because functions of tests do what must not happen to the process of the tests.
         values = {"check": False, **values}
-        artifact = skysail.artifact.build_artifact(function, **values)  # type: ignore[arg-type]
+        artifact = skysail.artifact.build.build_artifact(function, **values)  # type: ignore[arg-type]
         self.server.add(version, artifact)
         self.backend.keep(artifact)
         return VersionSpec(version, artifact.sha256, platform.python_version(), tuple(requirements))

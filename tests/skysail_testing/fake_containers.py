@@ -14,7 +14,7 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.changes import ContainerChanges
+from skysail_management.containers.change_feed import ContainerChanges
 
 
 class FakeContainerManager(ContainerManager):

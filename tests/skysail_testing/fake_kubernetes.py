@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import asynccontextmanager
 from typing import Any
 
-from skysail_common.kubernetes_api import Change
-from skysail_common.kubernetes_errors import ChangedMeanwhile, ClusterRefused, NotInCluster
-from skysail_common.kubernetes_kinds import DEPLOYMENT, POD, Kind, Object, kind_of
+from skysail_common.kubernetes.api import Change
+from skysail_common.kubernetes.errors import ChangedMeanwhile, ClusterRefused, NotInCluster
+from skysail_common.kubernetes.kinds import DEPLOYMENT, POD, Kind, Object, kind_of
 
 _COST = "controller.kubernetes.io/pod-deletion-cost"
 

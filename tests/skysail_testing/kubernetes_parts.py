@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.kubernetes_kinds import Object
-from skysail_management.containers import manifests
+from skysail_common.kubernetes.kinds import Object
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
+from skysail_management.containers.kubernetes import manifests
 from skysail_management.settings import ManagementSettings
 
 VERSION = ModelVersion("m", "1")

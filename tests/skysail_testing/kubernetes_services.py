@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from skysail.supervisor.kubernetes.note import KubernetesNote
-from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail.supervisor.kubernetes.services import KubernetesServices
-from skysail_common.kubernetes_kinds import Object
-from skysail_common.kubernetes_labels import LEADER, labels
+from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.kubernetes.services import KubernetesServices
+from skysail_common.kubernetes.kinds import Object
+from skysail_common.kubernetes.labels import LEADER, labels
 
 OPTIONS = KubernetesOptions("skysail", "blue")
 

@@ -6,8 +6,8 @@ from random import Random
 from typing import Any
 
 from skysail_common.errors import ContainerManagerUnavailable
-from skysail_common.kubernetes_errors import ChangedMeanwhile, NotInCluster
-from skysail_common.kubernetes_kinds import Kind
+from skysail_common.kubernetes.errors import ChangedMeanwhile, NotInCluster
+from skysail_common.kubernetes.kinds import Kind
 from skysail_testing.virtual_time import now
 
 

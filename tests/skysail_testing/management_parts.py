@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from skysail_common.artifacts import MANIFEST_FILE, MODEL_FILE, Manifest, SignatureRecord
-from skysail_common.functions import LIST_OUTPUT
 from skysail_common.identifiers import ModelVersion
-from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.model_functions import LIST_OUTPUT
+from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.store import Store
 from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
 from skysail_management.artifacts import ArtifactStore

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from skysail_common.kubernetes_labels import INSTALLER, LEADER, MODEL_SERVER, labels
+from skysail_common.kubernetes.labels import INSTALLER, LEADER, MODEL_SERVER, labels
 
 Object = dict
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skysail.artifact import Artifact
+from skysail.artifact.build import Artifact
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.contract import Link, Metadata, Transport
 from skysail_common.rpc.link_identity import identity_metadata

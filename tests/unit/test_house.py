@@ -13,7 +13,7 @@ import skysail.errors
 import skysail_common.errors
 from skysail_common import states, tensors
 from skysail_common.errors import SkysailError, Status, all_errors
-from skysail_frontend.query import Outcome
+from skysail_frontend.core.query import Outcome
 from skysail_frontend.settings import FrontendSettings
 from skysail_management.events import DeployStep
 from skysail_management.settings import ManagementSettings

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 import grpc.aio
 
-from skysail.reaching import ManagementRestarting, is_lost
-from skysail_common.back_off import BackOff
+from skysail.connection_errors import ManagementRestarting, is_lost
 from skysail_common.clock import MONOTONIC, Clock
 from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.process.backoff import BackOff
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from skysail.arguments import checked
-from skysail.artifact import Artifact, build_artifact
+from skysail.artifact.build import Artifact, build_artifact
+from skysail.artifact.requirements import read_requirements
 from skysail.calls.attempts import LostConnection, Patience
 from skysail.calls.models import ModelCalls
 from skysail.deployment_requests import (
@@ -19,10 +20,9 @@ from skysail.deployment_requests import (
 from skysail.descriptions import DeployEvent, Version
 from skysail.overlooked import warn_if_not_current
 from skysail.progress import UPLOADING, OnEvent, followed, show_trial
-from skysail.requirements import read_requirements
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed, Unavailable
-from skysail_common.functions import Function
+from skysail_common.model_functions import Function
 from skysail_protos.v1 import management_pb2
 
 _DEPLOY_TIMEOUT_S = 3600.0

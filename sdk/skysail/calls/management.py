@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import grpc.aio
 
 from skysail.calls.attempts import LostConnection, Patience, outcome
+from skysail.connection_errors import management_error
 from skysail.forks import FORKS
-from skysail.reaching import management_error
 from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable
 from skysail_common.rpc.management_access import ManagementAccess
 from skysail_protos.v1 import management_pb2_grpc

@@ -17,18 +17,18 @@ from skysail.cli.kubernetes import (
 )
 from skysail.cli.options import client_of, data_dir_of, data_dir_option, endpoint_option
 from skysail.cli.output import console, output_option, print_json, print_table, state
+from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.local.cluster import Cluster
+from skysail.clusters.local.lock import check_idle
+from skysail.clusters.options import ClusterEndpoints, ClusterOptions
 from skysail.descriptions import ClusterStatus
 from skysail.settings import ClientSettings
-from skysail.supervisor.cluster import Cluster
-from skysail.supervisor.kubernetes.note import KubernetesNote
-from skysail.supervisor.lock import check_idle
-from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
-from skysail_common.child import StartFailed
 from skysail_common.extras import require_extra
-from skysail_common.logs import configure
-from skysail_common.paths import log_path, open_log
+from skysail_common.process.child_process import StartFailed
+from skysail_common.process.data_dir import log_path, open_log
+from skysail_common.process.logs import configure
+from skysail_common.process.sockets import without_brackets
 from skysail_common.rpc.serving import parse_ready_line, print_ready_line
-from skysail_common.sockets import without_brackets
 
 _LOG_TAIL_LINES = 20
 
@@ -227,7 +227,7 @@ def up(
 
 def _docker_cluster() -> type[Cluster]:
     # The import is here because the base install lacks the engine's client.
-    from skysail.supervisor.docker_cluster import DockerCluster
+    from skysail.clusters.docker.cluster import DockerCluster
 
     return DockerCluster
 

@@ -10,10 +10,10 @@ from click.core import ParameterSource
 
 from skysail.cli.kubernetes import KUBERNETES, kubernetes_options, options_of
 from skysail.cli.options import client_of, data_dir_of, data_dir_option
+from skysail.clusters.kubernetes.note import KubernetesNote, remove_note
+from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.local.cluster import stop_cluster
 from skysail.settings import CLUSTER_FILE, ClientSettings
-from skysail.supervisor.cluster import stop_cluster
-from skysail.supervisor.kubernetes.note import KubernetesNote, remove_note
-from skysail.supervisor.kubernetes.options import KubernetesOptions
 from skysail_common.errors import FailedPrecondition, SkysailError
 
 _NAMES_A_CLUSTER = ("namespace", "context", "kubernetes_proxy_addr")
@@ -138,8 +138,8 @@ def _remove(
 ) -> None:
     """Remove a cluster from Kubernetes, and forget it in the data directory that notes it."""
     # The imports are here because the base install lacks the client of Kubernetes.
-    from skysail.supervisor.kubernetes.removal import Removed
-    from skysail.supervisor.kubernetes.services import KubernetesServices
+    from skysail.clusters.kubernetes.removal import Removed
+    from skysail.clusters.kubernetes.services import KubernetesServices
 
     services = KubernetesServices(options)
     subject = f"cluster {options.cluster!r}"

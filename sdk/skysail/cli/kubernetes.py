@@ -12,10 +12,10 @@ from rich.markup import escape
 
 from skysail.cli.options import data_dir_of, data_dir_option
 from skysail.cli.output import console
+from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.options import ClusterEndpoints
 from skysail.settings import CLUSTER_FILE, ClientSettings
-from skysail.supervisor.kubernetes.note import KubernetesNote
-from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail.supervisor.options import ClusterEndpoints
 from skysail_common.errors import InvalidInput
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,8 +50,8 @@ def kubernetes_options(command: F) -> F:
 def up_kubernetes(data_dir: Path, **values: str) -> None:
     """Apply the overlay, wait, and note how the cluster is reached."""
     # The imports are here because the base install lacks the client of Kubernetes.
-    from skysail.supervisor.kubernetes.overlay import objects_of
-    from skysail.supervisor.kubernetes.services import KubernetesServices
+    from skysail.clusters.kubernetes.overlay import objects_of
+    from skysail.clusters.kubernetes.services import KubernetesServices
 
     options = options_of(**values)
     objects = objects_of(options)
@@ -142,7 +142,7 @@ def forward(
     Example:
       skysail forward --namespace models
     """
-    from skysail.supervisor.kubernetes.forward import forward as forward_ports
+    from skysail.clusters.kubernetes.forward import forward as forward_ports
 
     directory = data_dir_of(data_dir)
     options = options_of(
@@ -213,7 +213,7 @@ def login(
     Example:
       skysail registry login registry.example:5000 --username me --password-stdin < password
     """
-    from skysail.supervisor.kubernetes.registry import log_in
+    from skysail.clusters.kubernetes.registry import log_in
 
     if password_stdin:
         password = sys.stdin.readline().rstrip("\n")

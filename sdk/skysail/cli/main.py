@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import click
 
-from skysail.capture.local_modules import own_frames
+from skysail.artifact.local_modules import own_frames
 from skysail.cli import (
     applications,
     cluster,

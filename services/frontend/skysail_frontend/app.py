@@ -8,23 +8,23 @@ import socket
 from dataclasses import replace
 
 from skysail_common.clock import MONOTONIC
-from skysail_common.lifecycle import BackgroundTasks, stop_event, wait_for_end, watch_parent
+from skysail_common.process.lifecycle import BackgroundTasks, stop_event, wait_for_end, watch_parent
+from skysail_common.process.sockets import join_host_port, local_endpoint
 from skysail_common.rpc.contract import Server
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import open_transport
-from skysail_common.sockets import join_host_port, local_endpoint
-from skysail_frontend.directory import Directory
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.ingress import grpc_inference, grpc_query
 from skysail_frontend.ingress.http_limits import MIB, HttpMemory
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.ingress.rest_clipper import RestClipper
 from skysail_frontend.ingress.rest_v2 import RestV2
 from skysail_frontend.ingress.stream_session import Streams
-from skysail_frontend.metrics import MetricsPage
-from skysail_frontend.prediction_cache import PredictionCache
-from skysail_frontend.probes import Probes
+from skysail_frontend.monitoring.metrics import MetricsPage
+from skysail_frontend.monitoring.probes import Probes
 from skysail_frontend.settings import FrontendSettings
+from skysail_frontend.upstream.routing_follower import Directory
 from skysail_frontend.workers import run_workers
 from skysail_protos.v1 import management_pb2
 

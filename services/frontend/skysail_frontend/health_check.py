@@ -7,9 +7,9 @@ certificate is not for 127.0.0.1, and this has none to show.
 import asyncio
 import sys
 
-from skysail_common.pages import read_page
-from skysail_common.settings import read_settings
-from skysail_common.sockets import join_host_port
+from skysail_common.process.http_get import read_page
+from skysail_common.process.settings import read_settings
+from skysail_common.process.sockets import join_host_port
 from skysail_frontend.settings import FrontendSettings
 
 

@@ -6,11 +6,11 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
+from skysail_common.process.settings import Host, Port, ServiceSettings, check_tls_pair
+from skysail_common.process.sockets import is_loopback
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.management_access import ManagementAccess, read_token
 from skysail_common.rpc.transports import VARIABLE, TransportName
-from skysail_common.settings import Host, Port, ServiceSettings, check_tls_pair
-from skysail_common.sockets import is_loopback
 from skysail_frontend.ingress.http_hosts import host_of
 from skysail_frontend.ingress.http_limits import HttpLimits
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from skysail_common.service_main import service_main
+from skysail_common.process.service_main import service_main
 from skysail_management.app import run
 from skysail_management.settings import ManagementSettings
 

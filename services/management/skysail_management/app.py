@@ -13,13 +13,13 @@ from skysail_common.clock import MONOTONIC
 from skysail_common.errors import FailedPrecondition, SkysailError, StoreTaken
 from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
-from skysail_common.lifecycle import BackgroundTasks, stop_event, watch_parent
-from skysail_common.paths import cannot_use, management_socket, private_directory
+from skysail_common.process.data_dir import cannot_use, management_socket, private_directory
+from skysail_common.process.lifecycle import BackgroundTasks, stop_event, watch_parent
+from skysail_common.process.sockets import check_management_host, join_host_port
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.health_check import STORE
 from skysail_common.rpc.management_access import read_token
 from skysail_common.rpc.serving import GrpcServer, print_ready_line
-from skysail_common.sockets import check_management_host, join_host_port
 from skysail_common.store import Store
 from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer
@@ -27,7 +27,7 @@ from skysail_management.artifacts import ARTIFACTS, ArtifactStore, count_artifac
 from skysail_management.autoscaler import Autoscaler
 from skysail_management.catalog.rules import Rules
 from skysail_management.containers.base import ContainerManager
-from skysail_management.containers.registry import find_container_manager
+from skysail_management.containers.discovery import find_container_manager
 from skysail_management.events import DeployEvents
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import DeploymentDefaults, Deployments

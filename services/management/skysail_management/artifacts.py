@@ -26,7 +26,7 @@ from skysail_common.errors import (
     SkysailError,
     Unavailable,
 )
-from skysail_common.threads import in_thread
+from skysail_common.process.threads import in_thread
 
 log = logging.getLogger(__name__)
 

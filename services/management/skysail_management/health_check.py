@@ -5,10 +5,10 @@ It reads the same variables as management does.
 
 import sys
 
-from skysail_common.paths import management_socket
+from skysail_common.process.data_dir import management_socket
+from skysail_common.process.settings import read_settings
+from skysail_common.process.sockets import join_host_port
 from skysail_common.rpc.health_check import LIVENESS, health_status
-from skysail_common.settings import read_settings
-from skysail_common.sockets import join_host_port
 from skysail_management.settings import ManagementSettings
 
 

@@ -8,9 +8,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from skysail_common.artifacts import SignatureRecord
-from skysail_common.back_off import BackOff
 from skysail_common.errors import Conflict, SkysailError, StoreTaken
 from skysail_common.identifiers import ModelVersion
+from skysail_common.process.backoff import BackOff
 from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Change, Contents, Store, Stored, Table
 from skysail_common.store.store import ABSENT

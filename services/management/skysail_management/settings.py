@@ -8,10 +8,10 @@ from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
 from skysail_common import __version__
+from skysail_common.process.settings import Host, Port, ServiceSettings, check_tls_pair
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.transports import VARIABLE
-from skysail_common.settings import Host, Port, ServiceSettings, check_tls_pair
-from skysail_management.containers import inherited
+from skysail_management.containers.local import inherited_variables as inherited
 
 _PIP_CONFIG = Path("/etc/pip.conf")
 

@@ -22,13 +22,13 @@ import uvloop
 from skysail_common.clock import MONOTONIC, NEVER
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ReplicaId
-from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.process.settings import read_settings
 from skysail_common.replica_reports import NOT_LOADED
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.grpc_transport import GrpcTransport
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import uses_native
-from skysail_common.settings import read_settings
 from skysail_common.states import ExitCode
 from skysail_model_server.ending import end_in_time, give_up
 from skysail_model_server.execution import MAX_LOST_BATCHES, Execution

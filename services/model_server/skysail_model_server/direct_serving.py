@@ -20,8 +20,8 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc import reflection
 from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
-from skysail_common.rpc.native_outgoing import WELL, Outgoing, ending_of
-from skysail_common.rpc.native_server import NativeServer
+from skysail_common.rpc.native.outgoing import WELL, Outgoing, ending_of
+from skysail_common.rpc.native.server import NativeServer
 from skysail_common.rpc.statuses import as_skysail_error
 from skysail_model_server.execution import Execution
 from skysail_model_server.serving import (

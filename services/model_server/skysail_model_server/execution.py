@@ -11,7 +11,7 @@ from time import perf_counter_ns
 from types import TracebackType
 
 from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Status
-from skysail_common.functions import call_function
+from skysail_common.model_functions import call_function
 from skysail_common.replica_reports import place_of
 from skysail_model_server.batches import BatchInputs, BatchOutputs
 from skysail_model_server.forks import end_fork

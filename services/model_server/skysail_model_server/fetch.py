@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
-from skysail_common.settings import read_settings
+from skysail_common.process.settings import read_settings
 from skysail_common.states import ExitCode
 from skysail_model_server.fetching import fetch_artifact
 from skysail_model_server.replica_log import configure_log, tell

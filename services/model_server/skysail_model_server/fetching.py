@@ -5,9 +5,9 @@ import hashlib
 import logging
 from pathlib import Path
 
-from skysail_common.back_off import BackOff
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError, Unavailable
+from skysail_common.process.backoff import BackOff
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.statuses import stream
 from skysail_protos.v1 import management_pb2, management_pb2_grpc

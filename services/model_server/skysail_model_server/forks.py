@@ -8,7 +8,7 @@ from contextlib import suppress
 from stat import S_ISSOCK
 from typing import NoReturn
 
-from skysail_common.sockets import split_host_port
+from skysail_common.process.sockets import split_host_port
 
 _DESCRIPTORS = "/dev/fd"
 _UNIX = "unix:"

@@ -5,8 +5,8 @@ It reads the same variables as the model server does.
 
 import sys
 
+from skysail_common.process.settings import read_settings
 from skysail_common.rpc.health_check import health_status
-from skysail_common.settings import read_settings
 from skysail_model_server.settings import ModelServerSettings
 
 

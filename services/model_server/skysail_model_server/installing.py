@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skysail_common.paths import cannot_use
+from skysail_common.process.data_dir import cannot_use
+from skysail_common.process.virtual_environments import install_command, make_environment
 from skysail_common.states import ExitCode
-from skysail_common.virtual_environments import install_command, make_environment
 from skysail_model_server.settings import requirements_text
 
 _MARKER = ".complete"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from skysail_common.functions import (
+from skysail_common.model_functions import (
     Calling,
     Function,
     call_function,

@@ -5,7 +5,7 @@ import sys
 
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ReplicaId
-from skysail_common.logs import configure
+from skysail_common.process.logs import configure
 from skysail_model_server.settings import ModelServerSettings
 
 log = logging.getLogger(__name__)

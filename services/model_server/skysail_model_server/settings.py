@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from skysail_common.process.settings import ServiceSettings
 from skysail_common.rpc.transports import VARIABLE, TransportName
-from skysail_common.settings import ServiceSettings
 
 
 class ModelServerSettings(ServiceSettings):

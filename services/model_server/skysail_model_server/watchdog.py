@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from skysail_common.clock import NEVER, Clock
-from skysail_common.functions import call_function
+from skysail_common.model_functions import call_function
 from skysail_common.replica_reports import STUCK, place_of, where_stuck
 from skysail_common.states import ExitCode
 

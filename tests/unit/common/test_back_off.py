@@ -4,7 +4,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_common.back_off import BackOff
+from skysail_common.process.backoff import BackOff
 
 seconds = st.floats(0.001, 1000)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.errors import ModelFailed
-from skysail_common.functions import (
+from skysail_common.model_functions import (
     LIST_OUTPUT,
     as_array,
     call_function,

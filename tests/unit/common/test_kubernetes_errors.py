@@ -1,7 +1,7 @@
 import pytest
 
 from skysail_common.errors import ContainerManagerUnavailable
-from skysail_common.kubernetes_errors import (
+from skysail_common.kubernetes.errors import (
     ChangedMeanwhile,
     ClusterRefused,
     HistoryGone,

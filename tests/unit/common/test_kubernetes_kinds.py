@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from skysail_common.kubernetes_anchor import anchor_manifest, anchor_name, owned_by
-from skysail_common.kubernetes_kinds import (
+from skysail_common.kubernetes.anchor import anchor_manifest, anchor_name, owned_by
+from skysail_common.kubernetes.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
     DISRUPTION_BUDGET,
@@ -15,7 +15,7 @@ from skysail_common.kubernetes_kinds import (
     kind_of,
     selector,
 )
-from skysail_common.kubernetes_labels import labels
+from skysail_common.kubernetes.labels import labels
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from skysail_common.errors import SkysailError
-from skysail_common.lifecycle import BackgroundTasks, stop_event, wait_for_end
+from skysail_common.process.lifecycle import BackgroundTasks, stop_event, wait_for_end
 
 
 async def test_a_process_waits_until_it_is_told_to_stop():

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from skysail_common.log_rotation import rotate_if_full
+from skysail_common.process.log_rotation import rotate_if_full
 
 
 def test_a_log_that_is_not_full_stays(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_common.logs import ConsoleFormatter, JsonFormatter, bind, configure
+from skysail_common.process.logs import ConsoleFormatter, JsonFormatter, bind, configure
 
 log = logging.getLogger("skysail_common.of_this_test")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from skysail_common.errors import FailedPrecondition
-from skysail_common.paths import (
+from skysail_common.process.data_dir import (
     cannot_use,
     log_path,
     open_log,

@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from skysail_common.errors import InvalidInput
-from skysail_common.settings import (
+from skysail_common.process.settings import (
     Port,
     ServiceSettings,
     describe_settings,

@@ -1,7 +1,7 @@
 import pytest
 
 from skysail_common.errors import FailedPrecondition
-from skysail_common.sockets import (
+from skysail_common.process.sockets import (
     check_management_host,
     join_host_port,
     local_endpoint,

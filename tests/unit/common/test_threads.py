@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from skysail_common.threads import in_thread
+from skysail_common.process.threads import in_thread
 
 
 async def test_work_is_done_beside_the_loop():

@@ -1,7 +1,7 @@
 import pytest
 
-from skysail_common import watchdog
-from skysail_common.watchdog import wait_for_silence
+from skysail_common.process import watchdog
+from skysail_common.process.watchdog import wait_for_silence
 from skysail_testing.clock import FakeClock
 
 PATIENCE_S = 2.0

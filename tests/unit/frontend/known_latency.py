@@ -1,8 +1,8 @@
 """Frontends whose version is known to take 10 ms and half a millisecond a row."""
 
 from skysail_common.serving_options import ServingOptions
-from skysail_frontend.query import Query
-from skysail_frontend.routes import ServedVersion
+from skysail_frontend.core.query import Query
+from skysail_frontend.core.routes import ServedVersion
 from unit.frontend.parts import Frontend, served
 
 

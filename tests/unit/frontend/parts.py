@@ -11,11 +11,16 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, DataType, InputType, Signature, TensorSpec
-from skysail_frontend.dispatch import Dispatcher
-from skysail_frontend.prediction_cache import PredictionCache
-from skysail_frontend.query import Prediction, Query
-from skysail_frontend.routes import Application, Route, RouteTable, ServedVersion
-from skysail_frontend.version_dispatcher import Batch, QueryError, QueryOutputs, VersionDispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.prediction_cache import PredictionCache
+from skysail_frontend.core.query import Prediction, Query
+from skysail_frontend.core.routes import Application, Route, RouteTable, ServedVersion
+from skysail_frontend.core.version_dispatcher import (
+    Batch,
+    QueryError,
+    QueryOutputs,
+    VersionDispatcher,
+)
 from skysail_testing.clock import FakeClock, FakeLoop
 
 DOUBLES = Signature(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_frontend.batching.arrival_rate import ArrivalRate
+from skysail_frontend.core.batching.arrival_rate import ArrivalRate
 
 
 def steady(rows_per_s: float, seconds: float, begin: float = 0.0, rows: int = 1) -> ArrivalRate:

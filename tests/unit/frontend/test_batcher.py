@@ -7,9 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from skysail_common.clock import NEVER
 from skysail_common.serving_options import PolicyName, ServingOptions
-from skysail_frontend.batching.batcher import LAST_ATTEMPT, Batcher, Decision
-from skysail_frontend.batching.policies import DispatchReason, ShedReason
-from skysail_frontend.query import DEFAULT_PRIORITY, Query
+from skysail_frontend.core.batching.batcher import LAST_ATTEMPT, Batcher, Decision
+from skysail_frontend.core.batching.policies import DispatchReason, ShedReason
+from skysail_frontend.core.query import DEFAULT_PRIORITY, Query
 
 NOW = 100.0
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -123,7 +123,7 @@ def test_a_query_on_its_last_attempt_travels_alone():
 
 
 def test_a_batch_is_bounded_in_bytes_too(monkeypatch):
-    monkeypatch.setattr("skysail_frontend.batching.batcher.MAX_BATCH_BYTES", 100)
+    monkeypatch.setattr("skysail_frontend.core.batching.batcher.MAX_BATCH_BYTES", 100)
     batcher = batcher_of(*[query(size=size) for size in (60, 50, 200, 30, 30)])
     sizes = [[each.input_bytes for each in batch] for batch in batches_of(batcher)]
     assert sizes == [[60], [50], [200], [30, 30]]

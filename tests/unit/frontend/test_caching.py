@@ -7,11 +7,11 @@ import pytest
 
 from skysail_common.errors import ModelFailed, NoReadyReplica, Overloaded
 from skysail_common.serving_options import ServingOptions
-from skysail_frontend.batching.latency_profile import LatencyProfile
-from skysail_frontend.prediction_cache import PredictionCache
-from skysail_frontend.query import Outcome
-from skysail_frontend.routes import ServedVersion
-from skysail_frontend.version_dispatcher import QueryOutputs
+from skysail_frontend.core.batching.latency_profile import LatencyProfile
+from skysail_frontend.core.prediction_cache import PredictionCache
+from skysail_frontend.core.query import Outcome
+from skysail_frontend.core.routes import ServedVersion
+from skysail_frontend.core.version_dispatcher import QueryOutputs
 from unit.frontend.parts import Frontend, application, failing, served
 
 cached = ServingOptions(max_batch_size=8, cache_ttl_s=10.0)

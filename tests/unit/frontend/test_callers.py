@@ -3,8 +3,8 @@
 import pytest
 
 from skysail_common.errors import Overloaded
-from skysail_frontend.batching.policies import ShedReason
-from skysail_frontend.routes import Application
+from skysail_frontend.core.batching.policies import ShedReason
+from skysail_frontend.core.routes import Application
 from unit.frontend.parts import Frontend, application, doubled, served
 
 with_default = application("with-default", "m:1", default=[0.0])

@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from skysail_common.errors import ModelFailed
 from skysail_common.serving_options import ServingOptions
-from skysail_frontend.prediction_cache import PredictionCache
-from skysail_frontend.query import Outcome, Prediction, Query
-from skysail_frontend.routes import ServedVersion
-from skysail_frontend.version_dispatcher import QueryError, QueryOutputs
+from skysail_frontend.core.prediction_cache import PredictionCache
+from skysail_frontend.core.query import Outcome, Prediction, Query
+from skysail_frontend.core.routes import ServedVersion
+from skysail_frontend.core.version_dispatcher import QueryError, QueryOutputs
 from unit.frontend.parts import FakeReplica, Frontend, application, served
 
 MAX_QUEUE_ROWS = 12

@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from skysail_frontend.batching import deadline_queue
-from skysail_frontend.batching.deadline_queue import DeadlineQueue
-from skysail_frontend.query import Query
+from skysail_frontend.core.batching import deadline_queue
+from skysail_frontend.core.batching.deadline_queue import DeadlineQueue
+from skysail_frontend.core.query import Query
 
 
 def waiting(deadline: float = 0.0, rows: int = 1, settle=lambda *_: None) -> Query:

@@ -8,16 +8,16 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_common.back_off import BackOff
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.identifiers import ModelVersion
+from skysail_common.process.backoff import BackOff
 from skysail_common.rpc.contract import LinkObserver, Metadata
 from skysail_common.rpc.messages import signature_to_proto
 from skysail_common.tensors import InputType
-from skysail_frontend.directory import Directory
-from skysail_frontend.messages import table_of
-from skysail_frontend.query import Outcome
-from skysail_frontend.routes import Application, ReplicaEndpoint, Route
+from skysail_frontend.core.query import Outcome
+from skysail_frontend.core.routes import Application, ReplicaEndpoint, Route
+from skysail_frontend.upstream.routing_follower import Directory
+from skysail_frontend.upstream.routing_messages import table_of
 from skysail_protos.v1 import management_pb2, model_server_pb2, routing_pb2
 from skysail_testing.virtual_time import pass_time, virtual_time
 from unit.frontend.parts import DOUBLES, Frontend, TurningLoop, turns

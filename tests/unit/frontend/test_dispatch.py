@@ -13,11 +13,11 @@ from skysail_common.errors import (
     Overloaded,
 )
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend import deadlines
-from skysail_frontend.batching.batcher import LAST_ATTEMPT
-from skysail_frontend.query import Outcome, Prediction, Query
-from skysail_frontend.shedding import NO_MODEL, TOO_LATE
-from skysail_frontend.version_dispatcher import QueryError
+from skysail_frontend.core import deadlines
+from skysail_frontend.core.batching.batcher import LAST_ATTEMPT
+from skysail_frontend.core.query import Outcome, Prediction, Query
+from skysail_frontend.core.shedding import NO_MODEL, TOO_LATE
+from skysail_frontend.core.version_dispatcher import QueryError
 from unit.frontend.parts import Frontend, application, doubled, failing, served
 
 with_default = application("with-default", "m:1", default=[0.0])

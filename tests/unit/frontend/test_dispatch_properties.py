@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from skysail_common.errors import ModelFailed
-from skysail_frontend.query import Outcome, Query
-from skysail_frontend.version_dispatcher import QueryError
+from skysail_frontend.core.query import Outcome, Query
+from skysail_frontend.core.version_dispatcher import QueryError
 from unit.frontend.parts import FakeReplica, Frontend, application, doubled, served
 
 NAMES = ("m:1", "m:2")

@@ -24,10 +24,10 @@ from skysail_common.tensors import (
     TensorSpec,
     join_bytes_elements,
 )
+from skysail_frontend.core.validation import MAX_TEXTS
+from skysail_frontend.core.version_dispatcher import QueryOutputs
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
 from skysail_frontend.ingress.stream_session import Streams
-from skysail_frontend.validation import MAX_TEXTS
-from skysail_frontend.version_dispatcher import QueryOutputs
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_testing.calls import FakeCall
 from skysail_testing.clock import FakeClock

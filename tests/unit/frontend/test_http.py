@@ -7,10 +7,10 @@ import pytest
 from starlette.requests import Request
 
 from skysail_common.errors import InvalidInput, ModelFailed, NoReadyReplica, all_errors
+from skysail_frontend.core.query import Query, Settle
 from skysail_frontend.ingress.http import http_status, json_response, predict_all
 from skysail_frontend.ingress.http_bodies import BodyTooLarge, headers_of, read_body
 from skysail_frontend.ingress.http_limits import HttpMemory
-from skysail_frontend.query import Query, Settle
 from unit.frontend.parts import Frontend, TurningLoop, doubled, served, turns
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError
 from skysail_common.tensors import DataType, TensorSpec
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
-from skysail_frontend.ingress.infer_plans import cut
+from skysail_frontend.ingress.request_templates import cut
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
 from unit.frontend.parts import Frontend, application, doubled, echoed, served, signature_of

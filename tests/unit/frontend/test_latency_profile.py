@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_frontend.batching.latency_profile import LatencyProfile
+from skysail_frontend.core.batching.latency_profile import LatencyProfile
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 

@@ -2,9 +2,9 @@ import pytest
 
 from skysail_common.clock import NEVER
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend.batching.latency_profile import LatencyProfile
-from skysail_frontend.load import Load, Loads, capacity
-from skysail_frontend.statistics import VersionStatistics
+from skysail_frontend.core.batching.latency_profile import LatencyProfile
+from skysail_frontend.core.load import Load, Loads, capacity
+from skysail_frontend.core.statistics import VersionStatistics
 from unit.frontend.parts import FakeReplica, Frontend, application, served
 
 M1 = ModelVersion("m", "1")

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from skysail_common import __version__
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend.metrics import MetricsPage, merged
+from skysail_frontend.monitoring.metrics import MetricsPage, merged
 from unit.frontend.parts import Frontend, served
 
 PAGE = """\

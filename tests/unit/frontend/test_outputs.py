@@ -13,9 +13,9 @@ from skysail_common.tensors import (
     split_bytes_elements,
     to_numpy,
 )
+from skysail_frontend.core.query import Outcome, Prediction
+from skysail_frontend.core.routes import ServedVersion
 from skysail_frontend.ingress.outputs import default_tensors, output_tensors
-from skysail_frontend.query import Outcome, Prediction
-from skysail_frontend.routes import ServedVersion
 from unit.frontend.parts import DOUBLES, Frontend, application, served, texts
 
 

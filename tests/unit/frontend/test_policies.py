@@ -4,9 +4,10 @@ from hypothesis import strategies as st
 
 from skysail_common.clock import NEVER
 from skysail_common.serving_options import PolicyName, ServingOptions
-from skysail_frontend.batching.arrival_rate import ArrivalRate
-from skysail_frontend.batching.latency_profile import LatencyProfile
-from skysail_frontend.batching.policies import (
+from skysail_frontend.core.batching.arrival_rate import ArrivalRate
+from skysail_frontend.core.batching.closed_loop import Returns
+from skysail_frontend.core.batching.latency_profile import LatencyProfile
+from skysail_frontend.core.batching.policies import (
     AimdPolicy,
     BatchSizePolicy,
     DispatchReason,
@@ -18,8 +19,7 @@ from skysail_frontend.batching.policies import (
     Situation,
     make_policy,
 )
-from skysail_frontend.batching.returns import Returns
-from skysail_frontend.query import Query
+from skysail_frontend.core.query import Query
 
 NOW = 100.0
 SLO_S = 0.050

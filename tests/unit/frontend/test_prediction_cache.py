@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_frontend.prediction_cache import Entry, PredictionCache
+from skysail_frontend.core.prediction_cache import Entry, PredictionCache
 
 M1, M2 = "m:1@a", "m:2@a"
 

@@ -1,7 +1,7 @@
 import httpx
 from starlette.applications import Starlette
 
-from skysail_frontend.probes import Probes
+from skysail_frontend.monitoring.probes import Probes
 
 
 async def test_a_frontend_is_ready_from_its_first_routes_until_it_drains():

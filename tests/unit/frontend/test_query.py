@@ -4,7 +4,7 @@ import weakref
 import pytest
 
 from skysail_common.errors import DeadlineExceeded, ModelFailed, Overloaded
-from skysail_frontend.query import Outcome, Prediction, Query
+from skysail_frontend.core.query import Outcome, Prediction, Query
 from skysail_protos.v1 import query_pb2
 from unit.frontend.parts import Settlements, application, served
 
@@ -67,7 +67,7 @@ class Response:
 @pytest.mark.parametrize("kind", [ModelFailed, RuntimeError])
 def test_an_answer_that_cannot_be_given_leaves_nothing_to_the_garbage_collector(kind, caplog):
     # A record of a log keeps the exception.
-    caplog.set_level("CRITICAL", "skysail_frontend.query")
+    caplog.set_level("CRITICAL", "skysail_frontend.core.query")
     made: list[weakref.ref[Response]] = []
     errors = []
 

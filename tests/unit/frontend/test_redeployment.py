@@ -4,8 +4,8 @@ import pytest
 
 from skysail_common.errors import NoReadyReplica
 from skysail_common.tensors import DataType, TensorSpec
-from skysail_frontend.query import Outcome
-from skysail_frontend.routes import ServedVersion
+from skysail_frontend.core.query import Outcome
+from skysail_frontend.core.routes import ServedVersion
 from unit.frontend.parts import Frontend, served, signature_of
 
 OLD = served(artifact_sha256="old")

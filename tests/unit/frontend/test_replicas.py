@@ -16,11 +16,11 @@ from skysail_common.errors import (
 from skysail_common.identifiers import ModelVersion
 from skysail_common.rpc.contract import LinkObserver, Metadata
 from skysail_common.tensors import DataType, Signature, TensorSpec, join_bytes_elements
-from skysail_frontend import replicas
-from skysail_frontend.query import Outcome, Query
-from skysail_frontend.replicas import Replica
-from skysail_frontend.routes import ReplicaEndpoint, ServedVersion
-from skysail_frontend.version_dispatcher import Batch, QueryError, QueryOutputs
+from skysail_frontend.core.query import Outcome, Query
+from skysail_frontend.core.routes import ReplicaEndpoint, ServedVersion
+from skysail_frontend.core.version_dispatcher import Batch, QueryError, QueryOutputs
+from skysail_frontend.upstream import replica_link as replicas
+from skysail_frontend.upstream.replica_link import Replica
 from skysail_protos.v1 import model_server_pb2 as pb
 from unit.frontend.parts import DOUBLES, Frontend, TurningLoop, served, turns
 

@@ -1,4 +1,4 @@
-from skysail_frontend.batching.returns import Returns
+from skysail_frontend.core.batching.closed_loop import Returns
 
 LATENCY_S = 0.02
 

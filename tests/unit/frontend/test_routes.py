@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from skysail_common.errors import ApplicationNotFound, ModelNotFound
 from skysail_common.tensors import InputType
-from skysail_frontend.routes import Application, Route, RouteTable
+from skysail_frontend.core.routes import Application, Route, RouteTable
 from unit.frontend.parts import application, served
 
 m1, m2 = served("m:1", is_current=False), served("m:2", is_current=True)

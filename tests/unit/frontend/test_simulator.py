@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from skysail_common.serving_options import PolicyName, ServingOptions
-from skysail_frontend.batching.simulator import Report, Workload, simulate
+from skysail_frontend.core.batching.simulator import Report, Workload, simulate
 
 POLICIES = {
     "hybrid": ServingOptions(),

@@ -13,13 +13,13 @@ from skysail_common.errors import SkysailError
 from skysail_common.rpc.contract import Metadata, UnaryHandler
 from skysail_common.rpc.statuses import handle
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec
+from skysail_frontend.core.version_dispatcher import QueryOutputs
 from skysail_frontend.ingress.grpc_inference import SERVICE as INFERENCE
 from skysail_frontend.ingress.grpc_inference import GrpcInference
 from skysail_frontend.ingress.grpc_query import SERVICE as QUERY
 from skysail_frontend.ingress.grpc_query import GrpcQuery, QueryIds
 from skysail_frontend.ingress.messages import MAX_STRUCTURE_BYTES
 from skysail_frontend.ingress.stream_session import Streams
-from skysail_frontend.version_dispatcher import QueryOutputs
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_protos.v1 import tensors_pb2
 from skysail_testing.calls import FakeCall

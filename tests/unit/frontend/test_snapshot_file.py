@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from skysail_frontend import snapshot_file
-from skysail_frontend.snapshot_file import SnapshotFile
+from skysail_frontend.upstream import snapshot_file
+from skysail_frontend.upstream.snapshot_file import SnapshotFile
 from skysail_protos.v1 import routing_pb2
 
 

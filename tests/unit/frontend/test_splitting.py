@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from skysail_common.errors import DeadlineExceeded, ModelFailed, Overloaded
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, DataType, TensorSpec, join_bytes_elements
-from skysail_frontend.prediction_cache import PredictionCache
-from skysail_frontend.query import Outcome, Query
-from skysail_frontend.splitting import parts_of
-from skysail_frontend.version_dispatcher import QueryOutputs
+from skysail_frontend.core.prediction_cache import PredictionCache
+from skysail_frontend.core.query import Outcome, Query
+from skysail_frontend.core.splitting import parts_of
+from skysail_frontend.core.version_dispatcher import QueryOutputs
 from unit.frontend.parts import (
     Frontend,
     application,

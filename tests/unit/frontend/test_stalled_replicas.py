@@ -5,10 +5,10 @@ import re
 import pytest
 
 from skysail_common.errors import ModelFailed, NoReadyReplica, Overloaded
-from skysail_frontend.batching.batcher import LAST_ATTEMPT
-from skysail_frontend.batching.policies import ShedReason
-from skysail_frontend.metrics import MetricsPage
-from skysail_frontend.query import Outcome, Query
+from skysail_frontend.core.batching.batcher import LAST_ATTEMPT
+from skysail_frontend.core.batching.policies import ShedReason
+from skysail_frontend.core.query import Outcome, Query
+from skysail_frontend.monitoring.metrics import MetricsPage
 from unit.frontend.known_latency import (
     frontend_with,
     held,

@@ -3,6 +3,7 @@ import pytest
 from skysail_common.clock import NEVER
 from skysail_common.errors import ApplicationNotFound, InvalidInput, ModelNotFound
 from skysail_common.tensors import DataType, Tensor
+from skysail_frontend.core.routes import RouteTable
 from skysail_frontend.ingress.targets import (
     Target,
     find_model_target,
@@ -10,7 +11,6 @@ from skysail_frontend.ingress.targets import (
     make_query,
     patience,
 )
-from skysail_frontend.routes import RouteTable
 from unit.frontend.parts import Frontend, application, served
 
 m1, both = served("m:1"), served("both:1")

@@ -16,8 +16,8 @@ from skysail_common.tensors import (
     join_bytes_elements,
     to_numpy,
 )
-from skysail_frontend.routes import ServedVersion
-from skysail_frontend.validation import Inputs, PartTensor, checked_inputs
+from skysail_frontend.core.routes import ServedVersion
+from skysail_frontend.core.validation import Inputs, PartTensor, checked_inputs
 from unit.frontend.parts import DOUBLES, served, signature_of, texts
 
 LABEL = "[request id: 7] "

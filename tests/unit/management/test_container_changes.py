@@ -9,7 +9,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.changes import ContainerChanges, until_done
+from skysail_management.containers.change_feed import ContainerChanges, until_done
 from skysail_testing.virtual_time import now, settle, virtual_time
 
 STATES = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.STOPPED)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail.supervisor import lock
+from skysail.clusters.local import lock
 from skysail_common.errors import FailedPrecondition
 from skysail_management import app
 

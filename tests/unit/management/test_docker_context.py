@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail_management.containers.docker_context import BuildContext
+from skysail_management.containers.docker.build_context import BuildContext
 
 
 def files(context: BuildContext) -> dict[str, str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from skysail_common.identifiers import ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.docker_containers import Found
-from skysail_management.containers.docker_engine import DockerEngineManager
+from skysail_management.containers.docker.containers import Found
+from skysail_management.containers.docker.manager import DockerEngineManager
 from skysail_management.settings import ManagementSettings
 
 

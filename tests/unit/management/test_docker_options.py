@@ -3,8 +3,8 @@ from typing import Any
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
-from skysail_management.containers.docker_engine import docker_engine_manager
-from skysail_management.containers.docker_options import replica_config
+from skysail_management.containers.docker.manager import docker_engine_manager
+from skysail_management.containers.docker.options import replica_config
 from skysail_management.settings import ManagementSettings
 
 VERSION = ModelVersion("m", "1")

@@ -1,6 +1,6 @@
 import pytest
 
-from skysail_management.containers.inherited import (
+from skysail_management.containers.local.inherited_variables import (
     install_variables,
     pip_variables,
     replica_variables,

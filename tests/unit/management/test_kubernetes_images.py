@@ -8,14 +8,14 @@ from typing import cast
 import pytest
 
 from skysail_common.identifiers import ModelVersion
-from skysail_common.kubernetes_anchor import anchor_manifest
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import ClusterRefused
-from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
-from skysail_common.kubernetes_labels import labels
+from skysail_common.kubernetes.anchor import anchor_manifest
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import ClusterRefused
+from skysail_common.kubernetes.kinds import CONFIG_MAP, POD, Object
+from skysail_common.kubernetes.labels import labels
 from skysail_management.containers.base import PrepareFailed
-from skysail_management.containers.kubernetes_cluster import KubernetesManager
-from skysail_management.containers.kubernetes_images import KubernetesImages
+from skysail_management.containers.kubernetes.images import KubernetesImages
+from skysail_management.containers.kubernetes.manager import KubernetesManager
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_parts import container, ended, replica_spec, settings, version_spec
 from skysail_testing.virtual_time import now, virtual_time

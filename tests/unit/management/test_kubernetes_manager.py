@@ -7,12 +7,12 @@ from typing import Any, cast
 import pytest
 
 from skysail_common.errors import ContainerManagerUnavailable, ReplicaNotFound, SkysailError
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import ClusterRefused
-from skysail_common.kubernetes_kinds import DEPLOYMENT, POD
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import ClusterRefused
+from skysail_common.kubernetes.kinds import DEPLOYMENT, POD
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.kubernetes_cluster import KubernetesManager, _with_reason
+from skysail_management.containers.kubernetes.manager import KubernetesManager, _with_reason
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_parts import (
     conditions,
@@ -394,7 +394,7 @@ async def test_a_manager_whose_watch_has_ended_ends_the_watch_of_others(monkeypa
     async def ends(self) -> None:
         return
 
-    monkeypatch.setattr("skysail_management.containers.kubernetes_pods.KubernetesPods.follow", ends)
+    monkeypatch.setattr("skysail_management.containers.kubernetes.pods.KubernetesPods.follow", ends)
     manager = KubernetesManager(settings(), cast(KubernetesApi, FakeKubernetesApi()))
     await manager.open()
     with pytest.raises(SkysailError, match="watches no longer"):

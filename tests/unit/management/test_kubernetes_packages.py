@@ -4,13 +4,13 @@ from typing import Any, cast
 
 import pytest
 
-from skysail_common.kubernetes_anchor import anchor_manifest
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import ClusterRefused
-from skysail_common.kubernetes_kinds import CONFIG_MAP, POD, Object
+from skysail_common.kubernetes.anchor import anchor_manifest
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import ClusterRefused
+from skysail_common.kubernetes.kinds import CONFIG_MAP, POD, Object
 from skysail_management.containers.base import PrepareFailed
-from skysail_management.containers.kubernetes_images import KubernetesImages
-from skysail_management.containers.kubernetes_packages import KubernetesPackages
+from skysail_management.containers.kubernetes.images import KubernetesImages
+from skysail_management.containers.kubernetes.packages import KubernetesPackages
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_parts import container, ended, settings, version_spec
 from skysail_testing.virtual_time import now, settle, virtual_time

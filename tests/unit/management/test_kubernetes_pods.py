@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 
 from skysail_common.errors import ContainerManagerUnavailable, SkysailError
-from skysail_common.kubernetes_api import Change, KubernetesApi
-from skysail_common.kubernetes_errors import ClusterRefused
-from skysail_common.kubernetes_kinds import (
+from skysail_common.kubernetes.api import Change, KubernetesApi
+from skysail_common.kubernetes.errors import ClusterRefused
+from skysail_common.kubernetes.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
     DISRUPTION_BUDGET,
@@ -17,9 +17,9 @@ from skysail_common.kubernetes_kinds import (
     SECRET,
     Object,
 )
-from skysail_management.containers import manifests
-from skysail_management.containers.kubernetes_pods import KubernetesPods
-from skysail_management.containers.pod_states import is_attached, is_claimed, is_free
+from skysail_management.containers.kubernetes import manifests
+from skysail_management.containers.kubernetes.pod_states import is_attached, is_claimed, is_free
+from skysail_management.containers.kubernetes.pods import KubernetesPods
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_parts import replica_spec, settings
 from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_time

@@ -2,9 +2,9 @@ import asyncio
 from typing import Any, cast
 
 from skysail_common.errors import ContainerManagerUnavailable
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import NotInCluster
-from skysail_common.kubernetes_kinds import Kind
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import NotInCluster
+from skysail_common.kubernetes.kinds import Kind
 from skysail_management.leadership.leader_label import LeaderLabel
 from skysail_testing.virtual_time import now, pass_time, virtual_time
 

@@ -5,8 +5,8 @@ from typing import cast
 import pytest
 
 from skysail_common.errors import ContainerManagerUnavailable
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import NotAllowed
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import NotAllowed
 from skysail_management.leadership.election import LeaseTimes
 from skysail_management.leadership.lease import LeaderLease
 from skysail_testing.leases import Ended, FakeAlarm, FakeLeaseApi

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail_management.containers.log_files import older_log, read_log, read_log_end
+from skysail_management.containers.local.log_files import older_log, read_log, read_log_end
 from skysail_management.containers.log_tails import LOG_READ_BYTES, log_end
 
 

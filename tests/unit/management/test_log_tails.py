@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 import pytest
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.logs import ConsoleFormatter, JsonFormatter
+from skysail_common.process.logs import ConsoleFormatter, JsonFormatter
 from skysail_common.replica_reports import NOT_LOADED, NOT_READY, STUCK
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
@@ -16,7 +16,7 @@ from skysail_management.containers.log_tails import (
     stuck_call,
     timed_out,
 )
-from skysail_management.containers.replicas import exit_reason, explained
+from skysail_management.containers.replica_launch import exit_reason, explained
 
 FORMATTERS = [ConsoleFormatter("model-server"), JsonFormatter("model-server", {"model": "m"})]
 
@@ -93,7 +93,7 @@ Thread 0x00007f3c (most recent call first):
 Thread 0x00007f3d (most recent call first):
   File "/work/modules/models.py", line 12 in <listcomp>
   File "/work/modules/models.py", line 12 in holds
-  File "/site-packages/skysail_common/functions.py", line 47 in call_function
+  File "/site-packages/skysail_common/model_functions.py", line 47 in call_function
   File "/site-packages/skysail_model_server/model.py", line 50 in predict
 """
 

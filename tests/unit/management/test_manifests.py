@@ -7,9 +7,9 @@ import pytest
 
 from skysail_common import __version__
 from skysail_common.identifiers import MAX_NAME_LENGTH, ModelVersion
-from skysail_common.kubernetes_kinds import Object
-from skysail_management.containers import manifests, task_pods
+from skysail_common.kubernetes.kinds import Object
 from skysail_management.containers.base import WarmUp
+from skysail_management.containers.kubernetes import manifests, task_pods
 from skysail_testing.kubernetes_parts import SHA256, TOKEN, replica_spec, settings, version_spec
 from skysail_testing.manifests import conform, why_no_kubeconform
 

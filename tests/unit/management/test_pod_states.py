@@ -3,11 +3,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from skysail_common.identifiers import ReplicaId
-from skysail_common.kubernetes_kinds import Object
-from skysail_common.pod_problems import problem_of, waiting_reason
+from skysail_common.kubernetes.kinds import Object
+from skysail_common.kubernetes.pod_problems import problem_of, waiting_reason
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.pod_states import (
+from skysail_management.containers.kubernetes.pod_states import (
     PodState,
     group_of,
     is_attached,

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from skysail_management.containers import processes
-from skysail_management.containers.processes import NO_START, is_same_process, start_of
+from skysail_management.containers.local import processes
+from skysail_management.containers.local.processes import NO_START, is_same_process, start_of
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from skysail_management.containers import work_directories
-from skysail_management.containers.work_directories import (
+from skysail_management.containers.local import work_directories
+from skysail_management.containers.local.work_directories import (
     make_work_directory,
     remove_dangling_names,
     remove_replica_directory,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skysail_common.clock import NEVER
 from skysail_common.errors import InvalidInput, ModelNotFound, Status, Unavailable
-from skysail_common.functions import LIST_OUTPUT
+from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.tensors import (
     CLIPPER_SPECS,
     Content,

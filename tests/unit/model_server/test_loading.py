@@ -18,7 +18,7 @@ from skysail_common.artifacts import (
     example_file,
 )
 from skysail_common.errors import InvalidInput
-from skysail_common.functions import LIST_OUTPUT
+from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.tensors import (
     CLIPPER_SPECS,
     Content,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skysail_common.errors import ModelFailed
-from skysail_common.functions import LIST_OUTPUT
+from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.tensors import CLIPPER_SPECS, DataType, InputType, Signature, TensorSpec
 from skysail_model_server.model import Model
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from skysail_common.errors import ModelFailed
-from skysail_common.functions import OUTPUT_NAME
+from skysail_common.model_functions import OUTPUT_NAME
 from skysail_common.tensors import Array, DataType, Signature, TensorSpec
 from skysail_model_server import warm_up as module
 from skysail_model_server.model import Model

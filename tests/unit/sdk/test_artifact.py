@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import skysail_common
-from skysail.artifact import Artifact, build_artifact
+from skysail.artifact.build import Artifact, build_artifact
 from skysail_common.artifacts import read_manifest
 from skysail_common.errors import InvalidInput, ModelFailed
-from skysail_common.functions import LIST_OUTPUT
+from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.tensors import (
     Content,
     DataType,

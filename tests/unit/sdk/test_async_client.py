@@ -5,10 +5,10 @@ import pytest
 
 import skysail
 from skysail import AsyncClient
+from skysail.artifact.requirements import read_requirements
+from skysail.connection_errors import management_error
 from skysail.deployment_requests import deploy_request, tune_request
 from skysail.not_given import NOT_GIVEN
-from skysail.reaching import management_error
-from skysail.requirements import read_requirements
 from skysail_common.errors import (
     DeadlineExceeded,
     InvalidInput,

@@ -10,7 +10,7 @@ from skysail.calls.attempts import (
     Patience,
     outcome,
 )
-from skysail.reaching import ManagementRestarting
+from skysail.connection_errors import ManagementRestarting
 from skysail_common.errors import SkysailError, Unavailable
 from skysail_testing.clock import FakeClock
 

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from skysail.cli import output
 from skysail.cli.cluster import _print_replicas, print_endpoints
-from skysail.supervisor.options import ClusterEndpoints
+from skysail.clusters.options import ClusterEndpoints
 
 
 def test_endpoints_with_brackets_are_shown_as_they_are(capsys):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail.supervisor.docker_files import ServiceFiles
+from skysail.clusters.docker.files import ServiceFiles
 from skysail_common.errors import FailedPrecondition
 
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 import skysail
-from skysail.supervisor.docker_plan import (
+from skysail.clusters.docker.plan import (
     FRONTEND,
     MANAGEMENT,
     NEAR_REPLICAS,
@@ -15,7 +15,7 @@ from skysail.supervisor.docker_plan import (
     pip_files,
     prometheus_config,
 )
-from skysail.supervisor.options import ClusterOptions
+from skysail.clusters.options import ClusterOptions
 
 ROOT = Path(__file__).parents[3]
 SERVICES = (STORE, MANAGEMENT, FRONTEND, PROMETHEUS)

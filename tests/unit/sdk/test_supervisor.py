@@ -7,13 +7,13 @@ from typing import Any
 import psutil
 import pytest
 
-from skysail.supervisor.cluster import Cluster
-from skysail.supervisor.embedded_store import EmbeddedStore
-from skysail.supervisor.options import ClusterEndpoints, ClusterOptions
-from skysail_common import child as child_module
-from skysail_common import watchdog
-from skysail_common.child import Child, StartFailed, Watch
+from skysail.clusters.local.cluster import Cluster
+from skysail.clusters.local.embedded_store import EmbeddedStore
+from skysail.clusters.options import ClusterEndpoints, ClusterOptions
 from skysail_common.errors import SkysailError, StoreUnavailable
+from skysail_common.process import child_process as child_module
+from skysail_common.process import watchdog
+from skysail_common.process.child_process import Child, StartFailed, Watch
 from skysail_testing.clock import FakeClock
 
 PATH = {"PATH": "/usr/bin:/bin"}

@@ -4,8 +4,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from skysail_common.process.sockets import local_endpoint
 from skysail_common.rpc.channels import open_channel
-from skysail_common.sockets import local_endpoint
 
 LIVENESS = "skysail.liveness"
 """The service whose health says that a process is alive, whether or not it takes calls."""

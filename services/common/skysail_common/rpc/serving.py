@@ -12,7 +12,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from skysail_common.logs import JsonFormatter
+from skysail_common.process.logs import JsonFormatter
+from skysail_common.process.sockets import cannot_listen
 from skysail_common.rpc.certificates import Pem, ServerCertificates
 from skysail_common.rpc.channels import (
     KEEP_ALIVE,
@@ -23,7 +24,6 @@ from skysail_common.rpc.channels import (
 )
 from skysail_common.rpc.health_check import LIVENESS
 from skysail_common.rpc.interceptors import CheckRequest, ErrorInterceptor
-from skysail_common.sockets import cannot_listen
 
 _PLAIN = "/:[]=,@+~"
 _LISTENING = "listening"

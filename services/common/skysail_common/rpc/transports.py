@@ -61,7 +61,7 @@ def open_transport(
     """
     if uses_native(name):
         # Only here: it may not be installed.
-        from skysail_common.rpc.native_transport import NativeTransport
+        from skysail_common.rpc.native.transport import NativeTransport
 
         return NativeTransport(max_message_bytes, max_connection_age_s)
     return GrpcTransport(max_message_bytes, max_connection_age_s)

@@ -10,7 +10,7 @@ from typing import Any
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import DataType, Tensor, join_bytes_elements
-from skysail_frontend.routes import ServedVersion
+from skysail_frontend.core.routes import ServedVersion
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 JSON_LENGTH_KEY = JSON_LENGTH_HEADER.lower().encode()

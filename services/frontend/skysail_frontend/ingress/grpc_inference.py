@@ -7,11 +7,11 @@ from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError, Unavailable, shown
 from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import Outcome, Prediction, Query, Settle
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.infer_answers import infer_response, tensor_metadata
 from skysail_frontend.ingress.infer_parameters import RequestOptions, request_options
-from skysail_frontend.ingress.infer_plans import Cut, InferPlan, InferPlans, cut, streamed
 from skysail_frontend.ingress.infer_requests import (
     infer_request,
     input_order,
@@ -21,6 +21,7 @@ from skysail_frontend.ingress.infer_requests import (
 )
 from skysail_frontend.ingress.late_calls import late_handler
 from skysail_frontend.ingress.messages import NO_DATA, RequestParser
+from skysail_frontend.ingress.request_templates import Cut, InferPlan, InferPlans, cut, streamed
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
     check_in_time,
@@ -29,7 +30,6 @@ from skysail_frontend.ingress.targets import (
     patience,
 )
 from skysail_frontend.ingress.triton_errors import triton_error
-from skysail_frontend.query import Outcome, Prediction, Query, Settle
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"

@@ -11,15 +11,15 @@ from skysail_common.rpc.channels import MAX_MESSAGE_BYTES
 from skysail_common.rpc.contract import Call, LateHandler, Stream, StreamHandler, UnaryHandler
 from skysail_common.rpc.messages import seconds, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Tensor
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import Prediction, Query, Settle
+from skysail_frontend.core.validation import PartTensor
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.late_calls import late_handler
 from skysail_frontend.ingress.messages import PREDICT, Held, RequestParser
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import check_in_time, find_target, make_query
-from skysail_frontend.query import Prediction, Query, Settle
-from skysail_frontend.validation import PartTensor
 from skysail_protos.v1 import query_pb2 as pb
 from skysail_protos.v1 import tensors_pb2
 

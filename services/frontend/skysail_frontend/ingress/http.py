@@ -13,11 +13,11 @@ from skysail_common.errors import (
     SkysailError,
     Status,
 )
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import Prediction, Query, Settle
 from skysail_frontend.ingress.http_bodies import BodyTooLarge
 from skysail_frontend.ingress.json_answers import json_text
 from skysail_frontend.ingress.turns import Turn
-from skysail_frontend.query import Prediction, Query, Settle
 
 _HTTP_STATUS = {
     Status.INVALID_ARGUMENT: 400,

@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from skysail_common.clock import MONOTONIC, Clock
 from skysail_common.errors import SkysailError, shown, without_frames
+from skysail_common.process.sockets import bound_socket
 from skysail_common.rpc.certificates import ServerCertificates
 from skysail_common.rpc.statuses import as_skysail_error
-from skysail_common.sockets import bound_socket
 from skysail_frontend.ingress.http import http_status, json_response
 from skysail_frontend.ingress.http_connection import HttpConfig, HttpConnection
 from skysail_frontend.ingress.http_hosts import host_of, is_address

@@ -1,8 +1,8 @@
 """Answers of the Open Inference Protocol as protobuf messages."""
 
 from skysail_common.tensors import TensorSpec
+from skysail_frontend.core.query import Prediction, Query
 from skysail_frontend.ingress.outputs import output_tensors
-from skysail_frontend.query import Prediction, Query
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import DataType, Tensor, TensorSpec
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.routes import ServedVersion
 from skysail_frontend.ingress.binary_tensors import BinaryBody
 from skysail_frontend.ingress.http_bodies import BodyTooLarge
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
@@ -18,7 +19,6 @@ from skysail_frontend.ingress.long_json import (
 )
 from skysail_frontend.ingress.targets import Target
 from skysail_frontend.ingress.turns import Turn
-from skysail_frontend.routes import ServedVersion
 
 _ELEMENT_CHARS = 32
 """Characters that an element may take, with what separates and indents it."""

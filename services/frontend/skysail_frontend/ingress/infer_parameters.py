@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skysail_common.errors import InvalidInput, Unsupported, shown
-from skysail_frontend.query import DEFAULT_PRIORITY
+from skysail_frontend.core.query import DEFAULT_PRIORITY
 
 _MAX_PRIORITY = 1_000_000
 _ALLOWED_TRITON_KEY = "triton_enable_empty_final_response"

@@ -6,10 +6,10 @@ from typing import Any
 from skysail_common.conversions import packed
 from skysail_common.errors import InvalidInput, shown
 from skysail_common.tensors import DataType, Tensor, join_bytes_elements
+from skysail_frontend.core.validation import LazyTensor, PartTensor
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
 from skysail_frontend.ingress.messages import MODEL_INFER, Held, RequestParser
 from skysail_frontend.ingress.targets import Target
-from skysail_frontend.validation import LazyTensor, PartTensor
 from skysail_protos.inference import grpc_service_pb2 as pb
 
 _CONTENTS_FIELD = {

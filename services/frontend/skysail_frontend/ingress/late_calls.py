@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from skysail_common.errors import Overloaded, SkysailError
 from skysail_common.rpc.contract import Call, LateHandler
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import Outcome, Query
+from skysail_frontend.core.routes import RouteTable
 from skysail_frontend.ingress.targets import Target
-from skysail_frontend.query import Outcome, Query
-from skysail_frontend.routes import RouteTable
 
 _MAX_FIELDS = 8
 _MAX_SMALL = 0x80

@@ -6,11 +6,11 @@ import numpy as np
 
 from skysail_common.conversions import cast
 from skysail_common.errors import InvalidInput, ModelFailed
-from skysail_common.functions import OUTPUT_NAME, as_array
 from skysail_common.json_or_text import element_of
+from skysail_common.model_functions import OUTPUT_NAME, as_array
 from skysail_common.tensors import Content, DataType, Tensor, TensorSpec, from_numpy
-from skysail_frontend.query import Prediction, Query
-from skysail_frontend.routes import ServedVersion
+from skysail_frontend.core.query import Prediction, Query
+from skysail_frontend.core.routes import ServedVersion
 
 
 def output_tensors(query: Query, prediction: Prediction) -> list[Tensor]:

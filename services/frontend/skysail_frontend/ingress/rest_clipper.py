@@ -15,7 +15,9 @@ from starlette.routing import BaseRoute, Route
 
 from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.tensors import Content, DataType, Tensor, TensorSpec
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import Prediction, Query, Settle
+from skysail_frontend.core.routes import Application
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.grpc_query import QueryIds
 from skysail_frontend.ingress.http import (
@@ -38,8 +40,6 @@ from skysail_frontend.ingress.long_texts import LongText, decoded, element_of
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
 from skysail_frontend.ingress.turns import Turn, free, join
-from skysail_frontend.query import Prediction, Query, Settle
-from skysail_frontend.routes import Application
 
 _MAX_BATCH = 10_000
 """Inputs of a batch that no model limits."""

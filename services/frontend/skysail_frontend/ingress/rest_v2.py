@@ -11,7 +11,9 @@ from starlette.routing import BaseRoute, Route
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput, ModelNotFound
 from skysail_common.tensors import Tensor, TensorSpec
-from skysail_frontend.dispatch import Dispatcher
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import Prediction, Query, Settle
+from skysail_frontend.core.routes import ServedVersion
 from skysail_frontend.ingress.answer_size import check_size, checked
 from skysail_frontend.ingress.binary_tensors import (
     JSON_LENGTH_HEADER,
@@ -39,8 +41,6 @@ from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
 from skysail_frontend.ingress.triton_errors import triton_error
 from skysail_frontend.ingress.turns import Turn, join
-from skysail_frontend.query import Prediction, Query, Settle
-from skysail_frontend.routes import ServedVersion
 
 _EXTENSIONS = ("binary_tensor_data", *EXTENSIONS)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from skysail_common.clock import Clock
 from skysail_common.errors import Unavailable
 from skysail_common.rpc.contract import Stream
-from skysail_frontend.dispatch import Dispatcher
-from skysail_frontend.query import Query
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import Query
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from skysail_common.clock import NEVER
 from skysail_common.errors import ApplicationNotFound, DeadlineExceeded, InvalidInput, shown
 from skysail_common.rpc.contract import Call
 from skysail_common.tensors import Tensor
-from skysail_frontend.dispatch import Dispatcher
-from skysail_frontend.query import DEFAULT_PRIORITY, Query, Settle
-from skysail_frontend.routes import Application, RouteTable, ServedVersion
-from skysail_frontend.validation import Inputs, LazyTensor, PartTensor, checked_inputs
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.query import DEFAULT_PRIORITY, Query, Settle
+from skysail_frontend.core.routes import Application, RouteTable, ServedVersion
+from skysail_frontend.core.validation import Inputs, LazyTensor, PartTensor, checked_inputs
 
 _LATE_S = 0.001
 _AHEAD_S = 0.002

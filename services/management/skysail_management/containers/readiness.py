@@ -7,8 +7,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from skysail_common.back_off import BackOff
 from skysail_common.clock import Clock
+from skysail_common.process.backoff import BackOff
 from skysail_common.rpc.channels import KeepAlive, open_channel
 
 START_LIMIT_S = 90.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from skysail_common.clock import Clock
-from skysail_common.kubernetes_kinds import Object
+from skysail_common.kubernetes.kinds import Object
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import logging
 
-from skysail_common.back_off import BackOff
 from skysail_common.errors import SkysailError
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import NotInCluster
-from skysail_common.kubernetes_kinds import POD
-from skysail_common.kubernetes_labels import LEADER, labels
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import NotInCluster
+from skysail_common.kubernetes.kinds import POD
+from skysail_common.kubernetes.labels import LEADER, labels
+from skysail_common.process.backoff import BackOff
 
 log = logging.getLogger(__name__)
 

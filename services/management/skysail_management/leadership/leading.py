@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from skysail_common.clock import MONOTONIC
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_management.leadership.election import LeaseTimes
 from skysail_management.leadership.leader_label import LeaderLabel
 from skysail_management.leadership.lease import LeaderLease

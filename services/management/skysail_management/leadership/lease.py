@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeVar
 
 from skysail_common.clock import Clock
 from skysail_common.errors import ContainerManagerUnavailable, SkysailError
-from skysail_common.kubernetes_api import KubernetesApi
-from skysail_common.kubernetes_errors import ChangedMeanwhile, NotInCluster
-from skysail_common.kubernetes_kinds import LEASE, Object
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import ChangedMeanwhile, NotInCluster
+from skysail_common.kubernetes.kinds import LEASE, Object
 from skysail_management.leadership.election import Election, LeaseTimes
 
 log = logging.getLogger(__name__)

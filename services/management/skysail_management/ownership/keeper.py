@@ -11,9 +11,9 @@ from skysail_common.errors import (
     StoreTaken,
     StoreUnavailable,
 )
+from skysail_common.process.threads import in_thread
 from skysail_common.store import Store
 from skysail_common.store.owner import RENEW_EVERY_S
-from skysail_common.threads import in_thread
 from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
 from skysail_management.records import Records
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from skysail_common.back_off import BackOff
 from skysail_common.clock import Clock
 from skysail_common.errors import Conflict, SkysailError, StoreLost, StoreTaken, StoreUnavailable
+from skysail_common.process.backoff import BackOff
 from skysail_common.store import Owner, Store, StoreState
 from skysail_common.store.owner import LEASE_S
 from skysail_management.ownership.last_seen import LastSeen, LastSeenNote

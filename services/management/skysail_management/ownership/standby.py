@@ -3,8 +3,8 @@
 import asyncio
 import logging
 
-from skysail_common.back_off import BackOff
 from skysail_common.errors import StoreUnavailable
+from skysail_common.process.backoff import BackOff
 from skysail_common.store import Store
 from skysail_management.admin_server import AdminServer
 

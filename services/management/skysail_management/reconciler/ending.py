@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from skysail_common.back_off import BackOff
+from skysail_common.process.backoff import BackOff
 from skysail_management.containers.base import ContainerManager
 
 log = logging.getLogger(__name__)

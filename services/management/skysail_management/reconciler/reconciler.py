@@ -6,7 +6,7 @@ import logging
 from skysail_common.clock import Clock
 from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
-from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.containers.base import Container, ContainerManager, VersionSpec

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from skysail_common.back_off import BackOff
 from skysail_common.clock import NEVER, Clock
 from skysail_common.errors import ContainerManagerUnavailable, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.process.backoff import BackOff
+from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_management.containers.base import Container, ContainerManager, ReplicaSpec
 from skysail_management.reconciler.start_slots import StartSlots
 

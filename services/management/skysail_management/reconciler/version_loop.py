@@ -5,11 +5,11 @@ import logging
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import replace
 
-from skysail_common.back_off import BackOff
 from skysail_common.clock import Clock, wait_until
 from skysail_common.errors import ModelNotFound, SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.lifecycle import BackgroundTasks
+from skysail_common.process.backoff import BackOff
+from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,

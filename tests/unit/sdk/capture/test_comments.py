@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail.capture.comments import without_comments
+from skysail.artifact.comments import without_comments
 
 SOURCE = r'''# -*- coding: utf-8 -*-
 """Doc.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skysail.artifact import Artifact, build_artifact
-from skysail.capture.pickling import pickle_function
+from skysail.artifact.build import Artifact, build_artifact
+from skysail.artifact.pickling import pickle_function
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_testing.artifacts import function_in
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skysail.artifact import Artifact, build_artifact
-from skysail.capture.local_modules import own_frames
+from skysail.artifact.build import Artifact, build_artifact
+from skysail.artifact.local_modules import own_frames
 from skysail_common.errors import InvalidInput
-from skysail_common.functions import call_function
+from skysail_common.model_functions import call_function
 from skysail_model_server.loading import load_model
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
@@ -223,7 +223,7 @@ def test_relative_imports_stay_in_the_package(write):
 
 def test_too_much_source_is_refused(write, monkeypatch):
     write("mine_p.py", "def predict(x): return x\n" + "#" * 100)
-    monkeypatch.setattr("skysail.capture.package_files.MAX_BYTES", 100)
+    monkeypatch.setattr("skysail.artifact.package_files.MAX_BYTES", 100)
     with pytest.raises(InvalidInput, match="cannot send the local package 'mine_p"):
         build_artifact(load("mine_p").predict, example=X)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from skysail.capture.ordering import OrderedSet, Ordering
-from skysail.capture.pickling import pickle_function
+from skysail.artifact.ordering import OrderedSet, Ordering
+from skysail.artifact.pickling import pickle_function
 
 
 def loaded(function: Any) -> Any:

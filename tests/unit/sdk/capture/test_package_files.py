@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skysail.artifact import Artifact, build_artifact
-from skysail.capture import package_files
-from skysail.capture.distributions import needed_packages
-from skysail.capture.local_modules import local_modules
+from skysail.artifact import package_files
+from skysail.artifact.build import Artifact, build_artifact
+from skysail.artifact.distributions import needed_packages
+from skysail.artifact.local_modules import local_modules
 from skysail_common.errors import InvalidInput
 from skysail_testing.artifacts import files_of, members_of, run_in_replica
 

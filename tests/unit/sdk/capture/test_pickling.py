@@ -11,8 +11,8 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from skysail.artifact import build_artifact
-from skysail.capture.pickling import pickle_function
+from skysail.artifact.build import build_artifact
+from skysail.artifact.pickling import pickle_function
 from skysail_common.errors import InvalidInput
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
@@ -211,7 +211,7 @@ def test_the_modules_that_a_pickle_refers_to_are_noted():
 SCRIPT = """
 import enum, hashlib, sys
 from typing import Generic, TypeVar
-from skysail.capture.pickling import pickle_function
+from skysail.artifact.pickling import pickle_function
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail.artifact import build_artifact
-from skysail.capture.pickling import pickle_function
+from skysail.artifact.build import build_artifact
+from skysail.artifact.pickling import pickle_function
 
 X = np.ones((2, 2))
 
@@ -202,7 +202,7 @@ import sys
 from pathlib import Path
 sys.argv[1:] = []
 {source}
-from skysail.artifact import build_artifact
+from skysail.artifact.build import build_artifact
 print(build_artifact(predict, example=np.ones((2, 2))).sha256)
 """
 
@@ -252,7 +252,7 @@ def test_every_checkout_makes_the_same_artifact_of_a_module(tmp_path: Path):
     found = set()
     program = (
         "import numpy as np; from pkg.model import predict; "
-        "from skysail.artifact import build_artifact; "
+        "from skysail.artifact.build import build_artifact; "
         "print(build_artifact(predict, example=np.ones((1, 2))).sha256)"
     )
     for seed in ("1", "2"):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skysail.artifact import Artifact, build_artifact
+from skysail.artifact.build import Artifact, build_artifact
 from skysail_common.errors import InvalidInput, ModelFailed
-from skysail_common.functions import named_outputs
+from skysail_common.model_functions import named_outputs
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
 __name__, __package__ = "__main__", None

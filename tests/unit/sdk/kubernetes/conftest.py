@@ -1,6 +1,6 @@
 import pytest
 
-from skysail.supervisor.kubernetes.options import KubernetesOptions
+from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 
 

@@ -2,14 +2,14 @@ import asyncio
 
 import pytest
 
-from skysail.supervisor.kubernetes import doors
-from skysail.supervisor.kubernetes.doors import Door, find_doors, find_endpoints
-from skysail.supervisor.options import ClusterEndpoints
-from skysail_common.kubernetes_errors import NotAllowed
-from skysail_common.kubernetes_kinds import (
+from skysail.clusters.kubernetes import doors
+from skysail.clusters.kubernetes.doors import Door, find_doors, find_endpoints
+from skysail.clusters.options import ClusterEndpoints
+from skysail_common.kubernetes.errors import NotAllowed
+from skysail_common.kubernetes.kinds import (
     SERVICE,
 )
-from skysail_common.kubernetes_labels import labels
+from skysail_common.kubernetes.labels import labels
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_services import node, service
 from skysail_testing.virtual_time import settle, virtual_time

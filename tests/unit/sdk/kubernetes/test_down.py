@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from skysail.cli.main import cli
+from skysail.clusters.kubernetes.note import KubernetesNote
 from skysail.settings import CLUSTER_FILE
-from skysail.supervisor.kubernetes.note import KubernetesNote
 from skysail_common.errors import FailedPrecondition
-from skysail_common.kubernetes_kinds import CONFIG_MAP, SECRET
+from skysail_common.kubernetes.kinds import CONFIG_MAP, SECRET
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_services import OPTIONS, service_pod, started, thing
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from skysail.clusters.kubernetes.note import KubernetesNote, remove_note
+from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.settings import KUBERNETES_NOTE
-from skysail.supervisor.kubernetes.note import KubernetesNote, remove_note
-from skysail.supervisor.kubernetes.options import KubernetesOptions
 
 OPTIONS = KubernetesOptions("n", "c", "/k", "x", "", "production", "registry.example/team")
 NOTE = KubernetesNote(OPTIONS, "https://192.0.2.1:6443", "uid-1")

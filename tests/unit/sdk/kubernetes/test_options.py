@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skysail.supervisor.kubernetes.files import manifests_directory
-from skysail.supervisor.kubernetes.options import KubernetesOptions
-from skysail.supervisor.kubernetes.overlay import (
+from skysail.clusters.kubernetes.files import manifests_directory
+from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.kubernetes.overlay import (
     SETTINGS,
     _rank,
     kustomization,
@@ -14,8 +14,8 @@ from skysail.supervisor.kubernetes.overlay import (
     with_settings_hash,
 )
 from skysail_common.errors import FailedPrecondition, InvalidInput
-from skysail_common.kubernetes_kinds import Object
-from skysail_common.kubernetes_labels import CLUSTER
+from skysail_common.kubernetes.kinds import Object
+from skysail_common.kubernetes.labels import CLUSTER
 
 
 @pytest.mark.parametrize("name", ["My", "a_b", "a.b", "-a", "a-", "a b", "", "a/b", "a" * 64])

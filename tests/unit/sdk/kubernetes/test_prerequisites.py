@@ -2,10 +2,10 @@ import base64
 
 import pytest
 
-from skysail.supervisor.kubernetes.prerequisites import check_secrets
+from skysail.clusters.kubernetes.prerequisites import check_secrets
 from skysail_common.errors import FailedPrecondition
-from skysail_common.kubernetes_errors import NotAllowed
-from skysail_common.kubernetes_kinds import Object
+from skysail_common.kubernetes.errors import NotAllowed
+from skysail_common.kubernetes.kinds import Object
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_services import thing
 from skysail_testing.virtual_time import virtual_time

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from skysail.supervisor.kubernetes.readiness import Readiness
-from skysail_common.child import StartFailed
-from skysail_common.kubernetes_errors import NotAllowed
-from skysail_common.kubernetes_kinds import Kind, Object
-from skysail_common.kubernetes_labels import labels
+from skysail.clusters.kubernetes.readiness import Readiness
+from skysail_common.kubernetes.errors import NotAllowed
+from skysail_common.kubernetes.kinds import Kind, Object
+from skysail_common.kubernetes.labels import labels
+from skysail_common.process.child_process import StartFailed
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_services import service_pod, thing
 from skysail_testing.virtual_time import now, virtual_time

@@ -1,14 +1,14 @@
 import base64
 import json
 
-from skysail.supervisor.kubernetes.registry import log_in, secret_name, with_pull_secret
-from skysail_common.kubernetes_errors import NotAllowed
-from skysail_common.kubernetes_kinds import (
+from skysail.clusters.kubernetes.registry import log_in, secret_name, with_pull_secret
+from skysail_common.kubernetes.errors import NotAllowed
+from skysail_common.kubernetes.kinds import (
     NAMESPACE,
     SECRET,
     SERVICE_ACCOUNT,
 )
-from skysail_common.kubernetes_labels import labels
+from skysail_common.kubernetes.labels import labels
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_services import OPTIONS, thing
 from skysail_testing.virtual_time import virtual_time

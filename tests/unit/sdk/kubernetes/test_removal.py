@@ -2,12 +2,12 @@ import asyncio
 
 import pytest
 
-from skysail.supervisor.kubernetes.removal import Removed
-from skysail.supervisor.kubernetes.services import KubernetesServices
+from skysail.clusters.kubernetes.removal import Removed
+from skysail.clusters.kubernetes.services import KubernetesServices
 from skysail_common.errors import FailedPrecondition
-from skysail_common.kubernetes_anchor import anchor_manifest
-from skysail_common.kubernetes_errors import NotAllowed
-from skysail_common.kubernetes_kinds import (
+from skysail_common.kubernetes.anchor import anchor_manifest
+from skysail_common.kubernetes.errors import NotAllowed
+from skysail_common.kubernetes.kinds import (
     CONFIG_MAP,
     NAMESPACE,
     PERSISTENT_VOLUME,
@@ -16,7 +16,7 @@ from skysail_common.kubernetes_kinds import (
     SERVICE,
     Object,
 )
-from skysail_common.kubernetes_labels import labels
+from skysail_common.kubernetes.labels import labels
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_services import OPTIONS, service, service_pod, started, thing
 from skysail_testing.virtual_time import settle, virtual_time

@@ -2,17 +2,17 @@ import asyncio
 
 import pytest
 
-from skysail.supervisor.kubernetes.services import KubernetesServices
-from skysail_common.child import StartFailed
+from skysail.clusters.kubernetes.services import KubernetesServices
 from skysail_common.errors import FailedPrecondition
-from skysail_common.kubernetes_errors import ClusterRefused, NotAllowed
-from skysail_common.kubernetes_kinds import (
+from skysail_common.kubernetes.errors import ClusterRefused, NotAllowed
+from skysail_common.kubernetes.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
     NAMESPACE,
     SERVICE_ACCOUNT,
     Kind,
 )
+from skysail_common.process.child_process import StartFailed
 from skysail_testing.fake_kubernetes import FakeKubernetesApi
 from skysail_testing.kubernetes_services import OPTIONS, service, service_pod, started, thing
 from skysail_testing.virtual_time import settle, virtual_time

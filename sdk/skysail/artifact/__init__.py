@@ -1,0 +1,1 @@
+"""Makes an artifact of a function: its pickle, local modules, signature and requirements."""

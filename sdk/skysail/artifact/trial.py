@@ -1,0 +1,271 @@
+"""Runs a function once on an example, to learn its signature and to find mistakes early."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+
+from skysail.artifact.examples import Example
+from skysail_common.errors import InvalidInput, ModelFailed
+from skysail_common.model_functions import (
+    LIST_OUTPUT,
+    Calling,
+    Function,
+    call_function,
+    checked_outputs,
+    named_outputs,
+)
+from skysail_common.tensors import (
+    CLIPPER_SPECS,
+    Array,
+    Content,
+    DataType,
+    InputType,
+    Signature,
+    TensorSpec,
+)
+
+_BATCH_ADVICE = (
+    "; it is called with a batch and must return an output for each row, such as "
+    "[predict(row) for row in batch]"
+)
+
+
+def check_kind(function: Any) -> None:
+    """Refuse a function that can never answer a batch.
+
+    Raises:
+        InvalidInput: it is not a callable, or is a class, a coroutine function or a generator.
+    """
+    name = getattr(function, "__qualname__", type(function).__name__)
+    if inspect.isclass(function):
+        raise InvalidInput(
+            f"cannot deploy {name}: it is a class; deploy a method of an instance, such as "
+            f"{name}(...).predict, or an instance that can be called"
+        )
+    if not callable(function):
+        hint = "; did you mean its .predict?" if hasattr(function, "predict") else ""
+        raise InvalidInput(f"{type(function).__name__} is not a function or another callable{hint}")
+    called = function
+    if not isinstance(function, (FunctionType, MethodType)) and not hasattr(function, "func"):
+        called = type(function).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise InvalidInput(
+            f"cannot deploy {name}: it is an async function, and a replica calls it without an "
+            "event loop; deploy a function that returns asyncio.run(...) of it"
+        )
+    if inspect.isgeneratorfunction(called):
+        raise InvalidInput(
+            f"cannot deploy {name}: it is a generator function; return a list of all outputs "
+            "instead of yielding them"
+        )
+
+
+def learn_signature(
+    function: Function, examples: Sequence[Example], *, tries_batch: bool
+) -> Signature:
+    """Return the signature of a function, learned from its answers to examples.
+
+    Args:
+        function: Called with each example.
+        examples: Sizes in which they differ may vary, and so for the outputs.
+        tries_batch: True to call it with two rows if the first example has one.
+
+    Raises:
+        InvalidInput: the examples differ in more than sizes.
+        ModelFailed: the function fails on an example, or returns something else than arrays.
+    """
+    answers = [_answer(function, example) for example in examples]
+    signature = Signature(
+        _merged([example.specs for example in examples], "input", InvalidInput),
+        _merged([answer.specs for answer in answers], "output", ModelFailed),
+    )
+    first = examples[0]
+    if tries_batch and first.num_rows == 1:
+        try:
+            batch = first.repeated(2)
+            outputs = named_outputs(call_function(function, first.calling, batch), first.calling)
+            checked_outputs(outputs, answers[0].loose_specs, 2)
+        except Exception as error:
+            what = error.message if isinstance(error, ModelFailed) else _told(error)
+            raise ModelFailed(
+                f"the function answers one row, but not two rows at once: {what}{_BATCH_ADVICE}; if "
+                "it can only take one row, give max_batch_size=1"
+            ) from error
+    return signature
+
+
+@dataclass(frozen=True)
+class _Answer:
+    specs: tuple[TensorSpec, ...]
+    loose_specs: tuple[TensorSpec, ...]
+    """The same with every size open."""
+
+
+def _answer(function: Function, example: Example) -> _Answer:
+    try:
+        # Copies, because functions may write to their inputs.
+        result = call_function(function, example.calling, example.copied())
+    except Exception as error:
+        raise ModelFailed(
+            f"the function failed on the example: {_told(error)}{_advice(function, example, error)}"
+        ) from error
+    outputs = named_outputs(result, example.calling)
+    if not outputs:
+        raise ModelFailed(f"the function returned an empty {type(result).__name__}")
+    specs = tuple(_output_spec(name, array) for name, array in outputs.items())
+    try:
+        checked_outputs(outputs, specs, example.num_rows)
+    except ModelFailed as error:
+        raise ModelFailed(f"{error.message}{_BATCH_ADVICE}") from error
+    loose = tuple(
+        TensorSpec(spec.name, spec.datatype, (-1,) * len(spec.shape), spec.content)
+        for spec in specs
+    )
+    return _Answer(specs, loose)
+
+
+def _told(error: Exception) -> str:
+    return ": ".join(filter(None, [type(error).__name__, str(error)]))
+
+
+def _advice(function: Function, example: Example, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            "; the function runs on this machine to learn its signature: install "
+            f"{error.name} here too, or give an input_type in place of the example"
+        )
+    if ("Tensor" in str(error) and "ndarray" in str(error)) or _is_torch_module(function):
+        return (
+            "; functions are called with numpy arrays: deploy one that converts them, such as "
+            "lambda x: model(torch.from_numpy(x)).detach().numpy()"
+        )
+    return _BATCH_ADVICE if _answers_one(function, example.calling, example.first_row()) else ""
+
+
+def _is_torch_module(function: Any) -> bool:
+    return any(cls.__module__.startswith("torch.nn") for cls in type(function).__mro__)
+
+
+def _answers_one(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> bool:
+    """Return whether a function that fails on a batch takes a single input."""
+    try:
+        return call_function(function, calling, inputs) is not None
+    except Exception:
+        return False
+
+
+def _output_spec(name: str, array: Array) -> TensorSpec:
+    if array.ndim == 0:
+        raise ModelFailed(
+            f"the function returned a single value; it must return one for each row{_BATCH_ADVICE}"
+        )
+    if 0 in array.shape[1:]:
+        raise ModelFailed(f"the function returned an axis of size 0 in output {name!r}")
+    if array.dtype.kind == "O":
+        is_text = all(isinstance(element, str) for element in array.ravel().tolist())
+        content = Content.TEXT if is_text else Content.BINARY
+        return TensorSpec(name, DataType.BYTES, (-1, *array.shape[1:]), content)
+    return TensorSpec(name, DataType.of(array.dtype), (-1, *array.shape[1:]))
+
+
+def _merged(
+    each_specs: Sequence[tuple[TensorSpec, ...]], kind: str, error: type[InvalidInput | ModelFailed]
+) -> tuple[TensorSpec, ...]:
+    """Return specifications in which every size is open that differs between examples."""
+    first, *others = each_specs
+    merged = {spec.name: spec for spec in first}
+    for specs in others:
+        if {spec.name for spec in specs} != merged.keys():
+            raise error(
+                f"the examples have different {kind}s: {sorted(merged)} and "
+                f"{sorted(spec.name for spec in specs)}"
+            )
+        for spec in specs:
+            known = merged[spec.name]
+            if (known.datatype, known.content, len(known.shape)) != (
+                spec.datatype,
+                spec.content,
+                len(spec.shape),
+            ):
+                raise error(
+                    f"the examples disagree about {kind} {spec.name!r}: {_named(known)} and "
+                    f"{_named(spec)}; only sizes may differ"
+                )
+            shape = tuple(
+                size if size == other else -1
+                for size, other in zip(known.shape, spec.shape, strict=True)
+            )
+            merged[spec.name] = TensorSpec(spec.name, spec.datatype, shape, spec.content)
+    return tuple(merged.values())
+
+
+def _named(spec: TensorSpec) -> str:
+    content = f" ({spec.content.name.lower()})" if spec.datatype is DataType.BYTES else ""
+    return f"{spec.datatype.name}{content} {list(spec.shape)}"
+
+
+_VALUES: dict[InputType, tuple[Any, Any]] = {
+    InputType.INTEGERS: (np.array([1, 2], np.int32), np.array([3, 4], np.int32)),
+    InputType.FLOATS: (np.array([1, 2], np.float32), np.array([3, 4], np.float32)),
+    InputType.DOUBLES: (np.array([1, 2], np.float64), np.array([3, 4], np.float64)),
+    InputType.BYTES: (b"an example", b"another"),
+    InputType.STRINGS: ("an example", "another"),
+}
+
+
+def signature_of_type(name: str) -> tuple[InputType, Signature]:
+    """Return the signature of a function that takes a list of values of a type.
+
+    Raises:
+        InvalidInput: the type is unknown, or `tensors`.
+    """
+    input_type = InputType.named(name)
+    spec = CLIPPER_SPECS.get(input_type)
+    if spec is None:
+        raise InvalidInput("for tensors give an example of the input instead of an input_type")
+    return input_type, Signature((spec,), (LIST_OUTPUT,))
+
+
+def try_with_made_up_inputs(function: Function, input_type: InputType) -> None:
+    """Call a function with two values of its type, and refuse an error that any value would cause.
+
+    The values are made up, so that a function may well refuse them: most errors say nothing.
+
+    Raises:
+        ModelFailed: it uses an unknown name, takes one value in place of a list, or does not
+            return a list with an output for each.
+    """
+    inputs = [
+        np.array(value) if isinstance(value, np.ndarray) else value for value in _VALUES[input_type]
+    ]
+    single = {"input": inputs[0]}
+    try:
+        result = call_function(function, "list", {"input": list(inputs)})
+    except Exception as error:
+        takes_one = _answers_one(function, "list", single)
+        if takes_one or _is_mistake(error):
+            raise ModelFailed(
+                f"the function failed on a list of two made-up {input_type.name.lower()}: "
+                f"{_told(error)}{_BATCH_ADVICE if takes_one else ''}; if it is right for real "
+                "inputs, deploy it with check=False"
+            ) from error
+        return
+    try:
+        checked_outputs(named_outputs(result, "list"), (LIST_OUTPUT,), len(inputs))
+    except ModelFailed as error:
+        raise ModelFailed(
+            f"{error.message}{_BATCH_ADVICE}; if it is right for real inputs, deploy it with "
+            "check=False"
+        ) from error
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Return whether an error would occur for any input."""
+    if isinstance(error, NameError):
+        return True
+    # A lookup in a made-up value that finds nothing gives None.
+    return isinstance(error, (AttributeError, TypeError)) and "NoneType" not in str(error)

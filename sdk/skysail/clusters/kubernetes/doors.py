@@ -1,0 +1,106 @@
+"""How the services of a cluster on Kubernetes are reached: by a Service's address, a node's, or a balancer's."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from skysail.clusters.options import ClusterEndpoints
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import NotAllowed
+from skysail_common.kubernetes.kinds import SERVICE, Kind, Object
+from skysail_common.kubernetes.labels import COMPONENT
+from skysail_common.process.sockets import join_host_port
+
+_BALANCER_CHECK_S, _BALANCER_CHECKS = 2.0, 30
+_DIAL_TIMEOUT_S = 1.0
+_NODE = Kind("v1", "Node")
+_PORTS = {"management": 8003, "grpc": 8001, "http": 8000, "metrics": 8002}
+
+
+@dataclass(frozen=True)
+class Door:
+    """How a Service is reached."""
+
+    kind: str
+    """`ClusterIP`, `NodePort` or `LoadBalancer`."""
+    host: str
+    """Empty where there is none yet."""
+    ports: dict[int, int]
+    """The port to dial, by the port of the Service."""
+    has_tls: bool = False
+    """True if its HTTP port names https as its protocol, as the component `tls` does."""
+
+
+async def find_doors(api: KubernetesApi, labels: Mapping[str, str]) -> dict[str, Door]:
+    """Return how management and the frontends are reached, by `management` and `frontend`."""
+    found = {}
+    for service in await api.list(SERVICE, labels):
+        component = service["metadata"]["labels"].get(COMPONENT, "")
+        if service["spec"].get("clusterIP") == "None":
+            continue
+        found[component] = await _door(api, service)
+    return found
+
+
+async def _door(api: KubernetesApi, service: Object) -> Door:
+    spec = service["spec"]
+    kind = spec.get("type", "ClusterIP")
+    field = "nodePort" if kind == "NodePort" else "port"
+    ports = {each["port"]: each.get(field, each["port"]) for each in spec["ports"]}
+    has_tls = any(each.get("appProtocol") == "https" for each in spec["ports"])
+    if kind == "NodePort":
+        host = await _node_address(api)
+    elif kind == "LoadBalancer":
+        ingress = service.get("status", {}).get("loadBalancer", {}).get("ingress", ())
+        host = ingress[0].get("ip") or ingress[0].get("hostname", "") if ingress else ""
+    else:
+        host = spec["clusterIP"]
+    return Door(kind, host, ports, has_tls)
+
+
+async def _node_address(api: KubernetesApi) -> str:
+    try:
+        nodes = await api.list(_NODE, {})
+    except NotAllowed:
+        return ""
+    for kind in ("ExternalIP", "InternalIP"):
+        for node in nodes:
+            for address in node["status"].get("addresses", ()):
+                if address["type"] == kind:
+                    return str(address["address"])
+    return ""
+
+
+async def find_endpoints(api: KubernetesApi, labels: Mapping[str, str]) -> ClusterEndpoints:
+    """Return the endpoints by which this machine reaches the cluster; empty if it cannot.
+
+    A load balancer has a minute to get its address.
+    """
+    doors = await find_doors(api, labels)
+    for _ in range(_BALANCER_CHECKS):
+        if all(door.host or door.kind != "LoadBalancer" for door in doors.values()):
+            break
+        await asyncio.sleep(_BALANCER_CHECK_S)
+        doors = await find_doors(api, labels)
+
+    async def endpoint(name: str) -> str:
+        door = doors.get("management" if name == "management" else "frontend")
+        if door is None or _PORTS[name] not in door.ports or not door.host:
+            return ""
+        found = join_host_port(door.host, door.ports[_PORTS[name]])
+        # An address within a cluster belongs to others, or to nobody, elsewhere.
+        is_here = door.kind != "ClusterIP" or await _is_reached(door.host, _PORTS[name])
+        return found if is_here else ""
+
+    has_tls = "frontend" in doors and doors["frontend"].has_tls
+    endpoints = {name: await endpoint(name) for name in _PORTS}
+    return ClusterEndpoints(**endpoints, scheme="https" if has_tls else "http")
+
+
+async def _is_reached(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _DIAL_TIMEOUT_S)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True

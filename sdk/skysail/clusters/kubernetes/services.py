@@ -1,0 +1,136 @@
+"""Starts and removes the services of a cluster on Kubernetes, and says how they are reached."""
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from skysail.clusters.kubernetes.doors import find_endpoints
+from skysail.clusters.kubernetes.namespace import have_namespace
+from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.kubernetes.prerequisites import check_secrets
+from skysail.clusters.kubernetes.readiness import Progress, Readiness
+from skysail.clusters.kubernetes.registry import with_pull_secret
+from skysail.clusters.kubernetes.removal import DATA_KINDS, Removed, bounded, remove, until_none
+from skysail.clusters.options import ClusterEndpoints
+from skysail_common.errors import FailedPrecondition
+from skysail_common.kubernetes.anchor import anchor_manifest, owned_by
+from skysail_common.kubernetes.errors import ClusterRefused, NotInCluster
+from skysail_common.kubernetes.kinds import SECRET, SERVICE_ACCOUNT, Kind, Object, kind_of
+from skysail_common.kubernetes.labels import COMPONENT, labels
+
+_JOB = Kind("batch/v1", "Job")
+
+
+class KubernetesServices:
+    """The services of one cluster in one namespace."""
+
+    def __init__(self, options: KubernetesOptions) -> None:
+        """Starts idle."""
+        self._options = options
+        self._api = options.api()
+        self._labels = labels(options.cluster)
+        self._anchor: Object = {}
+
+    async def open(self) -> str:
+        """Connect to the API server and return the place of the cluster, for people.
+
+        Raises:
+            FailedPrecondition: no Kubernetes cluster is known.
+        """
+        await self._api.open()
+        self._options = replace(self._options, context=self._api.context)
+        return self._options.where(self._api.server)
+
+    async def close(self) -> None:
+        """Let go of the Kubernetes cluster."""
+        await self._api.close()
+
+    async def check(self, objects: Sequence[Object]) -> None:
+        """Check that the objects lack no Secret; see `prerequisites.check_secrets`."""
+        await check_secrets(self._api, objects)
+
+    async def claim(self, progress: Progress) -> KubernetesNote:
+        """Make the namespace and the anchor, unless they exist, and return what names the cluster.
+
+        Raises:
+            NotAllowed: a role lacks a rule; names it.
+            ContainerManagerUnavailable: Kubernetes does not answer.
+        """
+        if await have_namespace(self._api):
+            progress(f"namespace {self._options.namespace} is made")
+        self._anchor = await self._api.apply(anchor_manifest(self._options.cluster))
+        return KubernetesNote(self._options, self._api.server, self._anchor["metadata"]["uid"])
+
+    async def start(self, objects: Iterable[Object], progress: Progress) -> None:
+        """Apply the objects of a claimed cluster and return once everything takes calls.
+
+        Raises:
+            StartFailed: something does not come up; says what and why.
+            NotAllowed: a role lacks a rule; names it.
+            FailedPrecondition: Kubernetes refuses one of them; says why.
+            ContainerManagerUnavailable: Kubernetes does not answer.
+        """
+        count = 0
+        for manifest in objects:
+            await self._apply(await self._completed(manifest))
+            count += 1
+        progress(f"{count} objects are applied in namespace {self._options.namespace}")
+        clock = asyncio.get_running_loop().time
+        await Readiness(self._api, self._labels, progress, clock).wait()
+
+    async def _completed(self, manifest: Object) -> Object:
+        """Return a manifest with its owner, and with what only this cluster knows."""
+        kind = kind_of(manifest)
+        if kind == SECRET:
+            return await self._with_content(manifest)
+        # Data outlive the cluster, and what is in no namespace cannot have an owner in one.
+        if kind in DATA_KINDS or kind.is_cluster_wide:
+            return manifest
+        if kind == SERVICE_ACCOUNT:
+            manifest = await with_pull_secret(self._api, self._options, manifest)
+        return owned_by(self._anchor, manifest)
+
+    async def _apply(self, manifest: Object) -> None:
+        kind, name = kind_of(manifest), manifest["metadata"]["name"]
+        try:
+            if kind == _JOB:
+                await self._apply_job(manifest)
+            else:
+                await self._api.apply(manifest)
+        except ClusterRefused as error:
+            text = f"{kind.kind} {name} cannot be applied: {error.message}"
+            raise FailedPrecondition(text) from error
+
+    async def _apply_job(self, manifest: Object) -> None:
+        """Apply a Job; one that was made otherwise cannot be changed and is replaced."""
+        try:
+            await self._api.apply(manifest)
+        except ClusterRefused:
+            name, own = manifest["metadata"]["name"], manifest["metadata"]["labels"]
+            await self._api.delete(_JOB, name, propagation="Foreground")
+            await bounded(until_none(self._api, _JOB, own), f"Job {name}")
+            await self._api.apply(manifest)
+
+    async def _with_content(self, secret: Object) -> Object:
+        """Return a Secret with its present content, or with a new password if it is empty."""
+        try:
+            found = await self._api.get(SECRET, secret["metadata"]["name"])
+        except NotInCluster:
+            found = {}
+        content = {**found.get("data", {}), **secret.get("data", {})}
+        is_store = secret["metadata"]["labels"].get(COMPONENT) == "store"
+        if is_store and "password" not in content:
+            return {**secret, "stringData": {"password": secrets.token_hex(24)}}
+        return {**secret, "data": content}
+
+    async def endpoints(self) -> ClusterEndpoints:
+        """Return the endpoints by which this machine reaches the cluster; empty if it cannot."""
+        return await find_endpoints(self._api, self._labels)
+
+    async def remove(self, *, deletes_data: bool, anchor_uid: str = "") -> Removed:
+        """Remove the cluster; see `removal.remove`."""
+        return await remove(
+            self._api, self._options, deletes_data=deletes_data, anchor_uid=anchor_uid
+        )

@@ -1,1 +1,0 @@
-"""`skysail up`: runs a whole cluster on one machine."""

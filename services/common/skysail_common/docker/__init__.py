@@ -1,0 +1,1 @@
+"""The Docker engine, as management and the SDK use it."""

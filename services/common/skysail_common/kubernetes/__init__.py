@@ -1,0 +1,1 @@
+"""The Kubernetes API, as management and the SDK use it."""

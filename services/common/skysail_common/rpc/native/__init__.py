@@ -1,0 +1,1 @@
+"""The contract of `rpc.contract` on `skysail_transport`."""

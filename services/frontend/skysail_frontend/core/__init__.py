@@ -1,0 +1,1 @@
+"""The core of the frontend: queries in, batches out, answers back. It knows no transport."""

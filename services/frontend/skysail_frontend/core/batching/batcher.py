@@ -1,0 +1,237 @@
+"""Forms the batches of one model version: when to send, which queries, and which to give up."""
+
+from math import ceil
+
+from skysail_common.clock import NEVER
+from skysail_common.serving_options import ServingOptions
+from skysail_frontend.core.batching.arrival_rate import ArrivalRate
+from skysail_frontend.core.batching.closed_loop import Returns
+from skysail_frontend.core.batching.deadline_queue import DeadlineQueue
+from skysail_frontend.core.batching.latency_profile import LatencyProfile
+from skysail_frontend.core.batching.policies import (
+    DispatchReason,
+    Plan,
+    ShedReason,
+    Situation,
+    make_policy,
+)
+from skysail_frontend.core.query import DEFAULT_PRIORITY, Query
+
+LAST_ATTEMPT = 2
+"""A query that lost its replica so many times is sent alone: it may be what ends replicas."""
+
+MAX_BATCH_BYTES = 64 * 1024 * 1024
+"""Input data of one batch; a query that is larger travels alone."""
+
+_PROBE_AFTER_S = 0.25
+
+
+class Decision:
+    """What to do now: give some queries up, and send a batch or wait."""
+
+    __slots__ = ("batch", "reason", "shed", "wait_until")
+
+    def __init__(self) -> None:
+        self.shed: list[tuple[Query, ShedReason]] = []
+        """Queries that wait no longer."""
+        self.batch: list[Query] = []
+        """Queries to send now, by urgency; empty to wait."""
+        self.reason = DispatchReason.EAGER
+        """Why the batch goes now."""
+        self.wait_until = NEVER
+        """Instant at which to decide again, if nothing happens before."""
+
+
+class Batcher:
+    """The queue of a model version and the policy that empties it."""
+
+    def __init__(self, options: ServingOptions, default_queue_rows: int = 10_000) -> None:
+        """An empty queue, and a profile that knows nothing.
+
+        Args:
+            options: How batches are formed.
+            default_queue_rows: Rows that may wait where the options do not say it.
+        """
+        self.queue = DeadlineQueue()
+        self.profile = LatencyProfile()
+        self.rate = ArrivalRate()
+        self.returns = Returns()
+        self._default_queue_rows = default_queue_rows
+        self._dispatched = 0.0
+        self._apply(options)
+
+    @property
+    def options(self) -> ServingOptions:
+        """How batches are formed."""
+        return self._options
+
+    @options.setter
+    def options(self, options: ServingOptions) -> None:
+        if options != self._options:
+            self._apply(options)
+
+    def _apply(self, options: ServingOptions) -> None:
+        self._options = options
+        self._policy = make_policy(options, self.profile, self.rate, self.returns)
+        self.max_queue_rows = options.max_queue_size or self._default_queue_rows
+        """Rows that may wait."""
+
+    def push(self, query: Query) -> None:
+        """Have a query that has just arrived wait."""
+        self.rate.arrived(query.rows, query.arrival)
+        self.returns.arrived(query.rows, query.arrival)
+        self.push_again(query)
+
+    def push_again(self, query: Query) -> None:
+        """Requeue a query whose batch was lost."""
+        self.queue.push(query, self._later_s(query) if query.priority != DEFAULT_PRIORITY else 0.0)
+
+    def _later_s(self, query: Query) -> float:
+        return (query.priority - DEFAULT_PRIORITY) * self._options.priority_step_s
+
+    def is_before(self, query: Query, other: Query) -> bool:
+        """Return whether a query is more urgent: by the deadline, moved by the priority."""
+        if query.priority == other.priority:
+            return query.deadline < other.deadline
+        return query.deadline + self._later_s(query) < other.deadline + self._later_s(other)
+
+    def observe(self, rows: int, latency_s: float, budget_s: float, now: float) -> None:
+        """Learn from a batch.
+
+        Args:
+            rows: Its size.
+            latency_s: From its sending to its result, without its wait for other batches.
+            budget_s: Time that its most urgent query had when it arrived.
+            now: The present instant.
+        """
+        self.profile.observe(rows, latency_s, now)
+        self._policy.observe(rows, latency_s, budget_s)
+
+    def refusal(
+        self,
+        query: Query,
+        now: float,
+        num_replicas: int,
+        num_idle: int = 0,
+        following_rows: int = 0,
+    ) -> ShedReason | None:
+        """Return why a query that has just arrived is not to wait, or None if it may.
+
+        Args:
+            query: Has just arrived.
+            now: The present instant.
+            num_replicas: Replicas that are ready.
+            num_idle: Those of them that have nothing to do.
+            following_rows: Rows that wait for the answers to others.
+        """
+        if query.deadline <= now:
+            return ShedReason.EXPIRED
+        num_rows = self.queue.num_rows
+        if num_rows + query.rows + following_rows > self.max_queue_rows and (
+            num_rows or following_rows
+        ):
+            return ShedReason.QUEUE_FULL
+        if num_replicas and not self._policy.admits(query, num_rows, num_replicas, num_idle):
+            # As in `decide`: what was learned is doubted when nothing shows it any more.
+            return ShedReason.HOPELESS if now - self._dispatched <= _PROBE_AFTER_S else None
+        return None
+
+    def is_full(self, query: Query, following_rows: int) -> bool:
+        """Return whether a query is one too many; where nothing waits there is room for any.
+
+        Args:
+            query: Has just arrived.
+            following_rows: Rows that wait for the answers to others.
+        """
+        num_rows = self.queue.num_rows + following_rows
+        return num_rows > 0 and num_rows + query.rows > self.max_queue_rows
+
+    def expected_wait_s(self, num_replicas: int) -> float:
+        """Return how long free replicas take to compute what waits now."""
+        rows, max_rows = self.queue.num_rows, self._options.max_batch_size
+        batch_s = self.profile.latency_s(min(rows, max_rows))
+        return batch_s * ceil(rows / max_rows) / max(1, num_replicas)
+
+    def decide(self, now: float, start_at: float, num_replicas: int) -> Decision:
+        """Return what to do, now that a replica is free.
+
+        Args:
+            now: The present instant.
+            start_at: Instant at which the replica would begin with a batch.
+            num_replicas: Replicas that are ready; at least 1.
+        """
+        queue = self.queue
+        decision = Decision()
+        while (head := queue.peek()) is not None:
+            if head.deadline <= now:
+                decision.shed.append((head, ShedReason.EXPIRED))
+                queue.pop()
+                continue
+            situation = Situation(now, start_at, num_replicas, queue.num_rows)
+            plan = self._policy.plan(head, situation)
+            if plan is None:
+                if now - self._dispatched > _PROBE_AFTER_S:
+                    # What was learned may have become wrong, and nothing else would show it.
+                    plan = Plan(head.rows, now, DispatchReason.PROBE)
+                else:
+                    decision.shed.append((head, ShedReason.HOPELESS))
+                    queue.pop()
+                    continue
+            plan = self._overridden(plan, head, situation)
+            if plan.hold_until > now:
+                decision.wait_until = plan.hold_until
+            else:
+                decision.batch = self._take(plan.max_rows, now, decision.shed)
+                decision.reason = plan.reason
+                self._dispatched = now
+            break
+        return decision
+
+    def _overridden(self, plan: Plan, head: Query, situation: Situation) -> Plan:
+        """Return the plan as the model's own knobs change it."""
+        options = self._options
+        if options.preferred_batch_sizes and plan.reason is not DispatchReason.PROBE:
+            rows = min(plan.max_rows, situation.num_rows)
+            for size in reversed(options.preferred_batch_sizes):
+                if head.rows <= size <= rows:
+                    return Plan(size, situation.now, DispatchReason.PREFERRED)
+        if options.max_queue_delay_s is not None:
+            # No delay makes a query late that is in time without it.
+            latest = head.deadline - self.profile.latency_s(max(head.rows, situation.num_rows))
+            until = min(head.arrival + options.max_queue_delay_s, latest)
+            is_other_size = options.preferred_batch_sizes and situation.num_rows < plan.max_rows
+            if plan.hold_until > until or (
+                is_other_size and plan.hold_until <= situation.now < until
+            ):
+                return Plan(plan.max_rows, until, DispatchReason.DELAY)
+        return plan
+
+    def _take(self, max_rows: int, now: float, shed: list[tuple[Query, ShedReason]]) -> list[Query]:
+        """Return the queries of a batch, by urgency.
+
+        Returns:
+            At least one, at most `max_rows` rows and `MAX_BATCH_BYTES` where they are several. A
+            query is never split.
+        """
+        queue = self.queue
+        batch: list[Query] = []
+        rows = size = 0
+        while (head := queue.peek()) is not None:
+            if head.deadline <= now:
+                # Others of a higher priority were before it.
+                queue.pop()
+                shed.append((head, ShedReason.EXPIRED))
+                continue
+            if batch and (
+                rows + head.rows > max_rows
+                or size + head.input_bytes > MAX_BATCH_BYTES
+                or head.attempts >= LAST_ATTEMPT
+            ):
+                break
+            queue.pop()
+            batch.append(head)
+            rows += head.rows
+            size += head.input_bytes
+            if head.attempts >= LAST_ATTEMPT:
+                break
+        return batch

@@ -1,0 +1,138 @@
+"""Answers identical queries once: from the cache, or together with one that is being computed.
+
+The first query of its kind leads; those that come before its answer follow it and are answered by
+it. A leader that ends unanswered is succeeded by the next follower, and one whose answer would come
+too late for a newcomer is succeeded by that newcomer.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+
+from skysail_frontend.core.prediction_cache import Entry, Key, PredictionCache
+from skysail_frontend.core.query import Query
+
+
+class _Kin:
+    """A leader and the queries that wait for its answer, in the order in which they came."""
+
+    __slots__ = ("followers", "leader")
+
+    def __init__(self, leader: Query) -> None:
+        self.leader = leader
+        self.followers: OrderedDict[Query, None] = OrderedDict()
+
+
+class Caching:
+    """The prediction cache, and the queries that are being computed."""
+
+    def __init__(self, cache: PredictionCache) -> None:
+        self.cache = cache
+        self.following_rows: Counter[str] = Counter()
+        """Rows of the queries that follow others, by the identity of the version."""
+        self._kin: dict[Key, _Kin] = {}
+
+    def find(self, query: Query, now: float) -> Entry | None:
+        """Return what was predicted for a query before, if anything, and make the query known.
+
+        Args:
+            query: Addresses a version whose predictions are cached.
+            now: The present instant.
+        """
+        assert query.version is not None
+        # A part of a message would keep all of it in memory.
+        query.inputs = inputs = tuple(map(bytes, query.inputs))
+        query.cache_key = (query.version.identity, inputs, tuple(query.variable_dims))
+        return self.cache.get(query.cache_key, now)
+
+    def leader(self, query: Query) -> Query | None:
+        """Return the query that leads those like this, if there is one."""
+        kin = None if query.cache_key is None else self._kin.get(query.cache_key)
+        return None if kin is None else kin.leader
+
+    def follow(self, query: Query) -> None:
+        """Let a query wait for the answer to its leader."""
+        assert query.cache_key is not None
+        kin = self._kin[query.cache_key]
+        # All hold the inputs of one, however many wait.
+        query.cache_key = kin.leader.cache_key
+        query.inputs = query.cache_key[1] if query.cache_key is not None else ()
+        kin.followers[query] = None
+        self._count(query, query.rows)
+
+    def lead(self, query: Query) -> Query | None:
+        """Let a query lead those like it, and return the earlier leader of them, if any."""
+        assert query.cache_key is not None
+        kin = self._kin.get(query.cache_key)
+        if kin is None:
+            self._kin[query.cache_key] = _Kin(query)
+            return None
+        earlier, kin.leader = kin.leader, query
+        return earlier
+
+    def answered(
+        self,
+        query: Query,
+        outputs: tuple[Sequence[bytes], Sequence[tuple[int, ...]]] | None,
+        now: float,
+        *,
+        keeps: bool = True,
+    ) -> list[Query]:
+        """Keep the answer to a query and return the queries that it answers too.
+
+        Args:
+            query: Came back from a model.
+            outputs: Data and shapes; None where the model failed.
+            now: The present instant.
+            keeps: False to leave the cache as it is.
+        """
+        key, version = query.cache_key, query.version
+        if key is None:
+            return []
+        if keeps and outputs is not None and version is not None:
+            self.cache.put(key, *outputs, now + version.serving.cache_ttl_s)
+        leader = self.leader(query)
+        if leader is None or (leader is not query and outputs is None):
+            # An earlier leader failed; the present one may do better.
+            return []
+        return self.end(query)
+
+    def left(self, query: Query) -> Query | None:
+        """Forget a query that is settled, and return the query that is to lead in its place."""
+        key = query.cache_key
+        kin = None if key is None else self._kin.get(key)
+        if key is None or kin is None:
+            return None
+        if kin.leader is not query:
+            if query in kin.followers:
+                del kin.followers[query]
+                self._count(query, -query.rows)
+            return None
+        if not kin.followers:
+            del self._kin[key]
+            return None
+        kin.leader, _ = kin.followers.popitem(last=False)
+        # The same inputs are as much to blame for what became of the replicas.
+        kin.leader.attempts = query.attempts
+        self._count(kin.leader, -kin.leader.rows)
+        return kin.leader
+
+    def end(self, query: Query) -> list[Query]:
+        """Forget a query and all like it, and return those others."""
+        assert query.cache_key is not None
+        kin = self._kin.pop(query.cache_key)
+        if kin.followers:
+            self._count(query, -sum([each.rows for each in kin.followers]))
+        return [each for each in (kin.leader, *kin.followers) if each is not query]
+
+    def _count(self, query: Query, rows: int) -> None:
+        assert query.version is not None
+        identity = query.version.identity
+        rows += self.following_rows[identity]
+        if rows:
+            self.following_rows[identity] = rows
+        else:
+            del self.following_rows[identity]
+
+    def forget(self, identity: str) -> None:
+        """Keep nothing of a version that is gone."""
+        self.cache.forget(identity)

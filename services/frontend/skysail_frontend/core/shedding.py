@@ -1,0 +1,101 @@
+"""Outcomes and errors of queries that are given up before a model answers them."""
+
+from skysail_common.errors import (
+    Backlog,
+    DeadlineExceeded,
+    NoReadyReplica,
+    Overloaded,
+    SkysailError,
+)
+from skysail_common.identifiers import ModelVersion
+from skysail_frontend.core.batching.policies import ShedReason
+from skysail_frontend.core.query import Outcome, Query
+from skysail_frontend.core.routes import Application
+from skysail_frontend.core.version_dispatcher import VersionDispatcher
+
+# Clipper's wordings, which its users' tests compare.
+NO_MODEL = "No connected models found for query"
+TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
+
+
+def without_replica(query: Query, version: VersionDispatcher | None) -> NoReadyReplica:
+    """Return why there is no replica that a query could be sent to."""
+    name = query.version.name if query.version else None
+    if name is None:
+        assert query.application is not None
+        return NoReadyReplica(_unrouted(query.application))
+    if version is None:
+        return NoReadyReplica(f"model '{name}' is not deployed")
+    if version.served.num_replicas == 0:
+        return scaled_to_none(name)
+    if any(replica.is_ready for replica in version.replicas) and not version.num_ready:
+        return NoReadyReplica(f"model '{name}' has no ready replica: none answers its last batch")
+    return NoReadyReplica(f"model '{name}' has no ready replica")
+
+
+def scaled_to_none(name: ModelVersion) -> NoReadyReplica:
+    """Return the error of a version that is to have no replica."""
+    return NoReadyReplica(
+        f"model '{name}' is scaled to 0 replicas; 'skysail scale {name} 1' starts one"
+    )
+
+
+def _unrouted(application: Application) -> str:
+    """Say why no route of an application led to a version."""
+    text = f"application '{application.name}' is routed to"
+    if not application.routes:
+        return f"{text} no model"
+    if len(application.routes) > 1:
+        return f"{text} models of which one has no version that is deployed; see 'skysail apps'"
+    (route,) = application.routes
+    if route.version:
+        return f"{text} model '{route.model_name}:{route.version}', which is not deployed"
+    return f"{text} model '{route.model_name}', which has no current version; promote one"
+
+
+def shed(
+    version: VersionDispatcher, query: Query, reason: ShedReason, now: float
+) -> tuple[Outcome, str, SkysailError]:
+    """Return outcome, explanation and error for a query for which there is no time or no room."""
+    # Told with two digits: the deadline was set before the arrival, by the time that parsing took.
+    name, budget_s = version.served.name, query.deadline - query.arrival
+    error: SkysailError
+    wait_s: float | None = version.wait_s(query.rows, now)
+    if reason is ShedReason.QUEUE_FULL:
+        error = Overloaded(
+            f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows wait for model "
+            f"'{name}'; retry later"
+        )
+        outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the queue is full"
+    elif reason is ShedReason.MEMORY_FULL:
+        error = Overloaded(
+            "cannot queue the query: the inputs of the queries that wait take all of the memory "
+            "set for them (max_queue_mib); retry later"
+        )
+        outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the memory for queries is full"
+    else:
+        outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
+        least_s = version.answer_s(query.rows)
+        if 0 < budget_s < least_s:
+            verb = "cannot" if reason is ShedReason.HOPELESS else "did not"
+            error = DeadlineExceeded(
+                f"model '{name}' {verb} answer within {budget_s:.2g} s: it takes {least_s:.2g} s even "
+                "if nothing waits before; give a longer SLO or time-out"
+            )
+            wait_s = None
+        elif reason is ShedReason.HOPELESS:
+            error = DeadlineExceeded(
+                f"model '{name}' cannot answer within {budget_s:.2g} s: too much waits before; "
+                "retry later"
+            )
+        elif budget_s <= 0:
+            error = DeadlineExceeded(
+                f"cannot ask model '{name}': the deadline had passed when the query arrived"
+            )
+            wait_s = None
+        else:
+            error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.2g} s")
+            # What did not suffice does not suffice at once either.
+            wait_s = max(version.wait_s(query.rows, now), now - query.arrival)
+    error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
+    return outcome, explanation, error

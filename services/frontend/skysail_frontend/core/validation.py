@@ -1,0 +1,272 @@
+"""Holds the inputs of a query against the signature of its model.
+
+Names, types, shapes and the number of rows come first, because they cost little. Data are read, and
+converted, only for a shape that the model takes.
+
+The texts begin as Triton's do, which tests of public clients pin; help follows.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from skysail_common.conversions import cannot_become, cast
+from skysail_common.errors import InvalidInput, shown
+from skysail_common.tensors import Data, DataType, Tensor, TensorSpec
+from skysail_frontend.core.routes import ServedVersion
+
+MAX_TEXTS = 65_536
+"""BYTES elements of a query; a walk over them takes about 5 ms."""
+
+_MAX_DIMENSION = 2**40
+_MAX_WIDENED = 2 * 1024 * 1024
+"""Elements of an input that are converted; the conversion takes 5 to 20 ms."""
+_length_at = struct.Struct("<I").unpack_from
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """An input whose data are converted after the checks of its shape."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    num_elements: int
+    """Number of elements that `convert` returns."""
+    convert: Callable[[], bytes]
+    """Returns the data.
+
+    Raises:
+        InvalidInput: an element is none of the datatype.
+    """
+
+
+@dataclass(frozen=True)
+class PartTensor:
+    """An input whose data are a part of a large message."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a query, in the order of the signature."""
+
+    data: tuple[Data, ...]
+    rows: int
+    variable_dims: tuple[int, ...]
+
+
+def checked_inputs(
+    version: ServedVersion,
+    tensors: Sequence[Tensor | LazyTensor | PartTensor],
+    max_rows: int,
+    label: str = "",
+    *,
+    widens: bool = False,
+) -> Inputs:
+    """Return the inputs if they are what the model takes.
+
+    Args:
+        version: The model version.
+        tensors: The inputs, in any order; a sole one may have no name.
+        max_rows: Most rows of a query.
+        label: Put before messages, as Triton puts `[request id: 7] `.
+        widens: True to convert numbers to the types that the model takes.
+
+    Raises:
+        InvalidInput: says what is wrong with which input.
+    """
+    model = version.name.model_name
+    specs = version.signature.inputs
+    if len(specs) == 1 and len(tensors) == 1 and tensors[0].name in ("", specs[0].name):
+        ordered = tensors
+    else:
+        ordered = _ordered(model, specs, tensors, label)
+    rows = ordered[0].shape[0] if ordered[0].shape else 0
+    dims: list[int] = []
+    num_texts = 0
+    for spec, tensor in zip(specs, ordered, strict=True):
+        if tensor.datatype is not spec.datatype:
+            _check_type(model, spec, tensor.datatype, label, widens=widens)
+        _check_shape(model, spec, tensor.shape, label)
+        if tensor.shape[0] != rows:
+            raise InvalidInput(
+                f"{label}input '{spec.name}' batch size does not match other inputs for '{model}'"
+            )
+        dims.extend(tensor.shape[axis] for axis in spec.variable_axes)
+        if spec.datatype is DataType.BYTES:
+            num_texts += prod(tensor.shape)
+    if rows > max_rows:
+        raise InvalidInput(
+            f"{label}inference request batch-size must be <= {max_rows} for "
+            f"'{model}'; send {rows} rows in several requests"
+        )
+    if num_texts > MAX_TEXTS:
+        raise InvalidInput(
+            f"{label}expected at most {MAX_TEXTS} string elements for model '{model}', got "
+            f"{num_texts}; send them in several requests"
+        )
+    data = tuple(
+        _checked_data(model, spec, tensor, label)
+        for spec, tensor in zip(specs, ordered, strict=True)
+    )
+    return Inputs(data, rows, tuple(dims))
+
+
+def _ordered(
+    model: str,
+    specs: Sequence[TensorSpec],
+    tensors: Sequence[Tensor | LazyTensor | PartTensor],
+    label: str,
+) -> list[Tensor | LazyTensor | PartTensor]:
+    names = {spec.name for spec in specs}
+    by_name: dict[str, Tensor | LazyTensor | PartTensor] = {}
+    for tensor in tensors:
+        if not tensor.name:
+            takes = ", ".join(spec.name for spec in specs)
+            raise InvalidInput(
+                f"model '{model}' takes inputs by name: give a dictionary with {takes}"
+            )
+        if tensor.name not in names:
+            raise InvalidInput(
+                f"unexpected inference input '{shown(tensor.name)}' for model '{model}'; it takes "
+                f"{', '.join(spec.name for spec in specs)}"
+            )
+        if tensor.name in by_name:
+            raise InvalidInput(f"{label}input '{tensor.name}' already exists in request")
+        by_name[tensor.name] = tensor
+    missing = [spec.name for spec in specs if spec.name not in by_name]
+    if missing:
+        raise InvalidInput(
+            f"{label}expected {len(specs)} inputs but got {len(tensors)} inputs for model "
+            f"'{model}'. Got input(s) {sorted(by_name)}, but missing required input(s) {missing}. "
+            "Please provide all required input(s)."
+        )
+    return [by_name[spec.name] for spec in specs]
+
+
+def _check_type(
+    model: str, spec: TensorSpec, datatype: DataType, label: str, *, widens: bool
+) -> None:
+    """Return if elements of another datatype may become those that the model takes."""
+    if not widens:
+        raise InvalidInput(
+            f"{label}inference input '{spec.name}' data-type is '{datatype.name}', but model "
+            f"'{model}' expects '{spec.datatype.name}'"
+        )
+    # Which numbers fit is known by their conversion; texts would be read in vain.
+    if DataType.BYTES in (datatype, spec.datatype):
+        raise cannot_become(spec.name, datatype, spec.datatype)
+
+
+def _check_shape(model: str, spec: TensorSpec, shape: tuple[int, ...], label: str) -> None:
+    if len(shape) == len(spec.shape):
+        for want, size in zip(spec.shape, shape, strict=True):
+            if not (0 < size <= _MAX_DIMENSION and (size == want or want == -1)):
+                break
+        else:
+            return
+    expected, got = _dims(spec.shape), _dims(shape)
+    # Where a client sends a size of -1, both would read the same.
+    odd = next((size for size in shape if not 0 < size <= _MAX_DIMENSION), None)
+    note = (
+        "the first dimension is the batch and is at least 1"
+        if odd is None
+        else f"the input has a dimension of size {odd}; sizes are from 1 to {_MAX_DIMENSION}"
+    )
+    raise InvalidInput(
+        f"{label}unexpected shape for input '{spec.name}' for model '{model}'. Expected "
+        f"[{expected}], got [{got}]. NOTE: {note}."
+    )
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return ",".join(str(size) for size in shape[:16]) + (",…" if len(shape) > 16 else "")
+
+
+def _checked_data(
+    model: str, spec: TensorSpec, tensor: Tensor | LazyTensor | PartTensor, label: str
+) -> Data:
+    """Return the data of an input whose shape is one that the model takes."""
+    count = prod(tensor.shape)
+    is_texts = spec.datatype is DataType.BYTES
+    num_bytes = count * spec.datatype.element_bytes
+    if isinstance(tensor, LazyTensor):
+        got = tensor.num_elements
+        if got != count and is_texts:
+            raise _wrong_number(model, spec, count, str(got), label)
+        if got != count:
+            raise _wrong_size(model, spec, num_bytes, got * spec.datatype.element_bytes, label)
+        return tensor.convert()
+    data = tensor.data
+    if is_texts:
+        _check_texts(model, spec, data, count, label)
+    else:
+        expected = count * tensor.datatype.element_bytes
+        if len(data) != expected:
+            raise _wrong_size(model, spec, expected, len(data), label)
+        if tensor.datatype is not spec.datatype:
+            return _widened(spec, tensor, count)
+    # A part keeps its whole message in memory.
+    if isinstance(data, memoryview) and 2 * len(data) < memoryview(data.obj).nbytes:
+        return bytes(data)
+    return data
+
+
+def _wrong_size(model: str, spec: TensorSpec, expected: int, got: int, label: str) -> InvalidInput:
+    return InvalidInput(
+        f"{label}input byte size mismatch for input '{spec.name}' for model '{model}'. "
+        f"Expected {expected}, got {got}"
+    )
+
+
+def _wrong_number(model: str, spec: TensorSpec, count: int, got: str, label: str) -> InvalidInput:
+    return InvalidInput(
+        f"{label}expected {count} string elements for inference input '{spec.name}' for model "
+        f"'{model}', got {got}"
+    )
+
+
+def _check_texts(model: str, spec: TensorSpec, data: Data, count: int, label: str) -> None:
+    """Walk over the elements of a BYTES tensor without a copy of any."""
+    begin = length = num_whole = 0
+    end = len(data)
+    try:
+        while num_whole < count:
+            (length,) = _length_at(data, begin)
+            begin += 4 + length
+            num_whole += 1
+    except struct.error:
+        # No length is left: too few elements, or the last one ends beyond the data.
+        pass
+    if begin > end:
+        raise InvalidInput(
+            f"{label}incomplete string data for inference input '{spec.name}', expecting string of "
+            f"length {length} but only {end - begin + length} bytes available"
+        )
+    if 0 < end - begin < 4:
+        raise InvalidInput(
+            f"{label}incomplete string length for inference input '{spec.name}', expecting 4 bytes "
+            f"but only {end - begin} available"
+        )
+    if begin < end or num_whole < count:
+        got = "more" if begin < end else str(num_whole)
+        raise _wrong_number(model, spec, count, got, label)
+
+
+def _widened(spec: TensorSpec, tensor: Tensor | PartTensor, count: int) -> bytes:
+    """Return data with the element type that the model takes, where no meaning is lost."""
+    if count > _MAX_WIDENED:
+        raise InvalidInput(
+            f"cannot convert tensor '{spec.name}': it has {count} elements of "
+            f"{tensor.datatype.name}, at most {_MAX_WIDENED} are converted; send "
+            f"{spec.datatype.name}"
+        )
+    # By its name, which the caller need not give, for the sake of messages.
+    named = Tensor(spec.name, tensor.datatype, tensor.shape, bytes(tensor.data))
+    return cast(named, spec.datatype).data

@@ -1,0 +1,273 @@
+"""What repeats from one ModelInfer to the next is understood once.
+
+All of a request but its id and its raw data is a key, cut out of the bytes without parsing them. A
+known key leads to a plan: target, rows, sizes, the beginning of the answer. Whatever is unusual has
+no plan and takes the full path, which also makes every error message.
+"""
+
+from collections.abc import Sequence
+
+from skysail_common.rpc.varints import SMALL_VARINTS, varint
+from skysail_frontend.core.query import Prediction, Query, Settle
+from skysail_frontend.core.routes import RouteTable
+from skysail_frontend.ingress.infer_parameters import RequestOptions
+from skysail_frontend.ingress.messages import MAX_STRUCTURE_BYTES
+from skysail_frontend.ingress.targets import Patience, Target
+from skysail_protos.inference import grpc_service_pb2 as pb
+
+_MAX_PLANS = 1024
+_MAX_HEAD_BYTES = 4096
+"""Requests with more before their raw data have no plan, because plans keep their keys."""
+_MAX_RAW = 1024
+_MAX_DATA_BYTES = MAX_STRUCTURE_BYTES + 1
+"""More than the data of any plan, so that what is cut here has another size."""
+_MAX_SHIFT = 28
+"""A length has at most five bytes of seven bits."""
+_MAX_SMALL = 0x80
+"""Lengths below it take one byte."""
+_LENGTH_DELIMITED = 2
+# Tags of fields in ModelInferRequest and ModelInferResponse: number and wire type in a byte.
+_REQUEST_VERSION, _REQUEST_ID, _REQUEST_RAW = 0x12, 0x1A, 0x3A
+_RESPONSE_ID, _RESPONSE_RAW = b"\x1a", b"\x32"
+
+Key = tuple[bytes, bytes]
+"""The request before its id, and after it up to the raw data."""
+
+
+class Cut:
+    """A ModelInferRequest taken apart."""
+
+    __slots__ = ("id_end", "key", "query_id", "raw")
+
+    def __init__(self, key: Key, query_id: bytes, id_end: int, raw: list[bytes]) -> None:
+        self.key = key
+        self.query_id = query_id
+        self.id_end = id_end
+        """Position after the id; 0 without one."""
+        self.raw = raw
+
+
+def cut(message: bytes) -> Cut | None:
+    """Take a serialized ModelInferRequest apart; None unless its layout is the usual one."""
+    position, end = 0, len(message)
+    query_id = b""
+    id_begin = id_end = 0
+    raw_begin = -1
+    raw: list[bytes] = []
+    try:
+        while position < end:
+            tag = message[position]
+            size = message[position + 1]
+            begin = position + 2
+            if size >= _MAX_SMALL:
+                size &= 0x7F
+                shift = 7
+                while True:
+                    more = message[begin]
+                    begin += 1
+                    size |= (more & 0x7F) << shift
+                    if more < _MAX_SMALL:
+                        break
+                    shift += 7
+                    if shift > _MAX_SHIFT:
+                        return None
+            after = begin + size
+            if tag == _REQUEST_RAW:
+                if raw_begin < 0:
+                    raw_begin = position
+                elif len(raw) >= _MAX_RAW:
+                    return None
+                raw.append(message[begin:after])
+            elif raw_begin >= 0 or after > _MAX_HEAD_BYTES or tag & 0x87 != _LENGTH_DELIMITED:
+                # A tag from 0x80 on takes another byte.
+                return None
+            elif tag == _REQUEST_ID:
+                query_id, id_begin, id_end = message[begin:after], position, after
+            position = after
+    except IndexError:
+        return None
+    if position != end or raw_begin < 0:
+        return None
+    return Cut((message[:id_begin], message[id_end:raw_begin]), query_id, id_end, raw)
+
+
+class InferPlan:
+    """How to ask and to answer all requests of one key."""
+
+    __slots__ = (
+        "_dims",
+        "_head",
+        "_order",
+        "_patience",
+        "_priority",
+        "_raw_bytes",
+        "_rows",
+        "_target",
+    )
+
+    def __init__(
+        self,
+        query: Query,
+        target: Target,
+        options: RequestOptions,
+        patience: Patience,
+        order: Sequence[int],
+    ) -> None:
+        """A plan after the example of a query that took the full path.
+
+        Args:
+            query: Holds against the signature of its version.
+            target: What answers.
+            options: What the parameters ask for.
+            patience: How long the queries may wait.
+            order: For each input of the signature, its place among those of the request.
+        """
+        self._target = target
+        self._raw_bytes = [0] * len(order)
+        for place, data in zip(order, query.inputs, strict=True):
+            self._raw_bytes[place] = len(data)
+        self._order = None if list(order) == sorted(order) else order
+        self._rows = query.rows
+        self._dims = query.variable_dims
+        self._priority = options.priority
+        self._patience = patience
+        self._head: bytes | None = None
+
+    def query(
+        self, raw: Sequence[bytes], query_id: bytes, arrival: float, deadline: float, settle: Settle
+    ) -> Query | None:
+        """Return the query of a request; None if its data have other sizes or its id is no text.
+
+        Args:
+            raw: The data, in the order of the request.
+            query_id: UTF-8 text, unless the request is wrong.
+            arrival: Instant at which the call was read.
+            deadline: Deadline of the call.
+            settle: Is told the answer.
+        """
+        if list(map(len, raw)) != self._raw_bytes:
+            return None
+        try:
+            text = query_id.decode()
+        except UnicodeDecodeError:
+            return None
+        if self._order is not None:
+            raw = [raw[place] for place in self._order]
+        query = Query(
+            text,
+            self._target.application,
+            self._target.version,
+            raw,
+            self._rows,
+            self._dims,
+            arrival,
+            self._patience.deadline(arrival, deadline),
+            settle,
+        )
+        query.priority = self._priority
+        return query
+
+    def answer(self, query: Query, query_id: bytes, prediction: Prediction) -> bytes:
+        """Return the serialized answer to a query whose model gave all its outputs."""
+        assert query.version is not None
+        head = self._head
+        if head is None:
+            head = _head_of(query, prediction)
+            if query.version.signature.has_fixed_outputs:
+                self._head = head
+        # Fields may come in any order; what never changes is made once and comes first.
+        first, *others = prediction.outputs
+        if not others:
+            if not query_id:
+                return head + first
+            size = len(query_id)
+            id_size = SMALL_VARINTS[size] if size < _MAX_SMALL else varint(size)
+            return b"".join((head, first, _RESPONSE_ID, id_size, query_id))
+        parts = [head, first]
+        for data in others:
+            parts += (_RESPONSE_RAW, varint(len(data)), data)
+        if query_id:
+            parts += (_RESPONSE_ID, varint(len(query_id)), query_id)
+        return b"".join(parts)
+
+
+def _head_of(query: Query, prediction: Prediction) -> bytes:
+    """Return the answer up to the data of its first output, which must follow."""
+    assert query.version is not None
+    model, version = query.version.name
+    response = pb.ModelInferResponse(model_name=model, model_version=version)
+    for spec, shape in zip(query.version.signature.outputs, prediction.shapes, strict=True):
+        response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=shape)
+    size = len(prediction.outputs[0])
+    return b"".join((response.SerializeToString(), _RESPONSE_RAW, varint(size)))
+
+
+_FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+"""What every answer on a stream says, as part of a ModelInferResponse."""
+
+
+def streamed(response: bytes) -> bytes:
+    """Return a ModelStreamInferResponse with a ModelInferResponse in it, both serialized."""
+    return b"".join((b"\x12", varint(len(response) + len(_FINAL)), response, _FINAL))
+
+
+class InferPlans:
+    """The plans of one route table; another table has others."""
+
+    def __init__(self) -> None:
+        self._table: RouteTable | None = None
+        self._plans: dict[Key, InferPlan] = {}
+        self._sizes: dict[bytes, int] = {}
+        """By the part before the id, how long the part after it was last, up to the data."""
+
+    def find(
+        self, table: RouteTable, message: bytes
+    ) -> tuple[InferPlan, bytes, list[bytes]] | None:
+        """Return the plan of a request with one input, its id and its data, if there is one.
+
+        The layout of the last request for the same model is tried with a few cuts. Equal keys prove
+        that the cuts are right: all but the id and the data is the same, byte by byte.
+        """
+        if table is not self._table:
+            self._table = table
+            self._plans.clear()
+            self._sizes.clear()
+        try:
+            position = 2 + message[1]
+            if message[position] == _REQUEST_VERSION:
+                position += 2 + message[position + 1]
+            before = message[:position]
+            query_id = b""
+            if message[position] == _REQUEST_ID:
+                begin = position + 2
+                if message[begin - 1] >= _MAX_SMALL:
+                    return None
+                position = begin + message[begin - 1]
+                query_id = message[begin:position]
+        except IndexError:
+            return None
+        size = self._sizes.get(before)
+        if size is None:
+            return None
+        data = position + size
+        plan = self._plans.get((before, message[position:data]))
+        return None if plan is None else (plan, query_id, [message[data : data + _MAX_DATA_BYTES]])
+
+    def find_cut(self, key: Key) -> InferPlan | None:
+        """Return the plan of a request that was taken apart, if there is one."""
+        return self._plans.get(key)
+
+    def learn(self, message: bytes, parts: Cut, plan: InferPlan) -> None:
+        """Keep a plan; all are forgotten when there are too many, as where each has a key."""
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+            self._sizes.clear()
+        self._plans[parts.key] = plan
+        before, _ = parts.key
+        if len(parts.raw) == 1 and before:
+            # With the tag and the length of the data, which follow.
+            after = message[parts.id_end : len(message) - len(parts.raw[0])]
+            self._sizes[before] = len(after)
+            self._plans[before, after] = plan

@@ -1,0 +1,1 @@
+"""Connections to management and to model servers."""

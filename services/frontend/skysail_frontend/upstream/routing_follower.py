@@ -1,0 +1,276 @@
+"""Follows management: turns routing snapshots into routes and links to replicas.
+
+The last snapshot is kept in a file, so that a frontend that starts while management is away
+serves what it served last.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from skysail_common.errors import InvalidInput, SkysailError
+from skysail_common.identifiers import ModelVersion
+from skysail_common.process.backoff import BackOff
+from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.rpc.channels import KeepAlive
+from skysail_common.rpc.contract import Connector
+from skysail_common.rpc.management_access import ManagementAccess
+from skysail_common.rpc.messages import latencies_to_proto
+from skysail_common.rpc.statuses import from_rpc_error
+from skysail_frontend.core.dispatcher import Dispatcher
+from skysail_frontend.core.load import Loads
+from skysail_frontend.core.routes import ReplicaEndpoint, ServedVersion
+from skysail_frontend.upstream.replica_link import Replica
+from skysail_frontend.upstream.routing_messages import load_to_proto, table_of
+from skysail_frontend.upstream.snapshot_file import SnapshotFile
+from skysail_protos.v1 import management_pb2, management_pb2_grpc, routing_pb2
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.1
+_MAX_RETRY_S = 2.0
+_KEEP_ALIVE = KeepAlive(5.0, 5.0)
+"""A management that vanished without a word is noticed within 10 s, and the next one is asked."""
+
+
+class Directory:
+    """Keeps a dispatcher's routes and replicas as management says."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        connector: Connector,
+        snapshot_file: Path | None,
+        report_every_s: float,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._connector = connector
+        self._snapshot_file = snapshot_file
+        self._file = SnapshotFile(snapshot_file)
+        self._report_every_s = report_every_s
+        self._replicas: dict[tuple[str, ReplicaEndpoint], Replica] = {}
+        """By the identity of the version too: other content has links of its own."""
+        self._tasks = BackgroundTasks()
+        self._loads_wanted = asyncio.Event()
+        self.has_routes = asyncio.Event()
+        """Set once there are routes, from management or from the file."""
+
+    async def is_ready(self) -> bool:
+        """Return whether there are routes."""
+        return self.has_routes.is_set()
+
+    def load(self) -> None:
+        """Route by the file of the last snapshot, if there is one."""
+        if self._snapshot_file is None or not self._snapshot_file.exists():
+            return
+        try:
+            snapshot = routing_pb2.RoutingSnapshot.FromString(self._snapshot_file.read_bytes())
+            if not snapshot.sequence:
+                raise InvalidInput("the file is empty")
+            table_of(snapshot)
+        except (OSError, DecodeError, InvalidInput) as error:
+            log.warning("the last routes cannot be read", extra={"error": str(error)})
+            return
+        if self._could_apply(snapshot):
+            log.info("routing by the last known routes", extra={"sequence": snapshot.sequence})
+
+    async def follow(
+        self,
+        endpoint: str,
+        introduction: management_pb2.WatchRoutingRequest,
+        access: Callable[[], ManagementAccess] = ManagementAccess,
+    ) -> None:
+        """Apply every snapshot that management sends; reconnects for ever.
+
+        Args:
+            endpoint: Where management is reached.
+            introduction: Says which frontend this is.
+            access: Returns what management is called with at each connection.
+        """
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        while True:
+            # A new channel each time: grpc delays the attempts of one that failed ever longer.
+            try:
+                async with access().open_channel(endpoint, keep_alive=_KEEP_ALIVE) as channel:
+                    stub = management_pb2_grpc.ManagementServiceStub(channel)
+                    await self._follow_once(stub, introduction, back_off)
+                error: Exception = SkysailError("the stream ended")
+            except grpc.aio.AioRpcError as rpc_error:
+                error = from_rpc_error(rpc_error)
+            except (SkysailError, asyncio.InvalidStateError) as ended:
+                # A file that is renewed may be away for a moment, and grpc raises the latter if the
+                # stream ended just before an acknowledgement.
+                error = ended
+            level = logging.WARNING if back_off.is_reset else logging.DEBUG
+            log.log(level, "management is away; serving on", extra={"error": str(error)})
+            await asyncio.sleep(back_off.next_s())
+
+    async def _follow_once(
+        self,
+        stub: "management_pb2_grpc.ManagementServiceAsyncStub",
+        introduction: management_pb2.WatchRoutingRequest,
+        back_off: BackOff,
+    ) -> None:
+        """Apply the snapshots of one stream, and acknowledge each that could be applied."""
+        call = stub.WatchRouting()
+        await call.write(introduction)
+        # grpc takes one message at a time.
+        lock = asyncio.Lock()
+
+        async def say(message: management_pb2.WatchRoutingRequest) -> None:
+            async with lock:
+                await call.write(message)
+
+        async def take_over_snapshots() -> None:
+            while isinstance(snapshot := await call.read(), routing_pb2.RoutingSnapshot):
+                back_off.reset()
+                if self._take_over(snapshot):
+                    applied = snapshot.sequence
+                    await say(management_pb2.WatchRoutingRequest(applied_sequence=applied))
+
+        reading = asyncio.create_task(take_over_snapshots(), name="take over snapshots")
+        tasks = {
+            reading,
+            asyncio.create_task(
+                _until_stream_ends(self._report_often(say), reading), name="report latencies"
+            ),
+            asyncio.create_task(
+                _until_stream_ends(self._report_loads(say), reading), name="report loads"
+            ),
+        }
+        try:
+            # Without its reports management would hold every change for this frontend, and scale
+            # nothing by its load: the stream ends with any of them.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            call.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _report_often(
+        self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
+    ) -> None:
+        """Report learned speeds of versions to management."""
+        reported: dict[ModelVersion, int] = {}
+        while True:
+            await asyncio.sleep(self._report_every_s)
+            message = management_pb2.WatchRoutingRequest()
+            for name in self._dispatcher.table.versions:
+                version = self._dispatcher.version(name)
+                if version is None:
+                    continue
+                profile = version.batcher.profile
+                if profile.num_observed != reported.get(name, 0):
+                    reported[name] = profile.num_observed
+                    points = latencies_to_proto(profile.points())
+                    message.latencies.add(
+                        model=name.model_name, version=name.version, points=points
+                    )
+            if message.latencies:
+                await say(message)
+
+    async def _report_loads(
+        self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
+    ) -> None:
+        """Tell management the load of versions whose replicas follow it."""
+        while True:
+            await self._loads_wanted.wait()
+            # What was before they were wanted is no news.
+            loads = Loads()
+            while self._loads_wanted.is_set():
+                wanted = {
+                    name: served.load_report_interval_s
+                    for name, served in self._dispatcher.table.versions.items()
+                    if served.load_report_interval_s is not None
+                }
+                message = management_pb2.WatchRoutingRequest()
+                for name in wanted:
+                    version = self._dispatcher.version(name)
+                    load = version and loads.since_last(version, self._dispatcher.clock())
+                    if load:
+                        message.loads.append(load_to_proto(name, load))
+                loads.keep(wanted)
+                if message.loads:
+                    await say(message)
+                await asyncio.sleep(min(wanted.values()))
+
+    def _could_apply(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
+        """Apply a snapshot; False, with the reason in the log, where it could not be."""
+        is_applied = False
+        try:
+            self._apply(snapshot)
+            is_applied = True
+        except InvalidInput as error:
+            log.error("routes are not usable; serving on", extra={"error": error.message})
+        except Exception:
+            # The next snapshot holds everything again, and may be applied.
+            log.exception("routes are not applied; serving on")
+        self._dispatcher.statistics.has_stale_routes = not is_applied
+        return is_applied
+
+    def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
+        if not self._could_apply(snapshot):
+            return False
+        log.info(
+            "routes applied",
+            extra={
+                "sequence": snapshot.sequence,
+                "applications": len(snapshot.applications),
+                "versions": len(snapshot.versions),
+            },
+        )
+        self._file.keep(snapshot)
+        return True
+
+    def _apply(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
+        table = table_of(snapshot)
+        self._dispatcher.apply(table)
+        if any(served.load_report_interval_s is not None for served in table.versions.values()):
+            self._loads_wanted.set()
+        else:
+            self._loads_wanted.clear()
+        wanted = {
+            (served.identity, replica): served
+            for served in table.versions.values()
+            for replica in served.replicas
+        }
+        for key in self._replicas.keys() - wanted.keys():
+            self._replicas.pop(key).retire()
+        for key in wanted.keys() - self._replicas.keys():
+            self._replicas[key] = self._add(wanted[key], key[1])
+        self.has_routes.set()
+
+    def _add(self, served: ServedVersion, endpoint: ReplicaEndpoint) -> Replica:
+        version = self._dispatcher.version(served.name)
+        assert version is not None
+        replica = Replica(endpoint, version, self._dispatcher, self._connector)
+        version.replicas.append(replica)
+        work = self._tasks.start(replica.run(), f"replica {endpoint.container_id}")
+        # A retired replica stays until it has answered what it has.
+        work.add_done_callback(lambda _: version.replicas.remove(replica))
+        return replica
+
+    async def stop(self) -> None:
+        """Close all links."""
+        await self._tasks.stop()
+        await self._file.close()
+
+
+async def _until_stream_ends(reports: Awaitable[None], reading: "asyncio.Task[None]") -> None:
+    """Run reports on a stream; why it ended, reading tells."""
+    try:
+        await reports
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await asyncio.wait({reading})
+    except Exception as error:
+        log.exception("reports to management ended")
+        raise SkysailError(
+            "cannot report to management: an internal error ended the reports; see the log"
+        ) from error

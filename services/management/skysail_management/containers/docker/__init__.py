@@ -1,0 +1,1 @@
+"""The container manager `docker`: replicas are containers of a Docker engine."""

@@ -1,0 +1,370 @@
+"""Images of versions: the model server, the packages of the version, its artifact.
+
+    <base>                               setting docker-image; see services/Dockerfile
+      └─ <repository>:packages-<hash>    shared by versions with the same requirements
+           └─ <repository>:version-<hash>
+
+The hash is that of all that goes in, so that an image that exists is the right one. With a registry
+each is looked for there before it is made, and pushed afterwards.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from skysail_common.docker import labels as docker_labels
+from skysail_common.docker.engine import (
+    DockerEngine,
+    EngineRefused,
+    NotOnEngine,
+    lines_of,
+)
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
+from skysail_management.containers.docker import options as docker_options
+from skysail_management.containers.docker.build_context import BuildContext, archive
+from skysail_management.containers.docker.registry import Registry
+from skysail_management.containers.replica_launch import minor_of, wrong_python
+from skysail_management.containers.requirements import (
+    LOG_TAIL_LINES,
+    install_failed,
+    normal_form,
+)
+from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
+
+_PYTHON = f"{docker_labels.LABEL}python"
+
+
+@dataclass(frozen=True)
+class _Base:
+    """An image to build on."""
+
+    image_id: str
+    config: Mapping[str, Any]
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Labels of the image; one of them names its Python."""
+        return self.config["Labels"] or {}
+
+
+class VersionImages:
+    """Makes, finds and removes the images of one cluster's versions on one engine."""
+
+    def __init__(self, marks: Mapping[str, str], settings: ManagementSettings) -> None:
+        """Marks images by the labels `marks`, which select them again."""
+        self._marks = dict(marks)
+        self._settings = settings
+        # The client's patience with a large layer, which the engine writes without a word.
+        self._engine = DockerEngine(settings.docker_host, settings.prepare_timeout_s)
+        name = re.sub(r"[^a-z0-9]+", "-", settings.cluster.lower())
+        owner = hashlib.sha256("\n".join(sorted(marks.values())).encode()).hexdigest()[:8]
+        self._repository = f"skysail-{name}-{owner}"
+        self._remote = f"{settings.docker_registry}/skysail-{name}"
+        self._registry = Registry(self._engine, settings)
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._prepared: dict[VersionSpec, str] = {}
+
+    async def open(self) -> None:
+        """Remove what builds that were cut off left behind."""
+        mine = {"name": [f"^/{self._repository}-build-"]}
+        for found in await self._engine.do(
+            lambda client: client.containers(all=True, filters=mine)
+        ):
+            await self._remove_container(found["Id"])
+
+    async def close(self) -> None:
+        """Let go of the engine."""
+        await self._engine.close()
+
+    def image(self, version: VersionSpec) -> str:
+        """Return the name of the image that was prepared for a version.
+
+        Raises:
+            SkysailError: none was.
+        """
+        try:
+            return self._prepared[version]
+        except KeyError:
+            raise SkysailError(f"there is no image of {version.model_version}") from None
+
+    def pushed_image(self, version: VersionSpec) -> str:
+        """Return the name of the same image in the registry; errors as of `image`."""
+        return self._remote_name(self.image(version).rpartition(":")[2])
+
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        """Make sure that there is an image of the version.
+
+        Raises:
+            PrepareFailed: it cannot be made, or pushed to the registry.
+            ContainerManagerUnavailable: the engine does not answer.
+        """
+        try:
+            base = await self._base(progress)
+            if not _has_python_of(base.labels, version):
+                self._prepared[version] = await self._earlier(base, version, progress)
+                return
+            tag = _version_tag(base, version)
+            await self._provide(tag, progress, lambda: self._make(base, version, tag, progress))
+            self._prepared[version] = self._name(tag)
+        except EngineRefused as error:
+            raise PrepareFailed(f"the image cannot be made: {error.message}") from error
+
+    async def _earlier(self, base: _Base, version: VersionSpec, progress: Progress) -> str:
+        """Return the image that a version had on a base with its Python; the base now has another.
+
+        Raises:
+            PrepareFailed: there is none.
+        """
+        marks = {**self._marks, "artifact": version.artifact_sha256}
+        mine = docker_labels.label_filter(marks)
+        for image in await self._engine.do(
+            lambda client: client.images(self._repository, filters=mine)
+        ):
+            names = [
+                str(name)
+                for name in image["RepoTags"] or ()
+                if str(name).startswith(self._name("version-"))
+            ]
+            if names and _has_python_of(image["Labels"] or {}, version):
+                name = names[0]
+                text = (
+                    f"{version.model_version} keeps the image {name}: it needs Python "
+                    f"{minor_of(version.python_version)}, and that of "
+                    f"{self._settings.docker_image} is {base.labels[_PYTHON]}"
+                )
+                log.warning("version keeps an earlier image", extra={"reason": text})
+                progress(text)
+                return name
+        raise wrong_python(
+            version,
+            base.labels[_PYTHON],
+            f"the image {self._settings.docker_image} has",
+            "name an image with Python {} in the setting docker-image",
+        )
+
+    async def _make(self, base: _Base, version: VersionSpec, tag: str, progress: Progress) -> None:
+        if version.requirements:
+            packages = _packages_tag(base, version)
+            await self._provide(
+                packages, progress, lambda: self._install(base, version, packages, progress)
+            )
+            base = await self._inspect(self._name(packages))
+        await self._add_artifact(base, version, tag)
+        progress(f"image {self._name(tag)} is made")
+
+    async def sweep(self, needed: Needed) -> None:
+        """Remove images that no version needs and no container holds."""
+        kept = set(needed())
+        self._prepared = {
+            version: image for version, image in self._prepared.items() if version in kept
+        }
+        try:
+            base = await self._inspect(self._settings.docker_image)
+        except NotOnEngine:
+            # Which ones are needed cannot be told without it.
+            return
+        own = await self._engine.do(lambda client: client.images(self._repository))
+        found = {
+            name.rpartition(":")[2]: image["Labels"] or {}
+            for image in own
+            for name in image["RepoTags"] or ()
+        }
+        for tag, image_labels in found.items():
+            lock = self._locks.setdefault(tag, asyncio.Lock())
+            if _is_needed(tag, image_labels, base, needed()) or lock.locked():
+                continue
+            async with lock:
+                # A version may have come to need it since; a later one makes it again.
+                if not _is_needed(tag, image_labels, base, needed()):
+                    await self._remove_image(self._name(tag))
+                    await self._remove_image(self._remote_name(tag))
+
+    async def _provide(
+        self, tag: str, progress: Progress, make: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Provide an image of this tag: an existing one, one of the registry, or a new one."""
+        async with self._locks.setdefault(tag, asyncio.Lock()):
+            if await self._exists(self._name(tag)):
+                progress(f"image {self._name(tag)} is ready")
+            elif not await self._pull(tag, progress):
+                await make()
+            await self._push(tag, progress)
+
+    async def _pull(self, tag: str, progress: Progress) -> bool:
+        name = self._remote_name(tag)
+        if not self._settings.docker_registry or not await self._registry.pull(name, progress):
+            return False
+        await self._engine.do(lambda client: client.tag(name, self._repository, tag))
+        return True
+
+    async def _push(self, tag: str, progress: Progress) -> None:
+        name = self._remote_name(tag)
+        if not self._settings.docker_registry or await self._exists(name):
+            return
+        # Its name there names it here too once it is there.
+        await self._engine.do(lambda client: client.tag(self._name(tag), self._remote, tag))
+        is_pushed = False
+        try:
+            await self._registry.push(name, progress)
+            is_pushed = True
+        finally:
+            if not is_pushed:
+                await self._remove_image(name)
+
+    async def _install(
+        self, base: _Base, version: VersionSpec, tag: str, progress: Progress
+    ) -> None:
+        context = BuildContext(version.requirements, self._settings.build_environment())
+        config = docker_options.install_config(base.image_id, self._settings)
+        async with self._container(config) as container:
+            await self._engine.do(
+                lambda client: client.put_archive(
+                    container, docker_options.BUILD_DIRECTORY, context.archive()
+                )
+            )
+            await self._engine.do(lambda client: client.start(container))
+            tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+            async with self._engine.stream(
+                lambda client: client.logs(container, stream=True, follow=True)
+            ) as chunks:
+                async for line in lines_of(chunks):
+                    tail.append(line)
+                    progress(line)
+            status = (await self._engine.do(lambda client: client.wait(container)))["StatusCode"]
+            if status != 0:
+                raise install_failed(status, tail)
+            await self._commit(
+                container, tag, docker_options.image_config(base.config, self._marks)
+            )
+
+    async def _add_artifact(self, base: _Base, version: VersionSpec, tag: str) -> None:
+        artifact = self._settings.data_dir / "artifacts" / version.artifact_sha256
+        marks = {
+            **self._marks,
+            "model": version.model_version.model_name,
+            "version": version.model_version.version,
+            "artifact": version.artifact_sha256,
+        }
+        variable = f"SKYSAIL_MODEL_SERVER_ARTIFACT_FILE={docker_options.ARTIFACT}"
+        if not artifact.is_file():
+            raise PrepareFailed(
+                f"the artifact of {version.model_version} is not in {artifact.parent}"
+            )
+        async with self._container({"Image": base.image_id}) as container:
+            await self._engine.do(
+                lambda client: client.put_archive(
+                    container, "/", archive({docker_options.ARTIFACT: artifact})
+                )
+            )
+            await self._commit(
+                container, tag, docker_options.image_config(base.config, marks, [variable])
+            )
+
+    @asynccontextmanager
+    async def _container(self, config: dict[str, Any]) -> AsyncIterator[str]:
+        name = f"{self._repository}-build-{secrets.token_hex(4)}"
+        try:
+            await self._engine.do(lambda client: client.create_container_from_config(config, name))
+            yield name
+        finally:
+            await self._remove_container(name)
+
+    async def _remove_container(self, name: str) -> None:
+        try:
+            await self._engine.do(lambda client: client.remove_container(name, v=True, force=True))
+        except (EngineRefused, ContainerManagerUnavailable):
+            # The next `open` removes remains.
+            return
+
+    async def _commit(self, container: str, tag: str, config: dict[str, Any]) -> None:
+        await self._engine.do(
+            lambda client: client.commit(container, self._repository, tag, conf=config)
+        )
+
+    async def _base(self, progress: Progress) -> _Base:
+        image = self._settings.docker_image
+        try:
+            return await self._inspect(image)
+        except NotOnEngine:
+            progress(f"pulling {image}")
+        reason = "there is none in the registry"
+        try:
+            if await self._registry.pull(image, progress):
+                return await self._inspect(image)
+        except PrepareFailed as error:
+            reason = error.message
+        raise PrepareFailed(
+            f"the image {image} is not on the engine ({reason}): make it with 'make images', or "
+            "name another with the setting docker-image"
+        )
+
+    async def _inspect(self, image: str) -> _Base:
+        found = await self._engine.do(lambda client: client.inspect_image(image))
+        return _Base(found["Id"], found["Config"])
+
+    async def _exists(self, image: str) -> bool:
+        try:
+            await self._inspect(image)
+        except NotOnEngine:
+            return False
+        return True
+
+    async def _remove_image(self, image: str) -> None:
+        try:
+            await self._engine.do(lambda client: client.remove_image(image))
+        except EngineRefused:
+            # A container has it, or it is gone.
+            return
+
+    def _name(self, tag: str) -> str:
+        return f"{self._repository}:{tag}"
+
+    def _remote_name(self, tag: str) -> str:
+        return f"{self._remote}:{tag}"
+
+
+def _is_needed(
+    tag: str, labels: Mapping[str, str], base: _Base, versions: Collection[VersionSpec]
+) -> bool:
+    """Return whether a version needs the image with this tag and these labels."""
+    tags = {_version_tag(base, version) for version in versions}
+    tags |= {_packages_tag(base, version) for version in versions if version.requirements}
+    if tag in tags:
+        return True
+    artifact = labels.get(f"{docker_labels.LABEL}artifact")
+    # The base has another Python now, and the version keeps the image of an earlier one.
+    return any(
+        artifact == version.artifact_sha256
+        and not _has_python_of(base.labels, version)
+        and _has_python_of(labels, version)
+        for version in versions
+    )
+
+
+def _has_python_of(labels: Mapping[str, str], version: VersionSpec) -> bool:
+    """Return whether an image with these labels can run a version; one that names no Python may."""
+    found = labels.get(_PYTHON, version.python_version)
+    return minor_of(found) == minor_of(version.python_version)
+
+
+def _version_tag(base: _Base, version: VersionSpec) -> str:
+    return _tag("version", base, normal_form(version.requirements), version.artifact_sha256)
+
+
+def _packages_tag(base: _Base, version: VersionSpec) -> str:
+    return _tag("packages", base, normal_form(version.requirements))
+
+
+def _tag(kind: str, base: _Base, *parts: str) -> str:
+    digest = hashlib.sha256("\0".join([base.image_id, *parts]).encode()).hexdigest()
+    return f"{kind}-{digest[:16]}"

@@ -1,0 +1,277 @@
+"""The container manager `docker`: a replica is a container of a Docker engine.
+
+Its artifact is in its image, so that it need reach nothing: it has no network, and listens on a unix
+socket in a directory of this machine that it is given. With the setting docker-network it listens on
+that network instead.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+
+from skysail_common.clock import MONOTONIC
+from skysail_common.docker.engine import EngineRefused
+from skysail_common.errors import ContainerManagerUnavailable, SkysailError
+from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.process.backoff import BackOff
+from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.states import ReplicaState
+from skysail_management.containers.base import (
+    Container,
+    ContainerManager,
+    Needed,
+    Progress,
+    ReplicaSpec,
+    VersionSpec,
+)
+from skysail_management.containers.change_feed import ContainerChanges, until_done
+from skysail_management.containers.docker.containers import ClusterContainers
+from skysail_management.containers.docker.images import VersionImages
+from skysail_management.containers.readiness import watch_readiness
+from skysail_management.containers.replica_launch import SILENT
+from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.2
+_MAX_RETRY_S = 5.0
+_KILL_TIMEOUT_S = 60.0
+
+
+@dataclass
+class _Replica:
+    container: Container
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    is_stopping: bool = False
+    is_silent: bool = False
+    """True once it was killed because it did not answer."""
+    readiness: "asyncio.Task[None] | None" = None
+    """None until it is started."""
+
+
+class DockerEngineManager(ContainerManager):
+    """Runs replicas as containers of a Docker engine."""
+
+    name = "docker"
+
+    def __init__(self, settings: ManagementSettings) -> None:
+        """Labels its objects with the cluster and the data directory of these settings."""
+        marks = {"cluster": settings.cluster, "data-dir": str(settings.data_dir.resolve())}
+        self._cpus = settings.docker_cpus
+        self._containers = ClusterContainers(marks, settings)
+        self._images = VersionImages(marks, settings)
+        self._replicas: dict[str, _Replica] = {}
+        self._changes = ContainerChanges()
+        self._tasks = BackgroundTasks(self._changes.fail)
+
+    def default_threads(self, num_replicas: int) -> int:
+        """Return the CPUs of a replica; without a limit, its share of the cores."""
+        return ceil(self._cpus) or super().default_threads(num_replicas)
+
+    async def open(self) -> None:
+        """Take over the containers that an earlier management left running."""
+        await self._containers.open()
+        for found in await self._containers.list():
+            if found.is_running:
+                replica = _Replica(found.container)
+                self._replicas[found.container.container_id] = replica
+                self._follow(replica)
+                log.info("took over a replica", extra={"replica": found.container.replica_id})
+        await self._images.open()
+        self._tasks.start_essential(self._watch_ends(), "events of the Docker engine")
+
+    async def close(self) -> None:
+        """Let go of all containers without stopping them.
+
+        Where none lives, nothing remains on the engine but images, which the next one may need.
+        """
+        await self._tasks.stop()
+        if not self._replicas:
+            try:
+                await self._remove_ended(set())
+            except ContainerManagerUnavailable as error:
+                log.warning("containers may be left", extra={"error": error.message})
+            await self._containers.leave()
+        await self._images.close()
+        await self._containers.close()
+
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
+        """Make sure that there is an image of the version."""
+        await self._images.prepare(version, progress)
+
+    async def start(self, spec: ReplicaSpec) -> Container:
+        """Start a container and return it as STARTING."""
+        image = self._images.image(spec.version)
+        replica = _Replica(self._containers.planned(spec))
+        name = replica.container.container_id
+        # Known before it starts: it may end before this goes on.
+        self._replicas[name] = replica
+        endpoint = ""
+        try:
+            endpoint = await self._containers.run(replica.container, spec, image)
+        finally:
+            if not endpoint:
+                self._replicas.pop(name, None)
+        replica.container = replace(replica.container, endpoint=endpoint)
+        if name in self._replicas:
+            self._follow(replica)
+        return replica.container
+
+    async def stop(self, container_id: str, drain_timeout_s: float) -> None:
+        """Drain a container, and return when it is gone."""
+        replica = self._replicas.get(container_id)
+        if replica is None:
+            return
+        replica.is_stopping = True
+        self._set(replica, ReplicaState.DRAINING)
+        await self._containers.signal(container_id, "SIGTERM")
+        try:
+            await asyncio.wait_for(replica.gone.wait(), drain_timeout_s)
+        except asyncio.TimeoutError:
+            log.warning("replica did not drain in time", extra={"container": container_id})
+            await self._containers.signal(container_id, "SIGKILL")
+            try:
+                await asyncio.wait_for(replica.gone.wait(), _KILL_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                raise SkysailError(f"container {container_id} cannot be killed") from None
+
+    async def list(self) -> Sequence[Container]:
+        """Return every container that lives, as the engine says."""
+        await self._resync()
+        # One that is being started has a container only when that is done.
+        return [each.container for each in self._replicas.values() if each.readiness is not None]
+
+    def watch(self) -> AsyncIterator[Container]:
+        """Yield each container whenever its state changes."""
+        return self._changes.watch()
+
+    def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+        """Yield the last lines of a log and, if `follow`, new lines."""
+        return self._containers.logs(container_id, tail_lines, follow)
+
+    async def sweep(self, needed: Needed) -> None:
+        """Remove containers that have ended, and unused images.
+
+        The last failure of each replica of a needed version stays, so that its log can be read.
+        """
+        await self._remove_ended({spec.model_version for spec in needed()})
+        await self._images.sweep(needed)
+
+    async def _remove_ended(self, kept: Collection[ModelVersion]) -> None:
+        last: dict[ReplicaId, str] = {}
+        for found in await self._containers.list():
+            name, replica_id = found.container.container_id, found.container.replica_id
+            if name in self._replicas or found.is_running:
+                continue
+            if replica_id.model_version not in kept:
+                await self._containers.remove(name)
+                continue
+            if replica_id in last:
+                await self._containers.remove(last[replica_id])
+            last[replica_id] = name
+
+    async def _watch_ends(self) -> None:
+        """Take note of every container that ends, also while the engine was away."""
+        back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
+        while True:
+            try:
+                async with self._containers.ends() as names:
+                    # The stream tells what ends from here on.
+                    await self._resync()
+                    back_off.reset()
+                    async for name in names:
+                        await self._note_end(name)
+            except ContainerManagerUnavailable as error:
+                log.warning("the Docker engine is away", extra={"error": error.message})
+            except EngineRefused as error:
+                log.error("the Docker engine gives no events", extra={"error": error.message})
+            except Exception:
+                log.exception("the Docker engine is not watched")
+            await asyncio.sleep(back_off.next_s())
+
+    async def _resync(self) -> None:
+        """Correct the observed containers by the list of the engine."""
+        started = [name for name, each in self._replicas.items() if each.readiness is not None]
+        found = {each.container.container_id: each for each in await self._containers.list()}
+        running = {name for name, each in found.items() if each.is_running}
+        for name in started:
+            if name not in running:
+                await self._note_end(name)
+        for name in running:
+            # The container may have ended since the list was made.
+            if name in self._replicas or not await self._containers.is_running(name):
+                continue
+            # Another resync may have found it during the question.
+            if name not in self._replicas:
+                self._replicas[name] = replica = _Replica(found[name].container)
+                self._follow(replica)
+                log.warning("replica found again", extra={"replica": replica.container.replica_id})
+
+    async def _note_end(self, name: str) -> None:
+        """Report that a container has ended; a failure concerns this one, which `list` finds again.
+
+        Raises:
+            ContainerManagerUnavailable: the engine does not answer.
+        """
+        try:
+            await self._ended(name)
+        except ContainerManagerUnavailable:
+            raise
+        except Exception:
+            log.exception("the end of a container is not understood", extra={"container": name})
+
+    async def _ended(self, name: str) -> None:
+        replica = self._replicas.get(name)
+        if replica is None:
+            return
+        failed = await self._containers.ended(replica.container)
+        # The start, or another report of the end, may have removed it in the meantime.
+        if self._replicas.pop(name, None) is None:
+            return
+        if replica.readiness is not None:
+            replica.readiness.cancel()
+        if replica.is_stopping:
+            await self._containers.remove(name)
+            self._set(replica, ReplicaState.STOPPED)
+        else:
+            self._containers.clear(name)
+            if replica.is_silent:
+                failed = replace(failed, reason=SILENT)
+            replica.container = failed
+            self._changes.publish(failed)
+        # Report the end last, because its waiter may start another container.
+        replica.gone.set()
+
+    def _follow(self, replica: _Replica) -> None:
+        name = f"readiness of {replica.container.container_id}"
+        replica.readiness = self._tasks.start(
+            until_done(lambda: self._watch_readiness(replica), name), name
+        )
+
+    async def _watch_readiness(self, replica: _Replica) -> None:
+        name = replica.container.container_id
+        async for is_ready in watch_readiness(replica.container.endpoint, MONOTONIC):
+            if replica.is_stopping:
+                return
+            if is_ready is None:
+                log.error("replica does not answer and is killed", extra={"container": name})
+                replica.is_silent = True
+                await self._containers.signal(name, "SIGKILL")
+                return
+            self._containers.note_ready(name, is_ready)
+            state = ReplicaState.READY if is_ready else ReplicaState.STARTING
+            if replica.container.state is not state:
+                self._set(replica, state)
+
+    def _set(self, replica: _Replica, state: ReplicaState) -> None:
+        replica.container = replace(replica.container, state=state)
+        self._changes.publish(replica.container)
+
+
+def docker_engine_manager(settings: ManagementSettings) -> DockerEngineManager:
+    """Return the manager that these settings describe."""
+    return DockerEngineManager(settings)

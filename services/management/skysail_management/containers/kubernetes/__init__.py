@@ -1,0 +1,1 @@
+"""The container manager `kubernetes`: replicas are pods."""

@@ -1,0 +1,184 @@
+"""Which image of the model server runs a version on Kubernetes: one whose Python can load it.
+
+A pickle loads on the minor version of Python that wrote it. Before the first replica of an image starts, a
+pod of that image says which Python it has. A ConfigMap keeps the answers, and the image of each version. When
+the setting names an image that cannot run a version, or that cannot be had, the version keeps its own.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+
+from skysail_common.errors import SkysailError
+from skysail_common.kubernetes.anchor import anchor_name, owned_by
+from skysail_common.kubernetes.api import KubernetesApi
+from skysail_common.kubernetes.errors import NotInCluster
+from skysail_common.kubernetes.kinds import CONFIG_MAP, POD, Object
+from skysail_common.kubernetes.labels import PROBE, labels
+from skysail_common.kubernetes.pod_problems import waiting_reason
+from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
+from skysail_management.containers.kubernetes import task_pods
+from skysail_management.containers.replica_launch import check_python, minor_of
+from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
+
+_PROBE_TIMEOUT_S = 30.0
+
+
+class KubernetesImages:
+    """The images of the model server that one cluster uses, or used, and the Python of each."""
+
+    def __init__(self, api: KubernetesApi, settings: ManagementSettings) -> None:
+        """Knows nothing before `open`."""
+        self._api = api
+        self._settings = settings
+        self._labels = labels(settings.cluster, PROBE)
+        self._pythons: dict[str, str] = {}
+        """Python by image, such as 3.11.7."""
+        self._versions: dict[str, str] = {}
+        """Image by the version, with the SHA-256 of its artifact, that it runs or ran."""
+        self._lock = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Read the notes of an earlier management, and remove its probes.
+
+        Raises:
+            ContainerManagerUnavailable: Kubernetes does not answer.
+        """
+        with contextlib.suppress(NotInCluster, ValueError, KeyError, TypeError):
+            data = (await self._api.get(CONFIG_MAP, self._note_name))["data"]
+            pythons, versions = (dict(json.loads(data[name])) for name in ("pythons", "versions"))
+            self._pythons, self._versions = pythons, versions
+        for pod in await self._api.list(POD, self._labels):
+            await self._api.delete(POD, pod["metadata"]["name"])
+
+    def image(self, version: VersionSpec) -> str:
+        """Return the image for replicas of a version.
+
+        That is the image of the settings if it is known to run the version; else the version's own, if it has
+        one.
+        """
+        configured = self._settings.kubernetes_image
+        if self._can_run(configured, version):
+            return configured
+        own = self._versions.get(_key(version), configured)
+        return own if self._can_run(own, version) else configured
+
+    def _can_run(self, image: str, version: VersionSpec) -> bool:
+        return minor_of(self._pythons.get(image, "")) == minor_of(version.python_version)
+
+    async def prepare(self, version: VersionSpec, progress: Progress) -> None:
+        """Make sure that an image can run the version.
+
+        Raises:
+            PrepareFailed: none can, or the image of the settings does not start; says why.
+            ContainerManagerUnavailable: Kubernetes does not answer.
+        """
+        configured = self._settings.kubernetes_image
+        async with self._lock:
+            if configured not in self._pythons:
+                try:
+                    self._pythons[configured] = await self._probed(configured, progress)
+                except PrepareFailed as error:
+                    # A version that ran before need not wait for an image that is not its own.
+                    if self.image(version) == configured:
+                        raise
+                    log.warning("image cannot be used", extra={"reason": error.message})
+            image = self.image(version)
+            if image == configured:
+                check_python(
+                    version,
+                    self._pythons[configured],
+                    f"the image {configured} has",
+                    "name an image with Python {} in the setting kubernetes-image",
+                )
+                if self._versions.get(_key(version)) != image:
+                    self._versions[_key(version)] = image
+                    await self._note()
+                return
+        text = (
+            f"{version.model_version} keeps the image {image}: it needs Python "
+            f"{minor_of(version.python_version)}, and that of {configured} is "
+            f"{self._pythons.get(configured, 'unknown')}"
+        )
+        log.warning("version keeps its image", extra={"reason": text})
+        progress(text)
+
+    async def sweep(self, needed: Needed) -> None:
+        """Forget the images of versions that no longer need one."""
+        async with self._lock:
+            wanted = set(map(_key, needed()))
+            versions = {each: image for each, image in self._versions.items() if each in wanted}
+            if versions == self._versions:
+                return
+            self._versions = versions
+            used = {self._settings.kubernetes_image, *versions.values()}
+            self._pythons = {
+                image: python for image, python in self._pythons.items() if image in used
+            }
+            await self._note()
+
+    async def _note(self) -> None:
+        anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
+        note = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": self._note_name, "labels": self._labels},
+            "data": {
+                "pythons": json.dumps(self._pythons),
+                "versions": json.dumps(self._versions),
+            },
+        }
+        await self._api.apply(owned_by(anchor, note))
+
+    @property
+    def _note_name(self) -> str:
+        return f"{anchor_name(self._settings.cluster)}-packages-images"
+
+    async def _probed(self, image: str, progress: Progress) -> str:
+        """Return the Python of an image, as a pod of it says."""
+        digest = hashlib.sha256(image.encode()).hexdigest()[:10]
+        name = f"skysail-python-{digest}-{secrets.token_hex(2)}"
+        anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
+        told = ""
+
+        async def ended() -> Object:
+            nonlocal told
+            async with contextlib.aclosing(self._api.watch(POD, self._labels)) as changes:
+                async for change in changes:
+                    for pod in change.objects:
+                        if pod["metadata"]["name"] != name:
+                            continue
+                        if change.is_gone or pod["status"].get("phase") in ("Succeeded", "Failed"):
+                            return pod
+                        if (reason := waiting_reason(pod)) and reason != told:
+                            told = reason
+                            progress(reason)
+            raise SkysailError(f"pod {name} is not watched")
+
+        try:
+            await self._api.create(owned_by(anchor, task_pods.probe(name, image, self._settings)))
+            pod = await asyncio.wait_for(ended(), _PROBE_TIMEOUT_S)
+            if pod["status"].get("phase") != "Succeeded":
+                raise PrepareFailed(f"cannot ask image {image} for its Python: its pod failed")
+            async with self._api.log(name, PROBE, 1) as lines:
+                text = b"".join([line async for line in lines]).decode(errors="replace").strip()
+        except asyncio.TimeoutError:
+            why = told or f"its pod did not end within {_PROBE_TIMEOUT_S:g} s"
+            raise PrepareFailed(f"cannot ask image {image} for its Python: {why}") from None
+        finally:
+            # The next `open` removes remains.
+            with contextlib.suppress(SkysailError):
+                await self._api.delete(POD, name, grace_s=0)
+        if not minor_of(text):
+            raise PrepareFailed(f"image {image} has no Python: it answered {text[:80]!r}")
+        return text
+
+
+def _key(version: VersionSpec) -> str:
+    # Other content may come under the same name.
+    return f"{version.model_version}/{version.artifact_sha256}"

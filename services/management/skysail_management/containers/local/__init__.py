@@ -1,0 +1,1 @@
+"""The container manager `local`: replicas are processes of this machine."""

@@ -1,0 +1,391 @@
+"""The local container manager: a replica is a child process with a unix socket.
+
+Each leads a session of its own, so that it outlives a management that crashes; a small file
+beside its log lets the next management take it over.
+
+    <data-dir>/replicas/<container id>/   container.json  replica.log  ready
+                                  work/   see work_directories.py
+    <data-dir>/environments/<hash>/       see environments.py
+"""
+
+import asyncio
+import contextlib
+import logging
+import platform
+import secrets
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from skysail_common.clock import MONOTONIC
+from skysail_common.errors import ReplicaNotFound, SkysailError, Unsupported
+from skysail_common.identifiers import ReplicaId
+from skysail_common.process.data_dir import remove_socket_directory, socket_directory
+from skysail_common.process.descriptors import restore_descriptor_limit
+from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.process.threads import in_thread
+from skysail_common.states import ExitCode, ReplicaState
+from skysail_management.containers.base import (
+    Container,
+    ContainerManager,
+    Needed,
+    Progress,
+    ReplicaSpec,
+    VersionSpec,
+)
+from skysail_management.containers.change_feed import ContainerChanges, until_done
+from skysail_management.containers.local.environments import Environments
+from skysail_management.containers.local.log_files import read_log, read_log_end
+from skysail_management.containers.local.process_records import (
+    Replica,
+    log_file,
+    read_note,
+    write_note,
+)
+from skysail_management.containers.local.processes import (
+    NO_START,
+    ProcessStart,
+    is_same_process,
+    kill_processes_in,
+    kill_remains,
+    signal_process,
+    signal_session,
+    start_of,
+    this_boot,
+    wait_for_exit,
+)
+from skysail_management.containers.local.work_directories import (
+    make_work_directory,
+    remove_dangling_names,
+    remove_replica_directory,
+    remove_short_name,
+    work_directory,
+)
+from skysail_management.containers.log_tails import log_end
+from skysail_management.containers.readiness import watch_readiness
+from skysail_management.containers.replica_launch import (
+    SILENT,
+    check_python,
+    exit_reason,
+    explained,
+    replica_environment,
+    replica_labels,
+    replica_name,
+)
+from skysail_management.settings import ManagementSettings
+
+log = logging.getLogger(__name__)
+
+_EXIT_S = 5.0
+_LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
+
+
+class LocalProcessManager(ContainerManager):
+    """Runs replicas as processes of this machine, which they share.
+
+    CPUs that a deployment asks for are the number of its threads; nothing keeps it from more.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        data_dir: Path,
+        cluster: str,
+        replica_variables: Mapping[str, str],
+        install_variables: Mapping[str, str],
+    ) -> None:
+        """Keeps everything in `data_dir`.
+
+        Args:
+            data_dir: Its directory.
+            cluster: Name of the cluster.
+            replica_variables: Environment that replicas inherit.
+            install_variables: Environment of pip.
+        """
+        self._data_dir = data_dir
+        self._directory = data_dir / "replicas"
+        self._cluster = cluster
+        self._replica_variables = dict(replica_variables)
+        self._environments = Environments(data_dir / "environments", install_variables)
+        self._replicas: dict[str, Replica] = {}
+        self._changes = ContainerChanges()
+        self._tasks = BackgroundTasks(self._changes.fail)
+
+    def check_resources(self, cpus: float, gpus: int) -> None:
+        """Refuse GPUs: a process sees all of the machine, and none is its own."""
+        if gpus:
+            raise Unsupported(
+                "the container manager 'local' cannot give a replica GPUs of its own: all "
+                "processes see those of this machine"
+            )
+
+    async def open(self) -> None:
+        """Take over the processes that an earlier management left running."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await in_thread(remove_dangling_names)
+        for directory in sorted(self._directory.iterdir()):
+            replica = read_note(directory)
+            if replica is None:
+                # Management died between the start of the process and the note about it.
+                kill_processes_in(work_directory(directory).resolve())
+            elif is_same_process(replica.pid, replica.start):
+                self._follow(replica)
+                log.info("took over a replica", extra={"replica": replica.container.replica_id})
+            else:
+                kill_remains(replica.pid, _LOG_FILE, str(replica.log_file))
+                replica.socket.unlink(missing_ok=True)
+                remove_short_name(directory)
+
+    async def close(self) -> None:
+        """Let go of all processes without stopping them."""
+        await self._tasks.stop()
+        if not self._replicas:
+            # One that is starting will need it.
+            remove_socket_directory(self._data_dir)
+
+    async def prepare(
+        self, version: VersionSpec, progress: Progress, *, verifies: bool = False
+    ) -> None:
+        """Make sure that there is an environment for the version."""
+        check_python(version, platform.python_version())
+        await self._environments.prepare(version.requirements, progress)
+
+    async def start(self, spec: ReplicaSpec) -> Container:
+        """Start a process and return it as STARTING."""
+        suffix = secrets.token_hex(4)
+        container_id = f"{replica_name(spec)}-{suffix}"
+        directory = self._directory / container_id
+        child: subprocess.Popen[bytes] | None = None
+        try:
+            endpoint = f"unix:{socket_directory(self._data_dir) / suffix}.sock"
+            child = self._spawn(spec, endpoint, directory)
+            container = Container(
+                container_id,
+                spec.replica_id,
+                ReplicaState.STARTING,
+                endpoint,
+                started_at=datetime.now(timezone.utc),
+                labels=replica_labels(self._cluster, spec),
+            )
+            replica = Replica(
+                container, directory, child.pid, start_of(child.pid), child, asyncio.Event()
+            )
+            write_note(replica)
+        except OSError as error:
+            if child is not None:
+                signal_session(child.pid, signal.SIGKILL)
+                await in_thread(child.wait)
+            await in_thread(remove_replica_directory, directory)
+            raise SkysailError(f"its process cannot be started: {error}") from error
+        self._follow(replica)
+        return container
+
+    def _spawn(
+        self, spec: ReplicaSpec, endpoint: str, directory: Path
+    ) -> "subprocess.Popen[bytes]":
+        python = self._environments.python(spec.version.requirements)
+        temporary = make_work_directory(directory)
+        with log_file(directory).open("ab") as output:
+            child = subprocess.Popen(
+                [str(python), "-m", "skysail_model_server"],
+                cwd=work_directory(directory),
+                env={
+                    **self._replica_variables,
+                    "TMPDIR": str(temporary),
+                    **self._environment(spec, endpoint, directory),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        restore_descriptor_limit(child.pid)
+        return child
+
+    def _environment(self, spec: ReplicaSpec, endpoint: str, directory: Path) -> dict[str, str]:
+        return {
+            **replica_environment(spec, endpoint),
+            "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
+            "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,
+            _LOG_FILE: str(log_file(directory)),
+        }
+
+    async def stop(self, container_id: str, drain_timeout_s: float) -> None:
+        """Drain a process, and return when it is gone."""
+        replica = self._replicas.get(container_id)
+        if replica is None:
+            return
+        replica.is_stopping = True
+        self._set(replica, ReplicaState.DRAINING)
+        # It alone: what it finishes may need the processes that it started.
+        signal_process(replica.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(replica.gone.wait(), drain_timeout_s)
+        except asyncio.TimeoutError:
+            log.warning("replica did not drain in time", extra={"container": container_id})
+            signal_session(replica.pid, signal.SIGKILL)
+            await replica.gone.wait()
+
+    async def list(self) -> Sequence[Container]:
+        """Return every process that lives, as the machine and the notes on disk say."""
+        known = list(self._replicas.values())
+        living, noted = await in_thread(self._look, known)
+        for replica in known:
+            if replica.container.container_id not in living and await self._has_exited(replica):
+                await self._ended(replica)
+        for replica in noted:
+            # The process may have ended, or been replaced, since it was seen.
+            is_known = replica.container.container_id in self._replicas
+            if not is_known and is_same_process(replica.pid, replica.start):
+                log.warning("replica found again", extra={"replica": replica.container.replica_id})
+                self._follow(replica)
+        return [replica.container for replica in self._replicas.values()]
+
+    async def _has_exited(self, replica: Replica) -> bool:
+        """Return True once a process whose main thread has ended is gone with its other threads."""
+        if replica.child is None:
+            return True
+        # The kernel gives the pid to no other process until `wait`.
+        signal_session(replica.pid, signal.SIGKILL)
+        try:
+            await asyncio.wait_for(wait_for_exit(replica.pid), _EXIT_S)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    def _look(self, known: Sequence[Replica]) -> tuple[set[str], Sequence[Replica]]:
+        """Return the names of the known processes that live, and the other ones with a note."""
+        living = {
+            each.container.container_id for each in known if is_same_process(each.pid, each.start)
+        }
+        names = {each.container.container_id for each in known}
+        directories = [each for each in self._directory.iterdir() if each.name not in names]
+        notes = [note for each in directories if (note := read_note(each)) is not None]
+        return living, [note for note in notes if is_same_process(note.pid, note.start)]
+
+    def watch(self) -> AsyncIterator[Container]:
+        """Yield each process whenever its state changes."""
+        return self._changes.watch()
+
+    async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
+        """Yield the last lines of a log and, if `follow`, new lines."""
+        path = log_file(self._directory / Path(container_id).name)
+        has_ended = (lambda: container_id not in self._replicas) if follow else None
+        lines = read_log(path, tail_lines, has_ended)
+        try:
+            async with aclosing(lines):
+                async for line in lines:
+                    yield line
+        except FileNotFoundError:
+            raise ReplicaNotFound(f"there is no log of container {container_id!r}") from None
+
+    async def sweep(self, needed: Needed) -> None:
+        """Remove the directories of processes that have ended, and unused environments.
+
+        The last failure of each replica of a needed version stays, so that its log can be read.
+        """
+        versions = {spec.model_version for spec in needed()}
+        newest: dict[ReplicaId, tuple[bool, ProcessStart, Path]] = {}
+        boot = this_boot()
+        for directory in list(self._directory.iterdir()):
+            if directory.name in self._replicas:
+                continue
+            replica = read_note(directory)
+            if replica is None or replica.container.replica_id.model_version not in versions:
+                await in_thread(remove_replica_directory, directory)
+                continue
+            # Ticks order what started in one boot only.
+            found = (replica.start.boot_id == boot, replica.start, directory)
+            last = newest.get(replica.container.replica_id, found)
+            if last is not found:
+                await in_thread(remove_replica_directory, min(last, found)[2])
+            newest[replica.container.replica_id] = max(last, found)
+        await self._environments.sweep(lambda: [spec.requirements for spec in needed()])
+
+    def _follow(self, replica: Replica) -> None:
+        self._replicas[replica.container.container_id] = replica
+        name = replica.container.container_id
+        replica.readiness = self._tasks.start(
+            until_done(lambda: self._watch_readiness(replica), f"readiness of {name}"),
+            f"readiness of {name}",
+        )
+        self._tasks.start(
+            until_done(lambda: self._watch_exit(replica), f"exit of {name}"), f"exit of {name}"
+        )
+
+    async def _watch_readiness(self, replica: Replica) -> None:
+        async for is_ready in watch_readiness(replica.container.endpoint, MONOTONIC):
+            if replica.is_stopping:
+                return
+            if is_ready is None:
+                log.error(
+                    "replica does not answer and is killed",
+                    extra={"container": replica.container.container_id},
+                )
+                replica.is_silent = True
+                signal_session(replica.pid, signal.SIGKILL)
+                return
+            # Without it, on a full disk, the next management takes it for starting at first.
+            with contextlib.suppress(OSError):
+                if is_ready:
+                    replica.ready_file.touch()
+                else:
+                    replica.ready_file.unlink(missing_ok=True)
+            state = ReplicaState.READY if is_ready else ReplicaState.STARTING
+            if replica.container.state is not state:
+                self._set(replica, state)
+
+    async def _watch_exit(self, replica: Replica) -> None:
+        await wait_for_exit(replica.pid)
+        await self._ended(replica)
+
+    async def _ended(self, replica: Replica) -> None:
+        """Report once that a process has ended, and remove its socket and its session."""
+        name = replica.container.container_id
+        if self._replicas.get(name) is not replica:
+            if replica.child is not None:
+                replica.child.poll()
+            return
+        # Whatever the user's code started must not outlive it; what has its number by now may.
+        if replica.child is not None or start_of(replica.pid) == NO_START:
+            signal_session(replica.pid, signal.SIGKILL)
+        status = replica.child.poll() if replica.child is not None else None
+        del self._replicas[name]
+        if replica.readiness is not None:
+            replica.readiness.cancel()
+        # From now on `stop` must not signal its number, which another process may get.
+        replica.gone.set()
+        with contextlib.suppress(OSError):
+            replica.socket.unlink(missing_ok=True)
+            remove_short_name(replica.directory)
+        if replica.is_stopping:
+            await in_thread(remove_replica_directory, replica.directory)
+            self._set(replica, ReplicaState.STOPPED)
+        else:
+            log_end_bytes = await in_thread(read_log_end, replica.log_file)
+            replica.container = replace(
+                replica.container,
+                is_permanent=status == ExitCode.LOAD_FAILED,
+                log_tail=log_end(log_end_bytes),
+            )
+            reason = SILENT if replica.is_silent else explained(exit_reason(status), log_end_bytes)
+            self._set(replica, ReplicaState.FAILED, reason)
+
+    def _set(self, replica: Replica, state: ReplicaState, reason: str = "") -> None:
+        replica.container = replace(replica.container, state=state, reason=reason)
+        self._changes.publish(replica.container)
+
+
+def local_process_manager(settings: ManagementSettings) -> LocalProcessManager:
+    """Return the manager that these settings describe."""
+    return LocalProcessManager(
+        settings.data_dir,
+        settings.cluster,
+        settings.replica_variables(),
+        settings.install_variables(),
+    )
