@@ -13,6 +13,7 @@ from skysail.cli import (
     deployments,
     down,
     kubernetes,
+    manifests,
     models,
     queries,
     store,
@@ -47,6 +48,7 @@ for module in (
     applications,
     store,
     kubernetes,
+    manifests,
 ):
     for command in module.COMMANDS:
         cli.add_command(command)

@@ -31,7 +31,7 @@ def test_the_commands_are_those_that_people_know():
         "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "start", "undeploy", "tune",
         "logs", "models", "delete", "predict", "apps", "apps register", "apps update", "apps unregister",
         "apps link", "apps unlink", "forward", "registry", "registry login",
-        "store", "store restore",
+        "store", "store restore", "kubernetes", "kubernetes manifests",
     }  # fmt: skip
 
 
@@ -157,6 +157,8 @@ def test_the_version_is_told():
         (["apps", "unregister"], "Missing argument 'NAME'"),
         (["apps", "link"], "Missing argument 'NAME'"),
         (["apps", "unlink"], "Missing argument 'NAME'"),
+        (["kubernetes", "manifests", "--force"], "--force needs a DIRECTORY to write to"),
+        (["kubernetes", "manifests", __file__], "is a file"),
     ],
     ids=lambda each: " ".join(each[:4]) if isinstance(each, list) else "",
 )
