@@ -162,10 +162,27 @@ attack: install  ## send the worst to a cluster and see that its honest callers 
 
 .PHONY: docs
 docs: install  ## write the generated pages of docs/ again
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m docs.generate
+
+# Apart from the other groups: tests and checks need none of these packages.
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	@touch $@
+
+# The variable silences an advertisement of the theme, which strict builds would show each time.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+.PHONY: site
+site: install $(VENV)/.docs  ## build the documentation as a site in build/site
+	$(MKDOCS) build --quiet --strict
+	@echo "build/site: to read it, run '$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8010'"
+
+.PHONY: site-serve
+site-serve: install $(VENV)/.docs  ## show the documentation on 127.0.0.1:8010, and again after each change
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8010
 
 .PHONY: lock
-lock: install  ## renew constraints.txt from the environment
+lock: install $(VENV)/.docs  ## renew constraints.txt from the environment
 	$(BIN)/python -m pip freeze --exclude-editable --exclude skysail-transport > constraints.txt
 
 .PHONY: check

@@ -1,119 +1,35 @@
-"""Writes the pages that are generated from the code: settings.md and errors.md.
+"""Writes the pages of docs/ that come from the code: `python -m docs.generate`, or `make docs`.
 
-`make docs` runs it; a test compares the pages with what it would write.
+A test compares the pages with what it would write.
 """
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import SecretStr
-from pydantic_core import PydanticUndefined
-
-from skysail.settings import ClientSettings
-from skysail_common.errors import SkysailError
-from skysail_frontend.settings import FrontendSettings
-from skysail_management.settings import ManagementSettings
-from skysail_model_server.settings import ModelServerSettings
+from docs.pages.commands import commands_page
+from docs.pages.errors import errors_page
+from docs.pages.protobuf import protobuf_pages
+from docs.pages.settings import settings_page
 
 DOCS = Path(__file__).parent
 
-_SERVICES = (
-    ("The SDK and the command line", "", ClientSettings),
-    ("Frontend", "python -m skysail_frontend", FrontendSettings),
-    ("Management", "python -m skysail_management", ManagementSettings),
-    ("Model server", "python -m skysail_model_server", ModelServerSettings),
-)
 
-
-def settings_page() -> str:
-    """Return docs/settings.md."""
-    lines = [
-        "# Settings",
-        "",
-        "Generated from the classes by `make docs`.",
-        "",
-        "Flags override environment variables, which override defaults. `--print-settings` prints",
-        "the effective settings of a service, secrets hidden. What operators change at run time",
-        "(SLO, replicas, routes) is state, in the store, and no setting.",
-        "",
-        "`skysail up` hands its environment to the services that it starts:",
-        "`SKYSAIL_FRONTEND_MAX_MESSAGE_MIB=256 skysail up`. Errors and other pages call a setting by",
-        "its plain name, such as `max_message_mib`.",
-    ]
-    for title, command, cls in _SERVICES:
-        lines += ["", f"## {title}", ""]
-        if command:
-            note = "; its container manager sets them" if cls is ModelServerSettings else ""
-            lines += [f"`{command}`{note}", ""]
-        head = "| flag | environment | default | meaning |" if command else None
-        lines.append(head or "| environment | default | meaning |")
-        lines.append("|---|---|---|---|" if command else "|---|---|---|")
-        prefix = cls.model_config["env_prefix"]
-        for name, field in cls.model_fields.items():
-            alias = field.validation_alias
-            variable = alias if isinstance(alias, str) else f"{prefix}{name}".upper()
-            default = _default(field.get_default(call_default_factory=True))
-            meaning = " ".join((field.description or "").split())
-            flag_name = (alias if isinstance(alias, str) else name).lower().replace("_", "-")
-            flag = f"`--{flag_name}` | " if command else ""
-            lines.append(f"| {flag}`{variable}` | {default} | {meaning} |")
-    return "\n".join(lines) + "\n"
-
-
-def _default(value: object) -> str:
-    if value is PydanticUndefined:
-        return "required"
-    value = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if value in (None, "", (), {}):
-        return "none"
-    text = str(value).replace(str(Path.home()), "~")
-    # The page must not depend on the environment in which it is written.
-    if data_home := os.environ.get("XDG_DATA_HOME"):  # noqa: TID251 - as the settings do
-        text = text.replace(data_home, "~/.local/share")
-    return f"`{text}`"
-
-
-def errors_page() -> str:
-    """Return docs/errors.md."""
-    lines = [
-        "# Errors",
-        "",
-        "Generated from the classes by `make docs`.",
-        "",
-        "Every error of Skysail carries a gRPC status. Its class travels in the trailing metadata",
-        "`skysail-reason`, so that the SDK raises the same class (`skysail.errors`). Anything else",
-        "that goes wrong in a server is logged there with its traceback, and the caller reads",
-        "`internal error`.",
-        "",
-        "Retry the call for `UNAVAILABLE`; read again and retry for `ABORTED`; mend something first",
-        "for `FAILED_PRECONDITION`.",
-        "",
-        "| class | gRPC status | meaning |",
-        "|---|---|---|",
-    ]
-    for depth, error in _tree(SkysailError, 0):
-        meaning = " ".join((error.__doc__ or "").split())
-        indent = "&nbsp;&nbsp;" * depth
-        lines.append(f"| {indent}`{error.__name__}` | `{error.status.name}` | {meaning} |")
-    return "\n".join(lines) + "\n"
-
-
-def _tree(error: type[SkysailError], depth: int) -> Iterator[tuple[int, type[SkysailError]]]:
-    yield depth, error
-    for below in error.__subclasses__():
-        # The page lists errors that cross the wire; a service may have others.
-        if below.__module__ == SkysailError.__module__:
-            yield from _tree(below, depth + 1)
-
-
-PAGES = {"settings.md": settings_page, "errors.md": errors_page}
+def pages() -> dict[str, str]:
+    """Return the text of each generated page by its path below docs/."""
+    protobuf = {f"protobuf/{name}": text for name, text in protobuf_pages().items()}
+    return {
+        "settings.md": settings_page(),
+        "errors.md": errors_page(),
+        "cli.md": commands_page(),
+        **protobuf,
+    }
 
 
 def main() -> None:
     """Write every page."""
-    for name, page in PAGES.items():
-        (DOCS / name).write_text(page())
+    for name, text in pages().items():
+        path = DOCS / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
         print(f"wrote docs/{name}")
 
 

@@ -1,0 +1,38 @@
+"""The page of errors, from the classes of errors."""
+
+from collections.abc import Iterator
+
+from skysail_common.errors import SkysailError
+
+
+def errors_page() -> str:
+    """Return docs/errors.md."""
+    lines = [
+        "# Errors",
+        "",
+        "Generated from the classes by `make docs`.",
+        "",
+        "Every error of Skysail carries a gRPC status. Its class travels in the trailing metadata",
+        "`skysail-reason`, so that the SDK raises the same class (`skysail.errors`). Anything else",
+        "that goes wrong in a server is logged there with its traceback, and the caller reads",
+        "`internal error`.",
+        "",
+        "Retry the call for `UNAVAILABLE`; read again and retry for `ABORTED`; mend something first",
+        "for `FAILED_PRECONDITION`.",
+        "",
+        "| class | gRPC status | meaning |",
+        "|---|---|---|",
+    ]
+    for depth, error in _tree(SkysailError, 0):
+        meaning = " ".join((error.__doc__ or "").split())
+        indent = "&nbsp;&nbsp;" * depth
+        lines.append(f"| {indent}`{error.__name__}` | `{error.status.name}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _tree(error: type[SkysailError], depth: int) -> Iterator[tuple[int, type[SkysailError]]]:
+    yield depth, error
+    for below in error.__subclasses__():
+        # The page lists errors that cross the wire; a service may have others.
+        if below.__module__ == SkysailError.__module__:
+            yield from _tree(below, depth + 1)

@@ -1,0 +1,123 @@
+"""The pages of docs/: links, and what is generated from the code."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import skysail
+from docs.generate import pages
+from docs.pages.markdown import anchor
+from docs.pages.protobuf import parse, protobuf_pages
+from skysail_protos.inference import grpc_service_pb2
+from skysail_protos.v1 import (
+    management_pb2,
+    model_server_pb2,
+    query_pb2,
+    routing_pb2,
+    tensors_pb2,
+)
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GENERATED = pages()
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
+FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def headings(page: Path) -> Iterator[str]:
+    for heading in re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE):
+        yield re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+
+
+def anchors(page: Path) -> set[str]:
+    return {anchor(heading) for heading in headings(page)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_a_file_and_to_a_heading_of_it(page: Path):
+    text = prose(page)
+    for target, heading in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place = (page.parent / target).resolve() if target else page
+        assert place.exists(), f"{name(page)} links to {target}, which does not exist"
+        # The site makes the headings of the Python API.
+        if heading and place != DOCS / "python.md":
+            assert heading in anchors(place), f"{target}#{heading} is no heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_headings_have_the_same_anchor_on_github_and_on_the_site(page: Path):
+    for heading in headings(page):
+        plain = re.sub(r"[^\w\s-]", "", heading).strip().lower()
+        assert plain.replace(" ", "-") == anchor(heading)
+
+
+@pytest.mark.parametrize("path", GENERATED)
+def test_generated_pages_are_fresh(path: str):
+    assert (DOCS / path).read_text() == GENERATED[path], f"run 'make docs': docs/{path} is old"
+
+
+def test_the_page_of_the_python_api_has_every_exported_name():
+    documented = set(re.findall(r"^::: skysail\.(\w+)$", (DOCS / "python.md").read_text(), re.M))
+    assert documented == set(skysail.__all__) - {"__version__", "errors"}
+
+
+PROTOS = {
+    "management.md": management_pb2,
+    "model-server.md": model_server_pb2,
+    "open-inference.md": grpc_service_pb2,
+    "query.md": query_pb2,
+    "routing.md": routing_pb2,
+    "tensors.md": tensors_pb2,
+}
+
+
+def test_each_proto_file_has_a_page():
+    assert set(protobuf_pages()) == {"index.md", *PROTOS}
+
+
+@pytest.mark.parametrize("page", PROTOS)
+def test_the_page_of_a_proto_file_has_all_that_it_declares(page: str):
+    text = protobuf_pages()[page]
+    file = PROTOS[page].DESCRIPTOR
+    for service in file.services_by_name.values():
+        assert f"\n## {service.name}\n" in text
+        for rpc in service.methods:
+            assert f"\n| `{rpc.name}` | " in text
+    for message in file.message_types_by_name.values():
+        section = text.partition(f"\n### {message.name}\n")[2].partition("\n###")[0]
+        assert section
+        for field in message.fields:
+            assert f"\n| {field.number} | `{field.name}` | " in section
+    for enum in file.enum_types_by_name.values():
+        section = text.partition(f"\n### {enum.name}\n")[2].partition("\n###")[0]
+        for value in enum.values:
+            assert f"\n| {value.number} | `{value.name}` | " in section
+
+
+def test_declarations_of_a_proto_file_have_their_comments():
+    file = parse(
+        "// Of the file.\npackage a.b;\n\n// A service.\nservice S {\n  // Two\n  // lines.\n"
+        "  rpc Call(stream Ask) returns (Answer);\n}\n// Asks.\nmessage Ask {\n  // A map.\n"
+        "  map<string, Answer> by_name = 3;\n}\n// Answers.\nmessage Answer {}\n"
+    )
+    assert (file.package, file.comment) == ("a.b", "Of the file.")
+    service, ask, answer = file.declarations
+    (rpc,) = service.members
+    assert (rpc.name, rpc.type, rpc.answer) == ("Call", "stream Ask", "Answer")
+    assert rpc.comment == "Two lines."
+    (member,) = ask.members
+    assert (member.name, member.type, member.number) == ("by_name", "map<string, Answer>", "3")
+    assert (answer.name, answer.members) == ("Answer", [])
