@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from skysail_common.errors import SkysailError, Unsupported
+from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container, PrepareFailed
 from skysail_management.containers.local import manager as local_process
@@ -70,9 +71,9 @@ async def test_a_version_of_another_python_names_both(hand: Hand):
 
 def test_it_has_cpus_and_refuses_gpus(world):
     manager = world[0].make_manager()
-    manager.check_resources(64.0, 0)
+    manager.check_resources(Resources(cpus=64.0))
     with pytest.raises(Unsupported, match="cannot give a replica GPUs of its own"):
-        manager.check_resources(0.0, 1)
+        manager.check_resources(Resources(gpus=1))
 
 
 async def test_nothing_remains_of_what_was_stopped(world):

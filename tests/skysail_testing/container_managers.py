@@ -26,6 +26,7 @@ from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.json_or_text import value_of
 from skysail_common.kubernetes.anchor import anchor_name
 from skysail_common.kubernetes.api import Change
+from skysail_common.resources import Resources
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.link_identity import identity_metadata
 from skysail_common.states import ReplicaState
@@ -43,6 +44,7 @@ from skysail_management.containers.local.manager import LocalProcessManager
 from skysail_management.settings import ManagementSettings
 from skysail_protos.v1 import model_server_pb2, model_server_pb2_grpc
 from skysail_testing.artifact_server import SECRET, ArtifactServer
+from skysail_testing.keywords import take_resources
 from skysail_testing.kubernetes_clusters import (
     PACKAGES_CLAIM,
     kubernetes_cluster,
@@ -348,7 +350,7 @@ class Hand:
         replica = {
             "management_endpoint": f"{self.backend.host}:{self.server.port}",
             "token": replica_token(SECRET, spec.model_version, spec.artifact_sha256),
-            "num_threads": 1,
+            "resources": take_resources(values, Resources(num_threads=1)),
             **values,
         }
         return await self.manager.start(

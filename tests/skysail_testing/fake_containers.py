@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from skysail_common.errors import ReplicaNotFound, Unsupported
+from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import (
     Container,
@@ -57,8 +58,8 @@ class FakeContainerManager(ContainerManager):
     def max_concurrent_starts(self) -> int:
         return self.start_limit
 
-    def check_resources(self, cpus: float, gpus: int) -> None:
-        if gpus > self.max_gpus:
+    def check_resources(self, resources: Resources) -> None:
+        if resources.gpus > self.max_gpus:
             raise Unsupported("no GPUs here")
 
     async def open(self) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.kubernetes.kinds import Object
+from skysail_common.resources import Resources
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
 from skysail_management.containers.kubernetes import manifests
 from skysail_management.settings import ManagementSettings
+from skysail_testing.keywords import take_resources
 
 VERSION = ModelVersion("m", "1")
 SHA256 = "ab" * 32
@@ -28,9 +30,10 @@ def version_spec(version: ModelVersion = VERSION, **values: Any) -> VersionSpec:
 
 def replica_spec(version: VersionSpec | None = None, index: int = 0, **values: Any) -> ReplicaSpec:
     version = version or version_spec()
+    resources = take_resources(values, Resources(num_threads=2))
     return ReplicaSpec(**{
         "replica_id": ReplicaId(version.model_version, index), "version": version,
-        "management_endpoint": "management:8006", "token": TOKEN, "num_threads": 2, **values,
+        "management_endpoint": "management:8006", "token": TOKEN, "resources": resources, **values,
     })  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from skysail_common.artifacts import MANIFEST_FILE, MODEL_FILE, Manifest, Signat
 from skysail_common.identifiers import ModelVersion
 from skysail_common.model_functions import LIST_OUTPUT
 from skysail_common.process.lifecycle import BackgroundTasks
+from skysail_common.resources import ResourceChanges
 from skysail_common.store import Store
 from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
 from skysail_management.artifacts import ArtifactStore
@@ -27,6 +28,7 @@ from skysail_management.reconciler.specs import ReconcilerOptions
 from skysail_management.records import DeploymentRecord, Records
 from skysail_management.routing import Routing
 from skysail_testing.fake_containers import FakeContainerManager
+from skysail_testing.keywords import take_resources
 from skysail_testing.memory_store import MemoryStore
 from skysail_testing.virtual_time import now
 
@@ -130,8 +132,10 @@ class ManagementParts:
         wish.setdefault("promote", False)
         # `m:` leaves the version to the server.
         model, _, version = name.partition(":")
+        resources = take_resources(wish, ResourceChanges())
         return self.deployments.deploy(
-            ModelVersion(model, version), DeploymentWish(artifact_sha256=sha256, **wish)
+            ModelVersion(model, version),
+            DeploymentWish(artifact_sha256=sha256, resources=resources, **wish),
         )
 
     async def deploy(self, name: str, sha256: str = "", **wish: Any) -> list[DeployEvent]:

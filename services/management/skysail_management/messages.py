@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from skysail_common.identifiers import ReplicaId
@@ -16,6 +15,10 @@ from skysail_common.rpc.messages import (
     serving_changes,
     serving_to_proto,
     signature_to_proto,
+)
+from skysail_common.rpc.resource_messages import (
+    resource_changes_from_proto,
+    resources_to_proto,
 )
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
@@ -79,12 +82,7 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
     is_complete = record.is_rolled_out
     return management_pb2.Deployment(
         num_replicas=record.num_replicas,
-        resources=management_pb2.Resources(
-            num_threads=record.num_threads,
-            memory_mib=record.memory_mib,
-            cpus=record.cpus,
-            gpus=record.gpus,
-        ),
+        resources=resources_to_proto(record.resources),
         environment_names=sorted(record.environment),
         serving=serving_to_proto(record.serving),
         start_timeout=duration(record.start_timeout_s),
@@ -182,27 +180,23 @@ def wish_from_proto(
     Raises:
         InvalidInput: a serving option or a duration that is not possible.
     """
-    resources = request.resources
 
-    def given(message: Message, field: str) -> Any:
-        return getattr(message, field) if message.HasField(field) else None
+    def given(field: Any) -> Any:
+        return getattr(request, field) if request.HasField(field) else None
 
     has_timeout = request.HasField("start_timeout")
     return DeploymentWish(
         artifact_sha256=request.artifact_sha256,
         labels=dict(request.labels),
-        num_replicas=given(request, "num_replicas"),
-        num_threads=given(resources, "num_threads"),
-        memory_mib=given(resources, "memory_mib"),
-        cpus=given(resources, "cpus"),
-        gpus=given(resources, "gpus"),
+        num_replicas=given("num_replicas"),
+        resources=resource_changes_from_proto(request.resources),
         environment=dict(request.environment.variables)
         if request.HasField("environment")
         else None,
         serving=serving_changes(request.serving, default_max_batch_size),
         start_timeout_s=seconds("start_timeout", request.start_timeout) if has_timeout else None,
-        promote=given(request, "promote"),
-        warm_up=given(request, "warm_up"),
+        promote=given("promote"),
+        warm_up=given("warm_up"),
     )
 
 

@@ -2,15 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from skysail_common.artifacts import SignatureRecord
 from skysail_common.errors import Conflict, SkysailError, StoreTaken
 from skysail_common.identifiers import ModelVersion
 from skysail_common.process.backoff import BackOff
+from skysail_common.resources import Resources
 from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Change, Contents, Store, Stored, Table
 from skysail_common.store.store import ABSENT
@@ -65,16 +73,16 @@ class AutoscalingRecord(Record):
     max_replicas: int
 
 
+_RESOURCES = tuple(field.name for field in fields(Resources))
+
+
 class DeploymentRecord(Record):
     """The desired state of a model version."""
 
     model: str
     version: str
     num_replicas: int
-    num_threads: int = 0
-    memory_mib: int = 0
-    cpus: float = 0.0
-    gpus: int = 0
+    resources: Resources = Resources()
     environment: dict[str, str] = {}
     autoscaling: AutoscalingRecord | None = None
     """None where operators say how many replicas there are."""
@@ -87,6 +95,21 @@ class DeploymentRecord(Record):
     promote_when_ready: bool = False
     removes_version_on_failure: bool = False
     """True if only the roll-out registered the version, so that its failure removes it again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest_resources(cls, values: Any) -> Any:
+        # The store has each resource as a field of the record, which every Skysail can read.
+        if not isinstance(values, dict) or "resources" in values:
+            return values
+        rest = {name: value for name, value in values.items() if name not in _RESOURCES}
+        resources = {name: values[name] for name in _RESOURCES if name in values}
+        return {**rest, "resources": resources}
+
+    @model_serializer(mode="wrap")
+    def _flatten_resources(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        return {**values.pop("resources"), **values}
 
     @property
     def model_version(self) -> ModelVersion:

@@ -100,7 +100,7 @@ async def test_other_resources_are_refused_and_named_but_not_the_values(tmp_path
         assert "(memory_mib, environment); undeploy it first" in raised.value.message
         assert "secret" not in raised.value.message
         await run(parts, environment={"TOKEN": "secret"})
-        assert parts.deployment("m:1").memory_mib == 100
+        assert parts.deployment("m:1").resources.memory_mib == 100
 
 
 @virtual_time
@@ -208,7 +208,8 @@ async def test_a_start_takes_what_is_given_and_promotes_only_if_told(tmp_path: P
         await run(parts, "m:2", "2", promote=False)
         await parts.deployments.undeploy("m", "2", force=False)
         await parts.deployed("m:2", promote=None, num_replicas=2, memory_mib=50)
-        assert (parts.deployment("m:2").num_replicas, parts.deployment("m:2").memory_mib) == (2, 50)
+        deployment = parts.deployment("m:2")
+        assert (deployment.num_replicas, deployment.resources.memory_mib) == (2, 50)
         assert parts.models.get("m").current_version == "1"
         await parts.deployed("m:2", promote=True)
         assert parts.models.get("m").current_version == "2"
@@ -235,7 +236,8 @@ async def test_a_deployment_of_the_content_begins_afresh_where_a_start_goes_on(t
         await run(parts, memory_mib=100, num_replicas=2)
         await parts.deployments.undeploy("m", "1", force=True)
         await run(parts)
-        assert (parts.deployment("m:1").num_replicas, parts.deployment("m:1").memory_mib) == (1, 0)
+        deployment = parts.deployment("m:1")
+        assert (deployment.num_replicas, deployment.resources.memory_mib) == (1, 0)
 
 
 @virtual_time
@@ -248,7 +250,7 @@ async def test_a_start_that_fails_leaves_the_version_registered(tmp_path: Path):
         assert (await parts.deploy("m:2", promote=None))[-1].step is DeployStep.FAILED
         assert parts.records.deployments.get("m:2") is None
         await parts.deployed("m:2", promote=None)
-        assert parts.deployment("m:2").memory_mib == 7
+        assert parts.deployment("m:2").resources.memory_mib == 7
 
 
 @virtual_time

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.resources import Resources
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
 from skysail_management.containers.docker.manager import docker_engine_manager
 from skysail_management.containers.docker.options import replica_config
@@ -16,10 +17,7 @@ def config(memory_mib: int = 0, cpus: float = 0, gpus: int = 0, **settings: Any)
         VersionSpec(VERSION, "0" * 64, "3.11.2"),
         "m:1",
         "the token",
-        1,
-        memory_mib,
-        cpus,
-        gpus,
+        Resources(1, memory_mib, cpus, gpus),
     )
     values = ManagementSettings(data_dir=Path("/d"), **settings)
     return replica_config(spec, "image", {"cluster": "c"}, "/sockets/1", values)

@@ -416,10 +416,10 @@ def test_the_index_and_what_was_learned_since_change_nothing(values):
 SPEC = replica_spec()
 OTHERS = {
     "token": (replace(SPEC, token="other"), {}, {}),
-    "threads": (replace(SPEC, num_threads=3), {}, {}),
-    "memory": (replace(SPEC, memory_mib=10), {}, {}),
-    "cpus": (replace(SPEC, cpus=1), {}, {}),
-    "gpus": (replace(SPEC, gpus=1), {}, {}),
+    "threads": (replica_spec(num_threads=3), {}, {}),
+    "memory": (replica_spec(memory_mib=10), {}, {}),
+    "cpus": (replica_spec(cpus=1), {}, {}),
+    "gpus": (replica_spec(gpus=1), {}, {}),
     "environment": (replace(SPEC, environment={"A": "1"}), {}, {}),
     "warm-up": (replace(SPEC, warm_up=WarmUp(is_on=False)), {}, {}),
     "endpoint": (replace(SPEC, management_endpoint="other:8006"), {}, {}),

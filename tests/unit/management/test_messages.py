@@ -5,6 +5,7 @@ import pytest
 
 from skysail_common.artifacts import SignatureRecord
 from skysail_common.identifiers import ModelVersion
+from skysail_common.resources import Resources
 from skysail_common.rpc.messages import signature_from_proto
 from skysail_common.serving_options import ServingOptions
 from skysail_common.states import ReplicaState
@@ -45,10 +46,7 @@ DEPLOYMENT = DeploymentRecord(
     model="m",
     version="1",
     num_replicas=12,
-    num_threads=2,
-    memory_mib=512,
-    cpus=1.5,
-    gpus=2,
+    resources=Resources(num_threads=2, memory_mib=512, cpus=1.5, gpus=2),
     environment={"A": "b"},
     serving=ServingOptions(max_batch_size=32),
     start_timeout_s=1.5,

@@ -14,6 +14,7 @@ from skysail_common.errors import (
     StoreUnavailable,
 )
 from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.resources import Resources
 from skysail_common.rpc.messages import latencies_to_proto
 from skysail_common.states import ReplicaState
 from skysail_common.tokens import is_token_of
@@ -99,8 +100,8 @@ async def test_a_replica_is_told_what_it_needs(tmp_path: Path):
         assert spec.replica_id == ReplicaId(M1, 0)
         assert spec.management_endpoint == "127.0.0.1:1"
         assert is_token_of(spec.token, "secret", M1, spec.version.artifact_sha256)
-        assert (spec.num_threads, spec.memory_mib, spec.environment) == (3, 512, {"A": "b"})
-        assert (spec.cpus, spec.gpus) == (1.5, 2)
+        assert spec.resources == Resources(num_threads=3, memory_mib=512, cpus=1.5, gpus=2)
+        assert spec.environment == {"A": "b"}
         assert "token" not in repr(spec)
 
 
@@ -110,7 +111,7 @@ async def test_without_threads_replicas_share_the_cores(tmp_path: Path, monkeypa
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=3)
         await parts.deployed("m:2", num_replicas=9)
-        assert [spec.num_threads for spec in parts.manager.started] == [2] * 3 + [1] * 9
+        assert [spec.resources.num_threads for spec in parts.manager.started] == [2] * 3 + [1] * 9
 
 
 @virtual_time
@@ -141,7 +142,7 @@ async def test_a_replica_whose_speed_is_known_is_not_measured_again(tmp_path: Pa
 async def test_a_replica_has_as_many_threads_as_cpus(tmp_path: Path, cpus, num_threads):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", cpus=cpus)
-        assert [spec.num_threads for spec in parts.manager.started] == [num_threads]
+        assert [spec.resources.num_threads for spec in parts.manager.started] == [num_threads]
 
 
 @virtual_time
@@ -149,7 +150,7 @@ async def test_the_manager_says_how_many_threads_there_are_otherwise(tmp_path: P
     async with running_parts(tmp_path) as parts:
         monkeypatch.setattr(parts.manager, "default_threads", lambda num_replicas: 7 * num_replicas)
         await parts.deployed("m:1", num_replicas=2)
-        assert [spec.num_threads for spec in parts.manager.started] == [14, 14]
+        assert [spec.resources.num_threads for spec in parts.manager.started] == [14, 14]
 
 
 @virtual_time
@@ -405,12 +406,12 @@ async def test_another_deployment_is_not_failed_for_the_last_one(tmp_path: Path)
         async with parts.records.lock:
             parts.manager.fail("c1", is_permanent=True)
             await settle()
-            other = parts.deployment("m:1").model_copy(update={"num_threads": 2})
+            other = parts.deployment("m:1").model_copy(update={"resources": Resources(2)})
             await parts.records.commit([parts.records.deployments.put("m:1", other)])
         await until(lambda: parts.manager.ids() == ["c2"])
         parts.manager.set_state("c2", ReplicaState.READY)
         await until(lambda: parts.deployment("m:1").is_rolled_out)
-        assert parts.deployment("m:1").num_threads == 2
+        assert parts.deployment("m:1").resources.num_threads == 2
 
 
 @virtual_time

@@ -1,12 +1,23 @@
 import asyncio
+import json
+from datetime import datetime, timezone
 from typing import cast
 
 import pytest
 
+from skysail_common.artifacts import SignatureRecord
 from skysail_common.errors import Conflict, StoreLost, StoreUnavailable
+from skysail_common.resources import Resources
 from skysail_common.store import Change, Store, Stored, Table
 from skysail_common.tensors import InputType
-from skysail_management.records import ApplicationRecord, ModelRecord, Records
+from skysail_management.records import (
+    ApplicationRecord,
+    DeploymentRecord,
+    ModelRecord,
+    Records,
+    VersionRecord,
+)
+from skysail_testing.management_parts import signature_of
 from skysail_testing.memory_store import MemoryStore
 from skysail_testing.virtual_time import pass_time, settle, until, virtual_time
 
@@ -55,6 +66,72 @@ async def test_a_record_of_a_newer_skysail_may_have_more_fields():
     records = await loaded(store)
     assert records.models.get("m") == model(current="1")
     await put(records, current="2")
+
+
+DEPLOYMENT = DeploymentRecord(
+    model="m",
+    version="1",
+    num_replicas=2,
+    resources=Resources(num_threads=3, memory_mib=512, cpus=1.5, gpus=1),
+    environment={"A": "b"},
+    start_timeout_s=60.0,
+)
+
+
+def test_the_store_has_each_resource_as_a_field_of_the_deployment():
+    stored = json.loads(DEPLOYMENT.model_dump_json())
+    assert stored == {
+        "model": "m",
+        "version": "1",
+        "num_replicas": 2,
+        "num_threads": 3,
+        "memory_mib": 512,
+        "cpus": 1.5,
+        "gpus": 1,
+        "environment": {"A": "b"},
+        "autoscaling": None,
+        "serving": {
+            "max_batch_size": 64,
+            "policy": "hybrid",
+            "max_queue_delay_s": None,
+            "preferred_batch_sizes": [],
+            "max_queue_size": None,
+            "priority_step_s": 0.1,
+            "cache_ttl_s": 0.0,
+        },
+        "start_timeout_s": 60.0,
+        "warm_up": True,
+        "is_rolled_out": False,
+        "promote_when_ready": False,
+        "removes_version_on_failure": False,
+    }
+    assert DeploymentRecord.model_validate_json(json.dumps(stored)) == DEPLOYMENT
+
+
+def test_a_version_keeps_the_resources_of_its_last_deployment():
+    version = VersionRecord(
+        model="m",
+        version="1",
+        artifact_sha256="ab" * 32,
+        artifact_bytes=1,
+        signature=SignatureRecord.of(signature_of()),
+        python_version="3.11.2",
+        registered_at=datetime(2026, 1, 2, tzinfo=timezone.utc),
+        last_deployment=DEPLOYMENT,
+    )
+    text = version.model_dump_json()
+    assert json.loads(text)["last_deployment"]["memory_mib"] == 512
+    assert VersionRecord.model_validate_json(text) == version
+
+
+def test_a_deployment_of_an_earlier_skysail_lacks_later_fields():
+    earlier = (
+        '{"model": "m", "version": "1", "num_replicas": 2, "num_threads": 3, "memory_mib": 512, '
+        '"environment": {"A": "b"}, "start_timeout_s": 60.0}'
+    )
+    resources = Resources(num_threads=3, memory_mib=512)
+    expected = DEPLOYMENT.model_copy(update={"resources": resources})
+    assert DeploymentRecord.model_validate_json(earlier) == expected
 
 
 @virtual_time

@@ -4,6 +4,7 @@ import pytest
 
 from skysail_common.errors import ContainerManagerUnavailable
 from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import ReplicaSpec, VersionSpec
 from skysail_management.reconciler.reconciler import stop_all
@@ -19,7 +20,7 @@ async def test_all_others_are_stopped_though_one_cannot_be():
     version = VersionSpec(M1, "0" * 64, "3.11.0", ())
     for index in range(3):
         await manager.start(
-            ReplicaSpec(ReplicaId(M1, index), version, "m:1", "token", 1, 0, 0.0, 0)
+            ReplicaSpec(ReplicaId(M1, index), version, "m:1", "token", Resources(num_threads=1))
         )
     manager.drain_gate = asyncio.Event()
     asyncio.get_running_loop().call_later(1.0, manager.drain_gate.set)

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skysail_common.errors import FailedPrecondition, InvalidInput
+from skysail_common.resources import ResourceChanges, Resources
 from skysail_common.rpc.transports import VARIABLE
 from skysail_common.serving_options import ServingOptions
 from skysail_management.records import DeploymentRecord, VersionRecord
 
 MAX_REPLICAS = 1000
-_MAX_CPUS = 1024
-_FIXED = ("num_threads", "memory_mib", "cpus", "gpus", "environment")
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,7 @@ class DeploymentWish:
     artifact_sha256: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     num_replicas: int | None = None
-    num_threads: int | None = None
-    memory_mib: int | None = None
-    cpus: float | None = None
-    gpus: int | None = None
+    resources: ResourceChanges = field(default_factory=ResourceChanges)
     environment: Mapping[str, str] | None = None
     serving: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `ServingOptions` to change."""
@@ -44,19 +40,12 @@ class DeploymentWish:
         """
         if self.num_replicas is not None and not 1 <= self.num_replicas <= MAX_REPLICAS:
             raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
-        # A number that is none is in no range either.
-        if not (0 <= (self.cpus or 0) <= _MAX_CPUS and 0 <= (self.gpus or 0) <= _MAX_CPUS):
-            raise InvalidInput(f"cpus and gpus of a replica must be from 0 to {_MAX_CPUS}")
+        self.resources.check()
         for name, value in (self.environment or {}).items():
             is_possible = name and "=" not in name and "\0" not in name + value
             # The transport of its queries is a replica's own choice; other settings are not.
             if not is_possible or (name.startswith("SKYSAIL_") and name != VARIABLE):
                 raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
-
-    def fixed(self) -> dict[str, object]:
-        """Return the given values that a deployment can never change."""
-        given = {name: getattr(self, name) for name in _FIXED}
-        return {name: value for name, value in given.items() if value is not None}
 
 
 def first_deployment(
@@ -77,7 +66,9 @@ def first_deployment(
     base = default
     if not wish.artifact_sha256 and version.last_deployment is not None:
         base = version.last_deployment
-    changes = wish.fixed()
+    changes: dict[str, object] = {"resources": wish.resources.apply(base.resources)}
+    if wish.environment is not None:
+        changes["environment"] = wish.environment
     if wish.num_replicas is not None:
         changes |= {"num_replicas": wish.num_replicas, "autoscaling": None}
     else:
@@ -143,7 +134,10 @@ def changed_deployment(
 
 
 def _check_fixed(existing: DeploymentRecord, wish: DeploymentWish) -> None:
-    others = [name for name, value in wish.fixed().items() if getattr(existing, name) != value]
+    given = wish.resources.given().items()
+    others = [name for name, value in given if getattr(existing.resources, name) != value]
+    if wish.environment not in (None, existing.environment):
+        others.append("environment")
     if others:
         # The values of an environment may be secrets.
         names = ", ".join(others)
@@ -190,6 +184,6 @@ def differences(before: ServingOptions, after: ServingOptions) -> Iterator[tuple
             yield name, value, getattr(after, name)
 
 
-def fixed_part(deployment: DeploymentRecord) -> tuple[object, ...]:
-    """Return what never changes of a deployment: with other values it is another one."""
-    return tuple(getattr(deployment, name) for name in _FIXED)
+def template_of(deployment: DeploymentRecord) -> tuple[Resources, Mapping[str, str]]:
+    """Return the immutable values of a deployment; a deployment with other values is another."""
+    return deployment.resources, deployment.environment

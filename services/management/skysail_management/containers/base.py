@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from skysail_common.errors import SkysailError, Status
 from skysail_common.identifiers import ModelVersion, ReplicaId
+from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 
 Progress = Callable[[str], None]
@@ -67,14 +68,8 @@ class ReplicaSpec:
     """Where it fetches its artifact."""
     token: str = field(repr=False)
     """Proves to management which version it is one of."""
-    num_threads: int
-    """Threads of the numeric libraries; at least 1."""
-    memory_mib: int = 0
-    """Memory in MiB; 0 for no limit."""
-    cpus: float = 0.0
-    """CPUs it may use, also parts of one; 0 for what the manager's settings say."""
-    gpus: int = 0
-    """GPUs it has for itself; 0 for what the manager's settings say."""
+    resources: Resources
+    """At least 1 thread; the settings of the manager fill in for other values of 0."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of the operator."""
     stuck_after_s: float = 0.0
@@ -128,12 +123,8 @@ class ContainerManager(ABC):
     name: ClassVar[str]
     """What the setting `container-manager` calls it."""
 
-    def check_resources(self, cpus: float, gpus: int) -> None:  # noqa: B027 - most give anything.
-        """Check that replicas can have these resources, before a deployment is accepted.
-
-        Args:
-            cpus: CPUs of each; 0 for what the settings say.
-            gpus: GPUs of each; 0 for what the settings say.
+    def check_resources(self, resources: Resources) -> None:  # noqa: B027 - most give anything.
+        """Check that a replica can have these resources, before a deployment is accepted.
 
         Raises:
             Unsupported: no replica of this manager can ever have them.

@@ -82,12 +82,12 @@ def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
     """
     budget_s = 0.0 if spec.warm_up.is_measured else spec.warm_up.budget_s
     return {
-        **dict.fromkeys(_THREADS, str(spec.num_threads)),
+        **dict.fromkeys(_THREADS, str(spec.resources.num_threads)),
         "PYTHONUNBUFFERED": "1",
         **spec.environment,
         "SKYSAIL_MODEL_SERVER_REPLICA_ID": str(spec.replica_id),
         "SKYSAIL_MODEL_SERVER_LISTEN_ADDRESS": endpoint,
-        "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.memory_mib),
+        "SKYSAIL_MODEL_SERVER_MEMORY_LIMIT_MIB": str(spec.resources.memory_mib),
         "SKYSAIL_MODEL_SERVER_STUCK_AFTER_S": f"{spec.stuck_after_s:g}",
         "SKYSAIL_MODEL_SERVER_WARM_UP": str(spec.warm_up.is_on).lower(),
         "SKYSAIL_MODEL_SERVER_WARM_UP_S": f"{budget_s:g}",

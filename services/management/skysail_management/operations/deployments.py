@@ -133,7 +133,7 @@ class Deployments:
             )
             deployment = first_deployment(record, wish, default, is_new_version=is_new_version)
             # Those of an earlier deployment may have been another container manager's.
-            self._manager.check_resources(deployment.cpus, deployment.gpus)
+            self._manager.check_resources(deployment.resources)
         else:
             deployment, notices = changed_deployment(existing, wish, is_current=is_current)
         if wish.promote is None and wish.artifact_sha256 and record.was_current and not is_current:

@@ -7,7 +7,7 @@ from skysail_common.identifiers import ModelVersion
 from skysail_management.catalog.promotion import promotion
 from skysail_management.catalog.rules import reason_to_keep
 from skysail_management.catalog.versions import removal_of_version
-from skysail_management.catalog.wishes import fixed_part
+from skysail_management.catalog.wishes import template_of
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.records import DeploymentRecord, PendingChange, Records
@@ -61,7 +61,7 @@ class Rollout:
 
     def note_failure(self, deployment: DeploymentRecord | None, container: Container) -> bool:
         """Count a failed replica; return True if the roll-out is given up because of it."""
-        message = failure_text(container, deployment.memory_mib if deployment else 0)
+        message = failure_text(container, deployment.resources.memory_mib if deployment else 0)
         return self._count(deployment, message, container.log_tail, container.is_permanent)
 
     def note_error(self, deployment: DeploymentRecord | None) -> bool:
@@ -102,7 +102,7 @@ class Rollout:
     def _fresh(self, seen: DeploymentRecord) -> DeploymentRecord | None:
         """Return the deployment as it is now; None if it is gone or another took its name."""
         fresh = self._records.deployments.get(str(self._version))
-        if fresh is None or fixed_part(fresh) != fixed_part(seen):
+        if fresh is None or template_of(fresh) != template_of(seen):
             self.reset()
             return None
         return fresh

@@ -1,6 +1,6 @@
 """Specifications of containers, made of records and settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from skysail_common.identifiers import ReplicaId
@@ -58,7 +58,8 @@ def replica_spec(
         manager: Will run it.
         is_measured: Whether it is known how fast the version is.
     """
-    num_threads = deployment.num_threads or ceil(deployment.cpus)
+    resources = deployment.resources
+    num_threads = resources.num_threads or ceil(resources.cpus)
     most = deployment.num_replicas
     if deployment.autoscaling is not None:
         # Those that start later are like those that run: one speed is learned for all.
@@ -68,10 +69,7 @@ def replica_spec(
         version,
         options.management_endpoint,
         replica_token(options.secret, version.model_version, version.artifact_sha256),
-        num_threads or manager.default_threads(most),
-        deployment.memory_mib,
-        deployment.cpus,
-        deployment.gpus,
+        replace(resources, num_threads=num_threads or manager.default_threads(most)),
         environment=deployment.environment,
         stuck_after_s=options.stuck_after_s,
         warm_up=WarmUp(

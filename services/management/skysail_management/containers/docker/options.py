@@ -51,7 +51,7 @@ def replica_config(
         settings: Limits and networks.
     """
     user = container_user()
-    memory_mib = spec.memory_mib or settings.docker_memory_mib
+    memory_mib = spec.resources.memory_mib or settings.docker_memory_mib
     scratch = f"rw,nosuid,nodev,size={settings.docker_scratch_mib}m"
     address = f"0.0.0.0:{PORT}" if settings.docker_network else f"unix:{_SOCKET_DIRECTORY}/s"
     environment = {
@@ -71,9 +71,9 @@ def replica_config(
         # Memory plus swap equals memory, which leaves no swap.
         "Memory": memory_mib * _MIB,
         "MemorySwap": memory_mib * _MIB,
-        "NanoCpus": int((spec.cpus or settings.docker_cpus) * 1e9),
+        "NanoCpus": int((spec.resources.cpus or settings.docker_cpus) * 1e9),
     }
-    if gpus := spec.gpus or settings.docker_gpus:
+    if gpus := spec.resources.gpus or settings.docker_gpus:
         host["DeviceRequests"] = [{"Count": gpus, "Capabilities": [["gpu"]]}]
     return {
         "Image": image,

@@ -272,11 +272,11 @@ def variables(environment: Mapping[str, str]) -> list[Object]:
 
 def _resources(spec: ReplicaSpec, settings: ManagementSettings) -> Object:
     limits: dict[str, str] = {}
-    if cpus := spec.cpus or settings.kubernetes_cpus:
+    if cpus := spec.resources.cpus or settings.kubernetes_cpus:
         limits["cpu"] = f"{math.ceil(cpus * 1000)}m"
-    if memory_mib := spec.memory_mib or settings.kubernetes_memory_mib:
+    if memory_mib := spec.resources.memory_mib or settings.kubernetes_memory_mib:
         limits["memory"] = f"{memory_mib}Mi"
-    if gpus := spec.gpus or settings.kubernetes_gpus:
+    if gpus := spec.resources.gpus or settings.kubernetes_gpus:
         limits[settings.kubernetes_gpu_resource] = str(gpus)
     return {"limits": limits, "requests": dict(limits)} if limits else {}
 

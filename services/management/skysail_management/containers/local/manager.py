@@ -28,6 +28,7 @@ from skysail_common.process.data_dir import remove_socket_directory, socket_dire
 from skysail_common.process.descriptors import restore_descriptor_limit
 from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_common.process.threads import in_thread
+from skysail_common.resources import Resources
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import (
     Container,
@@ -116,9 +117,9 @@ class LocalProcessManager(ContainerManager):
         self._changes = ContainerChanges()
         self._tasks = BackgroundTasks(self._changes.fail)
 
-    def check_resources(self, cpus: float, gpus: int) -> None:
+    def check_resources(self, resources: Resources) -> None:
         """Refuse GPUs: a process sees all of the machine, and none is its own."""
-        if gpus:
+        if resources.gpus:
             raise Unsupported(
                 "the container manager 'local' cannot give a replica GPUs of its own: all "
                 "processes see those of this machine"
