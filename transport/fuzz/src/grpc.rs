@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use transport::grpc::compression::{Encoding, Inflating, accepts_gzip};
-use transport::grpc::frame::{Assembler, Bounds, Framed, Message};
+use transport::grpc::compression::{Encoding, Inflater, accepts_gzip};
+use transport::grpc::frame::{Assembler, Bounds, MessageFrame};
+use transport::grpc::message::Message;
 use transport::grpc::metadata::{Value, decode, encode};
 use transport::grpc::status::{Status, percent_decode, percent_encode};
 use transport::grpc::{health, timeout};
 
 const MAX_BYTES: usize = 4096;
-const BOUNDS: Bounds =
-    Bounds { max_bytes: MAX_BYTES, max_gzip_gain: 20, gzip_floor_bytes: 1024 };
+const BOUNDS: Bounds = Bounds { max_bytes: MAX_BYTES, max_gzip_gain: 20, gzip_floor_bytes: 1024 };
 
 /// The first byte chooses what the others are.
 pub fn check(input: &[u8]) {
@@ -64,13 +64,11 @@ fn check_messages(input: &[u8]) {
         assert_eq!(whole, assemble(body, &[0], encoding));
     }
     if body.len() <= MAX_BYTES {
-        let framed = Framed::shared(Bytes::copy_from_slice(body));
-        for (framed, encoding) in
-            [(framed.compressed(), Encoding::Gzip), (framed, Encoding::Identity)]
-        {
-            let mut sent = framed.head.to_vec();
-            sent.extend_from_slice(framed.body.as_deref().unwrap_or(b""));
-            assert_eq!(sent.len(), framed.num_bytes());
+        let frame = MessageFrame::from_bytes(Bytes::copy_from_slice(body));
+        for (frame, encoding) in [(frame.to_gzip(), Encoding::Gzip), (frame, Encoding::Identity)] {
+            let mut sent = frame.head.to_vec();
+            sent.extend_from_slice(frame.body.as_deref().unwrap_or(b""));
+            assert_eq!(sent.len(), frame.num_bytes());
             // Bytes that do not compress grow a little.
             let gained = BOUNDS.gzip_floor_bytes.max(BOUNDS.max_gzip_gain * (sent.len() - 5));
             let is_small = encoding == Encoding::Identity || body.len() <= gained;
@@ -82,9 +80,9 @@ fn check_messages(input: &[u8]) {
 }
 
 fn gunzip(message: &Message, step: usize) -> Result<Vec<u8>, Status> {
-    let mut inflating = Inflating::new(message, MAX_BYTES);
-    while !inflating.go_on(&mut { step })? {}
-    Ok(inflating.into_plain().chunks().concat())
+    let mut inflater = Inflater::new(message, MAX_BYTES);
+    while !inflater.inflate(&mut { step })? {}
+    Ok(inflater.into_plain().chunks().concat())
 }
 
 fn check_gzip(input: &[u8]) {
@@ -144,7 +142,7 @@ fn check_texts(input: &[u8]) {
 
 fn check_small(input: &[u8]) {
     accepts_gzip(input);
-    let _ = Encoding::of(Some(input));
+    let _ = Encoding::from_header(Some(input));
     if let Some(service) = health::read_service(input) {
         assert!(service.len() <= input.len());
     }

@@ -4,7 +4,7 @@
 //! cargo-fuzz and a nightly toolchain, `cargo +nightly fuzz run server` adds the address sanitizer.
 
 pub mod grpc;
+mod harness;
 pub mod link;
-mod live;
 mod script;
 pub mod server;

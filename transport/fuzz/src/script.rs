@@ -53,7 +53,7 @@ impl<'a> Script<'a> {
         }
     }
 
-    fn opening(&mut self, choice: u8) -> Vec<u8> {
+    fn headers(&mut self, choice: u8) -> Vec<u8> {
         let mut block = Vec::new();
         let stream = match self.side {
             Side::Client => {
@@ -104,7 +104,7 @@ impl Iterator for Script<'_> {
         let stream = self.stream(choice >> 4);
         let size = usize::from(choice);
         Some(Step::Send(match kind % 14 {
-            0 | 1 => self.opening(choice),
+            0 | 1 => self.headers(choice),
             2 => {
                 let (flag, count) = (self.byte() & 1, self.byte());
                 let message = self.bytes(usize::from(count));

@@ -7,35 +7,35 @@ use std::path::PathBuf;
 use transport::engine::Service;
 use transport::net::sockets::Endpoint;
 
-use crate::live::{Live, send};
+use crate::harness::{Harness, send};
 use crate::script::{Script, Side, frame};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 thread_local! {
-    static SERVER: RefCell<(Live, PathBuf)> = RefCell::new(serve());
+    static SERVER: RefCell<(Harness, PathBuf)> = RefCell::new(serve());
 }
 
-fn serve() -> (Live, PathBuf) {
-    let (mut live, path) = (Live::new(), Live::socket_path("server"));
+fn serve() -> (Harness, PathBuf) {
+    let (mut harness, path) = (Harness::new(), Harness::socket_path("server"));
     let (unary, streams) = (["/t/Unary".to_owned()], ["/t/Stream".to_owned()]);
     let service = Service { unary: &unary, streams: &streams, tls: None };
-    live.engine.listen(&Endpoint::Unix(path.clone()), false, service).expect("a listener");
-    live.engine.set_health("", 1);
-    (live, path)
+    harness.engine.listen(&Endpoint::Unix(path.clone()), false, service).expect("a listener");
+    harness.engine.set_health("", 1);
+    (harness, path)
 }
 
 /// Serves a client that does as the input says, and is then as empty as before.
 pub fn check(input: &[u8]) {
-    SERVER.with_borrow_mut(|(live, path)| {
+    SERVER.with_borrow_mut(|(harness, path)| {
         let mut peer = UnixStream::connect(path).expect("it listens");
         // Now and then the preface is of the input's own making.
         if input.first().is_none_or(|&byte| byte != 0xff) {
             send(&mut peer, PREFACE);
             send(&mut peer, &frame(4, 0, 0, b""));
         }
-        live.run(&mut peer, Script::new(input, Side::Client));
+        harness.run(&mut peer, Script::new(input, Side::Client));
         drop(peer);
-        live.assert_empty();
+        harness.assert_empty();
     });
 }

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use http::HeaderMap;
 
-use super::receiving::Receiving;
-use super::sending::Sending;
-use super::wakers::{WakeList, Waking};
+use super::recv::RecvHalf;
+use super::send::SendHalf;
+use super::wake_list::{WakeHandle, WakeList};
 
 /// Names a call to the application: the slot below, its generation above. Below 2⁶³.
 pub type Id = u64;
@@ -24,7 +24,7 @@ pub enum Role {
     /// A peer that watches the health of a service.
     Watch,
     /// A peer that was answered before its body had come; the rest of that is thrown away.
-    Answered,
+    Discard,
     /// We.
     Link,
 }
@@ -42,7 +42,7 @@ pub struct Call {
     /// When the caller gives up.
     pub deadline: Option<Instant>,
     /// When the message that is coming must be whole.
-    pub whole_by: Option<Instant>,
+    pub message_deadline: Option<Instant>,
     /// Kept until it is delivered.
     pub metadata: Option<HeaderMap>,
     /// Whether the application knows of it.
@@ -50,15 +50,15 @@ pub struct Call {
     /// Whether its messages are left unread until its connection's queue has shrunk.
     pub is_paused: bool,
     /// Its messages to us.
-    pub receiving: Receiving,
+    pub recv: RecvHalf,
     /// Bytes of them that the engine counts as held and not delivered.
     pub num_counted: usize,
     /// Its messages from us.
-    pub sending: Sending,
+    pub send: SendHalf,
 }
 
 struct Slot {
-    waking: Waking,
+    wake_handle: WakeHandle,
     generation: u32,
     call: Option<Call>,
 }
@@ -88,8 +88,8 @@ impl Calls {
             return slot;
         }
         let slot = self.slots.len() as u32;
-        let waking = Waking::new(slot, &self.list);
-        self.slots.push(Slot { waking, generation: 1, call: Some(call) });
+        let wake_handle = WakeHandle::new(slot, &self.list);
+        self.slots.push(Slot { wake_handle, generation: 1, call: Some(call) });
         slot
     }
 
@@ -125,19 +125,19 @@ impl Calls {
     }
 
     /// The call in a slot with its waker, to poll it.
-    pub fn get_to_poll(&mut self, slot: u32) -> Option<(&mut Call, &Waking)> {
+    pub fn get_to_poll(&mut self, slot: u32) -> Option<(&mut Call, &WakeHandle)> {
         let entry = self.slots.get_mut(slot as usize)?;
-        Some((entry.call.as_mut()?, &entry.waking))
+        Some((entry.call.as_mut()?, &entry.wake_handle))
     }
 
     /// Lets a slot be listed again: it is about to be polled.
-    pub fn reset_waking(&self, slot: u32) {
-        self.slots[slot as usize].waking.reset();
+    pub fn reset_wake(&self, slot: u32) {
+        self.slots[slot as usize].wake_handle.reset();
     }
 
     /// Has a call polled.
     pub fn wake(&self, slot: u32) {
-        self.slots[slot as usize].waking.wake();
+        self.slots[slot as usize].wake_handle.wake();
     }
 
     /// Every call under way with its slot.

@@ -6,9 +6,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::collections::hash_map::RandomState;
 use std::future::Future;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,10 +18,11 @@ use h2::server::SendResponse;
 use h2::{PingPong, RecvStream, client, server};
 use http::Request;
 
+use super::h2_config::H2Config;
 use super::payload::{Gauge, Payload};
-use super::serving::Routes;
-use super::timing::MIN_AGE_FACTOR;
-use super::wakers::Waking;
+use super::routes::Routes;
+use super::schedule::random_age_factor;
+use super::wake_list::WakeHandle;
 use crate::net::socket_io::SocketIo;
 use crate::net::sockets::{Endpoint, Target, connect_result};
 use crate::net::tls::{ClientTls, Transport};
@@ -73,14 +72,6 @@ pub struct LinkPlan {
     pub targets: VecDeque<Target>,
 }
 
-/// How h2 is set up, for either side.
-pub struct Builders {
-    /// For accepted connections.
-    pub server: server::Builder,
-    /// For ours.
-    pub client: client::Builder,
-}
-
 /// What a poll came to.
 pub enum Step {
     /// Poll again: another stage is reached.
@@ -102,7 +93,7 @@ pub struct Connection {
     /// Its socket; `None` while there is none.
     pub io: Option<SocketIo>,
     /// Lists it to be polled.
-    pub waking: Waking,
+    pub wake_handle: WakeHandle,
     /// What its listener serves.
     pub routes: Arc<Routes>,
     /// The slots of its calls.
@@ -124,11 +115,11 @@ pub struct Connection {
     /// Since when, if it does not.
     pub draining_since: Instant,
     /// When it was accepted or begun.
-    pub born: Instant,
+    pub created_at: Instant,
     /// Times the usual age that it may reach: those accepted together are not to go together.
     pub age_factor: f64,
     /// When bytes were last read from its socket, as of its last poll.
-    pub last_heard: Instant,
+    pub last_read_at: Instant,
     /// Since when it has no calls.
     pub idle_since: Instant,
     /// Since when the peer takes nothing of what waits in the socket, if it does not.
@@ -145,7 +136,7 @@ impl Connection {
     pub fn new(
         stage: Stage,
         io: Option<SocketIo>,
-        waking: Waking,
+        wake_handle: WakeHandle,
         routes: Arc<Routes>,
         unsent: Arc<Gauge>,
         now: Instant,
@@ -153,7 +144,7 @@ impl Connection {
         Self {
             stage,
             io,
-            waking,
+            wake_handle,
             routes,
             calls: Vec::new(),
             waiting: Vec::new(),
@@ -164,9 +155,9 @@ impl Connection {
             watches_room: false,
             is_draining: false,
             draining_since: now,
-            born: now,
-            age_factor: age_factor(),
-            last_heard: now,
+            created_at: now,
+            age_factor: random_age_factor(),
+            last_read_at: now,
             idle_since: now,
             blocked_since: None,
             ping_sent: None,
@@ -177,7 +168,7 @@ impl Connection {
 
     /// When bytes were last read from its socket, also in the midst of its poll.
     pub fn read_at(&self) -> Instant {
-        self.io.as_ref().map_or(self.born, |io| io.lock().read_at)
+        self.io.as_ref().map_or(self.created_at, |io| io.lock().read_at)
     }
 
     /// Bytes of messages that were told since the last of so many takes.
@@ -197,14 +188,14 @@ impl Connection {
     }
 
     /// Goes as far as it can without waiting.
-    pub fn step(&mut self, context: &mut Context<'_>, builders: &Builders) -> Step {
+    pub fn step(&mut self, context: &mut Context<'_>, h2_config: &H2Config) -> Step {
         match &mut self.stage {
             Stage::Resolving => Step::Wait,
-            Stage::Connecting => self.step_connecting(builders),
+            Stage::Connecting => self.step_connecting(h2_config),
             Stage::ServerTls(accept) => match Pin::new(&mut **accept).poll(context) {
-                Poll::Ready(Ok(stream)) => match Transport::of_tls(stream.into()) {
+                Poll::Ready(Ok(stream)) => match Transport::from_tls(stream.into()) {
                     Ok(transport) => {
-                        let handshake = builders.server.handshake(transport);
+                        let handshake = h2_config.server.handshake(transport);
                         self.stage = Stage::ServerHandshake(Box::new(handshake));
                         Step::Again
                     }
@@ -214,8 +205,8 @@ impl Connection {
                 Poll::Pending => Step::Wait,
             },
             Stage::ClientTls(connect) => match Pin::new(&mut **connect).poll(context) {
-                Poll::Ready(Ok(stream)) => match Transport::of_tls(stream.into()) {
-                    Ok(transport) => self.shake_hands(transport, builders),
+                Poll::Ready(Ok(stream)) => match Transport::from_tls(stream.into()) {
+                    Ok(transport) => self.begin_http2(transport, h2_config),
                     Err(error) => failed(error),
                 },
                 Poll::Ready(Err(error)) => failed(error),
@@ -256,7 +247,7 @@ impl Connection {
         }
     }
 
-    fn step_connecting(&mut self, builders: &Builders) -> Step {
+    fn step_connecting(&mut self, h2_config: &H2Config) -> Step {
         let (Some(io), Some(plan)) = (&self.io, &self.plan) else { return Step::Wait };
         if io.lock().is_blocked() {
             return Step::Wait;
@@ -266,7 +257,7 @@ impl Connection {
         }
         let io = io.clone();
         match &plan.tls {
-            None => self.shake_hands(Transport::Plain(io), builders),
+            None => self.begin_http2(Transport::Plain(io), h2_config),
             Some(tls) => match tls.connect(io, plan.endpoint.host()) {
                 Ok(connect) => {
                     self.stage = Stage::ClientTls(Box::new(connect));
@@ -277,8 +268,8 @@ impl Connection {
         }
     }
 
-    fn shake_hands(&mut self, transport: Transport, builders: &Builders) -> Step {
-        let builder = builders.client.clone();
+    fn begin_http2(&mut self, transport: Transport, h2_config: &H2Config) -> Step {
+        let builder = h2_config.client.clone();
         let handshake = async move { builder.handshake(transport).await };
         self.stage = Stage::ClientHandshake(Box::pin(handshake));
         Step::Again
@@ -291,7 +282,7 @@ impl Connection {
             if let Stage::Serving(connection) = &mut self.stage {
                 connection.graceful_shutdown();
             }
-            self.waking.wake();
+            self.wake_handle.wake();
         }
     }
 
@@ -301,7 +292,7 @@ impl Connection {
             && ping.send_ping(h2::Ping::opaque()).is_ok()
         {
             self.ping_sent = Some(now);
-            self.waking.wake();
+            self.wake_handle.wake();
         }
     }
 
@@ -315,28 +306,6 @@ impl Connection {
     }
 }
 
-// Seeded by the system for each, it is the randomness that the standard library has.
-fn age_factor() -> f64 {
-    let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-    MIN_AGE_FACTOR + 2.0 * (1.0 - MIN_AGE_FACTOR) * random
-}
-
 fn failed(error: impl std::fmt::Display) -> Step {
     Step::Closed(Some(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_accepted_together_do_not_go_together() {
-        let factors: Vec<f64> = (0..1000).map(|_| age_factor()).collect();
-        assert!(factors.iter().all(|factor| (0.9..=1.1).contains(factor)));
-        for tenth in 0..10 {
-            let begin = 0.9 + 0.02 * f64::from(tenth);
-            let count = factors.iter().filter(|&&f| (begin..begin + 0.02).contains(&f)).count();
-            assert!(count > 50, "{count} of 1000 near {begin}");
-        }
-    }
 }

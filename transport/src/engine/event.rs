@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::HeaderMap;
 
 use super::calls::Id;
-use crate::grpc::frame::Message;
+use crate::grpc::message::Message;
 use crate::grpc::status::Status;
 
 /// One thing that happened.

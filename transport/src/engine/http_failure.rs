@@ -21,7 +21,7 @@ pub enum HttpFailure {
 
 impl HttpFailure {
     /// What is wrong with a request, if anything is.
-    pub fn of(request: &Parts) -> Option<Self> {
+    pub fn find(request: &Parts) -> Option<Self> {
         if request.method != Method::POST {
             return Some(Self::Method);
         }
@@ -76,14 +76,14 @@ mod tests {
     fn what_is_grpc_and_what_is_not() {
         let none = ["application/grpc", "application/grpc+proto", "application/grpc;charset=x"];
         for kind in none {
-            assert_eq!(HttpFailure::of(&request(Method::POST, kind)), None, "{kind}");
+            assert_eq!(HttpFailure::find(&request(Method::POST, kind)), None, "{kind}");
         }
         let wrong = ["", "application/json", "application/grpc-web", "application/grp"];
         for kind in wrong {
-            let failure = HttpFailure::of(&request(Method::POST, kind));
+            let failure = HttpFailure::find(&request(Method::POST, kind));
             assert_eq!(failure, Some(HttpFailure::ContentType), "{kind}");
         }
-        let failure = HttpFailure::of(&request(Method::GET, "application/grpc"));
+        let failure = HttpFailure::find(&request(Method::GET, "application/grpc"));
         assert_eq!(failure, Some(HttpFailure::Method));
     }
 }

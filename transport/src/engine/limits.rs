@@ -57,7 +57,7 @@ pub struct Limits {
 
 impl Limits {
     /// When a message that begins to come now must be whole.
-    pub fn whole_by(&self, now: Instant) -> Option<Instant> {
+    pub fn message_deadline(&self, now: Instant) -> Option<Instant> {
         let timeout = self.message_timeout;
         if timeout.is_zero() { None } else { now.checked_add(timeout) }
     }

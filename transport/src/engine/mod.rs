@@ -1,41 +1,56 @@
 //! The engine: sockets and calls driven from one epoll. No Python in here.
 //!
 //! ```text
-//! core ── the engine and its turn: readiness ─► connections ─► calls ─► events
-//! ├─ driving      one connection's and one call's part of a turn
-//! ├─ serving      listeners, accepted connections, requests (http_failure: those that are none)
-//! ├─ linking      our connections, each with one stream
-//! ├─ answering    what the application says
-//! ├─ checking     grpc.health.v1 from a table
-//! ├─ timing       deadlines, keepalive, age, idleness
-//! ├─ ending       losses, drain
-//! └─ connection, calls (receiving, sending), payload, wakers: what they are made of
+//! turn ── readiness ─► connections and calls ─► timers ─► events
+//! ├─ poll         one connection's and one call's part of a turn
+//! ├─ server       listeners, accepted connections, requests
+//! ├─ client       links: connections of ours, each with one stream
+//! ├─ application  replies, messages and acknowledgements of the application
+//! ├─ health       grpc.health.v1, answered from health_table
+//! ├─ timers       deadlines, keepalive, age, idleness (rules in lifetime)
+//! ├─ teardown     failures, losses, drain
+//! └─ fair_share   shares of the memory bounds
+//! core ── the state of the engine that all of these work on
+//! ├─ connection   one socket: routes, h2_config, schedule
+//! ├─ calls        all calls, each with its halves recv and send
+//! └─ event, payload, wake_list, limits, counters, …
 //! ```
+//!
+//! A file imports only files below it.
 
-mod answering;
+mod application;
+mod call_error;
 mod calls;
-mod checking;
+mod client;
 mod connection;
 mod core;
 mod counters;
-mod driving;
-mod ending;
 mod event;
+mod fair_share;
+mod h2_config;
+mod health;
+mod health_table;
 mod http_failure;
+mod lifetime;
 mod limits;
-mod linking;
 mod payload;
-mod receiving;
-mod sending;
-mod serving;
-mod timing;
-mod wakers;
+mod poll;
+mod recv;
+mod refusal;
+mod routes;
+mod schedule;
+mod send;
+mod server;
+mod teardown;
+mod timers;
+mod turn;
+mod wake_list;
 
-pub use self::answering::Reply;
+pub use self::application::Reply;
 pub use self::calls::Id;
+pub use self::client::LinkRequest;
 pub use self::core::Engine;
 pub use self::counters::Counters;
 pub use self::event::Event;
 pub use self::limits::Limits;
-pub use self::linking::Opening;
-pub use self::serving::Service;
+pub use self::routes::Service;

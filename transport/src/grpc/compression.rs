@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::frame::{Chain, Message};
+use super::message::{Chain, Message};
 use super::status::{Status, code};
 
 /// How the messages of one side are compressed.
@@ -28,7 +28,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// The encoding a header value names.
-    pub fn of(value: Option<&[u8]>) -> Self {
+    pub fn from_header(value: Option<&[u8]>) -> Self {
         match value {
             None | Some(b"identity") => Self::Identity,
             Some(b"gzip") => Self::Gzip,
@@ -43,7 +43,7 @@ pub fn accepts_gzip(value: &[u8]) -> bool {
 }
 
 /// A message being decompressed, in as many parts as its reader likes.
-pub struct Inflating {
+pub struct Inflater {
     decoder: flate2::read::GzDecoder<Chain>,
     // In parts as they were made: one piece that grows would be moved, and freed at once.
     parts: Vec<Bytes>,
@@ -52,7 +52,7 @@ pub struct Inflating {
     max_bytes: usize,
 }
 
-impl Inflating {
+impl Inflater {
     /// The message behind compressed bytes, of at most `max_bytes`.
     pub fn new(message: &Message, max_bytes: usize) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl Inflating {
     }
 
     /// Decompresses as far as the allowance goes, which it takes from it; true at the end.
-    pub fn go_on(&mut self, allowance: &mut usize) -> Result<bool, Status> {
+    pub fn inflate(&mut self, allowance: &mut usize) -> Result<bool, Status> {
         // One byte more than allowed, to tell a message at the bound from one beyond it.
         let wanted = (self.max_bytes + 1 - self.num_bytes).min(*allowance);
         let mut part = Vec::with_capacity(wanted.min(self.num_packed * 3));
@@ -115,9 +115,9 @@ mod tests {
     use super::*;
 
     fn gunzip(message: &Message, max_bytes: usize, step: usize) -> Result<Vec<u8>, Status> {
-        let mut inflating = Inflating::new(message, max_bytes);
-        while !inflating.go_on(&mut { step })? {}
-        Ok(inflating.into_plain().chunks().concat())
+        let mut inflater = Inflater::new(message, max_bytes);
+        while !inflater.inflate(&mut { step })? {}
+        Ok(inflater.into_plain().chunks().concat())
     }
 
     #[test]
@@ -142,9 +142,9 @@ mod tests {
     fn a_bomb_costs_no_more_than_the_bound() {
         let packed = Message::One(gzip(&[&vec![0; 64 << 20]]).into());
         assert!(packed.len() < 1 << 20);
-        let mut inflating = Inflating::new(&packed, 1 << 20);
+        let mut inflater = Inflater::new(&packed, 1 << 20);
         let mut allowance = 64 << 20;
-        assert_eq!(inflating.go_on(&mut allowance).unwrap_err().code, code::RESOURCE_EXHAUSTED);
+        assert_eq!(inflater.inflate(&mut allowance).unwrap_err().code, code::RESOURCE_EXHAUSTED);
         assert_eq!(allowance, (63 << 20) - 1);
     }
 

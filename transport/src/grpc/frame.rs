@@ -1,11 +1,11 @@
 //! Messages in a body: a flag, a length of four bytes, and the message.
 
 use std::collections::VecDeque;
-use std::io::Read;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::compression::{Encoding, Inflating};
+use super::compression::{Encoding, Inflater};
+use super::message::Message;
 use super::status::{Status, code};
 
 /// Bytes of flag and length.
@@ -13,66 +13,6 @@ pub const PREFIX_BYTES: usize = 5;
 /// Chunks below this are copied together, so that a message sent in frames of one byte costs
 /// about its own size and not a shared slice for each.
 const SMALL_BYTES: usize = 1024;
-
-/// A whole message, in the pieces it came in.
-#[derive(Debug)]
-pub enum Message {
-    /// In one piece: nearly every message of a query.
-    One(Bytes),
-    /// In several.
-    Many(Vec<Bytes>),
-}
-
-impl Message {
-    /// Its size in bytes.
-    pub fn len(&self) -> usize {
-        self.chunks().iter().map(Bytes::len).sum()
-    }
-
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Its pieces, in order.
-    pub fn chunks(&self) -> &[Bytes] {
-        match self {
-            Self::One(chunk) => std::slice::from_ref(chunk),
-            Self::Many(chunks) => chunks,
-        }
-    }
-
-    /// Its pieces, to be let go of one by one.
-    pub fn into_chunks(self) -> VecDeque<Bytes> {
-        match self {
-            Self::One(chunk) => VecDeque::from([chunk]),
-            Self::Many(chunks) => chunks.into(),
-        }
-    }
-
-    /// Reads through it.
-    pub fn reader(&self) -> Chain {
-        Chain(self.chunks().iter().cloned().collect())
-    }
-}
-
-/// Reads through the pieces of a message.
-pub struct Chain(VecDeque<Bytes>);
-
-impl Read for Chain {
-    fn read(&mut self, target: &mut [u8]) -> std::io::Result<usize> {
-        while let Some(front) = self.0.front_mut() {
-            if front.is_empty() {
-                self.0.pop_front();
-                continue;
-            }
-            let count = front.len().min(target.len());
-            front.copy_to_slice(&mut target[..count]);
-            return Ok(count);
-        }
-        Ok(0)
-    }
-}
 
 /// How large messages may be.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +44,7 @@ pub struct Assembler {
     tail: BytesMut,
     num_bytes: usize,
     head: Option<Head>,
-    inflating: Option<Inflating>,
+    inflater: Option<Inflater>,
 }
 
 #[derive(Clone, Copy)]
@@ -116,17 +56,17 @@ struct Head {
 impl Assembler {
     /// Bytes held of messages that are not whole yet.
     pub fn num_bytes(&self) -> usize {
-        self.num_bytes + self.inflating.as_ref().map_or(0, Inflating::num_bytes)
+        self.num_bytes + self.inflater.as_ref().map_or(0, Inflater::num_bytes)
     }
 
     /// Whether a message is whole and not decompressed yet.
     pub fn is_inflating(&self) -> bool {
-        self.inflating.is_some()
+        self.inflater.is_some()
     }
 
     /// Whether nothing is held: the body may end here.
     pub fn is_between_messages(&self) -> bool {
-        self.num_bytes == 0 && self.head.is_none() && self.inflating.is_none()
+        self.num_bytes == 0 && self.head.is_none() && self.inflater.is_none()
     }
 
     /// Takes the next frame.
@@ -157,10 +97,10 @@ impl Assembler {
         bounds: &Bounds,
         allowance: &mut usize,
     ) -> Result<Option<Message>, Status> {
-        if let Some(inflating) = &mut self.inflating {
-            let is_whole = inflating.go_on(allowance)?;
-            let whole = if is_whole { self.inflating.take() } else { None };
-            return Ok(whole.map(Inflating::into_plain));
+        if let Some(inflater) = &mut self.inflater {
+            let is_whole = inflater.inflate(allowance)?;
+            let whole = if is_whole { self.inflater.take() } else { None };
+            return Ok(whole.map(Inflater::into_plain));
         }
         let head = match self.head {
             Some(head) => head,
@@ -177,7 +117,7 @@ impl Assembler {
         self.head = None;
         let message = self.take(head.length);
         if head.is_compressed {
-            self.inflating = Some(Inflating::new(&message, bounds.plain_bytes(message.len())));
+            self.inflater = Some(Inflater::new(&message, bounds.plain_bytes(message.len())));
             return self.next(encoding, bounds, allowance);
         }
         Ok(Some(message))
@@ -236,16 +176,16 @@ impl Assembler {
 
 /// A message ready for a body: its prefix, and with it or behind it the bytes.
 #[derive(Debug)]
-pub struct Framed {
+pub struct MessageFrame {
     /// The prefix, and the message where it is small.
     pub head: Bytes,
     /// The message, where it is large enough that not copying it pays.
     pub body: Option<Bytes>,
 }
 
-impl Framed {
+impl MessageFrame {
     /// A small message, copied behind its prefix.
-    pub fn copied(message: &[u8]) -> Self {
+    pub fn copy_from_slice(message: &[u8]) -> Self {
         let mut head = BytesMut::with_capacity(PREFIX_BYTES + message.len());
         put_prefix(&mut head, 0, message.len());
         head.put_slice(message);
@@ -253,14 +193,14 @@ impl Framed {
     }
 
     /// A large message, left where it is.
-    pub fn shared(message: Bytes) -> Self {
+    pub fn from_bytes(message: Bytes) -> Self {
         let mut head = BytesMut::with_capacity(PREFIX_BYTES);
         put_prefix(&mut head, 0, message.len());
         Self { head: head.freeze(), body: Some(message) }
     }
 
     /// The same message as gzip.
-    pub fn compressed(&self) -> Self {
+    pub fn to_gzip(&self) -> Self {
         let packed = super::compression::gzip(&[
             &self.head[PREFIX_BYTES..],
             self.body.as_deref().unwrap_or(b""),
@@ -297,7 +237,10 @@ mod tests {
     }
 
     fn body(messages: &[&[u8]]) -> Vec<u8> {
-        messages.iter().flat_map(|message| Framed::copied(message).head.to_vec()).collect()
+        messages
+            .iter()
+            .flat_map(|message| MessageFrame::copy_from_slice(message).head.to_vec())
+            .collect()
     }
 
     #[test]
@@ -357,8 +300,11 @@ mod tests {
 
     #[test]
     fn compressed_messages_are_read() {
-        for framed in [Framed::copied(b"hello"), Framed::shared(Bytes::from_static(b"hello"))] {
-            let packed = framed.compressed();
+        for frame in [
+            MessageFrame::copy_from_slice(b"hello"),
+            MessageFrame::from_bytes(Bytes::from_static(b"hello")),
+        ] {
+            let packed = frame.to_gzip();
             let mut assembler = Assembler::default();
             assembler.push(packed.head);
             assembler.push(packed.body.unwrap());
@@ -371,7 +317,7 @@ mod tests {
     fn what_gzip_may_gain_is_bounded_beyond_a_floor() {
         // A thousandfold: 64 KiB of it is 64 MiB.
         for (size, is_taken) in [(1 << 10, true), (1 << 19, false)] {
-            let packed = Framed::copied(&vec![0; size]).compressed();
+            let packed = MessageFrame::copy_from_slice(&vec![0; size]).to_gzip();
             let mut assembler = Assembler::default();
             assembler.push(packed.head);
             assembler.push(packed.body.unwrap());
@@ -382,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_message_is_decompressed_in_parts() {
-        let packed = Framed::copied(&[7; 1000]).compressed();
+        let packed = MessageFrame::copy_from_slice(&[7; 1000]).to_gzip();
         let mut assembler = Assembler::default();
         assembler.push(packed.head);
         assembler.push(packed.body.unwrap());

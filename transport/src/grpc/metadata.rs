@@ -68,7 +68,7 @@ pub fn decode(headers: &HeaderMap) -> Vec<(&str, Value)> {
 
 /// Why a pair cannot be sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Unsendable {
+pub enum EncodeError {
     /// Not a lower-case header name, or one that belongs to the protocol.
     Key,
     /// Not printable ASCII, under a key that does not end in `-bin`.
@@ -76,20 +76,20 @@ pub enum Unsendable {
 }
 
 /// The header of a pair; the value of a `-bin` key is given raw.
-pub fn encode(key: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), Unsendable> {
-    let name = HeaderName::from_lowercase(key.as_bytes()).map_err(|_| Unsendable::Key)?;
+pub fn encode(key: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), EncodeError> {
+    let name = HeaderName::from_lowercase(key.as_bytes()).map_err(|_| EncodeError::Key)?;
     if is_reserved(&name) {
-        return Err(Unsendable::Key);
+        return Err(EncodeError::Key);
     }
     if key.ends_with("-bin") {
         let text = general_purpose::STANDARD_NO_PAD.encode(value);
-        let value = HeaderValue::try_from(text).map_err(|_| Unsendable::Value)?;
+        let value = HeaderValue::try_from(text).map_err(|_| EncodeError::Value)?;
         return Ok((name, value));
     }
     if !value.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
-        return Err(Unsendable::Value);
+        return Err(EncodeError::Value);
     }
-    HeaderValue::from_bytes(value).map(|value| (name, value)).map_err(|_| Unsendable::Value)
+    HeaderValue::from_bytes(value).map(|value| (name, value)).map_err(|_| EncodeError::Value)
 }
 
 #[cfg(test)]
@@ -141,10 +141,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent() {
-        assert_eq!(encode("X-A", b""), Err(Unsendable::Key));
-        assert_eq!(encode("grpc-status", b"0"), Err(Unsendable::Key));
-        assert_eq!(encode("x y", b""), Err(Unsendable::Key));
-        assert_eq!(encode("x", "ü".as_bytes()), Err(Unsendable::Value));
-        assert_eq!(encode("x", b"a\r\nb: c"), Err(Unsendable::Value));
+        assert_eq!(encode("X-A", b""), Err(EncodeError::Key));
+        assert_eq!(encode("grpc-status", b"0"), Err(EncodeError::Key));
+        assert_eq!(encode("x y", b""), Err(EncodeError::Key));
+        assert_eq!(encode("x", "ü".as_bytes()), Err(EncodeError::Value));
+        assert_eq!(encode("x", b"a\r\nb: c"), Err(EncodeError::Value));
     }
 }

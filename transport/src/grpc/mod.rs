@@ -3,6 +3,7 @@
 pub mod compression;
 pub mod frame;
 pub mod health;
+pub mod message;
 pub mod metadata;
 pub mod status;
 pub mod timeout;

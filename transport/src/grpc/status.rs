@@ -74,7 +74,7 @@ impl Status {
     /// What an HTTP status that is not 200 means to a caller.
     ///
     /// Source: gRPC, "HTTP to gRPC Status Code Mapping".
-    pub fn of_http(http: http::StatusCode) -> Self {
+    pub fn from_http(http: http::StatusCode) -> Self {
         let code = match http.as_u16() {
             400 => code::INTERNAL,
             401 => code::UNAUTHENTICATED,
@@ -89,7 +89,7 @@ impl Status {
     /// What a reset stream or a lost connection means to a caller.
     ///
     /// Source: gRPC over HTTP/2, "Errors".
-    pub fn of_failure(error: &h2::Error) -> Self {
+    pub fn from_h2(error: &h2::Error) -> Self {
         let code = match error.reason() {
             Some(Reason::CANCEL) => code::CANCELLED,
             Some(Reason::ENHANCE_YOUR_CALM) => code::RESOURCE_EXHAUSTED,

@@ -21,7 +21,7 @@ use rustix::time::{
 
 const MAX_EVENTS: usize = 256;
 const TIMER: u64 = 1 << 40;
-const BELL: u64 = 1 << 41;
+const NOTIFICATION: u64 = 1 << 41;
 const LISTENER: u64 = 1 << 42;
 
 /// What became ready.
@@ -30,7 +30,7 @@ pub enum Readiness {
     /// Time has come.
     Timer,
     /// The bell was rung.
-    Bell,
+    Notifier,
     /// A listener has a connection to accept.
     Listener(u32),
     /// A connection's socket.
@@ -47,28 +47,28 @@ pub enum Readiness {
 }
 
 /// An eventfd: readable once rung, until silenced.
-pub struct Bell(OwnedFd);
+pub struct Notifier(OwnedFd);
 
-impl Bell {
+impl Notifier {
     /// A silent bell.
     pub fn new() -> io::Result<Self> {
         Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
     }
 
     /// Makes the descriptor readable.
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         // It fails only when the counter is full, and then it is readable.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
     /// Makes the descriptor unreadable.
-    pub fn silence(&self) {
+    pub fn clear(&self) {
         // It fails only when the bell is silent.
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -78,7 +78,7 @@ impl AsFd for Bell {
 pub struct Poller {
     epoll: OwnedFd,
     timer: OwnedFd,
-    bell: Bell,
+    notifier: Notifier,
 }
 
 impl Poller {
@@ -87,10 +87,10 @@ impl Poller {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let bell = Bell::new()?;
+        let notifier = Notifier::new()?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
-        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
-        Ok(Self { epoll, timer, bell })
+        epoll::add(&epoll, &notifier, EventData::new_u64(NOTIFICATION), EventFlags::IN)?;
+        Ok(Self { epoll, timer, notifier })
     }
 
     /// Appends what is ready to `found`, after at most `timeout` (`None`: however long it takes).
@@ -108,9 +108,9 @@ impl Poller {
                     let _ = rustix::io::read(&self.timer, &mut [0; 8]);
                     Readiness::Timer
                 }
-                BELL => {
-                    self.bell.silence();
-                    Readiness::Bell
+                NOTIFICATION => {
+                    self.notifier.clear();
+                    Readiness::Notifier
                 }
                 token if token & LISTENER != 0 => Readiness::Listener(token as u32),
                 token => Readiness::Socket {
@@ -162,8 +162,8 @@ impl Poller {
     }
 
     /// Has `wait` say `Bell`.
-    pub fn ring(&self) {
-        self.bell.ring();
+    pub fn notify(&self) {
+        self.notifier.notify();
     }
 
     /// The epoll's descriptor: readable when something in it is ready.

@@ -33,7 +33,7 @@ impl Resolver {
         std::thread::Builder::new().name("skysail-resolver".into()).spawn(move || {
             let found = text.to_socket_addrs().map(Iterator::collect);
             resolver.lock().push((key, found));
-            resolver.poller.ring();
+            resolver.poller.notify();
         })?;
         Ok(())
     }

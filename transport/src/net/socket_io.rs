@@ -28,7 +28,7 @@ pub struct Socket {
     is_readable: bool,
     is_ended: bool,
     is_blocked: bool,
-    has_held_back: bool,
+    is_writer_waiting: bool,
     allowance: usize,
     gathered: Vec<u8>,
     num_sent: usize,
@@ -48,7 +48,7 @@ impl Socket {
             is_readable: true,
             is_ended: false,
             is_blocked: false,
-            has_held_back: false,
+            is_writer_waiting: false,
             allowance: READ_BYTES_PER_TURN,
             gathered: Vec::new(),
             num_sent: 0,
@@ -64,7 +64,7 @@ impl Socket {
     }
 
     /// Takes note of what the poller found.
-    pub fn note(&mut self, is_readable: bool, is_ended: bool, is_writable: bool) {
+    pub fn update(&mut self, is_readable: bool, is_ended: bool, is_writable: bool) {
         self.is_readable |= is_readable;
         self.is_ended |= is_ended;
         if is_writable {
@@ -83,8 +83,8 @@ impl Socket {
     }
 
     /// Whether a writer was told to wait since this was last asked.
-    pub fn take_held_back(&mut self) -> bool {
-        std::mem::take(&mut self.has_held_back)
+    pub fn take_writer_waiting(&mut self) -> bool {
+        std::mem::take(&mut self.is_writer_waiting)
     }
 
     /// Whether the peer takes no more for now.
@@ -124,7 +124,7 @@ impl Socket {
     // Whether the writer may go on; a writer that may not is noted.
     fn make_room(&mut self) -> io::Result<bool> {
         if self.num_gathered() >= MAX_GATHERED_BYTES && !self.flush()? {
-            self.has_held_back = true;
+            self.is_writer_waiting = true;
             return Ok(false);
         }
         Ok(true)

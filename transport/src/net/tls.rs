@@ -132,7 +132,7 @@ pub enum Transport {
 
 impl Transport {
     /// The end of a handshake; fails where the peer does not want HTTP/2.
-    pub fn of_tls(stream: TlsStream<SocketIo>) -> io::Result<Self> {
+    pub fn from_tls(stream: TlsStream<SocketIo>) -> io::Result<Self> {
         if stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
             return Err(io::Error::other("the peer did not ask for HTTP/2 by ALPN"));
         }

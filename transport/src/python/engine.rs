@@ -2,92 +2,25 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::copying::{COPIED_BYTES_PER_TURN, Copies};
-use super::dropped::Dropped;
-use super::giving::{Batch, Clock, give};
+use super::arguments::{to_headers, to_message, to_reply};
+use super::copy_queue::{COPIED_BYTES_PER_TURN, CopyQueue};
+use super::errors::{closed_error, internal_error, to_py_error};
+use super::event_tuples::{Batch, Clock, build_batch};
 use super::limits::PyLimits;
-use super::taking::{to_headers, to_message, to_reply};
+use super::release_queue::ReleaseQueue;
+use super::shared_engine::{Shared, State, lock, run_engine_thread, unpoisoned};
 use super::tls::{PyClientTls, PyServerTls};
-use crate::engine::{Counters, Engine, Event, Opening, Service};
-use crate::net::poller::{Bell, Poller, wait_readable};
+use crate::engine::{Counters, Engine, Event, LinkRequest, Service};
+use crate::net::poller::{Notifier, wait_readable};
 use crate::net::sockets::Endpoint;
-
-/// What both threads of an engine share.
-struct State {
-    engine: Engine,
-    // Of an engine with its own thread: readable while there is something to take.
-    bell: Option<Arc<Bell>>,
-    is_rung: bool,
-    // Whether Python was told to wake since it last took.
-    is_woken: bool,
-}
-
-impl State {
-    fn ring(&mut self) {
-        if let Some(bell) = &self.bell
-            && self.engine.has_events()
-            && !std::mem::replace(&mut self.is_rung, true)
-        {
-            bell.ring();
-        }
-    }
-
-    fn take(&mut self) -> io::Result<Vec<Event>> {
-        match &self.bell {
-            None => self.engine.turn()?,
-            Some(bell) => {
-                bell.silence();
-                self.is_rung = false;
-            }
-        }
-        Ok(self.engine.take_events())
-    }
-}
-
-type Shared = Arc<Mutex<Option<State>>>;
-
-fn lock(shared: &Shared) -> MutexGuard<'_, Option<State>> {
-    shared.lock().unwrap_or_else(|poisoned| {
-        // After a panic the engine's state may be anything: its descriptors are closed, and
-        // `take` says so.
-        let mut state = poisoned.into_inner();
-        *state = None;
-        state
-    })
-}
-
-// Tells Python that the engine's thread is no more, should it panic.
-struct LastWord(Arc<Bell>);
-
-impl Drop for LastWord {
-    fn drop(&mut self) {
-        self.0.ring();
-    }
-}
-
-// The engine's own thread. It knows nothing of Python.
-fn turn_for_ever(shared: &Shared, poller: &Poller, bell: Arc<Bell>) {
-    let _last_word = LastWord(bell);
-    let mut found = Vec::new();
-    loop {
-        found.clear();
-        if poller.wait(&mut found, None).is_err() {
-            return;
-        }
-        let mut state = lock(shared);
-        let Some(state) = state.as_mut() else { return };
-        state.engine.turn_with(&found);
-        state.ring();
-    }
-}
 
 /// See the stub.
 #[pyclass(frozen, name = "Engine", module = "skysail_transport")]
@@ -95,11 +28,11 @@ pub struct PyEngine {
     shared: Shared,
     fd: RawFd,
     clock: Clock,
-    dropped: Arc<Dropped>,
+    release_queue: Arc<ReleaseQueue>,
     paths: Mutex<Arc<Vec<Py<PyString>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     last_counters: Mutex<Counters>,
-    copies: Mutex<Copies>,
+    copy_queue: Mutex<CopyQueue>,
     copied_bytes_per_turn: usize,
 }
 
@@ -110,37 +43,39 @@ impl PyEngine {
         let state = state.as_mut()?;
         let result = work(&mut state.engine);
         state.engine.drive();
-        state.ring();
+        state.notify();
         Some(result)
     }
 
     fn take_now(&self) -> io::Result<Vec<Event>> {
         if self.shared.is_poisoned() {
             drop(lock(&self.shared));
-            return Err(has_failed());
+            return Err(internal_error());
         }
         lock(&self.shared).as_mut().map_or_else(|| Ok(Vec::new()), State::take)
     }
 
     // Has the engine's descriptor tell that there is more to take.
-    fn ring(&self) {
+    fn notify(&self) {
         if let Some(state) = lock(&self.shared).as_ref() {
-            state.engine.poller().ring();
+            state.engine.poller().notify();
         }
     }
 
-    fn take_woken(&self) -> bool {
-        lock(&self.shared).as_mut().is_some_and(|state| std::mem::take(&mut state.is_woken))
+    fn take_wake_request(&self) -> bool {
+        lock(&self.shared)
+            .as_mut()
+            .is_some_and(|state| std::mem::take(&mut state.is_wake_requested))
     }
 
     // Waits until there is something to take, without the interpreter and without the lock.
     fn wait(&self, py: Python<'_>, timeout: Option<Duration>) {
-        let watched = lock(&self.shared).as_ref().map(|state| match &state.bell {
-            Some(bell) => Ok(bell.clone()),
+        let watched = lock(&self.shared).as_ref().map(|state| match &state.notifier {
+            Some(notifier) => Ok(notifier.clone()),
             None => Err(state.engine.poller().clone()),
         });
         py.detach(|| match watched {
-            Some(Ok(bell)) => wait_readable(bell.as_fd(), timeout),
+            Some(Ok(notifier)) => wait_readable(notifier.as_fd(), timeout),
             Some(Err(poller)) => wait_readable(poller.as_fd(), timeout),
             None => {}
         });
@@ -150,7 +85,7 @@ impl PyEngine {
         let Some(state) = lock(&self.shared).take() else { return };
         *unpoisoned(&self.last_counters) = state.engine.counters();
         // The thread finds nothing left to turn.
-        state.engine.poller().ring();
+        state.engine.poller().notify();
         drop(state);
         if let Some(thread) = unpoisoned(&self.thread).take() {
             let _ = thread.join();
@@ -164,20 +99,25 @@ impl PyEngine {
     #[pyo3(signature = (limits = None, *, has_own_thread = false))]
     fn new(limits: Option<&Bound<'_, PyLimits>>, has_own_thread: bool) -> PyResult<Self> {
         let limits = limits.map(|limits| limits.get().limits.clone()).unwrap_or_default();
-        let engine = Engine::new(limits).map_err(to_error)?;
+        let engine = Engine::new(limits).map_err(to_py_error)?;
         let poller = engine.poller().clone();
         // Who empties an engine with its own thread waits for nothing else.
         let copied_bytes_per_turn = if has_own_thread { usize::MAX } else { COPIED_BYTES_PER_TURN };
-        let bell = if has_own_thread { Some(Arc::new(Bell::new()?)) } else { None };
-        let fd = bell.as_ref().map_or(engine.raw_fd(), |bell| bell.as_fd().as_raw_fd());
-        let dropped = Dropped::ringing(bell.as_ref());
-        let state = State { engine, bell: bell.clone(), is_rung: false, is_woken: false };
+        let notifier = if has_own_thread { Some(Arc::new(Notifier::new()?)) } else { None };
+        let fd = notifier.as_ref().map_or(engine.raw_fd(), |notifier| notifier.as_fd().as_raw_fd());
+        let release_queue = ReleaseQueue::with_notifier(notifier.as_ref());
+        let state = State {
+            engine,
+            notifier: notifier.clone(),
+            is_notified: false,
+            is_wake_requested: false,
+        };
         let shared = Arc::new(Mutex::new(Some(state)));
-        let thread = match bell {
-            Some(bell) => {
+        let thread = match notifier {
+            Some(notifier) => {
                 let shared = shared.clone();
                 let builder = std::thread::Builder::new().name("skysail-transport".into());
-                Some(builder.spawn(move || turn_for_ever(&shared, &poller, bell))?)
+                Some(builder.spawn(move || run_engine_thread(&shared, &poller, notifier))?)
             }
             None => None,
         };
@@ -185,11 +125,11 @@ impl PyEngine {
             shared,
             fd,
             clock: Clock::new(),
-            dropped,
+            release_queue,
             paths: Mutex::default(),
             thread: Mutex::new(thread),
             last_counters: Mutex::default(),
-            copies: Mutex::default(),
+            copy_queue: Mutex::default(),
             copied_bytes_per_turn,
         })
     }
@@ -214,7 +154,7 @@ impl PyEngine {
         shares_port: bool,
         tls: Option<&Bound<'_, PyServerTls>>,
     ) -> PyResult<u16> {
-        let endpoint = Endpoint::parse(address).map_err(to_error)?;
+        let endpoint = Endpoint::parse(address).map_err(to_py_error)?;
         let names = unary.iter().chain(&streams).map(|path| PyString::intern(py, path).unbind());
         let before = unpoisoned(&self.paths).clone();
         let after = before.iter().map(|path| path.clone_ref(py)).chain(names).collect();
@@ -226,7 +166,7 @@ impl PyEngine {
         if !matches!(port, Some(Ok(_))) {
             *unpoisoned(&self.paths) = before;
         }
-        port.ok_or_else(closed)?.map_err(to_error)
+        port.ok_or_else(closed_error)?.map_err(to_py_error)
     }
 
     #[pyo3(signature = (endpoint, path, metadata = None, tls = None, *, acknowledges_itself = true))]
@@ -238,41 +178,52 @@ impl PyEngine {
         tls: Option<&Bound<'_, PyClientTls>>,
         acknowledges_itself: bool,
     ) -> PyResult<u64> {
-        let opening = Opening {
-            endpoint: Endpoint::parse(endpoint).map_err(to_error)?,
+        let link = LinkRequest {
+            endpoint: Endpoint::parse(endpoint).map_err(to_py_error)?,
             path,
             metadata: metadata.map(to_headers).transpose()?.unwrap_or_default(),
             tls: tls.map(|tls| tls.get().tls.clone()),
             acknowledges_itself,
         };
-        self.with(|engine| engine.open(opening)).ok_or_else(closed)?.map_err(to_error)
+        self.with(|engine| engine.open(link)).ok_or_else(closed_error)?.map_err(to_py_error)
     }
 
     #[pyo3(signature = (timeout_ms = 0))]
     fn take<'py>(&self, py: Python<'py>, timeout_ms: i64) -> PyResult<Batch<'py>> {
         // Taken out of the lock: a finalizer may come back here.
-        let mut copies = std::mem::take(&mut *unpoisoned(&self.copies));
-        let mut events = self.take_now().map_err(to_error)?;
-        if events.is_empty() && copies.is_empty() && !self.take_woken() && timeout_ms != 0 {
+        let mut copy_queue = std::mem::take(&mut *unpoisoned(&self.copy_queue));
+        let mut events = self.take_now().map_err(to_py_error)?;
+        if events.is_empty()
+            && copy_queue.is_empty()
+            && !self.take_wake_request()
+            && timeout_ms != 0
+        {
             self.wait(py, u64::try_from(timeout_ms).ok().map(Duration::from_millis));
-            events = self.take_now().map_err(to_error)?;
-            self.take_woken();
+            events = self.take_now().map_err(to_py_error)?;
+            self.take_wake_request();
         }
-        self.dropped.clear(py);
+        self.release_queue.clear(py);
         let paths = unpoisoned(&self.paths).clone();
-        let batch =
-            give(py, events, (&mut copies, self.copied_bytes_per_turn), &paths, &self.clock);
-        if !copies.is_empty() {
-            *unpoisoned(&self.copies) = copies;
-            self.ring();
+        let batch = build_batch(
+            py,
+            events,
+            (&mut copy_queue, self.copied_bytes_per_turn),
+            &paths,
+            &self.clock,
+        );
+        if !copy_queue.is_empty() {
+            *unpoisoned(&self.copy_queue) = copy_queue;
+            self.notify();
         }
         batch
     }
 
     fn wake(&self) {
-        if let Some(State { bell: Some(bell), is_woken, .. }) = lock(&self.shared).as_mut() {
-            *is_woken = true;
-            bell.ring();
+        if let Some(State { notifier: Some(notifier), is_wake_requested, .. }) =
+            lock(&self.shared).as_mut()
+        {
+            *is_wake_requested = true;
+            notifier.notify();
         }
     }
 
@@ -285,16 +236,16 @@ impl PyEngine {
         acknowledged: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         if self.shared.is_poisoned() {
-            return Err(to_error(has_failed()));
+            return Err(to_py_error(internal_error()));
         }
         let mut to_end = Vec::with_capacity(replies.len().unwrap_or(0));
         for item in replies.try_iter()? {
-            to_end.push(to_reply(&item?, &self.dropped)?);
+            to_end.push(to_reply(&item?, &self.release_queue)?);
         }
         let mut to_send = Vec::new();
         if let Some(messages) = messages {
             for item in messages.try_iter()? {
-                to_send.push(to_message(&item?, &self.dropped)?);
+                to_send.push(to_message(&item?, &self.release_queue)?);
             }
         }
         let mut done_with: Vec<(u64, usize)> = Vec::new();
@@ -307,12 +258,12 @@ impl PyEngine {
             for (id, count) in done_with {
                 engine.acknowledge(id, count);
             }
-            for (id, framed) in to_send {
-                engine.send(id, framed);
+            for (id, frame) in to_send {
+                engine.send(id, frame);
             }
             to_end.into_iter().for_each(|reply| engine.reply(reply));
         });
-        self.dropped.clear(py);
+        self.release_queue.clear(py);
         Ok(())
     }
 
@@ -350,7 +301,7 @@ impl PyEngine {
 
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.stop());
-        self.dropped.clear(py);
+        self.release_queue.clear(py);
     }
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -368,28 +319,5 @@ impl Drop for PyEngine {
     fn drop(&mut self) {
         // The thread never waits for the interpreter, so joining it here cannot hang.
         self.stop();
-    }
-}
-
-fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn has_failed() -> io::Error {
-    io::Error::other("the engine has failed by a mistake of its own")
-}
-
-fn closed() -> PyErr {
-    PyRuntimeError::new_err("the engine is closed")
-}
-
-fn to_error(error: io::Error) -> PyErr {
-    match error.raw_os_error() {
-        // With the number, Python picks the subclass.
-        Some(number) => PyOSError::new_err((number, error.to_string())),
-        None if error.kind() == io::ErrorKind::InvalidInput => {
-            PyValueError::new_err(error.to_string())
-        }
-        None => PyOSError::new_err(error.to_string()),
     }
 }

@@ -4,13 +4,15 @@
 //! of an object and call the engine again, and the engine's own thread must never wait for the
 //! interpreter.
 
-mod copying;
-mod dropped;
+mod arguments;
+mod copy_queue;
 mod engine;
-mod giving;
+mod errors;
+mod event_tuples;
 mod limits;
 mod metadata;
-mod taking;
+mod release_queue;
+mod shared_engine;
 mod tls;
 
 use pyo3::prelude::*;
@@ -23,7 +25,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<metadata::Metadata>()?;
     module.add_class::<tls::PyServerTls>()?;
     module.add_class::<tls::PyClientTls>()?;
-    for (name, kind) in giving::KINDS {
+    for (name, kind) in event_tuples::KINDS {
         module.add(name, kind)?;
     }
     module.add("__version__", env!("CARGO_PKG_VERSION"))

@@ -3,24 +3,25 @@
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll};
 
+use super::call_error::CallError;
 use super::calls::{Id, Role};
 use super::connection::{Stage, Step};
 use super::core::Engine;
 use super::event::Event;
-use super::receiving::{End, Ended, Response};
-use super::serving::Route;
-use crate::grpc::frame::Message;
+use super::recv::{Response, StreamEnd};
+use super::routes::Route;
+use crate::grpc::message::Message;
 use crate::grpc::metadata;
-use crate::grpc::status::{Status, code};
+use crate::grpc::status::Status;
 
 impl Engine {
     pub(super) fn poll_connection(&mut self, index: u32) {
         let Some(connection) = self.connections.get(index as usize) else { return };
-        connection.waking.reset();
-        let waker = connection.waking.waker().clone();
+        connection.wake_handle.reset();
+        let waker = connection.wake_handle.waker().clone();
         let mut context = Context::from_waker(&waker);
         let closed = loop {
-            match self.connections[index as usize].step(&mut context, &self.builders) {
+            match self.connections[index as usize].step(&mut context, &self.h2_config) {
                 Step::Again => {}
                 Step::Wait => break None,
                 Step::Request(request) => self.on_request(index, *request),
@@ -40,7 +41,7 @@ impl Engine {
         let mut socket = io.lock();
         if socket.bytes_in != connection.known_bytes_in {
             connection.known_bytes_in = socket.bytes_in;
-            connection.last_heard = socket.read_at;
+            connection.last_read_at = socket.read_at;
         }
         let is_connecting = matches!(connection.stage, Stage::Connecting);
         let bytes_out = socket.bytes_out;
@@ -49,8 +50,8 @@ impl Engine {
             self.postponed.push(index);
         }
         let is_flushed = matches!(flushed, Ok(true));
-        if socket.take_held_back() && is_flushed {
-            connection.waking.wake();
+        if socket.take_writer_waiting() && is_flushed {
+            connection.wake_handle.wake();
         }
         if is_flushed {
             connection.blocked_since = None;
@@ -67,147 +68,143 @@ impl Engine {
         } else if let Err(error) = flushed {
             self.on_closed(index, Some(error.to_string()));
         } else if !self.connections[index as usize].waiting.is_empty() {
-            self.wake_waiting(index);
+            self.resume_waiting(index);
         }
     }
 
     pub(super) fn poll_call(&mut self, slot: u32) {
         match self.advance_and_count(slot) {
-            Some(Ended::Broken(status)) => self.fail_call(slot, status),
-            Some(Ended::Gone(status)) => self.lose_call(slot, status),
+            Some(CallError::Protocol(status)) => self.fail_call(slot, status),
+            Some(CallError::Disconnected(status)) => self.lose_call(slot, status),
             None => {}
         }
     }
 
     /// Polls a call whose connection is over: what came before the end still counts.
-    pub(super) fn poll_last(&mut self, slot: u32, lost: &Status) {
+    pub(super) fn poll_final(&mut self, slot: u32, lost: &Status) {
         if self.advance_and_count(slot).is_some() || self.calls.get(slot).is_some() {
             self.lose_call(slot, lost.clone());
         }
     }
 
-    fn advance_and_count(&mut self, slot: u32) -> Option<Ended> {
-        let ended = self.advance_call(slot);
-        // A call that has ended was counted out when it was removed.
-        let Some(call) = self.calls.get_mut(slot) else { return ended };
+    fn advance_and_count(&mut self, slot: u32) -> Option<CallError> {
+        let error = self.advance_call(slot);
+        // The removal of an ended call has already taken its bytes off.
+        let Some(call) = self.calls.get_mut(slot) else { return error };
         // The peers of links are known: neither do they count with clients, nor end by them.
         let is_link = call.role == Role::Link;
-        let after = if is_link { 0 } else { call.receiving.num_bytes() };
+        let after = if is_link { 0 } else { call.recv.num_bytes() };
         let before = std::mem::replace(&mut call.num_counted, after);
         let index = call.connection;
-        if call.receiving.is_inflating() {
+        if call.recv.is_inflating() {
             self.postponed_calls.push(slot);
         }
         if call.role == Role::Stream {
-            self.watch_message(slot);
+            self.watch_message_deadline(slot);
         }
         let connection = &mut self.connections[index as usize];
         connection.partial_bytes = connection.partial_bytes + after - before;
         self.partial_bytes = self.partial_bytes + after - before;
-        if ended.is_none() && after > before {
+        if error.is_none() && after > before {
             self.evict();
         }
-        ended
+        error
     }
 
     // A message that never becomes whole would hold its memory for ever.
-    fn watch_message(&mut self, slot: u32) {
+    fn watch_message_deadline(&mut self, slot: u32) {
         let Some(call) = self.calls.get_mut(slot) else { return };
-        match (call.receiving.is_inside_message(&self.limits), call.whole_by) {
+        match (call.recv.is_inside_message(&self.limits), call.message_deadline) {
             (true, None) => {
-                call.whole_by = self.limits.whole_by(self.now);
-                if let Some(at) = call.whole_by {
-                    self.schedule_deadline(at);
+                call.message_deadline = self.limits.message_deadline(self.now);
+                if let Some(at) = call.message_deadline {
+                    self.schedule.add_deadline(at);
                 }
             }
-            (false, Some(_)) => call.whole_by = None,
+            (false, Some(_)) => call.message_deadline = None,
             _ => {}
         }
     }
 
-    // Receives and sends what it can; says how the call ended if it did without us.
-    fn advance_call(&mut self, slot: u32) -> Option<Ended> {
+    /// Receive and send what is possible; return an error if the call cannot go on.
+    fn advance_call(&mut self, slot: u32) -> Option<CallError> {
         let id = self.calls.id(slot);
         // Also where the call is over: the slot's next call must be listed again.
-        self.calls.reset_waking(slot);
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        let waker = waking.waker();
+        self.calls.reset_wake(slot);
+        let (call, wake_handle) = self.calls.get_to_poll(slot)?;
+        let waker = wake_handle.waker();
         let mut context = Context::from_waker(waker);
         match call.role {
-            Role::Unary if call.receiving.is_open() => {
-                if let Poll::Ready(message) = call.receiving.poll_unary(
-                    &mut context,
-                    &self.limits,
-                    &mut self.inflate_allowance,
-                ) {
+            Role::Unary if call.recv.is_open() => {
+                if let Poll::Ready(message) =
+                    call.recv.poll_unary(&mut context, &self.limits, &mut self.inflate_allowance)
+                {
                     match message {
-                        Err(ended) => return Some(ended),
+                        Err(error) => return Some(error),
                         Ok(message) => self.deliver_unary(slot, message),
                     }
                 }
             }
-            Role::Watch if call.receiving.is_open() => {
-                if let Poll::Ready(message) = call.receiving.poll_unary(
-                    &mut context,
-                    &self.limits,
-                    &mut self.inflate_allowance,
-                ) {
+            Role::Watch if call.recv.is_open() => {
+                if let Poll::Ready(message) =
+                    call.recv.poll_unary(&mut context, &self.limits, &mut self.inflate_allowance)
+                {
                     match message {
-                        Err(ended) => return Some(ended),
+                        Err(error) => return Some(error),
                         Ok(message) => {
-                            call.whole_by = None;
+                            call.message_deadline = None;
                             self.begin_watch(slot, &message);
                         }
                     }
                 }
             }
-            Role::Answered => {
-                if call.receiving.poll_rest(&mut context).is_ready() {
+            Role::Discard => {
+                if call.recv.poll_discard(&mut context).is_ready() {
                     self.remove_call(slot);
                 }
                 return None;
             }
             Role::Unary | Role::Watch => {}
             Role::Stream | Role::Link => {
-                if let Some(ended) = self.advance_stream(slot, id) {
-                    return Some(ended);
+                if let Some(error) = self.advance_stream(slot, id) {
+                    return Some(error);
                 }
             }
         }
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        let waker = waking.waker();
+        let (call, wake_handle) = self.calls.get_to_poll(slot)?;
+        let waker = wake_handle.waker();
         let mut context = Context::from_waker(waker);
-        match call.sending.poll(&mut context) {
-            Poll::Ready(Err(ended)) => return Some(ended),
+        match call.send.poll(&mut context) {
+            Poll::Ready(Err(error)) => return Some(error),
             Poll::Ready(Ok(())) if call.role != Role::Link => {
                 if let Some(call) = self.remove_call(slot) {
-                    self.discard_rest(call.connection, call.receiving.into_rest());
+                    self.discard_body(call.connection, call.recv.into_unread_body());
                 }
                 return None;
             }
             _ => {}
         }
         if call.role != Role::Link
-            && let Poll::Ready(ended) = call.sending.poll_reset(&mut context)
+            && let Poll::Ready(error) = call.send.poll_reset(&mut context)
         {
-            return Some(ended);
+            return Some(error);
         }
         None
     }
 
-    fn advance_stream(&mut self, slot: u32, id: Id) -> Option<Ended> {
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        let mut context = Context::from_waker(waking.waker());
+    fn advance_stream(&mut self, slot: u32, id: Id) -> Option<CallError> {
+        let (call, wake_handle) = self.calls.get_to_poll(slot)?;
+        let mut context = Context::from_waker(wake_handle.waker());
         let is_link = call.role == Role::Link;
-        match call.receiving.poll_response(&mut context) {
-            Poll::Ready(Err(ended)) => return Some(ended),
+        match call.recv.poll_response(&mut context) {
+            Poll::Ready(Err(error)) => return Some(error),
             Poll::Ready(Ok(Response::Refused(status, headers))) => {
                 self.close_link(slot, status, headers);
                 return None;
             }
             Poll::Ready(Ok(Response::Accepted(headers))) => {
                 let headers = Some(headers).filter(metadata::has_any);
-                self.tell(Event::Accepted(id, headers));
+                self.push_event(Event::Accepted(id, headers));
             }
             Poll::Pending => {}
         }
@@ -219,28 +216,28 @@ impl Engine {
             self.calls.get_mut(slot)?.is_paused = true;
             return None;
         }
-        let (index, arrival) = (call.connection, connection.last_heard);
+        let (index, arrival) = (call.connection, connection.last_read_at);
         let mut messages = Vec::new();
-        let (call, waking) = self.calls.get_to_poll(slot)?;
-        let mut context = Context::from_waker(waking.waker());
+        let (call, wake_handle) = self.calls.get_to_poll(slot)?;
+        let mut context = Context::from_waker(wake_handle.waker());
         let limits = &self.limits;
         let allowance = &mut self.inflate_allowance;
-        let end = call.receiving.poll_stream(&mut context, limits, is_link, allowance, |message| {
+        let end = call.recv.poll_stream(&mut context, limits, is_link, allowance, |message| {
             messages.push(message);
         });
         self.counters.messages_in += messages.len() as u64;
         for message in messages {
             let event = Event::Message(id, message, arrival);
-            if is_link { self.tell(event) } else { self.tell_of(index, event) }
+            if is_link { self.push_event(event) } else { self.push_peer_event(index, event) }
         }
         match end {
             Poll::Pending => None,
-            Poll::Ready(Err(ended)) => Some(ended),
-            Poll::Ready(Ok(End::HalfClosed)) => {
-                self.tell(Event::HalfClosed(id));
+            Poll::Ready(Err(error)) => Some(error),
+            Poll::Ready(Ok(StreamEnd::HalfClosed)) => {
+                self.push_event(Event::HalfClosed(id));
                 None
             }
-            Poll::Ready(Ok(End::Closed(status, trailers))) => {
+            Poll::Ready(Ok(StreamEnd::Closed(status, trailers))) => {
                 self.close_link(slot, status, trailers);
                 None
             }
@@ -254,16 +251,11 @@ impl Engine {
             return self.answer_check(slot, &message);
         }
         call.is_delivered = true;
-        call.whole_by = None;
+        call.message_deadline = None;
         let (path, deadline, metadata) = (call.path, call.deadline, call.metadata.take());
         let index = call.connection;
-        let arrival = self.connections[index as usize].last_heard;
+        let arrival = self.connections[index as usize].last_read_at;
         self.counters.calls += 1;
-        self.tell_of(index, Event::Call { id, path, message, arrival, deadline, metadata });
+        self.push_peer_event(index, Event::Call { id, path, message, arrival, deadline, metadata });
     }
-}
-
-/// Why a call is turned away when too much has come.
-pub fn untaken() -> Status {
-    Status::new(code::RESOURCE_EXHAUSTED, "too many messages have come that nobody has taken")
 }

@@ -8,17 +8,17 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderValue, Response};
 
+use super::call_error::CallError;
 use super::payload::{Gauge, Payload};
-use super::receiving::Ended;
 use crate::grpc::compression::GRPC_ENCODING;
-use crate::grpc::frame::Framed;
+use crate::grpc::frame::MessageFrame;
 use crate::grpc::status::Status;
 
 /// What one message asks of the window at a time.
 const CAPACITY_BYTES: usize = 1 << 20;
 
 /// How our side of a call ends.
-pub enum Ending {
+pub enum SendEnd {
     /// A server's: with a status.
     Trailers(HeaderMap),
     /// A client's: it sends no more.
@@ -27,11 +27,11 @@ pub enum Ending {
 
 /// The sending half of a call.
 #[derive(Default)]
-pub struct Sending {
+pub struct SendHalf {
     respond: Option<SendResponse<Payload>>,
     stream: Option<SendStream<Payload>>,
     queue: VecDeque<Payload>,
-    ending: Option<Ending>,
+    end: Option<SendEnd>,
     has_ended: bool,
     // Made with the first message of a stream.
     gauge: Option<Arc<Gauge>>,
@@ -41,9 +41,9 @@ pub struct Sending {
     pub is_full: bool,
 }
 
-impl Sending {
+impl SendHalf {
     /// The answer to a request.
-    pub fn of_request(respond: SendResponse<Payload>, gzip_from_bytes: usize) -> Self {
+    pub fn for_request(respond: SendResponse<Payload>, gzip_from_bytes: usize) -> Self {
         Self { respond: Some(respond), gzip_from_bytes, ..Self::default() }
     }
 
@@ -67,18 +67,18 @@ impl Sending {
     }
 
     /// Queues a message behind the others.
-    pub fn push(&mut self, framed: Framed, connection: &Arc<Gauge>) {
-        let framed = pack(framed, self.gzip_from_bytes);
+    pub fn push(&mut self, frame: MessageFrame, connection: &Arc<Gauge>) {
+        let frame = compress_if_large(frame, self.gzip_from_bytes);
         let gauge = self.gauge.get_or_insert_with(|| Gauge::below(connection));
-        self.queue.push_back(Payload::new(framed.head, gauge));
-        if let Some(body) = framed.body {
+        self.queue.push_back(Payload::new(frame.head, gauge));
+        if let Some(body) = frame.body {
             self.queue.push_back(Payload::new(body, gauge));
         }
     }
 
     /// Ends our side once the queue is sent. Only the first end counts.
-    pub fn finish(&mut self, ending: Ending) {
-        self.ending.get_or_insert(ending);
+    pub fn finish(&mut self, end: SendEnd) {
+        self.end.get_or_insert(end);
     }
 
     /// Whether headers or messages are out or queued.
@@ -88,7 +88,7 @@ impl Sending {
 
     /// Whether our side is ending or has ended.
     pub fn is_finishing(&self) -> bool {
-        self.ending.is_some() || self.has_ended
+        self.end.is_some() || self.has_ended
     }
 
     /// Whether our side has ended.
@@ -97,14 +97,14 @@ impl Sending {
     }
 
     /// Answers a unary call: h2 keeps what the window does not take yet.
-    pub fn answer(mut self, framed: Framed, trailers: HeaderMap, gauge: &Arc<Gauge>) {
+    pub fn answer(mut self, frame: MessageFrame, trailers: HeaderMap, gauge: &Arc<Gauge>) {
         let Some(respond) = &mut self.respond else { return };
-        let framed = pack(framed, self.gzip_from_bytes);
+        let frame = compress_if_large(frame, self.gzip_from_bytes);
         let response = ok_response(self.gzip_from_bytes > 0);
         // An error means that the peer has gone, which makes the answer nobody's.
         let Ok(mut stream) = respond.send_response(response, false) else { return };
-        let _ = stream.send_data(Payload::new(framed.head, gauge), false);
-        if let Some(body) = framed.body {
+        let _ = stream.send_data(Payload::new(frame.head, gauge), false);
+        if let Some(body) = frame.body {
             let _ = stream.send_data(Payload::new(body, gauge), false);
         }
         let _ = stream.send_trailers(trailers);
@@ -132,7 +132,7 @@ impl Sending {
     }
 
     /// Sends what the window takes; ready once our side has ended.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let Some(stream) = &mut self.stream else { return Poll::Pending };
         while let Some(front) = self.queue.front_mut() {
             stream.reserve_capacity(front.len().min(CAPACITY_BYTES));
@@ -153,15 +153,15 @@ impl Sending {
             }
             stream.send_data(part, false)?;
         }
-        let ending = self.ending.take();
-        self.has_ended |= ending.is_some();
-        match ending {
+        let end = self.end.take();
+        self.has_ended |= end.is_some();
+        match end {
             None => Poll::Pending,
-            Some(Ending::Trailers(trailers)) => {
+            Some(SendEnd::Trailers(trailers)) => {
                 stream.send_trailers(trailers)?;
                 Poll::Ready(Ok(()))
             }
-            Some(Ending::HalfClose) => {
+            Some(SendEnd::HalfClose) => {
                 let nothing = Payload::new(bytes::Bytes::new(), &Arc::default());
                 stream.send_data(nothing, true)?;
                 Poll::Ready(Ok(()))
@@ -170,14 +170,14 @@ impl Sending {
     }
 
     /// Ready when the peer has reset the call.
-    pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+    pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<CallError> {
         let reset = match (&mut self.stream, &mut self.respond) {
             (Some(stream), _) => stream.poll_reset(context),
             (None, Some(respond)) => respond.poll_reset(context),
             (None, None) => return Poll::Pending,
         };
         reset.map(|reason| match reason {
-            Ok(reason) => Ended::Gone(Status::of_failure(&reason.into())),
+            Ok(reason) => CallError::Disconnected(Status::from_h2(&reason.into())),
             Err(error) => error.into(),
         })
     }
@@ -204,14 +204,17 @@ fn ok_response(is_gzip: bool) -> Response<()> {
     response
 }
 
-fn pack(framed: Framed, gzip_from_bytes: usize) -> Framed {
-    if gzip_from_bytes > 0 && framed.num_bytes() >= gzip_from_bytes {
-        framed.compressed()
+fn compress_if_large(frame: MessageFrame, gzip_from_bytes: usize) -> MessageFrame {
+    if gzip_from_bytes > 0 && frame.num_bytes() >= gzip_from_bytes {
+        frame.to_gzip()
     } else {
-        framed
+        frame
     }
 }
 
-fn closed() -> Ended {
-    Ended::Gone(Status::new(crate::grpc::status::code::UNAVAILABLE, "the stream is closed"))
+fn closed() -> CallError {
+    CallError::Disconnected(Status::new(
+        crate::grpc::status::code::UNAVAILABLE,
+        "the stream is closed",
+    ))
 }

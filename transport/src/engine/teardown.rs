@@ -7,12 +7,12 @@ use h2::{Reason, RecvStream};
 use http::HeaderMap;
 
 use super::calls::{Call, Id, Role};
-use super::connection::Stage;
+use super::connection::{Connection, Stage};
 use super::core::Engine;
 use super::event::Event;
-use super::receiving::Receiving;
-use super::sending::Sending;
-use super::serving::failure_headers;
+use super::recv::RecvHalf;
+use super::refusal::failure_headers;
+use super::send::SendHalf;
 use crate::grpc::compression::Encoding;
 use crate::grpc::metadata;
 use crate::grpc::status::{Status, code};
@@ -27,17 +27,17 @@ impl Engine {
         let id = self.calls.id(slot);
         let Some(call) = self.remove_call(slot) else { return };
         if call.role == Role::Link {
-            call.sending.reset(Reason::CANCEL);
-            return self.tell(Event::Closed(id, status, None));
+            call.send.reset(Reason::CANCEL);
+            return self.push_event(Event::Closed(id, status, None));
         }
-        if call.role == Role::Answered {
+        if call.role == Role::Discard {
             return;
         }
         self.counters.refused += 1;
-        call.sending.abandon(failure_headers(&status));
-        self.discard_rest(call.connection, call.receiving.into_rest());
+        call.send.abandon(failure_headers(&status));
+        self.discard_body(call.connection, call.recv.into_unread_body());
         if call.is_delivered {
-            self.tell(Event::Cancelled(id, status.text));
+            self.push_event(Event::Cancelled(id, status.text));
         }
     }
 
@@ -45,24 +45,24 @@ impl Engine {
     ///
     /// Let go of at once, the stream would be reset. What the peer has sent by then counts with h2
     /// as a mistake of the peer, and too many of those end the connection with all its calls.
-    pub(super) fn discard_rest(&mut self, connection: u32, body: Option<RecvStream>) {
+    pub(super) fn discard_body(&mut self, connection: u32, body: Option<RecvStream>) {
         let Some(body) = body.filter(|body| !body.is_end_stream()) else { return };
         let deadline = self.now + REST_TIMEOUT;
         let slot = self.add_call(Call {
             connection,
             position: 0,
-            role: Role::Answered,
+            role: Role::Discard,
             path: u32::MAX,
             deadline: Some(deadline),
-            whole_by: None,
+            message_deadline: None,
             metadata: None,
             is_delivered: false,
             is_paused: false,
-            receiving: Receiving::of_request(body, Encoding::Identity),
+            recv: RecvHalf::for_request(body, Encoding::Identity),
             num_counted: 0,
-            sending: Sending::default(),
+            send: SendHalf::default(),
         });
-        self.schedule_deadline(deadline);
+        self.schedule.add_deadline(deadline);
         self.calls.wake(slot);
     }
 
@@ -70,15 +70,15 @@ impl Engine {
     pub(super) fn lose_call(&mut self, slot: u32, status: Status) {
         let id = self.calls.id(slot);
         let Some(call) = self.remove_call(slot) else { return };
-        if call.role == Role::Answered {
+        if call.role == Role::Discard {
             return;
         }
         if call.role == Role::Link {
-            return self.tell(Event::Closed(id, status, None));
+            return self.push_event(Event::Closed(id, status, None));
         }
         self.counters.cancelled += 1;
         if call.is_delivered {
-            self.tell(Event::Cancelled(id, status.text));
+            self.push_event(Event::Cancelled(id, status.text));
         }
     }
 
@@ -86,11 +86,11 @@ impl Engine {
     pub(super) fn close_link(&mut self, slot: u32, status: Status, trailers: HeaderMap) {
         let id = self.calls.id(slot);
         if let Some(call) = self.remove_call(slot) {
-            if !call.sending.is_finished() {
-                call.sending.reset(Reason::NO_ERROR);
+            if !call.send.is_finished() {
+                call.send.reset(Reason::NO_ERROR);
             }
             let trailers = metadata::has_any(&trailers).then_some(trailers);
-            self.tell(Event::Closed(id, status, trailers));
+            self.push_event(Event::Closed(id, status, trailers));
         }
     }
 
@@ -99,7 +99,7 @@ impl Engine {
         let Some(slot) = self.calls.find(id) else { return };
         let Some(call) = self.remove_call(slot) else { return };
         let index = call.connection;
-        call.sending.reset(Reason::CANCEL);
+        call.send.reset(Reason::CANCEL);
         if call.role == Role::Link && !self.connections[index as usize].is_established() {
             self.close_connection(index, None);
         }
@@ -123,7 +123,7 @@ impl Engine {
         self.counters.connection_errors += u64::from(reason.is_some());
         let lost = Status::new(code::UNAVAILABLE, lost_text(connection, reason));
         for slot in connection.calls.clone() {
-            self.poll_last(slot, &lost);
+            self.poll_final(slot, &lost);
         }
         // With the connection its descriptor is closed, and with that the poller's interest.
         if let Some(connection) = self.connections.try_remove(index as usize)
@@ -137,7 +137,7 @@ impl Engine {
     }
 
     /// Has the streams that waited for a connection's queue to shrink go on.
-    pub(super) fn wake_waiting(&mut self, index: u32) {
+    pub(super) fn resume_waiting(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let reads_again = connection.unsent.get() <= self.limits.max_unsent_bytes / 2;
         let mut waiting = std::mem::take(&mut connection.waiting);
@@ -154,17 +154,17 @@ impl Engine {
                 self.calls.wake(slot);
             }
             let call = self.calls.get_mut(slot).expect("just there");
-            let is_writable = call.sending.is_full
-                && call.sending.num_unsent() <= self.limits.stream_high_bytes / 2;
+            let is_writable =
+                call.send.is_full && call.send.num_unsent() <= self.limits.stream_high_bytes / 2;
             if is_writable {
-                call.sending.is_full = false;
+                call.send.is_full = false;
             }
-            if call.sending.is_full || call.is_paused {
+            if call.send.is_full || call.is_paused {
                 still.push(slot);
             }
             if is_writable {
                 let id = self.calls.id(slot);
-                self.tell(Event::Writable(id));
+                self.push_event(Event::Writable(id));
             }
         }
         self.connections[index as usize].waiting.extend(still);
@@ -192,10 +192,7 @@ impl Engine {
     }
 }
 
-fn lost_text(
-    connection: &super::connection::Connection,
-    reason: Option<String>,
-) -> Cow<'static, str> {
+fn lost_text(connection: &Connection, reason: Option<String>) -> Cow<'static, str> {
     let Some(plan) = &connection.plan else {
         return "the connection of the caller was lost".into();
     };

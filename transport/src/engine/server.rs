@@ -1,101 +1,37 @@
 //! The server role: listeners, accepted connections, requests.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use h2::RecvStream;
 use h2::server::SendResponse;
-use h2::{RecvStream, client, server};
 use http::{HeaderValue, Request};
 
 use super::calls::{Call, Role};
-use super::connection::{Builders, Connection, Stage};
+use super::connection::Stage;
 use super::core::Engine;
-use super::driving::untaken;
 use super::event::Event;
 use super::http_failure::HttpFailure;
-use super::limits::Limits;
-use super::payload::{Gauge, Payload};
-use super::receiving::Receiving;
-use super::sending::{Sending, refuse};
-use super::wakers::Waking;
-use crate::grpc::compression::{
-    ACCEPTED, Encoding, GRPC_ACCEPT_ENCODING, GRPC_ENCODING, accepts_gzip,
-};
+use super::payload::Payload;
+use super::recv::RecvHalf;
+use super::refusal::{failure_headers, too_much_untaken};
+use super::routes::{ListenerEntry, Route, Routes, Service};
+use super::send::{SendHalf, refuse};
+use crate::grpc::compression::{Encoding, GRPC_ACCEPT_ENCODING, GRPC_ENCODING, accepts_gzip};
 use crate::grpc::status::{Status, code};
 use crate::grpc::{health, metadata, timeout};
-use crate::net::socket_io::{READ_BYTES_PER_TURN, Socket, SocketIo};
+use crate::net::socket_io::{Socket, SocketIo};
 use crate::net::sockets::{Endpoint, Listener};
-use crate::net::tls::{ServerTls, Transport};
+use crate::net::tls::Transport;
 
 /// Connections accepted before those there are have their turn.
 const MAX_ACCEPTS: usize = 64;
 /// How long a listener rests when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A request, and its reset, take no fewer bytes.
-const MIN_RESET_CALL_BYTES: usize = 30;
-/// Calls a peer may open and reset before the engine looks at them: as many as one turn's reading
-/// can hold. An honest peer of a process that stood still sends a second's calls together with
-/// their cancellations; what a turn reads bounds what any peer can cost.
-const MAX_RESETS_AT_ONCE: usize = READ_BYTES_PER_TURN.div_ceil(MIN_RESET_CALL_BYTES);
-/// h2's count of what tiny DATA frames cost beyond their bytes. One turn's reading of frames of
-/// one byte stays below it, and they leave h2 at the end of that turn.
-const DATA_FRAME_BUDGET: usize = 16 << 20;
-
 /// Characters of a path that a status repeats: clients accept 8 KiB of metadata by default.
 const MAX_SHOWN: usize = 120;
-
-/// Where a call goes.
-#[derive(Clone, Copy)]
-pub struct Route {
-    role: Role,
-    path: u32,
-}
-
-/// Paths that are served.
-pub type Routes = HashMap<Box<str>, Route>;
-
-/// What a listener serves.
-pub struct Service<'a> {
-    /// Paths of unary calls.
-    pub unary: &'a [String],
-    /// Paths of all other kinds.
-    pub streams: &'a [String],
-    /// With TLS, if at all.
-    pub tls: Option<ServerTls>,
-}
-
-/// A listener and what it serves.
-pub struct ListenerEntry {
-    listener: Listener,
-    routes: Arc<Routes>,
-    tls: Option<ServerTls>,
-}
-
-/// How h2 is to keep the limits.
-pub fn builders(limits: &Limits) -> Builders {
-    let mut server = server::Builder::new();
-    server
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(limits.max_header_list_bytes)
-        .max_send_buffer_size(1 << 20)
-        .max_pending_accept_reset_streams(MAX_RESETS_AT_ONCE)
-        .max_concurrent_reset_streams(limits.max_streams as usize)
-        .data_frame_budget(DATA_FRAME_BUDGET);
-    let mut client = client::Builder::new();
-    client
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_header_list_size(limits.max_header_list_bytes)
-        .max_send_buffer_size(1 << 20)
-        .enable_push(false)
-        .data_frame_budget(DATA_FRAME_BUDGET);
-    Builders { server, client }
-}
 
 impl Engine {
     /// Listens; the paths get the next indices, the unary ones first. Returns the port.
@@ -133,7 +69,7 @@ impl Engine {
                 Err(_) => {
                     // No descriptor or memory is left: asking on would only burn time.
                     self.poller.remove(entry.listener.as_fd());
-                    self.schedule_accepting(ACCEPT_PAUSE);
+                    self.schedule_accept(ACCEPT_PAUSE);
                     return false;
                 }
             }
@@ -142,7 +78,7 @@ impl Engine {
     }
 
     /// Has every listener accept again.
-    pub(super) fn resume_accepting(&mut self) {
+    pub(super) fn resume_accept(&mut self) {
         for (index, entry) in &self.listeners {
             // It fails for those that never stopped.
             let _ = self.poller.add_listener(entry.listener.as_fd(), index as u32);
@@ -156,36 +92,13 @@ impl Engine {
             Some(tls) => Stage::ServerTls(Box::new(tls.accept(io.clone()))),
             None => {
                 let transport = Transport::Plain(io.clone());
-                Stage::ServerHandshake(Box::new(self.builders.server.handshake(transport)))
+                Stage::ServerHandshake(Box::new(self.h2_config.server.handshake(transport)))
             }
         };
         let routes = entry.routes.clone();
         if self.add_connection(stage, Some(io), routes, false).is_ok() {
             self.counters.connections_accepted += 1;
         }
-    }
-
-    pub(super) fn add_connection(
-        &mut self,
-        stage: Stage,
-        io: Option<SocketIo>,
-        routes: Arc<Routes>,
-        watches_room: bool,
-    ) -> io::Result<u32> {
-        let entry = self.connections.vacant_entry();
-        let index = entry.key() as u32;
-        if let Some(io) = &io {
-            self.poller.add_socket(io.lock().as_fd(), index, watches_room)?;
-        }
-        let waking = Waking::new(index, &self.awake_connections);
-        waking.wake();
-        let unsent = Gauge::below(&self.unsent);
-        let mut connection = Connection::new(stage, io, waking, routes, unsent, self.now);
-        connection.watches_room = watches_room;
-        connection.is_draining = self.is_draining;
-        entry.insert(connection);
-        self.schedule_connection(self.limits.handshake_timeout);
-        Ok(index)
     }
 
     pub(super) fn on_request(
@@ -195,19 +108,15 @@ impl Engine {
     ) {
         let (parts, body) = request.into_parts();
         let connection = &self.connections[index as usize];
-        if let Some(failure) = HttpFailure::of(&parts) {
+        if let Some(failure) = HttpFailure::find(&parts) {
             failure.answer(respond, &parts, &connection.unsent);
-            return self.discard_rest(index, Some(body));
+            return self.discard_body(index, Some(body));
         }
         let path = parts.uri.path();
         let route = match connection.routes.get(path).copied() {
             Some(route) => route,
-            None if self.health.is_known() && path == health::CHECK => {
-                Route::of_health(Role::Unary)
-            }
-            None if self.health.is_known() && path == health::WATCH => {
-                Route::of_health(Role::Watch)
-            }
+            None if self.health.is_known() && path == health::CHECK => Route::health(Role::Unary),
+            None if self.health.is_known() && path == health::WATCH => Route::health(Role::Watch),
             None => {
                 let shown: String = path.chars().take(MAX_SHOWN).collect();
                 let text = format!("unknown method {shown}");
@@ -235,31 +144,32 @@ impl Engine {
             return self.refuse(index, body, respond, Status::new(code::RESOURCE_EXHAUSTED, text));
         }
         if self.is_overfull(index) {
-            return self.refuse(index, body, respond, untaken());
+            return self.refuse(index, body, respond, too_much_untaken());
         }
-        let encoding = Encoding::of(parts.headers.get(GRPC_ENCODING).map(HeaderValue::as_bytes));
+        let encoding =
+            Encoding::from_header(parts.headers.get(GRPC_ENCODING).map(HeaderValue::as_bytes));
         let takes_gzip = self.limits.gzip_from_bytes > 0
             && parts.headers.get(GRPC_ACCEPT_ENCODING).is_some_and(|v| accepts_gzip(v.as_bytes()));
         let gzip_from_bytes = if takes_gzip { self.limits.gzip_from_bytes } else { 0 };
         let headers = metadata::has_any(&parts.headers).then_some(parts.headers);
-        let whole_by =
-            if route.role == Role::Stream { None } else { self.limits.whole_by(self.now) };
+        let message_deadline =
+            if route.role == Role::Stream { None } else { self.limits.message_deadline(self.now) };
         let slot = self.add_call(Call {
             connection: index,
             position: 0,
             role: route.role,
             path: route.path,
             deadline,
-            whole_by,
+            message_deadline,
             metadata: headers,
             is_delivered: false,
             is_paused: false,
-            receiving: Receiving::of_request(body, encoding),
+            recv: RecvHalf::for_request(body, encoding),
             num_counted: 0,
-            sending: Sending::of_request(respond, gzip_from_bytes),
+            send: SendHalf::for_request(respond, gzip_from_bytes),
         });
-        for at in deadline.into_iter().chain(whole_by) {
-            self.schedule_deadline(at);
+        for at in deadline.into_iter().chain(message_deadline) {
+            self.schedule.add_deadline(at);
         }
         if route.role == Role::Stream {
             self.open_stream(slot);
@@ -274,7 +184,7 @@ impl Engine {
         let (path, deadline, metadata) = (call.path, call.deadline, call.metadata.take());
         let index = call.connection;
         self.counters.streams += 1;
-        self.tell_of(index, Event::Opened { id, path, deadline, metadata });
+        self.push_peer_event(index, Event::Opened { id, path, deadline, metadata });
     }
 
     fn refuse(
@@ -286,26 +196,6 @@ impl Engine {
     ) {
         self.counters.refused += 1;
         refuse(&mut respond, failure_headers(&status));
-        self.discard_rest(index, Some(body));
+        self.discard_body(index, Some(body));
     }
-}
-
-impl Route {
-    fn of_health(role: Role) -> Self {
-        Self { role, path: u32::MAX }
-    }
-
-    /// Whether a path index is that of the engine's own health service.
-    pub fn is_health(path: u32) -> bool {
-        path == u32::MAX
-    }
-}
-
-/// A status as trailers; where an encoding is the matter, with those that are known.
-pub fn failure_headers(status: &Status) -> http::HeaderMap {
-    let mut headers = status.to_headers();
-    if status.code == code::UNIMPLEMENTED {
-        headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
-    }
-    headers
 }

@@ -6,8 +6,9 @@ use http::HeaderMap;
 
 use super::calls::{Call, Id, Role};
 use super::core::Engine;
-use super::sending::Ending;
-use crate::grpc::frame::Framed;
+use super::refusal::too_much_unsent;
+use super::send::SendEnd;
+use crate::grpc::frame::MessageFrame;
 use crate::grpc::status::{Status, code};
 
 /// The end of a call of a peer.
@@ -19,7 +20,7 @@ pub struct Reply {
     /// The application's trailers.
     pub trailers: Option<HeaderMap>,
     /// The answer, or the last message of a stream.
-    pub message: Option<Framed>,
+    pub message: Option<MessageFrame>,
 }
 
 impl Engine {
@@ -31,18 +32,18 @@ impl Engine {
             Some(Role::Unary) => {
                 let call = self.remove_call(slot).expect("found");
                 match reply.message {
-                    Some(framed) if reply.status.code == code::OK => {
-                        self.answer_unary(call, framed, reply.status, trailers);
+                    Some(frame) if reply.status.code == code::OK => {
+                        self.answer_unary(call, frame, reply.status, trailers);
                     }
                     _ => {
                         reply.status.write(&mut trailers);
-                        call.sending.abandon(trailers);
+                        call.send.abandon(trailers);
                     }
                 }
             }
             Some(Role::Stream) => {
                 let is_queued = match reply.message {
-                    Some(framed) => self.send(reply.id, framed),
+                    Some(frame) => self.send(reply.id, frame),
                     None => true,
                 };
                 if is_queued {
@@ -50,48 +51,48 @@ impl Engine {
                     self.finish_stream(slot, trailers);
                 }
             }
-            Some(Role::Link | Role::Watch | Role::Answered) | None => {}
+            Some(Role::Link | Role::Watch | Role::Discard) | None => {}
         }
     }
 
     fn answer_unary(
         &mut self,
         call: Call,
-        framed: Framed,
+        frame: MessageFrame,
         status: Status,
         mut trailers: HeaderMap,
     ) {
         let gauge = &self.connections[call.connection as usize].unsent;
-        let unsent_bytes = gauge.get() + framed.num_bytes();
+        let unsent_bytes = gauge.get() + frame.num_bytes();
         if unsent_bytes > self.max_unsent_bytes() || self.is_clogged(unsent_bytes) {
             self.counters.refused += 1;
-            return call.sending.abandon(too_much_unsent().to_headers());
+            return call.send.abandon(too_much_unsent().to_headers());
         }
         status.write(&mut trailers);
-        call.sending.answer(framed, trailers, gauge);
+        call.send.answer(frame, trailers, gauge);
     }
 
     fn finish_stream(&mut self, slot: u32, trailers: HeaderMap) {
         let Some(call) = self.calls.get_mut(slot) else { return };
-        if !call.sending.has_begun() {
+        if !call.send.has_begun() {
             let call = self.remove_call(slot).expect("just there");
-            call.sending.abandon(trailers);
-            return self.discard_rest(call.connection, call.receiving.into_rest());
+            call.send.abandon(trailers);
+            return self.discard_body(call.connection, call.recv.into_unread_body());
         }
-        call.sending.finish(Ending::Trailers(trailers));
+        call.send.finish(SendEnd::Trailers(trailers));
         self.calls.wake(slot);
     }
 
     /// Queues a message on a stream of either side; false where the stream is over.
-    pub fn send(&mut self, id: Id, framed: Framed) -> bool {
+    pub fn send(&mut self, id: Id, frame: MessageFrame) -> bool {
         let Some(slot) = self.calls.find(id) else { return false };
         let call = self.calls.get(slot).expect("found");
-        if matches!(call.role, Role::Unary | Role::Answered) || call.sending.is_finishing() {
+        if matches!(call.role, Role::Unary | Role::Discard) || call.send.is_finishing() {
             return false;
         }
         let is_link = call.role == Role::Link;
         let index = call.connection as usize;
-        let unsent_bytes = self.connections[index].unsent.get() + framed.num_bytes();
+        let unsent_bytes = self.connections[index].unsent.get() + frame.num_bytes();
         let is_clogged = !is_link && self.is_clogged(unsent_bytes);
         if unsent_bytes > self.max_unsent_bytes() || is_clogged {
             self.fail_call(slot, too_much_unsent());
@@ -100,11 +101,11 @@ impl Engine {
         let call = self.calls.get_mut(slot).expect("found");
         let connection = &mut self.connections[index];
         // An error shows again when the call is polled.
-        let _ = call.sending.accept();
-        call.sending.push(framed, &connection.unsent);
+        let _ = call.send.accept();
+        call.send.push(frame, &connection.unsent);
         self.counters.messages_out += 1;
-        if !call.sending.is_full && call.sending.num_unsent() >= self.limits.stream_high_bytes {
-            call.sending.is_full = true;
+        if !call.send.is_full && call.send.num_unsent() >= self.limits.stream_high_bytes {
+            call.send.is_full = true;
             connection.waiting.push(slot);
         }
         self.calls.wake(slot);
@@ -115,7 +116,7 @@ impl Engine {
     pub fn accept_stream(&mut self, id: Id) {
         if let Some(call) = self.calls.find(id).and_then(|slot| self.calls.get_mut(slot)) {
             // An error shows again when the call is polled.
-            let _ = call.sending.accept();
+            let _ = call.send.accept();
         }
     }
 
@@ -123,8 +124,8 @@ impl Engine {
     pub fn acknowledge(&mut self, id: Id, num_bytes: usize) {
         let Some(slot) = self.calls.find(id) else { return };
         let call = self.calls.get_mut(slot).expect("found");
-        call.receiving.acknowledge(num_bytes);
-        if call.receiving.can_go_on(&self.limits) {
+        call.recv.acknowledge(num_bytes);
+        if call.recv.can_go_on(&self.limits) {
             self.calls.wake(slot);
         }
     }
@@ -134,7 +135,7 @@ impl Engine {
         let Some(slot) = self.calls.find(id) else { return };
         let call = self.calls.get_mut(slot).expect("found");
         if call.role == Role::Link {
-            call.sending.finish(Ending::HalfClose);
+            call.send.finish(SendEnd::HalfClose);
             self.calls.wake(slot);
         }
     }
@@ -142,14 +143,10 @@ impl Engine {
     /// Bytes queued on a stream, down to the buffer of its socket.
     pub fn num_unsent(&self, id: Id) -> usize {
         let call = self.calls.find(id).and_then(|slot| self.calls.get(slot));
-        call.map_or(0, |call| call.sending.num_unsent())
+        call.map_or(0, |call| call.send.num_unsent())
     }
 
     fn max_unsent_bytes(&self) -> usize {
         self.limits.max_unsent_bytes.saturating_mul(2)
     }
-}
-
-fn too_much_unsent() -> Status {
-    Status::new(code::RESOURCE_EXHAUSTED, "too many bytes wait for the peer to read them")
 }

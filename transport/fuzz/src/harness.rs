@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use transport::engine::{Engine, Event, Limits, Reply};
-use transport::grpc::frame::{Framed, Message};
+use transport::grpc::frame::MessageFrame;
+use transport::grpc::message::Message;
 use transport::grpc::status::Status;
 
 use crate::script::{Script, Step, frame};
@@ -15,11 +16,11 @@ use crate::script::{Script, Step, frame};
 const MAX_TURNS: usize = 50;
 
 /// The engine under test.
-pub struct Live {
+pub struct Harness {
     pub engine: Engine,
 }
 
-impl Live {
+impl Harness {
     /// With bounds so low that inputs reach them.
     pub fn new() -> Self {
         let limits = Limits {
@@ -90,7 +91,7 @@ impl Live {
         self.engine.drive();
     }
 
-    fn end(&mut self, id: u64, message: Option<Framed>) {
+    fn end(&mut self, id: u64, message: Option<MessageFrame>) {
         let status = Status::new(0, "");
         self.engine.reply(Reply { id, status, trailers: None, message });
     }
@@ -116,8 +117,8 @@ impl Live {
     }
 }
 
-fn echo(message: &Message) -> Framed {
-    Framed::shared(message.chunks().concat().into())
+fn echo(message: &Message) -> MessageFrame {
+    MessageFrame::from_bytes(message.chunks().concat().into())
 }
 
 /// Sends what the socket takes; the peer may have been closed for what it sent before.

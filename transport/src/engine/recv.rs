@@ -7,9 +7,11 @@ use h2::RecvStream;
 use h2::client::ResponseFuture;
 use http::{HeaderMap, StatusCode};
 
+use super::call_error::CallError;
 use super::limits::Limits;
 use crate::grpc::compression::{Encoding, GRPC_ENCODING};
-use crate::grpc::frame::{Assembler, Message};
+use crate::grpc::frame::Assembler;
+use crate::grpc::message::Message;
 use crate::grpc::status::{Status, code};
 
 /// Up to this size the last frame of a unary call does not give its window back before the call
@@ -23,29 +25,8 @@ const MAX_REST_BYTES: usize = 64 << 10;
 /// What a delivered message costs its holder beside its bytes: empty ones are to be bounded too.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
-/// Why a call cannot go on.
-#[derive(Debug)]
-pub enum Ended {
-    /// The peer broke a rule and is told so.
-    Broken(Status),
-    /// The peer has gone.
-    Gone(Status),
-}
-
-impl From<Status> for Ended {
-    fn from(status: Status) -> Self {
-        Self::Broken(status)
-    }
-}
-
-impl From<h2::Error> for Ended {
-    fn from(error: h2::Error) -> Self {
-        Self::Gone(Status::of_failure(&error))
-    }
-}
-
 /// How a stream's messages ended.
-pub enum End {
+pub enum StreamEnd {
     /// The peer of a stream it opened sends no more.
     HalfClosed,
     /// The peer of our stream said how it ended.
@@ -61,7 +42,7 @@ pub enum Response {
 }
 
 /// The receiving half of a call.
-pub struct Receiving {
+pub struct RecvHalf {
     response: Option<ResponseFuture>,
     body: Option<RecvStream>,
     encoding: Encoding,
@@ -76,14 +57,14 @@ pub struct Receiving {
     pub acknowledges_itself: bool,
 }
 
-impl Receiving {
+impl RecvHalf {
     /// The body of a request.
-    pub fn of_request(body: RecvStream, encoding: Encoding) -> Self {
-        Self { body: Some(body), encoding, ..Self::of_link(false) }
+    pub fn for_request(body: RecvStream, encoding: Encoding) -> Self {
+        Self { body: Some(body), encoding, ..Self::for_link(false) }
     }
 
     /// Nothing yet: the response is still to come.
-    pub fn of_link(acknowledges_itself: bool) -> Self {
+    pub fn for_link(acknowledges_itself: bool) -> Self {
         Self {
             response: None,
             body: None,
@@ -128,7 +109,7 @@ impl Receiving {
         context: &mut Context<'_>,
         limits: &Limits,
         allowance: &mut usize,
-    ) -> Poll<Result<Message, Ended>> {
+    ) -> Poll<Result<Message, CallError>> {
         let bounds = limits.bounds(false);
         let Some(body) = &mut self.body else { return Poll::Pending };
         let too_many = || Status::new(code::INTERNAL, "more than one message in a unary call");
@@ -168,7 +149,7 @@ impl Receiving {
     }
 
     /// Throws the rest of a body away; ready at its end, or where it is longer than that.
-    pub fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(body) = &mut self.body else { return Poll::Ready(()) };
         while !body.is_end_stream() && self.num_withheld <= MAX_REST_BYTES {
             match body.poll_data(context) {
@@ -184,12 +165,15 @@ impl Receiving {
     }
 
     /// The body of a call that is answered, if more of it may come.
-    pub fn into_rest(self) -> Option<RecvStream> {
+    pub fn into_unread_body(self) -> Option<RecvStream> {
         self.body.filter(|body| !body.is_end_stream())
     }
 
     /// What the peer says to a stream of ours, once.
-    pub fn poll_response(&mut self, context: &mut Context<'_>) -> Poll<Result<Response, Ended>> {
+    pub fn poll_response(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Response, CallError>> {
         let Some(response) = &mut self.response else { return Poll::Pending };
         let Poll::Ready(response) = Pin::new(response).poll(context)? else {
             return Poll::Pending;
@@ -197,14 +181,14 @@ impl Receiving {
         self.response = None;
         let (parts, body) = response.into_parts();
         if parts.status != StatusCode::OK {
-            return Poll::Ready(Err(Ended::Gone(Status::of_http(parts.status))));
+            return Poll::Ready(Err(CallError::Disconnected(Status::from_http(parts.status))));
         }
         if body.is_end_stream() {
             let status = Status::read(&parts.headers).unwrap_or_else(no_status);
             return Poll::Ready(Ok(Response::Refused(status, parts.headers)));
         }
         let encoding = parts.headers.get(GRPC_ENCODING).map(http::HeaderValue::as_bytes);
-        self.encoding = Encoding::of(encoding);
+        self.encoding = Encoding::from_header(encoding);
         self.body = Some(body);
         Poll::Ready(Ok(Response::Accepted(parts.headers)))
     }
@@ -217,7 +201,7 @@ impl Receiving {
         is_link: bool,
         allowance: &mut usize,
         mut deliver: impl FnMut(Message),
-    ) -> Poll<Result<End, Ended>> {
+    ) -> Poll<Result<StreamEnd, CallError>> {
         let Some(body) = &mut self.body else { return Poll::Pending };
         let bounds = limits.bounds(is_link);
         let window = limits.stream_window as usize;
@@ -259,9 +243,9 @@ impl Receiving {
             };
             let trailers = trailers.unwrap_or_default();
             let status = Status::read(&trailers).unwrap_or_else(no_status);
-            End::Closed(status, trailers)
+            StreamEnd::Closed(status, trailers)
         } else {
-            End::HalfClosed
+            StreamEnd::HalfClosed
         };
         self.body = None;
         if !self.assembler.is_between_messages() {

@@ -16,8 +16,8 @@ use super::calls::{Call, Id, Role};
 use super::connection::{LinkPlan, Stage};
 use super::core::Engine;
 use super::payload::Payload;
-use super::receiving::Receiving;
-use super::sending::Sending;
+use super::recv::RecvHalf;
+use super::send::SendHalf;
 use crate::grpc::compression::{ACCEPTED, GRPC_ACCEPT_ENCODING};
 use crate::net::resolver::Resolver;
 use crate::net::socket_io::{Socket, SocketIo};
@@ -27,7 +27,7 @@ use crate::net::tls::ClientTls;
 const AGENT: &str = concat!("skysail-transport/", env!("CARGO_PKG_VERSION"));
 
 /// A stream to open.
-pub struct Opening<'a> {
+pub struct LinkRequest<'a> {
     /// Where to.
     pub endpoint: Endpoint,
     /// Full path of the method.
@@ -44,10 +44,10 @@ impl Engine {
     /// Begins to open a stream; what becomes of it comes as events.
     ///
     /// Fails only where the path is no path.
-    pub fn open(&mut self, opening: Opening<'_>) -> io::Result<Id> {
+    pub fn open(&mut self, link: LinkRequest<'_>) -> io::Result<Id> {
         // The last turn may be long ago, and the time of the handshake begins now.
         self.now = Instant::now();
-        let request = request_of(&opening)?;
+        let request = build_request(&link)?;
         let index = self.add_connection(Stage::Resolving, None, Arc::default(), false)?;
         let slot = self.add_call(Call {
             connection: index,
@@ -55,18 +55,18 @@ impl Engine {
             role: Role::Link,
             path: u32::MAX,
             deadline: None,
-            whole_by: None,
+            message_deadline: None,
             metadata: None,
             is_delivered: true,
             is_paused: false,
-            receiving: Receiving::of_link(opening.acknowledges_itself),
+            recv: RecvHalf::for_link(link.acknowledges_itself),
             num_counted: 0,
-            sending: Sending::default(),
+            send: SendHalf::default(),
         });
         let id = self.calls.id(slot);
         let mut targets = VecDeque::new();
         let mut name = None;
-        match &opening.endpoint {
+        match &link.endpoint {
             Endpoint::Unix(path) => targets.push_back(Target::Unix(path.clone())),
             Endpoint::Tcp(text) => match Resolver::resolve_literal(text) {
                 Some(address) => targets.push_back(Target::Tcp(address)),
@@ -74,10 +74,10 @@ impl Engine {
             },
         }
         let plan = LinkPlan {
-            endpoint: opening.endpoint,
+            endpoint: link.endpoint,
             request: Some(request),
             slot,
-            tls: opening.tls,
+            tls: link.tls,
             targets,
         };
         let connection = &mut self.connections[index as usize];
@@ -96,7 +96,7 @@ impl Engine {
     }
 
     /// Goes on with the links whose names were looked up.
-    pub(super) fn take_resolved(&mut self) {
+    pub(super) fn connect_resolved(&mut self) {
         for (id, found) in self.resolver.take() {
             // The link may have been cancelled in the meantime.
             let Some(slot) = self.calls.find(id) else { continue };
@@ -154,35 +154,35 @@ impl Engine {
         let (response, stream) =
             sender.send_request(request, false).map_err(|error| error.to_string())?;
         if let Some(call) = self.calls.get_mut(slot) {
-            call.receiving.expect(response);
-            call.sending.begin(stream);
+            call.recv.expect(response);
+            call.send.begin(stream);
             self.calls.wake(slot);
         }
         Ok(())
     }
 }
 
-fn request_of(opening: &Opening<'_>) -> io::Result<Request<()>> {
+fn build_request(link: &LinkRequest<'_>) -> io::Result<Request<()>> {
     let invalid = |error: &dyn std::fmt::Display| {
-        let text = format!("cannot open {:?}: {error}", opening.path);
+        let text = format!("cannot open {:?}: {error}", link.path);
         io::Error::new(io::ErrorKind::InvalidInput, text)
     };
-    if !opening.path.starts_with('/') {
+    if !link.path.starts_with('/') {
         return Err(invalid(&"a path begins with /"));
     }
     // h2 refuses the percent-encoded paths that other clients send for a unix socket.
-    let authority = match &opening.endpoint {
+    let authority = match &link.endpoint {
         Endpoint::Tcp(text) => Authority::try_from(text.as_str()).map_err(|e| invalid(&e))?,
         Endpoint::Unix(_) => Authority::from_static("localhost"),
     };
-    let path = PathAndQuery::try_from(opening.path).map_err(|error| invalid(&error))?;
-    let scheme = if opening.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let path = PathAndQuery::try_from(link.path).map_err(|error| invalid(&error))?;
+    let scheme = if link.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
     let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri.map_err(|error| invalid(&error))?;
     let headers = request.headers_mut();
-    headers.extend(opening.metadata.clone());
+    headers.extend(link.metadata.clone());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));

@@ -8,17 +8,17 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
-use super::dropped::{Dropped, share};
+use super::release_queue::{ReleaseQueue, share};
 use crate::engine::{Id, Reply};
-use crate::grpc::frame::Framed;
-use crate::grpc::metadata::{Unsendable, encode};
+use crate::grpc::frame::MessageFrame;
+use crate::grpc::metadata::{EncodeError, encode};
 use crate::grpc::status::{Status, code};
 
 /// Up to this size copying a message is cheaper than keeping its object.
 const COPIED_BYTES: usize = 64 << 10;
 
 /// `(id, bytes)` or `(id, status, text, trailers, bytes)`.
-pub fn to_reply(item: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<Reply> {
+pub fn to_reply(item: &Bound<'_, PyAny>, release_queue: &Arc<ReleaseQueue>) -> PyResult<Reply> {
     let tuple = item.cast::<PyTuple>()?;
     let id = tuple.get_borrowed_item(0)?.extract()?;
     match tuple.len() {
@@ -26,7 +26,7 @@ pub fn to_reply(item: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<Rep
             id,
             status: Status { code: code::OK, text: Cow::Borrowed("") },
             trailers: None,
-            message: Some(to_framed(&tuple.get_item(1)?, dropped)?),
+            message: Some(to_framed(&tuple.get_item(1)?, release_queue)?),
         }),
         5 => {
             let text: Option<String> = tuple.get_borrowed_item(2)?.extract()?;
@@ -35,7 +35,7 @@ pub fn to_reply(item: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<Rep
             let (trailers, message) = (tuple.get_item(3)?, tuple.get_item(4)?);
             let trailers = if trailers.is_none() { None } else { Some(to_headers(&trailers)?) };
             let message =
-                if message.is_none() { None } else { Some(to_framed(&message, dropped)?) };
+                if message.is_none() { None } else { Some(to_framed(&message, release_queue)?) };
             Ok(Reply { id, status, trailers, message })
         }
         count => Err(PyTypeError::new_err(format!("a reply has 2 or 5 parts, not {count}"))),
@@ -43,10 +43,13 @@ pub fn to_reply(item: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<Rep
 }
 
 /// `(id, bytes)`.
-pub fn to_message(item: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<(Id, Framed)> {
+pub fn to_message(
+    item: &Bound<'_, PyAny>,
+    release_queue: &Arc<ReleaseQueue>,
+) -> PyResult<(Id, MessageFrame)> {
     let tuple = item.cast::<PyTuple>()?;
     let id = tuple.get_borrowed_item(0)?.extract()?;
-    Ok((id, to_framed(&tuple.get_item(1)?, dropped)?))
+    Ok((id, to_framed(&tuple.get_item(1)?, release_queue)?))
 }
 
 /// Metadata to be sent: an iterable of pairs.
@@ -60,8 +63,8 @@ pub fn to_headers(pairs: &Bound<'_, PyAny>) -> PyResult<HeaderMap> {
         };
         let (name, value) = encoded.map_err(|problem| {
             PyValueError::new_err(match problem {
-                Unsendable::Key => format!("{key:?} is no key of metadata"),
-                Unsendable::Value => format!("the value of {key:?} is not printable ASCII"),
+                EncodeError::Key => format!("{key:?} is no key of metadata"),
+                EncodeError::Value => format!("the value of {key:?} is not printable ASCII"),
             })
         })?;
         headers.append(name, value);
@@ -69,14 +72,17 @@ pub fn to_headers(pairs: &Bound<'_, PyAny>) -> PyResult<HeaderMap> {
     Ok(headers)
 }
 
-fn to_framed(object: &Bound<'_, PyAny>, dropped: &Arc<Dropped>) -> PyResult<Framed> {
+fn to_framed(
+    object: &Bound<'_, PyAny>,
+    release_queue: &Arc<ReleaseQueue>,
+) -> PyResult<MessageFrame> {
     let object = object.cast::<PyBytes>()?;
     let bytes = object.as_bytes();
     if bytes.len() <= COPIED_BYTES {
-        return Ok(Framed::copied(bytes));
+        return Ok(MessageFrame::copy_from_slice(bytes));
     }
     if bytes.len() > u32::MAX as usize {
         return Err(PyValueError::new_err("a message is at most 2**32 - 1 bytes"));
     }
-    Ok(Framed::shared(share(object, dropped)))
+    Ok(MessageFrame::from_bytes(share(object, release_queue)))
 }

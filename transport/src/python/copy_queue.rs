@@ -10,14 +10,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::engine::{Event, Id};
-use crate::grpc::frame::Message;
+use crate::grpc::message::Message;
 
 /// Messages up to this size are copied at once.
 const LARGE_BYTES: usize = 1 << 20;
 /// What one turn copies of larger ones, in about 2 ms.
 pub const COPIED_BYTES_PER_TURN: usize = 4 << 20;
 
-struct Waiting {
+struct PendingEvent {
     event: Event,
     chunks: VecDeque<Bytes>,
     // Of a message: the part behind the first `num_copied` bytes is not initialized yet.
@@ -27,18 +27,18 @@ struct Waiting {
 
 /// Events whose messages are being copied, and those behind them of the same calls, in order.
 #[derive(Default)]
-pub struct Copies {
-    waiting: VecDeque<Waiting>,
+pub struct CopyQueue {
+    pending: VecDeque<PendingEvent>,
 }
 
-impl Copies {
+impl CopyQueue {
     /// Whether there is more to copy.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.pending.is_empty()
     }
 
     /// Takes an event in if its message is large, or waits behind such a one; else gives it back.
-    pub fn hold(&mut self, py: Python<'_>, mut event: Event) -> PyResult<Option<Event>> {
+    pub fn enqueue(&mut self, py: Python<'_>, mut event: Event) -> PyResult<Option<Event>> {
         let mut held = None;
         if let Event::Call { message, .. } | Event::Message(_, message, _) = &mut event
             && message.len() > LARGE_BYTES
@@ -47,38 +47,38 @@ impl Copies {
             let whole = std::mem::replace(message, Message::Many(Vec::new()));
             held = Some((object, whole.into_chunks()));
         }
-        if held.is_none() && !self.is_waiting(event.id()) {
+        if held.is_none() && !self.is_pending(event.id()) {
             return Ok(Some(event));
         }
         let (object, chunks) = held.unzip();
         let chunks = chunks.unwrap_or_default();
-        self.waiting.push_back(Waiting { event, chunks, object, num_copied: 0 });
+        self.pending.push_back(PendingEvent { event, chunks, object, num_copied: 0 });
         Ok(None)
     }
 
     /// Copies as much as the allowance says. Returns the events that wait no longer.
-    pub fn go_on(
+    pub fn advance(
         &mut self,
         py: Python<'_>,
         mut allowance: usize,
     ) -> Vec<(Event, Option<Py<PyBytes>>)> {
         let mut done = Vec::new();
-        while let Some(first) = self.waiting.front_mut() {
+        while let Some(first) = self.pending.front_mut() {
             first.copy(py, &mut allowance);
             if !first.chunks.is_empty() {
                 break;
             }
-            done.extend(self.waiting.pop_front().map(|whole| (whole.event, whole.object)));
+            done.extend(self.pending.pop_front().map(|whole| (whole.event, whole.object)));
         }
         done
     }
 
-    fn is_waiting(&self, id: Id) -> bool {
-        self.waiting.iter().any(|waiting| waiting.event.id() == id)
+    fn is_pending(&self, id: Id) -> bool {
+        self.pending.iter().any(|pending| pending.event.id() == id)
     }
 }
 
-impl Waiting {
+impl PendingEvent {
     fn copy(&mut self, py: Python<'_>, allowance: &mut usize) {
         let Some(object) = &self.object else { return };
         while let Some(chunk) = self.chunks.front_mut()

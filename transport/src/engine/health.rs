@@ -1,32 +1,16 @@
 //! `grpc.health.v1.Health` answered from a table, so that an application that is busy for seconds
 //! does not look dead.
 
-use std::collections::HashMap;
-
-use super::calls::Id;
 use super::core::Engine;
-use super::sending::Ending;
-use crate::grpc::frame::{Framed, Message};
+use super::send::SendEnd;
+use crate::grpc::frame::MessageFrame;
 use crate::grpc::health::{SERVICE_UNKNOWN, read_service, write_status};
+use crate::grpc::message::Message;
 use crate::grpc::status::{Status, code};
 
 /// A name is kept for as long as it is watched: large ones would be memory that no bound counts.
 const MAX_REQUEST_BYTES: usize = 1024;
 const NO_REQUEST: &str = "cannot read request: the message is no HealthCheckRequest";
-
-/// The table, and who watches it.
-#[derive(Default)]
-pub struct Health {
-    statuses: HashMap<String, u32>,
-    watchers: Vec<(Id, String)>,
-}
-
-impl Health {
-    /// Whether there is anything to answer with.
-    pub fn is_known(&self) -> bool {
-        !self.statuses.is_empty()
-    }
-}
 
 impl Engine {
     /// Has checks of `service` answered with `status`, and tells those who watch it.
@@ -40,7 +24,7 @@ impl Engine {
                 continue;
             }
             if watched == service {
-                self.send(id, Framed::copied(&write_status(status)));
+                self.send(id, MessageFrame::copy_from_slice(&write_status(status)));
             }
             self.health.watchers.push((id, watched));
         }
@@ -48,28 +32,31 @@ impl Engine {
 
     pub(super) fn answer_check(&mut self, slot: u32, message: &Message) {
         self.counters.health_checks += 1;
-        let status = self.service_of(message).map(|service| self.health.statuses.get(&service));
+        let status = self.parse_service(message).map(|service| self.health.statuses.get(&service));
         let answer = match status {
-            Ok(Some(&status)) => Ok(Framed::copied(&write_status(status))),
+            Ok(Some(&status)) => Ok(MessageFrame::copy_from_slice(&write_status(status))),
             Ok(None) => Err(Status::new(code::NOT_FOUND, "unknown service")),
             Err(status) => Err(status),
         };
         let Some(call) = self.remove_call(slot) else { return };
         let gauge = &self.connections[call.connection as usize].unsent;
         match answer {
-            Ok(framed) => {
-                call.sending.answer(framed, Status::new(code::OK, "").to_headers(), gauge);
+            Ok(frame) => {
+                call.send.answer(frame, Status::new(code::OK, "").to_headers(), gauge);
             }
-            Err(status) => call.sending.abandon(status.to_headers()),
+            Err(status) => call.send.abandon(status.to_headers()),
         }
     }
 
     pub(super) fn begin_watch(&mut self, slot: u32, message: &Message) {
-        match self.service_of(message) {
+        match self.parse_service(message) {
             Ok(service) => {
                 let status = self.health.statuses.get(&service).copied();
                 let id = self.calls.id(slot);
-                self.send(id, Framed::copied(&write_status(status.unwrap_or(SERVICE_UNKNOWN))));
+                self.send(
+                    id,
+                    MessageFrame::copy_from_slice(&write_status(status.unwrap_or(SERVICE_UNKNOWN))),
+                );
                 // Those that have gone are forgotten before the list can grow beyond the calls.
                 if self.health.watchers.len() > 2 * self.calls.len() {
                     self.health.watchers.retain(|(id, _)| self.calls.find(*id).is_some());
@@ -82,17 +69,17 @@ impl Engine {
 
     /// Ends every watch, which would keep a draining connection open for ever.
     pub(super) fn end_watches(&mut self) {
-        let ended = Status::new(code::UNAVAILABLE, "the server is going away").to_headers();
+        let trailers = Status::new(code::UNAVAILABLE, "the server is going away").to_headers();
         for (id, _) in std::mem::take(&mut self.health.watchers) {
             if let Some(slot) = self.calls.find(id) {
                 let call = self.calls.get_mut(slot).expect("found");
-                call.sending.finish(Ending::Trailers(ended.clone()));
+                call.send.finish(SendEnd::Trailers(trailers.clone()));
                 self.calls.wake(slot);
             }
         }
     }
 
-    fn service_of(&self, message: &Message) -> Result<String, Status> {
+    fn parse_service(&self, message: &Message) -> Result<String, Status> {
         if message.len() > MAX_REQUEST_BYTES {
             return Err(Status::new(code::INVALID_ARGUMENT, "the name of the service is too long"));
         }

@@ -44,12 +44,12 @@ impl Wake for Flag {
 }
 
 /// The waker of one connection or call.
-pub struct Waking {
+pub struct WakeHandle {
     flag: Arc<Flag>,
     waker: Waker,
 }
 
-impl Waking {
+impl WakeHandle {
     /// A waker that lists `index`.
     pub fn new(index: u32, list: &Arc<WakeList>) -> Self {
         let flag = Arc::new(Flag { index, is_set: AtomicBool::new(false), list: list.clone() });

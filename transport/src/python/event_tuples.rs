@@ -5,10 +5,10 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
-use super::copying::Copies;
+use super::copy_queue::CopyQueue;
 use super::metadata::wrap;
 use crate::engine::Event;
-use crate::grpc::frame::Message;
+use crate::grpc::message::Message;
 
 const OPENED: u8 = 0;
 const MESSAGE: u8 = 1;
@@ -45,7 +45,7 @@ impl Clock {
         Self { instant: Instant::now(), seconds: time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 }
     }
 
-    fn seconds_of(&self, at: Instant) -> f64 {
+    fn to_monotonic_s(&self, at: Instant) -> f64 {
         let later = at.saturating_duration_since(self.instant).as_secs_f64();
         let earlier = self.instant.saturating_duration_since(at).as_secs_f64();
         self.seconds + later - earlier
@@ -53,17 +53,17 @@ impl Clock {
 }
 
 /// The calls and the other events, each in order; of large messages at most some bytes are copied.
-pub fn give<'py>(
+pub fn build_batch<'py>(
     py: Python<'py>,
     events: Vec<Event>,
-    (copies, copied_bytes): (&mut Copies, usize),
+    (copy_queue, copied_bytes): (&mut CopyQueue, usize),
     paths: &[Py<PyString>],
     clock: &Clock,
 ) -> PyResult<Batch<'py>> {
     let calls = PyList::empty(py);
     let others = PyList::empty(py);
     let none = py.None().into_bound(py);
-    let seconds = |at: Instant| clock.seconds_of(at).into_pyobject(py).map(Bound::into_any);
+    let seconds = |at: Instant| clock.to_monotonic_s(at).into_pyobject(py).map(Bound::into_any);
     let instant = |deadline: Option<Instant>| deadline.map_or(Ok(none.clone()), seconds);
     let path_of = |path: u32| match paths.get(path as usize) {
         Some(path) => path.bind(py).clone().into_any(),
@@ -107,11 +107,11 @@ pub fn give<'py>(
         Ok(())
     };
     for event in events {
-        if let Some(event) = copies.hold(py, event)? {
+        if let Some(event) = copy_queue.enqueue(py, event)? {
             add(event, None)?;
         }
     }
-    for (event, copied) in copies.go_on(py, copied_bytes) {
+    for (event, copied) in copy_queue.advance(py, copied_bytes) {
         add(event, copied)?;
     }
     Ok((calls, others))

@@ -7,20 +7,20 @@ use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::net::poller::Bell;
+use crate::net::poller::Notifier;
 
 /// Objects that are done with, for a thread that holds the interpreter to let go of.
 #[derive(Default)]
-pub struct Dropped {
+pub struct ReleaseQueue {
     objects: Mutex<Vec<Py<PyBytes>>>,
     // Of an engine with its own thread: nothing else may bring Python here for a long time.
-    bell: Option<Weak<Bell>>,
+    notifier: Option<Weak<Notifier>>,
 }
 
-impl Dropped {
+impl ReleaseQueue {
     /// A queue that rings when something is put into it.
-    pub fn ringing(bell: Option<&Arc<Bell>>) -> Arc<Self> {
-        Arc::new(Self { objects: Mutex::default(), bell: bell.map(Arc::downgrade) })
+    pub fn with_notifier(notifier: Option<&Arc<Notifier>>) -> Arc<Self> {
+        Arc::new(Self { objects: Mutex::default(), notifier: notifier.map(Arc::downgrade) })
     }
 
     /// Lets go of what is done with.
@@ -33,24 +33,24 @@ impl Dropped {
 
     fn push(&self, object: Py<PyBytes>) {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).push(object);
-        if let Some(bell) = self.bell.as_ref().and_then(Weak::upgrade) {
-            bell.ring();
+        if let Some(notifier) = self.notifier.as_ref().and_then(Weak::upgrade) {
+            notifier.notify();
         }
     }
 }
 
-struct Borrowed {
+struct SharedBytes {
     bytes: *const [u8],
     // `None` only while it is being dropped.
     object: Option<Py<PyBytes>>,
-    dropped: Arc<Dropped>,
+    release_queue: Arc<ReleaseQueue>,
 }
 
 // SAFETY: the pointer is read only, and what it points to neither moves nor changes while the
 // `bytes` object lives, which this struct keeps alive.
-unsafe impl Send for Borrowed {}
+unsafe impl Send for SharedBytes {}
 
-impl AsRef<[u8]> for Borrowed {
+impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: the memory of a `bytes` object stays where it is, unchanged, as long as the
         // object lives, and `object` keeps it alive as long as `self`.
@@ -58,17 +58,17 @@ impl AsRef<[u8]> for Borrowed {
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for SharedBytes {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
-            self.dropped.push(object);
+            self.release_queue.push(object);
         }
     }
 }
 
 /// The bytes of an object, without a copy.
-pub fn share(object: &Bound<'_, PyBytes>, dropped: &Arc<Dropped>) -> Bytes {
+pub fn share(object: &Bound<'_, PyBytes>, release_queue: &Arc<ReleaseQueue>) -> Bytes {
     let bytes: *const [u8] = object.as_bytes();
     let object = Some(object.clone().unbind());
-    Bytes::from_owner(Borrowed { bytes, object, dropped: dropped.clone() })
+    Bytes::from_owner(SharedBytes { bytes, object, release_queue: release_queue.clone() })
 }
