@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend.core.prediction_cache import Entry, Key, PredictionCache
+from skysail_frontend.core.prediction_cache import CacheEntry, CacheKey, PredictionCache
 
 NUM_QUERIES = 200_000
 NUM_INPUTS = 10_000
@@ -68,7 +68,7 @@ class Ours:
     """What frontends use: SIEVE."""
 
     def __init__(self, size: int) -> None:
-        self._cache = PredictionCache(size * Entry(_key(0), [b""], [(1,)], 1.0, {}).size_bytes)
+        self._cache = PredictionCache(size * CacheEntry(_key(0), [b""], [(1,)], 1.0, {}).size_bytes)
 
     def ask(self, number: int) -> bool:
         """Return True where it knows an input."""
@@ -79,7 +79,7 @@ class Ours:
         return False
 
 
-def _key(number: int) -> Key:
+def _key(number: int) -> CacheKey:
     return ModelVersion("m", "1"), (number.to_bytes(256, "little"),), ()
 
 

@@ -18,7 +18,7 @@ from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.routes import ReplicaEndpoint, RouteTable, ServedVersion
 from skysail_frontend.ingress.grpc_inference import GrpcInference
 from skysail_frontend.ingress.stream_session import Streams
-from skysail_frontend.upstream.replica_link import Replica
+from skysail_frontend.upstream.replica_link import ReplicaLink
 from skysail_protos.v1 import model_server_pb2 as pb
 
 BATCH_SIZES = (1, 8, 32)
@@ -106,7 +106,7 @@ def measure(batch_size: int) -> dict[str, float]:
     dispatcher.apply(RouteTable((), [served]))
     version = dispatcher.version(name)
     assert version is not None
-    replica = Replica(ReplicaEndpoint("c", "unix:/c"), version, dispatcher, _unreachable)
+    replica = ReplicaLink(ReplicaEndpoint("c", "unix:/c"), version, dispatcher, _unreachable)
     link = _Link()
     replica._link, replica.is_ready = link, True
     version.replicas.append(replica)

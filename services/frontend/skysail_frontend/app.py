@@ -24,7 +24,7 @@ from skysail_frontend.ingress.stream_session import Streams
 from skysail_frontend.monitoring.metrics import MetricsPage
 from skysail_frontend.monitoring.probes import Probes
 from skysail_frontend.settings import FrontendSettings
-from skysail_frontend.upstream.routing_follower import Directory
+from skysail_frontend.upstream.routing_follower import RoutingFollower
 from skysail_frontend.workers import run_workers
 from skysail_protos.v1 import management_pb2
 
@@ -58,14 +58,14 @@ async def run(settings: FrontendSettings) -> None:
         PredictionCache(settings.cache_mib * 1024 * 1024),
         settings.max_queue_mib * 1024 * 1024,
     )
-    directory = Directory(
+    follower = RoutingFollower(
         dispatcher, transport.connect, settings.snapshot_file, settings.report_every_s
     )
     ids = grpc_query.QueryIds()
-    probes = Probes(directory.is_ready)
+    probes = Probes(follower.is_ready)
 
     def is_ready() -> bool:
-        return directory.has_routes.is_set() and not probes.is_draining
+        return follower.has_routes.is_set() and not probes.is_draining
 
     streams = Streams(dispatcher, settings.max_stream_queries, settings.max_connection_age_s)
     inference = grpc_inference.GrpcInference(
@@ -122,10 +122,10 @@ async def run(settings: FrontendSettings) -> None:
         http_endpoint=settings.advertised_http_endpoint or local_endpoint(http_endpoint),
         transport=transport.name,
     )
-    directory.load()
+    follower.load_snapshot()
     await server.start()
     following = tasks.start(
-        directory.follow(settings.management_endpoint, introduction, settings.management_access),
+        follower.follow(settings.management_endpoint, introduction, settings.management_access),
         "follow management",
     )
     serving = tasks.start(http.serve(), "serve HTTP")
@@ -139,7 +139,7 @@ async def run(settings: FrontendSettings) -> None:
     if certificates is not None:
         watching = certificates.watch(settings.tls_check_every_s)
         essential.append(tasks.start(watching, "watch certificates"))
-    tasks.start(_announce(directory, server), "announce readiness")
+    tasks.start(_announce(follower, server), "announce readiness")
     # What is here stays, and queries leave no cycles: the collector need not look often.
     gc.collect()
     gc.freeze()
@@ -166,11 +166,11 @@ async def run(settings: FrontendSettings) -> None:
         following.cancel()
         metrics.stop()
         await asyncio.wait({serving_metrics}, timeout=1)
-        await directory.stop()
+        await follower.stop()
         await tasks.stop()
         transport.close()
 
 
-async def _announce(directory: Directory, server: Server) -> None:
-    await directory.has_routes.wait()
+async def _announce(follower: RoutingFollower, server: Server) -> None:
+    await follower.has_routes.wait()
     await server.set_serving(True)

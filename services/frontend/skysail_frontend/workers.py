@@ -24,7 +24,7 @@ from skysail_common.process.sockets import bound_socket, join_host_port
 from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import VARIABLE
 from skysail_frontend.ingress.http_server import HttpServer, http_app
-from skysail_frontend.monitoring.metrics import merged
+from skysail_frontend.monitoring.metrics import merge_pages
 from skysail_frontend.monitoring.probes import Probes
 from skysail_frontend.settings import FrontendSettings
 
@@ -49,21 +49,21 @@ async def run_workers(settings: FrontendSettings) -> None:
     if settings.watch_parent:
         tasks.start(watch_parent(stop.set), "watch parent")
     with ExitStack() as stack:
-        grpc_port = stack.enter_context(_reserved(settings, settings.grpc_port))
-        http_port = stack.enter_context(_reserved(settings, settings.http_port))
+        grpc_port = stack.enter_context(_reserve_port(settings, settings.grpc_port))
+        http_port = stack.enter_context(_reserve_port(settings, settings.http_port))
         workers = [
             Child(
                 f"frontend worker {index}",
                 lambda _: python_module("skysail_frontend"),
                 os.environ  # noqa: TID251 - inherited
-                | _worker_settings(settings, index, grpc_port, http_port),
+                | _worker_environment(settings, index, grpc_port, http_port),
                 watch=_WATCH,
                 # The supervisor stops by the session what the parent leaves when it dies.
                 has_session=not settings.watch_parent,
             )
             for index in range(settings.workers)
         ]
-        page = _Page(workers)
+        page = _WorkerPages(workers)
         probes = Probes(page.is_ready)
         routes = [Route("/metrics", page.metrics), *probes.routes()]
         metrics = HttpServer(http_app(routes, settings.allowed_hosts()), 1.0)
@@ -99,7 +99,7 @@ async def run_workers(settings: FrontendSettings) -> None:
 
 
 @contextmanager
-def _reserved(settings: FrontendSettings, port: int) -> Iterator[int]:
+def _reserve_port(settings: FrontendSettings, port: int) -> Iterator[int]:
     """Hold a port that only processes of this user can listen on, inside the `with` block."""
     if not settings.shares_ports:
         # Not among those who share: an address that another holds is refused.
@@ -109,7 +109,7 @@ def _reserved(settings: FrontendSettings, port: int) -> Iterator[int]:
         yield int(held.getsockname()[1])
 
 
-def _worker_settings(
+def _worker_environment(
     settings: FrontendSettings, index: int, grpc_port: int, http_port: int
 ) -> Mapping[str, str]:
     """Return the environment that gives one worker its settings."""
@@ -133,7 +133,7 @@ def _worker_settings(
     }
 
 
-class _Page:
+class _WorkerPages:
     """The pages of all workers."""
 
     def __init__(self, workers: list[Child]) -> None:
@@ -142,7 +142,7 @@ class _Page:
     async def metrics(self, request: Request) -> Response:
         """Answer with the metrics of all workers that answer."""
         found = {worker: text for worker, (_, text) in (await self._read("/metrics")).items()}
-        return Response(merged(found), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(merge_pages(found), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def is_ready(self) -> bool:
         """Return whether every worker that answers takes queries; the kernel picks among those."""
@@ -151,11 +151,11 @@ class _Page:
     async def _read(self, path: str) -> dict[str, tuple[int, str]]:
         """Return the page of each worker that answers, by its index."""
         bound = [worker.bound for worker in self._workers]
-        pages = await asyncio.gather(*(_try_to_read(each, path) for each in bound))
+        pages = await asyncio.gather(*(_try_read(each, path) for each in bound))
         return {str(index): page for index, page in enumerate(pages) if page is not None}
 
 
-async def _try_to_read(bound: Mapping[str, str], path: str) -> tuple[int, str] | None:
+async def _try_read(bound: Mapping[str, str], path: str) -> tuple[int, str] | None:
     if not bound:
         return None
     try:

@@ -36,7 +36,7 @@ def send(frontend: Frontend, number: int = 1, **options: object) -> list[Query]:
 def held(**options: object) -> tuple[Frontend, list[Query]]:
     """Two queries that are held for more, because two replicas are free and much is coming."""
     frontend = frontend_with(2, **options)
-    frontend.version().batcher.rate.arrived(500, frontend.clock())
+    frontend.version().batcher.rate.observe(500, frontend.clock())
     queries = send(frontend, 2, within_s=0.1)
     assert [replica.sizes for replica in frontend.replicas] == [[], []]
     return frontend, queries

@@ -11,16 +11,12 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, DataType, InputType, Signature, TensorSpec
+from skysail_frontend.core.batch import Batch, QueryError, QueryOutputs
 from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.core.query import Prediction, Query
 from skysail_frontend.core.routes import Application, Route, RouteTable, ServedVersion
-from skysail_frontend.core.version_dispatcher import (
-    Batch,
-    QueryError,
-    QueryOutputs,
-    VersionDispatcher,
-)
+from skysail_frontend.core.version_dispatcher import VersionDispatcher
 from skysail_testing.clock import FakeClock, FakeLoop
 
 DOUBLES = Signature(
@@ -173,17 +169,17 @@ class FakeReplica:
             held, query.inputs = query.inputs, inputs
             answers.append(call(query))
             query.inputs = held
-        self.dispatcher.batch_answered(self.version, batch, answers, compute_s, wait_s)
+        self.dispatcher.complete_batch(self.version, batch, answers, compute_s, wait_s)
 
     def lose(self, *, has_died: bool = True) -> None:
         """End the link as the transport would tell of it."""
         self.is_ready = False
         lost, self.in_flight = self.in_flight, []
-        self.dispatcher.batches_lost(self.version, lost, has_died)
+        self.dispatcher.requeue_batches(self.version, lost, has_died)
 
     def revive(self) -> None:
         self.is_ready = True
-        self.dispatcher.mark(self.version)
+        self.dispatcher.schedule_dispatch(self.version)
 
     @property
     def sizes(self) -> list[int]:

@@ -17,7 +17,7 @@ def add_steady(
 ) -> None:
     number = round(seconds * rows_per_s / rows)
     for index in range(1, number + 1):
-        rate.arrived(rows, begin + index * seconds / number)
+        rate.observe(rows, begin + index * seconds / number)
 
 
 def test_it_is_0_before_anything_came():
@@ -64,9 +64,9 @@ def test_it_is_forgotten_once_nothing_comes():
 
 def test_what_comes_at_one_instant_counts_together():
     at_once, one_by_one = ArrivalRate(), ArrivalRate()
-    at_once.arrived(8, 1.0)
+    at_once.observe(8, 1.0)
     for _ in range(8):
-        one_by_one.arrived(1, 1.0)
+        one_by_one.observe(1, 1.0)
     assert one_by_one.rows_per_s(1.1) == pytest.approx(at_once.rows_per_s(1.1))
     assert at_once.rows_per_s(1.1) > 0.0
 
@@ -93,7 +93,7 @@ def test_an_arrival_raises_it_and_time_only_lowers_it(arrivals, pauses):
     for rows, after_s in arrivals:
         now += after_s
         before = rate.rows_per_s(now)
-        rate.arrived(rows, now)
+        rate.observe(rows, now)
         assert rate.rows_per_s(now) > before
     latest = rate.rows_per_s(now)
     for pause in pauses:
@@ -109,8 +109,8 @@ def test_rates_add_up(arrivals):
     now = 0.0
     for index, (rows, after_s) in enumerate(arrivals):
         now += after_s
-        whole.arrived(rows, now)
-        parts[index % 2].arrived(rows, now)
+        whole.observe(rows, now)
+        parts[index % 2].observe(rows, now)
     # Each counts what comes within a millisecond as if at once.
     together = sum(part.rows_per_s(now) for part in parts)
     assert whole.rows_per_s(now) == pytest.approx(together, rel=0.005)

@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from skysail_common.errors import ModelFailed
 from skysail_common.serving_options import ServingOptions
+from skysail_frontend.core.batch import QueryError, QueryOutputs
 from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.core.query import Outcome, Prediction, Query
 from skysail_frontend.core.routes import ServedVersion
-from skysail_frontend.core.version_dispatcher import QueryError, QueryOutputs
 from unit.frontend.parts import FakeReplica, Frontend, application, served
 
 MAX_QUEUE_ROWS = 12
@@ -179,7 +179,7 @@ class Coalescing(RuleBasedStateMachine):
 
     def add_replica(self) -> None:
         replica = self.frontend.add_replica()
-        self.frontend.dispatcher.mark(replica.version)
+        self.frontend.dispatcher.schedule_dispatch(replica.version)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -240,7 +240,7 @@ class Coalescing(RuleBasedStateMachine):
         """Either an answer is on its way, and not overdue, or no replica could give one."""
         now = self.frontend.clock()
         table = self.frontend.dispatcher.table
-        if not table.versions or self.frontend.dispatcher._marked:
+        if not table.versions or self.frontend.dispatcher._scheduled:
             return
         current = self.frontend.version()
         if all(not each.is_ready or each.in_flight for each in current.replicas):
@@ -265,15 +265,15 @@ class Coalescing(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_kept_of_what_has_ended(self) -> None:
-        caching = self.frontend.dispatcher.caching
-        followers = [query for kin in caching._kin.values() for query in kin.followers]
+        coalescing = self.frontend.dispatcher.coalescing
+        followers = [query for group in coalescing._groups.values() for query in group.followers]
         assert not any(query.is_settled for query in followers)
         rows: dict[str, int] = {}
         for query in followers:
             rows[query.version.identity] = rows.get(query.version.identity, 0) + query.rows
-        assert caching.following_rows == rows
-        for kin in caching._kin.values():
-            assert kin.leader.is_queued or kin.leader.num_in_flight
+        assert coalescing.follower_rows == rows
+        for group in coalescing._groups.values():
+            assert group.leader.is_queued or group.leader.num_in_flight
 
     def teardown(self) -> None:
         logging.disable(logging.NOTSET)

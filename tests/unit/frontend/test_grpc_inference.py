@@ -24,8 +24,8 @@ from skysail_common.tensors import (
     TensorSpec,
     join_bytes_elements,
 )
+from skysail_frontend.core.batch import QueryOutputs
 from skysail_frontend.core.validation import MAX_TEXTS
-from skysail_frontend.core.version_dispatcher import QueryOutputs
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb

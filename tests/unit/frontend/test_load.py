@@ -3,7 +3,7 @@ import pytest
 from skysail_common.clock import NEVER
 from skysail_common.identifiers import ModelVersion
 from skysail_frontend.core.batching.latency_profile import LatencyProfile
-from skysail_frontend.core.load import Load, Loads, capacity
+from skysail_frontend.core.load import LoadMeter, VersionLoad, capacity
 from skysail_frontend.core.statistics import VersionStatistics
 from unit.frontend.parts import FakeReplica, Frontend, application, served
 
@@ -16,8 +16,8 @@ def frontend() -> Frontend:
     return Frontend(served(), max_queue_size=4)
 
 
-def look(loads: Loads, frontend: Frontend) -> Load | None:
-    return loads.since_last(frontend.version(), frontend.clock())
+def look(loads: LoadMeter, frontend: Frontend) -> VersionLoad | None:
+    return loads.measure(frontend.version(), frontend.clock())
 
 
 def answer(frontend: Frontend, replica: FakeReplica, took_s: float, compute_s: float) -> None:
@@ -30,12 +30,14 @@ def answer(frontend: Frontend, replica: FakeReplica, took_s: float, compute_s: f
 
 
 def test_a_load_is_what_came_since_the_last_look(frontend):
-    loads = Loads()
+    loads = LoadMeter()
     frontend.submit(rows=3)
     answer(frontend, frontend.replica, took_s=0.01, compute_s=0.01)
     assert look(loads, frontend) is None
     frontend.loop.advance(2.0)
-    assert look(loads, frontend) == Load(pytest.approx(2.0), 0, 0, 0.0, pytest.approx(300.0), 0.0)
+    assert look(loads, frontend) == VersionLoad(
+        pytest.approx(2.0), 0, 0, 0.0, pytest.approx(300.0), 0.0
+    )
     frontend.submit(rows=1)
     frontend.submit(rows=3)
     answer(frontend, frontend.replica, took_s=0.08, compute_s=0.05)
@@ -54,7 +56,7 @@ def test_a_load_is_what_came_since_the_last_look(frontend):
 
 
 def test_the_most_urgent_query_of_a_batch_tells_how_much_time_is_used(frontend):
-    loads = Loads()
+    loads = LoadMeter()
     look(loads, frontend)
     frontend.submit(within_s=0.5)
     frontend.submit(within_s=0.1)
@@ -65,13 +67,13 @@ def test_the_most_urgent_query_of_a_batch_tells_how_much_time_is_used(frontend):
 
 
 def test_two_looks_at_one_instant_are_one(frontend):
-    loads = Loads()
+    loads = LoadMeter()
     assert look(loads, frontend) is None
     assert look(loads, frontend) is None
 
 
 def test_a_version_that_is_deployed_again_begins_anew(frontend):
-    loads = Loads()
+    loads = LoadMeter()
     look(loads, frontend)
     frontend.submit(rows=2)
     frontend.apply()
@@ -79,16 +81,16 @@ def test_a_version_that_is_deployed_again_begins_anew(frontend):
     frontend.loop.advance(1.0)
     assert look(loads, frontend) is None
     frontend.loop.advance(1.0)
-    assert look(loads, frontend) == Load(1.0, 0, 0, 0.0, 0.0, 0.0)
+    assert look(loads, frontend) == VersionLoad(1.0, 0, 0, 0.0, 0.0, 0.0)
 
 
 def test_what_is_not_kept_is_forgotten(frontend):
-    loads = Loads()
+    loads = LoadMeter()
     look(loads, frontend)
     frontend.loop.advance(1.0)
-    loads.keep([M1])
+    loads.keep_only([M1])
     assert look(loads, frontend) is not None
-    loads.keep([])
+    loads.keep_only([])
     frontend.loop.advance(1.0)
     assert look(loads, frontend) is None
 
@@ -148,15 +150,15 @@ def test_without_latencies_or_deadlines_capacity_is_not_known():
 def test_those_with_little_time_say_how_much_is_usual():
     statistics = VersionStatistics()
     assert statistics.usual_budget_s == 0
-    statistics.answered(0.01, NEVER)
+    statistics.observe_answer(0.01, NEVER)
     assert statistics.usual_budget_s == NEVER
     for _ in range(200):
-        statistics.answered(0.01, 0.02)
-        statistics.answered(0.01, 60.0)
+        statistics.observe_answer(0.01, 0.02)
+        statistics.observe_answer(0.01, 60.0)
     assert statistics.usual_budget_s == pytest.approx(0.04, rel=0.1)
     # It follows an SLO that is changed.
     for _ in range(200):
-        statistics.answered(0.01, 1.0)
+        statistics.observe_answer(0.01, 1.0)
     assert statistics.usual_budget_s == pytest.approx(1.0, rel=0.01)
-    statistics.answered(0.01, 0.0)
+    statistics.observe_answer(0.01, 0.0)
     assert sum(statistics.deadline_used.counts) == 601

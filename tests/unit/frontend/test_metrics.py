@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from skysail_common import __version__
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend.monitoring.metrics import MetricsPage, merged
+from skysail_frontend.monitoring.metrics import MetricsPage, merge_pages
 from unit.frontend.parts import Frontend, served
 
 PAGE = """\
@@ -25,7 +25,7 @@ def page_of(frontend: Frontend) -> str:
 
 
 def test_samples_of_workers_are_told_apart_by_a_label():
-    page = merged({"0": PAGE % 1, "7": PAGE % 2})
+    page = merge_pages({"0": PAGE % 1, "7": PAGE % 2})
     samples = [
         (sample.name, sample.labels, sample.value)
         for family in text_string_to_metric_families(page)
@@ -52,15 +52,18 @@ def test_a_whole_page_is_merged_without_loss():
     frontend = Frontend(served("m:1"), served("n:1"))
     frontend.dispatcher.statistics.version(ModelVersion("m", "1")).compute_s.observe(0.1)
     text = page_of(frontend)
-    page = merged({"3": text})
+    page = merge_pages({"3": text})
     assert page.replace('{worker="3"}', "").replace('worker="3",', "") == text
     num_samples = len(re.findall("^[^#]", text, re.MULTILINE))
     assert page.count('worker="3"') == num_samples
-    assert len(re.findall("^[^#]", merged({"0": text, "1": text}), re.MULTILINE)) == 2 * num_samples
+    assert (
+        len(re.findall("^[^#]", merge_pages({"0": text, "1": text}), re.MULTILINE))
+        == 2 * num_samples
+    )
 
 
 def test_a_merged_page_without_workers_is_empty():
-    assert merged({}) == ""
+    assert merge_pages({}) == ""
 
 
 def test_a_version_without_queries_costs_no_histogram():

@@ -5,16 +5,16 @@ from hypothesis import strategies as st
 from skysail_common.clock import NEVER
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_frontend.core.batching.arrival_rate import ArrivalRate
-from skysail_frontend.core.batching.closed_loop import Returns
+from skysail_frontend.core.batching.closed_loop import ClosedLoop
 from skysail_frontend.core.batching.latency_profile import LatencyProfile
 from skysail_frontend.core.batching.policies import (
     AimdPolicy,
+    BatchPlan,
     BatchSizePolicy,
     DispatchReason,
     EagerPolicy,
     FixedPolicy,
     HybridPolicy,
-    Plan,
     QuantilePolicy,
     Situation,
     make_policy,
@@ -63,19 +63,19 @@ def situation(
 @pytest.mark.parametrize("query", [head(), head(left_s=0.001), head(slo_s=NEVER)])
 def test_eager_sends_at_once_whatever_waits(query):
     plan = EagerPolicy(ServingOptions(max_batch_size=8)).plan(query, situation(3))
-    assert plan == Plan(8, NOW, DispatchReason.EAGER)
+    assert plan == BatchPlan(8, NOW, DispatchReason.EAGER)
 
 
 @pytest.mark.parametrize("name", [name for name in PolicyName if name is not PolicyName.HYBRID])
 def test_only_hybrid_refuses(name):
-    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate(), Returns())
+    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate(), ClosedLoop())
     assert policy.admits(head(slo_s=0.001), 10_000, 1)
     assert policy.plan(head(left_s=0.001), situation(1000)) is not None
 
 
 @pytest.mark.parametrize("name", PolicyName)
 def test_the_policy_is_the_one_that_the_options_name(name):
-    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate(), Returns())
+    policy = make_policy(ServingOptions(policy=name), linear(), ArrivalRate(), ClosedLoop())
     assert type(policy).__name__ == f"{name.value.title()}Policy"
 
 
@@ -85,7 +85,7 @@ def test_the_policy_is_the_one_that_the_options_name(name):
 def test_fixed_sends_what_is_full_at_once():
     policy = FixedPolicy(ServingOptions(max_batch_size=8, max_queue_delay_s=0.005))
     for num_rows in (8, 9, 1000):
-        assert policy.plan(head(), situation(num_rows)) == Plan(8, NOW, DispatchReason.FULL)
+        assert policy.plan(head(), situation(num_rows)) == BatchPlan(8, NOW, DispatchReason.FULL)
 
 
 def test_fixed_holds_what_is_not_full_for_the_delay_of_its_oldest():
@@ -196,7 +196,7 @@ def test_aimd_stays_from_1_to_the_maximum(batches):
 def test_quantile_sends_what_the_time_of_a_query_allows(slo_s, rows):
     policy = QuantilePolicy(ServingOptions(max_queue_delay_s=0.005), linear())
     query = head(slo_s=slo_s)
-    assert policy.plan(query, situation(64)) == Plan(rows, NOW, DispatchReason.FULL)
+    assert policy.plan(query, situation(64)) == BatchPlan(rows, NOW, DispatchReason.FULL)
     if rows > 1:
         plan = policy.plan(query, situation(rows - 1))
         assert (plan.max_rows, plan.reason) == (rows, DispatchReason.DELAY)
@@ -228,32 +228,32 @@ def test_quantile_knows_no_limit_before_it_has_learned():
 def hybrid(
     rows_per_s: float = 0.0,
     profile: LatencyProfile | None = None,
-    returns: Returns | None = None,
+    closed_loop: ClosedLoop | None = None,
     **options: object,
 ):
     profile = linear() if profile is None else profile
-    returns = Returns() if returns is None else returns
-    return HybridPolicy(ServingOptions(**options), profile, SteadyRate(rows_per_s), returns)
+    closed_loop = ClosedLoop() if closed_loop is None else closed_loop
+    return HybridPolicy(ServingOptions(**options), profile, SteadyRate(rows_per_s), closed_loop)
 
 
 def test_hybrid_without_a_deadline_is_eager():
     plan = hybrid(1e6, max_batch_size=32).plan(head(slo_s=NEVER), situation(3))
-    assert plan == Plan(32, NOW, DispatchReason.EAGER)
+    assert plan == BatchPlan(32, NOW, DispatchReason.EAGER)
 
 
 def test_hybrid_is_eager_before_it_has_learned():
     policy = hybrid(1e6, LatencyProfile(), max_batch_size=32)
-    assert policy.plan(head(left_s=0.001), situation(3)) == Plan(32, NOW, DispatchReason.EAGER)
+    assert policy.plan(head(left_s=0.001), situation(3)) == BatchPlan(32, NOW, DispatchReason.EAGER)
 
 
 def test_hybrid_sends_what_could_hold_no_more_and_be_in_time():
     plan = hybrid(1e6).plan(head(left_s=0.0301), situation(40))
-    assert plan == Plan(40, NOW, DispatchReason.FULL)
+    assert plan == BatchPlan(40, NOW, DispatchReason.FULL)
 
 
 def test_hybrid_sends_the_maximum_however_much_time_is_left():
     plan = hybrid(1e6, max_batch_size=32).plan(head(slo_s=10.0), situation(50))
-    assert plan == Plan(32, NOW, DispatchReason.FULL)
+    assert plan == BatchPlan(32, NOW, DispatchReason.FULL)
 
 
 def test_hybrid_counts_the_time_until_the_replica_begins():
@@ -329,7 +329,7 @@ def test_hybrid_gives_up_what_is_late_even_alone():
 def test_hybrid_sends_a_query_that_is_larger_than_the_maximum():
     policy = hybrid(1e6, max_batch_size=8)
     plan = policy.plan(head(rows=40), situation(41))
-    assert plan == Plan(40, NOW, DispatchReason.FULL)
+    assert plan == BatchPlan(40, NOW, DispatchReason.FULL)
     assert policy.plan(head(rows=40, left_s=0.029), situation(41)) is None
 
 
@@ -404,18 +404,18 @@ def test_hybrid_admits_what_is_in_time_alone(slo_s, num_replicas):
 # Callers in a loop.
 
 
-def returned(rows: int, took_s: float, *, now: float = NOW) -> Returns:
+def returned(rows: int, took_s: float, *, now: float = NOW) -> ClosedLoop:
     """Return what is learned where whole batches came back in the time, and one was answered now."""
-    returns = Returns()
+    closed_loop = ClosedLoop()
     for index in range(20, 0, -1):
-        returns.answered(rows, 0.05, now - index)
-        returns.arrived(rows, now - index + took_s)
-    returns.answered(rows, 0.05, now)
-    return returns
+        closed_loop.observe_result(rows, 0.05, now - index)
+        closed_loop.observe_arrival(rows, now - index + took_s)
+    closed_loop.observe_result(rows, 0.05, now)
+    return closed_loop
 
 
 def test_one_replica_waits_for_those_it_has_just_answered():
-    plan = hybrid(1e6, returns=returned(8, 0.002)).plan(
+    plan = hybrid(1e6, closed_loop=returned(8, 0.002)).plan(
         head(slo_s=1.0), situation(8, num_replicas=1)
     )
     assert NOW + 0.002 < plan.hold_until < NOW + 0.004
@@ -423,30 +423,34 @@ def test_one_replica_waits_for_those_it_has_just_answered():
 
 
 def test_it_waits_no_longer_once_they_are_there():
-    returns = returned(8, 0.002)
-    returns.arrived(8, NOW)
-    plan = hybrid(returns=returns).plan(head(slo_s=1.0), situation(16, num_replicas=1))
+    closed_loop = returned(8, 0.002)
+    closed_loop.observe_arrival(8, NOW)
+    plan = hybrid(closed_loop=closed_loop).plan(head(slo_s=1.0), situation(16, num_replicas=1))
     assert plan.hold_until <= NOW
 
 
 def test_it_does_not_wait_where_waiting_gains_less_than_it_costs():
-    policy = hybrid(returns=returned(1, 0.009))
+    policy = hybrid(closed_loop=returned(1, 0.009))
     assert policy.plan(head(slo_s=1.0), situation(20, num_replicas=1)).hold_until <= NOW
 
 
 def test_it_does_not_wait_where_the_larger_batch_would_be_late():
-    policy = hybrid(returns=returned(8, 0.002))
+    policy = hybrid(closed_loop=returned(8, 0.002))
     late = head(left_s=line(16) + 0.001, slo_s=1.0)
     assert policy.plan(late, situation(8, num_replicas=1)).hold_until <= NOW
 
 
 def test_several_replicas_do_not_wait_for_what_one_has_answered():
-    returns = returned(8, 0.002)
-    plan = hybrid(1e6, returns=returns).plan(head(slo_s=0.05), situation(64, num_replicas=2))
+    closed_loop = returned(8, 0.002)
+    plan = hybrid(1e6, closed_loop=closed_loop).plan(
+        head(slo_s=0.05), situation(64, num_replicas=2)
+    )
     assert plan.hold_until <= NOW
 
 
 def test_callers_in_a_loop_without_a_deadline_are_waited_for_too():
-    plan = hybrid(returns=returned(8, 0.002)).plan(head(slo_s=NEVER), situation(8, num_replicas=1))
+    plan = hybrid(closed_loop=returned(8, 0.002)).plan(
+        head(slo_s=NEVER), situation(8, num_replicas=1)
+    )
     assert plan.hold_until > NOW
     assert plan.reason is DispatchReason.EAGER

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_frontend.core.prediction_cache import Entry, PredictionCache
+from skysail_frontend.core.prediction_cache import CacheEntry, PredictionCache
 
 M1, M2 = "m:1@a", "m:2@a"
 
@@ -16,7 +16,7 @@ def key(number: int, version: str = M1):
 
 
 def size() -> int:
-    return Entry(key(0), [b"x"], [(1,)], 0.0, {}).size_bytes
+    return CacheEntry(key(0), [b"x"], [(1,)], 0.0, {}).size_bytes
 
 
 def put(cache: PredictionCache, number: int, version: str = M1, expires: float = 1e9):

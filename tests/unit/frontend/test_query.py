@@ -29,7 +29,7 @@ def test_only_the_first_answer_counts(settled):
     first = Prediction(Outcome.OK, [b""], [(1,)])
     query.answer(first, 100.5)
     query.answer(Prediction(Outcome.DEFAULT_DEADLINE), 100.7)
-    query.give_up(Outcome.DEFAULT_DEADLINE, "late", DeadlineExceeded("late"), 100.8)
+    query.fail(Outcome.DEFAULT_DEADLINE, "late", DeadlineExceeded("late"), 100.8)
     assert settled[query] is first
     assert first.total_s == 0.5
     assert query.inputs == ()
@@ -45,7 +45,7 @@ def test_a_cancelled_query_is_not_settled(settled):
 
 def test_giving_up_takes_the_default_output_where_there_is_one(settled):
     query = query_of(application(default=None), settled)
-    query.give_up(Outcome.DEFAULT_OVERLOADED, "full", Overloaded("queue full"), 100.5)
+    query.fail(Outcome.DEFAULT_OVERLOADED, "full", Overloaded("queue full"), 100.5)
     prediction = settled[query]
     assert (prediction.outcome, prediction.explanation) == (Outcome.DEFAULT_OVERLOADED, "full")
     assert prediction.error is None
@@ -56,7 +56,7 @@ def test_giving_up_takes_the_default_output_where_there_is_one(settled):
 def test_giving_up_is_an_error_where_there_is_no_default_output(settled, app):
     error = Overloaded("queue full")
     query = query_of(app, settled)
-    query.give_up(Outcome.DEFAULT_OVERLOADED, "full", error, 100.5)
+    query.fail(Outcome.DEFAULT_OVERLOADED, "full", error, 100.5)
     assert settled[query].error is error
 
 
@@ -99,7 +99,7 @@ def test_an_error_that_was_raised_before_holds_no_frames_once_it_is_the_answer(s
     query = query_of(None, settled)
     with pytest.raises(Overloaded) as caught:
         fail()
-    query.give_up(Outcome.DEFAULT_OVERLOADED, "full", caught.value, 100.5)
+    query.fail(Outcome.DEFAULT_OVERLOADED, "full", caught.value, 100.5)
     assert settled[query].error.__traceback__ is None
 
 

@@ -16,7 +16,7 @@ from skysail_common.tensors import (
     join_bytes_elements,
     split_bytes_elements,
 )
-from skysail_frontend.core.version_dispatcher import QueryError, QueryOutputs
+from skysail_frontend.core.batch import QueryError, QueryOutputs
 from skysail_frontend.ingress.http import http_status
 from skysail_frontend.ingress.http_bodies import BodyTooLarge
 from skysail_frontend.ingress.rest_clipper import clipper_error

@@ -19,8 +19,8 @@ from skysail_common.tensors import (
     from_numpy,
     join_bytes_elements,
 )
+from skysail_frontend.core.batch import QueryOutputs
 from skysail_frontend.core.query import Query
-from skysail_frontend.core.version_dispatcher import QueryOutputs
 from unit.frontend.doors import MAX_BODY_BYTES, HttpDoors
 from unit.frontend.parts import (
     DOUBLES,

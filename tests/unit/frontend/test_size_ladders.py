@@ -13,7 +13,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.rpc.contract import Metadata, UnaryHandler
 from skysail_common.rpc.statuses import handle
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec
-from skysail_frontend.core.version_dispatcher import QueryOutputs
+from skysail_frontend.core.batch import QueryOutputs
 from skysail_frontend.ingress.grpc_inference import SERVICE as INFERENCE
 from skysail_frontend.ingress.grpc_inference import GrpcInference
 from skysail_frontend.ingress.grpc_query import SERVICE as QUERY

@@ -22,7 +22,7 @@ async def test_the_loop_goes_on_while_a_slow_disk_takes_the_newest(
     monkeypatch.setattr(snapshot_file, "_replace", replace)
     file = SnapshotFile(tmp_path / "routes")
     for sequence in range(1, 6):
-        file.keep(routing_pb2.RoutingSnapshot(sequence=sequence))
+        file.save(routing_pb2.RoutingSnapshot(sequence=sequence))
         await asyncio.sleep(0)
     assert written == []
     may_write.set()
@@ -32,6 +32,6 @@ async def test_the_loop_goes_on_while_a_slow_disk_takes_the_newest(
 
 async def test_nothing_is_written_without_a_path():
     file = SnapshotFile(None)
-    file.keep(routing_pb2.RoutingSnapshot(sequence=1))
+    file.save(routing_pb2.RoutingSnapshot(sequence=1))
     await file.close()
     assert len(asyncio.all_tasks()) == 1

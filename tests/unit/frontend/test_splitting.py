@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from skysail_common.errors import DeadlineExceeded, ModelFailed, Overloaded
 from skysail_common.serving_options import ServingOptions
 from skysail_common.tensors import Content, DataType, TensorSpec, join_bytes_elements
+from skysail_frontend.core.batch import QueryOutputs
 from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.core.query import Outcome, Query
-from skysail_frontend.core.splitting import parts_of
-from skysail_frontend.core.version_dispatcher import QueryOutputs
+from skysail_frontend.core.splitting import split_query
 from unit.frontend.parts import (
     Frontend,
     application,
@@ -110,7 +110,7 @@ def test_texts_are_split_where_they_end(elements, max_rows):
         version = served(signature=signature_of(spec), max_batch_size=max_rows)
         data = join_bytes_elements(elements)
         query = Query("", None, version, (data,), len(elements), dims, 0.0, 1.0, lambda *_: None)
-        parts = parts_of(query, max_rows)
+        parts = split_query(query, max_rows)
         assert b"".join(part.inputs[0] for part in parts) == data
         for index, part in enumerate(parts):
             expected = elements[index * max_rows : (index + 1) * max_rows]
@@ -130,7 +130,7 @@ def test_several_inputs_and_dimensions_that_vary_are_split_alike(rows):
     query = Query(
         "", None, version, (a.tobytes(), b.tobytes()), rows, (3,), 0.0, 1.0, lambda *_: None
     )
-    parts = parts_of(query, 4)
+    parts = split_query(query, 4)
     assert [part.rows for part in parts] == [4] * (rows // 4) + ([rows % 4] if rows % 4 else [])
     for index, part in enumerate(parts):
         assert part.inputs[0] == a[4 * index : 4 * index + 4].tobytes()
@@ -211,7 +211,7 @@ def test_a_part_that_is_hopeless_takes_its_siblings_out_of_the_batch():
     small = frontend.submit(within_s=10.0)
     frontend.clock.advance(0.2)
     replica = frontend.add_replica()
-    frontend.dispatcher.mark(frontend.version())
+    frontend.dispatcher.schedule_dispatch(frontend.version())
     frontend.loop.turn()
     assert isinstance(frontend.settled[large].error, DeadlineExceeded)
     assert [batch.queries for batch in replica.sent] == [[small]]

@@ -17,7 +17,7 @@ from skysail_common.tensors import (
     to_numpy,
 )
 from skysail_frontend.core.routes import ServedVersion
-from skysail_frontend.core.validation import Inputs, PartTensor, checked_inputs
+from skysail_frontend.core.validation import Inputs, PartTensor, validate_inputs
 from unit.frontend.parts import DOUBLES, served, signature_of, texts
 
 LABEL = "[request id: 7] "
@@ -43,7 +43,7 @@ def strings(*elements: bytes) -> bytes:
 
 def refusal(version: ServedVersion, *tensors: Tensor) -> str:
     with pytest.raises(InvalidInput) as caught:
-        checked_inputs(version, tensors, version.serving.max_batch_size, LABEL)
+        validate_inputs(version, tensors, version.serving.max_batch_size, LABEL)
     return caught.value.message
 
 
@@ -196,13 +196,13 @@ def test_the_inputs_come_in_the_order_of_the_signature():
     first = Tensor("INPUT0", DataType.INT32, (2, 16), bytes(range(128)))
     second = Tensor("INPUT1", DataType.INT32, (2, 16), bytes(128))
     expected = Inputs((first.data, second.data), 2, ())
-    assert checked_inputs(simple, [second, first], 8) == expected
+    assert validate_inputs(simple, [second, first], 8) == expected
 
 
 @pytest.mark.parametrize("name", ["x", ""])
 def test_a_sole_input_may_have_no_name(name):
     tensor = Tensor(name, DataType.FP64, (1, 3), bytes(24))
-    assert checked_inputs(served(), [tensor], 8) == Inputs((bytes(24),), 1, ())
+    assert validate_inputs(served(), [tensor], 8) == Inputs((bytes(24),), 1, ())
 
 
 def test_two_inputs_must_have_names():
@@ -232,7 +232,7 @@ def test_sizes_that_vary_are_told_in_the_order_of_the_signature(sizes, rows):
         Tensor("p", DataType.INT8, (rows, a, 2, b), bytes(rows * a * 2 * b)),
         Tensor("q", DataType.FP16, (rows, 3), bytes(rows * 6)),
     ]
-    inputs = checked_inputs(served(signature=signature), tensors, 8)
+    inputs = validate_inputs(served(signature=signature), tensors, 8)
     assert inputs.rows == rows
     assert inputs.variable_dims == (a, b, c)
     assert inputs.data == (tensors[1].data, tensors[2].data, tensors[0].data)
@@ -257,7 +257,7 @@ dimensions = st.integers(-3, 5) | st.sampled_from(ABSURD)
 )
 def test_whatever_comes_is_accepted_or_refused_as_invalid(tensors, version):
     try:
-        inputs = checked_inputs(version, tensors, version.serving.max_batch_size)
+        inputs = validate_inputs(version, tensors, version.serving.max_batch_size)
     except InvalidInput:
         return
     assert 1 <= inputs.rows <= version.serving.max_batch_size
@@ -286,12 +286,12 @@ doubles_and_bytes = served(
 @pytest.mark.parametrize("name", ["x", ""])
 def test_numbers_become_the_type_that_the_model_takes(source, target, name):
     version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
-    inputs = checked_inputs(version, [from_numpy(name, source)], 8, widens=True)
+    inputs = validate_inputs(version, [from_numpy(name, source)], 8, widens=True)
     (data,) = inputs.data
     assert to_numpy(Tensor("x", target, (1, 3), data)).tolist() == source.tolist()
     assert inputs.rows == 1
     with pytest.raises(InvalidInput, match="data-type is"):
-        checked_inputs(version, [from_numpy(name, source)], 8)
+        validate_inputs(version, [from_numpy(name, source)], 8)
 
 
 @pytest.mark.parametrize(
@@ -310,22 +310,22 @@ def test_what_would_lose_its_meaning_is_refused(source, target, words):
     version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
     for name in ("x", ""):
         with pytest.raises(InvalidInput, match=f"tensor 'x' .*{words}$"):
-            checked_inputs(version, [from_numpy(name, source)], 8, widens=True)
+            validate_inputs(version, [from_numpy(name, source)], 8, widens=True)
 
 
 def test_what_the_model_does_not_take_is_refused_as_without_widening():
     unknown = Tensor("z", DataType.INT8, (1,), b"\1")
     with pytest.raises(InvalidInput, match="unexpected inference input 'z'"):
-        checked_inputs(served(), [unknown], 8, widens=True)
+        validate_inputs(served(), [unknown], 8, widens=True)
     unnamed = Tensor("", DataType.INT8, (1,), b"\1")
     with pytest.raises(InvalidInput, match="takes inputs by name"):
-        checked_inputs(doubles_and_bytes, [unnamed], 8, widens=True)
+        validate_inputs(doubles_and_bytes, [unnamed], 8, widens=True)
 
 
 def test_data_that_do_not_fill_their_shape_are_refused_before_they_are_widened():
     tensor = Tensor("x", DataType.INT8, (1, 3), b"\1")
     with pytest.raises(InvalidInput, match="Expected 3, got 1"):
-        checked_inputs(served(), [tensor], 8, widens=True)
+        validate_inputs(served(), [tensor], 8, widens=True)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
     version = served(signature=signature_of(TensorSpec("x", DataType.FP64, (-1, -1))))
     data = bytes(max(0, min(100, prod(shape))))
     with pytest.raises(InvalidInput):
-        checked_inputs(version, [Tensor("x", DataType.INT8, shape, data)], 8, widens=True)
+        validate_inputs(version, [Tensor("x", DataType.INT8, shape, data)], 8, widens=True)
 
 
 @settings(max_examples=50)
@@ -350,7 +350,7 @@ def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
 def test_widening_whatever_comes_gives_the_type_or_refuses_it(source, shape, data, target, takes):
     version = served(signature=signature_of(TensorSpec("x", target, takes)))
     try:
-        inputs = checked_inputs(version, [Tensor("x", source, shape, data)], 8, widens=True)
+        inputs = validate_inputs(version, [Tensor("x", source, shape, data)], 8, widens=True)
     except InvalidInput:
         return
     assert to_numpy(Tensor("x", target, shape, *inputs.data)).shape == shape
@@ -360,7 +360,7 @@ def test_widening_whatever_comes_gives_the_type_or_refuses_it(source, shape, dat
 def test_a_small_part_does_not_keep_a_large_message(rest, is_copied):
     message = bytes(24 + rest)
     part = PartTensor("x", DataType.FP64, (1, 3), memoryview(message)[:24])
-    (data,) = checked_inputs(served(), [part], 8).data
+    (data,) = validate_inputs(served(), [part], 8).data
     assert data == bytes(24)
     assert isinstance(data, bytes) == is_copied
 
@@ -371,11 +371,11 @@ def test_only_as_many_numbers_as_take_a_moment_are_widened():
     for count, is_widened in ((2 * 1024 * 1024, True), (2 * 1024 * 1024 + 1, False)):
         tensor = Tensor("x", DataType.INT8, (1, count), bytes(count))
         if is_widened:
-            (data,) = checked_inputs(version, [tensor], 8, widens=True).data
+            (data,) = validate_inputs(version, [tensor], 8, widens=True).data
             assert len(data) == 8 * count
         else:
             with pytest.raises(InvalidInput) as caught:
-                checked_inputs(version, [tensor], 8, widens=True)
+                validate_inputs(version, [tensor], 8, widens=True)
             assert caught.value.message == (
                 "cannot convert tensor 'x': it has 2097153 elements of INT8, at most 2097152 are "
                 "converted; send FP64"

@@ -5,8 +5,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from skysail_common.errors import DeadlineExceeded, ModelFailed
 from skysail_common.serving_options import PolicyName
+from skysail_frontend.core.batch import Batch, QueryError
 from skysail_frontend.core.query import Outcome, Query
-from skysail_frontend.core.version_dispatcher import Batch, QueryError
 from unit.frontend.known_latency import (
     frontend_with,
     held,

@@ -8,11 +8,11 @@ too late for a newcomer is succeeded by that newcomer.
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
-from skysail_frontend.core.prediction_cache import Entry, Key, PredictionCache
+from skysail_frontend.core.prediction_cache import CacheEntry, CacheKey, PredictionCache
 from skysail_frontend.core.query import Query
 
 
-class _Kin:
+class _Group:
     """A leader and the queries that wait for its answer, in the order in which they came."""
 
     __slots__ = ("followers", "leader")
@@ -22,16 +22,16 @@ class _Kin:
         self.followers: OrderedDict[Query, None] = OrderedDict()
 
 
-class Caching:
+class Coalescing:
     """The prediction cache, and the queries that are being computed."""
 
     def __init__(self, cache: PredictionCache) -> None:
         self.cache = cache
-        self.following_rows: Counter[str] = Counter()
+        self.follower_rows: Counter[str] = Counter()
         """Rows of the queries that follow others, by the identity of the version."""
-        self._kin: dict[Key, _Kin] = {}
+        self._groups: dict[CacheKey, _Group] = {}
 
-    def find(self, query: Query, now: float) -> Entry | None:
+    def look_up(self, query: Query, now: float) -> CacheEntry | None:
         """Return what was predicted for a query before, if anything, and make the query known.
 
         Args:
@@ -46,30 +46,30 @@ class Caching:
 
     def leader(self, query: Query) -> Query | None:
         """Return the query that leads those like this, if there is one."""
-        kin = None if query.cache_key is None else self._kin.get(query.cache_key)
-        return None if kin is None else kin.leader
+        group = None if query.cache_key is None else self._groups.get(query.cache_key)
+        return None if group is None else group.leader
 
-    def follow(self, query: Query) -> None:
+    def add_follower(self, query: Query) -> None:
         """Let a query wait for the answer to its leader."""
         assert query.cache_key is not None
-        kin = self._kin[query.cache_key]
+        group = self._groups[query.cache_key]
         # All hold the inputs of one, however many wait.
-        query.cache_key = kin.leader.cache_key
+        query.cache_key = group.leader.cache_key
         query.inputs = query.cache_key[1] if query.cache_key is not None else ()
-        kin.followers[query] = None
-        self._count(query, query.rows)
+        group.followers[query] = None
+        self._add_rows(query, query.rows)
 
-    def lead(self, query: Query) -> Query | None:
+    def set_leader(self, query: Query) -> Query | None:
         """Let a query lead those like it, and return the earlier leader of them, if any."""
         assert query.cache_key is not None
-        kin = self._kin.get(query.cache_key)
-        if kin is None:
-            self._kin[query.cache_key] = _Kin(query)
+        group = self._groups.get(query.cache_key)
+        if group is None:
+            self._groups[query.cache_key] = _Group(query)
             return None
-        earlier, kin.leader = kin.leader, query
+        earlier, group.leader = group.leader, query
         return earlier
 
-    def answered(
+    def complete(
         self,
         query: Query,
         outputs: tuple[Sequence[bytes], Sequence[tuple[int, ...]]] | None,
@@ -94,44 +94,44 @@ class Caching:
         if leader is None or (leader is not query and outputs is None):
             # An earlier leader failed; the present one may do better.
             return []
-        return self.end(query)
+        return self.dissolve(query)
 
-    def left(self, query: Query) -> Query | None:
+    def remove(self, query: Query) -> Query | None:
         """Forget a query that is settled, and return the query that is to lead in its place."""
         key = query.cache_key
-        kin = None if key is None else self._kin.get(key)
-        if key is None or kin is None:
+        group = None if key is None else self._groups.get(key)
+        if key is None or group is None:
             return None
-        if kin.leader is not query:
-            if query in kin.followers:
-                del kin.followers[query]
-                self._count(query, -query.rows)
+        if group.leader is not query:
+            if query in group.followers:
+                del group.followers[query]
+                self._add_rows(query, -query.rows)
             return None
-        if not kin.followers:
-            del self._kin[key]
+        if not group.followers:
+            del self._groups[key]
             return None
-        kin.leader, _ = kin.followers.popitem(last=False)
+        group.leader, _ = group.followers.popitem(last=False)
         # The same inputs are as much to blame for what became of the replicas.
-        kin.leader.attempts = query.attempts
-        self._count(kin.leader, -kin.leader.rows)
-        return kin.leader
+        group.leader.attempts = query.attempts
+        self._add_rows(group.leader, -group.leader.rows)
+        return group.leader
 
-    def end(self, query: Query) -> list[Query]:
+    def dissolve(self, query: Query) -> list[Query]:
         """Forget a query and all like it, and return those others."""
         assert query.cache_key is not None
-        kin = self._kin.pop(query.cache_key)
-        if kin.followers:
-            self._count(query, -sum([each.rows for each in kin.followers]))
-        return [each for each in (kin.leader, *kin.followers) if each is not query]
+        group = self._groups.pop(query.cache_key)
+        if group.followers:
+            self._add_rows(query, -sum([each.rows for each in group.followers]))
+        return [each for each in (group.leader, *group.followers) if each is not query]
 
-    def _count(self, query: Query, rows: int) -> None:
+    def _add_rows(self, query: Query, rows: int) -> None:
         assert query.version is not None
         identity = query.version.identity
-        rows += self.following_rows[identity]
+        rows += self.follower_rows[identity]
         if rows:
-            self.following_rows[identity] = rows
+            self.follower_rows[identity] = rows
         else:
-            del self.following_rows[identity]
+            del self.follower_rows[identity]
 
     def forget(self, identity: str) -> None:
         """Keep nothing of a version that is gone."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from itertools import count
 
 from skysail_common.clock import Clock
+from skysail_frontend.core.event_loop import EventLoop, TimerHandle
 from skysail_frontend.core.query import Query
-from skysail_frontend.core.version_dispatcher import EventLoop, TimerHandle
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +57,22 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = instant
-        self._timer = self._loop.call_later(max(0.0, instant - now), self._at_deadline)
+        self._timer = self._loop.call_later(max(0.0, instant - now), self._on_timer)
 
-    def _at_deadline(self) -> None:
+    def _on_timer(self) -> None:
         now = self._clock()
         heap = self._heap
         try:
             while heap and (heap[0][2].is_settled or heap[0][0] <= now + _GRAIN_S):
                 query = heapq.heappop(heap)[2]
                 if not query.is_settled:
-                    self._end(query, now)
+                    self._try_expire(query, now)
         finally:
             self._timer = None
             if heap:
                 self._arm(heap[0][0], now)
 
-    def _end(self, query: Query, now: float) -> None:
+    def _try_expire(self, query: Query, now: float) -> None:
         try:
             self._expire(query, now)
         except Exception:

@@ -1,7 +1,7 @@
 """The core: takes queries, sends batches, settles queries. It knows neither gRPC nor HTTP.
 
 It works in turns of the event loop. What comes in during a turn only marks its version; at the
-turn's end each marked version forms its batches once, from all that came.
+turn's end each scheduled version forms its batches once, from all that came.
 
     submit ──► queue ──┐                          ┌──► settle
                        ├─ end of turn: batches ──►│ replica ──► result
@@ -20,24 +20,20 @@ from skysail_common.errors import (
     SkysailError,
 )
 from skysail_common.identifiers import ModelVersion
+from skysail_frontend.core.batch import Batch, QueryError, QueryOutputs
 from skysail_frontend.core.batching.batcher import LAST_ATTEMPT
 from skysail_frontend.core.batching.policies import ShedReason
-from skysail_frontend.core.coalescing import Caching
+from skysail_frontend.core.coalescing import Coalescing
 from skysail_frontend.core.deadlines import Deadlines
+from skysail_frontend.core.event_loop import EventLoop
 from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.core.query import Outcome, Prediction, Query
 from skysail_frontend.core.routes import NoRoutes, RouteTable, ServedVersion
-from skysail_frontend.core.settlement import Endings
-from skysail_frontend.core.shedding import NO_MODEL, scaled_to_none
-from skysail_frontend.core.splitting import parts_of
+from skysail_frontend.core.settlement import Settlement
+from skysail_frontend.core.shedding import NO_MODEL, scaled_to_zero_error
+from skysail_frontend.core.splitting import split_query
 from skysail_frontend.core.statistics import Statistics
-from skysail_frontend.core.version_dispatcher import (
-    Batch,
-    EventLoop,
-    QueryError,
-    QueryOutputs,
-    VersionDispatcher,
-)
+from skysail_frontend.core.version_dispatcher import VersionDispatcher
 
 log = logging.getLogger(__name__)
 
@@ -73,21 +69,23 @@ class Dispatcher:
         self.clock = clock
         self.table: RouteTable = NoRoutes()
         self.statistics = Statistics()
-        self.caching = Caching(PredictionCache(0) if cache is None else cache)
+        self.coalescing = Coalescing(PredictionCache(0) if cache is None else cache)
         self.default_timeout_s = default_timeout_s
         self._loop = loop
         self._max_queue_size = max_queue_size
         self._max_bytes = max_queue_bytes
         self._versions: dict[str, VersionDispatcher] = {}
         """By identity: a query is never sent to other content than it was checked for."""
-        self._marked: list[VersionDispatcher] = []
-        self._marked_at = 0.0
+        self._scheduled: list[VersionDispatcher] = []
+        self._scheduled_at = 0.0
         self._turn_at = 0.0
         self._num_submitted = 0
         self._num_seen = 0
         self._batch_ids = count(1)
-        self._endings = Endings(clock, self.statistics, self.caching, self._versions, self.mark)
-        self._deadlines = Deadlines(clock, loop, self._endings.expire)
+        self._settlement = Settlement(
+            clock, self.statistics, self.coalescing, self._versions, self.schedule_dispatch
+        )
+        self._deadlines = Deadlines(clock, loop, self._settlement.expire)
 
     def apply(self, table: RouteTable) -> None:
         """Route by a new table; queries that wait for a version that is gone are given up."""
@@ -95,7 +93,7 @@ class Dispatcher:
         self.statistics.keep_applications(table.applications)
         wanted = {served.identity: served for served in table.versions.values()}
         for identity in self._versions.keys() - wanted.keys():
-            self._forget(self._versions.pop(identity))
+            self._remove_version(self._versions.pop(identity))
         for identity, served in wanted.items():
             known = self._versions.get(identity)
             if known is None:
@@ -105,22 +103,22 @@ class Dispatcher:
                     self._loop,
                     self._batch_ids,
                     self._max_queue_size,
-                    self._endings.shed,
-                    self._endings.succeed,
+                    self._settlement.shed,
+                    self._settlement.promote_follower,
                     self.statistics.version(served.name),
                 )
             else:
                 known.update(served)
-                self.mark(known)
+                self.schedule_dispatch(known)
         for version in self._versions.values():
             if version.served.num_replicas == 0 and len(version.queue):
-                self._give_up_waiting(version, scaled_to_none(version.served.name))
+                self._fail_queued(version, scaled_to_zero_error(version.served.name))
 
-    def _forget(self, gone: VersionDispatcher) -> None:
+    def _remove_version(self, gone: VersionDispatcher) -> None:
         name, identity = gone.served.name, gone.served.identity
         gone.stop()
         self.statistics.forget(name)
-        self.caching.forget(identity)
+        self.coalescing.forget(identity)
         error: SkysailError
         if name in self.table.versions:
             error = NoReadyReplica(
@@ -129,25 +127,25 @@ class Dispatcher:
             )
         else:
             error = ModelNotFound(f"Request for unknown model: '{name}' was undeployed")
-        self._give_up_waiting(gone, error)
+        self._fail_queued(gone, error)
 
-    def _give_up_waiting(self, version: VersionDispatcher, error: SkysailError) -> None:
+    def _fail_queued(self, version: VersionDispatcher, error: SkysailError) -> None:
         now = self.clock()
         while (query := version.queue.pop()) is not None:
             # What a replica still has is answered by it, or ends at its deadline; a part of a large
             # query has ended with the first part.
             if not query.num_in_flight and not query.is_settled:
-                self._endings.give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+                self._settlement.fail(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
 
     @property
     def num_unsettled(self) -> int:
         """Queries that were submitted and neither settled nor cancelled."""
-        return self._endings.num_unsettled
+        return self._settlement.num_unsettled
 
     @property
     def unsettled_bytes(self) -> int:
         """Inputs of those queries."""
-        return self._endings.unsettled_bytes
+        return self._settlement.unsettled_bytes
 
     def version(self, name: ModelVersion) -> VersionDispatcher | None:
         """Return the state of a version, or None if it is not deployed."""
@@ -162,40 +160,40 @@ class Dispatcher:
     def submit(self, query: Query) -> None:
         """Take a query; it is settled at its deadline at the latest, maybe before this returns."""
         now = self.clock()
-        endings = self._endings
-        endings.num_unsettled += 1
-        endings.unsettled_bytes += query.input_bytes
+        settlement = self._settlement
+        settlement.num_unsettled += 1
+        settlement.unsettled_bytes += query.input_bytes
         self._num_submitted += 1
         version = self._versions.get(query.version.identity) if query.version else None
         if version is None or version.served.num_replicas == 0:
-            endings.refuse_without_replica(query, version, now)
+            settlement.refuse_without_replica(query, version, now)
             return
         serving = version.served.serving
         if (
-            endings.unsettled_bytes > self._max_bytes
-            and endings.unsettled_bytes > query.input_bytes
+            settlement.unsettled_bytes > self._max_bytes
+            and settlement.unsettled_bytes > query.input_bytes
         ):
-            endings.shed(version, query, ShedReason.MEMORY_FULL, now)
+            settlement.shed(version, query, ShedReason.MEMORY_FULL, now)
         elif query.rows > serving.max_batch_size:
             self._submit_parts(version, query, now)
-        elif serving.cache_ttl_s and self._is_answered_otherwise(version, query, now):
+        elif serving.cache_ttl_s and self._try_answer_from_cache(version, query, now):
             return
-        elif self._is_admitted(version, query, now):
+        elif self._try_admit(version, query, now):
             self._enqueue(version, query, now)
 
     def _submit_parts(self, version: VersionDispatcher, query: Query, now: float) -> None:
         """Admit all parts of a large query, or refuse it as a whole."""
-        if not self._is_admitted(version, query, now):
+        if not self._try_admit(version, query, now):
             return
         serving = version.served.serving
-        query.on_joined = self._endings.joined
-        parts = parts_of(query, serving.max_batch_size)
+        query.on_joined = self._settlement.settle_joined
+        parts = split_query(query, serving.max_batch_size)
         # Before any of them can end and take the others along.
-        self._endings.num_unsettled += len(parts)
+        self._settlement.num_unsettled += len(parts)
         for part in parts:
             if part.is_settled:
                 continue
-            if not (serving.cache_ttl_s and self._is_answered_otherwise(version, part, now)):
+            if not (serving.cache_ttl_s and self._try_answer_from_cache(version, part, now)):
                 self._enqueue(version, part, now)
 
     def max_query_rows(self, served: ServedVersion) -> int:
@@ -203,99 +201,99 @@ class Dispatcher:
         serving = served.serving
         return max(serving.max_batch_size, serving.max_queue_size or self._max_queue_size)
 
-    def _is_answered_otherwise(self, version: VersionDispatcher, query: Query, now: float) -> bool:
+    def _try_answer_from_cache(self, version: VersionDispatcher, query: Query, now: float) -> bool:
         """Answer a query from the cache, or by one like it that is being computed."""
         if query.application is not None and not query.application.uses_cache:
             return False
-        entry = self.caching.find(query, now)
+        entry = self.coalescing.look_up(query, now)
         if entry is not None:
-            self.statistics.cache(query, "hit")
-            self._endings.answer(query, Prediction(Outcome.OK, entry.data, entry.shapes), now)
+            self.statistics.count_cache_result(query, "hit")
+            self._settlement.answer(query, Prediction(Outcome.OK, entry.data, entry.shapes), now)
             return True
-        leader = self.caching.leader(query)
+        leader = self.coalescing.leader(query)
         if (
             leader is None
             or query.deadline <= now
             or not version.answers_in_time(leader, query, now)
         ):
-            is_succession = leader is not None and self._succeeds(query, leader, now)
-            self.statistics.cache(query, "shared" if is_succession else "miss")
+            becomes_leader = leader is not None and self._outranks_leader(query, leader, now)
+            self.statistics.count_cache_result(query, "shared" if becomes_leader else "miss")
             return False
-        if not query.is_part and version.batcher.is_full(query, self._following_rows(query)):
-            self._endings.shed(version, query, ShedReason.QUEUE_FULL, now)
+        if not query.is_part and version.batcher.is_full(query, self._follower_rows(query)):
+            self._settlement.shed(version, query, ShedReason.QUEUE_FULL, now)
         else:
-            self.statistics.cache(query, "shared")
-            self.caching.follow(query)
+            self.statistics.count_cache_result(query, "shared")
+            self.coalescing.add_follower(query)
             self._deadlines.watch(query, now)
         return True
 
     @staticmethod
-    def _succeeds(query: Query, leader: Query, now: float) -> bool:
+    def _outranks_leader(query: Query, leader: Query, now: float) -> bool:
         """Return whether a more urgent newcomer takes the place of a leader, which then follows it."""
         return leader.is_queued and not leader.num_in_flight and query.deadline > now
 
-    def _following_rows(self, query: Query) -> int:
+    def _follower_rows(self, query: Query) -> int:
         assert query.version is not None
-        return self.caching.following_rows[query.version.identity]
+        return self.coalescing.follower_rows[query.version.identity]
 
-    def _is_admitted(self, version: VersionDispatcher, query: Query, now: float) -> bool:
+    def _try_admit(self, version: VersionDispatcher, query: Query, now: float) -> bool:
         """Let a query wait, or shed it."""
-        following_rows = self._following_rows(query) if self.caching.following_rows else 0
-        reason = version.refusal(query, now, following_rows)
+        follower_rows = self._follower_rows(query) if self.coalescing.follower_rows else 0
+        reason = version.refusal(query, now, follower_rows)
         if reason is None:
             return True
         # What is refused arrived all the same.
-        version.batcher.rate.arrived(query.rows, now)
+        version.batcher.rate.observe(query.rows, now)
         if reason is ShedReason.NO_REPLICA:
             version.statistics.sheds[reason] += 1
-            self._endings.refuse_without_replica(query, version, now)
+            self._settlement.refuse_without_replica(query, version, now)
         else:
-            self._endings.shed(version, query, reason, now)
+            self._settlement.shed(version, query, reason, now)
         return False
 
     def _enqueue(self, version: VersionDispatcher, query: Query, now: float) -> None:
         self._deadlines.watch(query, now)
         if query.cache_key is not None:
-            leader = self.caching.lead(query)
+            leader = self.coalescing.set_leader(query)
             if leader is not None and leader.is_queued and not leader.num_in_flight:
                 # The newcomer is more urgent: its answer is the leader's too.
                 version.queue.remove(leader)
-                self.caching.follow(leader)
+                self.coalescing.add_follower(leader)
         version.batcher.push(query)
-        self.mark(version)
+        self.schedule_dispatch(version)
 
     def cancel(self, query: Query) -> None:
         """End a query whose caller went away."""
-        self._endings.cancel(query)
+        self._settlement.cancel(query)
 
-    def mark(self, version: VersionDispatcher) -> None:
+    def schedule_dispatch(self, version: VersionDispatcher) -> None:
         """Have a version form batches at the end of this turn."""
-        if not version.is_marked:
-            version.is_marked = True
-            if not self._marked:
-                self._marked_at = self._turn_at = self.clock()
+        if not version.is_scheduled:
+            version.is_scheduled = True
+            if not self._scheduled:
+                self._scheduled_at = self._turn_at = self.clock()
                 self._num_seen = self._num_submitted
-                self._loop.call_soon(self._end_turn)
-            self._marked.append(version)
+                self._loop.call_soon(self._dispatch_scheduled)
+            self._scheduled.append(version)
 
-    def _end_turn(self) -> None:
+    def _dispatch_scheduled(self) -> None:
         now = self.clock()
         is_busy = self._num_submitted != self._num_seen or now - self._turn_at > _BUSY_TURN_S
-        if is_busy and now - self._marked_at < _LINGER_S:
+        if is_busy and now - self._scheduled_at < _LINGER_S:
             # The loop has more to do, out of which more queries may come: a transport that hands
             # over few calls a turn would make small batches.
             self._num_seen, self._turn_at = self._num_submitted, now
-            self._loop.call_soon(self._end_turn)
+            self._loop.call_soon(self._dispatch_scheduled)
             return
-        marked, self._marked = self._marked, []
-        for version in marked:
-            version.is_marked = False
+        scheduled, self._scheduled = self._scheduled, []
+        for version in scheduled:
+            version.is_scheduled = False
             try:
                 version.dispatch(now)
             except Exception:
                 log.exception("dispatch failed", extra={"version": version.served.name})
 
-    def batch_answered(
+    def complete_batch(
         self,
         version: VersionDispatcher,
         batch: Batch,
@@ -314,29 +312,29 @@ class Dispatcher:
         """
         now = self.clock()
         is_whole = QueryError not in map(type, answers)
-        version.answered(batch, compute_s, wait_s, is_whole=is_whole, now=now)
+        version.complete_batch(batch, compute_s, wait_s, is_whole=is_whole, now=now)
         if len(version.queue):
-            self.mark(version)
-        endings = self._endings
+            self.schedule_dispatch(version)
+        settlement = self._settlement
         for query, answer in zip(batch.queries, answers, strict=True):
             if query.is_queued:
-                endings.leave_queue(query)
+                settlement.dequeue(query)
             if query.cache_key is not None:
-                endings.answer_followers(query, answer, now)
+                settlement.answer_followers(query, answer, now)
             if query.is_settled:
                 continue
             if isinstance(answer, QueryError):
                 error = answer.error
                 explanation = f"the model failed: {error.message}"
-                endings.give_up(query, Outcome.DEFAULT_MODEL_ERROR, explanation, error, now)
+                settlement.fail(query, Outcome.DEFAULT_MODEL_ERROR, explanation, error, now)
                 continue
             prediction = Prediction(Outcome.OK, answer.data, answer.shapes)
             prediction.queue_s = query.dispatched - query.arrival
             prediction.compute_s = compute_s
             prediction.batch_wait_s = max(0.0, now - query.dispatched - compute_s)
-            endings.answer(query, prediction, now)
+            settlement.answer(query, prediction, now)
 
-    def batches_lost(
+    def requeue_batches(
         self, version: VersionDispatcher, batches: Sequence[Batch], has_died: bool
     ) -> None:
         """Have the queries of batches wait again, with their old deadlines.
@@ -348,24 +346,24 @@ class Dispatcher:
                 then, again and again, is given up, because it may be the cause.
         """
         now = self.clock()
-        version.lost(batches, has_died, now)
+        version.remove_lost(batches, has_died, now)
         served = version.served
         is_gone = served.num_replicas == 0 or self._versions.get(served.identity) is not version
         for query in [query for batch in batches for query in batch.queries]:
             if query.is_queued or query.num_in_flight:
                 continue
             if query.is_settled:
-                self._endings.left(query, now)
+                self._settlement.replace_leader(query, now)
                 continue
             if query.attempts > LAST_ATTEMPT:
                 text = f"{query.attempts} replicas died or hung while answering this query"
-                self._endings.answer_followers(query, QueryError(ModelFailed(text)), now)
-                self._endings.give_up(
+                self._settlement.answer_followers(query, QueryError(ModelFailed(text)), now)
+                self._settlement.fail(
                     query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now
                 )
             elif is_gone:
                 error = NoReadyReplica(f"model '{served.name}' has no replica any more")
-                self._endings.give_up(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
+                self._settlement.fail(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
             else:
-                version.batcher.push_again(query)
-        self.mark(version)
+                version.batcher.requeue(query)
+        self.schedule_dispatch(version)

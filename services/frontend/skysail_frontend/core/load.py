@@ -10,7 +10,7 @@ from skysail_frontend.core.version_dispatcher import VersionDispatcher
 
 
 @dataclass(frozen=True)
-class Load:
+class VersionLoad:
     """Of one version, between two looks at it."""
 
     window_s: float
@@ -36,13 +36,13 @@ class _Totals:
     num_answered: int
 
 
-class Loads:
+class LoadMeter:
     """Takes differences of what versions count up."""
 
     def __init__(self) -> None:
         self._last: dict[ModelVersion, tuple[VersionDispatcher, _Totals]] = {}
 
-    def since_last(self, version: VersionDispatcher, now: float) -> Load | None:
+    def measure(self, version: VersionDispatcher, now: float) -> VersionLoad | None:
         """Return the load of a version since this was last asked; None the first time."""
         name = version.served.name
         totals = _totals(version, now)
@@ -52,16 +52,16 @@ class Loads:
         if known is not version or totals.at <= last.at:
             return None
         num_answered = totals.num_answered - last.num_answered
-        return Load(
+        return VersionLoad(
             totals.at - last.at,
             totals.arrived_rows - last.arrived_rows,
             totals.late_rows - last.late_rows,
             totals.busy_s - last.busy_s,
-            capacity_of(version),
+            version_capacity(version),
             (totals.used - last.used) / num_answered if num_answered else 0.0,
         )
 
-    def keep(self, names: Collection[ModelVersion]) -> None:
+    def keep_only(self, names: Collection[ModelVersion]) -> None:
         """Forget all other versions."""
         for name in self._last.keys() - set(names):
             del self._last[name]
@@ -80,7 +80,7 @@ def _totals(version: VersionDispatcher, now: float) -> _Totals:
     )
 
 
-def capacity_of(version: VersionDispatcher) -> float:
+def version_capacity(version: VersionDispatcher) -> float:
     """Return the rows a second of one replica of a version that are in time; 0 if not known."""
     profile = version.batcher.profile
     return capacity(

@@ -8,7 +8,7 @@ than LRU", NSDI 2024). `benchmarks/cache.py` compares it with CLOCK and LRU.
 from collections.abc import Sequence
 from sys import getsizeof
 
-Key = tuple[str, tuple[bytes, ...], tuple[int, ...]]
+CacheKey = tuple[str, tuple[bytes, ...], tuple[int, ...]]
 """The identity of the version, the data of each input, and the sizes that vary; rows follow from them."""
 
 _ENTRY_BYTES = 400
@@ -17,13 +17,13 @@ _SWEPT = 4
 """Entries of versions that are gone which one new entry removes: all at once would take a second."""
 
 
-class Entry:
+class CacheEntry:
     """A prediction in the cache."""
 
     __slots__ = (
         "data",
         "expires",
-        "is_marked",
+        "is_visited",
         "key",
         "newer",
         "older",
@@ -34,11 +34,11 @@ class Entry:
 
     def __init__(
         self,
-        key: Key,
+        key: CacheKey,
         data: Sequence[bytes],
         shapes: Sequence[tuple[int, ...]],
         expires: float,
-        table: "Table",
+        table: "CacheTable",
     ) -> None:
         self.key = key
         self.table = table
@@ -46,12 +46,12 @@ class Entry:
         self.shapes = shapes
         self.expires = expires
         self.size_bytes = _ENTRY_BYTES + sum(map(getsizeof, key[1])) + sum(map(getsizeof, data))
-        self.is_marked = False
-        self.newer: Entry | None = None
-        self.older: Entry | None = None
+        self.is_visited = False
+        self.newer: CacheEntry | None = None
+        self.older: CacheEntry | None = None
 
 
-Table = dict[Key, Entry]
+CacheTable = dict[CacheKey, CacheEntry]
 """The entries of one version."""
 
 
@@ -69,18 +69,18 @@ class PredictionCache:
         """Memory of the entries."""
         self.num_evicted = 0
         """Entries that were forgotten to make room."""
-        self._tables: dict[str, Table] = {}
+        self._tables: dict[str, CacheTable] = {}
         """By the identity of the version."""
-        self._gone: list[Table] = []
+        self._gone: list[CacheTable] = []
         """Those of versions that are gone, which are found by nobody."""
-        self._newest: Entry | None = None
-        self._oldest: Entry | None = None
-        self._hand: Entry | None = None
+        self._newest: CacheEntry | None = None
+        self._oldest: CacheEntry | None = None
+        self._hand: CacheEntry | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
 
-    def get(self, key: Key, now: float) -> Entry | None:
+    def get(self, key: CacheKey, now: float) -> CacheEntry | None:
         """Return what was predicted for these inputs, if it is known and young enough."""
         table = self._tables.get(key[0])
         entry = None if table is None else table.get(key)
@@ -89,12 +89,12 @@ class PredictionCache:
         if entry.expires <= now:
             self._remove(entry)
             return None
-        entry.is_marked = True
+        entry.is_visited = True
         return entry
 
     def put(
         self,
-        key: Key,
+        key: CacheKey,
         data: Sequence[bytes],
         shapes: Sequence[tuple[int, ...]],
         expires: float,
@@ -105,7 +105,7 @@ class PredictionCache:
         old = table.get(key)
         if old is not None:
             self._remove(old)
-        entry = Entry(key, data, shapes, expires, table)
+        entry = CacheEntry(key, data, shapes, expires, table)
         if entry.size_bytes > self.max_bytes:
             return
         while self.size_bytes + entry.size_bytes > self.max_bytes:
@@ -135,8 +135,8 @@ class PredictionCache:
     def _evict(self) -> None:
         entry = self._hand or self._oldest
         assert entry is not None
-        while entry.is_marked:
-            entry.is_marked = False
+        while entry.is_visited:
+            entry.is_visited = False
             entry = entry.newer or self._oldest
             assert entry is not None
         # Removing moves the hand on.
@@ -144,11 +144,11 @@ class PredictionCache:
         self._remove(entry)
         self.num_evicted += 1
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: CacheEntry) -> None:
         del entry.table[entry.key]
         self._unlink(entry)
 
-    def _unlink(self, entry: Entry) -> None:
+    def _unlink(self, entry: CacheEntry) -> None:
         self.size_bytes -= entry.size_bytes
         older, newer = entry.older, entry.newer
         if older is not None:

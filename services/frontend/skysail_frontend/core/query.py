@@ -168,7 +168,7 @@ class Query:
         self.inputs = ()
         prediction.total_s = now - self.arrival
         # Who settles mostly knows the query: kept, both would wait for the garbage collector.
-        settle, self.settle = self.settle, nobody
+        settle, self.settle = self.settle, ignore_prediction
         failure: SkysailError
         try:
             settle(self, prediction)
@@ -187,7 +187,7 @@ class Query:
             log.error("query error not delivered", exc_info=error)
         return prediction
 
-    def give_up(
+    def fail(
         self, outcome: Outcome, explanation: str, error: SkysailError, now: float
     ) -> Prediction:
         """Settle the query without a model: by the default output, or by `error` without one."""
@@ -203,8 +203,8 @@ class Query:
         """Note that nobody waits for the answer any more."""
         self.is_settled = True
         self.inputs = ()
-        self.settle = nobody
+        self.settle = ignore_prediction
 
 
-def nobody(query: Query, prediction: Prediction) -> None:
+def ignore_prediction(query: Query, prediction: Prediction) -> None:
     """Settle a query whose caller is gone."""

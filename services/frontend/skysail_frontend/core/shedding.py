@@ -18,29 +18,29 @@ NO_MODEL = "No connected models found for query"
 TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
 
 
-def without_replica(query: Query, version: VersionDispatcher | None) -> NoReadyReplica:
+def no_replica_error(query: Query, version: VersionDispatcher | None) -> NoReadyReplica:
     """Return why there is no replica that a query could be sent to."""
     name = query.version.name if query.version else None
     if name is None:
         assert query.application is not None
-        return NoReadyReplica(_unrouted(query.application))
+        return NoReadyReplica(_no_route_text(query.application))
     if version is None:
         return NoReadyReplica(f"model '{name}' is not deployed")
     if version.served.num_replicas == 0:
-        return scaled_to_none(name)
+        return scaled_to_zero_error(name)
     if any(replica.is_ready for replica in version.replicas) and not version.num_ready:
         return NoReadyReplica(f"model '{name}' has no ready replica: none answers its last batch")
     return NoReadyReplica(f"model '{name}' has no ready replica")
 
 
-def scaled_to_none(name: ModelVersion) -> NoReadyReplica:
+def scaled_to_zero_error(name: ModelVersion) -> NoReadyReplica:
     """Return the error of a version that is to have no replica."""
     return NoReadyReplica(
         f"model '{name}' is scaled to 0 replicas; 'skysail scale {name} 1' starts one"
     )
 
 
-def _unrouted(application: Application) -> str:
+def _no_route_text(application: Application) -> str:
     """Say why no route of an application led to a version."""
     text = f"application '{application.name}' is routed to"
     if not application.routes:
@@ -53,7 +53,7 @@ def _unrouted(application: Application) -> str:
     return f"{text} model '{route.model_name}', which has no current version; promote one"
 
 
-def shed(
+def shed_outcome(
     version: VersionDispatcher, query: Query, reason: ShedReason, now: float
 ) -> tuple[Outcome, str, SkysailError]:
     """Return outcome, explanation and error for a query for which there is no time or no room."""
@@ -75,7 +75,7 @@ def shed(
         outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the memory for queries is full"
     else:
         outcome, explanation = Outcome.DEFAULT_DEADLINE, TOO_LATE
-        least_s = version.answer_s(query.rows)
+        least_s = version.latency_s(query.rows)
         if 0 < budget_s < least_s:
             verb = "cannot" if reason is ShedReason.HOPELESS else "did not"
             error = DeadlineExceeded(

@@ -10,7 +10,7 @@ from skysail_frontend.core.query import Outcome, Prediction, Query
 _LENGTH_BYTES = 4
 
 
-def parts_of(query: Query, max_rows: int) -> list[Query]:
+def split_query(query: Query, max_rows: int) -> list[Query]:
     """Return queries of at most `max_rows` rows that together ask what `query` does.
 
     Each settles into a joint answer, which settles `query` and decides about a default output.
@@ -20,7 +20,7 @@ def parts_of(query: Query, max_rows: int) -> list[Query]:
     specs = query.version.signature.inputs
     dims = iter(query.variable_dims)
     slices = [
-        list(_slices(spec, data, query.rows, max_rows, [next(dims) for _ in spec.variable_axes]))
+        list(_slice(spec, data, query.rows, max_rows, [next(dims) for _ in spec.variable_axes]))
         for spec, data in zip(specs, query.inputs, strict=True)
     ]
     parts = []
@@ -46,18 +46,18 @@ def parts_of(query: Query, max_rows: int) -> list[Query]:
     return parts
 
 
-def _slices(
+def _slice(
     spec: TensorSpec, data: Data, rows: int, max_rows: int, dims: Sequence[int]
 ) -> Iterator[Data]:
     if spec.datatype is DataType.BYTES:
-        yield from _bytes_slices(data, rows, max_rows, prod(spec.shape[1:]) if not dims else None)
+        yield from _slice_bytes(data, rows, max_rows, prod(spec.shape[1:]) if not dims else None)
         return
     row_bytes = len(data) // rows
     for first in range(0, rows, max_rows):
         yield data[first * row_bytes : (first + max_rows) * row_bytes]
 
 
-def _bytes_slices(data: Data, rows: int, max_rows: int, elements: int | None) -> Iterator[Data]:
+def _slice_bytes(data: Data, rows: int, max_rows: int, elements: int | None) -> Iterator[Data]:
     """Yield parts of BYTES data, whose elements each stand behind their length."""
     starts = [0]
     while starts[-1] < len(data):
@@ -90,7 +90,8 @@ class _JointAnswer:
             return
         answers = [self._answers[each] for each in self.parts]
         shapes = [
-            _joined_shape(shapes) for shapes in zip(*[each.shapes for each in answers], strict=True)
+            _concatenated_shape(shapes)
+            for shapes in zip(*[each.shapes for each in answers], strict=True)
         ]
         if None in shapes:
             error = ModelFailed("the parts of a large query have outputs of different shapes")
@@ -104,7 +105,7 @@ class _JointAnswer:
         on_joined(self._query, joined, now)
 
 
-def _joined_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+def _concatenated_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
     first = shapes[0]
     if any(shape[1:] != first[1:] for shape in shapes):
         return None

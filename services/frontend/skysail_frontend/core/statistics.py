@@ -63,7 +63,7 @@ class VersionStatistics:
         """Of each batch: share of its time that its most urgent query had used at the answer."""
         self._urgency: float | None = None
 
-    def answered(self, used_s: float, budget_s: float) -> None:
+    def observe_answer(self, used_s: float, budget_s: float) -> None:
         """Count a batch, by the time of its most urgent query that is used, and that it had."""
         if budget_s <= 0:
             return
@@ -158,15 +158,15 @@ class Statistics:
         self._last = (application, version, target)
         return target
 
-    def cache(self, query: Query, result: str) -> None:
+    def count_cache_result(self, query: Query, result: str) -> None:
         """Count whether the cache knew a query."""
         self._target(query).cache[result] += 1
 
-    def cancelled(self, query: Query) -> None:
+    def count_cancelled(self, query: Query) -> None:
         """Count a query whose caller went away."""
         self._target(query).num_cancelled += 1
 
-    def settled(self, query: Query, prediction: Prediction) -> None:
+    def count_settled(self, query: Query, prediction: Prediction) -> None:
         """Count a query that was answered."""
         if query.is_part:
             return

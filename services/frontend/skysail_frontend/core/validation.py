@@ -61,7 +61,7 @@ class Inputs:
     variable_dims: tuple[int, ...]
 
 
-def checked_inputs(
+def validate_inputs(
     version: ServedVersion,
     tensors: Sequence[Tensor | LazyTensor | PartTensor],
     max_rows: int,
@@ -86,7 +86,7 @@ def checked_inputs(
     if len(specs) == 1 and len(tensors) == 1 and tensors[0].name in ("", specs[0].name):
         ordered = tensors
     else:
-        ordered = _ordered(model, specs, tensors, label)
+        ordered = _order_inputs(model, specs, tensors, label)
     rows = ordered[0].shape[0] if ordered[0].shape else 0
     dims: list[int] = []
     num_texts = 0
@@ -112,13 +112,13 @@ def checked_inputs(
             f"{num_texts}; send them in several requests"
         )
     data = tuple(
-        _checked_data(model, spec, tensor, label)
+        _validate_data(model, spec, tensor, label)
         for spec, tensor in zip(specs, ordered, strict=True)
     )
     return Inputs(data, rows, tuple(dims))
 
 
-def _ordered(
+def _order_inputs(
     model: str,
     specs: Sequence[TensorSpec],
     tensors: Sequence[Tensor | LazyTensor | PartTensor],
@@ -189,7 +189,7 @@ def _dims(shape: Sequence[int]) -> str:
     return ",".join(str(size) for size in shape[:16]) + (",…" if len(shape) > 16 else "")
 
 
-def _checked_data(
+def _validate_data(
     model: str, spec: TensorSpec, tensor: Tensor | LazyTensor | PartTensor, label: str
 ) -> Data:
     """Return the data of an input whose shape is one that the model takes."""
@@ -211,7 +211,7 @@ def _checked_data(
         if len(data) != expected:
             raise _wrong_size(model, spec, expected, len(data), label)
         if tensor.datatype is not spec.datatype:
-            return _widened(spec, tensor, count)
+            return _widen(spec, tensor, count)
     # A part keeps its whole message in memory.
     if isinstance(data, memoryview) and 2 * len(data) < memoryview(data.obj).nbytes:
         return bytes(data)
@@ -259,7 +259,7 @@ def _check_texts(model: str, spec: TensorSpec, data: Data, count: int, label: st
         raise _wrong_number(model, spec, count, got, label)
 
 
-def _widened(spec: TensorSpec, tensor: Tensor | PartTensor, count: int) -> bytes:
+def _widen(spec: TensorSpec, tensor: Tensor | PartTensor, count: int) -> bytes:
     """Return data with the element type that the model takes, where no meaning is lost."""
     if count > _MAX_WIDENED:
         raise InvalidInput(

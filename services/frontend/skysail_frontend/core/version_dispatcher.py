@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from skysail_common.clock import NEVER, Clock
-from skysail_common.errors import SkysailError
+from skysail_frontend.core.batch import Batch, BatchReplica
 from skysail_frontend.core.batching.batcher import LAST_ATTEMPT, Batcher
 from skysail_frontend.core.batching.policies import ShedReason
+from skysail_frontend.core.event_loop import EventLoop, TimerHandle
 from skysail_frontend.core.query import Query
 from skysail_frontend.core.routes import ServedVersion
 from skysail_frontend.core.statistics import VersionStatistics
@@ -20,48 +20,6 @@ _LONG_COMPUTE_S = 0.002
 _OVERDUE_FACTOR = 2.0
 _OVERDUE_SLACK_S = 0.005
 
-_STALLED_FACTOR = 10.0
-_MIN_STALLED_S = 5.0
-"""A batch that is overdue for so long, and for so many times what it was to take, is stalled. A
-pause of the machine is no stall: while one replica is left, refusing is worse than waiting."""
-
-
-class QueryError:
-    """Why one query of a batch has no outputs."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: SkysailError) -> None:
-        self.error = error
-
-
-class QueryOutputs:
-    """The outputs of one query of a batch, in the order of the signature."""
-
-    __slots__ = ("data", "shapes")
-
-    def __init__(self, data: Sequence[bytes], shapes: Sequence[tuple[int, ...]]) -> None:
-        self.data = data
-        self.shapes = shapes
-
-
-class Batch:
-    """Queries that were sent to a replica together."""
-
-    __slots__ = ("batch_id", "expected_s", "overdue_at", "queries", "rows", "sent")
-
-    def __init__(self, batch_id: int, queries: list[Query], sent: float) -> None:
-        self.batch_id = batch_id
-        self.queries = queries
-        self.rows = sum([query.rows for query in queries])
-        self.sent = sent
-        self.expected_s = 0.0
-        self.overdue_at = NEVER
-
-    def is_stalled(self, now: float) -> bool:
-        """Return whether the batch is overdue for so long that its replica may never answer."""
-        return now - self.overdue_at > max(_MIN_STALLED_S, _STALLED_FACTOR * self.expected_s)
-
 
 def _overdue_at(answer_at: float, expected_s: float) -> float:
     """Return when a batch is overdue that is expected at an instant and takes so long."""
@@ -71,48 +29,6 @@ def _overdue_at(answer_at: float, expected_s: float) -> float:
 def _count_attempt(batch: Batch) -> None:
     for query in batch.queries:
         query.attempts += 1
-
-
-class BatchReplica(Protocol):
-    """A replica as the core sees it."""
-
-    container_id: str
-    free_at: float
-    """Instant at which it is expected to have computed all that it has; the core sets it."""
-
-    @property
-    def num_in_flight(self) -> int:
-        """Batches that it has and has not answered."""
-        ...
-
-    @property
-    def is_ready(self) -> bool:
-        """True while batches may be sent to it."""
-        ...
-
-    def send(self, batch: Batch) -> None:
-        """Send a batch; leaves in this turn, or is lost if it cannot be sent."""
-        ...
-
-
-class TimerHandle(Protocol):
-    """A call that is to come."""
-
-    def cancel(self) -> None:
-        """Have it not come."""
-        ...
-
-
-class EventLoop(Protocol):
-    """What the core needs of an event loop."""
-
-    def call_soon(self, callback: Callable[[], None]) -> object:
-        """Call back at the end of this turn."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> TimerHandle:
-        """Call back after `delay` seconds."""
-        ...
 
 
 class VersionDispatcher:
@@ -130,8 +46,8 @@ class VersionDispatcher:
         loop: EventLoop,
         batch_ids: Iterator[int],
         default_queue_rows: int,
-        give_up: Callable[["VersionDispatcher", Query, ShedReason, float], None],
-        succeed: Callable[[Query, float], None],
+        shed: Callable[["VersionDispatcher", Query, ShedReason, float], None],
+        promote_follower: Callable[[Query, float], None],
         statistics: VersionStatistics,
     ) -> None:
         """No query waits, and no replica is known.
@@ -142,8 +58,8 @@ class VersionDispatcher:
             loop: Calls back after a while.
             batch_ids: Yields ids of batches.
             default_queue_rows: Rows that may wait where the model does not say it.
-            give_up: Is told of each query that will not be sent.
-            succeed: Requeues what waits for a settled query whose batch is overdue.
+            shed: Is told of each query that will not be sent.
+            promote_follower: Requeues what waits for a settled query whose batch is overdue.
             statistics: Counts.
         """
         self.served = served
@@ -151,12 +67,12 @@ class VersionDispatcher:
         self.batcher.profile.seed(served.latencies)
         self.queue = self.batcher.queue
         self.replicas: list[BatchReplica] = []
-        self.is_marked = False
+        self.is_scheduled = False
         self._clock = clock
         self._loop = loop
         self._batch_ids = batch_ids
-        self._give_up = give_up
-        self._succeed = succeed
+        self._shed = shed
+        self._promote_follower = promote_follower
         self.statistics = statistics
         self._compute_s = 0.0
         self._in_flight: dict[Batch, BatchReplica] = {}
@@ -179,13 +95,13 @@ class VersionDispatcher:
         overdue = self._overdue.get(replica)
         return replica.is_ready and (overdue is None or not overdue.is_stalled(self._clock()))
 
-    def refusal(self, query: Query, now: float, following_rows: int = 0) -> ShedReason | None:
+    def refusal(self, query: Query, now: float, follower_rows: int = 0) -> ShedReason | None:
         """Return why a query that has just arrived is not to wait, or None if it may.
 
         Args:
             query: Has just arrived.
             now: The present instant.
-            following_rows: Rows that wait for the answers to others.
+            follower_rows: Rows that wait for the answers to others.
         """
         num_ready = num_idle = num_overdue = 0
         overdue = self._overdue
@@ -200,7 +116,7 @@ class VersionDispatcher:
             num_ready = self.num_ready
             if not num_ready:
                 return ShedReason.NO_REPLICA
-        return self.batcher.refusal(query, now, num_ready, num_idle, following_rows)
+        return self.batcher.refusal(query, now, num_ready, num_idle, follower_rows)
 
     def wait_s(self, rows: int, now: float) -> float:
         """Return in how long a query that comes now is expected to be answered."""
@@ -208,13 +124,13 @@ class VersionDispatcher:
             (max(0.0, each.free_at - now) for each in self.replicas if each.is_ready), default=0.0
         )
         wait_s = self.batcher.expected_wait_s(self.num_ready) + free_s
-        answer_s = self.answer_s(rows)
+        answer_s = self.latency_s(rows)
         if not answer_s:
             # Nothing is known but how long what was sent takes already.
             answer_s = max((now - batch.sent for batch in self._in_flight), default=0.0)
         return wait_s + answer_s
 
-    def answer_s(self, rows: int) -> float:
+    def latency_s(self, rows: int) -> float:
         """Return how long an idle replica takes for a query; 0 while nothing is known."""
         return self.batcher.profile.latency_s(min(rows, self.served.serving.max_batch_size))
 
@@ -227,7 +143,7 @@ class VersionDispatcher:
             now: The present instant.
         """
         if leader.is_queued:
-            return not self.batcher.is_before(query, leader)
+            return not self.batcher.is_more_urgent(query, leader)
         if not leader.num_in_flight:
             return False
         answer_at = leader.answer_at
@@ -239,7 +155,7 @@ class VersionDispatcher:
 
     def dispatch(self, now: float) -> None:
         """Send batches while the batcher says so and a replica is free."""
-        wake_at = self._ask_others_for_overdue(now)
+        wake_at = self._hedge_slow_batches(now)
         num_ready = len(
             [True for each in self.replicas if each.is_ready and each not in self._overdue]
         )
@@ -254,7 +170,7 @@ class VersionDispatcher:
                 for query, reason in decision.shed:
                     # What another replica still has is answered by it, or ends at its deadline.
                     if not query.num_in_flight and not query.is_settled:
-                        self._give_up(self, query, reason, now)
+                        self._shed(self, query, reason, now)
                 # One part of a large query that is given up takes the others along.
                 queries = [query for query in queries if not query.is_settled]
                 if decision.batch and not queries:
@@ -265,7 +181,7 @@ class VersionDispatcher:
             batch = Batch(next(self._batch_ids), queries, now)
             self.statistics.dispatches[decision.reason] += 1
             wake_at = min(wake_at, self._send(batch, replica, start_at, now))
-        self._wake(wake_at, now)
+        self._schedule_wake_up(wake_at, now)
 
     def _free_replica(self, now: float) -> BatchReplica | None:
         """Return the replica that would be done first; the first of equals, to fill that one."""
@@ -304,7 +220,7 @@ class VersionDispatcher:
         replica.send(batch)
         return batch.overdue_at
 
-    def _ask_others_for_overdue(self, now: float) -> float:
+    def _hedge_slow_batches(self, now: float) -> float:
         """Requeue queries of overdue batches and return when the next batch will be overdue."""
         next_at = NEVER
         overdue = self._overdue
@@ -320,27 +236,27 @@ class VersionDispatcher:
                     if query.num_in_flight != 1 or query.is_queued:
                         continue
                     if query.is_settled:
-                        self._succeed(query, now)
+                        self._promote_follower(query, now)
                     elif query.attempts <= LAST_ATTEMPT:
-                        self.batcher.push_again(query)
+                        self.batcher.requeue(query)
         return next_at
 
-    def _wake(self, instant: float, now: float) -> None:
+    def _schedule_wake_up(self, instant: float, now: float) -> None:
         """See to it that `dispatch` is called at an instant, if nothing calls it before."""
         if instant < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = instant
-            self._timer = self._loop.call_later(max(0.0, instant - now), self._at_timer)
+            self._timer = self._loop.call_later(max(0.0, instant - now), self._on_timer)
 
-    def _at_timer(self) -> None:
+    def _on_timer(self) -> None:
         self._timer, self._timer_at = None, NEVER
         try:
             self.dispatch(self._clock())
         except Exception:
             log.exception("dispatch failed", extra={"version": self.served.name})
 
-    def answered(
+    def complete_batch(
         self, batch: Batch, compute_s: float, wait_s: float, *, is_whole: bool, now: float
     ) -> None:
         """Learn from a batch that was answered.
@@ -352,28 +268,28 @@ class VersionDispatcher:
             is_whole: True where no query of it failed; the others were computed again then.
             now: The present instant.
         """
-        self._landed(batch, now)
+        self._remove_in_flight(batch, now)
         self.statistics.compute_s.observe(compute_s)
         self.statistics.batch_wait_s.observe(max(0.0, now - batch.sent - compute_s))
         head = batch.queries[0]
         budget_s = head.deadline - head.arrival
-        self.statistics.answered(now - head.arrival, budget_s)
+        self.statistics.observe_answer(now - head.arrival, budget_s)
         self._compute_s += 0.1 * (compute_s - self._compute_s)
-        self.batcher.returns.answered(batch.rows, batch.expected_s, now)
+        self.batcher.closed_loop.observe_result(batch.rows, batch.expected_s, now)
         if is_whole:
             latency_s = max(compute_s, now - batch.sent - wait_s)
             self.batcher.observe(batch.rows, latency_s, budget_s, now)
 
-    def lost(self, batches: Sequence[Batch], has_died: bool, now: float) -> None:
+    def remove_lost(self, batches: Sequence[Batch], has_died: bool, now: float) -> None:
         """Forget batches that will not be answered."""
         # A replica computes in order: only the oldest batch can be what ended it. One that was
         # overdue counted as an attempt then.
         if batches and has_died and batches[0] not in self._overdue.values():
             _count_attempt(batches[0])
         for batch in batches:
-            self._landed(batch, now)
+            self._remove_in_flight(batch, now)
 
-    def _landed(self, batch: Batch, now: float) -> None:
+    def _remove_in_flight(self, batch: Batch, now: float) -> None:
         replica = self._in_flight.pop(batch, None)
         if replica is None:
             return

@@ -46,13 +46,11 @@ def late_handler(
             query = query_of(call)
             rows = query.rows
             error = Overloaded(_NO_TIME)
-            prediction = query.give_up(
-                Outcome.DEFAULT_OVERLOADED, _NO_TIME, error, dispatcher.clock()
-            )
-            dispatcher.statistics.settled(query, prediction)
+            prediction = query.fail(Outcome.DEFAULT_OVERLOADED, _NO_TIME, error, dispatcher.clock())
+            dispatcher.statistics.count_settled(query, prediction)
         if version is not None:
             # What is refused arrived all the same.
-            version.batcher.rate.arrived(rows, call.arrival)
+            version.batcher.rate.observe(rows, call.arrival)
         return has_default
 
     return answer

@@ -10,7 +10,7 @@ from skysail_common.tensors import Tensor
 from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.query import DEFAULT_PRIORITY, Query, Settle
 from skysail_frontend.core.routes import Application, RouteTable, ServedVersion
-from skysail_frontend.core.validation import Inputs, LazyTensor, PartTensor, checked_inputs
+from skysail_frontend.core.validation import Inputs, LazyTensor, PartTensor, validate_inputs
 
 _LATE_S = 0.001
 _AHEAD_S = 0.002
@@ -158,7 +158,7 @@ def make_query(
     inputs = _NO_INPUTS
     if target.version is not None:
         max_rows = dispatcher.max_query_rows(target.version)
-        inputs = checked_inputs(target.version, tensors, max_rows, label, widens=widens)
+        inputs = validate_inputs(target.version, tensors, max_rows, label, widens=widens)
     query = Query(
         query_id,
         target.application,

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from skysail_common import __version__
 from skysail_frontend.core.dispatcher import Dispatcher
-from skysail_frontend.core.load import capacity_of
+from skysail_frontend.core.load import version_capacity
 from skysail_frontend.core.statistics import Histogram, Statistics
 
 _LAG_EVERY_S = 0.5
@@ -42,11 +42,11 @@ class FrontendCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
-        yield from _targets(self._dispatcher.statistics)
-        yield from _versions(self._dispatcher.statistics)
-        yield from _present(self._dispatcher)
-        yield from _whole(self._dispatcher.statistics)
-        yield from _transport(self._transport())
+        yield from _target_metrics(self._dispatcher.statistics)
+        yield from _version_metrics(self._dispatcher.statistics)
+        yield from _live_metrics(self._dispatcher)
+        yield from _frontend_metrics(self._dispatcher.statistics)
+        yield from _transport_metrics(self._transport())
         build = GaugeMetricFamily("skysail_build_info", "What runs; 1", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build
@@ -74,7 +74,7 @@ def _histogram(
     return family
 
 
-def _targets(statistics: Statistics) -> Iterator[Metric]:
+def _target_metrics(statistics: Statistics) -> Iterator[Metric]:
     found = [
         ((application, *(version or ("", ""))), target)
         for (application, version), target in statistics.targets.items()
@@ -110,7 +110,7 @@ def _targets(statistics: Statistics) -> Iterator[Metric]:
     )
 
 
-def _whole(statistics: Statistics) -> Iterator[Metric]:
+def _frontend_metrics(statistics: Statistics) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         "skysail_refused_queries",
         "Queries that ended in an error before a model saw them, by its class",
@@ -132,7 +132,7 @@ def _whole(statistics: Statistics) -> Iterator[Metric]:
     )
 
 
-def _versions(statistics: Statistics) -> Iterator[Metric]:
+def _version_metrics(statistics: Statistics) -> Iterator[Metric]:
     found = list(statistics.versions.items())
     for name, text, attribute in (
         ("skysail_queue_wait_seconds", "Wait of a query in the queue", "queue_wait_s"),
@@ -171,7 +171,7 @@ def _versions(statistics: Statistics) -> Iterator[Metric]:
     yield late
 
 
-def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
+def _live_metrics(dispatcher: Dispatcher) -> Iterator[Metric]:
     def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"skysail_{name}", text, labels=(*_VERSION, *labels))
 
@@ -190,7 +190,7 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
             continue
         queue.add_metric(name, version.queue.num_rows)
         rate.add_metric(name, version.batcher.rate.rows_per_s(now))
-        capacity.add_metric(name, capacity_of(version))
+        capacity.add_metric(name, version_capacity(version))
         arrived.add_metric(name, version.batcher.rate.num_rows)
         for rows, latency_s in version.batcher.profile.points():
             latency.add_metric((*name, str(rows)), latency_s)
@@ -199,7 +199,7 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
             ready.add_metric(key, version.is_ready(replica))
             in_flight.add_metric(key, replica.num_in_flight)
             backlog.add_metric(key, max(0.0, replica.free_at - now))
-    cache = dispatcher.caching.cache
+    cache = dispatcher.coalescing.cache
     yield GaugeMetricFamily("skysail_cache_bytes", "Memory of the cache", cache.size_bytes)
     yield GaugeMetricFamily("skysail_cache_entries", "Predictions in the cache", len(cache))
     yield CounterMetricFamily(
@@ -208,7 +208,7 @@ def _present(dispatcher: Dispatcher) -> Iterator[Metric]:
     yield from (queue, rate, arrived, capacity, latency, ready, in_flight, backlog)
 
 
-def _transport(counters: Mapping[str, int]) -> Iterator[Metric]:
+def _transport_metrics(counters: Mapping[str, int]) -> Iterator[Metric]:
     for name, number in counters.items():
         full_name = f"skysail_transport_{name}"
         text = f"Of the transport: {name.replace('_', ' ')}"
@@ -218,7 +218,7 @@ def _transport(counters: Mapping[str, int]) -> Iterator[Metric]:
             yield CounterMetricFamily(full_name, text, number)
 
 
-def merged(pages: Mapping[str, str]) -> str:
+def merge_pages(pages: Mapping[str, str]) -> str:
     """Return one page with the samples of several workers.
 
     The label `worker` tells them apart: a sum would fall whenever one of them restarts or is slow

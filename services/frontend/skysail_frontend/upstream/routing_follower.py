@@ -22,10 +22,10 @@ from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.messages import latencies_to_proto
 from skysail_common.rpc.statuses import from_rpc_error
 from skysail_frontend.core.dispatcher import Dispatcher
-from skysail_frontend.core.load import Loads
+from skysail_frontend.core.load import LoadMeter
 from skysail_frontend.core.routes import ReplicaEndpoint, ServedVersion
-from skysail_frontend.upstream.replica_link import Replica
-from skysail_frontend.upstream.routing_messages import load_to_proto, table_of
+from skysail_frontend.upstream.replica_link import ReplicaLink
+from skysail_frontend.upstream.routing_messages import load_to_proto, table_from_proto
 from skysail_frontend.upstream.snapshot_file import SnapshotFile
 from skysail_protos.v1 import management_pb2, management_pb2_grpc, routing_pb2
 
@@ -37,7 +37,7 @@ _KEEP_ALIVE = KeepAlive(5.0, 5.0)
 """A management that vanished without a word is noticed within 10 s, and the next one is asked."""
 
 
-class Directory:
+class RoutingFollower:
     """Keeps a dispatcher's routes and replicas as management says."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Directory:
         self._snapshot_file = snapshot_file
         self._file = SnapshotFile(snapshot_file)
         self._report_every_s = report_every_s
-        self._replicas: dict[tuple[str, ReplicaEndpoint], Replica] = {}
+        self._links: dict[tuple[str, ReplicaEndpoint], ReplicaLink] = {}
         """By the identity of the version too: other content has links of its own."""
         self._tasks = BackgroundTasks()
         self._loads_wanted = asyncio.Event()
@@ -63,7 +63,7 @@ class Directory:
         """Return whether there are routes."""
         return self.has_routes.is_set()
 
-    def load(self) -> None:
+    def load_snapshot(self) -> None:
         """Route by the file of the last snapshot, if there is one."""
         if self._snapshot_file is None or not self._snapshot_file.exists():
             return
@@ -71,11 +71,11 @@ class Directory:
             snapshot = routing_pb2.RoutingSnapshot.FromString(self._snapshot_file.read_bytes())
             if not snapshot.sequence:
                 raise InvalidInput("the file is empty")
-            table_of(snapshot)
+            table_from_proto(snapshot)
         except (OSError, DecodeError, InvalidInput) as error:
             log.warning("the last routes cannot be read", extra={"error": str(error)})
             return
-        if self._could_apply(snapshot):
+        if self._try_apply(snapshot):
             log.info("routing by the last known routes", extra={"sequence": snapshot.sequence})
 
     async def follow(
@@ -121,25 +121,25 @@ class Directory:
         # grpc takes one message at a time.
         lock = asyncio.Lock()
 
-        async def say(message: management_pb2.WatchRoutingRequest) -> None:
+        async def send(message: management_pb2.WatchRoutingRequest) -> None:
             async with lock:
                 await call.write(message)
 
-        async def take_over_snapshots() -> None:
+        async def apply_snapshots() -> None:
             while isinstance(snapshot := await call.read(), routing_pb2.RoutingSnapshot):
                 back_off.reset()
-                if self._take_over(snapshot):
+                if self._apply_and_save(snapshot):
                     applied = snapshot.sequence
-                    await say(management_pb2.WatchRoutingRequest(applied_sequence=applied))
+                    await send(management_pb2.WatchRoutingRequest(applied_sequence=applied))
 
-        reading = asyncio.create_task(take_over_snapshots(), name="take over snapshots")
+        reading = asyncio.create_task(apply_snapshots(), name="apply snapshots")
         tasks = {
             reading,
             asyncio.create_task(
-                _until_stream_ends(self._report_often(say), reading), name="report latencies"
+                _until_stream_ends(self._report_latencies(send), reading), name="report latencies"
             ),
             asyncio.create_task(
-                _until_stream_ends(self._report_loads(say), reading), name="report loads"
+                _until_stream_ends(self._report_loads(send), reading), name="report loads"
             ),
         }
         try:
@@ -154,8 +154,8 @@ class Directory:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _report_often(
-        self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
+    async def _report_latencies(
+        self, send: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
     ) -> None:
         """Report learned speeds of versions to management."""
         reported: dict[ModelVersion, int] = {}
@@ -174,16 +174,16 @@ class Directory:
                         model=name.model_name, version=name.version, points=points
                     )
             if message.latencies:
-                await say(message)
+                await send(message)
 
     async def _report_loads(
-        self, say: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
+        self, send: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
     ) -> None:
         """Tell management the load of versions whose replicas follow it."""
         while True:
             await self._loads_wanted.wait()
             # What was before they were wanted is no news.
-            loads = Loads()
+            loads = LoadMeter()
             while self._loads_wanted.is_set():
                 wanted = {
                     name: served.load_report_interval_s
@@ -193,15 +193,15 @@ class Directory:
                 message = management_pb2.WatchRoutingRequest()
                 for name in wanted:
                     version = self._dispatcher.version(name)
-                    load = version and loads.since_last(version, self._dispatcher.clock())
+                    load = version and loads.measure(version, self._dispatcher.clock())
                     if load:
                         message.loads.append(load_to_proto(name, load))
-                loads.keep(wanted)
+                loads.keep_only(wanted)
                 if message.loads:
-                    await say(message)
+                    await send(message)
                 await asyncio.sleep(min(wanted.values()))
 
-    def _could_apply(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
+    def _try_apply(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
         """Apply a snapshot; False, with the reason in the log, where it could not be."""
         is_applied = False
         try:
@@ -215,8 +215,8 @@ class Directory:
         self._dispatcher.statistics.has_stale_routes = not is_applied
         return is_applied
 
-    def _take_over(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
-        if not self._could_apply(snapshot):
+    def _apply_and_save(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
+        if not self._try_apply(snapshot):
             return False
         log.info(
             "routes applied",
@@ -226,11 +226,11 @@ class Directory:
                 "versions": len(snapshot.versions),
             },
         )
-        self._file.keep(snapshot)
+        self._file.save(snapshot)
         return True
 
     def _apply(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
-        table = table_of(snapshot)
+        table = table_from_proto(snapshot)
         self._dispatcher.apply(table)
         if any(served.load_report_interval_s is not None for served in table.versions.values()):
             self._loads_wanted.set()
@@ -241,21 +241,21 @@ class Directory:
             for served in table.versions.values()
             for replica in served.replicas
         }
-        for key in self._replicas.keys() - wanted.keys():
-            self._replicas.pop(key).retire()
-        for key in wanted.keys() - self._replicas.keys():
-            self._replicas[key] = self._add(wanted[key], key[1])
+        for key in self._links.keys() - wanted.keys():
+            self._links.pop(key).drain()
+        for key in wanted.keys() - self._links.keys():
+            self._links[key] = self._add_link(wanted[key], key[1])
         self.has_routes.set()
 
-    def _add(self, served: ServedVersion, endpoint: ReplicaEndpoint) -> Replica:
+    def _add_link(self, served: ServedVersion, endpoint: ReplicaEndpoint) -> ReplicaLink:
         version = self._dispatcher.version(served.name)
         assert version is not None
-        replica = Replica(endpoint, version, self._dispatcher, self._connector)
-        version.replicas.append(replica)
-        work = self._tasks.start(replica.run(), f"replica {endpoint.container_id}")
+        link = ReplicaLink(endpoint, version, self._dispatcher, self._connector)
+        version.replicas.append(link)
+        work = self._tasks.start(link.run(), f"replica {endpoint.container_id}")
         # A retired replica stays until it has answered what it has.
-        work.add_done_callback(lambda _: version.replicas.remove(replica))
-        return replica
+        work.add_done_callback(lambda _: version.replicas.remove(link))
+        return link
 
     async def stop(self) -> None:
         """Close all links."""

@@ -14,7 +14,7 @@ from skysail_common.rpc.messages import (
     signature_from_proto,
 )
 from skysail_common.serving_options import ServingOptions
-from skysail_frontend.core.load import Load
+from skysail_frontend.core.load import VersionLoad
 from skysail_frontend.core.routes import (
     Application,
     ReplicaEndpoint,
@@ -25,7 +25,7 @@ from skysail_frontend.core.routes import (
 from skysail_protos.v1 import routing_pb2
 
 
-def table_of(snapshot: routing_pb2.RoutingSnapshot) -> RouteTable:
+def table_from_proto(snapshot: routing_pb2.RoutingSnapshot) -> RouteTable:
     """Return the route table that a snapshot describes.
 
     Raises:
@@ -75,7 +75,7 @@ def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
     )
 
 
-def load_to_proto(name: ModelVersion, load: Load) -> routing_pb2.LoadReport:
+def load_to_proto(name: ModelVersion, load: VersionLoad) -> routing_pb2.LoadReport:
     """Return the report of a load."""
     return routing_pb2.LoadReport(
         model=name.model_name,

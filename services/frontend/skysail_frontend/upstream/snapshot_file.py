@@ -21,7 +21,7 @@ class SnapshotFile:
         self._unwritten: routing_pb2.RoutingSnapshot | None = None
         self._writing: asyncio.Task[None] | None = None
 
-    def keep(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
+    def save(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
         """Have a snapshot written; one that waits to be written is dropped for it."""
         if self._path is None:
             return

@@ -17,7 +17,7 @@ class ArrivalRate:
         self._rows_per_s = 0.0
         self._at = 0.0
 
-    def arrived(self, rows: int, now: float) -> None:
+    def observe(self, rows: int, now: float) -> None:
         """Count rows."""
         self.num_rows += rows
         if now - self._at < _GRAIN_S:

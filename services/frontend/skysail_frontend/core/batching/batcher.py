@@ -5,12 +5,12 @@ from math import ceil
 from skysail_common.clock import NEVER
 from skysail_common.serving_options import ServingOptions
 from skysail_frontend.core.batching.arrival_rate import ArrivalRate
-from skysail_frontend.core.batching.closed_loop import Returns
+from skysail_frontend.core.batching.closed_loop import ClosedLoop
 from skysail_frontend.core.batching.deadline_queue import DeadlineQueue
 from skysail_frontend.core.batching.latency_profile import LatencyProfile
 from skysail_frontend.core.batching.policies import (
+    BatchPlan,
     DispatchReason,
-    Plan,
     ShedReason,
     Situation,
     make_policy,
@@ -26,7 +26,7 @@ MAX_BATCH_BYTES = 64 * 1024 * 1024
 _PROBE_AFTER_S = 0.25
 
 
-class Decision:
+class BatchDecision:
     """What to do now: give some queries up, and send a batch or wait."""
 
     __slots__ = ("batch", "reason", "shed", "wait_until")
@@ -55,7 +55,7 @@ class Batcher:
         self.queue = DeadlineQueue()
         self.profile = LatencyProfile()
         self.rate = ArrivalRate()
-        self.returns = Returns()
+        self.closed_loop = ClosedLoop()
         self._default_queue_rows = default_queue_rows
         self._dispatched = 0.0
         self._apply(options)
@@ -72,28 +72,28 @@ class Batcher:
 
     def _apply(self, options: ServingOptions) -> None:
         self._options = options
-        self._policy = make_policy(options, self.profile, self.rate, self.returns)
+        self._policy = make_policy(options, self.profile, self.rate, self.closed_loop)
         self.max_queue_rows = options.max_queue_size or self._default_queue_rows
         """Rows that may wait."""
 
     def push(self, query: Query) -> None:
         """Have a query that has just arrived wait."""
-        self.rate.arrived(query.rows, query.arrival)
-        self.returns.arrived(query.rows, query.arrival)
-        self.push_again(query)
+        self.rate.observe(query.rows, query.arrival)
+        self.closed_loop.observe_arrival(query.rows, query.arrival)
+        self.requeue(query)
 
-    def push_again(self, query: Query) -> None:
+    def requeue(self, query: Query) -> None:
         """Requeue a query whose batch was lost."""
-        self.queue.push(query, self._later_s(query) if query.priority != DEFAULT_PRIORITY else 0.0)
+        self.queue.push(query, self._offset_s(query) if query.priority != DEFAULT_PRIORITY else 0.0)
 
-    def _later_s(self, query: Query) -> float:
+    def _offset_s(self, query: Query) -> float:
         return (query.priority - DEFAULT_PRIORITY) * self._options.priority_step_s
 
-    def is_before(self, query: Query, other: Query) -> bool:
+    def is_more_urgent(self, query: Query, other: Query) -> bool:
         """Return whether a query is more urgent: by the deadline, moved by the priority."""
         if query.priority == other.priority:
             return query.deadline < other.deadline
-        return query.deadline + self._later_s(query) < other.deadline + self._later_s(other)
+        return query.deadline + self._offset_s(query) < other.deadline + self._offset_s(other)
 
     def observe(self, rows: int, latency_s: float, budget_s: float, now: float) -> None:
         """Learn from a batch.
@@ -113,7 +113,7 @@ class Batcher:
         now: float,
         num_replicas: int,
         num_idle: int = 0,
-        following_rows: int = 0,
+        follower_rows: int = 0,
     ) -> ShedReason | None:
         """Return why a query that has just arrived is not to wait, or None if it may.
 
@@ -122,13 +122,13 @@ class Batcher:
             now: The present instant.
             num_replicas: Replicas that are ready.
             num_idle: Those of them that have nothing to do.
-            following_rows: Rows that wait for the answers to others.
+            follower_rows: Rows that wait for the answers to others.
         """
         if query.deadline <= now:
             return ShedReason.EXPIRED
         num_rows = self.queue.num_rows
-        if num_rows + query.rows + following_rows > self.max_queue_rows and (
-            num_rows or following_rows
+        if num_rows + query.rows + follower_rows > self.max_queue_rows and (
+            num_rows or follower_rows
         ):
             return ShedReason.QUEUE_FULL
         if num_replicas and not self._policy.admits(query, num_rows, num_replicas, num_idle):
@@ -136,14 +136,14 @@ class Batcher:
             return ShedReason.HOPELESS if now - self._dispatched <= _PROBE_AFTER_S else None
         return None
 
-    def is_full(self, query: Query, following_rows: int) -> bool:
+    def is_full(self, query: Query, follower_rows: int) -> bool:
         """Return whether a query is one too many; where nothing waits there is room for any.
 
         Args:
             query: Has just arrived.
-            following_rows: Rows that wait for the answers to others.
+            follower_rows: Rows that wait for the answers to others.
         """
-        num_rows = self.queue.num_rows + following_rows
+        num_rows = self.queue.num_rows + follower_rows
         return num_rows > 0 and num_rows + query.rows > self.max_queue_rows
 
     def expected_wait_s(self, num_replicas: int) -> float:
@@ -152,7 +152,7 @@ class Batcher:
         batch_s = self.profile.latency_s(min(rows, max_rows))
         return batch_s * ceil(rows / max_rows) / max(1, num_replicas)
 
-    def decide(self, now: float, start_at: float, num_replicas: int) -> Decision:
+    def decide(self, now: float, start_at: float, num_replicas: int) -> BatchDecision:
         """Return what to do, now that a replica is free.
 
         Args:
@@ -161,7 +161,7 @@ class Batcher:
             num_replicas: Replicas that are ready; at least 1.
         """
         queue = self.queue
-        decision = Decision()
+        decision = BatchDecision()
         while (head := queue.peek()) is not None:
             if head.deadline <= now:
                 decision.shed.append((head, ShedReason.EXPIRED))
@@ -172,29 +172,29 @@ class Batcher:
             if plan is None:
                 if now - self._dispatched > _PROBE_AFTER_S:
                     # What was learned may have become wrong, and nothing else would show it.
-                    plan = Plan(head.rows, now, DispatchReason.PROBE)
+                    plan = BatchPlan(head.rows, now, DispatchReason.PROBE)
                 else:
                     decision.shed.append((head, ShedReason.HOPELESS))
                     queue.pop()
                     continue
-            plan = self._overridden(plan, head, situation)
+            plan = self._apply_model_options(plan, head, situation)
             if plan.hold_until > now:
                 decision.wait_until = plan.hold_until
             else:
-                decision.batch = self._take(plan.max_rows, now, decision.shed)
+                decision.batch = self._take_batch(plan.max_rows, now, decision.shed)
                 decision.reason = plan.reason
                 self._dispatched = now
             break
         return decision
 
-    def _overridden(self, plan: Plan, head: Query, situation: Situation) -> Plan:
+    def _apply_model_options(self, plan: BatchPlan, head: Query, situation: Situation) -> BatchPlan:
         """Return the plan as the model's own knobs change it."""
         options = self._options
         if options.preferred_batch_sizes and plan.reason is not DispatchReason.PROBE:
             rows = min(plan.max_rows, situation.num_rows)
             for size in reversed(options.preferred_batch_sizes):
                 if head.rows <= size <= rows:
-                    return Plan(size, situation.now, DispatchReason.PREFERRED)
+                    return BatchPlan(size, situation.now, DispatchReason.PREFERRED)
         if options.max_queue_delay_s is not None:
             # No delay makes a query late that is in time without it.
             latest = head.deadline - self.profile.latency_s(max(head.rows, situation.num_rows))
@@ -203,10 +203,12 @@ class Batcher:
             if plan.hold_until > until or (
                 is_other_size and plan.hold_until <= situation.now < until
             ):
-                return Plan(plan.max_rows, until, DispatchReason.DELAY)
+                return BatchPlan(plan.max_rows, until, DispatchReason.DELAY)
         return plan
 
-    def _take(self, max_rows: int, now: float, shed: list[tuple[Query, ShedReason]]) -> list[Query]:
+    def _take_batch(
+        self, max_rows: int, now: float, shed: list[tuple[Query, ShedReason]]
+    ) -> list[Query]:
         """Return the queries of a batch, by urgency.
 
         Returns:

@@ -13,7 +13,7 @@ _SLACK = 1.25
 """Times as long as returns usually take is waited for them."""
 
 
-class Returns:
+class ClosedLoop:
     """How many rows of an answered batch come back, and in what time; learned from each result."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Returns:
         self._returned_rows = 0
         self._last_at = 0.0
 
-    def answered(self, rows: int, latency_s: float, now: float) -> None:
+    def observe_result(self, rows: int, latency_s: float, now: float) -> None:
         """Begin to count what comes back.
 
         Args:
@@ -42,7 +42,7 @@ class Returns:
         self._answered_rows, self._returned_rows = rows, 0
         self._answered_at, self._window_s = now, _LONGEST_SHARE * latency_s
 
-    def arrived(self, rows: int, now: float) -> None:
+    def observe_arrival(self, rows: int, now: float) -> None:
         """Count rows that came in."""
         # What came before the answer is no return of it.
         is_within = 0.0 <= now - self._answered_at <= self._window_s
@@ -50,7 +50,7 @@ class Returns:
             self._returned_rows += rows
             self._last_at = now
 
-    def expected(self, now: float) -> tuple[float, float]:
+    def expected_returns(self, now: float) -> tuple[float, float]:
         """Return how many rows are still to come back, and until what instant."""
         until = self._answered_at + _SLACK * self._spread_s
         if until <= now:

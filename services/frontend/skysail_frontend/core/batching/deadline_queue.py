@@ -28,15 +28,15 @@ class DeadlineQueue:
     def __len__(self) -> int:
         return self.num_queries
 
-    def push(self, query: Query, later_s: float = 0.0) -> None:
+    def push(self, query: Query, offset_s: float = 0.0) -> None:
         """Have a query wait.
 
         Args:
             query: Waits nowhere else.
-            later_s: Rank it as if its deadline were so much later; less than 0 for earlier.
+            offset_s: Rank it as if its deadline were so much later; less than 0 for earlier.
         """
         query.is_queued = True
-        heapq.heappush(self._heap, (query.deadline + later_s, next(self._arrivals), query))
+        heapq.heappush(self._heap, (query.deadline + offset_s, next(self._arrivals), query))
         self.num_queries += 1
         self.num_rows += query.rows
 
@@ -56,20 +56,20 @@ class DeadlineQueue:
         while heap:
             query = heapq.heappop(heap)[2]
             if query.is_queued:
-                self._left(query)
+                self._discard(query)
                 return query
         return None
 
     def remove(self, query: Query) -> None:
         """Have a query wait no longer; nothing happens if it does not wait."""
         if query.is_queued:
-            self._left(query)
+            self._discard(query)
             # The entry goes when it comes to the top, or with many others at once.
             if len(self._heap) > max(_MIN_COMPACTION, 2 * self.num_queries):
                 self._heap = [entry for entry in self._heap if entry[2].is_queued]
                 heapq.heapify(self._heap)
 
-    def _left(self, query: Query) -> None:
+    def _discard(self, query: Query) -> None:
         query.is_queued = False
         self.num_queries -= 1
         self.num_rows -= query.rows

@@ -23,7 +23,7 @@ Points = Sequence[tuple[int, float]]
 """Rows and the latency of a batch of so many, in seconds; both ascending."""
 
 
-class _Window:
+class _LatencyWindow:
     """The latest latencies of batches of about one size."""
 
     __slots__ = ("has_new", "latency_s", "observed", "samples")
@@ -60,7 +60,7 @@ class LatencyProfile:
         Args:
             points: Of `points` of another profile or of a warm-up sweep.
         """
-        self._windows: dict[int, _Window] = {}
+        self._windows: dict[int, _LatencyWindow] = {}
         self._rows: list[int] = []
         self._latencies: list[float] = []
         self._now = 0.0
@@ -76,7 +76,7 @@ class LatencyProfile:
     def seed(self, points: Points) -> None:
         """Learn from another profile about sizes of which nothing is known."""
         for rows, latency_s in points:
-            window = self._windows.setdefault(_bucket(rows), _Window())
+            window = self._windows.setdefault(_bucket(rows), _LatencyWindow())
             if not window.samples:
                 window.samples.append(latency_s)
                 window.has_new = True
@@ -93,7 +93,7 @@ class LatencyProfile:
         bucket = _bucket(rows)
         window = self._windows.get(bucket)
         if window is None:
-            window = self._windows[bucket] = _Window()
+            window = self._windows[bucket] = _LatencyWindow()
         if self._rows and not window.samples:
             # No others of its size show whether it is an outlier. Pooled with all larger sizes, one
             # pause would keep them from ever being tried.

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from skysail_common.clock import NEVER
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_frontend.core.batching.arrival_rate import ArrivalRate
-from skysail_frontend.core.batching.closed_loop import Returns
+from skysail_frontend.core.batching.closed_loop import ClosedLoop
 from skysail_frontend.core.batching.latency_profile import LatencyProfile
 from skysail_frontend.core.query import Query
 
@@ -69,7 +69,7 @@ class ShedReason(enum.Enum):
     """No replica was ready."""
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """What to do with the head of the queue."""
 
     max_rows: int
@@ -98,7 +98,7 @@ class BatchSizePolicy(Protocol):
         """Return whether a query that comes while so many rows wait can be in time."""
         ...
 
-    def plan(self, head: Query, situation: Situation) -> Plan | None:
+    def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
         """Return what to do with the most urgent query, or None where it is hopeless."""
         ...
 
@@ -120,9 +120,9 @@ class EagerPolicy:
         """Admit everything."""
         return True
 
-    def plan(self, head: Query, situation: Situation) -> Plan | None:
+    def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
         """Send at once."""
-        return Plan(self._options.max_batch_size, situation.now, DispatchReason.EAGER)
+        return BatchPlan(self._options.max_batch_size, situation.now, DispatchReason.EAGER)
 
     def observe(self, rows: int, latency_s: float, budget_s: float) -> None:
         """Learn nothing."""
@@ -131,9 +131,9 @@ class EagerPolicy:
 class FixedPolicy(EagerPolicy):
     """A maximum and a delay, as TF-Serving and Triton have them."""
 
-    def plan(self, head: Query, situation: Situation) -> Plan | None:
+    def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
         """Send once the batch is full or the delay has passed."""
-        return _delayed(self._options, self._options.max_batch_size, head, situation)
+        return _plan_with_delay(self._options, self._options.max_batch_size, head, situation)
 
 
 class AimdPolicy(EagerPolicy):
@@ -143,9 +143,9 @@ class AimdPolicy(EagerPolicy):
         super().__init__(options)
         self._max_rows = 1.0
 
-    def plan(self, head: Query, situation: Situation) -> Plan | None:
+    def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
         """Send once the batch has the present maximum or the delay has passed."""
-        return _delayed(self._options, int(self._max_rows), head, situation)
+        return _plan_with_delay(self._options, int(self._max_rows), head, situation)
 
     def observe(self, rows: int, latency_s: float, budget_s: float) -> None:
         """Move the maximum; a batch that was smaller says nothing about it."""
@@ -163,11 +163,11 @@ class QuantilePolicy(EagerPolicy):
         super().__init__(options)
         self._profile = profile
 
-    def plan(self, head: Query, situation: Situation) -> Plan | None:
+    def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
         """Send once the batch has what the query's time allows or the delay has passed."""
         budget_s = head.deadline - head.arrival
         rows = max(1, self._profile.largest(budget_s, self._options.max_batch_size))
-        return _delayed(self._options, rows, head, situation)
+        return _plan_with_delay(self._options, rows, head, situation)
 
 
 class HybridPolicy(EagerPolicy):
@@ -178,12 +178,16 @@ class HybridPolicy(EagerPolicy):
     """
 
     def __init__(
-        self, options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate, returns: Returns
+        self,
+        options: ServingOptions,
+        profile: LatencyProfile,
+        rate: ArrivalRate,
+        closed_loop: ClosedLoop,
     ) -> None:
         super().__init__(options)
         self._profile = profile
         self._rate = rate
-        self._returns = returns
+        self._closed_loop = closed_loop
         self._revision = 0
         self._useful: dict[tuple[int, int], tuple[int, float]] = {}
 
@@ -227,13 +231,13 @@ class HybridPolicy(EagerPolicy):
             found = self._useful[key] = (rows, profile.latency_s(rows))
         return found
 
-    def plan(self, head: Query, situation: Situation) -> Plan | None:
+    def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
         """Give up what would keep batches small; send what is large enough, else hold."""
         now, start_at, num_replicas, num_rows = situation
         profile, max_rows = self._profile, self._options.max_batch_size
         if head.deadline == NEVER or profile.is_empty:
             until = self._hold_for_returns(situation, NEVER) if num_rows < max_rows else now
-            return Plan(max_rows, until, DispatchReason.EAGER)
+            return BatchPlan(max_rows, until, DispatchReason.EAGER)
         budget_s = head.deadline - head.arrival
         cap, _ = self._useful_rows(budget_s, num_replicas)
         rows_per_s = _HEADROOM * self._rate.rows_per_s(now) / num_replicas
@@ -243,23 +247,23 @@ class HybridPolicy(EagerPolicy):
             return None
         fits = max(head.rows, profile.largest(slack_s, max_rows))
         if num_rows >= fits:
-            return Plan(fits, now, DispatchReason.FULL)
+            return BatchPlan(fits, now, DispatchReason.FULL)
         if num_replicas == 1:
             until = self._hold_for_returns(situation, slack_s)
             is_target = num_rows >= target
             reason = DispatchReason.TARGET if is_target else DispatchReason.SINGLE_REPLICA
-            return Plan(fits, until, reason)
+            return BatchPlan(fits, until, reason)
         if num_rows >= target:
-            return Plan(fits, now, DispatchReason.TARGET)
+            return BatchPlan(fits, now, DispatchReason.TARGET)
         latest = head.arrival + _PATIENCE * budget_s - profile.latency_s(num_rows + 1)
         # In a longer time the replica could have computed what waits now.
         hold_until = min(latest, head.arrival + profile.latency_s(num_rows))
-        return Plan(fits, hold_until, DispatchReason.FRONTRUN)
+        return BatchPlan(fits, hold_until, DispatchReason.FRONTRUN)
 
     def _hold_for_returns(self, situation: Situation, slack_s: float) -> float:
         """Return until when to wait for those who were just answered, if that is worthwhile."""
         now, _, num_replicas, num_rows = situation
-        rows, until = self._returns.expected(now)
+        rows, until = self._closed_loop.expected_returns(now)
         if num_replicas > 1 or rows < 0.5:
             return now
         latency_s = self._profile.latency_s
@@ -272,20 +276,22 @@ class HybridPolicy(EagerPolicy):
         return until if is_gain else now
 
 
-def _delayed(options: ServingOptions, max_rows: int, head: Query, situation: Situation) -> Plan:
+def _plan_with_delay(
+    options: ServingOptions, max_rows: int, head: Query, situation: Situation
+) -> BatchPlan:
     if situation.num_rows >= max_rows:
-        return Plan(max_rows, situation.now, DispatchReason.FULL)
+        return BatchPlan(max_rows, situation.now, DispatchReason.FULL)
     delay_s = options.max_queue_delay_s or 0.0
-    return Plan(max_rows, head.arrival + delay_s, DispatchReason.DELAY)
+    return BatchPlan(max_rows, head.arrival + delay_s, DispatchReason.DELAY)
 
 
 def make_policy(
-    options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate, returns: Returns
+    options: ServingOptions, profile: LatencyProfile, rate: ArrivalRate, closed_loop: ClosedLoop
 ) -> BatchSizePolicy:
     """Return the policy that the options name."""
     match options.policy:
         case PolicyName.HYBRID:
-            return HybridPolicy(options, profile, rate, returns)
+            return HybridPolicy(options, profile, rate, closed_loop)
         case PolicyName.FIXED:
             return FixedPolicy(options)
         case PolicyName.AIMD:

@@ -123,7 +123,7 @@ class _Simulation:
         self.free += 1
         self.sizes.append(len(batch))
         self.batcher.observe(len(batch), self.workload.margin * took_s, self.workload.slo_s, now)
-        self.batcher.returns.answered(len(batch), self.workload.latency(len(batch)), now)
+        self.batcher.closed_loop.observe_result(len(batch), self.workload.latency(len(batch)), now)
         for query in batch:
             self.latencies.append(now - query.arrival)
             self.num_in_time += now <= query.deadline

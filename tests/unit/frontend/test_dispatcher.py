@@ -1,6 +1,3 @@
-import gc
-import weakref
-
 import numpy as np
 import pytest
 
@@ -13,11 +10,10 @@ from skysail_common.errors import (
     Overloaded,
 )
 from skysail_common.identifiers import ModelVersion
-from skysail_frontend.core import deadlines
+from skysail_frontend.core.batch import QueryError
 from skysail_frontend.core.batching.batcher import LAST_ATTEMPT
 from skysail_frontend.core.query import Outcome, Prediction, Query
 from skysail_frontend.core.shedding import NO_MODEL, TOO_LATE
-from skysail_frontend.core.version_dispatcher import QueryError
 from unit.frontend.parts import Frontend, application, doubled, failing, served
 
 with_default = application("with-default", "m:1", default=[0.0])
@@ -576,48 +572,3 @@ def test_the_model_error_of_a_cancelled_query_is_ignored(frontend):
     frontend.dispatcher.cancel(query)
     frontend.replica.answer(function=failing(InvalidInput("no")))
     assert query not in frontend.settled
-
-
-# Memory.
-
-
-def test_deadlines_far_ahead_do_not_keep_settled_queries():
-    class Caller:
-        def __call__(self, *_: object) -> None: ...
-
-    frontend = Frontend(served(), function=doubled)
-    callers = []
-    for _ in range(5000):
-        caller = Caller()
-        callers.append(weakref.ref(caller))
-        query = frontend.query(within_s=60.0)
-        query.settle = caller
-        frontend.dispatcher.submit(query)
-        frontend.loop.turn()
-        frontend.replica.sent.clear()
-    del caller, query
-    assert frontend.dispatcher.num_unsettled == 0
-    gc.collect()
-    assert sum(caller() is not None for caller in callers) <= 1100
-
-
-def test_deadlines_are_compacted_rarely_while_nobody_is_settled(monkeypatch):
-    compactions = []
-    monkeypatch.setattr(deadlines.heapq, "heapify", lambda heap: compactions.append(len(heap)))
-    frontend = Frontend(served(), max_queue_size=10_000)
-    frontend.replica.is_ready = False
-    for _ in range(5000):
-        frontend.submit()
-    assert compactions == [1025, 2051, 4103]
-
-
-def test_compaction_keeps_the_deadlines_of_those_that_wait():
-    frontend = Frontend(served(), max_queue_size=10_000)
-    frontend.replica.is_ready = False
-    queries = [frontend.submit(within_s=1.0 + index / 1e4) for index in range(5000)]
-    for query in queries[:4000]:
-        frontend.dispatcher.cancel(query)
-    queries += [frontend.submit(within_s=2.0) for _ in range(1000)]
-    frontend.loop.advance(3.0)
-    assert [query for query in queries if query in frontend.settled] == queries[4000:]
-    assert frontend.dispatcher.num_unsettled == 0

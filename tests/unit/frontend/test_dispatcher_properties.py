@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from skysail_common.errors import ModelFailed
+from skysail_frontend.core.batch import QueryError
 from skysail_frontend.core.query import Outcome, Query
-from skysail_frontend.core.version_dispatcher import QueryError
 from unit.frontend.parts import FakeReplica, Frontend, application, doubled, served
 
 NAMES = ("m:1", "m:2")
@@ -90,7 +90,7 @@ class DispatcherAtWork(RuleBasedStateMachine):
     def add_replica(self, name) -> None:
         if name in map(str, self.frontend.dispatcher.table.versions):
             replica = self.frontend.add_replica(name)
-            self.frontend.dispatcher.mark(replica.version)
+            self.frontend.dispatcher.schedule_dispatch(replica.version)
 
     @precondition(lambda self: self.unsettled)
     @rule(data=st.data())

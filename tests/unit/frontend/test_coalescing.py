@@ -7,11 +7,11 @@ import pytest
 
 from skysail_common.errors import ModelFailed, NoReadyReplica, Overloaded
 from skysail_common.serving_options import ServingOptions
+from skysail_frontend.core.batch import QueryOutputs
 from skysail_frontend.core.batching.latency_profile import LatencyProfile
 from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.core.query import Outcome
 from skysail_frontend.core.routes import ServedVersion
-from skysail_frontend.core.version_dispatcher import QueryOutputs
 from unit.frontend.parts import Frontend, application, failing, served
 
 cached = ServingOptions(max_batch_size=8, cache_ttl_s=10.0)
@@ -144,7 +144,7 @@ def test_a_version_that_is_gone_answers_nothing(frontend):
     frontend.replica.answer()
     frontend.apply()
     frontend.apply(served(serving=cached))
-    assert len(frontend.dispatcher.caching.cache) == 0
+    assert len(frontend.dispatcher.coalescing.cache) == 0
     assert ask(frontend) not in frontend.settled
 
 
@@ -154,7 +154,7 @@ def test_a_result_that_comes_after_its_version_is_gone_is_not_kept(frontend):
     frontend.apply()
     old_replica.answer()
     assert ok(frontend, asked)
-    assert len(frontend.dispatcher.caching.cache) == 0
+    assert len(frontend.dispatcher.coalescing.cache) == 0
     frontend.apply(served(serving=cached))
     assert ask(frontend) not in frontend.settled
 
@@ -173,7 +173,7 @@ def test_other_content_is_not_answered_from_the_cache_of_the_old():
     frontend.replica.answer()
     # In one step: a frontend that was cut off sees no snapshot without the version.
     frontend.apply(new)
-    assert len(frontend.dispatcher.caching.cache) == 0
+    assert len(frontend.dispatcher.coalescing.cache) == 0
     assert ask(frontend) not in frontend.settled
 
 
@@ -372,12 +372,12 @@ def test_nothing_is_kept_of_followers_that_expired_while_their_leader_is_compute
     frontend = slow(1)
     ask(frontend, within_s=50.0)
     followers = [ask(frontend, within_s=1.0) for _ in range(50)]
-    caching = frontend.dispatcher.caching
-    (kin,) = caching._kin.values()
-    assert list(kin.followers) == followers
+    coalescing = frontend.dispatcher.coalescing
+    (group,) = coalescing._groups.values()
+    assert list(group.followers) == followers
     frontend.loop.advance(2.0)
-    assert not kin.followers
-    assert caching.following_rows == {}
+    assert not group.followers
+    assert coalescing.follower_rows == {}
 
 
 def test_a_part_of_a_message_is_a_copy_in_the_cache(frontend):

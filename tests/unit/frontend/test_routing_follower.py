@@ -16,8 +16,8 @@ from skysail_common.rpc.messages import signature_to_proto
 from skysail_common.tensors import InputType
 from skysail_frontend.core.query import Outcome
 from skysail_frontend.core.routes import Application, ReplicaEndpoint, Route
-from skysail_frontend.upstream.routing_follower import Directory
-from skysail_frontend.upstream.routing_messages import table_of
+from skysail_frontend.upstream.routing_follower import RoutingFollower
+from skysail_frontend.upstream.routing_messages import table_from_proto
 from skysail_protos.v1 import management_pb2, model_server_pb2, routing_pb2
 from skysail_testing.virtual_time import pass_time, virtual_time
 from unit.frontend.parts import DOUBLES, Frontend, TurningLoop, turns
@@ -63,7 +63,7 @@ def test_an_application_becomes_what_it_was_registered_as():
     message = application_of(default_output_json='{"label": [1.5, null]}')
     message.routes.add(model="m", version="1", weight=0.25)
     message.routes.add(model="n", weight=0.75)
-    table = table_of(snapshot_of(applications=[message]))
+    table = table_from_proto(snapshot_of(applications=[message]))
     assert table.application("app") == Application(
         "app",
         InputType.DOUBLES,
@@ -82,7 +82,7 @@ def test_no_default_output_is_told_from_one_that_is_nothing(text, has_default, v
     message = application_of()
     if text is not None:
         message.default_output_json = text
-    app = table_of(snapshot_of(applications=[message])).application("app")
+    app = table_from_proto(snapshot_of(applications=[message])).application("app")
     assert (app.has_default, app.default_output) == (has_default, value)
 
 
@@ -95,7 +95,7 @@ def test_a_version_becomes_what_was_deployed():
         num_replicas=3,
         serving=routing_pb2.ServingOptions(max_batch_size=64),
     )
-    version = table_of(snapshot_of(message)).version("m", "")
+    version = table_from_proto(snapshot_of(message)).version("m", "")
     assert version.name == M1
     assert version.signature == DOUBLES
     assert (version.is_current, version.num_replicas, version.serving.max_batch_size) == (
@@ -110,7 +110,7 @@ def test_a_version_becomes_what_was_deployed():
 
 
 def test_an_empty_snapshot_is_an_empty_table():
-    table = table_of(snapshot_of())
+    table = table_from_proto(snapshot_of())
     assert not table.applications
     assert not table.versions
 
@@ -140,7 +140,7 @@ def _with_unknown_datatype():
 )
 def test_a_snapshot_of_no_possible_table_is_invalid(snapshot):
     with pytest.raises(InvalidInput):
-        table_of(snapshot)
+        table_from_proto(snapshot)
 
 
 # Replicas.
@@ -166,7 +166,7 @@ class FakeLink:
         self.observer.link_received(result.SerializeToString())
 
 
-class Directed:
+class Following:
     """A frontend that follows snapshots, on links without a network."""
 
     def __init__(self, snapshot_file=None) -> None:
@@ -174,7 +174,7 @@ class Directed:
         self.dispatcher = self.frontend.dispatcher
         self.links: dict[str, FakeLink] = {}
         self.away: set[str] = set()
-        self.directory = Directory(self.dispatcher, self._connect, snapshot_file, 15.0)
+        self.follower = RoutingFollower(self.dispatcher, self._connect, snapshot_file, 15.0)
 
     async def _connect(
         self, endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
@@ -185,7 +185,7 @@ class Directed:
         return self.links[endpoint]
 
     async def apply(self, *versions, **options) -> None:
-        self.directory._apply(snapshot_of(*versions, **options))
+        self.follower._apply(snapshot_of(*versions, **options))
         await turns()
 
     @property
@@ -199,94 +199,94 @@ class Directed:
 
 
 @pytest.fixture
-async def directed():
-    directed = Directed()
-    yield directed
-    await directed.directory.stop()
+async def following():
+    following = Following()
+    yield following
+    await following.follower.stop()
 
 
-async def test_each_replica_of_a_snapshot_is_linked_to(directed):
-    assert not directed.directory.has_routes.is_set()
-    await directed.apply(version_of("m:1", "c1", "c2"), version_of("n:1", "c3"))
-    assert directed.directory.has_routes.is_set()
-    assert directed.open == {"unix:/c1", "unix:/c2", "unix:/c3"}
-    assert directed.dispatcher.is_ready(M1)
-    assert directed.num_replicas == 2
+async def test_each_replica_of_a_snapshot_is_linked_to(following):
+    assert not following.follower.has_routes.is_set()
+    await following.apply(version_of("m:1", "c1", "c2"), version_of("n:1", "c3"))
+    assert following.follower.has_routes.is_set()
+    assert following.open == {"unix:/c1", "unix:/c2", "unix:/c3"}
+    assert following.dispatcher.is_ready(M1)
+    assert following.num_replicas == 2
 
 
-async def test_other_content_has_links_of_its_own(directed):
-    await directed.apply(version_of("m:1", "c1", artifact_sha256="old"))
-    old = directed.links["unix:/c1"]
-    await directed.apply(version_of("m:1", "c1", artifact_sha256="new"), sequence=2)
-    new = directed.links["unix:/c1"]
+async def test_other_content_has_links_of_its_own(following):
+    await following.apply(version_of("m:1", "c1", artifact_sha256="old"))
+    old = following.links["unix:/c1"]
+    await following.apply(version_of("m:1", "c1", artifact_sha256="new"), sequence=2)
+    new = following.links["unix:/c1"]
     assert old.is_closed
     assert not new.is_closed
-    assert directed.num_replicas == 1
+    assert following.num_replicas == 1
     assert dict(new.metadata) == {"skysail-version": "m:1", "skysail-artifact": "new"}
 
 
-async def test_the_same_snapshot_again_changes_nothing(directed):
-    await directed.apply(version_of("m:1", "c1"))
-    link = directed.links["unix:/c1"]
-    await directed.apply(version_of("m:1", "c1"), sequence=2)
-    assert directed.links["unix:/c1"] is link
-    assert directed.num_replicas == 1
+async def test_the_same_snapshot_again_changes_nothing(following):
+    await following.apply(version_of("m:1", "c1"))
+    link = following.links["unix:/c1"]
+    await following.apply(version_of("m:1", "c1"), sequence=2)
+    assert following.links["unix:/c1"] is link
+    assert following.num_replicas == 1
 
 
-async def test_a_replica_more_and_a_replica_less(directed):
-    await directed.apply(version_of("m:1", "c1"))
-    await directed.apply(version_of("m:1", "c1", "c2"))
-    assert directed.open == {"unix:/c1", "unix:/c2"}
-    await directed.apply(version_of("m:1", "c2"))
-    assert directed.open == {"unix:/c2"}
-    assert directed.num_replicas == 1
-    assert directed.dispatcher.is_ready(M1)
+async def test_a_replica_more_and_a_replica_less(following):
+    await following.apply(version_of("m:1", "c1"))
+    await following.apply(version_of("m:1", "c1", "c2"))
+    assert following.open == {"unix:/c1", "unix:/c2"}
+    await following.apply(version_of("m:1", "c2"))
+    assert following.open == {"unix:/c2"}
+    assert following.num_replicas == 1
+    assert following.dispatcher.is_ready(M1)
 
 
-async def test_a_replica_less_answers_what_it_has_first(directed):
-    await directed.apply(version_of("m:1", "c1"))
-    query = directed.frontend.submit()
+async def test_a_replica_less_answers_what_it_has_first(following):
+    await following.apply(version_of("m:1", "c1"))
+    query = following.frontend.submit()
     await turns()
-    await directed.apply(version_of("m:1", "c2"))
-    assert directed.open == {"unix:/c1", "unix:/c2"}
-    assert directed.num_replicas == 2
-    directed.links["unix:/c1"].answer()
-    assert directed.frontend.settled[query].outcome is Outcome.OK
+    await following.apply(version_of("m:1", "c2"))
+    assert following.open == {"unix:/c1", "unix:/c2"}
+    assert following.num_replicas == 2
+    following.links["unix:/c1"].answer()
+    assert following.frontend.settled[query].outcome is Outcome.OK
     await turns()
-    assert directed.open == {"unix:/c2"}
-    assert directed.num_replicas == 1
+    assert following.open == {"unix:/c2"}
+    assert following.num_replicas == 1
 
 
-async def test_a_version_that_is_gone_closes_its_links(directed):
-    await directed.apply(version_of("m:1", "c1"))
-    await directed.apply()
-    assert directed.open == set()
-    assert directed.dispatcher.version(M1) is None
-    await directed.apply(version_of("m:1", "c2"))
-    assert directed.open == {"unix:/c2"}
-    assert directed.dispatcher.is_ready(M1)
+async def test_a_version_that_is_gone_closes_its_links(following):
+    await following.apply(version_of("m:1", "c1"))
+    await following.apply()
+    assert following.open == set()
+    assert following.dispatcher.version(M1) is None
+    await following.apply(version_of("m:1", "c2"))
+    assert following.open == {"unix:/c2"}
+    assert following.dispatcher.is_ready(M1)
 
 
-async def test_scaling_to_zero_answers_what_waits_and_closes_links(directed):
-    directed.away.add("unix:/c1")
-    await directed.apply(version_of("m:1", "c1"))
-    query = directed.frontend.submit()
-    await directed.apply(version_of("m:1", num_replicas=0))
-    assert directed.frontend.settled[query].outcome is Outcome.DEFAULT_NO_REPLICA
+async def test_scaling_to_zero_answers_what_waits_and_closes_links(following):
+    following.away.add("unix:/c1")
+    await following.apply(version_of("m:1", "c1"))
+    query = following.frontend.submit()
+    await following.apply(version_of("m:1", num_replicas=0))
+    assert following.frontend.settled[query].outcome is Outcome.DEFAULT_NO_REPLICA
 
 
-async def test_what_waits_is_sent_to_a_replica_that_comes(directed):
-    await directed.apply(version_of("m:1"))
-    query = directed.frontend.submit(within_s=10.0)
+async def test_what_waits_is_sent_to_a_replica_that_comes(following):
+    await following.apply(version_of("m:1"))
+    query = following.frontend.submit(within_s=10.0)
     await turns()
-    await directed.apply(version_of("m:1", "c1"))
-    directed.links["unix:/c1"].answer()
-    assert directed.frontend.settled[query].outcome is Outcome.OK
+    await following.apply(version_of("m:1", "c1"))
+    following.links["unix:/c1"].answer()
+    assert following.frontend.settled[query].outcome is Outcome.OK
 
 
-async def test_stopping_ends_every_link_task(directed):
-    await directed.apply(version_of("m:1", "c1", "c2"))
-    await directed.directory.stop()
+async def test_stopping_ends_every_link_task(following):
+    await following.apply(version_of("m:1", "c1", "c2"))
+    await following.follower.stop()
     await turns()
     names = {task.get_name() for task in asyncio.all_tasks()}
     assert not any(name.startswith("replica ") for name in names)
@@ -316,68 +316,68 @@ class FakeStream:
         pass
 
 
-async def follow(directed: Directed, stream: FakeStream) -> list[int]:
+async def follow(following: Following, stream: FakeStream) -> list[int]:
     """Follow a stream to its end and return what was acknowledged."""
     introduction = management_pb2.WatchRoutingRequest(frontend_id="f")
-    await directed.directory._follow_once(stream, introduction, BackOff(0.0, 0.0))
+    await following.follower._follow_once(stream, introduction, BackOff(0.0, 0.0))
     return [message.applied_sequence for message in stream.said[1:] if message.applied_sequence]
 
 
 async def test_a_snapshot_that_cannot_be_applied_leaves_the_stream_to_the_next(
-    directed, monkeypatch, caplog
+    following, monkeypatch, caplog
 ):
-    apply = directed.dispatcher.apply
+    apply = following.dispatcher.apply
     stale = []
 
     def fail_at_two_versions(table):
-        stale.append(directed.dispatcher.statistics.has_stale_routes)
+        stale.append(following.dispatcher.statistics.has_stale_routes)
         if len(table.versions) == 2:
             raise RuntimeError("a bug")
         apply(table)
 
-    monkeypatch.setattr(directed.dispatcher, "apply", fail_at_two_versions)
+    monkeypatch.setattr(following.dispatcher, "apply", fail_at_two_versions)
     stream = FakeStream(
         snapshot_of(version_of("m:1", "c1")),
         snapshot_of(version_of("m:1", "c1"), version_of("n:1", "c2"), sequence=2),
         snapshot_of(version_of("m:1", "c3"), sequence=3),
     )
-    assert await follow(directed, stream) == [1, 3]
+    assert await follow(following, stream) == [1, 3]
     assert stale == [False, False, True]
-    assert not directed.dispatcher.statistics.has_stale_routes
+    assert not following.dispatcher.statistics.has_stale_routes
     assert "routes are not applied" in caplog.text
     assert "RuntimeError: a bug" in caplog.text
     await turns()
-    assert directed.open == {"unix:/c3"}
+    assert following.open == {"unix:/c3"}
 
 
 async def test_a_file_that_cannot_be_applied_is_passed_over(tmp_path, monkeypatch, caplog):
     (tmp_path / "routes.bin").write_bytes(snapshot_of(version_of("m:1", "c1")).SerializeToString())
-    directed = Directed(tmp_path / "routes.bin")
+    following = Following(tmp_path / "routes.bin")
 
     def fail(table):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(directed.dispatcher, "apply", fail)
-    directed.directory.load()
-    assert not directed.directory.has_routes.is_set()
+    monkeypatch.setattr(following.dispatcher, "apply", fail)
+    following.follower.load_snapshot()
+    assert not following.follower.has_routes.is_set()
     assert "RuntimeError: a bug" in caplog.text
 
 
 async def test_reports_that_fail_end_the_stream_so_that_the_next_has_them(
-    directed, monkeypatch, caplog
+    following, monkeypatch, caplog
 ):
-    async def fail(say):
+    async def fail(send):
         await turns()
         raise RuntimeError("a bug")
 
     async def never() -> object:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(directed.directory, "_report_loads", fail)
+    monkeypatch.setattr(following.follower, "_report_loads", fail)
     stream = FakeStream()
     monkeypatch.setattr(stream, "read", never)
     with pytest.raises(SkysailError, match="an internal error ended the reports"):
-        await follow(directed, stream)
+        await follow(following, stream)
     assert "RuntimeError: a bug" in caplog.text
 
 
@@ -386,13 +386,13 @@ GONE = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), gr
 
 @pytest.mark.parametrize("error", [asyncio.InvalidStateError("ended"), GONE])
 async def test_reports_that_a_stream_no_longer_takes_leave_the_reason_to_reading(
-    directed, monkeypatch, error
+    following, monkeypatch, error
 ):
-    async def fail(say):
+    async def fail(send):
         raise error
 
-    monkeypatch.setattr(directed.directory, "_report_loads", fail)
-    assert await follow(directed, FakeStream(snapshot_of())) == [1]
+    monkeypatch.setattr(following.follower, "_report_loads", fail)
+    assert await follow(following, FakeStream(snapshot_of())) == [1]
 
 
 # The file of the last snapshot.
@@ -404,45 +404,45 @@ def file(tmp_path):
 
 
 async def test_the_last_snapshot_is_kept_and_loaded(file):
-    before = Directed(file)
+    before = Following(file)
     snapshot = snapshot_of(version_of("m:1", "c1"), applications=[application_of()])
-    before.directory._take_over(snapshot)
+    before.follower._apply_and_save(snapshot)
     await turns()
-    await before.directory.stop()
+    await before.follower.stop()
     assert [each.name for each in file.parent.iterdir()] == ["routes.bin"]
 
-    after = Directed(file)
-    after.directory.load()
+    after = Following(file)
+    after.follower.load_snapshot()
     await turns()
-    assert after.directory.has_routes.is_set()
+    assert after.follower.has_routes.is_set()
     assert after.dispatcher.is_ready(M1)
     assert after.dispatcher.table.application("app").slo_s == 1.5
-    await after.directory.stop()
+    await after.follower.stop()
 
 
 async def test_a_newer_snapshot_replaces_the_file(file):
-    directed = Directed(file)
+    following = Following(file)
     for sequence in (1, 2):
-        directed.directory._take_over(snapshot_of(sequence=sequence))
+        following.follower._apply_and_save(snapshot_of(sequence=sequence))
         await turns()
-    await directed.directory.stop()
+    await following.follower.stop()
     assert routing_pb2.RoutingSnapshot.FromString(file.read_bytes()).sequence == 2
 
 
 async def test_a_file_that_cannot_be_written_does_not_keep_from_routing(tmp_path, caplog):
-    directed = Directed(tmp_path / "missing" / "routes.bin")
-    directed.directory._take_over(snapshot_of(version_of("m:1", "c1")))
+    following = Following(tmp_path / "missing" / "routes.bin")
+    following.follower._apply_and_save(snapshot_of(version_of("m:1", "c1")))
     await turns()
-    assert directed.dispatcher.is_ready(M1)
-    await directed.directory.stop()
+    assert following.dispatcher.is_ready(M1)
+    await following.follower.stop()
     assert "routes not kept" in caplog.text
 
 
 @pytest.mark.parametrize("has_file", [True, False])
 async def test_without_a_file_there_are_no_routes(file, has_file):
-    directed = Directed(file if has_file else None)
-    directed.directory.load()
-    assert not directed.directory.has_routes.is_set()
+    following = Following(file if has_file else None)
+    following.follower.load_snapshot()
+    assert not following.follower.has_routes.is_set()
 
 
 @pytest.mark.parametrize(
@@ -457,18 +457,18 @@ async def test_without_a_file_there_are_no_routes(file, has_file):
 )
 async def test_a_file_that_is_corrupt_is_passed_over(file, content, caplog):
     file.write_bytes(content)
-    directed = Directed(file)
-    directed.directory.load()
-    assert not directed.directory.has_routes.is_set()
+    following = Following(file)
+    following.follower.load_snapshot()
+    assert not following.follower.has_routes.is_set()
     assert "the last routes cannot be read" in caplog.text
-    assert not directed.dispatcher.table.versions
+    assert not following.dispatcher.table.versions
 
 
 async def test_a_file_that_cannot_be_read_is_passed_over(file):
     file.mkdir()
-    directed = Directed(file)
-    directed.directory.load()
-    assert not directed.directory.has_routes.is_set()
+    following = Following(file)
+    following.follower.load_snapshot()
+    assert not following.follower.has_routes.is_set()
 
 
 full = snapshot_of(
@@ -485,31 +485,31 @@ spoiled = st.builds(
 @given(st.binary(max_size=60) | spoiled)
 def test_whatever_is_in_the_file_is_a_table_or_invalid(content):
     with contextlib.suppress(DecodeError, InvalidInput):
-        table_of(routing_pb2.RoutingSnapshot.FromString(content))
+        table_from_proto(routing_pb2.RoutingSnapshot.FromString(content))
 
 
-# Loads.
+# LoadMeter.
 
 
 @virtual_time
 async def test_the_load_of_versions_for_which_it_is_wanted_is_told(tmp_path):
-    directed = Directed()
+    following = Following()
     wanted = Duration(seconds=2)
-    await directed.apply(
+    await following.apply(
         version_of("m:1", "c1", load_report_interval=wanted), version_of("n:1", "c2")
     )
     said = []
 
-    async def say(message: management_pb2.WatchRoutingRequest) -> None:
+    async def send(message: management_pb2.WatchRoutingRequest) -> None:
         said.append(message)
 
-    reporting = asyncio.ensure_future(directed.directory._report_loads(say))
+    reporting = asyncio.ensure_future(following.follower._report_loads(send))
     for rows in (3, 0):
         await pass_time(1.0)
         if rows:
-            directed.frontend.submit(rows=rows, within_s=0.1)
-            directed.frontend.submit("n:1", rows=rows)
-        directed.frontend.clock.advance(2.0)
+            following.frontend.submit(rows=rows, within_s=0.1)
+            following.frontend.submit("n:1", rows=rows)
+        following.frontend.clock.advance(2.0)
         await pass_time(1.5)
     first, second = [message.loads for message in said]
     assert [(each.model, each.version, each.arrived_rows) for each in first] == [("m", "1", 3)]
@@ -517,16 +517,16 @@ async def test_the_load_of_versions_for_which_it_is_wanted_is_told(tmp_path):
     assert [each.arrived_rows for each in second] == [0]
     assert {message.applied_sequence for message in said} == {0}
     # It is wanted no more, and then again.
-    await directed.apply(version_of("m:1", "c1"))
-    directed.frontend.clock.advance(2.0)
+    await following.apply(version_of("m:1", "c1"))
+    following.frontend.clock.advance(2.0)
     await pass_time(60.0)
     assert len(said) == 2
-    await directed.apply(version_of("m:1", "c1", load_report_interval=wanted))
+    await following.apply(version_of("m:1", "c1", load_report_interval=wanted))
     await pass_time(1.0)
-    directed.frontend.clock.advance(2.0)
+    following.frontend.clock.advance(2.0)
     await pass_time(1.5)
     (third,) = said[2:]
     assert [each.window.ToMilliseconds() for each in third.loads] == [2000]
     reporting.cancel()
     await asyncio.gather(reporting, return_exceptions=True)
-    await directed.directory.stop()
+    await following.follower.stop()
