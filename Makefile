@@ -58,6 +58,21 @@ dist/.transport: $(TRANSPORT)
 	  --compatibility manylinux_2_17 --manifest-path transport/Cargo.toml --out dist
 	@touch $@
 
+# Archives of one commit are the same bytes: the time of the commit replaces that of the build.
+.PHONY: release
+release: install  ## make the files of a release in dist/: wheels and source archives of both packages, checksums
+	scripts/release-check $(VERSION)
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(MAKE) --no-print-directory .release-archives
+	cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS && cat SHA256SUMS
+
+.PHONY: .release-archives
+.release-archives: wheels
+	test -d .cache/hatchling || $(PYTHON) -m venv .cache/hatchling
+	.cache/hatchling/bin/python -m pip install --quiet 'hatchling>=1.26'
+	.cache/hatchling/bin/hatchling build --target sdist
+	.cache/maturin/bin/maturin sdist --quiet --manifest-path transport/Cargo.toml --out dist
+
 # What a model server needs to be installed, and what reaches package indexes from a closed network:
 # pip's own settings, and the certificates that it trusts.
 PIP_CONF ?= $(wildcard /etc/pip.conf)
@@ -122,10 +137,11 @@ test: install  ## run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: lint
-lint: install  ## check style and the doors between packages
+lint: install  ## check style, spelling and the doors between packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell $$(git ls-files)
 
 .PHONY: type
 type: install  ## check types
