@@ -71,7 +71,7 @@ release: install  ## make the files of a release in dist/: wheels and source arc
 	test -d .cache/hatchling || $(PYTHON) -m venv .cache/hatchling
 	.cache/hatchling/bin/python -m pip install --quiet 'hatchling>=1.26'
 	.cache/hatchling/bin/hatchling build --target sdist
-	.cache/maturin/bin/maturin sdist --quiet --manifest-path transport/Cargo.toml --out dist
+	.cache/maturin/bin/maturin sdist --manifest-path transport/Cargo.toml --out dist
 
 # What a model server needs to be installed, and what reaches package indexes from a closed network:
 # pip's own settings, and the certificates that it trusts.
