@@ -1,4 +1,4 @@
-"""The Rust files of the transport import only files below them."""
+"""The Rust files of the transport: imports that go only downwards, comments with a subject."""
 
 import re
 from graphlib import CycleError, TopologicalSorter
@@ -9,6 +9,11 @@ import pytest
 SOURCES = Path(__file__).parents[2] / "transport/src"
 # Each room may import the rooms before it.
 ROOMS = ("grpc", "net", "engine", "python")
+# A comment that begins with such a word has no subject.
+NO_SUBJECT = re.compile(
+    r"(It|Its|Those|One|Who|Whoever|What|Whatever|Of|Not|Only|Also|Behind|By|As|Without|Told|Here|At"
+    r"|For|In|On|To|With|Nor|Else|Another|Others|All|None|Nobody|Nothing|Once|Until|Unless|So)\b"
+)
 
 
 def imported_files(path: Path) -> set[str]:
@@ -46,3 +51,15 @@ def test_a_room_imports_only_rooms_below_it(room):
 
 def test_every_file_is_in_a_room():
     assert {path.name for path in SOURCES.iterdir()} == {*ROOMS, "lib.rs"}
+
+
+def test_comments_have_a_subject():
+    paragraphs = [
+        match[2]
+        for path in SOURCES.rglob("*.rs")
+        for match in re.finditer(r"(?<!\w)(//[/!]?) (\w[^\n]*)", path.read_text())
+        if match[2][0].isupper()
+    ]
+    bad = [text for text in paragraphs if NO_SUBJECT.match(text)]
+    assert len(paragraphs) > 500
+    assert len(bad) < len(paragraphs) // 50, bad

@@ -1,4 +1,4 @@
-"""Fixtures: servers that are closed again, channels to them."""
+"""Fixtures: servers and channels that are closed after the test."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""A server around an engine, turned by a thread of the test, and raw HTTP/2 for rude clients."""
+"""An engine turned by a thread of the test, and raw HTTP/2 for clients that break rules."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ NONE: Answers = MappingProxyType({})
 
 
 class Server:
-    """Echoes, sleeps, fails and shows what it got, as the path says."""
+    """A server whose path chooses between echo, sleep, failure and a view of the request."""
 
     def __init__(self, has_own_thread: bool = False, address: str = "127.0.0.1:0",
                  tls: st.ServerTls | None = None, unary: Answers = NONE, streams: Answers = NONE,
@@ -101,7 +101,7 @@ class Server:
         elif path == FAIL:
             replies.append((id, 3, TEXT, TRAILERS, None))
         elif path == BLOB:
-            # At once: many of them in one batch would be many bytes of our own.
+            # Blobs are flushed one by one, because a batch of them would hold much memory.
             self.engine.flush([(id, bytes(int(message)))])
         elif path == SHOW:
             left = "none" if deadline is None else f"{deadline - time.monotonic():.3f}"
@@ -140,7 +140,7 @@ class Server:
         elif kind == st.WRITABLE and id in self._remaining:
             self._repeat(id)
 
-    # Sends until the queue is full: a handler that waits for a slow reader.
+    # The handler sends until the queue is full, as one that waits for a slow reader.
     def _repeat(self, id: int) -> None:
         count, message = self._remaining[id]
         while count > 0:
@@ -190,8 +190,8 @@ def ends_stream(frame: Frame) -> bool:
     return kind in (DATA, HEADERS) and bool(flags & 1)
 
 
-def frames_of(data: bytes) -> list[Frame]:
-    """Return the frames in some bytes; the last may be cut."""
+def parse_frames(data: bytes) -> list[Frame]:
+    """Return the frames in some bytes; the last may be incomplete."""
     frames, at = [], 0
     while at + 9 <= len(data):
         size = int.from_bytes(data[at : at + 3], "big")
@@ -202,21 +202,21 @@ def frames_of(data: bytes) -> list[Frame]:
 
 
 class Raw:
-    """A client that sends what it is told, whatever the rules."""
+    """A client that sends any bytes, even if they break the rules."""
 
     def __init__(self, port: int, settings: bytes = b"", receive_buffer: int | None = None,
                  waits: bool = True) -> None:  # fmt: skip
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        # Else what it sends in parts waits 40 ms for the acknowledgement of the first.
+        # Nagle's algorithm would delay later parts by 40 ms for the acknowledgement of the first.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(5)
         self.socket.connect(("127.0.0.1", port))
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
-        # The server's windows count from its first frames and our acknowledgement on.
+        # The server's windows apply once its first frames are acknowledged.
         data = b""
-        while waits and WINDOW not in [kind for kind, _, _, _ in frames_of(data)]:
+        while waits and WINDOW not in [kind for kind, _, _, _ in parse_frames(data)]:
             try:
                 part = self.socket.recv(1 << 16)
             except OSError:
@@ -240,27 +240,27 @@ class Raw:
     def read(
         self, seconds: float = 0.5, last: Callable[[Frame], bool] = lambda frame: False
     ) -> tuple[list[Frame], bool]:
-        """Return the frames that came up to a last one, and whether the server closed."""
+        """Return the frames up to a last one, and whether the server closed."""
         data, is_closed = b"", False
         self.socket.settimeout(seconds)
         try:
             while part := self.socket.recv(1 << 16):
                 data += part
-                if any(last(frame) for frame in frames_of(data)):
-                    return frames_of(data), False
+                if any(last(frame) for frame in parse_frames(data)):
+                    return parse_frames(data), False
             is_closed = True
         except TimeoutError:
             pass
         except OSError:
             is_closed = True
-        return frames_of(data), is_closed
+        return parse_frames(data), is_closed
 
     def status(self, seconds: float = 5.0) -> str:
-        """Return the first status that comes."""
+        """Return the first status."""
         return self._statuses(self.read(seconds, ends_stream)[0])[0]
 
     def statuses(self, seconds: float = 0.5) -> list[str]:
-        """Return the values of grpc-status that come, and RST for resets."""
+        """Return the values of grpc-status, and RST for resets."""
         return self._statuses(self.read(seconds)[0])
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The client role in tests: an engine of its own with what it was told."""
+"""The client role in tests: an engine and the events of its links."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import skysail_transport as st
 
 
 class Links:
-    """An engine that opens streams; `until` turns it."""
+    """An engine that opens links; `until` turns it."""
 
     def __init__(self, has_own_thread: bool = False, **limits: object) -> None:
         self.engine = st.Engine(st.Limits(**limits), has_own_thread=has_own_thread)

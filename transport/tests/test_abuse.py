@@ -1,4 +1,4 @@
-"""Peers that break the rules, or keep them in bad faith; each test is bounded in count and time."""
+"""Peers that break the rules or exploit them; each test is bounded in count and time."""
 
 import functools
 import gzip
@@ -37,7 +37,7 @@ ENHANCE_YOUR_CALM = 11
 
 @pytest.fixture
 def is_well(server: Server, channel: grpc.Channel) -> Callable[[], None]:
-    """Fails unless another client is served well, now."""
+    """Return a check that fails unless another client is served well."""
     echo = channel.unary_unary(ECHO)
     echo(b"", timeout=5)
 
@@ -84,7 +84,7 @@ def test_continuation_flood(server: Server, is_well: Callable[[], None]) -> None
         for _ in range(1000):
             if not raw.send(flood):
                 break
-        # The kernel may take all of it before the server has read what it refuses.
+        # The kernel may take all bytes before the server has read the ones that it refuses.
         assert raw.read(seconds=5.0)[1]
         is_well()
         assert rss_bytes() - before < 16 << 20
@@ -100,7 +100,7 @@ def test_headers_too_large(server: Server) -> None:
     raw.send(frame(HEADERS, 1, 3, block[:16_000]) + frame(CONTINUATION, 4, 3, block[16_000:]))
     raw.send(frame(DATA, 1, 3, message(b"x")))
     frames, is_closed = raw.read()
-    # Answered with 431 or closed, but not served.
+    # The request is answered with 431 or its connection closed, but not served.
     assert is_closed or not any(kind == DATA for kind, _, stream, _ in frames if stream == 3)
     raw.close()
 
@@ -119,7 +119,7 @@ def test_floods_without_reading(server: Server, is_well: Callable[[], None], flo
     assert rss_bytes() - before < 16 << 20
     spent = time.process_time()
     time.sleep(0.5)
-    # A peer that is left waiting costs nothing.
+    # A peer that has to wait costs nothing.
     assert time.process_time() - spent < 0.25
     raw.close()
 
@@ -146,7 +146,7 @@ def bomb() -> bytes:
     return gzip.compress(bytes(200 << 20), 1)
 
 
-def test_messages_that_are_none(server: Server) -> None:
+def test_malformed_messages(server: Server) -> None:
     packed = bomb()
     cases = {
         "4 GB announced": (b"\0\xff\xff\xff\xff", (), "8"),
@@ -169,7 +169,7 @@ def test_messages_that_are_none(server: Server) -> None:
         raw.close()
 
 
-def test_a_deadline_without_a_client_that_minds(server: Server) -> None:
+def test_a_deadline_that_the_client_ignores(server: Server) -> None:
     raw = Raw(server.port)
     block = headers(SLEEP, extra=(("grpc-timeout", "100m"),))
     raw.send(frame(HEADERS, 4, 1, block) + frame(DATA, 1, 1, message(b"5")))
@@ -205,14 +205,14 @@ def test_a_reader_that_opens_no_window(serve: Callable[..., Server]) -> None:
     server.until(lambda: server.engine.counters()["unsent_bytes"] == 0)
 
 
-def test_a_peer_that_takes_nothing_is_closed(serve: Callable[..., Server]) -> None:
+def test_a_peer_that_reads_nothing_is_closed(serve: Callable[..., Server]) -> None:
     server = serve(keepalive_s=0.3, keepalive_timeout_s=0.3)
     window = 0x7FFFFFFF
     raw = Raw(server.port, struct.pack(">HI", 4, window), receive_buffer=4096)
     raw.send(frame(WINDOW, 0, 0, struct.pack(">I", window - 65535)))
     raw.call(1, message(b"50000000"), BLOB)
     server.until(lambda: server.engine.counters()["unsent_bytes"] > 0)
-    # It sends on, so it is not silent.
+    # The peer keeps sending, so that it is not silent.
     end = time.monotonic() + 5
     while raw.send(frame(PING, 1, 0, b"12345678")) and time.monotonic() < end:
         time.sleep(0.1)
@@ -232,7 +232,7 @@ def test_many_half_open_connections(server: Server, is_well: Callable[[], None])
 
 def test_a_thousand_connections_with_a_call_each(server: Server) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Both ends of each are ours.
+    # Both ends of each connection are in this process.
     if hard < 3000:
         pytest.skip("the process may not open 3,000 files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 3000), hard))
@@ -253,7 +253,7 @@ def test_a_thousand_connections_with_a_call_each(server: Server) -> None:
 
 
 def test_a_client_that_shuts_its_side(server: Server) -> None:
-    # HTTP/2 knows no half-closed connection: its calls end with it.
+    # HTTP/2 has no half-closed connection, so the calls end with it.
     raw = Raw(server.port)
     raw.call(1, message(b"30"), SLEEP)
     server.until(lambda: server.num_calls == 1)
@@ -263,8 +263,8 @@ def test_a_client_that_shuts_its_side(server: Server) -> None:
     raw.close()
 
 
-def test_messages_that_nobody_takes() -> None:
-    # Inline nothing is read that is not taken.
+def test_messages_that_are_not_taken() -> None:
+    # An inline engine reads only in `take`.
     server = Server(has_own_thread=True, max_untaken_bytes=4 << 20)
     server.pause.set()
     time.sleep(0.1)
@@ -278,14 +278,14 @@ def test_messages_that_nobody_takes() -> None:
     assert server.engine.counters()["untaken_bytes"] < 5 << 20
     server.pause.clear()
     found = raw.statuses(1.5)
-    # A refused call is reset behind its answer when its body had not been read: that is timing.
+    # A refused call with an unread body is reset after its answer, depending on timing.
     assert set(found) - {"RST"} == {"0", "8"}
     raw.close()
     server.until(lambda: server.engine.counters()["untaken_bytes"] == 0)
     server.close()
 
 
-def test_empty_messages_that_nobody_is_done_with(server: Server) -> None:
+def test_empty_messages_without_acknowledgement(server: Server) -> None:
     raw, num_sent = Raw(server.port), 64 * 3_000
     raw.send(frame(HEADERS, 4, 1, headers(SINK)))
     for _ in range(64):
@@ -294,7 +294,7 @@ def test_empty_messages_that_nobody_is_done_with(server: Server) -> None:
     server.until(lambda: server.engine.counters()["messages_in"] == limit)
     raw.read(0.2)
     assert server.engine.counters()["messages_in"] == limit
-    # What waits comes as room is made for it.
+    # Waiting messages are delivered once others are acknowledged.
     stream_id = next(iter(server._paths))
 
     def are_all_here() -> bool:

@@ -1,4 +1,4 @@
-"""When a call came: what the engine read while nobody took it is as old as that."""
+"""Arrival of calls: the instant of the engine's read counts, not that of `take`."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ TIMEOUT = (("grpc-timeout", "20S"),)
 
 @pytest.fixture
 def engine() -> Iterator[st.Engine]:
-    # With its own thread it reads while nobody takes.
+    # An engine with its own thread reads without a `take`.
     engine = st.Engine(has_own_thread=True)
     yield engine
     engine.close()

@@ -1,4 +1,4 @@
-"""Clients that are not grpcio's: C++, Node, tritonclient, grpcurl."""
+"""Clients other than grpcio: C++, Node, tritonclient, grpcurl."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def test_cpp(server: Server, cpp_client: Path) -> None:
 def node_modules() -> Path:
     if shutil.which("npm") is None:
         pytest.skip("Node and npm are not installed")
-    # Kept: an installation takes seconds and wants the registry.
+    # The installation is cached, because it takes seconds and needs the registry.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     prefix = cache / "skysail" / GRPC_JS.replace("/", "-")
     if not (prefix / "node_modules" / "@grpc" / "grpc-js").is_dir():

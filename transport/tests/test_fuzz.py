@@ -1,6 +1,6 @@
-"""Random peers: whatever they send, the engine lives, and serves the next one.
+"""Random peers: the engine survives any bytes and serves the next peer.
 
-What is seeded is told by a failure's parameters. The compiled targets are in `fuzz/`.
+A failure's parameters name its seed. The compiled targets are in `fuzz/`.
 """
 
 import random
@@ -25,9 +25,9 @@ from harness import (
     Raw,
     Server,
     frame,
-    frames_of,
     headers,
     message,
+    parse_frames,
 )
 
 SECONDS = 1.0
@@ -54,7 +54,7 @@ def random_frame(chance: random.Random, stream: int) -> bytes:
 
 
 def valid_bytes(chance: random.Random) -> bytes:
-    """Return what a client sends that keeps the rules."""
+    """Return the bytes of a client that keeps the rules."""
     parts = [PREFACE, frame(SETTINGS, 0, 0), frame(SETTINGS, 1, 0)]
     for stream in range(1, 2 * chance.randrange(1, 8), 2):
         body = message(chance.randbytes(chance.choice([0, 5, 4000])))
@@ -64,7 +64,7 @@ def valid_bytes(chance: random.Random) -> bytes:
 
 
 def mutated_bytes(chance: random.Random) -> bytes:
-    """Return frames in any order, some of their bytes changed, taken out or doubled."""
+    """Return frames in random order, with bytes changed, removed or doubled."""
     streams = [chance.choice([0, 1, 1, 3, 3, 5, 2]) for _ in range(chance.randrange(1, 30))]
     data = bytearray(valid_bytes(chance))
     data += b"".join(random_frame(chance, stream) for stream in streams)
@@ -108,11 +108,11 @@ def test_random_peers(server: Server, seed: int) -> None:
     honest.close()
 
 
-def test_what_is_valid_is_served_in_any_pieces(server: Server) -> None:
+def test_valid_requests_are_served_in_any_pieces(server: Server) -> None:
     chance = random.Random(3)
     for _ in range(30):
         data = valid_bytes(chance)
-        num_calls = sum(kind == HEADERS for kind, _, _, _ in frames_of(data[len(PREFACE) :]))
+        num_calls = sum(kind == HEADERS for kind, _, _, _ in parse_frames(data[len(PREFACE) :]))
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as peer:
             while data:
                 size = chance.choice([1, 9, 100, 5000])
@@ -124,5 +124,5 @@ def test_what_is_valid_is_served_in_any_pieces(server: Server) -> None:
                 assert part
                 answers += part
                 num_ended = sum(kind == HEADERS and flags & 1 for kind, flags, _, _ in
-                                frames_of(answers))  # fmt: skip
+                                parse_frames(answers))  # fmt: skip
     server.until(lambda: server.engine.counters()["connections"] == 0)

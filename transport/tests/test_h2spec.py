@@ -1,4 +1,4 @@
-"""The conformance suite of HTTP/2, h2spec, strict: what the README says of it holds."""
+"""The conformance suite of HTTP/2, h2spec, in strict mode: the README's claim holds."""
 
 import shutil
 import subprocess
@@ -42,10 +42,10 @@ def find_h2spec() -> str | None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """An engine that is turned a hundred times a second.
+    """Return the port of an engine that is turned a hundred times a second.
 
-    h2spec writes the frames of a case one by one. A server that sleeps in between reads them
-    together, before it answers the first; one that is quicker would answer some and not others.
+    h2spec writes the frames of a case one by one. A server that sleeps between turns reads them
+    together before it answers the first; a quicker one would answer only some.
     """
     engine, stop = st.Engine(), threading.Event()
     port = engine.listen("127.0.0.1:0", unary=[ECHO])
@@ -73,7 +73,7 @@ def test_h2spec(port: int, tmp_path: Path) -> None:
     subprocess.run(command, stdout=subprocess.DEVNULL, timeout=50)
     cases = list(ElementTree.parse(report).iter("testcase"))
     assert len(cases) == NUM_CASES
-    # A case that passed has nothing to say.
+    # Only failed cases have a text.
     failed = {(case.get("package"), case.get("classname")) for case in cases if len(case)}
     assert failed <= MAY_BE_OVERTAKEN
     assert len(cases) - len(failed) >= MIN_PASSED

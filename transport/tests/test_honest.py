@@ -1,4 +1,4 @@
-"""What honest clients do under bad luck, for which their connections are not to be cut off."""
+"""Honest clients in bad conditions, which must keep their connections."""
 
 import random
 import struct
@@ -23,9 +23,9 @@ from harness import (
     Server,
     ends_stream,
     frame,
-    frames_of,
     headers,
     message,
+    parse_frames,
 )  # fmt: skip
 
 CANCEL = struct.pack(">I", 8)
@@ -37,9 +37,9 @@ def is_served(raw: Raw, stream: int) -> bool:
     return not is_closed and not any(kind == GOAWAY for kind, *_ in frames)
 
 
-def test_calls_that_were_given_up_while_the_process_stood_still(server: Server) -> None:
-    # As after a second in which it got no processor: all that was asked and cancelled since then
-    # waits in the socket and is read at once. The smallest calls there are.
+def test_calls_cancelled_while_the_process_stalled(server: Server) -> None:
+    # The process got no processor for a second: all calls made and cancelled since then wait
+    # in the socket and are read at once. These are the smallest possible calls.
     server.pause.set()
     raw = Raw(server.port)
     block = headers(ECHO)
@@ -69,12 +69,12 @@ def test_calls_that_were_given_up_while_the_process_stood_still(server: Server) 
 def test_bodies_that_come_after_their_calls_were_refused(server: Server, block: bytes) -> None:
     raw = Raw(server.port)
     raw.send(frame(WINDOW, 0, 0, struct.pack(">I", 1 << 24)))
-    # h2 takes 1,024 mistakes of a peer in the life of a connection.
+    # h2 allows 1,024 errors of a peer in the life of a connection.
     for first in range(1, 2 * 3_000, 200):
         streams = range(first, first + 200, 2)
         raw.send(b"".join(frame(HEADERS, 4, stream, block) for stream in streams))
         data = b""
-        while sum(map(ends_stream, frames_of(data))) < len(streams):
+        while sum(map(ends_stream, parse_frames(data))) < len(streams):
             part = raw.socket.recv(1 << 16)
             assert part
             data += part
@@ -111,7 +111,7 @@ def test_the_rest_of_a_refused_call_is_bounded(server: Server) -> None:
     raw.close()
 
 
-def test_a_unary_call_that_never_becomes_whole_ends(serve: Callable[..., Server]) -> None:
+def test_an_incomplete_unary_call_times_out(serve: Callable[..., Server]) -> None:
     server = serve(message_timeout_s=0.2)
     raw = Raw(server.port)
     raw.send(frame(HEADERS, 4, 1, headers(ECHO)) + frame(DATA, 0, 1, message(bytes(100))[:50]))
@@ -119,13 +119,13 @@ def test_a_unary_call_that_never_becomes_whole_ends(serve: Callable[..., Server]
     raw.close()
 
 
-def test_a_message_of_a_stream_that_never_becomes_whole_ends_it(
+def test_an_incomplete_message_ends_its_stream(
     serve: Callable[..., Server],
 ) -> None:
     server = serve(message_timeout_s=0.3)
     raw = Raw(server.port)
     half = message(bytes(100))[:50]
-    # The first is whole in time, and between messages there is no hurry.
+    # The first message is complete in time, and no deadline runs between messages.
     raw.send(frame(HEADERS, 4, 1, headers(BIDI)) + frame(DATA, 0, 1, message(b"x")))
     raw.send(frame(HEADERS, 4, 3, headers(BIDI)) + frame(DATA, 0, 3, half))
     frames, _ = raw.read(5.0, lambda each: each[0] == HEADERS and bool(each[1] & 1))
@@ -136,7 +136,7 @@ def test_a_message_of_a_stream_that_never_becomes_whole_ends_it(
     raw.close()
 
 
-def test_messages_that_the_application_leaves_waiting_are_not_late(
+def test_messages_that_wait_for_the_application_are_not_late(
     serve: Callable[..., Server],
 ) -> None:
     server = serve(message_timeout_s=0.2)
@@ -177,7 +177,7 @@ def test_uploads_that_never_end_leave_the_others_their_share(serve: Callable[...
         raw.close()
 
 
-def test_answers_that_nobody_reads_leave_the_others_their_share(
+def test_unread_answers_leave_the_others_their_share(
     serve: Callable[..., Server],
 ) -> None:
     server = serve(max_total_unsent_bytes=8 << 20)
@@ -196,7 +196,7 @@ def test_answers_that_nobody_reads_leave_the_others_their_share(
 
 
 def test_clients_that_wait_to_be_accepted_when_it_drains_are_answered() -> None:
-    # Inline, nothing is accepted before the first turn: all of them are in the backlog.
+    # An inline engine accepts nothing before its first turn, so all are in the backlog.
     engine = st.Engine()
     port = engine.listen("127.0.0.1:0", unary=[ECHO])
     raws = [Raw(port, waits=False) for _ in range(200)]
@@ -216,13 +216,13 @@ def test_clients_that_wait_to_be_accepted_when_it_drains_are_answered() -> None:
 
 
 @pytest.mark.parametrize("repeats", [b"\x0a\x00", b"\x00"])
-def test_what_gzip_gains_is_bounded(serve: Callable[..., Server], connect, repeats: bytes) -> None:
+def test_the_gain_of_gzip_is_bounded(serve: Callable[..., Server], connect, repeats: bytes) -> None:
     server = serve()
     echo = connect(server.address).unary_unary(ECHO)
     with pytest.raises(grpc.RpcError) as caught:
         echo(repeats * (20 << 20), compression=grpc.Compression.Gzip, timeout=20)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    # Zeros of some MiB are an honest tensor, and so is what does not gain much.
+    # Some MiB of zeros are an honest tensor, and so is data that gains little.
     zeros = bytes(4 << 20)
     assert echo(zeros, compression=grpc.Compression.Gzip, timeout=20) == zeros
 
@@ -230,7 +230,7 @@ def test_what_gzip_gains_is_bounded(serve: Callable[..., Server], connect, repea
 def test_others_are_answered_while_a_large_message_is_decompressed(
     server: Server, connect: Callable[..., grpc.Channel]
 ) -> None:
-    # Gains less than a hundredfold: 48 MiB of it are taken, in more than ten turns.
+    # The data gains less than a hundredfold, so 48 MiB are taken, in more than ten turns.
     large = b"".join(random.randbytes(1024) + bytes(64 << 10) for _ in range(750))
     upload = connect(server.address).unary_unary(ECHO)
     answer = upload.future(large, compression=grpc.Compression.Gzip, timeout=30)

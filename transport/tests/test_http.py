@@ -1,4 +1,4 @@
-"""What comes to the port and is HTTP but not gRPC, or not even HTTP/2."""
+"""Requests that are HTTP but not gRPC, or not even HTTP/2."""
 
 import socket
 import struct
@@ -16,15 +16,15 @@ from harness import (
     Server,
     ends_stream,
     frame,
-    frames_of,
     goaway_codes,
     message,
+    parse_frames,
 )
 from hpack import Decoder, Encoder
 
 
 def ask(server: Server, method: str, kind: str | None) -> tuple[dict[str, str], bytes]:
-    """Return the headers and body that answer one request without a body."""
+    """Return the headers and body of the response to one request without a body."""
     fields = [(":method", method), (":scheme", "http"), (":path", ECHO), (":authority", "x")]
     if kind is not None:
         fields.append(("content-type", kind))
@@ -55,8 +55,8 @@ def test_another_content_type(server: Server, kind: str | None) -> None:
     assert b"application/grpc" in body
 
 
-def test_answers_that_nobody_reads_are_few(server: Server) -> None:
-    # Without a window they wait, and are calls under way for as long.
+def test_unread_answers_are_few(server: Server) -> None:
+    # Answers without a window wait, and count as open calls until then.
     raw = Raw(server.port, struct.pack(">HI", 4, 0))
     block = Encoder().encode(
         [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "x")]
@@ -70,7 +70,7 @@ def test_answers_that_nobody_reads_are_few(server: Server) -> None:
 
 
 def read_to_the_end(plain: socket.socket) -> bytes:
-    """Return what comes before the end; a reset, which may swallow bytes, is a failure."""
+    """Return the bytes before the end; a reset, which may drop bytes, is a failure."""
     plain.settimeout(5)
     data = b""
     while part := plain.recv(1 << 16):
@@ -85,10 +85,10 @@ def read_to_the_end(plain: socket.socket) -> bytes:
      b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r" + bytes(100)],
     ids=["http1", "http1-long", "tls", "garbage", "nearly"],
 )  # fmt: skip
-def test_what_is_not_http_2(server: Server, first: bytes) -> None:
+def test_other_protocols_than_http_2(server: Server, first: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as plain:
         plain.sendall(first)
-        frames = frames_of(read_to_the_end(plain))
+        frames = parse_frames(read_to_the_end(plain))
         assert {kind for kind, _, _, _ in frames} <= {4, 7, 8}
     server.until(lambda: server.engine.counters()["connections"] == 0)
     raw = Raw(server.port)
@@ -101,4 +101,4 @@ def test_a_peer_reads_why_it_was_closed(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as plain:
         wrong = frame(PING, 0, 1, b"12345678")
         plain.sendall(PREFACE + frame(SETTINGS, 0, 0) + wrong + bytes(150_000))
-        assert goaway_codes(frames_of(read_to_the_end(plain))) == [1]
+        assert goaway_codes(parse_frames(read_to_the_end(plain))) == [1]

@@ -1,4 +1,4 @@
-"""Large messages: copied in parts, and bounded together without harm to those who finish."""
+"""Large messages: copied in parts, and bounded together without harm to complete ones."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ PART = 16_000
 
 
 def upload(size: int, stream: int = 1, path: str = FAIL, num_missing: int = 0) -> Iterator[bytes]:
-    """Return the frames of a call, without the last bytes of its message if they are missing."""
+    """Return the frames of a call, without the last bytes of its message if `missing`."""
     body = message(bytes(size))
     yield frame(HEADERS, 4, stream, headers(path))
     end = len(body) - num_missing
@@ -76,7 +76,7 @@ def test_connections_that_come_one_by_one_hold_no_more_than_the_bound(
     assert counters["connections"] == 10
 
 
-def test_who_holds_less_than_others_finishes_behind_those_who_never_do(
+def test_a_peer_below_the_others_finishes_even_if_they_never_do(
     serve: Callable[..., Server], hoard: Hoard, connect: Connect
 ) -> None:
     server = serve(max_untaken_bytes=8 * MIB)
@@ -90,12 +90,12 @@ def test_who_holds_less_than_others_finishes_behind_those_who_never_do(
 def test_slow_uploads_of_many_end_and_most_of_the_bound_is_used(
     serve: Callable[..., Server],
 ) -> None:
-    # Each would wait for the others if parts of messages were kept and more of them not taken.
+    # The uploads would deadlock if incomplete messages were kept and no more bytes read.
     server = serve(max_untaken_bytes=8 * MIB)
     raws = [with_room(server.port) for _ in range(40)]
     for parts in zip(*(upload(MIB - 100) for _ in raws), strict=True):
         for raw, part in zip(raws, parts, strict=True):
-            # A refused upload is reset behind its answer; what still comes of it is thrown away.
+            # A refused upload is reset after its answer, and its later bytes are discarded.
             assert raw.send(part)
     statuses = [raw.status() for raw in raws]
     assert set(statuses) == {"3", "8"}
@@ -106,7 +106,7 @@ def test_slow_uploads_of_many_end_and_most_of_the_bound_is_used(
         raw.close()
 
 
-def test_results_on_a_link_do_not_end_by_what_clients_hold(
+def test_results_on_a_link_survive_a_full_bound_of_clients(
     serve: Callable[..., Server], hoard: Hoard
 ) -> None:
     model = serve()
@@ -115,7 +115,7 @@ def test_results_on_a_link_do_not_end_by_what_clients_hold(
     link = server.engine.open(model.address, BIDI)
     result = bytes(16 * MIB)
     server.engine.flush([], [(link, result)])
-    # The harness sends back what comes: the model gets its own echo again.
+    # The harness echoes, so that the model gets its own echo again.
     server.until(lambda: model.engine.counters()["messages_in"] >= 2)
     assert server.engine.counters()["refused"] == 0
 
@@ -127,7 +127,7 @@ def inline_engine() -> Iterator[tuple[st.Engine, str]]:
     engine.close()
 
 
-def test_a_large_message_is_copied_in_the_course_of_several_turns(connect: Connect) -> None:
+def test_a_large_message_is_copied_over_several_turns(connect: Connect) -> None:
     large = bytes(20 * MIB)
     with inline_engine() as (engine, address):
         upload, other = (connect(address).unary_unary(ECHO) for _ in range(2))
@@ -135,7 +135,7 @@ def test_a_large_message_is_copied_in_the_course_of_several_turns(connect: Conne
         while not engine.counters()["calls"]:
             calls, _ = engine.take(1000)
             assert not calls
-        # It is whole, and 4 MiB a turn are copied; small ones do not wait behind it.
+        # The message is complete, and 4 MiB a turn are copied; small ones do not wait for it.
         answers.append(other.future(b"small", timeout=20))
         num_turns = 1
         while not all(answer.done() for answer in answers):
@@ -146,7 +146,7 @@ def test_a_large_message_is_copied_in_the_course_of_several_turns(connect: Conne
         assert num_turns >= len(large) / (4 * MIB)
 
 
-def test_what_follows_a_large_message_on_its_stream_stays_behind_it(connect: Connect) -> None:
+def test_later_messages_of_a_stream_stay_behind_a_large_one(connect: Connect) -> None:
     sent = [bytes(9 * MIB), b"small"]
     with inline_engine() as (engine, address):
         call = connect(address).stream_stream(BIDI)(iter(sent), timeout=20)
@@ -162,7 +162,7 @@ def test_what_follows_a_large_message_on_its_stream_stays_behind_it(connect: Con
         call.cancel()
 
 
-def test_a_call_that_ends_while_its_message_is_copied_is_told_before_its_end(
+def test_a_call_that_ends_during_its_copy_comes_before_its_end(
     connect: Connect,
 ) -> None:
     with inline_engine() as (engine, address):

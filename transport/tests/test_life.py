@@ -1,4 +1,4 @@
-"""Beginning and end: listening, drain, loss, limits of time, health, and what is left over."""
+"""Life-cycle: listening, drain, loss, timeouts, health, and leftovers."""
 
 import asyncio
 import os
@@ -58,7 +58,7 @@ def test_drain_under_load_loses_no_call(server: Server) -> None:
 
     num_answered = asyncio.run(run())
     assert len(refusals) == 32
-    # Only because nobody listens any more, never in the middle of a call.
+    # Calls fail only because the listener is gone, never after they were accepted.
     assert {error.code() for error in refusals} == {grpc.StatusCode.UNAVAILABLE}
     assert all("onnect" in (error.details() or "") for error in refusals)
     assert num_answered == server.num_calls
@@ -72,7 +72,7 @@ def test_a_call_under_way_ends_after_drain(server: Server, channel: grpc.Channel
     assert call.result() == b"0.5"
 
 
-def test_close_in_the_middle(server: Server, channel: grpc.Channel) -> None:
+def test_close_during_a_call(server: Server, channel: grpc.Channel) -> None:
     call = channel.unary_unary(SLEEP).future(b"5", timeout=5)
     server.until(lambda: server.num_calls == 1)
     server.engine.close()
@@ -125,7 +125,7 @@ def test_long_names_are_not_watched(server: Server, channel: grpc.Channel) -> No
 
 
 @pytest.mark.parametrize("broken", [b"\x0a\x05", b"\x0a\x01\xff", b"\x0b"])
-def test_malformed_checks_of_health_are_the_mistake_of_the_client(
+def test_malformed_health_checks_are_invalid_arguments(
     server: Server, channel: grpc.Channel, broken: bytes
 ) -> None:
     server.engine.set_health("", 1)
@@ -183,7 +183,7 @@ def test_health_while_python_is_busy() -> None:
             assert slowest < 0.5
             was_busy_s = time.monotonic() - begin
         assert process.stdout.readline() == "done\n"
-        # Otherwise the test has shown nothing.
+        # The test shows nothing unless the interpreter was busy all the time.
         assert time.monotonic() - begin > was_busy_s
     finally:
         process.kill()
@@ -193,13 +193,13 @@ def test_health_while_python_is_busy() -> None:
 
 def test_grpcio_over_a_unix_socket(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(address=f"unix:{tmp_path}/echo")
-    # Without it grpcio sends the path of the socket as :authority, which h2 takes for a mistake.
+    # The authority is set, because grpcio would send the socket's path, which h2 refuses.
     options = [("grpc.default_authority", "localhost")]
     with grpc.insecure_channel(server.address, options) as channel:
         assert channel.unary_unary(ECHO)(b"x", timeout=5) == b"x"
 
 
-def test_two_listeners_serve_what_they_were_told(server: Server, connect) -> None:
+def test_two_listeners_serve_their_own_paths(server: Server, connect) -> None:
     port = server.engine.listen("127.0.0.1:0", unary=[BLOB])
     channel = connect(f"127.0.0.1:{port}")
     assert channel.unary_unary(BLOB)(b"3", timeout=5) == bytes(3)
@@ -302,7 +302,7 @@ def test_a_process_out_of_descriptors_recovers() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-def test_bytes_are_let_go_of_while_python_is_idle() -> None:
+def test_bytes_are_released_while_python_is_idle() -> None:
     server = Server(has_own_thread=True)
     with grpc.insecure_channel(
         server.address, [("grpc.max_receive_message_length", -1)]
@@ -312,12 +312,12 @@ def test_bytes_are_let_go_of_while_python_is_idle() -> None:
             assert len(blob(b"10000000", timeout=10)) == 10_000_000
             if number == 14:
                 before = rss_bytes()
-        # A few answers may be on their way out.
+        # A few answers may still be in buffers.
         server.until(lambda: rss_bytes() - before < 40 << 20)
     server.close()
 
 
-def test_nothing_is_left_over(has_own_thread: bool, tmp_path: Path) -> None:
+def test_no_descriptor_or_thread_is_left(has_own_thread: bool, tmp_path: Path) -> None:
     def descriptors() -> set[str]:
         return set(os.listdir("/proc/self/fd"))
 

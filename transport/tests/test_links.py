@@ -122,7 +122,7 @@ def test_echo_by_an_engine(links: Links, server: Server) -> None:
 
 
 def test_large_messages_both_ways_at_once(links: Links, server: Server) -> None:
-    # Both sides have full sockets at the same time; neither may stop reading for it.
+    # Both sides have full sockets at the same time, and must keep reading.
     id = links.engine.open(server.address, BIDI)
     links.engine.flush([], [(id, bytes(10_000_000)) for _ in range(8)])
     links.until(lambda: len(links.messages.get(id, [])) == 8, 30)
@@ -138,7 +138,7 @@ def test_errors_by_an_engine(links: Links, server: Server) -> None:
     assert links.closed[other][0] == 12
 
 
-def test_a_peer_that_goes(links: Links, server: Server) -> None:
+def test_a_peer_that_closes(links: Links, server: Server) -> None:
     id = links.engine.open(server.address, BIDI)
     links.until(lambda: id in links.accepted)
     server.engine.close()
@@ -158,7 +158,7 @@ def test_cancel(links: Links, server: Server) -> None:
     links.engine.cancel(id)
 
 
-def test_nobody_listens(links: Links, tmp_path: Path) -> None:
+def test_no_listener(links: Links, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -191,7 +191,7 @@ def test_a_peer_that_accepts_and_says_nothing(has_own_thread: bool) -> None:
     links.engine.close()
 
 
-def test_a_slow_peer_holds_us(links: Links, server: Server) -> None:
+def test_a_slow_peer_holds_the_sender(links: Links, server: Server) -> None:
     id = links.engine.open(server.address, SINK)
     links.until(lambda: id in links.accepted)
     num_sent = 0
@@ -201,14 +201,14 @@ def test_a_slow_peer_holds_us(links: Links, server: Server) -> None:
         num_sent += 1
         assert num_sent < 200
     assert links.writable == []
-    # The other side acknowledges: it goes on, and we are told so.
+    # The acknowledgement lets the stream continue, which an event reports.
     for _ in range(num_sent):
         server.engine.acknowledge(next(iter(server._paths)), 100_000)
     links.until(lambda: links.writable == [id])
     assert links.engine.unsent(id) <= 512 << 10
 
 
-def test_a_reader_that_does_not_take_holds_the_peer(server: Server) -> None:
+def test_a_slow_reader_holds_the_peer(server: Server) -> None:
     before = rss_bytes()
     links = Links(has_own_thread=True)
     id = links.engine.open(server.address, REPEAT)
@@ -236,7 +236,7 @@ def test_too_much_for_a_peer_that_does_not_read(server: Server) -> None:
 
 @pytest.mark.parametrize("arguments", [("nonsense", BIDI), ("127.0.0.1:1", "no slash"),
                                        ("127.0.0.1:1", "/a b"), ("unix:", BIDI)])  # fmt: skip
-def test_what_cannot_be_opened(links: Links, arguments: tuple[str, str]) -> None:
+def test_links_with_invalid_arguments(links: Links, arguments: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match=r"neither|cannot open"):
         links.engine.open(*arguments)
 
@@ -259,7 +259,7 @@ def test_unix_sockets(serve: Callable[..., Server], links: Links, tmp_path: Path
     other.close()
 
 
-def test_what_ends_with_its_message_is_not_counted_as_held(has_own_thread: bool) -> None:
+def test_a_message_with_the_end_of_its_stream_is_not_counted_as_held(has_own_thread: bool) -> None:
     server, client = st.Engine(), st.Engine(has_own_thread=has_own_thread)
     port = server.listen("127.0.0.1:0", streams=["/a/b"])
     for _ in range(5):
@@ -268,7 +268,7 @@ def test_what_ends_with_its_message_is_not_counted_as_held(has_own_thread: bool)
     while num_closed < 5 and time.monotonic() < end:
         for kind, id, *_ in server.take(10)[1]:
             if kind == st.OPENED:
-                # Comes in parts, the last of which has the end of the stream behind it.
+                # The message arrives in parts, and the last is followed by the end of the stream.
                 server.flush([(id, 0, "", None, b"x" * 300_000)])
         num_closed += sum(kind == st.CLOSED for kind, *_ in client.take(10)[1])
     assert num_closed == 5
@@ -278,11 +278,11 @@ def test_what_ends_with_its_message_is_not_counted_as_held(has_own_thread: bool)
     client.close()
 
 
-def test_a_link_of_an_engine_that_was_idle_has_all_the_time_for_its_handshake(
+def test_a_link_of_an_idle_engine_has_the_full_handshake_timeout(
     server: Server,
 ) -> None:
     links = Links(handshake_timeout_s=0.2, keepalive_s=0.0)
-    # Nothing has the engine look at the time meanwhile.
+    # No event makes the engine read the clock during the pause.
     time.sleep(0.3)
     id = links.engine.open(server.address, BIDI)
     links.until(lambda: id in links.accepted)

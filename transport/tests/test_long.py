@@ -1,4 +1,4 @@
-"""Many calls through one engine leave nothing behind: memory is flat, descriptors are closed."""
+"""Many calls through one engine leak nothing: memory is flat, descriptors are closed."""
 
 import json
 import os
@@ -8,7 +8,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import DATA, ECHO, HEADERS, Raw, Server, frame, frames_of, headers, message, rss_bytes
+from harness import (
+    DATA,
+    ECHO,
+    HEADERS,
+    Raw,
+    Server,
+    frame,
+    headers,
+    message,
+    parse_frames,
+    rss_bytes,
+)
 
 LOAD = Path(__file__).parents[2] / "benchmarks" / "load"
 MAX_GROWTH_BYTES = 5 << 20
@@ -29,11 +40,13 @@ def call_many(raw: Raw, first: int, count: int) -> int:
             )
         )
         answers = b""
-        while sum(flags & 1 for kind, flags, _, _ in frames_of(answers) if kind == HEADERS) < 100:
+        while (
+            sum(flags & 1 for kind, flags, _, _ in parse_frames(answers) if kind == HEADERS) < 100
+        ):
             part = raw.socket.recv(1 << 18)
             assert part
             answers += part
-        # Our window of the connection, which h2 will not overrun.
+        # The client's window of the connection must be opened, because h2 respects it.
         raw.send(frame(8, 0, 0, struct.pack(">I", 100 * len(body))))
     return first + 2 * count
 

@@ -40,7 +40,7 @@ def test_unary_requests_and_answers_on_stream_paths(channel: grpc.Channel) -> No
 
 
 def test_one_call_after_another(server: Server, channel: grpc.Channel) -> None:
-    # Each takes the slot of the one before, whose last wake-up may still be under way.
+    # Each call takes the slot of the previous one, whose last wake-up may be pending.
     for number in range(500):
         message = str(number).encode()
         assert channel.unary_unary(BIDI)(message, timeout=5) == message
@@ -52,7 +52,7 @@ def test_messages_larger_than_the_window(channel: grpc.Channel) -> None:
     assert list(channel.stream_stream(BIDI)(iter(messages), timeout=30)) == messages
 
 
-def test_error_in_the_middle(channel: grpc.Channel) -> None:
+def test_error_during_a_stream(channel: grpc.Channel) -> None:
     call = channel.stream_stream(BIDI)(iter([b"one", b"fail"]), timeout=5)
     assert next(call) == b"one"
     with pytest.raises(grpc.RpcError) as caught:
@@ -90,7 +90,7 @@ def test_a_slow_reader_holds_the_writer(server: Server, channel: grpc.Channel) -
     assert counters["unsent_bytes"] < 8 << 20
     spent = time.process_time()
     time.sleep(0.5)
-    # A reader that is waited for costs nothing.
+    # Waiting for a reader costs nothing.
     assert time.process_time() - spent < 0.25
     assert rss_bytes() - before < 64 << 20
     assert sum(len(message) for message in call) == 500_000_000
@@ -111,5 +111,5 @@ def test_a_slow_handler_holds_the_client(server: Server) -> None:
                 pass
             return num_sent
 
-    # The window, a message, and what grpcio keeps by itself.
+    # The sum is the window, a message, and grpcio's own buffer.
     assert asyncio.run(run()) < 100

@@ -1,4 +1,4 @@
-"""The stub says what the module has."""
+"""The stub matches the module."""
 
 import inspect
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import skysail_transport as st
 from harness import BIDI, ECHO, Raw, Server, message
 
-# What only the checker knows, and what only PyO3 adds.
+# Names that only the type checker knows, and attributes that only PyO3 adds.
 ONE_SIDED = ["Call", "Event", "MetadataToSend", "Reply", "__all__"]
 
 
@@ -24,7 +24,7 @@ def test_stub_and_module_agree(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_all_is_there() -> None:
+def test_all_names_exist() -> None:
     public = {name for name, _ in inspect.getmembers(st) if not name.startswith("_")}
     assert {*public, "__version__"} == set(st.__all__)
 
@@ -40,7 +40,7 @@ def test_limits_out_of_range(limits: dict[str, float]) -> None:
     "replies",
     [[(1,)], [1], [(1, "text")], [(1, 3, "x", None)], [(1, -3, "x", None, None)], [(-1, b"")]],
 )
-def test_replies_that_are_none(replies: list) -> None:
+def test_malformed_replies(replies: list) -> None:
     engine = st.Engine()
     with pytest.raises((TypeError, OverflowError)):
         engine.flush(replies)
@@ -50,12 +50,12 @@ def test_replies_that_are_none(replies: list) -> None:
 @pytest.mark.parametrize("pair", [("X-Upper", "1"), ("grpc-status", "0"), ("x", "a\nb"), ("", "1")])
 def test_trailers_that_cannot_be_sent(pair: tuple[str, str]) -> None:
     engine = st.Engine()
-    with pytest.raises(ValueError, match=r"is no key|is not printable"):
+    with pytest.raises(ValueError, match=r"is not a metadata key|is not printable"):
         engine.flush([(1, 0, "", [pair], b"")])
     engine.close()
 
 
-def test_ids_that_are_over_are_ignored(server: Server) -> None:
+def test_ids_of_ended_calls_are_ignored(server: Server) -> None:
     engine = server.engine
     for id in (0, 1, 1 << 40, (1 << 64) - 1):
         engine.flush([(id, b"x"), (id, 5, "x", None, None)], [(id, b"x")], [(id, 1)])

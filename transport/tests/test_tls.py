@@ -1,4 +1,4 @@
-"""TLS and mutual TLS, with grpcio and with ourselves."""
+"""TLS and mutual TLS, with grpcio and between engines."""
 
 import contextlib
 import datetime
@@ -129,7 +129,7 @@ def test_a_renewed_certificate(serve: Callable[..., Server], ca: Pair, own: Pair
         assert ask(other_ca) == b"x"
         with pytest.raises(grpc.RpcError):
             ask(ca)
-        # The connection that was there goes on.
+        # The existing connection continues.
         assert echo(b"y", timeout=5) == b"y"
     tls.renew(renewed.cert, renewed.key, ca.cert)
     with pytest.raises(grpc.RpcError):
@@ -160,7 +160,7 @@ def test_without_alpn(serve: Callable[..., Server], ca: Pair, own: Pair) -> None
     server.until(lambda: server.engine.counters()["connections"] == 0)
 
 
-def test_what_is_not_tls(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
+def test_plain_text_on_a_tls_port(serve: Callable[..., Server], ca: Pair, own: Pair) -> None:
     server = serve(tls=st.ServerTls(own.cert, own.key), handshake_timeout_s=0.5)
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
     for first in (PREFACE, b"GET / HTTP/1.1\r\n\r\n", bytes(1000), hello, hello + bytes(2000), b""):
@@ -176,7 +176,7 @@ def test_what_is_not_tls(serve: Callable[..., Server], ca: Pair, own: Pair) -> N
     links.engine.close()
 
 
-def test_what_is_no_certificate(own: Pair) -> None:
+def test_invalid_certificates(own: Pair) -> None:
     for arguments in ((b"", own.key), (own.cert, b""), (own.cert, own.key, b"x")):
         with pytest.raises(ValueError, match="unusable"):
             st.ServerTls(*arguments)

@@ -67,7 +67,7 @@ def test_cancel(server: Server, channel: grpc.Channel) -> None:
     assert server.engine.counters()["cancelled"] == 1
 
 
-def test_a_connection_that_goes_cancels_its_calls(server: Server, connect) -> None:
+def test_a_lost_connection_cancels_its_calls(server: Server, connect) -> None:
     channel = connect(server.address)
     calls = [channel.unary_unary(SLEEP).future(b"5") for _ in range(10)]
     server.until(lambda: server.num_calls == 10)
@@ -105,7 +105,7 @@ def test_gzip_answers(serve, connect) -> None:
     message = b"compress me " * 100_000
     assert echo(message, timeout=5) == message
     assert echo(b"small", timeout=5) == b"small"
-    # The request went as it is, the answer did not.
+    # The request was sent plain, the answer compressed.
     assert server.engine.counters()["bytes_out"] < 100_000
 
 

@@ -12,7 +12,7 @@ use transport::grpc::{health, timeout};
 const MAX_BYTES: usize = 4096;
 const BOUNDS: Bounds = Bounds { max_bytes: MAX_BYTES, max_gzip_gain: 20, gzip_floor_bytes: 1024 };
 
-/// The first byte chooses what the others are.
+/// Check a property of the input; its first byte chooses which.
 pub fn check(input: &[u8]) {
     let Some((&kind, rest)) = input.split_first() else { return };
     match kind % 6 {
@@ -25,7 +25,8 @@ pub fn check(input: &[u8]) {
     }
 }
 
-// The messages of a body and whether it ended in an error, cut into pieces of the sizes given.
+// Cut a body into pieces of the given sizes. Return its messages, whether it ended in an error, and
+// whether it ended between messages.
 fn assemble(body: &[u8], sizes: &[u8], encoding: Encoding) -> (Vec<Vec<u8>>, bool, bool) {
     let mut assembler = Assembler::default();
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! An engine that lives from input to input, so that what one of them leaves behind is seen.
+//! An engine that outlives each input, so that anything left behind by one input is seen.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use transport::grpc::status::Status;
 
 use crate::script::{Script, Step, frame};
 
-/// Turns after which nothing of a peer that has gone may be left.
+/// Turns after which no state of a closed peer may be left.
 const MAX_TURNS: usize = 50;
 
 /// The engine under test.
@@ -21,7 +21,7 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// With bounds so low that inputs reach them.
+    /// Create an engine with bounds so low that inputs reach them.
     pub fn new() -> Self {
         let limits = Limits {
             max_message_bytes: 40 << 10,
@@ -40,12 +40,12 @@ impl Harness {
         Self { engine: Engine::new(limits).expect("an engine") }
     }
 
-    /// A path of this process for a socket.
+    /// Return a path for a socket of this process.
     pub fn socket_path(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("skysail-fuzz-{name}-{}", std::process::id()))
     }
 
-    /// Has the peer do all it does, and takes turns.
+    /// Perform the steps of the peer, each turn included.
     pub fn run(&mut self, peer: &mut UnixStream, script: Script<'_>) {
         peer.set_nonblocking(true).expect("a socket");
         for step in script {
@@ -65,7 +65,7 @@ impl Harness {
         self.turn();
     }
 
-    /// One turn, in which every message is echoed.
+    /// Turn the engine once and echo every message.
     pub fn turn(&mut self) {
         self.engine.turn().expect("the poller works");
         for event in self.engine.take_events() {
@@ -96,7 +96,7 @@ impl Harness {
         self.engine.reply(Reply { id, status, trailers: None, message });
     }
 
-    /// Turns until nothing is left; fails if something stays.
+    /// Turn the engine until no state is left; panic if any stays.
     pub fn assert_empty(&mut self) {
         for _ in 0..MAX_TURNS {
             let counters = self.engine.counters();
@@ -121,12 +121,12 @@ fn echo(message: &Message) -> MessageFrame {
     MessageFrame::from_bytes(message.chunks().concat().into())
 }
 
-/// Sends what the socket takes; the peer may have been closed for what it sent before.
+/// Send the bytes that the socket takes; the engine may have closed the peer before.
 pub fn send(peer: &mut UnixStream, bytes: &[u8]) {
     let _ = peer.write(bytes);
 }
 
-/// Takes what has come, and whether the engine has closed the connection.
+/// Discard the received bytes. Return whether the engine has closed the connection.
 pub fn discard(peer: &mut UnixStream) -> bool {
     let mut sink = [0; 64 << 10];
     loop {

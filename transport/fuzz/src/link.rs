@@ -18,12 +18,12 @@ thread_local! {
 
 fn listen() -> (Harness, UnixListener, PathBuf) {
     let path = Harness::socket_path("link");
-    // Of an earlier run of the same process id.
+    // The file may be left from an earlier run with the same process id.
     let _ = std::fs::remove_file(&path);
     (Harness::new(), UnixListener::bind(&path).expect("a listener"), path)
 }
 
-/// Opens a link to a server that does as the input says; once it has gone nothing is left.
+/// Open a link to a server that follows the input, and check that nothing is left afterwards.
 pub fn check(input: &[u8]) {
     LINK.with_borrow_mut(|(harness, listener, path)| {
         let link = LinkRequest {

@@ -1,26 +1,26 @@
-//! Bytes read as what a peer does: mostly well-formed frames, so that a mutation reaches deep.
+//! A script of a peer, read from bytes. Most frames are well-formed, so that mutations reach deep.
 
-/// Which side the peer plays.
+/// The side that the peer plays.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// It opens streams.
+    /// A peer that opens streams.
     Client,
-    /// It answers stream 1.
+    /// A peer that answers stream 1.
     Server,
 }
 
-/// One thing the peer does.
+/// A step of the peer.
 pub enum Step {
-    /// Sends bytes.
+    /// Send bytes.
     Send(Vec<u8>),
-    /// Lets the engine have a turn.
+    /// Give the engine a turn.
     Turn,
 }
 
 const PATHS: [&str; 5] =
     ["/t/Unary", "/t/Stream", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/n"];
 
-/// Reads steps off an input.
+/// An iterator over the steps of an input.
 pub struct Script<'a> {
     input: &'a [u8],
     side: Side,
@@ -28,7 +28,7 @@ pub struct Script<'a> {
 }
 
 impl<'a> Script<'a> {
-    /// What a peer of that side does.
+    /// Read an input as the script of one side.
     pub fn new(input: &'a [u8], side: Side) -> Self {
         Self { input, side, next_stream: 1 }
     }
@@ -45,7 +45,7 @@ impl<'a> Script<'a> {
         bytes
     }
 
-    // A stream that is open, or was, or will be.
+    // Return the id of a stream that is open, was open or will be.
     fn stream(&self, choice: u8) -> u32 {
         match self.side {
             Side::Server => 1,
@@ -126,14 +126,14 @@ impl Iterator for Script<'_> {
                 frame(choice % 12, flags, stream, self.bytes(count))
             }
             10 => self.bytes(size).to_vec(),
-            // Large enough for windows and queues to matter.
+            // The frame is large enough to fill windows and queues.
             11 => frame(0, choice & 1, stream, &vec![choice & 1; 16 << 10]),
             _ => return Some(Step::Turn),
         }))
     }
 }
 
-/// A frame of HTTP/2.
+/// Encode a frame of HTTP/2.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend_from_slice(&[kind, flags]);
@@ -142,7 +142,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-// A literal header field that is not put into a table (RFC 7541, 6.2.2).
+// Append a literal header field without indexing (RFC 7541, 6.2.2).
 fn put(block: &mut Vec<u8>, key: &str, value: &[u8]) {
     block.extend_from_slice(&[0, key.len() as u8]);
     block.extend_from_slice(key.as_bytes());

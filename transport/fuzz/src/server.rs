@@ -25,11 +25,11 @@ fn serve() -> (Harness, PathBuf) {
     (harness, path)
 }
 
-/// Serves a client that does as the input says, and is then as empty as before.
+/// Serve a client that follows the input, and check that nothing is left afterwards.
 pub fn check(input: &[u8]) {
     SERVER.with_borrow_mut(|(harness, path)| {
         let mut peer = UnixStream::connect(path).expect("it listens");
-        // Now and then the preface is of the input's own making.
+        // Some inputs replace the preface.
         if input.first().is_none_or(|&byte| byte != 0xff) {
             send(&mut peer, PREFACE);
             send(&mut peer, &frame(4, 0, 0, b""));

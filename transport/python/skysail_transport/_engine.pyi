@@ -1,7 +1,6 @@
 """The compiled engine.
 
-One epoll drives all sockets of an `Engine`. Python is told what happened in batches, and answers
-in batches:
+One epoll drives all sockets of an `Engine`. Python takes events in batches and answers in batches:
 
     loop.add_reader(engine.fileno(), on_readable)
 
@@ -21,35 +20,35 @@ __version__: str
 OPENED: Final = 0
 """`(OPENED, id, path, deadline, metadata)`: a peer opened a stream."""
 MESSAGE: Final = 1
-"""`(MESSAGE, id, message, arrival)`: a message on a stream, of either side.
+"""`(MESSAGE, id, message, arrival)`: a message on a stream of either role.
 
-The arrival is the instant at which its connection was last read before the message was handed over.
+The arrival is the instant of the connection's last read before the message was delivered.
 """
 HALF_CLOSED: Final = 2
-"""`(HALF_CLOSED, id)`: the peer sends no more on a stream it opened."""
+"""`(HALF_CLOSED, id)`: the peer has sent its last message on a stream that it opened."""
 CANCELLED: Final = 3
-"""`(CANCELLED, id, reason)`: a call or stream of a peer is over without an answer.
+"""`(CANCELLED, id, reason)`: a call of a peer has ended without an answer.
 
-Its client cancelled it, its connection was lost, its deadline passed, or it broke a rule. May
-also come for a stream that was ended by `flush` while its last bytes are not read.
+The client cancelled it or broke a rule, the connection was lost, or the deadline passed. The event
+may also follow a stream's end by `flush` while the peer has not read the last bytes.
 """
 ACCEPTED: Final = 4
-"""`(ACCEPTED, id, metadata)`: the peer has taken a stream of ours."""
+"""`(ACCEPTED, id, metadata)`: the server has accepted a link."""
 CLOSED: Final = 5
-"""`(CLOSED, id, status, text, trailers)`: a stream of ours is over. Nothing follows for its id.
+"""`(CLOSED, id, status, text, trailers)`: a link has ended. No event follows for its id.
 
-A connection that cannot be made, or is lost, is status 14 with a text that says where and why.
+A connection that fails or is lost has status 14 and a text with its address and cause.
 """
 WRITABLE: Final = 6
-"""`(WRITABLE, id)`: a stream's queue had reached `stream_high_bytes` and is down to half."""
+"""`(WRITABLE, id)`: a queue that had reached `stream_high_bytes` has shrunk to half."""
 
 MetadataToSend: TypeAlias = Iterable[tuple[str, str | bytes]]
-"""Keys in lower case; values of printable ASCII, or any bytes where the key ends in `-bin`."""
+"""Keys in lower case; values of printable ASCII, or any bytes if the key ends in `-bin`."""
 Call: TypeAlias = tuple[int, str, bytes, float | None, Metadata, float]
 """Id, path, message, deadline, metadata, arrival; instants are those of `time.monotonic()`.
 
-The arrival is the instant at which the connection was last read before the call was whole; the
-deadline counts from the read that brought the headers.
+The arrival is the instant of the connection's last read before the call was complete. The deadline
+counts from the read that brought the headers.
 """
 Event: TypeAlias = (
     tuple[Literal[0], int, str, float | None, Metadata]
@@ -60,7 +59,7 @@ Event: TypeAlias = (
     | tuple[Literal[5], int, int, str, Metadata]
     | tuple[Literal[6], int]
 )
-"""Told apart by the first part."""
+"""Events differ by their first element."""
 Reply: TypeAlias = (
     tuple[int, bytes] | tuple[int, int, str | None, MetadataToSend | None, bytes | None]
 )
@@ -68,7 +67,7 @@ Reply: TypeAlias = (
 
 @final
 class Limits:
-    """What peers may cost. A time of 0 turns its rule off."""
+    """Bounds on the cost of peers. A time of 0 turns its rule off."""
 
     def __new__(
         cls,
@@ -97,39 +96,40 @@ class Limits:
         """Set the limits of an engine.
 
         Args:
-            max_message_bytes: Largest message that is taken, as it comes and decompressed.
-            max_link_message_bytes: The same for messages on streams of ours.
-            max_header_list_bytes: Largest headers that are taken, keys and values.
-            max_streams: Calls at a time on one connection.
-            max_connections: Connections at a time; further ones are closed at once.
+            max_message_bytes: Largest message of a peer, compressed or not.
+            max_link_message_bytes: Largest message on a link.
+            max_header_list_bytes: Largest request headers, keys and values.
+            max_streams: Concurrent calls on one connection.
+            max_connections: Concurrent connections; further ones are closed at once.
             max_unsent_bytes: Bytes queued for one connection above which new calls on it are
-                refused and its streams are not read. An answer or message that would lift it
-                above twice as much ends its call with RESOURCE_EXHAUSTED.
-            max_total_unsent_bytes: The same over all connections. Above half of it, only
-                connections that hold no more than their equal share of the other half are served.
-            max_untaken_bytes: Bytes that peers have sent and that were not taken, over all
-                connections. Beyond it, the connection that holds most of messages that are not
-                whole loses the largest of them: its call ends with RESOURCE_EXHAUSTED. Above half
-                of it in whole ones, so do new calls, unless their connection holds no more than
-                its equal share of the other half.
-            max_gzip_gain: Times its size to which a message of a peer in gzip may be decompressed;
-                a larger one ends its call with RESOURCE_EXHAUSTED.
-            gzip_floor_bytes: Size to which any message may be decompressed.
-            message_timeout_s: Time that a unary call, or a message on a stream of a peer, may take
-                to come whole; then its call ends with DEADLINE_EXCEEDED.
-            stream_high_bytes: `unsent` of a stream from which a `WRITABLE` is owed.
-            stream_window: Flow-control window of a stream, and the bytes delivered and not
-                acknowledged up to which its peer may go on.
+                refused and its streams are not read. An answer or message that would exceed
+                twice as much ends its call with RESOURCE_EXHAUSTED.
+            max_total_unsent_bytes: Bytes queued for all connections. Above half of it, only
+                connections below their equal share of the other half are served.
+            max_untaken_bytes: Bytes received from peers and not taken, over all connections.
+                Beyond it, the connection with the most incomplete bytes loses its largest
+                incomplete message: that call ends with RESOURCE_EXHAUSTED. Above half of it in
+                complete messages, so do new calls, unless their connection is below its equal
+                share of the other half.
+            max_gzip_gain: Largest ratio of decompression of a peer's message; a larger one ends
+                its call with RESOURCE_EXHAUSTED.
+            gzip_floor_bytes: Decompressed size that any message may have.
+            message_timeout_s: Time in which a unary call, or a message on a peer's stream, must
+                arrive; then its call ends with DEADLINE_EXCEEDED.
+            stream_high_bytes: `unsent` of a stream above which a `WRITABLE` is owed.
+            stream_window: Flow-control window of a stream, and the bytes delivered without
+                acknowledgement before its peer must wait.
             connection_window: Flow-control window of a connection.
-            gzip_from_bytes: Answers from this size on are compressed, for clients that take
-                gzip; 0 for never. Requests in gzip are always taken.
-            handshake_timeout_s: From connecting to the first word of HTTP/2, TLS included.
+            gzip_from_bytes: Smallest answer that is compressed for clients that accept gzip; 0 for
+                none. Requests in gzip are always accepted.
+            handshake_timeout_s: Time from connecting to the end of the HTTP/2 handshake, TLS
+                included.
             keepalive_s: Silence after which a peer is pinged.
-            keepalive_timeout_s: Time it has to answer. A peer that takes nothing of what is
-                sent to it is closed after the sum of both.
-            max_connection_age_s: Age at which a client is told to connect again (GOAWAY), a tenth
-                more or less by chance; its calls under way end first.
-            max_connection_idle_s: Time without a call after which it is.
+            keepalive_timeout_s: Time that the peer has to answer. A peer that reads none of its
+                queued bytes is closed after the sum of both.
+            max_connection_age_s: Age at which a client must connect again (GOAWAY), a tenth
+                more or less by chance; its open calls end first.
+            max_connection_idle_s: Time without a call after which a client must connect again.
 
         Raises:
             ValueError: a value is out of its range.
@@ -137,7 +137,7 @@ class Limits:
 
 @final
 class ServerTls:
-    """What a listener shows to clients; HTTP/2 is agreed by ALPN, or there is no connection."""
+    """The certificate of a listener; clients must agree on HTTP/2 by ALPN."""
 
     def __new__(
         cls, cert_pem: bytes, key_pem: bytes, client_ca_pem: bytes | None = None
@@ -145,29 +145,29 @@ class ServerTls:
         """Serve with a certificate chain and its key.
 
         Args:
-            cert_pem: The chain, own certificate first.
-            key_pem: Its key.
-            client_ca_pem: If given, only clients with a certificate of it are served.
+            cert_pem: Certificate chain, own certificate first.
+            key_pem: Key of the certificate.
+            client_ca_pem: If given, only clients with a certificate signed by it are served.
 
         Raises:
-            ValueError: they are no certificate or key, or do not match.
+            ValueError: a certificate or key is invalid, or they do not match.
         """
 
     def renew(self, cert_pem: bytes, key_pem: bytes, client_ca_pem: bytes | None = None) -> None:
-        """Show these to connections that come from now on; those that are there go on.
+        """Use another certificate for new connections; existing ones continue.
 
         Args:
-            cert_pem: As of the constructor.
-            key_pem: Likewise.
-            client_ca_pem: Likewise.
+            cert_pem: Certificate chain, as in the constructor.
+            key_pem: Key of the certificate.
+            client_ca_pem: Certificates that clients must be signed by.
 
         Raises:
-            ValueError: they are no certificate or key, or do not match; nothing has changed.
+            ValueError: a certificate or key is invalid, or they do not match; the old ones stay.
         """
 
 @final
 class ClientTls:
-    """What a link checks and shows."""
+    """The trusted certificates and own certificate of a link."""
 
     def __new__(
         cls,
@@ -181,46 +181,46 @@ class ClientTls:
         Args:
             ca_pem: Certificates of authorities.
             cert_pem: Own certificate chain, for mutual TLS.
-            key_pem: Its key.
-            server_name: Name the peer's certificate must be for; without it that of the endpoint,
-                and `localhost` for a unix socket.
+            key_pem: Key of the certificate.
+            server_name: Name that the peer's certificate must have; by default the endpoint's
+                host, and `localhost` for a unix socket.
 
         Raises:
-            ValueError: they are no certificate, key or name, or do not match.
+            ValueError: a certificate, key or name is invalid, or they do not match.
         """
 
 @final
 class Metadata:
-    """The application's headers of a call, decoded when they are asked for.
+    """The application's headers of a call, decoded on demand.
 
-    The protocol's own are left out, and so are `-bin` values that are not base64.
+    Headers of the protocol are left out, and so are `-bin` values that are not base64.
     """
 
     def pairs(self) -> list[tuple[str, str | bytes]]:
-        """Return all pairs; those of one key in the order they came."""
+        """Return all pairs; the values of one key are in order."""
 
     def as_dict(self) -> dict[str, str | bytes]:
-        """Return the pairs; where a key came twice, its last value."""
+        """Return the pairs; a repeated key has its last value."""
 
     def get(self, key: str, default: _T | None = None) -> str | bytes | _T | None:
         """Return the last value of a key."""
 
     def __len__(self) -> int:
-        """Return how many pairs there are."""
+        """Return the number of pairs."""
 
 @final
 class Engine:
     """A gRPC server and client on one epoll.
 
-    Inline, `take` and `flush` do all the work on the calling thread. With its own thread the
-    reading, and the answers of the health service, go on while Python is busy; that thread never
-    asks for the interpreter. Every method may be called from any thread, and never waits for a
-    peer. Ids are of this engine alone and never come again; what is said of an id whose call is
-    over is ignored. A forked child must not use the engine of its parent.
+    Inline, `take` and `flush` do all the work on the calling thread. An engine with its own thread
+    reads, and answers health checks, while Python is busy; that thread never takes the interpreter.
+    Every method may be called from any thread, and never waits for a peer. Ids are unique in an
+    engine and never reused; methods ignore the id of an ended call. A forked child must not use the
+    engine of its parent.
     """
 
     def __new__(cls, limits: Limits | None = None, *, has_own_thread: bool = False) -> Engine:
-        """Begin with neither listener nor link.
+        """Create an engine without listeners and links.
 
         Raises:
             OSError: the process has no descriptor left.
@@ -242,13 +242,13 @@ class Engine:
         shares_port: bool = False,
         tls: ServerTls | None = None,
     ) -> int:
-        """Serve on an address; other paths than these are answered UNIMPLEMENTED.
+        """Serve the given paths on an address; other paths get UNIMPLEMENTED.
 
         Args:
-            address: `host:port`, `[::1]:port` or `unix:/path`; port 0 for any. A unix path on
-                which nobody listens any more is replaced, and removed by `drain` and `close`.
-            unary: Full paths whose calls come whole, as `calls` of `take`.
-            streams: Full paths whose calls come as `OPENED`, `MESSAGE` …, of whichever kind.
+            address: `host:port`, `[::1]:port` or `unix:/path`; port 0 for any. An abandoned
+                unix path is replaced. `drain` and `close` remove a unix path.
+            unary: Full paths of calls that `take` returns complete, in `calls`.
+            streams: Full paths of calls of any kind, as events `OPENED`, `MESSAGE` ….
             shares_port: Lets several processes listen on one port (SO_REUSEPORT).
             tls: Encrypts the connections.
 
@@ -256,8 +256,8 @@ class Engine:
             The port; 0 for a unix path.
 
         Raises:
-            OSError: the address cannot be had; that of a live listener is not taken over.
-            ValueError: it is no address.
+            OSError: the address cannot be bound; a live listener keeps its address.
+            ValueError: the address is invalid.
             RuntimeError: the engine is closed.
         """
 
@@ -270,43 +270,43 @@ class Engine:
         *,
         acknowledges_itself: bool = True,
     ) -> int:
-        """Begin a bidirectional stream on a connection of its own, and return its id.
+        """Open a link, a bidirectional stream on a separate connection, and return its id.
 
-        Connecting, and looking up a name, go on in the background; messages may be sent at once
-        and are queued. What becomes of it comes as `ACCEPTED`, `MESSAGE`, `WRITABLE` and, in
-        any case but `cancel`, one `CLOSED`.
+        The name is resolved and connected in the background; messages may be sent at once
+        and are queued. Events report the progress: `ACCEPTED`, `MESSAGE`, `WRITABLE` and, unless
+        `cancel` ends the link, one `CLOSED`.
 
         Args:
             endpoint: `host:port`, `[::1]:port` or `unix:/path`.
             path: Full path of the method.
-            metadata: Sent with it.
+            metadata: Request headers of the application.
             tls: Encrypts the connection.
             acknowledges_itself: Whether taking a message acknowledges it.
 
         Raises:
-            ValueError: the endpoint, path or metadata cannot be.
+            ValueError: the endpoint, path or metadata is invalid.
             RuntimeError: the engine is closed.
         """
 
     def take(self, timeout_ms: int = 0) -> tuple[list[Call], list[Event]]:
-        """Return what has happened since the last time, both lists in order.
+        """Return the calls and events since the last `take`, both in order.
 
-        An engine without a thread of its own copies at most 4 MiB of messages above 1 MiB in one
-        `take`: a larger one is returned by a later one, with what follows it on its stream.
-        A call that was cancelled since it came is in both lists.
+        An inline engine copies at most 4 MiB of messages above 1 MiB in one `take`. A larger
+        message is returned by a later `take`, with later events of its stream behind it. A call
+        that was cancelled after it arrived is in both lists.
 
         Args:
-            timeout_ms: Time to wait, without the interpreter, if there is nothing; below 0 for
-                however long. May return early with nothing.
+            timeout_ms: Time to wait for an event, without the interpreter; below 0 without limit.
+                The result may be empty before the time has passed.
 
         Raises:
-            OSError: the engine has failed.
+            OSError: the engine has panicked.
         """
 
     def wake(self) -> None:
-        """Have the `take` that waits on another thread, or the next one, return at once.
+        """Wake the `take` that waits on another thread, or else the next one.
 
-        Of an engine with its own thread only.
+        Only an engine with its own thread can be woken.
         """
 
     def flush(
@@ -315,76 +315,75 @@ class Engine:
         messages: Iterable[tuple[int, bytes]] | None = None,
         acknowledged: Iterable[tuple[int, int]] | None = None,
     ) -> None:
-        """Acknowledge, send messages, end calls, in this order, and write what the sockets take.
+        """Acknowledge, send messages and end calls, in this order, and write to the sockets.
 
-        Meant to be called once for a turn of the event loop. A large message is not copied.
+        Call it once for each turn of the event loop. Large messages are not copied.
 
         Args:
-            replies: Ends calls and streams of peers. A stream's message goes before its end.
-            messages: Ids of streams, of either side, and what to send on them.
-            acknowledged: As of `acknowledge`.
+            replies: Answers that end calls of peers. A stream's message is sent before its end.
+            messages: Ids of streams of either role, each with a message.
+            acknowledged: Ids and sizes, as in `acknowledge`.
 
         Raises:
-            TypeError: a tuple is not of the form; then nothing of the three was done.
-            ValueError: trailers cannot be sent; likewise.
-            OSError: the engine has failed.
+            TypeError: a tuple is malformed; nothing was sent.
+            ValueError: trailers are invalid; nothing was sent.
+            OSError: the engine has panicked.
         """
 
     def accept(self, id: int) -> None:
-        """Send the headers of a peer's stream, which tells it so (`ACCEPTED`).
+        """Send the response headers of a peer's stream, so that its client sees it accepted.
 
-        Otherwise they go with the first message.
+        By default the headers are sent with the first message.
         """
 
     def acknowledge(self, id: int, n_bytes: int) -> None:
-        """Let the peer of a stream go on: a message of `n_bytes` is done with.
+        """Acknowledge a message of `n_bytes`, so that the peer of its stream may send more.
 
-        Every `MESSAGE` of a stream of a peer wants this once. Messages that are not done with are
-        bounded by the stream's window, the empty ones too; what comes beyond waits, and then the
-        peer.
+        Every `MESSAGE` of a peer's stream must be acknowledged once. The stream's window bounds
+        unacknowledged messages, the empty ones too. Messages beyond it wait, and then the peer.
         """
 
     def unsent(self, id: int) -> int:
         """Return the bytes queued on a stream that no socket buffer has taken."""
 
     def finish_sending(self, id: int) -> None:
-        """End our side of a stream of ours, behind what is queued."""
+        """Half-close a link after its queued messages."""
 
     def cancel(self, id: int) -> None:
-        """End a stream of ours, or a call of a peer, by a reset; no event tells of it."""
+        """Reset a link, or a call of a peer, without an event."""
 
     def set_health(self, service: str, status: int) -> None:
-        """Have `grpc.health.v1.Health` say a status of a service; `""` is the whole server.
+        """Set the status of a service for `grpc.health.v1.Health`; `""` is the whole server.
 
-        Once one is set, the engine answers Check and Watch on all listeners by itself, unless a
-        listener's own paths name them. Unknown services: NOT_FOUND, to watchers SERVICE_UNKNOWN.
+        The first status makes the engine answer Check and Watch on all listeners, except listeners
+        that serve those paths themselves. Unknown services get NOT_FOUND, watchers SERVICE_UNKNOWN.
 
         Args:
-            service: Full name.
-            status: 1 SERVING, 2 NOT_SERVING; of `HealthCheckResponse.ServingStatus`.
+            service: Full name of the service.
+            status: A `HealthCheckResponse.ServingStatus`: 1 SERVING, 2 NOT_SERVING.
 
         Raises:
             ValueError: the status is not from 0 to 127.
         """
 
     def drain(self) -> None:
-        """Accept nothing more and tell peers to go (GOAWAY); calls under way go on.
+        """Stop accepting and ask peers to go (GOAWAY); open calls continue.
 
-        Streams of peers are to be ended by the application. Links stay. It is done when
-        `counters()["open_calls"]` says so.
+        The application must end streams of peers. Links stay. The drain is complete when
+        `counters()["open_calls"]` is 0, or counts only links.
         """
 
     def close(self) -> None:
-        """Close everything at once, thread and descriptors included; no events tell of it.
+        """Close all connections, the thread and the descriptors at once, without events.
 
-        May be called again. Afterwards `take` returns nothing and answers go nowhere.
+        The method may be called again. A closed engine returns no events and drops answers.
         """
 
     def counters(self) -> dict[str, int]:
-        """Return totals since the beginning, and what is now.
+        """Return totals since the start, and current counts.
 
         Totals: calls, streams, messages_in, messages_out, cancelled, deadline_exceeded, refused,
         health_checks, wake_ups, connections_accepted, connections_refused, connection_errors,
-        keepalive_timeouts, bytes_in, bytes_out. Now: connections, open_calls, unsent_bytes,
-        untaken_bytes. After `close`, those of the moment before.
+        keepalive_timeouts, bytes_in, bytes_out. Current: connections, open_calls, unsent_bytes,
+        untaken_bytes. A closed engine returns its last counts.
         """

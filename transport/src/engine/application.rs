@@ -1,6 +1,6 @@
-//! What the application says: answers, messages, acknowledgements.
+//! Calls of the application: replies, messages, acknowledgements.
 //!
-//! An id whose call is over is not an error: the peer may have gone in the meantime.
+//! An id whose call has ended is ignored, because its peer may just have gone.
 
 use http::HeaderMap;
 
@@ -11,20 +11,20 @@ use super::send::SendEnd;
 use crate::grpc::frame::MessageFrame;
 use crate::grpc::status::{Status, code};
 
-/// The end of a call of a peer.
+/// A reply that ends a call of a peer.
 pub struct Reply {
     /// The call.
     pub id: Id,
-    /// How it ends.
+    /// The final status.
     pub status: Status,
     /// The application's trailers.
     pub trailers: Option<HeaderMap>,
-    /// The answer, or the last message of a stream.
+    /// The response of a unary call, or the last message of a stream.
     pub message: Option<MessageFrame>,
 }
 
 impl Engine {
-    /// Ends a call of a peer.
+    /// End a call of a peer with a reply.
     pub fn reply(&mut self, reply: Reply) {
         let Some(slot) = self.calls.find(reply.id) else { return };
         let mut trailers = reply.trailers.unwrap_or_else(|| HeaderMap::with_capacity(4));
@@ -83,7 +83,7 @@ impl Engine {
         self.calls.wake(slot);
     }
 
-    /// Queues a message on a stream of either side; false where the stream is over.
+    /// Queue a message on a stream of either role. Return false if the stream has ended.
     pub fn send(&mut self, id: Id, frame: MessageFrame) -> bool {
         let Some(slot) = self.calls.find(id) else { return false };
         let call = self.calls.get(slot).expect("found");
@@ -100,7 +100,7 @@ impl Engine {
         }
         let call = self.calls.get_mut(slot).expect("found");
         let connection = &mut self.connections[index];
-        // An error shows again when the call is polled.
+        // A failed accept is reported when the call is polled.
         let _ = call.send.accept();
         call.send.push(frame, &connection.unsent);
         self.counters.messages_out += 1;
@@ -112,15 +112,15 @@ impl Engine {
         true
     }
 
-    /// Sends the response headers of a peer's stream, which tell it that the stream is served.
+    /// Send the response headers of a peer's stream, so that the peer knows it is served.
     pub fn accept_stream(&mut self, id: Id) {
         if let Some(call) = self.calls.find(id).and_then(|slot| self.calls.get_mut(slot)) {
-            // An error shows again when the call is polled.
+            // A failed accept is reported when the call is polled.
             let _ = call.send.accept();
         }
     }
 
-    /// Lets the peer of a stream go on: a message of so many bytes is done with.
+    /// Acknowledge a message of `num_bytes`, so that the peer of its stream may send more.
     pub fn acknowledge(&mut self, id: Id, num_bytes: usize) {
         let Some(slot) = self.calls.find(id) else { return };
         let call = self.calls.get_mut(slot).expect("found");
@@ -130,7 +130,7 @@ impl Engine {
         }
     }
 
-    /// Ends our side of a stream of ours, behind what is queued.
+    /// Half-close a link after its queued messages.
     pub fn finish_sending(&mut self, id: Id) {
         let Some(slot) = self.calls.find(id) else { return };
         let call = self.calls.get_mut(slot).expect("found");
@@ -140,7 +140,7 @@ impl Engine {
         }
     }
 
-    /// Bytes queued on a stream, down to the buffer of its socket.
+    /// Return the bytes queued on a stream that its socket has not taken.
     pub fn num_unsent(&self, id: Id) -> usize {
         let call = self.calls.find(id).and_then(|slot| self.calls.get(slot));
         call.map_or(0, |call| call.send.num_unsent())

@@ -2,12 +2,12 @@
 
 use crate::grpc::status::Status;
 
-/// A failure of one call, by its blame.
+/// A failure of one call, by the side that caused it.
 #[derive(Debug)]
 pub enum CallError {
-    /// The peer broke a rule of gRPC; the status is sent to it.
+    /// A rule of gRPC that the peer broke; the status is sent to it.
     Protocol(Status),
-    /// The stream was reset or the connection is lost.
+    /// A stream that was reset, or a connection that was lost.
     Disconnected(Status),
 }
 

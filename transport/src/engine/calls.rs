@@ -1,4 +1,4 @@
-//! The calls under way, by slot; an id tells a slot's calls apart.
+//! The open calls by slot, and the ids that tell the calls of one slot apart.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,51 +9,51 @@ use super::recv::RecvHalf;
 use super::send::SendHalf;
 use super::wake_list::{WakeHandle, WakeList};
 
-/// Names a call to the application: the slot below, its generation above. Below 2⁶³.
+/// The application's name for a call: slot in the low half, generation in the high half; below 2⁶³.
 pub type Id = u64;
 
 const GENERATION_MASK: u32 = 0x7fff_ffff;
 
-/// Who opened a call, and what it may carry.
+/// The side that opened a call, and the messages that it may carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A peer; one message each way.
+    /// A peer's call with one message each way.
     Unary,
-    /// A peer; any number of messages.
+    /// A peer's call with any number of messages.
     Stream,
-    /// A peer that watches the health of a service.
+    /// A peer's watch of the health of a service.
     Watch,
-    /// A peer that was answered before its body had come; the rest of that is thrown away.
+    /// A peer's call that ended before its body arrived; the rest is discarded.
     Discard,
-    /// We.
+    /// A stream of this engine to a server.
     Link,
 }
 
-/// A call of either side.
+/// A call of either role.
 pub struct Call {
-    /// Index of its connection.
+    /// Index of the connection.
     pub connection: u32,
-    /// Where the connection's list has it.
+    /// Position in the connection's list of calls.
     pub position: usize,
-    /// Its kind.
+    /// Role of the call.
     pub role: Role,
     /// Index among the engine's paths.
     pub path: u32,
-    /// When the caller gives up.
+    /// Deadline of the caller.
     pub deadline: Option<Instant>,
-    /// When the message that is coming must be whole.
+    /// Deadline by which the arriving message must be complete.
     pub message_deadline: Option<Instant>,
-    /// Kept until it is delivered.
+    /// Headers for the application, until it gets the call.
     pub metadata: Option<HeaderMap>,
-    /// Whether the application knows of it.
+    /// Whether the application got the call.
     pub is_delivered: bool,
-    /// Whether its messages are left unread until its connection's queue has shrunk.
+    /// Whether reading pauses until the connection's queue has shrunk.
     pub is_paused: bool,
-    /// Its messages to us.
+    /// Received messages.
     pub recv: RecvHalf,
-    /// Bytes of them that the engine counts as held and not delivered.
+    /// Bytes of received messages that the engine counts as incomplete.
     pub num_counted: usize,
-    /// Its messages from us.
+    /// Sent messages.
     pub send: SendHalf,
 }
 
@@ -63,7 +63,7 @@ struct Slot {
     call: Option<Call>,
 }
 
-/// All calls.
+/// The slots of all calls.
 pub struct Calls {
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -71,17 +71,17 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// None yet; their wakers list them on `list`.
+    /// Create an empty table whose wakers push slots to `list`.
     pub fn new(list: Arc<WakeList>) -> Self {
         Self { slots: Vec::new(), free: Vec::new(), list }
     }
 
-    /// How many there are.
+    /// Return the number of calls.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Adds one.
+    /// Insert a call and return its slot.
     pub fn insert(&mut self, call: Call) -> u32 {
         if let Some(slot) = self.free.pop() {
             self.slots[slot as usize].call = Some(call);
@@ -93,7 +93,7 @@ impl Calls {
         slot
     }
 
-    /// Takes one out; its id is never given again.
+    /// Remove a call; its id is never used again.
     pub fn remove(&mut self, slot: u32) -> Option<Call> {
         let entry = &mut self.slots[slot as usize];
         let call = entry.call.take()?;
@@ -102,45 +102,45 @@ impl Calls {
         Some(call)
     }
 
-    /// The id of what is in a slot.
+    /// Return the id of the call in a slot.
     pub fn id(&self, slot: u32) -> Id {
         u64::from(self.slots[slot as usize].generation) << 32 | u64::from(slot)
     }
 
-    /// The slot of an id, while its call is under way.
+    /// Return the slot of a call by its id, unless the call has ended.
     pub fn find(&self, id: Id) -> Option<u32> {
         let slot = id as u32;
         let entry = self.slots.get(slot as usize)?;
         (entry.call.is_some() && u64::from(entry.generation) == id >> 32).then_some(slot)
     }
 
-    /// The call in a slot.
+    /// Return the call in a slot.
     pub fn get(&self, slot: u32) -> Option<&Call> {
         self.slots.get(slot as usize)?.call.as_ref()
     }
 
-    /// The call in a slot, to change it.
+    /// Return the call in a slot, mutably.
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Call> {
         self.slots.get_mut(slot as usize)?.call.as_mut()
     }
 
-    /// The call in a slot with its waker, to poll it.
+    /// Return the call in a slot with its waker, for a poll.
     pub fn get_to_poll(&mut self, slot: u32) -> Option<(&mut Call, &WakeHandle)> {
         let entry = self.slots.get_mut(slot as usize)?;
         Some((entry.call.as_mut()?, &entry.wake_handle))
     }
 
-    /// Lets a slot be listed again: it is about to be polled.
+    /// Reset the waker of a slot before a poll.
     pub fn reset_wake(&self, slot: u32) {
         self.slots[slot as usize].wake_handle.reset();
     }
 
-    /// Has a call polled.
+    /// Schedule a poll of a call.
     pub fn wake(&self, slot: u32) {
         self.slots[slot as usize].wake_handle.wake();
     }
 
-    /// Every call under way with its slot.
+    /// Iterate over all calls with their slots.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Call)> {
         let entries = self.slots.iter().enumerate();
         entries.filter_map(|(slot, entry)| Some((slot as u32, entry.call.as_ref()?)))

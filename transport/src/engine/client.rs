@@ -1,4 +1,4 @@
-//! The client role: a connection for each stream, opened in the background.
+//! The client role: links, each a stream on its own connection, opened in the background.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,26 +26,26 @@ use crate::net::tls::ClientTls;
 
 const AGENT: &str = concat!("skysail-transport/", env!("CARGO_PKG_VERSION"));
 
-/// A stream to open.
+/// A request to open a link.
 pub struct LinkRequest<'a> {
-    /// Where to.
+    /// Address of the server.
     pub endpoint: Endpoint,
     /// Full path of the method.
     pub path: &'a str,
-    /// The application's headers.
+    /// Headers of the application.
     pub metadata: HeaderMap,
-    /// How it is encrypted, if it is.
+    /// TLS of the connection; `None` connects in plain text.
     pub tls: Option<ClientTls>,
     /// Whether taking a message acknowledges it.
     pub acknowledges_itself: bool,
 }
 
 impl Engine {
-    /// Begins to open a stream; what becomes of it comes as events.
+    /// Open a link in the background; events report its progress.
     ///
-    /// Fails only where the path is no path.
+    /// Fails only if the path or the endpoint is invalid.
     pub fn open(&mut self, link: LinkRequest<'_>) -> io::Result<Id> {
-        // The last turn may be long ago, and the time of the handshake begins now.
+        // The time of the last turn may be long past, and the handshake's timeout starts now.
         self.now = Instant::now();
         let request = build_request(&link)?;
         let index = self.add_connection(Stage::Resolving, None, Arc::default(), false)?;
@@ -82,10 +82,10 @@ impl Engine {
         };
         let connection = &mut self.connections[index as usize];
         connection.plan = Some(Box::new(plan));
-        // Never drained: what is to end with the others is ended by the application.
+        // The application ends its links itself, so a drain does not concern them.
         connection.is_draining = false;
         match name {
-            None => self.connect_next(index, "there is no address"),
+            None => self.connect_next(index, "the endpoint has no address"),
             Some(name) => {
                 if let Err(error) = self.resolver.begin(id, &name) {
                     self.close_connection(index, Some(error.to_string()));
@@ -95,10 +95,10 @@ impl Engine {
         Ok(id)
     }
 
-    /// Goes on with the links whose names were looked up.
+    /// Connect the links whose names were resolved.
     pub(super) fn connect_resolved(&mut self) {
         for (id, found) in self.resolver.take() {
-            // The link may have been cancelled in the meantime.
+            // The link may have been cancelled since.
             let Some(slot) = self.calls.find(id) else { continue };
             let index = self.calls.get(slot).expect("found").connection;
             match found {
@@ -113,7 +113,7 @@ impl Engine {
         }
     }
 
-    /// Tries the next address; with none left, the link has failed for `reason`.
+    /// Connect to the next address; without one, close the link with `reason`.
     pub(super) fn connect_next(&mut self, index: u32, reason: &str) {
         let mut reason = reason.to_owned();
         loop {
@@ -138,7 +138,7 @@ impl Engine {
         }
     }
 
-    /// Sends the request of a link whose HTTP/2 stands.
+    /// Send the request of a link whose HTTP/2 handshake is done.
     pub(super) fn begin_link(
         &mut self,
         index: u32,

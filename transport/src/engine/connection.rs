@@ -1,8 +1,8 @@
-//! One socket and the stage it has reached.
+//! A connection: one socket and the stage that it has reached.
 //!
 //! ```text
 //! accepted: (TLS handshake) ─► HTTP/2 handshake ─► serving
-//! ours:     name lookup ─► connecting ─► (TLS handshake) ─► HTTP/2 handshake ─► linked
+//! link:     name lookup ─► connecting ─► (TLS handshake) ─► HTTP/2 handshake ─► linked
 //! ```
 
 use std::collections::VecDeque;
@@ -38,101 +38,101 @@ type ClientHandshake = Pin<
     >,
 >;
 
-/// How far a connection has come.
+/// A stage of a connection.
 pub enum Stage {
-    /// Ours, its name being looked up.
+    /// A link whose name is being resolved.
     Resolving,
-    /// Ours, being connected.
+    /// A link whose socket is connecting.
     Connecting,
-    /// Accepted, in the TLS handshake.
+    /// An accepted connection in the TLS handshake.
     ServerTls(Box<tokio_rustls::Accept<SocketIo>>),
-    /// Ours, in the TLS handshake.
+    /// A link in the TLS handshake.
     ClientTls(Box<tokio_rustls::Connect<SocketIo>>),
-    /// Accepted, in the HTTP/2 handshake.
+    /// An accepted connection in the HTTP/2 handshake.
     ServerHandshake(Box<server::Handshake<Transport, Payload>>),
-    /// Ours, in the HTTP/2 handshake.
+    /// A link in the HTTP/2 handshake.
     ClientHandshake(ClientHandshake),
-    /// Accepted, taking requests.
+    /// An accepted connection that takes requests.
     Serving(Box<server::Connection<Transport, Payload>>),
-    /// Ours, carrying its stream.
+    /// A link that carries its stream.
     Linked(Box<client::Connection<Transport, Payload>>),
 }
 
-/// What a link is to be, kept until it can be opened.
+/// The plan of a link, kept until its stream is open.
 pub struct LinkPlan {
-    /// Where to.
+    /// Address of the server.
     pub endpoint: Endpoint,
-    /// What is asked for; taken when it is sent.
+    /// Request headers, taken when they are sent.
     pub request: Option<Request<()>>,
-    /// The slot of its stream.
+    /// Slot of the stream.
     pub slot: u32,
-    /// How it is encrypted, if it is.
+    /// TLS of the connection; `None` connects in plain text.
     pub tls: Option<ClientTls>,
-    /// Where it was not tried yet.
+    /// Addresses that were not tried.
     pub targets: VecDeque<Target>,
 }
 
-/// What a poll came to.
+/// The result of one step.
 pub enum Step {
-    /// Poll again: another stage is reached.
+    /// The connection reached another stage and can be polled again.
     Again,
-    /// Nothing until the poller tells of the socket.
+    /// The connection waits for its socket.
     Wait,
-    /// A request came.
+    /// A request arrived.
     Request(Box<(Request<RecvStream>, SendResponse<Payload>)>),
-    /// HTTP/2 stands on a connection of ours.
+    /// The HTTP/2 handshake of a link is done.
     Ready(SendRequest<Payload>),
-    /// The connection is over; by an error, if there is one.
+    /// The connection has ended, with a reason if by an error.
     Closed(Option<String>),
 }
 
-/// See the module.
+/// A connection of either role.
 pub struct Connection {
-    /// Its stage.
+    /// Stage of the connection.
     pub stage: Stage,
-    /// Its socket; `None` while there is none.
+    /// Socket, once the link has a target.
     pub io: Option<SocketIo>,
-    /// Lists it to be polled.
+    /// Waker that schedules a poll.
     pub wake_handle: WakeHandle,
-    /// What its listener serves.
+    /// Routes of the listener.
     pub routes: Arc<Routes>,
-    /// The slots of its calls.
+    /// Slots of the calls.
     pub calls: Vec<u32>,
-    /// Slots that wait for the queue to shrink.
+    /// Slots of calls that wait for the queue to shrink.
     pub waiting: Vec<u32>,
-    /// Bytes queued in it.
+    /// Bytes queued for the peer.
     pub unsent: Arc<Gauge>,
-    /// Bytes of messages of its calls that are not whole.
+    /// Bytes of incomplete messages.
     pub partial_bytes: usize,
-    // Bytes of messages that were told and not taken, as of the takes so far.
+    // Count of takes, and the bytes of events pushed since that take.
     untaken: (u64, usize),
-    /// What it is to carry, if it is ours.
+    /// Plan of a link; `None` for an accepted connection.
     pub plan: Option<Box<LinkPlan>>,
-    /// Whether the poller watches it for room to write.
+    /// Whether the poller watches the socket for room to write.
     pub watches_room: bool,
-    /// Whether it takes no new calls.
+    /// Whether new calls are refused.
     pub is_draining: bool,
-    /// Since when, if it does not.
+    /// Instant at which the drain began.
     pub draining_since: Instant,
-    /// When it was accepted or begun.
+    /// Instant at which the connection was accepted or begun.
     pub created_at: Instant,
-    /// Times the usual age that it may reach: those accepted together are not to go together.
+    /// Factor of the configured age, so that connections accepted together do not close together.
     pub age_factor: f64,
-    /// When bytes were last read from its socket, as of its last poll.
+    /// Instant of the last read from the socket, as of the last poll.
     pub last_read_at: Instant,
-    /// Since when it has no calls.
+    /// Instant at which the last call ended.
     pub idle_since: Instant,
-    /// Since when the peer takes nothing of what waits in the socket, if it does not.
+    /// Instant since which the peer takes no queued bytes; `None` if it takes them.
     pub blocked_since: Option<Instant>,
-    /// When the ping under way was sent.
+    /// Instant at which the unanswered ping was sent.
     pub ping_sent: Option<Instant>,
     ping: Option<PingPong>,
-    /// Bytes known to have come, to tell whether more did.
+    /// Bytes received as of the last poll.
     pub known_bytes_in: u64,
 }
 
 impl Connection {
-    /// A connection at its first stage.
+    /// Create a connection at its first stage.
     pub fn new(
         stage: Stage,
         io: Option<SocketIo>,
@@ -166,28 +166,28 @@ impl Connection {
         }
     }
 
-    /// When bytes were last read from its socket, also in the midst of its poll.
+    /// Return the instant of the last read from the socket, also during a poll.
     pub fn read_at(&self) -> Instant {
         self.io.as_ref().map_or(self.created_at, |io| io.lock().read_at)
     }
 
-    /// Bytes of messages that were told since the last of so many takes.
+    /// Return the bytes of events pushed since the last take.
     pub fn untaken_bytes(&self, num_takes: u64) -> usize {
         let (told_after, num_bytes) = self.untaken;
         if told_after == num_takes { num_bytes } else { 0 }
     }
 
-    /// Counts a message that is told.
+    /// Count the bytes of an event as pushed and not taken.
     pub fn count_untaken(&mut self, num_bytes: usize, num_takes: u64) {
         self.untaken = (num_takes, self.untaken_bytes(num_takes) + num_bytes);
     }
 
-    /// Whether HTTP/2 stands.
+    /// Return whether the HTTP/2 handshake is done.
     pub fn is_established(&self) -> bool {
         matches!(self.stage, Stage::Serving(_) | Stage::Linked(_))
     }
 
-    /// Goes as far as it can without waiting.
+    /// Advance the connection as far as possible without blocking.
     pub fn step(&mut self, context: &mut Context<'_>, h2_config: &H2Config) -> Step {
         match &mut self.stage {
             Stage::Resolving => Step::Wait,
@@ -275,7 +275,7 @@ impl Connection {
         Step::Again
     }
 
-    /// Tells the peer to take its calls elsewhere; those under way go on.
+    /// Ask the peer to open its next calls elsewhere (GOAWAY); open calls continue.
     pub fn drain(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_draining, true) {
             self.draining_since = now;
@@ -286,7 +286,7 @@ impl Connection {
         }
     }
 
-    /// Pings the peer, unless a ping is under way.
+    /// Ping the peer, unless a ping is unanswered.
     pub fn send_ping(&mut self, now: Instant) {
         if let Some(ping) = &mut self.ping
             && ping.send_ping(h2::Ping::opaque()).is_ok()
@@ -296,7 +296,7 @@ impl Connection {
         }
     }
 
-    /// Takes note of a ping that came back.
+    /// Clear the ping if its answer has arrived.
     pub fn poll_pong(&mut self, context: &mut Context<'_>) {
         if let (Some(ping), Some(_)) = (&mut self.ping, self.ping_sent)
             && ping.poll_pong(context).is_ready()

@@ -1,4 +1,4 @@
-//! The engine and its turn.
+//! The state of the engine: listeners, connections, calls and pending events.
 
 use std::io;
 use std::os::fd::{AsFd as _, RawFd};
@@ -27,10 +27,10 @@ pub const TURN_READ_BYTES: usize = 1 << 20;
 /// Bytes that one turn decompresses, in about 5 ms.
 pub const INFLATED_BYTES_PER_TURN: usize = 4 << 20;
 
-/// Listeners, connections and calls; driven by whoever calls `turn`.
+/// Listeners, connections and calls, driven by `turn`.
 ///
-/// Methods of the application's side (`reply`, `send`, …) only note what is to happen: `drive`
-/// makes it happen, once for any number of them.
+/// Methods of the application (`reply`, `send`, …) only queue work. `drive` carries it out, once
+/// for any number of calls.
 pub struct Engine {
     pub(super) poller: Arc<Poller>,
     pub(super) resolver: Resolver,
@@ -48,14 +48,14 @@ pub struct Engine {
     pub(super) num_paths: u32,
     pub(super) awake_connections: Arc<WakeList>,
     pub(super) awake_calls: Arc<WakeList>,
-    // Connections that stopped reading for the others' sake.
+    // Connections that used up their read allowance and have more to read.
     pub(super) postponed: Vec<u32>,
     pub(super) events: Vec<Event>,
     pub(super) event_bytes: usize,
     pub(super) num_takes: u64,
     pub(super) partial_bytes: usize,
-    // What each socket may read in this turn, what may still be decompressed, and calls that wait
-    // for the next turn to be.
+    // Bytes that each socket may still read in this turn, bytes that may still be decompressed, and
+    // calls that wait for the next turn's allowance.
     pub(super) read_allowance: usize,
     pub(super) inflate_allowance: usize,
     pub(super) postponed_calls: Vec<u32>,
@@ -63,7 +63,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without listeners or links.
+    /// Create an engine without listeners or links.
     pub fn new(limits: Limits) -> io::Result<Self> {
         let poller = Arc::new(Poller::new()?);
         let awake_calls = Arc::new(WakeList::default());
@@ -97,22 +97,22 @@ impl Engine {
         })
     }
 
-    /// What tells when a turn is due.
+    /// Return the poller, which reports that a turn is due.
     pub fn poller(&self) -> &Arc<Poller> {
         &self.poller
     }
 
-    /// The descriptor that is readable when a turn is due.
+    /// Return the descriptor that is readable when a turn is due.
     pub fn raw_fd(&self) -> RawFd {
         self.poller.raw_fd()
     }
 
-    /// Whether there is something to take.
+    /// Return whether events wait to be taken.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Tells of what a connection brought, which counts for it until it is taken.
+    /// Push an event of a peer, whose bytes count for its connection until they are taken.
     pub(super) fn push_peer_event(&mut self, index: u32, event: Event) {
         let num_bytes = event.num_bytes();
         self.connections[index as usize].count_untaken(num_bytes, self.num_takes);
@@ -124,7 +124,7 @@ impl Engine {
         self.events.push(event);
     }
 
-    /// What was counted, and what is now.
+    /// Return the totals, and the current counts.
     pub fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
         for (_, connection) in &self.connections {
@@ -154,7 +154,7 @@ impl Engine {
 
     pub(super) fn remove_call(&mut self, slot: u32) -> Option<Call> {
         let call = self.calls.remove(slot)?;
-        // Not what it holds now, which may have changed since it was counted.
+        // The call may hold another number of bytes since it was counted.
         self.partial_bytes -= call.num_counted;
         if let Some(connection) = self.connections.get_mut(call.connection as usize) {
             connection.partial_bytes -= call.num_counted;

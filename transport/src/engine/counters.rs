@@ -1,6 +1,6 @@
-//! What the engine counts.
+//! Counters of the engine.
 
-/// Totals since it began, but for those that say "now".
+/// Totals since the start of the engine, except the fields marked "now".
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Unary calls delivered.
@@ -13,9 +13,9 @@ pub struct Counters {
     pub messages_out: u64,
     /// Calls ended by the peer, or by the loss of its connection, before their answer.
     pub cancelled: u64,
-    /// Calls the engine ended because their deadline passed.
+    /// Calls that the engine ended because their deadline passed.
     pub deadline_exceeded: u64,
-    /// Calls the engine answered with an error of its own.
+    /// Calls that the engine refused.
     pub refused: u64,
     /// Health checks answered.
     pub health_checks: u64,
@@ -27,24 +27,24 @@ pub struct Counters {
     pub connections_refused: u64,
     /// Connections that ended by an error, a broken handshake among them.
     pub connection_errors: u64,
-    /// Connections closed because the peer gave no sign of life.
+    /// Connections closed because the peer showed no sign of life.
     pub keepalive_timeouts: u64,
     /// Bytes read from sockets.
     pub bytes_in: u64,
     /// Bytes written to sockets.
     pub bytes_out: u64,
-    /// Now: connections, of either role.
+    /// Connections now, of either role.
     pub connections: u64,
-    /// Now: calls and streams, of either role.
+    /// Calls and streams now, of either role.
     pub open_calls: u64,
-    /// Now: bytes queued for peers.
+    /// Bytes queued for peers now.
     pub unsent_bytes: u64,
-    /// Now: bytes that came and that nobody has taken.
+    /// Bytes received and not taken now.
     pub untaken_bytes: u64,
 }
 
 impl Counters {
-    /// Every count with its name.
+    /// Return every counter with its name.
     pub fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("calls", self.calls),

@@ -1,4 +1,4 @@
-//! What the engine tells the application.
+//! Events that the engine reports to the application.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -9,53 +9,53 @@ use super::calls::Id;
 use crate::grpc::message::Message;
 use crate::grpc::status::Status;
 
-/// One thing that happened.
+/// An event.
 pub enum Event {
-    /// A unary call came, whole.
+    /// A complete unary call.
     Call {
-        /// To answer it by.
+        /// Id for the reply.
         id: Id,
         /// Index among the engine's paths.
         path: u32,
-        /// The request.
+        /// The request message.
         message: Message,
-        /// When its connection was last read before it was whole.
+        /// Instant of the connection's last read before the call was complete.
         arrival: Instant,
-        /// When the caller gives up.
+        /// Deadline of the caller.
         deadline: Option<Instant>,
-        /// The application's headers, if there are any.
+        /// Headers for the application, if any.
         metadata: Option<HeaderMap>,
     },
-    /// A peer opened a stream; its messages follow.
+    /// A stream opened by a peer; its messages follow.
     Opened {
-        /// To send on it by.
+        /// Id for messages and the reply.
         id: Id,
         /// Index among the engine's paths.
         path: u32,
-        /// When the caller gives up.
+        /// Deadline of the caller.
         deadline: Option<Instant>,
-        /// The application's headers, if there are any.
+        /// Headers for the application, if any.
         metadata: Option<HeaderMap>,
     },
-    /// A message on a stream, of either role, and when its connection was last read.
+    /// A message on a stream of either role, and the instant of the connection's last read.
     Message(Id, Message, Instant),
-    /// The peer sends no more on a stream it opened.
+    /// The end of a peer's messages on a stream that it opened.
     HalfClosed(Id),
-    /// A call or stream of a peer is over without the application: nothing can be answered.
+    /// A peer's call that ended before its reply, with a reason; nothing can be sent.
     Cancelled(Id, Cow<'static, str>),
-    /// The peer has taken a stream of ours; with its headers.
+    /// A link that its server accepted, with the response headers.
     Accepted(Id, Option<HeaderMap>),
-    /// A stream of ours is over; with the trailers.
+    /// A link that has ended, with its status and trailers.
     Closed(Id, Status, Option<HeaderMap>),
-    /// The queue of a stream that was full has shrunk to half.
+    /// A full queue of a stream that has shrunk to half.
     Writable(Id),
 }
 
-/// What an event costs beside its message.
+/// Bytes that an event takes beside its message.
 const OVERHEAD_BYTES: usize = 256;
 
 impl Event {
-    /// The call or stream that it is about.
+    /// Return the id of the call or stream.
     pub fn id(&self) -> Id {
         match self {
             Self::Call { id, .. } | Self::Opened { id, .. } => *id,
@@ -68,7 +68,7 @@ impl Event {
         }
     }
 
-    /// About the memory it holds.
+    /// Return about the number of bytes that the event holds.
     pub fn num_bytes(&self) -> usize {
         match self {
             Self::Call { message, .. } | Self::Message(_, message, _) => {

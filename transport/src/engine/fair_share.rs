@@ -4,16 +4,16 @@ use super::core::Engine;
 use super::refusal::too_much_untaken;
 
 impl Engine {
-    /// Whether more messages wait to be taken than may, and a connection has its share of them.
+    /// Return whether a connection has its share of an event queue that is above its bound.
     pub(super) fn is_overfull(&self, index: u32) -> bool {
         let own_bytes = self.connections[index as usize].untaken_bytes(self.num_takes);
         self.is_over_share(own_bytes, self.event_bytes, self.limits.max_untaken_bytes)
     }
 
-    /// Ends unfinished calls until no more is held than may be.
+    /// Fail incomplete calls until the bytes received are below their bound.
     ///
-    /// The connection that holds most loses its largest one. Whoever keeps below the others can
-    /// always finish, also behind those who never do.
+    /// The connection with the most incomplete bytes loses its largest call. A peer that stays
+    /// below the others can always finish, even if others never do.
     pub(super) fn evict(&mut self) {
         while self.event_bytes + self.partial_bytes > self.limits.max_untaken_bytes {
             let connections = self.connections.iter().map(|(_, connection)| connection);
@@ -29,14 +29,14 @@ impl Engine {
         }
     }
 
-    /// Whether too much waits for peers that do not read, and one would get more than its share.
+    /// Return whether the queues for all peers are above their bound and one connection exceeds its share.
     pub(super) fn is_clogged(&self, own_bytes: usize) -> bool {
         self.is_over_share(own_bytes, self.unsent.get(), self.limits.max_total_unsent_bytes)
     }
 
-    // Half of a bound is for whoever comes first, the other half in equal shares for each
-    // connection: a few cannot use up what all need. Shares that were taken while there were fewer
-    // connections can add up to more than the bound; the least share of all is left then.
+    // Half of a bound is first come, first served. The other half is in equal shares for all
+    // connections, so that a few cannot use up the memory of all. Shares taken by fewer connections
+    // may add up to more than the bound; then each connection has the least share.
     fn is_over_share(&self, own_bytes: usize, all_bytes: usize, max_bytes: usize) -> bool {
         let half = max_bytes / 2;
         let num_shares = match all_bytes > max_bytes {

@@ -21,9 +21,9 @@ const SEND_BUFFER_BYTES: usize = 1 << 20;
 
 /// Builders of h2 for both roles.
 pub struct H2Config {
-    /// For accepted connections.
+    /// Builder for accepted connections.
     pub server: server::Builder,
-    /// For links.
+    /// Builder for links.
     pub client: client::Builder,
 }
 

@@ -1,5 +1,4 @@
-//! `grpc.health.v1.Health` answered from a table, so that an application that is busy for seconds
-//! does not look dead.
+//! `grpc.health.v1.Health`, answered by the engine, so that a busy application does not look dead.
 
 use super::core::Engine;
 use super::send::SendEnd;
@@ -8,12 +7,13 @@ use crate::grpc::health::{SERVICE_UNKNOWN, read_service, write_status};
 use crate::grpc::message::Message;
 use crate::grpc::status::{Status, code};
 
-/// A name is kept for as long as it is watched: large ones would be memory that no bound counts.
+/// Longest request. The engine keeps the name of a watched service, and no other bound counts
+/// those.
 const MAX_REQUEST_BYTES: usize = 1024;
-const NO_REQUEST: &str = "cannot read request: the message is no HealthCheckRequest";
+const INVALID_REQUEST: &str = "cannot read request: not a HealthCheckRequest";
 
 impl Engine {
-    /// Has checks of `service` answered with `status`, and tells those who watch it.
+    /// Set the status of a service and notify its watchers.
     pub fn set_health(&mut self, service: &str, status: u32) {
         if self.health.statuses.insert(service.to_owned(), status) == Some(status) {
             return;
@@ -57,7 +57,7 @@ impl Engine {
                     id,
                     MessageFrame::copy_from_slice(&write_status(status.unwrap_or(SERVICE_UNKNOWN))),
                 );
-                // Those that have gone are forgotten before the list can grow beyond the calls.
+                // Ended calls are removed before the list outgrows the calls.
                 if self.health.watchers.len() > 2 * self.calls.len() {
                     self.health.watchers.retain(|(id, _)| self.calls.find(*id).is_some());
                 }
@@ -67,7 +67,7 @@ impl Engine {
         }
     }
 
-    /// Ends every watch, which would keep a draining connection open for ever.
+    /// End every watch, because a watch would keep a draining connection open for ever.
     pub(super) fn end_watches(&mut self) {
         let trailers = Status::new(code::UNAVAILABLE, "the server is going away").to_headers();
         for (id, _) in std::mem::take(&mut self.health.watchers) {
@@ -86,6 +86,6 @@ impl Engine {
         let bytes = message.chunks().concat();
         read_service(&bytes)
             .map(str::to_owned)
-            .ok_or_else(|| Status::new(code::INVALID_ARGUMENT, NO_REQUEST))
+            .ok_or_else(|| Status::new(code::INVALID_ARGUMENT, INVALID_REQUEST))
     }
 }

@@ -14,7 +14,7 @@ pub struct HealthTable {
 }
 
 impl HealthTable {
-    /// Whether the application has set any status.
+    /// Return whether the application has set any status.
     pub fn is_known(&self) -> bool {
         !self.statuses.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What HTTP says to a request that is not gRPC at all.
+//! HTTP responses to requests that are not gRPC.
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::payload::{Gauge, Payload};
 
-/// Why a request is none of gRPC's.
+/// A reason why a request is not gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpFailure {
-    /// Its method is not POST.
+    /// A method other than POST.
     Method,
-    /// Its content type is not of gRPC.
+    /// A content type other than gRPC's.
     ContentType,
 }
 
 impl HttpFailure {
-    /// What is wrong with a request, if anything is.
+    /// Find the reason why a request is not gRPC, if any.
     pub fn find(request: &Parts) -> Option<Self> {
         if request.method != Method::POST {
             return Some(Self::Method);
@@ -32,7 +32,7 @@ impl HttpFailure {
         }
     }
 
-    /// Answers with its status and, for people with a browser or curl, a line that says why.
+    /// Answer with the HTTP status and, for people with a browser or curl, a line of text.
     pub fn answer(self, mut respond: SendResponse<Payload>, request: &Parts, unsent: &Arc<Gauge>) {
         let (status, text) = match self {
             Self::Method => {
@@ -51,7 +51,7 @@ impl HttpFailure {
             headers.insert(ALLOW, HeaderValue::from_static("POST"));
         }
         let has_body = request.method != Method::HEAD;
-        // An error means that nobody waits for it.
+        // A failed send means that the peer has gone.
         if let Ok(mut stream) = respond.send_response(response, !has_body)
             && has_body
         {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_grpc_and_what_is_not() {
+    fn only_grpc_requests_pass() {
         let none = ["application/grpc", "application/grpc+proto", "application/grpc;charset=x"];
         for kind in none {
             assert_eq!(HttpFailure::find(&request(Method::POST, kind)), None, "{kind}");

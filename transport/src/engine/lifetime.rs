@@ -54,11 +54,11 @@ fn keepalive_rule(connection: &Connection, limits: &Limits, now: Instant) -> Due
     if limits.keepalive.is_zero() || !connection.is_established() {
         return Due::Never;
     }
-    // A peer that sends but takes nothing would never be silent and hold its queue for ever.
+    // A peer that sends but never reads is not silent, and would hold its queue for ever.
     if let Some(since) = connection.blocked_since {
         let at = since + limits.keepalive + limits.keepalive_timeout;
         if at <= now {
-            return Due::Dead("the peer takes nothing of what is sent to it");
+            return Due::Dead("the peer reads none of the bytes sent to it");
         }
     }
     match connection.ping_sent {
@@ -86,12 +86,16 @@ fn idle_rule(connection: &Connection, limits: &Limits, now: Instant) -> Due {
         return due_at(
             connection.idle_since + CLOSE_TIMEOUT,
             now,
-            Due::Close("the stream is over"),
+            Due::Close("the stream has ended"),
         );
     }
     if connection.is_draining {
         let since = connection.idle_since.max(connection.draining_since);
-        return due_at(since + CLOSE_TIMEOUT, now, Due::Close("the peer does not go"));
+        return due_at(
+            since + CLOSE_TIMEOUT,
+            now,
+            Due::Close("the peer has not closed the drained connection"),
+        );
     }
     if limits.max_connection_idle.is_zero() {
         return Due::Never;

@@ -1,22 +1,22 @@
-//! The engine: sockets and calls driven from one epoll. No Python in here.
+//! The engine: sockets and calls driven from one epoll, without Python.
 //!
 //! ```text
 //! turn ── readiness ─► connections and calls ─► timers ─► events
 //! ├─ poll         one connection's and one call's part of a turn
 //! ├─ server       listeners, accepted connections, requests
-//! ├─ client       links: connections of ours, each with one stream
+//! ├─ client       links: outgoing connections, each with one stream
 //! ├─ application  replies, messages and acknowledgements of the application
 //! ├─ health       grpc.health.v1, answered from health_table
 //! ├─ timers       deadlines, keepalive, age, idleness (rules in lifetime)
 //! ├─ teardown     failures, losses, drain
 //! └─ fair_share   shares of the memory bounds
-//! core ── the state of the engine that all of these work on
+//! core ── the state that all of these work on
 //! ├─ connection   one socket: routes, h2_config, schedule
 //! ├─ calls        all calls, each with its halves recv and send
 //! └─ event, payload, wake_list, limits, counters, …
 //! ```
 //!
-//! A file imports only files below it.
+//! Each file imports only files further down, and a test keeps it so.
 
 mod application;
 mod call_error;

@@ -1,11 +1,11 @@
-//! Bytes on their way to a peer, counted until the socket's buffer has them.
+//! Bytes for a peer, counted until the socket's buffer has taken them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
 
-/// A count of bytes, which counts for its parent too.
+/// A counter of bytes, which also count for its parent.
 #[derive(Default)]
 pub struct Gauge {
     num_bytes: AtomicUsize,
@@ -13,12 +13,12 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// A part of `parent`.
+    /// Create a gauge whose bytes also count for `parent`.
     pub fn below(parent: &Arc<Gauge>) -> Arc<Self> {
         Arc::new(Self { num_bytes: AtomicUsize::new(0), parent: Some(parent.clone()) })
     }
 
-    /// The count.
+    /// Return the number of bytes.
     pub fn get(&self) -> usize {
         self.num_bytes.load(Ordering::Relaxed)
     }
@@ -38,30 +38,30 @@ impl Gauge {
     }
 }
 
-/// The body bytes h2 carries: they leave their gauge as they are written, or dropped.
+/// Body bytes that h2 carries. They leave their gauge when they are written or dropped.
 pub struct Payload {
     data: Bytes,
     gauge: Arc<Gauge>,
 }
 
 impl Payload {
-    /// Bytes that count from now on.
+    /// Count bytes in a gauge.
     pub fn new(data: Bytes, gauge: &Arc<Gauge>) -> Self {
         gauge.add(data.len());
         Self { data, gauge: gauge.clone() }
     }
 
-    /// Bytes left.
+    /// Return the number of remaining bytes.
     pub fn len(&self) -> usize {
         self.data.len()
     }
 
-    /// Whether nothing is left.
+    /// Return whether no bytes remain.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }
 
-    /// Takes the first bytes off; they count on in the part.
+    /// Split off the first bytes, which stay counted.
     pub fn split_to(&mut self, count: usize) -> Self {
         Self { data: self.data.split_to(count), gauge: self.gauge.clone() }
     }

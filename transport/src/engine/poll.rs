@@ -1,4 +1,4 @@
-//! One connection's, and one call's, part of a turn.
+//! Polls of one connection and of one call.
 
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll};
@@ -80,7 +80,7 @@ impl Engine {
         }
     }
 
-    /// Polls a call whose connection is over: what came before the end still counts.
+    /// Poll a call whose connection has ended, because data that arrived before still counts.
     pub(super) fn poll_final(&mut self, slot: u32, lost: &Status) {
         if self.advance_and_count(slot).is_some() || self.calls.get(slot).is_some() {
             self.lose_call(slot, lost.clone());
@@ -89,9 +89,10 @@ impl Engine {
 
     fn advance_and_count(&mut self, slot: u32) -> Option<CallError> {
         let error = self.advance_call(slot);
-        // The removal of an ended call has already taken its bytes off.
+        // The removal of an ended call has already subtracted its bytes.
         let Some(call) = self.calls.get_mut(slot) else { return error };
-        // The peers of links are known: neither do they count with clients, nor end by them.
+        // Peers of links are trusted. Their bytes do not count with those of clients, and cause no
+        // eviction.
         let is_link = call.role == Role::Link;
         let after = if is_link { 0 } else { call.recv.num_bytes() };
         let before = std::mem::replace(&mut call.num_counted, after);
@@ -111,7 +112,7 @@ impl Engine {
         error
     }
 
-    // A message that never becomes whole would hold its memory for ever.
+    // An incomplete message holds its memory, so it has a deadline.
     fn watch_message_deadline(&mut self, slot: u32) {
         let Some(call) = self.calls.get_mut(slot) else { return };
         match (call.recv.is_inside_message(&self.limits), call.message_deadline) {
@@ -126,10 +127,10 @@ impl Engine {
         }
     }
 
-    /// Receive and send what is possible; return an error if the call cannot go on.
+    /// Receive and send as much as possible; return an error if the call cannot continue.
     fn advance_call(&mut self, slot: u32) -> Option<CallError> {
         let id = self.calls.id(slot);
-        // Also where the call is over: the slot's next call must be listed again.
+        // The waker is reset even if the call has ended, because the slot's next call needs it.
         self.calls.reset_wake(slot);
         let (call, wake_handle) = self.calls.get_to_poll(slot)?;
         let waker = wake_handle.waker();
@@ -211,7 +212,7 @@ impl Engine {
         let call = self.calls.get(slot)?;
         let connection = &mut self.connections[call.connection as usize];
         if !is_link && connection.unsent.get() > self.limits.max_unsent_bytes {
-            // It does not read our answers: neither do we read its questions.
+            // Messages of a peer that does not read its responses stay unread.
             connection.waiting.push(slot);
             self.calls.get_mut(slot)?.is_paused = true;
             return None;

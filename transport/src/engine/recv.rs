@@ -1,4 +1,4 @@
-//! One call's messages to us.
+//! The receiving half of a call.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,43 +14,42 @@ use crate::grpc::frame::Assembler;
 use crate::grpc::message::Message;
 use crate::grpc::status::{Status, code};
 
-/// Up to this size the last frame of a unary call does not give its window back before the call
-/// is over: it saves h2 the bookkeeping, and a connection's calls together stay far below its
-/// window.
+/// Largest final frame of a unary call whose window is released only with the call. Releasing later
+/// saves h2 the bookkeeping, and the calls of one connection stay far below its window.
 const SMALL_FRAME_BYTES: usize = 1024;
 
-/// What may still come of a body whose call is answered before the stream is reset.
+/// Bytes of the body of an ended call that are discarded before the stream is reset.
 const MAX_REST_BYTES: usize = 64 << 10;
 
-/// What a delivered message costs its holder beside its bytes: empty ones are to be bounded too.
+/// Cost of a delivered message beside its bytes, so that empty messages are bounded too.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
-/// How a stream's messages ended.
+/// The end of the messages of a stream.
 pub enum StreamEnd {
-    /// The peer of a stream it opened sends no more.
+    /// A half-close by a peer that opened the stream.
     HalfClosed,
-    /// The peer of our stream said how it ended.
+    /// The status and trailers of a link.
     Closed(Status, HeaderMap),
 }
 
-/// How the peer took a stream of ours.
+/// The response to a link's request.
 pub enum Response {
-    /// With its headers; messages follow.
+    /// Response headers; messages follow.
     Accepted(HeaderMap),
-    /// Not at all: its headers are its trailers.
+    /// A status without messages, with its trailers.
     Refused(Status, HeaderMap),
 }
 
-/// The receiving half of a call.
+/// Received data of a call: response, body and message in progress.
 pub struct RecvHalf {
     response: Option<ResponseFuture>,
     body: Option<RecvStream>,
     encoding: Encoding,
     assembler: Assembler,
     whole: Option<Message>,
-    // What delivered messages cost that the application has not acknowledged, and bytes whose
-    // window it keeps. Only delivered ones count, or a message larger than the window would never
-    // be whole.
+    // Cost of delivered messages that the application has not acknowledged, and bytes whose window
+    // is withheld. Undelivered bytes do not count, because a message larger than the window could
+    // never be complete.
     num_unacknowledged: usize,
     num_withheld: usize,
     /// Whether taking a message acknowledges it.
@@ -58,12 +57,12 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    /// The body of a request.
+    /// Receive the body of a request.
     pub fn for_request(body: RecvStream, encoding: Encoding) -> Self {
         Self { body: Some(body), encoding, ..Self::for_link(false) }
     }
 
-    /// Nothing yet: the response is still to come.
+    /// Create the half of a link, whose response is not expected before its request is sent.
     pub fn for_link(acknowledges_itself: bool) -> Self {
         Self {
             response: None,
@@ -77,33 +76,33 @@ impl RecvHalf {
         }
     }
 
-    /// Awaits a response.
+    /// Expect a response.
     pub fn expect(&mut self, response: ResponseFuture) {
         self.response = Some(response);
     }
 
-    /// Whether the peer may still send.
+    /// Return whether the peer may still send.
     pub fn is_open(&self) -> bool {
         self.body.is_some() || self.response.is_some()
     }
 
-    /// Whether a message waits for its turn to be decompressed.
+    /// Return whether a message waits for an allowance to decompress.
     pub fn is_inflating(&self) -> bool {
         self.assembler.is_inflating()
     }
 
-    /// Whether the rest of a message is awaited; not where whole ones wait for the application.
+    /// Return whether the rest of a message is awaited from the peer, rather than an acknowledgement.
     pub fn is_inside_message(&self, limits: &Limits) -> bool {
         let is_held_back = self.num_unacknowledged > limits.stream_window as usize;
         !is_held_back && !self.is_inflating() && !self.assembler.is_between_messages()
     }
 
-    /// Bytes held of messages not yet delivered.
+    /// Return the bytes of undelivered messages.
     pub fn num_bytes(&self) -> usize {
         self.assembler.num_bytes() + self.whole.as_ref().map_or(0, Message::len)
     }
 
-    /// The one message of a unary call, once the peer has ended its side.
+    /// Poll for the one message of a unary call, complete when the peer has half-closed.
     pub fn poll_unary(
         &mut self,
         context: &mut Context<'_>,
@@ -144,11 +143,11 @@ impl RecvHalf {
         self.body = None;
         Poll::Ready(match self.whole.take() {
             Some(message) if self.assembler.is_between_messages() => Ok(message),
-            _ => Err(Status::new(code::INTERNAL, "a unary call without a whole message").into()),
+            _ => Err(Status::new(code::INTERNAL, "a unary call without a complete message").into()),
         })
     }
 
-    /// Throws the rest of a body away; ready at its end, or where it is longer than that.
+    /// Discard the rest of a body; ready at its end, or once it exceeds `MAX_REST_BYTES`.
     pub fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(body) = &mut self.body else { return Poll::Ready(()) };
         while !body.is_end_stream() && self.num_withheld <= MAX_REST_BYTES {
@@ -164,12 +163,12 @@ impl RecvHalf {
         Poll::Ready(())
     }
 
-    /// The body of a call that is answered, if more of it may come.
+    /// Return the body of an ended call if more data may arrive.
     pub fn into_unread_body(self) -> Option<RecvStream> {
         self.body.filter(|body| !body.is_end_stream())
     }
 
-    /// What the peer says to a stream of ours, once.
+    /// Poll for the response to a link's request.
     pub fn poll_response(
         &mut self,
         context: &mut Context<'_>,
@@ -193,7 +192,7 @@ impl RecvHalf {
         Poll::Ready(Ok(Response::Accepted(parts.headers)))
     }
 
-    /// Delivers the messages that have come; ready at the end of them.
+    /// Deliver the messages that have arrived; ready at their end.
     pub fn poll_stream(
         &mut self,
         context: &mut Context<'_>,
@@ -234,7 +233,7 @@ impl RecvHalf {
             }
         }
         if self.num_unacknowledged > window && !self.assembler.is_between_messages() {
-            // Messages are held back; the acknowledgement of others has them delivered.
+            // Messages are held back until others are acknowledged.
             return Poll::Pending;
         }
         let end = if is_link {
@@ -255,13 +254,13 @@ impl RecvHalf {
         Poll::Ready(Ok(end))
     }
 
-    /// Takes it that the application has done with a message of so many bytes.
+    /// Record that the application has processed a message of `num_bytes`.
     pub fn acknowledge(&mut self, num_bytes: usize) {
         let cost = num_bytes + MESSAGE_OVERHEAD_BYTES;
         self.num_unacknowledged = self.num_unacknowledged.saturating_sub(cost);
     }
 
-    /// Whether messages may be delivered, or the window given back, that were held back before.
+    /// Return whether an acknowledgement lets messages be delivered or window be released.
     pub fn can_go_on(&self, limits: &Limits) -> bool {
         let is_behind = self.num_withheld > 0 || !self.assembler.is_between_messages();
         is_behind && self.num_unacknowledged <= limits.stream_window as usize

@@ -7,7 +7,7 @@ use crate::grpc::status::{Status, code};
 
 /// The status of a call that fails because the application takes messages too slowly.
 pub fn too_much_untaken() -> Status {
-    Status::new(code::RESOURCE_EXHAUSTED, "too many messages have come that nobody has taken")
+    Status::new(code::RESOURCE_EXHAUSTED, "too many received messages wait for the application")
 }
 
 /// The status of a call that fails because its peer reads too slowly.

@@ -22,7 +22,7 @@ impl Route {
         Self { role, path: u32::MAX }
     }
 
-    /// Whether a path index belongs to the engine's own health service.
+    /// Return whether a path index belongs to the engine's own health service.
     pub fn is_health(path: u32) -> bool {
         path == u32::MAX
     }

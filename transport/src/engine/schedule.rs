@@ -36,7 +36,7 @@ impl Schedule {
         }
     }
 
-    /// Record that the timer has fired and is no longer armed.
+    /// Record that the timer has fired, which disarms it.
     pub fn clear_armed(&mut self) {
         self.armed_for = None;
     }

@@ -1,4 +1,4 @@
-//! One call's messages from us.
+//! The sending half of a call.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::grpc::compression::GRPC_ENCODING;
 use crate::grpc::frame::MessageFrame;
 use crate::grpc::status::Status;
 
-/// What one message asks of the window at a time.
+/// Window capacity that one message reserves at a time.
 const CAPACITY_BYTES: usize = 1 << 20;
 
-/// How our side of a call ends.
+/// The end of the sent messages of a call.
 pub enum SendEnd {
-    /// A server's: with a status.
+    /// A server's trailers with the status.
     Trailers(HeaderMap),
-    /// A client's: it sends no more.
+    /// A client's half-close.
     HalfClose,
 }
 
-/// The sending half of a call.
+/// Sent data of a call: response handle, stream and queue.
 #[derive(Default)]
 pub struct SendHalf {
     respond: Option<SendResponse<Payload>>,
@@ -33,31 +33,31 @@ pub struct SendHalf {
     queue: VecDeque<Payload>,
     end: Option<SendEnd>,
     has_ended: bool,
-    // Made with the first message of a stream.
+    // The gauge is created with the first message of a stream.
     gauge: Option<Arc<Gauge>>,
-    /// From which size on messages are compressed; 0 for never.
+    /// Smallest message that is compressed; 0 for none.
     pub gzip_from_bytes: usize,
     /// Whether a `Writable` event is owed.
     pub is_full: bool,
 }
 
 impl SendHalf {
-    /// The answer to a request.
+    /// Create the half that answers a request.
     pub fn for_request(respond: SendResponse<Payload>, gzip_from_bytes: usize) -> Self {
         Self { respond: Some(respond), gzip_from_bytes, ..Self::default() }
     }
 
-    /// Sends on a stream of ours.
+    /// Send on the stream of a link.
     pub fn begin(&mut self, stream: SendStream<Payload>) {
         self.stream = Some(stream);
     }
 
-    /// Bytes of this stream the socket has not taken.
+    /// Return the bytes of this stream that the socket has not taken.
     pub fn num_unsent(&self) -> usize {
         self.gauge.as_ref().map_or(0, |gauge| gauge.get())
     }
 
-    /// Sends the response headers, unless they are out.
+    /// Send the response headers, unless they were sent.
     pub fn accept(&mut self) -> Result<(), h2::Error> {
         if let (None, Some(respond)) = (&self.stream, &mut self.respond) {
             let response = ok_response(self.gzip_from_bytes > 0);
@@ -66,7 +66,7 @@ impl SendHalf {
         Ok(())
     }
 
-    /// Queues a message behind the others.
+    /// Queue a message.
     pub fn push(&mut self, frame: MessageFrame, connection: &Arc<Gauge>) {
         let frame = compress_if_large(frame, self.gzip_from_bytes);
         let gauge = self.gauge.get_or_insert_with(|| Gauge::below(connection));
@@ -76,32 +76,32 @@ impl SendHalf {
         }
     }
 
-    /// Ends our side once the queue is sent. Only the first end counts.
+    /// End the stream after the queued messages. Later ends are ignored.
     pub fn finish(&mut self, end: SendEnd) {
         self.end.get_or_insert(end);
     }
 
-    /// Whether headers or messages are out or queued.
+    /// Return whether headers or messages were sent or queued.
     pub fn has_begun(&self) -> bool {
         self.stream.is_some() || !self.queue.is_empty()
     }
 
-    /// Whether our side is ending or has ended.
+    /// Return whether the end is queued or sent.
     pub fn is_finishing(&self) -> bool {
         self.end.is_some() || self.has_ended
     }
 
-    /// Whether our side has ended.
+    /// Return whether the end was sent.
     pub fn is_finished(&self) -> bool {
         self.has_ended
     }
 
-    /// Answers a unary call: h2 keeps what the window does not take yet.
+    /// Answer a unary call; h2 queues the bytes that exceed the window.
     pub fn answer(mut self, frame: MessageFrame, trailers: HeaderMap, gauge: &Arc<Gauge>) {
         let Some(respond) = &mut self.respond else { return };
         let frame = compress_if_large(frame, self.gzip_from_bytes);
         let response = ok_response(self.gzip_from_bytes > 0);
-        // An error means that the peer has gone, which makes the answer nobody's.
+        // A failed send means that the peer has gone, and the response with it.
         let Ok(mut stream) = respond.send_response(response, false) else { return };
         let _ = stream.send_data(Payload::new(frame.head, gauge), false);
         if let Some(body) = frame.body {
@@ -110,10 +110,10 @@ impl SendHalf {
         let _ = stream.send_trailers(trailers);
     }
 
-    /// Ends the call with trailers at once, whatever is queued.
+    /// End the call with trailers at once, and drop its queue.
     ///
-    /// The handles are then dropped, not reset: a reset right behind a complete response would
-    /// discard its queued headers.
+    /// The handles are dropped without a reset, because a reset right after a complete response
+    /// would discard its queued headers.
     pub fn abandon(mut self, trailers: HeaderMap) {
         if let Some(stream) = &mut self.stream {
             let _ = stream.send_trailers(trailers);
@@ -122,7 +122,7 @@ impl SendHalf {
         }
     }
 
-    /// Resets the stream.
+    /// Reset the stream.
     pub fn reset(mut self, reason: Reason) {
         if let Some(stream) = &mut self.stream {
             stream.send_reset(reason);
@@ -131,7 +131,7 @@ impl SendHalf {
         }
     }
 
-    /// Sends what the window takes; ready once our side has ended.
+    /// Send as much as the window takes; ready once the end was sent.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let Some(stream) = &mut self.stream else { return Poll::Pending };
         while let Some(front) = self.queue.front_mut() {
@@ -169,7 +169,7 @@ impl SendHalf {
         }
     }
 
-    /// Ready when the peer has reset the call.
+    /// Poll for a reset by the peer.
     pub fn poll_reset(&mut self, context: &mut Context<'_>) -> Poll<CallError> {
         let reset = match (&mut self.stream, &mut self.respond) {
             (Some(stream), _) => stream.poll_reset(context),
@@ -183,12 +183,12 @@ impl SendHalf {
     }
 }
 
-/// Answers with a status and nothing else.
+/// Answer with a status and no message.
 pub fn refuse(respond: &mut SendResponse<Payload>, mut trailers: HeaderMap) {
     let mut response = Response::new(());
     trailers.insert(http::header::CONTENT_TYPE, GRPC);
     *response.headers_mut() = trailers;
-    // An error means that nobody waits for it.
+    // A failed send means that the peer has gone.
     let _ = respond.send_response(response, true);
 }
 

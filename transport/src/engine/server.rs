@@ -26,15 +26,15 @@ use crate::net::socket_io::{Socket, SocketIo};
 use crate::net::sockets::{Endpoint, Listener};
 use crate::net::tls::Transport;
 
-/// Connections accepted before those there are have their turn.
+/// Connections that one turn accepts before it serves the others.
 const MAX_ACCEPTS: usize = 64;
-/// How long a listener rests when the process has no descriptor left.
+/// Pause of a listener when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Characters of a path that a status repeats: clients accept 8 KiB of metadata by default.
+/// Characters of a path that a status repeats, because clients accept 8 KiB of metadata by default.
 const MAX_SHOWN: usize = 120;
 
 impl Engine {
-    /// Listens; the paths get the next indices, the unary ones first. Returns the port.
+    /// Listen on an address and return its port. The paths get the next indices, unary ones first.
     pub fn listen(
         &mut self,
         endpoint: &Endpoint,
@@ -56,7 +56,7 @@ impl Engine {
         Ok(port)
     }
 
-    /// Accepts some of the connections that wait; true where there may be more.
+    /// Accept some of the waiting connections. Return true if more may wait.
     pub(super) fn accept(&mut self, index: u32) -> bool {
         for _ in 0..MAX_ACCEPTS {
             let Some(entry) = self.listeners.get(index as usize) else { return false };
@@ -67,7 +67,8 @@ impl Engine {
                 Ok(Some(fd)) => self.add_accepted(index, fd),
                 Ok(None) => return false,
                 Err(_) => {
-                    // No descriptor or memory is left: asking on would only burn time.
+                    // The process has no descriptor or memory left, so that another attempt would
+                    // only burn time.
                     self.poller.remove(entry.listener.as_fd());
                     self.schedule_accept(ACCEPT_PAUSE);
                     return false;
@@ -77,10 +78,10 @@ impl Engine {
         true
     }
 
-    /// Has every listener accept again.
+    /// Resume every listener that stopped accepting.
     pub(super) fn resume_accept(&mut self) {
         for (index, entry) in &self.listeners {
-            // It fails for those that never stopped.
+            // Adding a listener fails if it never stopped.
             let _ = self.poller.add_listener(entry.listener.as_fd(), index as u32);
         }
     }
@@ -126,7 +127,8 @@ impl Engine {
         let deadline = match parts.headers.get(timeout::GRPC_TIMEOUT) {
             None => None,
             Some(value) => match timeout::parse(value.as_bytes()) {
-                // h2 reads no further than it needs: the last read brought the end of these headers.
+                // h2 reads no further than it needs, so the last read brought the end of these
+                // headers.
                 Some(timeout) => connection.read_at().checked_add(timeout),
                 None => {
                     return self.refuse(
@@ -140,7 +142,7 @@ impl Engine {
         };
         let unsent_bytes = connection.unsent.get();
         if unsent_bytes > self.limits.max_unsent_bytes || self.is_clogged(unsent_bytes) {
-            let text = "the connection does not read its answers";
+            let text = "the peer does not read its responses";
             return self.refuse(index, body, respond, Status::new(code::RESOURCE_EXHAUSTED, text));
         }
         if self.is_overfull(index) {

@@ -1,4 +1,4 @@
-//! How calls and connections end without, or against, the application.
+//! Teardown of calls and connections: failures, losses, cancellations and drain.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -18,11 +18,11 @@ use crate::grpc::metadata;
 use crate::grpc::status::{Status, code};
 use crate::net::sockets::Endpoint;
 
-/// How long the rest of a body may take to come.
+/// Time in which the rest of a discarded body must arrive.
 const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Ends a call with a status of ours; the peer is told, and the application if it knew.
+    /// Fail a call with a status, for its peer and for the application if it got the call.
     pub(super) fn fail_call(&mut self, slot: u32, status: Status) {
         let id = self.calls.id(slot);
         let Some(call) = self.remove_call(slot) else { return };
@@ -41,10 +41,10 @@ impl Engine {
         }
     }
 
-    /// Throws the rest of a body away whose call is answered.
+    /// Discard the rest of the body of an ended call.
     ///
-    /// Let go of at once, the stream would be reset. What the peer has sent by then counts with h2
-    /// as a mistake of the peer, and too many of those end the connection with all its calls.
+    /// Dropping the body at once would reset the stream. h2 counts data that the peer had already
+    /// sent as the peer's error, and closes the connection after too many of those.
     pub(super) fn discard_body(&mut self, connection: u32, body: Option<RecvStream>) {
         let Some(body) = body.filter(|body| !body.is_end_stream()) else { return };
         let deadline = self.now + REST_TIMEOUT;
@@ -66,7 +66,7 @@ impl Engine {
         self.calls.wake(slot);
     }
 
-    /// Takes note that the peer of a call has gone.
+    /// Remove a call whose peer has gone.
     pub(super) fn lose_call(&mut self, slot: u32, status: Status) {
         let id = self.calls.id(slot);
         let Some(call) = self.remove_call(slot) else { return };
@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// A stream of ours is over by the word of its peer.
+    /// Remove a link that its server has ended.
     pub(super) fn close_link(&mut self, slot: u32, status: Status, trailers: HeaderMap) {
         let id = self.calls.id(slot);
         if let Some(call) = self.remove_call(slot) {
@@ -94,7 +94,7 @@ impl Engine {
         }
     }
 
-    /// Ends a call at once: of ours, or of a peer, which sees it reset. No event tells of it.
+    /// Reset a call or link at once, without an event.
     pub fn cancel(&mut self, id: Id) {
         let Some(slot) = self.calls.find(id) else { return };
         let Some(call) = self.remove_call(slot) else { return };
@@ -105,7 +105,7 @@ impl Engine {
         }
     }
 
-    /// A connection cannot go on; one that was not connected yet tries its next address.
+    /// Handle the end of a connection; a link that was connecting tries its next address.
     pub(super) fn on_closed(&mut self, index: u32, reason: Option<String>) {
         let connection = &self.connections[index as usize];
         let has_next = connection.plan.as_ref().is_some_and(|plan| !plan.targets.is_empty());
@@ -117,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// Closes a connection. Its calls are lost, but for those whose end has come already.
+    /// Close a connection. Its calls are lost, except those whose end has already arrived.
     pub(super) fn close_connection(&mut self, index: u32, reason: Option<String>) {
         let connection = &self.connections[index as usize];
         self.counters.connection_errors += u64::from(reason.is_some());
@@ -125,7 +125,7 @@ impl Engine {
         for slot in connection.calls.clone() {
             self.poll_final(slot, &lost);
         }
-        // With the connection its descriptor is closed, and with that the poller's interest.
+        // Dropping the connection closes its descriptor, and so removes it from the poller.
         if let Some(connection) = self.connections.try_remove(index as usize)
             && let Some(io) = &connection.io
         {
@@ -136,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// Has the streams that waited for a connection's queue to shrink go on.
+    /// Resume the streams that waited for a connection's queue to shrink.
     pub(super) fn resume_waiting(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let reads_again = connection.unsent.get() <= self.limits.max_unsent_bytes / 2;
@@ -170,16 +170,16 @@ impl Engine {
         self.connections[index as usize].waiting.extend(still);
     }
 
-    /// Accepts no more, tells peers to go, lets their calls end. Links stay.
+    /// Stop accepting, ask peers to go (GOAWAY) and let their calls end. Links stay.
     pub fn drain(&mut self) {
         self.now = Instant::now();
-        // Clients whose connections wait to be accepted are told to go too, not cut off.
+        // Waiting connections are accepted first, so that their clients get a GOAWAY too.
         let listeners: Vec<u32> = self.listeners.iter().map(|(index, _)| index as u32).collect();
         for index in listeners {
             while self.accept(index) {}
         }
         self.is_draining = true;
-        // Dropped, they are no longer listened on, and unix paths are gone.
+        // Dropping the listeners closes their sockets and removes their unix paths.
         self.listeners.clear();
         self.end_watches();
         let now = self.now;
@@ -200,7 +200,8 @@ fn lost_text(connection: &Connection, reason: Option<String>) -> Cow<'static, st
         Endpoint::Tcp(text) => text.clone(),
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
     };
-    let reason = reason.unwrap_or_else(|| "it was closed by the peer".to_owned());
-    let what = if connection.is_established() { "lost" } else { "cannot make" };
-    format!("{what} the connection to {endpoint}: {reason}").into()
+    let reason = reason.unwrap_or_else(|| "closed by the peer".to_owned());
+    let text =
+        if connection.is_established() { "lost the connection to" } else { "cannot connect to" };
+    format!("{text} {endpoint}: {reason}").into()
 }

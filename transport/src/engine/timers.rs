@@ -15,7 +15,7 @@ use crate::grpc::status::{Status, code};
 /// Pause between two scans of all connections.
 const CONNECTIONS_PAUSE: Duration = Duration::from_millis(50);
 const LATE: &str = "deadline exceeded";
-const NEVER_WHOLE: &str = "a message took too long to come";
+const LATE_MESSAGE: &str = "a message took too long to arrive";
 
 impl Engine {
     /// Schedule a scan of all connections for the first rule that may apply to a new one.
@@ -72,7 +72,7 @@ impl Engine {
         let mut late = Vec::new();
         let mut next: Option<Instant> = None;
         for (slot, call) in self.calls.iter() {
-            for (at, text) in [(call.deadline, LATE), (call.message_deadline, NEVER_WHOLE)] {
+            for (at, text) in [(call.deadline, LATE), (call.message_deadline, LATE_MESSAGE)] {
                 match at {
                     Some(at) if at <= self.now => late.push((slot, text)),
                     Some(at) => set_earliest(&mut next, at),

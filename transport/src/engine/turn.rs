@@ -14,7 +14,7 @@ const MAX_PASSES: usize = 16;
 const MIN_READ_BYTES: usize = 16 << 10;
 
 impl Engine {
-    /// Does what is due now, without waiting.
+    /// Turn once without blocking.
     pub fn turn(&mut self) -> io::Result<()> {
         let mut ready = Vec::new();
         self.poller.wait(&mut ready, Some(Duration::ZERO))?;
@@ -22,7 +22,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Does what the poller has ready to be due.
+    /// Turn once with the readiness that the poller reported.
     pub fn turn_with(&mut self, ready: &[Readiness]) {
         self.now = Instant::now();
         self.counters.wake_ups += u64::from(!ready.is_empty());
@@ -65,12 +65,12 @@ impl Engine {
         connection.wake_handle.wake();
     }
 
-    /// Carries out what was noted since the last turn.
+    /// Carry out the work queued since the last turn.
     pub fn drive(&mut self) {
         self.now = Instant::now();
         self.drive_now();
         if !self.events.is_empty() {
-            // Nothing else would tell the application of them before the next byte comes.
+            // The application would not notice these events before the next byte arrives.
             self.poller.notify();
         }
     }
@@ -100,7 +100,7 @@ impl Engine {
         }
     }
 
-    /// What happened since this was last asked, in order.
+    /// Take the events since the last take, in order.
     pub fn take_events(&mut self) -> Vec<Event> {
         let events = std::mem::take(&mut self.events);
         self.event_bytes = 0;

@@ -1,26 +1,26 @@
-//! Wakers that put an index on a list, once until it is polled.
+//! A list of indices to poll, and wakers that add each index once until it is polled.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-/// What is to be polled.
+/// Indices to poll.
 #[derive(Default)]
 pub struct WakeList(Mutex<Vec<u32>>);
 
 impl WakeList {
-    /// Swaps the list for `empty`, which becomes the list.
+    /// Swap the list with an empty one.
     pub fn swap(&self, empty: &mut Vec<u32>) {
         std::mem::swap(empty, &mut *self.lock());
     }
 
-    /// Whether nothing is to be polled.
+    /// Return whether no index waits.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u32>> {
-        // Whatever panicked, a list of indices is whole.
+        // A list of indices stays valid if a holder of the lock panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,23 +50,23 @@ pub struct WakeHandle {
 }
 
 impl WakeHandle {
-    /// A waker that lists `index`.
+    /// Create a waker that adds `index` to the list.
     pub fn new(index: u32, list: &Arc<WakeList>) -> Self {
         let flag = Arc::new(Flag { index, is_set: AtomicBool::new(false), list: list.clone() });
         Self { waker: flag.clone().into(), flag }
     }
 
-    /// Lists it.
+    /// Add the index to the list.
     pub fn wake(&self) {
         self.flag.wake_by_ref();
     }
 
-    /// Lets it be listed again: it is about to be polled.
+    /// Reset the waker before a poll, so that the index can be added again.
     pub fn reset(&self) {
         self.flag.is_set.store(false, Ordering::Release);
     }
 
-    /// What h2 calls.
+    /// Return the waker for a poll of h2.
     pub fn waker(&self) -> &Waker {
         &self.waker
     }

@@ -1,4 +1,4 @@
-//! gzip, with a bound on what a message may grow to.
+//! gzip, with a bound on the decompressed size.
 
 use std::io::{Read, Write};
 
@@ -8,26 +8,26 @@ use http::HeaderName;
 use super::message::{Chain, Message};
 use super::status::{Status, code};
 
-/// How the messages of one side are compressed.
+/// Header that names the compression of a side's messages.
 pub const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-/// What the peer can read.
+/// Header that names the encodings that a peer can read.
 pub const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-/// What this crate can read.
+/// Encodings that this crate can read.
 pub const ACCEPTED: &str = "identity,gzip";
 
-/// What `grpc-encoding` said.
+/// An encoding named by `grpc-encoding`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// Messages are as they are.
+    /// Plain messages.
     Identity,
-    /// Messages with the flag are gzip.
+    /// gzip for messages with the compressed flag.
     Gzip,
-    /// Something this crate cannot read.
+    /// An encoding that this crate cannot read.
     Unknown,
 }
 
 impl Encoding {
-    /// The encoding a header value names.
+    /// Return the encoding that a header value names.
     pub fn from_header(value: Option<&[u8]>) -> Self {
         match value {
             None | Some(b"identity") => Self::Identity,
@@ -37,15 +37,16 @@ impl Encoding {
     }
 }
 
-/// Whether a `grpc-accept-encoding` names gzip.
+/// Return whether a `grpc-accept-encoding` names gzip.
 pub fn accepts_gzip(value: &[u8]) -> bool {
     value.split(|&byte| byte == b',').any(|name| name.trim_ascii() == b"gzip")
 }
 
-/// A message being decompressed, in as many parts as its reader likes.
+/// A decompression in progress, in parts of any size.
 pub struct Inflater {
     decoder: flate2::read::GzDecoder<Chain>,
-    // In parts as they were made: one piece that grows would be moved, and freed at once.
+    // Parts are kept as they were made, because one growing buffer would be moved and freed at
+    // once.
     parts: Vec<Bytes>,
     num_bytes: usize,
     num_packed: usize,
@@ -53,7 +54,7 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// The message behind compressed bytes, of at most `max_bytes`.
+    /// Begin to decompress a message to at most `max_bytes`.
     pub fn new(message: &Message, max_bytes: usize) -> Self {
         Self {
             decoder: flate2::read::GzDecoder::new(message.reader()),
@@ -64,14 +65,14 @@ impl Inflater {
         }
     }
 
-    /// Bytes that are decompressed.
+    /// Return the number of decompressed bytes.
     pub fn num_bytes(&self) -> usize {
         self.num_bytes
     }
 
-    /// Decompresses as far as the allowance goes, which it takes from it; true at the end.
+    /// Decompress as far as the allowance goes and subtract from it. Return true at the end.
     pub fn inflate(&mut self, allowance: &mut usize) -> Result<bool, Status> {
-        // One byte more than allowed, to tell a message at the bound from one beyond it.
+        // An extra byte tells a message at the bound from one beyond it.
         let wanted = (self.max_bytes + 1 - self.num_bytes).min(*allowance);
         let mut part = Vec::with_capacity(wanted.min(self.num_packed * 3));
         let count = Read::by_ref(&mut self.decoder)
@@ -90,7 +91,7 @@ impl Inflater {
         Ok(count < wanted)
     }
 
-    /// What was decompressed.
+    /// Return the decompressed message.
     pub fn into_plain(mut self) -> Message {
         match self.parts.len() {
             1 => Message::One(self.parts.swap_remove(0)),
@@ -99,7 +100,7 @@ impl Inflater {
     }
 }
 
-/// The bytes, compressed quickly rather than well.
+/// Compress bytes, fast rather than small.
 pub fn gzip(plain: &[&[u8]]) -> Vec<u8> {
     let total = plain.iter().map(|part| part.len()).sum::<usize>();
     let sink = Vec::with_capacity(total / 2 + 64);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn there_and_back_over_several_chunks() {
+    fn gzip_round_trips_over_several_chunks() {
         let plain: Vec<u8> = (0..100_000u32).map(|i| (i / 7) as u8).collect();
         let packed = Bytes::from(gzip(&[&plain[..10], &plain[10..]]));
         let chunks: Vec<Bytes> = packed.chunks(97).map(Bytes::copy_from_slice).collect();
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_gzip() {
+    fn invalid_gzip_is_refused() {
         assert_eq!(gunzip(&Message::One("abc".into()), 9, 9).unwrap_err().code, code::INTERNAL);
     }
 

@@ -1,4 +1,4 @@
-//! Messages in a body: a flag, a length of four bytes, and the message.
+//! Message frames: a flag, a length of four bytes, and the message.
 
 use std::collections::VecDeque;
 
@@ -8,37 +8,37 @@ use super::compression::{Encoding, Inflater};
 use super::message::Message;
 use super::status::{Status, code};
 
-/// Bytes of flag and length.
+/// Bytes of the flag and the length.
 pub const PREFIX_BYTES: usize = 5;
-/// Chunks below this are copied together, so that a message sent in frames of one byte costs
-/// about its own size and not a shared slice for each.
+/// Chunks below this size are copied together, so that a message in frames of one byte costs about
+/// its own size rather than a shared slice for each.
 const SMALL_BYTES: usize = 1024;
 
-/// How large messages may be.
+/// Bounds on the size of messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// As they come, and decompressed.
+    /// Largest message, compressed or not.
     pub max_bytes: usize,
-    /// Times its size to which one may be decompressed, beyond the floor.
+    /// Largest ratio of decompression, beyond the floor.
     pub max_gzip_gain: usize,
-    /// Size to which any may be decompressed.
+    /// Decompressed size that any message may have.
     pub gzip_floor_bytes: usize,
 }
 
 impl Bounds {
-    /// The largest message behind a compressed one.
+    /// Return the largest decompressed size of a compressed message.
     ///
-    /// Text that repeats a few bytes gains a thousandfold, and what parses it pays for every byte.
+    /// Repeated text compresses a thousandfold, and parsing it costs time for every byte.
     fn plain_bytes(&self, packed_bytes: usize) -> usize {
         let gained = packed_bytes.saturating_mul(self.max_gzip_gain);
         gained.max(self.gzip_floor_bytes).min(self.max_bytes)
     }
 }
 
-/// Cuts messages out of the frames of a body.
+/// An assembler of messages from the DATA frames of a body.
 #[derive(Default)]
 pub struct Assembler {
-    // In order: front, rest, tail. Front is empty only when all three are.
+    // Chunks in order: front, rest, tail. The front is empty only if all three are.
     front: Bytes,
     rest: VecDeque<Bytes>,
     tail: BytesMut,
@@ -54,22 +54,22 @@ struct Head {
 }
 
 impl Assembler {
-    /// Bytes held of messages that are not whole yet.
+    /// Return the bytes of incomplete messages.
     pub fn num_bytes(&self) -> usize {
         self.num_bytes + self.inflater.as_ref().map_or(0, Inflater::num_bytes)
     }
 
-    /// Whether a message is whole and not decompressed yet.
+    /// Return whether a complete message waits to be decompressed.
     pub fn is_inflating(&self) -> bool {
         self.inflater.is_some()
     }
 
-    /// Whether nothing is held: the body may end here.
+    /// Return whether no bytes are held, so that the body may end.
     pub fn is_between_messages(&self) -> bool {
         self.num_bytes == 0 && self.head.is_none() && self.inflater.is_none()
     }
 
-    /// Takes the next frame.
+    /// Append a DATA frame.
     pub fn push(&mut self, data: Bytes) {
         if data.is_empty() {
             return;
@@ -87,10 +87,10 @@ impl Assembler {
         }
     }
 
-    /// The next whole message, decompressed, or `None` until more bytes come or, where one is
-    /// inflating, there is more allowance for that.
+    /// Return the next message, decompressed. `None` means that more bytes, or more allowance for a
+    /// decompression, are needed.
     ///
-    /// An error ends the call: nothing sensible can follow in this body.
+    /// An error ends the call, because the rest of the body cannot be read.
     pub fn next(
         &mut self,
         encoding: Encoding,
@@ -174,17 +174,17 @@ impl Assembler {
     }
 }
 
-/// A message ready for a body: its prefix, and with it or behind it the bytes.
+/// A message frame for a body: the prefix, and the message in it or after it.
 #[derive(Debug)]
 pub struct MessageFrame {
-    /// The prefix, and the message where it is small.
+    /// The prefix, and the message if it is small.
     pub head: Bytes,
-    /// The message, where it is large enough that not copying it pays.
+    /// The message, if it is too large to copy.
     pub body: Option<Bytes>,
 }
 
 impl MessageFrame {
-    /// A small message, copied behind its prefix.
+    /// Copy a small message after its prefix.
     pub fn copy_from_slice(message: &[u8]) -> Self {
         let mut head = BytesMut::with_capacity(PREFIX_BYTES + message.len());
         put_prefix(&mut head, 0, message.len());
@@ -192,14 +192,14 @@ impl MessageFrame {
         Self { head: head.freeze(), body: None }
     }
 
-    /// A large message, left where it is.
+    /// Frame a large message without a copy.
     pub fn from_bytes(message: Bytes) -> Self {
         let mut head = BytesMut::with_capacity(PREFIX_BYTES);
         put_prefix(&mut head, 0, message.len());
         Self { head: head.freeze(), body: Some(message) }
     }
 
-    /// The same message as gzip.
+    /// Return the same message as gzip.
     pub fn to_gzip(&self) -> Self {
         let packed = super::compression::gzip(&[
             &self.head[PREFIX_BYTES..],
@@ -210,7 +210,7 @@ impl MessageFrame {
         Self { head: head.freeze(), body: Some(packed.into()) }
     }
 
-    /// Bytes with the prefix.
+    /// Return the number of bytes, prefix included.
     pub fn num_bytes(&self) -> usize {
         self.head.len() + self.body.as_ref().map_or(0, Bytes::len)
     }
@@ -218,7 +218,7 @@ impl MessageFrame {
 
 fn put_prefix(target: &mut BytesMut, flag: u8, length: usize) {
     target.put_u8(flag);
-    // Checked where Python hands messages over: nothing of 4 GiB comes this far.
+    // Messages of 4 GiB are refused at the Python interface.
     target.put_u32(length as u32);
 }
 
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_not_whole_is_noticed() {
+    fn an_incomplete_message_is_held() {
         let mut assembler = Assembler::default();
         assembler.push(Bytes::from_static(b"\0\0\0\0\x05ab"));
         assert!(next(&mut assembler, Encoding::Identity).unwrap().is_none());
@@ -314,8 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn what_gzip_may_gain_is_bounded_beyond_a_floor() {
-        // A thousandfold: 64 KiB of it is 64 MiB.
+    fn the_gain_of_gzip_is_bounded_beyond_a_floor() {
+        // gzip gains a thousandfold: 64 KiB decompress to 64 MiB.
         for (size, is_taken) in [(1 << 10, true), (1 << 19, false)] {
             let packed = MessageFrame::copy_from_slice(&vec![0; size]).to_gzip();
             let mut assembler = Assembler::default();

@@ -1,13 +1,13 @@
-//! The two messages of `grpc.health.v1`, by hand: a string and a small number.
+//! The two messages of `grpc.health.v1`: a string and a small number.
 
-/// Answered once.
+/// Path of the method that answers once.
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
-/// Answered now and at every change.
+/// Path of the method that answers now and after every change.
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
-/// What a watcher of an unknown service is told.
+/// Status of an unknown service for a watcher.
 pub const SERVICE_UNKNOWN: u32 = 3;
 
-/// The `service` of a `HealthCheckRequest`; `None` where the bytes are no such message.
+/// Read the service of a `HealthCheckRequest`; `None` if the bytes are not such a message.
 pub fn read_service(mut message: &[u8]) -> Option<&str> {
     let mut service = "";
     while !message.is_empty() {
@@ -32,7 +32,7 @@ pub fn read_service(mut message: &[u8]) -> Option<&str> {
     Some(service)
 }
 
-/// A `HealthCheckResponse` that says `status`, a number below 128.
+/// Write a `HealthCheckResponse` with a status below 128.
 pub fn write_status(status: u32) -> Vec<u8> {
     if status == 0 { Vec::new() } else { vec![0x08, (status & 0x7f) as u8] }
 }

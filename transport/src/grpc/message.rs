@@ -5,27 +5,27 @@ use std::io::Read;
 
 use bytes::{Buf, Bytes};
 
-/// A whole message, in the pieces it came in.
+/// A complete message.
 #[derive(Debug)]
 pub enum Message {
-    /// In one piece: nearly every message of a query.
+    /// A message in one chunk, as nearly every message of a query.
     One(Bytes),
-    /// In several.
+    /// A message in several chunks.
     Many(Vec<Bytes>),
 }
 
 impl Message {
-    /// Its size in bytes.
+    /// Return the size in bytes.
     pub fn len(&self) -> usize {
         self.chunks().iter().map(Bytes::len).sum()
     }
 
-    /// Whether it has no bytes.
+    /// Return whether the message has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Its pieces, in order.
+    /// Return the chunks in order.
     pub fn chunks(&self) -> &[Bytes] {
         match self {
             Self::One(chunk) => std::slice::from_ref(chunk),
@@ -33,7 +33,7 @@ impl Message {
         }
     }
 
-    /// Its pieces, to be let go of one by one.
+    /// Return the chunks, so that each can be freed by itself.
     pub fn into_chunks(self) -> VecDeque<Bytes> {
         match self {
             Self::One(chunk) => VecDeque::from([chunk]),
@@ -41,13 +41,13 @@ impl Message {
         }
     }
 
-    /// Reads through it.
+    /// Return a reader over the chunks.
     pub fn reader(&self) -> Chain {
         Chain(self.chunks().iter().cloned().collect())
     }
 }
 
-/// Reads through the pieces of a message.
+/// A reader over the chunks of a message.
 pub struct Chain(VecDeque<Bytes>);
 
 impl Read for Chain {

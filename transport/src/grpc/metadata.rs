@@ -1,11 +1,11 @@
-//! Metadata: headers that are the application's own, and `-bin` values.
+//! Metadata: headers of the application, with `-bin` values decoded.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, general_purpose};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Peers send base64 with and without padding; we send it without.
+/// Peers send base64 with and without padding; this crate sends it without.
 const ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -17,13 +17,13 @@ const ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
 /// A decoded value.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Value {
-    /// Of a key that does not end in `-bin`.
+    /// Value of a key without the suffix `-bin`.
     Text(String),
-    /// Of a key that ends in `-bin`.
+    /// Value of a key with the suffix `-bin`.
     Binary(Vec<u8>),
 }
 
-/// Whether a header belongs to the protocol and is not shown to the application.
+/// Return whether a header belongs to the protocol and is hidden from the application.
 pub fn is_reserved(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -39,12 +39,12 @@ pub fn is_reserved(name: &HeaderName) -> bool {
     )
 }
 
-/// Whether headers carry anything for the application.
+/// Return whether any header is for the application.
 pub fn has_any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| !is_reserved(name))
 }
 
-/// The application's pairs, in the order they came; a `-bin` value that is not base64 is left out.
+/// Decode the headers for the application, in order; `-bin` values that are not base64 are dropped.
 pub fn decode(headers: &HeaderMap) -> Vec<(&str, Value)> {
     let mut pairs = Vec::with_capacity(headers.len());
     for (name, value) in headers.iter().filter(|(name, _)| !is_reserved(name)) {
@@ -66,16 +66,16 @@ pub fn decode(headers: &HeaderMap) -> Vec<(&str, Value)> {
     pairs
 }
 
-/// Why a pair cannot be sent.
+/// A reason why a pair cannot be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EncodeError {
-    /// Not a lower-case header name, or one that belongs to the protocol.
+    /// A key that is not lower-case, not a header name, or reserved by the protocol.
     Key,
-    /// Not printable ASCII, under a key that does not end in `-bin`.
+    /// A value that is not printable ASCII, with a key without the suffix `-bin`.
     Value,
 }
 
-/// The header of a pair; the value of a `-bin` key is given raw.
+/// Encode a pair as a header; the value of a `-bin` key is given raw.
 pub fn encode(key: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), EncodeError> {
     let name = HeaderName::from_lowercase(key.as_bytes()).map_err(|_| EncodeError::Key)?;
     if is_reserved(&name) {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_protocol_s_own_are_hidden() {
+    fn reserved_headers_are_hidden() {
         let own = [("te", "trailers"), ("grpc-timeout", "1S"), ("user-agent", "x")];
         assert!(!has_any(&headers(&own)));
         assert!(has_any(&headers(&[("te", "trailers"), ("x-a", "1")])));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_read() {
+    fn encoded_pairs_are_decoded() {
         for (key, value) in [("x-a", &b"text"[..]), ("x-b-bin", &[0, 255, 1, 7][..])] {
             let (name, sent) = encode(key, value).unwrap();
             let mut map = HeaderMap::new();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent() {
+    fn invalid_pairs_are_refused() {
         assert_eq!(encode("X-A", b""), Err(EncodeError::Key));
         assert_eq!(encode("grpc-status", b"0"), Err(EncodeError::Key));
         assert_eq!(encode("x y", b""), Err(EncodeError::Key));

@@ -1,4 +1,4 @@
-//! What gRPC adds to HTTP/2: message frames, statuses, metadata. No sockets in here.
+//! The parts of gRPC above HTTP/2, without sockets: message frames, statuses, metadata.
 
 pub mod compression;
 pub mod frame;

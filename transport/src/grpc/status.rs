@@ -1,16 +1,16 @@
-//! Status codes, their text on the wire, and what other failures mean in them.
+//! Status codes, their text on the wire, and the statuses of other failures.
 
 use std::borrow::Cow;
 
 use h2::Reason;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// `grpc-status`, a number in digits.
+/// Header `grpc-status`, a number in digits.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// `grpc-message`, percent-encoded UTF-8.
+/// Header `grpc-message`, percent-encoded UTF-8.
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The codes this crate itself gives.
+/// The codes that this crate itself uses.
 #[allow(missing_docs)]
 pub mod code {
     pub const OK: u32 = 0;
@@ -27,29 +27,29 @@ pub mod code {
     pub const UNAUTHENTICATED: u32 = 16;
 }
 
-/// How a call ended: a code and, unless it is `OK`, a text for people.
+/// The end of a call: a code and, unless it is `OK`, a text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// 0 to 16.
+    /// Status code, 0 to 16.
     pub code: u32,
-    /// Any text; empty for none.
+    /// Text for people; may be empty.
     pub text: Cow<'static, str>,
 }
 
 impl Status {
-    /// A status with its text.
+    /// Create a status with its text.
     pub fn new(code: u32, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code, text: text.into() }
     }
 
-    /// Trailers that say this status.
+    /// Return the status as trailers.
     pub fn to_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(4);
         self.write(&mut headers);
         headers
     }
 
-    /// Adds this status to headers or trailers.
+    /// Add the status to headers or trailers.
     pub fn write(&self, headers: &mut HeaderMap) {
         let value = match self.code {
             code::OK => HeaderValue::from_static("0"),
@@ -61,7 +61,7 @@ impl Status {
         }
     }
 
-    /// Reads the status out of trailers; `None` where they carry none.
+    /// Read the status of trailers; `None` if they carry none.
     pub fn read(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(GRPC_STATUS)?;
         let code = value.to_str().ok().and_then(|digits| digits.parse().ok());
@@ -71,7 +71,7 @@ impl Status {
         Some(Self { code: code.unwrap_or(code::UNKNOWN), text })
     }
 
-    /// What an HTTP status that is not 200 means to a caller.
+    /// Convert an HTTP status other than 200.
     ///
     /// Source: gRPC, "HTTP to gRPC Status Code Mapping".
     pub fn from_http(http: http::StatusCode) -> Self {
@@ -86,7 +86,7 @@ impl Status {
         Self::new(code, format!("the peer answered with HTTP status {}", http.as_u16()))
     }
 
-    /// What a reset stream or a lost connection means to a caller.
+    /// Convert an error of h2: a reset stream or a lost connection.
     ///
     /// Source: gRPC over HTTP/2, "Errors".
     pub fn from_h2(error: &h2::Error) -> Self {
@@ -101,7 +101,7 @@ impl Status {
     }
 }
 
-/// Text as `grpc-message` carries it: printable ASCII but `%` as it is, the rest as `%XX`.
+/// Encode a text for `grpc-message`: printable ASCII except `%` stays, other bytes become `%XX`.
 pub fn percent_encode(text: &str) -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = Vec::with_capacity(text.len());
@@ -116,7 +116,7 @@ pub fn percent_encode(text: &str) -> HeaderValue {
     HeaderValue::from_bytes(&encoded).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The bytes behind a percent-encoded text; what is not an escape stays as it is.
+/// Decode a percent-encoded text; invalid escapes stay.
 pub fn percent_decode(encoded: &[u8]) -> Vec<u8> {
     let digit = |at: usize| encoded.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     let mut decoded = Vec::with_capacity(encoded.len());

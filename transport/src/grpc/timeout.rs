@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-/// The header that carries it.
+/// Header of the timeout.
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The time a caller waits; `None` where the value is not of the form.
+/// Parse the timeout of a caller; `None` if the value is invalid.
 pub fn parse(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_of_the_form() {
+    fn invalid_timeouts_are_refused() {
         for text in ["", "1", "S", "1x", "-1S", "1.5S", "123456789S", " 1S"] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }

@@ -1,4 +1,4 @@
-//! What the engine asks of the operating system: readiness, timers, sockets, names and TLS.
+//! Interfaces to the operating system: readiness, timers, sockets, names and TLS.
 
 pub mod poller;
 pub mod resolver;

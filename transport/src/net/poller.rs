@@ -1,10 +1,10 @@
-//! One epoll with a timer and a bell in it.
+//! A poller: one epoll with a timer and a notifier.
 //!
 //! ```text
-//! epoll ── sockets    edge-triggered: told once, until read to the end
-//!       ├─ listeners  level-triggered: what is left in the backlog is told again
-//!       ├─ timerfd    the next instant at which time alone makes work
-//!       └─ eventfd    "there is work left": rung from inside or from another thread
+//! epoll ── sockets    edge-triggered: reported once, until read to the end
+//!       ├─ listeners  level-triggered: a backlog is reported again
+//!       ├─ timerfd    the next scheduled instant
+//!       └─ eventfd    notifications from inside or from another thread
 //! ```
 
 use std::io;
@@ -24,46 +24,46 @@ const TIMER: u64 = 1 << 40;
 const NOTIFICATION: u64 = 1 << 41;
 const LISTENER: u64 = 1 << 42;
 
-/// What became ready.
+/// A source that became ready.
 #[derive(Clone, Copy, Debug)]
 pub enum Readiness {
-    /// Time has come.
+    /// The timer fired.
     Timer,
-    /// The bell was rung.
+    /// The notifier was notified.
     Notifier,
     /// A listener has a connection to accept.
     Listener(u32),
-    /// A connection's socket.
+    /// A connection's socket is ready.
     Socket {
-        /// The connection.
+        /// Index of the connection.
         index: u32,
-        /// There are bytes, an end or an error to read.
+        /// Whether there are bytes, an end or an error to read.
         is_readable: bool,
-        /// The peer has ended its side, or the socket has failed.
+        /// Whether the peer has ended its side, or the socket has failed.
         is_ended: bool,
-        /// There is room to write.
+        /// Whether there is room to write.
         is_writable: bool,
     },
 }
 
-/// An eventfd: readable once rung, until silenced.
+/// An eventfd that is readable after a notification, until cleared.
 pub struct Notifier(OwnedFd);
 
 impl Notifier {
-    /// A silent bell.
+    /// Create a notifier that is not readable.
     pub fn new() -> io::Result<Self> {
         Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
     }
 
-    /// Makes the descriptor readable.
+    /// Make the descriptor readable.
     pub fn notify(&self) {
-        // It fails only when the counter is full, and then it is readable.
+        // The write fails only if the counter is full, and then the descriptor is readable.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Makes the descriptor unreadable.
+    /// Make the descriptor unreadable.
     pub fn clear(&self) {
-        // It fails only when the bell is silent.
+        // The read fails only if nothing was notified.
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }
@@ -74,7 +74,7 @@ impl AsFd for Notifier {
     }
 }
 
-/// See the module.
+/// An epoll with a timer and a notifier.
 pub struct Poller {
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -82,7 +82,7 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// An epoll with nothing in it but its timer and its bell.
+    /// Create a poller that watches only its timer and its notifier.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -93,7 +93,7 @@ impl Poller {
         Ok(Self { epoll, timer, notifier })
     }
 
-    /// Appends what is ready to `found`, after at most `timeout` (`None`: however long it takes).
+    /// Append ready sources to `found`, after at most `timeout` (`None` waits without limit).
     pub fn wait(&self, found: &mut Vec<Readiness>, timeout: Option<Duration>) -> io::Result<()> {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         let timeout = timeout.map(to_timespec);
@@ -128,45 +128,45 @@ impl Poller {
         Ok(())
     }
 
-    /// Watches a listener.
+    /// Watch a listener.
     pub fn add_listener(&self, fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
         let data = EventData::new_u64(LISTENER | u64::from(index));
         Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN)?)
     }
 
-    /// Watches a socket for bytes to read and, if asked, for room to write.
+    /// Watch a socket for bytes to read and, if asked, for room to write.
     pub fn add_socket(&self, fd: BorrowedFd<'_>, index: u32, wants_room: bool) -> io::Result<()> {
         let data = EventData::new_u64(u64::from(index));
         Ok(epoll::add(&self.epoll, fd, data, socket_flags(wants_room))?)
     }
 
-    /// Changes whether a watched socket is watched for room to write.
+    /// Change whether a socket is watched for room to write.
     pub fn modify_socket(&self, fd: BorrowedFd<'_>, index: u32, wants_room: bool) {
         let data = EventData::new_u64(u64::from(index));
-        // It fails only for a descriptor that is not watched.
+        // The call fails only for a descriptor that is not watched.
         let _ = epoll::modify(&self.epoll, fd, data, socket_flags(wants_room));
     }
 
-    /// Watches a descriptor no more.
+    /// Stop watching a descriptor.
     pub fn remove(&self, fd: BorrowedFd<'_>) {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Has `wait` say `Timer` at an instant; replaces the one before.
+    /// Arm the timer for an instant; replaces the previous one.
     pub fn arm(&self, at: Instant, now: Instant) {
-        // Zero would disarm it.
+        // A delay of zero would disarm the timer.
         let delay = at.saturating_duration_since(now).max(Duration::from_nanos(1));
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let spec = Itimerspec { it_interval: zero, it_value: to_timespec(delay) };
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
     }
 
-    /// Has `wait` say `Bell`.
+    /// Notify the poller, so that `wait` returns.
     pub fn notify(&self) {
         self.notifier.notify();
     }
 
-    /// The epoll's descriptor: readable when something in it is ready.
+    /// Return the descriptor of the epoll, readable if a source is ready.
     pub fn raw_fd(&self) -> RawFd {
         std::os::fd::AsRawFd::as_raw_fd(&self.epoll)
     }
@@ -178,14 +178,15 @@ impl AsFd for Poller {
     }
 }
 
-/// Returns once a descriptor is readable, a signal came, or the time is up.
+/// Wait until a descriptor is readable, a signal arrives, or the timeout passes.
 pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) {
     let timeout = timeout.map(to_timespec);
     let _ = rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], timeout.as_ref());
 }
 
-// Edge-triggered, so that a socket left unread on purpose does not wake us over and over. Room is
-// watched only while a write waits for it: a unix socket tells of room at every read of its peer.
+// Sockets are edge-triggered, so that one left unread on purpose does not wake the engine
+// repeatedly. Room is watched only while a write waits, because a unix socket reports room at every
+// read of its peer.
 fn socket_flags(wants_room: bool) -> EventFlags {
     let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
     if wants_room { flags | EventFlags::OUT } else { flags }

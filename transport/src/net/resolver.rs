@@ -1,4 +1,4 @@
-//! Looks names up away from the event loop, where it may take seconds.
+//! A resolver that looks names up on threads, because a lookup may take seconds.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::poller::Poller;
 
-/// What became of a name, and whose it was.
+/// The key of a lookup and its result.
 pub type Answer = (u64, io::Result<Vec<SocketAddr>>);
 
-/// Answers that came from threads; the poller's bell tells of them.
+/// Answers of the threads, announced through the poller.
 #[derive(Clone)]
 pub struct Resolver {
     answers: Arc<Mutex<Vec<Answer>>>,
@@ -17,17 +17,17 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A resolver that rings `poller`.
+    /// Create a resolver that notifies `poller`.
     pub fn new(poller: Arc<Poller>) -> Self {
         Self { answers: Arc::default(), poller }
     }
 
-    /// The addresses of `host:port` at once, if that needs nobody else.
+    /// Parse an address `host:port` that needs no lookup.
     pub fn resolve_literal(text: &str) -> Option<SocketAddr> {
         text.parse().ok()
     }
 
-    /// Begins to look up `host:port`; the answer carries `key`.
+    /// Begin a lookup of `host:port`; its answer carries `key`.
     pub fn begin(&self, key: u64, text: &str) -> io::Result<()> {
         let (resolver, text) = (self.clone(), text.to_owned());
         std::thread::Builder::new().name("skysail-resolver".into()).spawn(move || {
@@ -38,7 +38,7 @@ impl Resolver {
         Ok(())
     }
 
-    /// The answers that came since this was last asked.
+    /// Take the answers since the last take.
     pub fn take(&self) -> Vec<Answer> {
         std::mem::take(&mut *self.lock())
     }

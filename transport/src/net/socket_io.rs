@@ -1,7 +1,7 @@
-//! A non-blocking socket as h2 and rustls want it; writes are gathered.
+//! A non-blocking socket for h2 and rustls, with gathered writes.
 //!
-//! Neither half keeps a waker: whoever drives the connection polls it again whenever the poller
-//! has said something of its socket, and calls `flush` when it has polled.
+//! Neither half keeps a waker. The engine polls a connection after the poller reported its socket,
+//! and calls `flush` after the poll.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,12 +14,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gathered bytes from which on h2 is told to wait.
+/// Gathered bytes above which h2 has to wait.
 const MAX_GATHERED_BYTES: usize = 256 << 10;
-/// What one connection may read before the others have their turn; it also bounds what tiny
-/// frames can make h2 hold at once.
+/// Bytes that one connection may read in one turn. The bound also limits the tiny frames that h2
+/// can hold at once.
 pub const READ_BYTES_PER_TURN: usize = 256 << 10;
-/// Capacity an idle connection keeps.
+/// Buffer capacity of an idle connection.
 const IDLE_CAPACITY: usize = 16 << 10;
 
 /// The state of a socket.
@@ -32,16 +32,16 @@ pub struct Socket {
     allowance: usize,
     gathered: Vec<u8>,
     num_sent: usize,
-    /// When bytes were last read from it, or it was made.
+    /// Instant of the last read, or of the creation.
     pub read_at: Instant,
-    /// Bytes read from it, ever.
+    /// Total of bytes read.
     pub bytes_in: u64,
-    /// Bytes written to it, ever.
+    /// Total of bytes written.
     pub bytes_out: u64,
 }
 
 impl Socket {
-    /// A connected socket, in non-blocking mode.
+    /// Wrap a connected socket in non-blocking mode.
     pub fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
@@ -58,12 +58,12 @@ impl Socket {
         }
     }
 
-    /// A socket that is not connected before the poller tells of room to write.
+    /// Wrap a socket that connects until the poller reports room to write.
     pub fn connecting(fd: OwnedFd) -> Self {
         Self { is_readable: false, is_blocked: true, ..Self::new(fd) }
     }
 
-    /// Takes note of what the poller found.
+    /// Record the readiness that the poller reported.
     pub fn update(&mut self, is_readable: bool, is_ended: bool, is_writable: bool) {
         self.is_readable |= is_readable;
         self.is_ended |= is_ended;
@@ -72,32 +72,32 @@ impl Socket {
         }
     }
 
-    /// Allows it to read for one more turn, at most `READ_BYTES_PER_TURN`.
+    /// Allow reads of one more turn, at most `READ_BYTES_PER_TURN`.
     pub fn begin_turn(&mut self, num_bytes: usize) {
         self.allowance = num_bytes.min(READ_BYTES_PER_TURN);
     }
 
-    /// Whether it stopped reading for the others' sake, with more to read.
+    /// Return whether the allowance ended with more to read.
     pub fn has_more_to_read(&self) -> bool {
         self.allowance == 0 && self.is_readable
     }
 
-    /// Whether a writer was told to wait since this was last asked.
+    /// Return whether a writer had to wait since the last call; clears the flag.
     pub fn take_writer_waiting(&mut self) -> bool {
         std::mem::take(&mut self.is_writer_waiting)
     }
 
-    /// Whether the peer takes no more for now.
+    /// Return whether the socket's buffer is full.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 
-    /// Bytes gathered that the system has not taken.
+    /// Return the gathered bytes that the system has not taken.
     pub fn num_gathered(&self) -> usize {
         self.gathered.len() - self.num_sent
     }
 
-    /// Writes what is gathered; false where the peer does not take it all.
+    /// Write the gathered bytes. Return false if the socket did not take them all.
     pub fn flush(&mut self) -> io::Result<bool> {
         while self.num_sent < self.gathered.len() && !self.is_blocked {
             match send(&self.fd, &self.gathered[self.num_sent..], SendFlags::NOSIGNAL) {
@@ -121,7 +121,7 @@ impl Socket {
         Ok(true)
     }
 
-    // Whether the writer may go on; a writer that may not is noted.
+    // Return whether the writer may continue; record a writer that has to wait.
     fn make_room(&mut self) -> io::Result<bool> {
         if self.num_gathered() >= MAX_GATHERED_BYTES && !self.flush()? {
             self.is_writer_waiting = true;
@@ -130,10 +130,10 @@ impl Socket {
         Ok(true)
     }
 
-    /// Takes unread bytes off before the socket is closed, within bounds.
+    /// Discard unread bytes before the socket is closed, within bounds.
     ///
-    /// Closed with unread bytes the system resets a connection, and the reset overtakes what the
-    /// peer has not read: the GOAWAY that says what was wrong would be lost.
+    /// Linux resets a connection that is closed with unread bytes. The reset overtakes data that
+    /// the peer has not read, so the GOAWAY with the reason would be lost.
     pub fn discard_unread(&mut self) {
         let mut sink = [0; 16 << 10];
         for _ in 0..READ_BYTES_PER_TURN / sink.len() {
@@ -151,7 +151,7 @@ impl Socket {
             return Ok(false);
         }
         loop {
-            // SAFETY: what is uninitialized is only handed to `recv`, which writes to it.
+            // SAFETY: the uninitialized part is only given to `recv`, which writes to it.
             let room = unsafe { target.unfilled_mut() };
             let size = room.len().min(self.allowance);
             let count = match recv(&self.fd, &mut room[..size], RecvFlags::empty()) {
@@ -166,8 +166,8 @@ impl Socket {
             // SAFETY: `recv` has written the first `count` bytes of the unfilled part.
             unsafe { target.assume_init(count) };
             target.advance(count);
-            // Less than asked for is all there was, and the next byte makes a new edge; but the
-            // edge of an end may be one we were told of already.
+            // A short read has emptied the socket, and the next byte makes a new edge. The edge of
+            // an end may already have been reported.
             if count < size && !self.is_ended {
                 self.is_readable = false;
             }
@@ -190,14 +190,14 @@ impl AsFd for Socket {
 pub struct SocketIo(Arc<Mutex<Socket>>);
 
 impl SocketIo {
-    /// Shares a socket.
+    /// Share a socket.
     pub fn new(socket: Socket) -> Self {
         Self(Arc::new(Mutex::new(socket)))
     }
 
-    /// The socket; never held across a call to h2 or rustls, which lock it too.
+    /// Lock the socket. The lock is never held across a call to h2 or rustls, which lock it too.
     pub fn lock(&self) -> MutexGuard<'_, Socket> {
-        // A panic elsewhere leaves bytes and flags, all of them valid.
+        // Bytes and flags stay valid if a holder of the lock panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -231,7 +231,8 @@ impl AsyncWrite for SocketIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Said to be done while there is room, since the engine flushes at the end of its turn.
+        // The flush counts as done while there is room, since the engine flushes at the end of its
+        // turn.
         if self.lock().make_room()? { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
@@ -240,7 +241,7 @@ impl AsyncWrite for SocketIo {
         if !socket.flush()? {
             return Poll::Pending;
         }
-        // A peer that has gone is as good as one that was told.
+        // A failed shutdown means that the peer has already gone.
         let _ = shutdown(&socket.fd, Shutdown::Write);
         Poll::Ready(Ok(()))
     }

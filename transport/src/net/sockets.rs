@@ -16,20 +16,20 @@ use rustix::net::{
 
 const BACKLOG: i32 = 1024;
 
-/// Where to listen or connect.
+/// An address to listen on or to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `host:port`, the host perhaps a name.
+    /// `host:port`; the host may be a name.
     Tcp(String),
     /// `unix:/path`.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// Reads `host:port`, `[::1]:port` or `unix:/path`.
+    /// Parse `host:port`, `[::1]:port` or `unix:/path`.
     pub fn parse(text: &str) -> io::Result<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
-            // Both spellings of gRPC's naming: `unix:path` and `unix:///path`.
+            // gRPC has two spellings: `unix:path` and `unix:///path`.
             let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
                 return Err(invalid(text));
@@ -43,7 +43,7 @@ impl Endpoint {
         Ok(Self::Tcp(text.to_owned()))
     }
 
-    /// The host alone, as a certificate names it.
+    /// Return the host, as a certificate names it.
     pub fn host(&self) -> Option<&str> {
         match self {
             Self::Tcp(text) => {
@@ -64,14 +64,14 @@ fn invalid(text: &str) -> io::Error {
 pub struct Listener {
     fd: OwnedFd,
     is_tcp: bool,
-    // With the file's identity: the path may be another server's by then.
+    // The file's identity is kept, because another server may have replaced the path.
     path: Option<(PathBuf, (u64, u64))>,
 }
 
 impl Listener {
-    /// Listens; a unix path on which nobody listens any more is replaced.
+    /// Bind and listen; an abandoned unix path is replaced.
     ///
-    /// `shares_port` lets several processes bind one port, each served a part of the connections.
+    /// `shares_port` lets several processes bind one port, each with a part of the connections.
     pub fn bind(endpoint: &Endpoint, shares_port: bool) -> io::Result<Self> {
         match endpoint {
             Endpoint::Unix(path) => Self::bind_unix(path),
@@ -104,7 +104,7 @@ impl Listener {
         Ok(Self { fd, is_tcp: false, path: Some((path.to_owned(), identity)) })
     }
 
-    /// The port, or 0 of a unix socket.
+    /// Return the port; 0 for a unix socket.
     pub fn port(&self) -> io::Result<u16> {
         if !self.is_tcp {
             return Ok(0);
@@ -113,7 +113,7 @@ impl Listener {
         Ok(address.port())
     }
 
-    /// The next connection that waits, or `None`.
+    /// Accept the next waiting connection, or return `None`.
     pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
         loop {
             match accept_with(&self.fd, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
@@ -124,7 +124,7 @@ impl Listener {
                     return Ok(Some(fd));
                 }
                 Err(Errno::AGAIN) => return Ok(None),
-                // One that went away while it waited is not the listener's failure.
+                // A connection that closed while it waited is not a failure of the listener.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -153,7 +153,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-// Whether a path is a socket without a listener.
+// Return whether a path is a socket without a listener.
 fn is_abandoned(path: &Path) -> io::Result<bool> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Ok(false);
@@ -164,16 +164,16 @@ fn is_abandoned(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Where an outgoing connection goes, its name looked up.
+/// The resolved target of an outgoing connection.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// An address.
+    /// A TCP address.
     Tcp(SocketAddr),
-    /// A path.
+    /// A unix path.
     Unix(PathBuf),
 }
 
-/// Begins to connect; the socket tells of room to write when it is connected or has failed.
+/// Begin to connect; the socket has room to write when it has connected or failed.
 pub fn begin_connect(target: &Target) -> io::Result<OwnedFd> {
     let (fd, result) = match target {
         Target::Tcp(address) => {
@@ -203,7 +203,7 @@ fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket_with(family, SocketType::STREAM, flags, None)?)
 }
 
-/// The failure of a socket that was connecting, if it failed.
+/// Return the error of a socket that was connecting, if it failed.
 pub fn connect_result(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::sockopt::socket_error(fd)??)
 }

@@ -1,4 +1,4 @@
-//! TLS by rustls: server, client, and both sides with certificates. HTTP/2 by ALPN or nothing.
+//! TLS by rustls for servers and clients, optionally mutual. HTTP/2 must be agreed by ALPN.
 
 use std::io;
 use std::pin::Pin;
@@ -16,14 +16,14 @@ use super::socket_io::SocketIo;
 
 const ALPN_H2: &[u8] = b"h2";
 
-/// Why certificates or keys are of no use.
+/// An error of certificates or keys.
 pub type TlsError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a listener shows and asks for; all clones are renewed together.
+/// The certificate and client check of listeners; all clones are renewed together.
 #[derive(Clone)]
 pub struct ServerTls(Arc<RwLock<TlsAcceptor>>);
 
-/// What a connection checks and shows.
+/// The trusted certificates and own certificate of links.
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
@@ -31,20 +31,20 @@ pub struct ClientTls {
 }
 
 impl ServerTls {
-    /// Serves with a certificate chain and its key; with `client_ca`, only to clients that have a
-    /// certificate of it. All are PEM.
+    /// Serve with a certificate chain and its key. With `client_ca`, only clients with a
+    /// certificate signed by it are served. All arguments are PEM.
     pub fn new(cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(RwLock::new(acceptor(cert, key, client_ca)?))))
     }
 
-    /// Has connections that come from now on see these; what they are not fit for stays as it was.
+    /// Use another certificate for new connections; an invalid one leaves the old one in place.
     pub fn renew(&self, cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<(), TlsError> {
         let renewed = acceptor(cert, key, client_ca)?;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = renewed;
         Ok(())
     }
 
-    /// Begins the handshake of an accepted socket.
+    /// Begin the handshake of an accepted socket.
     pub fn accept(&self, io: SocketIo) -> tokio_rustls::Accept<SocketIo> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).accept(io)
     }
@@ -68,8 +68,8 @@ fn acceptor(cert: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<TlsAcce
 }
 
 impl ClientTls {
-    /// Trusts the certificates of `ca`, shows its own if it has one, and expects the name of the
-    /// endpoint or `server_name`. All are PEM.
+    /// Trust the certificates of `ca`, present `own` if given, and expect `server_name` or else the
+    /// host of the endpoint. All certificates are PEM.
     pub fn new(
         ca: &[u8],
         own: Option<(&[u8], &[u8])>,
@@ -93,7 +93,7 @@ impl ClientTls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
     }
 
-    /// Begins the handshake of a connected socket to `host`.
+    /// Begin the handshake of a connected socket to `host`.
     pub fn connect(
         &self,
         io: SocketIo,
@@ -122,16 +122,16 @@ fn read_roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// A connection's bytes, in the clear or not.
+/// A byte stream, encrypted or plain.
 pub enum Transport {
-    /// In the clear.
+    /// Plain text.
     Plain(SocketIo),
-    /// Encrypted.
+    /// Encrypted text.
     Tls(Box<TlsStream<SocketIo>>),
 }
 
 impl Transport {
-    /// The end of a handshake; fails where the peer does not want HTTP/2.
+    /// Accept the end of a TLS handshake; fails unless the peer agreed on HTTP/2.
     pub fn from_tls(stream: TlsStream<SocketIo>) -> io::Result<Self> {
         if stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
             return Err(io::Error::other("the peer did not ask for HTTP/2 by ALPN"));

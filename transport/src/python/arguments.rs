@@ -1,4 +1,4 @@
-//! Answers and messages out of tuples.
+//! Arguments of Python: replies, messages and metadata.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::grpc::frame::MessageFrame;
 use crate::grpc::metadata::{EncodeError, encode};
 use crate::grpc::status::{Status, code};
 
-/// Up to this size copying a message is cheaper than keeping its object.
+/// Largest message that is copied, because keeping its object would cost more.
 const COPIED_BYTES: usize = 64 << 10;
 
-/// `(id, bytes)` or `(id, status, text, trailers, bytes)`.
+/// Convert `(id, bytes)` or `(id, status, text, trailers, bytes)`.
 pub fn to_reply(item: &Bound<'_, PyAny>, release_queue: &Arc<ReleaseQueue>) -> PyResult<Reply> {
     let tuple = item.cast::<PyTuple>()?;
     let id = tuple.get_borrowed_item(0)?.extract()?;
@@ -38,11 +38,11 @@ pub fn to_reply(item: &Bound<'_, PyAny>, release_queue: &Arc<ReleaseQueue>) -> P
                 if message.is_none() { None } else { Some(to_framed(&message, release_queue)?) };
             Ok(Reply { id, status, trailers, message })
         }
-        count => Err(PyTypeError::new_err(format!("a reply has 2 or 5 parts, not {count}"))),
+        count => Err(PyTypeError::new_err(format!("a reply must have 2 or 5 parts, not {count}"))),
     }
 }
 
-/// `(id, bytes)`.
+/// Convert `(id, bytes)`.
 pub fn to_message(
     item: &Bound<'_, PyAny>,
     release_queue: &Arc<ReleaseQueue>,
@@ -52,7 +52,7 @@ pub fn to_message(
     Ok((id, to_framed(&tuple.get_item(1)?, release_queue)?))
 }
 
-/// Metadata to be sent: an iterable of pairs.
+/// Convert metadata to send: an iterable of pairs.
 pub fn to_headers(pairs: &Bound<'_, PyAny>) -> PyResult<HeaderMap> {
     let mut headers = HeaderMap::new();
     for pair in pairs.try_iter()? {
@@ -63,7 +63,7 @@ pub fn to_headers(pairs: &Bound<'_, PyAny>) -> PyResult<HeaderMap> {
         };
         let (name, value) = encoded.map_err(|problem| {
             PyValueError::new_err(match problem {
-                EncodeError::Key => format!("{key:?} is no key of metadata"),
+                EncodeError::Key => format!("{key:?} is not a metadata key"),
                 EncodeError::Value => format!("the value of {key:?} is not printable ASCII"),
             })
         })?;
@@ -82,7 +82,7 @@ fn to_framed(
         return Ok(MessageFrame::copy_from_slice(bytes));
     }
     if bytes.len() > u32::MAX as usize {
-        return Err(PyValueError::new_err("a message is at most 2**32 - 1 bytes"));
+        return Err(PyValueError::new_err("a message must be at most 2**32 - 1 bytes"));
     }
     Ok(MessageFrame::from_bytes(share(object, release_queue)))
 }

@@ -1,5 +1,5 @@
-//! Large messages on their way into `bytes`: some MiB a turn, so that the loop has its turns
-//! between.
+//! A queue of large messages that are copied to `bytes` over several turns, so that the event loop
+//! runs between.
 
 use std::collections::VecDeque;
 use std::ptr;
@@ -12,32 +12,33 @@ use pyo3::types::PyBytes;
 use crate::engine::{Event, Id};
 use crate::grpc::message::Message;
 
-/// Messages up to this size are copied at once.
+/// Largest message that is copied at once.
 const LARGE_BYTES: usize = 1 << 20;
-/// What one turn copies of larger ones, in about 2 ms.
+/// Bytes of larger messages that one turn copies, in about 2 ms.
 pub const COPIED_BYTES_PER_TURN: usize = 4 << 20;
 
 struct PendingEvent {
     event: Event,
     chunks: VecDeque<Bytes>,
-    // Of a message: the part behind the first `num_copied` bytes is not initialized yet.
+    // The `bytes` object of a message. Only its first `num_copied` bytes are initialized.
     object: Option<Py<PyBytes>>,
     num_copied: usize,
 }
 
-/// Events whose messages are being copied, and those behind them of the same calls, in order.
+/// Events with messages in copy, and later events of the same calls, in order.
 #[derive(Default)]
 pub struct CopyQueue {
     pending: VecDeque<PendingEvent>,
 }
 
 impl CopyQueue {
-    /// Whether there is more to copy.
+    /// Return whether no event waits.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// Takes an event in if its message is large, or waits behind such a one; else gives it back.
+    /// Queue an event if its message is large or an earlier event of its call waits; else return
+    /// it.
     pub fn enqueue(&mut self, py: Python<'_>, mut event: Event) -> PyResult<Option<Event>> {
         let mut held = None;
         if let Event::Call { message, .. } | Event::Message(_, message, _) = &mut event
@@ -56,7 +57,7 @@ impl CopyQueue {
         Ok(None)
     }
 
-    /// Copies as much as the allowance says. Returns the events that wait no longer.
+    /// Copy up to `allowance` bytes. Return the events that are complete.
     pub fn advance(
         &mut self,
         py: Python<'_>,
@@ -85,8 +86,8 @@ impl PendingEvent {
             && (*allowance > 0 || chunk.is_empty())
         {
             let count = chunk.len().min(*allowance);
-            // SAFETY: the object has room for all chunks, `num_copied` bytes of it are filled, and
-            // nobody else knows of it. The interpreter is held.
+            // SAFETY: the object has room for all chunks, its first `num_copied` bytes are filled,
+            // and no other code has a reference to it. The interpreter is held.
             unsafe {
                 let start = ffi::PyBytes_AsString(object.bind(py).as_ptr()).cast::<u8>();
                 ptr::copy_nonoverlapping(chunk.as_ptr(), start.add(self.num_copied), count);
@@ -94,7 +95,7 @@ impl PendingEvent {
             self.num_copied += count;
             *allowance -= count;
             chunk.advance(count);
-            // Its memory goes as that of the object comes: together they hold the message once.
+            // Each copied chunk is freed, so that the message is held about once.
             if chunk.is_empty() {
                 self.chunks.pop_front();
             }
@@ -102,10 +103,10 @@ impl PendingEvent {
     }
 }
 
-// `PyBytes::new_with` writes zeros first, which has the system find all the memory in one turn.
+// `PyBytes::new_with` zeroes the memory first, which would fault in all of its pages in one turn.
 fn uninitialized(py: Python<'_>, size: usize) -> PyResult<Py<PyBytes>> {
-    // SAFETY: without a source, Python makes an object of that size for its caller to fill; it is
-    // given to nobody before it is full.
+    // SAFETY: without a source, Python creates an object of that size for its caller to fill. No
+    // other code gets the object before it is full.
     let object = unsafe {
         let pointer = ffi::PyBytes_FromStringAndSize(ptr::null(), size as ffi::Py_ssize_t);
         Bound::from_owned_ptr_or_err(py, pointer)?

@@ -1,4 +1,4 @@
-//! `Engine`: inline, or with a thread of its own that turns it.
+//! The Python class `Engine`: inline, or with a thread that turns the engine.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -22,7 +22,7 @@ use crate::engine::{Counters, Engine, Event, LinkRequest, Service};
 use crate::net::poller::{Notifier, wait_readable};
 use crate::net::sockets::Endpoint;
 
-/// See the stub.
+/// The class `Engine`; its contract is in the stub.
 #[pyclass(frozen, name = "Engine", module = "skysail_transport")]
 pub struct PyEngine {
     shared: Shared,
@@ -37,7 +37,7 @@ pub struct PyEngine {
 }
 
 impl PyEngine {
-    // Runs `work` on the engine and then carries out what it noted; `None` once it is closed.
+    // Run `work` on the engine and carry out the queued work; `None` if the engine is closed.
     fn with<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> Option<T> {
         let mut state = lock(&self.shared);
         let state = state.as_mut()?;
@@ -55,7 +55,7 @@ impl PyEngine {
         lock(&self.shared).as_mut().map_or_else(|| Ok(Vec::new()), State::take)
     }
 
-    // Has the engine's descriptor tell that there is more to take.
+    // Make the engine's descriptor readable, because more events wait.
     fn notify(&self) {
         if let Some(state) = lock(&self.shared).as_ref() {
             state.engine.poller().notify();
@@ -68,7 +68,7 @@ impl PyEngine {
             .is_some_and(|state| std::mem::take(&mut state.is_wake_requested))
     }
 
-    // Waits until there is something to take, without the interpreter and without the lock.
+    // Wait for events, without the interpreter and without the lock.
     fn wait(&self, py: Python<'_>, timeout: Option<Duration>) {
         let watched = lock(&self.shared).as_ref().map(|state| match &state.notifier {
             Some(notifier) => Ok(notifier.clone()),
@@ -84,7 +84,7 @@ impl PyEngine {
     fn stop(&self) {
         let Some(state) = lock(&self.shared).take() else { return };
         *unpoisoned(&self.last_counters) = state.engine.counters();
-        // The thread finds nothing left to turn.
+        // The thread finds no engine and ends.
         state.engine.poller().notify();
         drop(state);
         if let Some(thread) = unpoisoned(&self.thread).take() {
@@ -101,7 +101,7 @@ impl PyEngine {
         let limits = limits.map(|limits| limits.get().limits.clone()).unwrap_or_default();
         let engine = Engine::new(limits).map_err(to_py_error)?;
         let poller = engine.poller().clone();
-        // Who empties an engine with its own thread waits for nothing else.
+        // The thread that calls `take` on such an engine does no other work between.
         let copied_bytes_per_turn = if has_own_thread { usize::MAX } else { COPIED_BYTES_PER_TURN };
         let notifier = if has_own_thread { Some(Arc::new(Notifier::new()?)) } else { None };
         let fd = notifier.as_ref().map_or(engine.raw_fd(), |notifier| notifier.as_fd().as_raw_fd());
@@ -158,7 +158,7 @@ impl PyEngine {
         let names = unary.iter().chain(&streams).map(|path| PyString::intern(py, path).unbind());
         let before = unpoisoned(&self.paths).clone();
         let after = before.iter().map(|path| path.clone_ref(py)).chain(names).collect();
-        // Before the engine knows of them: its calls may be taken by another thread.
+        // The paths are set first, because another thread may take calls at once.
         *unpoisoned(&self.paths) = Arc::new(after);
         let tls = tls.map(|tls| tls.get().tls.clone());
         let service = Service { unary: &unary, streams: &streams, tls };
@@ -190,7 +190,7 @@ impl PyEngine {
 
     #[pyo3(signature = (timeout_ms = 0))]
     fn take<'py>(&self, py: Python<'py>, timeout_ms: i64) -> PyResult<Batch<'py>> {
-        // Taken out of the lock: a finalizer may come back here.
+        // The queue leaves the lock, because a finalizer may call the engine again.
         let mut copy_queue = std::mem::take(&mut *unpoisoned(&self.copy_queue));
         let mut events = self.take_now().map_err(to_py_error)?;
         if events.is_empty()
@@ -289,7 +289,7 @@ impl PyEngine {
 
     fn set_health(&self, service: &str, status: u32) -> PyResult<()> {
         if status > 127 {
-            return Err(PyValueError::new_err("a status of health is from 0 to 127"));
+            return Err(PyValueError::new_err("a health status must be from 0 to 127"));
         }
         self.with(|engine| engine.set_health(service, status));
         Ok(())
@@ -317,7 +317,7 @@ impl PyEngine {
 
 impl Drop for PyEngine {
     fn drop(&mut self) {
-        // The thread never waits for the interpreter, so joining it here cannot hang.
+        // The thread never waits for the interpreter, so that joining it here cannot hang.
         self.stop();
     }
 }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 /// The error of an engine whose thread has panicked.
 pub fn internal_error() -> io::Error {
-    io::Error::other("the engine has failed by a mistake of its own")
+    io::Error::other("internal error: the engine has panicked")
 }
 
 /// The exception of a method that needs an open engine.

@@ -1,4 +1,4 @@
-//! Events as tuples.
+//! Conversion of events to tuples.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ const ACCEPTED: u8 = 4;
 const CLOSED: u8 = 5;
 const WRITABLE: u8 = 6;
 
-/// The kinds of events, by the names they have in the module.
+/// Kinds of events by their names in the module.
 pub const KINDS: [(&str, u8); 7] = [
     ("OPENED", OPENED),
     ("MESSAGE", MESSAGE),
@@ -29,17 +29,17 @@ pub const KINDS: [(&str, u8); 7] = [
     ("WRITABLE", WRITABLE),
 ];
 
-/// The two lists `take` returns.
+/// The two lists that `take` returns.
 pub type Batch<'py> = (Bound<'py, PyList>, Bound<'py, PyList>);
 
-/// An instant here and on the scale of `time.monotonic`.
+/// An instant on Rust's clock and on that of `time.monotonic`.
 pub struct Clock {
     instant: Instant,
     seconds: f64,
 }
 
 impl Clock {
-    /// Reads both clocks.
+    /// Read both clocks.
     pub fn new() -> Self {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         Self { instant: Instant::now(), seconds: time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9 }
@@ -52,7 +52,8 @@ impl Clock {
     }
 }
 
-/// The calls and the other events, each in order; of large messages at most some bytes are copied.
+/// Convert calls and other events, each in order; at most `copied_bytes` of large messages are
+/// copied.
 pub fn build_batch<'py>(
     py: Python<'py>,
     events: Vec<Event>,

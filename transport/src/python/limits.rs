@@ -1,4 +1,4 @@
-//! `Limits`.
+//! The Python class `Limits`.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use pyo3::prelude::*;
 
 use crate::engine::Limits;
 
-/// The largest window HTTP/2 knows.
+/// Largest window of HTTP/2.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 
-/// See the stub.
+/// The class `Limits`; its contract is in the stub.
 #[pyclass(frozen, name = "Limits", module = "skysail_transport")]
 pub struct PyLimits {
     pub limits: Limits,
@@ -19,7 +19,7 @@ pub struct PyLimits {
 #[pymethods]
 impl PyLimits {
     #[new]
-    // The numbers are those of `Limits::default`, spelled out for `help()`.
+    // The numbers equal `Limits::default`, spelled out for `help()`.
     #[pyo3(signature = (
         *,
         max_message_bytes = 67_108_864,
@@ -43,7 +43,7 @@ impl PyLimits {
         max_connection_age_s = 0.0,
         max_connection_idle_s = 0.0,
     ))]
-    // One keyword for each bound.
+    // Each bound is one keyword.
     #[allow(clippy::too_many_arguments)]
     fn new(
         max_message_bytes: usize,
@@ -68,10 +68,10 @@ impl PyLimits {
         max_connection_idle_s: f64,
     ) -> PyResult<Self> {
         if stream_window > MAX_WINDOW || connection_window > MAX_WINDOW {
-            return Err(PyValueError::new_err("a window is at most 2**31 - 1 bytes"));
+            return Err(PyValueError::new_err("a window must be at most 2**31 - 1 bytes"));
         }
         if max_message_bytes.max(max_link_message_bytes) > u32::MAX as usize {
-            return Err(PyValueError::new_err("a message is at most 2**32 - 1 bytes"));
+            return Err(PyValueError::new_err("a message must be at most 2**32 - 1 bytes"));
         }
         let limits = Limits {
             max_message_bytes,
@@ -104,9 +104,9 @@ impl PyLimits {
 }
 
 fn duration(name: &str, seconds: f64) -> PyResult<Duration> {
-    // A year is as good as for ever, and safe to add to any instant.
+    // A year stands for "no limit", and can be added to any instant.
     if (0.0..=3.2e7).contains(&seconds) {
         return Ok(Duration::from_secs_f64(seconds));
     }
-    Err(PyValueError::new_err(format!("{name} is from 0 to a year")))
+    Err(PyValueError::new_err(format!("{name} must be from 0 to a year")))
 }

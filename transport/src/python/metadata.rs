@@ -1,4 +1,4 @@
-//! `Metadata`: headers, decoded when they are asked for.
+//! The Python class `Metadata`: headers, decoded on demand.
 
 use http::HeaderMap;
 use pyo3::prelude::*;
@@ -9,13 +9,13 @@ use crate::grpc::metadata::{Value, decode};
 
 static EMPTY: PyOnceLock<Py<Metadata>> = PyOnceLock::new();
 
-/// See the stub.
+/// The class `Metadata`; its contract is in the stub.
 #[pyclass(frozen, module = "skysail_transport")]
 pub struct Metadata {
     headers: HeaderMap,
 }
 
-/// The object for some headers; all without any share one.
+/// Wrap headers in a Python object; all empty ones share one.
 pub fn wrap<'py>(py: Python<'py>, headers: Option<HeaderMap>) -> PyResult<Bound<'py, PyAny>> {
     let Some(headers) = headers else {
         let empty =

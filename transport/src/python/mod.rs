@@ -1,7 +1,7 @@
-//! The interpreter's door: the only files that know of Python.
+//! The interface to Python: the only files that touch the interpreter.
 //!
-//! Nothing of Python is touched while the engine is locked. A finalizer may run at any allocation
-//! of an object and call the engine again, and the engine's own thread must never wait for the
+//! No Python object is touched while the engine is locked. Any allocation of an object may run a
+//! finalizer that calls the engine again, and the engine's own thread must never wait for the
 //! interpreter.
 
 mod arguments;

@@ -1,5 +1,5 @@
-//! Large messages stay in the `bytes` they came in; where the last use of one ends, Python may
-//! not be at hand. They are kept here until it is.
+//! A queue of `bytes` objects to release. Large sent messages are not copied, and their last use
+//! may end on a thread without the interpreter.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -9,23 +9,23 @@ use pyo3::types::PyBytes;
 
 use crate::net::poller::Notifier;
 
-/// Objects that are done with, for a thread that holds the interpreter to let go of.
+/// Objects to release on a thread that holds the interpreter.
 #[derive(Default)]
 pub struct ReleaseQueue {
     objects: Mutex<Vec<Py<PyBytes>>>,
-    // Of an engine with its own thread: nothing else may bring Python here for a long time.
+    // The notifier of an engine with its own thread, because Python might not call for a long time.
     notifier: Option<Weak<Notifier>>,
 }
 
 impl ReleaseQueue {
-    /// A queue that rings when something is put into it.
+    /// Create a queue that notifies when an object is added.
     pub fn with_notifier(notifier: Option<&Arc<Notifier>>) -> Arc<Self> {
         Arc::new(Self { objects: Mutex::default(), notifier: notifier.map(Arc::downgrade) })
     }
 
-    /// Lets go of what is done with.
+    /// Release the queued objects.
     pub fn clear(&self, _: Python<'_>) {
-        // Taken out first: a finalizer may come back here.
+        // The objects leave the lock first, because a finalizer may call the engine again.
         let objects =
             std::mem::take(&mut *self.objects.lock().unwrap_or_else(PoisonError::into_inner));
         drop(objects);
@@ -41,13 +41,13 @@ impl ReleaseQueue {
 
 struct SharedBytes {
     bytes: *const [u8],
-    // `None` only while it is being dropped.
+    // The object is `None` only during the drop.
     object: Option<Py<PyBytes>>,
     release_queue: Arc<ReleaseQueue>,
 }
 
-// SAFETY: the pointer is read only, and what it points to neither moves nor changes while the
-// `bytes` object lives, which this struct keeps alive.
+// SAFETY: the pointer is only read, and the memory neither moves nor changes while the `bytes`
+// object lives, which this struct keeps alive.
 unsafe impl Send for SharedBytes {}
 
 impl AsRef<[u8]> for SharedBytes {
@@ -66,7 +66,7 @@ impl Drop for SharedBytes {
     }
 }
 
-/// The bytes of an object, without a copy.
+/// Share the bytes of an object without a copy.
 pub fn share(object: &Bound<'_, PyBytes>, release_queue: &Arc<ReleaseQueue>) -> Bytes {
     let bytes: *const [u8] = object.as_bytes();
     let object = Some(object.clone().unbind());

@@ -1,11 +1,11 @@
-//! `ServerTls` and `ClientTls`.
+//! The Python classes `ServerTls` and `ClientTls`.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::net::tls::{ClientTls, ServerTls, TlsError};
 
-/// See the stub.
+/// A class for TLS; its contract is in the stub.
 #[pyclass(frozen, name = "ServerTls", module = "skysail_transport")]
 pub struct PyServerTls {
     pub tls: ServerTls,
@@ -25,7 +25,7 @@ impl PyServerTls {
     }
 }
 
-/// See the stub.
+/// A class for TLS; its contract is in the stub.
 #[pyclass(frozen, name = "ClientTls", module = "skysail_transport")]
 pub struct PyClientTls {
     pub tls: ClientTls,
@@ -46,7 +46,7 @@ impl PyClientTls {
             (None, None) => None,
             _ => {
                 return Err(PyValueError::new_err(
-                    "a certificate needs its key, and a key its own",
+                    "a certificate needs its key, and a key needs its certificate",
                 ));
             }
         };

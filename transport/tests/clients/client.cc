@@ -1,4 +1,4 @@
-// Calls the echo of the tests with the C++ library; says on stderr what is not as it should be.
+// Call the tests' echo with the C++ library; print wrong results to stderr.
 #include <chrono>
 #include <cstdlib>
 #include <iostream>

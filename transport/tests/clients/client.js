@@ -1,4 +1,4 @@
-// Calls the echo of the tests with @grpc/grpc-js; an assertion that fails ends it with 1.
+// Call the tests' echo with @grpc/grpc-js; a failed assertion exits with 1.
 "use strict";
 const assert = require("node:assert");
 const grpc = require("@grpc/grpc-js");
@@ -8,7 +8,7 @@ const client = new grpc.Client(process.argv[2], grpc.credentials.createInsecure(
   "grpc.max_receive_message_length": -1,
 });
 
-// The error, answer and trailers of one call.
+// Return the error, answer and trailers of one call.
 function call(method, message, metadata = new grpc.Metadata(), options = {}) {
   return new Promise((resolve) => {
     let outcome;
