@@ -189,12 +189,12 @@ $(VENV)/.docs: $(VENV)/.ready
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 .PHONY: site
-site: install $(VENV)/.docs  ## build the documentation as a site in build/site
+site: $(VENV)/.docs  ## build the documentation as a site in build/site
 	$(MKDOCS) build --quiet --strict
 	@echo "build/site: to read it, run '$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8010'"
 
 .PHONY: site-serve
-site-serve: install $(VENV)/.docs  ## show the documentation on 127.0.0.1:8010, and again after each change
+site-serve: $(VENV)/.docs  ## show the documentation on 127.0.0.1:8010, and again after each change
 	$(MKDOCS) serve --dev-addr 127.0.0.1:8010
 
 .PHONY: lock

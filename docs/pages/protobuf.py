@@ -141,9 +141,10 @@ def _page(page: str, file: File, places: dict[str, str]) -> str:
     here = {name: place.removeprefix(f"{page}.md") for name, place in places.items()}
     for service in (each for each in file.declarations if each.kind == "service"):
         lines += ["", f"## {service.name}", "", service.comment, ""]
-        lines += ["| RPC | request | response | |", "|---|---|---|---|"]
+        lines += ["| RPC | takes | returns | meaning |", "|---|---|---|---|"]
         for rpc in service.members:
-            asked, answer = _type(rpc.type, here, ""), _type(rpc.answer, here, "")
+            asked = _message_of(rpc, rpc.type, "request", here)
+            answer = _message_of(rpc, rpc.answer, "response", here)
             lines.append(f"| `{rpc.name}` | {asked} | {answer} | {one_line(rpc.comment)} |")
     blocks = list(_blocks(file.declarations))
     for kind, heading in (("message", "Messages"), ("enum", "Enumerations")):
@@ -154,6 +155,14 @@ def _page(page: str, file: File, places: dict[str, str]) -> str:
             lines += ["", f"### {name}", "", each.comment]
             lines += (_enum if kind == "enum" else _message)(each, name, here)
     return "\n".join(lines) + "\n"
+
+
+def _message_of(rpc: Declaration, text: str, role: str, places: dict[str, str]) -> str:
+    """Return a message of an RPC; by its role if it has the usual name, which is long."""
+    stream, _, name = text.rpartition(" ")
+    usual = f"{rpc.name}{role.capitalize()}"
+    label = role if name == usual else f"`{name}`"
+    return f"{f'{stream} of ' if stream else ''}[{label}]({places[name]})"
 
 
 def _blocks(declarations: list[Declaration], outer: str = "") -> Iterator[tuple[str, Declaration]]:

@@ -27,10 +27,10 @@ def settings_page() -> str:
         "Generated from the classes by `make docs`.",
         "",
         "Flags override environment variables, which override defaults. `--print-settings` prints",
-        "the effective settings of a service, secrets hidden. What operators change at run time",
-        "(SLO, replicas, routes) is state, in the store, and no setting.",
+        "the effective settings of a service and hides secrets. SLOs, replicas and routes are no",
+        "settings: they are state, which operators change at run time and the store keeps.",
         "",
-        "`skysail up` hands its environment to the services that it starts:",
+        "`skysail up` passes its environment to the services that it starts:",
         "`SKYSAIL_FRONTEND_MAX_MESSAGE_MIB=256 skysail up`. Errors and other pages call a setting by",
         "its plain name, such as `max_message_mib`.",
     ]
@@ -39,9 +39,8 @@ def settings_page() -> str:
         if command:
             note = "; its container manager sets them" if cls is ModelServerSettings else ""
             lines += [f"`{command}`{note}", ""]
-        head = "| flag | environment | default | meaning |" if command else None
-        lines.append(head or "| environment | default | meaning |")
-        lines.append("|---|---|---|---|" if command else "|---|---|---|")
+        lines.append(f"| {'flag, variable' if command else 'variable'} | default | meaning |")
+        lines.append("|---|---|---|")
         prefix = cls.model_config["env_prefix"]
         for name, field in cls.model_fields.items():
             alias = field.validation_alias
@@ -49,7 +48,7 @@ def settings_page() -> str:
             default = _default(field.get_default(call_default_factory=True))
             meaning = " ".join((field.description or "").split())
             flag_name = (alias if isinstance(alias, str) else name).lower().replace("_", "-")
-            flag = f"`--{flag_name}` | " if command else ""
+            flag = f"`--{flag_name}`<br>" if command else ""
             lines.append(f"| {flag}`{variable}` | {default} | {meaning} |")
     return "\n".join(lines) + "\n"
 

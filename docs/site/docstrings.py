@@ -1,4 +1,4 @@
-"""The documentation of `Client`: that of `AsyncClient`, where a method refers to it."""
+"""Docstrings of the package `skysail` as the page of the Python API shows them."""
 
 import re
 from typing import Any
@@ -8,11 +8,25 @@ import griffe
 _REFERENCE = re.compile(r"(.*?); see `AsyncClient(?:\.(\w+))?`\.?$", re.DOTALL)
 
 
-class ClientDocstrings(griffe.Extension):
-    """Replaces "see `AsyncClient.predict`" by what stands there."""
+class PageDocstrings(griffe.Extension):
+    """Completes `Client` from `AsyncClient`, and lists the fields of dataclasses at their class."""
+
+    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Move docstrings of the fields of a dataclass into a section of its own docstring."""
+        if "skysail" not in cls.path or not any(
+            "dataclass" in str(each.value) for each in cls.decorators
+        ):
+            return
+        lines = []
+        for name, member in cls.members.items():
+            if member.is_attribute and member.docstring is not None and not name.startswith("_"):
+                lines.append(f"    {name}: {' '.join(member.docstring.value.split())}")
+                member.docstring = None
+        if lines and cls.docstring is not None:
+            cls.docstring.value += "\n\nAttributes:\n" + "\n".join(lines)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Complete the methods of `Client` once the package `skysail` is read."""
+        """Replace "see `AsyncClient.predict`" by what is written there."""
         if pkg.path != "skysail":
             return
         original = pkg["async_client.AsyncClient"]
