@@ -29,7 +29,7 @@ PART = 16_000
 
 
 def upload(size: int, stream: int = 1, path: str = FAIL, num_missing: int = 0) -> Iterator[bytes]:
-    """Return the frames of a call, without the last bytes of its message if `missing`."""
+    """Return the frames of a call, without the last bytes of its message if `num_missing`."""
     body = message(bytes(size))
     yield frame(HEADERS, 4, stream, headers(path))
     end = len(body) - num_missing

@@ -64,7 +64,7 @@ impl Engine {
     ) {
         let gauge = &self.connections[call.connection as usize].unsent;
         let unsent_bytes = gauge.get() + frame.num_bytes();
-        if unsent_bytes > self.max_unsent_bytes() || self.is_clogged(unsent_bytes) {
+        if unsent_bytes > self.max_unsent_bytes() || self.exceeds_unsent_share(unsent_bytes) {
             self.counters.refused += 1;
             return call.send.abandon(too_much_unsent().to_headers());
         }
@@ -93,8 +93,8 @@ impl Engine {
         let is_link = call.role == Role::Link;
         let index = call.connection as usize;
         let unsent_bytes = self.connections[index].unsent.get() + frame.num_bytes();
-        let is_clogged = !is_link && self.is_clogged(unsent_bytes);
-        if unsent_bytes > self.max_unsent_bytes() || is_clogged {
+        let exceeds_unsent_share = !is_link && self.exceeds_unsent_share(unsent_bytes);
+        if unsent_bytes > self.max_unsent_bytes() || exceeds_unsent_share {
             self.fail_call(slot, too_much_unsent());
             return false;
         }

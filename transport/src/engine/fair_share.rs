@@ -5,7 +5,7 @@ use super::refusal::too_much_untaken;
 
 impl Engine {
     /// Return whether a connection has its share of an event queue that is above its bound.
-    pub(super) fn is_overfull(&self, index: u32) -> bool {
+    pub(super) fn exceeds_event_share(&self, index: u32) -> bool {
         let own_bytes = self.connections[index as usize].untaken_bytes(self.num_takes);
         self.is_over_share(own_bytes, self.event_bytes, self.limits.max_untaken_bytes)
     }
@@ -14,7 +14,7 @@ impl Engine {
     ///
     /// The connection with the most incomplete bytes loses its largest call. A peer that stays
     /// below the others can always finish, even if others never do.
-    pub(super) fn evict(&mut self) {
+    pub(super) fn fail_incomplete_calls(&mut self) {
         while self.event_bytes + self.partial_bytes > self.limits.max_untaken_bytes {
             let connections = self.connections.iter().map(|(_, connection)| connection);
             let Some(fullest) = connections.max_by_key(|connection| connection.partial_bytes)
@@ -29,8 +29,9 @@ impl Engine {
         }
     }
 
-    /// Return whether the queues for all peers are above their bound and one connection exceeds its share.
-    pub(super) fn is_clogged(&self, own_bytes: usize) -> bool {
+    /// Return whether the queues for all peers are above their bound and one connection exceeds its
+    /// share.
+    pub(super) fn exceeds_unsent_share(&self, own_bytes: usize) -> bool {
         self.is_over_share(own_bytes, self.unsent.get(), self.limits.max_total_unsent_bytes)
     }
 

@@ -107,7 +107,7 @@ impl Engine {
         connection.partial_bytes = connection.partial_bytes + after - before;
         self.partial_bytes = self.partial_bytes + after - before;
         if error.is_none() && after > before {
-            self.evict();
+            self.fail_incomplete_calls();
         }
         error
     }

@@ -91,7 +91,8 @@ impl RecvHalf {
         self.assembler.is_inflating()
     }
 
-    /// Return whether the rest of a message is awaited from the peer, rather than an acknowledgement.
+    /// Return whether the rest of a message is awaited from the peer, rather than an
+    /// acknowledgement.
     pub fn is_inside_message(&self, limits: &Limits) -> bool {
         let is_held_back = self.num_unacknowledged > limits.stream_window as usize;
         !is_held_back && !self.is_inflating() && !self.assembler.is_between_messages()

@@ -141,11 +141,11 @@ impl Engine {
             },
         };
         let unsent_bytes = connection.unsent.get();
-        if unsent_bytes > self.limits.max_unsent_bytes || self.is_clogged(unsent_bytes) {
+        if unsent_bytes > self.limits.max_unsent_bytes || self.exceeds_unsent_share(unsent_bytes) {
             let text = "the peer does not read its responses";
             return self.refuse(index, body, respond, Status::new(code::RESOURCE_EXHAUSTED, text));
         }
-        if self.is_overfull(index) {
+        if self.exceeds_event_share(index) {
             return self.refuse(index, body, respond, too_much_untaken());
         }
         let encoding =
