@@ -10,11 +10,11 @@ import pytest
 
 from skysail_common.clock import NEVER
 from skysail_common.tensors import DataType, Signature, TensorSpec
+from skysail_model_server.call_watchdog import CallWatchdog
 from skysail_model_server.execution import Execution
 from skysail_model_server.forks import close_connections, end_fork
 from skysail_model_server.model import Model
 from skysail_model_server.warm_up import warm_up
-from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
 from skysail_testing.clock import FakeClock
 
@@ -96,7 +96,7 @@ def test_a_fork_in_one_call_makes_no_other_call(tmp_path):
 
     def answer() -> None:
         # Handlers of forks stay registered, so that this process is one of its own.
-        execution = Execution(Model(forks, "array", signature), Watchdog(NEVER, FakeClock()))
+        execution = Execution(Model(forks, "array", signature), CallWatchdog(NEVER, FakeClock()))
         os.register_at_fork(after_in_child=execution.end_in_fork)
         result = execution.run(batch)
         os._exit(len(result.errors))

@@ -13,7 +13,7 @@ from aiohttp import web
 from skysail_common.errors import ContainerManagerUnavailable, FailedPrecondition, SkysailError
 from skysail_common.kubernetes import api as kubernetes_api
 from skysail_common.kubernetes import connection as kubernetes_connection
-from skysail_common.kubernetes.api import Change, KubernetesApi
+from skysail_common.kubernetes.api import KubernetesApi, WatchEvent
 from skysail_common.kubernetes.errors import (
     ChangedMeanwhile,
     ClusterRefused,
@@ -127,7 +127,7 @@ async def never(request: web.Request) -> web.StreamResponse:
     raise AssertionError
 
 
-async def seen(api: KubernetesApi, number: int) -> list[Change]:
+async def seen(api: KubernetesApi, number: int) -> list[WatchEvent]:
     found = []
     async with aclosing(api.watch(POD, {"a": "b"})) as changes:
         async for change in changes:
@@ -214,10 +214,10 @@ async def test_a_watch_lists_and_tells_what_changes(server: Server, api: Kuberne
     chunks = [content[:10], content[10:100], content[100:]]
     server.script = [lists("7", pod("p", "5")), streams(*chunks, stays=True)]
     assert await seen(api, 4) == [
-        Change((pod("p", "5"),)),
-        Change(None, first),
-        Change(None, second),
-        Change(None, second, True),
+        WatchEvent((pod("p", "5"),)),
+        WatchEvent(None, first),
+        WatchEvent(None, second),
+        WatchEvent(None, second, True),
     ]
     assert server.asked[1] == (
         "GET /api/v1/namespaces/n/pods?watch=true&allowWatchBookmarks=true&resourceVersion=7"
@@ -235,9 +235,9 @@ async def test_a_watch_that_the_server_ends_is_resumed(server: Server, api: Kube
         streams(event("MODIFIED", pod("p", "21")), stays=True),
     ]
     assert await seen(api, 3) == [
-        Change(()),
-        Change(None, pod("p", "8")),
-        Change(None, pod("p", "21")),
+        WatchEvent(()),
+        WatchEvent(None, pod("p", "8")),
+        WatchEvent(None, pod("p", "21")),
     ]
     versions = [asked.partition("resourceVersion=")[2].partition("&")[0] for asked in server.asked]
     assert versions == ["", "7", "8", "20", "20"]
@@ -253,9 +253,9 @@ async def test_what_happened_long_ago_is_listed_anew(server: Server, api: Kubern
         streams(event("ADDED", pod("r", "91")), stays=True),
     ]
     assert await seen(api, 3) == [
-        Change((pod("p", "5"),)),
-        Change((pod("q", "88"),)),
-        Change(None, pod("r", "91")),
+        WatchEvent((pod("p", "5"),)),
+        WatchEvent((pod("q", "88"),)),
+        WatchEvent(None, pod("r", "91")),
     ]
 
 
@@ -431,12 +431,12 @@ async def test_calls_under_way_outlive_a_token(server: Server, file: Path):
     )
     server.script = [lists("7"), waits, *[handler] * 10]
     async with aclosing(api.watch(POD, {})) as changes:
-        assert await anext(changes) == Change(())
-        assert await anext(changes) == Change(None, pod("p", "8"))
+        assert await anext(changes) == WatchEvent(())
+        assert await anext(changes) == WatchEvent(None, pod("p", "8"))
         # All of them are refused, and the file is read once.
         await asyncio.gather(*(api.get(POD, "p") for _ in range(5)))
         go_on.set()
-        assert await anext(changes) == Change(None, pod("p", "9"))
+        assert await anext(changes) == WatchEvent(None, pod("p", "9"))
     await api.close()
 
 

@@ -13,7 +13,7 @@ import skysail
 from skysail_common.identifiers import ModelVersion
 from skysail_common.states import ExitCode
 from skysail_common.tokens import replica_token
-from skysail_model_server import installing
+from skysail_model_server import installer
 from skysail_testing.artifact_server import SECRET, ArtifactServer
 from skysail_testing.container_managers import make_wheel
 
@@ -99,7 +99,7 @@ def test_packages_are_installed_into_a_directory_and_found_there(tmp_path: Path,
     (directory / "left").write_text("")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("SKYSAIL_REQUIREMENTS", f"# ours\n{wheel}\n")
-    assert installing.main(["install", str(directory)]) == ExitCode.OK
+    assert installer.main(["install", str(directory)]) == ExitCode.OK
     assert not (directory / "left").exists()
     program = "import own_package, skysail_model_server; print(own_package.ANSWER)"
     done = subprocess.run(
@@ -113,7 +113,7 @@ def test_why_pip_failed_is_in_the_log_and_nothing_stays(tmp_path: Path, monkeypa
     directory = tmp_path / "0123"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("SKYSAIL_REQUIREMENTS", "no-such-package==1.0\n")
-    assert installing.main(["install", str(directory)]) == 1
+    assert installer.main(["install", str(directory)]) == 1
     assert not directory.exists()
     captured = capfd.readouterr()
     # One output, as the log of a container is.

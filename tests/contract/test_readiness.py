@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail_common.rpc.serving import GrpcServer
+from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_management.containers.readiness import SILENCE_LIMIT_S, START_LIMIT_S, watch_readiness
 from skysail_testing.clock import FakeClock
 
@@ -116,7 +116,7 @@ async def test_a_process_that_is_stopped_is_not_ready_and_then_taken_for_dead(
     endpoint = f"unix:{tmp_path}/h.sock"
     program = f"""
 import asyncio
-from skysail_common.rpc.serving import GrpcServer
+from skysail_common.rpc.grpc_server import GrpcServer
 async def serve():
     server = GrpcServer([])
     server.bind({endpoint!r})

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from skysail_common.rpc.channels import KeepAlive, open_channel
-from skysail_common.rpc.serving import GrpcServer
+from skysail_common.rpc.grpc_server import GrpcServer
 
 # Far less than servers and clients wait; grpc itself allows no shorter times.
 _QUICK = KeepAlive(1.0, 1.0)

@@ -13,7 +13,7 @@ from skysail_common.errors import (
     StoreLost,
     StoreUnavailable,
 )
-from skysail_common.store import Change, Owner, Store, Stored, Table
+from skysail_common.store import Owner, RecordChange, Store, Stored, Table
 from skysail_common.store.embedded import find_server, stop_stray, wait_until_ready
 from skysail_common.store.keys import meta_key, table_key
 from skysail_common.store.store import ABSENT
@@ -74,8 +74,10 @@ async def raw(server: StoreServer) -> AsyncIterator[redis.asyncio.Redis]:
         await client.aclose()
 
 
-def put(name: str, json: str = "{}", expected: int = ABSENT, table: Table = Table.MODELS) -> Change:
-    return Change(table, name, expected, json)
+def put(
+    name: str, json: str = "{}", expected: int = ABSENT, table: Table = Table.MODELS
+) -> RecordChange:
+    return RecordChange(table, name, expected, json)
 
 
 async def test_an_owner_writes_the_format_and_another_is_refused(server: StoreServer, connect):
@@ -113,7 +115,7 @@ async def test_a_commit_of_several_records_is_all_or_nothing(store: Store):
     changes = [
         put("a", table=Table.VERSIONS),
         put("b", table=Table.DEPLOYMENTS),
-        Change(Table.MODELS, "m", kept, None),
+        RecordChange(Table.MODELS, "m", kept, None),
         put("m2", expected=99),
     ]
     with pytest.raises(Conflict, match="'m2' was changed by another"):
@@ -130,7 +132,7 @@ async def test_a_commit_of_several_records_is_all_or_nothing(store: Store):
 @pytest.mark.parametrize("expected", [ABSENT, 99, -1])
 async def test_a_wrong_revision_changes_nothing(store: Store, expected: int):
     revision = await store.commit([put("m", '"mine"')])
-    for change in (put("m", '"other"', expected), Change(Table.MODELS, "m", expected, None)):
+    for change in (put("m", '"other"', expected), RecordChange(Table.MODELS, "m", expected, None)):
         with pytest.raises(Conflict):
             await store.commit([change])
     assert await rows_of(store) == {"m": Stored(revision, '"mine"')}
@@ -138,7 +140,7 @@ async def test_a_wrong_revision_changes_nothing(store: Store, expected: int):
 
 async def test_a_record_that_is_gone_has_no_revision(store: Store):
     revision = await store.commit([put("m")])
-    await store.commit([Change(Table.MODELS, "m", revision, None)])
+    await store.commit([RecordChange(Table.MODELS, "m", revision, None)])
     assert await rows_of(store) == {}
     with pytest.raises(Conflict):
         await store.commit([put("m", expected=revision)])
@@ -146,7 +148,7 @@ async def test_a_record_that_is_gone_has_no_revision(store: Store):
 
 
 async def test_removing_what_does_not_exist_is_no_conflict(store: Store):
-    await store.commit([Change(Table.MODELS, "m", ABSENT, None)])
+    await store.commit([RecordChange(Table.MODELS, "m", ABSENT, None)])
 
 
 async def test_of_racing_writers_exactly_one_wins_each_round(store: Store):
@@ -201,7 +203,7 @@ VALUES = {
 async def test_a_value_comes_back_as_it_was(store: Store, value: str):
     revision = await store.commit([put("m", value)])
     assert await rows_of(store) == {"m": Stored(revision, value)}
-    await store.commit([Change(Table.MODELS, "m", revision, None)])
+    await store.commit([RecordChange(Table.MODELS, "m", revision, None)])
 
 
 @pytest.mark.parametrize("name", ["m:1", "ä b\n{}", "", "*"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skysail_common.errors import Conflict, StoreLost, StoreTaken
-from skysail_common.store import Change, Contents, Owner, Store, Stored, Table
+from skysail_common.store import Contents, Owner, RecordChange, Store, Stored, Table
 from skysail_common.store.owner import LEASE_S
 from skysail_common.store.store import ABSENT
 from skysail_testing.store_servers import StoreServer, embedded_command, installed_command
@@ -42,8 +42,8 @@ async def taken(world: StoreWorld, name: str) -> Store:
     return store
 
 
-def put(name: str, json: str = "{}", expected: int = ABSENT) -> Change:
-    return Change(Table.MODELS, name, expected, json)
+def put(name: str, json: str = "{}", expected: int = ABSENT) -> RecordChange:
+    return RecordChange(Table.MODELS, name, expected, json)
 
 
 async def rows_of(store: Store) -> dict[str, str]:
@@ -232,7 +232,7 @@ async def test_a_restored_store_holds_nothing_that_came_in_between(world):
     store = await taken(world, "a")
     await store.commit([put("m")])
     backup = await world.backup()
-    await store.commit([Change(Table.MODELS, "m", 1, None), put("n")])
+    await store.commit([RecordChange(Table.MODELS, "m", 1, None), put("n")])
     known = await store.read()
     await world.roll_back(backup)
     await store.restore(known)

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 
 from skysail_common.errors import InvalidInput, StoreRefused, StoreUnavailable
-from skysail_common.store import Change, Owner, Store, Table
+from skysail_common.store import Owner, RecordChange, Store, Table
 from skysail_common.store.store import ABSENT
 from skysail_testing.store_servers import StoreServer, embedded_command, installed_command
 
@@ -55,7 +55,7 @@ async def store(connect) -> Store:
 
 
 def commit(store: Store) -> Awaitable[int]:
-    return store.commit([Change(Table.MODELS, "m", ABSENT, "{}")])
+    return store.commit([RecordChange(Table.MODELS, "m", ABSENT, "{}")])
 
 
 @pytest.mark.parametrize("credentials", ["", ":wrong@", "user:wrong@"])
@@ -105,7 +105,7 @@ async def test_a_database_that_does_not_exist_is_named(server: StoreServer):
 async def test_a_store_that_forgot_all_scripts_takes_commits(raw, store: Store):
     for number in range(3):
         await raw.execute_command("SCRIPT", "FLUSH")
-        await store.commit([Change(Table.MODELS, str(number), ABSENT, "{}")])
+        await store.commit([RecordChange(Table.MODELS, str(number), ABSENT, "{}")])
     assert len((await store.read()).tables[Table.MODELS]) == 3
 
 
@@ -118,7 +118,7 @@ async def test_commits_of_a_store_that_starts_again_and_again_are_made_or_told(
     async def write() -> None:
         for number in range(60):
             try:
-                await store.commit([Change(Table.MODELS, str(number), ABSENT, "{}")])
+                await store.commit([RecordChange(Table.MODELS, str(number), ABSENT, "{}")])
                 names.append(str(number))
             except StoreUnavailable as error:
                 errors.append(error)

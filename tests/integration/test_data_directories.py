@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from skysail_common.process.log_rotation import EVERY_S, MAX_BYTES
-from skysail_common.rpc.serving import parse_ready_line
+from skysail_common.process.ready_line import parse_ready_line
 from skysail_testing import models
 from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
 from skysail_testing.processes import eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from skysail_common.rpc.serving import parse_ready_line
+from skysail_common.process.ready_line import parse_ready_line
 from skysail_testing.clusters import running_cluster
 
 PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")

@@ -9,7 +9,7 @@ import skysail.artifact.build
 from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import ModelNotFound, Unauthenticated
 from skysail_common.identifiers import ModelVersion, ReplicaId
-from skysail_common.rpc.serving import GrpcServer
+from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_common.tokens import is_token_of
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import management_pb2_grpc

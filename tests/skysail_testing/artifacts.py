@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from skysail_model_server.loading import load_model
+from skysail_model_server.model_loader import load_model
 
 model = load_model(Path(sys.argv[1]), Path(sys.argv[2]))
 print(model.predict([np.ones((1, 2))], 1)[0].tolist())

@@ -25,7 +25,7 @@ import skysail.artifact.build
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.json_or_text import value_of
 from skysail_common.kubernetes.anchor import anchor_name
-from skysail_common.kubernetes.api import Change
+from skysail_common.kubernetes.api import WatchEvent
 from skysail_common.resources import Resources
 from skysail_common.rpc.channels import open_channel
 from skysail_common.rpc.link_identity import identity_metadata
@@ -263,7 +263,7 @@ class KubernetesBackend(Backend):
         )
 
     def lose_events(self, manager: KubernetesManager) -> None:
-        async def unheard(change: Change) -> None:
+        async def unheard(change: WatchEvent) -> None:
             return
 
         manager._pods._take = unheard  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import asynccontextmanager
 from typing import Any
 
-from skysail_common.kubernetes.api import Change
+from skysail_common.kubernetes.api import WatchEvent
 from skysail_common.kubernetes.errors import ChangedMeanwhile, ClusterRefused, NotInCluster
 from skysail_common.kubernetes.kinds import DEPLOYMENT, POD, Kind, Object, kind_of
 
@@ -38,7 +38,7 @@ class FakeKubernetesApi:
         self.on_create: Callable[[Object], None] = lambda made: None
         self.num_watches = 0
         self.is_open = False
-        self._watches: list[tuple[Kind, dict[str, str], asyncio.Queue[Change | Exception]]] = []
+        self._watches: list[tuple[Kind, dict[str, str], asyncio.Queue[WatchEvent | Exception]]] = []
         self.applied: list[Object] = []
         """Every manifest that was applied."""
         self._versions = 0
@@ -97,14 +97,16 @@ class FakeKubernetesApi:
         if found is not None and uid in ("", found["metadata"]["uid"]):
             self.remove(kind, name)
 
-    async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncGenerator[Change, None]:
+    async def watch(
+        self, kind: Kind, labels: Mapping[str, str]
+    ) -> AsyncGenerator[WatchEvent, None]:
         await self._called("watch", kind)
-        changes: asyncio.Queue[Change | Exception] = asyncio.Queue()
+        changes: asyncio.Queue[WatchEvent | Exception] = asyncio.Queue()
         entry = (kind, dict(labels), changes)
         self._watches.append(entry)
         self.num_watches += 1
         try:
-            yield Change(tuple(self._selected(kind, labels)))
+            yield WatchEvent(tuple(self._selected(kind, labels)))
             while True:
                 change = await changes.get()
                 if isinstance(change, Exception):
@@ -152,7 +154,7 @@ class FakeKubernetesApi:
                 self._put({**found, "metadata": metadata})
             return
         del self.objects[kind, name]
-        self._tell(Change(None, copy.deepcopy(found), True))
+        self._tell(WatchEvent(None, copy.deepcopy(found), True))
         for (other, owned), each in list(self.objects.items()):
             owners = each["metadata"].get("ownerReferences", ())
             if (other, owned) in self.objects and any(
@@ -167,7 +169,7 @@ class FakeKubernetesApi:
         self.remove(POD, name)
         self.ends_pods = ends_pods
 
-    def send(self, change: Change) -> None:
+    def send(self, change: WatchEvent) -> None:
         """Tell those who watch of something, whether or not it is so."""
         self._tell(change)
 
@@ -213,12 +215,12 @@ class FakeKubernetesApi:
         metadata.setdefault("uid", f"uid-{self._versions}")
         metadata["resourceVersion"] = str(self._versions)
         self.objects[kind_of(made), metadata["name"]] = made
-        self._tell(Change(None, copy.deepcopy(made)))
+        self._tell(WatchEvent(None, copy.deepcopy(made)))
         told = copy.deepcopy(made)
         self._control()
         return told
 
-    def _tell(self, change: Change) -> None:
+    def _tell(self, change: WatchEvent) -> None:
         assert change.changed is not None
         for kind, labels, changes in self._watches:
             if kind == kind_of(change.changed) and _has(change.changed, labels):
@@ -242,7 +244,7 @@ class FakeKubernetesApi:
             if not _has(pod, wanted):
                 metadata = {**pod["metadata"], "ownerReferences": []}
                 self.objects[kind, name] = {**pod, "metadata": metadata}
-                self._tell(Change(None, copy.deepcopy(self.objects[kind, name])))
+                self._tell(WatchEvent(None, copy.deepcopy(self.objects[kind, name])))
             elif "deletionTimestamp" not in pod["metadata"]:
                 counted.append(pod)
         surplus = len(counted) - deployment["spec"]["replicas"]

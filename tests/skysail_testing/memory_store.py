@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from skysail_common.errors import Conflict, StoreLost
-from skysail_common.store import Change, Contents, Owner, Stored, StoreState, Table
+from skysail_common.store import Contents, Owner, RecordChange, Stored, StoreState, Table
 from skysail_common.store.store import lost_text, taken_by
 
 
@@ -138,7 +138,7 @@ class MemoryStore:
         await self._answered()
         return found
 
-    async def commit(self, changes: Sequence[Change]) -> int:
+    async def commit(self, changes: Sequence[RecordChange]) -> int:
         self._maybe_fail()
         self._check()
         for change in changes:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from skysail_common.rpc.serving import parse_ready_line
+from skysail_common.process.ready_line import parse_ready_line
 
 
 class Service:

@@ -27,8 +27,8 @@ from skysail_common.extras import require_extra
 from skysail_common.process.child_process import StartFailed
 from skysail_common.process.data_dir import log_path, open_log
 from skysail_common.process.logs import configure
+from skysail_common.process.ready_line import parse_ready_line, print_ready_line
 from skysail_common.process.sockets import without_brackets
-from skysail_common.rpc.serving import parse_ready_line, print_ready_line
 
 _LOG_TAIL_LINES = 20
 

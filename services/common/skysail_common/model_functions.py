@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skysail_common.conversions import narrowed
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.json_or_text import elements_of
+from skysail_common.tensor_conversions import narrowed
 from skysail_common.tensors import Array, Content, DataType, TensorSpec
 
 Calling = Literal["array", "keywords", "mapping", "list"]

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from skysail_common.clock import MONOTONIC
 from skysail_common.process.lifecycle import BackgroundTasks, stop_event, wait_for_end, watch_parent
+from skysail_common.process.ready_line import print_ready_line
 from skysail_common.process.sockets import join_host_port, local_endpoint
 from skysail_common.rpc.contract import Server
-from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import open_transport
 from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.prediction_cache import PredictionCache

@@ -20,8 +20,8 @@ from starlette.routing import Route
 from skysail_common.process.child_process import Child, Watch, python_module
 from skysail_common.process.http_get import TIMEOUT_S, is_live, read_page
 from skysail_common.process.lifecycle import BackgroundTasks, stop_event, wait_for_end, watch_parent
+from skysail_common.process.ready_line import print_ready_line
 from skysail_common.process.sockets import bound_socket, join_host_port
-from skysail_common.rpc.serving import print_ready_line
 from skysail_common.rpc.transports import VARIABLE
 from skysail_frontend.ingress.http_server import HttpServer, http_app
 from skysail_frontend.monitoring.metrics import merge_pages

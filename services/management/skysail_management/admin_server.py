@@ -14,9 +14,9 @@ import grpc.aio
 from skysail_common.errors import SkysailError, Unauthenticated, Unavailable
 from skysail_common.process.sockets import join_host_port
 from skysail_common.rpc.certificates import ServerCertificates
+from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_common.rpc.health_check import READINESS
 from skysail_common.rpc.management_access import is_same_token, token_of
-from skysail_common.rpc.serving import GrpcServer
 from skysail_management.request_limits import check_request
 from skysail_management.servicer import ManagementServicer
 from skysail_protos.v1 import management_pb2_grpc

@@ -15,11 +15,12 @@ from skysail_common.extras import require_extra
 from skysail_common.identifiers import check_name
 from skysail_common.process.data_dir import cannot_use, management_socket, private_directory
 from skysail_common.process.lifecycle import BackgroundTasks, stop_event, watch_parent
+from skysail_common.process.ready_line import print_ready_line
 from skysail_common.process.sockets import check_management_host, join_host_port
 from skysail_common.rpc.certificates import ServerCertificates
+from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_common.rpc.health_check import STORE
 from skysail_common.rpc.management_access import read_token
-from skysail_common.rpc.serving import GrpcServer, print_ready_line
 from skysail_common.store import Store
 from skysail_management.admin_server import SERVICE, AdminServer
 from skysail_management.artifact_servicer import MAX_MESSAGE_BYTES, ArtifactServicer

@@ -15,8 +15,8 @@ from skysail_common.artifacts import CHUNK_BYTES
 from skysail_common.errors import Unauthenticated
 from skysail_common.identifiers import ReplicaId
 from skysail_common.process.threads import in_thread
+from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_common.rpc.management_access import token_of
-from skysail_common.rpc.serving import GrpcServer
 from skysail_common.tokens import is_token_of
 from skysail_management.artifacts import ArtifactStore
 from skysail_management.operations.models import Models

@@ -20,7 +20,7 @@ from skysail_common.identifiers import ModelVersion
 from skysail_common.process.backoff import BackOff
 from skysail_common.resources import Resources
 from skysail_common.serving_options import ServingOptions
-from skysail_common.store import Change, Contents, Store, Stored, Table
+from skysail_common.store import Contents, RecordChange, Store, Stored, Table
 from skysail_common.store.store import ABSENT
 from skysail_common.tensors import InputType, Signature
 from skysail_management.audit import log_change
@@ -236,10 +236,10 @@ class PendingChange:
         self.before = table.get(name)
         self._table = table
 
-    def to_change(self) -> Change:
+    def to_change(self) -> RecordChange:
         """Return it as the store takes it."""
         json = None if self.record is None else self.record.model_dump_json()
-        return Change(self.table, self.name, self.revision, json)
+        return RecordChange(self.table, self.name, self.revision, json)
 
     def apply(self, revision: int) -> None:
         """Show it in the mirror."""

@@ -12,12 +12,12 @@ from types import TracebackType
 
 from skysail_common.errors import InvalidInput, ModelFailed, SkysailError, Status
 from skysail_common.model_functions import call_function
-from skysail_common.replica_reports import place_of
+from skysail_common.replica_events import place_of
 from skysail_model_server.batches import BatchInputs, BatchOutputs
+from skysail_model_server.call_watchdog import CallWatchdog
 from skysail_model_server.forks import end_fork
 from skysail_model_server.memory import memory_advice
 from skysail_model_server.model import Model
-from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,10 @@ class Execution:
     """Runs the batches of one model, one at a time."""
 
     def __init__(
-        self, model: Model, watchdog: Watchdog, on_out_of_memory: Callable[[], None] = lambda: None
+        self,
+        model: Model,
+        watchdog: CallWatchdog,
+        on_out_of_memory: Callable[[], None] = lambda: None,
     ) -> None:
         """Run nothing yet.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.process.settings import read_settings
 from skysail_common.states import ExitCode
-from skysail_model_server.fetching import fetch_artifact
+from skysail_model_server.artifact_download import download_artifact
 from skysail_model_server.replica_log import configure_log, tell
 from skysail_model_server.settings import ModelServerSettings
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     try:
         asyncio.run(
-            fetch_artifact(
+            download_artifact(
                 settings.management_endpoint,
                 settings.replica_id,
                 settings.token.get_secret_value(),

@@ -79,5 +79,5 @@ class ModelServerSettings(ServiceSettings):
 
 
 def requirements_text() -> str:
-    """Return what `skysail_model_server.installing` is to install; empty for nothing."""
+    """Return what `skysail_model_server.installer` is to install; empty for nothing."""
     return os.environ.get("SKYSAIL_REQUIREMENTS", "")

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from skysail_common.clock import Clock
-from skysail_common.replica_reports import NOT_READY
+from skysail_common.replica_events import NOT_READY
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _Handler = Callable[[int, FrameType | None], Any]
 
 
-class _Beside:
+class _ChainedHandler:
     """A handler of user code, called after that of the replica."""
 
     def __init__(self, note: _Handler, handler: _Handler) -> None:
@@ -70,14 +70,18 @@ class StopSignals:
     def _keep_handler(self, number: int, handler: Any) -> Any:
         """Stand in for `signal.signal`: a handler of user code comes beside that of the replica."""
         if number in STOP_SIGNALS:
-            handler = self._beside(handler) if callable(handler) else self._note
+            handler = self._chained(handler) if callable(handler) else self._note
         return self._set_handler(number, handler)
 
-    def _beside(self, handler: _Handler) -> _Handler:
+    def _chained(self, handler: _Handler) -> _Handler:
         if handler is signal.default_int_handler or handler == self._note:
             return self._note
         # User code restores the handler that it found; one more around it each time would never end.
-        return handler if isinstance(handler, _Beside) else _Beside(self._note, handler)
+        return (
+            handler
+            if isinstance(handler, _ChainedHandler)
+            else _ChainedHandler(self._note, handler)
+        )
 
     def _keep_wakeup_fd(self, fd: int, *, warn_on_full_buffer: bool = True) -> int:
         """Stand in for `signal.set_wakeup_fd`: where user code has none, the replica has its own."""

@@ -64,7 +64,7 @@ def warm_up(
     Raises:
         Exception: what the function raised for the example itself, at first or in the end.
     """
-    calls = _Calls(model, example, on_call)
+    calls = _WarmUpCalls(model, example, on_call)
     num_rows = len(example[0])
     last_rows, last_s = num_rows, calls.predict(num_rows)
     end = perf_counter() + limits.budget_s
@@ -88,7 +88,7 @@ def warm_up(
     model.longest_call_s = calls.longest_s
 
 
-class _Calls:
+class _WarmUpCalls:
     """The calls of one warm-up."""
 
     def __init__(

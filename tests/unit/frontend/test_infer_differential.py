@@ -1,4 +1,4 @@
-"""The same bytes to a door that keeps plans and to one that never had any: the answers are equal.
+"""The same bytes to a door that keeps templates and to one that never had any: the answers are equal.
 
 So they are where the data of a request remain in its message, as those of large requests do.
 """
@@ -14,7 +14,7 @@ from skysail_common.tensors import DataType, TensorSpec, join_bytes_elements
 from skysail_frontend.ingress import grpc_inference
 from skysail_protos.inference import grpc_service_pb2 as pb
 from unit.frontend.parts import application, echoed, served, signature_of, texts
-from unit.frontend.test_infer_plans import Door
+from unit.frontend.test_request_templates import Door
 
 FP32, INT32, INT64, BYTES = DataType.FP32, DataType.INT32, DataType.INT64, DataType.BYTES
 MODELS = {
@@ -140,7 +140,7 @@ def test_an_answer_does_not_depend_on_where_the_data_are(message):
         in_place = replace(grpc_inference.infer_request, whole_bytes=-1)
         patched.setattr(grpc_inference, "infer_request", in_place)
         large = without.ask(message)
-    assert without.num_plans == 0
+    assert without.num_templates == 0
     if isinstance(known, pb.ModelInferResponse):
         assert large == known
     else:

@@ -14,7 +14,7 @@ from skysail_frontend.ingress import long_json, long_texts
 from skysail_frontend.ingress.json_values import parsed
 from skysail_frontend.ingress.long_json import LongArray, parse_json, tensor_of_json
 from skysail_frontend.ingress.long_texts import LongText, decoded
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.time_slice import TimeSlice
 
 TEXTS = st.text('a",[]{}\\é\n', max_size=30)
 NAMES = st.text('a"[\\é', max_size=4)
@@ -35,10 +35,10 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 async def whole(value: object) -> object:
     """Parse what is left of a value."""
     if isinstance(value, LongArray):
-        slices = [each async for each in value.slices(Turn())]
+        slices = [each async for each in value.slices(TimeSlice())]
         return [await whole(each) for elements in slices for each in elements]
     if isinstance(value, LongText):
-        return b"".join(await value.parts(Turn())).decode()
+        return b"".join(await value.parts(TimeSlice())).decode()
     if isinstance(value, dict):
         return {key: await whole(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -51,7 +51,7 @@ async def whole(value: object) -> object:
 @given(value=VALUES, ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
 async def test_a_text_parsed_in_parts_has_the_value_of_the_whole(value, ascii_only, indent):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
-    assert await whole(await parse_json(text, Turn())) == value
+    assert await whole(await parse_json(text, TimeSlice())) == value
 
 
 @pytest.mark.usefixtures("_short")
@@ -67,16 +67,16 @@ async def test_a_broken_text_is_refused_as_the_whole_is(value, data):
         expected = json.loads(bytes(text), parse_constant=lambda name: pytest.skip(name))
     except ValueError:
         with pytest.raises(InvalidInput, match="JSON"):
-            await whole(await parse_json(bytes(text), Turn()))
+            await whole(await parse_json(bytes(text), TimeSlice()))
     else:
-        assert await whole(await parse_json(bytes(text), Turn())) == expected
+        assert await whole(await parse_json(bytes(text), TimeSlice())) == expected
 
 
 @pytest.mark.usefixtures("_short")
 @pytest.mark.parametrize("text", ["[%s}", '{"a": [%s}}', '{[%s]: 1, "b": [%s]}'])
 async def test_a_long_array_is_one_and_stands_where_a_value_may(text):
     with pytest.raises(InvalidInput, match="Error parsing JSON"):
-        await parse_json(text.replace("%s", "1, " * 20 + "1").encode(), Turn())
+        await parse_json(text.replace("%s", "1, " * 20 + "1").encode(), TimeSlice())
 
 
 @pytest.mark.usefixtures("_short")
@@ -84,9 +84,9 @@ async def test_a_long_array_is_one_and_stands_where_a_value_may(text):
     "array", [np.arange(1000.0), np.arange(999.0).reshape(3, 333), np.ones((9, 9, 9))]
 )
 async def test_a_long_array_becomes_the_tensor_that_a_short_one_becomes(array):
-    value = await parse_json(json.dumps(array.tolist()).encode(), Turn())
+    value = await parse_json(json.dumps(array.tolist()).encode(), TimeSlice())
     assert isinstance(value, LongArray)
-    tensor = await tensor_of_json("x", value, DataType.FP64, array.size, Turn())
+    tensor = await tensor_of_json("x", value, DataType.FP64, array.size, TimeSlice())
     assert np.array_equal(to_numpy(tensor), array)
 
 
@@ -104,9 +104,9 @@ async def test_a_long_array_becomes_the_tensor_that_a_short_one_becomes(array):
     ],
 )
 async def test_a_long_array_that_is_no_tensor_is_refused(value, text):
-    long = await parse_json(json.dumps(value).encode(), Turn())
+    long = await parse_json(json.dumps(value).encode(), TimeSlice())
     with pytest.raises(InvalidInput, match=text):
-        await tensor_of_json("x", long, DataType.FP64, 100, Turn())
+        await tensor_of_json("x", long, DataType.FP64, 100, TimeSlice())
 
 
 @pytest.mark.usefixtures("_short")
@@ -119,16 +119,16 @@ async def test_a_long_array_that_is_no_tensor_is_refused(value, text):
     ],
 )
 async def test_the_error_about_a_long_array_names_the_place(value, place):
-    long = await parse_json(json.dumps(value).encode(), Turn())
+    long = await parse_json(json.dumps(value).encode(), TimeSlice())
     with pytest.raises(InvalidInput, match=f"takes numbers, got .* at {place}$"):
-        await tensor_of_json("x", long, DataType.FP64, 1000, Turn())
+        await tensor_of_json("x", long, DataType.FP64, 1000, TimeSlice())
 
 
 async def test_what_nobody_asks_for_is_not_parsed():
     text = b'{"a":[' + b"[]," * 1_000_000 + b"1]}"
     tracemalloc.start()
     try:
-        value = await parse_json(text, Turn())
+        value = await parse_json(text, TimeSlice())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -140,24 +140,24 @@ async def test_what_nobody_asks_for_is_not_parsed():
 async def test_values_beside_long_arrays_are_bounded(unit):
     text = b"{" + (unit * 60_000)[:-1] + b"}"
     with pytest.raises(InvalidInput, match="more than 50000 JSON values"):
-        await parse_json(text, Turn())
+        await parse_json(text, TimeSlice())
 
 
 async def test_names_that_python_writes_for_numbers_are_read():
     value = {"input": [float("nan"), float("inf"), float("-inf"), 1.5], "NaN": 'Infinity "NaN" \\'}
-    read = await parse_json(json.dumps(value).encode(), Turn())
+    read = await parse_json(json.dumps(value).encode(), TimeSlice())
     assert read == {"input": [None, "Infinity", "-Infinity", 1.5], "NaN": 'Infinity "NaN" \\'}
 
 
 @pytest.mark.parametrize("text", ["NaNNaN", "[+Infinity]", "[NaN", '["NaN]', "nan", "[1NaN]"])
 async def test_names_do_not_make_json_of_other_texts(text):
     with pytest.raises(InvalidInput, match="Error parsing JSON"):
-        await parse_json(text.encode(), Turn())
+        await parse_json(text.encode(), TimeSlice())
 
 
 async def test_long_arrays_have_names_of_numbers_too():
     text = json.dumps([[float("nan"), 2.0]] * 5000).encode()
-    assert await whole(await parse_json(text, Turn())) == [[None, 2.0]] * 5000
+    assert await whole(await parse_json(text, TimeSlice())) == [[None, 2.0]] * 5000
 
 
 def test_a_string_without_an_end_takes_no_quadratic_time():
@@ -172,12 +172,12 @@ def test_a_string_without_an_end_takes_no_quadratic_time():
 async def test_bytes_beside_long_values_are_bounded(unit):
     text = b'{"a":[' + b"1," * 20_000 + b"1]," + unit.replace(b"%200d", b"a" * 200) * 1_100_000
     with pytest.raises(InvalidInput, match="more than 1048576 bytes of JSON beside the data"):
-        await parse_json(text, Turn())
+        await parse_json(text, TimeSlice())
 
 
 async def test_a_long_name_is_refused():
     with pytest.raises(InvalidInput, match="a name of more than 32768 bytes"):
-        await parse_json(json.dumps({"a" * 40_000: 1}).encode(), Turn())
+        await parse_json(json.dumps({"a" * 40_000: 1}).encode(), TimeSlice())
 
 
 # Long texts.
@@ -190,7 +190,7 @@ CHARACTERS = st.text(st.sampled_from('aé€😀\\"/\n'), max_size=200)
 @given(value=CHARACTERS, ascii_only=st.booleans(), spaces=st.integers(0, 40))
 async def test_a_text_read_in_parts_is_that_of_the_whole(value, ascii_only, spaces):
     text = " " * spaces + json.dumps([value, {"a": value}], ensure_ascii=ascii_only)
-    assert await whole(await parse_json(text.encode(), Turn())) == [value, {"a": value}]
+    assert await whole(await parse_json(text.encode(), TimeSlice())) == [value, {"a": value}]
 
 
 @pytest.mark.usefixtures("_short")
@@ -210,10 +210,10 @@ async def test_a_text_read_in_parts_is_that_of_the_whole(value, ascii_only, spac
 )
 @pytest.mark.parametrize("before", range(24, 40))
 async def test_a_broken_text_is_refused_wherever_it_is_cut(text, before):
-    value = await parse_json(b'"' + b"a" * before + text + b"b" * 30 + b'"', Turn())
+    value = await parse_json(b'"' + b"a" * before + text + b"b" * 30 + b'"', TimeSlice())
     assert isinstance(value, LongText)
     with pytest.raises(InvalidInput, match="Error parsing JSON"):
-        await value.parts(Turn())
+        await value.parts(TimeSlice())
 
 
 @pytest.mark.usefixtures("_short")
@@ -224,7 +224,7 @@ async def test_base64_is_decoded_in_parts(data, ascii_only):
         # As PHP writes it.
         text = text.replace(b"/", b"\\/")
     value = LongText(memoryview(b'"%b"' % text))
-    assert b"".join(await decoded("x", value, Turn())) == data
+    assert b"".join(await decoded("x", value, TimeSlice())) == data
 
 
 @pytest.mark.usefixtures("_short")
@@ -233,22 +233,22 @@ async def test_base64_is_decoded_in_parts(data, ascii_only):
 )
 async def test_what_is_not_base64_is_refused_in_parts_too(text):
     with pytest.raises(InvalidInput, match="input 'x' is not base64"):
-        await decoded("x", LongText(memoryview(b'"%b"' % text)), Turn())
+        await decoded("x", LongText(memoryview(b'"%b"' % text)), TimeSlice())
 
 
 @pytest.mark.usefixtures("_short")
 @pytest.mark.parametrize("value", ["a" * 100, ["b", "é" * 50, "c" * 33], [["a" * 50], ["b"]]])
 async def test_long_texts_become_the_tensor_that_short_ones_become(value):
-    long = await parse_json(json.dumps(value).encode(), Turn())
+    long = await parse_json(json.dumps(value).encode(), TimeSlice())
     assert isinstance(long, (LongArray, LongText))
-    tensor = await tensor_of_json("x", long, DataType.BYTES, 10, Turn())
-    expected = await tensor_of_json("x", value, DataType.BYTES, 10, Turn())
+    tensor = await tensor_of_json("x", long, DataType.BYTES, 10, TimeSlice())
+    expected = await tensor_of_json("x", value, DataType.BYTES, 10, TimeSlice())
     assert (tensor.shape, tensor.data) == (expected.shape, expected.data)
 
 
 @pytest.mark.usefixtures("_short")
 @pytest.mark.parametrize("value", ["a" * 100, ["a" * 100]])
 async def test_a_long_text_is_no_number(value):
-    long = await parse_json(json.dumps(value).encode(), Turn())
+    long = await parse_json(json.dumps(value).encode(), TimeSlice())
     with pytest.raises(InvalidInput, match="takes numbers, got"):
-        await tensor_of_json("x", long, DataType.FP64, 100, Turn())
+        await tensor_of_json("x", long, DataType.FP64, 100, TimeSlice())

@@ -18,7 +18,7 @@ from skysail_frontend.ingress.grpc_inference import SERVICE as INFERENCE
 from skysail_frontend.ingress.grpc_inference import GrpcInference
 from skysail_frontend.ingress.grpc_query import SERVICE as QUERY
 from skysail_frontend.ingress.grpc_query import GrpcQuery, QueryIds
-from skysail_frontend.ingress.messages import MAX_STRUCTURE_BYTES
+from skysail_frontend.ingress.request_parser import MAX_STRUCTURE_BYTES
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_protos.v1 import tensors_pb2

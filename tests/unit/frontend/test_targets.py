@@ -9,7 +9,7 @@ from skysail_frontend.ingress.targets import (
     find_model_target,
     find_target,
     make_query,
-    patience,
+    wait_limits,
 )
 from unit.frontend.parts import Frontend, application, served
 
@@ -113,11 +113,11 @@ def test_the_deadline_is_the_soonest_of_all_bounds(call_s, slo_s, timeout_s, exp
 def test_a_default_output_leaves_before_the_time_of_its_caller_ends(call_s, slo_s, expected_s):
     frontend = Frontend(m1, default_timeout_s=60.0)
     with_default = Target(application(slo_s=slo_s, default=[0.0]), m1)
-    deadline = patience(frontend.dispatcher, with_default, None).deadline(100.0, 100.0 + call_s)
+    deadline = wait_limits(frontend.dispatcher, with_default, None).deadline(100.0, 100.0 + call_s)
     assert deadline == pytest.approx(100.0 + expected_s, abs=1e-9)
     # An error need not arrive: the caller's own says the same.
     without = Target(application(slo_s=slo_s), m1)
-    deadline = patience(frontend.dispatcher, without, None).deadline(100.0, 100.0 + call_s)
+    deadline = wait_limits(frontend.dispatcher, without, None).deadline(100.0, 100.0 + call_s)
     assert deadline == 100.0 + (60.0 if call_s == slo_s == NEVER else min(call_s, slo_s))
 
 

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from skysail_common.errors import ContainerManagerUnavailable, SkysailError
-from skysail_common.kubernetes.api import Change, KubernetesApi
+from skysail_common.kubernetes.api import KubernetesApi, WatchEvent
 from skysail_common.kubernetes.errors import ClusterRefused
 from skysail_common.kubernetes.kinds import (
     CONFIG_MAP,
@@ -192,7 +192,7 @@ async def test_what_was_so_before_a_claim_does_not_undo_it():
             **MANIFEST["spec"]["template"],
             "metadata": {**MANIFEST["spec"]["template"]["metadata"], "name": name},
         }
-        parts.api.send(Change(None, {"apiVersion": "v1", "kind": "Pod", "status": {}, **stale}))
+        parts.api.send(WatchEvent(None, {"apiVersion": "v1", "kind": "Pod", "status": {}, **stale}))
         await settle()
         assert is_claimed(parts.pods.pods[name])
         assert parts.index_of(await parts.claim(1)) == "1"
@@ -495,6 +495,6 @@ async def test_what_the_watch_tells_later_than_a_list_is_not_taken_for_newer():
         before = parts.api.objects[POD, name]
         parts.api.change(POD, name, status={"phase": "Running"})
         await settle()
-        parts.api.send(Change(None, before))
+        parts.api.send(WatchEvent(None, before))
         await settle()
         assert parts.pods.pods[name]["status"] == {"phase": "Running"}

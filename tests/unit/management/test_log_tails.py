@@ -6,7 +6,7 @@ import pytest
 
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.process.logs import ConsoleFormatter, JsonFormatter
-from skysail_common.replica_reports import NOT_LOADED, NOT_READY, STUCK
+from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.log_tails import (

@@ -354,7 +354,7 @@ def test_the_installer():
                     "name": "installer",
                     "image": IMAGE,
                     "command": [
-                        "python", "-m", "skysail_model_server.installing", "install",
+                        "python", "-m", "skysail_model_server.installer", "install",
                         "/packages/0123",
                     ],
                     "envFrom": [{"secretRef": {"name": "skysail-install-0123-ab"}}],

@@ -8,7 +8,7 @@ import pytest
 from skysail_common.artifacts import SignatureRecord
 from skysail_common.errors import Conflict, StoreLost, StoreUnavailable
 from skysail_common.resources import Resources
-from skysail_common.store import Change, Store, Stored, Table
+from skysail_common.store import RecordChange, Store, Stored, Table
 from skysail_common.tensors import InputType
 from skysail_management.records import (
     ApplicationRecord,
@@ -297,8 +297,8 @@ async def test_a_staleness_that_arises_while_reading_is_not_forgotten():
 @virtual_time
 async def test_the_store_in_memory_refuses_as_the_real_one():
     store = MemoryStore()
-    change = Change(Table.MODELS, "m", 0, "{}")
+    change = RecordChange(Table.MODELS, "m", 0, "{}")
     assert await store.commit([change]) == 1
     with pytest.raises(Conflict):
-        await store.commit([Change(Table.MODELS, "n", 0, "{}"), change])
+        await store.commit([RecordChange(Table.MODELS, "n", 0, "{}"), change])
     assert set(store.rows[Table.MODELS]) == {"m"}

@@ -23,9 +23,9 @@ from skysail_common.tensors import (
     from_numpy,
     split_bytes_elements,
 )
+from skysail_model_server.call_watchdog import CallWatchdog
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
-from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
 from skysail_testing.clock import FakeClock
 
@@ -96,7 +96,7 @@ def answers(
 
 
 def execution(model: Model) -> Execution:
-    return Execution(model, Watchdog(NEVER, FakeClock()))
+    return Execution(model, CallWatchdog(NEVER, FakeClock()))
 
 
 def run(
@@ -702,7 +702,7 @@ def test_a_function_without_memory_is_told_after_three_batches_in_a_row():
 
     runs = Execution(
         Model(function, "array", signature),
-        Watchdog(NEVER, FakeClock()),
+        CallWatchdog(NEVER, FakeClock()),
         lambda: told.append(True),
     ).run
 
@@ -732,7 +732,7 @@ def test_inputs_that_need_too_much_memory_end_no_replica_that_answers_its_exampl
 
     model = Model(function, "array", signature)
     model.example = [query(1)]
-    runs = Execution(model, Watchdog(NEVER, FakeClock()), lambda: told.append(True)).run
+    runs = Execution(model, CallWatchdog(NEVER, FakeClock()), lambda: told.append(True)).run
     for _ in range(3):
         assert runs(make_batch(signature, [[query(POISON)]])).errors
     assert told == [True] * is_leak
@@ -748,7 +748,7 @@ def test_a_lack_of_memory_beside_the_function_fails_the_batch_and_counts(monkeyp
 
     runs = Execution(
         Model(lambda x: x, "array", signature),
-        Watchdog(NEVER, FakeClock()),
+        CallWatchdog(NEVER, FakeClock()),
         lambda: told.append(True),
     ).run
     monkeypatch.setattr(f"skysail_model_server.batches.{where}", lacks_memory)

@@ -28,6 +28,6 @@ def test_what_is_lacking_is_told_and_nothing_is_fetched(
     arguments: list[str], told: str, monkeypatch, capsys
 ):
     monkeypatch.setattr(fetch, "configure_log", lambda *arguments: None)
-    monkeypatch.setattr(fetch, "fetch_artifact", None)
+    monkeypatch.setattr(fetch, "download_artifact", None)
     assert fetch.main(arguments) == ExitCode.USAGE
     assert capsys.readouterr().err == told

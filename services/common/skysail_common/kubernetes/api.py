@@ -20,7 +20,7 @@ _WATCH_SLACK_S = 15.0
 
 
 @dataclass(frozen=True)
-class Change:
+class WatchEvent:
     """One step of a watch."""
 
     listed: tuple[Object, ...] | None
@@ -185,7 +185,9 @@ class KubernetesApi:
             if not uid:
                 raise
 
-    async def watch(self, kind: Kind, labels: Mapping[str, str]) -> AsyncGenerator[Change, None]:
+    async def watch(
+        self, kind: Kind, labels: Mapping[str, str]
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Yield all objects with these labels, then each that changes.
 
         Whoever stops before it ends closes it (`aclosing`), or the connection stays for a while.
@@ -200,13 +202,13 @@ class KubernetesApi:
             if not version:
                 found = await self._list(kind, labels)
                 version = found["metadata"]["resourceVersion"]
-                yield Change(tuple(found["items"]))
+                yield WatchEvent(tuple(found["items"]))
             try:
                 async with aclosing(self._events(kind, labels, version)) as events:
                     async for event in events:
                         version = event["object"]["metadata"]["resourceVersion"]
                         if event["type"] != "BOOKMARK":
-                            yield Change(None, event["object"], event["type"] == "DELETED")
+                            yield WatchEvent(None, event["object"], event["type"] == "DELETED")
             except HistoryGone:
                 version = ""
 

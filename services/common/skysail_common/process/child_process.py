@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from skysail_common.clock import MONOTONIC, Clock
 from skysail_common.errors import SkysailError
 from skysail_common.process.backoff import BackOff
+from skysail_common.process.ready_line import read_ready_line
 from skysail_common.process.watchdog import wait_for_silence
-from skysail_common.rpc.serving import parse_ready_line
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Child:
         )
         self._process = process
         assert process.stdout is not None
-        reading = asyncio.ensure_future(_ready_line(process.stdout))
+        reading = asyncio.ensure_future(read_ready_line(process.stdout))
         try:
             # No wait_for: before Python 3.12 it loses a cancellation that comes along with its
             # result.
@@ -252,16 +252,6 @@ async def _end_session(leader: int) -> None:
             await asyncio.sleep(_ORPHANS_CHECK_S)
             os.killpg(leader, 0)
         os.killpg(leader, signal.SIGKILL)
-
-
-async def _ready_line(output: asyncio.StreamReader) -> dict[str, str] | None:
-    while line := await output.readline():
-        bound = parse_ready_line(line.decode(errors="replace"))
-        if bound is not None:
-            return bound
-        sys.stderr.buffer.write(line)
-        sys.stderr.flush()
-    return None
 
 
 def python_module(module: str, *flags: str) -> list[str]:

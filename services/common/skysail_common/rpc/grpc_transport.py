@@ -31,7 +31,7 @@ from skysail_common.rpc.contract import (
     StreamHandler,
     UnaryHandler,
 )
-from skysail_common.rpc.serving import GrpcServer
+from skysail_common.rpc.grpc_server import GrpcServer
 from skysail_common.rpc.statuses import abort, as_skysail_error, handle
 
 log = logging.getLogger(__name__)

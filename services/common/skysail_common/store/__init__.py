@@ -2,6 +2,6 @@
 
 from skysail_common.store.keys import Table
 from skysail_common.store.owner import Owner, StoreState
-from skysail_common.store.store import Change, Contents, Store, Stored
+from skysail_common.store.store import Contents, RecordChange, Store, Stored
 
-__all__ = ["Change", "Contents", "Owner", "Store", "StoreState", "Stored", "Table"]
+__all__ = ["Contents", "Owner", "RecordChange", "Store", "StoreState", "Stored", "Table"]

@@ -38,7 +38,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Change:
+class RecordChange:
     """One record to write or to remove."""
 
     table: Table
@@ -242,7 +242,7 @@ class Store:
             },
         )
 
-    async def commit(self, changes: Sequence[Change]) -> int:
+    async def commit(self, changes: Sequence[RecordChange]) -> int:
         """Make all changes at once and return the revision that the written records now have.
 
         Raises:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from skysail_common.conversions import cannot_become, cast
 from skysail_common.errors import InvalidInput, shown
+from skysail_common.tensor_conversions import cannot_become, cast
 from skysail_common.tensors import Data, DataType, Tensor, TensorSpec
 from skysail_frontend.core.routes import ServedVersion
 

@@ -20,14 +20,20 @@ from skysail_frontend.ingress.infer_requests import (
     wanted_outputs,
 )
 from skysail_frontend.ingress.late_calls import late_handler
-from skysail_frontend.ingress.messages import NO_DATA, RequestParser
-from skysail_frontend.ingress.request_templates import Cut, InferPlan, InferPlans, cut, streamed
+from skysail_frontend.ingress.request_parser import NO_DATA, RequestParser
+from skysail_frontend.ingress.request_templates import (
+    RequestParts,
+    RequestTemplate,
+    RequestTemplates,
+    split_request,
+    streamed,
+)
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import (
     check_in_time,
     find_model_target,
     make_query,
-    patience,
+    wait_limits,
 )
 from skysail_frontend.ingress.triton_errors import triton_error
 from skysail_protos.inference import grpc_service_pb2 as pb
@@ -73,7 +79,7 @@ class GrpcInference:
         self._max_answer_bytes = max_answer_bytes
         self._has_triton_errors = has_triton_errors
         self._numbers = count()
-        self._plans = InferPlans()
+        self._templates = RequestTemplates()
         self._server_name = server_name
         self._is_ready = is_ready
 
@@ -193,27 +199,27 @@ class GrpcInference:
 
     def _understand(
         self, message: bytes, arrival: float, deadline: float, settle: Settle
-    ) -> "_Asked":
+    ) -> "_PendingInfer":
         """Return the query of a request and how to answer it.
 
         Raises:
             InvalidInput, ModelNotFound, Unsupported: it cannot be answered.
         """
         table = self._dispatcher.table
-        parts: Cut | None = None
-        found = self._plans.find(table, message)
+        parts: RequestParts | None = None
+        found = self._templates.find(table, message)
         # To cut a large request would copy its data.
         if found is None and len(message) <= infer_request.whole_bytes:
-            parts = cut(message)
-            plan = None if parts is None else self._plans.find_cut(parts.key)
-            if plan is not None and parts is not None:
-                found = (plan, parts.query_id, parts.raw)
+            parts = split_request(message)
+            template = None if parts is None else self._templates.find_by_key(parts.key)
+            if template is not None and parts is not None:
+                found = (template, parts.query_id, parts.raw)
         if found is not None:
-            plan, query_id, raw = found
-            query = plan.query(raw, query_id, arrival, deadline, settle)
+            template, query_id, raw = found
+            query = template.query(raw, query_id, arrival, deadline, settle)
             if query is not None:
-                return _Asked(query, _ALL, plan, query_id)
-        request, held = infer_request.parse(message)
+                return _PendingInfer(query, _ALL, template, query_id)
+        request, detached = infer_request.parse(message)
         target = find_model_target(table, request.model_name, request.model_version)
         wanted = wanted_outputs(request, target) if request.outputs else _ALL
         options = _NO_OPTIONS
@@ -222,7 +228,7 @@ class GrpcInference:
         query = make_query(
             self._dispatcher,
             target,
-            input_tensors(request, held, target),
+            input_tensors(request, detached, target),
             settle,
             query_id=request.id,
             arrival=arrival,
@@ -232,36 +238,38 @@ class GrpcInference:
             label=f"[request id: {shown(request.id) or '<id_unknown>'}] ",
         )
         if parts is not None and not wanted and target.is_settled and query.has_fixed_sizes:
-            limits = patience(self._dispatcher, target, options.timeout_s)
+            limits = wait_limits(self._dispatcher, target, options.timeout_s)
             order = input_order(request, target)
-            self._plans.learn(message, parts, InferPlan(query, target, options, limits, order))
-        return _Asked(query, wanted)
+            self._templates.learn(
+                message, parts, RequestTemplate(query, target, options, limits, order)
+            )
+        return _PendingInfer(query, wanted)
 
     def _error(self, query: Query, error: SkysailError) -> SkysailError:
         return triton_error(query.query_id, error) if self._has_triton_errors else error
 
 
-class _Asked:
+class _PendingInfer:
     """A query, and how its answer is to look."""
 
-    __slots__ = ("_plan", "_query_id", "_wanted", "query")
+    __slots__ = ("_query_id", "_template", "_wanted", "query")
 
     def __init__(
         self,
         query: Query,
         wanted: frozenset[str],
-        plan: InferPlan | None = None,
+        template: RequestTemplate | None = None,
         query_id: bytes = b"",
     ) -> None:
         self.query = query
         self._wanted = wanted
-        self._plan = plan
+        self._template = template
         self._query_id = query_id
 
     def answer(self, query: Query, prediction: Prediction) -> bytes:
         """Return the serialized ModelInferResponse."""
-        if self._plan is not None and prediction.outcome is Outcome.OK:
-            return self._plan.answer(query, self._query_id, prediction)
+        if self._template is not None and prediction.outcome is Outcome.OK:
+            return self._template.answer(query, self._query_id, prediction)
         return infer_response(query, prediction, self._wanted).SerializeToString()
 
 

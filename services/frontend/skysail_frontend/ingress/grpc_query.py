@@ -16,8 +16,8 @@ from skysail_frontend.core.query import Prediction, Query, Settle
 from skysail_frontend.core.validation import PartTensor
 from skysail_frontend.ingress.answer_size import checked
 from skysail_frontend.ingress.late_calls import late_handler
-from skysail_frontend.ingress.messages import PREDICT, Held, RequestParser
 from skysail_frontend.ingress.outputs import output_tensors
+from skysail_frontend.ingress.request_parser import PREDICT, DetachedData, RequestParser
 from skysail_frontend.ingress.stream_session import Streams, StreamSession
 from skysail_frontend.ingress.targets import check_in_time, find_target, make_query
 from skysail_protos.v1 import query_pb2 as pb
@@ -102,13 +102,13 @@ class GrpcQuery:
 
         with self._dispatcher.statistics.refusals:
             check_in_time(self._dispatcher, call)
-            request, held = _predict_request.parse(call.message)
-            return self._query(request, held, call.arrival, call.deadline, settle)
+            request, detached = _predict_request.parse(call.message)
+            return self._query(request, detached, call.arrival, call.deadline, settle)
 
     def _query(
         self,
         request: pb.PredictRequest,
-        held: Held | None,
+        detached: DetachedData | None,
         arrival: float,
         deadline: float,
         settle: Settle,
@@ -119,7 +119,7 @@ class GrpcQuery:
         return make_query(
             self._dispatcher,
             target,
-            [_tensor(tensor, held) for tensor in request.inputs[:num_inputs]],
+            [_tensor(tensor, detached) for tensor in request.inputs[:num_inputs]],
             settle,
             query_id=request.query_id or self._ids.next_text(),
             arrival=arrival,
@@ -147,9 +147,9 @@ class GrpcQuery:
 
         try:
             with self._dispatcher.statistics.refusals:
-                request, held = _predict_request.parse(message)
+                request, detached = _predict_request.parse(message)
                 query_id = request.query_id
-                query = self._query(request, held, session.arrival, session.deadline, settle)
+                query = self._query(request, detached, session.arrival, session.deadline, settle)
                 if query.query_id in session.unanswered:
                     raise InvalidInput(
                         f"query_id {shown(query.query_id)!r} is under way on this stream"
@@ -161,11 +161,11 @@ class GrpcQuery:
             self._dispatcher.submit(query)
 
 
-def _tensor(message: tensors_pb2.Tensor, held: Held | None) -> Tensor | PartTensor:
+def _tensor(message: tensors_pb2.Tensor, detached: DetachedData | None) -> Tensor | PartTensor:
     tensor = tensor_from_proto(message)
-    if held is None:
+    if detached is None:
         return tensor
-    return PartTensor(tensor.name, tensor.datatype, tensor.shape, held.data(tensor.data))
+    return PartTensor(tensor.name, tensor.datatype, tensor.shape, detached.data(tensor.data))
 
 
 def _stream_error(query_id: str, error: SkysailError) -> bytes:

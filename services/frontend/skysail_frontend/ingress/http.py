@@ -17,7 +17,7 @@ from skysail_frontend.core.dispatcher import Dispatcher
 from skysail_frontend.core.query import Prediction, Query, Settle
 from skysail_frontend.ingress.http_bodies import BodyTooLarge
 from skysail_frontend.ingress.json_answers import json_text
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.time_slice import TimeSlice
 
 _HTTP_STATUS = {
     Status.INVALID_ARGUMENT: 400,
@@ -110,13 +110,13 @@ async def predict_all(
         if not all_answered.done():
             all_answered.set_result(False)
 
-    turn = Turn(dispatcher.clock)
+    time_slice = TimeSlice(dispatcher.clock)
     queries: list[Query] = []
     with dispatcher.statistics.refusals:
         makes.reverse()
         while makes:
             queries.append(makes.pop()(settle))
-            await turn.end_if_long()
+            await time_slice.end_if_long()
     # Of the connection; a task that waits for the message would cost a tenth of a small query.
     client_left: asyncio.Future[None] | None = request.scope.get("client_left")
     if client_left is not None:
@@ -124,7 +124,7 @@ async def predict_all(
     try:
         for query in queries:
             dispatcher.submit(query)
-            await turn.end_if_long()
+            await time_slice.end_if_long()
         if not await all_answered:
             raise InvalidInput("the client went away before its answer")
         return [(query, predictions[query]) for query in queries]
@@ -134,4 +134,4 @@ async def predict_all(
         for query in queries:
             if not query.is_settled:
                 dispatcher.cancel(query)
-                await turn.end_if_long()
+                await time_slice.end_if_long()

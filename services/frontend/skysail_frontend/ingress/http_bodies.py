@@ -7,8 +7,8 @@ from starlette.requests import Request
 
 from skysail_common.errors import InvalidInput
 from skysail_frontend.ingress.binary_tensors import JSON_LENGTH_KEY
-from skysail_frontend.ingress.http_limits import MIB, Held
-from skysail_frontend.ingress.turns import Turn, join
+from skysail_frontend.ingress.http_limits import MIB, MemoryReservation
+from skysail_frontend.ingress.time_slice import TimeSlice, join
 
 # As zlib calls the formats: the one with gzip's header and the one with its own.
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -43,7 +43,7 @@ class BodyTooLarge(InvalidInput):
 
 
 async def read_body(
-    request: Request, headers: Mapping[bytes, bytes], max_bytes: int, held: Held
+    request: Request, headers: Mapping[bytes, bytes], max_bytes: int, reservation: MemoryReservation
 ) -> bytes:
     """Return the body of a request, decompressed if it came by gzip or deflate.
 
@@ -65,13 +65,13 @@ async def read_body(
             raise InvalidInput(
                 f"the body has content encoding {encoding[:40]!r}; known are gzip, deflate"
             )
-    body = await _received(request, max_bytes, held)
+    body = await _received(request, max_bytes, reservation)
     if encoding not in _WINDOW_BITS:
         return body
     # What a tensor of zeros gains is not known beforehand, and costs no more than its bytes.
     is_binary = JSON_LENGTH_KEY in headers
     gained = max_bytes if is_binary else max(_FREE_GAIN_BYTES, _MAX_GAIN * len(body))
-    return await _decompressed(body, encoding, max_bytes, gained, held)
+    return await _decompressed(body, encoding, max_bytes, gained, reservation)
 
 
 def _check_type(content_type: str) -> None:
@@ -83,7 +83,7 @@ def _check_type(content_type: str) -> None:
         raise InvalidInput(f"the body has charset {charset[:40]!r}; send JSON in UTF-8")
 
 
-async def _received(request: Request, max_bytes: int, held: Held) -> bytes:
+async def _received(request: Request, max_bytes: int, reservation: MemoryReservation) -> bytes:
     parts: list[bytes] = []
     size = 0
     has_more = True
@@ -95,15 +95,15 @@ async def _received(request: Request, max_bytes: int, held: Held) -> bytes:
         size += len(part)
         if size > max_bytes:
             raise BodyTooLarge(f"the body is larger than the limit of {max_bytes} bytes{_SETTING}")
-        held.add(len(part))
+        reservation.add(len(part))
         parts.append(part)
     return await join(parts)
 
 
 async def _decompressed(
-    body: bytes, encoding: str, max_bytes: int, max_gained: int, held: Held
+    body: bytes, encoding: str, max_bytes: int, max_gained: int, reservation: MemoryReservation
 ) -> bytes:
-    turn = Turn()
+    time_slice = TimeSlice()
     parts: list[bytes] = []
     size = 0
     try:
@@ -119,9 +119,9 @@ async def _decompressed(
                     f"the body of {len(body)} bytes grows to more than {max_gained} when it is "
                     "decompressed; send it uncompressed or as binary tensors"
                 )
-            held.add(len(part))
+            reservation.add(len(part))
             parts.append(part)
-            await turn.end_if_long()
+            await time_slice.end_if_long()
     except zlib.error as error:
         raise InvalidInput(f"the body cannot be decompressed by {encoding}: {error}") from error
     return await join(parts)

@@ -53,16 +53,16 @@ class HttpMemory:
         return self.num_unread_bytes > self.max_bytes
 
     @contextmanager
-    def request(self) -> Iterator["Held"]:
+    def request(self) -> Iterator["MemoryReservation"]:
         """Return what one request holds; it is let go of at the end of the `with` block."""
-        held = Held(self)
+        reservation = MemoryReservation(self)
         try:
-            yield held
+            yield reservation
         finally:
-            self.num_bytes -= held.num_counted
+            self.num_bytes -= reservation.num_counted
 
 
-class Held:
+class MemoryReservation:
     """The bytes that one request holds."""
 
     def __init__(self, memory: HttpMemory) -> None:

@@ -18,7 +18,7 @@ from skysail_frontend.ingress.long_json import (
     tensor_of_json,
 )
 from skysail_frontend.ingress.targets import Target
-from skysail_frontend.ingress.turns import Turn
+from skysail_frontend.ingress.time_slice import TimeSlice
 
 _ELEMENT_CHARS = 32
 """Characters that an element may take, with what separates and indents it."""
@@ -56,7 +56,12 @@ class InferInputs:
     """The inputs of one request, as its JSON names them."""
 
     def __init__(
-        self, dispatcher: Dispatcher, target: Target, body: BinaryBody, max_bytes: int, turn: Turn
+        self,
+        dispatcher: Dispatcher,
+        target: Target,
+        body: BinaryBody,
+        max_bytes: int,
+        time_slice: TimeSlice,
     ) -> None:
         self._version = target.version
         specs = self._version.signature.inputs if self._version else ()
@@ -64,7 +69,7 @@ class InferInputs:
         self._max_rows = dispatcher.max_query_rows(self._version) if self._version else 1
         self._body = body
         self._max_bytes = max_bytes
-        self._turn = turn
+        self._turn = time_slice
 
     async def parse(self) -> Any:
         """Return the JSON of the request.

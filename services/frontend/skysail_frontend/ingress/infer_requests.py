@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skysail_common.conversions import packed
 from skysail_common.errors import InvalidInput, shown
+from skysail_common.tensor_conversions import packed
 from skysail_common.tensors import DataType, Tensor, join_bytes_elements
 from skysail_frontend.core.validation import LazyTensor, PartTensor
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters
-from skysail_frontend.ingress.messages import MODEL_INFER, Held, RequestParser
+from skysail_frontend.ingress.request_parser import MODEL_INFER, DetachedData, RequestParser
 from skysail_frontend.ingress.targets import Target
 from skysail_protos.inference import grpc_service_pb2 as pb
 
@@ -59,7 +59,7 @@ def named_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, A
 
 
 def input_tensors(
-    request: pb.ModelInferRequest, held: Held | None, target: Target
+    request: pb.ModelInferRequest, detached: DetachedData | None, target: Target
 ) -> list[Tensor | LazyTensor | PartTensor]:
     """Return the inputs of a request, raw or typed.
 
@@ -83,7 +83,7 @@ def input_tensors(
         datatype = DataType.named(message.datatype)
         shape = tuple(message.shape[:_MAX_DIMENSIONS])
         if not raw:
-            tensors.append(_typed(model, message, held, datatype, shape))
+            tensors.append(_typed(model, message, detached, datatype, shape))
             continue
         if index >= len(raw):
             raise InvalidInput(
@@ -95,10 +95,10 @@ def input_tensors(
                 "contents field must not be specified when using raw_input_contents for "
                 f"'{shown(name)}' for model '{model}'"
             )
-        if held is None:
+        if detached is None:
             tensors.append(Tensor(name, datatype, shape, raw[index]))
         else:
-            tensors.append(PartTensor(name, datatype, shape, held.data(raw[index])))
+            tensors.append(PartTensor(name, datatype, shape, detached.data(raw[index])))
     if not raw:
         _check_integers(tensors)
     return tensors
@@ -120,7 +120,7 @@ def _check_integers(tensors: Sequence[Tensor | LazyTensor | PartTensor]) -> None
 def _typed(
     model: str,
     message: pb.ModelInferRequest.InferInputTensor,
-    held: Held | None,
+    detached: DetachedData | None,
     datatype: DataType,
     shape: tuple[int, ...],
 ) -> LazyTensor:
@@ -143,9 +143,9 @@ def _typed(
             message_bytes = contents.SerializeToString()
             return message_bytes[len(message_bytes) - len(elements) * datatype.element_bytes :]
         if datatype is DataType.BYTES:
-            if held is None:
+            if detached is None:
                 return join_bytes_elements(elements)
-            return join_bytes_elements(map(held.data, elements))
+            return join_bytes_elements(map(detached.data, elements))
         return packed(name, elements[:], datatype)
 
     return LazyTensor(message.name, datatype, shape, len(elements), convert)

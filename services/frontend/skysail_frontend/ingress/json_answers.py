@@ -11,7 +11,7 @@ import orjson
 from skysail_common.errors import ModelFailed
 from skysail_common.tensors import Array, DataType, Tensor, from_numpy, to_numpy
 from skysail_frontend.ingress.json_values import json_elements
-from skysail_frontend.ingress.turns import Turn, join
+from skysail_frontend.ingress.time_slice import TimeSlice, join
 
 _MAX_ELEMENTS_AT_ONCE = 8192
 """Elements that are written in one go, in about a millisecond."""
@@ -38,7 +38,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
-async def elements_text(tensor: Tensor, turn: Turn) -> bytes:
+async def elements_text(tensor: Tensor, time_slice: TimeSlice) -> bytes:
     """Return all elements of a tensor as one JSON array, without its shape.
 
     Raises:
@@ -52,15 +52,17 @@ async def elements_text(tensor: Tensor, turn: Turn) -> bytes:
     if prod(tensor.shape) <= _MAX_ELEMENTS_AT_ONCE:
         return write(json_elements(tensor).ravel())
     if tensor.datatype is not DataType.BYTES:
-        return await _array_text(to_numpy(tensor).ravel(), turn, lambda part: write(_named(part)))
+        return await _array_text(
+            to_numpy(tensor).ravel(), time_slice, lambda part: write(_named(part))
+        )
     parts = []
     for part in _parts(tensor):
         parts.append(write(json_elements(part))[1:-1])
-        await turn.end_if_long()
+        await time_slice.end_if_long()
     return await join([b"[", await join(parts, b","), b"]"])
 
 
-async def row_text(tensor: Tensor, turn: Turn) -> bytes:
+async def row_text(tensor: Tensor, time_slice: TimeSlice) -> bytes:
     """Return the first row of a tensor as JSON, in its shape.
 
     Raises:
@@ -70,9 +72,9 @@ async def row_text(tensor: Tensor, turn: Turn) -> bytes:
         return json_text(json_elements(tensor)[0])
     if tensor.datatype is DataType.BYTES:
         if len(tensor.shape) == 2:
-            return await elements_text(tensor, turn)
-        return await _array_text(json_elements(tensor)[0], turn, json_text)
-    return await _array_text(to_numpy(tensor)[0], turn, lambda part: json_text(_named(part)))
+            return await elements_text(tensor, time_slice)
+        return await _array_text(json_elements(tensor)[0], time_slice, json_text)
+    return await _array_text(to_numpy(tensor)[0], time_slice, lambda part: json_text(_named(part)))
 
 
 def _named(part: Array) -> Array:
@@ -80,7 +82,9 @@ def _named(part: Array) -> Array:
     return json_elements(from_numpy("", part))
 
 
-async def _array_text(array: Array, turn: Turn, write: Callable[[Array], bytes]) -> bytes:
+async def _array_text(
+    array: Array, time_slice: TimeSlice, write: Callable[[Array], bytes]
+) -> bytes:
     if array.size <= _MAX_ELEMENTS_AT_ONCE:
         return write(array)
     row_size = array.size // len(array)
@@ -89,10 +93,10 @@ async def _array_text(array: Array, turn: Turn, write: Callable[[Array], bytes])
     parts = []
     for begin in range(0, len(array), step):
         if is_long:
-            parts.append(await _array_text(array[begin], turn, write))
+            parts.append(await _array_text(array[begin], time_slice, write))
         else:
             parts.append(write(array[begin : begin + step])[1:-1])
-        await turn.end_if_long()
+        await time_slice.end_if_long()
     return await join([b"[", await join(parts, b","), b"]"])
 
 

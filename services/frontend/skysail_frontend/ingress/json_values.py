@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from skysail_common.conversions import narrowed
 from skysail_common.errors import InvalidInput
+from skysail_common.tensor_conversions import narrowed
 from skysail_common.tensors import (
     Array,
     Content,

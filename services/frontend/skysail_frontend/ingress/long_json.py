@@ -19,7 +19,7 @@ from skysail_common.errors import InvalidInput
 from skysail_common.tensors import Array, DataType, Tensor, from_numpy
 from skysail_frontend.ingress.json_values import array_of_json, parsed
 from skysail_frontend.ingress.long_texts import LongText, element_of
-from skysail_frontend.ingress.turns import Turn, join
+from skysail_frontend.ingress.time_slice import TimeSlice, join
 
 LONG_BYTES = 32 * 1024
 """Length up to which a text is parsed at once, which takes 4 ms at worst."""
@@ -33,7 +33,7 @@ _STEP[[ord("["), ord("{")]] = 1
 _STEP[[ord("]"), ord("}")]] = -1
 
 
-class _Window(NamedTuple):
+class _ScanWindow(NamedTuple):
     """Some bytes of a JSON text, without what is inside of strings."""
 
     begin: int
@@ -53,17 +53,17 @@ class LongArray:
         """Takes the text from bracket to bracket."""
         self._text = text[1:-1]
 
-    async def slices(self, turn: Turn) -> AsyncIterator[list[Any]]:
+    async def slices(self, time_slice: TimeSlice) -> AsyncIterator[list[Any]]:
         """Return the elements, some at a time; a long one may hold or be a `LongArray`.
 
         Raises:
             InvalidInput: it is not JSON.
         """
         text, begin = self._text, 0
-        async for end in _cuts(text, turn):
+        async for end in _cuts(text, time_slice):
             part = text[begin:end]
             if len(part) > LONG_BYTES:
-                elements = [await parse_json(part, turn)]
+                elements = [await parse_json(part, time_slice)]
             else:
                 elements = parsed(b"".join((b"[", part, b"]")))
                 if not elements and (begin or end < len(text)):
@@ -71,21 +71,21 @@ class LongArray:
             yield elements
             begin = end + 1
 
-    async def first(self, count: int, turn: Turn) -> list[Any]:
+    async def first(self, count: int, time_slice: TimeSlice) -> list[Any]:
         """Return the first elements, at least so many if there are.
 
         Raises:
             InvalidInput: they are not JSON.
         """
         found: list[Any] = []
-        async for elements in self.slices(turn):
+        async for elements in self.slices(time_slice):
             found += elements
             if len(found) >= count:
                 break
         return found
 
 
-async def parse_json(text: bytes | memoryview, turn: Turn) -> Any:
+async def parse_json(text: bytes | memoryview, time_slice: TimeSlice) -> Any:
     """Return the value of a JSON text, in which long arrays and texts are such.
 
     Raises:
@@ -94,7 +94,7 @@ async def parse_json(text: bytes | memoryview, turn: Turn) -> Any:
     if len(text) <= LONG_BYTES:
         return parsed(text)
     text = memoryview(text)
-    spans = await _long_values(text, turn)
+    spans = await _long_values(text, time_slice)
     outline = bytearray()
     values: dict[str, LongArray | LongText] = {}
     # No text of the client reads like it.
@@ -108,7 +108,7 @@ async def parse_json(text: bytes | memoryview, turn: Turn) -> Any:
         end = next_end
     outline += text[end:]
     if len(outline) > LONG_BYTES:
-        await _check_values(memoryview(outline), turn)
+        await _check_values(memoryview(outline), time_slice)
     top = [parsed(outline)]
     if values:
         _put(values, top)
@@ -137,7 +137,7 @@ def _wrong_name(name: LongArray | LongText) -> InvalidInput:
     return InvalidInput("Error parsing JSON: the name of a member is an array")
 
 
-def _windows(text: memoryview) -> Iterator[_Window]:
+def _windows(text: memoryview) -> Iterator[_ScanWindow]:
     """Read a text, some bytes at a time.
 
     Raises:
@@ -164,7 +164,7 @@ def _windows(text: memoryview) -> Iterator[_Window]:
                 string = begin + window.rfind(b'"')
             # Quotes stay; those that begin a string count as inside, and mean nothing below.
             characters = np.where(inside, ord(" "), characters)
-        yield _Window(begin, characters, depth, ended, string)
+        yield _ScanWindow(begin, characters, depth, ended, string)
         depth += int(_STEP[characters].sum(dtype=np.int32))
         if depth < 0:
             break
@@ -172,7 +172,7 @@ def _windows(text: memoryview) -> Iterator[_Window]:
         raise InvalidInput("Error parsing JSON: brackets or quotes do not match")
 
 
-async def _long_values(text: memoryview, turn: Turn) -> list[tuple[int, int]]:
+async def _long_values(text: memoryview, time_slice: TimeSlice) -> list[tuple[int, int]]:
     """Return where the outermost long arrays and texts begin and end.
 
     Raises:
@@ -197,7 +197,7 @@ async def _long_values(text: memoryview, turn: Turn) -> list[tuple[int, int]]:
             begin, depth = opened
             closing = np.flatnonzero(depths == depth)
             if not len(closing):
-                await turn.end_if_long()
+                await time_slice.end_if_long()
                 continue
             end = window.begin + int(places[closing[0]]) + 1
             if text[end - 1] != ord("]"):
@@ -216,11 +216,11 @@ async def _long_values(text: memoryview, turn: Turn) -> list[tuple[int, int]]:
                     f"the body has more than {_MAX_OUTLINE_BYTES} bytes of JSON beside the data "
                     "of its inputs; leave out what no input needs"
                 )
-        await turn.end_if_long()
+        await time_slice.end_if_long()
     return found
 
 
-def _opened(window: _Window, places: Array, depths: Array) -> tuple[int, int] | None:
+def _opened(window: _ScanWindow, places: Array, depths: Array) -> tuple[int, int] | None:
     """Return the outermost array that begins in a window and does not end there.
 
     One that ends there is not longer than a window, so that it is no long array.
@@ -237,7 +237,7 @@ def _opened(window: _Window, places: Array, depths: Array) -> tuple[int, int] | 
     return window.begin + int(places[first]), int(depths[first]) - 1
 
 
-async def _cuts(text: memoryview, turn: Turn) -> AsyncIterator[int]:
+async def _cuts(text: memoryview, time_slice: TimeSlice) -> AsyncIterator[int]:
     """Return where an array is cut between its elements; its end is the last cut.
 
     A part with several elements comes from one window. A longer part is one element.
@@ -252,11 +252,11 @@ async def _cuts(text: memoryview, turn: Turn) -> AsyncIterator[int]:
             yield window.begin + int(places[0])
             if len(places) > 1:
                 yield window.begin + int(places[-1])
-        await turn.end_if_long()
+        await time_slice.end_if_long()
     yield len(text)
 
 
-async def _check_values(text: memoryview, turn: Turn) -> None:
+async def _check_values(text: memoryview, time_slice: TimeSlice) -> None:
     count = 0
     for window in _windows(text):
         count += np.count_nonzero(window.characters == ord(","))
@@ -266,13 +266,13 @@ async def _check_values(text: memoryview, turn: Turn) -> None:
                 f"the body has more than {_MAX_VALUES} JSON values beside the data of its inputs; "
                 "leave out what no input needs"
             )
-        await turn.end_if_long()
+        await time_slice.end_if_long()
 
 
-async def elements_of(array: list[Any] | LongArray, turn: Turn) -> AsyncIterator[Any]:
+async def elements_of(array: list[Any] | LongArray, time_slice: TimeSlice) -> AsyncIterator[Any]:
     """Return the elements of an array, one by one."""
     if isinstance(array, LongArray):
-        async for elements in array.slices(turn):
+        async for elements in array.slices(time_slice):
             for each in elements:
                 yield each
     else:
@@ -285,7 +285,7 @@ async def tensor_of_json(
     value: Any,
     datatype: DataType,
     max_elements: int,
-    turn: Turn,
+    time_slice: TimeSlice,
     max_axes: int = 8,
     begin: tuple[int, ...] = (0,),
 ) -> Tensor:
@@ -295,22 +295,24 @@ async def tensor_of_json(
         InvalidInput: as `array_of_json`, or it has more elements than it may.
     """
     if isinstance(value, LongText) and datatype is DataType.BYTES:
-        return Tensor(name, datatype, (), await element_of(await value.parts(turn)))
+        return Tensor(name, datatype, (), await element_of(await value.parts(time_slice)))
     if not isinstance(value, LongArray):
         return from_numpy(name, array_of_json(name, value, datatype, begin))
     if not max_axes:
         raise InvalidInput(f"input {name!r} has too many dimensions")
     rows, axes, data = 0, None, []
-    async for elements in value.slices(turn):
+    async for elements in value.slices(time_slice):
         here = (*begin[:-1], begin[-1] + rows)
         sole = elements[0] if len(elements) == 1 else None
         if isinstance(sole, (LongArray, LongText)):
             part = await tensor_of_json(
-                name, sole, datatype, max_elements, turn, max_axes - 1, (*here, 0)
+                name, sole, datatype, max_elements, time_slice, max_axes - 1, (*here, 0)
             )
             part = replace(part, shape=(1, *part.shape))
         else:
-            part = await tensor_of_json(name, elements, datatype, max_elements, turn, begin=here)
+            part = await tensor_of_json(
+                name, elements, datatype, max_elements, time_slice, begin=here
+            )
         if axes not in (None, part.shape[1:]):
             raise InvalidInput(f"input {name!r} has rows of different lengths")
         rows, axes = rows + part.shape[0], part.shape[1:]

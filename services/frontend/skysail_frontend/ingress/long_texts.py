@@ -4,7 +4,7 @@ import re
 
 from skysail_common.errors import InvalidInput
 from skysail_frontend.ingress.json_values import base64_bytes, parsed
-from skysail_frontend.ingress.turns import Turn, join
+from skysail_frontend.ingress.time_slice import TimeSlice, join
 
 _STEP_BYTES = 32 * 1024
 
@@ -20,7 +20,7 @@ class LongText:
         """Takes the text from quote to quote."""
         self._text = text[1:-1]
 
-    async def parts(self, turn: Turn) -> list[bytes]:
+    async def parts(self, time_slice: TimeSlice) -> list[bytes]:
         """Return its UTF-8, in parts of whole characters.
 
         Raises:
@@ -32,7 +32,7 @@ class LongText:
             end = _cut(text, begin)
             parts.append(parsed(b'"%b"' % bytes(text[begin:end])).encode())
             begin = end
-            await turn.end_if_long()
+            await time_slice.end_if_long()
         return parts
 
 
@@ -56,7 +56,7 @@ def _cut(text: memoryview, begin: int) -> int:
     return begin + place - (6 if first_half else 0)
 
 
-async def decoded(name: str, text: LongText, turn: Turn) -> list[bytes]:
+async def decoded(name: str, text: LongText, time_slice: TimeSlice) -> list[bytes]:
     """Return the bytes of an input that a long text holds as base64, in parts.
 
     Raises:
@@ -64,7 +64,7 @@ async def decoded(name: str, text: LongText, turn: Turn) -> list[bytes]:
     """
     parts: list[bytes] = []
     left, is_padded = b"", False
-    for part in await text.parts(turn):
+    for part in await text.parts(time_slice):
         if is_padded:
             raise InvalidInput(f"input {name!r} is not base64: it goes on after its padding")
         left += part
@@ -72,7 +72,7 @@ async def decoded(name: str, text: LongText, turn: Turn) -> list[bytes]:
         whole, left = left[:size], left[size:]
         parts.append(base64_bytes(name, whole))
         is_padded = b"=" in whole
-        await turn.end_if_long()
+        await time_slice.end_if_long()
     return [*parts, base64_bytes(name, left)]
 
 

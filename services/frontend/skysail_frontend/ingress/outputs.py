@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from skysail_common.conversions import cast
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.json_or_text import element_of
 from skysail_common.model_functions import OUTPUT_NAME, as_array
+from skysail_common.tensor_conversions import cast
 from skysail_common.tensors import Content, DataType, Tensor, TensorSpec, from_numpy
 from skysail_frontend.core.query import Prediction, Query
 from skysail_frontend.core.routes import ServedVersion

@@ -11,11 +11,11 @@ from skysail_common.rpc.varints import SMALL_VARINTS, varint
 from skysail_frontend.core.query import Prediction, Query, Settle
 from skysail_frontend.core.routes import RouteTable
 from skysail_frontend.ingress.infer_parameters import RequestOptions
-from skysail_frontend.ingress.messages import MAX_STRUCTURE_BYTES
-from skysail_frontend.ingress.targets import Patience, Target
+from skysail_frontend.ingress.request_parser import MAX_STRUCTURE_BYTES
+from skysail_frontend.ingress.targets import Target, WaitLimits
 from skysail_protos.inference import grpc_service_pb2 as pb
 
-_MAX_PLANS = 1024
+_MAX_TEMPLATES = 1024
 _MAX_HEAD_BYTES = 4096
 """Requests with more before their raw data have no plan, because plans keep their keys."""
 _MAX_RAW = 1024
@@ -34,7 +34,7 @@ Key = tuple[bytes, bytes]
 """The request before its id, and after it up to the raw data."""
 
 
-class Cut:
+class RequestParts:
     """A ModelInferRequest taken apart."""
 
     __slots__ = ("id_end", "key", "query_id", "raw")
@@ -47,7 +47,7 @@ class Cut:
         self.raw = raw
 
 
-def cut(message: bytes) -> Cut | None:
+def split_request(message: bytes) -> RequestParts | None:
     """Take a serialized ModelInferRequest apart; None unless its layout is the usual one."""
     position, end = 0, len(message)
     query_id = b""
@@ -88,21 +88,21 @@ def cut(message: bytes) -> Cut | None:
         return None
     if position != end or raw_begin < 0:
         return None
-    return Cut((message[:id_begin], message[id_end:raw_begin]), query_id, id_end, raw)
+    return RequestParts((message[:id_begin], message[id_end:raw_begin]), query_id, id_end, raw)
 
 
-class InferPlan:
+class RequestTemplate:
     """How to ask and to answer all requests of one key."""
 
     __slots__ = (
         "_dims",
         "_head",
         "_order",
-        "_patience",
         "_priority",
         "_raw_bytes",
         "_rows",
         "_target",
+        "_wait_limits",
     )
 
     def __init__(
@@ -110,7 +110,7 @@ class InferPlan:
         query: Query,
         target: Target,
         options: RequestOptions,
-        patience: Patience,
+        wait_limits: WaitLimits,
         order: Sequence[int],
     ) -> None:
         """A plan after the example of a query that took the full path.
@@ -119,7 +119,7 @@ class InferPlan:
             query: Holds against the signature of its version.
             target: What answers.
             options: What the parameters ask for.
-            patience: How long the queries may wait.
+            wait_limits: How long the queries may wait.
             order: For each input of the signature, its place among those of the request.
         """
         self._target = target
@@ -130,7 +130,7 @@ class InferPlan:
         self._rows = query.rows
         self._dims = query.variable_dims
         self._priority = options.priority
-        self._patience = patience
+        self._wait_limits = wait_limits
         self._head: bytes | None = None
 
     def query(
@@ -161,7 +161,7 @@ class InferPlan:
             self._rows,
             self._dims,
             arrival,
-            self._patience.deadline(arrival, deadline),
+            self._wait_limits.deadline(arrival, deadline),
             settle,
         )
         query.priority = self._priority
@@ -213,18 +213,18 @@ def streamed(response: bytes) -> bytes:
     return b"".join((b"\x12", varint(len(response) + len(_FINAL)), response, _FINAL))
 
 
-class InferPlans:
+class RequestTemplates:
     """The plans of one route table; another table has others."""
 
     def __init__(self) -> None:
         self._table: RouteTable | None = None
-        self._plans: dict[Key, InferPlan] = {}
+        self._templates: dict[Key, RequestTemplate] = {}
         self._sizes: dict[bytes, int] = {}
         """By the part before the id, how long the part after it was last, up to the data."""
 
     def find(
         self, table: RouteTable, message: bytes
-    ) -> tuple[InferPlan, bytes, list[bytes]] | None:
+    ) -> tuple[RequestTemplate, bytes, list[bytes]] | None:
         """Return the plan of a request with one input, its id and its data, if there is one.
 
         The layout of the last request for the same model is tried with a few cuts. Equal keys prove
@@ -232,7 +232,7 @@ class InferPlans:
         """
         if table is not self._table:
             self._table = table
-            self._plans.clear()
+            self._templates.clear()
             self._sizes.clear()
         try:
             position = 2 + message[1]
@@ -252,22 +252,26 @@ class InferPlans:
         if size is None:
             return None
         data = position + size
-        plan = self._plans.get((before, message[position:data]))
-        return None if plan is None else (plan, query_id, [message[data : data + _MAX_DATA_BYTES]])
+        template = self._templates.get((before, message[position:data]))
+        return (
+            None
+            if template is None
+            else (template, query_id, [message[data : data + _MAX_DATA_BYTES]])
+        )
 
-    def find_cut(self, key: Key) -> InferPlan | None:
+    def find_by_key(self, key: Key) -> RequestTemplate | None:
         """Return the plan of a request that was taken apart, if there is one."""
-        return self._plans.get(key)
+        return self._templates.get(key)
 
-    def learn(self, message: bytes, parts: Cut, plan: InferPlan) -> None:
+    def learn(self, message: bytes, parts: RequestParts, template: RequestTemplate) -> None:
         """Keep a plan; all are forgotten when there are too many, as where each has a key."""
-        if len(self._plans) >= _MAX_PLANS:
-            self._plans.clear()
+        if len(self._templates) >= _MAX_TEMPLATES:
+            self._templates.clear()
             self._sizes.clear()
-        self._plans[parts.key] = plan
+        self._templates[parts.key] = template
         before, _ = parts.key
         if len(parts.raw) == 1 and before:
             # With the tag and the length of the data, which follow.
             after = message[parts.id_end : len(message) - len(parts.raw[0])]
             self._sizes[before] = len(after)
-            self._plans[before, after] = plan
+            self._templates[before, after] = template

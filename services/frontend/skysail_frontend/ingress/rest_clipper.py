@@ -26,7 +26,7 @@ from skysail_frontend.ingress.http import (
     predict_all,
 )
 from skysail_frontend.ingress.http_bodies import headers_of, read_body
-from skysail_frontend.ingress.http_limits import Held, HttpMemory
+from skysail_frontend.ingress.http_limits import HttpMemory, MemoryReservation
 from skysail_frontend.ingress.infer_inputs import json_member
 from skysail_frontend.ingress.json_answers import json_text, row_text
 from skysail_frontend.ingress.json_values import row_of_json
@@ -39,7 +39,7 @@ from skysail_frontend.ingress.long_json import (
 from skysail_frontend.ingress.long_texts import LongText, decoded, element_of
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, application_target, make_query
-from skysail_frontend.ingress.turns import Turn, free, join
+from skysail_frontend.ingress.time_slice import TimeSlice, free, join
 
 _MAX_BATCH = 10_000
 """Inputs of a batch that no model limits."""
@@ -62,18 +62,18 @@ class RestClipper:
 
     async def predict(self, request: Request) -> Response:
         """Answer the query, or each query of the batch, in the body."""
-        with self._memory.request() as held:
-            return await self._predict(request, held)
+        with self._memory.request() as reservation:
+            return await self._predict(request, reservation)
 
-    async def _predict(self, request: Request, held: Held) -> Response:
-        turn = Turn(self._dispatcher.clock)
+    async def _predict(self, request: Request, reservation: MemoryReservation) -> Response:
+        time_slice = TimeSlice(self._dispatcher.clock)
         makes: list[Callable[[Settle], Query]] = []
         try:
             with self._dispatcher.statistics.refusals:
-                is_batch = await self._fill(makes, request, held, turn)
+                is_batch = await self._fill(makes, request, reservation, time_slice)
             found = await predict_all(request, self._dispatcher, makes)
         finally:
-            await free(makes, turn)
+            await free(makes, time_slice)
         if len(found) == 1 and (error := found[0][1].error) is not None:
             raise error
         # Before it is written as JSON, which would keep all others waiting.
@@ -84,15 +84,19 @@ class RestClipper:
         while found:
             # Taken off one by one, as `free` does.
             query, prediction = found.pop()
-            answers.append(await self._answer(query, prediction, turn))
-            await turn.end_if_long()
+            answers.append(await self._answer(query, prediction, time_slice))
+            await time_slice.end_if_long()
         text = answers[0]
         if is_batch:
             text = await join([b'{"batch_predictions":[', await join(answers, b","), b"]}"])
         return Response(checked(text, self._max_bytes), media_type="application/json")
 
     async def _fill(
-        self, makes: list[Callable[[Settle], Query]], request: Request, held: Held, turn: Turn
+        self,
+        makes: list[Callable[[Settle], Query]],
+        request: Request,
+        reservation: MemoryReservation,
+        time_slice: TimeSlice,
     ) -> bool:
         """List what makes each query of a request; return whether they are a batch.
 
@@ -102,8 +106,8 @@ class RestClipper:
         headers = headers_of(request)
         deadline = deadline_of(headers, arrival)
         application = self._dispatcher.table.application(request.path_params["application"])
-        content = await read_body(request, headers, self._max_bytes, held)
-        body = await parse_json(content, turn)
+        content = await read_body(request, headers, self._max_bytes, reservation)
+        body = await parse_json(content, time_slice)
         if not isinstance(body, dict) or not ("input" in body or "input_batch" in body):
             raise InvalidInput(
                 "JSON object does not have required keys input or input_batch: give one of them"
@@ -125,16 +129,18 @@ class RestClipper:
         )
         if not isinstance(values, (list, LongArray)):
             raise wrong_batch
-        async for value in elements_of(values, turn):
+        async for value in elements_of(values, time_slice):
             if len(makes) == most:
                 raise wrong_batch
             label = f"input_batch[{len(makes)}]: " if is_batch else ""
             try:
-                make = await self._make(application, version, value, arrival, deadline, turn, label)
+                make = await self._make(
+                    application, version, value, arrival, deadline, time_slice, label
+                )
             except InvalidInput as error:
                 raise InvalidInput(f"{label}{error.message}") from error
             makes.append(make)
-            await turn.end_if_long()
+            await time_slice.end_if_long()
         if not makes:
             raise wrong_batch
         return is_batch
@@ -146,12 +152,12 @@ class RestClipper:
         value: Any,
         arrival: float,
         deadline: float,
-        turn: Turn,
+        time_slice: TimeSlice,
         label: str,
     ) -> Callable[[Settle], Query]:
         # For each by itself: an application may be routed to several models, by weight.
         target = application_target(self._dispatcher.table, application, version)
-        row = await _row(target, value, self._max_bytes, turn)
+        row = await _row(target, value, self._max_bytes, time_slice)
         return lambda settle: make_query(
             self._dispatcher,
             target,
@@ -162,7 +168,7 @@ class RestClipper:
             label=label,
         )
 
-    async def _answer(self, query: Query, prediction: Prediction, turn: Turn) -> bytes:
+    async def _answer(self, query: Query, prediction: Prediction, time_slice: TimeSlice) -> bytes:
         answer: dict[str, Any] = {"query_id": self._ids.next_number()}
         if prediction.error is not None:
             # In its place in the batch: the others have their answers.
@@ -170,17 +176,17 @@ class RestClipper:
         answer["default"] = prediction.is_default
         if prediction.is_default:
             answer["default_explanation"] = prediction.explanation
-        output = await _output(query, prediction, turn)
+        output = await _output(query, prediction, time_slice)
         return await join([json_text(answer)[:-1], b',"output":', output, b"}"])
 
 
-async def _row(target: Target, value: Any, max_bytes: int, turn: Turn) -> list[Tensor]:
+async def _row(target: Target, value: Any, max_bytes: int, time_slice: TimeSlice) -> list[Tensor]:
     """Return the tensors, of one row each, in a JSON input."""
     if target.version is None:
         return []
     specs = target.version.signature.inputs
     if len(specs) == 1 and not isinstance(value, Mapping):
-        return [await _row_of(specs[0], value, max_bytes, turn)]
+        return [await _row_of(specs[0], value, max_bytes, time_slice)]
     if not isinstance(value, Mapping):
         names = ", ".join(spec.name for spec in specs)
         raise InvalidInput(f"the input must be a JSON object with {names}")
@@ -188,13 +194,17 @@ async def _row(target: Target, value: Any, max_bytes: int, turn: Turn) -> list[T
     unknown = sorted(set(value) - set(by_name))
     if unknown:
         raise InvalidInput(f"the model has no input {unknown[0]!r}; it takes {', '.join(by_name)}")
-    return [await _row_of(by_name[name], each, max_bytes, turn) for name, each in value.items()]
+    return [
+        await _row_of(by_name[name], each, max_bytes, time_slice) for name, each in value.items()
+    ]
 
 
-async def _row_of(spec: TensorSpec, value: Any, max_bytes: int, turn: Turn) -> Tensor:
+async def _row_of(spec: TensorSpec, value: Any, max_bytes: int, time_slice: TimeSlice) -> Tensor:
     if isinstance(value, LongText) and spec.datatype is DataType.BYTES:
         is_text = spec.content is not Content.BINARY
-        parts = await (value.parts(turn) if is_text else decoded(spec.name, value, turn))
+        parts = await (
+            value.parts(time_slice) if is_text else decoded(spec.name, value, time_slice)
+        )
         return Tensor(spec.name, spec.datatype, (1,), await element_of(parts), spec.content)
     if not isinstance(value, LongArray):
         return row_of_json(spec, value)
@@ -204,16 +214,16 @@ async def _row_of(spec: TensorSpec, value: Any, max_bytes: int, turn: Turn) -> T
     most = prod(size for size in spec.shape[1:] if size > 0)
     if spec.variable_axes:
         most = max_bytes // max(1, spec.datatype.element_bytes)
-    tensor = await tensor_of_json(spec.name, value, spec.datatype, most, turn)
+    tensor = await tensor_of_json(spec.name, value, spec.datatype, most, time_slice)
     return replace(tensor, shape=(1, *tensor.shape))
 
 
-async def _output(query: Query, prediction: Prediction, turn: Turn) -> bytes:
+async def _output(query: Query, prediction: Prediction, time_slice: TimeSlice) -> bytes:
     if prediction.is_default:
         assert query.application is not None
         return json_text(query.application.default_output)
     tensors = output_tensors(query, prediction)
-    texts = [(tensor.name, await row_text(tensor, turn)) for tensor in tensors]
+    texts = [(tensor.name, await row_text(tensor, time_slice)) for tensor in tensors]
     if len(texts) == 1:
         return texts[0][1]
     return b"{%b}" % b",".join(b"%b:%b" % (json_text(name), text) for name, text in texts)

@@ -29,7 +29,7 @@ from skysail_frontend.ingress.http import (
     predict,
 )
 from skysail_frontend.ingress.http_bodies import headers_of, read_body
-from skysail_frontend.ingress.http_limits import Held, HttpMemory
+from skysail_frontend.ingress.http_limits import HttpMemory, MemoryReservation
 from skysail_frontend.ingress.infer_inputs import InferInputs, json_member, json_object
 from skysail_frontend.ingress.infer_parameters import (
     RequestOptions,
@@ -39,14 +39,14 @@ from skysail_frontend.ingress.infer_parameters import (
 from skysail_frontend.ingress.json_answers import elements_text, json_text
 from skysail_frontend.ingress.outputs import output_tensors
 from skysail_frontend.ingress.targets import Target, find_model_target, make_query
+from skysail_frontend.ingress.time_slice import TimeSlice, join
 from skysail_frontend.ingress.triton_errors import triton_error
-from skysail_frontend.ingress.turns import Turn, join
 
 _EXTENSIONS = ("binary_tensor_data", *EXTENSIONS)
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _InferRequest:
     """What a request asks for."""
 
     target: Target
@@ -142,22 +142,22 @@ class RestV2:
 
     async def infer(self, request: Request) -> Response:
         """Answer one query."""
-        with self._memory.request() as held:
-            return await self._infer(request, held)
+        with self._memory.request() as reservation:
+            return await self._infer(request, reservation)
 
-    async def _infer(self, request: Request, held: Held) -> Response:
-        turn = Turn(self._dispatcher.clock)
+    async def _infer(self, request: Request, reservation: MemoryReservation) -> Response:
+        time_slice = TimeSlice(self._dispatcher.clock)
         with self._dispatcher.statistics.refusals:
             arrival = arrival_of(request, self._dispatcher)
             headers = headers_of(request)
             deadline = deadline_of(headers, arrival)
-            content = await read_body(request, headers, self._max_bytes, held)
+            content = await read_body(request, headers, self._max_bytes, reservation)
             body = BinaryBody(content, headers.get(JSON_LENGTH_KEY))
             target = self._target(request)
             if body.is_raw:
                 asked = _raw(body, target)
             else:
-                asked = await self._asked(body, target, turn)
+                asked = await self._asked(body, target, time_slice)
 
         def make(settle: Settle) -> Query:
             return make_query(
@@ -177,10 +177,12 @@ class RestV2:
         error = prediction.error
         if error is not None:
             raise triton_error(query.query_id, error) if self._has_triton_errors else error
-        return await _answer(query, prediction, asked, self._max_bytes, turn)
+        return await _answer(query, prediction, asked, self._max_bytes, time_slice)
 
-    async def _asked(self, body: BinaryBody, target: Target, turn: Turn) -> _Asked:
-        inputs = InferInputs(self._dispatcher, target, body, self._max_bytes, turn)
+    async def _asked(
+        self, body: BinaryBody, target: Target, time_slice: TimeSlice
+    ) -> _InferRequest:
+        inputs = InferInputs(self._dispatcher, target, body, self._max_bytes, time_slice)
         value = await inputs.parse()
         if not isinstance(value, dict):
             raise InvalidInput("the body must be a JSON object with the member 'inputs'")
@@ -192,12 +194,12 @@ class RestV2:
         is_binary = _flag(parameters, "binary_data_output", default=False)
         wanted = _wanted_outputs(value, target, is_binary)
         options = request_options(parameters)
-        return _Asked(target, tensors, query_id, options, wanted, is_binary)
+        return _InferRequest(target, tensors, query_id, options, wanted, is_binary)
 
 
-def _raw(body: BinaryBody, target: Target) -> _Asked:
+def _raw(body: BinaryBody, target: Target) -> _InferRequest:
     tensors = [raw_tensor(target.version, body.content)] if target.version is not None else []
-    return _Asked(target, tensors)
+    return _InferRequest(target, tensors)
 
 
 def _metadata(spec: TensorSpec) -> dict[str, Any]:
@@ -234,7 +236,11 @@ def _wanted_outputs(body: Mapping[str, Any], target: Target, is_binary: bool) ->
 
 
 async def _answer(
-    query: Query, prediction: Prediction, asked: _Asked, max_bytes: int, turn: Turn
+    query: Query,
+    prediction: Prediction,
+    asked: _InferRequest,
+    max_bytes: int,
+    time_slice: TimeSlice,
 ) -> Response:
     model_name, version = query.version.name if query.version else ("", "")
     answer: dict[str, Any] = {"model_name": model_name, "model_version": version}
@@ -267,7 +273,7 @@ async def _answer(
             binary.append(tensor.data)
             parts.append(json_text(output))
         else:
-            data = await elements_text(tensor, turn)
+            data = await elements_text(tensor, time_slice)
             parts += (json_text(output)[:-1], b',"data":', data, b"}")
     parts.append(b"]}")
     json_length = sum(map(len, parts))

@@ -87,7 +87,7 @@ def check_in_time(dispatcher: Dispatcher, call: Call) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class WaitLimits:
     """How long queries of one target may wait."""
 
     limit_s: float
@@ -108,13 +108,13 @@ class Patience:
         return deadline if deadline < NEVER else arrival + self.default_s
 
 
-def patience(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> Patience:
+def wait_limits(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> WaitLimits:
     """Return how long queries of a target may wait that name a time-out, or None."""
     application = target.application
     slo_s = application.slo_s if application else NEVER
     limit_s = slo_s if timeout_s is None else min(slo_s, timeout_s)
     has_default_output = application is not None and application.has_default
-    return Patience(limit_s, dispatcher.default_timeout_s, has_default_output)
+    return WaitLimits(limit_s, dispatcher.default_timeout_s, has_default_output)
 
 
 def make_query(
@@ -167,7 +167,7 @@ def make_query(
         inputs.rows,
         inputs.variable_dims,
         arrival,
-        patience(dispatcher, target, timeout_s).deadline(arrival, deadline),
+        wait_limits(dispatcher, target, timeout_s).deadline(arrival, deadline),
         settle,
     )
     query.priority = priority

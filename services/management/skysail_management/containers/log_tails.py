@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from skysail_common.replica_reports import NOT_LOADED, NOT_READY, STUCK, place_of, where_stuck
+from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK, place_of, where_stuck
 from skysail_management.containers.base import Container
 
 LOG_TAIL_BYTES = 8_192

@@ -12,7 +12,7 @@ from skysail.artifact.build import Artifact, build_artifact
 from skysail.artifact.local_modules import own_frames
 from skysail_common.errors import InvalidInput
 from skysail_common.model_functions import call_function
-from skysail_model_server.loading import load_model
+from skysail_model_server.model_loader import load_model
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
 __name__, __package__ = "__main__", None

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 
 from skysail_common.errors import SkysailError
 from skysail_common.kubernetes.anchor import anchor_manifest, owned_by
-from skysail_common.kubernetes.api import Change, KubernetesApi
+from skysail_common.kubernetes.api import KubernetesApi, WatchEvent
 from skysail_common.kubernetes.errors import ClusterRefused, NotInCluster
 from skysail_common.kubernetes.kinds import DEPLOYMENT, POD, Object
 from skysail_common.kubernetes.labels import MODEL_SERVER, labels
@@ -86,7 +86,7 @@ class KubernetesPods:
         self._claimed_names: set[str] = set()
         self._touched: set[str] = set()
         """Pods that were learned or forgotten since the last `refresh` began."""
-        self._changes: AsyncGenerator[Change, None] | None = None
+        self._changes: AsyncGenerator[WatchEvent, None] | None = None
 
     async def open(self) -> None:
         """Make sure of the anchor, and learn what there is; `follow` keeps it up to date.
@@ -140,7 +140,7 @@ class KubernetesPods:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _take(self, change: Change) -> None:
+    async def _take(self, change: WatchEvent) -> None:
         if change.listed is not None:
             self._replace(set(self.pods), change.listed)
         elif change.changed is not None:

@@ -44,7 +44,7 @@ def installer(
 
     Args:
         name: Its name.
-        arguments: Of `python -m skysail_model_server.installing`.
+        arguments: Of `python -m skysail_model_server.installer`.
         settings: Where it runs.
         image: Its image; that of the settings if empty.
     """
@@ -69,7 +69,7 @@ def installer(
                 {
                     "name": INSTALLER,
                     "image": image or settings.kubernetes_image,
-                    "command": ["python", "-m", "skysail_model_server.installing", *arguments],
+                    "command": ["python", "-m", "skysail_model_server.installer", *arguments],
                     "envFrom": [{"secretRef": {"name": name}}],
                     "env": variables({"HOME": "/tmp", "PYTHONUNBUFFERED": "1"}),
                     "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},

@@ -18,7 +18,7 @@ _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 2.0
 
 
-async def fetch_artifact(
+async def download_artifact(
     endpoint: str,
     replica_id: str,
     token: str,

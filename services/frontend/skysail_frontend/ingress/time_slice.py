@@ -11,7 +11,7 @@ _LONG_COPY_BYTES = 4 * 1024 * 1024
 """Bytes whose copy takes a millisecond or more."""
 
 
-class Turn:
+class TimeSlice:
     """The time for which one request has kept the loop."""
 
     def __init__(self, clock: Clock = MONOTONIC) -> None:
@@ -25,11 +25,11 @@ class Turn:
             self._until = self._clock() + _TURN_S
 
 
-async def free(items: list[Any], turn: Turn) -> None:
+async def free(items: list[Any], time_slice: TimeSlice) -> None:
     """Empty a list item by item; to free thousands at once takes long, too."""
     while items:
         items.pop()
-        await turn.end_if_long()
+        await time_slice.end_if_long()
 
 
 async def join(parts: list[bytes], separator: bytes = b"") -> bytes:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail_common.rpc.serving import parse_ready_line, print_ready_line
+from skysail_common.process.ready_line import parse_ready_line, print_ready_line
 
 words = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=10)
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skysail_common.conversions import cast, narrowed
 from skysail_common.errors import InvalidInput
+from skysail_common.tensor_conversions import cast, narrowed
 from skysail_common.tensors import DataType, Tensor, from_numpy, to_numpy
 
 NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]

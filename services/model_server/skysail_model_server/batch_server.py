@@ -21,7 +21,7 @@ PREDICT_BATCHES = f"/{SERVICE}/PredictBatches"
 _MAX_US = 2**32 - 1
 
 
-class Serving(ABC):
+class BatchServer(ABC):
     """Serves frontends from its start to its drain; methods are of the I/O thread but for `run`."""
 
     def __init__(self, replica_id: ReplicaId, server: Server) -> None:

@@ -25,7 +25,7 @@ from skysail_common.artifacts import (
 )
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import SkysailError
-from skysail_common.replica_reports import place_of
+from skysail_common.replica_events import place_of
 from skysail_common.tensors import Array, Content, Signature, Tensor, to_numpy
 from skysail_model_server.model import Model
 from skysail_model_server.package_differences import PackageDifferences, compare_packages

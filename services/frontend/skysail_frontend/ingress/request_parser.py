@@ -32,10 +32,10 @@ _MAX_SHIFT = 63
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
-class Data(Enum):
+class FieldContent(Enum):
     """Content of a field that costs a parser little for its size."""
 
-    HELD = "held"
+    DETACHED = "detached"
     """Bytes that are not parsed at all."""
     FLOATS = "floats"
     """Packed numbers of a fixed size."""
@@ -43,19 +43,24 @@ class Data(Enum):
     """Packed numbers of one to ten bytes each."""
 
 
-Layout = Mapping[int, Union["Layout", Data]]
+Layout = Mapping[int, Union["Layout", FieldContent]]
 """Fields of a message by number: those that hold data, and messages with such fields."""
 
-_VARINT_CONTENTS: Layout = dict.fromkeys(range(1, 6), Data.VARINTS)
-_CONTENTS: Layout = {**_VARINT_CONTENTS, 6: Data.FLOATS, 7: Data.FLOATS, 8: Data.HELD}
-MODEL_INFER: Final[Layout] = {5: {5: _CONTENTS}, 7: Data.HELD}
+_VARINT_CONTENTS: Layout = dict.fromkeys(range(1, 6), FieldContent.VARINTS)
+_CONTENTS: Layout = {
+    **_VARINT_CONTENTS,
+    6: FieldContent.FLOATS,
+    7: FieldContent.FLOATS,
+    8: FieldContent.DETACHED,
+}
+MODEL_INFER: Final[Layout] = {5: {5: _CONTENTS}, 7: FieldContent.DETACHED}
 """Data of a ModelInferRequest: contents of inputs, raw contents."""
-PREDICT: Final[Layout] = {4: {4: Data.HELD}}
+PREDICT: Final[Layout] = {4: {4: FieldContent.DETACHED}}
 """Data of a PredictRequest: those of its inputs."""
 NO_DATA: Final[Layout] = {}
 
 
-class Held:
+class DetachedData:
     """Data of a large request, which remain in its message."""
 
     def __init__(self, message: bytes) -> None:
@@ -92,14 +97,14 @@ class RequestParser:
     whole_bytes: int = MAX_STRUCTURE_BYTES
     """Size up to which a request is parsed with its data."""
 
-    def parse(self, message: bytes) -> tuple[Any, Held | None]:
+    def parse(self, message: bytes) -> tuple[Any, DetachedData | None]:
         """Return the parsed request, and its data unless they are in it.
 
         Raises:
             InvalidInput: it is no such message, or it has too much beside its data.
         """
         name = self.message_type.DESCRIPTOR.name
-        held = None
+        detached = None
         try:
             if len(message) > self.whole_bytes:
                 large = _LargeMessage(message, self.layout)
@@ -108,9 +113,9 @@ class RequestParser:
                         f"cannot parse {name}: it has more than {MAX_STRUCTURE_BYTES // 1024} KiB "
                         f"beside its data; {self.advice}"
                     )
-                if large.held:
-                    message, held = large.structure(), large.held
-            return self.message_type.FromString(message), held
+                if large.detached:
+                    message, detached = large.structure(), large.detached
+            return self.message_type.FromString(message), detached
         except (DecodeError, IndexError) as error:
             raise InvalidInput(f"Unable to parse request: it is not a {name}") from error
 
@@ -126,7 +131,7 @@ class _LargeMessage:
     def __init__(self, message: bytes, layout: Layout) -> None:
         self.budget = MAX_STRUCTURE_BYTES
         """Bytes that the structure leaves; below 0 if it takes more."""
-        self.held = Held(message)
+        self.detached = DetachedData(message)
         self._message = message
         self._parts: list[bytes] = []
         self._walk(0, len(message), layout)
@@ -154,12 +159,12 @@ class _LargeMessage:
                 content = layout.get(tag >> 3)
                 if content is None:
                     self.budget -= after - begin
-                elif content is Data.FLOATS:
+                elif content is FieldContent.FLOATS:
                     self.budget -= size // _PACKED_FLOATS
-                elif content is Data.VARINTS:
+                elif content is FieldContent.VARINTS:
                     self.budget -= size // _PACKED_VARINTS
-                elif content is Data.HELD:
-                    place = self.held.add(position, after)
+                elif content is FieldContent.DETACHED:
+                    place = self.detached.add(position, after)
                     parts += (message[kept:tag_end], _PLACE_LENGTH, place)
                     length += tag_end - kept + len(_PLACE_LENGTH) + len(place)
                     kept = after

@@ -1,18 +1,13 @@
 """The grpc.aio server of every service, with health, reflection, errors and limits."""
 
-import json
-import logging
-import sys
 from collections.abc import Sequence
 from typing import Any, cast
-from urllib.parse import quote, unquote
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from skysail_common.process.logs import JsonFormatter
 from skysail_common.process.sockets import cannot_listen
 from skysail_common.rpc.certificates import Pem, ServerCertificates
 from skysail_common.rpc.channels import (
@@ -24,9 +19,6 @@ from skysail_common.rpc.channels import (
 )
 from skysail_common.rpc.health_check import LIVENESS
 from skysail_common.rpc.interceptors import CheckRequest, ErrorInterceptor
-
-_PLAIN = "/:[]=,@+~"
-_LISTENING = "listening"
 
 
 class GrpcServer:
@@ -151,47 +143,3 @@ def credentials_of(certificates: ServerCertificates) -> grpc.ServerCredentials:
         cast(Any, renewed),
         require_client_authentication=shown.client_ca is not None,
     )
-
-
-def print_ready_line(service: str, log_format: str = "console", **bound: str) -> None:
-    """Print the ready line, from which a parent process reads the bound addresses.
-
-    It does not say that a query would be answered: a frontend may have no routes yet.
-
-    Args:
-        service: Name of the service.
-        log_format: `json` to print an event as the others of the log.
-        bound: Addresses by name.
-    """
-    if log_format == "json":
-        event = logging.makeLogRecord(
-            {"name": __name__, "levelname": "INFO", "msg": _LISTENING, "addresses": bound}
-        )
-        line = JsonFormatter(service).format(event)
-    else:
-        # White space separates the pairs, and a path may have some.
-        pairs = (f"{name}={quote(value, safe=_PLAIN)}" for name, value in bound.items())
-        line = " ".join((_LISTENING, service, *pairs))
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def parse_ready_line(line: str) -> dict[str, str] | None:
-    """Return the bound addresses of a ready line; None if `line` is not one."""
-    if line.startswith("{"):
-        return _parse_ready_event(line)
-    words = line.split()
-    if len(words) < 2 or words[0] != _LISTENING:
-        return None
-    pairs = (word.partition("=")[::2] for word in words[2:])
-    return {name: unquote(value) for name, value in pairs}
-
-
-def _parse_ready_event(line: str) -> dict[str, str] | None:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if event.get("event") != _LISTENING or not isinstance(event.get("addresses"), dict):
-        return None
-    return {str(name): str(value) for name, value in event["addresses"].items()}

@@ -11,16 +11,16 @@ from time import perf_counter_ns
 
 from skysail_common.identifiers import ReplicaId
 from skysail_common.rpc.contract import Stream, Transport
-from skysail_model_server.execution import Execution
-from skysail_model_server.serving import (
+from skysail_model_server.batch_server import (
     PREDICT_BATCHES,
     SERVICE,
-    Serving,
+    BatchServer,
     answer,
     introduction,
     parse_batch,
     with_backlog,
 )
+from skysail_model_server.execution import Execution
 from skysail_protos.v1 import model_server_pb2 as pb
 
 _STOP_GRACE_S = 1.0
@@ -29,7 +29,7 @@ _Results = asyncio.Queue["pb.BatchResult | None"]
 
 
 @dataclass
-class _Job:
+class _BatchJob:
     """A batch for the main thread."""
 
     batch: pb.Batch
@@ -37,7 +37,7 @@ class _Job:
     results: _Results
 
 
-class LoopServing(Serving):
+class AsyncioBatchServer(BatchServer):
     """Serves frontends by handlers of the contract."""
 
     def __init__(
@@ -57,18 +57,18 @@ class LoopServing(Serving):
         self._transport = transport
         self._max_queued_batches = max_queued_batches
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_BatchJob | None] = queue.SimpleQueue()
         self._backlog_us = 0
         self._streams: dict[asyncio.Task[None], asyncio.Task[None]] = {}
 
     def run(self, execution: Execution) -> None:
-        """Answer batches on the main thread (see `Serving`)."""
+        """Answer batches on the main thread (see `BatchServer`)."""
         while (job := self._jobs.get()) is not None:
             result = answer(execution, job.batch, job.arrived_ns)
             self._loop.call_soon_threadsafe(self._finished, job, result)
 
     async def drain(self) -> None:
-        """Finish what was taken (see `Serving`)."""
+        """Finish what was taken (see `BatchServer`)."""
         self._is_draining = True
         await self._server.set_serving(False)
         finishing = list(self._streams.values())
@@ -108,9 +108,9 @@ class LoopServing(Serving):
             batch = parse_batch(message)
             await window.acquire()
             self._backlog_us += batch.expected_us
-            self._jobs.put(_Job(batch, perf_counter_ns(), results))
+            self._jobs.put(_BatchJob(batch, perf_counter_ns(), results))
 
-    def _finished(self, job: _Job, result: pb.BatchResult) -> None:
+    def _finished(self, job: _BatchJob, result: pb.BatchResult) -> None:
         self._backlog_us -= job.batch.expected_us
         job.results.put_nowait(result)
 

@@ -5,7 +5,7 @@ main thread       take ──► run ──► flush
 I/O thread        start, begin, drain
 
 No thread hands a batch over and no task is woken for it, which is most of what a batch of a fast
-model costs by way of `loop_serving`.
+model costs by way of `AsyncioBatchServer`.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from skysail_common.rpc.channels import MAX_LINK_MESSAGE_BYTES
 from skysail_common.rpc.native.outgoing import WELL, Outgoing, ending_of
 from skysail_common.rpc.native.server import NativeServer
 from skysail_common.rpc.statuses import as_skysail_error
-from skysail_model_server.execution import Execution
-from skysail_model_server.serving import (
+from skysail_model_server.batch_server import (
     PREDICT_BATCHES,
     SERVICE,
-    Serving,
+    BatchServer,
     answer,
     introduction,
     parse_batch,
     with_backlog,
 )
+from skysail_model_server.execution import Execution
 from skysail_protos.v1 import model_server_pb2 as pb
 
 _STOP_GRACE_S = 1.0
@@ -40,7 +40,7 @@ _FOR_EVER_MS = -1
 _MAX_UNTAKEN_BYTES = 4 * MAX_LINK_MESSAGE_BYTES
 
 
-class _Waiting:
+class _QueuedBatch:
     """A batch that was taken and not computed, or the end of its stream."""
 
     __slots__ = ("arrived_ns", "batch", "num_bytes", "stream_id")
@@ -52,7 +52,7 @@ class _Waiting:
         self.arrived_ns = perf_counter_ns()
 
 
-class DirectServing(Serving):
+class NativeBatchServer(BatchServer):
     """Serves frontends by an engine that the main thread empties."""
 
     def __init__(self, replica_id: ReplicaId) -> None:
@@ -77,13 +77,13 @@ class DirectServing(Serving):
         self._reflect = reflection.reflector([SERVICE])
         self._streams: dict[int, Callable[[int, bytes], None]] = {}
         """What takes the messages of each open stream."""
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_QueuedBatch] = deque()
         self._backlog_us = 0
         self._outgoing = Outgoing(self._engine)
         self._drained: Future[None] = Future()
 
     def run(self, execution: Execution) -> None:
-        """Answer batches on the main thread (see `Serving`)."""
+        """Answer batches on the main thread (see `BatchServer`)."""
         try:
             while not self._is_draining:
                 self._take(0 if self._waiting else _FOR_EVER_MS)
@@ -100,7 +100,7 @@ class DirectServing(Serving):
             self._drained.set_result(None)
 
     async def drain(self) -> None:
-        """Finish what was taken (see `Serving`)."""
+        """Finish what was taken (see `BatchServer`)."""
         self._is_draining = True
         await self._server.set_serving(False)
         # The main thread may be waiting for a batch.
@@ -121,7 +121,7 @@ class DirectServing(Serving):
                 self._opened(stream_id, event[2], event[4].as_dict())
             elif event[0] == HALF_CLOSED:
                 # Behind what it asked.
-                self._waiting.append(_Waiting(stream_id, None))
+                self._waiting.append(_QueuedBatch(stream_id, None))
             elif event[0] == CANCELLED:
                 # What waits of it is not computed any more.
                 self._streams.pop(stream_id, None)
@@ -156,9 +156,9 @@ class DirectServing(Serving):
     def _received(self, stream_id: int, message: bytes) -> None:
         batch = parse_batch(message)
         self._backlog_us += batch.expected_us
-        self._waiting.append(_Waiting(stream_id, batch, len(message)))
+        self._waiting.append(_QueuedBatch(stream_id, batch, len(message)))
 
-    def _answer(self, waiting: _Waiting, execution: Execution) -> None:
+    def _answer(self, waiting: _QueuedBatch, execution: Execution) -> None:
         stream_id, batch = waiting.stream_id, waiting.batch
         if batch is None:
             if self._streams.pop(stream_id, None) is not None:

@@ -28,8 +28,8 @@ from skysail_common.tensors import (
     TensorSpec,
     from_numpy,
 )
-from skysail_model_server.loading import LoadFailed, load_model
 from skysail_model_server.model import Model
+from skysail_model_server.model_loader import LoadFailed, load_model
 
 NUMPY = importlib.metadata.version("numpy")
 X = TensorSpec("x", DataType.FP64, (-1, 2))

@@ -1,4 +1,4 @@
-"""Requests that repeat are understood by a plan: to their callers nothing may differ."""
+"""Requests that repeat are understood by a template: to their callers nothing may differ."""
 
 import tracemalloc
 from itertools import permutations
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from skysail_common.errors import InvalidInput, ModelNotFound, SkysailError
 from skysail_common.tensors import DataType, TensorSpec
 from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
-from skysail_frontend.ingress.request_templates import cut
+from skysail_frontend.ingress.request_templates import split_request
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
 from unit.frontend.parts import Frontend, application, doubled, echoed, served, signature_of
@@ -25,7 +25,7 @@ two = served(
 
 
 class Door:
-    """A door that remembers its plans, and one that is new for each request."""
+    """A door that remembers its templates, and one that is new for each request."""
 
     def __init__(self, *versions, function=doubled, applications=()) -> None:
         self.frontend = Frontend(*versions, function=function, applications=applications)
@@ -47,8 +47,8 @@ class Door:
         return pb.ModelInferResponse.FromString(call.answer)
 
     @property
-    def num_plans(self) -> int:
-        return len(self.door._plans._plans)
+    def num_templates(self) -> int:
+        return len(self.door._templates._templates)
 
 
 def request_of(
@@ -72,7 +72,7 @@ def request_of(
         max_size=12,
     )
 )
-def test_an_answer_is_the_same_with_a_plan_and_without(asked):
+def test_an_answer_is_the_same_with_a_template_and_without(asked):
     door = Door(served())
     for version, query_id, rows in asked:
         message = request_of(query_id=query_id, rows=rows, version=version).SerializeToString()
@@ -85,7 +85,7 @@ def test_an_answer_is_the_same_with_a_plan_and_without(asked):
         assert values.tolist() == [2.0 * each for each in range(3 * rows)]
 
 
-def test_several_inputs_and_outputs_have_plans_too():
+def test_several_inputs_and_outputs_have_templates_too():
     door = Door(two, function=echoed)
     request = pb.ModelInferRequest(model_name="two", id="1")
     request.inputs.add(name="a", datatype="FP32", shape=[1, 2])
@@ -97,7 +97,7 @@ def test_several_inputs_and_outputs_have_plans_too():
         answer = door.ask(request.SerializeToString())
         assert isinstance(answer, pb.ModelInferResponse)
         assert (answer.id, list(answer.raw_output_contents)) == (str(number), data)
-    assert door.num_plans == 1
+    assert door.num_templates == 1
 
 
 @pytest.mark.parametrize("names", ["ab", "ba"])
@@ -114,7 +114,7 @@ def test_inputs_of_equal_size_keep_their_names_in_any_order(names):
         assert isinstance(answer, pb.ModelInferResponse)
         outputs = [each.name for each in answer.outputs]
         assert dict(zip(outputs, answer.raw_output_contents, strict=True)) == sent
-    assert door.num_plans == 1
+    assert door.num_templates == 1
 
 
 def test_three_inputs_keep_their_names_in_any_order():
@@ -133,10 +133,10 @@ def test_three_inputs_keep_their_names_in_any_order():
             answer = door.ask(request.SerializeToString())
             assert isinstance(answer, pb.ModelInferResponse)
             assert list(answer.raw_output_contents) == [sent[name] for name in "abc"]
-    assert door.num_plans == 6
+    assert door.num_templates == 6
 
 
-def test_an_id_that_is_no_text_is_refused_as_without_a_plan():
+def test_an_id_that_is_no_text_is_refused_as_without_a_template():
     door = Door(served())
     message = request_of(query_id="abc").SerializeToString()
     assert isinstance(door.ask(message), pb.ModelInferResponse)
@@ -152,7 +152,7 @@ def test_a_plan_holds_no_long_request(query_id):
     request.parameters["headers"].string_param = "x" * 4096
     for _ in range(2):
         assert isinstance(door.ask(request.SerializeToString()), pb.ModelInferResponse)
-    assert door.num_plans == 0
+    assert door.num_templates == 0
 
 
 def test_an_id_of_up_to_4096_characters_is_answered():
@@ -169,15 +169,15 @@ def test_an_id_of_up_to_4096_characters_is_answered():
 
 @pytest.mark.parametrize("tag", [b"\x0a", b"\x1a", b"\x3a"])
 def test_a_length_of_more_than_five_bytes_is_taken_apart_by_the_parser(tag):
-    assert cut(tag + b"\x80\x80\x80\x80\x80\x00") is None
-    assert cut(tag + b"\xff" * 1000 + b"\x00") is None
-    parts = cut(b"\x3a\x81\x80\x80\x80\x00a")
+    assert split_request(tag + b"\x80\x80\x80\x80\x80\x00") is None
+    assert split_request(tag + b"\xff" * 1000 + b"\x00") is None
+    parts = split_request(b"\x3a\x81\x80\x80\x80\x00a")
     assert parts is not None
     assert parts.raw == [b"a"]
 
 
 @pytest.mark.parametrize("size", [0, 8, 16, 32, 48])
-def test_data_of_another_size_is_refused_as_without_a_plan(size):
+def test_data_of_another_size_is_refused_as_without_a_template(size):
     door = Door(served())
     request = request_of()
     for _ in range(2):
@@ -188,7 +188,7 @@ def test_data_of_another_size_is_refused_as_without_a_plan(size):
     assert "byte size mismatch" in error.message or "unable to find data" in error.message
 
 
-def test_more_data_than_inputs_is_refused_as_without_a_plan():
+def test_more_data_than_inputs_is_refused_as_without_a_template():
     door = Door(served())
     request = request_of()
     for _ in range(2):
@@ -213,7 +213,7 @@ def test_a_plan_ends_with_its_table():
     assert isinstance(door.ask(message), ModelNotFound)
 
 
-def test_the_slo_and_the_default_output_of_an_application_hold_with_a_plan():
+def test_the_slo_and_the_default_output_of_an_application_hold_with_a_template():
     app = application("app", "m:1", default=[9.0, 9.0, 9.0], slo_s=0.1)
     door = Door(served(), applications=[app], function=None)
     message = request_of("app").SerializeToString()
@@ -232,16 +232,16 @@ def test_queries_of_an_application_with_several_routes_are_spread_each_time():
     message = request_of("app").SerializeToString()
     answers = [door.ask(message) for _ in range(60)]
     assert {answer.model_name for answer in answers} == {"m", "n"}
-    assert door.num_plans == 0
+    assert door.num_templates == 0
 
 
-def test_plans_are_bounded():
+def test_templates_are_bounded():
     door = Door(served())
     for number in range(3000):
         request = request_of()
         request.parameters["timeout"].int64_param = 10_000_000 + number
         assert isinstance(door.ask(request.SerializeToString()), pb.ModelInferResponse)
-    assert 0 < door.num_plans <= 2 * 1024
+    assert 0 < door.num_templates <= 2 * 1024
 
 
 @settings(max_examples=200)
@@ -250,7 +250,7 @@ def test_whatever_comes_is_taken_apart_rightly_or_not_at_all(noise, position, by
     message = bytearray(request_of(query_id="7").SerializeToString())
     message[position % len(message)] = byte
     for candidate in (noise, bytes(message)):
-        parts = cut(candidate)
+        parts = split_request(candidate)
         if parts is None:
             continue
         try:
@@ -265,7 +265,7 @@ def test_more_data_than_a_plan_can_have_are_not_copied():
     message = request_of(query_id="7").SerializeToString()
     for _ in range(2):
         assert isinstance(door.ask(message), pb.ModelInferResponse)
-    assert door.door._plans._sizes
+    assert door.door._templates._sizes
     long = message + bytes(16 * 1024 * 1024)
     tracemalloc.start()
     try:

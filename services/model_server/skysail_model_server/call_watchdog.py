@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from skysail_common.clock import NEVER, Clock
 from skysail_common.model_functions import call_function
-from skysail_common.replica_reports import STUCK, place_of, where_stuck
+from skysail_common.replica_events import STUCK, place_of, where_stuck
 from skysail_common.states import ExitCode
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _CHECK_S = 1.0
 _STANDARD_ERROR = 2
 
 
-class Watchdog:
+class CallWatchdog:
     """Knows since when a call of the user's function is under way."""
 
     def __init__(self, stuck_after_s: float, clock: Clock) -> None:

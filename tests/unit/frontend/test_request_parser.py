@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput
-from skysail_frontend.ingress.messages import (
+from skysail_frontend.ingress.request_parser import (
     MAX_STRUCTURE_BYTES,
     MODEL_INFER,
     NO_DATA,

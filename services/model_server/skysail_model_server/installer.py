@@ -1,4 +1,4 @@
-"""`python -m skysail_model_server.installing install|remove DIRECTORY`: an environment in a volume.
+"""`python -m skysail_model_server.installer install|remove DIRECTORY`: an environment in a volume.
 
 What is to be installed stands in the variable SKYSAIL_REQUIREMENTS, as of a requirements file. Paths are
 written into an environment, so that it is made in its place; where pip fails it is removed again.
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     """Install or remove and return the exit status: that of pip, where it fails."""
     if len(arguments) != 2 or arguments[0] not in ("install", "remove"):
         sys.stderr.write(
-            "usage: python -m skysail_model_server.installing install|remove DIRECTORY\n"
+            "usage: python -m skysail_model_server.installer install|remove DIRECTORY\n"
         )
         return ExitCode.USAGE
     directory = Path(arguments[1])

@@ -5,10 +5,10 @@ import pytest
 
 from skysail_common.clock import NEVER
 from skysail_common.states import ExitCode
-from skysail_model_server import watchdog
+from skysail_model_server import call_watchdog
+from skysail_model_server.call_watchdog import CallWatchdog
 from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
-from skysail_model_server.watchdog import Watchdog
 from skysail_protos.v1 import model_server_pb2
 from skysail_testing.clock import FakeClock
 from unit.frontend.parts import DOUBLES
@@ -24,8 +24,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def dog(clock: FakeClock) -> Watchdog:
-    return Watchdog(10.0, clock)
+def dog(clock: FakeClock) -> CallWatchdog:
+    return CallWatchdog(10.0, clock)
 
 
 def test_a_call_is_stuck_once_it_takes_too_long(dog, clock):
@@ -79,14 +79,16 @@ def test_each_call_of_a_batch_that_fails_has_its_own_time(dog, clock):
 async def test_a_stuck_call_ends_the_process_with_its_stack_in_the_log(
     dog, clock, monkeypatch, caplog
 ):
-    monkeypatch.setattr(watchdog, "_CHECK_S", 0.0)
+    monkeypatch.setattr(call_watchdog, "_CHECK_S", 0.0)
     armed = []
     monkeypatch.setattr(
-        watchdog.faulthandler, "dump_traceback_later", lambda after_s, **_: armed.append(after_s)
+        call_watchdog.faulthandler,
+        "dump_traceback_later",
+        lambda after_s, **_: armed.append(after_s),
     )
     cancelled = []
     monkeypatch.setattr(
-        watchdog.faulthandler, "cancel_dump_traceback_later", lambda: cancelled.append(True)
+        call_watchdog.faulthandler, "cancel_dump_traceback_later", lambda: cancelled.append(True)
     )
     statuses = []
 
@@ -102,13 +104,13 @@ async def test_a_stuck_call_ends_the_process_with_its_stack_in_the_log(
     assert armed == [10.0]
     assert cancelled == [True]
     assert "no result after 11 s" in caplog.text
-    assert "test_watchdog" in caplog.text
+    assert "test_call_watchdog" in caplog.text
 
 
 async def test_a_log_that_cannot_be_written_keeps_no_stuck_replica_alive(dog, clock, monkeypatch):
-    monkeypatch.setattr(watchdog, "_CHECK_S", 0.0)
-    monkeypatch.setattr(watchdog.faulthandler, "dump_traceback_later", lambda *_, **__: None)
-    monkeypatch.setattr(watchdog.faulthandler, "cancel_dump_traceback_later", lambda: None)
+    monkeypatch.setattr(call_watchdog, "_CHECK_S", 0.0)
+    monkeypatch.setattr(call_watchdog.faulthandler, "dump_traceback_later", lambda *_, **__: None)
+    monkeypatch.setattr(call_watchdog.faulthandler, "cancel_dump_traceback_later", lambda: None)
 
     def fail(taken_s):
         raise OSError("no space left")
@@ -116,7 +118,7 @@ async def test_a_log_that_cannot_be_written_keeps_no_stuck_replica_alive(dog, cl
     def end(status):
         raise Ended
 
-    monkeypatch.setattr(watchdog, "_log_stuck", fail)
+    monkeypatch.setattr(call_watchdog, "_log_stuck", fail)
     dog.call_began(0)
     clock.advance(11.0)
     with pytest.raises(Ended):
@@ -124,7 +126,7 @@ async def test_a_log_that_cannot_be_written_keeps_no_stuck_replica_alive(dog, cl
 
 
 async def test_calls_may_take_any_time_if_so_set(clock):
-    dog = Watchdog(NEVER, clock)
+    dog = CallWatchdog(NEVER, clock)
     dog.call_began(0)
     clock.advance(1e9)
     assert dog.stuck_for_s() == 0

@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from skysail_common.states import ExitCode
-from skysail_model_server import installing
+from skysail_model_server import installer
 
 
 @pytest.mark.parametrize("arguments", [[], ["install"], ["upgrade", "/d"], ["install", "/d", "/e"]])
 def test_who_asks_wrongly_is_told_how(arguments: list[str], capsys):
-    assert installing.main(arguments) == ExitCode.USAGE
-    assert capsys.readouterr().err.startswith("usage: python -m skysail_model_server.installing ")
+    assert installer.main(arguments) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("usage: python -m skysail_model_server.installer ")
 
 
 def test_an_environment_is_removed_and_one_that_is_gone_need_not_be(tmp_path: Path):
@@ -17,14 +17,14 @@ def test_an_environment_is_removed_and_one_that_is_gone_need_not_be(tmp_path: Pa
     (directory / "bin").mkdir(parents=True)
     (tmp_path / "4567").mkdir()
     for _ in range(2):
-        assert installing.main(["remove", str(directory)]) == ExitCode.OK
+        assert installer.main(["remove", str(directory)]) == ExitCode.OK
     assert [each.name for each in tmp_path.iterdir()] == ["4567"]
 
 
 def test_a_volume_that_cannot_be_written_is_told(tmp_path: Path, capsys):
     # As pip begins its lines that tell why.
     (tmp_path / "volume").write_text("")
-    assert installing.main(["install", str(tmp_path / "volume" / "0123")]) == ExitCode.FAILED
+    assert installer.main(["install", str(tmp_path / "volume" / "0123")]) == ExitCode.FAILED
     assert capsys.readouterr().err.startswith("ERROR: the environment cannot be made: ")
 
 
@@ -34,11 +34,11 @@ def test_the_status_is_that_of_pip_and_nothing_stays(tmp_path: Path, monkeypatch
         f"import os, sys; {'os.kill(os.getpid(), 9)' if status < 0 else f'sys.exit({status})'}"
     )
     monkeypatch.setattr(
-        installing,
+        installer,
         "install_command",
         lambda *paths: [str(tmp_path / "0123/bin/python"), "-c", program],
     )
-    assert installing.main(["install", str(tmp_path / "0123")]) == status
+    assert installer.main(["install", str(tmp_path / "0123")]) == status
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,12 +52,12 @@ def test_a_whole_environment_is_left_alone_and_a_damaged_one_made_again(
         runs.append(paths)
         return ["true"]
 
-    monkeypatch.setattr(installing, "install_command", install_command)
+    monkeypatch.setattr(installer, "install_command", install_command)
     for _ in range(2):
-        assert installing.main(["install", str(directory)]) == ExitCode.OK
+        assert installer.main(["install", str(directory)]) == ExitCode.OK
     assert len(runs) == 1
     assert "environment 0123 is whole" in capsys.readouterr().out
     (directory / "bin" / "python").unlink()
-    assert installing.main(["install", str(directory)]) == ExitCode.OK
+    assert installer.main(["install", str(directory)]) == ExitCode.OK
     assert len(runs) == 2
     assert (directory / "bin" / "python").exists()
