@@ -249,7 +249,7 @@ def test_a_frontend_notices_a_management_that_stops_without_a_word(own_cluster, 
         eventually(lambda: "routes applied" in frontend.errors)
         begin = time.monotonic()
         os.kill(management, signal.SIGSTOP)
-        eventually(lambda: "management is away" in frontend.errors, what="it is noticed")
+        eventually(lambda: "management unavailable" in frontend.errors, what="it is noticed")
         assert time.monotonic() - begin < 15
         os.kill(management, signal.SIGCONT)
         eventually(lambda: frontend.errors.count("routes applied") > 1, what="it follows again")

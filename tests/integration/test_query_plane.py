@@ -465,7 +465,7 @@ class TestShedding:
         assert codes[grpc.StatusCode.OK] >= 2
         for call in calls:
             if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                assert "Exceeds maximum queue size: 2 rows wait" in call.details()
+                assert "Exceeds maximum queue size: 2 rows are queued" in call.details()
                 self.check_refused(call, {"queue_full"})
         request = infer_request(steady, np.full((1, 1), BATCH_S))
         oip_calls = [plane.inference.ModelInfer.future(request, timeout=10) for _ in range(16)]

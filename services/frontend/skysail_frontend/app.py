@@ -44,7 +44,7 @@ async def run(settings: FrontendSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        FailedPrecondition: an address is in use, or the certificate is of no use.
+        FailedPrecondition: an address is in use, or the certificate is not usable.
         SkysailError: a task that the frontend needs has ended.
     """
     certificates = settings.read_certificates()
@@ -66,7 +66,7 @@ class Frontend:
     def build(
         cls, settings: FrontendSettings, certificates: ServerCertificates | None
     ) -> "Frontend":
-        """Return a frontend whose parts exist; none of them listens or runs yet."""
+        """Return a frontend with all of its parts, before they listen or run."""
         stop = stop_event()
         max_bytes = settings.max_message_mib * MIB
         transport = open_transport(settings.transport, max_bytes, settings.max_connection_age_s)

@@ -1,7 +1,7 @@
 """`python -m skysail_frontend.health_check`: the health check of the image.
 
-It reads the same variables as the frontend does, and asks at the port that never has TLS: a
-certificate is not for 127.0.0.1, and this has none to show.
+The check reads the same variables as the frontend. It uses the metrics port, which never has TLS:
+the certificate of the frontend is not valid for 127.0.0.1, and the check has no certificate.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from skysail_frontend.settings import FrontendSettings
 
 
 def main() -> int:
-    """Return 0 if the frontend takes calls, else 1."""
+    """Return 0 if the frontend is ready, else 1."""
     settings = read_settings(FrontendSettings, "health-check", [])
     endpoint = join_host_port(settings.host, settings.metrics_port)
     try:

@@ -21,19 +21,19 @@ class FrontendSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SKYSAIL_FRONTEND_")
 
     management_endpoint: str = "127.0.0.1:8003"
-    """Where management is reached, as host:port or unix:/path; the routes come from there."""
+    """Endpoint of management, as host:port or unix:/path; the source of the routes."""
 
     management_tls_ca_file: Path | None = None
-    """Authorities of management's certificate, in PEM; in the clear without it."""
+    """Certificate authorities for the certificate of management, in PEM; no TLS if unset."""
 
     management_token_file: Path | None = None
-    """File with the token that management asks for; read again whenever the frontend connects."""
+    """File with the token for management; read at each connection."""
 
     frontend_id: str = ""
-    """Name of this frontend, unique in the cluster; host and process id if empty."""
+    """Name of this frontend, unique in the cluster; host name and process id if empty."""
 
     host: Host = "127.0.0.1"
-    """Address to listen on; `::` is every one, of IPv4 too."""
+    """Address to listen on; `::` for all addresses of IPv6 and IPv4."""
 
     grpc_port: Port = 8001
     """Port of the gRPC services."""
@@ -42,144 +42,145 @@ class FrontendSettings(ServiceSettings):
     """Port of the HTTP service."""
 
     advertised_grpc_endpoint: str = ""
-    """Where clients reach the gRPC services, as host:port; if empty, what it listens on, or loopback
-    where it listens on every address."""
+    """Endpoint of the gRPC services for clients, as host:port. If empty: the address to listen on,
+    or loopback if that stands for all addresses."""
 
     advertised_http_endpoint: str = ""
-    """Where clients reach the HTTP service, as host:port; if empty, what it listens on, or loopback
-    where it listens on every address."""
+    """Endpoint of the HTTP service for clients, as host:port. If empty: the address to listen on,
+    or loopback if that stands for all addresses."""
 
     transport: TransportName = Field("auto", validation_alias=VARIABLE)
-    """What carries gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`,
-    which is native where that is installed."""
+    """Implementation of gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or
+    `auto` (native if that package is installed)."""
 
     tls_certificate_file: Path | None = None
-    """Certificate for the gRPC and HTTP services, in PEM, and then those up to its authority; both
-    serve in the clear without it. It is read again when it changes."""
+    """Certificate chain of the gRPC and HTTP services, in PEM; no TLS if unset. The file is read
+    again when it changes."""
 
     tls_key_file: Path | None = None
-    """Key of the certificate, in PEM and without a pass phrase."""
+    """Private key of the certificate, in PEM without a passphrase."""
 
     tls_client_ca_file: Path | None = None
-    """Authorities, in PEM: only clients with a certificate of one of them are served (mutual
-    TLS)."""
+    """Certificate authorities for clients, in PEM (mutual TLS): clients without a certificate of
+    one of them are refused."""
 
     tls_check_every_s: float = Field(10.0, gt=0)
-    """Time between two looks at whether the files of TLS have changed."""
+    """Time between checks of the TLS files for changes."""
 
     workers: int = Field(1, ge=1, le=256)
-    """Processes that share the ports; each is linked to every replica."""
+    """Number of processes that share the ports; each is linked to every replica."""
 
     shares_ports: bool = False
-    """Listen beside other processes on the same ports; set by a frontend with several workers."""
+    """Share the ports with other processes; set by a frontend with several workers."""
 
     metrics_port: Port = 8002
-    """Port of the metrics page for Prometheus, and of /live and /ready; never with TLS."""
+    """Port of the metrics page for Prometheus and of the probes /live and /ready, without TLS."""
 
     snapshot_file: Path | None = None
-    """File for the last routes, from which a frontend starts while management is away."""
+    """File of the latest routes, with which a frontend starts while management is unavailable."""
 
     report_every_s: float = Field(15.0, gt=0)
-    """Time between reports to management of how fast versions are, which outlive the frontend."""
+    """Time between reports of learned latencies to management, which stores them."""
 
     server_name: str = "skysail"
     """Name in the server metadata of the Open Inference Protocol."""
 
     has_triton_errors: bool = False
-    """Answer queries of the Open Inference Protocol that are shed with Triton's codes and texts."""
+    """Use the codes and texts of Triton for shed queries of the Open Inference Protocol."""
 
     default_timeout_s: float = Field(60.0, gt=0)
-    """Longest wait of a query for which neither its caller nor an application sets one."""
+    """Time limit of a query if neither its caller nor its application sets one."""
 
     max_queue_size: int = Field(10_000, ge=1)
-    """Rows that may wait for one model version that sets no limit itself; more are refused."""
+    """Limit of queued rows for each model version that sets none; more are refused."""
 
     max_queue_mib: int = Field(1024, ge=1)
-    """Memory for the inputs of queries that are not answered yet, of all versions, in MiB; more are
-    refused. A single query may be larger."""
+    """Memory limit for the inputs of unsettled queries of all versions, in MiB; more are refused. A
+    single query may be larger."""
 
     cache_mib: int = Field(256, ge=0)
-    """Memory for predictions of the versions that cache them, in MiB."""
+    """Memory limit of the prediction cache, in MiB."""
 
     max_message_mib: int = Field(64, ge=1, le=2047)
     """Largest message or HTTP body."""
 
     http_keep_alive_s: int = Field(75, ge=1)
-    """Time for which an HTTP connection without requests stays open; longer than that of a proxy in
-    front, or the proxy meets closed connections."""
+    """Time after which an idle HTTP connection is closed. It must be longer than that of a proxy in
+    front, which would otherwise send requests on closed connections."""
 
     http_head_timeout_s: float = Field(10.0, gt=0)
-    """Longest time to send the head of an HTTP request, and to begin the first one."""
+    """Time limit for the head of an HTTP request, and for the first byte of a connection."""
 
     http_body_timeout_s: float = Field(60.0, gt=0)
-    """Longest time to send the body of an HTTP request, and to read an answer."""
+    """Time limit for the body of an HTTP request, and for the client to read a response."""
 
     http_max_connections: int = Field(10_000, ge=1)
-    """HTTP connections at a time; more are refused with status 503."""
+    """Limit of open HTTP connections; more are refused with status 503."""
 
     http_max_requests: int = Field(10_000, ge=1)
-    """HTTP requests that are answered at a time; more are refused with status 503."""
+    """Limit of concurrent HTTP requests; more are refused with status 503."""
 
     http_max_head_kib: int = Field(64, ge=1)
-    """Largest head of an HTTP request, in KiB; larger ones are refused with status 431."""
+    """Size limit for the head of an HTTP request, in KiB; larger heads are refused with status
+    431."""
 
     http_max_headers: int = Field(100, ge=1)
-    """Most headers of an HTTP request; more are refused with status 431."""
+    """Limit of headers of an HTTP request; more are refused with status 431."""
 
     http_max_memory_mib: int = Field(256, ge=1)
-    """Memory for the bodies of all HTTP requests, in MiB, at least four of the largest; requests
-    beyond are refused with status 503. Unread answers may take as much again."""
+    """Memory limit for the bodies of all HTTP requests, in MiB, at least four times the largest
+    body; more requests are refused with status 503. Unread responses may take the same amount."""
 
     http_allowed_hosts: str = ""
-    """Hosts that HTTP requests may name, separated by commas, beside IP addresses; `*` for any. If
-    empty, a frontend on a loopback address takes the names of loopback and its advertised endpoint,
-    because a web page can let a browser ask 127.0.0.1 by any other name; a frontend on other
-    addresses takes any."""
+    """Host names that HTTP requests may use besides IP addresses, separated by commas; `*` for any.
+    If empty, a frontend on a loopback address accepts the names of loopback and its advertised
+    endpoint, because a web page can make a browser call 127.0.0.1 by any other name. A frontend on
+    other addresses accepts any name."""
 
     http_drain_idle_s: float = Field(5.0, ge=0)
-    """Time for which a frontend that stops keeps idle HTTP connections; a client that sends within
-    it is answered and told to close."""
+    """Time for which a draining frontend keeps idle HTTP connections; a client that sends a request
+    in it gets a response that closes the connection."""
 
     max_stream_queries: int = Field(1000, ge=1)
-    """Unanswered queries of one stream; it is not read beyond."""
+    """Limit of unanswered queries of one stream; the frontend stops reading the stream at it."""
 
     max_connection_age_s: float = Field(0.0, ge=0, le=30_000_000)
-    """Age at which a client is told to connect again, a tenth more or less by chance, so that a new
-    frontend gets its share; its queries under way are answered first. Over HTTP the next answer
-    says so. 0 for never; the manifests for Kubernetes set 300."""
+    """Age at which a connection is closed, randomized by 10 %, so that a new frontend receives its
+    share of connections. Queries in flight are answered before; over HTTP the next response closes
+    the connection. 0 for never; the manifests for Kubernetes set 300."""
 
     drain_timeout_s: float = Field(10.0, ge=0)
-    """Longest time to answer what is under way before the process ends."""
+    """Time limit to answer queries in flight before the process ends."""
 
     watch_parent: bool = False
-    """Stop when standard input ends, which is when the parent process is gone."""
+    """Stop when standard input ends, that is, when the parent process has ended."""
 
     serve_on_s: float = Field(0.0, ge=0)
-    """Time to go on when the parent process is gone, in which its successor takes over, in
-    seconds; set by a frontend with several workers."""
+    """Time to keep serving after the end of the parent process, in which its successor takes over;
+    set by a frontend with several workers."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         check_tls_pair(self.tls_certificate_file, self.tls_key_file)
         if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
             raise ValueError(
-                "--tls-client-ca-file needs --tls-certificate-file and --tls-key-file: clients "
-                "show their certificates over TLS"
+                "--tls-client-ca-file needs --tls-certificate-file and --tls-key-file: client "
+                "certificates need TLS"
             )
         return self
 
     def management_access(self) -> ManagementAccess:
-        """Return what management is called with, as the files are now.
+        """Return the credentials for management, read from their files.
 
         Raises:
-            FailedPrecondition: the file of the token cannot be read.
+            FailedPrecondition: the token file cannot be read.
         """
         path, setting = self.management_token_file, "SKYSAIL_FRONTEND_MANAGEMENT_TOKEN_FILE"
         token = read_token(path, setting) if path else ""
         return ManagementAccess(token, self.management_tls_ca_file)
 
     def http_limits(self) -> HttpLimits:
-        """Return the bounds of the HTTP service."""
+        """Return the limits of the HTTP service."""
         return HttpLimits(
             keep_alive_s=self.http_keep_alive_s,
             head_timeout_s=self.http_head_timeout_s,
@@ -193,7 +194,7 @@ class FrontendSettings(ServiceSettings):
         )
 
     def allowed_hosts(self) -> frozenset[str]:
-        """Return the hosts that HTTP requests may name; none for any."""
+        """Return the host names that HTTP requests may use; an empty set for any."""
         hosts = {host_of(each.strip()) for each in self.http_allowed_hosts.split(",")} - {""}
         if hosts:
             return frozenset() if "*" in hosts else frozenset(hosts)
@@ -205,7 +206,7 @@ class FrontendSettings(ServiceSettings):
         return frozenset(own)
 
     def read_certificates(self) -> ServerCertificates | None:
-        """Return what the services show over TLS; None where they serve in the clear.
+        """Return the certificates of the services; None to serve without TLS.
 
         Raises:
             FailedPrecondition: see `ServerCertificates`.

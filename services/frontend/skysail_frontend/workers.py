@@ -67,7 +67,7 @@ class WorkerPool:
                 await self.drain()
 
     def build(self, ports: ExitStack) -> None:
-        """Reserve the ports and create the workers; none of them runs yet.
+        """Reserve the ports and create the workers without starting them.
 
         Args:
             ports: Releases the ports.

@@ -313,7 +313,7 @@ def test_a_version_that_is_gone_refuses_at_once(frontend):
         ((), "is routed to no model"),
         (("m:7",), "is routed to model 'm:7', which is not deployed"),
         (("m:",), "is routed to model 'm', which has no current version; promote one"),
-        (("m:7", "n:"), "is routed to models of which one has no version that is deployed"),
+        (("m:7", "n:"), "is routed to models of which one has no deployed version"),
     ],
 )
 def test_an_application_that_leads_nowhere_answers_at_once(frontend, routes, what):

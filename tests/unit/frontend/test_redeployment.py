@@ -28,7 +28,7 @@ def test_what_waits_for_the_old_is_told_so_and_never_sent_to_the_new():
     replica = frontend.add_replica()
     frontend.loop.turn()
     assert refused(frontend, query)
-    assert "ask again" in frontend.settled[query].error.message
+    assert "retry" in frontend.settled[query].error.message
     assert replica.sent == []
     assert frontend.dispatcher.num_unsettled == 0
 

@@ -241,7 +241,7 @@ async def test_a_model_is_no_application():
     response = await doors().post("/m/predict", {"input": [1, 2, 3]})
     assert response.status_code == 404
     assert response.json()["cause"] == (
-        "application 'm' is not registered; a model has that name: link an application to it, or "
+        "application 'm' is not registered; a model has this name: link an application to it, or "
         "query /v2/models/m/infer"
     )
 

@@ -23,8 +23,8 @@ def test_a_query_that_the_model_can_never_answer_in_time_has_no_advice_to_retry(
     send(frontend, within_s=10.0)
     error = refused(frontend, within_s=0.005)
     assert error.message == (
-        "model 'm:1' cannot answer within 0.005 s: it takes 0.011 s even if nothing waits before; "
-        "give a longer SLO or time-out"
+        "model 'm:1' cannot answer within 0.005 s: it takes 0.011 s even with an empty queue; "
+        "set a longer SLO or timeout"
     )
     assert error.backlog.reason == "hopeless"
     trailers = dict(trailers_of(error))
@@ -38,7 +38,7 @@ def test_a_query_that_expires_and_can_never_be_in_time_has_none_either():
     assert frontend.replicas[0].sizes == [1]
     frontend.loop.advance(0.006)
     error = frontend.settled[probe].error
-    assert "it takes 0.011 s even if nothing waits" in error.message
+    assert "it takes 0.011 s even with an empty queue" in error.message
     assert error.backlog.reason == "expired"
     assert not RETRY_KEYS & set(dict(trailers_of(error)))
 
@@ -48,7 +48,7 @@ def test_a_query_for_which_too_much_waits_may_come_again():
     for _ in range(5):
         send(frontend, within_s=10.0)
     error = refused(frontend, within_s=0.012)
-    assert "too much waits before; retry later" in error.message
+    assert "the queue is too long; retry later" in error.message
     trailers = dict(trailers_of(error))
     assert set(trailers) >= RETRY_KEYS
     assert int(trailers["retry-after-ms"]) > 10

@@ -55,7 +55,7 @@ def test_once_all_replicas_are_stalled_what_comes_is_refused_at_once():
     [refused] = send(frontend, within_s=1.0)
     error = frontend.settled[refused].error
     assert type(error) is NoReadyReplica
-    assert str(error) == "model 'm:1' has no ready replica: none answers its last batch"
+    assert str(error) == "model 'm:1' has no ready replica: the last batch of each is overdue"
     assert version.statistics.sheds[ShedReason.NO_REPLICA] == 1
     # One that answers after all serves again.
     frontend.replicas[1].answer()
@@ -178,5 +178,5 @@ def test_a_full_queue_asks_to_come_when_it_is_computed():
 def test_a_query_that_comes_after_its_deadline_is_told_so():
     frontend = frontend_with(1)
     [query] = send(frontend, within_s=-0.001)
-    text = "cannot ask model 'm:1': the deadline had passed when the query arrived"
+    text = "cannot query model 'm:1': the deadline had passed when the query arrived"
     assert str(frontend.settled[query].error) == text

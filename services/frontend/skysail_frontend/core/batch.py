@@ -1,4 +1,4 @@
-"""A batch, the answers to its queries, and the replica that computes it."""
+"""A batch, the answers to its queries, and the replica that computes them."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,12 +9,13 @@ from skysail_frontend.core.query import Query
 
 _STALLED_FACTOR = 10.0
 _MIN_STALLED_S = 5.0
-"""A batch that is overdue for so long, and for so many times what it was to take, is stalled. A
-pause of the machine is no stall: while one replica is left, refusing is worse than waiting."""
+"""A batch is stalled if it is overdue by both bounds: this time, and this multiple of its expected
+latency. Both are long because a pause of the machine also delays batches, and it is better to wait
+for the last replica than to refuse queries."""
 
 
 class QueryError:
-    """Why one query of a batch has no outputs."""
+    """The error of one query of a batch."""
 
     __slots__ = ("error",)
 
@@ -46,27 +47,27 @@ class Batch:
         self.overdue_at = NEVER
 
     def is_stalled(self, now: float) -> bool:
-        """Return whether the batch is overdue for so long that its replica may never answer."""
+        """Return whether the batch is so long overdue that its replica may never answer."""
         return now - self.overdue_at > max(_MIN_STALLED_S, _STALLED_FACTOR * self.expected_s)
 
 
 class BatchReplica(Protocol):
-    """A replica as the core sees it."""
+    """The connection to a replica as the core uses it."""
 
     container_id: str
     free_at: float
-    """Instant at which it is expected to have computed all that it has; the core sets it."""
+    """Instant at which the replica is expected to finish its batches in flight; set by the core."""
 
     @property
     def num_in_flight(self) -> int:
-        """Batches that it has and has not answered."""
+        """Number of batches in flight."""
         ...
 
     @property
     def is_ready(self) -> bool:
-        """True while batches may be sent to it."""
+        """True while the replica accepts batches."""
         ...
 
     def send(self, batch: Batch) -> None:
-        """Send a batch; leaves in this turn, or is lost if it cannot be sent."""
+        """Send a batch within this turn; a batch that cannot be sent is lost."""
         ...

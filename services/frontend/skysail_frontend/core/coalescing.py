@@ -1,8 +1,9 @@
-"""Answers identical queries once: from the cache, or together with one that is being computed.
+"""Coalescing: identical queries are computed once, and answered from the cache or together.
 
-The first query of its kind leads; those that come before its answer follow it and are answered by
-it. A leader that ends unanswered is succeeded by the next follower, and one whose answer would come
-too late for a newcomer is succeeded by that newcomer.
+The first of several identical queries is their leader. Those that arrive before its answer are its
+followers, and its answer settles them too. If a leader is settled without an answer, the first
+follower becomes the leader. If the answer to a leader would be too late for a new query, the new
+query becomes the leader.
 """
 
 from collections import Counter, OrderedDict
@@ -13,7 +14,7 @@ from skysail_frontend.core.query import Query
 
 
 class _Group:
-    """A leader and the queries that wait for its answer, in the order in which they came."""
+    """A leader and its followers, in the order of arrival."""
 
     __slots__ = ("followers", "leader")
 
@@ -23,44 +24,44 @@ class _Group:
 
 
 class Coalescing:
-    """The prediction cache, and the queries that are being computed."""
+    """The prediction cache, and the groups of identical unsettled queries."""
 
     def __init__(self, cache: PredictionCache) -> None:
         self.cache = cache
         self.follower_rows: Counter[str] = Counter()
-        """Rows of the queries that follow others, by the identity of the version."""
+        """Rows of the followers, by the identity of the version."""
         self._groups: dict[CacheKey, _Group] = {}
 
     def look_up(self, query: Query, now: float) -> CacheEntry | None:
-        """Return what was predicted for a query before, if anything, and make the query known.
+        """Set the cache key of a query and return its cached prediction, or None.
 
         Args:
-            query: Addresses a version whose predictions are cached.
+            query: Query of a version that enables caching.
             now: The present instant.
         """
         assert query.version is not None
-        # A part of a message would keep all of it in memory.
+        # A view of a message would keep the whole message in memory.
         query.inputs = inputs = tuple(map(bytes, query.inputs))
         query.cache_key = (query.version.identity, inputs, tuple(query.variable_dims))
         return self.cache.get(query.cache_key, now)
 
     def leader(self, query: Query) -> Query | None:
-        """Return the query that leads those like this, if there is one."""
+        """Return the leader of the queries that are identical to a query, or None."""
         group = None if query.cache_key is None else self._groups.get(query.cache_key)
         return None if group is None else group.leader
 
     def add_follower(self, query: Query) -> None:
-        """Let a query wait for the answer to its leader."""
+        """Add a query to the followers of its leader."""
         assert query.cache_key is not None
         group = self._groups[query.cache_key]
-        # All hold the inputs of one, however many wait.
+        # Followers share the inputs of their leader, which bounds their memory.
         query.cache_key = group.leader.cache_key
         query.inputs = query.cache_key[1] if query.cache_key is not None else ()
         group.followers[query] = None
         self._add_rows(query, query.rows)
 
     def set_leader(self, query: Query) -> Query | None:
-        """Let a query lead those like it, and return the earlier leader of them, if any."""
+        """Make a query the leader of its group and return the former leader, or None."""
         assert query.cache_key is not None
         group = self._groups.get(query.cache_key)
         if group is None:
@@ -77,13 +78,13 @@ class Coalescing:
         *,
         keeps: bool = True,
     ) -> list[Query]:
-        """Keep the answer to a query and return the queries that it answers too.
+        """Cache the answer to a query and return the other queries that it settles.
 
         Args:
-            query: Came back from a model.
-            outputs: Data and shapes; None where the model failed.
+            query: Query that a replica answered.
+            outputs: Data and shapes; None if the model failed.
             now: The present instant.
-            keeps: False to leave the cache as it is.
+            keeps: False to leave the cache unchanged.
         """
         key, version = query.cache_key, query.version
         if key is None:
@@ -92,12 +93,12 @@ class Coalescing:
             self.cache.put(key, *outputs, now + version.serving.cache_ttl_s)
         leader = self.leader(query)
         if leader is None or (leader is not query and outputs is None):
-            # An earlier leader failed; the present one may do better.
+            # A former leader failed; the present leader may succeed.
             return []
         return self.dissolve(query)
 
     def remove(self, query: Query) -> Query | None:
-        """Forget a query that is settled, and return the query that is to lead in its place."""
+        """Remove a settled query from its group and return the new leader, or None."""
         key = query.cache_key
         group = None if key is None else self._groups.get(key)
         if key is None or group is None:
@@ -111,13 +112,13 @@ class Coalescing:
             del self._groups[key]
             return None
         group.leader, _ = group.followers.popitem(last=False)
-        # The same inputs are as much to blame for what became of the replicas.
+        # The new leader has the same inputs, which may be the cause of the failed attempts.
         group.leader.attempts = query.attempts
         self._add_rows(group.leader, -group.leader.rows)
         return group.leader
 
     def dissolve(self, query: Query) -> list[Query]:
-        """Forget a query and all like it, and return those others."""
+        """Remove the group of a query and return the other queries of the group."""
         assert query.cache_key is not None
         group = self._groups.pop(query.cache_key)
         if group.followers:
@@ -134,5 +135,5 @@ class Coalescing:
             del self.follower_rows[identity]
 
     def forget(self, identity: str) -> None:
-        """Keep nothing of a version that is gone."""
+        """Forget the cached predictions of a removed version."""
         self.cache.forget(identity)

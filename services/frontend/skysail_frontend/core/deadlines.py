@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 _MIN_COMPACTION = 1024
 _GRAIN_S = 0.0005
-"""Timers may come a little early; what is due within their grain is due now."""
+"""Resolution of timers, which may fire early: deadlines within it are due now."""
 
 
 class Deadlines:
-    """The queries that expire unless they are settled before their deadlines."""
+    """The unsettled queries, each of which expires at its deadline."""
 
     def __init__(
         self, clock: Clock, loop: EventLoop, expire: Callable[[Query, float], None]
@@ -26,8 +26,8 @@ class Deadlines:
 
         Args:
             clock: Time.
-            loop: Calls back after a while.
-            expire: Is told of each query, and the present instant.
+            loop: Provides the timer.
+            expire: Called with each query that expires and the present instant.
         """
         self._clock = clock
         self._loop = loop
@@ -39,7 +39,7 @@ class Deadlines:
         self._compact_at = _MIN_COMPACTION
 
     def watch(self, query: Query, now: float) -> None:
-        """Have a query expire at its deadline."""
+        """Expire a query at its deadline unless it is settled before."""
         heapq.heappush(self._heap, (query.deadline, next(self._arrivals), query))
         if len(self._heap) > self._compact_at:
             self._compact()
@@ -47,8 +47,9 @@ class Deadlines:
             self._arm(query.deadline, now)
 
     def _compact(self) -> None:
-        """Drop settled queries, whose deadlines may be far ahead."""
-        # In place: it may be in use up the stack, where a callback submits at a deadline.
+        """Remove settled queries, whose deadlines may be far in the future."""
+        # The list stays the same object because `_on_timer` may be using it: a callback at a
+        # deadline may submit a query.
         self._heap[:] = [entry for entry in self._heap if not entry[2].is_settled]
         heapq.heapify(self._heap)
         self._compact_at = max(_MIN_COMPACTION, 2 * len(self._heap))
@@ -76,5 +77,5 @@ class Deadlines:
         try:
             self._expire(query, now)
         except Exception:
-            # The deadlines of all other queries hang on the same timer.
+            # The other deadlines depend on the same timer, which must be set again.
             log.exception("query expiry failed")

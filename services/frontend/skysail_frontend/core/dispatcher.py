@@ -1,11 +1,12 @@
-"""The core: takes queries, sends batches, settles queries. It knows neither gRPC nor HTTP.
+"""The core: accepts queries, sends batches, settles queries. It knows neither gRPC nor HTTP.
 
-It works in turns of the event loop. What comes in during a turn only marks its version; at the
-turn's end each scheduled version forms its batches once, from all that came.
+The core works in turns of the event loop. A query that arrives during a turn only schedules the
+dispatch of its version. At the end of the turn each scheduled version forms batches from all of its
+queries.
 
     submit ──► queue ──┐                          ┌──► settle
                        ├─ end of turn: batches ──►│ replica ──► result
-    result ──► settle ─┘                          └──► lost: back to the queue
+    result ──► settle ─┘                          └──► lost: requeue
 """
 
 import logging
@@ -38,14 +39,14 @@ from skysail_frontend.core.version_dispatcher import VersionDispatcher
 log = logging.getLogger(__name__)
 
 _LINGER_S = 0.002
-"""Longest time over which turns of a busy loop count as one."""
+"""Longest time for which successive turns of a busy event loop count as one turn."""
 
 _BUSY_TURN_S = 0.0001
-"""A turn that takes longer had other things to do."""
+"""Shortest turn in which the event loop counts as busy."""
 
 
 class Dispatcher:
-    """All model versions, and the deadlines of all queries."""
+    """The model versions that a frontend serves, and the deadlines of all queries."""
 
     def __init__(
         self,
@@ -56,15 +57,15 @@ class Dispatcher:
         cache: PredictionCache | None = None,
         max_queue_bytes: int = 1 << 30,
     ) -> None:
-        """Starts without versions.
+        """Starts without versions or routes.
 
         Args:
             clock: Time.
-            loop: Calls back at the end of a turn and after a while.
-            max_queue_size: Rows that may wait for one version where its model does not say it.
-            default_timeout_s: Bound of a query that has no other.
-            cache: Keeps predictions of the versions that ask for it.
-            max_queue_bytes: Inputs of the queries that are not answered yet, of all versions.
+            loop: Provides the ends of turns and timers.
+            max_queue_size: Limit of queued rows for a version whose model sets none.
+            default_timeout_s: Time limit of a query that has no other.
+            cache: Holds predictions of the versions that enable caching.
+            max_queue_bytes: Limit for the inputs of the unsettled queries of all versions.
         """
         self.clock = clock
         self.table: RouteTable = NoRoutes()
@@ -75,7 +76,7 @@ class Dispatcher:
         self._max_queue_size = max_queue_size
         self._max_bytes = max_queue_bytes
         self._versions: dict[str, VersionDispatcher] = {}
-        """By identity: a query is never sent to other content than it was checked for."""
+        """Versions by identity: a query only reaches the content that it was validated for."""
         self._scheduled: list[VersionDispatcher] = []
         self._scheduled_at = 0.0
         self._turn_at = 0.0
@@ -88,7 +89,7 @@ class Dispatcher:
         self._deadlines = Deadlines(clock, loop, self._settlement.expire)
 
     def apply(self, table: RouteTable) -> None:
-        """Route by a new table; queries that wait for a version that is gone are given up."""
+        """Replace the route table; queued queries of a removed version fail."""
         self.table = table
         self.statistics.keep_applications(table.applications)
         wanted = {served.identity: served for served in table.versions.values()}
@@ -122,8 +123,8 @@ class Dispatcher:
         error: SkysailError
         if name in self.table.versions:
             error = NoReadyReplica(
-                f"cannot answer the query: '{name}' was deployed again with other content while "
-                "it waited; ask again"
+                f"cannot answer the query: '{name}' was redeployed with other content while the "
+                "query was queued; retry"
             )
         else:
             error = ModelNotFound(f"Request for unknown model: '{name}' was undeployed")
@@ -132,33 +133,33 @@ class Dispatcher:
     def _fail_queued(self, version: VersionDispatcher, error: SkysailError) -> None:
         now = self.clock()
         while (query := version.queue.pop()) is not None:
-            # What a replica still has is answered by it, or ends at its deadline; a part of a large
-            # query has ended with the first part.
+            # A query in flight is settled by its replica or at its deadline. The other parts of a
+            # large query were settled together with the first one.
             if not query.num_in_flight and not query.is_settled:
                 self._settlement.fail(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
 
     @property
     def num_unsettled(self) -> int:
-        """Queries that were submitted and neither settled nor cancelled."""
+        """Number of submitted queries that are neither settled nor cancelled."""
         return self._settlement.num_unsettled
 
     @property
     def unsettled_bytes(self) -> int:
-        """Inputs of those queries."""
+        """Size of the inputs of the unsettled queries."""
         return self._settlement.unsettled_bytes
 
     def version(self, name: ModelVersion) -> VersionDispatcher | None:
-        """Return the state of a version, or None if it is not deployed."""
+        """Return the dispatcher of a version, or None if the version is not deployed."""
         served = self.table.versions.get(name)
         return self._versions.get(served.identity) if served else None
 
     def is_ready(self, name: ModelVersion) -> bool:
-        """Return whether a replica of a version takes batches."""
+        """Return whether a version has a replica that accepts batches."""
         version = self.version(name)
         return version is not None and version.num_ready > 0
 
     def submit(self, query: Query) -> None:
-        """Take a query; it is settled at its deadline at the latest, maybe before this returns."""
+        """Submit a query; it is settled by its deadline, possibly before this call returns."""
         now = self.clock()
         settlement = self._settlement
         settlement.num_unsettled += 1
@@ -182,13 +183,13 @@ class Dispatcher:
             self._enqueue(version, query, now)
 
     def _submit_parts(self, version: VersionDispatcher, query: Query, now: float) -> None:
-        """Admit all parts of a large query, or refuse it as a whole."""
+        """Admit all parts of a large query, or shed the query as a whole."""
         if not self._try_admit(version, query, now):
             return
         serving = version.served.serving
         query.on_joined = self._settlement.settle_joined
         parts = split_query(query, serving.max_batch_size)
-        # Before any of them can end and take the others along.
+        # The parts are counted first because one that fails settles the others too.
         self._settlement.num_unsettled += len(parts)
         for part in parts:
             if part.is_settled:
@@ -197,12 +198,12 @@ class Dispatcher:
                 self._enqueue(version, part, now)
 
     def max_query_rows(self, served: ServedVersion) -> int:
-        """Return the most rows that a query may have; of more than a batch it is asked in parts."""
+        """Return the most rows that a query may have; one that exceeds a batch is split."""
         serving = served.serving
         return max(serving.max_batch_size, serving.max_queue_size or self._max_queue_size)
 
     def _try_answer_from_cache(self, version: VersionDispatcher, query: Query, now: float) -> bool:
-        """Answer a query from the cache, or by one like it that is being computed."""
+        """Answer a query from the cache, or coalesce it with an identical query in flight."""
         if query.application is not None and not query.application.uses_cache:
             return False
         entry = self.coalescing.look_up(query, now)
@@ -229,7 +230,7 @@ class Dispatcher:
 
     @staticmethod
     def _outranks_leader(query: Query, leader: Query, now: float) -> bool:
-        """Return whether a more urgent newcomer takes the place of a leader, which then follows it."""
+        """Return whether a new query replaces its leader, which then becomes a follower."""
         return leader.is_queued and not leader.num_in_flight and query.deadline > now
 
     def _follower_rows(self, query: Query) -> int:
@@ -237,12 +238,12 @@ class Dispatcher:
         return self.coalescing.follower_rows[query.version.identity]
 
     def _try_admit(self, version: VersionDispatcher, query: Query, now: float) -> bool:
-        """Let a query wait, or shed it."""
+        """Return whether a query may be queued; shed it if not."""
         follower_rows = self._follower_rows(query) if self.coalescing.follower_rows else 0
         reason = version.refusal(query, now, follower_rows)
         if reason is None:
             return True
-        # What is refused arrived all the same.
+        # The arrival rate includes queries that are shed.
         version.batcher.rate.observe(query.rows, now)
         if reason is ShedReason.NO_REPLICA:
             version.statistics.sheds[reason] += 1
@@ -256,18 +257,18 @@ class Dispatcher:
         if query.cache_key is not None:
             leader = self.coalescing.set_leader(query)
             if leader is not None and leader.is_queued and not leader.num_in_flight:
-                # The newcomer is more urgent: its answer is the leader's too.
+                # The new query is more urgent; its answer also settles the former leader.
                 version.queue.remove(leader)
                 self.coalescing.add_follower(leader)
         version.batcher.push(query)
         self.schedule_dispatch(version)
 
     def cancel(self, query: Query) -> None:
-        """End a query whose caller went away."""
+        """Cancel a query whose caller is gone."""
         self._settlement.cancel(query)
 
     def schedule_dispatch(self, version: VersionDispatcher) -> None:
-        """Have a version form batches at the end of this turn."""
+        """Schedule the dispatch of a version for the end of this turn."""
         if not version.is_scheduled:
             version.is_scheduled = True
             if not self._scheduled:
@@ -280,8 +281,8 @@ class Dispatcher:
         now = self.clock()
         is_busy = self._num_submitted != self._num_seen or now - self._turn_at > _BUSY_TURN_S
         if is_busy and now - self._scheduled_at < _LINGER_S:
-            # The loop has more to do, out of which more queries may come: a transport that hands
-            # over few calls a turn would make small batches.
+            # A busy event loop may bring more queries. Without this delay, batches would be small
+            # with a transport that delivers few calls in each turn.
             self._num_seen, self._turn_at = self._num_submitted, now
             self._loop.call_soon(self._dispatch_scheduled)
             return
@@ -301,14 +302,14 @@ class Dispatcher:
         compute_s: float,
         wait_s: float,
     ) -> None:
-        """Settle the queries of a batch.
+        """Settle the queries of a batch that a replica answered.
 
         Args:
-            version: Whose batch it is.
-            batch: What was sent.
-            answers: One for each query, in order.
+            version: Version of the batch.
+            batch: The batch.
+            answers: Answer to each query, in the order of the batch.
             compute_s: Time in the user's function.
-            wait_s: Time that the batch waited in the model server.
+            wait_s: Time that the batch was queued in the model server.
         """
         now = self.clock()
         is_whole = QueryError not in map(type, answers)
@@ -337,13 +338,13 @@ class Dispatcher:
     def requeue_batches(
         self, version: VersionDispatcher, batches: Sequence[Batch], has_died: bool
     ) -> None:
-        """Have the queries of batches wait again, with their old deadlines.
+        """Requeue the queries of lost batches, with their old deadlines.
 
         Args:
-            version: Whose batches they are.
-            batches: What was sent and will not be answered, the oldest first.
-            has_died: True where the replica ended unexpectedly; a query that was being computed
-                then, again and again, is given up, because it may be the cause.
+            version: Version of the batches.
+            batches: The batches, oldest first.
+            has_died: True if the replica ended unexpectedly. A query that was computed each time
+                that a replica died fails after some attempts, because it may be the cause.
         """
         now = self.clock()
         version.remove_lost(batches, has_died, now)
@@ -362,7 +363,7 @@ class Dispatcher:
                     query, Outcome.DEFAULT_MODEL_ERROR, text, ModelFailed(text), now
                 )
             elif is_gone:
-                error = NoReadyReplica(f"model '{served.name}' has no replica any more")
+                error = NoReadyReplica(f"model '{served.name}' has no replica left")
                 self._settlement.fail(query, Outcome.DEFAULT_NO_REPLICA, NO_MODEL, error, now)
             else:
                 version.batcher.requeue(query)

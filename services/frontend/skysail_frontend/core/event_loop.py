@@ -1,19 +1,19 @@
-"""The part of an event loop that the core uses: turns and timers."""
+"""Turns and timers: the part of an event loop that the core uses."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class TimerHandle(Protocol):
-    """A call that is to come."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Have it not come."""
+        """Cancel the call."""
         ...
 
 
 class EventLoop(Protocol):
-    """What the core needs of an event loop."""
+    """An event loop as the core uses it."""
 
     def call_soon(self, callback: Callable[[], None]) -> object:
         """Call back at the end of this turn."""

@@ -1,4 +1,4 @@
-"""What a version has to do and whether its replicas keep up, from what is counted anyway."""
+"""The load of a version, and whether its replicas keep up, computed from its counters."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,19 +11,20 @@ from skysail_frontend.core.version_dispatcher import VersionDispatcher
 
 @dataclass(frozen=True)
 class VersionLoad:
-    """Of one version, between two looks at it."""
+    """The load of one version between two measurements."""
 
     window_s: float
     arrived_rows: int
     late_rows: int
-    """Rows given up that a free replica would have answered in time."""
+    """Rows not answered that an idle replica would have answered in time."""
     busy_s: float
-    """Seconds that replicas computed, of all replicas together."""
+    """Seconds of computation, summed over all replicas."""
     capacity_rows_per_s: float
-    """Rows a second of one replica, in batches that are in time; 0 where not known."""
+    """Rows per second of one replica, in batches that are in time; 0 if unknown."""
     deadline_used: float
-    """Mean share of its time that the most urgent query of a batch had used when it was answered;
-    0 where none was."""
+    """Mean share of its budget that the most urgent query of a batch had used at the answer.
+
+    0 if no batch was answered."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,18 @@ class _Totals:
 
 
 class LoadMeter:
-    """Takes differences of what versions count up."""
+    """Measures loads as differences between successive counters."""
 
     def __init__(self) -> None:
         self._last: dict[ModelVersion, tuple[VersionDispatcher, _Totals]] = {}
 
     def measure(self, version: VersionDispatcher, now: float) -> VersionLoad | None:
-        """Return the load of a version since this was last asked; None the first time."""
+        """Return the load of a version since its last measurement; None the first time."""
         name = version.served.name
         totals = _totals(version, now)
         known, last = self._last.get(name, (None, totals))
         self._last[name] = (version, totals)
-        # One that was deployed again counts from the beginning.
+        # The counters of a redeployed version start again at 0.
         if known is not version or totals.at <= last.at:
             return None
         num_answered = totals.num_answered - last.num_answered
@@ -81,7 +82,7 @@ def _totals(version: VersionDispatcher, now: float) -> _Totals:
 
 
 def version_capacity(version: VersionDispatcher) -> float:
-    """Return the rows a second of one replica of a version that are in time; 0 if not known."""
+    """Return the rows per second that one replica answers in time; 0 if unknown."""
     profile = version.batcher.profile
     return capacity(
         profile, version.statistics.usual_budget_s, version.served.serving.max_batch_size
@@ -89,18 +90,18 @@ def version_capacity(version: VersionDispatcher) -> float:
 
 
 def capacity(profile: LatencyProfile, budget_s: float, max_rows: int) -> float:
-    """Return the rows a second of one replica, in batches after which another is still in time.
+    """Return the rows per second of one replica, in batches after which another is in time.
 
     Source: Shen et al., "Nexus", SOSP 2019, section 4.1: B / l(B) of the largest B with
-    2 · l(B) ≤ SLO. Changed: of one row where that takes longer.
+    2 · l(B) ≤ SLO. Changed: B is 1 if even that takes longer.
 
     Args:
-        profile: How long batches take.
-        budget_s: Time that a query has when it arrives; 0 where not known.
-        max_rows: Most rows of a batch.
+        profile: Latencies of batches.
+        budget_s: Budget of a query at its arrival; 0 if unknown.
+        max_rows: Largest number of rows of a batch.
 
     Returns:
-        0 where nothing is known.
+        The rows per second; 0 if the profile is empty or the budget is unknown.
     """
     if profile.is_empty or not budget_s:
         return 0.0

@@ -1,24 +1,24 @@
-"""Predictions that were made before: found by all of their inputs, forgotten by SIEVE.
+"""A cache of predictions by their inputs, with SIEVE eviction.
 
-A hit only marks its entry. To make room a hand moves from the oldest entry to the newest, takes the
-mark off those that have one and forgets the first that has none (Zhang et al., "SIEVE is simpler
-than LRU", NSDI 2024). `benchmarks/cache.py` compares it with CLOCK and LRU.
+A hit only marks its entry as visited. To evict, a hand moves from the oldest entry to the newest,
+clears the mark of visited entries and evicts the first that is not visited (Zhang et al., "SIEVE is
+simpler than LRU", NSDI 2024). `benchmarks/cache.py` compares SIEVE with CLOCK and LRU.
 """
 
 from collections.abc import Sequence
 from sys import getsizeof
 
 CacheKey = tuple[str, tuple[bytes, ...], tuple[int, ...]]
-"""The identity of the version, the data of each input, and the sizes that vary; rows follow from them."""
+"""Identity of the version, data of each input, and variable sizes; the rows follow from them."""
 
 _ENTRY_BYTES = 400
-"""Memory of an entry beside its data: node, key, tuples and its place in the table (measured)."""
+"""Memory of an entry besides its data: node, key, tuples and table slot (measured)."""
 _SWEPT = 4
-"""Entries of versions that are gone which one new entry removes: all at once would take a second."""
+"""Entries of removed versions that each new entry evicts: to evict all at once would take 1 s."""
 
 
 class CacheEntry:
-    """A prediction in the cache."""
+    """A cached prediction."""
 
     __slots__ = (
         "data",
@@ -56,23 +56,23 @@ CacheTable = dict[CacheKey, CacheEntry]
 
 
 class PredictionCache:
-    """A bounded table of predictions of all model versions of a frontend."""
+    """A bounded cache of the predictions of all model versions of a frontend."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Empty.
+        """Starts empty.
 
         Args:
-            max_bytes: Memory that all entries together may take; 0 to keep none.
+            max_bytes: Memory limit of all entries together; 0 to disable the cache.
         """
         self.max_bytes = max_bytes
         self.size_bytes = 0
-        """Memory of the entries."""
+        """Memory of all entries."""
         self.num_evicted = 0
-        """Entries that were forgotten to make room."""
+        """Number of entries evicted for lack of memory."""
         self._tables: dict[str, CacheTable] = {}
-        """By the identity of the version."""
+        """Tables by the identity of their version."""
         self._gone: list[CacheTable] = []
-        """Those of versions that are gone, which are found by nobody."""
+        """Tables of removed versions, in which no query is looked up."""
         self._newest: CacheEntry | None = None
         self._oldest: CacheEntry | None = None
         self._hand: CacheEntry | None = None
@@ -81,7 +81,7 @@ class PredictionCache:
         return sum(map(len, self._tables.values()))
 
     def get(self, key: CacheKey, now: float) -> CacheEntry | None:
-        """Return what was predicted for these inputs, if it is known and young enough."""
+        """Return the entry of a key, or None if it is absent or expired."""
         table = self._tables.get(key[0])
         entry = None if table is None else table.get(key)
         if entry is None:
@@ -99,7 +99,7 @@ class PredictionCache:
         shapes: Sequence[tuple[int, ...]],
         expires: float,
     ) -> None:
-        """Keep a prediction until an instant, or until others need its room more."""
+        """Cache a prediction until it expires or is evicted."""
         self._sweep()
         table = self._tables.setdefault(key[0], {})
         old = table.get(key)
@@ -119,7 +119,7 @@ class PredictionCache:
             self._oldest = entry
 
     def forget(self, identity: str) -> None:
-        """Find nothing of a version any longer; its memory is given to the entries that come."""
+        """Forget the entries of a version; later entries reclaim their memory step by step."""
         table = self._tables.pop(identity, None)
         if table:
             self._gone.append(table)
@@ -139,7 +139,7 @@ class PredictionCache:
             entry.is_visited = False
             entry = entry.newer or self._oldest
             assert entry is not None
-        # Removing moves the hand on.
+        # `_remove` advances the hand.
         self._hand = entry
         self._remove(entry)
         self.num_evicted += 1

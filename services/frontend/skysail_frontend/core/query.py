@@ -1,4 +1,4 @@
-"""A query and its prediction, as the core sees them."""
+"""A query and its prediction."""
 
 import enum
 import logging
@@ -11,11 +11,11 @@ from skysail_frontend.core.routes import Application, ServedVersion
 log = logging.getLogger(__name__)
 
 DEFAULT_PRIORITY = 2
-"""Priority of a query that names none; 1 is more urgent, 3 and above are less."""
+"""Default priority of a query; 1 is more urgent, 3 and above are less urgent."""
 
 
 class Outcome(enum.IntEnum):
-    """How a query was answered; numbers are those of `skysail.v1.Outcome`."""
+    """How a query was answered, with the numbers of `skysail.v1.Outcome`."""
 
     OK = 1
     DEFAULT_DEADLINE = 2
@@ -25,7 +25,7 @@ class Outcome(enum.IntEnum):
 
 
 class Prediction:
-    """The answer to a query: outputs, or the default output, or an error."""
+    """The answer to a query: outputs, the default output, or an error."""
 
     __slots__ = (
         "batch_wait_s",
@@ -47,14 +47,14 @@ class Prediction:
         explanation: str = "",
         error: SkysailError | None = None,
     ) -> None:
-        """Times are 0 until they are set.
+        """Leaves all times at 0.
 
         Args:
             outcome: How the query was answered.
-            outputs: Data of each output in the order of the signature; none for a default.
+            outputs: Data of each output in the order of the signature; empty for a default output.
             shapes: Shape of each output.
-            explanation: Why it is a default.
-            error: Why there is no answer at all; then nothing else counts.
+            explanation: Reason for a default output.
+            error: Error that takes the place of the answer; it overrides the other fields.
         """
         self.outcome = outcome
         self.outputs = outputs
@@ -68,19 +68,20 @@ class Prediction:
 
     @property
     def is_default(self) -> bool:
-        """True where the answer is the application's default output."""
+        """True if the answer is the default output of the application."""
         return self.outcome is not Outcome.OK
 
 
 Settle = Callable[["Query", Prediction], None]
-"""Is called exactly once for a query that is not cancelled, and with an error if it raises.
+"""Callback that receives the prediction of a query, once unless the query is cancelled.
 
-A `SkysailError` that it raises is that error: the answer cannot be given.
+If it raises, it is called again with an error: with the `SkysailError` that it raised, or else with
+an internal error.
 """
 
 
 class Query:
-    """One input that awaits one prediction; it may have several rows."""
+    """One input, of one row or several, that awaits one prediction."""
 
     __slots__ = (
         "answer_at",
@@ -118,18 +119,18 @@ class Query:
         deadline: float,
         settle: Settle,
     ) -> None:
-        """A query that nobody answers yet.
+        """Creates an unsettled query.
 
         Args:
-            query_id: Chosen by the caller; not looked at.
-            application: What was addressed, or None where a model was.
-            version: Model version that is to answer, or None where no route leads to one.
+            query_id: Id that the caller chose; the core does not read it.
+            application: Application that the caller addressed; None for a query of a model.
+            version: Model version that answers; None if no route leads to one.
             inputs: Data of each input in the order of the signature.
             rows: Rows of each input; at least 1.
-            variable_dims: Sizes of the dimensions that vary, in the order of the signature.
-            arrival: Instant at which the query came.
-            deadline: Instant by which it must be answered.
-            settle: Is told the answer.
+            variable_dims: Sizes of the variable dimensions, in the order of the signature.
+            arrival: Instant at which the query arrived.
+            deadline: Instant by which the query must be answered.
+            settle: Receives the prediction.
         """
         self.query_id = query_id
         self.application = application
@@ -155,19 +156,20 @@ class Query:
 
     @property
     def has_fixed_sizes(self) -> bool:
-        """True where the sizes of all inputs follow from their shapes."""
+        """True if the sizes of all inputs follow from their shapes."""
         specs = self.version.signature.inputs if self.version else ()
         return all(spec.datatype is not DataType.BYTES for spec in specs)
 
     def answer(self, prediction: Prediction, now: float) -> Prediction:
-        """Settle the query, unless it is settled already, and return what it is settled with."""
+        """Settle the query unless it is settled already; return the prediction that it got."""
         if self.is_settled:
             return prediction
         self.is_settled = True
-        # What was asked is not needed any more, and others may hold the query for a while.
+        # Inputs are freed now because other objects may refer to the query for a while.
         self.inputs = ()
         prediction.total_s = now - self.arrival
-        # Who settles mostly knows the query: kept, both would wait for the garbage collector.
+        # The callback usually refers to the query; this breaks the cycle, so that both are freed
+        # without the garbage collector.
         settle, self.settle = self.settle, ignore_prediction
         failure: SkysailError
         try:
@@ -183,16 +185,16 @@ class Query:
         try:
             settle(self, prediction)
         except Exception as error:
-            # An exception must not reach the caller, which has other queries to settle.
+            # The caller has other queries to settle, so that no exception may reach it.
             log.error("query error not delivered", exc_info=error)
         return prediction
 
     def fail(
         self, outcome: Outcome, explanation: str, error: SkysailError, now: float
     ) -> Prediction:
-        """Settle the query without a model: by the default output, or by `error` without one."""
+        """Settle the query with its default output, or with `error` if it has none."""
         application = self.application
-        # A part gets none: the large query decides once for all of its parts.
+        # The large query decides once for all of its parts, so that a part has no default output.
         if application is not None and application.has_default and not self.is_part:
             prediction = Prediction(outcome, explanation=explanation)
         else:
@@ -200,11 +202,11 @@ class Query:
         return self.answer(prediction, now)
 
     def cancel(self) -> None:
-        """Note that nobody waits for the answer any more."""
+        """Settle the query without an answer, because its caller is gone."""
         self.is_settled = True
         self.inputs = ()
         self.settle = ignore_prediction
 
 
 def ignore_prediction(query: Query, prediction: Prediction) -> None:
-    """Settle a query whose caller is gone."""
+    """Drop the prediction of a query whose caller is gone."""

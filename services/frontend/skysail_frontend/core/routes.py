@@ -1,4 +1,4 @@
-"""Where queries go: an immutable table, replaced as a whole."""
+"""The route table: immutable, and replaced as a whole."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from skysail_common.tensors import InputType, Signature
 
 @dataclass(frozen=True)
 class Route:
-    """An edge from an application to a model; an empty version is the current one."""
+    """An edge from an application to a model; an empty version means the current one."""
 
     model_name: str
     version: str
@@ -23,7 +23,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Application:
-    """What clients address."""
+    """An application, which clients address by name."""
 
     name: str
     input_type: InputType
@@ -31,9 +31,9 @@ class Application:
     routes: tuple[Route, ...] = ()
     has_default: bool = False
     uses_cache: bool = True
-    """False where each query must be computed, even if its model caches."""
+    """False if each query must be computed even if its model enables caching."""
     default_output: Any = None
-    """The answer where no prediction is in time: a JSON value."""
+    """The answer if no prediction is in time: a JSON value."""
     cumulative_weights: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Application:
         object.__setattr__(self, "cumulative_weights", weights)
 
     def choose_route(self) -> Route:
-        """Return one of the routes, by chance and weight; there must be one."""
+        """Return a route at random by weight; there must be at least one."""
         if len(self.routes) == 1:
             return self.routes[0]
         return random.choices(self.routes, cum_weights=self.cumulative_weights)[0]
@@ -49,7 +49,7 @@ class Application:
 
 @dataclass(frozen=True)
 class ReplicaEndpoint:
-    """A replica that takes batches."""
+    """A replica and its endpoint."""
 
     container_id: str
     endpoint: str
@@ -64,23 +64,23 @@ class ServedVersion:
     serving: ServingOptions = field(default_factory=ServingOptions)
     is_current: bool = False
     num_replicas: int = 0
-    """Replicas wanted; 0 means that none will come."""
+    """Desired number of replicas; at 0 none will start."""
     replicas: tuple[ReplicaEndpoint, ...] = ()
     latencies: tuple[tuple[int, float], ...] = ()
-    """Rows and seconds: what is known of its speed."""
+    """Known latencies: rows and seconds of batches."""
     load_report_interval_s: float | None = None
-    """Time between reports of its load; None where nobody wants them."""
+    """Time between reports of the load; None to report none."""
     artifact_sha256: str = ""
-    """Tells its content from what the name stood for before."""
+    """SHA-256 of the artifact: tells the content from earlier content under the same name."""
     identity: str = field(init=False, repr=False, compare=False)
-    """Name and content: what was checked, learned or answered for one is of no use to another."""
+    """Name and content, because latencies and predictions apply to one content only."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "identity", f"{self.name}@{self.artifact_sha256}")
 
 
 class RouteTable:
-    """All applications and deployed versions at one instant."""
+    """The applications and deployed versions at one instant."""
 
     def __init__(
         self, applications: Iterable[Application] = (), versions: Iterable[ServedVersion] = ()
@@ -98,13 +98,13 @@ class RouteTable:
         """Return an application.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
+            ApplicationNotFound: no application has this name.
         """
         application = self.applications.get(name)
         if application is None:
             text = f"application {shown(name)!r} is not registered"
             if self.has_model(name):
-                text += "; a model has that name: link an application to it, or "
+                text += "; a model has this name: link an application to it, or "
                 text += f"query /v2/models/{name}/infer"
             raise ApplicationNotFound(text)
         return application
@@ -118,11 +118,11 @@ class RouteTable:
         return self._models.get(model_name, [])
 
     def version(self, model_name: str, version: str) -> ServedVersion:
-        """Return a version; the current one where `version` is empty.
+        """Return a version; the current one if `version` is empty.
 
         Raises:
-            ModelNotFound: it is not deployed, or no version is current. The texts begin as
-                Triton's do, which tests of public clients pin.
+            ModelNotFound: the version is not deployed, or no version is current. The texts begin
+                like those of Triton, because tests of public clients compare them.
         """
         if version:
             found = self.versions.get(ModelVersion(model_name, version))
@@ -137,16 +137,16 @@ class RouteTable:
                 f"Request for unknown model: '{model_name}' version {shown(version)} is not found"
             )
         raise ModelNotFound(
-            f"Request for unknown model: '{model_name}' has no available versions: none is "
-            "promoted; name a version or promote one"
+            f"Request for unknown model: '{model_name}' has no available versions: no version "
+            "is current; name a version or promote one"
         )
 
     def routed_version(self, application: Application, version: str) -> ServedVersion | None:
-        """Return the version that is to answer a query of an application, or None for no route.
+        """Return the version that answers a query of an application, or None without a route.
 
         Args:
-            application: What was addressed.
-            version: Version that the caller names; empty to let the routes decide.
+            application: Application that the caller addressed.
+            version: Version that the caller names; empty to choose by the routes.
 
         Raises:
             ModelNotFound: the version that the caller names is not deployed.
@@ -163,7 +163,7 @@ class RouteTable:
                 found = self.versions.get(ModelVersion(route.model_name, version))
                 if found is not None:
                     return found
-            # Clipper's wording, which its users' tests compare.
+            # Text of Clipper; the tests of its users compare it.
             raise ModelNotFound(
                 f"Requested version: {shown(version)} does not exist for model: "
                 f"{application.routes[0].model_name}"
@@ -175,9 +175,9 @@ class RouteTable:
 
 
 class NoRoutes(RouteTable):
-    """The table before the first routes: a name that it lacks may well exist.
+    """The table before the first routes arrive.
 
-    Each lookup raises `Unavailable`, which clients retry, instead of an error of kind `NotFound`.
+    Each lookup raises `Unavailable`, which clients retry, because the name may exist.
     """
 
     def application(self, name: str) -> NoReturn:

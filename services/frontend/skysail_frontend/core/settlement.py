@@ -1,4 +1,4 @@
-"""How queries end: answered, given up, expired or cancelled; each settles once and is counted once."""
+"""The settlement of queries: each is answered, fails, expires or is cancelled, and counted once."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,14 +14,14 @@ from skysail_frontend.core.version_dispatcher import VersionDispatcher
 
 _MAX_EARLY_S = 0.005
 _MAX_EARLY_SHARE = 0.1
-"""Longest time before a deadline at which the timer of the caller may end its call: the deadline
-counts from when the request was read, which is later than when it was sent."""
+"""Longest time by which the timer of the caller may precede the deadline: the deadline counts from
+the instant at which the request was read, which is later than the instant at which it was sent."""
 _ROUNDING = 0.01
-"""gRPC rounds a time-out up on the wire, by a hundredth at most."""
+"""Largest relative error of a timeout on the wire: gRPC rounds it up by at most a hundredth."""
 
 
 class Settlement:
-    """Ends the queries of all versions."""
+    """Settles and counts the queries of all versions."""
 
     def __init__(
         self,
@@ -31,19 +31,19 @@ class Settlement:
         versions: Mapping[str, VersionDispatcher],
         schedule_dispatch: Callable[[VersionDispatcher], None],
     ) -> None:
-        """No query is there yet.
+        """Starts without queries.
 
         Args:
             clock: Time.
-            statistics: Counts.
-            coalescing: Knows which queries wait for the answers to others.
-            versions: Where queries may wait, by identity.
-            schedule_dispatch: Makes a version form batches at the end of this turn.
+            statistics: Counts settled queries.
+            coalescing: Holds the cache, and which queries wait for the answer of another.
+            versions: Dispatchers by the identity of their version.
+            schedule_dispatch: Schedules the dispatch of a version for the end of this turn.
         """
         self.num_unsettled = 0
-        """Queries that were submitted and neither settled nor cancelled."""
+        """Number of submitted queries that are neither settled nor cancelled."""
         self.unsettled_bytes = 0
-        """Their inputs."""
+        """Size of the inputs of the unsettled queries."""
         self._clock = clock
         self._statistics = statistics
         self._coalescing = coalescing
@@ -53,10 +53,10 @@ class Settlement:
     def answer_followers(
         self, leader: Query, answer: QueryOutputs | QueryError, now: float
     ) -> None:
-        """Keep an answer and give it to all that wait for the same, even if it comes late."""
+        """Cache the answer to a leader and settle its followers, even if the leader is settled."""
         outputs = None if isinstance(answer, QueryError) else (answer.data, answer.shapes)
         version = leader.version
-        # What comes after its version is gone would answer for the next of that name.
+        # An answer of a removed version must not enter the cache of a later version of that name.
         keeps = version is not None and version.identity in self._versions
         for query in self._coalescing.complete(leader, outputs, now, keeps=keeps):
             if query.is_settled:
@@ -70,7 +70,7 @@ class Settlement:
                 self.answer(query, Prediction(Outcome.OK, answer.data, answer.shapes), now)
 
     def answer(self, query: Query, prediction: Prediction, now: float) -> None:
-        """Settle a query that waits, with an answer of its model."""
+        """Settle an unsettled query with the answer of its model."""
         self.num_unsettled -= 1
         self.unsettled_bytes -= query.input_bytes
         self._statistics.count_settled(query, query.answer(prediction, now))
@@ -78,7 +78,7 @@ class Settlement:
     def fail(
         self, query: Query, outcome: Outcome, explanation: str, error: SkysailError, now: float
     ) -> None:
-        """Settle a query that waits, without an answer of its model."""
+        """Settle an unsettled query with its default output or an error."""
         self._count_settled(query)
         prediction = query.fail(outcome, explanation, error, now)
         self._statistics.count_settled(query, prediction)
@@ -87,14 +87,14 @@ class Settlement:
     def shed(
         self, version: VersionDispatcher, query: Query, reason: ShedReason, now: float
     ) -> None:
-        """Give up a query that waits no longer, for lack of time or room."""
+        """Shed a query that is not queued, for lack of time or space."""
         version.statistics.sheds[reason] += 1
         _count_late_rows(version, query)
         outcome, explanation, error = shedding.shed_outcome(version, query, reason, now)
         self.fail(query, outcome, explanation, error, now)
 
     def expire(self, query: Query, now: float) -> None:
-        """Give a query up at its deadline, wherever it is."""
+        """Settle a query at its deadline, whether it is queued or in flight."""
         version = self.version_of(query)
         was_waiting = query.is_queued or query.dispatched == 0.0
         self.dequeue(query)
@@ -106,10 +106,10 @@ class Settlement:
             self.shed(version, query, ShedReason.EXPIRED, now)
 
     def cancel(self, query: Query) -> None:
-        """End a query whose caller went away; at its deadline that is an expiry.
+        """Cancel a query whose caller is gone; close to the deadline the query expires instead.
 
-        Whether the caller's own timer or this one is the first is chance, and a missed deadline
-        counts as one either way.
+        Chance decides whether the timer of the caller or the timer of this process fires first. A
+        missed deadline counts as one in both cases.
         """
         if query.is_settled:
             return
@@ -128,12 +128,12 @@ class Settlement:
     def refuse_without_replica(
         self, query: Query, version: VersionDispatcher | None, now: float
     ) -> None:
-        """Give up a query that no replica could be asked."""
+        """Settle a query for which no replica is available."""
         error = shedding.no_replica_error(query, version)
         self.fail(query, Outcome.DEFAULT_NO_REPLICA, shedding.NO_MODEL, error, now)
 
     def settle_joined(self, query: Query, prediction: Prediction, now: float) -> None:
-        """Settle a large query, once all parts are answered or one is given up."""
+        """Settle a large query once all of its parts are answered, or one of them failed."""
         if query.is_settled:
             return
         parts, query.parts = query.parts, ()
@@ -143,7 +143,7 @@ class Settlement:
             version = self.version_of(query)
             if prediction.outcome is Outcome.DEFAULT_DEADLINE and version is not None:
                 for part in parts:
-                    # The part that expired is counted.
+                    # The part that expired is already counted.
                     if not part.is_settled:
                         _count_late_rows(version, part)
             self.cancel_parts(parts, now)
@@ -151,13 +151,13 @@ class Settlement:
             self.fail(query, prediction.outcome, explanation, prediction.error, now)
 
     def cancel_parts(self, parts: Sequence[Query], now: float) -> None:
-        """End the parts of a large query that has ended."""
+        """Discard the unsettled parts of a large query that is settled."""
         for part in parts:
             if not part.is_settled:
                 self._discard(part, now)
 
     def _discard(self, query: Query, now: float) -> None:
-        """End a query without an answer."""
+        """Remove a query without an answer."""
         query.cancel()
         self._count_settled(query)
         self.dequeue(query)
@@ -168,26 +168,26 @@ class Settlement:
         self.unsettled_bytes -= query.input_bytes
 
     def dequeue(self, query: Query) -> None:
-        """Take a query out of its queue, if it waits there."""
+        """Remove a query from its queue; do nothing if it is not queued."""
         if query.is_queued:
             version = self.version_of(query)
             if version is not None:
                 version.queue.remove(query)
 
     def replace_leader(self, query: Query, now: float) -> None:
-        """Let another lead in the place of a query that ended, unless its answer may still come."""
+        """Replace a settled query as leader, unless its batch may still be answered."""
         if query.cache_key is None:
             return
         if query.num_in_flight and self._coalescing.leader(query) is query:
             version = self.version_of(query)
             if version is not None:
-                # Its batch may be overdue, which the version finds out.
+                # The dispatch requeues a follower if the batch is overdue.
                 self._schedule_dispatch(version)
         else:
             self.promote_follower(query, now)
 
     def promote_follower(self, query: Query, now: float) -> None:
-        """Requeue the next of those that wait for the answer to a query that ended without one."""
+        """Queue the first follower of a query that was settled without an answer."""
         leader = self._coalescing.remove(query)
         if leader is None:
             return
@@ -196,17 +196,17 @@ class Settlement:
             version.batcher.push(leader)
             self._schedule_dispatch(version)
             return
-        # All at once: where each refusal found the next, there would be no end of the stack.
+        # A loop settles all followers: promoting each in turn would recurse once for each of them.
         for each in (leader, *self._coalescing.dissolve(leader)):
             if not each.is_settled:
                 self.refuse_without_replica(each, version, now)
 
     def version_of(self, query: Query) -> VersionDispatcher | None:
-        """Return the version that a query is for, or None if it is gone."""
+        """Return the dispatcher of a query's version, or None if the version was removed."""
         return self._versions.get(query.version.identity) if query.version else None
 
 
 def _count_late_rows(version: VersionDispatcher, query: Query) -> None:
-    """Count the rows of a query that a free replica would have answered in time."""
+    """Count the rows of a query as late if an idle replica would have answered them in time."""
     if version.batcher.profile.latency_s(query.rows) <= query.deadline - query.arrival:
         version.statistics.late_rows += query.rows

@@ -1,4 +1,4 @@
-"""Outcomes and errors of queries that are given up before a model answers them."""
+"""Outcomes and errors for queries that are shed or have no replica."""
 
 from skysail_common.errors import (
     Backlog,
@@ -13,13 +13,13 @@ from skysail_frontend.core.query import Outcome, Query
 from skysail_frontend.core.routes import Application
 from skysail_frontend.core.version_dispatcher import VersionDispatcher
 
-# Clipper's wordings, which its users' tests compare.
+# Texts of Clipper; the tests of its users compare them.
 NO_MODEL = "No connected models found for query"
 TOO_LATE = "Failed to retrieve a prediction response within the specified latency SLO"
 
 
 def no_replica_error(query: Query, version: VersionDispatcher | None) -> NoReadyReplica:
-    """Return why there is no replica that a query could be sent to."""
+    """Return the error for a query that no replica can answer."""
     name = query.version.name if query.version else None
     if name is None:
         assert query.application is not None
@@ -29,24 +29,26 @@ def no_replica_error(query: Query, version: VersionDispatcher | None) -> NoReady
     if version.served.num_replicas == 0:
         return scaled_to_zero_error(name)
     if any(replica.is_ready for replica in version.replicas) and not version.num_ready:
-        return NoReadyReplica(f"model '{name}' has no ready replica: none answers its last batch")
+        return NoReadyReplica(
+            f"model '{name}' has no ready replica: the last batch of each is overdue"
+        )
     return NoReadyReplica(f"model '{name}' has no ready replica")
 
 
 def scaled_to_zero_error(name: ModelVersion) -> NoReadyReplica:
-    """Return the error of a version that is to have no replica."""
+    """Return the error for a query of a version that is scaled to zero."""
     return NoReadyReplica(
         f"model '{name}' is scaled to 0 replicas; 'skysail scale {name} 1' starts one"
     )
 
 
 def _no_route_text(application: Application) -> str:
-    """Say why no route of an application led to a version."""
+    """Return the reason why no route of an application leads to a version."""
     text = f"application '{application.name}' is routed to"
     if not application.routes:
         return f"{text} no model"
     if len(application.routes) > 1:
-        return f"{text} models of which one has no version that is deployed; see 'skysail apps'"
+        return f"{text} models of which one has no deployed version; see 'skysail apps'"
     (route,) = application.routes
     if route.version:
         return f"{text} model '{route.model_name}:{route.version}', which is not deployed"
@@ -56,21 +58,22 @@ def _no_route_text(application: Application) -> str:
 def shed_outcome(
     version: VersionDispatcher, query: Query, reason: ShedReason, now: float
 ) -> tuple[Outcome, str, SkysailError]:
-    """Return outcome, explanation and error for a query for which there is no time or no room."""
-    # Told with two digits: the deadline was set before the arrival, by the time that parsing took.
+    """Return outcome, explanation and error for a query that is shed."""
+    # Messages show two digits of the budget, because it is less than the timeout by the time for
+    # parsing.
     name, budget_s = version.served.name, query.deadline - query.arrival
     error: SkysailError
     wait_s: float | None = version.wait_s(query.rows, now)
     if reason is ShedReason.QUEUE_FULL:
         error = Overloaded(
-            f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows wait for model "
-            f"'{name}'; retry later"
+            f"Exceeds maximum queue size: {version.batcher.max_queue_rows} rows are queued for "
+            f"model '{name}'; retry later"
         )
         outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the queue is full"
     elif reason is ShedReason.MEMORY_FULL:
         error = Overloaded(
-            "cannot queue the query: the inputs of the queries that wait take all of the memory "
-            "set for them (max_queue_mib); retry later"
+            "cannot queue the query: the inputs of unsettled queries take all of the memory that "
+            "max_queue_mib allows; retry later"
         )
         outcome, explanation = Outcome.DEFAULT_OVERLOADED, "the memory for queries is full"
     else:
@@ -79,23 +82,23 @@ def shed_outcome(
         if 0 < budget_s < least_s:
             verb = "cannot" if reason is ShedReason.HOPELESS else "did not"
             error = DeadlineExceeded(
-                f"model '{name}' {verb} answer within {budget_s:.2g} s: it takes {least_s:.2g} s even "
-                "if nothing waits before; give a longer SLO or time-out"
+                f"model '{name}' {verb} answer within {budget_s:.2g} s: it takes {least_s:.2g} s "
+                "even with an empty queue; set a longer SLO or timeout"
             )
             wait_s = None
         elif reason is ShedReason.HOPELESS:
             error = DeadlineExceeded(
-                f"model '{name}' cannot answer within {budget_s:.2g} s: too much waits before; "
-                "retry later"
+                f"model '{name}' cannot answer within {budget_s:.2g} s: the queue is too "
+                "long; retry later"
             )
         elif budget_s <= 0:
             error = DeadlineExceeded(
-                f"cannot ask model '{name}': the deadline had passed when the query arrived"
+                f"cannot query model '{name}': the deadline had passed when the query arrived"
             )
             wait_s = None
         else:
             error = DeadlineExceeded(f"model '{name}' did not answer within {budget_s:.2g} s")
-            # What did not suffice does not suffice at once either.
+            # A retry needs at least the time that was too short for this query.
             wait_s = max(version.wait_s(query.rows, now), now - query.arrival)
     error.backlog = Backlog(reason.value, version.queue.num_rows, wait_s)
     return outcome, explanation, error

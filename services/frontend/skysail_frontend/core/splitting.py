@@ -1,4 +1,4 @@
-"""Queries of more rows than a batch may have: asked in parts, answered as one."""
+"""Large queries: one that exceeds a batch is split into parts, and their answers are joined."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -11,9 +11,9 @@ _LENGTH_BYTES = 4
 
 
 def split_query(query: Query, max_rows: int) -> list[Query]:
-    """Return queries of at most `max_rows` rows that together ask what `query` does.
+    """Split a query into parts of at most `max_rows` rows and return the parts.
 
-    Each settles into a joint answer, which settles `query` and decides about a default output.
+    Their answers are joined. The joint answer settles `query`, which decides on a default output.
     """
     assert query.version is not None
     joint = _JointAnswer(query)
@@ -58,7 +58,7 @@ def _slice(
 
 
 def _slice_bytes(data: Data, rows: int, max_rows: int, elements: int | None) -> Iterator[Data]:
-    """Yield parts of BYTES data, whose elements each stand behind their length."""
+    """Yield parts of BYTES data, in which each element follows its length."""
     starts = [0]
     while starts[-1] < len(data):
         begin = starts[-1]
@@ -71,7 +71,7 @@ def _slice_bytes(data: Data, rows: int, max_rows: int, elements: int | None) -> 
 
 
 class _JointAnswer:
-    """Waits for all parts of a query."""
+    """The answers to the parts of one query, joined once all are there."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
@@ -79,7 +79,7 @@ class _JointAnswer:
         self.parts: list[Query] = []
 
     def settle(self, part: Query, prediction: Prediction) -> None:
-        """Take over the answer to a part; the last settles the query, and so does an error."""
+        """Record the answer to a part; the last answer or the first error settles the query."""
         on_joined, now = self._query.on_joined, part.arrival + prediction.total_s
         assert on_joined is not None
         if prediction.error is not None:

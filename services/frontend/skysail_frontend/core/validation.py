@@ -1,9 +1,9 @@
-"""Holds the inputs of a query against the signature of its model.
+"""Validation of the inputs of a query against the signature of its model.
 
-Names, types, shapes and the number of rows come first, because they cost little. Data are read, and
-converted, only for a shape that the model takes.
+Names, types, shapes and the number of rows are checked first, because these checks are cheap. Data
+are read and converted only for a shape that the model accepts.
 
-The texts begin as Triton's do, which tests of public clients pin; help follows.
+The error texts begin like those of Triton, because tests of public clients compare them.
 """
 
 import struct
@@ -17,34 +17,34 @@ from skysail_common.tensors import Data, DataType, Tensor, TensorSpec
 from skysail_frontend.core.routes import ServedVersion
 
 MAX_TEXTS = 65_536
-"""BYTES elements of a query; a walk over them takes about 5 ms."""
+"""Most BYTES elements of a query; to check them takes about 5 ms."""
 
 _MAX_DIMENSION = 2**40
 _MAX_WIDENED = 2 * 1024 * 1024
-"""Elements of an input that are converted; the conversion takes 5 to 20 ms."""
+"""Most elements of an input that is converted; the conversion takes 5 to 20 ms."""
 _length_at = struct.Struct("<I").unpack_from
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """An input whose data are converted after the checks of its shape."""
+    """An input whose data are converted after its shape is checked."""
 
     name: str
     datatype: DataType
     shape: tuple[int, ...]
     num_elements: int
-    """Number of elements that `convert` returns."""
+    """Number of elements of the data."""
     convert: Callable[[], bytes]
     """Returns the data.
 
     Raises:
-        InvalidInput: an element is none of the datatype.
+        InvalidInput: an element does not fit the datatype.
     """
 
 
 @dataclass(frozen=True)
 class PartTensor:
-    """An input whose data are a part of a large message."""
+    """An input whose data are a view of a large message."""
 
     name: str
     datatype: DataType
@@ -69,17 +69,17 @@ def validate_inputs(
     *,
     widens: bool = False,
 ) -> Inputs:
-    """Return the inputs if they are what the model takes.
+    """Return the inputs of a query if they fit the signature of the model.
 
     Args:
         version: The model version.
-        tensors: The inputs, in any order; a sole one may have no name.
-        max_rows: Most rows of a query.
-        label: Put before messages, as Triton puts `[request id: 7] `.
-        widens: True to convert numbers to the types that the model takes.
+        tensors: The inputs in any order; a single one may have no name.
+        max_rows: Largest number of rows of a query.
+        label: Prefix of error messages, such as `[request id: 7] ` in Triton.
+        widens: True to convert numbers to the types of the signature.
 
     Raises:
-        InvalidInput: says what is wrong with which input.
+        InvalidInput: an input does not fit; the message names the input.
     """
     model = version.name.model_name
     specs = version.signature.inputs
@@ -153,13 +153,13 @@ def _order_inputs(
 def _check_type(
     model: str, spec: TensorSpec, datatype: DataType, label: str, *, widens: bool
 ) -> None:
-    """Return if elements of another datatype may become those that the model takes."""
+    """Raise `InvalidInput` unless the datatype may be converted to that of the signature."""
     if not widens:
         raise InvalidInput(
             f"{label}inference input '{spec.name}' data-type is '{datatype.name}', but model "
             f"'{model}' expects '{spec.datatype.name}'"
         )
-    # Which numbers fit is known by their conversion; texts would be read in vain.
+    # The conversion of numbers finds out whether they fit; texts can never be converted.
     if DataType.BYTES in (datatype, spec.datatype):
         raise cannot_become(spec.name, datatype, spec.datatype)
 
@@ -172,7 +172,7 @@ def _check_shape(model: str, spec: TensorSpec, shape: tuple[int, ...], label: st
         else:
             return
     expected, got = _dims(spec.shape), _dims(shape)
-    # Where a client sends a size of -1, both would read the same.
+    # The note names the bad size because a size of -1 would look like the expected shape.
     odd = next((size for size in shape if not 0 < size <= _MAX_DIMENSION), None)
     note = (
         "the first dimension is the batch and is at least 1"
@@ -192,7 +192,7 @@ def _dims(shape: Sequence[int]) -> str:
 def _validate_data(
     model: str, spec: TensorSpec, tensor: Tensor | LazyTensor | PartTensor, label: str
 ) -> Data:
-    """Return the data of an input whose shape is one that the model takes."""
+    """Return the validated data of an input whose shape fits the signature."""
     count = prod(tensor.shape)
     is_texts = spec.datatype is DataType.BYTES
     num_bytes = count * spec.datatype.element_bytes
@@ -212,7 +212,7 @@ def _validate_data(
             raise _wrong_size(model, spec, expected, len(data), label)
         if tensor.datatype is not spec.datatype:
             return _widen(spec, tensor, count)
-    # A part keeps its whole message in memory.
+    # A view keeps its whole message in memory.
     if isinstance(data, memoryview) and 2 * len(data) < memoryview(data.obj).nbytes:
         return bytes(data)
     return data
@@ -233,7 +233,7 @@ def _wrong_number(model: str, spec: TensorSpec, count: int, got: str, label: str
 
 
 def _check_texts(model: str, spec: TensorSpec, data: Data, count: int, label: str) -> None:
-    """Walk over the elements of a BYTES tensor without a copy of any."""
+    """Check the lengths of the elements of a BYTES tensor without a copy."""
     begin = length = num_whole = 0
     end = len(data)
     try:
@@ -242,7 +242,7 @@ def _check_texts(model: str, spec: TensorSpec, data: Data, count: int, label: st
             begin += 4 + length
             num_whole += 1
     except struct.error:
-        # No length is left: too few elements, or the last one ends beyond the data.
+        # No length follows: there are too few elements, or the last one exceeds the data.
         pass
     if begin > end:
         raise InvalidInput(
@@ -260,13 +260,13 @@ def _check_texts(model: str, spec: TensorSpec, data: Data, count: int, label: st
 
 
 def _widen(spec: TensorSpec, tensor: Tensor | PartTensor, count: int) -> bytes:
-    """Return data with the element type that the model takes, where no meaning is lost."""
+    """Return data converted to the datatype of the signature, if that is lossless."""
     if count > _MAX_WIDENED:
         raise InvalidInput(
             f"cannot convert tensor '{spec.name}': it has {count} elements of "
             f"{tensor.datatype.name}, at most {_MAX_WIDENED} are converted; send "
             f"{spec.datatype.name}"
         )
-    # By its name, which the caller need not give, for the sake of messages.
+    # Error messages need the name, which the caller may omit.
     named = Tensor(spec.name, tensor.datatype, tensor.shape, bytes(tensor.data))
     return cast(named, spec.datatype).data

@@ -1,4 +1,4 @@
-"""One model version: its queue, the replicas that empty it, and the batches under way."""
+"""One model version: its queue, its replicas, and the batches in flight."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +15,17 @@ from skysail_frontend.core.statistics import VersionStatistics
 log = logging.getLogger(__name__)
 
 _LONG_COMPUTE_S = 0.002
-"""Above this a second batch in flight hides nothing and only waits (measured)."""
+"""Longest computation for which a second batch in flight is sent: it hides the transfer. After a
+longer computation it only waits in the model server (measured)."""
 
 _OVERDUE_FACTOR = 2.0
+"""Multiple of its expected latency after which a batch is overdue."""
 _OVERDUE_SLACK_S = 0.005
+"""Time added to that, so that short batches are not overdue after a short pause."""
 
 
 def _overdue_at(answer_at: float, expected_s: float) -> float:
-    """Return when a batch is overdue that is expected at an instant and takes so long."""
+    """Return the instant at which a batch is overdue, given its expected answer and latency."""
     return answer_at + _OVERDUE_SLACK_S + (_OVERDUE_FACTOR - 1) * expected_s
 
 
@@ -32,11 +35,12 @@ def _count_attempt(batch: Batch) -> None:
 
 
 class VersionDispatcher:
-    """Sends batches when the batcher says so and a replica is free.
+    """Sends the batches of one version when its batcher decides so and a replica is free.
 
-    A batch that takes much longer than such batches do is overdue: its replica gets no other until
-    it answers, and what it holds is asked of another replica too. The first answer counts. If it
-    stays overdue, the replica is stalled and counts as one that is not ready.
+    A batch that takes much longer than expected is overdue. Its queries are hedged: they are
+    requeued for another replica, and the first answer counts. The slow replica receives no other
+    batch until it answers. If the batch stays overdue, the replica is stalled and counts as not
+    ready.
     """
 
     def __init__(
@@ -50,17 +54,18 @@ class VersionDispatcher:
         promote_follower: Callable[[Query, float], None],
         statistics: VersionStatistics,
     ) -> None:
-        """No query waits, and no replica is known.
+        """Starts with an empty queue and without replicas.
 
         Args:
             served: The model version.
             clock: Time.
-            loop: Calls back after a while.
-            batch_ids: Yields ids of batches.
-            default_queue_rows: Rows that may wait where the model does not say it.
-            shed: Is told of each query that will not be sent.
-            promote_follower: Requeues what waits for a settled query whose batch is overdue.
-            statistics: Counts.
+            loop: Provides the timer.
+            batch_ids: Yields the ids of batches.
+            default_queue_rows: Limit of queued rows if the model sets none.
+            shed: Called with each query that is shed.
+            promote_follower: Called with each settled query of an overdue batch, whose followers
+                need a new leader.
+            statistics: Counters of the version.
         """
         self.served = served
         self.batcher = Batcher(served.serving, default_queue_rows)
@@ -81,27 +86,27 @@ class VersionDispatcher:
         self._timer_at = NEVER
 
     def update(self, served: ServedVersion) -> None:
-        """Take over what management says now."""
+        """Apply the present settings of the version from management."""
         self.served = served
         self.batcher.options = served.serving
 
     @property
     def num_ready(self) -> int:
-        """Replicas that take batches, now or once they have answered; not those that stalled."""
+        """Number of replicas that accept batches, now or after their next answer."""
         return len([True for replica in self.replicas if self.is_ready(replica)])
 
     def is_ready(self, replica: BatchReplica) -> bool:
-        """Return whether a replica takes batches, now or once it has answered."""
+        """Return whether a replica accepts batches, now or after its next answer."""
         overdue = self._overdue.get(replica)
         return replica.is_ready and (overdue is None or not overdue.is_stalled(self._clock()))
 
     def refusal(self, query: Query, now: float, follower_rows: int = 0) -> ShedReason | None:
-        """Return why a query that has just arrived is not to wait, or None if it may.
+        """Return the reason to shed a new query, or None to queue it.
 
         Args:
-            query: Has just arrived.
+            query: The new query.
             now: The present instant.
-            follower_rows: Rows that wait for the answers to others.
+            follower_rows: Rows of coalesced queries, which count as queued.
         """
         num_ready = num_idle = num_overdue = 0
         overdue = self._overdue
@@ -119,27 +124,27 @@ class VersionDispatcher:
         return self.batcher.refusal(query, now, num_ready, num_idle, follower_rows)
 
     def wait_s(self, rows: int, now: float) -> float:
-        """Return in how long a query that comes now is expected to be answered."""
+        """Return the expected time until the answer to a query that arrives now."""
         free_s = min(
             (max(0.0, each.free_at - now) for each in self.replicas if each.is_ready), default=0.0
         )
         wait_s = self.batcher.expected_wait_s(self.num_ready) + free_s
         answer_s = self.latency_s(rows)
         if not answer_s:
-            # Nothing is known but how long what was sent takes already.
+            # While the latency is unknown, the age of the oldest batch in flight is a lower bound.
             answer_s = max((now - batch.sent for batch in self._in_flight), default=0.0)
         return wait_s + answer_s
 
     def latency_s(self, rows: int) -> float:
-        """Return how long an idle replica takes for a query; 0 while nothing is known."""
+        """Return the expected latency of a query on an idle replica; 0 while it is unknown."""
         return self.batcher.profile.latency_s(min(rows, self.served.serving.max_batch_size))
 
     def answers_in_time(self, leader: Query, query: Query, now: float) -> bool:
-        """Return whether the answer to a query can be in time for another with the same inputs.
+        """Return whether the answer to a leader can be in time for an identical query.
 
         Args:
-            leader: Waits or is with a replica, perhaps settled.
-            query: Has just arrived.
+            leader: Query that is queued or in flight; it may be settled.
+            query: The new query.
             now: The present instant.
         """
         if leader.is_queued:
@@ -148,13 +153,13 @@ class VersionDispatcher:
             return False
         answer_at = leader.answer_at
         if not answer_at:
-            # Nothing is known of how long it takes: a settled query shows that it takes too long.
+            # The latency is unknown. If the leader is settled, its answer is already late.
             return not leader.is_settled
         is_overdue = now > _overdue_at(answer_at, answer_at - leader.dispatched)
         return not is_overdue and answer_at <= query.deadline
 
     def dispatch(self, now: float) -> None:
-        """Send batches while the batcher says so and a replica is free."""
+        """Send batches until the queue is empty, the batcher waits or no replica is free."""
         wake_at = self._hedge_slow_batches(now)
         num_ready = len(
             [True for each in self.replicas if each.is_ready and each not in self._overdue]
@@ -168,10 +173,10 @@ class VersionDispatcher:
             queries = decision.batch
             if decision.shed:
                 for query, reason in decision.shed:
-                    # What another replica still has is answered by it, or ends at its deadline.
+                    # A query in flight is settled by its replica or at its deadline.
                     if not query.num_in_flight and not query.is_settled:
                         self._shed(self, query, reason, now)
-                # One part of a large query that is given up takes the others along.
+                # Shedding one part of a large query settles the other parts.
                 queries = [query for query in queries if not query.is_settled]
                 if decision.batch and not queries:
                     continue
@@ -184,9 +189,9 @@ class VersionDispatcher:
         self._schedule_wake_up(wake_at, now)
 
     def _free_replica(self, now: float) -> BatchReplica | None:
-        """Return the replica that would be done first; the first of equals, to fill that one."""
-        # A second batch in flight hides the transfer, but waiting makes a larger one: what a link
-        # costs is paid for each batch.
+        """Return the free replica that would finish first; of equal ones the first in the list."""
+        # A second batch in flight hides the transfer. Waiting makes a larger batch, and the link
+        # has a cost for each batch.
         is_full = self.queue.num_rows >= self.served.serving.max_batch_size
         limit = 2 if is_full and self._compute_s <= _LONG_COMPUTE_S else 1
         best: BatchReplica | None = None
@@ -202,7 +207,7 @@ class VersionDispatcher:
         return best
 
     def _send(self, batch: Batch, replica: BatchReplica, start_at: float, now: float) -> float:
-        """Send a batch and return the instant at which it will be overdue."""
+        """Send a batch and return the instant at which it becomes overdue."""
         queue_wait_s = self.statistics.queue_wait_s
         expected_s = batch.expected_s = self.batcher.profile.latency_s(batch.rows)
         answer_at = 0.0
@@ -221,7 +226,7 @@ class VersionDispatcher:
         return batch.overdue_at
 
     def _hedge_slow_batches(self, now: float) -> float:
-        """Requeue queries of overdue batches and return when the next batch will be overdue."""
+        """Requeue the queries of overdue batches and return when the next batch is overdue."""
         next_at = NEVER
         overdue = self._overdue
         for batch, replica in self._in_flight.items():
@@ -242,7 +247,7 @@ class VersionDispatcher:
         return next_at
 
     def _schedule_wake_up(self, instant: float, now: float) -> None:
-        """See to it that `dispatch` is called at an instant, if nothing calls it before."""
+        """Set the timer so that `dispatch` runs at an instant or before."""
         if instant < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -259,13 +264,14 @@ class VersionDispatcher:
     def complete_batch(
         self, batch: Batch, compute_s: float, wait_s: float, *, is_whole: bool, now: float
     ) -> None:
-        """Learn from a batch that was answered.
+        """Record the latency and the statistics of an answered batch.
 
         Args:
             batch: The batch.
             compute_s: Time in the user's function.
-            wait_s: Time that the batch waited in the model server.
-            is_whole: True where no query of it failed; the others were computed again then.
+            wait_s: Time that the batch was queued in the model server.
+            is_whole: True if no query of the batch failed. After a failure the model server
+                computes the other queries again, so that the latency tells nothing.
             now: The present instant.
         """
         self._remove_in_flight(batch, now)
@@ -281,9 +287,9 @@ class VersionDispatcher:
             self.batcher.observe(batch.rows, latency_s, budget_s, now)
 
     def remove_lost(self, batches: Sequence[Batch], has_died: bool, now: float) -> None:
-        """Forget batches that will not be answered."""
-        # A replica computes in order: only the oldest batch can be what ended it. One that was
-        # overdue counted as an attempt then.
+        """Remove lost batches from those in flight."""
+        # A replica computes batches in order, so that only the oldest can be the cause of its
+        # death. An overdue batch already counted as an attempt.
         if batches and has_died and batches[0] not in self._overdue.values():
             _count_attempt(batches[0])
         for batch in batches:
@@ -297,12 +303,12 @@ class VersionDispatcher:
             query.num_in_flight -= 1
         if self._overdue.get(replica) is batch:
             del self._overdue[replica]
-            # What the replica has besides begins only now.
+            # The replica starts its other batch only now.
             for other, holder in self._in_flight.items():
                 if holder is replica and other.expected_s:
                     other.overdue_at = _overdue_at(now + other.expected_s, other.expected_s)
 
     def stop(self) -> None:
-        """Call back no more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""The metrics page: what the core counted, as Prometheus reads it."""
+"""The metrics page: the counters of the core in the format of Prometheus."""
 
 import asyncio
 import re
@@ -28,13 +28,13 @@ _BARE = re.compile(r"^([\w:]+) ", re.MULTILINE)
 _VERSION = ("model", "version")
 _TARGET = ("application", *_VERSION)
 _TRANSPORT_NOW = ("connections", "open_calls", "unsent_bytes", "untaken_bytes")
-"""What the transport counts up and down; all else only grows."""
+"""Gauges of the transport; its other numbers are counters."""
 
 Counters = Callable[[], Mapping[str, int]]
 
 
 class FrontendCollector(Collector):
-    """Reads the present state of a dispatcher and of its transport when it is asked."""
+    """A collector that reads the state of a dispatcher and its transport at each scrape."""
 
     def __init__(self, dispatcher: Dispatcher, transport: Counters) -> None:
         self._dispatcher = dispatcher
@@ -47,7 +47,7 @@ class FrontendCollector(Collector):
         yield from _live_metrics(self._dispatcher)
         yield from _frontend_metrics(self._dispatcher.statistics)
         yield from _transport_metrics(self._transport())
-        build = GaugeMetricFamily("skysail_build_info", "What runs; 1", labels=("version",))
+        build = GaugeMetricFamily("skysail_build_info", "Version; always 1", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build
 
@@ -61,7 +61,7 @@ def _histogram(
     family = HistogramMetricFamily(name, text, labels=labels)
     for key, histogram in values:
         if not any(histogram.counts):
-            # A version that is not asked for anything costs no line.
+            # A version without queries adds no lines to the page.
             continue
         total = 0
         buckets = []
@@ -88,7 +88,7 @@ def _target_metrics(statistics: Statistics) -> Iterator[Metric]:
     yield queries
     cancelled = CounterMetricFamily(
         "skysail_cancelled_queries",
-        "Queries whose callers went away before the deadline",
+        "Queries whose callers left before the deadline",
         labels=_TARGET,
     )
     for key, target in found:
@@ -96,7 +96,7 @@ def _target_metrics(statistics: Statistics) -> Iterator[Metric]:
             cancelled.add_metric(key, target.num_cancelled)
     yield cancelled
     cache = CounterMetricFamily(
-        "skysail_cache_queries", "Queries whose version caches", labels=(*_TARGET, "result")
+        "skysail_cache_queries", "Queries by cache result", labels=(*_TARGET, "result")
     )
     for key, target in found:
         for result, number in target.cache.items():
@@ -104,7 +104,7 @@ def _target_metrics(statistics: Statistics) -> Iterator[Metric]:
     yield cache
     yield _histogram(
         "skysail_query_latency_seconds",
-        "From arrival to answer",
+        "Time from arrival to answer",
         _TARGET,
         [(key, target.latency_s) for key, target in found],
     )
@@ -113,7 +113,7 @@ def _target_metrics(statistics: Statistics) -> Iterator[Metric]:
 def _frontend_metrics(statistics: Statistics) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         "skysail_refused_queries",
-        "Queries that ended in an error before a model saw them, by its class",
+        "Queries that failed before they reached a model, by class of error",
         labels=("reason",),
     )
     for reason, number in statistics.refusals.by_class.items():
@@ -121,12 +121,12 @@ def _frontend_metrics(statistics: Statistics) -> Iterator[Metric]:
     yield refused
     yield GaugeMetricFamily(
         "skysail_stale_routes",
-        "1 while the last routes from management could not be applied",
+        "1 while the latest routes from management are not applied",
         float(statistics.has_stale_routes),
     )
     yield _histogram(
         "skysail_event_loop_lag_seconds",
-        "How much later than asked for the event loop called back",
+        "Delay of the timers of the event loop",
         (),
         [((), statistics.loop_lag_s)],
     )
@@ -135,17 +135,17 @@ def _frontend_metrics(statistics: Statistics) -> Iterator[Metric]:
 def _version_metrics(statistics: Statistics) -> Iterator[Metric]:
     found = list(statistics.versions.items())
     for name, text, attribute in (
-        ("skysail_queue_wait_seconds", "Wait of a query in the queue", "queue_wait_s"),
+        ("skysail_queue_wait_seconds", "Time of a query in the queue", "queue_wait_s"),
         ("skysail_batch_rows", "Rows of a batch", "batch_rows"),
-        ("skysail_batch_wait_seconds", "Batch on its way and waiting", "batch_wait_s"),
+        ("skysail_batch_wait_seconds", "Time of a batch in transfer and queues", "batch_wait_s"),
         (
             "skysail_compute_seconds",
-            "Batch in the user's function, decoded and encoded",
+            "Time of a batch in the user's function, with decoding and encoding",
             "compute_s",
         ),
         (
             "skysail_deadline_used_ratio",
-            "Share of its time that the most urgent query of a batch had used at the answer",
+            "Share of its budget that the most urgent query of a batch had used at the answer",
             "deadline_used",
         ),
     ):
@@ -153,8 +153,8 @@ def _version_metrics(statistics: Statistics) -> Iterator[Metric]:
             name, text, _VERSION, [(key, getattr(each, attribute)) for key, each in found]
         )
     for name, text, attribute in (
-        ("skysail_dispatches", "Batches by why they were sent", "dispatches"),
-        ("skysail_sheds", "Queries by why they were given up before a model saw them", "sheds"),
+        ("skysail_dispatches", "Batches by the reason for which they were sent", "dispatches"),
+        ("skysail_sheds", "Queries by the reason for which they were shed", "sheds"),
     ):
         counter = CounterMetricFamily(name, text, labels=(*_VERSION, "reason"))
         for key, each in found:
@@ -163,7 +163,7 @@ def _version_metrics(statistics: Statistics) -> Iterator[Metric]:
         yield counter
     late = CounterMetricFamily(
         "skysail_late_rows",
-        "Rows given up that a free replica would have answered in time",
+        "Rows not answered that an idle replica would have answered in time",
         labels=_VERSION,
     )
     for key, each in found:
@@ -175,14 +175,14 @@ def _live_metrics(dispatcher: Dispatcher) -> Iterator[Metric]:
     def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"skysail_{name}", text, labels=(*_VERSION, *labels))
 
-    queue = gauge("queue_rows", "Rows that wait")
-    rate = gauge("arrival_rows_per_second", "Rows that come in")
-    capacity = gauge("replica_capacity_rows_per_second", "Rows of one replica that are in time")
-    arrived = CounterMetricFamily("skysail_arrived_rows", "Rows that came in", labels=_VERSION)
+    queue = gauge("queue_rows", "Queued rows")
+    rate = gauge("arrival_rows_per_second", "Rate at which rows arrive")
+    capacity = gauge("replica_capacity_rows_per_second", "Rows that one replica answers in time")
+    arrived = CounterMetricFamily("skysail_arrived_rows", "Rows that have arrived", labels=_VERSION)
     latency = gauge("profile_latency_seconds", "Learned latency of a batch", "rows")
-    ready = gauge("replica_ready", "1 where a replica takes batches", "container")
-    in_flight = gauge("replica_batches_in_flight", "Batches that a replica has", "container")
-    backlog = gauge("replica_backlog_seconds", "Expected time until it has computed", "container")
+    ready = gauge("replica_ready", "1 if a replica accepts batches", "container")
+    in_flight = gauge("replica_batches_in_flight", "Batches in flight to a replica", "container")
+    backlog = gauge("replica_backlog_seconds", "Expected time until a replica is idle", "container")
     now = dispatcher.clock()
     for name in dispatcher.table.versions:
         version = dispatcher.version(name)
@@ -203,7 +203,7 @@ def _live_metrics(dispatcher: Dispatcher) -> Iterator[Metric]:
     yield GaugeMetricFamily("skysail_cache_bytes", "Memory of the cache", cache.size_bytes)
     yield GaugeMetricFamily("skysail_cache_entries", "Predictions in the cache", len(cache))
     yield CounterMetricFamily(
-        "skysail_cache_evictions", "Predictions forgotten to make room", cache.num_evicted
+        "skysail_cache_evictions", "Predictions evicted for lack of memory", cache.num_evicted
     )
     yield from (queue, rate, arrived, capacity, latency, ready, in_flight, backlog)
 
@@ -211,7 +211,7 @@ def _live_metrics(dispatcher: Dispatcher) -> Iterator[Metric]:
 def _transport_metrics(counters: Mapping[str, int]) -> Iterator[Metric]:
     for name, number in counters.items():
         full_name = f"skysail_transport_{name}"
-        text = f"Of the transport: {name.replace('_', ' ')}"
+        text = f"Transport: {name.replace('_', ' ')}"
         if name in _TRANSPORT_NOW:
             yield GaugeMetricFamily(full_name, text, number)
         else:
@@ -219,10 +219,10 @@ def _transport_metrics(counters: Mapping[str, int]) -> Iterator[Metric]:
 
 
 def merge_pages(pages: Mapping[str, str]) -> str:
-    """Return one page with the samples of several workers.
+    """Return one page with the samples of several workers, distinguished by the label `worker`.
 
-    The label `worker` tells them apart: a sum would fall whenever one of them restarts or is slow
-    to answer, which Prometheus reads as a reset of all.
+    A sum would fall whenever a worker restarts or responds too late, which Prometheus takes for a
+    reset of the counter.
 
     Args:
         pages: The page of each worker, by the value of its label.
@@ -256,7 +256,7 @@ class MetricsPage:
         return [Route("/metrics", self.metrics)]
 
     async def metrics(self, request: Request) -> Response:
-        """Answer with all metrics as they are now."""
+        """Answer with the current metrics."""
         return Response(self.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     def text(self) -> bytes:
@@ -264,7 +264,7 @@ class MetricsPage:
         return generate_latest(self._registry)
 
     async def watch_lag(self) -> None:
-        """Measure for ever how late the event loop calls back."""
+        """Measure the delay of the timers of the event loop, forever."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + _LAG_EVERY_S

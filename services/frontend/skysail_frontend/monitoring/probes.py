@@ -1,4 +1,4 @@
-"""What Kubernetes asks of a frontend, on the port of the metrics: it can do no TLS where queries do."""
+"""Probes for Kubernetes, on the metrics port, because a probe has no client certificate."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,13 +11,13 @@ class Probes:
     """Serves GET /live and GET /ready."""
 
     def __init__(self, has_routes: Callable[[], Awaitable[bool]]) -> None:
-        """Ready once `has_routes` says so."""
+        """Creates probes of a frontend that is ready once it has routes."""
         self._has_routes = has_routes
         self.is_draining = False
-        """True once no query should come any more."""
+        """True once the frontend refuses new queries."""
 
     def drain(self) -> None:
-        """Say from now on that the frontend is not ready."""
+        """Report from now on that the frontend is not ready."""
         self.is_draining = True
 
     def routes(self) -> list[BaseRoute]:
@@ -25,11 +25,11 @@ class Probes:
         return [Route("/live", self.live), Route("/ready", self.ready)]
 
     async def live(self, request: Request) -> Response:
-        """Answer 200: who can answer lives."""
+        """Answer 200: a process that answers is alive."""
         return PlainTextResponse("live\n")
 
     async def ready(self, request: Request) -> Response:
-        """Answer 200 where queries are taken, else 503."""
+        """Answer 200 if the frontend accepts queries, else 503."""
         if self.is_draining:
             return PlainTextResponse("draining\n", 503)
         if not await self._has_routes():

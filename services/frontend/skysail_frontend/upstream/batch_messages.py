@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 _MAX_US = 2**32 - 1
 _INPUTS = b"\x1a"
-"""Number and wire type of `inputs` in a Batch."""
+"""Field number and wire type of `inputs` in a Batch."""
 
 
 def encode_batch(batch: Batch) -> bytes:
-    """Return a serialized Batch, with a single copy of its data."""
+    """Return a serialized Batch; its data are copied once."""
     queries = batch.queries
     message = pb.Batch(id=batch.batch_id)
-    # Fields may come in any order; the rest is serialized when it is complete.
+    # Protobuf allows fields in any order: the other fields are serialized when they are complete.
     parts: list[Data] = [b""]
     if len(queries) == 1:
         message.rows.append(queries[0].rows)
@@ -43,24 +43,24 @@ def encode_batch(batch: Batch) -> bytes:
 def decode_result(
     version: VersionDispatcher, batch: Batch, result: pb.BatchResult
 ) -> Sequence[QueryOutputs | QueryError]:
-    """Return the answer to each query of a batch; all are errors if the result does not fit."""
+    """Return the answer to each query of a batch; a result that does not fit fails all of them."""
     try:
         if version.served.signature.has_fixed_outputs and not result.errors:
             return _split_fixed(version, batch, result)
         return _split_variable(version, batch, result)
     except (IndexError, ValueError) as error:
         text = f"model '{version.served.name}' sent a result that does not fit its signature"
-        log.error("result is not usable", extra={"error": str(error)})
+        log.error("result does not fit the signature", extra={"error": str(error)})
         return [QueryError(ModelFailed(text))] * len(batch.queries)
 
 
 def _split_fixed(
     version: VersionDispatcher, batch: Batch, result: pb.BatchResult
 ) -> Sequence[QueryOutputs]:
-    """Return the part of each query where its size follows from its rows.
+    """Return the outputs of each query, whose sizes follow from its rows.
 
     Raises:
-        ValueError: the parts are more or less than the result holds.
+        ValueError: the result has more or less data.
     """
     specs, joined = version.served.signature.outputs, result.outputs
     row_bytes = [spec.row_bytes or 0 for spec in specs]
@@ -71,7 +71,7 @@ def _split_fixed(
     answers = []
     first = 0
     if len(specs) == 1:
-        # The most frequent case, without an inner loop.
+        # Most models have one output, for which no inner loop is needed.
         (part,), (size,), (tail,) = joined, row_bytes, tails
         for query in batch.queries:
             last = first + query.rows
@@ -91,10 +91,10 @@ def _split_fixed(
 def _split_variable(
     version: VersionDispatcher, batch: Batch, result: pb.BatchResult
 ) -> Sequence[QueryOutputs | QueryError]:
-    """Return the part of each query.
+    """Return the outputs or the error of each query.
 
     Raises:
-        IndexError, ValueError: the parts are more or less than the result holds.
+        IndexError, ValueError: the result has more or less data or sizes.
     """
     specs = version.served.signature.outputs
     failed: dict[int, SkysailError] = {error.index: _query_error(error) for error in result.errors}

@@ -1,4 +1,4 @@
-"""The link to one replica: batches out, results in, and the connection kept."""
+"""The link to one replica: sends batches, receives results and reconnects."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ _MAX_RETRY_S = 1.0
 
 
 class ReplicaLink:
-    """One replica of one version, for as long as the routes name it."""
+    """The link to one replica, which lives as long as the routes contain the replica."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ReplicaLink:
         dispatcher: Dispatcher,
         connector: Connector,
     ) -> None:
-        """Connects to nothing before `run`."""
+        """Does not connect before `run`."""
         self.container_id = endpoint.container_id
         self.endpoint = endpoint.endpoint
         self.free_at = 0.0
@@ -45,14 +45,14 @@ class ReplicaLink:
         self._link: Link | None = None
         self._in_flight: dict[int, Batch] = {}
         self.num_in_flight = 0
-        """Batches that it has and has not answered."""
+        """Number of batches in flight."""
         self.is_ready = False
-        """True while batches may be sent to it."""
+        """True while the replica accepts batches."""
         self._is_draining = False
         self._closed = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep the link open until the replica is retired and has answered what it has."""
+        """Keep the link open until it is drained; reconnect with backoff."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         is_refused = False
         while not self._is_draining:
@@ -62,27 +62,27 @@ class ReplicaLink:
                 opened, is_refused = self._dispatcher.clock(), False
                 await self._closed.wait()
             except Unavailable as error:
-                self._log_failure(logging.DEBUG, "replica is not reached", error)
+                self._log_failure(logging.DEBUG, "replica unreachable", error)
             except FailedPrecondition as error:
-                # Its address may have been given to another since the routes were made.
+                # The address may belong to another replica since the routes were created.
                 level = logging.DEBUG if is_refused else logging.WARNING
-                self._log_failure(level, "endpoint is not this replica", error)
+                self._log_failure(level, "endpoint belongs to another replica", error)
                 is_refused = True
             except Exception as error:
-                # Without its task the endpoint would stay known and never be dialled again.
+                # The task must survive: without it, nothing would dial the endpoint again.
                 log.error("replica link failed", exc_info=error)
             if self._dispatcher.clock() - opened > _MAX_RETRY_S:
                 back_off.reset()
             elif not self._is_draining:
-                # A peer that accepts and closes at once is not dialled without a pause.
+                # The pause also applies to a peer that accepts the link and closes it at once.
                 await asyncio.sleep(back_off.next_s())
 
     async def _open(self) -> None:
-        """Open the link and send what waits.
+        """Open the link and schedule the dispatch of queued queries.
 
         Raises:
-            Unavailable: the endpoint cannot be reached, or takes no batches now.
-            FailedPrecondition: what listens there is a replica of another version or content.
+            Unavailable: the endpoint is unreachable, or refuses batches at present.
+            FailedPrecondition: the endpoint belongs to a replica of another version or content.
         """
         if self._link is not None:
             self._disconnect("internal error")
@@ -91,10 +91,10 @@ class ReplicaLink:
         metadata = identity_metadata(served.name, served.artifact_sha256)
         link = await self._connector(self.endpoint, _PATH, self, metadata)
         if self._closed.is_set():
-            raise Unavailable("the link was lost as it opened")
+            raise Unavailable("the link closed while it opened")
         self._link = link
         self.is_ready = not self._is_draining
-        log.info("replica is connected", extra={"container": self.container_id})
+        log.info("replica connected", extra={"container": self.container_id})
         self._dispatcher.schedule_dispatch(self._version)
         self._close_if_drained()
 
@@ -102,13 +102,13 @@ class ReplicaLink:
         log.log(level, event, extra={"container": self.container_id, "error": error.message})
 
     def _disconnect(self, reason: str) -> None:
-        """Close the link and requeue the queries that are in flight on it."""
+        """Close the link and requeue its batches in flight."""
         if self._link is not None:
             self._link.close()
         self.link_closed(reason, has_died=True)
 
     def drain(self) -> None:
-        """Send nothing any more; close once everything sent is answered."""
+        """Refuse new batches, and close the link once all batches in flight are answered."""
         self._is_draining = True
         self.is_ready = False
         self._close_if_drained()
@@ -120,7 +120,7 @@ class ReplicaLink:
             self._closed.set()
 
     def send(self, batch: Batch) -> None:
-        """Send a batch; leaves in this turn, or is lost if it cannot be sent."""
+        """Send a batch in this turn of the event loop; a batch that cannot be sent is lost."""
         assert self._link is not None
         self._in_flight[batch.batch_id] = batch
         self.num_in_flight = len(self._in_flight)
@@ -130,11 +130,12 @@ class ReplicaLink:
             log.exception("batch not sent", extra={"container": self.container_id})
             self._in_flight.pop(batch.batch_id, None)
             self.num_in_flight = len(self._in_flight)
-            # As an attempt: a query that is to blame is sent alone in the end, and then given up.
+            # The failure counts as an attempt, so that a query that causes it is sent alone in the
+            # end, and then fails.
             self._dispatcher.requeue_batches(self._version, [batch], has_died=True)
 
     def link_received(self, message: bytes) -> None:
-        """Settle the queries of the batch that this answers."""
+        """Settle the queries of the batch that a result answers."""
         try:
             result = pb.BatchResult.FromString(message)
             if result.latencies:
@@ -143,12 +144,12 @@ class ReplicaLink:
             batch = self._in_flight.pop(result.id, None)
             self.num_in_flight = len(self._in_flight)
         except DecodeError:
-            log.error("replica sent what is no result", extra={"container": self.container_id})
-            # Which batch it was for cannot be told, and each would occupy the replica for ever.
-            self._disconnect("it sent what is no result")
+            log.error("malformed result received", extra={"container": self.container_id})
+            # The batch of the result is unknown. It would stay in flight forever.
+            self._disconnect("malformed result")
             return
         if batch is None:
-            log.error("replica answered an unknown batch", extra={"container": self.container_id})
+            log.error("result of an unknown batch received", extra={"container": self.container_id})
             return
         self.free_at = self._dispatcher.clock() + result.backlog_us * 1e-6
         answers = decode_result(self._version, batch, result)
@@ -157,10 +158,10 @@ class ReplicaLink:
         self._close_if_drained()
 
     def link_closed(self, reason: str, has_died: bool) -> None:
-        """Have the queries that were under way wait again."""
+        """Requeue the batches in flight."""
         log.log(
             logging.WARNING if has_died else logging.INFO,
-            "replica is disconnected",
+            "replica disconnected",
             extra={
                 "container": self.container_id,
                 "reason": reason,

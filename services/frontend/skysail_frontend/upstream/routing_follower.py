@@ -1,7 +1,7 @@
-"""Follows management: turns routing snapshots into routes and links to replicas.
+"""The follower of management: turns routing snapshots into routes and links to replicas.
 
-The last snapshot is kept in a file, so that a frontend that starts while management is away
-serves what it served last.
+A file keeps the latest snapshot, so that a frontend that starts while management is unavailable
+serves the latest routes.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 2.0
 _KEEP_ALIVE = KeepAlive(5.0, 5.0)
-"""A management that vanished without a word is noticed within 10 s, and the next one is asked."""
+"""Keep-alive by which the frontend notices within 10 s that management has vanished."""
 
 
 class RoutingFollower:
-    """Keeps a dispatcher's routes and replicas as management says."""
+    """Keeps the routes and replica links of a dispatcher as management defines them."""
 
     def __init__(
         self,
@@ -53,18 +53,18 @@ class RoutingFollower:
         self._file = SnapshotFile(snapshot_file)
         self._report_every_s = report_every_s
         self._links: dict[tuple[str, ReplicaEndpoint], ReplicaLink] = {}
-        """By the identity of the version too: other content has links of its own."""
+        """Links by the identity of their version and their endpoint."""
         self._tasks = BackgroundTasks()
         self._loads_wanted = asyncio.Event()
         self.has_routes = asyncio.Event()
-        """Set once there are routes, from management or from the file."""
+        """Set once routes exist, from management or from the file."""
 
     async def is_ready(self) -> bool:
-        """Return whether there are routes."""
+        """Return whether routes exist."""
         return self.has_routes.is_set()
 
     def load_snapshot(self) -> None:
-        """Route by the file of the last snapshot, if there is one."""
+        """Apply the snapshot of the file, if the file exists."""
         if self._snapshot_file is None or not self._snapshot_file.exists():
             return
         try:
@@ -73,10 +73,10 @@ class RoutingFollower:
                 raise InvalidInput("the file is empty")
             table_from_proto(snapshot)
         except (OSError, DecodeError, InvalidInput) as error:
-            log.warning("the last routes cannot be read", extra={"error": str(error)})
+            log.warning("snapshot file not usable", extra={"error": str(error)})
             return
         if self._try_apply(snapshot):
-            log.info("routing by the last known routes", extra={"sequence": snapshot.sequence})
+            log.info("snapshot file applied", extra={"sequence": snapshot.sequence})
 
     async def follow(
         self,
@@ -84,16 +84,17 @@ class RoutingFollower:
         introduction: management_pb2.WatchRoutingRequest,
         access: Callable[[], ManagementAccess] = ManagementAccess,
     ) -> None:
-        """Apply every snapshot that management sends; reconnects for ever.
+        """Apply every snapshot that management sends, and reconnect forever.
 
         Args:
-            endpoint: Where management is reached.
-            introduction: Says which frontend this is.
-            access: Returns what management is called with at each connection.
+            endpoint: Endpoint of management.
+            introduction: First message of each stream, which identifies the frontend.
+            access: Returns the credentials for management; called for each connection.
         """
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
-            # A new channel each time: grpc delays the attempts of one that failed ever longer.
+            # Each attempt uses a new channel, because gRPC delays the attempts of a failed channel
+            # longer and longer.
             try:
                 async with access().open_channel(endpoint, keep_alive=_KEEP_ALIVE) as channel:
                     stub = management_pb2_grpc.ManagementServiceStub(channel)
@@ -102,11 +103,11 @@ class RoutingFollower:
             except grpc.aio.AioRpcError as rpc_error:
                 error = from_rpc_error(rpc_error)
             except (SkysailError, asyncio.InvalidStateError) as ended:
-                # A file that is renewed may be away for a moment, and grpc raises the latter if the
-                # stream ended just before an acknowledgement.
+                # A credential file may be missing for a moment while it is renewed. gRPC raises
+                # InvalidStateError if the stream ended just before an acknowledgement.
                 error = ended
             level = logging.WARNING if back_off.is_reset else logging.DEBUG
-            log.log(level, "management is away; serving on", extra={"error": str(error)})
+            log.log(level, "management unavailable; serving on", extra={"error": str(error)})
             await asyncio.sleep(back_off.next_s())
 
     async def _follow_once(
@@ -115,10 +116,10 @@ class RoutingFollower:
         introduction: management_pb2.WatchRoutingRequest,
         back_off: BackOff,
     ) -> None:
-        """Apply the snapshots of one stream, and acknowledge each that could be applied."""
+        """Apply the snapshots of one stream, and acknowledge each that is applied."""
         call = stub.WatchRouting()
         await call.write(introduction)
-        # grpc takes one message at a time.
+        # gRPC accepts one write at a time.
         lock = asyncio.Lock()
 
         async def send(message: management_pb2.WatchRoutingRequest) -> None:
@@ -143,8 +144,8 @@ class RoutingFollower:
             ),
         }
         try:
-            # Without its reports management would hold every change for this frontend, and scale
-            # nothing by its load: the stream ends with any of them.
+            # The stream ends if any task does. Otherwise management would delay every change for
+            # this frontend, or would not scale by its load.
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -157,7 +158,7 @@ class RoutingFollower:
     async def _report_latencies(
         self, send: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
     ) -> None:
-        """Report learned speeds of versions to management."""
+        """Report the learned latencies of versions to management."""
         reported: dict[ModelVersion, int] = {}
         while True:
             await asyncio.sleep(self._report_every_s)
@@ -179,10 +180,10 @@ class RoutingFollower:
     async def _report_loads(
         self, send: Callable[[management_pb2.WatchRoutingRequest], Awaitable[None]]
     ) -> None:
-        """Tell management the load of versions whose replicas follow it."""
+        """Report the load of versions to management, which scales them by it."""
         while True:
             await self._loads_wanted.wait()
-            # What was before they were wanted is no news.
+            # Loads of the time before the reports are not needed.
             loads = LoadMeter()
             while self._loads_wanted.is_set():
                 wanted = {
@@ -202,16 +203,16 @@ class RoutingFollower:
                 await asyncio.sleep(min(wanted.values()))
 
     def _try_apply(self, snapshot: routing_pb2.RoutingSnapshot) -> bool:
-        """Apply a snapshot; False, with the reason in the log, where it could not be."""
+        """Apply a snapshot and return True; on failure log the reason and return False."""
         is_applied = False
         try:
             self._apply(snapshot)
             is_applied = True
         except InvalidInput as error:
-            log.error("routes are not usable; serving on", extra={"error": error.message})
+            log.error("routes invalid; serving on", extra={"error": error.message})
         except Exception:
-            # The next snapshot holds everything again, and may be applied.
-            log.exception("routes are not applied; serving on")
+            # The next snapshot is complete again, and may succeed.
+            log.exception("routes not applied; serving on")
         self._dispatcher.statistics.has_stale_routes = not is_applied
         return is_applied
 
@@ -253,7 +254,7 @@ class RoutingFollower:
         link = ReplicaLink(endpoint, version, self._dispatcher, self._connector)
         version.replicas.append(link)
         work = self._tasks.start(link.run(), f"replica {endpoint.container_id}")
-        # A retired replica stays until it has answered what it has.
+        # A draining link stays until its batches in flight are answered.
         work.add_done_callback(lambda _: version.replicas.remove(link))
         return link
 
@@ -264,7 +265,7 @@ class RoutingFollower:
 
 
 async def _until_stream_ends(reports: Awaitable[None], reading: "asyncio.Task[None]") -> None:
-    """Run reports on a stream; why it ended, reading tells."""
+    """Run reports until they fail or the stream ends; in that case the reader has the reason."""
     try:
         await reports
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):

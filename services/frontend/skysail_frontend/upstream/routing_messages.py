@@ -1,4 +1,4 @@
-"""Routes and loads as protobuf messages."""
+"""Conversion of routes and loads between protobuf messages and values of the core."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ def table_from_proto(snapshot: routing_pb2.RoutingSnapshot) -> RouteTable:
     """Return the route table that a snapshot describes.
 
     Raises:
-        InvalidInput: it describes no possible table.
+        InvalidInput: the snapshot is inconsistent.
     """
     return RouteTable(
         [_application(message) for message in snapshot.applications],
@@ -54,7 +54,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise InvalidInput(f"a default output is not JSON: {error}") from error
+        raise InvalidInput(f"default output is not JSON: {error}") from error
 
 
 def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
@@ -76,7 +76,7 @@ def _version(message: routing_pb2.RoutedVersion) -> ServedVersion:
 
 
 def load_to_proto(name: ModelVersion, load: VersionLoad) -> routing_pb2.LoadReport:
-    """Return the report of a load."""
+    """Return a load as a report to management."""
     return routing_pb2.LoadReport(
         model=name.model_name,
         version=name.version,

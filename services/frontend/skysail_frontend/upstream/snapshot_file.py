@@ -1,4 +1,4 @@
-"""The file of the last routes."""
+"""The file with the latest routes."""
 
 import asyncio
 import logging
@@ -13,21 +13,21 @@ _CLOSE_S = 2.0
 
 
 class SnapshotFile:
-    """Keeps the newest snapshot in a file; a thread writes it while queries go on."""
+    """A file of the latest snapshot, which a thread writes without blocking queries."""
 
     def __init__(self, path: Path | None) -> None:
-        """Writes nothing yet; never does without a path."""
+        """Writes nothing before `save`, and never without a path."""
         self._path = path
         self._unwritten: routing_pb2.RoutingSnapshot | None = None
         self._writing: asyncio.Task[None] | None = None
 
     def save(self, snapshot: routing_pb2.RoutingSnapshot) -> None:
-        """Have a snapshot written; one that waits to be written is dropped for it."""
+        """Write a snapshot in the background; it replaces an unwritten one."""
         if self._path is None:
             return
         self._unwritten = snapshot
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write(self._path), name="keep routes")
+            self._writing = asyncio.create_task(self._write(self._path), name="write snapshot")
 
     async def _write(self, path: Path) -> None:
         while self._unwritten is not None:
@@ -35,17 +35,17 @@ class SnapshotFile:
             try:
                 await in_thread(_replace, path, snapshot)
             except OSError as error:
-                log.warning("routes not kept", extra={"error": str(error)})
+                log.warning("snapshot not written", extra={"error": str(error)})
 
     async def close(self) -> None:
-        """Return once the newest snapshot is written, or after 2 s."""
+        """Wait until the latest snapshot is written, at most 2 s."""
         if self._writing is not None:
             await asyncio.wait({self._writing}, timeout=_CLOSE_S)
 
 
 def _replace(path: Path, snapshot: routing_pb2.RoutingSnapshot) -> None:
     temporary = path.with_name(f"{path.name}.new")
-    # It names models and where replicas listen.
+    # The mode protects the names of models and the endpoints of replicas.
     temporary.touch(mode=0o600)
     temporary.write_bytes(snapshot.SerializeToString())
     temporary.replace(path)

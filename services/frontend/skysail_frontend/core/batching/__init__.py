@@ -1,1 +1,1 @@
-"""When to send a batch and how large: pure decisions, no I/O, a clock passed in."""
+"""Decisions on the time and the size of batches: pure, without I/O, with a clock passed in."""

@@ -1,4 +1,4 @@
-"""Forms the batches of one model version: when to send, which queries, and which to give up."""
+"""The batches of one model version: when to send them, with which queries, and which to shed."""
 
 from math import ceil
 
@@ -18,39 +18,41 @@ from skysail_frontend.core.batching.policies import (
 from skysail_frontend.core.query import DEFAULT_PRIORITY, Query
 
 LAST_ATTEMPT = 2
-"""A query that lost its replica so many times is sent alone: it may be what ends replicas."""
+"""Number of failed attempts after which a query is sent alone, because it may kill replicas."""
 
 MAX_BATCH_BYTES = 64 * 1024 * 1024
-"""Input data of one batch; a query that is larger travels alone."""
+"""Largest size of the inputs of a batch; a query that is larger is sent alone."""
 
 _PROBE_AFTER_S = 0.25
+"""Time without any batch after which a hopeless query is sent as a probe, because the learned
+latencies may be wrong and only a batch can correct them."""
 
 
 class BatchDecision:
-    """What to do now: give some queries up, and send a batch or wait."""
+    """The decision on a queue: which queries to shed, and whether to send a batch or to wait."""
 
     __slots__ = ("batch", "reason", "shed", "wait_until")
 
     def __init__(self) -> None:
         self.shed: list[tuple[Query, ShedReason]] = []
-        """Queries that wait no longer."""
+        """Queries to shed, which have left the queue."""
         self.batch: list[Query] = []
-        """Queries to send now, by urgency; empty to wait."""
+        """Queries to send now, most urgent first; empty to wait."""
         self.reason = DispatchReason.EAGER
-        """Why the batch goes now."""
+        """Why the batch is sent now."""
         self.wait_until = NEVER
-        """Instant at which to decide again, if nothing happens before."""
+        """Instant at which to decide again unless a query or an answer arrives before."""
 
 
 class Batcher:
     """The queue of a model version and the policy that empties it."""
 
     def __init__(self, options: ServingOptions, default_queue_rows: int = 10_000) -> None:
-        """An empty queue, and a profile that knows nothing.
+        """Starts with an empty queue and an empty latency profile.
 
         Args:
-            options: How batches are formed.
-            default_queue_rows: Rows that may wait where the options do not say it.
+            options: Serving options of the version.
+            default_queue_rows: Limit of queued rows if the options set none.
         """
         self.queue = DeadlineQueue()
         self.profile = LatencyProfile()
@@ -62,7 +64,7 @@ class Batcher:
 
     @property
     def options(self) -> ServingOptions:
-        """How batches are formed."""
+        """Serving options of the version."""
         return self._options
 
     @options.setter
@@ -74,10 +76,10 @@ class Batcher:
         self._options = options
         self._policy = make_policy(options, self.profile, self.rate, self.closed_loop)
         self.max_queue_rows = options.max_queue_size or self._default_queue_rows
-        """Rows that may wait."""
+        """Limit of queued rows."""
 
     def push(self, query: Query) -> None:
-        """Have a query that has just arrived wait."""
+        """Queue a new query and count its arrival."""
         self.rate.observe(query.rows, query.arrival)
         self.closed_loop.observe_arrival(query.rows, query.arrival)
         self.requeue(query)
@@ -90,18 +92,18 @@ class Batcher:
         return (query.priority - DEFAULT_PRIORITY) * self._options.priority_step_s
 
     def is_more_urgent(self, query: Query, other: Query) -> bool:
-        """Return whether a query is more urgent: by the deadline, moved by the priority."""
+        """Return whether a query is more urgent: by its deadline, shifted by its priority."""
         if query.priority == other.priority:
             return query.deadline < other.deadline
         return query.deadline + self._offset_s(query) < other.deadline + self._offset_s(other)
 
     def observe(self, rows: int, latency_s: float, budget_s: float, now: float) -> None:
-        """Learn from a batch.
+        """Learn the latency of a batch.
 
         Args:
-            rows: Its size.
-            latency_s: From its sending to its result, without its wait for other batches.
-            budget_s: Time that its most urgent query had when it arrived.
+            rows: Rows of the batch.
+            latency_s: Time from sending to result, without the wait for other batches.
+            budget_s: Budget of the most urgent query at its arrival.
             now: The present instant.
         """
         self.profile.observe(rows, latency_s, now)
@@ -115,14 +117,14 @@ class Batcher:
         num_idle: int = 0,
         follower_rows: int = 0,
     ) -> ShedReason | None:
-        """Return why a query that has just arrived is not to wait, or None if it may.
+        """Return the reason to shed a new query, or None to queue it.
 
         Args:
-            query: Has just arrived.
+            query: The new query.
             now: The present instant.
-            num_replicas: Replicas that are ready.
-            num_idle: Those of them that have nothing to do.
-            follower_rows: Rows that wait for the answers to others.
+            num_replicas: Number of ready replicas.
+            num_idle: Number of ready replicas without a batch in flight.
+            follower_rows: Rows of coalesced queries, which count as queued.
         """
         if query.deadline <= now:
             return ShedReason.EXPIRED
@@ -132,33 +134,33 @@ class Batcher:
         ):
             return ShedReason.QUEUE_FULL
         if num_replicas and not self._policy.admits(query, num_rows, num_replicas, num_idle):
-            # As in `decide`: what was learned is doubted when nothing shows it any more.
+            # The learned latencies may be wrong if no batch was sent recently: see `decide`.
             return ShedReason.HOPELESS if now - self._dispatched <= _PROBE_AFTER_S else None
         return None
 
     def is_full(self, query: Query, follower_rows: int) -> bool:
-        """Return whether a query is one too many; where nothing waits there is room for any.
+        """Return whether the queue has no room for a query; an empty queue has room for any.
 
         Args:
-            query: Has just arrived.
-            follower_rows: Rows that wait for the answers to others.
+            query: The new query.
+            follower_rows: Rows of coalesced queries, which count as queued.
         """
         num_rows = self.queue.num_rows + follower_rows
         return num_rows > 0 and num_rows + query.rows > self.max_queue_rows
 
     def expected_wait_s(self, num_replicas: int) -> float:
-        """Return how long free replicas take to compute what waits now."""
+        """Return the time that idle replicas need to compute the queue."""
         rows, max_rows = self.queue.num_rows, self._options.max_batch_size
         batch_s = self.profile.latency_s(min(rows, max_rows))
         return batch_s * ceil(rows / max_rows) / max(1, num_replicas)
 
     def decide(self, now: float, start_at: float, num_replicas: int) -> BatchDecision:
-        """Return what to do, now that a replica is free.
+        """Decide on the queue when a replica is free.
 
         Args:
             now: The present instant.
-            start_at: Instant at which the replica would begin with a batch.
-            num_replicas: Replicas that are ready; at least 1.
+            start_at: Instant at which the replica would start a batch.
+            num_replicas: Number of ready replicas; at least 1.
         """
         queue = self.queue
         decision = BatchDecision()
@@ -171,7 +173,7 @@ class Batcher:
             plan = self._policy.plan(head, situation)
             if plan is None:
                 if now - self._dispatched > _PROBE_AFTER_S:
-                    # What was learned may have become wrong, and nothing else would show it.
+                    # The learned latencies may have become wrong, which only a batch can show.
                     plan = BatchPlan(head.rows, now, DispatchReason.PROBE)
                 else:
                     decision.shed.append((head, ShedReason.HOPELESS))
@@ -188,7 +190,7 @@ class Batcher:
         return decision
 
     def _apply_model_options(self, plan: BatchPlan, head: Query, situation: Situation) -> BatchPlan:
-        """Return the plan as the model's own knobs change it."""
+        """Return the plan as changed by the preferred sizes and the queue delay of the model."""
         options = self._options
         if options.preferred_batch_sizes and plan.reason is not DispatchReason.PROBE:
             rows = min(plan.max_rows, situation.num_rows)
@@ -196,7 +198,7 @@ class Batcher:
                 if head.rows <= size <= rows:
                     return BatchPlan(size, situation.now, DispatchReason.PREFERRED)
         if options.max_queue_delay_s is not None:
-            # No delay makes a query late that is in time without it.
+            # The delay must not make a query late that would be in time without it.
             latest = head.deadline - self.profile.latency_s(max(head.rows, situation.num_rows))
             until = min(head.arrival + options.max_queue_delay_s, latest)
             is_other_size = options.preferred_batch_sizes and situation.num_rows < plan.max_rows
@@ -209,18 +211,17 @@ class Batcher:
     def _take_batch(
         self, max_rows: int, now: float, shed: list[tuple[Query, ShedReason]]
     ) -> list[Query]:
-        """Return the queries of a batch, by urgency.
+        """Remove the queries of a batch from the queue and return them, most urgent first.
 
         Returns:
-            At least one, at most `max_rows` rows and `MAX_BATCH_BYTES` where they are several. A
-            query is never split.
+            At least one query. Several have at most `max_rows` rows and `MAX_BATCH_BYTES` together.
         """
         queue = self.queue
         batch: list[Query] = []
         rows = size = 0
         while (head := queue.peek()) is not None:
             if head.deadline <= now:
-                # Others of a higher priority were before it.
+                # A query of a higher priority but a later deadline was before it.
                 queue.pop()
                 shed.append((head, ShedReason.EXPIRED))
                 continue

@@ -1,20 +1,21 @@
-"""What comes right after a result: whoever asks in a loop asks again once answered.
+"""Closed-loop callers, each of which sends its next query right after an answer.
 
-With one replica, callers in a loop fall apart into cohorts: one is computed while the other waits,
-each with a part of the rows that a batch could have. Whoever waits a moment for those who were just
-answered has them all in one batch.
+With one replica, such callers split into cohorts: one is computed while the other is queued, and
+each batch has only a part of the rows that it could have. A batcher that waits a moment after a
+result gets the queries of all callers into one batch.
 """
 
 _LONGEST_SHARE = 0.5
-"""Later than this part of a batch's latency after its result, nothing counts as its return."""
+"""Part of the latency of a batch for which arrivals after its result count as its returns."""
 
 _WEIGHT = 0.25
+"""Weight of the latest batch in the moving averages."""
 _SLACK = 1.25
-"""Times as long as returns usually take is waited for them."""
+"""Multiple of the usual time of returns for which a batch is held for them."""
 
 
 class ClosedLoop:
-    """How many rows of an answered batch come back, and in what time; learned from each result."""
+    """The share of the rows of a batch that return after its result, and how fast they return."""
 
     def __init__(self) -> None:
         self._share = 0.0
@@ -26,11 +27,11 @@ class ClosedLoop:
         self._last_at = 0.0
 
     def observe_result(self, rows: int, latency_s: float, now: float) -> None:
-        """Begin to count what comes back.
+        """Start to count the returns of a batch.
 
         Args:
-            rows: Size of the batch.
-            latency_s: How long such a batch takes.
+            rows: Rows of the batch.
+            latency_s: Expected latency of the batch.
             now: The present instant.
         """
         if self._answered_rows:
@@ -43,15 +44,15 @@ class ClosedLoop:
         self._answered_at, self._window_s = now, _LONGEST_SHARE * latency_s
 
     def observe_arrival(self, rows: int, now: float) -> None:
-        """Count rows that came in."""
-        # What came before the answer is no return of it.
+        """Count rows that arrive at an instant."""
+        # A query that arrived before the result cannot be its return.
         is_within = 0.0 <= now - self._answered_at <= self._window_s
         if is_within and self._returned_rows < self._answered_rows:
             self._returned_rows += rows
             self._last_at = now
 
     def expected_returns(self, now: float) -> tuple[float, float]:
-        """Return how many rows are still to come back, and until what instant."""
+        """Return the number of rows expected to return, and the instant by which they should."""
         until = self._answered_at + _SLACK * self._spread_s
         if until <= now:
             return 0.0, now

@@ -1,4 +1,4 @@
-"""The queries that wait for one model version, the most urgent first."""
+"""The queue of one model version, the most urgent query first."""
 
 import heapq
 from itertools import count
@@ -9,31 +9,30 @@ _MIN_COMPACTION = 64
 
 
 class DeadlineQueue:
-    """A priority queue that counts rows.
+    """A priority queue of queries, ordered by deadline, that counts rows.
 
-    The order is that of the deadlines; a priority moves a query as if its deadline were so much
-    earlier or later, so that what has waited long enough comes before whatever is urgent but new.
-    Queries of equal rank leave in the order in which they came. A query that was settled or
-    removed is skipped; every other leaves exactly once.
+    A priority shifts a query as if its deadline were earlier or later. A query that was queued long
+    enough therefore precedes a new query of higher priority. Queries of equal rank leave in the
+    order of arrival. A removed query is skipped; every other query leaves exactly once.
     """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Query]] = []
         self._arrivals = count()
         self.num_queries = 0
-        """Queries that wait."""
+        """Number of queued queries."""
         self.num_rows = 0
-        """Rows of the queries that wait."""
+        """Rows of the queued queries."""
 
     def __len__(self) -> int:
         return self.num_queries
 
     def push(self, query: Query, offset_s: float = 0.0) -> None:
-        """Have a query wait.
+        """Add a query.
 
         Args:
-            query: Waits nowhere else.
-            offset_s: Rank it as if its deadline were so much later; less than 0 for earlier.
+            query: Query that is in no queue.
+            offset_s: Shift of the deadline that decides the rank; less than 0 to leave earlier.
         """
         query.is_queued = True
         heapq.heappush(self._heap, (query.deadline + offset_s, next(self._arrivals), query))
@@ -41,7 +40,7 @@ class DeadlineQueue:
         self.num_rows += query.rows
 
     def peek(self) -> Query | None:
-        """Return the most urgent query, which goes on waiting."""
+        """Return the most urgent query without removing it, or None."""
         heap = self._heap
         while heap:
             query = heap[0][2]
@@ -51,7 +50,7 @@ class DeadlineQueue:
         return None
 
     def pop(self) -> Query | None:
-        """Return the most urgent query, which waits no longer."""
+        """Remove and return the most urgent query, or None."""
         heap = self._heap
         while heap:
             query = heapq.heappop(heap)[2]
@@ -61,10 +60,10 @@ class DeadlineQueue:
         return None
 
     def remove(self, query: Query) -> None:
-        """Have a query wait no longer; nothing happens if it does not wait."""
+        """Remove a query; do nothing if it is not queued."""
         if query.is_queued:
             self._discard(query)
-            # The entry goes when it comes to the top, or with many others at once.
+            # The heap keeps the entry until it reaches the top, or until enough are stale.
             if len(self._heap) > max(_MIN_COMPACTION, 2 * self.num_queries):
                 self._heap = [entry for entry in self._heap if entry[2].is_queued]
                 heapq.heapify(self._heap)

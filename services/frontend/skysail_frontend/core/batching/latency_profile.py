@@ -1,8 +1,8 @@
-"""How long a batch takes, by its rows: learned from what batches took, never below its past.
+"""The latency of a batch as a function of its rows, learned from past batches.
 
-Each size has a window of the latest latencies, of which the 80th percentile counts. Between sizes
-the profile is made monotone by pooling adjacent violators (Barlow et al., "Statistical Inference
-under Order Restrictions", 1972) and is linear in between.
+Each size has a window of recent latencies, whose 80th percentile is its estimate. The profile is
+monotone: adjacent sizes that violate the order are pooled (Barlow et al., "Statistical Inference
+under Order Restrictions", 1972). Between sizes it is linear.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,14 +17,14 @@ _RECOMPUTE_EVERY = 8
 _FRESH_S = 30.0
 _STALE_WEIGHT = 0.5
 _EPSILON = 1e-6
-"""A line and its inverse differ by a little."""
+"""Rounding error of a linear function and its inverse."""
 
 Points = Sequence[tuple[int, float]]
-"""Rows and the latency of a batch of so many, in seconds; both ascending."""
+"""Rows of batches and their latencies in seconds, both ascending."""
 
 
 class _LatencyWindow:
-    """The latest latencies of batches of about one size."""
+    """The recent latencies of batches of about one size."""
 
     __slots__ = ("has_new", "latency_s", "observed", "samples")
 
@@ -35,14 +35,15 @@ class _LatencyWindow:
         self.observed = 0.0
 
     def estimate(self) -> None:
-        """Take the 80th percentile of what is no outlier.
+        """Set the estimate to the 80th percentile of the latencies without outliers.
 
-        A higher one plans for the pauses of a busy machine, by smaller batches, which costs more
-        queries than the pauses: where one batch in twenty takes two to four times as long, it
-        answers 1 to 10 points more than the 95th (simulated), and as many where none does.
+        A higher percentile plans for the pauses of a busy machine. The smaller batches that follow
+        cost more queries than the pauses do. If one batch in twenty takes two to four times as
+        long, the 80th percentile answers 1 to 10 points more queries in time than the 95th, and as
+        many if none does (simulated).
 
-        A pause of the process must not pass for the speed of the model; what keeps coming is no
-        outlier, because it moves the median.
+        Outliers are removed so that a pause of the process does not count as the speed of the
+        model. Latencies that persist are no outliers, because they move the median.
         """
         self.has_new = False
         ordered = sorted(self.samples)
@@ -52,13 +53,13 @@ class _LatencyWindow:
 
 
 class LatencyProfile:
-    """l(b), shared by the replicas of a version."""
+    """The latency function l(b) of a version, shared by its replicas."""
 
     def __init__(self, points: Points = ()) -> None:
-        """Knows nothing, or what another profile had learned.
+        """Starts empty, or with the points of another profile.
 
         Args:
-            points: Of `points` of another profile or of a warm-up sweep.
+            points: Points of another profile or of a warm-up sweep.
         """
         self._windows: dict[int, _LatencyWindow] = {}
         self._rows: list[int] = []
@@ -66,15 +67,15 @@ class LatencyProfile:
         self._now = 0.0
         self._num_unused = 0
         self.is_empty = True
-        """True while nothing is known."""
+        """True while no latency is known."""
         self.revision = 0
-        """Grows whenever what is known changes."""
+        """Counter of changes of the profile."""
         self.num_observed = 0
-        """Batches observed so far."""
+        """Number of batches observed."""
         self.seed(points)
 
     def seed(self, points: Points) -> None:
-        """Learn from another profile about sizes of which nothing is known."""
+        """Add the points of another profile for sizes without latencies."""
         for rows, latency_s in points:
             window = self._windows.setdefault(_bucket(rows), _LatencyWindow())
             if not window.samples:
@@ -83,11 +84,11 @@ class LatencyProfile:
         self._rebuild()
 
     def observe(self, rows: int, latency_s: float, now: float) -> None:
-        """Learn from a batch.
+        """Learn the latency of a batch.
 
         Args:
-            rows: Its size.
-            latency_s: From its sending to its result, without its wait for other batches.
+            rows: Rows of the batch.
+            latency_s: Time from sending to result, without the wait for other batches.
             now: The present instant.
         """
         bucket = _bucket(rows)
@@ -95,8 +96,8 @@ class LatencyProfile:
         if window is None:
             window = self._windows[bucket] = _LatencyWindow()
         if self._rows and not window.samples:
-            # No others of its size show whether it is an outlier. Pooled with all larger sizes, one
-            # pause would keep them from ever being tried.
+            # The first latency of a size may be an outlier. The bound keeps one pause from ruling
+            # out this size and, by pooling, all larger sizes for good.
             latency_s = min(latency_s, _OUTLIER_FACTOR * self.latency_s(rows))
         window.samples.append(latency_s)
         window.has_new = True
@@ -107,7 +108,7 @@ class LatencyProfile:
             self._rebuild()
 
     def _rebuild(self) -> None:
-        """Pool adjacent violators: merge sizes until no larger one is faster than a smaller one."""
+        """Pool adjacent violators: merge sizes until none is faster than a smaller one."""
         self._num_unused = 0
         self.revision += 1
         rows = sorted(self._windows)
@@ -130,10 +131,10 @@ class LatencyProfile:
         self._latencies = [latency_s for latency_s, _, size in pools for _ in range(size)]
 
     def latency_s(self, rows: int) -> float:
-        """Return how long a batch of so many rows takes; 0 while nothing is known.
+        """Return the latency of a batch with this number of rows; 0 while the profile is empty.
 
-        Beyond the largest size seen it grows as it did before, or in proportion to the rows where
-        only one size was seen.
+        Beyond the largest known size the latency grows with the mean slope of the known sizes, or
+        in proportion to the rows if only one size is known.
         """
         known = self._rows
         if not known:
@@ -148,7 +149,7 @@ class LatencyProfile:
         )
 
     def largest(self, budget_s: float, limit: int) -> int:
-        """Return the most rows, up to `limit`, that take no longer than `budget_s`; perhaps 0."""
+        """Return the most rows up to `limit` whose latency is at most `budget_s`; may be 0."""
         latencies = self._latencies
         if not latencies:
             return limit
@@ -168,7 +169,7 @@ class LatencyProfile:
         return min(limit, int(rows + _EPSILON))
 
     def smallest_for(self, rows_per_s: float, limit: int) -> int:
-        """Return the fewest rows with which one replica keeps up with a rate; `limit` if none do."""
+        """Return the fewest rows with which a replica keeps up with a rate; at most `limit`."""
         previous_rows, previous_s = 0, 0.0
         sizes = [*self._rows, limit] if self._rows and self._rows[-1] < limit else self._rows
         for rows in sizes:
@@ -176,7 +177,7 @@ class LatencyProfile:
             if rows >= rows_per_s * latency_s:
                 if not previous_rows:
                     return min(limit, max(1, ceil(rows_per_s * latency_s - _EPSILON)))
-                # Where the line between both sizes meets the rate.
+                # The line between both sizes meets the rate at this size.
                 slope = (latency_s - previous_s) / (rows - previous_rows)
                 found = rows_per_s * (previous_s - slope * previous_rows) / (1 - rows_per_s * slope)
                 return min(limit, max(previous_rows, ceil(found - _EPSILON)))
@@ -184,19 +185,19 @@ class LatencyProfile:
         return limit
 
     def _last_slope(self) -> float:
-        """Seconds a further row beyond the largest size seen."""
+        """Return the seconds for each row beyond the largest known size."""
         rows, latencies = self._rows, self._latencies
         if len(rows) == 1:
             return latencies[0] / rows[0]
         return (latencies[-1] - latencies[0]) / (rows[-1] - rows[0])
 
     def points(self) -> list[tuple[int, float]]:
-        """Return what is known, to be kept or to be shown."""
+        """Return rows and latency of each known size."""
         return list(zip(self._rows, self._latencies, strict=True))
 
 
 def _bucket(rows: int) -> int:
-    """Return the size that stands for `rows`: exact up to 16, at most an eighth below beyond."""
+    """Return the size that represents `rows`: exact up to 16, then at most an eighth smaller."""
     shift = max(0, rows.bit_length() - 4)
     return (rows >> shift) << shift
 

@@ -1,6 +1,6 @@
-"""Policies: how many rows the next batch may have, and until when to hold it for more.
+"""Batching policies: the largest size of the next batch, and the time to hold it for more rows.
 
-Each is a pure decision over what the batcher knows; `docs/batching.md` compares them.
+Each policy is a pure decision; `docs/batching.md` compares them.
 """
 
 import enum
@@ -14,19 +14,21 @@ from skysail_frontend.core.batching.latency_profile import LatencyProfile
 from skysail_frontend.core.query import Query
 
 _HEADROOM = 1.25
-"""Batches are to be large enough for so much more than what arrives."""
+"""Multiple of the arrival rate for which batches are large enough."""
 
 _PATIENCE = 0.9
-"""Part of its time that a query may have used when its batch ends, if holding is worthwhile."""
+"""Largest part of its budget that a query may have used at the end of a batch that is held."""
 
 _MIN_GAIN = 1.1
-"""Rows per second that holding for returns must promise, relative to sending at once."""
+"""Least throughput that holding for returns must promise, relative to sending at once."""
 
 _MAX_KNOWN = 256
+"""Most entries of the table of useful batch sizes."""
 _SHARE_OF_ONE = 0.75
+"""Part of the budget that a batch of a single replica may take."""
 _OPTIMISM = 0.88
-"""Only what is certain to miss is refused at once; the rest may profit from what others leave."""
-
+"""Factor on the predicted time of a new query: only a query that is certain to be late is shed on
+arrival, because any other may profit from queries that are shed."""
 
 _AIMD_INCREASE_ROWS = 2
 _AIMD_DECREASE = 0.9
@@ -37,87 +39,94 @@ class DispatchReason(enum.Enum):
     """Why a batch was sent when it was."""
 
     FULL = "full"
-    """It could hold no more rows and be in time."""
+    """With more rows the batch would be late."""
     TARGET = "target"
-    """It has the rows with which the replicas keep up with the arrivals."""
+    """The batch is large enough for the replicas to keep up with the arrivals."""
     FRONTRUN = "frontrun"
-    """A moment later one more row could not have been in time."""
+    """A larger batch that is sent later would be late."""
     SINGLE_REPLICA = "single_replica"
-    """There is one replica, for which waiting, or waiting longer, gains nothing."""
+    """There is one replica, for which a longer hold gains nothing."""
     EAGER = "eager"
-    """The policy does not wait."""
+    """The policy does not hold batches."""
     DELAY = "delay"
-    """The queue delay of the model passed."""
+    """The queue delay of the model has passed."""
     PREFERRED = "preferred"
-    """It has a size that the model prefers."""
+    """The batch has a size that the model prefers."""
     PROBE = "probe"
-    """All would be hopeless by what was learned, which one query finds out anew."""
+    """Every query is hopeless by the learned latencies; one tests whether they still hold."""
 
 
 class ShedReason(enum.Enum):
-    """Why a query was given up before it was computed."""
+    """Why a query was shed."""
 
     EXPIRED = "expired"
-    """Its deadline passed while it waited."""
+    """The deadline passed while the query was queued."""
     HOPELESS = "hopeless"
-    """Its deadline would have passed before the end of its batch."""
+    """The deadline would have passed before the end of the batch."""
     QUEUE_FULL = "queue_full"
-    """Too many rows were waiting."""
+    """Too many rows were queued."""
     MEMORY_FULL = "memory_full"
-    """The inputs of the queries that were not answered took too much memory."""
+    """The inputs of unsettled queries took too much memory."""
     NO_REPLICA = "no_replica"
     """No replica was ready."""
 
 
 class BatchPlan(NamedTuple):
-    """What to do with the head of the queue."""
+    """The plan for the next batch."""
 
     max_rows: int
-    """Most rows of the batch."""
+    """Largest number of rows of the batch."""
     hold_until: float
-    """Instant until which more queries are waited for; one that has passed means at once."""
+    """Instant until which the batch is held for more queries; one in the past for no hold."""
     reason: DispatchReason
-    """Why it is sent then."""
+    """Why the batch is sent at that instant."""
 
 
 class Situation(NamedTuple):
-    """What a policy decides on."""
+    """The state on which a policy decides."""
 
     now: float
     start_at: float
-    """Instant at which the replica would begin with the batch."""
+    """Instant at which the replica would start the batch."""
     num_replicas: int
     num_rows: int
-    """Rows that wait."""
+    """Number of queued rows."""
 
 
 class BatchSizePolicy(Protocol):
-    """Decides about the next batch of one model version."""
+    """Decides on the next batch of one model version."""
 
     def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
-        """Return whether a query that comes while so many rows wait can be in time."""
+        """Return whether a new query can be in time.
+
+        Args:
+            query: The new query.
+            num_rows: Number of queued rows.
+            num_replicas: Number of ready replicas.
+            num_idle: Number of ready replicas without a batch in flight.
+        """
         ...
 
     def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
-        """Return what to do with the most urgent query, or None where it is hopeless."""
+        """Return the plan for a batch that starts with `head`, or None if `head` is hopeless."""
         ...
 
     def observe(self, rows: int, latency_s: float, budget_s: float) -> None:
-        """Learn from a batch: its rows, how long it took, and how long it could have taken."""
+        """Learn from a batch: its rows, its latency and the budget of its most urgent query."""
         ...
 
 
 class EagerPolicy:
-    """Whatever waits when a replica is free, as much as a batch may hold; the base of the others.
+    """A policy that sends the queue as soon as a replica is free; the base of the others.
 
-    It learns nothing and gives up nothing that is not expired.
+    It learns nothing, and sheds only queries that are expired.
     """
 
     def __init__(self, options: ServingOptions) -> None:
         self._options = options
 
     def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
-        """Admit everything."""
+        """Admit every query."""
         return True
 
     def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
@@ -129,7 +138,7 @@ class EagerPolicy:
 
 
 class FixedPolicy(EagerPolicy):
-    """A maximum and a delay, as TF-Serving and Triton have them."""
+    """A policy of a fixed maximum and a fixed delay, as in TF-Serving and Triton."""
 
     def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
         """Send once the batch is full or the delay has passed."""
@@ -137,18 +146,18 @@ class FixedPolicy(EagerPolicy):
 
 
 class AimdPolicy(EagerPolicy):
-    """Additive increase, multiplicative decrease of the maximum (Clipper, NSDI 2017, §4.3.1)."""
+    """A policy of additive increase and multiplicative decrease (Clipper, NSDI 2017, §4.3.1)."""
 
     def __init__(self, options: ServingOptions) -> None:
         super().__init__(options)
         self._max_rows = 1.0
 
     def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
-        """Send once the batch has the present maximum or the delay has passed."""
+        """Send once the batch has the current maximum or the delay has passed."""
         return _plan_with_delay(self._options, int(self._max_rows), head, situation)
 
     def observe(self, rows: int, latency_s: float, budget_s: float) -> None:
-        """Move the maximum; a batch that was smaller says nothing about it."""
+        """Adjust the maximum; a batch below it does not raise it."""
         if latency_s > budget_s:
             self._max_rows = max(1.0, _AIMD_DECREASE * min(rows, self._max_rows))
         elif latency_s < _AIMD_BELOW * budget_s and rows >= int(self._max_rows):
@@ -157,24 +166,27 @@ class AimdPolicy(EagerPolicy):
 
 
 class QuantilePolicy(EagerPolicy):
-    """The most rows that a high quantile of the latencies allows (Clipper, NSDI 2017, §4.3.1)."""
+    """A policy of the largest batch that fits the budget by a quantile of the latencies.
+
+    Source: Clipper, NSDI 2017, §4.3.1.
+    """
 
     def __init__(self, options: ServingOptions, profile: LatencyProfile) -> None:
         super().__init__(options)
         self._profile = profile
 
     def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
-        """Send once the batch has what the query's time allows or the delay has passed."""
+        """Send once the batch has the rows that fit the budget or the delay has passed."""
         budget_s = head.deadline - head.arrival
         rows = max(1, self._profile.largest(budget_s, self._options.max_batch_size))
         return _plan_with_delay(self._options, rows, head, situation)
 
 
 class HybridPolicy(EagerPolicy):
-    """Sheds what would keep batches small, and holds a batch only as long as it gains by it.
+    """A policy that sheds queries that would keep batches small, and holds a batch if that pays.
 
-    After Nexus (Shen et al., SOSP 2019, early drop) and Symphony (Chen et al., arXiv 2308.07470,
-    deferred dispatch); the combination is this project's.
+    Source: Nexus (Shen et al., SOSP 2019, early drop) and Symphony (Chen et al., arXiv 2308.07470,
+    deferred dispatch). Changed: the combination of both is this project's.
     """
 
     def __init__(
@@ -192,18 +204,18 @@ class HybridPolicy(EagerPolicy):
         self._useful: dict[tuple[int, int], tuple[int, float]] = {}
 
     def admits(self, query: Query, num_rows: int, num_replicas: int, num_idle: int = 0) -> bool:
-        """Refuse what would be late even if all before it went in the largest useful batches."""
+        """Admit a query unless it is late even with the largest useful batches."""
         if query.deadline == NEVER or self._profile.is_empty:
             return True
         budget_s = query.deadline - query.arrival
         cap, cap_s = self._useful_rows(budget_s, num_replicas)
-        # What waits goes at once where replicas idle, and else when one is done.
+        # Idle replicas take their batches at once, and the other batches follow in rounds.
         rounds = max(0, num_rows - num_idle * cap) / (num_replicas * cap)
         if _OPTIMISM * (rounds + 1) * cap_s <= budget_s and query.rows <= cap:
             return True
         rows, max_rows = query.rows, self._options.max_batch_size
         if rows > max_rows:
-            # Asked in parts, of which the last must be in time.
+            # The query is split into parts, the last of which must be in time.
             num_rows += rows - max_rows
             rows = max_rows
             rounds = max(0, num_rows - num_idle * cap) / (num_replicas * cap)
@@ -212,11 +224,11 @@ class HybridPolicy(EagerPolicy):
         return _OPTIMISM * needed_s <= budget_s
 
     def _useful_rows(self, budget_s: float, num_replicas: int) -> tuple[int, float]:
-        """Return the most rows of a batch in which such queries can be in time, and its latency.
+        """Return the largest batch in which queries of this budget are in time, and its latency.
 
-        A query that just misses a batch waits for the next replica, then for its own batch. With
-        one replica most wait for a part of the batch before only (simulated: 0.75 is better than
-        the half in which none is ever late).
+        A query that just misses a batch waits for the next replica and then for its own batch. With
+        one replica, most queries wait only for a part of the previous batch. A share of 0.75 is
+        better than the half with which no query is ever late (simulated).
         """
         profile = self._profile
         if profile.revision != self._revision or len(self._useful) > _MAX_KNOWN:
@@ -232,7 +244,7 @@ class HybridPolicy(EagerPolicy):
         return found
 
     def plan(self, head: Query, situation: Situation) -> BatchPlan | None:
-        """Give up what would keep batches small; send what is large enough, else hold."""
+        """Drop a head that would keep the batch small, send a large enough batch, or hold it."""
         now, start_at, num_replicas, num_rows = situation
         profile, max_rows = self._profile, self._options.max_batch_size
         if head.deadline == NEVER or profile.is_empty:
@@ -256,12 +268,12 @@ class HybridPolicy(EagerPolicy):
         if num_rows >= target:
             return BatchPlan(fits, now, DispatchReason.TARGET)
         latest = head.arrival + _PATIENCE * budget_s - profile.latency_s(num_rows + 1)
-        # In a longer time the replica could have computed what waits now.
+        # A longer hold would take more time than computing the queue now.
         hold_until = min(latest, head.arrival + profile.latency_s(num_rows))
         return BatchPlan(fits, hold_until, DispatchReason.FRONTRUN)
 
     def _hold_for_returns(self, situation: Situation, slack_s: float) -> float:
-        """Return until when to wait for those who were just answered, if that is worthwhile."""
+        """Return the instant until which to hold the batch for returns; `now` to send it."""
         now, _, num_replicas, num_rows = situation
         rows, until = self._closed_loop.expected_returns(now)
         if num_replicas > 1 or rows < 0.5:

@@ -1,7 +1,7 @@
-"""Drives the real batcher by a discrete-event loop: what a policy does, without a server.
+"""A discrete-event simulation that drives the real batcher without a server.
 
-Arrivals are Poisson, replicas are alike, and a batch takes what a function of its rows says, give
-or take some noise. Nothing here is used to serve; it tells whether a policy is worth trying.
+Arrivals are a Poisson process, replicas are identical, and the latency of a batch is a function of
+its rows with some noise. It shows whether a policy is worth trying, and serves no queries.
 """
 
 import heapq
@@ -17,12 +17,12 @@ from skysail_frontend.core.batching.batcher import Batcher
 from skysail_frontend.core.query import Query
 
 Latency = Callable[[int], float]
-"""Seconds that a batch of so many rows takes."""
+"""Returns the latency in seconds of a batch with a number of rows."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is offered, and to how many replicas."""
+    """The simulated load and the number of replicas."""
 
     rows_per_s: float
     slo_s: float
@@ -30,27 +30,27 @@ class Workload:
     num_replicas: int = 4
     num_queries: int = 20_000
     noise: float = 0.05
-    """Largest relative deviation of a batch from `latency`."""
+    """Largest relative deviation of the latency of a batch from `latency`."""
     margin: float = 1.12
-    """Factor of the latencies that the batcher is told, which it then plans with."""
+    """Factor of the latencies with which the batcher plans."""
     seed: int = 1
     num_callers: int = 0
-    """Callers that ask again once they are answered; 0 for arrivals at random at `rows_per_s`."""
+    """Number of closed-loop callers; 0 for random arrivals at `rows_per_s`."""
     return_s: float = 0.0
-    """Most time that a caller takes to ask again."""
+    """Longest time of a closed-loop caller from an answer to its next query."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of all queries."""
+    """The results of a simulation."""
 
     share_in_time: float
-    """Of all that were offered, those that were answered within the SLO."""
+    """Share of all queries that was answered within the SLO."""
     mean_latency_s: float
-    """Of those that were answered."""
+    """Mean latency of the answered queries."""
     mean_batch_size: float
     median_refusal_s: float
-    """Time after which half of those that were refused knew; 0 where none was."""
+    """Median time from the arrival of a query to its shedding; 0 if none was shed."""
 
 
 class _Simulation:
@@ -133,5 +133,5 @@ class _Simulation:
 
 
 def simulate(options: ServingOptions, workload: Workload) -> Report:
-    """Return what becomes of a workload under these options; the same for the same seed."""
+    """Simulate a workload under these options; the report is the same for the same seed."""
     return _Simulation(options, workload).run()
