@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from math import inf
 
 import pytest
 
@@ -24,6 +25,9 @@ BASE_S = 2e-3
 """Cost of a request without a body, whose share of a small one's is no cost by the byte."""
 MAX_TURN_S = 0.010
 """Twice what a turn may take, because the longest step before it ends is not known beforehand."""
+
+PATIENCE_S = 5.0
+"""Time in which the least cost of a body is found."""
 
 COPY_S_PER_BYTE = 0.5e-9
 """A tensor of 60 MiB is cut out of its body by one copy."""
@@ -187,13 +191,16 @@ async def climb(
         sent = encode(body) if encode else body
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         turn_s = MAX_TURN_S + COPY_S_PER_BYTE * size
-        for _ in range(5):
-            cost, longest, status = await cost_of(client, path, sent, named)
-            if cost < BASE_S + FACTOR * per_byte * size and longest < turn_s:
-                break
-        assert status < 600
-        assert status != 500
-        assert cost < BASE_S + FACTOR * per_byte * size, (size, cost, per_byte)
+        limit_s = BASE_S + FACTOR * per_byte * size
+        cost = longest = inf
+        # Other work on the machine may slow down any number of attempts in a row.
+        give_up = time.monotonic() + PATIENCE_S
+        while (cost >= limit_s or longest >= turn_s) and time.monotonic() < give_up:
+            cost_now, longest_now, status = await cost_of(client, path, sent, named)
+            cost, longest = min(cost, cost_now), min(longest, longest_now)
+            assert status < 600
+            assert status != 500
+        assert cost < limit_s, (size, cost, per_byte)
         assert longest < turn_s, (size, longest)
         per_byte = max(cost, BASE_S) / size
 

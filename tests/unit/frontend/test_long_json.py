@@ -162,10 +162,13 @@ async def test_long_arrays_have_names_of_numbers_too():
 
 def test_a_string_without_an_end_takes_no_quadratic_time():
     text = b'[NaN, "' + b'\\"' * 15_000
-    begin = time.thread_time()
-    with pytest.raises(InvalidInput, match="Error parsing JSON"):
-        parsed(text)
-    assert time.thread_time() - begin < 0.2
+    costs = []
+    for _ in range(3):
+        begin = time.thread_time()
+        with pytest.raises(InvalidInput, match="Error parsing JSON"):
+            parsed(text)
+        costs.append(time.thread_time() - begin)
+    assert min(costs) < 0.2
 
 
 @pytest.mark.parametrize("unit", [b'"%200d":1,', b" ", b"x", b'"a":"%200d",'])

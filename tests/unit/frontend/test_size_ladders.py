@@ -31,8 +31,8 @@ TOP = 64 * MIB
 FACTOR = 8.0
 """By how much time per byte may grow, on a machine that does other work too."""
 OVERHEAD_S = 50e-6
-COPIES_S = 0.5e-9
-"""Processor time of a byte that is only copied, into memory that is new to the process."""
+COPIES_S = 3e-9
+"""Processor time of a byte that is copied to memory new to the process, page faults included."""
 MAX_S = 0.05
 """Processor time of the worst request."""
 PATIENCE_S = 5.0
