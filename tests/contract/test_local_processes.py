@@ -24,10 +24,10 @@ from skysail_management.containers.local import manager as local_process
 from skysail_management.containers.local import work_directories
 from skysail_management.containers.local.environments import environment_key
 from skysail_management.containers.local.manager import LocalProcessManager
-from skysail_management.containers.local.process_records import Replica
+from skysail_management.containers.local.process_records import ProcessRecord
 from skysail_management.containers.local.processes import (
     is_same_process,
-    start_of,
+    process_start,
     wait_for_exit,
 )
 from skysail_testing.artifact_server import ArtifactServer
@@ -203,11 +203,11 @@ async def test_what_cannot_be_started_leaves_nothing(world, hand: Hand, tmp_path
 async def test_a_process_that_cannot_be_noted_down_is_killed(world, hand: Hand, monkeypatch):
     started: list[int] = []
 
-    def fails(replica: Replica) -> None:
+    def fails(replica: ProcessRecord) -> None:
         started.append(replica.pid)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(local_process, "write_note", fails)
+    monkeypatch.setattr(local_process, "write_record", fails)
     with pytest.raises(SkysailError, match=r"cannot be started: .*No space left on device"):
         await hand.start(hand.version(echo))
     (pid,) = started
@@ -316,7 +316,7 @@ async def test_the_end_of_a_long_log_begins_with_a_whole_line(hand: Hand):
 
 
 async def test_a_process_is_known_by_its_start():
-    start = start_of(os.getpid())
+    start = process_start(os.getpid())
     assert start is not None
     assert is_same_process(os.getpid(), start)
     assert not is_same_process(os.getpid(), start._replace(ticks=start.ticks - 10))

@@ -8,7 +8,7 @@ import pytest
 
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import WarmUp
-from skysail_management.containers.log_tails import timed_out
+from skysail_management.containers.exit_reasons import explain_start_timeout
 from skysail_testing.container_managers import BACKENDS, Hand, ask, opened, running_backend
 
 
@@ -82,7 +82,7 @@ async def test_a_slow_start_can_be_explained_by_its_log(hand: Hand):
         if "called" in lines:
             break
         await asyncio.sleep(0.1)
-    found = timed_out(container, "\n".join(lines))
+    found = explain_start_timeout(container, "\n".join(lines))
     assert ": warming up, call 1" in found.reason
     await hand.manager.stop(container.container_id, 5.0)
     assert (await hand.ended(container)).state is ReplicaState.STOPPED

@@ -9,7 +9,7 @@ import pytest
 
 from skysail.artifact.build import build_artifact
 from skysail_common.states import ExitCode
-from skysail_management.containers.replica_launch import exit_reason, explained
+from skysail_management.containers.exit_reasons import exit_reason, explain_exit
 from skysail_testing.model_servers import Results, batch_of, running_model_server
 
 
@@ -58,6 +58,6 @@ async def test_a_stuck_function_ends_its_replica(name, function, status, reason,
         assert (await results.next()).id == 1
         link.send(batch_of(2, 1.0))
         assert await asyncio.to_thread(server.service.wait) == status
-        told = explained(exit_reason(status), server.service.errors)
+        told = explain_exit(exit_reason(status), server.service.errors)
         assert re.fullmatch(f"stuck: its function did not return: {reason}", told), told
         link.close()

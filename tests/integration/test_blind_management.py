@@ -17,8 +17,8 @@ import os, sys
 from pathlib import Path
 
 if "skysail_management" in sys.orig_argv and "--stop-replicas-only" not in sys.orig_argv:
-    from skysail_management.containers.change_feed import ContainerChanges
-    flag, watch = Path({flag!r}), ContainerChanges.watch
+    from skysail_management.containers.change_feed import ChangeFeed
+    flag, watch = Path({flag!r}), ChangeFeed.watch
 
     async def blind(self):
         async for container in watch(self):
@@ -27,7 +27,7 @@ if "skysail_management" in sys.orig_argv and "--stop-replicas-only" not in sys.o
                 raise KeyError("a bug")
             yield container
 
-    ContainerChanges.watch = blind
+    ChangeFeed.watch = blind
 """
 
 

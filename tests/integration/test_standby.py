@@ -87,7 +87,7 @@ async def test_a_standby_is_ready_once_another_leads_and_the_store_lets_it_in(tm
         # It may be about to lead, and then it is ready when it serves.
         assert (await health(channel))[READINESS] == NOT_SERVING
         valkey.kill()
-        standby.waits()
+        standby.mark_standby()
         await asyncio.sleep(0.3)
         assert (await health(channel))[READINESS] == NOT_SERVING
         await valkey.start()
@@ -107,7 +107,7 @@ async def test_a_standby_with_a_wrong_password_is_never_ready(tmp_path: Path):
     await valkey.start()
     store = Store(f"unix://:wrong@{valkey.socket}", "c")
     standby = Standby(server, store)
-    standby.waits()
+    standby.mark_standby()
     with pytest.raises(StoreRefused, match="refuses the password"):
         await asyncio.wait_for(standby.announce(), 20)
     async with grpc.aio.insecure_channel(endpoint) as channel:
@@ -145,10 +145,10 @@ def test_a_management_that_waits_for_its_store_ends_when_it_is_told_to(store):
 
 PROGRAM = """
 import asyncio, sys, time
-from skysail_management.leadership.watchdog import Watchdog
+from skysail_management.leadership.lease_watchdog import LeaseWatchdog
 
 async def main():
-    watchdog = Watchdog()
+    watchdog = LeaseWatchdog()
     watchdog.arm(60)
     watchdog.arm(0.3)
     {}

@@ -223,7 +223,7 @@ def flush(cluster: RunningCluster) -> None:
     redis.Redis(unix_socket_path=str(store_socket(cluster.data_dir))).flushall()
 
 
-def log_of(cluster: RunningCluster) -> str:
+def log_container(cluster: RunningCluster) -> str:
     return (cluster.data_dir / "logs" / "cluster.log").read_text()
 
 
@@ -247,11 +247,11 @@ def test_a_cluster_serves_on_without_its_data_and_gets_them_back(tmp_path: Path)
             # The next management has no copy: it refuses, and all else goes on.
             management_pid = cluster.service_pid("skysail_management")
             os.kill(management_pid, signal.SIGKILL)
-            eventually(lambda: "cannot use the store: it is empty" in log_of(cluster), 30)
+            eventually(lambda: "cannot use the store: it is empty" in log_container(cluster), 30)
             assert replicas_of(tmp_path) == replicas
         assert load.errors == []
         assert load.num_right > 20
-        assert log_of(cluster).count("store not usable") == 1
+        assert log_container(cluster).count("store not usable") == 1
 
 
 def test_the_mirror_of_a_management_that_runs_is_written_back(tmp_path: Path):

@@ -15,7 +15,7 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.change_feed import ContainerChanges
+from skysail_management.containers.change_feed import ChangeFeed
 
 
 class FakeContainerManager(ContainerManager):
@@ -53,7 +53,7 @@ class FakeContainerManager(ContainerManager):
         self.hangs_starting: set[str] = set()
         """Versions whose start never returns."""
         self.start_takes_s = 0.0
-        self.changes = ContainerChanges()
+        self.changes = ChangeFeed()
 
     def max_concurrent_starts(self) -> int:
         return self.start_limit

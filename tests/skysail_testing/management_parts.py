@@ -17,8 +17,8 @@ from skysail_common.resources import ResourceChanges
 from skysail_common.store import Store
 from skysail_common.tensors import CLIPPER_SPECS, InputType, Signature
 from skysail_management.artifacts import ArtifactStore
+from skysail_management.catalog.deployment_specs import DeploymentSpec
 from skysail_management.catalog.rules import Rules
-from skysail_management.catalog.wishes import DeploymentWish
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import DeploymentDefaults, Deployments
@@ -127,27 +127,27 @@ class ManagementParts:
         await self.models.register(ModelVersion.parse(name), sha256, {})
         return sha256
 
-    def deploying(self, name: str, sha256: str = "", **wish: Any) -> AsyncIterator[DeployEvent]:
+    def deploying(self, name: str, sha256: str = "", **spec: Any) -> AsyncIterator[DeployEvent]:
         """Return what happens as a version such as `m:1` is deployed, by default unpromoted."""
-        wish.setdefault("promote", False)
+        spec.setdefault("promote", False)
         # `m:` leaves the version to the server.
         model, _, version = name.partition(":")
-        resources = take_resources(wish, ResourceChanges())
+        resources = take_resources(spec, ResourceChanges())
         return self.deployments.deploy(
             ModelVersion(model, version),
-            DeploymentWish(artifact_sha256=sha256, resources=resources, **wish),
+            DeploymentSpec(artifact_sha256=sha256, resources=resources, **spec),
         )
 
-    async def deploy(self, name: str, sha256: str = "", **wish: Any) -> list[DeployEvent]:
+    async def deploy(self, name: str, sha256: str = "", **spec: Any) -> list[DeployEvent]:
         """Deploy a version to the end and return what happened."""
         is_known = self.records.versions.get(name) is not None
         if not sha256 and not is_known and not name.endswith(":"):
             sha256 = await self.upload(make_artifact(name))
-        return [event async for event in self.deploying(name, sha256, **wish)]
+        return [event async for event in self.deploying(name, sha256, **spec)]
 
-    async def deployed(self, name: str, **wish: Any) -> None:
+    async def deployed(self, name: str, **spec: Any) -> None:
         """Deploy a version that comes up."""
-        events = await self.deploy(name, **wish)
+        events = await self.deploy(name, **spec)
         assert events[-1].step is DeployStep.DONE, events[-1]
 
     def deployment(self, name: str) -> DeploymentRecord:

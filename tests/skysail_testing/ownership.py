@@ -5,9 +5,9 @@ from typing import cast
 
 from skysail_common.errors import SkysailError
 from skysail_common.store import Owner, Store
+from skysail_management.ownership.acquisition import Leftovers, StoreAcquisition
 from skysail_management.ownership.keeper import StoreKeeper
-from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
-from skysail_management.ownership.opening import Leftovers, StoreOpening
+from skysail_management.ownership.store_checkpoint import CheckpointFile, StoreCheckpoint
 from skysail_management.records import ModelRecord, Records
 from skysail_testing.store_worlds import StoreWorld
 from skysail_testing.virtual_time import now
@@ -19,12 +19,12 @@ class MemoryNote:
     """The note of a data directory, in memory."""
 
     def __init__(self) -> None:
-        self.seen: LastSeen | None = None
+        self.seen: StoreCheckpoint | None = None
 
-    def read(self) -> LastSeen | None:
+    def read(self) -> StoreCheckpoint | None:
         return self.seen
 
-    def write(self, seen: LastSeen) -> None:
+    def write(self, seen: StoreCheckpoint) -> None:
         self.seen = seen
 
 
@@ -49,8 +49,8 @@ class Contender:
         """What health said, each time it changed."""
         self.store: Store = world.connect()
         self.records = Records(self.store)
-        note = cast(LastSeenNote, place.note)
-        self.opening = StoreOpening(
+        note = cast(CheckpointFile, place.note)
+        self.opening = StoreAcquisition(
             self.store,
             Owner((place.lock,), "host", f"place of {place.lock}", "now"),
             note,

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 
 from skysail_common.errors import FailedPrecondition, StoreLost, StoreTaken
 from skysail_common.store.owner import LEASE_S
-from skysail_management.ownership.opening import NEVER_SEEN
+from skysail_management.ownership.acquisition import NEVER_SEEN
 from skysail_testing.ownership import Contender, Place, refusal_of
 from skysail_testing.store_worlds import StoreWorld
 

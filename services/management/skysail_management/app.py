@@ -33,11 +33,11 @@ from skysail_management.events import DeployEvents
 from skysail_management.operations.applications import Applications
 from skysail_management.operations.deployments import DeploymentDefaults, Deployments
 from skysail_management.operations.models import Models
-from skysail_management.ownership.claimant import LOCK_FILE, claimant
+from skysail_management.ownership.acquisition import Leftovers, StoreAcquisition
 from skysail_management.ownership.keeper import StoreKeeper
-from skysail_management.ownership.last_seen import LastSeenNote
-from skysail_management.ownership.opening import Leftovers, StoreOpening
+from skysail_management.ownership.owner_identity import LOCK_FILE, owner_identity
 from skysail_management.ownership.standby import Standby
+from skysail_management.ownership.store_checkpoint import CheckpointFile
 from skysail_management.profiles import Profiles
 from skysail_management.reconciler.autoscaling import AutoscalingOptions
 from skysail_management.reconciler.reconciler import Reconciler, stop_all
@@ -49,9 +49,9 @@ from skysail_management.servicer import ManagementServicer
 from skysail_management.settings import ManagementSettings
 
 if TYPE_CHECKING:
-    from skysail_management.leadership.leading import Turn
+    from skysail_management.leadership.leader_term import LeaderTerm
 
-    _Leading = AbstractAsyncContextManager[Turn | None]
+    _Leading = AbstractAsyncContextManager[LeaderTerm | None]
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ async def _work_in_turn(
     standing = tasks.group()
     standing.start(ending.at_failure_of(standby.announce()), "announce the standby")
     try:
-        async with _leading()(settings, ending.event, tasks, standby.waits) as turn:
+        async with _leading()(settings, ending.event, tasks, standby.mark_standby) as turn:
             if turn is not None:
                 await _work(settings, ending, server, store, tasks, turn)
     finally:
@@ -182,9 +182,9 @@ async def _stop_replicas(settings: ManagementSettings) -> None:
 def _leading() -> "Callable[..., _Leading]":
     # A lease needs the client of Kubernetes, which may not be installed.
     require_extra("kubernetes")
-    from skysail_management.leadership.leading import leading
+    from skysail_management.leadership.leader_term import hold_leadership
 
-    return leading
+    return hold_leadership
 
 
 async def _work(
@@ -193,15 +193,15 @@ async def _work(
     server: AdminServer,
     store: Store,
     tasks: BackgroundTasks,
-    turn: "Turn | None" = None,
+    turn: "LeaderTerm | None" = None,
 ) -> None:
     # The leader before may need a moment to let go.
     async with _locked(settings.data_dir, _HANDOVER_S if turn else 0.0, ending.event):
         manager = find_container_manager(settings.container_manager)(settings)
         (settings.data_dir / _NOTE).write_text(settings.container_manager)
-        owner = claimant(settings.data_dir, turn.lease_id if turn else "")
-        note = LastSeenNote(settings.data_dir, settings.cluster)
-        opening = StoreOpening(
+        owner = owner_identity(settings.data_dir, turn.lease_id if turn else "")
+        note = CheckpointFile(settings.data_dir, settings.cluster)
+        opening = StoreAcquisition(
             store,
             owner,
             note,
@@ -234,9 +234,9 @@ async def _serve(
     ending: _Ending,
     server: AdminServer,
     tasks: BackgroundTasks,
-    turn: "Turn | None",
+    turn: "LeaderTerm | None",
     store: Store,
-    note: LastSeenNote,
+    note: CheckpointFile,
     manager: ContainerManager,
 ) -> None:
     records = Records(store)
@@ -313,7 +313,7 @@ async def _serve(
         servers.append(artifact_server)
     # Before the first frontend asks, so that it is never told less than what runs.
     await reconciler.start()
-    freshness = records.keep_fresh(reconciler.all_changed)
+    freshness = records.keep_fresh(reconciler.wake_all)
     tasks.start_essential(ending.at_failure_of(freshness), "keep records fresh")
     tasks.start_essential(ending.at_failure_of(keeper.keep()), "keep the store")
     server.serve(servicer)
@@ -329,7 +329,7 @@ async def _serve(
     finally:
         await tasks.stop()
         if turn is not None:
-            await turn.label.take_off()
+            await turn.label.remove()
         routing.stop()
         await asyncio.gather(*(each.stop(_STOP_GRACE_S) for each in servers))
         # Nobody would start a management that takes the replicas of an orphan over.

@@ -93,7 +93,7 @@ class ArtifactStore:
         promises.append(self._clock() + _PROMISE_S)
 
     @contextmanager
-    def taking(self, sha256: str) -> Iterator[None]:
+    def pin(self, sha256: str) -> Iterator[None]:
         """Keep an artifact inside the `with` block, even if another caller is done with it.
 
         The block fulfils one promise: an artifact that two callers found is kept until both have

@@ -11,8 +11,8 @@ from skysail_management.reconciler.autoscaling import (
     AutoscalingOptions,
     AutoscalingPolicy,
     Bounds,
-    Decision,
-    Load,
+    ObservedLoad,
+    ScalingDecision,
 )
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import DeploymentRecord, Records
@@ -39,7 +39,7 @@ class Autoscaler:
         self._reconciler = reconciler
         self._options = options
         self._clock = clock
-        self._loads: dict[ModelVersion, dict[str, Load]] = {}
+        self._loads: dict[ModelVersion, dict[str, ObservedLoad]] = {}
         self._policies: dict[ModelVersion, AutoscalingPolicy] = {}
 
     async def take(self, frontend_id: str, reports: Iterable[routing_pb2.LoadReport]) -> None:
@@ -52,16 +52,16 @@ class Autoscaler:
                 version = ModelVersion(report.model, report.version)
                 self._loads.setdefault(version, {})[frontend_id] = load
                 versions.append(version)
-        self._forget(now)
+        self._evict_stale(now)
         for version in versions:
             await self._scale(version, now)
 
-    def gone(self, frontend_id: str) -> None:
+    def forget(self, frontend_id: str) -> None:
         """Forget the reports of a frontend whose queries now reach other frontends."""
         for loads in self._loads.values():
             loads.pop(frontend_id, None)
 
-    def _forget(self, now: float) -> None:
+    def _evict_stale(self, now: float) -> None:
         """Drop stale reports, and those of deployments without autoscaling."""
         for version, loads in list(self._loads.items()):
             deployment = self._records.deployments.get(str(version))
@@ -93,7 +93,7 @@ class Autoscaler:
         if decision.num_replicas != deployment.num_replicas:
             await self._apply(deployment, decision)
 
-    async def _apply(self, deployment: DeploymentRecord, decision: Decision) -> None:
+    async def _apply(self, deployment: DeploymentRecord, decision: ScalingDecision) -> None:
         name = str(deployment.model_version)
         changed = deployment.model_copy(update={"num_replicas": decision.num_replicas})
         try:
@@ -106,15 +106,15 @@ class Autoscaler:
         except SkysailError as error:
             log.warning("not scaled", extra={"version": name, "error": error.message})
             return
-        self._reconciler.changed(deployment.model_version)
+        self._reconciler.wake(deployment.model_version)
 
 
-def _load(report: routing_pb2.LoadReport, now: float) -> Load | None:
+def _load(report: routing_pb2.LoadReport, now: float) -> ObservedLoad | None:
     window_s = report.window.ToNanoseconds() / 1e9
     numbers = (report.capacity_rows_per_s, report.deadline_used)
     if window_s <= 0 or not all(0 <= number < inf for number in numbers):
         return None
-    return Load(
+    return ObservedLoad(
         now,
         window_s,
         report.arrived_rows,

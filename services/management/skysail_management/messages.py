@@ -22,7 +22,7 @@ from skysail_common.rpc.resource_messages import (
 )
 from skysail_common.states import ReplicaState
 from skysail_common.tensors import InputType
-from skysail_management.catalog.wishes import DeploymentWish
+from skysail_management.catalog.deployment_specs import DeploymentSpec
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent
 from skysail_management.reconciler.version_loop import VersionLoop
@@ -172,10 +172,10 @@ def model_to_proto(
     )
 
 
-def wish_from_proto(
+def deployment_spec_from_proto(
     request: management_pb2.DeployRequest, default_max_batch_size: int
-) -> DeploymentWish:
-    """Return the wish of a caller.
+) -> DeploymentSpec:
+    """Return the spec of a caller.
 
     Raises:
         InvalidInput: a serving option or a duration that is not possible.
@@ -185,7 +185,7 @@ def wish_from_proto(
         return getattr(request, field) if request.HasField(field) else None
 
     has_timeout = request.HasField("start_timeout")
-    return DeploymentWish(
+    return DeploymentSpec(
         artifact_sha256=request.artifact_sha256,
         labels=dict(request.labels),
         num_replicas=given("num_replicas"),

@@ -180,7 +180,7 @@ class RecordTable(Generic[RecordT]):
         """Return the name of every record."""
         return set(self._rows)
 
-    def of_its_type(self, record: Record | None) -> RecordT | None:
+    def narrow(self, record: Record | None) -> RecordT | None:
         """Return a record that a change of this table holds."""
         assert record is None or isinstance(record, self._type)
         return record
@@ -212,7 +212,7 @@ class RecordTable(Generic[RecordT]):
 
     def apply(self, name: str, revision: int, record: Record | None) -> None:
         """Take over a committed change."""
-        mine = self.of_its_type(record)
+        mine = self.narrow(record)
         if mine is None:
             self._rows.pop(name, None)
         else:

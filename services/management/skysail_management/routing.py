@@ -134,7 +134,7 @@ class Routing:
         return RoutingState(tuple(self._records.applications.all()), tuple(versions))
 
     @contextmanager
-    def watching(self, watcher: Watcher) -> Iterator[None]:
+    def attach(self, watcher: Watcher) -> Iterator[None]:
         """Count a frontend among the watchers inside the `with` block."""
         key = id(watcher)
         self._watchers[key] = watcher
@@ -167,7 +167,7 @@ class Routing:
         for watcher in self._watchers.values():
             watcher.changed.set()
 
-    def applied(self, watcher: Watcher, sequence: int) -> None:
+    def acknowledge(self, watcher: Watcher, sequence: int) -> None:
         """Note that a frontend now decides by this state."""
         watcher.applied_sequence = max(watcher.applied_sequence, sequence)
         self._settle()

@@ -207,8 +207,8 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         self, request: pb.DeployRequest, context: Context
     ) -> AsyncIterator[pb.DeployEvent]:
         version = ModelVersion(request.model, request.version)
-        wish = messages.wish_from_proto(request, self._default_max_batch_size)
-        async for event in self._deployments.deploy(version, wish):
+        spec = messages.deployment_spec_from_proto(request, self._default_max_batch_size)
+        async for event in self._deployments.deploy(version, spec):
             yield messages.event_to_proto(event)
 
     async def Undeploy(self, request: pb.UndeployRequest, context: Context) -> pb.UndeployResponse:
@@ -271,11 +271,11 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
 
         async def take_over_answers() -> None:
             async for request in request_iterator:
-                self._routing.applied(watcher, request.applied_sequence)
+                self._routing.acknowledge(watcher, request.applied_sequence)
                 await self._profiles.take(request.latencies)
                 await self._autoscaler.take(watcher.frontend_id, request.loads)
 
-        with self._routing.watching(watcher):
+        with self._routing.attach(watcher):
             answers = asyncio.create_task(
                 take_over_answers(), name=f"reports of {watcher.frontend_id}"
             )
@@ -293,7 +293,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
                 answers.cancel()
                 # The failure of the task, if any, ended the stream.
                 await asyncio.wait({answers})
-                self._autoscaler.gone(watcher.frontend_id)
+                self._autoscaler.forget(watcher.frontend_id)
 
     async def StreamLogs(
         self, request: pb.StreamLogsRequest, context: Context

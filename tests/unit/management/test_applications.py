@@ -217,9 +217,9 @@ async def test_every_change_reaches_the_frontends(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         watcher = Watcher("f1", "", "")
-        with parts.routing.watching(watcher):
+        with parts.routing.attach(watcher):
             snapshots = parts.routing.snapshots(watcher)
-            parts.routing.applied(watcher, 10**6)
+            parts.routing.acknowledge(watcher, 10**6)
             assert (await anext(snapshots))[1].applications == ()
             record = await register(parts)
             assert (await anext(snapshots))[1].applications == (record,)

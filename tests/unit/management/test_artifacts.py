@@ -231,7 +231,7 @@ async def test_sweep_keeps_what_was_just_uploaded_or_found(store: ArtifactStore,
 
 async def test_a_deployed_artifact_is_no_longer_promised(store: ArtifactStore):
     await store.add(SHA256, chunked(CONTENT))
-    with store.taking(SHA256):
+    with store.pin(SHA256):
         store.sweep(set())
     store.sweep({SHA256})
     assert store.size_bytes(SHA256)
@@ -242,10 +242,10 @@ async def test_a_deployed_artifact_is_no_longer_promised(store: ArtifactStore):
 async def test_an_artifact_that_two_found_outlives_the_refusal_of_one(store: ArtifactStore):
     await store.add(SHA256, chunked(CONTENT))
     assert await store.find(SHA256)
-    with pytest.raises(InvalidInput), store.taking(SHA256):
+    with pytest.raises(InvalidInput), store.pin(SHA256):
         raise InvalidInput("the first is refused")
     store.sweep(set())
-    with store.taking(SHA256):
+    with store.pin(SHA256):
         assert store.size_bytes(SHA256)
     store.sweep(set())
     assert not await store.find(SHA256)
@@ -255,8 +255,8 @@ async def test_an_artifact_that_is_being_deployed_outlives_the_end_of_its_promis
     store: ArtifactStore, clock: FakeClock
 ):
     await store.add(SHA256, chunked(CONTENT))
-    with store.taking(SHA256):
-        with store.taking(SHA256):
+    with store.pin(SHA256):
+        with store.pin(SHA256):
             clock.advance(3600)
             store.sweep(set())
         store.sweep(set())
@@ -269,7 +269,7 @@ async def test_a_deployment_of_which_nobody_knows_keeps_its_artifact(
     store: ArtifactStore, clock: FakeClock
 ):
     await store.add(SHA256, chunked(CONTENT))
-    with pytest.raises(StoreUnavailable), store.taking(SHA256):
+    with pytest.raises(StoreUnavailable), store.pin(SHA256):
         raise StoreUnavailable("gone")
     store.sweep(set())
     assert store.size_bytes(SHA256)
@@ -283,7 +283,7 @@ async def test_promises_of_one_artifact_are_bounded(store: ArtifactStore):
     for _ in range(2000):
         await store.find(SHA256)
     for _ in range(1001):
-        with store.taking(SHA256):
+        with store.pin(SHA256):
             pass
     store.sweep(set())
     assert not await store.find(SHA256)

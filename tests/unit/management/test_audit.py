@@ -63,7 +63,7 @@ async def test_the_life_of_a_version_can_be_read(tmp_path: Path, lines):
         assert lines() == [
             ("version scaled", {"version": "m:1", "num_replicas": "1 → 3"}),
             (
-                "version tuned",
+                "version merge_serving",
                 {"version": "m:1", "max_queue_size": "none → 9", "cache_ttl_s": "0.0 → 60.0"},
             ),
             (

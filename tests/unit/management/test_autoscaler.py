@@ -71,7 +71,7 @@ async def test_a_frontend_that_is_gone_counts_no_more(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
         await autoscaler.take("old", [report(60)])
-        autoscaler.gone("old")
+        autoscaler.forget("old")
         # What it had comes by another now.
         await autoscaler.take("new", [report(60)])
         assert parts.deployment("m:1").num_replicas == 1
@@ -195,7 +195,7 @@ async def test_frontends_are_told_which_loads_are_wanted(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await follows_load(parts)
         await parts.deployed("m:2")
-        parts.reconciler.routing_changed()
+        parts.reconciler.publish_routing()
         snapshot = messages.snapshot_to_proto(
             "c", 1, parts.routing._state, lambda _: (), load_report_interval_s=2.5
         )

@@ -11,17 +11,17 @@ from skysail_management.reconciler.autoscaling import (
     AutoscalingOptions,
     AutoscalingPolicy,
     Bounds,
-    Decision,
-    Load,
+    ObservedLoad,
+    ScalingDecision,
 )
 
 STEP_S = 2.0
 OPTIONS = AutoscalingOptions(target=0.7, shrink_after_s=60.0, report_timeout_s=10.0)
 BOUNDS = Bounds(1, 20)
-CALM = Load(0.0, STEP_S, 0, 0, 0.0, 100.0, 0.0)
+CALM = ObservedLoad(0.0, STEP_S, 0, 0, 0.0, 100.0, 0.0)
 
 
-def load(rows_per_s: float = 0.0, **fields: float) -> Load:
+def load(rows_per_s: float = 0.0, **fields: float) -> ObservedLoad:
     """Return what a frontend says of replicas of which each computes 100 rows a second."""
     return replace(CALM, arrived_rows=round(rows_per_s * STEP_S), **fields)
 
@@ -37,7 +37,7 @@ class World:
         self.are_ready_at_once = True
         self.policy.decide(bounds, num_replicas, num_replicas, [], self.now)
 
-    def say(self, *loads: Load) -> Decision:
+    def say(self, *loads: ObservedLoad) -> ScalingDecision:
         """Let a report interval pass, at whose end the frontends say this."""
         self.now += STEP_S
         current = [replace(each, received_at=self.now) for each in loads]
@@ -47,11 +47,13 @@ class World:
             self.ready = self.wanted
         return decision
 
-    def say_for(self, seconds: float, *loads: Load) -> list[int]:
+    def say_for(self, seconds: float, *loads: ObservedLoad) -> list[int]:
         """Say the same for a while and return what was wanted after each time."""
         return [self.say(*loads).num_replicas for _ in range(round(seconds / STEP_S))]
 
-    def serve(self, rows_per_s: float, true_capacity: float, budget_share: float = 0.4) -> Decision:
+    def serve(
+        self, rows_per_s: float, true_capacity: float, budget_share: float = 0.4
+    ) -> ScalingDecision:
         """Say what a frontend would that has learned 100 rows a second, of other replicas."""
         arrived = rows_per_s * STEP_S
         served = min(arrived, self.ready * true_capacity * STEP_S)
@@ -225,7 +227,7 @@ def test_bounds_hold_without_any_report(num_replicas, wanted):
 
 rates = st.floats(0, 5000)
 loads = st.builds(
-    Load,
+    ObservedLoad,
     received_at=st.just(0.0),
     window_s=st.floats(0.5, 5.0),
     arrived_rows=st.integers(0, 10_000),

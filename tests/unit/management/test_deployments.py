@@ -37,7 +37,7 @@ async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("wish", "what"),
+    ("spec", "what"),
     [
         ({"num_replicas": 0}, "num_replicas must be from 1 to 1000"),
         ({"num_replicas": 1001}, "num_replicas"),
@@ -50,11 +50,11 @@ async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
     ],
 )
 @virtual_time
-async def test_a_wish_out_of_range_is_refused_and_leaves_nothing(tmp_path: Path, wish, what):
+async def test_a_wish_out_of_range_is_refused_and_leaves_nothing(tmp_path: Path, spec, what):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.upload(make_artifact("m:1"))
         with pytest.raises(InvalidInput, match=what):
-            await parts.deploy("m:1", sha256, **wish)
+            await parts.deploy("m:1", sha256, **spec)
         assert not await parts.artifacts.find(sha256)
         assert parts.records.versions.all() == []
         assert parts.records.deployments.all() == []
@@ -155,7 +155,7 @@ async def test_deploying_again_what_comes_up_by_itself_is_done(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "spec",
     [
         {"num_threads": 2},
         {"memory_mib": 1},
@@ -165,21 +165,21 @@ async def test_deploying_again_what_comes_up_by_itself_is_done(tmp_path: Path):
     ],
 )
 @virtual_time
-async def test_a_deployment_keeps_its_resources(tmp_path: Path, wish):
+async def test_a_deployment_keeps_its_resources(tmp_path: Path, spec):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         with pytest.raises(FailedPrecondition, match="deployed with other resources"):
-            await parts.deploy("m:1", **wish)
+            await parts.deploy("m:1", **spec)
         await parts.deployments.undeploy("m", "1", force=False)
-        await parts.deployed("m:1", **wish)
+        await parts.deployed("m:1", **spec)
 
 
-@pytest.mark.parametrize("wish", [{"cpus": -1.0}, {"cpus": float("nan")}, {"gpus": 1025}])
+@pytest.mark.parametrize("spec", [{"cpus": -1.0}, {"cpus": float("nan")}, {"gpus": 1025}])
 @virtual_time
-async def test_resources_out_of_range_are_refused(tmp_path: Path, wish):
+async def test_resources_out_of_range_are_refused(tmp_path: Path, spec):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(InvalidInput, match="cpus and gpus of a replica must be from 0 to"):
-            await parts.deploy("m:1", **wish)
+            await parts.deploy("m:1", **spec)
 
 
 @virtual_time

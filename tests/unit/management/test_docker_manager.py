@@ -6,7 +6,7 @@ from pathlib import Path
 from skysail_common.identifiers import ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.docker.containers import Found
+from skysail_management.containers.docker.containers import FoundContainer
 from skysail_management.containers.docker.manager import DockerEngineManager
 from skysail_management.settings import ManagementSettings
 
@@ -17,8 +17,8 @@ class OneContainer:
     def __init__(self) -> None:
         self.container = Container("c1", ReplicaId.parse("m:1/0"), ReplicaState.STARTING)
 
-    async def list(self) -> list[Found]:
-        return [Found(self.container, is_running=True)]
+    async def list(self) -> list[FoundContainer]:
+        return [FoundContainer(self.container, is_running=True)]
 
     async def is_running(self, name: str) -> bool:
         await asyncio.sleep(0)

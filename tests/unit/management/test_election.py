@@ -91,14 +91,14 @@ def test_what_is_no_renewal_gains_the_holder_no_time(clock):
 def test_a_claim_counts_the_transition_and_keeps_what_others_wrote(clock):
     candidate = election(clock)
     candidate.observe(lease("b", leaseTransitions=4, strategy="x", acquireTime="then"))
-    claim = candidate.claimed()
+    claim = candidate.claim()
     assert claim["holderIdentity"] == "a"
     assert claim["leaseDurationSeconds"] == DURATION_S
     assert claim["leaseTransitions"] == 5
     assert claim["strategy"] == "x"
     assert claim["acquireTime"] == claim["renewTime"]
     candidate.observe({"spec": claim})
-    again = candidate.claimed()
+    again = candidate.claim()
     assert (again["leaseTransitions"], again["acquireTime"]) == (5, claim["acquireTime"])
     assert again["renewTime"] > claim["renewTime"]
 
@@ -106,6 +106,6 @@ def test_a_claim_counts_the_transition_and_keeps_what_others_wrote(clock):
 def test_a_released_lease_may_be_taken_at_once(clock):
     candidate, other = election(clock), election(clock, "b")
     candidate.observe(lease("a", leaseTransitions=4))
-    other.observe({"spec": candidate.released()})
+    other.observe({"spec": candidate.release_spec()})
     assert other.may_take()
-    assert other.claimed()["leaseTransitions"] == 5
+    assert other.claim()["leaseTransitions"] == 5

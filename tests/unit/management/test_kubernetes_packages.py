@@ -28,10 +28,10 @@ class Parts:
         """How the next installers end; 0 where nothing is said, and None for not at all."""
         self.made: list[Object] = []
         self.api.on_create = self._run
-        self.packages = self.packages_of(self.api, claim)
+        self.packages = self.mounted_packages(self.api, claim)
 
     @staticmethod
-    def packages_of(api: FakeKubernetesApi, claim: str = "claim") -> KubernetesPackages:
+    def mounted_packages(api: FakeKubernetesApi, claim: str = "claim") -> KubernetesPackages:
         """As one management sees them."""
         own = settings(kubernetes_packages_claim=claim, kubernetes_image="base:1")
         client = cast(KubernetesApi, api)
@@ -196,7 +196,7 @@ async def test_what_the_installer_of_a_management_that_is_no_more_left_is_swept(
     await settle()
     preparing.cancel()
     await asyncio.gather(preparing, return_exceptions=True)
-    await Parts.packages_of(parts.api).sweep(lambda: [], lambda: [])
+    await Parts.mounted_packages(parts.api).sweep(lambda: [], lambda: [])
     assert parts.commands[1:] == [["remove", f"/packages/{parts.packages.key(NUMPY)}"]]
     assert parts.notes == []
 

@@ -74,7 +74,7 @@ async def test_it_is_on_our_pod_and_on_no_other_of_the_cluster():
     )
     await marked(label(api))
     assert api.leaders() == ["a", "other_cluster", "no_management"]
-    await label(api).take_off()
+    await label(api).remove()
     assert api.leaders() == ["other_cluster", "no_management"]
 
 
@@ -109,10 +109,10 @@ async def test_a_stop_is_not_held_up():
     api = FakePodApi(a={**OURS, LEADER: "true"})
     api.is_silent = True
     began = now()
-    await label(api).take_off()
+    await label(api).remove()
     assert now() - began < 2.1
     api.is_silent, api.num_failures = False, 1
-    await label(api).take_off()
+    await label(api).remove()
     assert api.leaders() == ["a"]
 
 
@@ -120,8 +120,8 @@ async def test_a_stop_is_not_held_up():
 async def test_nothing_is_done_outside_a_pod_or_where_the_pod_is_gone():
     api = FakePodApi(other={**OURS, LEADER: "true"})
     await marked(label(api, ""))
-    await label(api, "").take_off()
+    await label(api, "").remove()
     assert api.leaders() == ["other"]
     await marked(label(api))
-    await label(api).take_off()
+    await label(api).remove()
     assert api.leaders() == []

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from skysail_management.containers.exit_reasons import LOG_READ_BYTES, log_excerpt
 from skysail_management.containers.local.log_files import older_log, read_log, read_log_end
-from skysail_management.containers.log_tails import LOG_READ_BYTES, log_end
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_the_end_of_a_log_is_read_across_a_rotation(path: Path):
     assert read_log_end(path) == b""
     older_log(path).write_text("KeyError: why\n")
     path.write_text("")
-    assert log_end(read_log_end(path)) == "KeyError: why\n"
+    assert log_excerpt(read_log_end(path)) == "KeyError: why\n"
     path.write_text("bye\n")
-    assert log_end(read_log_end(path)) == "KeyError: why\nbye\n"
+    assert log_excerpt(read_log_end(path)) == "KeyError: why\nbye\n"
 
 
 def test_the_end_of_a_large_log_begins_with_a_whole_line(path: Path):
@@ -73,6 +73,6 @@ def test_the_end_of_a_large_log_begins_with_a_whole_line(path: Path):
 
 def test_of_a_line_that_is_longer_than_what_is_read_the_end_is_told(path: Path):
     path.write_text("x" * (2 * LOG_READ_BYTES) + "because\n")
-    told = log_end(read_log_end(path))
+    told = log_excerpt(read_log_end(path))
     assert told.endswith("xbecause\n")
     assert len(told) < 4_000

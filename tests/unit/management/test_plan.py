@@ -10,11 +10,11 @@ from skysail_management.reconciler.plan import (
     FIRST_BACK_OFF_S,
     MAX_BACK_OFF_S,
     Failures,
-    Observed,
-    Plan,
+    ObservedReplica,
+    ReplicaPlan,
     Stop,
     back_off_s,
-    plan,
+    plan_replicas,
 )
 
 START_TIMEOUT_S = 60.0
@@ -23,7 +23,7 @@ LIVE = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING)
 
 containers = st.lists(
     st.builds(
-        Observed,
+        ObservedReplica,
         container_id=st.uuids().map(str),
         index=st.integers(0, 6),
         state=st.sampled_from(LIVE),
@@ -37,43 +37,45 @@ histories = st.dictionaries(
 )
 
 
-def ready(name: str, index: int, since: float = 0.0) -> Observed:
-    return Observed(name, index, ReplicaState.READY, since)
+def ready(name: str, index: int, since: float = 0.0) -> ObservedReplica:
+    return ObservedReplica(name, index, ReplicaState.READY, since)
 
 
-def starting(name: str, index: int, since: float = NOW) -> Observed:
-    return Observed(name, index, ReplicaState.STARTING, since)
+def starting(name: str, index: int, since: float = NOW) -> ObservedReplica:
+    return ObservedReplica(name, index, ReplicaState.STARTING, since)
 
 
-def draining(name: str, index: int) -> Observed:
-    return Observed(name, index, ReplicaState.DRAINING, 0.0)
+def draining(name: str, index: int) -> ObservedReplica:
+    return ObservedReplica(name, index, ReplicaState.DRAINING, 0.0)
 
 
-def planned(num_replicas: int, *observed: Observed, failures=None, now: float = NOW) -> Plan:
-    return plan(num_replicas, START_TIMEOUT_S, observed, failures or {}, now)
+def planned(
+    num_replicas: int, *observed: ObservedReplica, failures=None, now: float = NOW
+) -> ReplicaPlan:
+    return plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures or {}, now)
 
 
 def test_all_are_started_where_there_is_none():
-    assert planned(3) == Plan(start=(0, 1, 2))
+    assert planned(3) == ReplicaPlan(start=(0, 1, 2))
 
 
 def test_nothing_is_done_where_all_is_well():
-    assert planned(2, ready("a", 0), ready("b", 1)) == Plan()
+    assert planned(2, ready("a", 0), ready("b", 1)) == ReplicaPlan()
 
 
 def test_a_hole_is_filled():
-    assert planned(3, ready("a", 0), ready("c", 2)) == Plan(start=(1,))
+    assert planned(3, ready("a", 0), ready("c", 2)) == ReplicaPlan(start=(1,))
 
 
 def test_the_highest_are_stopped_when_fewer_are_wanted():
     done = planned(1, ready("a", 0), ready("b", 1), starting("c", 2))
-    assert done == Plan(
+    assert done == ReplicaPlan(
         stop=(Stop("b", "no longer wanted"), Stop("c", "no longer wanted")), wake_at=NEVER
     )
 
 
 def test_nothing_is_wanted_of_an_undeployed_version():
-    assert planned(0, ready("a", 0), draining("b", 1)) == Plan(
+    assert planned(0, ready("a", 0), draining("b", 1)) == ReplicaPlan(
         stop=(Stop("a", "no longer wanted"),)
     )
 
@@ -90,26 +92,28 @@ def test_of_two_ready_ones_the_oldest_stays():
 
 
 def test_an_index_is_free_only_once_its_container_is_gone():
-    assert planned(1, draining("a", 0)) == Plan()
-    timed_out = starting("a", 0, since=NOW - START_TIMEOUT_S)
-    assert planned(1, timed_out).start == ()
+    assert planned(1, draining("a", 0)) == ReplicaPlan()
+    explain_start_timeout = starting("a", 0, since=NOW - START_TIMEOUT_S)
+    assert planned(1, explain_start_timeout).start == ()
 
 
 def test_a_replica_that_does_not_become_ready_is_stopped_and_counts_as_failed():
     late = starting("a", 0, since=NOW - START_TIMEOUT_S)
-    assert planned(1, late) == Plan(stop=(Stop("a", "not ready within 60 s", is_failure=True),))
+    assert planned(1, late) == ReplicaPlan(
+        stop=(Stop("a", "not ready within 60 s", is_failure=True),)
+    )
 
 
 def test_the_plan_is_looked_at_again_when_a_start_takes_too_long():
     done = planned(2, starting("a", 0, since=NOW - 10), starting("b", 1, since=NOW - 20))
-    assert done == Plan(wake_at=NOW + 40)
+    assert done == ReplicaPlan(wake_at=NOW + 40)
 
 
 def test_a_failed_replica_waits_for_its_back_off():
     failures = {0: Failures(1, NOW)}
     waiting = planned(1, failures=failures)
-    assert waiting == Plan(wake_at=NOW + FIRST_BACK_OFF_S)
-    assert planned(1, failures=failures, now=waiting.wake_at) == Plan(start=(0,))
+    assert waiting == ReplicaPlan(wake_at=NOW + FIRST_BACK_OFF_S)
+    assert planned(1, failures=failures, now=waiting.wake_at) == ReplicaPlan(start=(0,))
 
 
 def test_one_failed_replica_does_not_hold_up_the_others():
@@ -125,7 +129,7 @@ def test_back_off_doubles_from_half_a_second_to_a_minute():
 def test_back_off_of_what_was_ready_is_at_most_five_seconds():
     assert [back_off_s(n, was_ready=True) for n in range(7)] == [0, 0.5, 1, 2, 4, 5, 5]
     done = planned(1, failures={0: Failures(9, NOW, was_ready=True)})
-    assert done == Plan(wake_at=NOW + 5)
+    assert done == ReplicaPlan(wake_at=NOW + 5)
 
 
 @given(st.integers(-5, 10**9))
@@ -140,7 +144,7 @@ def test_back_off_is_bounded_and_never_shrinks(num_failures: int):
 @settings(max_examples=50)
 @given(st.integers(0, 6), containers, histories)
 def test_a_plan_keeps_its_promises(num_replicas, observed, failures):
-    done = plan(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
+    done = plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
     taken = {item.index for item in observed}
     assert not taken & set(done.start), "an index that is live or draining is never started"
     assert list(done.start) == sorted(set(done.start))
@@ -164,7 +168,7 @@ def test_a_plan_keeps_its_promises(num_replicas, observed, failures):
 @settings(max_examples=50)
 @given(st.integers(0, 6), containers, histories)
 def test_a_ready_replica_that_is_wanted_is_never_without_one(num_replicas, observed, failures):
-    done = plan(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
+    done = plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
     stopped = {stop.container_id for stop in done.stop}
     for index in range(num_replicas):
         holders = [
@@ -188,7 +192,7 @@ def test_applying_plans_again_and_again_converges_to_contiguous_indexes(
     now = NOW
     for num_replicas in wanted:
         for _ in range(80):
-            done = plan(num_replicas, START_TIMEOUT_S, observed, failures, now)
+            done = plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures, now)
             if not done.start and not done.stop and done.wake_at == NEVER:
                 still = [item for item in observed if item.state is ReplicaState.DRAINING]
                 if not still:
@@ -203,7 +207,7 @@ def test_applying_plans_again_and_again_converges_to_contiguous_indexes(
         assert all(item.state is ReplicaState.READY for item in observed)
 
 
-def _world(observed, done: Plan, now: float, names, data):
+def _world(observed, done: ReplicaPlan, now: float, names, data):
     """Yield what is there after a plan was carried out: drained, ready, newly started."""
     stopped = {stop.container_id for stop in done.stop}
     for item in observed:
@@ -215,4 +219,4 @@ def _world(observed, done: Plan, now: float, names, data):
         elif item.state is ReplicaState.READY:
             yield item
     for index in done.start:
-        yield Observed(f"new-{next(names)}", index, ReplicaState.STARTING, now)
+        yield ObservedReplica(f"new-{next(names)}", index, ReplicaState.STARTING, now)

@@ -9,7 +9,7 @@ from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.kubernetes.pod_states import (
     PodState,
-    group_of,
+    group_name,
     is_attached,
     is_claimed,
     is_deleted,
@@ -158,7 +158,7 @@ def test_a_replica_that_crashed_is_not_one_that_starts():
     found = read_pod(with_server(again))
     assert found.container.state is ReplicaState.FAILED
     assert found.container.reason == "exited with status 1"
-    assert (found.log_of, found.is_log_previous) == ("model-server", True)
+    assert (found.log_container, found.is_log_previous) == ("model-server", True)
 
 
 def test_a_replica_that_crashed_again_and_again():
@@ -228,7 +228,7 @@ def test_an_artifact_that_cannot_be_fetched(status: int, reason: str):
     pod = with_server(waiting("PodInitializing"), initContainerStatuses=[first])
     assert failed(pod) == reason
     found = read_pod(pod)
-    assert (found.log_of, found.is_log_previous) == ("artifact", True)
+    assert (found.log_container, found.is_log_previous) == ("artifact", True)
 
 
 def test_an_init_container_has_a_limit_of_its_own():
@@ -288,7 +288,7 @@ def test_what_labels_say_of_a_pod():
     gated["spec"]["schedulingGates"] = [{"name": "somebody.else/gate"}]
     assert not is_free(gated)
     assert (
-        group_of(ready)
+        group_name(ready)
         == ready["spec"]["initContainers"][0]["env"][-1]["valueFrom"]["secretKeyRef"]["name"]
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from skysail_management.containers.local import processes
-from skysail_management.containers.local.processes import NO_START, is_same_process, start_of
+from skysail_management.containers.local.processes import NO_START, is_same_process, process_start
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def add(proc: Path, pid: int, ticks: int, state: str = "S", name: str = "python"
 
 def test_a_process_is_known_by_its_pid_its_ticks_and_the_boot(proc: Path):
     add(proc, 7, 1234)
-    start = start_of(7)
+    start = process_start(7)
     assert start == ("first", 1234.0)
     assert is_same_process(7, start)
     add(proc, 7, 1235)
@@ -43,7 +43,7 @@ def test_a_process_is_known_by_its_pid_its_ticks_and_the_boot(proc: Path):
 def test_a_step_of_the_wall_clock_moves_no_start(proc: Path):
     (proc / "stat").write_text("btime 1700000000\n")
     add(proc, 7, 1234)
-    start = start_of(7)
+    start = process_start(7)
     (proc / "stat").write_text("btime 1700000005\n")
     assert is_same_process(7, start)
 
@@ -51,22 +51,22 @@ def test_a_step_of_the_wall_clock_moves_no_start(proc: Path):
 @pytest.mark.parametrize("name", ["a b", ") S 1 1", "((", "Z) Z"])
 def test_the_name_of_a_process_may_hold_anything(proc: Path, name: str):
     add(proc, 7, 99, name=name)
-    assert start_of(7).ticks == 99.0
+    assert process_start(7).ticks == 99.0
 
 
 @pytest.mark.parametrize("state", ["Z", "X"])
 def test_a_process_that_only_waits_for_its_parent_is_gone(proc: Path, state: str):
     add(proc, 7, 99, state)
-    assert start_of(7) == NO_START
-    assert start_of(8) == NO_START
+    assert process_start(7) == NO_START
+    assert process_start(8) == NO_START
     # What was gone before its start was read is never found again.
     assert not is_same_process(7, NO_START)
 
 
 def test_without_proc_the_system_is_asked_otherwise(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(processes, "_PROC", tmp_path)
-    start = start_of(os.getpid())
+    start = process_start(os.getpid())
     assert start.boot_id == ""
     assert start.ticks > 1e9
     assert is_same_process(os.getpid(), start)
-    assert start_of(2**22 + 1) == NO_START
+    assert process_start(2**22 + 1) == NO_START

@@ -38,10 +38,10 @@ M1 = ModelVersion("m", "1")
 
 
 @asynccontextmanager
-async def rolling_out(parts: ManagementParts, **wish) -> AsyncIterator[AsyncIterator[DeployEvent]]:
+async def rolling_out(parts: ManagementParts, **spec) -> AsyncIterator[AsyncIterator[DeployEvent]]:
     """Have `m:1` be rolled out inside the block, with `c1` starting; yields what happens."""
     parts.manager.becomes_ready = False
-    async with aclosing(parts.deploying("m:1", await parts.upload(make_artifact()), **wish)) as it:
+    async with aclosing(parts.deploying("m:1", await parts.upload(make_artifact()), **spec)) as it:
         assert (await anext(it)).step is DeployStep.REGISTERED
         await until(lambda: parts.manager.ids() == ["c1"])
         yield it
@@ -309,8 +309,8 @@ async def test_status_says_why_a_version_that_ran_can_no_longer_be_prepared(tmp_
         await until(lambda: loop.failed and loop.failed[0].reason == reason)
         version = parts.records.versions.get("m:1")
         assert version is not None
-        wish = parts.records.deployments.get("m:1")
-        message = version_to_proto(version, wish, loop, is_current=True)
+        deployment = parts.records.deployments.get("m:1")
+        message = version_to_proto(version, deployment, loop, is_current=True)
         (replica,) = message.replicas
         assert (replica.replica_id, replica.reason) == ("m:1/0", reason)
         await until(lambda: loop.num_ready == 1)
@@ -374,7 +374,7 @@ async def test_a_scale_while_a_roll_out_is_completed_is_not_undone(tmp_path: Pat
             deployment = parts.deployment("m:1")
             wanted = deployment.model_copy(update={"num_replicas": 2})
             await parts.records.commit([parts.records.deployments.put("m:1", wanted)])
-        parts.reconciler.changed(M1)
+        parts.reconciler.wake(M1)
         await until(lambda: parts.manager.ids() == ["c1", "c2"])
         assert parts.deployment("m:1") == wanted
         assert parts.models.get("m").current_version == ""
@@ -568,11 +568,11 @@ async def test_a_draining_replica_is_told_to_stop_after_every_frontend_knows(tmp
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
         watcher = Watcher("f1", "", "")
-        with parts.routing.watching(watcher):
+        with parts.routing.attach(watcher):
             snapshots = parts.routing.snapshots(watcher)
             sequence, state = await anext(snapshots)
             assert len(state.versions[0].replicas) == 2
-            parts.routing.applied(watcher, sequence)
+            parts.routing.acknowledge(watcher, sequence)
             begin = now()
             await parts.deployments.scale("m", "1", 1)
             sequence, state = await anext(snapshots)
@@ -580,7 +580,7 @@ async def test_a_draining_replica_is_told_to_stop_after_every_frontend_knows(tmp
                 sequence, state = await anext(snapshots)
             await settle()
             assert parts.manager.stopped == []
-            parts.routing.applied(watcher, sequence)
+            parts.routing.acknowledge(watcher, sequence)
             await until(lambda: parts.manager.stopped == ["c2"])
             assert now() - begin < 0.1
             await snapshots.aclose()
@@ -590,7 +590,7 @@ async def test_a_draining_replica_is_told_to_stop_after_every_frontend_knows(tmp
 async def test_a_frontend_that_does_not_answer_holds_a_stop_up_for_two_seconds(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
-        with parts.routing.watching(Watcher("silent", "", "")):
+        with parts.routing.attach(Watcher("silent", "", "")):
             begin = now()
             scaling = parts.deployments.scale("m", "1", 1)
             await scaling

@@ -9,8 +9,8 @@ from skysail_common.artifacts import SignatureRecord
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_common.store import Store
-from skysail_management.catalog.promotion import promoted
-from skysail_management.catalog.versions import removal_of_version
+from skysail_management.catalog.current_version import promote
+from skysail_management.catalog.versions import removal_changes
 from skysail_management.containers.base import Container
 from skysail_management.reconciler.rollout import failure_text
 from skysail_management.records import ModelRecord, Records, VersionRecord
@@ -75,26 +75,26 @@ def test_a_memory_limit_is_named_where_it_may_be_why_a_replica_failed(
 
 
 def test_the_first_promotion_has_no_history():
-    model = promoted(ModelRecord(name="m"), ModelVersion("m", "1"))
+    model = promote(ModelRecord(name="m"), ModelVersion("m", "1"))
     assert (model.current_version, model.previous_versions) == ("1", ())
 
 
 def test_a_promotion_puts_the_version_that_was_current_last_in_the_history():
     model = ModelRecord(name="m", current_version="2", previous_versions=("1",))
-    model = promoted(model, ModelVersion("m", "3"))
+    model = promote(model, ModelVersion("m", "3"))
     assert (model.current_version, model.previous_versions) == ("3", ("1", "2"))
 
 
 def test_a_version_that_is_promoted_again_leaves_its_old_place():
     model = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))
-    model = promoted(model, ModelVersion("m", "1"))
+    model = promote(model, ModelVersion("m", "1"))
     assert (model.current_version, model.previous_versions) == ("1", ("2", "3"))
 
 
 def test_the_history_is_bounded():
     model = ModelRecord(name="m")
     for number in range(60):
-        model = promoted(model, ModelVersion("m", str(number)))
+        model = promote(model, ModelVersion("m", str(number)))
     assert len(model.previous_versions) == 50
     assert model.previous_versions[-1] == "58"
 
@@ -104,7 +104,7 @@ def test_no_version_is_twice_in_the_history_nor_current_and_previous(versions):
     model = ModelRecord(name="m")
     for version in versions:
         if version != model.current_version:
-            model = promoted(model, ModelVersion("m", version))
+            model = promote(model, ModelVersion("m", version))
         everything = [*model.previous_versions, model.current_version]
         assert len(set(everything)) == len(everything)
         assert set(everything) <= set(versions)
@@ -113,7 +113,7 @@ def test_no_version_is_twice_in_the_history_nor_current_and_previous(versions):
 
 async def test_the_last_version_takes_its_model_along():
     records = await records_with(ModelRecord(name="m", current_version="1"), "1")
-    await records.commit(removal_of_version(records, ModelVersion("m", "1")))
+    await records.commit(removal_changes(records, ModelVersion("m", "1")))
     assert records.models.get("m") is None
     assert [str(each.model_version) for each in records.versions.all()] == ["other:1"]
     assert records.models.get("other") is not None
@@ -126,7 +126,7 @@ async def test_the_last_version_takes_its_model_along():
 async def test_a_removed_version_leaves_no_trace_in_its_model(removed, current, previous):
     model = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))
     records = await records_with(model, "1", "2", "3", "4")
-    changes = removal_of_version(records, ModelVersion("m", removed))
+    changes = removal_changes(records, ModelVersion("m", removed))
     # A model in which nothing changes is not written: nobody else's change is lost.
     assert len(changes) == (2 if removed == "4" else 3)
     await records.commit(changes)
@@ -139,5 +139,5 @@ async def test_a_removed_version_leaves_no_trace_in_its_model(removed, current, 
 async def test_a_version_whose_model_is_gone_is_removed_alone():
     records = await records_with(ModelRecord(name="m"), "1")
     await records.commit([records.models.delete("m")])
-    await records.commit(removal_of_version(records, ModelVersion("m", "1")))
+    await records.commit(removal_changes(records, ModelVersion("m", "1")))
     assert records.versions.get("m:1") is None

@@ -124,10 +124,10 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
 
         self.run(begun())
 
-    def deploy_in_background(self, version: str, sha256: str, **wish: Any) -> None:
+    def deploy_in_background(self, version: str, sha256: str, **spec: Any) -> None:
         async def follow() -> None:
             with suppress(SkysailError):
-                async for event in self.parts.deploying(f"m:{version}", sha256, **wish):
+                async for event in self.parts.deploying(f"m:{version}", sha256, **spec):
                     last = event
                 assert last.step in (DeployStep.DONE, DeployStep.FAILED)
 

@@ -21,23 +21,23 @@ M1 = ModelVersion("m", "1")
 M2 = ModelVersion("m", "2")
 
 
-def collect(parts: ManagementParts, name: str, sha256: str = "", **wish):
+def collect(parts: ManagementParts, name: str, sha256: str = "", **spec):
     """Deploy in the background and return the events as they come, and the task."""
     events: list[DeployEvent] = []
 
     async def follow() -> None:
-        async for event in parts.deploying(name, sha256, **wish):
+        async for event in parts.deploying(name, sha256, **spec):
             events.append(event)  # noqa: PERF401 - seen while it goes on.
 
     return events, asyncio.ensure_future(follow())
 
 
-async def half_ready(parts: ManagementParts, **wish):
+async def half_ready(parts: ManagementParts, **spec):
     """Serve `m:1`, and roll out two replicas of `m:2`, of which one is ready."""
     await parts.deployed("m:1", promote=True)
     parts.manager.becomes_ready = False
     sha256 = await parts.upload(make_artifact("m:2"))
-    events, following = collect(parts, "m:2", sha256, num_replicas=2, **wish)
+    events, following = collect(parts, "m:2", sha256, num_replicas=2, **spec)
     await until(lambda: len(parts.manager.live) == 3)
     parts.manager.set_state("c2", ReplicaState.READY)
     await settle()

@@ -63,7 +63,7 @@ async def test_a_watcher_is_told_the_newest_state_at_once():
     await routing.publish([box("a")])
     await routing.publish([box("a"), box("b", 1)])
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         async with aclosing(routing.snapshots(one)) as snapshots:
             sequence, state = await anext(snapshots)
     assert sequence == 2
@@ -79,7 +79,7 @@ async def test_replicas_of_other_content_are_not_told():
     same, other = (replace(box(name), labels={"artifact": name * 64}) for name in "0f")
     await routing.publish([same, other])
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         async with aclosing(routing.snapshots(one)) as snapshots:
             _, state = await anext(snapshots)
     (version,) = state.versions
@@ -94,7 +94,7 @@ async def test_only_ready_replicas_of_deployed_versions_are_told():
     stranger = Container("d", ReplicaId(ModelVersion("x", "1"), 0), ReplicaState.READY, "unix:/d")
     await routing.publish([box("a"), starting, draining, stranger])
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         async with aclosing(routing.snapshots(one)) as snapshots:
             _, state = await anext(snapshots)
     assert [(each.record.version, each.is_current) for each in state.versions] == [
@@ -109,10 +109,10 @@ async def test_what_changes_nothing_has_no_new_number():
     routing = Routing(await make_records("1"))
     await routing.publish([box("a"), box("b", 1)])
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         async with aclosing(routing.snapshots(one)) as snapshots:
             assert (await anext(snapshots))[0] == 1
-            routing.applied(one, 1)
+            routing.acknowledge(one, 1)
             # The order of containers means nothing.
             await routing.publish([box("b", 1), box("a")])
             assert not one.changed.is_set()
@@ -123,7 +123,7 @@ async def test_numbers_grow_and_a_slow_watcher_skips_to_the_newest():
     records = await make_records("1")
     routing = Routing(records)
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         async with aclosing(routing.snapshots(one)) as snapshots:
             for number in range(1, 6):
                 routing.publish([box(f"c{number}")])
@@ -149,11 +149,11 @@ async def test_without_watchers_nothing_is_waited_for():
 async def test_a_change_is_known_once_every_watcher_applied_it():
     routing = Routing(await make_records("1"))
     one, two = watcher("f1"), watcher("f2")
-    with routing.watching(one), routing.watching(two):
+    with routing.attach(one), routing.attach(two):
         known = routing.publish([box("a")])
-        routing.applied(one, 1)
+        routing.acknowledge(one, 1)
         assert not known.done()
-        routing.applied(two, 1)
+        routing.acknowledge(two, 1)
         assert known.done()
         await known
 
@@ -162,14 +162,14 @@ async def test_a_change_is_known_once_every_watcher_applied_it():
 async def test_a_watcher_that_applied_a_later_state_applied_the_earlier_too():
     routing = Routing(await make_records("1"))
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         first = routing.publish([box("a")])
         second = routing.publish([box("b")])
-        routing.applied(one, 2)
+        routing.acknowledge(one, 2)
         assert first.done()
         assert second.done()
         # An answer that arrives late does not take that back.
-        routing.applied(one, 1)
+        routing.acknowledge(one, 1)
         assert one.applied_sequence == 2
 
 
@@ -177,7 +177,7 @@ async def test_a_watcher_that_applied_a_later_state_applied_the_earlier_too():
 async def test_a_stop_ends_what_watchers_are_given():
     routing = Routing(await make_records("1"))
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         snapshots = routing.snapshots(one)
         assert (await anext(snapshots))[0] == 0
         routing.stop()
@@ -188,10 +188,10 @@ async def test_a_stop_ends_what_watchers_are_given():
 async def test_only_the_earlier_change_is_known_by_an_earlier_answer():
     routing = Routing(await make_records("1"))
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         first = routing.publish([box("a")])
         second = routing.publish([box("b")])
-        routing.applied(one, 1)
+        routing.acknowledge(one, 1)
         assert first.done()
         assert not second.done()
         await second
@@ -200,7 +200,7 @@ async def test_only_the_earlier_change_is_known_by_an_earlier_answer():
 @virtual_time
 async def test_a_slow_watcher_is_not_waited_for_longer_than_two_seconds():
     routing = Routing(await make_records("1"))
-    with routing.watching(watcher()):
+    with routing.attach(watcher()):
         begin = now()
         await routing.publish([box("a")])
         assert APPLY_TIMEOUT_S <= now() - begin < APPLY_TIMEOUT_S + 0.1
@@ -210,10 +210,10 @@ async def test_a_slow_watcher_is_not_waited_for_longer_than_two_seconds():
 async def test_a_watcher_that_goes_is_not_waited_for():
     routing = Routing(await make_records("1"))
     one, two = watcher("f1"), watcher("f2")
-    with routing.watching(two):
-        with routing.watching(one):
+    with routing.attach(two):
+        with routing.attach(one):
             known = routing.publish([box("a")])
-            routing.applied(two, 1)
+            routing.acknowledge(two, 1)
             assert not known.done()
         assert known.done()
     assert routing.frontends == []
@@ -225,10 +225,10 @@ async def test_a_watcher_that_comes_is_waited_for_too():
     one = watcher()
     known = routing.publish([box("a")])
     assert known.done()
-    with routing.watching(one):
+    with routing.attach(one):
         again = routing.publish([box("a")])
         assert not again.done()
-        routing.applied(one, 1)
+        routing.acknowledge(one, 1)
         assert again.done()
 
 
@@ -236,11 +236,11 @@ async def test_a_watcher_that_comes_is_waited_for_too():
 async def test_whoever_stops_waiting_for_a_change_disturbs_nobody():
     routing = Routing(await make_records("1"))
     one = watcher()
-    with routing.watching(one):
+    with routing.attach(one):
         impatient = routing.publish([box("a")])
         patient = routing.publish([box("a")])
         impatient.cancel()
-        routing.applied(one, 1)
+        routing.acknowledge(one, 1)
         assert patient.done()
         assert not patient.cancelled()
         await settle()
@@ -249,7 +249,7 @@ async def test_whoever_stops_waiting_for_a_change_disturbs_nobody():
 @virtual_time
 async def test_frontends_are_listed_by_their_id():
     routing = Routing(await make_records())
-    with routing.watching(watcher("f2")), routing.watching(watcher("f1")):
+    with routing.attach(watcher("f2")), routing.attach(watcher("f1")):
         assert [each.frontend_id for each in routing.frontends] == ["f1", "f2"]
 
 
@@ -257,9 +257,9 @@ async def test_frontends_are_listed_by_their_id():
 async def test_two_watchers_of_one_id_are_two():
     routing = Routing(await make_records("1"))
     old, new = watcher("f1"), watcher("f1")
-    with routing.watching(old), routing.watching(new):
+    with routing.attach(old), routing.attach(new):
         known = routing.publish([box("a")])
-        routing.applied(new, 1)
+        routing.acknowledge(new, 1)
         assert not known.done()
     assert known.done()
 
@@ -273,9 +273,9 @@ async def test_each_watcher_is_told_of_each_change():
     async def follow(each: Watcher) -> None:
         async for sequence, _ in routing.snapshots(each):
             seen[each.frontend_id].append(sequence)
-            routing.applied(each, sequence)
+            routing.acknowledge(each, sequence)
 
-    with routing.watching(one), routing.watching(two):
+    with routing.attach(one), routing.attach(two):
         followers = [asyncio.create_task(follow(each)) for each in (one, two)]
         await settle()
         for number in range(3):

@@ -64,7 +64,7 @@ async def watching(directory: Path) -> AsyncIterator[tuple[ManagementParts, Fron
 async def test_a_frontend_is_sent_what_changes_and_acknowledges_it(tmp_path: Path):
     async with watching(tmp_path) as (parts, frontend, _):
         first = await anext(frontend.snapshots)
-        applied = parts.reconciler.routing_changed()
+        applied = parts.reconciler.publish_routing()
         assert not applied.done()
         frontend.say(applied_sequence=first.sequence)
         await settle()
@@ -83,7 +83,7 @@ async def test_a_frontend_whose_reports_cannot_be_taken_is_let_go_and_holds_noth
         with pytest.raises(OverflowError, match="a bug"):
             await anext(frontend.snapshots)
         assert parts.routing.frontends == []
-        autoscaler.gone.assert_called_once_with("f")
+        autoscaler.forget.assert_called_once_with("f")
         began = now()
-        await parts.reconciler.routing_changed()
+        await parts.reconciler.publish_routing()
         assert now() - began < 0.1

@@ -5,9 +5,9 @@ import pytest
 from skysail_management.containers.local import work_directories
 from skysail_management.containers.local.work_directories import (
     make_work_directory,
-    remove_dangling_names,
+    remove_dangling_links,
     remove_replica_directory,
-    remove_short_name,
+    remove_short_link,
 )
 
 
@@ -34,7 +34,7 @@ def test_a_name_that_is_taken_is_left_alone(place: Path, tmp_path: Path):
     directory = tmp_path / "replicas" / "m.1.0-0123abcd"
     (place / "skysail-0123abcd").write_text("of another program")
     assert make_work_directory(directory) == directory / "work"
-    remove_short_name(directory)
+    remove_short_link(directory)
     assert (place / "skysail-0123abcd").read_text() == "of another program"
 
 
@@ -48,6 +48,6 @@ def test_only_names_of_what_is_gone_are_removed(place: Path, tmp_path: Path):
     elsewhere.symlink_to(tmp_path / "nowhere" / "file")
     file = place / "skysail-00000004"
     file.write_text("")
-    remove_dangling_names()
+    remove_dangling_links()
     assert sorted(place.iterdir()) == sorted([kept, other, elsewhere, file])
     assert not gone.is_symlink()

@@ -93,7 +93,7 @@ class Rules:
         elif model.current_version != before.current_version:
             current = ModelVersion(name, model.current_version)
             if not serves(after.deployment(str(current)), self._num_ready(current)):
-                raise NoReadyReplica(not_ready_text(self._records, current))
+                raise NoReadyReplica(unready_text(self._records, current))
 
     def _check_version(self, after: "_After", name: str) -> None:
         version = after.version(name)
@@ -164,7 +164,7 @@ class _After:
 
     def _get(self, table: RecordTable[RecordT], name: str) -> RecordT | None:
         if (table.table, name) in self._changes:
-            return table.of_its_type(self._changes[table.table, name])
+            return table.narrow(self._changes[table.table, name])
         return table.get(name)
 
     def _all(self, table: RecordTable[RecordT]) -> Iterator[RecordT]:
@@ -192,22 +192,22 @@ def reason_to_keep(records: Records, version: ModelVersion) -> str:
     return ""
 
 
-def not_ready_text(records: Records, version: ModelVersion) -> str:
+def unready_text(records: Records, version: ModelVersion) -> str:
     """Return that a version has no ready replica, why, and what to do about that."""
-    return f"model {str(version)!r} has no ready replica: {why_not_ready(records, version)}"
+    return f"model {str(version)!r} has no ready replica: {unready_reason(records, version)}"
 
 
-def why_not_ready(records: Records, version: ModelVersion) -> str:
+def unready_reason(records: Records, version: ModelVersion) -> str:
     """Return why a version has no ready replica, and what to do about that."""
     deployment = records.deployments.get(str(version))
     if deployment is None:
-        return f"it is not deployed; {start_text(version)}"
+        return f"it is not deployed; {start_hint(version)}"
     if deployment.num_replicas == 0:
-        return f"it is scaled to 0; {start_text(version)}"
+        return f"it is scaled to 0; {start_hint(version)}"
     return f"its replicas start, or have failed; see 'skysail logs {version}'"
 
 
-def start_text(version: ModelVersion) -> str:
+def start_hint(version: ModelVersion) -> str:
     """Return how replicas of a version are started."""
     model, name = version
     return f"start it with 'skysail start {version}' or client.start({model!r}, {name!r})"

@@ -4,7 +4,7 @@ from skysail_common.identifiers import ModelVersion
 from skysail_management.records import PendingChange, Records
 
 
-def removal_of_version(
+def removal_changes(
     records: Records, version: ModelVersion, *, keeps_number: bool = False
 ) -> list[PendingChange]:
     """Return the changes that remove a version, and its model with the last version of it.
@@ -28,14 +28,14 @@ def removal_of_version(
         changes.append(records.models.delete(model.name))
         return changes
     previous = tuple(name for name in model.previous_versions if name != version.version)
-    number = max(model.last_number, number_of(version.version) if keeps_number else 0)
+    number = max(model.last_number, version_number(version.version) if keeps_number else 0)
     if (previous, number) != (model.previous_versions, model.last_number):
         update = {"previous_versions": previous, "last_number": number}
         changes.append(records.models.put(model.name, model.model_copy(update=update)))
     return changes
 
 
-def version_named(records: Records, model: str, artifact_sha256: str) -> str:
+def resolve_version_name(records: Records, model: str, artifact_sha256: str) -> str:
     """Return the version that an artifact without a name becomes.
 
     It is the newest version of the same content; if there is none, the number after the highest
@@ -47,9 +47,9 @@ def version_named(records: Records, model: str, artifact_sha256: str) -> str:
         return max(same, key=lambda record: record.registered_at).version
     known = records.models.get(model)
     highest = known.last_number if known else 0
-    return str(max([highest, *(number_of(record.version) for record in versions)]) + 1)
+    return str(max([highest, *(version_number(record.version) for record in versions)]) + 1)
 
 
-def number_of(version: str) -> int:
+def version_number(version: str) -> int:
     """Return the number that a version is named by; 0 if it has another name."""
     return int(version) if version.isdecimal() else 0

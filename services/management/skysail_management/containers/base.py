@@ -107,7 +107,7 @@ Needed = Callable[[], Collection[VersionSpec]]
 """Returns the versions that need their environment or image now; quick."""
 
 
-def not_started(version: ModelVersion, index: int, reason: str) -> Container:
+def failed_start(version: ModelVersion, index: int, reason: str) -> Container:
     """Return what stands for a replica that has no container, because none could be started."""
     return Container("", ReplicaId(version, index), ReplicaState.FAILED, reason=reason)
 

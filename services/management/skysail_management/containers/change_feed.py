@@ -14,7 +14,7 @@ _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 
 
-class ContainerChanges:
+class ChangeFeed:
     """Keeps the latest state of each container that changed until it is taken.
 
     A slow consumer sees fewer steps, never an old one last; memory is bounded by the number of
@@ -55,7 +55,7 @@ class ContainerChanges:
             yield self._changed.pop(next(iter(self._changed)))
 
 
-async def until_done(work: Callable[[], Awaitable[None]], what: str) -> None:
+async def retry_until_done(work: Callable[[], Awaitable[None]], what: str) -> None:
     """Do work that concerns one container, again after each unforeseen failure, until it is done.
 
     One container must not end the watch of the others, nor be forgotten for the life of the process.

@@ -1,14 +1,8 @@
 """Parts of every back end: labels and variables of replicas, reasons of their ends."""
 
 import re
-import signal
 
-from skysail_common.states import ExitCode
 from skysail_management.containers.base import PrepareFailed, ReplicaSpec, VersionSpec
-from skysail_management.containers.log_tails import load_failure, stuck_call
-
-SILENT = "did not answer health checks any more and was killed"
-"""Why a replica failed that has fallen silent."""
 
 LABELS = ("cluster", "model", "version", "replica", "artifact")
 """Names of what marks a container."""
@@ -22,7 +16,7 @@ _THREADS = (
 )
 
 
-def minor_of(python: str) -> str:
+def python_minor(python: str) -> str:
     """Return the minor version of a Python, such as 3.11 of 3.11.7; empty for other texts."""
     found = re.match(r"\d+\.\d+", python)
     return found[0] if found else ""
@@ -45,13 +39,13 @@ def check_python(
     Raises:
         PrepareFailed: the artifact was made with another minor version.
     """
-    if minor_of(version.python_version) != minor_of(found):
+    if python_minor(version.python_version) != python_minor(found):
         raise wrong_python(version, found, where, fix)
 
 
 def wrong_python(version: VersionSpec, found: str, where: str, fix: str) -> PrepareFailed:
     """Return the error for a Python that cannot load a version; arguments as of `check_python`."""
-    wanted, here = minor_of(version.python_version), minor_of(found)
+    wanted, here = python_minor(version.python_version), python_minor(found)
     return PrepareFailed(
         f"{version.model_version} was made with Python {version.python_version}, and "
         f"{where} Python {here}: make it with {here}, or {fix.format(wanted)}"
@@ -94,33 +88,3 @@ def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
         "SKYSAIL_MODEL_SERVER_WARM_UP_MAX_ROWS": str(spec.warm_up.max_rows),
         "SKYSAIL_MODEL_SERVER_LOG_FORMAT": spec.log_format,
     }
-
-
-def exit_reason(status: int | None) -> str:
-    """Return for people why a replica ended; a negative status is that of a signal."""
-    if status is None:
-        return "ended; an earlier management started it, so that its exit status is not known"
-    if status == ExitCode.LOAD_FAILED:
-        return "the model cannot be loaded or fails on its warm-up query"
-    if status == ExitCode.STUCK:
-        return "stuck: its function did not return; its log shows where it was"
-    if status == ExitCode.OUT_OF_MEMORY:
-        return "out of memory: its function failed for want of it; give it more by memory_mib"
-    if status == ExitCode.UNAVAILABLE:
-        return "the model server cannot reach management"
-    if status < 0:
-        number = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-        hint = "; the machine may have run out of memory" if number == "SIGKILL" else ""
-        return f"killed by {number}{hint}"
-    return f"exited with status {status}"
-
-
-def explained(reason: str, log: bytes | str) -> str:
-    """Return the reason why a replica ended, with what its log tells of the cause."""
-    if reason == exit_reason(ExitCode.LOAD_FAILED):
-        return load_failure(log) or reason
-    # A function that keeps the interpreter is ended with the status of any other failure.
-    if reason not in (exit_reason(ExitCode.STUCK), exit_reason(ExitCode.FAILED)):
-        return reason
-    call = stuck_call(log)
-    return f"stuck: its function did not return: {call}" if call else reason

@@ -88,7 +88,7 @@ class Election:
         duration_s = self._spec.get("leaseDurationSeconds") or self._duration_s
         return self._clock() >= self._changed_at + duration_s
 
-    def claimed(self) -> Object:
+    def claim(self) -> Object:
         """Return the spec by which the candidate takes the lease, or keeps it."""
         stamp = _now()
         claim = {
@@ -101,7 +101,7 @@ class Election:
             claim["leaseTransitions"] = (self._spec.get("leaseTransitions") or 0) + 1
         return {**self._spec, **claim}
 
-    def released(self) -> Object:
+    def release_spec(self) -> Object:
         """Return the spec by which the candidate lets go of the lease."""
         return {**self._spec, "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
 

@@ -60,7 +60,7 @@ class LeaderLabel:
         if self._pod not in marked:
             await self._set(self._pod, "true")
 
-    async def take_off(self) -> None:
+    async def remove(self) -> None:
         """Remove the label from our own pod, if that is possible within a moment."""
         if not self._pod:
             return

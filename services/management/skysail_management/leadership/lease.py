@@ -25,7 +25,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Alarm(Protocol):
-    """What ends the process, such as `Watchdog`."""
+    """What ends the process, such as `LeaseWatchdog`."""
 
     def arm(self, after_s: float) -> None:
         """End the process after this time; replaces an earlier call."""
@@ -124,7 +124,7 @@ class LeaderLease:
     async def _let_go(self) -> None:
         lease = await self._observed()
         if self._election.is_ours:
-            await self._api.replace({**lease, "spec": self._election.released()})
+            await self._api.replace({**lease, "spec": self._election.release_spec()})
 
     async def _attempt(self) -> bool:
         """Take or renew the lease if that is right, and tell whether it was done."""
@@ -137,7 +137,7 @@ class LeaderLease:
         if not self._election.may_take():
             return False
         try:
-            taken = await self._api.replace({**lease, "spec": self._election.claimed()})
+            taken = await self._api.replace({**lease, "spec": self._election.claim()})
         except ChangedMeanwhile:
             return False
         self._election.observe(taken)

@@ -74,7 +74,7 @@ class Applications:
                     f"'skysail apps update {name}' or client.update_application"
                 )
             await self._records.commit([self._records.applications.put(name, record)])
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
         return record
 
     async def update(
@@ -105,7 +105,7 @@ class Applications:
                 changes["bypasses_cache"] = bypasses_cache
             record = record.model_copy(update=changes)
             await self._records.commit([self._records.applications.put(name, record)])
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
         return record
 
     async def unregister(self, name: str) -> None:
@@ -117,7 +117,7 @@ class Applications:
         async with self._records.lock:
             self.get(name)
             await self._records.commit([self._records.applications.delete(name)])
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
 
     async def set_routes(self, name: str, routes: Sequence[RouteRecord]) -> ApplicationRecord:
         """Replace the routes of an application.
@@ -140,7 +140,7 @@ class Applications:
                     )
             application = application.model_copy(update={"routes": tuple(routes)})
             await self._records.commit([self._records.applications.put(name, application)])
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
         return application
 
 

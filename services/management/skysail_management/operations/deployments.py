@@ -8,15 +8,15 @@ from typing import Any
 from skysail_common.errors import FailedPrecondition, InvalidInput, ReplicaNotFound
 from skysail_common.identifiers import ModelVersion, check_name
 from skysail_common.serving_options import ServingOptions
-from skysail_management.catalog.rules import start_text
-from skysail_management.catalog.versions import version_named
-from skysail_management.catalog.wishes import (
+from skysail_management.catalog.deployment_specs import (
     MAX_REPLICAS,
-    DeploymentWish,
-    changed_deployment,
+    DeploymentSpec,
     first_deployment,
-    tuned,
+    merge_serving,
+    update_deployment,
 )
+from skysail_management.catalog.rules import start_hint
+from skysail_management.catalog.versions import resolve_version_name
 from skysail_management.containers.base import Container, ContainerManager
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep, Subscription
 from skysail_management.operations.models import Models
@@ -62,17 +62,17 @@ class Deployments:
         self._defaults = defaults
 
     async def deploy(
-        self, version: ModelVersion, wish: DeploymentWish
+        self, version: ModelVersion, spec: DeploymentSpec
     ) -> AsyncIterator[DeployEvent]:
         """Deploy a version and yield what happens, until it is done or has failed.
 
-        The wish is recorded before the first event: neither a caller that goes away nor a
-        management that dies stops it. The same wish again changes nothing.
+        The spec is recorded before the first event: neither a caller that goes away nor a
+        management that dies stops it. The same spec again changes nothing.
 
         Args:
             version: What to deploy. Without a version: the one that the artifact is, or the next
                 number; the current version if there is no artifact either.
-            wish: How.
+            spec: How.
 
         Raises:
             InvalidInput: a name or number out of range.
@@ -81,17 +81,17 @@ class Deployments:
             InputTypeMismatch: an application that is routed to the model takes something else.
             SkysailError: as `Models.registration`.
         """
-        with self._models.taking_artifact(wish.artifact_sha256):
-            wish.check()
+        with self._models.pin_artifact(spec.artifact_sha256):
+            spec.check()
             async with self._records.lock:
-                version = self._named(version, wish)
-                deployment, notices = await self._record(version, wish)
-        # Nothing happens between the commit and this: earlier events concern an earlier wish.
+                version = self._named(version, spec)
+                deployment, notices = await self._record(version, spec)
+        # Nothing happens between the commit and this: earlier events concern an earlier spec.
         with self._events.subscribe(version) as subscription:
             is_wanted = deployment.num_replicas > 0
             if deployment.is_rolled_out and is_wanted and self._reconciler.num_ready(version) == 0:
                 self._reconciler.repeat_rollout(version)
-            self._reconciler.changed(version)
+            self._reconciler.wake(version)
             first = DeployEvent(
                 DeployStep.REGISTERED,
                 f"{version} is registered",
@@ -104,20 +104,22 @@ class Deployments:
             async for event in self._follow(version, subscription, deployment):
                 yield event
 
-    def _named(self, version: ModelVersion, wish: DeploymentWish) -> ModelVersion:
+    def _named(self, version: ModelVersion, spec: DeploymentSpec) -> ModelVersion:
         model, name = version
         if name:
             return version
-        if wish.artifact_sha256:
+        if spec.artifact_sha256:
             check_name("model", model)
-            return ModelVersion(model, version_named(self._records, model, wish.artifact_sha256))
+            return ModelVersion(
+                model, resolve_version_name(self._records, model, spec.artifact_sha256)
+            )
         return self._models.version(model, "").model_version
 
     async def _record(
-        self, version: ModelVersion, wish: DeploymentWish
+        self, version: ModelVersion, spec: DeploymentSpec
     ) -> tuple[DeploymentRecord, list[str]]:
         is_new_version = self._records.versions.get(str(version)) is None
-        record, changes = self._models.registration(version, wish.artifact_sha256, wish.labels)
+        record, changes = self._models.registration(version, spec.artifact_sha256, spec.labels)
         existing = self._records.deployments.get(str(version))
         model = self._records.models.get(version.model_name)
         is_current = model is not None and model.current_version == version.version
@@ -131,12 +133,12 @@ class Deployments:
                 start_timeout_s=self._defaults.start_timeout_s,
                 warm_up=self._defaults.warm_up,
             )
-            deployment = first_deployment(record, wish, default, is_new_version=is_new_version)
+            deployment = first_deployment(record, spec, default, is_new_version=is_new_version)
             # Those of an earlier deployment may have been another container manager's.
             self._manager.check_resources(deployment.resources)
         else:
-            deployment, notices = changed_deployment(existing, wish, is_current=is_current)
-        if wish.promote is None and wish.artifact_sha256 and record.was_current and not is_current:
+            deployment, notices = update_deployment(existing, spec, is_current=is_current)
+        if spec.promote is None and spec.artifact_sha256 and record.was_current and not is_current:
             notices.append(
                 f"{version} was current before and does not become so again by itself; "
                 f"'skysail promote {version}' or promote=True does that"
@@ -193,7 +195,7 @@ class Deployments:
             ]
             await self._records.commit(changes, is_forced=force)
         self._end_of(record.model_version, f"{name} was undeployed in the meantime")
-        self._reconciler.changed(record.model_version)
+        self._reconciler.wake(record.model_version)
         return record.version
 
     def _end_of(self, version: ModelVersion, message: str) -> None:
@@ -205,7 +207,7 @@ class Deployments:
         if deployment is None:
             raise FailedPrecondition(
                 f"model {str(record.model_version)!r} is not deployed; "
-                f"{start_text(record.model_version)}"
+                f"{start_hint(record.model_version)}"
             )
         return deployment
 
@@ -246,7 +248,7 @@ class Deployments:
             )
         if is_called_off:
             self._end_of(found, f"{found} was scaled to 0 in the meantime and is not promoted")
-        self._reconciler.changed(found)
+        self._reconciler.wake(found)
         return found.version
 
     async def set_autoscaling(
@@ -274,9 +276,9 @@ class Deployments:
             num_replicas = deployment.num_replicas
             if bounds is not None:
                 limits = Bounds(bounds.min_replicas, bounds.max_replicas)
-                num_replicas = limits.clamped(num_replicas)
+                num_replicas = limits.clamp(num_replicas)
             changed = await self._change(deployment, num_replicas=num_replicas, autoscaling=bounds)
-        self._reconciler.changed(changed.model_version)
+        self._reconciler.wake(changed.model_version)
         return changed
 
     async def tune(self, model: str, version: str, changes: Mapping[str, Any]) -> DeploymentRecord:
@@ -294,9 +296,11 @@ class Deployments:
         """
         async with self._records.lock:
             deployment = self._deployed(model, version)
-            changed = await self._change(deployment, serving=tuned(deployment.serving, changes))
+            changed = await self._change(
+                deployment, serving=merge_serving(deployment.serving, changes)
+            )
         # Returns once every frontend decides by it.
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
         return changed
 
     def replicas(self, model: str, version: str, index: int | None) -> Sequence[Container]:

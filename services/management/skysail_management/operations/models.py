@@ -16,10 +16,10 @@ from skysail_common.errors import (
 )
 from skysail_common.identifiers import ModelVersion, check_name
 from skysail_management.artifacts import ArtifactStore
-from skysail_management.catalog.contents import differing_versions
-from skysail_management.catalog.promotion import promotion, rolled_back
-from skysail_management.catalog.rules import not_ready_text, serves, why_not_ready
-from skysail_management.catalog.versions import removal_of_version
+from skysail_management.catalog.artifact_diff import describe_difference
+from skysail_management.catalog.current_version import promotion_changes, roll_back
+from skysail_management.catalog.rules import serves, unready_reason, unready_text
+from skysail_management.catalog.versions import removal_changes
 from skysail_management.reconciler.reconciler import Reconciler
 from skysail_management.records import ModelRecord, PendingChange, Records, VersionRecord
 
@@ -136,7 +136,7 @@ class Models:
         except (ArtifactNotFound, FailedPrecondition, InvalidInput, Unavailable):
             # The refusal stands without it.
             return ""
-        text = differing_versions(*manifests)
+        text = describe_difference(*manifests)
         return f" ({text})" if text else ""
 
     async def register(
@@ -148,7 +148,7 @@ class Models:
             InputTypeMismatch: an application that is routed to the model takes something else.
             SkysailError: as `registration`.
         """
-        with self.taking_artifact(artifact_sha256):
+        with self.pin_artifact(artifact_sha256):
             async with self._records.lock:
                 record, changes = self.registration(version, artifact_sha256, labels)
                 changes += self._kept_deployment(version)
@@ -164,10 +164,10 @@ class Models:
         return [self._records.deployments.put(str(version), kept)]
 
     @contextmanager
-    def taking_artifact(self, sha256: str) -> Iterator[None]:
+    def pin_artifact(self, sha256: str) -> Iterator[None]:
         """Remove an uploaded artifact if the operation inside the block is refused."""
         try:
-            with self._artifacts.taking(sha256):
+            with self._artifacts.pin(sha256):
                 yield
         except Unavailable:
             # Whether it was done is not known.
@@ -203,13 +203,13 @@ class Models:
         """
         async with self._records.lock:
             self.version(*version)
-            changes = removal_of_version(self._records, version, keeps_number=True)
+            changes = removal_changes(self._records, version, keeps_number=True)
             await self._records.commit(changes)
         await self._swept()
 
     async def _swept(self) -> None:
         self._sweep_artifacts()
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
 
     async def promote(self, version: ModelVersion) -> str:
         """Make a version the current one and return the version that was.
@@ -222,15 +222,15 @@ class Models:
             self.version(*version)
             model = self.get(version.model_name)
             if not self._serves(version):
-                raise NoReadyReplica(not_ready_text(self._records, version))
-            changes = promotion(self._records, version)
+                raise NoReadyReplica(unready_text(self._records, version))
+            changes = promotion_changes(self._records, version)
             deployment = self._records.deployments.get(str(version))
             if deployment is not None and deployment.promote_when_ready:
                 # It is done: a rollback before the roll-out completes is not to be undone by it.
                 done = deployment.model_copy(update={"promote_when_ready": False})
                 changes.append(self._records.deployments.put(str(version), done))
             await self._records.commit(changes)
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
         return model.current_version
 
     async def rollback(self, name: str) -> tuple[str, str]:
@@ -251,15 +251,15 @@ class Models:
                     f"model {name!r} has no previous version to go back to; 'skysail promote "
                     f"{name}:VERSION' makes another version the current one"
                 )
-            changed = rolled_back(model, self._serves)
+            changed = roll_back(model, self._serves)
             if changed is None:
                 latest = ModelVersion(name, model.previous_versions[-1])
                 raise NoReadyReplica(
                     f"cannot roll back model {name!r}: no previous version has a ready replica; the "
-                    f"latest is {str(latest)!r}: {why_not_ready(self._records, latest)}"
+                    f"latest is {str(latest)!r}: {unready_reason(self._records, latest)}"
                 )
             await self._records.commit([self._records.models.put(name, changed)])
-        await self._reconciler.routing_changed()
+        await self._reconciler.publish_routing()
         return changed.current_version, model.current_version
 
     def _serves(self, version: ModelVersion) -> bool:

@@ -14,7 +14,7 @@ from skysail_common.errors import (
 from skysail_common.process.threads import in_thread
 from skysail_common.store import Store
 from skysail_common.store.owner import RENEW_EVERY_S
-from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
+from skysail_management.ownership.store_checkpoint import CheckpointFile, StoreCheckpoint
 from skysail_management.records import Records
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class StoreKeeper:
     def __init__(
         self,
         store: Store,
-        note: LastSeenNote,
+        note: CheckpointFile,
         on_back: Callable[[], None],
         set_health: Callable[[bool], Awaitable[None]],
     ) -> None:
@@ -46,7 +46,7 @@ class StoreKeeper:
         self._on_back = on_back
         self._set_health = set_health
         self._is_healthy: bool | None = None
-        self._noted = LastSeen("", 0, 0)
+        self._noted = StoreCheckpoint("", 0, 0)
         self._problem: SkysailError | None = None
 
     @property
@@ -85,7 +85,7 @@ class StoreKeeper:
             return
         self._is_well()
         await self._tell(True)
-        seen = LastSeen(self._store.id, self._store.revision, self._store.epoch)
+        seen = StoreCheckpoint(self._store.id, self._store.revision, self._store.epoch)
         if seen != self._noted:
             self._noted = seen
             await in_thread(self._note.write, seen)

@@ -25,11 +25,11 @@ class Standby:
         """A standby, not ready."""
         self._server = server
         self._store = store
-        self._waits = asyncio.Event()
+        self._is_standby = asyncio.Event()
 
-    def waits(self) -> None:
+    def mark_standby(self) -> None:
         """Note that another leads."""
-        self._waits.set()
+        self._is_standby.set()
 
     async def announce(self) -> None:
         """Say by health that this management is ready, once the store answers and another leads.
@@ -40,7 +40,7 @@ class Standby:
         """
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
-            await self._waits.wait()
+            await self._is_standby.wait()
             try:
                 await self._store.look()
             except StoreUnavailable as error:

@@ -64,13 +64,13 @@ class Bounds:
     min_replicas: int
     max_replicas: int
 
-    def clamped(self, num_replicas: int) -> int:
+    def clamp(self, num_replicas: int) -> int:
         """Return the number within the bounds that is nearest."""
         return max(self.min_replicas, min(self.max_replicas, num_replicas))
 
 
 @dataclass(frozen=True)
-class Load:
+class ObservedLoad:
     """What a frontend says about a version, of the time since it last did."""
 
     received_at: float
@@ -89,7 +89,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Decision:
+class ScalingDecision:
     """How many replicas are right now, and why, for people."""
 
     num_replicas: int
@@ -112,8 +112,13 @@ class AutoscalingPolicy:
         self._ready_since = 0.0
 
     def decide(
-        self, bounds: Bounds, num_replicas: int, num_ready: int, loads: Sequence[Load], now: float
-    ) -> Decision:
+        self,
+        bounds: Bounds,
+        num_replicas: int,
+        num_ready: int,
+        loads: Sequence[ObservedLoad],
+        now: float,
+    ) -> ScalingDecision:
         """Return how many replicas there should be.
 
         Args:
@@ -130,7 +135,7 @@ class AutoscalingPolicy:
             self._changed_at = self._eased_at = now
         if num_ready != self._num_ready:
             self._num_ready, self._ready_since = num_ready, now
-        current = bounds.clamped(num_replicas)
+        current = bounds.clamp(num_replicas)
         fresh = [load for load in loads if now - load.received_at <= self._options.report_timeout_s]
         demand = _demand(fresh)
         reason = "the load is what it was"
@@ -140,7 +145,7 @@ class AutoscalingPolicy:
             busy = sum(load.busy_s / load.window_s for load in fresh) / max(1, num_ready)
             pressure = self._pressure(fresh, num_replicas, demand, busy)
             reason = pressure or f"{demand:.2g} replicas' worth of rows arrive"
-            wanted = bounds.clamped(self._wanted(fresh, demand, current))
+            wanted = bounds.clamp(self._wanted(fresh, demand, current))
             if pressure:
                 wanted = max(wanted, current)
             if pressure or busy >= self._options.target:
@@ -148,10 +153,10 @@ class AutoscalingPolicy:
         self._recommended.append((now, wanted))
         if wanted > current:
             self._change(now)
-            return Decision(wanted, reason)
-        return Decision(max(bounds.min_replicas, self._shrunk(current, now)), reason)
+            return ScalingDecision(wanted, reason)
+        return ScalingDecision(max(bounds.min_replicas, self._shrunk(current, now)), reason)
 
-    def _wanted(self, loads: Sequence[Load], demand: float, current: int) -> int:
+    def _wanted(self, loads: Sequence[ObservedLoad], demand: float, current: int) -> int:
         least = self._needed(demand)
         if least >= current:
             in_time = _demand(loads, with_late=False) or 0.0
@@ -167,7 +172,7 @@ class AutoscalingPolicy:
         return max(_MAX_FACTOR * self._num_ready, self._num_ready + _MAX_MORE)
 
     def _pressure(
-        self, loads: Sequence[Load], num_replicas: int, demand: float, busy: float
+        self, loads: Sequence[ObservedLoad], num_replicas: int, demand: float, busy: float
     ) -> str:
         """Return how deadlines are missed although replicas should suffice; empty if none are.
 
@@ -214,10 +219,10 @@ class AutoscalingPolicy:
         self._recommended.clear()
 
 
-def _demand(loads: Sequence[Load], *, with_late: bool = True) -> float | None:
+def _demand(loads: Sequence[ObservedLoad], *, with_late: bool = True) -> float | None:
     """Return how many replicas would compute all that arrives; None where nobody can say."""
 
-    def rows(load: Load) -> int:
+    def rows(load: ObservedLoad) -> int:
         return load.arrived_rows if with_late else max(0, load.arrived_rows - load.late_rows)
 
     known = [load.capacity_rows_per_s for load in loads if load.capacity_rows_per_s > 0]

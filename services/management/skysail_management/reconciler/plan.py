@@ -15,7 +15,7 @@ HEALTHY_AFTER_S = 60.0
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedReplica:
     """A live container of the version."""
 
     container_id: str
@@ -49,7 +49,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReplicaPlan:
     """What to do now, and when to look again."""
 
     start: tuple[int, ...] = ()
@@ -72,13 +72,13 @@ def back_off_s(num_failures: int, was_ready: bool = False) -> float:
     return min(longest_s, FIRST_BACK_OFF_S * 2.0 ** min(num_failures - 1, 16))
 
 
-def plan(
+def plan_replicas(
     num_replicas: int,
     start_timeout_s: float,
-    observed: Sequence[Observed],
+    observed: Sequence[ObservedReplica],
     failures: Mapping[int, Failures],
     now: float,
-) -> Plan:
+) -> ReplicaPlan:
     """Return what makes the observed containers the desired ones.
 
     Indexes are kept contiguous from 0. Draining containers are on their way out: they are
@@ -93,7 +93,7 @@ def plan(
     """
     stop: list[Stop] = []
     wake_at = NEVER
-    taken: dict[int, Observed] = {}
+    taken: dict[int, ObservedReplica] = {}
     draining = {item.index for item in observed if item.state is ReplicaState.DRAINING}
     live = [item for item in observed if item.state is not ReplicaState.DRAINING]
     # The ready and the oldest first: of two that hold one index, they stay.
@@ -123,4 +123,4 @@ def plan(
             start.append(index)
         else:
             wake_at = min(wake_at, earliest)
-    return Plan(tuple(start), tuple(stop), wake_at)
+    return ReplicaPlan(tuple(start), tuple(stop), wake_at)

@@ -74,24 +74,24 @@ class Reconciler:
         finally:
             await self._manager.close()
 
-    def all_changed(self) -> None:
+    def wake_all(self) -> None:
         """Say that the desired state of anything may have changed."""
         for deployment in self._records.deployments.all():
             self._loop(deployment.model_version)
         for loop in self._loops.values():
             loop.wake()
-        self.routing_changed()
+        self.publish_routing()
 
-    def changed(self, version: ModelVersion) -> None:
+    def wake(self, version: ModelVersion) -> None:
         """Say that the desired state of a version may have changed."""
         self._loop(version).wake()
-        self.routing_changed()
+        self.publish_routing()
 
     def repeat_rollout(self, version: ModelVersion) -> None:
         """Retry a completed deployment whose replicas no longer come up."""
         self._loop(version).repeat_rollout()
 
-    def routing_changed(self) -> "asyncio.Future[None]":
+    def publish_routing(self) -> "asyncio.Future[None]":
         """Send a new snapshot; the returned future is done once every frontend applied it."""
         return self._routing.publish(self.containers())
 
@@ -118,7 +118,7 @@ class Reconciler:
                 self._events,
                 self._options,
                 self._clock,
-                self.routing_changed,
+                self.publish_routing,
                 self._slots,
                 self._tasks.group(),
             )
@@ -161,7 +161,7 @@ class Reconciler:
     async def _resync(self) -> None:
         listed = {box.container_id: box for box in await self._manager.list()}
         for loop in list(self._loops.values()):
-            loop.forget_missing(listed)
+            loop.drop_missing(listed)
         known = {box.container_id: box.state for box in self.containers()}
         for container in listed.values():
             state = known.get(container.container_id)
@@ -169,7 +169,7 @@ class Reconciler:
             is_news = container.state.is_live if state is None else state is not container.state
             if is_news and state is not ReplicaState.DRAINING:
                 self._observe(container)
-        self.all_changed()
+        self.wake_all()
 
     def _kept(self) -> list[VersionSpec]:
         return [version_spec(record) for record in self._records.versions.all()]

@@ -4,17 +4,17 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from skysail_common.identifiers import ModelVersion
-from skysail_management.catalog.promotion import promotion
+from skysail_management.catalog.current_version import promotion_changes
+from skysail_management.catalog.deployment_specs import template_of
 from skysail_management.catalog.rules import reason_to_keep
-from skysail_management.catalog.versions import removal_of_version
-from skysail_management.catalog.wishes import template_of
+from skysail_management.catalog.versions import removal_changes
 from skysail_management.containers.base import Container
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.records import DeploymentRecord, PendingChange, Records
 
 log = logging.getLogger(__name__)
 
-RoutingChanged = Callable[[], Awaitable[None]]
+PublishRouting = Callable[[], Awaitable[None]]
 """Sends new routes; what it returns is done once every frontend applied them."""
 
 MAX_ATTEMPTS = 3
@@ -35,14 +35,14 @@ class Rollout:
         version: ModelVersion,
         records: Records,
         events: DeployEvents,
-        routing_changed: RoutingChanged,
+        publish_routing: PublishRouting,
         num_ready: Callable[[], int],
     ) -> None:
         """See `VersionLoop` for the arguments; `num_ready` counts the replicas that are ready."""
         self._version = version
         self._records = records
         self._events = events
-        self._routing_changed = routing_changed
+        self._publish_routing = publish_routing
         self._num_ready = num_ready
         self._num_failures = 0
         self._verdict: tuple[str, str] | None = None
@@ -115,7 +115,7 @@ class Rollout:
                 return None
             await self._commit_completion(fresh)
         # Frontends know of it before the caller does, who may ask one at once.
-        await self._routing_changed()
+        await self._publish_routing()
         if fresh.promote_when_ready:
             self._publish(DeployStep.PROMOTED, f"{self._version} is the current version")
         return fresh
@@ -123,7 +123,7 @@ class Rollout:
     async def _commit_completion(self, deployment: DeploymentRecord) -> None:
         changes: list[PendingChange] = [self._completed(deployment)]
         if deployment.promote_when_ready:
-            changes += promotion(self._records, self._version)
+            changes += promotion_changes(self._records, self._version)
         await self._records.commit(changes)
 
     def _completed(self, deployment: DeploymentRecord) -> PendingChange:
@@ -180,7 +180,7 @@ class Rollout:
         version = self._records.versions.get(name)
         # A version that was current for a while is one to go back to.
         is_new = deployment.removes_version_on_failure and version and not version.was_current
-        return changes + (removal_of_version(self._records, self._version) if is_new else [])
+        return changes + (removal_changes(self._records, self._version) if is_new else [])
 
     def _publish(self, step: DeployStep, message: str, log_tail: str = "") -> None:
         self._events.publish(self._version, DeployEvent(step, message, log_tail=log_tail))

@@ -1,4 +1,4 @@
-"""Keeps one model version as it is desired: prepares, starts, stops, restarts, rolls out."""
+"""The control loop of one model version: prepares, starts, stops, restarts and rolls out."""
 
 import asyncio
 import logging
@@ -17,18 +17,18 @@ from skysail_management.containers.base import (
     PrepareFailed,
     ReplicaSpec,
     VersionSpec,
-    not_started,
+    failed_start,
 )
-from skysail_management.containers.log_tails import timed_out
+from skysail_management.containers.exit_reasons import explain_start_timeout
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
-from skysail_management.reconciler.ending import end_of_log, stop_surely
-from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Stop, plan
-from skysail_management.reconciler.preparing import prepared
-from skysail_management.reconciler.rollout import Rollout, RoutingChanged
-from skysail_management.reconciler.seen import Seen
+from skysail_management.reconciler.launcher import Launcher
+from skysail_management.reconciler.observation import Observation
+from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Stop, plan_replicas
+from skysail_management.reconciler.preparation import prepare_while_wanted
+from skysail_management.reconciler.rollout import PublishRouting, Rollout
 from skysail_management.reconciler.specs import ReconcilerOptions, replica_spec, version_spec
 from skysail_management.reconciler.start_slots import StartSlots
-from skysail_management.reconciler.starter import Starter
+from skysail_management.reconciler.teardown import read_log_tail, stop_until_gone
 from skysail_management.records import DeploymentRecord, Records
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _MAX_RETRY_S = 30.0
 
 
 class VersionLoop:
-    """One model version. Its passes never wait for those of another."""
+    """The control loop of one model version; its passes never wait for those of another."""
 
     def __init__(
         self,
@@ -49,21 +49,21 @@ class VersionLoop:
         events: DeployEvents,
         options: ReconcilerOptions,
         clock: Clock,
-        routing_changed: RoutingChanged,
+        publish_routing: PublishRouting,
         slots: StartSlots,
         tasks: BackgroundTasks,
     ) -> None:
-        """Does nothing before `run`.
+        """Create an idle loop; `run` starts it.
 
         Args:
             version: The model version.
             records: The desired state.
             manager: Runs the containers.
-            events: Is told what happens.
-            options: What every loop needs to know.
+            events: Receives the progress.
+            options: Settings that all loops share.
             clock: Time.
-            routing_changed: Called when a replica becomes or ceases to be ready.
-            slots: Bound the starts of all versions.
+            publish_routing: Called when a replica becomes ready or stops being ready.
+            slots: Bound the concurrent starts of all versions.
             tasks: Group of the tasks of this loop, which stops them.
         """
         self.version = version
@@ -72,74 +72,74 @@ class VersionLoop:
         self._events = events
         self._options = options
         self._clock = clock
-        self._routing_changed = routing_changed
-        self._seen: dict[str, Seen] = {}
+        self._publish_routing = publish_routing
+        self._observed: dict[str, Observation] = {}
         self._failures: dict[int, Failures] = {}
         self._last_failed: dict[int, Container] = {}
         self._wake = asyncio.Event()
         self._is_prepared = False
         self._is_suspect = False
-        """True if a replica has failed since that was never ready."""
+        """True after a failure of a replica that was never ready, until the next preparation."""
         self._tasks = tasks
-        self._starter = Starter(version, manager, slots, self, tasks, clock)
-        self._rollout = Rollout(version, records, events, routing_changed, lambda: self.num_ready)
+        self._launcher = Launcher(version, manager, slots, self, tasks, clock)
+        self._rollout = Rollout(version, records, events, publish_routing, lambda: self.num_ready)
 
     def wake(self) -> None:
-        """Look again soon: the desired state may have changed."""
+        """Schedule a pass, because the desired state may have changed."""
         self._wake.set()
 
     def repeat_rollout(self) -> None:
-        """Begin again with a complete deployment: start its replicas at once, tell its failures."""
+        """Repeat the rollout of a complete deployment, without backoff."""
         self._failures.clear()
         self._rollout.repeat()
 
     @property
     def is_idle(self) -> bool:
-        """True if no replica is desired and none is left."""
-        return self._desired() is None and not self._seen and not self._starter.under_way
+        """True if no replica is desired and none remains."""
+        return self._desired() is None and not self._observed and not self._launcher.under_way
 
     @property
     def containers(self) -> list[Container]:
         """The live containers, by index."""
-        live = [seen.container for seen in self._seen.values()]
+        live = [each.container for each in self._observed.values()]
         return sorted(live, key=lambda container: container.replica_id.index)
 
     @property
     def failed(self) -> dict[int, Container]:
         """The last failed container of each index that has no live one."""
         live = {container.replica_id.index for container in self.containers}
-        return {index: box for index, box in self._last_failed.items() if index not in live}
+        return {index: each for index, each in self._last_failed.items() if index not in live}
 
     def num_restarts(self, index: int) -> int:
-        """Return the failures of a replica since it was last well for a while."""
+        """Return the number of failures of a replica since it was last healthy."""
         failures = self._failures.get(index)
         if failures is None or self._is_healthy(index):
             return 0
         return failures.count
 
     def last_failed(self, index: int) -> Container | None:
-        """Return the last container of a replica that failed; None if none has."""
+        """Return the last failed container of a replica, or None."""
         return self._last_failed.get(index)
 
     def waiting_reason(self, index: int) -> str:
-        """Return for people why a replica is not started yet; empty if nothing holds it up."""
-        return self._starter.waiting_reason(index)
+        """Return why a replica is not started yet, for people; empty if nothing delays it."""
+        return self._launcher.waiting_reason(index)
 
     def _is_healthy(self, index: int) -> bool:
         now = self._clock()
         return any(
-            seen.container.state is ReplicaState.READY and now - seen.since >= HEALTHY_AFTER_S
-            for seen in self._seen.values()
-            if seen.container.replica_id.index == index
+            each.container.state is ReplicaState.READY and now - each.since >= HEALTHY_AFTER_S
+            for each in self._observed.values()
+            if each.index == index
         )
 
     @property
     def num_ready(self) -> int:
-        """How many replicas take batches; one that runs other content takes none."""
+        """Number of replicas that take batches; one with an outdated artifact takes none."""
         artifact = self._artifact()
         return sum(
-            box.state is ReplicaState.READY and not box.is_outdated(artifact)
-            for box in self.containers
+            each.state is ReplicaState.READY and not each.is_outdated(artifact)
+            for each in self.containers
         )
 
     def _artifact(self) -> str:
@@ -147,8 +147,8 @@ class VersionLoop:
         return record.artifact_sha256 if record else ""
 
     def observe(self, container: Container) -> None:
-        """Record a report of the container manager about one of this version's containers."""
-        before = self._seen.get(container.container_id)
+        """Record a report of the container manager about a container of this version."""
+        before = self._observed.get(container.container_id)
         was_ready = before is not None and before.container.state is ReplicaState.READY
         has_been_ready = before is not None and before.was_ready
         now = self._clock()
@@ -158,9 +158,9 @@ class VersionLoop:
             is_same = before is not None and before.container.state is container.state
             since = before.since if before is not None and is_same else now
             has_been_ready |= container.state is ReplicaState.READY
-            self._seen[container.container_id] = Seen(container, since, has_been_ready)
+            self._observed[container.container_id] = Observation(container, since, has_been_ready)
         else:
-            self._seen.pop(container.container_id, None)
+            self._observed.pop(container.container_id, None)
         self._keep_slots()
         is_ready = container.state is ReplicaState.READY
         is_new_reason = before is None or before.container.reason != container.reason
@@ -171,63 +171,57 @@ class VersionLoop:
             self._publish(DeployStep.READY, f"{container.replica_id} is ready", container)
         if container.state is ReplicaState.FAILED:
             if self._has_counted(container):
-                # A resync and the watch may both find it; the later report may tell more.
+                # The watch and a resync may both report it; the later report may say more.
                 self._last_failed[container.replica_id.index] = container
             else:
                 ready_since = before.since if was_ready and before is not None else None
                 self._count_failure(container, ready_since, has_been_ready)
         if is_ready != was_ready:
-            self._routing_changed()
+            self._publish_routing()
         self._wake.set()
 
     def _has_counted(self, container: Container) -> bool:
         last = self._last_failed.get(container.replica_id.index)
         return last is not None and last.container_id == container.container_id
 
-    def forget_missing(self, listed: Collection[str]) -> None:
-        """Take containers that the manager no longer lists for gone.
+    def drop_missing(self, listed: Collection[str]) -> None:
+        """Treat containers that the manager no longer lists as failed.
 
-        One that was started just now may be younger than the list.
+        A container that was started a moment ago may be younger than the list.
         """
-        for container_id, seen in list(self._seen.items()):
-            is_old = self._clock() - seen.since > _LIST_AGE_S
-            is_draining = seen.container.state is ReplicaState.DRAINING
+        for container_id, known in list(self._observed.items()):
+            is_old = self._clock() - known.since > _LIST_AGE_S
+            is_draining = known.container.state is ReplicaState.DRAINING
             if container_id not in listed and is_old and not is_draining:
                 self.observe(
-                    replace(seen.container, state=ReplicaState.FAILED, reason="it disappeared")
+                    replace(known.container, state=ReplicaState.FAILED, reason="it disappeared")
                 )
 
     def _keep_slots(self) -> None:
-        loading = {each.index for each in self._seen.values() if each.is_loading}
-        self._starter.keep_slots(loading if self._manager.loads_here else set())
+        loading = {each.index for each in self._observed.values() if each.is_loading}
+        self._launcher.keep_slots(loading if self._manager.loads_here else set())
 
     def _count_failure(
         self, container: Container, ready_since: float | None = None, was_ready: bool = False
     ) -> None:
-        """Count a failure of a replica, by which the wait before its next start grows.
+        """Count a failure of a replica, which lengthens its backoff.
 
         Args:
             container: The container that failed.
-            ready_since: Instant at which it became ready; None if it was not ready when it failed.
-            was_ready: True if it has ever been ready.
+            ready_since: Instant at which it became ready; None if it failed in another state.
+            was_ready: True if it was ever ready.
         """
         index, now = container.replica_id.index, self._clock()
-        # Packages or an image that someone removed may be why.
+        # Someone may have removed packages or an image, so that the next start prepares again.
         self._is_prepared = False
         self._is_suspect |= not was_ready
         earlier = self._failures.get(index)
-        was_well = ready_since is not None and now - ready_since >= HEALTHY_AFTER_S
-        count = earlier.count if earlier and not was_well else 0
+        was_healthy = ready_since is not None and now - ready_since >= HEALTHY_AFTER_S
+        count = earlier.count if earlier and not was_healthy else 0
         self._failures[index] = Failures(count + 1, now, was_ready)
         self._last_failed[index] = container
-        log.warning(
-            "replica failed",
-            extra={
-                "replica": container.replica_id,
-                "reason": container.reason,
-                "failures": count + 1,
-            },
-        )
+        facts = {"replica": container.replica_id, "reason": container.reason, "failures": count + 1}
+        log.warning("replica failed", extra=facts)
         if not self._rollout.note_failure(self._desired(), container):
             self._publish(
                 DeployStep.RETRYING,
@@ -237,7 +231,7 @@ class VersionLoop:
         self._wake.set()
 
     async def run(self) -> None:
-        """Make observed match desired until there is nothing left to do for good."""
+        """Make the observed state match the desired one until the loop is idle."""
         back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
         try:
             while True:
@@ -246,24 +240,23 @@ class VersionLoop:
                     wake_at = await self._pass()
                     back_off.reset()
                 except SkysailError as error:
-                    log.warning(
-                        "pass failed", extra={"version": self.version, "error": error.message}
-                    )
+                    facts = {"version": self.version, "error": error.message}
+                    log.warning("pass failed", extra=facts)
                     wake_at = self._clock() + back_off.next_s()
-                    self._starter.yield_turn()
+                    self._launcher.yield_turn()
                 except Exception:
-                    # What this version's files, engine or records do must not end its loop: the
-                    # routes of the replicas that live would vanish with it.
+                    # An error in the files, engine or records of this version must not end its
+                    # loop, because the routes of its live replicas would vanish.
                     log.exception("pass failed", extra={"version": self.version})
                     self._rollout.note_error(self._desired())
                     wake_at = self._clock() + back_off.next_s()
-                    self._starter.yield_turn()
+                    self._launcher.yield_turn()
                 if self.is_idle:
                     return
                 await wait_until(self._wake, wake_at, self._clock)
         finally:
             await self._tasks.stop()
-            self._starter.leave()
+            self._launcher.leave()
 
     def _desired(self) -> DeploymentRecord | None:
         return self._records.deployments.get(str(self.version))
@@ -277,11 +270,11 @@ class VersionLoop:
             self._failures.clear()
             self._last_failed.clear()
             self._rollout.reset()
-            # The next deployment may be of other content under the same name.
+            # The next deployment may have another artifact under the same name.
             self._is_prepared = False
         artifact = self._artifact()
-        observed = [seen.observed(artifact) for seen in self._seen.values()]
-        todo = plan(
+        observed = [each.for_plan(artifact) for each in self._observed.values()]
+        todo = plan_replicas(
             deployment.num_replicas if deployment else 0,
             deployment.start_timeout_s if deployment else 0.0,
             observed,
@@ -292,7 +285,7 @@ class VersionLoop:
             self._begin_stop(stop)
         self._keep_slots()
         if deployment is not None and todo.start and not self._is_prepared:
-            # Other versions need not wait for this one's turn while it prepares.
+            # This version gives up its turn while it prepares, so that others can start.
             self._begin_starts((), deployment)
             await self._prepare(deployment, todo.start)
             # The desired state may have changed during the preparation.
@@ -300,14 +293,15 @@ class VersionLoop:
         return min(todo.wake_at, self._begin_starts(todo.start, deployment))
 
     def _begin_starts(self, wanted: Sequence[int], deployment: DeploymentRecord | None) -> float:
-        def spec_of(index: int) -> ReplicaSpec:
+        def make_spec(index: int) -> ReplicaSpec:
             assert deployment is not None
             is_measured = self._records.profiles.get(str(self.version)) is not None
             return replica_spec(
                 self._spec(), deployment, index, self._options, self._manager, is_measured
             )
 
-        return self._starter.begin(wanted, spec_of, deployment.start_timeout_s if deployment else 0)
+        timeout_s = deployment.start_timeout_s if deployment else 0.0
+        return self._launcher.begin(wanted, make_spec, timeout_s)
 
     def _spec(self) -> VersionSpec:
         record = self._records.versions.get(str(self.version))
@@ -316,73 +310,77 @@ class VersionLoop:
         return version_spec(record)
 
     async def _prepare(self, deployment: DeploymentRecord, wanted: Sequence[int]) -> None:
-        def tell(line: str) -> None:
+        def progress(line: str) -> None:
             self._publish(DeployStep.PREPARING, line)
 
-        tell(f"preparing the environment of {self.version}")
+        progress(f"preparing the environment of {self.version}")
         try:
-            self._is_prepared = await prepared(
+            self._is_prepared = await prepare_while_wanted(
                 self._manager,
                 self._spec(),
-                tell,
+                progress,
                 self._options.prepare_timeout_s,
-                self._until_unwanted(),
+                self._wait_until_undeployed(),
                 verifies=self._is_suspect,
             )
             self._is_suspect = self._is_suspect and not self._is_prepared
         except PrepareFailed as error:
             if not await self._rollout.fail(deployment, error.message, error.log_tail):
                 why = error.message
-                self._last_failed |= {each: not_started(self.version, each, why) for each in wanted}
+                self._last_failed |= {
+                    each: failed_start(self.version, each, why) for each in wanted
+                }
                 raise
 
-    async def _until_unwanted(self) -> None:
+    async def _wait_until_undeployed(self) -> None:
         while self._desired() is not None:
             await self._wake.wait()
             self._wake.clear()
 
     def starting(self, replica_id: ReplicaId) -> None:
-        """Tell that a replica is being started."""
+        """Publish that a start began."""
         container = Container("", replica_id, ReplicaState.STARTING)
         self._publish(DeployStep.STARTING, f"{replica_id} is starting", container)
 
     def started(self, container: Container) -> None:
-        """Note that a container was started."""
-        # What the manager has reported since is newer than what its start returned.
-        if container.container_id not in self._seen and not self._has_counted(container):
-            self._seen[container.container_id] = Seen(container, self._clock(), was_ready=False)
+        """Record a started container."""
+        # A report of the manager is newer than the result of its start.
+        if container.container_id not in self._observed and not self._has_counted(container):
+            self._observed[container.container_id] = Observation(container, self._clock(), False)
 
-    def not_started(self, replica_id: ReplicaId, reason: str) -> None:
-        """Count a replica that cannot be started as one that failed."""
-        self._count_failure(not_started(self.version, replica_id.index, reason))
+    def start_failed(self, replica_id: ReplicaId, reason: str) -> None:
+        """Count a failed start as a failure of the replica."""
+        self._count_failure(failed_start(self.version, replica_id.index, reason))
 
-    def start_broke(self) -> None:
-        """Count an internal error as the failure of a replica, for the roll-out alone."""
+    def start_crashed(self) -> None:
+        """Count an internal error against the rollout only."""
         self._rollout.note_error(self._desired())
 
     def _begin_stop(self, stop: Stop) -> None:
         container_id = stop.container_id
-        seen = self._seen[container_id]
-        was_ready = seen.container.state is ReplicaState.READY
-        why = f": {seen.container.reason}" if stop.is_failure and seen.container.reason else ""
+        before = self._observed[container_id]
+        was_ready = before.container.state is ReplicaState.READY
+        why = f": {before.container.reason}" if stop.is_failure and before.container.reason else ""
         reason = f"{stop.reason}{why}"
-        draining = replace(seen.container, state=ReplicaState.DRAINING, reason=reason)
-        self._seen[container_id] = Seen(draining, self._clock(), seen.was_ready)
-        known = self._routing_changed() if was_ready else None
-        self._tasks.start(self._stop(draining, stop, known), f"stop {container_id}")
+        draining = replace(before.container, state=ReplicaState.DRAINING, reason=reason)
+        self._observed[container_id] = Observation(draining, self._clock(), before.was_ready)
+        routed = self._publish_routing() if was_ready else None
+        self._tasks.start(self._stop(draining, stop, routed), f"stop {container_id}")
 
-    async def _stop(self, container: Container, stop: Stop, known: Awaitable[None] | None) -> None:
+    async def _stop(self, container: Container, stop: Stop, routed: Awaitable[None] | None) -> None:
         container_id = container.container_id
         log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:
-            container = timed_out(container, await end_of_log(self._manager, container_id))
-            seen = self._seen.get(container_id)
-            self._count_failure(container, was_ready=seen is not None and seen.was_ready)
-        if known is not None:
-            # No frontend sends to it any more before it is told to end.
-            await known
-        await stop_surely(self._manager, container_id, self._options.drain_timeout_s)
-        self._seen.pop(container_id, None)
+            container = explain_start_timeout(
+                container, await read_log_tail(self._manager, container_id)
+            )
+            last = self._observed.get(container_id)
+            self._count_failure(container, was_ready=last is not None and last.was_ready)
+        if routed is not None:
+            # Frontends stop sending batches to a replica before it drains.
+            await routed
+        await stop_until_gone(self._manager, container_id, self._options.drain_timeout_s)
+        self._observed.pop(container_id, None)
         self._wake.set()
 
     def _publish(self, step: DeployStep, message: str, container: Container | None = None) -> None:

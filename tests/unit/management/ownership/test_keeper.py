@@ -10,7 +10,7 @@ from skysail_common.errors import (
     StoreTaken,
     StoreUnavailable,
 )
-from skysail_management.ownership.last_seen import LastSeen
+from skysail_management.ownership.store_checkpoint import StoreCheckpoint
 from skysail_testing.ownership import Contender, Place
 from skysail_testing.store_worlds import MemoryWorld
 from skysail_testing.virtual_time import pass_time, settle, until, virtual_time
@@ -116,7 +116,7 @@ async def test_the_note_follows_the_store_but_not_into_a_loss():
     contender = await started(world)
     await contender.commit("1")
     await contender.keeper.check()
-    noted = LastSeen(contender.store.id, 1, 1)
+    noted = StoreCheckpoint(contender.store.id, 1, 1)
     assert contender.place.note.seen == noted
     await world.flush()
     await contender.keeper.check()

@@ -31,14 +31,13 @@ from skysail_common.process.sockets import join_host_port
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container, ReplicaSpec
 from skysail_management.containers.docker import options as docker_options
-from skysail_management.containers.log_tails import LOG_READ_BYTES, log_end
-from skysail_management.containers.replica_launch import (
-    LABELS,
+from skysail_management.containers.exit_reasons import (
+    LOG_READ_BYTES,
     exit_reason,
-    explained,
-    replica_labels,
-    replica_name,
+    explain_exit,
+    log_excerpt,
 )
+from skysail_management.containers.replica_launch import LABELS, replica_labels, replica_name
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ _SIGNALLED = 128
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundContainer:
     """A container that the engine has, running or not."""
 
     container: Container
@@ -90,7 +89,7 @@ class ClusterContainers:
         """Let go of the engine."""
         await self._engine.close()
 
-    async def leave(self) -> None:
+    async def clean_up(self) -> None:
         """Remove the network and the directory of sockets if Skysail made them and they are unused."""
         remove_socket_directory(self._settings.data_dir)
         # Another container uses the network, so that it stays.
@@ -109,7 +108,7 @@ class ClusterContainers:
             return None
         return docker_labels.own_labels(found["Labels"] or {})
 
-    def planned(self, spec: ReplicaSpec) -> Container:
+    def new_container(self, spec: ReplicaSpec) -> Container:
         """Return a container that does not exist yet, with a name that no other has."""
         return Container(
             f"skysail-{replica_name(spec)}-{secrets.token_hex(4)}",
@@ -147,7 +146,7 @@ class ClusterContainers:
                 await self.remove(name)
         return self._endpoint(name, found)
 
-    async def list(self) -> Sequence[Found]:
+    async def list(self) -> Sequence[FoundContainer]:
         """Return every container of the cluster, those that have ended too, in their order."""
         found = await self._engine.do(
             lambda client: client.containers(all=True, filters=self._filter())
@@ -155,9 +154,9 @@ class ClusterContainers:
         each = [one for container in found if (one := self._found(container)) is not None]
         return sorted(each, key=lambda one: str(one.container.started_at))
 
-    def _found(self, found: Mapping[str, Any]) -> Found | None:
+    def _found(self, found: Mapping[str, Any]) -> FoundContainer | None:
         try:
-            return Found(self._container(found), found["State"] == "running")
+            return FoundContainer(self._container(found), found["State"] == "running")
         except (KeyError, ValueError, SkysailError) as error:
             # Another's container with these labels must not hide the others.
             facts = {"container": found.get("Id"), "error": repr(error)}
@@ -177,7 +176,7 @@ class ClusterContainers:
         return bool(found["State"]["Running"])
 
     @asynccontextmanager
-    async def ends(self) -> AsyncIterator[AsyncIterator[str]]:
+    async def watch_exits(self) -> AsyncIterator[AsyncIterator[str]]:
         """Open the stream of names of containers that end, inside the block."""
         wanted = {**self._filter(), "type": "container", "event": "die"}
         async with self._engine.stream(
@@ -185,7 +184,7 @@ class ClusterContainers:
         ) as events:
             yield (event["Actor"]["Attributes"]["name"] async for event in events)
 
-    async def ended(self, container: Container) -> Container:
+    async def inspect_exit(self, container: Container) -> Container:
         """Return a container as it ended: FAILED, with the reason and the end of its log."""
         name = container.container_id
         try:
@@ -202,9 +201,9 @@ class ClusterContainers:
         return replace(
             container,
             state=ReplicaState.FAILED,
-            reason=explained(reason, log),
+            reason=explain_exit(reason, log),
             is_permanent=status == ExitCode.LOAD_FAILED,
-            log_tail=log_end(log),
+            log_tail=log_excerpt(log),
         )
 
     async def _last_lines(self, name: str) -> bytes | str:
@@ -260,17 +259,17 @@ class ClusterContainers:
 
     async def remove(self, name: str) -> None:
         """Remove a container, its socket and the note; a later sweep removes remains."""
-        self.clear(name)
+        self.remove_traces(name)
         with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
             await self._engine.do(lambda client: client.remove_container(name, v=True, force=True))
 
-    def clear(self, name: str) -> None:
+    def remove_traces(self, name: str) -> None:
         """Remove the socket and notes of a container that has ended; its log stays."""
         with contextlib.suppress(OSError):
             (self._ready / name).unlink(missing_ok=True)
         shutil.rmtree(self._socket(name).parent, ignore_errors=True)
 
-    def note_ready(self, name: str, is_ready: bool) -> None:
+    def mark_ready(self, name: str, is_ready: bool) -> None:
         """Note for the next management whether a replica is ready."""
         # Without it, on a full disk, that one takes it for starting at first.
         with contextlib.suppress(OSError):

@@ -31,7 +31,7 @@ from skysail_management.containers.base import Needed, PrepareFailed, Progress, 
 from skysail_management.containers.docker import options as docker_options
 from skysail_management.containers.docker.build_context import BuildContext, archive
 from skysail_management.containers.docker.registry import Registry
-from skysail_management.containers.replica_launch import minor_of, wrong_python
+from skysail_management.containers.replica_launch import python_minor, wrong_python
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
     install_failed,
@@ -45,7 +45,7 @@ _PYTHON = f"{docker_labels.LABEL}python"
 
 
 @dataclass(frozen=True)
-class _Base:
+class _BaseImage:
     """An image to build on."""
 
     image_id: str
@@ -119,7 +119,7 @@ class VersionImages:
         except EngineRefused as error:
             raise PrepareFailed(f"the image cannot be made: {error.message}") from error
 
-    async def _earlier(self, base: _Base, version: VersionSpec, progress: Progress) -> str:
+    async def _earlier(self, base: _BaseImage, version: VersionSpec, progress: Progress) -> str:
         """Return the image that a version had on a base with its Python; the base now has another.
 
         Raises:
@@ -139,7 +139,7 @@ class VersionImages:
                 name = names[0]
                 text = (
                     f"{version.model_version} keeps the image {name}: it needs Python "
-                    f"{minor_of(version.python_version)}, and that of "
+                    f"{python_minor(version.python_version)}, and that of "
                     f"{self._settings.docker_image} is {base.labels[_PYTHON]}"
                 )
                 log.warning("version keeps an earlier image", extra={"reason": text})
@@ -152,7 +152,9 @@ class VersionImages:
             "name an image with Python {} in the setting docker-image",
         )
 
-    async def _make(self, base: _Base, version: VersionSpec, tag: str, progress: Progress) -> None:
+    async def _make(
+        self, base: _BaseImage, version: VersionSpec, tag: str, progress: Progress
+    ) -> None:
         if version.requirements:
             packages = _packages_tag(base, version)
             await self._provide(
@@ -222,7 +224,7 @@ class VersionImages:
                 await self._remove_image(name)
 
     async def _install(
-        self, base: _Base, version: VersionSpec, tag: str, progress: Progress
+        self, base: _BaseImage, version: VersionSpec, tag: str, progress: Progress
     ) -> None:
         context = BuildContext(version.requirements, self._settings.build_environment())
         config = docker_options.install_config(base.image_id, self._settings)
@@ -247,7 +249,7 @@ class VersionImages:
                 container, tag, docker_options.image_config(base.config, self._marks)
             )
 
-    async def _add_artifact(self, base: _Base, version: VersionSpec, tag: str) -> None:
+    async def _add_artifact(self, base: _BaseImage, version: VersionSpec, tag: str) -> None:
         artifact = self._settings.data_dir / "artifacts" / version.artifact_sha256
         marks = {
             **self._marks,
@@ -291,7 +293,7 @@ class VersionImages:
             lambda client: client.commit(container, self._repository, tag, conf=config)
         )
 
-    async def _base(self, progress: Progress) -> _Base:
+    async def _base(self, progress: Progress) -> _BaseImage:
         image = self._settings.docker_image
         try:
             return await self._inspect(image)
@@ -308,9 +310,9 @@ class VersionImages:
             "name another with the setting docker-image"
         )
 
-    async def _inspect(self, image: str) -> _Base:
+    async def _inspect(self, image: str) -> _BaseImage:
         found = await self._engine.do(lambda client: client.inspect_image(image))
-        return _Base(found["Id"], found["Config"])
+        return _BaseImage(found["Id"], found["Config"])
 
     async def _exists(self, image: str) -> bool:
         try:
@@ -334,7 +336,7 @@ class VersionImages:
 
 
 def _is_needed(
-    tag: str, labels: Mapping[str, str], base: _Base, versions: Collection[VersionSpec]
+    tag: str, labels: Mapping[str, str], base: _BaseImage, versions: Collection[VersionSpec]
 ) -> bool:
     """Return whether a version needs the image with this tag and these labels."""
     tags = {_version_tag(base, version) for version in versions}
@@ -354,17 +356,17 @@ def _is_needed(
 def _has_python_of(labels: Mapping[str, str], version: VersionSpec) -> bool:
     """Return whether an image with these labels can run a version; one that names no Python may."""
     found = labels.get(_PYTHON, version.python_version)
-    return minor_of(found) == minor_of(version.python_version)
+    return python_minor(found) == python_minor(version.python_version)
 
 
-def _version_tag(base: _Base, version: VersionSpec) -> str:
+def _version_tag(base: _BaseImage, version: VersionSpec) -> str:
     return _tag("version", base, normal_form(version.requirements), version.artifact_sha256)
 
 
-def _packages_tag(base: _Base, version: VersionSpec) -> str:
+def _packages_tag(base: _BaseImage, version: VersionSpec) -> str:
     return _tag("packages", base, normal_form(version.requirements))
 
 
-def _tag(kind: str, base: _Base, *parts: str) -> str:
+def _tag(kind: str, base: _BaseImage, *parts: str) -> str:
     digest = hashlib.sha256("\0".join([base.image_id, *parts]).encode()).hexdigest()
     return f"{kind}-{digest[:16]}"

@@ -26,11 +26,11 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.change_feed import ContainerChanges, until_done
+from skysail_management.containers.change_feed import ChangeFeed, retry_until_done
 from skysail_management.containers.docker.containers import ClusterContainers
 from skysail_management.containers.docker.images import VersionImages
+from skysail_management.containers.exit_reasons import SILENT
 from skysail_management.containers.readiness import watch_readiness
-from skysail_management.containers.replica_launch import SILENT
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _KILL_TIMEOUT_S = 60.0
 
 
 @dataclass
-class _Replica:
+class _DockerReplica:
     container: Container
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     is_stopping: bool = False
@@ -62,8 +62,8 @@ class DockerEngineManager(ContainerManager):
         self._cpus = settings.docker_cpus
         self._containers = ClusterContainers(marks, settings)
         self._images = VersionImages(marks, settings)
-        self._replicas: dict[str, _Replica] = {}
-        self._changes = ContainerChanges()
+        self._replicas: dict[str, _DockerReplica] = {}
+        self._changes = ChangeFeed()
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def default_threads(self, num_replicas: int) -> int:
@@ -75,7 +75,7 @@ class DockerEngineManager(ContainerManager):
         await self._containers.open()
         for found in await self._containers.list():
             if found.is_running:
-                replica = _Replica(found.container)
+                replica = _DockerReplica(found.container)
                 self._replicas[found.container.container_id] = replica
                 self._follow(replica)
                 log.info("took over a replica", extra={"replica": found.container.replica_id})
@@ -93,7 +93,7 @@ class DockerEngineManager(ContainerManager):
                 await self._remove_ended(set())
             except ContainerManagerUnavailable as error:
                 log.warning("containers may be left", extra={"error": error.message})
-            await self._containers.leave()
+            await self._containers.clean_up()
         await self._images.close()
         await self._containers.close()
 
@@ -106,7 +106,7 @@ class DockerEngineManager(ContainerManager):
     async def start(self, spec: ReplicaSpec) -> Container:
         """Start a container and return it as STARTING."""
         image = self._images.image(spec.version)
-        replica = _Replica(self._containers.planned(spec))
+        replica = _DockerReplica(self._containers.new_container(spec))
         name = replica.container.container_id
         # Known before it starts: it may end before this goes on.
         self._replicas[name] = replica
@@ -179,7 +179,7 @@ class DockerEngineManager(ContainerManager):
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             try:
-                async with self._containers.ends() as names:
+                async with self._containers.watch_exits() as names:
                     # The stream tells what ends from here on.
                     await self._resync()
                     back_off.reset()
@@ -207,7 +207,7 @@ class DockerEngineManager(ContainerManager):
                 continue
             # Another resync may have found it during the question.
             if name not in self._replicas:
-                self._replicas[name] = replica = _Replica(found[name].container)
+                self._replicas[name] = replica = _DockerReplica(found[name].container)
                 self._follow(replica)
                 log.warning("replica found again", extra={"replica": replica.container.replica_id})
 
@@ -228,7 +228,7 @@ class DockerEngineManager(ContainerManager):
         replica = self._replicas.get(name)
         if replica is None:
             return
-        failed = await self._containers.ended(replica.container)
+        failed = await self._containers.inspect_exit(replica.container)
         # The start, or another report of the end, may have removed it in the meantime.
         if self._replicas.pop(name, None) is None:
             return
@@ -238,7 +238,7 @@ class DockerEngineManager(ContainerManager):
             await self._containers.remove(name)
             self._set(replica, ReplicaState.STOPPED)
         else:
-            self._containers.clear(name)
+            self._containers.remove_traces(name)
             if replica.is_silent:
                 failed = replace(failed, reason=SILENT)
             replica.container = failed
@@ -246,13 +246,13 @@ class DockerEngineManager(ContainerManager):
         # Report the end last, because its waiter may start another container.
         replica.gone.set()
 
-    def _follow(self, replica: _Replica) -> None:
+    def _follow(self, replica: _DockerReplica) -> None:
         name = f"readiness of {replica.container.container_id}"
         replica.readiness = self._tasks.start(
-            until_done(lambda: self._watch_readiness(replica), name), name
+            retry_until_done(lambda: self._watch_readiness(replica), name), name
         )
 
-    async def _watch_readiness(self, replica: _Replica) -> None:
+    async def _watch_readiness(self, replica: _DockerReplica) -> None:
         name = replica.container.container_id
         async for is_ready in watch_readiness(replica.container.endpoint, MONOTONIC):
             if replica.is_stopping:
@@ -262,12 +262,12 @@ class DockerEngineManager(ContainerManager):
                 replica.is_silent = True
                 await self._containers.signal(name, "SIGKILL")
                 return
-            self._containers.note_ready(name, is_ready)
+            self._containers.mark_ready(name, is_ready)
             state = ReplicaState.READY if is_ready else ReplicaState.STARTING
             if replica.container.state is not state:
                 self._set(replica, state)
 
-    def _set(self, replica: _Replica, state: ReplicaState) -> None:
+    def _set(self, replica: _DockerReplica, state: ReplicaState) -> None:
         replica.container = replace(replica.container, state=state)
         self._changes.publish(replica.container)
 

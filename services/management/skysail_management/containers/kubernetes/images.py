@@ -21,7 +21,7 @@ from skysail_common.kubernetes.labels import PROBE, labels
 from skysail_common.kubernetes.pod_problems import waiting_reason
 from skysail_management.containers.base import Needed, PrepareFailed, Progress, VersionSpec
 from skysail_management.containers.kubernetes import task_pods
-from skysail_management.containers.replica_launch import check_python, minor_of
+from skysail_management.containers.replica_launch import check_python, python_minor
 from skysail_management.settings import ManagementSettings
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class KubernetesImages:
         return own if self._can_run(own, version) else configured
 
     def _can_run(self, image: str, version: VersionSpec) -> bool:
-        return minor_of(self._pythons.get(image, "")) == minor_of(version.python_version)
+        return python_minor(self._pythons.get(image, "")) == python_minor(version.python_version)
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
         """Make sure that an image can run the version.
@@ -102,7 +102,7 @@ class KubernetesImages:
                 return
         text = (
             f"{version.model_version} keeps the image {image}: it needs Python "
-            f"{minor_of(version.python_version)}, and that of {configured} is "
+            f"{python_minor(version.python_version)}, and that of {configured} is "
             f"{self._pythons.get(configured, 'unknown')}"
         )
         log.warning("version keeps its image", extra={"reason": text})
@@ -174,7 +174,7 @@ class KubernetesImages:
             # The next `open` removes remains.
             with contextlib.suppress(SkysailError):
                 await self._api.delete(POD, name, grace_s=0)
-        if not minor_of(text):
+        if not python_minor(text):
             raise PrepareFailed(f"image {image} has no Python: it answered {text[:80]!r}")
         return text
 

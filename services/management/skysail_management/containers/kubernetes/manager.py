@@ -28,7 +28,8 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.change_feed import ContainerChanges, until_done
+from skysail_management.containers.change_feed import ChangeFeed, retry_until_done
+from skysail_management.containers.exit_reasons import explain_exit, log_excerpt
 from skysail_management.containers.kubernetes import manifests
 from skysail_management.containers.kubernetes.images import KubernetesImages
 from skysail_management.containers.kubernetes.packages import KubernetesPackages
@@ -40,8 +41,6 @@ from skysail_management.containers.kubernetes.pod_states import (
     read_pod,
 )
 from skysail_management.containers.kubernetes.pods import KubernetesPods
-from skysail_management.containers.log_tails import log_end
-from skysail_management.containers.replica_launch import explained
 from skysail_management.settings import ManagementSettings
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ _MAX_CLAIMS = 16
 
 
 @dataclass
-class _Replica:
+class _PodReplica:
     container: Container
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     is_stopping: bool = False
@@ -84,11 +83,11 @@ class KubernetesManager(ContainerManager):
         self._bases = KubernetesImages(self._api, settings)
         self._packages = KubernetesPackages(self._api, settings, self._bases)
         self._images = _version_images(settings) if settings.docker_registry else None
-        self._replicas: dict[str, _Replica] = {}
+        self._replicas: dict[str, _PodReplica] = {}
         self._last_logs: dict[ReplicaId, tuple[str, str]] = {}
         """Of each replica that has failed, the last pod and the end of its log: with a pod goes all
         that it wrote."""
-        self._changes = ContainerChanges()
+        self._changes = ChangeFeed()
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def default_threads(self, num_replicas: int) -> int:
@@ -216,7 +215,8 @@ class KubernetesManager(ContainerManager):
             await self._images.sweep(needed)
         else:
             await self._packages.sweep(
-                needed, lambda: {manifests.packages_of(pod) for pod in self._pods.pods.values()}
+                needed,
+                lambda: {manifests.mounted_packages(pod) for pod in self._pods.pods.values()},
             )
             await self._bases.sweep(needed)
 
@@ -231,7 +231,7 @@ class KubernetesManager(ContainerManager):
         if replica is None:
             if is_released(pod) or is_deleted(pod):
                 return
-            replica = self._replicas[name] = _Replica(read_pod(pod).container)
+            replica = self._replicas[name] = _PodReplica(read_pod(pod).container)
             log.info("a replica has a pod", extra={"replica": replica.container.replica_id})
         if replica.is_stopping or replica.has_failed:
             return
@@ -239,13 +239,15 @@ class KubernetesManager(ContainerManager):
         if state.container.state is ReplicaState.FAILED:
             replica.has_failed = True
             what = f"failure of {name}"
-            self._tasks.start(until_done(lambda: self._fail(name, replica, state), what), what)
+            self._tasks.start(
+                retry_until_done(lambda: self._fail(name, replica, state), what), what
+            )
             return
         container = _with_reason(state.container, replica.container.reason)
         if container != replica.container:
             self._set(replica, container)
 
-    def _gone(self, name: str, replica: _Replica) -> None:
+    def _gone(self, name: str, replica: _PodReplica) -> None:
         del self._replicas[name]
         if replica.is_stopping:
             self._set(replica, replace(replica.container, state=ReplicaState.STOPPED))
@@ -255,12 +257,12 @@ class KubernetesManager(ContainerManager):
         # Report the end last, because its waiter may start another pod.
         replica.gone.set()
 
-    async def _fail(self, name: str, replica: _Replica, state: PodState) -> None:
+    async def _fail(self, name: str, replica: _PodReplica, state: PodState) -> None:
         pod = self._pods.pods.get(name)
         text = await self._log(name, state)
         self._last_logs[replica.container.replica_id] = (name, text[-_MAX_LOG_CHARACTERS:])
-        reason = explained(state.container.reason, text)
-        self._set(replica, replace(state.container, reason=reason, log_tail=log_end(text)))
+        reason = explain_exit(state.container.reason, text)
+        self._set(replica, replace(state.container, reason=reason, log_tail=log_excerpt(text)))
         if pod is not None and is_deleted(pod):
             # The pod drains.
             return
@@ -275,7 +277,7 @@ class KubernetesManager(ContainerManager):
     async def _log(self, name: str, state: PodState) -> str:
         async def read() -> bytes:
             async with self._api.log(
-                name, state.log_of, _LOG_TAIL_LINES, previous=state.is_log_previous
+                name, state.log_container, _LOG_TAIL_LINES, previous=state.is_log_previous
             ) as lines:
                 return b"\n".join([line async for line in lines])
 
@@ -286,7 +288,7 @@ class KubernetesManager(ContainerManager):
         except (SkysailError, asyncio.TimeoutError) as error:
             return f"the log cannot be read: {str(error) or 'it does not come'}"
 
-    def _set(self, replica: _Replica, container: Container) -> None:
+    def _set(self, replica: _PodReplica, container: Container) -> None:
         replica.container = container
         self._changes.publish(container)
 

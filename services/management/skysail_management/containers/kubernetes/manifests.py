@@ -307,7 +307,7 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
     }
 
 
-def packages_of(pod: Object) -> str:
+def mounted_packages(pod: Object) -> str:
     """Return the name of the directory of packages that a pod of a replica has; empty for none."""
     for container in pod["spec"]["containers"]:
         for mount in container.get("volumeMounts", ()):

@@ -10,6 +10,7 @@ from skysail_common.kubernetes.pod_problems import condition_of, container_statu
 from skysail_common.process.sockets import join_host_port
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
+from skysail_management.containers.exit_reasons import exit_reason
 from skysail_management.containers.kubernetes.manifests import (
     ARTIFACT,
     ATTACHED,
@@ -21,7 +22,6 @@ from skysail_management.containers.kubernetes.manifests import (
     STARTED_AT,
     VERSION,
 )
-from skysail_management.containers.replica_launch import exit_reason
 
 _SIGNALLED = 128
 """An exit status above it is that of a process that a signal has ended."""
@@ -32,7 +32,7 @@ class PodState:
     """A replica as its pod shows it."""
 
     container: Container
-    log_of: str = SERVER_CONTAINER
+    log_container: str = SERVER_CONTAINER
     """Container of the pod whose log tells how it goes."""
     is_log_previous: bool = False
     """True where that has been started again since."""
@@ -65,7 +65,7 @@ def is_deleted(pod: Object) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
-def group_of(pod: Object) -> str:
+def group_name(pod: Object) -> str:
     """Return the name of the Kubernetes Deployment that a pod is, or was, of."""
     return str(pod["metadata"]["labels"][GROUP])
 

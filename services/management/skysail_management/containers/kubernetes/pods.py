@@ -31,7 +31,7 @@ from skysail_management.containers.kubernetes.manifests import (
     STARTED_AT,
 )
 from skysail_management.containers.kubernetes.pod_states import (
-    group_of,
+    group_name,
     is_attached,
     is_claimed,
     is_deleted,
@@ -170,7 +170,7 @@ class KubernetesPods:
             # Told after the answer to our claim, of a time before it.
             return
         try:
-            group_of(pod)
+            group_name(pod)
             self._on_change(name, pod)
         except Exception:
             # One pod, or another's with these labels, must not hide the others.
@@ -244,7 +244,7 @@ class KubernetesPods:
         claimed = [
             pod
             for pod in self.pods.values()
-            if group_of(pod) == name
+            if group_name(pod) == name
             and is_claimed(pod)
             and is_attached(pod)
             and not is_deleted(pod)
@@ -273,7 +273,7 @@ class KubernetesPods:
 
     def _free_pod(self, name: str, tried: set[str]) -> Object | None:
         for pod_name, pod in self.pods.items():
-            if pod_name not in tried and group_of(pod) == name and is_free(pod):
+            if pod_name not in tried and group_name(pod) == name and is_free(pod):
                 return pod
         return None
 
@@ -307,9 +307,9 @@ class KubernetesPods:
         with contextlib.suppress(asyncio.TimeoutError):
             async with self._changed:
                 await asyncio.wait_for(self._changed.wait_for(is_released), _RELEASE_TIMEOUT_S)
-        group = self._groups.get(group_of(pod))
+        group = self._groups.get(group_name(pod))
         if group is not None:
-            await self._is_scaled(group_of(pod), group)
+            await self._is_scaled(group_name(pod), group)
 
     async def delete(self, name: str, grace_s: int) -> None:
         """Tell a pod to end, within some seconds; it is gone when `on_change` says so.
@@ -330,7 +330,7 @@ class KubernetesPods:
             if group.num_claiming or group.lock.locked():
                 continue
             group.is_made, group.owner = True, found
-            if any(group_of(pod) == name and is_claimed(pod) for pod in self.pods.values()):
+            if any(group_name(pod) == name and is_claimed(pod) for pod in self.pods.values()):
                 if found["spec"].get("replicas") != self._num_wanted(name, group):
                     await self._is_scaled(name, group)
                 continue

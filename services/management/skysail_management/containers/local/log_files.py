@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from skysail_management.containers.log_tails import LOG_READ_BYTES
+from skysail_management.containers.exit_reasons import LOG_READ_BYTES
 
 _FOLLOW_INTERVAL_S = 0.2
 

@@ -38,41 +38,43 @@ from skysail_management.containers.base import (
     ReplicaSpec,
     VersionSpec,
 )
-from skysail_management.containers.change_feed import ContainerChanges, until_done
+from skysail_management.containers.change_feed import ChangeFeed, retry_until_done
+from skysail_management.containers.exit_reasons import (
+    SILENT,
+    exit_reason,
+    explain_exit,
+    log_excerpt,
+)
 from skysail_management.containers.local.environments import Environments
 from skysail_management.containers.local.log_files import read_log, read_log_end
 from skysail_management.containers.local.process_records import (
-    Replica,
+    ProcessRecord,
     log_file,
-    read_note,
-    write_note,
+    read_record,
+    write_record,
 )
 from skysail_management.containers.local.processes import (
     NO_START,
     ProcessStart,
     is_same_process,
+    kill_orphans,
     kill_processes_in,
-    kill_remains,
+    process_start,
     signal_process,
     signal_session,
-    start_of,
     this_boot,
     wait_for_exit,
 )
 from skysail_management.containers.local.work_directories import (
     make_work_directory,
-    remove_dangling_names,
+    remove_dangling_links,
     remove_replica_directory,
-    remove_short_name,
+    remove_short_link,
     work_directory,
 )
-from skysail_management.containers.log_tails import log_end
 from skysail_management.containers.readiness import watch_readiness
 from skysail_management.containers.replica_launch import (
-    SILENT,
     check_python,
-    exit_reason,
-    explained,
     replica_environment,
     replica_labels,
     replica_name,
@@ -113,8 +115,8 @@ class LocalProcessManager(ContainerManager):
         self._cluster = cluster
         self._replica_variables = dict(replica_variables)
         self._environments = Environments(data_dir / "environments", install_variables)
-        self._replicas: dict[str, Replica] = {}
-        self._changes = ContainerChanges()
+        self._replicas: dict[str, ProcessRecord] = {}
+        self._changes = ChangeFeed()
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def check_resources(self, resources: Resources) -> None:
@@ -128,9 +130,9 @@ class LocalProcessManager(ContainerManager):
     async def open(self) -> None:
         """Take over the processes that an earlier management left running."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await in_thread(remove_dangling_names)
+        await in_thread(remove_dangling_links)
         for directory in sorted(self._directory.iterdir()):
-            replica = read_note(directory)
+            replica = read_record(directory)
             if replica is None:
                 # Management died between the start of the process and the note about it.
                 kill_processes_in(work_directory(directory).resolve())
@@ -138,9 +140,9 @@ class LocalProcessManager(ContainerManager):
                 self._follow(replica)
                 log.info("took over a replica", extra={"replica": replica.container.replica_id})
             else:
-                kill_remains(replica.pid, _LOG_FILE, str(replica.log_file))
+                kill_orphans(replica.pid, _LOG_FILE, str(replica.log_file))
                 replica.socket.unlink(missing_ok=True)
-                remove_short_name(directory)
+                remove_short_link(directory)
 
     async def close(self) -> None:
         """Let go of all processes without stopping them."""
@@ -173,10 +175,10 @@ class LocalProcessManager(ContainerManager):
                 started_at=datetime.now(timezone.utc),
                 labels=replica_labels(self._cluster, spec),
             )
-            replica = Replica(
-                container, directory, child.pid, start_of(child.pid), child, asyncio.Event()
+            replica = ProcessRecord(
+                container, directory, child.pid, process_start(child.pid), child, asyncio.Event()
             )
-            write_note(replica)
+            write_record(replica)
         except OSError as error:
             if child is not None:
                 signal_session(child.pid, signal.SIGKILL)
@@ -247,7 +249,7 @@ class LocalProcessManager(ContainerManager):
                 self._follow(replica)
         return [replica.container for replica in self._replicas.values()]
 
-    async def _has_exited(self, replica: Replica) -> bool:
+    async def _has_exited(self, replica: ProcessRecord) -> bool:
         """Return True once a process whose main thread has ended is gone with its other threads."""
         if replica.child is None:
             return True
@@ -259,14 +261,14 @@ class LocalProcessManager(ContainerManager):
             return False
         return True
 
-    def _look(self, known: Sequence[Replica]) -> tuple[set[str], Sequence[Replica]]:
+    def _look(self, known: Sequence[ProcessRecord]) -> tuple[set[str], Sequence[ProcessRecord]]:
         """Return the names of the known processes that live, and the other ones with a note."""
         living = {
             each.container.container_id for each in known if is_same_process(each.pid, each.start)
         }
         names = {each.container.container_id for each in known}
         directories = [each for each in self._directory.iterdir() if each.name not in names]
-        notes = [note for each in directories if (note := read_note(each)) is not None]
+        notes = [note for each in directories if (note := read_record(each)) is not None]
         return living, [note for note in notes if is_same_process(note.pid, note.start)]
 
     def watch(self) -> AsyncIterator[Container]:
@@ -296,7 +298,7 @@ class LocalProcessManager(ContainerManager):
         for directory in list(self._directory.iterdir()):
             if directory.name in self._replicas:
                 continue
-            replica = read_note(directory)
+            replica = read_record(directory)
             if replica is None or replica.container.replica_id.model_version not in versions:
                 await in_thread(remove_replica_directory, directory)
                 continue
@@ -308,18 +310,19 @@ class LocalProcessManager(ContainerManager):
             newest[replica.container.replica_id] = max(last, found)
         await self._environments.sweep(lambda: [spec.requirements for spec in needed()])
 
-    def _follow(self, replica: Replica) -> None:
+    def _follow(self, replica: ProcessRecord) -> None:
         self._replicas[replica.container.container_id] = replica
         name = replica.container.container_id
         replica.readiness = self._tasks.start(
-            until_done(lambda: self._watch_readiness(replica), f"readiness of {name}"),
+            retry_until_done(lambda: self._watch_readiness(replica), f"readiness of {name}"),
             f"readiness of {name}",
         )
         self._tasks.start(
-            until_done(lambda: self._watch_exit(replica), f"exit of {name}"), f"exit of {name}"
+            retry_until_done(lambda: self._watch_exit(replica), f"exit of {name}"),
+            f"exit of {name}",
         )
 
-    async def _watch_readiness(self, replica: Replica) -> None:
+    async def _watch_readiness(self, replica: ProcessRecord) -> None:
         async for is_ready in watch_readiness(replica.container.endpoint, MONOTONIC):
             if replica.is_stopping:
                 return
@@ -341,11 +344,11 @@ class LocalProcessManager(ContainerManager):
             if replica.container.state is not state:
                 self._set(replica, state)
 
-    async def _watch_exit(self, replica: Replica) -> None:
+    async def _watch_exit(self, replica: ProcessRecord) -> None:
         await wait_for_exit(replica.pid)
         await self._ended(replica)
 
-    async def _ended(self, replica: Replica) -> None:
+    async def _ended(self, replica: ProcessRecord) -> None:
         """Report once that a process has ended, and remove its socket and its session."""
         name = replica.container.container_id
         if self._replicas.get(name) is not replica:
@@ -353,7 +356,7 @@ class LocalProcessManager(ContainerManager):
                 replica.child.poll()
             return
         # Whatever the user's code started must not outlive it; what has its number by now may.
-        if replica.child is not None or start_of(replica.pid) == NO_START:
+        if replica.child is not None or process_start(replica.pid) == NO_START:
             signal_session(replica.pid, signal.SIGKILL)
         status = replica.child.poll() if replica.child is not None else None
         del self._replicas[name]
@@ -363,7 +366,7 @@ class LocalProcessManager(ContainerManager):
         replica.gone.set()
         with contextlib.suppress(OSError):
             replica.socket.unlink(missing_ok=True)
-            remove_short_name(replica.directory)
+            remove_short_link(replica.directory)
         if replica.is_stopping:
             await in_thread(remove_replica_directory, replica.directory)
             self._set(replica, ReplicaState.STOPPED)
@@ -372,12 +375,14 @@ class LocalProcessManager(ContainerManager):
             replica.container = replace(
                 replica.container,
                 is_permanent=status == ExitCode.LOAD_FAILED,
-                log_tail=log_end(log_end_bytes),
+                log_tail=log_excerpt(log_end_bytes),
             )
-            reason = SILENT if replica.is_silent else explained(exit_reason(status), log_end_bytes)
+            reason = (
+                SILENT if replica.is_silent else explain_exit(exit_reason(status), log_end_bytes)
+            )
             self._set(replica, ReplicaState.FAILED, reason)
 
-    def _set(self, replica: Replica, state: ReplicaState, reason: str = "") -> None:
+    def _set(self, replica: ProcessRecord, state: ReplicaState, reason: str = "") -> None:
         replica.container = replace(replica.container, state=state, reason=reason)
         self._changes.publish(replica.container)
 

@@ -18,7 +18,7 @@ _READY_FILE = "ready"
 
 
 @dataclass
-class Replica:
+class ProcessRecord:
     """The note about one process."""
 
     container: Container
@@ -55,7 +55,7 @@ def log_file(directory: Path) -> Path:
     return directory / "replica.log"
 
 
-def write_note(replica: Replica) -> None:
+def write_record(replica: ProcessRecord) -> None:
     """Note a process down in its directory.
 
     Raises:
@@ -74,7 +74,7 @@ def write_note(replica: Replica) -> None:
     temporary.rename(replica.directory / _NOTE_FILE)
 
 
-def read_note(directory: Path) -> Replica | None:
+def read_record(directory: Path) -> ProcessRecord | None:
     """Return the process of this directory; None if its note cannot be read."""
     try:
         record = json.loads((directory / _NOTE_FILE).read_text())
@@ -89,6 +89,6 @@ def read_note(directory: Path) -> Replica | None:
         )
         boot_id, ticks = record["start"]
         start = ProcessStart(boot_id, ticks)
-        return Replica(container, directory, record["pid"], start, None, asyncio.Event())
+        return ProcessRecord(container, directory, record["pid"], start, None, asyncio.Event())
     except (OSError, ValueError, KeyError, TypeError, SkysailError):
         return None

@@ -32,7 +32,7 @@ NO_START = ProcessStart("", 0.0)
 """The start of a process that was gone before it could be read."""
 
 
-def start_of(pid: int) -> ProcessStart:
+def process_start(pid: int) -> ProcessStart:
     """Return when a live process was started; `NO_START` if it is gone."""
     if not (_PROC / "self" / "stat").exists():
         return _start_by_psutil(pid)
@@ -65,14 +65,14 @@ def _start_by_psutil(pid: int) -> ProcessStart:
 
 def is_same_process(pid: int, start: ProcessStart) -> bool:
     """Return whether the process that started then under this pid still lives."""
-    return start != NO_START and start_of(pid) == start
+    return start != NO_START and process_start(pid) == start
 
 
 async def wait_for_exit(pid: int) -> None:
     """Return when the process is gone; it need not be a child."""
     if not hasattr(os, "pidfd_open"):
         # Other systems than Linux can only be asked.
-        while start_of(pid) != NO_START:  # noqa: ASYNC110
+        while process_start(pid) != NO_START:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         return
     try:
@@ -101,7 +101,7 @@ def signal_process(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def kill_remains(leader: int, variable: str, value: str) -> None:
+def kill_orphans(leader: int, variable: str, value: str) -> None:
     """Kill the remaining processes of a dead session leader, if the session is still its own.
 
     Its number is given to no other process while one that it started lives; that one is known by

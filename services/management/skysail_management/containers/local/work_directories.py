@@ -32,7 +32,7 @@ def make_work_directory(directory: Path) -> Path:
     """
     work = work_directory(directory)
     work.mkdir(parents=True, mode=0o700)
-    link = _short_name(directory)
+    link = _short_link(directory)
     try:
         link.symlink_to(work.resolve(), target_is_directory=True)
     except OSError as error:
@@ -41,15 +41,15 @@ def make_work_directory(directory: Path) -> Path:
     return link
 
 
-def remove_short_name(directory: Path) -> None:
+def remove_short_link(directory: Path) -> None:
     """Remove the short name of the directory of a replica that has ended."""
-    link = _short_name(directory)
+    link = _short_link(directory)
     with contextlib.suppress(OSError):
         if os.readlink(link) == str(work_directory(directory).resolve()):
             link.unlink()
 
 
-def remove_dangling_names() -> None:
+def remove_dangling_links() -> None:
     """Remove the short names of directories that are gone, of any data directory of this user.
 
     A data directory may be deleted after its processes were killed.
@@ -65,10 +65,10 @@ def remove_dangling_names() -> None:
 
 def remove_replica_directory(directory: Path) -> None:
     """Remove the files of a replica that has ended, as far as possible."""
-    remove_short_name(directory)
+    remove_short_link(directory)
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _short_name(directory: Path) -> Path:
+def _short_link(directory: Path) -> Path:
     """Return a name that the directories of no two replicas share."""
     return _SHORT_PLACE / f"skysail-{directory.name.rpartition('-')[2]}"

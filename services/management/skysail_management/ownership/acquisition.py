@@ -11,7 +11,7 @@ from skysail_common.errors import Conflict, SkysailError, StoreLost, StoreTaken,
 from skysail_common.process.backoff import BackOff
 from skysail_common.store import Owner, Store, StoreState
 from skysail_common.store.owner import LEASE_S
-from skysail_management.ownership.last_seen import LastSeen, LastSeenNote
+from skysail_management.ownership.store_checkpoint import CheckpointFile, StoreCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ class Leftovers:
         return f"{self.num_artifacts} artifacts and {self.num_replicas} replicas"
 
 
-class StoreOpening:
+class StoreAcquisition:
     """The ownership of a cluster's store, from the wait for it to its release."""
 
     def __init__(
         self,
         store: Store,
         owner: Owner,
-        note: LastSeenNote,
+        note: CheckpointFile,
         find_leftovers: Callable[[], Awaitable[Leftovers]],
         accepted_loss: str,
         clock: Clock,
@@ -128,7 +128,7 @@ class StoreOpening:
         raise StoreTaken("cannot use the store: others take it at the same time; try again")
 
     def _write_note(self) -> None:
-        self._note.write(LastSeen(self._store.id, self._store.revision, self._store.epoch))
+        self._note.write(StoreCheckpoint(self._store.id, self._store.revision, self._store.epoch))
 
     async def close(self) -> None:
         """Note the last state, and let another management own the store at once."""
@@ -139,8 +139,8 @@ class StoreOpening:
             # Another management may take the store after the lease.
             log.info("store not released", extra={"reason": error.message})
 
-    async def _check(self, state: StoreState, seen: LastSeen | None) -> None:
-        problem = loss(state, seen)
+    async def _check(self, state: StoreState, seen: StoreCheckpoint | None) -> None:
+        problem = describe_loss(state, seen)
         if not problem:
             return
         leftovers = await self._find_leftovers()
@@ -158,7 +158,7 @@ class StoreOpening:
         log.warning("store taken as it is", extra={"problem": problem, "leftovers": str(leftovers)})
 
 
-def loss(state: StoreState, seen: LastSeen | None) -> str:
+def describe_loss(state: StoreState, seen: StoreCheckpoint | None) -> str:
     """Return the loss of a store since it was seen last; empty without a loss."""
     if seen is None:
         return "" if state.num_records else "it is empty"

@@ -15,13 +15,13 @@ from skysail_testing.virtual_time import now, pass_time, settle, until, virtual_
 M1 = ModelVersion("m", "1")
 
 
-async def register(parts: ManagementParts, name: str, num_replicas: int, **wish) -> None:
+async def register(parts: ManagementParts, name: str, num_replicas: int, **spec) -> None:
     """Deploy a version that was complete before, as after a restart of everything."""
     await parts.deployed(name, num_replicas=1)
     record = parts.deployment(name)
-    wish = {"num_replicas": num_replicas, **wish}
+    update = {"num_replicas": num_replicas, **spec}
     await parts.records.commit([
-        parts.records.deployments.put(name, record.model_copy(update=wish))
+        parts.records.deployments.put(name, record.model_copy(update=update))
     ])  # fmt: skip
 
 
@@ -31,7 +31,7 @@ async def all_at_once(parts: ManagementParts) -> None:
     parts.manager.started.clear()
     for name in list(parts.manager.ids()):
         parts.manager.fail(name)
-    parts.reconciler.all_changed()
+    parts.reconciler.wake_all()
 
 
 def started(parts: ManagementParts) -> list[str]:

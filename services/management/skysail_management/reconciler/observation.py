@@ -1,21 +1,21 @@
-"""A live container as the reconciler has seen it."""
+"""The last report about a live container."""
 
 from dataclasses import dataclass
 
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.reconciler.plan import Observed
+from skysail_management.reconciler.plan import ObservedReplica
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A live container and its past."""
+class Observation:
+    """A live container and its history."""
 
     container: Container
     since: float
-    """Instant at which it came into its state."""
+    """Instant at which it entered its state."""
     was_ready: bool
-    """True once it has been ready."""
+    """True if it was ever ready."""
 
     @property
     def index(self) -> int:
@@ -27,9 +27,9 @@ class Seen:
         """True until it is ready for the first time."""
         return self.container.state is ReplicaState.STARTING and not self.was_ready
 
-    def observed(self, artifact: str) -> Observed:
-        """Return it as a plan needs it; `artifact` is that of its version now."""
-        return Observed(
+    def for_plan(self, artifact: str) -> ObservedReplica:
+        """Return the part that a plan needs; `artifact` is the current one of the version."""
+        return ObservedReplica(
             self.container.container_id,
             self.index,
             self.container.state,

@@ -13,7 +13,9 @@ _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
 
 
-async def stop_surely(manager: ContainerManager, container_id: str, drain_timeout_s: float) -> None:
+async def stop_until_gone(
+    manager: ContainerManager, container_id: str, drain_timeout_s: float
+) -> None:
     """Stop a container, again after each failure, and return when it is gone."""
     back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
     while True:
@@ -29,7 +31,7 @@ async def stop_surely(manager: ContainerManager, container_id: str, drain_timeou
             return
 
 
-async def end_of_log(manager: ContainerManager, container_id: str) -> str:
+async def read_log_tail(manager: ContainerManager, container_id: str) -> str:
     """Return the last lines of a container's log; empty if it cannot be read."""
     try:
         lines = manager.logs(container_id, _LOG_TAIL_LINES, follow=False)

@@ -4,8 +4,8 @@ import pytest
 
 from skysail_common.errors import StoreLost, StoreRefused, StoreTaken, StoreUnavailable
 from skysail_common.store.owner import LEASE_S
-from skysail_management.ownership.last_seen import LastSeen
-from skysail_management.ownership.opening import NEVER_SEEN, Leftovers
+from skysail_management.ownership.acquisition import NEVER_SEEN, Leftovers
+from skysail_management.ownership.store_checkpoint import StoreCheckpoint
 from skysail_testing.ownership import Contender, Place, refusal_of
 from skysail_testing.store_worlds import MemoryWorld
 from skysail_testing.virtual_time import pass_time, virtual_time
@@ -16,7 +16,7 @@ async def test_a_first_management_owns_a_new_store_and_notes_it():
     place = Place("a")
     first = Contender(place, MemoryWorld())
     await first.start()
-    assert place.note.seen == LastSeen(first.store.id, 0, 1)
+    assert place.note.seen == StoreCheckpoint(first.store.id, 0, 1)
 
 
 @virtual_time
@@ -100,7 +100,7 @@ async def test_a_store_that_is_empty_is_refused_while_its_artifacts_exist():
     world, place = MemoryWorld(), Place("a", num_artifacts=3)
     place.leftovers = Leftovers(3, 2)
     first = Contender(place, world)
-    place.note.seen = LastSeen("before", 7, 1)
+    place.note.seen = StoreCheckpoint("before", 7, 1)
     error = await refusal_of(first)
     assert isinstance(error, StoreLost)
     for part in (
@@ -111,7 +111,7 @@ async def test_a_store_that_is_empty_is_refused_while_its_artifacts_exist():
     ):
         assert part in error.message
     assert (await first.store.look()).id == "", "it is left as it is"
-    assert place.note.seen == LastSeen("before", 7, 1)
+    assert place.note.seen == StoreCheckpoint("before", 7, 1)
 
 
 @virtual_time
@@ -126,7 +126,7 @@ async def test_an_empty_store_is_refused_without_a_note_too():
 @virtual_time
 async def test_an_accepted_loss_is_no_licence_for_the_next():
     world, place = MemoryWorld(), Place("a", num_artifacts=3)
-    place.note.seen = LastSeen("before", 7, 4)
+    place.note.seen = StoreCheckpoint("before", 7, 4)
     first = Contender(place, world, "before-4-7")
     await first.start()
     assert first.store.epoch == 5, "an owner of the lost store may still live"
@@ -178,7 +178,7 @@ async def test_an_older_store_and_another_one_are_refused_too():
     other = MemoryWorld()
     await Contender(Place("b"), other).start()
     await other.pass_time(LEASE_S + 1)
-    place.note.seen = LastSeen("mine", 2, 1)
+    place.note.seen = StoreCheckpoint("mine", 2, 1)
     error = await refusal_of(Contender(place, other))
     assert isinstance(error, StoreLost)
     assert "another one (store1, not mine)" in error.message
@@ -187,10 +187,10 @@ async def test_an_older_store_and_another_one_are_refused_too():
 @virtual_time
 async def test_a_store_without_its_data_is_taken_where_nothing_would_be_lost():
     place = Place("a")
-    place.note.seen = LastSeen("before", 7, 1)
+    place.note.seen = StoreCheckpoint("before", 7, 1)
     first = Contender(place, MemoryWorld())
     await first.start()
-    assert place.note.seen == LastSeen(first.store.id, 0, 2)
+    assert place.note.seen == StoreCheckpoint(first.store.id, 0, 2)
 
 
 @virtual_time

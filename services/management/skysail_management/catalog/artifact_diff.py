@@ -5,7 +5,7 @@ from skysail_common.artifacts import Manifest
 _MAX_SHOWN = 5
 
 
-def differing_versions(given: Manifest, registered: Manifest) -> str:
+def describe_difference(given: Manifest, registered: Manifest) -> str:
     """Return what an artifact was made with and another was not; empty if they agree."""
     ours, theirs = _versions(given), _versions(registered)
     names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]

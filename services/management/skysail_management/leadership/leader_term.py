@@ -13,12 +13,12 @@ from skysail_common.process.lifecycle import BackgroundTasks
 from skysail_management.leadership.election import LeaseTimes
 from skysail_management.leadership.leader_label import LeaderLabel
 from skysail_management.leadership.lease import LeaderLease
-from skysail_management.leadership.watchdog import Watchdog
+from skysail_management.leadership.lease_watchdog import LeaseWatchdog
 from skysail_management.settings import ManagementSettings
 
 
 @dataclass(frozen=True)
-class Turn:
+class LeaderTerm:
     """The time in which a management leads."""
 
     label: LeaderLabel
@@ -27,12 +27,12 @@ class Turn:
 
 
 @asynccontextmanager
-async def leading(
+async def hold_leadership(
     settings: ManagementSettings,
     stop: asyncio.Event,
     owner: BackgroundTasks,
     on_standby: Callable[[], None],
-) -> AsyncIterator[Turn | None]:
+) -> AsyncIterator[LeaderTerm | None]:
     """Lead inside the block, which begins when nobody else does; the process ends if that changes.
 
     Yields None if `stop` is set before it leads. `owner` hears of a renewal that has ended;
@@ -55,7 +55,7 @@ async def leading(
         settings.kubernetes_pod or f"{platform.node()}-{uuid.uuid4().hex[:8]}",
         LeaseTimes(settings.kubernetes_lease_s),
         MONOTONIC,
-        Watchdog(),
+        LeaseWatchdog(),
     )
     tasks = owner.group()
     try:
@@ -66,7 +66,7 @@ async def leading(
         tasks.start_essential(lease.keep(), "renew the lease")
         try:
             label = LeaderLabel(api, settings.cluster, settings.kubernetes_pod)
-            yield Turn(label, lease.id)
+            yield LeaderTerm(label, lease.id)
         finally:
             await tasks.stop()
             await lease.release()

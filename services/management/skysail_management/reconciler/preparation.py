@@ -12,7 +12,7 @@ from skysail_management.containers.base import (
 )
 
 
-async def prepared(
+async def prepare_while_wanted(
     manager: ContainerManager,
     spec: VersionSpec,
     progress: Progress,

@@ -2,11 +2,16 @@
 
 import json
 import re
+import signal
 from dataclasses import replace
 from typing import Any
 
 from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK, place_of, where_stuck
+from skysail_common.states import ExitCode
 from skysail_management.containers.base import Container
+
+SILENT = "did not answer health checks any more and was killed"
+"""Why a replica failed that has fallen silent."""
 
 LOG_TAIL_BYTES = 8_192
 """Most of a log that tells why a replica failed."""
@@ -26,7 +31,37 @@ _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line (?P<line>\d+) in (?P<nam
 _CALLER = "call_function"
 
 
-def log_end(log: bytes | str) -> str:
+def exit_reason(status: int | None) -> str:
+    """Return for people why a replica ended; a negative status is that of a signal."""
+    if status is None:
+        return "ended; an earlier management started it, so that its exit status is not known"
+    if status == ExitCode.LOAD_FAILED:
+        return "the model cannot be loaded or fails on its warm-up query"
+    if status == ExitCode.STUCK:
+        return "stuck: its function did not return; its log shows where it was"
+    if status == ExitCode.OUT_OF_MEMORY:
+        return "out of memory: its function failed for want of it; give it more by memory_mib"
+    if status == ExitCode.UNAVAILABLE:
+        return "the model server cannot reach management"
+    if status < 0:
+        number = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+        hint = "; the machine may have run out of memory" if number == "SIGKILL" else ""
+        return f"killed by {number}{hint}"
+    return f"exited with status {status}"
+
+
+def explain_exit(reason: str, log: bytes | str) -> str:
+    """Return the reason why a replica ended, with what its log tells of the cause."""
+    if reason == exit_reason(ExitCode.LOAD_FAILED):
+        return load_failure(log) or reason
+    # A function that keeps the interpreter is ended with the status of any other failure.
+    if reason not in (exit_reason(ExitCode.STUCK), exit_reason(ExitCode.FAILED)):
+        return reason
+    call = stuck_call(log)
+    return f"stuck: its function did not return: {call}" if call else reason
+
+
+def log_excerpt(log: bytes | str) -> str:
     """Return the end of a log for people: whole lines, of which the longest are shortened.
 
     Its last line is always there; all are at most `LOG_TAIL_BYTES`, a log that is cut off included.
@@ -93,11 +128,11 @@ def load_failure(log: bytes | str) -> str:
     return f"{cause[:_CAUSE_BEGIN]} … {cause[-_CAUSE_END:]}"
 
 
-def timed_out(container: Container, log: str) -> Container:
+def explain_start_timeout(container: Container, log: str) -> Container:
     """Return a container that was not ready in time, with the activity that its log names."""
     told = _last_report(NOT_READY, log)
     doing = f": {told}; raise start_timeout_s if it needs longer" if told else ""
-    return replace(container, reason=f"{container.reason}{doing}", log_tail=log_end(log))
+    return replace(container, reason=f"{container.reason}{doing}", log_tail=log_excerpt(log))
 
 
 def _last_report(event: str, log: str) -> str:

@@ -12,7 +12,7 @@ LOCK_FILE = "management.lock"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def claimant(data_dir: Path, lease_id: str = "") -> Owner:
+def owner_identity(data_dir: Path, lease_id: str = "") -> Owner:
     """Return this management as an owner.
 
     It is known by the lock of the data directory, on which the kernel of this machine decides, and

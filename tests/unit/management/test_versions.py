@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput
 from skysail_common.identifiers import ModelVersion
-from skysail_management.catalog.versions import number_of
+from skysail_management.catalog.versions import version_number
 from skysail_management.events import DeployStep
 from skysail_testing.management_parts import ManagementParts, make_artifact, running_parts
 from skysail_testing.virtual_time import pass_time, virtual_time
 
 
-async def run(parts: ManagementParts, content: str, name: str = "m:", **wish) -> str:
+async def run(parts: ManagementParts, content: str, name: str = "m:", **spec) -> str:
     """Deploy content without a version and return the name that it got."""
     sha256 = await parts.upload(make_artifact(content))
-    events = await parts.deploy(name, sha256, **{"promote": None, **wish})
+    events = await parts.deploy(name, sha256, **{"promote": None, **spec})
     (version,) = {event.version for event in events}
     return version
 
@@ -95,9 +95,9 @@ async def test_what_is_refused_takes_no_number(tmp_path: Path):
 
 @given(st.integers(0, 10**62))
 def test_a_number_is_read_as_it_is_written(number):
-    assert number_of(str(number)) == number
+    assert version_number(str(number)) == number
 
 
 @pytest.mark.parametrize("name", ["", "1.0", "v1", "-1", "1a"])
 def test_other_names_are_no_numbers(name):
-    assert number_of(name) == 0
+    assert version_number(name) == 0

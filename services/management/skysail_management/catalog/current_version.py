@@ -9,7 +9,7 @@ MAX_PREVIOUS_VERSIONS = 50
 """Versions that a model can be rolled back to; the oldest are forgotten beyond."""
 
 
-def promoted(model: ModelRecord, version: ModelVersion) -> ModelRecord:
+def promote(model: ModelRecord, version: ModelVersion) -> ModelRecord:
     """Return the model with this version as the current one, and the history to go back."""
     previous = [name for name in model.previous_versions if name != version.version]
     if model.current_version:
@@ -22,7 +22,7 @@ def promoted(model: ModelRecord, version: ModelVersion) -> ModelRecord:
     )
 
 
-def rolled_back(model: ModelRecord, is_ready: Callable[[ModelVersion], bool]) -> ModelRecord | None:
+def roll_back(model: ModelRecord, is_ready: Callable[[ModelVersion], bool]) -> ModelRecord | None:
     """Return the model with the newest earlier version that is ready as the current one.
 
     Neither the version that is left nor those that are passed over stay in the history: another
@@ -40,13 +40,13 @@ def rolled_back(model: ModelRecord, is_ready: Callable[[ModelVersion], bool]) ->
     return None
 
 
-def promotion(records: Records, version: ModelVersion) -> list[PendingChange]:
+def promotion_changes(records: Records, version: ModelVersion) -> list[PendingChange]:
     """Return the changes that make a version the current one; none if it is."""
     model = records.models.get(version.model_name)
     record = records.versions.get(str(version))
     if model is None or record is None or model.current_version == version.version:
         return []
-    changes = [records.models.put(model.name, promoted(model, version))]
+    changes = [records.models.put(model.name, promote(model, version))]
     if not record.was_current:
         # A deployment that is run again does not promote it another time.
         seen = record.model_copy(update={"was_current": True})

@@ -8,7 +8,7 @@ from skysail_common.errors import FailedPrecondition, ModelNotFound, Unsupported
 from skysail_common.identifiers import ModelVersion
 from skysail_common.serving_options import ServingOptions
 from skysail_management.events import DeployEvent, DeployStep
-from skysail_management.messages import wish_from_proto
+from skysail_management.messages import deployment_spec_from_proto
 from skysail_management.records import AutoscalingRecord
 from skysail_protos.v1 import management_pb2
 from skysail_testing.management_parts import ManagementParts, make_artifact, running_parts
@@ -17,10 +17,10 @@ from skysail_testing.virtual_time import settle, until, virtual_time
 M1 = ModelVersion("m", "1")
 
 
-async def run(parts: ManagementParts, name: str = "m:1", content: str = "m", **wish):
+async def run(parts: ManagementParts, name: str = "m:1", content: str = "m", **spec):
     """Deploy as a script does, which says no more than it must; return what happened."""
     sha256 = await parts.upload(make_artifact(content))
-    return await parts.deploy(name, sha256, **{"promote": None, **wish})
+    return await parts.deploy(name, sha256, **{"promote": None, **spec})
 
 
 def notices(events: list[DeployEvent]) -> list[str]:
@@ -31,7 +31,7 @@ def notices(events: list[DeployEvent]) -> list[str]:
 @virtual_time
 async def test_nothing_is_written_and_nothing_started(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
-        wish = {
+        spec = {
             "num_replicas": 2,
             "memory_mib": 100,
             "environment": {"A": "b"},
@@ -39,10 +39,10 @@ async def test_nothing_is_written_and_nothing_started(tmp_path: Path):
             "start_timeout_s": 600.0,
             "labels": {"team": "a"},
         }
-        assert notices(await run(parts, **wish)) == []
+        assert notices(await run(parts, **spec)) == []
         assert parts.models.get("m").current_version == "1"
         before, commits = parts.deployment("m:1"), parts.store.num_commits
-        for again in (wish, {}):
+        for again in (spec, {}):
             assert notices(await run(parts, **again)) == []
         assert parts.deployment("m:1") == before
         assert parts.store.num_commits == commits
@@ -119,7 +119,7 @@ async def test_an_environment_is_cleared_by_an_empty_one_and_stays_by_none(tmp_p
 def test_an_empty_environment_is_read_as_one():
     def environment_of(**fields):
         request = management_pb2.DeployRequest(model="m", **fields)
-        return wish_from_proto(request, 64).environment
+        return deployment_spec_from_proto(request, 64).environment
 
     assert environment_of() is None
     assert environment_of(environment=management_pb2.Environment()) == {}

@@ -18,8 +18,8 @@ MAX_REPLICAS = 1000
 
 
 @dataclass(frozen=True)
-class DeploymentWish:
-    """The wish of a caller of `Deployments.deploy`; None leaves a value unchanged."""
+class DeploymentSpec:
+    """The spec of a caller of `Deployments.deploy`; None leaves a value unchanged."""
 
     artifact_sha256: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class DeploymentWish:
 
 def first_deployment(
     version: VersionRecord,
-    wish: DeploymentWish,
+    spec: DeploymentSpec,
     default: DeploymentRecord,
     *,
     is_new_version: bool,
@@ -59,31 +59,31 @@ def first_deployment(
 
     Args:
         version: The version.
-        wish: What is asked for. Without an artifact the version starts as it was deployed last.
+        spec: What is asked for. Without an artifact the version starts as it was deployed last.
         default: What holds of the rest.
         is_new_version: True if it is registered for this deployment.
     """
     base = default
-    if not wish.artifact_sha256 and version.last_deployment is not None:
+    if not spec.artifact_sha256 and version.last_deployment is not None:
         base = version.last_deployment
-    changes: dict[str, object] = {"resources": wish.resources.apply(base.resources)}
-    if wish.environment is not None:
-        changes["environment"] = wish.environment
-    if wish.num_replicas is not None:
-        changes |= {"num_replicas": wish.num_replicas, "autoscaling": None}
+    changes: dict[str, object] = {"resources": spec.resources.apply(base.resources)}
+    if spec.environment is not None:
+        changes["environment"] = spec.environment
+    if spec.num_replicas is not None:
+        changes |= {"num_replicas": spec.num_replicas, "autoscaling": None}
     else:
         changes["num_replicas"] = max(1, base.num_replicas)
-    if wish.start_timeout_s is not None:
-        changes["start_timeout_s"] = wish.start_timeout_s
-    if wish.warm_up is not None:
-        changes["warm_up"] = wish.warm_up
-    promotes = wish.promote
+    if spec.start_timeout_s is not None:
+        changes["start_timeout_s"] = spec.start_timeout_s
+    if spec.warm_up is not None:
+        changes["warm_up"] = spec.warm_up
+    promotes = spec.promote
     if promotes is None:
-        promotes = bool(wish.artifact_sha256) and not version.was_current
+        promotes = bool(spec.artifact_sha256) and not version.was_current
     return base.model_copy(
         update={
             **changes,
-            "serving": tuned(base.serving, wish.serving),
+            "serving": merge_serving(base.serving, spec.serving),
             "is_rolled_out": False,
             "promote_when_ready": promotes,
             "removes_version_on_failure": is_new_version,
@@ -91,34 +91,34 @@ def first_deployment(
     )
 
 
-def changed_deployment(
-    existing: DeploymentRecord, wish: DeploymentWish, *, is_current: bool
+def update_deployment(
+    existing: DeploymentRecord, spec: DeploymentSpec, *, is_current: bool
 ) -> tuple[DeploymentRecord, list[str]]:
-    """Return the deployment after a wish, and notes for the caller.
+    """Return the deployment after a spec, and notes for the caller.
 
     Raises:
         FailedPrecondition: it is deployed with other resources or environment, or cannot be
             promoted because it has no replicas.
     """
-    _check_fixed(existing, wish)
+    _check_fixed(existing, spec)
     notices: list[str] = []
     changes: dict[str, object] = {}
-    changes["num_replicas"] = _num_replicas(existing, wish, notices)
-    serving = tuned(existing.serving, wish.serving)
+    changes["num_replicas"] = _num_replicas(existing, spec, notices)
+    serving = merge_serving(existing.serving, spec.serving)
     for name, before, after in differences(existing.serving, serving):
         notices.append(f"{name} changed from {before} to {after} because it was given")
     changes["serving"] = serving
-    if wish.start_timeout_s not in (None, existing.start_timeout_s):
-        changes["start_timeout_s"] = wish.start_timeout_s
+    if spec.start_timeout_s not in (None, existing.start_timeout_s):
+        changes["start_timeout_s"] = spec.start_timeout_s
         notices.append(
             f"start_timeout_s changed from {existing.start_timeout_s:g} to "
-            f"{wish.start_timeout_s:g} because it was given"
+            f"{spec.start_timeout_s:g} because it was given"
         )
-    if wish.warm_up not in (None, existing.warm_up):
-        changes["warm_up"] = wish.warm_up
-        notices.append(f"warm_up={wish.warm_up} holds for replicas that start from now on")
-    if wish.promote is not None:
-        changes["promote_when_ready"] = wish.promote and not is_current
+    if spec.warm_up not in (None, existing.warm_up):
+        changes["warm_up"] = spec.warm_up
+        notices.append(f"warm_up={spec.warm_up} holds for replicas that start from now on")
+    if spec.promote is not None:
+        changes["promote_when_ready"] = spec.promote and not is_current
     changed = existing.model_copy(update=changes)
     if changed.num_replicas == 0:
         if changed.promote_when_ready:
@@ -133,10 +133,10 @@ def changed_deployment(
     return changed, notices
 
 
-def _check_fixed(existing: DeploymentRecord, wish: DeploymentWish) -> None:
-    given = wish.resources.given().items()
+def _check_fixed(existing: DeploymentRecord, spec: DeploymentSpec) -> None:
+    given = spec.resources.given().items()
     others = [name for name, value in given if getattr(existing.resources, name) != value]
-    if wish.environment not in (None, existing.environment):
+    if spec.environment not in (None, existing.environment):
         others.append("environment")
     if others:
         # The values of an environment may be secrets.
@@ -148,11 +148,11 @@ def _check_fixed(existing: DeploymentRecord, wish: DeploymentWish) -> None:
         )
 
 
-def _num_replicas(existing: DeploymentRecord, wish: DeploymentWish, notices: list[str]) -> int:
-    before, wanted = existing.num_replicas, wish.num_replicas
+def _num_replicas(existing: DeploymentRecord, spec: DeploymentSpec, notices: list[str]) -> int:
+    before, wanted = existing.num_replicas, spec.num_replicas
     if wanted is None:
         # Without an artifact the caller asks for replicas of what is registered.
-        return before if wish.artifact_sha256 else max(1, before)
+        return before if spec.artifact_sha256 else max(1, before)
     if existing.autoscaling is not None:
         # A caller that deploys it again does not know its load.
         if wanted != before:
@@ -166,7 +166,7 @@ def _num_replicas(existing: DeploymentRecord, wish: DeploymentWish, notices: lis
     return wanted
 
 
-def tuned(options: ServingOptions, changes: Mapping[str, Any]) -> ServingOptions:
+def merge_serving(options: ServingOptions, changes: Mapping[str, Any]) -> ServingOptions:
     """Return serving options with other fields.
 
     Raises:

@@ -13,7 +13,7 @@ from skysail_common.states import ExitCode
 _SHORTEST_S = 0.001
 
 
-class Watchdog:
+class LeaseWatchdog:
     """The alarm clock of the process, of which it has one; made on the main thread."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.change_feed import ContainerChanges, until_done
+from skysail_management.containers.change_feed import ChangeFeed, retry_until_done
 from skysail_testing.virtual_time import now, settle, virtual_time
 
 STATES = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.STOPPED)
@@ -21,7 +21,7 @@ def box(name: str, state: ReplicaState = ReplicaState.READY) -> Container:
 
 @virtual_time
 async def test_changes_before_the_first_step_are_not_lost():
-    changes = ContainerChanges()
+    changes = ChangeFeed()
     changes.publish(box("a"))
     changes.publish(box("b"))
     async with aclosing(changes.watch()) as watching:
@@ -30,7 +30,7 @@ async def test_changes_before_the_first_step_are_not_lost():
 
 @virtual_time
 async def test_a_change_is_waited_for():
-    changes = ContainerChanges()
+    changes = ChangeFeed()
     async with aclosing(changes.watch()) as watching:
         for name in ("a", "b"):
             waiting = asyncio.ensure_future(anext(watching))
@@ -42,7 +42,7 @@ async def test_a_change_is_waited_for():
 
 @virtual_time
 async def test_a_slow_consumer_sees_only_the_last_state_and_in_the_order_of_last_steps():
-    changes = ContainerChanges()
+    changes = ChangeFeed()
     changes.publish(box("a", ReplicaState.STARTING))
     changes.publish(box("b"))
     changes.publish(box("a"))
@@ -64,7 +64,7 @@ async def test_a_slow_consumer_sees_only_the_last_state_and_in_the_order_of_last
 def test_the_last_that_is_seen_of_each_is_its_last_state(steps):
     @virtual_time
     async def run() -> None:
-        changes = ContainerChanges()
+        changes = ChangeFeed()
         last: dict[str, ReplicaState] = {}
         seen: dict[str, ReplicaState] = {}
         waiting: set[str] = set()
@@ -93,7 +93,7 @@ def test_the_last_that_is_seen_of_each_is_its_last_state(steps):
 
 @virtual_time
 async def test_a_watch_ends_with_its_manager_and_after_what_had_changed():
-    changes = ContainerChanges()
+    changes = ChangeFeed()
     async with aclosing(changes.watch()) as watching:
         waiting = asyncio.ensure_future(anext(watching))
         await settle()
@@ -114,14 +114,14 @@ async def test_work_on_a_container_is_tried_until_it_is_done(caplog):
         if errors:
             raise errors.pop(0)
 
-    await until_done(work, "exit of c1")
+    await retry_until_done(work, "exit of c1")
     assert now() > 1000.2
     assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
 @virtual_time
 async def test_work_on_a_container_can_be_cancelled():
-    working = asyncio.ensure_future(until_done(asyncio.Event().wait, "exit of c1"))
+    working = asyncio.ensure_future(retry_until_done(asyncio.Event().wait, "exit of c1"))
     await settle()
     working.cancel()
     await asyncio.wait({working})

@@ -17,7 +17,7 @@ _FILE = "store-seen.json"
 
 
 @dataclass(frozen=True)
-class LastSeen:
+class StoreCheckpoint:
     """A store at one instant."""
 
     id: str
@@ -34,7 +34,7 @@ class LastSeen:
         return f"{self.id}-{self.epoch}-{self.revision}"
 
 
-class LastSeenNote:
+class CheckpointFile:
     """The note of one cluster in a data directory, which may be that of several."""
 
     def __init__(self, data_dir: Path, cluster: str) -> None:
@@ -43,23 +43,23 @@ class LastSeenNote:
         # The renewal and a call for the status may write at the same time, each in a thread.
         self._lock = threading.Lock()
 
-    def read(self) -> LastSeen | None:
+    def read(self) -> StoreCheckpoint | None:
         """Return the note; None if it does not exist or cannot be read."""
         try:
             values = self._all().get(self._cluster)
             if values is None:
                 return None
-            return LastSeen(str(values["id"]), int(values["revision"]), int(values["epoch"]))
+            return StoreCheckpoint(str(values["id"]), int(values["revision"]), int(values["epoch"]))
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("note about the store not read", extra={"error": str(error)})
             return None
 
-    def write(self, seen: LastSeen) -> None:
+    def write(self, seen: StoreCheckpoint) -> None:
         """Write the note, so that a loss of power leaves it or the one before."""
         with self._lock:
             self._write(seen)
 
-    def _write(self, seen: LastSeen) -> None:
+    def _write(self, seen: StoreCheckpoint) -> None:
         notes = {}
         # A note that cannot be read is replaced.
         with contextlib.suppress(OSError, ValueError):

@@ -19,7 +19,7 @@ _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
 
 
-class StartObserver(Protocol):
+class LaunchObserver(Protocol):
     """What becomes of starts."""
 
     def starting(self, replica_id: ReplicaId) -> None:
@@ -28,17 +28,17 @@ class StartObserver(Protocol):
     def started(self, container: Container) -> None:
         """Note that a container was started."""
 
-    def not_started(self, replica_id: ReplicaId, reason: str) -> None:
+    def start_failed(self, replica_id: ReplicaId, reason: str) -> None:
         """Note that a replica cannot be started."""
 
-    def start_broke(self) -> None:
+    def start_crashed(self) -> None:
         """Note that a start ended in an unforeseen error, which is logged."""
 
     def wake(self) -> None:
         """Look again: a start has ended, or a slot may be free."""
 
 
-class Starter:
+class Launcher:
     """The starts of one version that are under way or wait for a slot."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Starter:
         version: ModelVersion,
         manager: ContainerManager,
         slots: StartSlots,
-        observer: StartObserver,
+        observer: LaunchObserver,
         tasks: BackgroundTasks,
         clock: Clock,
     ) -> None:
@@ -127,7 +127,7 @@ class Starter:
             else:
                 # Its slot is for another; its index is not before the call has returned.
                 self._loading.discard(index)
-                self._observer.not_started(
+                self._observer.start_failed(
                     spec.replica_id, f"its start did not return within {timeout_s:g} s"
                 )
         finally:
@@ -145,11 +145,11 @@ class Starter:
             log.warning("replica not started", extra=facts)
             self._pause()
         except SkysailError as error:
-            self._observer.not_started(replica_id, error.message)
+            self._observer.start_failed(replica_id, error.message)
         except Exception:
             # What this version's files or engine do must not end its loop.
             log.exception("replica not started", extra={"replica": replica_id})
-            self._observer.start_broke()
+            self._observer.start_crashed()
             self._pause()
         else:
             self._back_off.reset()

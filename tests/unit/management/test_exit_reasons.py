@@ -9,14 +9,15 @@ from skysail_common.process.logs import ConsoleFormatter, JsonFormatter
 from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK
 from skysail_common.states import ExitCode, ReplicaState
 from skysail_management.containers.base import Container
-from skysail_management.containers.log_tails import (
+from skysail_management.containers.exit_reasons import (
     LOG_TAIL_BYTES,
+    exit_reason,
+    explain_exit,
+    explain_start_timeout,
     load_failure,
-    log_end,
+    log_excerpt,
     stuck_call,
-    timed_out,
 )
-from skysail_management.containers.replica_launch import exit_reason, explained
 
 FORMATTERS = [ConsoleFormatter("model-server"), JsonFormatter("model-server", {"model": "m"})]
 
@@ -28,20 +29,20 @@ def line(formatter: logging.Formatter, event: str, *args: object, **extra: objec
 
 
 def test_a_log_that_fits_is_whole():
-    assert log_end(b"one\ntwo\n") == "one\ntwo\n"
-    assert log_end(b"") == ""
+    assert log_excerpt(b"one\ntwo\n") == "one\ntwo\n"
+    assert log_excerpt(b"") == ""
 
 
 def test_the_last_whole_lines_are_kept():
     lines = [f"line {number:04}" for number in range(2000)]
-    kept = log_end("\n".join([*lines, ""])).splitlines()
+    kept = log_excerpt("\n".join([*lines, ""])).splitlines()
     assert kept == lines[-len(kept) :]
     assert LOG_TAIL_BYTES - 10 <= sum(len(each) + 1 for each in kept) <= LOG_TAIL_BYTES
 
 
 @pytest.mark.parametrize("text", ["x", "日", "\U0001f600"])
 def test_a_last_line_that_is_too_long_has_its_beginning_and_its_end(text):
-    told = log_end(f"before\nKeyError: 'first {text * 50_000} last'\n".encode())
+    told = log_excerpt(f"before\nKeyError: 'first {text * 50_000} last'\n".encode())
     assert told.startswith("before\nKeyError: 'first ")
     assert told.endswith(" last'\n")
     assert "characters …" in told
@@ -49,7 +50,7 @@ def test_a_last_line_that_is_too_long_has_its_beginning_and_its_end(text):
 
 
 def test_bytes_that_are_no_text_are_shown():
-    assert log_end(b"a\xff\n") == "a\ufffd\n"
+    assert log_excerpt(b"a\xff\n") == "a\ufffd\n"
 
 
 def test_objects_are_told_as_people_read_them():
@@ -60,7 +61,7 @@ def test_objects_are_told_as_people_read_them():
     reason = "the function failed on the warm-up query: KeyError: 'x'\nTraceback\n  File"
     given_up = line(formatter, "replica gives up", text=reason)
     log = "\n".join(["printed {", event, given_up, '{"of": "the function"}', "{"])
-    assert log_end(log) == (
+    assert log_excerpt(log) == (
         "printed {\nerror model-server: query failed replica=m:1/0 error=KeyError: 'x'\n"
         f'{reason}\n{{"of": "the function"}}\n{{'
     )
@@ -76,11 +77,11 @@ def test_a_stuck_call_is_told_by_its_report(formatter):
         ]
     )
     assert stuck_call(log) == "no result after 301 s, in predict, m.py line 7"
-    assert explained(exit_reason(ExitCode.STUCK), log) == (
+    assert explain_exit(exit_reason(ExitCode.STUCK), log) == (
         "stuck: its function did not return: no result after 301 s, in predict, m.py line 7"
     )
     # It ended by something else.
-    assert explained(exit_reason(-9), log) == exit_reason(-9)
+    assert explain_exit(exit_reason(-9), log) == exit_reason(-9)
 
 
 HELD = """\
@@ -103,7 +104,7 @@ def test_a_call_that_held_the_interpreter_is_told_by_the_stacks():
         "no result after 302 s, with the interpreter held, in holds, models.py line 12 "
         "(<listcomp>, models.py line 12)"
     )
-    assert explained(exit_reason(1), HELD).startswith("stuck: its function did not return: no")
+    assert explain_exit(exit_reason(1), HELD).startswith("stuck: its function did not return: no")
     assert stuck_call("Timeout (0:05:02)!\n") == (
         "no result after 302 s, with the interpreter held"
     )
@@ -111,9 +112,9 @@ def test_a_call_that_held_the_interpreter_is_told_by_the_stacks():
 
 @pytest.mark.parametrize("status", [1, ExitCode.STUCK])
 def test_a_log_that_tells_of_no_stuck_call_explains_nothing(status):
-    assert explained(exit_reason(status), "a Timeout (0:05:02)! of the function\n") == exit_reason(
-        status
-    )
+    assert explain_exit(
+        exit_reason(status), "a Timeout (0:05:02)! of the function\n"
+    ) == exit_reason(status)
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
@@ -129,18 +130,18 @@ def test_a_replica_that_was_not_ready_in_time_was_doing_something(formatter):
             "printed " + "x" * 10_000,
         ]
     )
-    found = timed_out(container, log)
+    found = explain_start_timeout(container, log)
     assert found.reason == (
         "not ready within 60 s: warming up, call 2, for 16 s; raise start_timeout_s if it needs "
         "longer"
     )
     assert len(found.log_tail) < LOG_TAIL_BYTES
-    assert timed_out(container, "").reason == "not ready within 60 s"
+    assert explain_start_timeout(container, "").reason == "not ready within 60 s"
 
 
 def test_text_that_looks_like_an_object_of_another_program_is_left_as_it_is():
     log = json.dumps({"level": "info", "message": "x"}) + "\n[1]\n{not json}"
-    assert log_end(log) == log
+    assert log_excerpt(log) == log
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
@@ -149,9 +150,9 @@ def test_why_a_model_cannot_be_loaded_is_the_reason(formatter):
     report = line(formatter, "%s: %s", NOT_LOADED, cause)
     log = "\n".join(["printed", report, "Traceback (most recent call last):", "KeyError: 'x'"])
     reason = exit_reason(ExitCode.LOAD_FAILED)
-    assert explained(reason, log) == cause
-    assert explained(reason, "Traceback") == reason
-    assert explained("killed by SIGKILL", log) == "killed by SIGKILL"
+    assert explain_exit(reason, log) == cause
+    assert explain_exit(reason, "Traceback") == reason
+    assert explain_exit("killed by SIGKILL", log) == "killed by SIGKILL"
 
 
 def test_a_long_cause_keeps_its_beginning_and_its_place():
