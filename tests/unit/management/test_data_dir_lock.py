@@ -6,7 +6,7 @@ import pytest
 
 from skysail.clusters.local import lock
 from skysail_common.errors import FailedPrecondition
-from skysail_management import app
+from skysail_management.ownership.data_dir_lock import lock_data_dir
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def without_locks(monkeypatch) -> None:
 
 async def test_management_names_a_file_system_without_locks(tmp_path: Path, without_locks):
     with pytest.raises(FailedPrecondition, match="No locks available; use a file system") as caught:
-        async with app._locked(tmp_path):
+        async with lock_data_dir(tmp_path):
             pass
     assert str(tmp_path) in caught.value.message
 
@@ -32,9 +32,9 @@ def test_the_supervisor_names_a_file_system_without_locks(tmp_path: Path, withou
 
 
 async def test_a_data_directory_has_one_management(tmp_path: Path):
-    async with app._locked(tmp_path):
+    async with lock_data_dir(tmp_path):
         with pytest.raises(FailedPrecondition, match="is in use by another management"):
-            async with app._locked(tmp_path):
+            async with lock_data_dir(tmp_path):
                 pass
-    async with app._locked(tmp_path):
+    async with lock_data_dir(tmp_path):
         pass

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from skysail_common.store import Owner
 from skysail_common.store.owner import present_time
-
-LOCK_FILE = "management.lock"
+from skysail_management.ownership.data_dir_lock import LOCK_FILE
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

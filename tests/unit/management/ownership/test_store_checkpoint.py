@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from skysail_management.ownership.owner_identity import LOCK_FILE, owner_identity
+from skysail_management.ownership.data_dir_lock import LOCK_FILE
+from skysail_management.ownership.owner_identity import owner_identity
 from skysail_management.ownership.store_checkpoint import CheckpointFile, StoreCheckpoint
 
 SEEN = StoreCheckpoint("id", 7, 2)
