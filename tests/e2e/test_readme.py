@@ -1,4 +1,4 @@
-"""The README's commands and code run as they stand."""
+"""The commands and the code of the README and of the first guide run as they stand."""
 
 import os
 import re
@@ -18,11 +18,12 @@ DEFAULT_PORTS = (8000, 8001, 8003)
 def program(text: str) -> str:
     """Return a shell script that runs every block in order; all Python is one session."""
     blocks = BLOCK.findall(text)
-    # The first is an excerpt that only shows what a deploy looks like.
-    assert blocks[0][1].startswith("client.deploy(")
+    # The first of the README is an excerpt that only shows what a deploy looks like.
+    if blocks[0][1].startswith("client.deploy("):
+        del blocks[0]
     script = ["set -e"]
     python: list[str] = []
-    for language, code in blocks[1:]:
+    for language, code in blocks:
         if language == "python":
             python.append(code)
             whole = "\n".join(python)
@@ -36,14 +37,21 @@ def program(text: str) -> str:
     return "\n".join(script)
 
 
-def test_readme_runs(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("page", "outputs"),
+    [
+        ("README.md", ['"default":false', '"platform":"python"', "outcome  OK"]),
+        ("docs/getting-started.md", ["skysail_dispatches_total{"]),
+    ],
+)
+def test_the_page_runs(page: str, outputs: list[str], tmp_path: Path):
     for port in DEFAULT_PORTS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                pytest.skip(f"port {port}, which the README uses, is in use")
+                pytest.skip(f"port {port}, which the page uses, is in use")
     environment = {
         **os.environ,
         "SKYSAIL_DATA_DIR": str(tmp_path / "data"),
@@ -51,7 +59,7 @@ def test_readme_runs(tmp_path: Path):
     }
     try:
         done = subprocess.run(
-            ["bash", "-c", program((ROOT / "README.md").read_text())],
+            ["bash", "-c", program((ROOT / page).read_text())],
             capture_output=True,
             text=True,
             timeout=110,
@@ -70,7 +78,5 @@ def test_readme_runs(tmp_path: Path):
         )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Skysail is ready" in done.stdout
-    assert '"default":false' in done.stdout
-    assert '"platform":"python"' in done.stdout
-    assert "outcome  OK" in done.stdout
     assert "stopped" in done.stdout
+    assert [output for output in outputs if output not in done.stdout] == []

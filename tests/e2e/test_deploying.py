@@ -1,4 +1,4 @@
-"""What the page for beginners shows works as it stands."""
+"""The code on the page about deploying works as it stands."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 import skysail
 from skysail_testing.clusters import RunningCluster
 
-PAGE = (Path(__file__).parents[2] / "docs" / "getting-started.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "deploying.md").read_text()
 
 
 def blocks_under(heading: str) -> list[str]:
@@ -61,7 +61,7 @@ def test_a_session_that_is_made_on_first_use(
 ):
     (tmp_path / "onnxruntime.py").write_text(textwrap.dedent(ONNXRUNTIME))
     (tmp_path / "model.onnx").write_bytes(b"the weights")
-    (block,) = blocks_under("What cannot be pickled")
+    (block,) = blocks_under("Objects that cannot be pickled")
     # Tried first, as people do, and deployed again after that.
     tried = "\npredict(np.ones((1, 4), np.float32))\nclient.deploy(predict, name='onnx', "
     again = "example=np.ones((1, 4), np.float32))\n"
@@ -105,7 +105,7 @@ for number, cell in enumerate(open(sys.argv[1]).read().split("# In[")[1:]):
 def test_a_notebook_that_is_run_again_from_top_to_bottom(
     cluster: RunningCluster, client: skysail.Client, tmp_path: Path, change: tuple[str, str]
 ):
-    (block,) = blocks_under("A notebook, run again")
+    (block,) = blocks_under("Run a notebook again")
     printed = []
     for index, text in enumerate([block, block.replace(*change)]):
         directory = tmp_path / f"checkout{index}"
