@@ -1,8 +1,9 @@
-"""The pages of docs/: links, and what is generated from the code."""
+"""The pages of docs/: their links, the generated ones, and the hooks of the site."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ import skysail
 from docs.generate import pages
 from docs.pages.markdown import anchor
 from docs.pages.protobuf import parse, protobuf_pages
+from docs.site import hooks
 from skysail_protos.inference import grpc_service_pb2
 from skysail_protos.v1 import (
     management_pb2,
@@ -22,7 +24,12 @@ from skysail_protos.v1 import (
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GENERATED = pages()
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+READMES = ["examples", "sdk", "services/*", "transport"]
+PAGES = sorted(
+    page
+    for pattern in ["*.md", "docs/**/*.md", *(f"{folder}/README.md" for folder in READMES)]
+    for page in ROOT.glob(pattern)
+)
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
 
@@ -121,3 +128,64 @@ def test_declarations_of_a_proto_file_have_their_comments():
     (member,) = ask.members
     assert (member.name, member.type, member.number) == ("by_name", "map<string, Answer>", "3")
     assert (answer.name, answer.members) == ("Answer", [])
+
+
+def test_each_file_that_the_glossary_names_exists():
+    rows = re.findall(r"^\| \*\*.*\| (.*) \|$", (DOCS / "glossary.md").read_text(), re.M)
+    named = {span for row in rows for span in re.findall(r"`([\w/]+(?:/|\.py))`", row)}
+    assert "core/coalescing.py" in named
+    files = [*ROOT.glob("services/*/skysail_*/**/*"), *ROOT.glob("*")]
+    paths = {f"/{path.relative_to(ROOT).as_posix()}" for path in files}
+    assert {
+        name for name in named if not any(path.endswith(f"/{name.rstrip('/')}") for path in paths)
+    } == set()
+
+
+class Files:
+    """The pages of the site, as mkdocs hands them to a hook."""
+
+    def __init__(self, *pages: str) -> None:
+        self._pages = pages
+
+    def get_file_from_path(self, path: str) -> object | None:
+        return path if path in self._pages else None
+
+
+def page_at(path: str) -> SimpleNamespace:
+    return SimpleNamespace(file=SimpleNamespace(src_uri=path))
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "expected"),
+    [
+        ("store.md", "[tls](tls.md#clients)", "[tls](tls.md#clients)"),
+        ("kubernetes/index.md", "[tls](../tls.md)", "[tls](../tls.md)"),
+        ("docker.md", "[`compose.yaml`](../compose.yaml)", "`compose.yaml`"),
+        ("kubernetes/index.md", "[k8s/](../../k8s)", "`k8s`"),
+        (
+            "kubernetes/index.md",
+            "see [eks](../../k8s/examples/eks/kustomization.yaml).",
+            "see eks (`k8s/examples/eks/kustomization.yaml`).",
+        ),
+        ("transports.md", "[README](../README.md#how-fast)", "[README](index.md)"),
+        ("kubernetes/index.md", "[README](../../README.md)", "[README](../index.md)"),
+        ("store.md", "[changes](../CHANGELOG.md)", "changes (`CHANGELOG.md`)"),
+        ("store.md", "![picture](../picture.svg)", "![picture](../picture.svg)"),
+    ],
+)
+def test_a_link_out_of_the_site_becomes_a_path(page: str, text: str, expected: str):
+    files = Files("index.md", "tls.md")
+    assert hooks.on_page_markdown(text, page=page_at(page), files=files) == expected
+
+
+@pytest.mark.parametrize(
+    ("html", "warned"),
+    [
+        ('<script src="assets/site.js"></script><a href="https://example.org">x</a>', False),
+        ('<script src="https://example.org/site.js"></script>', True),
+        ('<link rel="stylesheet" href="//example.org/fonts.css">', True),
+    ],
+)
+def test_a_page_that_loads_from_another_host_is_warned_of(html: str, warned: bool, caplog):
+    assert hooks.on_post_page(html, page=page_at("index.md")) == html
+    assert bool(caplog.records) == warned
