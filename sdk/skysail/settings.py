@@ -15,6 +15,9 @@ CLUSTER_FILE = "cluster.json"
 KUBERNETES_NOTE = "cluster.kubernetes"
 """File in the data directory that says which Kubernetes cluster `skysail up` used, and what there."""
 
+DOCKER_NOTE = "cluster.docker"
+"""File in the data directory that names the Docker engine while it may have containers of services."""
+
 DEFAULT_ENDPOINT = "127.0.0.1:8003"
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from skysail.clusters.kubernetes.files import manifests_directory
 from skysail.clusters.kubernetes.options import KubernetesOptions
-from skysail.clusters.kubernetes.overlay import objects_of, with_settings_hash
+from skysail.clusters.kubernetes.overlay import cluster_objects, with_settings_hash
 from skysail_common import __version__
 from skysail_common.errors import InvalidInput
 from skysail_frontend.settings import FrontendSettings
@@ -93,7 +93,7 @@ def test_up_gives_each_cluster_names_of_its_own(overlay):
     seen: set[tuple[str, str, str]] = set()
     for namespace, cluster in [("a", "default"), ("b", "default"), ("b", "blue")]:
         options = KubernetesOptions(namespace=namespace, cluster=cluster, overlay=overlay)
-        objects = objects_of(options)
+        objects = cluster_objects(options)
         found = Manifests(objects)
         found.check(cluster)
         assert found.settings["SKYSAIL_MANAGEMENT_CLUSTER"] == cluster
@@ -113,7 +113,7 @@ def test_up_gives_each_cluster_names_of_its_own(overlay):
 
 def test_the_example_is_what_up_builds():
     options = KubernetesOptions(namespace="models", cluster="blue", overlay="local")
-    built = sorted(objects_of(options), key=str)
+    built = sorted(cluster_objects(options), key=str)
     shown = with_settings_hash(manifests.kustomized(ROOT / "examples/blue"))
     assert built == sorted(shown, key=str)
 
@@ -137,7 +137,7 @@ def own_overlay(tmp_path):
 
 
 def management_image(**options: str) -> str:
-    found = Manifests(objects_of(KubernetesOptions(**options)))
+    found = Manifests(cluster_objects(KubernetesOptions(**options)))
     (image,) = (
         container["image"]
         for workload in found.workloads()
@@ -166,7 +166,9 @@ def test_a_registry_beside_images_of_the_overlay_is_a_contradiction(own_overlay)
 
 
 def test_a_registry_goes_before_every_image():
-    found = Manifests(objects_of(KubernetesOptions(image_registry="registry.example:5000/team/")))
+    found = Manifests(
+        cluster_objects(KubernetesOptions(image_registry="registry.example:5000/team/"))
+    )
     images = [found.settings["SKYSAIL_MANAGEMENT_KUBERNETES_IMAGE"]]
     for workload in found.workloads():
         images += [each["image"] for each in workload["spec"]["template"]["spec"]["containers"]]
@@ -252,7 +254,7 @@ def test_a_cluster_takes_it_where_pods_are_restricted(overlay):
     kubernetes.kubectl(
         "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
     )
-    objects = objects_of(KubernetesOptions(namespace=namespace, overlay=overlay))
+    objects = cluster_objects(KubernetesOptions(namespace=namespace, overlay=overlay))
     # A workload is only warned of: what must be admitted is its pod.
     pods = []
     for workload in Manifests(objects).workloads():

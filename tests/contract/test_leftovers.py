@@ -5,8 +5,13 @@ import os
 import subprocess
 from pathlib import Path
 
-from skysail.clusters.local.cluster import lock, stop_cluster
-from skysail.clusters.local.embedded_store import stop_stray_store, store_socket
+import pytest
+
+from skysail.clusters.data_dir_lock import lock
+from skysail.clusters.local.cluster import LocalCluster
+from skysail.clusters.local.store import stop_stray_store, store_socket
+from skysail.clusters.options import ClusterOptions
+from skysail_common.errors import FailedPrecondition
 from skysail_common.process.data_dir import remove_socket_directory
 from skysail_common.store import embedded
 from skysail_management.containers.local.processes import wait_for_exit
@@ -26,16 +31,22 @@ async def start_store(data_dir: Path) -> "subprocess.Popen[bytes]":
     return process
 
 
+def confirm(subject: str, consequence: str) -> None:
+    raise AssertionError("a local cluster is stopped without a question")
+
+
 async def test_down_stops_what_was_left_before_the_cluster_was_ready(tmp_path: Path):
     data_dir = tmp_path / "d"
-    assert not await stop_cluster(data_dir, "test", os.environ)
+    cluster = LocalCluster(ClusterOptions(data_dir, "test"), os.environ)
+    with pytest.raises(FailedPrecondition, match="no cluster runs in"):
+        await cluster.down(confirm)
     async with running_backend("local", data_dir) as (backend, server):
         async with opened(backend, server) as hand:
             container = await hand.start_ready(hand.version(echo))
             gone = asyncio.create_task(wait_for_exit(backend.pid(container)))
         store = await start_store(data_dir)
         os.close(lock(data_dir))
-        assert await stop_cluster(data_dir, "test", os.environ)
+        assert await cluster.down(confirm) == ["stopped"]
         assert store.wait(10) == 0
         await asyncio.wait_for(gone, 10)
 

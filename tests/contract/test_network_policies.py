@@ -7,7 +7,7 @@ import time
 import pytest
 
 from skysail.clusters.kubernetes.options import KubernetesOptions
-from skysail.clusters.kubernetes.overlay import objects_of
+from skysail.clusters.kubernetes.overlay import cluster_objects
 from skysail_common.kubernetes.labels import COMPONENT, labels
 from skysail_testing.kubernetes_clusters import IMAGE, kubernetes_cluster
 from skysail_testing.manifests import Manifests
@@ -79,7 +79,7 @@ def probe(name: str, ports: list[dict]) -> dict:
 def test_nobody_reaches_more_than_it_needs():
     kubernetes = kubernetes_cluster()
     namespace = kubernetes.new_namespace()
-    shipped = Manifests(objects_of(KubernetesOptions(namespace=namespace)))
+    shipped = Manifests(cluster_objects(KubernetesOptions(namespace=namespace)))
     # Policies name ports as the workloads do.
     ports = {
         each["metadata"]["labels"][COMPONENT]: each["spec"]["template"]["spec"]["containers"][0]

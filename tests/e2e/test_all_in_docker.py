@@ -16,7 +16,7 @@ import pytest
 
 import skysail
 from skysail.clusters.docker.plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
-from skysail.clusters.local.ports import free_port
+from skysail.clusters.ports import free_port
 from skysail_testing.all_in_docker import (
     SERVICES,
     all_in_docker,

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from skysail.clusters.local.embedded_store import store_socket
+from skysail.clusters.local.store import store_socket
 from skysail_common.identifiers import ModelVersion
 from skysail_common.store import Store
 from skysail_common.store.embedded import server_url

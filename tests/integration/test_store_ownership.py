@@ -16,7 +16,7 @@ import pytest
 import redis
 
 import skysail
-from skysail.clusters.local.cluster import store_socket
+from skysail.clusters.local.store import store_socket
 from skysail.errors import StoreLost
 from skysail_common.rpc.health_check import STORE, health_status
 from skysail_testing import models

@@ -9,15 +9,16 @@ import click
 from skysail.artifact.local_modules import own_frames
 from skysail.cli import (
     applications,
-    cluster,
     deployments,
     down,
     kubernetes,
     manifests,
     models,
     queries,
+    status,
     store,
     tuning,
+    up,
 )
 from skysail.cli.output import ErrorFormat
 from skysail_common import __version__
@@ -39,7 +40,8 @@ def cli() -> None:
 
 
 for module in (
-    cluster,
+    up,
+    status,
     down,
     deployments,
     models,

@@ -41,8 +41,8 @@ def data_dir_option(command: F) -> F:
     )(command)
 
 
-def data_dir_of(data_dir: Path | None) -> Path:
-    """Return the data directory that is meant."""
+def find_data_dir(data_dir: Path | None) -> Path:
+    """Return the data directory of a command: the option, or else the setting."""
     return absolute(data_dir or ClientSettings().data_dir)
 
 

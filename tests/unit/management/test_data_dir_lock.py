@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail.clusters.local import lock
+from skysail.clusters import data_dir_lock
 from skysail_common.errors import FailedPrecondition
 from skysail_management.ownership.data_dir_lock import lock_data_dir
 
@@ -28,7 +28,7 @@ async def test_management_names_a_file_system_without_locks(tmp_path: Path, with
 
 def test_the_supervisor_names_a_file_system_without_locks(tmp_path: Path, without_locks):
     with pytest.raises(FailedPrecondition, match="No locks available; use a file system"):
-        lock.lock(tmp_path)
+        data_dir_lock.lock(tmp_path)
 
 
 async def test_a_data_directory_has_one_management(tmp_path: Path):

@@ -25,8 +25,8 @@ from skysail.clusters.docker.plan import (
     marks,
     prometheus_config,
 )
-from skysail.clusters.local.ports import free_port
-from skysail.clusters.options import ClusterEndpoints, ClusterOptions, scheme_of
+from skysail.clusters.options import ClusterEndpoints, ClusterOptions, frontend_scheme
+from skysail.clusters.ports import free_port
 from skysail_common.clock import MONOTONIC
 from skysail_common.docker.engine import DockerEngine, EngineRefused, NotOnEngine
 from skysail_common.docker.labels import label_filter, labels, own_labels
@@ -102,7 +102,7 @@ class DockerServices:
             bound["http"],
             bound["metrics"],
             prometheus,
-            scheme_of(self._environment),
+            frontend_scheme(self._environment),
         )
 
     async def _start_prometheus(self, plan: DockerPlan) -> str:

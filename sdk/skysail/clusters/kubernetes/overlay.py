@@ -34,7 +34,7 @@ _FIRST = (
 """Kinds that others need, in their order."""
 
 
-def objects_of(options: KubernetesOptions) -> list[Object]:
+def cluster_objects(options: KubernetesOptions) -> list[Object]:
     """Return the objects of a cluster in the order in which they are made.
 
     Raises:

@@ -1,9 +1,10 @@
 """Waits until the services of a cluster on Kubernetes take calls, and says which pod holds them up and why."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
+from skysail.clusters.base import Progress
 from skysail_common.clock import Clock
 from skysail_common.errors import SkysailError
 from skysail_common.kubernetes.api import KubernetesApi
@@ -12,9 +13,6 @@ from skysail_common.kubernetes.kinds import POD, Kind, Object
 from skysail_common.kubernetes.labels import COMPONENT, INSTALLER, LEADER, MODEL_SERVER, PROBE
 from skysail_common.kubernetes.pod_problems import is_lasting, problem_of
 from skysail_common.process.child_process import StartFailed
-
-Progress = Callable[[str], None]
-"""Called with each line of progress."""
 
 _SERVICES = ("management", "frontend", "store")
 _WORKLOADS = (Kind("apps/v1", "Deployment"), Kind("apps/v1", "StatefulSet"))

@@ -5,12 +5,13 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from skysail.clusters.base import Progress
 from skysail.clusters.kubernetes.doors import find_endpoints
 from skysail.clusters.kubernetes.namespace import have_namespace
 from skysail.clusters.kubernetes.note import KubernetesNote
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.clusters.kubernetes.prerequisites import check_secrets
-from skysail.clusters.kubernetes.readiness import Progress, Readiness
+from skysail.clusters.kubernetes.readiness import Readiness
 from skysail.clusters.kubernetes.registry import with_pull_secret
 from skysail.clusters.kubernetes.removal import DATA_KINDS, Removed, bounded, remove, until_none
 from skysail.clusters.options import ClusterEndpoints

@@ -1,4 +1,4 @@
-"""The lock of a data directory: one local cluster uses it at a time, and a killed one is noticed."""
+"""The lock of a data directory, by which one cluster of this machine uses it at a time."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from skysail_common.errors import FailedPrecondition
 from skysail_common.process.data_dir import cannot_use, private_directory
 
 LOCK_FILE = "cluster.lock"
-"""File that holds the process of the cluster which has locked the directory, or did not end in order."""
+"""File with the process that holds the lock, or that was killed before it released the lock."""
 
 
 def lock(data_dir: Path) -> int:
@@ -48,15 +48,15 @@ def lock(data_dir: Path) -> int:
 
 
 def check_idle(data_dir: Path) -> None:
-    """Check that no local cluster uses a data directory or has left processes there.
+    """Check that no cluster of this machine uses a data directory or left processes behind.
 
     Raises:
-        FailedPrecondition: one does, or one was killed and what it left was not removed.
+        FailedPrecondition: a cluster uses it, or one was killed and its remains were not removed.
     """
     left_by = lock_holder(data_dir) if (data_dir / LOCK_FILE).exists() else 0
     descriptor = lock(data_dir)
     try:
-        note_that_nothing_is_left(descriptor)
+        mark_as_released(descriptor)
         if left_by:
             os.pwrite(descriptor, str(left_by).encode(), 0)
             raise FailedPrecondition(
@@ -67,12 +67,12 @@ def check_idle(data_dir: Path) -> None:
         os.close(descriptor)
 
 
-def note_that_nothing_is_left(descriptor: int) -> None:
-    """Say by the file of the lock that its last holder ended in order."""
+def mark_as_released(descriptor: int) -> None:
+    """Record in the lock file that its holder left nothing behind."""
     os.truncate(descriptor, 0)
 
 
 def lock_holder(data_dir: Path) -> int:
-    """Return the process that holds the lock, or one that held it and did not end in order."""
+    """Return the process that holds the lock, or that was killed with it; 0 if there is neither."""
     text = (data_dir / LOCK_FILE).read_text()
     return int(text) if text.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Looks at the ports of a cluster before anything is started that needs them."""
+"""Checks of the ports of a cluster, before any service that needs them is started."""
 
 import errno
 import socket
@@ -10,7 +10,7 @@ from skysail_common.process.sockets import family_of
 
 
 def free_port(host: str) -> int:
-    """Return a port that was free a moment ago: who uses it must be able to try another."""
+    """Return a port that was free a moment ago; the caller must be able to try another one."""
     with _listening(host, 0) as probe:
         return int(probe.getsockname()[1])
 
@@ -19,11 +19,11 @@ def check_ports(addresses: Mapping[str, tuple[str, int]]) -> None:
     """Check that every port can be bound.
 
     Args:
-        addresses: Hosts and ports by the flag that names each port, such as `--grpc-port`; port 0
-            is not looked at.
+        addresses: Hosts and ports by the flag of each port, such as `--grpc-port`; port 0 is not
+            checked.
 
     Raises:
-        FailedPrecondition: one cannot; the message names its flag.
+        FailedPrecondition: a port cannot be bound; the message names its flag.
     """
     with ExitStack() as listening:
         for flag, (host, port) in addresses.items():

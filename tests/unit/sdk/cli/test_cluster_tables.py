@@ -3,7 +3,8 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from skysail.cli import output
-from skysail.cli.cluster import _print_replicas, print_endpoints
+from skysail.cli.endpoints import print_endpoints
+from skysail.cli.status import _print_replicas
 from skysail.clusters.options import ClusterEndpoints
 
 

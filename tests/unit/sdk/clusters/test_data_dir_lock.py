@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail.clusters.local.lock import LOCK_FILE, check_idle, lock, lock_holder
+from skysail.clusters.data_dir_lock import LOCK_FILE, check_idle, lock, lock_holder
 from skysail_common.errors import FailedPrecondition
 
 

@@ -1,15 +1,16 @@
-"""The command down stops nothing whose only copy ends with it."""
+"""The command down refuses to lose records that only management has."""
 
 import json
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
-from skysail.cli import down
 from skysail.cli.main import cli
+from skysail.clusters import supervised
+from skysail.clusters.supervised import SupervisedCluster
 from skysail.settings import CLUSTER_FILE
 from skysail_common.errors import FailedPrecondition, Unavailable
 
@@ -18,23 +19,27 @@ from skysail_common.errors import FailedPrecondition, Unavailable
 def stopped(monkeypatch) -> list[Path]:
     calls: list[Path] = []
 
-    async def stop_cluster(directory, cluster, environment):
-        calls.append(directory)
+    async def end(cluster: SupervisedCluster) -> bool:
+        calls.append(cluster._data_dir)
         return True
 
-    monkeypatch.setattr(down, "stop_cluster", stop_cluster)
+    monkeypatch.setattr(SupervisedCluster, "_end", end)
     return calls
 
 
 def run(monkeypatch, directory: Path, status, *flags: str) -> Result:
     (directory / CLUSTER_FILE).write_text(json.dumps({"management": "127.0.0.1:9"}))
 
-    @contextmanager
-    def client_of(endpoint, timeout_s):
+    @asynccontextmanager
+    async def client(endpoint, timeout_s):
         assert endpoint == "127.0.0.1:9"
-        yield SimpleNamespace(status=status)
 
-    monkeypatch.setattr(down, "client_of", client_of)
+        async def answer() -> SimpleNamespace:
+            return status()
+
+        yield SimpleNamespace(status=answer)
+
+    monkeypatch.setattr(supervised, "AsyncClient", client)
     return CliRunner().invoke(cli, ["down", "--data-dir", str(directory), *flags])
 
 
@@ -42,7 +47,7 @@ def lost() -> SimpleNamespace:
     return SimpleNamespace(is_store_reachable=True, store_problem="the store came back empty")
 
 
-def test_the_only_copy_is_kept(monkeypatch, stopped, tmp_path):
+def test_down_is_refused_if_the_store_lost_records(monkeypatch, stopped, tmp_path):
     done = run(monkeypatch, tmp_path, lost)
     assert isinstance(done.exception, FailedPrecondition)
     assert "the store came back empty" in done.exception.message
@@ -50,12 +55,12 @@ def test_the_only_copy_is_kept(monkeypatch, stopped, tmp_path):
     assert stopped == []
 
 
-def test_a_yes_gives_it_up(monkeypatch, stopped, tmp_path):
+def test_yes_stops_the_cluster_anyway(monkeypatch, stopped, tmp_path):
     assert run(monkeypatch, tmp_path, lost, "--yes").output == "stopped\n"
     assert stopped == [tmp_path]
 
 
-def test_a_store_that_is_well_or_away_and_a_dead_management_do_not_keep_it(
+def test_down_stops_a_cluster_with_a_usable_or_unreachable_store_or_a_dead_management(
     monkeypatch, stopped, tmp_path
 ):
     def dead() -> None:

@@ -1,16 +1,12 @@
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from skysail.clusters.local.cluster import Cluster
-from skysail.clusters.local.embedded_store import EmbeddedStore
-from skysail.clusters.options import ClusterEndpoints, ClusterOptions
-from skysail_common.errors import SkysailError, StoreUnavailable
+from skysail_common.errors import StoreUnavailable
 from skysail_common.process import child_process as child_module
 from skysail_common.process import watchdog
 from skysail_common.process.child_process import Child, StartFailed, Watch
@@ -196,40 +192,3 @@ async def test_a_child_that_is_not_ready_in_time_is_killed():
     with pytest.raises(StartFailed, match=r"service was not ready within 0\.05 s"):
         await child.start()
     assert not psutil.pid_exists(child.pid)
-
-
-async def test_a_store_that_does_not_answer_is_killed(tmp_path: Path):
-    async def never() -> None:
-        raise StoreUnavailable("it did not answer")
-
-    store = EmbeddedStore(["sleep", "1000"], PATH, tmp_path / "log", never)
-    with pytest.raises(StoreUnavailable):
-        await store.start()
-    assert not psutil.pid_exists(store.pid)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_failure_of_the_supervisor_ends_the_cluster_loudly(
-    tmp_path: Path, monkeypatch, when: str
-):
-    stopped: list[str] = []
-
-    async def fail() -> None:
-        raise ValueError("a mistake")
-
-    async def start(cluster: Cluster) -> ClusterEndpoints:
-        cluster._tasks.start(fail(), "keep service running")
-        if when == "before":
-            await asyncio.Event().wait()
-        return ClusterEndpoints("m:1", "g:1", "h:1", "x:1")
-
-    async def stop(cluster: Cluster) -> None:
-        stopped.append("all")
-
-    monkeypatch.setattr(Cluster, "_start", start)
-    monkeypatch.setattr(Cluster, "_stop", stop)
-    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0, "management_port": 0}
-    cluster = Cluster(ClusterOptions(tmp_path, **ports), PATH)
-    with pytest.raises(SkysailError, match=r"the supervisor failed: ValueError\('a mistake'\)"):
-        await asyncio.wait_for(cluster.run(lambda endpoints: None), 10)
-    assert stopped == ["all"]

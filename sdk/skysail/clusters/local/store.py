@@ -1,4 +1,4 @@
-"""The store of a local cluster: an embedded server, as a child process."""
+"""The embedded store of a local cluster, a child process."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from skysail_common.process.data_dir import open_log, socket_directory
 
 
 class EmbeddedStore(Child):
-    """The embedded server: it prints no ready line, and is ready when it answers."""
+    """The embedded server, which prints no ready line and is ready once it answers."""
 
     def __init__(
         self,
@@ -61,9 +61,9 @@ def store_socket(data_dir: Path) -> Path:
 async def stop_stray_store(data_dir: Path) -> bool:
     """Stop the store that a killed cluster left behind; False if there is none.
 
-    Called by the holder of the lock.
+    The caller holds the lock of the data directory.
     """
-    # Only here, because the store's client is no part of the base install.
+    # The import is here because the base install lacks the client of the store.
     from skysail_common.store import embedded
 
     socket = store_socket(data_dir)

@@ -17,7 +17,7 @@ from skysail.clusters.docker.plan import (
 )
 from skysail.clusters.options import ClusterOptions
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[5]
 SERVICES = (STORE, MANAGEMENT, FRONTEND, PROMETHEUS)
 ENVIRONMENT = {
     "PATH": "/usr/bin",
