@@ -14,7 +14,9 @@ from skysail.descriptions import ClusterStatus
 @endpoint_option
 @output_option
 def status(endpoint: str | None, output: str) -> None:
-    """Show the state of the cluster, its applications and its replicas.
+    """Show the state of the cluster.
+
+    The tables list its services, its applications and the replicas of each version.
 
     \b
     Example:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skysail import Client
-from skysail.cli.options import data_dir_of
+from skysail.cli.options import find_data_dir
 from skysail.settings import CLUSTER_FILE, ClientSettings
 from skysail_common.errors import FailedPrecondition
 
@@ -27,14 +27,14 @@ def _without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_user_without_a_home_needs_none_to_reach_a_cluster():
     assert Client("somewhere:8003").endpoint == "somewhere:8003"
     assert ClientSettings().find_endpoint() == "127.0.0.1:8003"
-    assert data_dir_of(Path("/srv/skysail")) == Path("/srv/skysail")
+    assert find_data_dir(Path("/srv/skysail")) == Path("/srv/skysail")
 
 
 @pytest.mark.usefixtures("_without_a_home")
 @pytest.mark.parametrize("given", [None, Path("~/data")])
 def test_a_user_without_a_home_hears_what_to_set(given: Path | None):
     with pytest.raises(FailedPrecondition, match="no home directory; set SKYSAIL_DATA_DIR"):
-        data_dir_of(given)
+        find_data_dir(given)
 
 
 def test_the_data_directory_of_the_environment_is_absolute(monkeypatch, tmp_path):
