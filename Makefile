@@ -132,9 +132,20 @@ demo-docker: install  ## the same with replicas on the Docker engine that runs h
 demo-kubernetes: install  ## the same on the Kubernetes cluster of KUBECONFIG, whose nodes have the images
 	$(BIN)/python -m examples.digits.demo kubernetes
 
+# Two cores for each process: a test may have a cluster of its own.
+PYTEST := $(BIN)/python -m pytest -n auto --durations 10
+
 .PHONY: test
-test: install  ## run the tests (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest $(ARGS)
+test: install  ## run the tests of the first tier, in three minutes (ARGS="tests/unit -k name" to choose others)
+	$(PYTEST) --tier first $(ARGS)
+
+.PHONY: test-all
+test-all: test  ## run those and then all others, with Docker and Kubernetes where they are
+	$(PYTEST) --tier rest $(ARGS)
+
+.PHONY: coverage
+coverage: install  ## run the unit and contract tests of the first tier, and show how much of the code they run
+	$(PYTEST) --tier first -m "not slow and not timed and not integration" --cov $(ARGS)
 
 .PHONY: lint
 lint: install  ## check style, spelling and the doors between packages

@@ -6,7 +6,6 @@ import pytest
 import skysail
 from skysail_testing.clock import FakeClock, FakeLoop
 from skysail_testing.clusters import RunningCluster, running_cluster
-from skysail_testing.interpreters import BESIDE_OTHERS, OtherInterpreters
 
 pytest_plugins = ["skysail_testing.plugin"]
 
@@ -32,28 +31,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 def client(cluster: RunningCluster) -> Iterator[skysail.Client]:
     with cluster.client() as client:
         yield client
-
-
-@pytest.fixture(scope="session", autouse=True)
-def other_interpreters(
-    request: pytest.FixtureRequest,
-    _nothing_survives: None,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[OtherInterpreters | None]:
-    """The other interpreters, at work from the beginning if a test of this run asks for them.
-
-    Where tests run in several processes nothing is left idle, and they begin with that test.
-    """
-    if not any(item.path.name == "test_interpreters.py" for item in request.session.items):
-        yield None
-        return
-    others = OtherInterpreters(tmp_path_factory.mktemp("i"))
-    if not hasattr(request.config, "workerinput"):
-        others.start(BESIDE_OTHERS)
-    try:
-        yield others
-    finally:
-        others.stop()
 
 
 @pytest.fixture

@@ -128,6 +128,7 @@ class TestInputs:
         assert answer.status_code == 400
         assert "Error parsing JSON" in answer.json()["error"]
 
+    @pytest.mark.transport
     @pytest.mark.parametrize(
         "method",
         ["/skysail.v1.QueryService/Predict", "/inference.GRPCInferenceService/ModelInfer"],
@@ -139,6 +140,7 @@ class TestInputs:
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "Unable to parse request" in raised.value.details()
 
+    @pytest.mark.transport
     def test_unknown_method(self, cluster):
         with grpc.insecure_channel(cluster.grpc) as channel:
             with pytest.raises(grpc.RpcError) as raised:
@@ -154,6 +156,7 @@ class TestInputs:
         assert answer.status_code == 413
         assert "the limit is 67108864" in answer.json()["cause"]
 
+    @pytest.mark.transport
     def test_message_of_100_mb(self, cluster):
         with (
             grpc.insecure_channel(cluster.grpc, [("grpc.max_send_message_length", -1)]) as channel,
@@ -218,6 +221,7 @@ class TestFunctions:
         client.deploy(models.double, name=name, version="1", example=ROW)
         assert client.predict(name, [1, 2, 3]).output.tolist() == [2, 4, 6]
 
+    @pytest.mark.transport
     def test_one_bad_query_fails_alone_and_the_replica_lives(self, client, fussy):
         before = client.describe_version("fussy").replicas
         with pytest.raises(errors.ModelFailed, match="ValueError: negative numbers are not"):

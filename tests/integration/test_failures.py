@@ -29,14 +29,8 @@ ROW = np.ones((1, 3))
 
 
 @pytest.fixture(scope="module")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory):
-    with running_cluster(tmp_path_factory.mktemp("f"), "--log-level", "info") as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def own_client(own_cluster: RunningCluster):
-    with own_cluster.client() as client:
+def prepared_client(cluster: RunningCluster):
+    with cluster.client() as client:
         client.deploy(models.double, name="m", version="1", example=ROW, num_replicas=2)
         client.deploy(models.Constant(2.0), name="m", version="2", example=ROW, promote=False)
         client.register_application("app", default_output=[0, 0, 0], slo_ms=20_000)
@@ -49,50 +43,53 @@ def containers(client: skysail.Client, model: str = "m", version: str = "1") -> 
     return {replica.container_id for replica in found.replicas if replica.state == "READY"}
 
 
-def test_killed_replica_loses_no_query_and_comes_back(own_cluster, own_client):
-    with traffic(own_client, "app", [1, 2, 3]) as seen:
+@pytest.mark.transport
+def test_killed_replica_loses_no_query_and_comes_back(cluster, prepared_client):
+    with traffic(prepared_client, "app", [1, 2, 3]) as seen:
         for _ in range(2):
-            before = containers(own_client)
-            os.kill(own_cluster.replica_pid(sorted(before)[0]), signal.SIGKILL)
+            before = containers(prepared_client)
+            os.kill(cluster.replica_pid(sorted(before)[0]), signal.SIGKILL)
             eventually(
-                lambda before=before: _is_whole_again(own_client, before),
+                lambda before=before: _is_whole_again(prepared_client, before),
                 what="the replica is back",
             )
             seen.wait_for_more(20)
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
-    replicas = own_client.describe_version("m", "1").replicas
+    replicas = prepared_client.describe_version("m", "1").replicas
     assert sum(replica.num_restarts for replica in replicas) >= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_ended_management_loses_no_query_and_takes_its_replicas_over(
-    own_cluster, own_client, number
+    cluster, prepared_client, number
 ):
-    before = containers(own_client)
-    pids = {own_cluster.replica_pid(each) for each in before}
-    with traffic(own_client, "app", [1, 2, 3]) as seen:
-        management = psutil.Process(own_cluster.service_pid("skysail_management"))
+    before = containers(prepared_client)
+    pids = {cluster.replica_pid(each) for each in before}
+    with traffic(prepared_client, "app", [1, 2, 3]) as seen:
+        management = psutil.Process(cluster.service_pid("skysail_management"))
         management.send_signal(number)
         _, alive = psutil.wait_procs([management], timeout=20)
         assert not alive
         seen.wait_for_more(100)
-        eventually(lambda: _answers(own_client), what="management is back")
-        assert containers(own_client) == before
-        assert {own_cluster.replica_pid(each) for each in before} == pids
+        eventually(lambda: _answers(prepared_client), what="management is back")
+        assert containers(prepared_client) == before
+        assert {cluster.replica_pid(each) for each in before} == pids
         seen.wait_for_more(50)
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
 
 
-def test_a_replica_that_dies_while_management_is_dead_is_replaced(own_cluster, own_client):
-    before = sorted(containers(own_client))
-    management = own_cluster.service_pid("skysail_management")
+def test_a_replica_that_dies_while_management_is_dead_is_replaced(cluster, prepared_client):
+    before = sorted(containers(prepared_client))
+    management = cluster.service_pid("skysail_management")
     os.kill(management, signal.SIGKILL)
-    os.kill(own_cluster.replica_pid(before[0]), signal.SIGKILL)
-    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
-    eventually(lambda: _answers(own_client), what="management is back")
-    eventually(lambda: _is_whole_again(own_client, set(before)), what="the replica is replaced")
-    assert before[1] in containers(own_client)
-    assert before[0] not in containers(own_client)
+    os.kill(cluster.replica_pid(before[0]), signal.SIGKILL)
+    assert prepared_client.predict("app", [1, 2, 3]).outcome == "OK"
+    eventually(lambda: _answers(prepared_client), what="management is back")
+    eventually(
+        lambda: _is_whole_again(prepared_client, set(before)), what="the replica is replaced"
+    )
+    assert before[1] in containers(prepared_client)
+    assert before[0] not in containers(prepared_client)
 
 
 def _is_whole_again(client: skysail.Client, before: set[str]) -> bool:
@@ -109,46 +106,48 @@ def _answers(client: skysail.Client) -> bool:
         return False
 
 
-def test_promotion_and_roll_back_under_traffic_lose_no_query(own_client):
-    with traffic(own_client, "app", [1, 2, 3]) as seen:
-        own_client.promote("m", "2")
-        assert own_client.predict("app", [1, 2, 3]).version == "2"
+@pytest.mark.transport
+def test_promotion_and_roll_back_under_traffic_lose_no_query(prepared_client):
+    with traffic(prepared_client, "app", [1, 2, 3]) as seen:
+        prepared_client.promote("m", "2")
+        assert prepared_client.predict("app", [1, 2, 3]).version == "2"
         seen.wait_for_more(50)
-        own_client.rollback("m")
-        assert own_client.predict("app", [1, 2, 3]).version == "1"
+        prepared_client.rollback("m")
+        assert prepared_client.predict("app", [1, 2, 3]).version == "1"
         seen.wait_for_more(50)
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
     assert set(seen.versions) == {"1", "2"}
 
 
-def test_scaling_under_traffic_loses_no_query(own_client):
-    with traffic(own_client, "app", [1, 2, 3]) as seen:
+def test_scaling_under_traffic_loses_no_query(prepared_client):
+    with traffic(prepared_client, "app", [1, 2, 3]) as seen:
         for wanted in (1, 3, 2):
-            own_client.scale("m", wanted)
-            assert len(containers(own_client)) == wanted
+            prepared_client.scale("m", wanted)
+            assert len(containers(prepared_client)) == wanted
             seen.wait_for_more(30)
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
 
 
-def test_scaled_to_zero_gives_the_default_and_comes_back(own_client):
-    own_client.scale("m", 0)
-    prediction = own_client.predict("app", [1, 2, 3])
+def test_scaled_to_zero_gives_the_default_and_comes_back(prepared_client):
+    prepared_client.scale("m", 0)
+    prediction = prepared_client.predict("app", [1, 2, 3])
     assert (prediction.outcome, prediction.is_default) == ("DEFAULT_NO_REPLICA", True)
     assert prediction.explanation == "No connected models found for query"
     assert prediction.output.tolist() == [0, 0, 0]
     with pytest.raises(errors.NoReadyReplica):
-        own_client.predict("m", [1, 2, 3])
+        prepared_client.predict("m", [1, 2, 3])
     with pytest.raises(errors.NoReadyReplica, match="has no ready replica"):
-        own_client.promote("m", "1")
-    own_client.scale("m", 2)
-    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
+        prepared_client.promote("m", "1")
+    prepared_client.scale("m", 2)
+    assert prepared_client.predict("app", [1, 2, 3]).outcome == "OK"
 
 
-def test_missed_deadline_gives_the_default_in_time(own_client):
-    own_client.deploy(models.slow, name="slow", version="1", example=ROW)
-    own_client.register_application("impatient", default_output=-1, slo_ms=50)
-    own_client.link("impatient", "slow")
-    prediction = own_client.predict("impatient", [1, 2, 3])
+@pytest.mark.transport
+def test_missed_deadline_gives_the_default_in_time(prepared_client):
+    prepared_client.deploy(models.slow, name="slow", version="1", example=ROW)
+    prepared_client.register_application("impatient", default_output=-1, slo_ms=50)
+    prepared_client.link("impatient", "slow")
+    prediction = prepared_client.predict("impatient", [1, 2, 3])
     assert prediction.outcome == "DEFAULT_DEADLINE"
     assert prediction.explanation == (
         "Failed to retrieve a prediction response within the specified latency SLO"
@@ -156,26 +155,27 @@ def test_missed_deadline_gives_the_default_in_time(own_client):
     assert prediction.output == -1
     assert prediction.timings.total_s < 0.2
     with pytest.raises(errors.DeadlineExceeded):
-        own_client.predict("slow", [1, 2, 3], timeout_s=0.05)
-    assert own_client.predict("slow", [1, 2, 3]).outcome == "OK"
+        prepared_client.predict("slow", [1, 2, 3], timeout_s=0.05)
+    assert prepared_client.predict("slow", [1, 2, 3]).outcome == "OK"
 
 
-def test_query_that_ends_replicas_is_given_up_and_the_others_are_answered(own_client):
-    own_client.deploy(models.poison, name="poison", version="1", example=ROW, num_replicas=2)
-    with traffic(own_client, "poison", [1, 2, 3], timeout_s=60) as seen:
+@pytest.mark.transport
+def test_query_that_ends_replicas_is_given_up_and_the_others_are_answered(prepared_client):
+    prepared_client.deploy(models.poison, name="poison", version="1", example=ROW, num_replicas=2)
+    with traffic(prepared_client, "poison", [1, 2, 3], timeout_s=60) as seen:
         with pytest.raises(errors.ModelFailed, match="replicas died or hung while answering"):
-            own_client.predict("poison", [6, 66, 666], timeout_s=60)
+            prepared_client.predict("poison", [6, 66, 666], timeout_s=60)
         seen.wait_for_more(20, timeout_s=60)
     assert set(seen.outcomes) == {"OK"}, seen.problems[:3]
-    own_client.undeploy("poison", force=True)
+    prepared_client.undeploy("poison", force=True)
 
 
 def test_frontend_serves_by_the_last_routes_while_management_is_away(
-    own_cluster, own_client, own_dir
+    cluster, prepared_client, own_dir
 ):
-    snapshot = own_cluster.data_dir / "routes.snapshot"
+    snapshot = cluster.data_dir / "routes.snapshot"
     with own_frontend("127.0.0.1:1", "--snapshot-file", str(snapshot)) as bound:
-        with skysail.Client(own_cluster.management, query_endpoint=bound["grpc"]) as client:
+        with skysail.Client(cluster.management, query_endpoint=bound["grpc"]) as client:
             assert client.predict("app", [1, 2, 3]).output.tolist() == [2, 4, 6]
 
 
@@ -190,8 +190,8 @@ def own_frontend(management: str, *flags: str) -> Iterator[dict[str, str]]:
         assert frontend.stop() == 0
 
 
-def test_what_a_frontend_learned_survives_it_and_management(own_cluster, own_client):
-    own_client.deploy(models.nap, name="learned", version="1", example=np.zeros((1, 1)))
+def test_what_a_frontend_learned_survives_it_and_management(cluster, prepared_client):
+    prepared_client.deploy(models.nap, name="learned", version="1", example=np.zeros((1, 1)))
 
     def learned_s(endpoint: str) -> float:
         name = "skysail_profile_latency_seconds"
@@ -199,7 +199,7 @@ def test_what_a_frontend_learned_survives_it_and_management(own_cluster, own_cli
 
     def kept_s() -> float:
         """What a frontend is told that begins now."""
-        with grpc.insecure_channel(own_cluster.management) as channel:
+        with grpc.insecure_channel(cluster.management) as channel:
             stub = management_pb2_grpc.ManagementServiceStub(channel)
             introduction = management_pb2.WatchRoutingRequest(frontend_id="curious")
             call = stub.WatchRouting(iter([introduction]), timeout=10)
@@ -209,40 +209,40 @@ def test_what_a_frontend_learned_survives_it_and_management(own_cluster, own_cli
         return sum(each.latency_us / 1e6 for each in version.latencies if each.rows == 1)
 
     assert kept_s() < 0.05
-    with own_frontend(own_cluster.management, "--report-every-s", "0.05") as bound:
+    with own_frontend(cluster.management, "--report-every-s", "0.05") as bound:
         eventually(
             lambda: scrape(bound["metrics"]).sum("skysail_replica_ready", model="learned") == 1
         )
-        with skysail.Client(own_cluster.management, query_endpoint=bound["grpc"]) as client:
+        with skysail.Client(cluster.management, query_endpoint=bound["grpc"]) as client:
             for _ in range(5):
                 assert client.predict("learned", [0.15], timeout_s=10).outcome == "OK"
         learned = learned_s(bound["metrics"])
         assert learned > 0.05
         eventually(lambda: kept_s() == pytest.approx(learned, abs=1e-5), what="it is kept")
-    os.kill(own_cluster.service_pid("skysail_management"), signal.SIGKILL)
-    eventually(lambda: _answers(own_client), what="management is back")
-    with own_frontend(own_cluster.management) as bound:
+    os.kill(cluster.service_pid("skysail_management"), signal.SIGKILL)
+    eventually(lambda: _answers(prepared_client), what="management is back")
+    with own_frontend(cluster.management) as bound:
         eventually(
             lambda: learned_s(bound["metrics"]) == pytest.approx(learned, abs=1e-5),
             what="another frontend begins with it",
         )
-    own_client.undeploy("learned", force=True)
+    prepared_client.undeploy("learned", force=True)
 
 
-def test_a_command_waits_for_a_management_that_is_restarted(own_cluster, monkeypatch):
+def test_a_command_waits_for_a_management_that_is_restarted(cluster, monkeypatch):
     monkeypatch.delenv("SKYSAIL_ENDPOINT", raising=False)
-    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(own_cluster.data_dir))
-    before = own_cluster.service_pid("skysail_management")
+    monkeypatch.setenv("SKYSAIL_DATA_DIR", str(cluster.data_dir))
+    before = cluster.service_pid("skysail_management")
     os.kill(before, signal.SIGKILL)
     done = skysail_command("status")
     assert done.returncode == 0, done.stderr
-    assert own_cluster.service_pid("skysail_management") != before
+    assert cluster.service_pid("skysail_management") != before
 
 
-def test_a_frontend_notices_a_management_that_stops_without_a_word(own_cluster, own_client):
-    management = own_cluster.service_pid("skysail_management")
+def test_a_frontend_notices_a_management_that_stops_without_a_word(cluster, prepared_client):
+    management = cluster.service_pid("skysail_management")
     ports = [part for name in ("grpc", "http", "metrics") for part in (f"--{name}-port", "0")]
-    flags = [*ports, "--management-endpoint", own_cluster.management, "--log-level", "info"]
+    flags = [*ports, "--management-endpoint", cluster.management, "--log-level", "info"]
     frontend = Service("skysail_frontend", flags)
     try:
         frontend.wait_ready()
@@ -258,20 +258,20 @@ def test_a_frontend_notices_a_management_that_stops_without_a_word(own_cluster, 
         assert frontend.stop() == 0
 
 
-def test_frontends_serve_on_while_the_store_is_away(own_cluster, own_client):
-    store = own_cluster.store_pid()
+def test_frontends_serve_on_while_the_store_is_away(cluster, prepared_client):
+    store = cluster.store_pid()
     os.kill(store, signal.SIGSTOP)
     try:
-        assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
+        assert prepared_client.predict("app", [1, 2, 3]).outcome == "OK"
         with pytest.raises(errors.StoreUnavailable):
-            own_client.register_application("while-away")
+            prepared_client.register_application("while-away")
     finally:
         os.kill(store, signal.SIGCONT)
-    eventually(lambda: _registers(own_client), what="the store is back")
+    eventually(lambda: _registers(prepared_client), what="the store is back")
     os.kill(store, signal.SIGKILL)
-    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
-    eventually(lambda: _registers(own_client), what="the store was started again")
-    assert {each.name for each in own_client.applications()} >= {"app", "while-away"}
+    assert prepared_client.predict("app", [1, 2, 3]).outcome == "OK"
+    eventually(lambda: _registers(prepared_client), what="the store was started again")
+    assert {each.name for each in prepared_client.applications()} >= {"app", "while-away"}
 
 
 def _registers(client: skysail.Client) -> bool:
@@ -282,17 +282,21 @@ def _registers(client: skysail.Client) -> bool:
     return True
 
 
-def test_killed_frontend_is_back_on_its_ports(own_cluster, own_client):
-    os.kill(own_cluster.service_pid("skysail_frontend"), signal.SIGKILL)
-    assert own_client.predict("app", [1, 2, 3], timeout_s=20).outcome == "OK"
+@pytest.mark.transport
+def test_killed_frontend_is_back_on_its_ports(cluster, prepared_client):
+    os.kill(cluster.service_pid("skysail_frontend"), signal.SIGKILL)
+    assert prepared_client.predict("app", [1, 2, 3], timeout_s=20).outcome == "OK"
 
 
-def test_replica_that_hangs_loses_no_query_that_another_can_answer(own_cluster, own_client):
-    (victim, _) = sorted(containers(own_client))
-    pid = own_cluster.replica_pid(victim)
+@pytest.mark.transport
+def test_replica_that_hangs_loses_no_query_that_another_can_answer(cluster, prepared_client):
+    (victim, _) = sorted(containers(prepared_client))
+    pid = cluster.replica_pid(victim)
     os.kill(pid, signal.SIGSTOP)
     try:
-        predictions = [own_client.predict("app", [1, 2, 3], timeout_s=3).outcome for _ in range(10)]
+        predictions = [
+            prepared_client.predict("app", [1, 2, 3], timeout_s=3).outcome for _ in range(10)
+        ]
     finally:
         os.kill(pid, signal.SIGCONT)
     assert predictions.count("OK") >= 8, predictions
@@ -353,50 +357,50 @@ def test_a_cluster_that_ends_together_with_its_management_leaves_no_process(own_
 
 
 def test_an_artifact_that_is_corrupt_on_disk_is_told_and_mended_by_deploying_again(
-    own_cluster, own_client
+    cluster, prepared_client
 ):
-    own_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
+    prepared_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
     artifact = (
-        own_cluster.data_dir / "artifacts" / own_client.describe_version("rotten").artifact_sha256
+        cluster.data_dir / "artifacts" / prepared_client.describe_version("rotten").artifact_sha256
     )
     artifact.write_bytes(artifact.read_bytes()[:-10] + b"corrupted!")
-    (replica,) = own_client.describe_version("rotten").replicas
-    os.kill(own_cluster.replica_pid(replica.container_id), signal.SIGKILL)
+    (replica,) = prepared_client.describe_version("rotten").replicas
+    os.kill(cluster.replica_pid(replica.container_id), signal.SIGKILL)
     eventually(
         lambda: any(
             "is corrupt on disk; deploy the version again" in each.line
-            for each in own_client.logs("rotten")
+            for each in prepared_client.logs("rotten")
         ),
         what="the replica says why it does not come back",
     )
     # Deploying it again uploads it again.
-    own_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
-    eventually(lambda: own_client.describe_version("rotten").num_ready == 1)
-    assert own_client.predict("rotten", [1, 2, 3]).outcome == "OK"
+    prepared_client.deploy(models.Constant(3.0), name="rotten", version="1", example=ROW)
+    eventually(lambda: prepared_client.describe_version("rotten").num_ready == 1)
+    assert prepared_client.predict("rotten", [1, 2, 3]).outcome == "OK"
 
 
-def test_log_of_a_replica(own_client):
-    own_client.deploy(models.talks, name="talks", version="1", example=ROW)
-    own_client.predict("talks", [4, 5, 6])
-    lines = [each.line for each in own_client.logs("talks")]
+def test_log_of_a_replica(prepared_client):
+    prepared_client.deploy(models.talks, name="talks", version="1", example=ROW)
+    prepared_client.predict("talks", [4, 5, 6])
+    lines = [each.line for each in prepared_client.logs("talks")]
     assert "seen [[1.0, 1.0, 1.0]]" in lines
     assert "seen [[4.0, 5.0, 6.0]]" in lines
-    follower = own_client.logs("talks", follow=True, tail_lines=1)
+    follower = prepared_client.logs("talks", follow=True, tail_lines=1)
     next(follower)
-    own_client.predict("talks", [7, 8, 9])
+    prepared_client.predict("talks", [7, 8, 9])
     assert next(follower).line == "seen [[7.0, 8.0, 9.0]]"
     with pytest.raises(errors.ReplicaNotFound, match="has no replica 5"):
-        list(own_client.logs("talks", replica=5))
+        list(prepared_client.logs("talks", replica=5))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["skysail_frontend", "skysail_management"])
-def test_a_service_that_hangs_is_replaced(own_cluster, own_client, module: str):
-    hung = psutil.Process(own_cluster.service_pid(module))
+def test_a_service_that_hangs_is_replaced(cluster, prepared_client, module: str):
+    hung = psutil.Process(cluster.service_pid(module))
     hung.suspend()
     _, alive = psutil.wait_procs([hung], timeout=60)
     assert not alive
-    eventually(lambda: _answers(own_client), what="the frontend follows management")
-    assert own_client.predict("app", [1, 2, 3]).outcome == "OK"
-    log = (own_cluster.data_dir / "logs" / "cluster.log").read_text()
+    eventually(lambda: _answers(prepared_client), what="the frontend follows management")
+    assert prepared_client.predict("app", [1, 2, 3]).outcome == "OK"
+    log = (cluster.data_dir / "logs" / "cluster.log").read_text()
     assert f"service hangs and is killed service_name={module.partition('_')[2]}" in log

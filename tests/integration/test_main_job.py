@@ -18,6 +18,7 @@ def doubling(client: skysail.Client) -> str:
     return "doubling"
 
 
+@pytest.mark.transport
 def test_sdk_predicts_by_application_and_by_model(client, doubling):
     for target in ("doubling-app", "doubling"):
         prediction = client.predict(target, [1, 2, 3])
@@ -28,12 +29,14 @@ def test_sdk_predicts_by_application_and_by_model(client, doubling):
         assert 0 < prediction.timings.compute_s < prediction.timings.total_s < 10
 
 
+@pytest.mark.transport
 def test_predict_batch_answers_in_order(client, doubling):
     rows = np.arange(300.0).reshape(100, 3)
     predictions = client.predict_batch("doubling", rows)
     assert np.array_equal([each.output for each in predictions], rows * 2)
 
 
+@pytest.mark.transport
 def test_tritonclient_in_its_own_process(cluster: RunningCluster, doubling):
     program = """
         import sys, numpy as np, tritonclient.grpc as triton
@@ -64,6 +67,7 @@ def test_tritonclient_in_its_own_process(cluster: RunningCluster, doubling):
     passes(program, cluster.grpc)
 
 
+@pytest.mark.transport
 def test_tritonclient_names_its_inputs_in_any_order(client: skysail.Client, cluster, doubling):
     ones = np.ones((1, 3))
     client.deploy(models.difference, name="difference", version="1", example={"a": ones, "b": ones})

@@ -250,6 +250,7 @@ class TestMetrics:
             assert found == {replica.container_id: value}
         assert page.sum("skysail_profile_latency_seconds", rows="1", **version) > 0
 
+    @pytest.mark.transport
     def test_what_is_refused_is_counted_once_by_why(self, plane: Plane, double: str, steady: str):
         name = "skysail_refused_queries_total"
         before = Counter(plane.page().by("reason", name))
@@ -290,6 +291,7 @@ class TestMetrics:
             "DeadlineExceeded": 1,
         }
 
+    @pytest.mark.transport
     def test_what_is_cancelled_is_counted(self, plane: Plane, napping: str):
         def cancelled() -> float:
             return plane.page().sum("skysail_cancelled_queries_total")
@@ -430,6 +432,7 @@ class TestShedding:
         assert after["cancelled"] <= 20, (seen, after)
         assert after["late"] >= 0.8 * after["DEADLINE_EXCEEDED"], (seen, after)
 
+    @pytest.mark.transport
     def test_what_cannot_be_in_time_is_refused_and_told_when_to_retry(self, plane, steady):
         before = plane.page()
         calls = self.burst(plane, "promised")
@@ -456,6 +459,7 @@ class TestShedding:
         yield
         plane.client.tune(steady, **vars(ServingOptions(max_batch_size=1)))
 
+    @pytest.mark.transport
     def test_what_finds_the_queue_full_is_refused(self, plane, steady, short_queue):
         # By the model's own name, without an SLO: there is time enough, but no room.
         calls = self.burst(plane, steady)
@@ -546,6 +550,7 @@ class TestShedding:
         assert "DEFAULT_OVERLOADED" in found
 
 
+@pytest.mark.transport
 class TestStall:
     STALL_S = 2.0
 
@@ -610,6 +615,7 @@ class TestDeadlines:
         took_s = time.monotonic() - begin
         assert SOON_S - 0.02 <= took_s < LATER_S - 0.1, took_s
 
+    @pytest.mark.transport
     @pytest.mark.parametrize("smallest", ["field", "call", "slo"])
     def test_of_predict(self, plane, promised, promised_soon, smallest):
         field_s = SOON_S if smallest == "field" else LATER_S
@@ -624,6 +630,7 @@ class TestDeadlines:
             assert "did not answer within 0.2 s" in error.details()
             assert dict(error.trailing_metadata())["shed-reason"] == "expired"
 
+    @pytest.mark.transport
     @pytest.mark.parametrize("smallest", ["parameter", "call", "slo"])
     def test_of_model_infer(self, plane, promised, promised_soon, smallest):
         parameter_s = SOON_S if smallest == "parameter" else LATER_S
@@ -669,6 +676,7 @@ class TestDeadlines:
         assert answer.status_code == 504
         assert "did not answer within 0.2 s" in answer.json()["cause"]
 
+    @pytest.mark.transport
     def test_of_each_query_of_a_stream(self, plane, promised, promised_soon):
         requests = [
             predict_request(promised, [NAP_S], query_id="field", timeout=duration(SOON_S)),
@@ -697,6 +705,7 @@ class TestDeadlines:
         assert first.result().outcome == query_pb2.OUTCOME_OK
         assert plane.computed_rows(napping) - before == 1
 
+    @pytest.mark.transport
     def test_what_has_no_time_is_refused_before_the_model_sees_it(self, plane, double):
         before = plane.computed_rows(double)
         soon = oip.InferParameter(int64_param=1)
@@ -716,6 +725,7 @@ class TestDeadlines:
         assert answer.status_code == 504
         assert plane.computed_rows(double) == before
 
+    @pytest.mark.transport
     @pytest.mark.parametrize("seconds", [0, -1])
     def test_impossible_time_outs_of_predict(self, plane, double, seconds):
         request = predict_request(double, [1.0, 2, 3], timeout=duration(seconds))
@@ -723,6 +733,7 @@ class TestDeadlines:
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert error.details().startswith("timeout must be greater than 0 and at most a year")
 
+    @pytest.mark.transport
     @pytest.mark.parametrize(
         ("parameter", "message"),
         [
@@ -765,6 +776,7 @@ def wide(plane: Plane) -> str:
     return "wide"
 
 
+@pytest.mark.transport
 class TestStreams:
     @pytest.mark.parametrize("door", ["PredictStream", "ModelStreamInfer"])
     def test_a_client_that_reads_nothing_costs_no_memory_and_gets_all(self, plane, wide, door):
@@ -916,6 +928,7 @@ class TestUnusualSizesAndValues:
     """Bytes of an answer that is beyond the limit of 64 MiB."""
     TOO_LARGE = r"the answer is 1000\d{5} bytes; the limit is 67108864"
 
+    @pytest.mark.transport
     @pytest.mark.parametrize("door", ["Predict", "ModelInfer"])
     def test_an_answer_that_is_too_large_is_a_clear_error(self, plane, door):
         if door == "Predict":
@@ -947,6 +960,7 @@ class TestUnusualSizesAndValues:
         assert answer.status_code == 500
         assert re.search(self.TOO_LARGE, text)
 
+    @pytest.mark.transport
     def test_an_answer_that_is_too_large_for_a_stream_is_one_error_on_it(self, plane):
         before = plane.page()
         with traffic(plane.client, "double", [1, 2, 3], callers=2) as seen:
@@ -967,6 +981,7 @@ class TestUnusualSizesAndValues:
         outcomes.subtract(before.by("outcome", "skysail_queries_total", model="large"))
         assert outcomes == {"OK": 2, "INTERNAL": 2}
 
+    @pytest.mark.transport
     def test_a_query_that_is_too_large_is_a_clear_error_and_hurts_no_other(self, plane, double):
         with traffic(plane.client, double, [1, 2, 3], callers=2, timeout_s=5) as seen:
             with pytest.raises(errors.InvalidInput, match="the limit is 67108864, which SKYSAIL_"):
@@ -1008,6 +1023,7 @@ class TestUnusualSizesAndValues:
         error = refused(lambda: plane.inference.ModelInfer(fitting, timeout=10))
         assert "batch-size must be <= 99" in error.details()
 
+    @pytest.mark.transport
     def test_many_rows_are_answered_in_order(self, plane, double):
         rows = np.arange(3000.0).reshape(1000, 3)
         before = plane.page()

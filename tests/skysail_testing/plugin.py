@@ -1,4 +1,4 @@
-"""Markers by folder, `--require`, and the check that a run leaves nothing behind."""
+"""Tiers, markers by folder, `--require`, and the check that a run leaves nothing behind."""
 
 import os
 import shutil
@@ -6,12 +6,14 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psutil
 import pytest
 
-from skysail_testing import kubernetes_clusters
+from skysail_testing import kubernetes_clusters, tiers
+from skysail_testing.examples import THOROUGH
 
 # The same examples in every run, at any speed of the machine: what is tested changes with a commit
 # and by nothing else.
@@ -20,14 +22,21 @@ _ANY_SPEED = hypothesis.settings(
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.register_profile("same", _ANY_SPEED, derandomize=True)
-hypothesis.settings.register_profile("seek", _ANY_SPEED, derandomize=False)
-hypothesis.settings.load_profile("same")
+for _name, _number in (("quick", THOROUGH // 4), ("thorough", THOROUGH)):
+    hypothesis.settings.register_profile(_name, _ANY_SPEED, derandomize=True, max_examples=_number)
+hypothesis.settings.register_profile("seek", _ANY_SPEED, derandomize=False, max_examples=THOROUGH)
+hypothesis.settings.load_profile("quick")
 
 _MARKED_FOLDERS = ("contract", "integration", "e2e")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tier",
+        choices=["first", "rest"],
+        help="run the tests of the first tier, or all others; where paths are given, those are the "
+        "first tier, and there are no others",
+    )
     parser.addoption(
         "--require",
         default="",
@@ -45,6 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # First, because pytest's own plugin makes its directory by what is set here.
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--tier") == "first" and not _has_paths(config):
+        config.args = [str(config.rootpath / path) for path in tiers.FIRST_TIER]
     if _only_distributes(config):
         return
     if _is_worker(config):
@@ -78,21 +89,56 @@ def _only_distributes(config: pytest.Config) -> bool:
     return config.getoption("dist", "no") != "no" and not _is_worker(config)
 
 
+def _has_paths(config: pytest.Config) -> bool:
+    return config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     root = config.rootpath / "tests"
-    order = {"unit": 0, "contract": 1, "integration": 2, "e2e": 3}
-
-    def folder(item: pytest.Item) -> str:
-        path = item.path.relative_to(root)
-        return path.parts[0] if len(path.parts) > 1 else ""
-
     for item in items:
-        if folder(item) in _MARKED_FOLDERS:
-            item.add_marker(folder(item))
-    items.sort(key=lambda item: order.get(folder(item), 0))
-    if _is_worker(config):
-        # By far the longest file: begun at last, it would end when all others have nothing to do.
-        items.sort(key=lambda item: item.path.name != "test_interpreters.py")
+        folder = item.path.relative_to(root).parts[0]
+        if folder in _MARKED_FOLDERS:
+            item.add_marker(folder)
+    items[:] = tiers.in_order(items, lambda item: item.nodeid)
+    tier = config.getoption("--tier")
+    if tier == "rest" and _has_paths(config):
+        items.clear()
+    elif tier and not _has_paths(config):
+        chosen = [
+            (item, tiers.is_in_first_tier(item.nodeid) is (tier == "first")) for item in items
+        ]
+        config.hook.pytest_deselected(items=[item for item, is_chosen in chosen if not is_chosen])
+        items[:] = [item for item, is_chosen in chosen if is_chosen]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    # All that ARGS name may be in the other tier.
+    if session.config.getoption("--tier") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A test may have a cluster of six processes: two cores for each test, and never less than two."""
+    num_workers = max(2, len(os.sched_getaffinity(0)) // 2)
+    if config.getoption("--tier") == "rest" and not kubernetes_clusters.why_no_kubernetes():
+        num_workers += tiers.NUM_WAITING
+    return num_workers
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """Give each worker a group at a time, in the order of the tiers."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return tiers.group(nodeid)
+
+    if config.getoption("dist") != "load":
+        return None
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
 # Before fixtures, which would meet what is not there.
