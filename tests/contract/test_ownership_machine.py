@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hypothesis import settings
 
+from skysail_testing.examples import examples
 from skysail_testing.ownership_machine import Ownership
 from skysail_testing.store_servers import StoreServer, embedded_command
 from skysail_testing.store_worlds import ServerWorld, StoreWorld
@@ -24,4 +25,4 @@ class OwnershipInValkey(Ownership):
 
 
 TestOwnership = OwnershipInValkey.TestCase
-TestOwnership.settings = settings(max_examples=15, stateful_step_count=50, deadline=None)
+TestOwnership.settings = settings(max_examples=examples(15), stateful_step_count=50, deadline=None)

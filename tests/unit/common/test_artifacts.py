@@ -20,6 +20,7 @@ from skysail_common.artifacts import (
 )
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import Content, DataType, Signature, TensorSpec
+from skysail_testing.examples import examples
 
 SIGNATURE = Signature(
     (TensorSpec("x", DataType.FP32, (-1, 3)), TensorSpec("y", DataType.BF16, (-1, -1))),
@@ -159,7 +160,7 @@ def test_a_manifest_that_describes_no_possible_model_is_refused(changes, message
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@settings(max_examples=75)
+@settings(max_examples=examples(75))
 @given(data=st.data())
 def test_a_damaged_artifact_is_refused_or_still_holds_its_manifest(method, data):
     members = {MANIFEST_FILE: MANIFEST.model_dump_json().encode(), MODEL_FILE: b"pickle"}

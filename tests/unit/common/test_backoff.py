@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.process.backoff import BackOff
+from skysail_testing.examples import examples
 
 seconds = st.floats(0.001, 1000)
 
@@ -29,7 +30,7 @@ def test_a_success_begins_anew():
     assert [back_off.next_s() for _ in range(2)] == [0.1, 0.2]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(seconds, seconds)
 def test_no_wait_is_shorter_than_the_one_before_or_longer_than_the_limit(first_s, max_s):
     back_off = longest(first_s, max_s)
@@ -39,7 +40,7 @@ def test_no_wait_is_shorter_than_the_one_before_or_longer_than_the_limit(first_s
     assert all(shorter <= longer for shorter, longer in pairwise(waits))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(seconds, seconds, st.integers())
 def test_chance_takes_up_to_a_half(first_s, max_s, seed):
     surely, by_chance = longest(first_s, max_s), BackOff(first_s, max_s, Random(seed).random)

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from skysail_common import errors
 from skysail_common.errors import SkysailError, Status, all_errors, error_of
+from skysail_testing.examples import examples
 
 OURS = [error for error in all_errors() if error.__module__ == errors.__name__]
 
@@ -40,7 +41,7 @@ def test_an_unknown_reason_falls_back_to_the_status(reason, status, error):
     assert made.message == "something"
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.text(), st.integers(), st.text())
 def test_whatever_a_peer_names_becomes_an_error_of_ours(reason, status, message):
     made = error_of(reason, status, message)

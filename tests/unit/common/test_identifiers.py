@@ -12,6 +12,7 @@ from skysail_common.identifiers import (
     check_application_name,
     check_name,
 )
+from skysail_testing.examples import examples
 
 ends = st.sampled_from(string.ascii_letters + string.digits)
 middles = st.text(string.ascii_letters + string.digits + "._-", max_size=MAX_NAME_LENGTH - 2)
@@ -22,19 +23,19 @@ replicas = st.builds(ReplicaId, versions, st.integers(0, 999_999_999))
 near_texts = st.one_of(st.text(), st.text("a0.-_:/ \n", max_size=70))
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(versions)
 def test_a_version_is_read_back_from_its_text(version):
     assert ModelVersion.parse(str(version)) == version
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(replicas)
 def test_a_replica_is_read_back_from_its_text(replica):
     assert ReplicaId.parse(str(replica)) == replica
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(near_texts)
 def test_a_text_is_a_version_only_if_it_is_that_version_s_text(text):
     try:
@@ -44,7 +45,7 @@ def test_a_text_is_a_version_only_if_it_is_that_version_s_text(text):
     assert str(version) == text
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.one_of(near_texts, st.builds("a:1/{}".format, near_texts)))
 def test_a_text_is_a_replica_only_if_it_is_that_replica_s_text(text):
     try:
@@ -54,7 +55,7 @@ def test_a_text_is_a_replica_only_if_it_is_that_replica_s_text(text):
     assert str(replica) == text
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(names)
 def test_every_legal_name_is_returned_as_it_is(name):
     assert check_name("model", name) == name

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from skysail_common.errors import ModelFailed
 from skysail_common.json_or_text import element_of, elements_of, value_of
+from skysail_testing.examples import examples
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.text() | st.text('0123456789.eE+-truefalsnNIity"[]{}:, \n\t', max_size=12))
 @example("1e5")
 @example("null")
@@ -68,7 +69,7 @@ def same(found: object, sent: object) -> bool:
     return type(found) is type(sent) and found == sent
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(json_values)
 @example(2**70)
 @example(-math.inf)

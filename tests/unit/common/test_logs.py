@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.process.logs import ConsoleFormatter, JsonFormatter, bind, configure
+from skysail_testing.examples import examples
 
 log = logging.getLogger("skysail_common.of_this_test")
 
@@ -80,7 +81,7 @@ def test_arguments_of_an_event_are_filled_in():
     assert as_json(record("%s of %d", args=("one", 2)))["event"] == "one of 2"
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.text(), st.text())
 def test_whatever_is_logged_json_stays_on_one_line(event, value):
     logged = as_json(record(event.replace("%", "%%"), value=value, args=()))

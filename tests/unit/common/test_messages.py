@@ -16,6 +16,7 @@ from skysail_common.rpc.messages import (
 )
 from skysail_common.tensors import Content, DataType, InputType, Signature, Tensor, TensorSpec
 from skysail_protos.v1 import tensors_pb2
+from skysail_testing.examples import examples
 
 YEAR_S = 365 * 86_400
 names = st.text(max_size=10)
@@ -36,14 +37,14 @@ specs = st.builds(TensorSpec, names, datatypes, spec_shapes, contents)
 spec_lists = st.lists(specs, min_size=1, max_size=3, unique_by=lambda spec: spec.name).map(tuple)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(tensors)
 def test_a_tensor_comes_back_from_its_message(tensor):
     wire = tensor_to_proto(tensor).SerializeToString()
     assert tensor_from_proto(tensors_pb2.Tensor.FromString(wire)) == tensor
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.builds(Signature, spec_lists, spec_lists))
 def test_a_signature_comes_back_from_its_message(signature):
     wire = signature_to_proto(signature).SerializeToString()
@@ -100,7 +101,7 @@ def test_a_signature_of_no_possible_model_is_refused(inputs, outputs, message):
         signature_from_proto(tensors_pb2.Signature(inputs=inputs, outputs=outputs))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.floats(1e-9, YEAR_S))
 def test_a_duration_comes_back_to_the_nanosecond(value):
     assert seconds("slo", duration(value)) == pytest.approx(value, rel=1e-15, abs=1e-9)

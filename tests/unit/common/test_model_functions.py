@@ -15,6 +15,7 @@ from skysail_common.model_functions import (
     named_outputs,
 )
 from skysail_common.tensors import Content, DataType, TensorSpec
+from skysail_testing.examples import examples
 
 
 def echo(*positional, **named):
@@ -96,7 +97,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(json_values, max_size=4))
 def test_json_values_of_a_list_are_read_back_from_their_texts(values):
     elements = named_outputs(values, "list")["output"].tolist()
@@ -140,7 +141,7 @@ def test_numbers_and_texts_become_arrays(value, dtype):
     assert array.tolist() == (list(value) if isinstance(value, range) else np.array(value).tolist())
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.binary(), min_size=1) | st.lists(st.text(), min_size=1))
 def test_texts_keep_every_character_zeros_at_their_ends_too(values):
     assert as_array("x", values).tolist() == values

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_common.process.ready_line import parse_ready_line, print_ready_line
+from skysail_testing.examples import examples
 
 words = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=10)
 
@@ -27,7 +28,7 @@ def test_a_ready_line_is_an_event_among_json_events(capsys):
     assert parse_ready_line(line) == bound
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.dictionaries(words.map(lambda word: word.replace("=", "-")), words, max_size=4))
 def test_what_was_bound_is_read_back(bound):
     line = "listening service " + " ".join(f"{name}={value}" for name, value in bound.items())
@@ -63,7 +64,7 @@ def test_any_other_line_is_none(line):
     assert parse_ready_line(line) is None
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.text())
 def test_no_line_is_too_odd(line):
     parse_ready_line(line)

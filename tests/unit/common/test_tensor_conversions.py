@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from skysail_common.errors import InvalidInput
 from skysail_common.tensor_conversions import cast, narrowed
 from skysail_common.tensors import DataType, Tensor, from_numpy, to_numpy
+from skysail_testing.examples import examples
 
 NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]
 INTEGERS = [each for each in NUMBERS if each.dtype.kind in "iu"]
@@ -136,7 +137,7 @@ def test_fractions_are_rounded_and_what_is_not_finite_stays():
     assert np.isnan(to_numpy(cast(tensor_of(DataType.FP64, [np.nan]), DataType.FP16)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     st.lists(st.integers(-(2**63), 2**63 - 1)),
     st.sampled_from(INTEGERS),
@@ -165,7 +166,7 @@ def is_held(value: int, datatype: DataType) -> bool:
     return held == value
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.floats()), st.sampled_from([DataType.FP16, DataType.FP32, DataType.FP64]))
 def test_finite_numbers_stay_finite_or_are_refused(values, target):
     with np.errstate(over="ignore"):
@@ -188,7 +189,7 @@ def test_among_objects_integers_are_exact_fractions_rounded_and_none_is_missing(
             narrowed("x", np.array([0.5, value, None], object), DataType.FP32)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.floats(width=32)))
 @example([1.00390625, 1.01171875, -1.00390625, 3.4028234663852886e38, 3.3895313892515355e38])
 def test_bf16_is_the_nearest_and_ties_go_to_even(values):
@@ -224,7 +225,7 @@ def test_an_integer_that_bf16_rounds_is_refused():
         narrowed("x", np.array([257], "<i8"), DataType.BF16)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.integers(-(2**63), 2**64 - 1)), st.sampled_from(INTEGERS))
 def test_narrowed_numbers_fit_or_are_refused(values, target):
     wide = np.array(values, dtype=object)

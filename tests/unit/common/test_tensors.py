@@ -18,11 +18,12 @@ from skysail_common.tensors import (
     split_bytes_elements,
     to_numpy,
 )
+from skysail_testing.examples import examples
 
 NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]
 shapes = array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=3)
-few = settings(max_examples=15)
-many = settings(max_examples=50)
+few = settings(max_examples=examples(15))
+many = settings(max_examples=examples(50))
 
 
 @pytest.mark.parametrize("datatype", NUMBERS, ids=lambda each: each.name)

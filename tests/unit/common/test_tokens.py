@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from skysail_common.identifiers import ModelVersion
 from skysail_common.tokens import is_token_of, replica_token
+from skysail_testing.examples import examples
 
 VERSION = ModelVersion("sum", "3")
 SHA256 = "ab" * 32
@@ -33,7 +34,7 @@ def test_what_is_no_token_is_refused(token):
     assert not is_token_of(token, "secret", VERSION, SHA256)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.text(), st.integers(0, 63), st.characters(exclude_categories=["Cs"]))
 def test_a_token_with_another_character_is_refused(secret, place, character):
     token = replica_token(secret, VERSION, SHA256)

@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_frontend.core.batching.arrival_rate import ArrivalRate
+from skysail_testing.examples import examples
 
 
 def steady(rows_per_s: float, seconds: float, begin: float = 0.0, rows: int = 1) -> ArrivalRate:
@@ -86,7 +87,7 @@ def test_an_instant_that_has_passed_is_taken_for_the_latest():
 arrivals = st.lists(st.tuples(st.integers(1, 64), st.floats(0.0, 1.0)), min_size=1, max_size=30)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(arrivals, st.lists(st.floats(0.0, 3.0), min_size=2, max_size=5))
 def test_an_arrival_raises_it_and_time_only_lowers_it(arrivals, pauses):
     rate, now = ArrivalRate(), 0.0
@@ -102,7 +103,7 @@ def test_an_arrival_raises_it_and_time_only_lowers_it(arrivals, pauses):
         latest = rate.rows_per_s(now)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(arrivals)
 def test_rates_add_up(arrivals):
     whole, parts = ArrivalRate(), (ArrivalRate(), ArrivalRate())

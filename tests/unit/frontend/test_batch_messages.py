@@ -16,6 +16,7 @@ from skysail_frontend.core.query import Query
 from skysail_frontend.core.routes import ServedVersion
 from skysail_frontend.upstream.batch_messages import decode_result, encode_batch
 from skysail_protos.v1 import model_server_pb2 as pb
+from skysail_testing.examples import examples
 from unit.frontend.parts import DOUBLES, Frontend, served
 
 specs = st.builds(
@@ -119,7 +120,7 @@ def decoded(version: ServedVersion, batch: Batch, result: pb.BatchResult) -> lis
     ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(batches())
 def test_a_batch_on_the_wire_holds_the_joined_inputs_of_its_queries(version_and_batch):
     version, batch = version_and_batch
@@ -147,7 +148,7 @@ def test_a_batch_says_how_long_it_is_expected_to_compute(expected_s, expected_us
     assert pb.Batch.FromString(encode_batch(batch)).expected_us == expected_us
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(results())
 def test_each_query_gets_its_own_outputs_or_its_own_error(case):
     version, batch, expected, result = case
@@ -201,7 +202,7 @@ def _a_huge_text_size(result: pb.BatchResult) -> None:
     result.bytes_sizes[0] = 2**64 - 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(case=results(least=1, may_fail=False))
 @pytest.mark.parametrize(
     "spoil",
@@ -249,7 +250,7 @@ def test_negative_dimensions_that_add_up_are_noticed():
     assert decoded(served(signature=signature), Batch(1, queries, 0.0), result) == [MISFIT] * 2
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     batches(),
     st.builds(

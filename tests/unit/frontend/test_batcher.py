@@ -9,6 +9,7 @@ from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_frontend.core.batching.batcher import LAST_ATTEMPT, BatchDecision, Batcher
 from skysail_frontend.core.batching.policies import DispatchReason, ShedReason
 from skysail_frontend.core.query import DEFAULT_PRIORITY, Query
+from skysail_testing.examples import examples
 
 NOW = 100.0
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -79,7 +80,7 @@ def rows_of(batches: list[list[Query]]) -> list[list[int]]:
 # Which queries make a batch.
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.lists(
         st.tuples(st.sampled_from([1.0, 2.0, 3.0]), st.integers(1, 12), st.integers(0, 3)),
@@ -97,7 +98,7 @@ def test_batches_hold_every_query_once_in_order_within_the_maximum(parts, max_ba
         assert len(batch) == 1 or all(each.attempts < LAST_ATTEMPT for each in batch)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=30), st.integers(1, 10))
 def test_a_batch_ends_only_where_the_next_query_does_not_fit(all_rows, max_batch_size):
     queries = [query(1.0, rows) for rows in all_rows]
@@ -162,7 +163,7 @@ def test_waiting_raises_a_query_by_a_priority():
     assert order_of(low, sooner, later, priority_step_s=1.0) == [sooner, later, low]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.lists(st.tuples(st.floats(0.001, 1.0), st.integers(0, 5)), min_size=1, max_size=20),
     st.sampled_from([0.0, 0.05, 0.2]),

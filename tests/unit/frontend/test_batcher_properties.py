@@ -7,6 +7,7 @@ from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_frontend.core.batching.batcher import Batcher
 from skysail_frontend.core.batching.policies import ShedReason
 from skysail_frontend.core.query import DEFAULT_PRIORITY, Query
+from skysail_testing.examples import examples
 
 NOW = 100.0
 
@@ -134,4 +135,4 @@ class BatcherAtWork(RuleBasedStateMachine):
 
 
 TestBatcher = BatcherAtWork.TestCase
-TestBatcher.settings = settings(max_examples=25, stateful_step_count=40)
+TestBatcher.settings = settings(max_examples=examples(25), stateful_step_count=40)

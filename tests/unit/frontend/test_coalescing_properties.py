@@ -22,6 +22,7 @@ from skysail_frontend.core.batch import QueryError, QueryOutputs
 from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.core.query import Outcome, Prediction, Query
 from skysail_frontend.core.routes import ServedVersion
+from skysail_testing.examples import examples
 from unit.frontend.parts import FakeReplica, Frontend, application, served
 
 MAX_QUEUE_ROWS = 12
@@ -285,4 +286,4 @@ class Coalescing(RuleBasedStateMachine):
 
 
 TestCoalescing = Coalescing.TestCase
-TestCoalescing.settings = settings(max_examples=200, stateful_step_count=30)
+TestCoalescing.settings = settings(max_examples=examples(200), stateful_step_count=30)

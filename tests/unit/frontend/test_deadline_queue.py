@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from skysail_frontend.core.batching import deadline_queue
 from skysail_frontend.core.batching.deadline_queue import DeadlineQueue
 from skysail_frontend.core.query import Query
+from skysail_testing.examples import examples
 
 
 def waiting(deadline: float = 0.0, rows: int = 1, settle=lambda *_: None) -> Query:
@@ -91,7 +92,7 @@ class EagerlyCompactedQueueAgainstModel(QueueAgainstModel):
 
 
 TestQueue = QueueAgainstModel.TestCase
-TestQueue.settings = settings(max_examples=20, stateful_step_count=40)
+TestQueue.settings = settings(max_examples=examples(20), stateful_step_count=40)
 TestEagerlyCompactedQueue = EagerlyCompactedQueueAgainstModel.TestCase
 TestEagerlyCompactedQueue.settings = TestQueue.settings
 

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from skysail_common.errors import ModelFailed
 from skysail_frontend.core.batch import QueryError
 from skysail_frontend.core.query import Outcome, Query
+from skysail_testing.examples import examples
 from unit.frontend.parts import FakeReplica, Frontend, application, doubled, served
 
 NAMES = ("m:1", "m:2")
@@ -165,4 +166,4 @@ class DispatcherAtWork(RuleBasedStateMachine):
 
 
 TestDispatcher = DispatcherAtWork.TestCase
-TestDispatcher.settings = settings(max_examples=25, stateful_step_count=50)
+TestDispatcher.settings = settings(max_examples=examples(25), stateful_step_count=50)

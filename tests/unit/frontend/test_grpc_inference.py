@@ -31,6 +31,7 @@ from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_testing.calls import FakeCall
 from skysail_testing.clock import FakeClock
+from skysail_testing.examples import examples
 from unit.frontend.parts import (
     DOUBLES,
     Frontend,
@@ -285,7 +286,7 @@ def test_typed_contents_of_every_datatype_are_answered_raw(field, datatype):
     assert not response.outputs[0].HasField("contents")
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.data(), st.sampled_from(TYPED))
 def test_typed_integers_travel_exactly_or_are_refused(data, field_and_datatype):
     field, datatype = field_and_datatype

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from skysail_common.tensors import DataType, TensorSpec, join_bytes_elements
 from skysail_frontend.ingress import grpc_inference
 from skysail_protos.inference import grpc_service_pb2 as pb
+from skysail_testing.examples import examples
 from unit.frontend.parts import application, echoed, served, signature_of, texts
 from unit.frontend.test_request_templates import Door
 
@@ -112,7 +113,7 @@ SWAPPED = [request_of("pair", b"1", b=bytes([number] * 8), a=bytes(8)) for numbe
 NO_TEXT = [request_of("sole", query_id, x=bytes(8)) for query_id in (b"1", b"\xff")]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.lists(messages(), min_size=1, max_size=5), st.lists(st.integers(0, 4), max_size=8))
 @example(SWAPPED, [])
 @example(NO_TEXT, [])
@@ -128,7 +129,7 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(requests, again):
             assert (type(known), str(known)) == (type(new), str(new))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(messages())
 @example(NO_TEXT[1])
 def test_an_answer_does_not_depend_on_where_the_data_are(message):

@@ -4,9 +4,10 @@ from hypothesis import strategies as st
 
 from skysail_common.errors import InvalidInput, Unsupported
 from skysail_frontend.ingress.infer_parameters import check_tensor_parameters, request_options
+from skysail_testing.examples import examples
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.integers(1, 2**63 - 1))
 def test_the_timeout_is_in_microseconds(timeout):
     assert request_options({"timeout": timeout}).timeout_s == pytest.approx(timeout / 1e6)

@@ -21,6 +21,7 @@ from skysail_common.tensors import (
 )
 from skysail_frontend.ingress.http import json_response
 from skysail_frontend.ingress.json_values import array_of_json, json_elements, row_of_json
+from skysail_testing.examples import examples
 
 NUMBERS = [datatype for datatype in DataType if datatype is not DataType.BYTES]
 INTEGERS = [datatype for datatype in NUMBERS if datatype.dtype.kind in "iu"]
@@ -34,7 +35,7 @@ def parsed(value: object) -> object:
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_integers_are_taken_exactly_or_refused(datatype, data):
     limits = np.iinfo(datatype.dtype)
@@ -79,7 +80,7 @@ def test_an_integer_is_rounded_like_the_number_with_a_fraction_that_it_may_stand
     assert numbers[0] == numbers[1] == 16777216.0
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
 def test_doubles_keep_every_bit(values):
     assert array_of_json("x", parsed(values), DataType.FP64).tolist() == values
@@ -221,7 +222,7 @@ def nested(depth: int) -> object:
     return value
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(json_values | st.integers(1, 200).map(nested), st.sampled_from(DataType))
 def test_whatever_is_json_is_taken_or_refused_as_invalid(value, datatype):
     value = parsed(value)
@@ -264,7 +265,7 @@ def test_a_row_of_other_dimensions_is_refused(shape, value, text):
     assert caught.value.message == text
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.binary())
 def test_bytes_come_as_base64(data):
     text = base64.b64encode(data).decode()

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail_frontend.core.batching.latency_profile import LatencyProfile
+from skysail_testing.examples import examples
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -109,7 +110,7 @@ def test_what_seems_faster_with_more_rows_is_pooled():
     assert profile.latency_s(8) == 0.040
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(observations)
 def test_more_rows_never_take_less_time(observations):
     profile = profile_of(observations)
@@ -121,7 +122,7 @@ def test_more_rows_never_take_less_time(observations):
         assert more_s >= fewer_s * (1 - 1e-12)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(observations)
 def test_it_stays_within_what_was_observed(observations):
     profile = profile_of(observations)
@@ -238,7 +239,7 @@ def test_points_are_enough_to_go_on_elsewhere():
         assert other.latency_s(rows) == pytest.approx(profile.latency_s(rows))
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(observations)
 def test_points_make_the_round_trip(observations):
     points = profile_of(observations).points()
@@ -286,7 +287,7 @@ def test_the_largest_batch_may_be_larger_than_any_seen():
     assert profile.largest(1.0, 64) == 64
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(some_points, st.integers(1, 300), st.integers(1, 300))
 def test_a_batch_fits_the_time_that_it_takes(points, rows, limit):
     profile = LatencyProfile(points)
@@ -300,7 +301,7 @@ def test_a_batch_fits_exactly_the_time_that_it_takes():
         assert profile.largest(profile.latency_s(rows), 64) >= rows
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(some_points, st.floats(0.0001, 2.0), st.integers(1, 300))
 def test_the_largest_batch_fits_its_budget_and_no_larger_one_does(points, budget_s, limit):
     profile = LatencyProfile(points)
@@ -312,7 +313,7 @@ def test_the_largest_batch_fits_its_budget_and_no_larger_one_does(points, budget
         assert profile.latency_s(rows + 1) > budget_s * (1 - 1e-9)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(some_points, st.floats(0.1, 20_000.0), st.integers(1, 300))
 def test_the_smallest_batch_for_a_rate_keeps_up_and_no_smaller_one_does(points, rate, limit):
     profile = LatencyProfile(points)

@@ -16,6 +16,7 @@ from skysail_frontend.ingress.long_json import LongArray, parse_json, tensor_of_
 from skysail_frontend.ingress.long_texts import LongText, decoded
 from skysail_frontend.ingress.time_slice import TimeSlice
 from skysail_testing.costs import least_cost
+from skysail_testing.examples import examples
 
 TEXTS = st.text('a",[]{}\\é\n', max_size=30)
 NAMES = st.text('a"[\\é', max_size=4)
@@ -48,7 +49,7 @@ async def whole(value: object) -> object:
 
 
 @pytest.mark.usefixtures("_short")
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(value=VALUES, ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
 async def test_a_text_parsed_in_parts_has_the_value_of_the_whole(value, ascii_only, indent):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
@@ -56,7 +57,7 @@ async def test_a_text_parsed_in_parts_has_the_value_of_the_whole(value, ascii_on
 
 
 @pytest.mark.usefixtures("_short")
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(value=VALUES, data=st.data())
 async def test_a_broken_text_is_refused_as_the_whole_is(value, data):
     text = bytearray(json.dumps(value).encode())
@@ -192,7 +193,7 @@ CHARACTERS = st.text(st.sampled_from('aé€😀\\"/\n'), max_size=200)
 
 
 @pytest.mark.usefixtures("_short")
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(value=CHARACTERS, ascii_only=st.booleans(), spaces=st.integers(0, 40))
 async def test_a_text_read_in_parts_is_that_of_the_whole(value, ascii_only, spaces):
     text = " " * spaces + json.dumps([value, {"a": value}], ensure_ascii=ascii_only)

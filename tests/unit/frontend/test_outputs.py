@@ -16,6 +16,7 @@ from skysail_common.tensors import (
 from skysail_frontend.core.query import Outcome, Prediction
 from skysail_frontend.core.routes import ServedVersion
 from skysail_frontend.ingress.outputs import default_tensors, output_tensors
+from skysail_testing.examples import examples
 from unit.frontend.parts import DOUBLES, Frontend, application, served, texts
 
 
@@ -155,7 +156,7 @@ defaults = st.recursive(
 versions = st.none() | st.builds(output, st.sampled_from(DataType), st.sampled_from([1, 3]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(defaults, st.integers(1, 3), versions)
 def test_every_json_value_can_be_a_default_output(value, rows, version):
     value = json.loads(json.dumps(value))

@@ -20,6 +20,7 @@ from skysail_frontend.core.batching.policies import (
     make_policy,
 )
 from skysail_frontend.core.query import Query
+from skysail_testing.examples import examples
 
 NOW = 100.0
 SLO_S = 0.050
@@ -178,7 +179,7 @@ def test_aimd_settles_around_what_the_budget_allows():
     assert 32 <= min(limits[100:]) <= max(limits[100:]) <= 42
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.tuples(st.integers(1, 200), st.floats(0.0, 0.2)), max_size=60))
 def test_aimd_stays_from_1_to_the_maximum(batches):
     policy = AimdPolicy(ServingOptions(max_batch_size=20))
@@ -333,7 +334,7 @@ def test_hybrid_sends_a_query_that_is_larger_than_the_maximum():
     assert policy.plan(head(rows=40, left_s=0.029), situation(41)) is None
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     rows_per_s=st.floats(0.0, 20_000.0),
     slo_s=st.floats(0.005, 0.5),
@@ -385,7 +386,7 @@ def test_hybrid_admits_everything_without_a_deadline_or_before_it_has_learned():
     assert hybrid(profile=LatencyProfile()).admits(head(slo_s=0.001), 10_000, 1)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.floats(0.005, 0.5), st.integers(1, 16), st.integers(0, 2000), st.integers(1, 1000))
 def test_hybrid_admits_more_behind_less_and_with_more_replicas(slo_s, num_replicas, rows, more):
     query, policy = head(slo_s=slo_s), hybrid()
@@ -395,7 +396,7 @@ def test_hybrid_admits_more_behind_less_and_with_more_replicas(slo_s, num_replic
         assert policy.admits(query, rows, num_replicas + more)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.floats(0.0106, 0.5), st.integers(1, 16))
 def test_hybrid_admits_what_is_in_time_alone(slo_s, num_replicas):
     assert hybrid().admits(head(slo_s=slo_s), 0, num_replicas)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from skysail_frontend.core.prediction_cache import CacheEntry, PredictionCache
 from skysail_testing.costs import least_cost
+from skysail_testing.examples import examples
 
 M1, M2 = "m:1@a", "m:2@a"
 
@@ -109,7 +110,7 @@ def test_new_entries_take_the_memory_of_a_version_that_is_gone():
     assert cache.num_evicted == 0
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.tuples(st.sampled_from("pgfx"), st.integers(0, 7)), max_size=80))
 def test_it_never_holds_more_than_its_bound_nor_what_was_not_put(steps):
     cache = PredictionCache(3 * size() + 10)

@@ -12,6 +12,7 @@ from skysail_frontend.ingress.request_parser import (
 )
 from skysail_protos.inference import grpc_service_pb2 as pb
 from skysail_protos.v1 import query_pb2
+from skysail_testing.examples import examples
 
 infer = RequestParser(pb.ModelInferRequest, MODEL_INFER, "send raw")
 predict = RequestParser(query_pb2.PredictRequest, PREDICT)
@@ -172,7 +173,7 @@ def test_groups_are_no_way_around_the_bound():
         infer.parse(group)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.binary(max_size=80), st.integers(0, 80), st.integers(0, 255))
 def test_a_large_message_is_parsed_as_protobuf_parses_it(noise, position, byte):
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[bytes(LARGE)])

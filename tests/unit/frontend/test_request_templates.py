@@ -14,6 +14,7 @@ from skysail_frontend.ingress.grpc_inference import SERVICE, GrpcInference
 from skysail_frontend.ingress.request_templates import split_request
 from skysail_frontend.ingress.stream_session import Streams
 from skysail_protos.inference import grpc_service_pb2 as pb
+from skysail_testing.examples import examples
 from unit.frontend.parts import Frontend, application, doubled, echoed, served, signature_of
 from unit.frontend.test_grpc_inference import FakeCall
 
@@ -60,7 +61,7 @@ def request_of(
     return request
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(
         st.tuples(
@@ -244,7 +245,7 @@ def test_templates_are_bounded():
     assert 0 < door.num_templates <= 2 * 1024
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=60), st.integers(0, 80), st.integers(0, 255))
 def test_whatever_comes_is_taken_apart_rightly_or_not_at_all(noise, position, byte):
     message = bytearray(request_of(query_id="7").SerializeToString())

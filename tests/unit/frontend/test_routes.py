@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from skysail_common.errors import ApplicationNotFound, ModelNotFound
 from skysail_common.tensors import InputType
 from skysail_frontend.core.routes import Application, Route, RouteTable
+from skysail_testing.examples import examples
 from unit.frontend.parts import application, served
 
 m1, m2 = served("m:1", is_current=False), served("m:2", is_current=True)
@@ -106,7 +107,7 @@ def test_a_dangling_route_keeps_its_share():
     assert 0.45 < chosen[None] / 2000 < 0.55
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5))
 def test_every_choice_is_one_of_the_routes(weights):
     app = weighted(**{f"v{index}": weight for index, weight in enumerate(weights)})

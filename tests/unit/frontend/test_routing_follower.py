@@ -19,6 +19,7 @@ from skysail_frontend.core.routes import Application, ReplicaEndpoint, Route
 from skysail_frontend.upstream.routing_follower import RoutingFollower
 from skysail_frontend.upstream.routing_messages import table_from_proto
 from skysail_protos.v1 import management_pb2, model_server_pb2, routing_pb2
+from skysail_testing.examples import examples
 from skysail_testing.virtual_time import pass_time, virtual_time
 from unit.frontend.parts import DOUBLES, Frontend, TurningLoop, turns
 
@@ -481,7 +482,7 @@ spoiled = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.binary(max_size=60) | spoiled)
 def test_whatever_is_in_the_file_is_a_table_or_invalid(content):
     with contextlib.suppress(DecodeError, InvalidInput):

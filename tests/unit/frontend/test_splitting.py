@@ -12,6 +12,7 @@ from skysail_frontend.core.batch import QueryOutputs
 from skysail_frontend.core.prediction_cache import PredictionCache
 from skysail_frontend.core.query import Outcome, Query
 from skysail_frontend.core.splitting import split_query
+from skysail_testing.examples import examples
 from unit.frontend.parts import (
     Frontend,
     application,
@@ -103,7 +104,7 @@ def test_parts_of_different_shapes_cannot_be_joined():
     assert "different shapes" in error.message
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.binary(max_size=9), min_size=2, max_size=30), st.integers(1, 7))
 def test_texts_are_split_where_they_end(elements, max_rows):
     for dims, spec in (((), texts()), ((1,), texts("x", Content.TEXT, -1))):

@@ -18,6 +18,7 @@ from skysail_common.tensors import (
 )
 from skysail_frontend.core.routes import ServedVersion
 from skysail_frontend.core.validation import Inputs, PartTensor, validate_inputs
+from skysail_testing.examples import examples
 from unit.frontend.parts import DOUBLES, served, signature_of, texts
 
 LABEL = "[request id: 7] "
@@ -212,7 +213,7 @@ def test_two_inputs_must_have_names():
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.lists(st.integers(1, 4), min_size=3, max_size=3),
     st.integers(1, 8),
@@ -241,7 +242,7 @@ def test_sizes_that_vary_are_told_in_the_order_of_the_signature(sizes, rows):
 dimensions = st.integers(-3, 5) | st.sampled_from(ABSURD)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.lists(
         st.builds(
@@ -338,7 +339,7 @@ def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
         validate_inputs(version, [Tensor("x", DataType.INT8, shape, data)], 8, widens=True)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.sampled_from(DataType),
     st.lists(dimensions, max_size=3).map(tuple),

@@ -7,6 +7,7 @@ from skysail_common.errors import DeadlineExceeded, ModelFailed
 from skysail_common.serving_options import PolicyName
 from skysail_frontend.core.batch import Batch, QueryError
 from skysail_frontend.core.query import Outcome, Query
+from skysail_testing.examples import examples
 from unit.frontend.known_latency import (
     frontend_with,
     held,
@@ -531,7 +532,7 @@ class ReplicasAtWork(RuleBasedStateMachine):
 
 
 TestReplicas = ReplicasAtWork.TestCase
-TestReplicas.settings = settings(max_examples=20, stateful_step_count=40)
+TestReplicas.settings = settings(max_examples=examples(20), stateful_step_count=40)
 
 
 # A stream of urgent queries.

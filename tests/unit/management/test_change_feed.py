@@ -10,6 +10,7 @@ from skysail_common.identifiers import ModelVersion, ReplicaId
 from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.change_feed import ChangeFeed, retry_until_done
+from skysail_testing.examples import examples
 from skysail_testing.virtual_time import now, settle, virtual_time
 
 STATES = (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.STOPPED)
@@ -54,7 +55,7 @@ async def test_a_slow_consumer_sees_only_the_last_state_and_in_the_order_of_last
     ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.lists(
         st.one_of(st.just("take"), st.tuples(st.sampled_from("abc"), st.sampled_from(STATES))),

@@ -16,6 +16,7 @@ from skysail_management.reconciler.plan import (
     back_off_s,
     plan_replicas,
 )
+from skysail_testing.examples import examples
 
 START_TIMEOUT_S = 60.0
 NOW = 1000.0
@@ -141,7 +142,7 @@ def test_back_off_is_bounded_and_never_shrinks(num_failures: int):
     assert back_off_s(num_failures, was_ready=True) <= wait_s
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.integers(0, 6), containers, histories)
 def test_a_plan_keeps_its_promises(num_replicas, observed, failures):
     done = plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
@@ -165,7 +166,7 @@ def test_a_plan_keeps_its_promises(num_replicas, observed, failures):
         assert done.wake_at <= NOW + MAX_BACK_OFF_S, f"{index} is not forgotten"
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.integers(0, 6), containers, histories)
 def test_a_ready_replica_that_is_wanted_is_never_without_one(num_replicas, observed, failures):
     done = plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
@@ -178,7 +179,7 @@ def test_a_ready_replica_that_is_wanted_is_never_without_one(num_replicas, obser
             assert any(item.container_id not in stopped for item in holders)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     wanted=st.lists(st.integers(0, 6), min_size=1, max_size=4),
     observed=containers,

@@ -28,6 +28,7 @@ from skysail_common.store import Table
 from skysail_common.tensors import InputType
 from skysail_management.events import DeployStep
 from skysail_management.records import AutoscalingRecord, PendingChange, RouteRecord
+from skysail_testing.examples import examples
 from skysail_testing.management_parts import make_artifact, running_parts
 from skysail_testing.virtual_time import VirtualTimeLoop, pass_time, settle
 
@@ -311,4 +312,4 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
 
 
 TestOperatorsAndReplicas = OperatorsAndReplicas.TestCase
-TestOperatorsAndReplicas.settings = settings(max_examples=150, stateful_step_count=30)
+TestOperatorsAndReplicas.settings = settings(max_examples=examples(150), stateful_step_count=30)

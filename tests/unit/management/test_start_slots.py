@@ -7,6 +7,7 @@ from skysail_common.clock import NEVER
 from skysail_common.identifiers import ModelVersion
 from skysail_management.reconciler.start_slots import HOLD_S, StartSlots
 from skysail_testing.clock import FakeClock
+from skysail_testing.examples import examples
 
 A, B, C = (ModelVersion(name, "1") for name in "abc")
 
@@ -87,7 +88,7 @@ def test_replicas_that_were_starting_before_count_too(clock: FakeClock):
     assert not slots.take(B, 0, never_woken)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans()), max_size=60))
 def test_whatever_comes_the_bound_holds_and_no_turn_is_lost(steps):
     clock = FakeClock()

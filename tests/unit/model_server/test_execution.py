@@ -28,6 +28,7 @@ from skysail_model_server.execution import Execution
 from skysail_model_server.model import Model
 from skysail_protos.v1 import model_server_pb2
 from skysail_testing.clock import FakeClock
+from skysail_testing.examples import examples
 
 X = TensorSpec("x", DataType.FP64, (-1, 2))
 Y = TensorSpec("y", DataType.INT32, (-1,))
@@ -583,7 +584,7 @@ poisons = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(poisons, st.sampled_from(["raises", "loses a row", "exits", "mutates"]))
 def test_exactly_the_poisoned_queries_fail(shape_of, how):
     def function(x):
@@ -613,7 +614,7 @@ def test_exactly_the_poisoned_queries_fail(shape_of, how):
             assert np.array_equal(got, sent + 1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(st.lists(st.text(max_size=5), min_size=1, max_size=3), min_size=1, max_size=12),
     st.sets(st.integers(0, 11)),

@@ -11,6 +11,7 @@ from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Content, DataType, Tensor, from_numpy, to_numpy
 from skysail_protos.v1 import query_pb2
+from skysail_testing.examples import examples
 
 NUMBERS = [each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]
 
@@ -115,7 +116,7 @@ def test_a_missing_feature_is_nan():
 
 
 @pytest.mark.parametrize("datatype", NUMBERS, ids=lambda each: each.name)
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.data())
 def test_arrays_come_back_with_their_type_and_shape(datatype, data):
     array = data.draw(arrays(datatype.dtype, array_shapes(max_dims=3, max_side=3)))
@@ -124,7 +125,7 @@ def test_arrays_come_back_with_their_type_and_shape(datatype, data):
     assert back.tobytes() == array.tobytes()
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.one_of(
         st.integers(-(2**63), 2**63 - 1),
@@ -140,7 +141,7 @@ def test_single_values_come_back_as_values_of_python(value):
     assert back == value
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.text(), min_size=1) | st.lists(st.binary(), min_size=1))
 def test_lists_of_texts_come_back_as_arrays_of_them(value):
     assert there_and_back(value).tolist() == value

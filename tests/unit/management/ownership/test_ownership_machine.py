@@ -1,5 +1,6 @@
 from hypothesis import settings
 
+from skysail_testing.examples import examples
 from skysail_testing.ownership_machine import Ownership
 from skysail_testing.store_worlds import MemoryWorld, StoreWorld
 
@@ -10,4 +11,4 @@ class OwnershipInMemory(Ownership):
 
 
 TestOwnership = OwnershipInMemory.TestCase
-TestOwnership.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestOwnership.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

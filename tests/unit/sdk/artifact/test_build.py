@@ -30,6 +30,7 @@ from skysail_common.tensors import (
     TensorSpec,
     to_numpy,
 )
+from skysail_testing.examples import examples
 
 # As in a notebook: what is defined here is pickled with the function that uses it.
 __name__, __package__ = "__main__", None
@@ -67,7 +68,7 @@ def test_an_array_teaches_the_signature():
     assert artifact.signature.input_type is InputType.DOUBLES
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(
     st.sampled_from([each for each in DataType if each not in (DataType.BYTES, DataType.BF16)]),
     array_shapes(min_dims=1, max_dims=4, max_side=3),

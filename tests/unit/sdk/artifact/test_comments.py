@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysail.artifact.comments import without_comments
+from skysail_testing.examples import examples
 
 SOURCE = r'''# -*- coding: utf-8 -*-
 """Doc.
@@ -68,7 +69,7 @@ def test_another_encoding_becomes_utf_8():
 FILES = sorted(Path(ast.__file__).parent.glob("[a-e]*.py"))
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.sampled_from(FILES), st.lists(st.integers(0, 3000), max_size=5))
 def test_the_code_is_the_same_and_comments_change_nothing(file, places):
     source = file.read_text()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from skysail.artifact.build import build_artifact
 from skysail.artifact.pickling import pickle_function
+from skysail_testing.examples import examples
 
 X = np.ones((2, 2))
 
@@ -284,7 +285,7 @@ BODIES = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(BODIES, st.integers(0, 2000), st.lists(st.integers(0, 30), max_size=6))
 def test_lines_without_code_never_matter(body, num_before, places):
     lines = "\n".join(["def predict(x):", *(f"    {line}" for line in body), "    return x"])
@@ -303,7 +304,7 @@ def lines_of(code: Any) -> list[int | None]:
     return [line for begin, end, line in code.co_lines() for _ in range(begin, end, 2)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(BODIES, st.lists(st.integers(1, 400), min_size=1, max_size=4))
 def test_lines_with_code_are_numbered_in_order(body, gaps):
     parts = ["def predict(x):"]

@@ -11,6 +11,7 @@ from rich.console import Console
 from skysail.cli import output
 from skysail.cli.output import plain, print_json, print_table, state
 from skysail_common.tensors import DataType, TensorSpec
+from skysail_testing.examples import examples
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(json_values)
 def test_what_json_holds_stays_as_it_is(value):
     assert plain(value) == value
