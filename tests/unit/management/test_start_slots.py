@@ -91,18 +91,30 @@ def test_replicas_that_were_starting_before_count_too(clock: FakeClock):
 @settings(max_examples=examples(50))
 @given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans()), max_size=60))
 def test_whatever_comes_the_bound_holds_and_no_turn_is_lost(steps):
-    clock = FakeClock()
-    slots, held, waiting = StartSlots(2, clock), Counter(), set()
-    for number, (version, takes) in enumerate(steps):
+    slots, held = StartSlots(2, FakeClock()), Counter()
+    asleep, woken = set(), set()
+
+    def wake(version: ModelVersion) -> None:
+        asleep.discard(version)
+        woken.add(version)
+
+    def ask(version: ModelVersion, index: int) -> None:
+        woken.discard(version)
+        if slots.take(version, index, lambda: wake(version)):
+            held[version] += 1
+            asleep.discard(version)
+        else:
+            asleep.add(version)
+
+    for index, (version, takes) in enumerate(steps):
         if takes:
-            if slots.take(version, number, lambda version=version: waiting.discard(version)):
-                held[version] += 1
-                waiting.discard(version)
-            else:
-                waiting.add(version)
+            ask(version, index)
         else:
             slots.keep(version, ())
             held[version] = 0
         assert slots.num_held == held.total() <= 2
-        # A version sleeps only while slots are taken, or another is about to take its own.
-        assert len(waiting) == 0 or held.total() > 0
+        # A version sleeps only while slots are taken, or another that was woken has not asked yet.
+        assert not asleep or held.total() > 0 or woken
+    while woken:
+        ask(min(woken), len(steps))
+    assert not asleep or held.total() > 0
