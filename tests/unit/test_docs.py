@@ -130,15 +130,42 @@ def test_declarations_of_a_proto_file_have_their_comments():
     assert (answer.name, answer.members) == ("Answer", [])
 
 
-def test_each_file_that_the_glossary_names_exists():
+FOLDERS = [
+    "benchmarks",
+    "docs",
+    "examples",
+    "k8s",
+    "protos",
+    "sdk",
+    "services",
+    "tests",
+    "transport",
+]
+PATHS = [
+    f"/{path.relative_to(ROOT).as_posix()}"
+    for folder in FOLDERS
+    for path in [ROOT / folder, *(ROOT / folder).rglob("*")]
+]
+
+
+def missing(paths: set[str]) -> set[str]:
+    """Return the paths at which nothing of the repository ends."""
+    return {
+        path for path in paths if not any(each.endswith(f"/{path.strip('/')}") for each in PATHS)
+    }
+
+
+# The changelog names files of its time.
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "CHANGELOG"], ids=name)
+def test_each_file_of_the_code_that_a_page_names_exists(page: Path):
+    assert missing(set(re.findall(r"`([\w/]+\.(?:py|proto))`", page.read_text()))) == set()
+
+
+def test_each_folder_that_the_glossary_names_exists():
     rows = re.findall(r"^\| \*\*.*\| (.*) \|$", (DOCS / "glossary.md").read_text(), re.M)
-    named = {span for row in rows for span in re.findall(r"`([\w/]+(?:/|\.py))`", row)}
-    assert "core/coalescing.py" in named
-    files = [*ROOT.glob("services/*/skysail_*/**/*"), *ROOT.glob("*")]
-    paths = {f"/{path.relative_to(ROOT).as_posix()}" for path in files}
-    assert {
-        name for name in named if not any(path.endswith(f"/{name.rstrip('/')}") for path in paths)
-    } == set()
+    named = {span for row in rows for span in re.findall(r"`([\w/]+/)`", row)}
+    assert "ingress/" in named
+    assert missing(named) == set()
 
 
 class Files:
