@@ -1,1 +1,1 @@
-"""Measures the query path beside its limit and its peers; not part of the distribution."""
+"""Benchmarks of the query path against raw echoes and peers; not part of the distribution."""

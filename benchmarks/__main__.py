@@ -1,4 +1,4 @@
-"""`make bench`: the query path beside its limit and its peers, in one run on one machine."""
+"""`make bench`: the query path against raw echoes and peers, in one run on one machine."""
 
 import argparse
 import os
@@ -27,19 +27,21 @@ SLO_MS = 50.0
 _MAX_STOLEN = 0.05
 _TRIES = 3
 _BATCH_ROWS = 16
-"""What 64 callers make of it, about."""
+"""Rows of a usual batch with 64 callers."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what the arguments say and return the exit status."""
+    """Run the benchmarks that the arguments select and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, under 2 minutes")
-    parser.add_argument("--peers", default="triton,mlserver", help="of those installed")
-    parser.add_argument("--transports", default="native,grpc", help="of those installed")
+    parser.add_argument("--peers", default="triton,mlserver", help="peers to measure, if installed")
+    parser.add_argument(
+        "--transports", default="native,grpc", help="transports to measure, if installed"
+    )
     parser.add_argument("--models", default="noop,lr,rf")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.0)
-    parser.add_argument("--skip", default="", help="closed or open")
+    parser.add_argument("--skip", default="", help="loop to skip: closed or open")
     parser.add_argument("--output", default=str(report.RESULTS))
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if os.isatty(1) else 120)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
         transports: list[TransportName] = options.transports.split(",")
         if "native" in transports and find_spec("skysail_transport") is None:
-            console.print("without native: skysail-transport is not installed", style="yellow")
+            console.print("native skipped: skysail-transport is not installed", style="yellow")
             transports.remove("native")
         for transport in transports:
             echo = "aio" if transport == "grpc" else transport
@@ -64,12 +66,12 @@ def main(arguments: Sequence[str]) -> int:
         try:
             start(partial(systems.echo_system, "cpp"))
         except NoCompiler as error:
-            console.print(f"without the echo in C++: {error}", style="yellow")
+            console.print(f"echo in C++ skipped: {error}", style="yellow")
         for name in filter(None, options.peers.split(",")):
             try:
                 start(partial(systems.peer_system, name))
             except (PeerFailed, PeerUnavailable) as error:
-                console.print(f"without {name}: {error}", style="yellow")
+                console.print(f"{name} skipped: {error}", style="yellow")
         cells: list[dict[str, Any]] = []
         failures: dict[CellKey, str] = {}
         found: list[Goodput] = []
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             report.print_ratios(console, cells)
             links = {name: link.measure(name) for name in transports}
             report.print_split(console, cells, core.measure(_BATCH_ROWS), links)
-        # The rest takes minutes more.
+        # The open loops take several minutes; an interrupted run keeps the results so far.
         report.write(cells, failures, found, links, Path(options.output))
         if options.skip != "open":
             kept = [name for name in ("lr", "rf") if name in models]
@@ -94,10 +96,10 @@ def main(arguments: Sequence[str]) -> int:
 def undisturbed(
     running: Running, door: str, model: str, mode: str, seconds: float, **options: Any
 ) -> dict[str, Any]:
-    """Return a run in which others had little of this machine, or the best of a few.
+    """Return the first run with little stolen time, or the best of a few.
 
     Raises:
-        LoadFailed: there is no figure.
+        LoadFailed: the load tool gave no result.
     """
     results: list[dict[str, Any]] = []
     while len(results) < _TRIES:
@@ -110,7 +112,7 @@ def undisturbed(
 def closed_loops(
     console: Console, started: Sequence[Running], models: Sequence[str], rounds: int, seconds: float
 ) -> tuple[list[dict[str, Any]], dict[CellKey, str]]:
-    """Return the cells of all systems, and why others are missing; the rounds are interleaved."""
+    """Measure all systems in interleaved rounds; return their cells and the reasons of failures."""
     found: dict[CellKey, list[dict[str, Any]]] = {}
     failures: dict[CellKey, str] = {}
     for number in range(rounds):
@@ -128,7 +130,7 @@ def closed_loops(
                 except ServerDied as error:
                     failures[key] = f"died: {error}"
                 except LoadFailed as error:
-                    failures[key] = f"no figure: {error}"
+                    failures[key] = f"no result: {error}"
                 else:
                     found.setdefault(key, []).append(result)
         console.print(f"round {number + 1} of {rounds} done", style="dim")
@@ -142,7 +144,7 @@ def open_loops(
     cells: Sequence[dict[str, Any]],
     seconds: float,
 ) -> list[Goodput]:
-    """Return the goodput of every system that answers the protocol, by model and door."""
+    """Return the goodput of every system that serves the protocol, by model and door."""
     best = {(cell["system"], cell["model"]): cell["requests_per_s"] for cell in cells
             if cell["callers"] == max(CALLERS) and cell["mode"] == "unary"}  # fmt: skip
     found = []
@@ -163,7 +165,7 @@ def open_loops(
             return undisturbed(running, door, model, "open", length_s, **options)
 
         name = running.system.name
-        # A request over HTTP costs a frontend several times as much.
+        # HTTP costs a frontend several times as much per request.
         guess = best.get((name, model), 1000.0) / (1 if door == "grpc" else 4)
         found.append(goodput.measure(offer, name, door, model, SLO_MS, guess, seconds))
         console.print(f"open loop of {name}, {model}, {door} done", style="dim")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.cache`: hit ratios of the cache and of its alternatives, on Zipf traces."""
+"""`python -m benchmarks.cache`: hit ratios of SIEVE, LRU and CLOCK on Zipf traces."""
 
 import random
 from bisect import bisect
@@ -14,22 +14,22 @@ NUM_INPUTS = 10_000
 
 
 class Candidate(Protocol):
-    """A cache that holds so many entries."""
+    """A cache of a fixed number of entries."""
 
     def ask(self, number: int) -> bool:
-        """Return True where it knows an input; it does afterwards."""
+        """Return whether the cache holds an input, and add the input if not."""
         ...
 
 
 class Lru:
-    """The least recently used goes."""
+    """LRU: evicts the least recently used entry."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._entries: OrderedDict[int, None] = OrderedDict()
 
     def ask(self, number: int) -> bool:
-        """Return True where it knows an input."""
+        """Return whether the cache holds an input, and add the input if not."""
         if number in self._entries:
             self._entries.move_to_end(number)
             return True
@@ -40,7 +40,7 @@ class Lru:
 
 
 class Clock:
-    """A mark gives a second chance."""
+    """CLOCK: a mark gives an entry a second chance."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -48,7 +48,7 @@ class Clock:
         self._queue: deque[int] = deque()
 
     def ask(self, number: int) -> bool:
-        """Return True where it knows an input."""
+        """Return whether the cache holds an input, and add the input if not."""
         if number in self._marks:
             self._marks[number] = True
             return True
@@ -64,14 +64,14 @@ class Clock:
         return False
 
 
-class Ours:
-    """What frontends use: SIEVE."""
+class Sieve:
+    """SIEVE, as frontends use it."""
 
     def __init__(self, size: int) -> None:
         self._cache = PredictionCache(size * CacheEntry(_key(0), [b""], [(1,)], 1.0, {}).size_bytes)
 
     def ask(self, number: int) -> bool:
-        """Return True where it knows an input."""
+        """Return whether the cache holds an input, and add the input if not."""
         key = _key(number)
         if self._cache.get(key, 0.0) is not None:
             return True
@@ -85,13 +85,13 @@ def _key(number: int) -> CacheKey:
 
 def main() -> None:
     """Print a table."""
-    print("| skew | entries | LRU | CLOCK | ours |\n|---|---|---|---|---|")
+    print("| skew | entries | LRU | CLOCK | SIEVE |\n|---|---|---|---|---|")
     for skew in (0.8, 1.0, 1.2):
         weights = list(accumulate(1 / (rank + 1) ** skew for rank in range(NUM_INPUTS)))
         source = random.Random(1)
         trace = [bisect(weights, source.random() * weights[-1]) for _ in range(NUM_QUERIES)]
         for size in (100, 1000):
-            candidates: list[Candidate] = [Lru(size), Clock(size), Ours(size)]
+            candidates: list[Candidate] = [Lru(size), Clock(size), Sieve(size)]
             ratios = [sum(map(each.ask, trace)) / len(trace) for each in candidates]
             print(f"| {skew} | {size} | " + " | ".join(f"{each:.3f}" for each in ratios) + " |")
 

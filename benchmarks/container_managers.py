@@ -1,8 +1,9 @@
-"""What replicas elsewhere cost: `python -m benchmarks.container_managers [KIND…]`, after `make images`.
+"""`python -m benchmarks.container_managers [KIND…]`: a comparison of the container managers.
 
-Runs clusters side by side: replicas as processes, as containers, all in Docker, and all on the Kubernetes
-cluster that KUBECONFIG names. Deploys one model to each, twice, and sends queries of one caller to each in
-turn, round by round. Kinds: `local` (always there), `docker`, `all-in-docker`, `kubernetes`; without any, all.
+The benchmark runs one cluster for each kind: replicas as processes (`local`, always measured), as
+containers (`docker`), all services in Docker (`all-in-docker`), and all on the Kubernetes cluster
+of KUBECONFIG (`kubernetes`). It deploys one model twice to each cluster, and sends queries of one
+caller to each in interleaved rounds. By default it measures all kinds. It needs `make images`.
 """
 
 import json
@@ -62,10 +63,10 @@ def _cluster(flags: list[str]) -> Iterator[skysail.Client]:
 
 
 def _remove_images(data_dir: Path) -> None:
-    """Remove those that stay for the next cluster in a directory, which there will not be."""
+    """Remove the images that a cluster keeps for the next one in its data directory."""
     for directory in (data_dir, data_dir / "docker" / "management"):
         label = f"label=ai.skysail.data-dir={directory.resolve()}"
-        # Names, because a base image goes with the last image that is made of it.
+        # Images are removed by name, because a base image is removed with the last image of it.
         command = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", label]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         if found:
@@ -73,7 +74,7 @@ def _remove_images(data_dir: Path) -> None:
 
 
 def main() -> None:
-    """Print how long deploys and queries take, and the latter beside local processes."""
+    """Print the durations of deploys and queries, and the ratio of queries to local replicas."""
     rows, labels = load_digits(return_X_y=True)
     model = LogisticRegression(max_iter=2000).fit(rows, labels)
     packages = [f"scikit-learn=={version('scikit-learn')}"]

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.core`: what a query costs in the frontend without any transport.
+"""`python -m benchmarks.core`: the cost of a query in the frontend without a transport.
 
-Requests come as bytes, batches leave as bytes, results come as bytes, answers leave as bytes; only
-gRPC is left out. The stages are timed one after the other over many batches.
+Requests, batches, results and answers are bytes, as with gRPC. The stages are timed one after the
+other over many batches.
 """
 
 import gc
@@ -28,7 +28,7 @@ _PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class _Turns:
-    """Collects what is called for soon; the benchmark runs it when it wants to."""
+    """An event loop whose turns the benchmark runs."""
 
     def __init__(self) -> None:
         self._soon: list[Callable[[], None]] = []
@@ -89,14 +89,14 @@ async def _unreachable(
 
 
 def _result_of(batch: bytes) -> bytes:
-    """Return what a model server that echoes would send back."""
+    """Return the result of a model server that echoes the inputs of a batch."""
     asked = pb.Batch.FromString(batch)
     result = pb.BatchResult(id=asked.id, outputs=asked.inputs, compute_us=100, wait_us=10)
     return result.SerializeToString()
 
 
 def measure(batch_size: int) -> dict[str, float]:
-    """Return the processor time of a query, in µs, by stage."""
+    """Return the processor time per query in µs, by stage."""
     loop = _Turns()
     dispatcher = Dispatcher(MONOTONIC, loop, 10_000, 60.0)
     row = TensorSpec("x", DataType.FP32, (-1, 64))
@@ -144,11 +144,11 @@ def measure(batch_size: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a line for each size of batch."""
+    """Print a line for each batch size."""
     for batch_size in BATCH_SIZES:
         stages = measure(batch_size)
         parts = ", ".join(f"{stage} {each_us:.1f}" for stage, each_us in stages.items())
-        print(f"batches of {batch_size}: {sum(stages.values()):.1f} µs a query: {parts}")
+        print(f"batches of {batch_size}: {sum(stages.values()):.1f} µs per query: {parts}")
 
 
 if __name__ == "__main__":

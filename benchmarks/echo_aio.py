@@ -1,4 +1,4 @@
-"""The raw echo of grpc.aio: it parses nothing."""
+"""The raw echo of grpc.aio, which does not parse messages."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The echo of the native transport, with what a servicer does: parse, build, reply."""
+"""The echo of the native transport, which parses and builds messages like a servicer."""
 
 import uvloop
 

@@ -1,4 +1,4 @@
-"""The open loop: how much a system answers within the SLO, up to its best rate and beyond it."""
+"""The open loop: the goodput of a system within the SLO, up to its best rate and beyond it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,41 +11,40 @@ from rich.table import Table
 from benchmarks.load_tool import LoadFailed, ServerDied
 
 LOADS = (80, 100, 120, 150, 200)
-"""Offered rates, in per cent of the best rate."""
+"""Offered rates, in percent of the best rate."""
 _IN_TIME = 0.99
 _HALVINGS = 5
 _MAX_STEPS = 20
 
 Offer = Callable[[float, float], dict[str, Any]]
-"""Offers requests at a rate for some seconds and returns what the load tool reports.
+"""Offers requests at a rate for some seconds and returns the report of the load tool.
 
-Raises `ServerDied` or `LoadFailed` where there is no figure.
+Raises `ServerDied` or `LoadFailed` if there is no result.
 """
 
 
 @dataclass(frozen=True)
 class Overload:
-    """What became of the requests of one offered rate."""
+    """The results at one offered rate."""
 
     percent: int
-    """Of the best rate."""
+    """Offered rate in percent of the best rate."""
     rate: float
-    """Requests a second."""
+    """Offered requests per second."""
     in_time: float | None = None
-    """Share of the offered requests that was answered within the SLO; None where nothing was
-    measured."""
+    """Share of the offered requests that was answered within the SLO; None without a result."""
     goodput: float | None = None
-    """Answers within the SLO, relative to the best rate."""
+    """Answers within the SLO per second, relative to the best rate."""
     refusal_p99_ms: float = 0.0
     lag_p99_ms: float = 0.0
-    """The client's own delay in sending, which counts as the server's otherwise."""
+    """Delay of the client in sending, which the latency includes."""
     note: str = ""
-    """Why nothing was measured."""
+    """Reason of a missing result."""
 
 
 @dataclass(frozen=True)
 class Goodput:
-    """How much a system answers within the SLO, by door and model."""
+    """The goodput of a system, by door and model."""
 
     system: str
     door: str
@@ -53,43 +52,43 @@ class Goodput:
     model: str
     slo_ms: float
     max_rate: float | None
-    """Highest rate a second at which 99 % are in time; None where it could not be measured."""
+    """Highest rate per second at which 99 % are in time; None without a result."""
     loads: tuple[Overload, ...]
     note: str
-    """Why there is no rate, or at which rate the system died."""
+    """Reason of a missing rate, or the rate at which the system died."""
 
 
 def measure(
     offer: Offer, system: str, door: str, model: str, slo_ms: float, guess: float, seconds: float
 ) -> Goodput:
-    """Return the highest rate at which enough is in time, and what happens around it.
+    """Return the highest rate at which 99 % are in time, and the results around that rate.
 
     Args:
         offer: Offers a rate to the system.
-        system: Its name.
+        system: Name of the system.
         door: `grpc` or `http`.
-        model: What it is asked.
+        model: Name of the model.
         slo_ms: Milliseconds within which an answer is in time.
         guess: Rate that a closed loop reached.
-        seconds: Length of one step of the search.
+        seconds: Duration of one step of the search.
     """
     try:
         best, note = _best_rate(offer, guess, seconds)
     except LoadFailed as error:
-        return Goodput(system, door, model, slo_ms, None, (), f"no figure: {error}")
+        return Goodput(system, door, model, slo_ms, None, (), f"no result: {error}")
     if best == 0.0:
-        note = note or f"keeps {slo_ms:g} ms at no rate tried"
+        note = note or f"meets {slo_ms:g} ms at no tested rate"
         return Goodput(system, door, model, slo_ms, None, (), note)
     loads = tuple(_overload(offer, percent, best, 2 * seconds) for percent in LOADS)
     return Goodput(system, door, model, slo_ms, round(best, 1), loads, note)
 
 
 def _best_rate(offer: Offer, guess: float, seconds: float) -> tuple[float, str]:
-    """Search the highest rate at which enough is in time; say whether the system died meanwhile.
+    """Search the highest rate at which 99 % are in time; return it with a note if the system died.
 
-    The rate grows from what a closed loop reached until it fails, and is then searched by bisection.
-    Two of three tries decide: a shared machine pauses now and then, and some systems keep a rate
-    beyond their best by chance.
+    The rate grows from that of a closed loop until it fails. A bisection follows. Two of three
+    tries decide, because a shared machine pauses now and then, and some systems meet the SLO beyond
+    their best rate by chance.
     """
     low, high, rate, note = 0.0, math.inf, 0.8 * guess, ""
     num_halved = 0
@@ -125,7 +124,7 @@ def _overload(offer: Offer, percent: int, best: float, seconds: float) -> Overlo
     except ServerDied as error:
         return Overload(percent, rate, note=f"died at {rate:.0f}/s: {error}")
     except LoadFailed as error:
-        return Overload(percent, rate, note=f"no figure: {error}")
+        return Overload(percent, rate, note=f"no result: {error}")
     return Overload(
         percent,
         round(rate, 1),
@@ -137,13 +136,13 @@ def _overload(offer: Offer, percent: int, best: float, seconds: float) -> Overlo
 
 
 def print_table(console: Console, found: Sequence[Goodput]) -> None:
-    """Print a table of open loops, and below it why figures are missing."""
+    """Print a table of open loops, and below it the reasons of missing results."""
     if not found:
         return
     title = (
         f"open loop, by offered rate, within {found[0].slo_ms:g} ms\n"
-        "above: in time, of the offered · of the best rate\n"
-        "below: refusal p99 · the client's own lag p99"
+        "above: share in time of the offered rate · of the best rate\n"
+        "below: refusal p99 · lag of the client p99"
     )
     table = Table(title=title, header_style="bold", title_justify="left")
     for name in ("model", "door", "system"):
@@ -152,7 +151,7 @@ def print_table(console: Console, found: Sequence[Goodput]) -> None:
     for percent in LOADS:
         table.add_column(f"{percent} %", justify="right")
     for each in sorted(found, key=lambda each: (each.model, each.door, each.system)):
-        rate = "no figure" if each.max_rate is None else f"{each.max_rate:.0f}"
+        rate = "no result" if each.max_rate is None else f"{each.max_rate:.0f}"
         cells = [_cell(load) for load in each.loads]
         table.add_row(each.model, each.door, each.system, rate, *cells)
     console.print(table)

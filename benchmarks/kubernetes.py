@@ -1,7 +1,7 @@
-"""How long things take on Kubernetes: `python -m benchmarks.kubernetes [RUNS]`, with the images on the nodes.
+"""`python -m benchmarks.kubernetes [RUNS]`: durations on Kubernetes, with the images on the nodes.
 
-On the cluster that KUBECONFIG names, in namespaces of its own: `up` to ready, a call of `deploy` to the
-first answer, `down`; then what management takes with many registered versions.
+The benchmark uses the cluster of KUBECONFIG and creates its own namespaces. It measures `up` until
+ready, `deploy` until the first answer, `down`, and the load of management with many versions.
 """
 
 import asyncio
@@ -127,10 +127,10 @@ async def _register(cluster: _Cluster) -> None:
 
 
 def _usage(cluster: _Cluster) -> tuple[float, float]:
-    """Return the processor time of management so far, in seconds, and its memory in MiB."""
+    """Return the processor time of management in seconds, and its memory in MiB."""
     name = cluster.kubectl("get", "pods", "--selector", "skysail.ai/leader", "--output", "name")
     found = cluster.kubectl("exec", name.strip(), "--", "sh", "-c", _READ)
-    # Behind the name, which may have spaces: the third field of the manual is the first.
+    # Fields are counted after the name, which may contain spaces: index 0 is field 3 of proc(5).
     fields = found.splitlines()[0].rpartition(")")[2].split()
     ticks = int(fields[11]) + int(fields[12])
     return ticks / _TICKS_PER_S, int(found.splitlines()[1].split()[1]) / 1024
@@ -151,7 +151,7 @@ def _many_versions(cluster: _Cluster) -> None:
 
 
 def main() -> None:
-    """Print medians, and what management takes."""
+    """Print medians and the load of management."""
     seconds: Seconds = defaultdict(list)
     before = psutil.cpu_times()
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else _RUNS):

@@ -1,7 +1,7 @@
-"""What a batch costs on the link between frontend and model server, both sides together.
+"""`python -m benchmarks.link [native|grpc]`: the cost of a batch on the link to a model server.
 
-`python -m benchmarks.link [native|grpc]`: 16 rows go out and come back over a unix socket, two
-batches under way, without any model. The far side is driven as that of a model server is.
+Batches of 16 rows are echoed over a unix socket, with two in flight and without a model. The other
+process uses the transport like a model server.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _MAX_BYTES = 64 * 1024 * 1024
 
 
 def measure(transport: TransportName) -> dict[str, float]:
-    """Return batches a second and processor time of both sides in µs a batch."""
+    """Return batches per second and the processor time of both sides in µs per batch."""
     command = [sys.executable, "-m", "benchmarks.link", transport]
     finished = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=300)
     found: dict[str, float] = json.loads(finished.stdout)
@@ -70,7 +70,7 @@ async def _serve_grpc(address: str) -> None:
 
 
 class _Sender:
-    """Sends a batch for each that comes back, and notes the time of both sides on the way."""
+    """Sends a batch for each echo, and measures the processor time of both sides."""
 
     def __init__(self, peer: psutil.Process) -> None:
         self.link: Any = None
@@ -130,7 +130,7 @@ async def _drive(name: TransportName) -> None:
 
 
 def main(name: str, address: str | None = None) -> None:
-    """Drive the link, or be its far side where an address is given."""
+    """Drive the link; with an address, serve the other side instead."""
     if address is None:
         uvloop.run(_drive("native" if name == "native" else "grpc"))
     elif name == "native":

@@ -16,42 +16,42 @@ _SLACK_S = 60.0
 
 
 class LoadFailed(Exception):
-    """The load tool was not built or gave no figure; the text says why."""
+    """The load tool was not built or gave no result; the text has the reason."""
 
 
 class ServerDied(LoadFailed):
-    """A process of the server ended while it was measured."""
+    """A process of the server ended during a measurement."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to send, and how."""
+    """The load: what to send, where and how fast."""
 
     mode: str
     """`closed`, `open` or `stream`."""
     address: str
     path: str
     messages: Sequence[bytes]
-    """Requests, sent in turn."""
+    """Requests, sent one after the other and again from the beginning."""
     seconds: float
     callers: int = 1
     connections: int = 4
     rate: float = 0.0
-    """Requests a second of an open loop."""
+    """Requests per second of an open loop."""
     timeout_ms: int = 10_000
     slo_ms: float = 50.0
     seed: int = 1
     protocol: str = "grpc"
     """`grpc` or `http`."""
     timeout_header: str = ""
-    """Header of HTTP that tells the server the milliseconds it has; empty for none."""
+    """HTTP header for the timeout in milliseconds; empty for none."""
 
 
 def build() -> Path:
-    """Compile the load tool, if need be, and return its path.
+    """Compile the load tool if it has changed, and return its path.
 
     Raises:
-        LoadFailed: there is no Rust here, or it does not compile.
+        LoadFailed: cargo is not installed, or the tool does not compile.
     """
     command = ["cargo", "build", "--locked", "--release", "--quiet", "--target-dir", str(_TARGET)]
     try:
@@ -64,22 +64,22 @@ def build() -> Path:
 
 
 Parts = Callable[[], Mapping[str, Sequence[int]]]
-"""Tells which processes are the server's, by what part of it they are."""
+"""Returns the process ids of the server, by part of the server."""
 
 
 def run(load: Load, parts: Parts) -> dict[str, Any]:
-    """Return what the tool reports, and what it took of this machine.
+    """Run the load tool and return its report, with the processor time of the server.
 
-    Beside the tool's own: `parts_us`, processor time a request by part of the server, their sum
-    `server_cpu_us`, and `stolen`, the part of the machine's time that others had.
+    The additional fields are `parts_us`, the processor time per request by part of the server; its
+    sum `server_cpu_us`; and `stolen`, the share of stolen time of this machine.
 
     Args:
-        load: What to send.
-        parts: Tells which processes are the server's.
+        load: The load.
+        parts: Returns the processes of the server.
 
     Raises:
         ServerDied: a process of the server ended during the run.
-        LoadFailed: the tool gave no figure.
+        LoadFailed: the tool gave no result.
     """
     pids = {pid for each in parts().values() for pid in each}
     with tempfile.NamedTemporaryFile(suffix=".messages") as file:
@@ -123,11 +123,11 @@ def run(load: Load, parts: Parts) -> dict[str, Any]:
 
 
 _Mark = tuple[dict[str, float], float, float]
-"""Processor time of each part of the server, stolen time and all time of this machine."""
+"""Processor time of each part of the server, stolen time and total time of this machine."""
 
 
 def _watched(process: "subprocess.Popen[str]", parts: Parts) -> tuple[list[_Mark], str, str]:
-    """Return what the machine says when the tool begins and ends, and what the tool says."""
+    """Return the times at begin and end of the run, and both outputs of the tool."""
     assert process.stderr is not None
     assert process.stdout is not None
     marks: list[_Mark] = []
@@ -161,6 +161,6 @@ def _cpu_s(pids: Sequence[int]) -> float:
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all below it."""
+    """Return a process and all of its descendants."""
     process = psutil.Process(pid)
     return [pid, *(child.pid for child in process.children(recursive=True))]

@@ -1,4 +1,4 @@
-"""The models that every system serves: nothing, little and much work for each row of digits."""
+"""The models that every system serves: no, little and much work for each row of digits."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ NAMES = ("noop", "lr", "rf")
 
 
 def rows() -> Array:
-    """Return the images that no model has seen: float32 [360, 64]."""
+    """Return the images outside the training set: float32 [360, 64]."""
     images, _ = load_digits(return_X_y=True)
     return np.asarray(images[-NUM_HELD_OUT:], dtype=np.float32)
 
@@ -33,7 +33,7 @@ def functions() -> dict[str, Callable[[Array], Array]]:
 
 
 def _predict_of(model: LogisticRegression | RandomForestClassifier) -> Callable[[Array], Array]:
-    # scikit-learn calls the input X; every system here calls it x.
+    # The input is named x in every system, but X in scikit-learn.
     def predict(x: Array) -> Array:
         return np.asarray(model.predict(x))
 
@@ -41,12 +41,12 @@ def _predict_of(model: LogisticRegression | RandomForestClassifier) -> Callable[
 
 
 def noop(x: Array) -> Array:
-    """Return what came."""
+    """Return the input."""
     return x
 
 
 def infer_requests(name: str) -> list[bytes]:
-    """Return a ModelInferRequest of one row for each image."""
+    """Return a serialized ModelInferRequest for each image."""
     requests = []
     for index, row in enumerate(rows()):
         request = grpc_service_pb2.ModelInferRequest(model_name=name, id=str(index))
@@ -57,7 +57,7 @@ def infer_requests(name: str) -> list[bytes]:
 
 
 def json_requests(name: str) -> list[bytes]:
-    """Return a request of the protocol's REST form of one row for each image."""
+    """Return a request body of the REST form of the protocol for each image."""
     return [
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as JSON for machines."""
+"""The results, as tables and as JSON."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "latest.json"
 
 @dataclass(frozen=True)
 class CellKey:
-    """What one cell of the table is about."""
+    """The key of one cell of the table."""
 
     system: str
     transport: str
@@ -30,14 +30,14 @@ class CellKey:
 
 
 def machine() -> str:
-    """Return what kind of machine this is, in a line."""
+    """Return a description of this machine in one line."""
     gib = psutil.virtual_memory().total / 2**30
     cores = psutil.cpu_count()
     return f"{cores} cores ({platform.machine()}), {gib:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
 
 
 def cell_of(key: CellKey, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the medians of all rounds of one cell, and their spread."""
+    """Return the medians and the spread of all rounds of one cell."""
     figures = ("requests_per_s", "p50_ms", "p99_ms", "server_cpu_us", "client_cpu_us", "stolen")
     cell: dict[str, Any] = asdict(key)
     for figure in figures:
@@ -57,7 +57,7 @@ def cell_of(key: CellKey, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def print_cells(
     console: Console, cells: Sequence[dict[str, Any]], failures: Mapping[CellKey, str]
 ) -> None:
-    """Print a table of closed loops, and below it why figures are missing."""
+    """Print a table of closed loops, and below it the reasons of missing results."""
     table = Table(title="closed loop", header_style="bold", title_justify="left")
     for name in ("model", "mode", "callers", "system"):
         table.add_column(name, justify="right" if name == "callers" else "left")
@@ -97,20 +97,20 @@ def print_split(
     stages: Mapping[str, float],
     links: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Print where the processor time of a query goes, and what a batch costs on the link.
+    """Print the processor time of a query by part, and the cost of a batch on the link.
 
     Args:
-        console: Prints.
-        cells: As of `cell_of`.
-        stages: µs a query in the frontend's own code, by stage.
-        links: µs a batch on the link, by transport and side.
+        console: Console to print on.
+        cells: Results of `cell_of`.
+        stages: µs per query in the code of the frontend, by stage.
+        links: µs per batch on the link, by transport and side.
     """
     for cell in cells:
         if (cell["model"], cell["mode"], cell["callers"]) != ("noop", "unary", 64):
             continue
         if "frontend" in cell["parts_us"]:
             parts = ", ".join(f"{part} {each_us:.1f}" for part, each_us in cell["parts_us"].items())
-            console.print(f"{cell['system']}, noop, 64 callers, µs a query: {parts}")
+            console.print(f"{cell['system']}, noop, 64 callers, µs per query: {parts}")
         if cell["system"] == "skysail":
             rest_us = cell["parts_us"]["frontend"] - sum(stages.values())
             split = ", ".join(f"{stage} {each_us:.1f}" for stage, each_us in stages.items())
@@ -124,7 +124,7 @@ def print_split(
 
 
 def print_ratios(console: Console, cells: Sequence[dict[str, Any]]) -> None:
-    """Print how Skysail stands to each other system in the same cell."""
+    """Print the ratio of Skysail to each other system in the same cell."""
     ours = {
         (cell["model"], cell["mode"], cell["callers"]): cell["requests_per_s"]
         for cell in cells
@@ -146,7 +146,7 @@ def write(
     links: Mapping[str, Mapping[str, float]],
     path: Path,
 ) -> None:
-    """Write everything as JSON."""
+    """Write all results as JSON."""
     path.parent.mkdir(exist_ok=True)
     result = {
         "machine": machine(),

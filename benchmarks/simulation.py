@@ -1,6 +1,6 @@
-"""`python -m benchmarks.simulation`: the batching policies side by side, without a server.
+"""`python -m benchmarks.simulation`: a comparison of the batching policies by simulation.
 
-Then the share in time by how much of what replicas can compute is used, for `docs/autoscaling.md`.
+A second table, for `docs/autoscaling.md`, shows the share in time by the utilization of replicas.
 """
 
 from skysail_common.serving_options import PolicyName, ServingOptions
@@ -23,23 +23,23 @@ POLICIES = {
 
 
 def latency_s(rows: int) -> float:
-    """Return how long a batch takes: much for the first row, little for each further one."""
+    """Return the latency of a batch: 10 ms, and 0.5 ms for each row."""
     return 0.010 + 0.0005 * rows
 
 
 def full_load() -> float:
-    """Return the rows a second of the largest batches of which two fit into the SLO."""
+    """Return the rows per second in the largest batches of which two fit into the SLO."""
     rows = max(rows for rows in range(1, 65) if 2 * latency_s(rows) <= SLO_S)
     return NUM_REPLICAS * rows / latency_s(rows)
 
 
 def one_by_one_s(rows: int) -> float:
-    """Return how long one row takes where there is no batch of more."""
+    """Return the latency of a model that takes one row at a time."""
     return 0.020
 
 
 def print_utilisations() -> None:
-    """Print the share of queries in time by the share of the replicas' capacity that is used."""
+    """Print the share of queries in time by the utilization of the replicas."""
     for name, latency, slo_s, max_rows in (
         ("10 + 0.5 b ms, 50 ms", latency_s, SLO_S, 64),
         ("20 ms, one row at a time, 100 ms", one_by_one_s, 0.1, 1),

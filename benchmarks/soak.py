@@ -1,4 +1,4 @@
-"""`make soak`: a million queries through a whole cluster, and what they leave behind."""
+"""`make soak`: a million queries through a cluster, to find leaks of memory and descriptors."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ _MODEL = "noop"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 1 where a process has grown or kept descriptors, or a query failed."""
+    """Return 1 if a process has grown or has more descriptors, or if a query failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--queries", type=int, default=NUM_QUERIES)
     parser.add_argument("--transport", default="native", choices=("native", "grpc"))
@@ -47,7 +47,7 @@ def _held(process: psutil.Process) -> tuple[int, int]:
 
 
 def _ask(system: systems.System, number: int) -> int:
-    """Ask at least so many queries and return how many failed."""
+    """Send at least this number of queries and return how many failed."""
     num_asked = num_failed = 0
     while num_asked < number:
         load = system.load("grpc", _MODEL, "closed", _CHUNK_S, callers=_CALLERS)

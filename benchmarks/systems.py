@@ -1,4 +1,4 @@
-"""Starts what is measured: the raw echo, Skysail itself, and the peers that are installed."""
+"""The measured systems: raw echoes, Skysail, and the installed peers."""
 
 import json
 import os
@@ -24,35 +24,35 @@ from skysail_frontend.ingress.http import TIMEOUT_HEADER
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 HTTP_CONNECTIONS = 512
-"""Most connections of an HTTP client; what exceeds them waits in the client."""
+"""Most connections of an HTTP client; further requests wait in the client."""
 
 
 @dataclass(frozen=True)
 class System:
-    """Something that answers requests."""
+    """A running system that answers requests."""
 
     name: str
     address: str
     parts: Parts
-    """Its processes."""
+    """Returns the processes of the system."""
     unary: str = INFER
-    """Path of the unary method; nothing where there is none."""
+    """Path of the unary method; empty if there is none."""
     stream: str = ""
-    """Path of the bidirectional method; nothing where there is none."""
+    """Path of the bidirectional method; empty if there is none."""
     http_address: str = ""
-    """Where it answers the protocol's REST form; nothing where it does not."""
+    """Address of the REST form of the protocol; empty if it is not served."""
     models: tuple[str, ...] = models.NAMES
     transport: str = "other"
-    """What carries its calls, where that is ours to choose."""
+    """Transport of a Skysail cluster."""
 
     def load(self, door: str, model: str, mode: str, seconds: float, **options: Any) -> Load:
         """Return a load of queries to a model.
 
         Args:
             door: `grpc` or `http`.
-            model: Its name.
+            model: Name of the model.
             mode: `closed`, `open` or `stream`.
-            seconds: How long.
+            seconds: Duration.
             options: Further fields of the load.
         """
         if door == "http":
@@ -71,13 +71,13 @@ class System:
 
 
 class Running:
-    """A system that runs, and that can be started again."""
+    """A system that can be restarted."""
 
     def __init__(self, start: Callable[[], AbstractContextManager[System]]) -> None:
-        """A system that does not run yet.
+        """Does not start the system before the context begins.
 
         Args:
-            start: Runs it as long as the context lasts; called for each start.
+            start: Returns a context in which the system runs; called for each start.
         """
         self._start = start
         self._stack = ExitStack()
@@ -96,18 +96,18 @@ class Running:
         self._stack.close()
 
     def restart(self) -> None:
-        """End what is left of the system and start it again, perhaps at another address."""
+        """Stop the rest of the system and start it again; its address may change."""
         self._stack.close()
         self.system = self._stack.enter_context(self._start())
 
     def measure(
         self, door: str, model: str, mode: str, seconds: float, **options: Any
     ) -> dict[str, Any]:
-        """Return what `load_tool.run` reports; a system that dies runs again afterwards.
+        """Return the report of `load_tool.run`; restart the system if it dies.
 
         Raises:
             ServerDied: a process of the system ended during the run.
-            LoadFailed: the load tool gave no figure.
+            LoadFailed: the load tool gave no result.
         """
         load = self.system.load(door, model, mode, seconds, **options)
         try:
@@ -122,13 +122,13 @@ class Running:
 
 @contextmanager
 def echo_system(kind: str) -> Iterator[System]:
-    """Run an echo.
+    """Run an echo server.
 
     Args:
         kind: `aio`, `native` or `cpp`.
 
     Raises:
-        NoCompiler: `cpp` does not compile here.
+        NoCompiler: `cpp` does not compile on this machine.
     """
     command = [sys.executable, "-m", f"benchmarks.echo_{kind}"]
     process = subprocess.Popen(
@@ -155,7 +155,7 @@ def skysail_system(transport: str = "native") -> Iterator[System]:
     """Run a cluster on free ports with every model deployed.
 
     Args:
-        transport: What carries the query path: `native`, or `grpc` for grpc.aio.
+        transport: Transport of the query path: `native`, or `grpc` for grpc.aio.
     """
     with tempfile.TemporaryDirectory(prefix="skysail-bench-") as directory:
         data_dir = Path(directory)
@@ -205,7 +205,7 @@ def _parts_of(pid: int) -> dict[str, list[int]]:
 
 @contextmanager
 def peer_system(name: str) -> Iterator[System]:
-    """Install a peer, if need be, and run it."""
+    """Install a peer if it is missing, and run it."""
     module = {"triton": triton, "mlserver": mlserver}[name]
     module.install()
     with module.running() as peer:

@@ -1,1 +1,1 @@
-"""`make attack`: fuzzers against a cluster that serves honest callers all along."""
+"""`make attack`: fuzzers against a cluster that serves honest callers at the same time."""

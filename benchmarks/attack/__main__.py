@@ -1,8 +1,8 @@
-"""`make attack`: fuzzers against a cluster that serves honest callers all along.
+"""`make attack`: fuzzers against a cluster that serves honest callers at the same time.
 
-Every honest answer is checked. The run fails if the frontend's event loop stands still, if memory or
-descriptors grow, if an honest caller gets a wrong answer or none, or if anything ends in an error
-without a type. What others take of the machine is subtracted from stalls.
+Every honest answer is checked. The run fails if the event loop of the frontend stalls, if memory or
+descriptors grow, if an honest caller gets a wrong answer or none, or if a case ends in an untyped
+error. Time that other processes take from the frontend is subtracted from stalls.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from benchmarks.attack.verdict import Findings, Held, Limits
 from benchmarks.attack.watching import Watched
 
 _ALONE_S = 5.0
-"""Time of honest traffic without an attack, for comparison."""
+"""Duration of honest traffic without an attack, for comparison."""
 _PAUSE_S = 3.0
-"""Wait for the last answers before memory is measured."""
+"""Time for the last answers before memory is measured."""
 _LINE_EVERY_S = 10.0
 _LOOK_EVERY_S = 0.5
 _SHOWN_MISTAKES = 10
@@ -112,11 +112,11 @@ def _attack(
     if cluster.pids() != pids:
         findings.broken.append(f"processes were replaced: {pids} became {cluster.pids()}")
     if num_mistakes := _print_mistakes(cluster.log_file):
-        findings.broken.append(f"{num_mistakes} internal errors are in the log")
+        findings.broken.append(f"{num_mistakes} internal errors in the log")
 
 
 def _print_mistakes(log_file: Path) -> int:
-    """Print the errors in the log that are the server's own, each kind once, and count them."""
+    """Print the internal errors in the log, each kind once, and return their number."""
     kinds: Counter[str] = Counter()
     is_traceback = False
     for line in log_file.read_text(errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""What a fuzzer sends: one case after the other, each made of a seed of its own."""
+"""The cases of a fuzzer, each generated from its own seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from benchmarks.attack.sending import Sender
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to send."""
+    """One case: a request or a connection to send."""
 
     label: str
-    """What it is, in few words; counted by the first."""
+    """Short description of the case."""
     send: Callable[[Sender], str]
-    """Sends it and returns the outcome in one word."""
+    """Sends the case and returns the outcome in one word."""
     answers: frozenset[str]
-    """Outcomes that are right."""
+    """Expected outcomes."""
 
 
 Make = Callable[[Random], Case]
-"""Makes a case; the same of the same seed."""
+"""Generates a case; the same seed gives the same case."""

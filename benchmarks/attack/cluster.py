@@ -19,7 +19,7 @@ _UP_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a cluster is reached."""
+    """The endpoints of a cluster."""
 
     grpc: str
     http: str
@@ -28,14 +28,14 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class AttackedCluster:
-    """A cluster that runs."""
+    """A running cluster."""
 
     endpoints: Endpoints
     pid: int
     log_file: Path
 
     def pids(self) -> dict[str, int]:
-        """Return the processes that run now, by what each is."""
+        """Return the ids of the running processes, by their role."""
         found: dict[str, int] = {}
         for child in psutil.Process(self.pid).children(recursive=True):
             try:

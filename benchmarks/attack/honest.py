@@ -1,4 +1,4 @@
-"""Honest callers: every answer is compared with what the model computes, through every door."""
+"""Honest callers at every door, which compare each answer with the result of the model."""
 
 import http.client
 import json
@@ -22,11 +22,11 @@ from skysail_protos.v1 import query_pb2
 TIMEOUT_S = 10.0
 
 Ask = Callable[[random.Random], None]
-"""Asks one question; raises WrongAnswer, or the error of the client."""
+"""Sends one question; raises WrongAnswer or the error of the client."""
 
 
 def doors(endpoints: Endpoints) -> dict[str, Ask]:
-    """Return who asks through each door; each has a connection of its own and is one caller."""
+    """Return a caller for each door, each with its own connection."""
     return {
         "ModelInfer": _ask_infer(endpoints),
         "ModelStreamInfer": _ask_infer_stream(endpoints),
@@ -43,7 +43,7 @@ def _channel(endpoints: Endpoints) -> Any:
 
 
 def infer_request(rng: random.Random, asked: Question) -> oip.ModelInferRequest:
-    """Return a request in one of the many ways to ask the same."""
+    """Return a request for a question, in one of many equivalent forms."""
     request = oip.ModelInferRequest(model_name=asked.model, id=rng.choice(["", "7", "é" * 9]))
     is_raw = rng.random() < 0.5
     for name, array in asked.inputs.items():
@@ -112,7 +112,7 @@ def _ask_infer_stream(endpoints: Endpoints) -> Ask:
 
 
 def _row(asked: Question) -> dict[str, Any]:
-    """Return the first row of a question as the SDK takes it."""
+    """Return the first row of a question as an input of the SDK."""
     return {name: array[0] for name, array in asked.inputs.items()}
 
 
@@ -146,13 +146,13 @@ def _ask_sdk(endpoints: Endpoints) -> Ask:
 
 
 class _Http:
-    """One connection, opened again after an error."""
+    """One HTTP connection, reopened after an error."""
 
     def __init__(self, endpoints: Endpoints) -> None:
         self._connection = http.client.HTTPConnection(endpoints.http, timeout=TIMEOUT_S)
 
     def post(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[bytes, Any]:
-        """Return the body and the headers of an answer, which is to be OK."""
+        """Send a request and return body and headers of a successful response."""
         try:
             self._connection.request("POST", path, body, headers)
             answer = self._connection.getresponse()

@@ -1,4 +1,4 @@
-"""Honest callers that use tritonclient, whose messages cannot be in one process with Skysail's."""
+"""Honest callers with tritonclient, whose protobuf messages conflict with those of Skysail."""
 
 import random
 from queue import Queue
@@ -14,7 +14,7 @@ TIMEOUT_S = 10.0
 
 
 def doors(endpoints: Endpoints) -> dict[str, Any]:
-    """Return who asks through each door; each has a connection of its own and is one caller."""
+    """Return a caller for each door, each with its own connection."""
     return {
         "tritonclient gRPC": _ask_grpc(endpoints),
         "tritonclient stream": _ask_stream(endpoints),

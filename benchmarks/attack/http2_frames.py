@@ -1,4 +1,4 @@
-"""Fuzzer: frames of HTTP/2 in any order on the gRPC port, and floods of each kind."""
+"""Fuzzer: HTTP/2 frames in random order on the gRPC port, and floods of each kind."""
 
 import socket
 import struct
@@ -55,7 +55,7 @@ def _message(rng: Random) -> bytes:
 
 
 def _calls(rng: Random) -> bytes:
-    """Return what a client sends that keeps the rules."""
+    """Return the frames of a valid client."""
     parts = []
     for stream in range(1, 2 * rng.randrange(1, 8), 2):
         parts.append(_frame(HEADERS, 4, stream, _head(rng.choice(_PATHS))))
@@ -81,7 +81,7 @@ def _frame_of(rng: Random, stream: int) -> bytes:
 
 
 def _flood(rng: Random) -> tuple[str, bytes]:
-    """Return many of one kind, as the well-known attacks send them."""
+    """Return the name and the frames of a well-known flood attack."""
     count = rng.choice((100, 1000, 5000))
     head = _head(INFER)
     opened = _frame(HEADERS, 0, 1, head)
@@ -108,7 +108,7 @@ def _flood(rng: Random) -> tuple[str, bytes]:
 
 
 def _talk(sender: Sender, data: bytes) -> str:
-    """Send all and read what comes for a moment."""
+    """Send the data and read the response for a short time."""
     host, _, port = sender.endpoints.grpc.rpartition(":")
     with socket.create_connection((host, int(port)), 5) as connection:
         received = 0

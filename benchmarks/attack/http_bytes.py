@@ -1,4 +1,4 @@
-"""Fuzzer: HTTP/1.1 as bytes: broken heads, bodies that end early, odd chunks."""
+"""Fuzzer: HTTP/1.1 with broken heads, truncated bodies and odd chunks."""
 
 import socket
 from random import Random
@@ -11,7 +11,7 @@ from benchmarks.attack.sending import CLOSED, SILENT, Sender
 _BODY = b'{"input":[1,2,3]}'
 _PATH = f"/{APPLICATION}/predict".encode()
 _PATIENCE_S = 0.2
-"""Longest wait for an answer: many of these are no whole request, and a server waits for the rest."""
+"""Longest wait for an answer; the server waits for the rest of a request that is incomplete."""
 
 _START = b"POST %b HTTP/1.1\r\nHost: localhost\r\n" % _PATH
 _LENGTH = b"Content-Length: %d\r\n" % len(_BODY)
@@ -71,7 +71,7 @@ def case(rng: Random) -> Case:
 
 
 def _talk(sender: Sender, parts: list[bytes]) -> str:
-    """Send each part after the other and return the first status."""
+    """Send the parts one after the other and return the first status."""
     host, _, port = sender.endpoints.http.rpartition(":")
     with socket.create_connection((host, int(port)), 5) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,4 @@
-"""Fuzzer: JSON for both HTTP doors: deep, wide, of the wrong shape, twice, huge, and broken."""
+"""Fuzzer: JSON for both HTTP doors: deep, wide, huge, duplicated, of wrong shape, or broken."""
 
 import json
 from random import Random
@@ -76,7 +76,7 @@ def _clipper(rng: Random) -> Any:
 
 
 def _distorted(rng: Random, value: Any) -> Any:
-    """Return a value in which one part is another one, missing, or there many times."""
+    """Return a value in which one part is replaced, removed or repeated."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key = rng.choice(list(value))
         rest = {name: each for name, each in value.items() if name != key}

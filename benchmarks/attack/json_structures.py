@@ -1,4 +1,4 @@
-"""The worst JSON for each HTTP door."""
+"""The most expensive JSON for each HTTP door."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ def _text(head: str, unit: str, tail: str) -> Make:
 
 
 def _members(head: str, value: str, tail: str) -> Make:
-    """Repeat a member under another name each time."""
+    """Repeat a member, each time under another name."""
     unit = f'"{DIGITS.decode()}":{value},'
     return partial(numbered, head.encode(), unit.encode(), f'"x":{value}{tail}'.encode())
 

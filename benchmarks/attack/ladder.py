@@ -1,4 +1,4 @@
-"""Fuzzer: every worst structure, from 1 KiB to the limit and beyond, compressed and not."""
+"""Fuzzer: every expensive structure from 1 KiB to above the limit, plain and compressed."""
 
 from dataclasses import replace
 from random import Random
@@ -14,13 +14,13 @@ _SIZES = (KIB, 4 * KIB, 32 * KIB, 256 * KIB, MIB, 8 * MIB, MAX_BYTES, MAX_BYTES 
 
 
 def case(rng: Random) -> Case:
-    """Return one structure of one size."""
+    """Return one structure in one size."""
     structure, encoding = rng.choice(STRUCTURES), rng.choice(ENCODINGS)
     if structure.door in _STREAMS and rng.random() < 0.3:
-        # A stream outlives a query that is refused.
+        # A stream stays open after a query is refused.
         stream = _STREAMS[structure.door]
         structure = replace(structure, door=stream, answers=structure.answers | {"OK"})
-    # Large ones take long to make: few of them are many bytes.
+    # Large structures are rare, because they take long to generate.
     (size,) = rng.choices(_SIZES, weights=(8, 8, 8, 8, 8, 4, 2, 1))
     answers = structure.answers if size <= MAX_BYTES else structure.answers | REFUSED
     label = f"{structure}, {size >> 10} KiB, {encoding}"

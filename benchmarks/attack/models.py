@@ -1,4 +1,4 @@
-"""The models under attack: each answer follows from its question."""
+"""The models under attack, whose answers the callers can compute."""
 
 import random
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ import skysail
 Array = np.ndarray
 
 APPLICATION = "lines"
-"""Routed to `linear`, with a default output that no honest caller may see."""
+"""An application with a default output that no honest caller may receive."""
 TEXT_INPUT = "input"
-"""What the input of a function of a list is called."""
+"""Name of the input of a function that takes a list."""
 _SLO_MS = 5_000.0
 
 
@@ -22,7 +22,7 @@ def linear(x: Array) -> Array:
 
 
 def difference(a: Array, b: Array) -> Array:
-    """Return a − b, which tells whether the inputs were exchanged."""
+    """Return a − b, which shows whether the inputs were exchanged."""
     return np.asarray(a - b)
 
 
@@ -32,7 +32,7 @@ def shout(inputs: list[str]) -> list[str]:
 
 
 def deploy(client: skysail.Client) -> None:
-    """Deploy all of them and register the application."""
+    """Deploy the models and register the application."""
     row = np.ones((1, 3))
     client.deploy(linear, name="linear", version="1", example=row)
     client.deploy(difference, name="difference", version="1", example={"a": row, "b": row})
@@ -47,11 +47,11 @@ class Question:
 
     model: str
     inputs: dict[str, Array]
-    """In the order in which they are sent."""
+    """Inputs in the order in which they are sent."""
     answer: Array
 
     def check(self, answer: Array) -> None:
-        """Raise WrongAnswer if it is another one."""
+        """Raise WrongAnswer if an answer differs from the expected one."""
         if answer.shape != self.answer.shape or (answer != self.answer).any():
             raise WrongAnswer(
                 f"{self.model}({self.inputs}) is {self.answer.tolist()}, got {answer.tolist()}"
@@ -59,11 +59,11 @@ class Question:
 
 
 class WrongAnswer(Exception):
-    """An honest caller got an answer that is not the model's."""
+    """An honest caller got an answer that differs from the result of the model."""
 
 
 def question(rng: random.Random) -> Question:
-    """Return a question to one of the models, of a few rows."""
+    """Return a random question of a few rows to one of the models."""
     rows = rng.choice([1, 1, 2, 5])
     model = rng.choice(["linear", "difference", "shout"])
     if model == "shout":

@@ -1,4 +1,4 @@
-"""Changes to bytes that no grammar guides."""
+"""Random mutations of bytes, without a grammar."""
 
 from random import Random
 
@@ -6,7 +6,7 @@ _ODD_BYTES = (b"\0", b"\xff", b"\x80", b"\x7f", b"\r\n", b'"', b"{", b"[", b"\xf
 
 
 def mutated(rng: Random, data: bytes) -> bytes:
-    """Return some bytes with a few places changed, taken out, doubled, or the end cut off."""
+    """Return data with a few bytes changed, removed, repeated or truncated."""
     changed = bytearray(data)
     for _ in range(rng.choice((0, 1, 1, 2, 5))):
         at = rng.randrange(len(changed) + 1)

@@ -1,4 +1,4 @@
-"""The processes of an attack: fuzzers, honest callers and the probe, which report once a second."""
+"""The processes of an attack: fuzzers, callers and the probe, which report every second."""
 
 import importlib
 import multiprocessing
@@ -28,43 +28,43 @@ _NICE = 19
 _REPORT_EVERY_S = 1.0
 _NOTEWORTHY_S = 0.02
 _MAX_ODD = 20
-"""Most odd outcomes of one fuzzer that are shown; all are counted."""
+"""Most unexpected outcomes of one fuzzer that are shown; all are counted."""
 _ASKS_PER_S = 20.0
-"""By one honest caller."""
+"""Questions per second of one honest caller."""
 _END_TIMEOUT_S = 60.0
 
 
 @dataclass
 class Report:
-    """What one process saw in the last second."""
+    """The observations of one process in the last second."""
 
     source: str
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Cases by kind and outcome."""
+    """Number of cases by source and outcome."""
     odd: list[str] = field(default_factory=list)
-    """Outcomes that are none of a case's right ones, and what sends each again."""
+    """Cases with unexpected outcomes, each with the name by which `--case` repeats it."""
     times_s: list[tuple[str, float]] = field(default_factory=list)
-    """Door and time of each honest question."""
+    """Door and latency of each honest question."""
     problems: list[str] = field(default_factory=list)
-    """Questions that had a wrong answer, or none."""
+    """Questions with a wrong answer or none."""
     stalls: list[tuple[float, float, float]] = field(default_factory=list)
-    """Instant of the end, length, and length with what others took, of each longer wait."""
+    """End, duration, and duration with the time of other processes, of each stall."""
     slow: list[tuple[float, float, str]] = field(default_factory=list)
-    """Begin, end and label of each case that took long."""
+    """Begin, end and label of each slow case."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What the parent tells its processes."""
+    """The signals from the parent to its processes."""
 
     go: Event
-    """Set while fuzzers are to send."""
+    """Set while fuzzers send."""
     stop: Event
-    """Set once all are to end."""
+    """Set to end all processes."""
 
 
 class Crew:
-    """Starts processes, gathers their reports, and ends them."""
+    """The processes of an attack, with their reports."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -72,7 +72,7 @@ class Crew:
         self._processes: list[tuple[Any, Connection]] = []
 
     def start(self, target: Callable[..., None], *arguments: Any) -> None:
-        """Start a process that calls a function with a pipe, the signals and some arguments."""
+        """Start a process that calls a function with a pipe, the signals and the arguments."""
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=_run, args=(target, sender, self.signals, *arguments), daemon=True
@@ -82,10 +82,10 @@ class Crew:
         self._processes.append((process, receiver))
 
     def reports(self) -> list[Report]:
-        """Return what has come since the last time.
+        """Return the reports since the last call.
 
         Raises:
-            ChildProcessError: a process has ended by itself.
+            ChildProcessError: a process ended unexpectedly.
         """
         found: list[Report] = []
         for process, receiver in self._processes:
@@ -94,7 +94,7 @@ class Crew:
                     found.append(receiver.recv())
             except EOFError:
                 if not self.signals.stop.is_set():
-                    raise ChildProcessError(f"{process.name} ended by itself") from None
+                    raise ChildProcessError(f"{process.name} ended unexpectedly") from None
         return found
 
     def stop(self) -> list[Report]:
@@ -103,7 +103,7 @@ class Crew:
         last: list[Report] = []
         end = time.monotonic() + _END_TIMEOUT_S
         while any(process.is_alive() for process, _ in self._processes):
-            # A full pipe would keep its process from ending.
+            # A process cannot end while its pipe is full.
             last += self.reports()
             if time.monotonic() > end:
                 break
@@ -117,7 +117,7 @@ class Crew:
 
 
 def _run(target: Callable[..., None], pipe: Connection, *arguments: Any) -> None:
-    # The parent is interrupted by the keyboard, and ends the others.
+    # The parent handles interrupts, and ends the other processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     target(pipe, *arguments)
 
@@ -129,7 +129,7 @@ def make_case(fuzzer: str, seed: int, number: int) -> cases.Case:
 
 
 def fuzz(pipe: Connection, signals: Signals, fuzzer: str, seed: int, endpoints: Endpoints) -> None:
-    """Send the cases of a fuzzer, one after the other."""
+    """Send the cases of a fuzzer one after the other."""
     os.nice(_NICE)
     report = Report(fuzzer)
     due = time.monotonic() + _REPORT_EVERY_S
@@ -157,7 +157,7 @@ def fuzz(pipe: Connection, signals: Signals, fuzzer: str, seed: int, endpoints: 
 
 
 def ask(pipe: Connection, signals: Signals, module: str, seed: int, endpoints: Endpoints) -> None:
-    """Ask through every door of a module at a steady rate."""
+    """Send questions through every door of a module at a steady rate."""
     doors = importlib.import_module(f"benchmarks.attack.{module}").doors(endpoints)
     lock = threading.Lock()
     reports = [Report(module)]
@@ -170,7 +170,7 @@ def ask(pipe: Connection, signals: Signals, module: str, seed: int, endpoints: E
             try:
                 ask_one(rng)
             except Exception as error:
-                # Any exception of a client is a finding.
+                # Every exception of a client is a finding.
                 problem = f"{door}: {type(error).__name__}: {str(error)[:500]}"
             taken_s = time.monotonic() - begin
             with lock:
@@ -189,7 +189,7 @@ def ask(pipe: Connection, signals: Signals, module: str, seed: int, endpoints: E
     for thread in threads:
         thread.join(_END_TIMEOUT_S)
     pipe.send(reports[0])
-    # Streams that are open would keep the interpreter from ending.
+    # Open streams would keep the interpreter from ending.
     pipe.close()
     os._exit(0)
 

@@ -1,4 +1,4 @@
-"""Fuzzer: messages to every RPC of the query port, well-formed, odd and broken."""
+"""Fuzzer: well-formed, odd and broken messages to every RPC of the query port."""
 
 from collections.abc import Callable
 from random import Random
@@ -34,7 +34,7 @@ def case(rng: Random) -> Case:
         body += b"".join(rng.choices(_EXTRA, k=rng.randrange(1, 40)))
     is_compressed = rng.random() < 0.3
     timeout_s = rng.choice(_TIMEOUTS_S)
-    # A request may itself ask for a short time, and a short one may end before it is answered.
+    # A request may contain a short timeout, which may end before the answer.
     answers = _ANSWERS | {"DEADLINE_EXCEEDED"}
     return Case(
         f"{method.rpartition('/')[2]}, {len(body)} bytes",

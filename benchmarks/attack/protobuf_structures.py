@@ -1,4 +1,4 @@
-"""The worst protobuf for each RPC."""
+"""The most expensive protobuf for each RPC."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ METADATA = "/inference.GRPCInferenceService/ModelMetadata"
 
 
 def _entries(head: bytes, number: int) -> Make:
-    """Repeat an entry of a map under another key each time."""
+    """Repeat an entry of a map, each time under another key."""
     unit = block(number, block(1, DIGITS) + block(2, scalar(2, 1)))
     return partial(numbered, head, unit, b"")
 
@@ -33,7 +33,7 @@ def _repeated(head: bytes, unit: bytes) -> Make:
 
 
 def _contents(model: str, datatype: str, field: int, unit: bytes, *, is_packed: bool) -> Make:
-    """Fill the typed elements of the one input of a ModelInferRequest."""
+    """Fill the typed elements of the single input of a ModelInferRequest."""
 
     def make(size: int) -> bytes:
         elements = unit * max(1, size // len(unit))
@@ -45,7 +45,7 @@ def _contents(model: str, datatype: str, field: int, unit: bytes, *, is_packed: 
 
 
 def _raw_texts(size: int) -> bytes:
-    """Return empty texts as raw bytes, as many as the shape says."""
+    """Return empty texts as raw bytes, in the number of the shape."""
     count = max(1, size // 4)
     tensor = block(1, models.TEXT_INPUT.encode()) + block(2, b"BYTES")
     tensor += block(3, varint(count))
@@ -53,7 +53,7 @@ def _raw_texts(size: int) -> bytes:
 
 
 def _of_tensor(field: int, datatype: int, unit: bytes) -> Make:
-    """Fill one field of the one tensor of a PredictRequest."""
+    """Fill one field of the single tensor of a PredictRequest."""
 
     def make(size: int) -> bytes:
         content = block(field, unit * max(1, size // len(unit)))

@@ -1,4 +1,4 @@
-"""Sends one body to one door and says in one word how it was answered."""
+"""Sends a body to a door and returns the outcome in one word."""
 
 import gzip
 import http.client
@@ -20,15 +20,15 @@ from benchmarks.attack.structure import Structure
 TIMEOUT_S = 30.0
 ENCODINGS = ("identity", "gzip", "deflate")
 CLOSED = "closed"
-"""The peer ended the connection before its answer."""
+"""Outcome if the server closed the connection before an answer."""
 SILENT = "silent"
-"""No answer came in time."""
+"""Outcome if there was no answer in time."""
 
 _LEVEL = 1
 
 
 def packed(body: bytes, encoding: str) -> bytes:
-    """Return a body as HTTP's content encoding of that name has it."""
+    """Return a body in an HTTP content encoding."""
     if encoding == "gzip":
         return gzip.compress(body, _LEVEL)
     return zlib.compress(body, _LEVEL) if encoding == "deflate" else body
@@ -46,7 +46,7 @@ class Sender:
             options=[
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", -1),
-                # Each sender has a connection of its own.
+                # The option gives each sender its own connection.
                 ("grpc.use_local_subchannel_pool", 1),
             ],
         )
@@ -65,7 +65,7 @@ class Sender:
             self._http.close()
 
     def structure(self, structure: Structure, size: int, encoding: str = "identity") -> str:
-        """Send a structure of a size, before it is compressed."""
+        """Send a structure of a size, which counts before compression."""
         body = structure.make(size)
         if structure.is_http:
             return self.post(structure.door, packed(body, encoding), encoding)
@@ -74,7 +74,7 @@ class Sender:
     def call(
         self, method: str, body: bytes, *, is_compressed: bool = False, timeout_s: float = 0.0
     ) -> str:
-        """Send a message to an RPC and return the name of the status."""
+        """Send a message to an RPC and return the name of its status."""
         compression = grpc.Compression.Gzip if is_compressed else grpc.Compression.NoCompression
         timeout_s = timeout_s or self._timeout_s
         try:
@@ -104,7 +104,7 @@ class Sender:
             connection = http.client.HTTPConnection(self.endpoints.http, timeout=self._timeout_s)
         self._http = None
         try:
-            # The answer may come before the end of the body, and then the connection ends.
+            # The server may answer and close the connection before the end of the body.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request("POST", path, body, headers)
             answer = connection.getresponse()
@@ -123,7 +123,7 @@ class Sender:
 
 
 class Once:
-    """An iterator of requests for a stream that is asked one at a time."""
+    """An iterator of the requests of a stream, which are sent one at a time."""
 
     def __init__(self) -> None:
         self._ready = threading.Semaphore(0)
@@ -136,7 +136,7 @@ class Once:
         self._ready.release()
 
     def end(self) -> None:
-        """Send nothing more."""
+        """End the iterator."""
         self._is_ended = True
         self._ready.release()
 

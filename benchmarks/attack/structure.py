@@ -1,4 +1,4 @@
-"""A structure of a request that costs much to read for each byte that is sent."""
+"""Structures of requests that are expensive to parse for their size."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,33 +7,33 @@ import numpy as np
 
 KIB, MIB = 1 << 10, 1 << 20
 MAX_BYTES = 63 * MIB
-"""Just below the largest message that a frontend takes."""
+"""Size just below the largest message of a frontend."""
 
 DIGITS = b"00000000"
-"""Stands for the number of a part in `numbered`."""
+"""Placeholder for the number of a part in `numbered`."""
 
 REFUSED = frozenset({"400", "413", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"})
 IGNORED = REFUSED | {"200", "OK"}
-"""For what a server may also pass over."""
+"""Expected answers if a server may also ignore the structure."""
 
 Make = Callable[[int], bytes]
-"""Returns a body of about so many bytes."""
+"""Returns a body of about a number of bytes."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """One way to send much in few bytes."""
+    """One expensive structure."""
 
     name: str
     door: str
     """Path of the HTTP door or of the RPC."""
     make: Make
     answers: frozenset[str] = REFUSED
-    """Right answers of a server: HTTP statuses or names of gRPC statuses."""
+    """Expected answers of a server: HTTP statuses or names of gRPC statuses."""
 
     @property
     def is_http(self) -> bool:
-        """Whether the door is an HTTP one."""
+        """True for an HTTP door."""
         return not self.door.startswith(("/inference.", "/skysail."))
 
     def __str__(self) -> str:
@@ -49,10 +49,10 @@ def numbered(head: bytes, unit: bytes, tail: bytes, size: int) -> bytes:
     """Return a body of about a size that repeats one part, with another number in each.
 
     Args:
-        head: Its begin.
-        unit: The part, with `DIGITS` in it.
-        tail: Its end.
-        size: Bytes in all.
+        head: Beginning of the body.
+        unit: The repeated part, which contains `DIGITS`.
+        tail: End of the body.
+        size: Size of the body in bytes.
     """
     count = max(1, (size - len(head) - len(tail)) // len(unit))
     units = np.tile(np.frombuffer(unit, np.uint8), (count, 1))

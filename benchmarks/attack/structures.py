@@ -1,7 +1,7 @@
-"""The worst structures for every parser of the query ports, for the tool and for tests.
+"""Expensive structures for every parser of the query ports, for the attack and for tests.
 
-A server that compares counts with the model before it converts refuses each of them early, unless
-`answers` of the structure says otherwise.
+A server refuses each structure early if it compares counts with the signature before it converts.
+The `answers` of a structure name the exceptions.
 """
 
 from benchmarks.attack.json_structures import JSON_STRUCTURES

@@ -1,4 +1,4 @@
-"""Adds up the reports of an attack, prints them, and says which limits were broken."""
+"""The findings of an attack: sums of the reports, their table, and the exceeded limits."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,20 +12,20 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Limits:
-    """What an attack may do to a frontend."""
+    """The limits for the effects of an attack on a frontend."""
 
     stall_s: float = 0.05
-    """Longest time that the event loop may stand still, without what others took of the machine."""
+    """Longest stall of the event loop, without the time of other processes."""
     grown_bytes: int = 64 * MIB
-    """Most memory that may be added between the pause after the first quarter and the end: what one
-    of the largest messages leaves to the allocator."""
+    """Largest growth of memory between the pause after the first quarter and the end: the allocator
+    may keep one of the largest messages."""
     more_files: int = 5
-    """Most descriptors that may be added in that time."""
+    """Largest growth of descriptors in the same time."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds at an instant."""
+    """The memory and descriptors of a process at an instant."""
 
     when: str
     rss_bytes: int
@@ -34,7 +34,7 @@ class Held:
 
 @dataclass
 class Findings:
-    """All that was seen."""
+    """The findings of all processes."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     odd: list[str] = field(default_factory=list)
@@ -43,12 +43,12 @@ class Findings:
     stalls: list[tuple[float, float, float]] = field(default_factory=list)
     slow: list[tuple[float, float, str]] = field(default_factory=list)
     held: dict[str, list[Held]] = field(default_factory=dict)
-    """By process, at the instants that matter."""
+    """Memory and descriptors by process, at several instants."""
     broken: list[str] = field(default_factory=list)
-    """Limits that the run itself saw broken."""
+    """Limits that were exceeded during the run."""
 
     def add(self, reports: Iterable[Report]) -> None:
-        """Add what processes reported."""
+        """Add the reports of processes."""
         for report in reports:
             self.outcomes.update(report.outcomes)
             self.odd += report.odd
@@ -60,16 +60,16 @@ class Findings:
 
     @property
     def num_odd(self) -> int:
-        """Cases whose outcome is none of the right ones."""
+        """Number of cases with unexpected outcomes."""
         return sum(count for (_, outcome), count in self.outcomes.items() if outcome == "odd")
 
     @property
     def longest_stall_s(self) -> float:
-        """Longest time that the event loop stood still."""
+        """Longest stall of the event loop."""
         return max((stall_s for _, stall_s, _ in self.stalls), default=0.0)
 
     def line(self, elapsed_s: float, rss_bytes: int) -> str:
-        """Return how it goes."""
+        """Return a progress line."""
         num_cases = sum(
             count for (source, outcome), count in self.outcomes.items()
             if source != "probe" and outcome != "odd"
@@ -81,7 +81,7 @@ class Findings:
         )
 
     def table(self) -> list[str]:
-        """Return the lines of the whole result."""
+        """Return the lines of the result table."""
         lines = ["", f"{'cases':<14} {'outcome':<22} {'number':>9}"]
         for (source, outcome), count in sorted(self.outcomes.items()):
             lines.append(f"{source:<14} {outcome:<22} {count:>9}")
@@ -116,7 +116,7 @@ class Findings:
         return lines
 
     def reasons(self, limits: Limits) -> list[str]:
-        """Return which limits were broken."""
+        """Return the exceeded limits."""
         reasons = list(self.broken)
         stalls = [stall_s for _, stall_s, _ in self.stalls if stall_s > limits.stall_s]
         if stalls:

@@ -1,4 +1,4 @@
-"""What a frontend takes and holds, seen from outside, and how long its event loop stands still."""
+"""The resources of a frontend and the stalls of its event loop, measured from outside."""
 
 import socket
 import time
@@ -14,7 +14,7 @@ _NANO = 1e-9
 
 
 class Watched:
-    """A process that runs."""
+    """The resources of a running process."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -22,23 +22,23 @@ class Watched:
 
     def cpu_s(self) -> float:
         """Return the processor time of all its threads until now."""
-        # The clock of another process, as clock_getcpuclockid(3) makes its number.
+        # The number of the clock of another process is that of clock_getcpuclockid(3).
         return time.clock_gettime(~self.pid << 3 | 2)
 
     def starved_s(self) -> float:
-        """Return how long its threads were ready to run and had no processor."""
+        """Return how long its threads were ready to run without a processor."""
         return starved_s(self.pid)
 
     def rss_bytes(self) -> int:
-        """Return the memory that it holds."""
+        """Return its resident memory."""
         return int(self._process.memory_info().rss)
 
     def forget_peak(self) -> None:
-        """Begin to look for the peak of memory from now on."""
+        """Reset the peak of memory."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it held since `forget_peak`."""
+        """Return the peak of memory since `forget_peak`."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -48,7 +48,7 @@ class Watched:
 
 
 def starved_s(pid: int) -> float:
-    """Return how long the threads of a process were ready to run and had no processor."""
+    """Return how long the threads of a process were ready to run without a processor."""
     waited_ns = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -60,29 +60,29 @@ def starved_s(pid: int) -> float:
 
 
 def stolen_s() -> float:
-    """Return how long the host kept the processors of this machine, on average of them."""
+    """Return the stolen time of this machine, averaged over its processors."""
     times = psutil.cpu_times()
     return float(getattr(times, "steal", 0.0)) / (psutil.cpu_count() or 1)
 
 
 class Probe:
-    """Asks for the health of a frontend, which its event loop answers between two turns."""
+    """A probe of the health of a frontend, which its event loop answers between two turns."""
 
     def __init__(self, endpoint: str, pid: int) -> None:
-        """A probe that is not connected yet.
+        """Connects at the first probe.
 
         Args:
-            endpoint: HTTP door of the frontend.
-            pid: Its process.
+            endpoint: HTTP endpoint of the frontend.
+            pid: Process id of the frontend.
         """
         self._endpoint = endpoint
         self._pids = (pid, psutil.Process().pid)
         self._connection: socket.socket | None = None
 
     def stall_s(self) -> tuple[float, float]:
-        """Return how long the loop let a question wait, without and with what others took.
+        """Return the latency of a probe, without and with the time of other processes.
 
-        A probe without an answer in time returns what it waited.
+        Without an answer in time, the latency is the time waited.
 
         Raises:
             OSError: the connection broke.

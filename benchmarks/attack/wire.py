@@ -1,8 +1,8 @@
-"""Protobuf by hand: messages that no library would write."""
+"""Hand-written protobuf for messages that no library writes."""
 
 
 def varint(number: int) -> bytes:
-    """Return a number of 0 to 64 bits as protobuf writes it."""
+    """Return the varint encoding of a number of up to 64 bits."""
     parts = bytearray()
     while number > 0x7F:
         parts.append(number & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""The echo of gRPC's C++ server, where its headers and a compiler are installed."""
+"""The echo of the C++ server of gRPC, which needs a compiler and the headers of gRPC."""
 
 import subprocess
 from pathlib import Path
@@ -8,14 +8,14 @@ _PROGRAM = Path(__file__).resolve().parents[2] / ".cache" / "echo_cpp"
 
 
 class NoCompiler(Exception):
-    """g++ or gRPC's headers are missing, or do not fit."""
+    """The compiler or the headers of gRPC are missing or do not fit."""
 
 
 def build() -> Path:
-    """Compile the program, if need be, and return its path.
+    """Compile the program if it has changed, and return its path.
 
     Raises:
-        NoCompiler: it does not compile here.
+        NoCompiler: the program does not compile on this machine.
     """
     if _PROGRAM.exists() and _PROGRAM.stat().st_mtime >= _SOURCE.stat().st_mtime:
         return _PROGRAM

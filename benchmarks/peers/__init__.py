@@ -1,10 +1,10 @@
-"""Other servers, for comparison on the same machine; each in an environment of its own."""
+"""Other servers for comparison on the same machine, each in its own virtual environment."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 MODELS = ("noop", "lr", "rf")
-"""What each peer serves: input `x` FP32 [-1, 64], output `output`."""
+"""Models of each peer: input `x` FP32 [-1, 64], output `output`."""
 
 MAX_BATCH_SIZE = 64
 
@@ -14,17 +14,17 @@ class PeerUnavailable(Exception):
 
 
 class PeerFailed(Exception):
-    """A peer did not become ready, or answered wrongly."""
+    """A peer did not become ready, or gave a wrong answer."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server that is ready to answer the Open Inference Protocol for every model."""
+    """A server that is ready to serve every model by the Open Inference Protocol."""
 
     name: str
     grpc_endpoint: str
     """`127.0.0.1:port`."""
     http_endpoint: str
-    """Likewise."""
+    """`127.0.0.1:port`."""
     pids: Callable[[], list[int]]
-    """Tells its processes of this moment: the server's and those it started."""
+    """Returns the processes of the server at this instant, with those that it started."""

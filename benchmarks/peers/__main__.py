@@ -1,4 +1,4 @@
-"""Installs every peer and checks that each answers for each model: `python -m benchmarks.peers`."""
+"""`python -m benchmarks.peers`: installs every peer and checks its answers for each model."""
 
 import math
 import struct
@@ -12,16 +12,16 @@ from benchmarks.peers.servers import open_channel
 from skysail_protos.inference import grpc_service_pb2, grpc_service_pb2_grpc
 
 _TIMEOUT_S = 10.0
-# Any image does: the values are those of the digits, 0 to 16.
+# The content of the images does not matter; values are in the range of the digits, 0 to 16.
 _ROWS = 2
 _X = struct.pack(f"<{64 * _ROWS}f", *(index % 17 for index in range(64 * _ROWS)))
 
 
 def check(peer: Peer, model: str) -> str:
-    """Ask a model of a peer once and return what it answered, for people.
+    """Query a model of a peer once and return a description of the answer.
 
     Raises:
-        PeerFailed: the answer is not as it must be.
+        PeerFailed: the answer is wrong.
     """
     request = grpc_service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="x", datatype="FP32", shape=[_ROWS, 64])
@@ -46,7 +46,7 @@ def check(peer: Peer, model: str) -> str:
 
 
 def main() -> int:
-    """Return how many peers are not as they must be."""
+    """Return the number of peers that failed."""
     num_failed = 0
     for module in (triton, mlserver):
         try:

@@ -1,4 +1,4 @@
-"""Virtual environments of the peers, under `.cache/peers`, with the models trained inside each."""
+"""Virtual environments of the peers in `.cache/peers`, each with the models trained in it."""
 
 import hashlib
 import shutil
@@ -20,7 +20,7 @@ _ERROR_CHARACTERS = 800
 
 @dataclass(frozen=True)
 class Environment:
-    """The environment of one peer."""
+    """The virtual environment of one peer."""
 
     name: str
     requirements: tuple[str, ...]
@@ -28,30 +28,30 @@ class Environment:
 
     @property
     def directory(self) -> Path:
-        """All that belongs to this peer."""
+        """Directory of the peer."""
         return ROOT / ".cache" / "peers" / self.name
 
     @property
     def programs(self) -> Path:
-        """Where its Python and the programs of its packages are."""
+        """Directory of the programs of the environment."""
         return self.directory / "venv" / "bin"
 
     @property
     def models(self) -> Path:
-        """Where the trained models are, each as `name.joblib`."""
+        """Directory of the trained models, each as `name.joblib`."""
         return self.directory / "models"
 
     def install(self) -> None:
-        """Make the environment unless it is there, and print which.
+        """Create the environment if it is missing or outdated, and print its directory.
 
         Raises:
-            PeerUnavailable: something that it needs is missing.
+            PeerUnavailable: a requirement is missing.
         """
         stamp = self.directory / "installed"
         described = self._described()
         place = self.directory.relative_to(ROOT)
         if stamp.exists() and stamp.read_text() == described:
-            print(f"{self.name}: is installed in {place}")
+            print(f"{self.name}: installed in {place}")
             return
         print(f"{self.name}: installing {', '.join(self.requirements)} in {place}", flush=True)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -62,7 +62,7 @@ class Environment:
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run([*pip, *self.requirements], _INSTALL_TIMEOUT_S)
         self.models.mkdir()
-        # Isolated: a module here has the name of a package there.
+        # Option -I keeps this directory off the path: a module in it has the name of a package.
         run([python, "-I", str(_TRAINING), str(self.models)], _OTHER_TIMEOUT_S)
         stamp.write_text(described)
 
@@ -73,10 +73,10 @@ class Environment:
 
 
 def run(command: Sequence[str], timeout_s: float) -> str:
-    """Run a command to its end and return what it wrote to standard output.
+    """Run a command and return its standard output.
 
     Raises:
-        PeerUnavailable: it is not there, failed, or took too long.
+        PeerUnavailable: the command is missing, failed or timed out.
     """
     words = " ".join(command[:4])
     try:

@@ -1,4 +1,4 @@
-"""Seldon's MLServer, with a runtime of our own for the three models."""
+"""MLServer by Seldon, with a custom runtime for the three models."""
 
 import json
 import shutil
@@ -14,21 +14,22 @@ from benchmarks.peers.servers import HOST, free_ports, serving
 
 NAME = "mlserver"
 
-# Its workers ask for an event loop that uvloop no longer makes by itself since 0.22.
+# The workers of MLServer need an event loop that uvloop 0.22 and later do not create.
 _ENVIRONMENT = Environment(NAME, ("mlserver==1.7.1", "scikit-learn==1.9.1", "uvloop==0.21.0"))
 _MAX_BATCH_TIME_S = 0.005
-# Each model as it is fastest on two cores with 16 callers; the default, one worker for all, is that
-# for none. The server's own process is busy with the protocol, and to hand queries on costs noop and
-# lr a fifth of their rate; rf has work to divide, and gains a quarter by a second worker.
+# The settings are the fastest for each model on two cores with 16 callers. The default, one worker
+# for all models, is the fastest for none. Workers cost noop and lr a fifth of their rate, because
+# the server process handles the protocol and forwards queries. A second worker raises the rate of
+# rf by a quarter.
 _PARALLEL_WORKERS = 2
 _PARALLEL_MODELS = ("rf",)
 
 
 def install() -> None:
-    """Install MLServer unless it is there, and print which.
+    """Install MLServer if it is missing, and print its directory.
 
     Raises:
-        PeerUnavailable: it cannot be installed on this machine.
+        PeerUnavailable: MLServer cannot be installed on this machine.
     """
     _ENVIRONMENT.install()
 
@@ -38,8 +39,8 @@ def running() -> Iterator[Peer]:
     """Run MLServer until the context ends; yield it once its models are ready.
 
     Raises:
-        PeerUnavailable: it is not installed.
-        PeerFailed: it did not become ready.
+        PeerUnavailable: MLServer is not installed.
+        PeerFailed: MLServer did not become ready.
     """
     program = _ENVIRONMENT.programs / "mlserver"
     if not program.exists():
@@ -48,12 +49,12 @@ def running() -> Iterator[Peer]:
     with tempfile.TemporaryDirectory(prefix="skysail-mlserver-") as name:
         directory = Path(name)
         settings = {
-            # Its default is to log every request.
+            # MLServer logs every request by default.
             "debug": False,
             "host": HOST,
             "grpc_port": grpc_port,
             "http_port": http_port,
-            # Counting would cost it a fifth of its rate; Triton runs without, too.
+            # Metrics cost a fifth of the rate; they are also disabled in Triton.
             "metrics_endpoint": None,
             "parallel_workers": _PARALLEL_WORKERS,
         }
@@ -83,7 +84,7 @@ def _write_model(directory: Path, name: str) -> None:
         "parameters": {"uri": str(directory)},
     }
     if name not in _PARALLEL_MODELS:
-        # Called deprecated, and heeded.
+        # The field is deprecated but has an effect.
         settings["parallel_workers"] = 0
     (directory / "model-settings.json").write_text(json.dumps(settings))
     trained = _ENVIRONMENT.models / f"{name}.joblib"

@@ -1,4 +1,4 @@
-"""A runtime of MLServer, which runs this file inside the peer's environment."""
+"""The runtime for MLServer, which loads this file in the environment of the peer."""
 
 # mypy: disable-error-code="import-untyped, import-not-found, misc"
 
@@ -11,7 +11,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 
 class Digits(MLModel):
-    """Predicts a batch by one call of the model in its directory; without one, returns it."""
+    """A model that predicts a batch by one call; without a joblib file it returns the input."""
 
     async def load(self) -> bool:
         """Load the model."""
@@ -20,7 +20,7 @@ class Digits(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answer what MLServer has made one batch of."""
+        """Predict the batch that MLServer has formed."""
         x = NumpyCodec.decode_input(payload.inputs[0])
         y = x if self._predict is None else self._predict(x)
         output = ResponseOutput(

@@ -1,4 +1,4 @@
-"""Trains the models of a peer; runs inside its environment, whose versions read the files."""
+"""Trains the models of a peer in its environment, so that the versions of packages match."""
 
 # mypy: disable-error-code="import-untyped, import-not-found"
 

@@ -1,4 +1,4 @@
-"""Runs the server of a peer: started, known to be ready, ended with all that it started."""
+"""Starts the server of a peer, waits until it is ready, and stops all of its processes."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ _REST_TIMEOUT_S = 3.0
 _CHECK_S = 0.1
 _LOG_TAIL_CHARACTERS = 3000
 _CHANNEL_OPTIONS = (
-    # A proxy set for the web must not catch calls on this machine.
+    # A web proxy must not receive calls on this machine.
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -33,7 +33,7 @@ _CHANNEL_OPTIONS = (
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on at this moment."""
+    """Return ports that are free at this instant."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -59,28 +59,29 @@ def serving(
     """Run a server until the context ends; yield it once all its models are ready.
 
     Args:
-        name: Its name, for people.
-        command: Its command line.
-        programs: Where the programs of its environment are.
-        directory: Its working directory, which also takes its log.
-        grpc_port: Where it will listen.
-        http_port: Likewise, for HTTP.
-        environment: Variables beside the common ones.
+        name: Name of the server.
+        command: Command line of the server.
+        programs: Directory of the programs of its environment.
+        directory: Working directory of the server, also for its log.
+        grpc_port: Port on which the server will listen for gRPC.
+        http_port: Port on which the server will listen for HTTP.
+        environment: Variables in addition to the common ones.
 
     Raises:
-        PeerFailed: it ended, or took too long, before it was ready.
+        PeerFailed: the server ended or timed out before it was ready.
     """
     log = directory / "log.txt"
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             cwd=directory,
-            # Nothing of ours: neither proxies nor search paths.
+            # The environment of this process is not inherited, because it may contain proxies and
+            # search paths.
             env={
                 "HOME": str(directory),
                 "LANG": "C.UTF-8",
                 "PATH": f"{programs}:{os.defpath}",
-                # As Skysail has it for two replicas on two cores.
+                # Skysail sets the same values for two replicas on two cores.
                 "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
                 **(environment or {}),
@@ -88,7 +89,7 @@ def serving(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # By its session all processes are found, also those whose parent is gone.
+            # The session identifies all processes of the server, also after their parent has ended.
             start_new_session=True,
         )
     try:
@@ -103,7 +104,7 @@ def serving(
 
 
 def _wait_ready(endpoint: str, pid: int) -> str | None:
-    """Return None once every model is ready, otherwise why that will not be."""
+    """Return None once every model is ready, or the reason why one did not become ready."""
     end = time.monotonic() + _READY_TIMEOUT_S
     missing = list(MODELS)
     with open_channel(endpoint) as channel:
@@ -126,7 +127,7 @@ def _wait_ready(endpoint: str, pid: int) -> str | None:
 
 
 def _has_ended(pid: int) -> bool:
-    # Without reaping it: while it is a zombie, no other process or session can get its id.
+    # The process is not reaped: while it is a zombie, no other process or session can get its id.
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -143,9 +144,9 @@ def _members(session: int) -> list[int]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Have a server end, and kill what it leaves of its session."""
+    """Stop a server, and kill the remaining processes of its session."""
     session = process.pid
-    # Not process.terminate(), which may reap it: until the last line its id must stay its own.
+    # process.terminate() could reap the process, and its id must stay reserved until the last line.
     os.kill(session, signal.SIGTERM)
     _within(_STOP_TIMEOUT_S, lambda: _has_ended(session))
     if not _within(_REST_TIMEOUT_S, lambda: not _members(session)):

@@ -1,6 +1,6 @@
-"""NVIDIA's Triton Inference Server 2.51, with its Python backend.
+"""Triton Inference Server 2.51 by NVIDIA, with its Python backend.
 
-The server and the backend come in the wheel of PyTriton, whose own proxy is not used.
+The wheel of PyTriton contains the server and the backend; the proxy of PyTriton is not used.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from benchmarks.peers.servers import HOST, free_ports, serving
 
 NAME = "triton"
 
-# The backend embeds the Python library of the system, hence its interpreter.
+# The environment uses the interpreter of the system, because the backend embeds its library.
 _ENVIRONMENT = Environment(
     NAME,
     ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "scikit-learn==1.9.1"),
@@ -36,23 +36,24 @@ output [ {{ name: "output" data_type: {output} }} ]
 
 
 def install() -> None:
-    """Install Triton unless it is there, and print which.
+    """Install Triton if it is missing, and print its directory.
 
     Raises:
-        PeerUnavailable: it cannot run on this machine.
+        PeerUnavailable: Triton cannot run on this machine.
     """
     version = _system_python()
     _ENVIRONMENT.install()
     server = _server()
     stub = server / "python_backend_stubs" / version / _STUB
     if not stub.exists():
-        raise PeerUnavailable(f"Triton's wheel has no Python backend for Python {version}")
-    # Where the server looks for it, as far below the libraries of the wheel as it was.
+        raise PeerUnavailable(f"the wheel of Triton has no backend for Python {version}")
+    # The server looks for the stub in this directory, at the same depth below the libraries of the
+    # wheel.
     shutil.copy2(stub, server / "backends" / "python" / _STUB)
 
 
 def _system_python() -> str:
-    """Return the version of the interpreter, like 3.11, whose library must be there too."""
+    """Return the version of the system's Python, like 3.11, whose library must be installed."""
     code = (
         "import ctypes, ensurepip, sys; v = '%d.%d' % sys.version_info[:2]; "
         "ctypes.CDLL(f'libpython{v}.so.1.0'); print(v)"
@@ -80,8 +81,8 @@ def running() -> Iterator[Peer]:
     """Run Triton until the context ends; yield it once its models are ready.
 
     Raises:
-        PeerUnavailable: it is not installed.
-        PeerFailed: it did not become ready.
+        PeerUnavailable: Triton is not installed.
+        PeerFailed: Triton did not become ready.
     """
     server = _server()
     grpc_port, http_port = free_ports(2)
@@ -90,7 +91,7 @@ def running() -> Iterator[Peer]:
         repository = directory / "models"
         for model in MODELS:
             _write_model(repository, model)
-        # Unique like the directory, so that what a killed server leaves there is known as its own.
+        # The prefix is unique, so that the shared memory of a killed server can be removed.
         prefix = f"{directory.name}-"
         command = [
             str(server / "bin" / "tritonserver"),
@@ -118,8 +119,8 @@ def _write_model(repository: Path, name: str) -> None:
     directory = repository / name
     version = directory / "1"
     version.mkdir(parents=True)
-    # Labels are [batch] on the wire, as the model makes them: `dims` must not be empty, but Triton
-    # does not hold an answer to it.
+    # Labels are [batch] on the wire. `dims` must not be empty, but Triton does not check answers
+    # against it.
     output = "TYPE_FP32 dims: [ 64 ]" if name == "noop" else "TYPE_INT64 dims: [ 1 ]"
     config = _CONFIG.format(max_batch_size=MAX_BATCH_SIZE, output=output)
     (directory / "config.pbtxt").write_text(config)

@@ -1,4 +1,4 @@
-"""A model of Triton's Python backend, which runs this file inside the peer's environment."""
+"""The model for the Python backend of Triton, which loads this file in its environment."""
 
 # mypy: disable-error-code="import-untyped, import-not-found"
 
@@ -12,7 +12,7 @@ import triton_python_backend_utils as triton
 
 
 class TritonPythonModel:
-    """Predicts a batch by one call of the model beside this file; without one, returns it."""
+    """A model that predicts a batch by one call; without a joblib file it returns the input."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model."""
@@ -20,7 +20,7 @@ class TritonPythonModel:
         self._predict = joblib.load(path).predict if path.exists() else None
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the requests that Triton has made one batch of."""
+        """Predict the requests that Triton has put into one batch."""
         inputs = [triton.get_input_tensor_by_name(each, "x").as_numpy() for each in requests]
         outputs = inputs
         if self._predict is not None:

@@ -85,9 +85,9 @@ def test_a_load_tool_that_fails_is_no_figure():
 
     found = measured(offer)
     assert found.max_rate is None
-    assert found.note == "no figure: cannot connect to 127.0.0.1:1"
+    assert found.note == "no result: cannot connect to 127.0.0.1:1"
     text = printed(found)
-    assert "no figure: cannot connect to 127.0.0.1:1" in text
+    assert "no result: cannot connect to 127.0.0.1:1" in text
     assert " 0 " not in text
 
 
@@ -99,5 +99,5 @@ def test_a_load_tool_that_fails_beyond_the_best_rate_leaves_the_others():
 
     found = measured(offer)
     assert [load.note for load in found.loads[:3]] == ["", "", ""]
-    assert [load.note for load in found.loads[3:]] == ["no figure: it lost its way"] * 2
+    assert [load.note for load in found.loads[3:]] == ["no result: it lost its way"] * 2
     assert [load.in_time for load in found.loads[3:]] == [None, None]
