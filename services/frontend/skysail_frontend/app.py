@@ -262,7 +262,7 @@ class Frontend:
     async def drain(self) -> None:
         """Refuse new queries, answer those in flight, and close every connection."""
         timeout_s = self._settings.drain_timeout_s
-        log.info("draining", extra={"queries": self._dispatcher.num_unsettled})
+        log.info("frontend draining", extra={"queries": self._dispatcher.num_unsettled})
         self._probes.drain()
         await self._grpc_server.set_serving(False)
         self._http_server.stop()

@@ -1,4 +1,4 @@
-"""Frontends whose version is known to take 10 ms and half a millisecond a row."""
+"""Frontends whose version has a known latency of 10 ms and half a millisecond per row."""
 
 from skysail_common.serving_options import ServingOptions
 from skysail_frontend.core.query import Query
@@ -16,7 +16,7 @@ def version_with(**options: object) -> ServedVersion:
 
 
 def frontend_with(num_replicas: int, *, is_known: bool = True, **options: object) -> Frontend:
-    """A frontend whose only version is known to take 10 ms and half a millisecond a row."""
+    """Return a frontend with one version of known latency."""
     frontend = Frontend(version_with(**options), with_replicas=False, max_queue_size=10_000)
     for _ in range(num_replicas):
         frontend.add_replica()
@@ -27,14 +27,14 @@ def frontend_with(num_replicas: int, *, is_known: bool = True, **options: object
 
 
 def send(frontend: Frontend, number: int = 1, **options: object) -> list[Query]:
-    """Submit queries that leave together if they leave now."""
+    """Submit queries within one turn."""
     queries = [frontend.submit(**options) for _ in range(number)]
     frontend.loop.turn()
     return queries
 
 
 def held(**options: object) -> tuple[Frontend, list[Query]]:
-    """Two queries that are held for more, because two replicas are free and much is coming."""
+    """Return two held queries: two replicas are idle and the arrival rate is high."""
     frontend = frontend_with(2, **options)
     frontend.version().batcher.rate.observe(500, frontend.clock())
     queries = send(frontend, 2, within_s=0.1)
@@ -45,7 +45,7 @@ def held(**options: object) -> tuple[Frontend, list[Query]]:
 def overdue(
     num_replicas: int = 2, *, within_s: float = 1.0, **options: object
 ) -> tuple[Frontend, Query]:
-    """The first replica has a batch of one query that is overdue: 26 ms instead of 10.5."""
+    """Return an overdue query at the first replica: after 27 ms instead of 10.5."""
     frontend = frontend_with(num_replicas, **options)
     [query] = send(frontend, within_s=within_s)
     assert frontend.replicas[0].num_in_flight == 1

@@ -1,4 +1,4 @@
-"""Parts of a frontend for its tests: a core whose replicas, time and loop are moved by hand."""
+"""A core with fake replicas, a fake clock and a fake event loop, for the tests of the frontend."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ Function = Callable[[Query], Answer]
 
 
 def signature_of(*specs: TensorSpec) -> Signature:
-    """What takes and gives the same."""
+    """Return a signature with equal inputs and outputs."""
     return Signature(specs, specs)
 
 
@@ -66,7 +66,7 @@ def application(
     slo_s: float = 0.1,
     uses_cache: bool = True,
 ) -> Application:
-    """An application with routes such as `m:1`, or `m:` for the current version of `m`."""
+    """Return an application with routes such as `m:1`, or `m:` for the current version of `m`."""
     has_default = default is not NO_DEFAULT
     return Application(
         name,
@@ -80,14 +80,14 @@ def application(
 
 
 class Settlements:
-    """Remembers what each query was settled with; fails if one is settled twice."""
+    """The predictions of settled queries; the test fails if a query is settled twice."""
 
     def __init__(self) -> None:
         self.predictions: dict[Query, Prediction] = {}
 
     def __call__(self, query: Query, prediction: Prediction) -> None:
         if query in self.predictions:
-            # No `Exception`, which the core would survive.
+            # The core would catch an `Exception`.
             pytest.fail("settled twice")
         self.predictions[query] = prediction
 
@@ -107,7 +107,7 @@ def doubled(query: Query) -> Answer:
 
 
 def echoed(query: Query) -> Answer:
-    """The inputs as outputs, for signatures without dimensions that vary."""
+    """Return the inputs as outputs, for signatures without variable dimensions."""
     assert query.version is not None
     shapes = [(query.rows, *spec.shape[1:]) for spec in query.version.signature.inputs]
     return QueryOutputs(list(query.inputs), shapes)
@@ -118,7 +118,7 @@ def failing(error: SkysailError) -> Function:
 
 
 class FakeReplica:
-    """A replica that answers when it is told to, or at once if it has a loop."""
+    """A replica that answers by `answer`, or in the next turn if it has a loop."""
 
     def __init__(
         self,
@@ -165,14 +165,14 @@ class FakeReplica:
         call = function or self.function
         answers = []
         for query, inputs in zip(batch.queries, self._inputs.pop(batch), strict=True):
-            # A settled query lets its inputs go, which the replica has nevertheless.
+            # A settled query frees its inputs, but the replica still has them.
             held, query.inputs = query.inputs, inputs
             answers.append(call(query))
             query.inputs = held
         self.dispatcher.complete_batch(self.version, batch, answers, compute_s, wait_s)
 
     def lose(self, *, has_died: bool = True) -> None:
-        """End the link as the transport would tell of it."""
+        """Lose the link with its batches in flight."""
         self.is_ready = False
         lost, self.in_flight = self.in_flight, []
         self.dispatcher.requeue_batches(self.version, lost, has_died)
@@ -183,25 +183,25 @@ class FakeReplica:
 
     @property
     def sizes(self) -> list[int]:
-        """How many queries each batch had."""
+        """The number of queries of each sent batch."""
         return [len(batch.queries) for batch in self.sent]
 
 
 class TurningLoop(FakeLoop):
-    """Turns are those of the running loop; timers follow the fake clock."""
+    """A loop with the turns of the running event loop and the timers of the fake clock."""
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(callback)
 
 
 async def turns(count: int = 12) -> None:
-    """Let the running loop do what it has."""
+    """Run some turns of the running event loop."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 class Frontend:
-    """A dispatcher and its surroundings."""
+    """A dispatcher with its fake clock, loop and replicas."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class Frontend:
         cache: PredictionCache | None = None,
         max_queue_bytes: int = 1 << 30,
     ) -> None:
-        """Replicas answer at once by `function`, and by hand without one."""
+        """Replicas answer in the next turn by `function`; without one the test answers."""
         self.clock = FakeClock()
         self.loop = loop(self.clock)
         self.dispatcher = Dispatcher(
@@ -256,7 +256,7 @@ class Frontend:
         application: Application | None = None,
         query_id: str = "",
     ) -> Query:
-        """A query that is not submitted yet."""
+        """Return a query without submitting it."""
         version = None
         if name is not None:
             version = self.dispatcher.table.versions.get(ModelVersion.parse(name))

@@ -48,7 +48,7 @@ def data_of(draw, spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
     if spec.datatype is DataType.BYTES:
         return join_bytes_elements(draw(st.binary(max_size=3)) for _ in range(count))
     size = count * spec.datatype.element_bytes
-    # Bytes that tell where they are from; drawing each would be slow.
+    # Consecutive bytes show their origin; drawing each byte would be slow.
     start = draw(st.integers(0, 255))
     return bytes((start + index) % 256 for index in range(size))
 
@@ -83,7 +83,7 @@ def batches(draw) -> tuple[ServedVersion, Batch]:
 def results(
     draw, least: int = 0, may_fail: bool = True
 ) -> tuple[ServedVersion, Batch, list[object], pb.BatchResult]:
-    """A batch, what each of its queries is to get, and the result that a model server builds."""
+    """Draw a batch, the expected answers of its queries, and the result of a model server."""
     version, batch = draw(batches())
     outputs = version.signature.outputs
     result = pb.BatchResult(id=batch.batch_id, compute_us=1, wait_us=2)
@@ -102,7 +102,7 @@ def results(
             if spec.datatype is DataType.BYTES:
                 result.bytes_sizes.append(len(part))
         expected.append((parts, shapes))
-    # Where nothing succeeded, a model server may send empty outputs or none.
+    # If every query failed, a model server may send empty outputs or none.
     if any(isinstance(each[0], list) for each in expected) or draw(st.booleans()):
         result.outputs.extend(joined)
     return version, batch, expected, result
@@ -122,7 +122,7 @@ def decoded(version: ServedVersion, batch: Batch, result: pb.BatchResult) -> lis
 
 @settings(max_examples=examples(40))
 @given(batches())
-def test_a_batch_on_the_wire_holds_the_joined_inputs_of_its_queries(version_and_batch):
+def test_an_encoded_batch_has_the_joined_inputs_of_its_queries(version_and_batch):
     version, batch = version_and_batch
     message = pb.Batch.FromString(encode_batch(batch))
     assert message.id == batch.batch_id
@@ -141,7 +141,7 @@ def test_a_batch_on_the_wire_holds_the_joined_inputs_of_its_queries(version_and_
 @pytest.mark.parametrize(
     ("expected_s", "expected_us"), [(0.0, 0), (0.25, 250_000), (1e9, 2**32 - 1)]
 )
-def test_a_batch_says_how_long_it_is_expected_to_compute(expected_s, expected_us):
+def test_an_encoded_batch_has_its_expected_latency(expected_s, expected_us):
     query = Query("", None, served(), (b"",), 1, (), 1000.0, NEVER, lambda *_: None)
     batch = Batch(1, [query], 1000.5)
     batch.expected_s = expected_s
@@ -222,7 +222,7 @@ def _a_huge_text_size(result: pb.BatchResult) -> None:
 )
 def test_a_result_that_does_not_fit_fails_every_query(case, spoil):
     version, batch, _, result = case
-    # How many texts the frontend passes on is not counted, because that costs time a text.
+    # The frontend does not count the texts of outputs, because that would take time for each.
     has_texts = any(spec.datatype is DataType.BYTES for spec in version.signature.outputs)
     assume(not (spoil is _a_huge_dimension and has_texts))
     before = result.SerializeToString()
@@ -234,7 +234,7 @@ def test_a_result_that_does_not_fit_fails_every_query(case, spoil):
     assert decoded(version, batch, result) == [MISFIT] * len(batch.queries)
 
 
-def test_a_failed_query_has_no_part_in_a_result_that_does_not_fit():
+def test_a_result_that_does_not_fit_overrides_the_errors_of_queries():
     frontend = Frontend(served())
     queries = [frontend.query(), frontend.query()]
     result = pb.BatchResult(id=1, outputs=[bytes(48)])
@@ -242,7 +242,7 @@ def test_a_failed_query_has_no_part_in_a_result_that_does_not_fit():
     assert decoded(served(), Batch(1, queries, 0.0), result) == [MISFIT, MISFIT]
 
 
-def test_negative_dimensions_that_add_up_are_noticed():
+def test_negative_dimensions_with_a_fitting_sum_are_rejected():
     signature = Signature(DOUBLES.inputs, (TensorSpec("y", DataType.INT8, (-1, -1)),))
     frontend = Frontend(served(signature=signature))
     queries = [frontend.query(), frontend.query()]
@@ -268,7 +268,7 @@ def test_negative_dimensions_that_add_up_are_noticed():
         ),
     ),
 )
-def test_whatever_a_replica_sends_each_query_has_one_answer(version_and_batch, result):
+def test_each_query_gets_one_answer_from_any_result(version_and_batch, result):
     version, batch = version_and_batch
     frontend = Frontend(version)
     answers = decode_result(frontend.version(str(version.name)), batch, result)
@@ -281,7 +281,7 @@ def test_whatever_a_replica_sends_each_query_has_one_answer(version_and_batch, r
             assert isinstance(answer.error, SkysailError)
 
 
-def test_a_query_that_the_model_failed_is_told_from_a_mistake_of_ours():
+def test_a_failure_of_the_model_differs_from_an_internal_error():
     frontend = Frontend(served())
     result = pb.BatchResult(id=1)
     result.errors.add(index=0, code=ModelFailed.status, message="ValueError: no")
@@ -290,7 +290,7 @@ def test_a_query_that_the_model_failed_is_told_from_a_mistake_of_ours():
     assert type(answer.error) is ModelFailed
 
 
-def test_a_batch_takes_parts_of_messages_as_they_are():
+def test_a_batch_accepts_views_of_messages():
     message = b"0123456789abcdef"
     views = [memoryview(message)[begin : begin + 8] for begin in (0, 8)]
     queries = [

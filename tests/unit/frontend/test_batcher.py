@@ -44,7 +44,7 @@ def batcher_of(*queries: Query, **options: object) -> Batcher:
 
 
 def hybrid_of(*queries: Query, rows_per_s: float = 0.0, **options: object) -> Batcher:
-    """A batcher that knows its model, has just sent a batch, and sees a load.
+    """Return a batcher with learned latencies, a recent batch and an arrival rate.
 
     Of 1e6 rows a second nothing keeps up with.
     """
@@ -53,7 +53,7 @@ def hybrid_of(*queries: Query, rows_per_s: float = 0.0, **options: object) -> Ba
     batcher.push(query(NEVER, arrival=NOW - 0.001))
     assert decide(batcher, NOW - 0.001).batch
     batcher.options = ServingOptions(**options)
-    # A quarter of a second is what the rate remembers.
+    # The time constant of the rate is a quarter of a second.
     batcher.rate.observe(int(rows_per_s / 4), NOW)
     for each in queries:
         batcher.push(each)
@@ -77,7 +77,7 @@ def rows_of(batches: list[list[Query]]) -> list[list[int]]:
     return [[each.rows for each in batch] for batch in batches]
 
 
-# Which queries make a batch.
+# The queries of a batch.
 
 
 @settings(max_examples=examples(50))
@@ -88,7 +88,7 @@ def rows_of(batches: list[list[Query]]) -> list[list[int]]:
     ),
     st.integers(1, 10),
 )
-def test_batches_hold_every_query_once_in_order_within_the_maximum(parts, max_batch_size):
+def test_batches_contain_each_query_once_in_order_within_the_maximum(parts, max_batch_size):
     queries = [query(within_s, rows, attempts=attempts) for within_s, rows, attempts in parts]
     batches = batches_of(batcher_of(*queries, max_batch_size=max_batch_size))
     sent = [each for batch in batches for each in batch]
@@ -100,19 +100,19 @@ def test_batches_hold_every_query_once_in_order_within_the_maximum(parts, max_ba
 
 @settings(max_examples=examples(50))
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=30), st.integers(1, 10))
-def test_a_batch_ends_only_where_the_next_query_does_not_fit(all_rows, max_batch_size):
+def test_a_batch_ends_only_if_the_next_query_does_not_fit(all_rows, max_batch_size):
     queries = [query(1.0, rows) for rows in all_rows]
     batches = batches_of(batcher_of(*queries, max_batch_size=max_batch_size))
     for batch, following in pairwise(batches):
         assert sum(each.rows for each in batch) + following[0].rows > max_batch_size
 
 
-def test_a_query_larger_than_the_maximum_travels_alone():
+def test_a_query_larger_than_the_maximum_is_sent_alone():
     queries = query(1, 2), query(2, 9), query(3, 2)
     assert rows_of(batches_of(batcher_of(*queries, max_batch_size=8))) == [[2], [9], [2]]
 
 
-def test_a_query_on_its_last_attempt_travels_alone():
+def test_a_query_on_its_last_attempt_is_sent_alone():
     batcher = batcher_of(
         query(1, 1),
         query(2, 2, attempts=LAST_ATTEMPT),
@@ -129,13 +129,13 @@ def test_a_batch_is_bounded_in_bytes_too(monkeypatch):
     assert sizes == [[60], [50], [200], [30, 30]]
 
 
-def test_an_empty_queue_gives_nothing_to_do():
+def test_an_empty_queue_gives_no_batch():
     decision = decide(batcher_of())
     assert (decision.batch, decision.shed, decision.wait_until) == ([], [], NEVER)
 
 
 @pytest.mark.parametrize("policy", PolicyName)
-def test_a_batch_never_has_more_rows_than_the_head_can_wait_for(policy):
+def test_a_batch_never_makes_its_head_late(policy):
     batcher = hybrid_of(*[query(0.0301) for _ in range(200)], rows_per_s=1e6, policy=policy)
     is_aware = policy in (PolicyName.HYBRID, PolicyName.QUANTILE)
     first = {PolicyName.AIMD: 1}.get(policy, 40 if is_aware else 64)
@@ -150,12 +150,12 @@ def order_of(*queries: Query, **options: object) -> list[Query]:
     return [each for batch in batches_of(batcher) for each in batch]
 
 
-def test_among_equals_the_higher_priority_goes_first():
+def test_the_higher_priority_precedes_for_equal_deadlines():
     queries = [query(1.0, priority=priority) for priority in (3, 2, 4, 1, 2)]
     assert [each.priority for each in order_of(*queries)] == [1, 2, 2, 3, 4]
 
 
-def test_waiting_raises_a_query_by_a_priority():
+def test_a_query_gains_a_priority_by_waiting():
     low = query(1.0, arrival=NOW - 0.2, priority=3)
     sooner, later = query(1.0, arrival=NOW - 0.15), query(1.0, arrival=NOW - 0.05)
     assert order_of(low, sooner, later, priority_step_s=0.1) == [sooner, low, later]
@@ -168,7 +168,7 @@ def test_waiting_raises_a_query_by_a_priority():
     st.lists(st.tuples(st.floats(0.001, 1.0), st.integers(0, 5)), min_size=1, max_size=20),
     st.sampled_from([0.0, 0.05, 0.2]),
 )
-def test_a_priority_counts_as_so_much_of_the_deadline(parts, step_s):
+def test_a_priority_shifts_the_deadline_of_a_query(parts, step_s):
     queries = [query(within_s, priority=priority) for within_s, priority in parts]
     ranks = [
         each.deadline + (each.priority - DEFAULT_PRIORITY) * step_s
@@ -178,7 +178,7 @@ def test_a_priority_counts_as_so_much_of_the_deadline(parts, step_s):
     assert len(ranks) == len(queries)
 
 
-def test_a_query_that_waits_again_keeps_its_rank():
+def test_a_requeued_query_keeps_its_rank():
     urgent, usual = query(1.0, priority=1), query(1.0)
     batcher = batcher_of(usual, urgent, max_batch_size=1)
     assert decide(batcher).batch == [urgent]
@@ -187,11 +187,11 @@ def test_a_query_that_waits_again_keeps_its_rank():
     assert decide(batcher).batch == [usual]
 
 
-# What is given up.
+# Shedding.
 
 
 @pytest.mark.parametrize("policy", PolicyName)
-def test_what_is_expired_is_given_up_and_not_sent(policy):
+def test_an_expired_query_is_shed_and_not_sent(policy):
     expired, at_its_end, good = query(0.1), query(0.2), query(0.3)
     batcher = batcher_of(expired, good, at_its_end, policy=policy)
     decision = decide(batcher, NOW + 0.2)
@@ -200,15 +200,15 @@ def test_what_is_expired_is_given_up_and_not_sent(policy):
     assert not expired.is_queued
 
 
-def test_what_is_expired_is_not_sent_behind_a_higher_priority():
+def test_an_expired_query_behind_a_higher_priority_is_not_sent():
     urgent, expired = query(0.25, priority=1), query(0.2)
     batcher = batcher_of(urgent, expired, priority_step_s=0.1)
     decision = decide(batcher, NOW + 0.21)
     assert decision.batch == [urgent]
 
 
-def test_what_is_hopeless_is_given_up_for_the_sake_of_the_others():
-    # 60 rows take 40 ms; what is left is too little for that, though not for a small batch.
+def test_a_hopeless_query_is_shed_in_favour_of_the_others():
+    # 60 rows take 40 ms: the rest of the budget is enough for a small batch only.
     hopeless = [query(0.050, arrival=NOW - 0.030) for _ in range(5)]
     good = [query(0.060) for _ in range(70)]
     decision = decide(hybrid_of(*hopeless, *good, rows_per_s=1e6))
@@ -218,7 +218,7 @@ def test_what_is_hopeless_is_given_up_for_the_sake_of_the_others():
     assert not any(each.is_queued for each in hopeless)
 
 
-def test_nothing_is_hopeless_where_there_is_no_hurry():
+def test_a_query_with_a_long_budget_is_not_hopeless():
     queries = [query(0.050, arrival=NOW - 0.030) for _ in range(5)]
     decision = decide(hybrid_of(*queries))
     assert decision.shed == []
@@ -238,7 +238,7 @@ def known_to_be_slow(*queries: Query) -> Batcher:
     return batcher
 
 
-def test_after_a_while_in_which_all_was_hopeless_one_query_is_sent():
+def test_a_probe_is_sent_after_a_while_of_hopeless_queries():
     queries = [query(0.050) for _ in range(10)]
     batcher = known_to_be_slow(*queries)
     first, second = decide(batcher), decide(batcher)
@@ -259,7 +259,7 @@ def test_the_next_probe_is_sent_after_a_while():
     assert len(sent) == 3
 
 
-def test_a_probe_that_was_quick_ends_the_hopelessness():
+def test_a_fast_probe_makes_queries_admissible_again():
     batcher = known_to_be_slow(query(0.050), query(0.050))
     assert decide(batcher).reason is DispatchReason.PROBE
     batcher.observe(1, 0.010, 0.050, NOW + 0.010)
@@ -276,16 +276,16 @@ def test_a_probe_is_one_query_whatever_the_model_prefers():
     assert decision.reason is DispatchReason.PROBE
 
 
-# What is refused.
+# Shedding on arrival.
 
 
-def test_what_comes_too_late_is_refused():
+def test_a_query_that_arrives_too_late_is_shed():
     batcher = batcher_of()
     assert batcher.refusal(query(0.1), NOW + 0.1, 1) is ShedReason.EXPIRED
     assert batcher.refusal(query(0.1), NOW + 0.09, 1) is None
 
 
-def test_the_queue_is_full_by_rows():
+def test_the_limit_of_the_queue_counts_rows():
     batcher = batcher_of(query(rows=6), max_queue_size=8)
     assert batcher.refusal(query(rows=2), NOW, 1) is None
     assert batcher.refusal(query(rows=3), NOW, 1) is ShedReason.QUEUE_FULL
@@ -297,7 +297,7 @@ def test_an_empty_queue_takes_a_query_of_any_size():
     assert batcher_of(max_queue_size=8).refusal(query(rows=9), NOW, 1) is None
 
 
-def test_the_limit_of_the_model_goes_before_that_of_the_frontend():
+def test_the_queue_limit_of_the_model_overrides_that_of_the_frontend():
     for max_queue_size, limit in ((None, 5), (2, 2), (50, 50)):
         batcher = Batcher(ServingOptions(max_queue_size=max_queue_size), default_queue_rows=5)
         assert batcher.max_queue_rows == limit
@@ -306,33 +306,33 @@ def test_the_limit_of_the_model_goes_before_that_of_the_frontend():
         assert batcher.queue.num_rows == limit
 
 
-def test_what_is_hopeless_is_refused_at_once():
+def test_a_hopeless_query_is_shed_on_arrival():
     batcher = hybrid_of(*[query(10.0) for _ in range(1000)])
     assert batcher.refusal(query(0.050), NOW, 4) is ShedReason.HOPELESS
     assert batcher.refusal(query(5.0), NOW, 4) is None
 
 
-def test_nothing_is_hopeless_while_no_replica_is_ready():
+def test_no_query_is_hopeless_without_a_ready_replica():
     assert hybrid_of().refusal(query(0.001), NOW, 0) is None
 
 
-def test_after_a_while_without_a_batch_the_hopeless_are_admitted_to_find_out():
+def test_a_hopeless_query_is_admitted_after_a_while_without_a_batch():
     batcher = hybrid_of()
     for waited_s, refusal in ((0.2, ShedReason.HOPELESS), (0.3, None)):
         now = NOW + waited_s
         assert batcher.refusal(query(0.005, arrival=now), now, 4) is refusal
 
 
-def test_nothing_is_refused_that_idle_replicas_can_answer():
+def test_queries_that_idle_replicas_can_answer_are_admitted():
     batcher = hybrid_of()
-    # Four batches of 60 rows take 40 ms, all at once.
+    # Four replicas compute batches of 60 rows in 40 ms at the same time.
     for _ in range(4 * 60):
         each = query(0.050)
         assert batcher.refusal(each, NOW, 4, 4) is None
         batcher.push(each)
 
 
-def test_the_expected_wait_grows_with_what_waits_and_falls_with_the_replicas():
+def test_the_expected_wait_grows_with_the_queue_and_falls_with_the_replicas():
     batcher = hybrid_of()
     assert batcher.expected_wait_s(4) == 0.0
     waits = []
@@ -345,15 +345,15 @@ def test_the_expected_wait_grows_with_what_waits_and_falls_with_the_replicas():
     assert batcher.expected_wait_s(0) == batcher.expected_wait_s(1)
 
 
-# When a batch is sent, and what the model's own knobs change about that.
+# The instant at which a batch is sent, and the options of the model that change it.
 
 
 def holding(num_queries: int = 2, **options: object) -> Batcher:
-    """A batcher whose policy holds what waits for some milliseconds."""
+    """Return a batcher whose policy holds its queries for some milliseconds."""
     return hybrid_of(*[query(0.1) for _ in range(num_queries)], rows_per_s=3500.0, **options)
 
 
-def test_what_is_held_is_sent_when_the_time_has_come():
+def test_held_queries_are_sent_at_the_end_of_the_hold():
     batcher = holding()
     decision = decide(batcher)
     assert (decision.batch, decision.shed) == ([], [])
@@ -364,7 +364,7 @@ def test_what_is_held_is_sent_when_the_time_has_come():
     assert sent.reason is DispatchReason.FRONTRUN
 
 
-def test_what_is_held_is_sent_once_enough_came():
+def test_held_queries_are_sent_once_enough_have_arrived():
     batcher = holding()
     assert decide(batcher).batch == []
     for _ in range(40):
@@ -382,11 +382,11 @@ def test_the_queue_delay_bounds_every_hold():
     assert decision.reason is DispatchReason.DELAY
 
 
-def test_a_queue_delay_of_0_holds_nothing():
+def test_a_queue_delay_of_0_does_not_hold_batches():
     assert len(decide(holding(max_queue_delay_s=0.0)).batch) == 2
 
 
-def test_a_queue_delay_does_not_hold_what_the_policy_sends():
+def test_a_queue_delay_does_not_hold_a_batch_that_the_policy_sends():
     assert len(decide(batcher_of(query(), max_queue_delay_s=0.5)).batch) == 1
     assert len(decide(hybrid_of(query(), max_queue_delay_s=0.5)).batch) == 1
 
@@ -415,12 +415,12 @@ def test_preferred_sizes_are_sent_at_once_and_others_wait(policy, num_waiting, n
         assert sent.reason is not DispatchReason.PREFERRED
 
 
-def test_preferred_sizes_without_a_delay_keep_nothing_waiting():
+def test_preferred_sizes_without_a_delay_do_not_hold_queries():
     queries = [query() for _ in range(3)]
     assert decide(batcher_of(*queries, preferred_batch_sizes=(4, 8))).batch == queries
 
 
-def test_a_query_that_is_larger_than_the_preferred_sizes_may_have_company():
+def test_a_query_larger_than_the_preferred_sizes_may_share_a_batch():
     queries = [query(rows=10), query(), query()]
     assert decide(batcher_of(*queries, preferred_batch_sizes=(4, 8))).batch == queries
 
@@ -432,7 +432,7 @@ def test_preferred_sizes_count_rows():
     assert sum(each.rows for each in decide(batcher).batch) == 9
 
 
-def test_a_preferred_size_that_would_be_late_is_not_waited_for():
+def test_a_batch_is_not_held_for_a_preferred_size_that_would_be_late():
     queries = [query(0.0131, arrival=NOW) for _ in range(9)]
     batcher = hybrid_of(*queries, rows_per_s=1e6, preferred_batch_sizes=(4, 8))
     # 6 rows take 13 ms.
@@ -441,7 +441,7 @@ def test_a_preferred_size_that_would_be_late_is_not_waited_for():
     assert decision.reason is DispatchReason.PREFERRED
 
 
-def test_preferred_sizes_do_not_hold_what_can_hold_no_more():
+def test_preferred_sizes_do_not_hold_a_full_batch():
     too_large = [query(rows=10) for _ in range(7)]
     batcher = batcher_of(
         *too_large,
@@ -453,10 +453,10 @@ def test_preferred_sizes_do_not_hold_what_can_hold_no_more():
     assert decide(batcher).batch == too_large[:6]
 
 
-# Options that change.
+# Changes of options.
 
 
-def test_a_new_maximum_holds_from_the_next_batch_on():
+def test_a_new_maximum_applies_from_the_next_batch_on():
     batcher = batcher_of(*[query() for _ in range(5)], max_batch_size=1)
     assert len(decide(batcher).batch) == 1
     batcher.options = ServingOptions(policy=PolicyName.EAGER, max_batch_size=3)
@@ -464,21 +464,21 @@ def test_a_new_maximum_holds_from_the_next_batch_on():
     assert len(decide(batcher).batch) == 3
 
 
-def test_a_new_policy_decides_about_what_waits():
+def test_a_new_policy_decides_on_queued_queries():
     batcher = batcher_of(query(), policy=PolicyName.FIXED, max_queue_delay_s=0.5)
     assert decide(batcher).batch == []
     batcher.options = ServingOptions(policy=PolicyName.EAGER)
     assert len(decide(batcher).batch) == 1
 
 
-def test_what_was_learned_outlives_a_change_of_the_policy():
+def test_latencies_outlive_a_change_of_the_policy():
     batcher = hybrid_of(*[query(0.0301) for _ in range(64)], rows_per_s=1e6)
     batcher.options = ServingOptions(policy=PolicyName.EAGER)
     batcher.options = ServingOptions(policy=PolicyName.HYBRID, max_batch_size=60)
     assert len(decide(batcher).batch) == 40
 
 
-def test_options_that_are_the_same_change_nothing():
+def test_equal_options_keep_the_state_of_the_policy():
     batcher = batcher_of(*[query() for _ in range(20)], policy=PolicyName.AIMD)
     for rows in (1, 3, 5):
         batcher.observe(rows, 0.001, 1.0, NOW)
@@ -486,7 +486,7 @@ def test_options_that_are_the_same_change_nothing():
     assert len(decide(batcher).batch) == 7
 
 
-def test_new_priorities_hold_for_what_comes_then():
+def test_a_new_priority_step_applies_to_new_queries():
     batcher = batcher_of(max_batch_size=1, priority_step_s=0.0)
     batcher.options = ServingOptions(policy=PolicyName.EAGER, max_batch_size=1, priority_step_s=1.0)
     usual, urgent = query(), query(priority=1)
@@ -495,7 +495,7 @@ def test_new_priorities_hold_for_what_comes_then():
     assert decide(batcher).batch == [urgent]
 
 
-def test_a_new_limit_of_the_queue_holds_at_once():
+def test_a_new_queue_limit_applies_at_once():
     batcher = batcher_of(*[query() for _ in range(5)])
     assert batcher.refusal(query(), NOW, 1) is None
     batcher.options = ServingOptions(policy=PolicyName.EAGER, max_queue_size=5)
@@ -505,14 +505,14 @@ def test_a_new_limit_of_the_queue_holds_at_once():
 # Learning.
 
 
-def test_a_batch_teaches_the_profile_and_the_policy():
+def test_the_profile_and_the_policy_learn_from_a_batch():
     batcher = batcher_of(*[query() for _ in range(20)], policy=PolicyName.AIMD)
     batcher.observe(1, 0.020, 1.0, NOW)
     assert batcher.profile.points() == [(1, 0.020)]
     assert len(decide(batcher).batch) == 3
 
 
-def test_the_rate_is_that_of_the_rows_that_came_not_of_those_that_came_back():
+def test_the_arrival_rate_does_not_count_requeued_rows():
     batcher = batcher_of(each := query(rows=10))
     before = batcher.rate.rows_per_s(NOW)
     assert before > 0

@@ -66,16 +66,16 @@ class BatcherAtWork(RuleBasedStateMachine):
         taken = [each for each, _ in decision.shed] + decision.batch
         self.gone.update(taken)
         assert len(set(taken)) == len(taken)
-        assert set(taken) <= set(self.waiting), "came out twice"
+        assert set(taken) <= set(self.waiting), "a query left twice"
         self.waiting = [each for each in self.waiting if each not in self.gone]
         if decision.batch:
             rows = sum(each.rows for each in decision.batch)
             assert len(decision.batch) == 1 or rows <= self.batcher.options.max_batch_size
-            # What stays behind is not more urgent.
+            # The remaining queries are not more urgent.
             assert all(each.deadline >= deadlines[-1] for each in self.waiting)
             self.sent = decision.batch
         elif self.waiting:
-            # Nothing is held for as long as it could take.
+            # A hold is shorter than the latency of a batch.
             assert now < decision.wait_until < now + 0.2
         else:
             assert decision.wait_until == NEVER
@@ -122,7 +122,7 @@ class BatcherAtWork(RuleBasedStateMachine):
         )
 
     @invariant()
-    def the_queue_holds_what_did_not_come_out(self) -> None:
+    def the_queue_holds_the_other_queries(self) -> None:
         assert len(self.batcher.queue) == len(self.waiting)
         assert self.batcher.queue.num_rows == sum(each.rows for each in self.waiting)
         assert all(each.is_queued for each in self.waiting)

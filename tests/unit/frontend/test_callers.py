@@ -1,4 +1,4 @@
-"""Callers whose callbacks fail, who go away, or who are too many for the memory."""
+"""Callers whose callbacks fail, who leave early, or whose queries exceed the memory."""
 
 import pytest
 
@@ -12,7 +12,7 @@ with_default = application("with-default", "m:1", default=[0.0])
 # Callbacks that fail.
 
 
-def test_an_expiry_that_fails_does_not_stop_the_deadlines_of_others(caplog):
+def test_a_failed_expiry_does_not_stop_other_deadlines(caplog):
     frontend = Frontend(served(), with_replicas=False)
     deadlines = frontend.dispatcher._deadlines
     expire, failed = deadlines._expire, []
@@ -36,7 +36,7 @@ def test_an_expiry_that_fails_does_not_stop_the_deadlines_of_others(caplog):
     assert "query expiry failed" in caplog.text
 
 
-def test_callbacks_that_always_fail_do_not_keep_others_from_their_answers():
+def test_failing_callbacks_do_not_keep_other_queries_from_their_answers():
     frontend = Frontend(served(), with_replicas=False)
 
     def settle(query, prediction):
@@ -51,11 +51,11 @@ def test_callbacks_that_always_fail_do_not_keep_others_from_their_answers():
     assert frontend.dispatcher.num_unsettled == 0
 
 
-# Callers that go away.
+# Callers that leave early.
 
 
 def cancelled_at(share: float, app: Application | None = None, **options: object) -> Frontend:
-    """A query whose caller goes away after a share of its 100 ms."""
+    """Cancel a query after a share of its 100 ms."""
     frontend = Frontend(served(), applications=[app] if app else [])
     query = frontend.submit(within_s=0.1, application=app, **options)
     frontend.loop.turn()
@@ -69,7 +69,7 @@ def cancelled_at(share: float, app: Application | None = None, **options: object
 @pytest.mark.parametrize(("share", "is_late"), [(0.0, False), (0.9, False), (0.96, True)])
 @pytest.mark.parametrize("app", [None, application("app", "m:1"), with_default])
 @pytest.mark.parametrize("rows", [1, 20])
-def test_a_caller_that_goes_away_at_its_deadline_missed_it(share, is_late, app, rows):
+def test_a_query_cancelled_at_its_deadline_counts_as_expired(share, is_late, app, rows):
     frontend = cancelled_at(share, app, rows=rows)
     (target,) = frontend.dispatcher.statistics.targets.values()
     counted = sum(target.outcomes.values())
@@ -84,7 +84,7 @@ def test_a_caller_that_goes_away_at_its_deadline_missed_it(share, is_late, app, 
 # Memory.
 
 
-def test_the_inputs_of_all_that_wait_are_bounded():
+def test_the_inputs_of_unsettled_queries_are_bounded():
     frontend = Frontend(served(), served("m:2"), max_queue_bytes=100, with_replicas=False)
     first, second = frontend.submit(rows=2), frontend.submit("m:2", rows=2)
     third = frontend.submit(rows=1)
@@ -98,7 +98,7 @@ def test_the_inputs_of_all_that_wait_are_bounded():
     assert frontend.dispatcher.unsettled_bytes == 0
 
 
-def test_a_query_that_is_asked_in_parts_counts_once():
+def test_a_split_query_counts_once():
     frontend = Frontend(served(max_batch_size=4), with_replicas=False)
     query = frontend.query(rows=10)
     size_bytes = query.input_bytes
@@ -113,10 +113,10 @@ def test_one_query_may_be_larger_than_the_memory_for_all():
     assert frontend.submit(rows=2) not in frontend.settled
 
 
-# Applications that go.
+# Removed applications.
 
 
-def test_statistics_of_an_application_go_with_it():
+def test_statistics_of_a_removed_application_are_removed():
     app, other = application("app", "m:1"), application("other", "m:1")
     frontend = Frontend(served(), applications=[app, other], function=doubled)
     for each in (app, other, None):

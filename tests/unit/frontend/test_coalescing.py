@@ -1,4 +1,4 @@
-"""Identical queries are answered once, by the cache or together."""
+"""Identical queries are computed once, and answered from the cache or together."""
 
 import sys
 from dataclasses import replace
@@ -53,14 +53,14 @@ def test_other_inputs_are_computed(frontend):
     assert frontend.replica.sizes == [1, 1]
 
 
-def test_a_prediction_grows_old(frontend):
+def test_a_cached_prediction_expires(frontend):
     ask(frontend)
     frontend.replica.answer()
     frontend.loop.advance(10.0)
     assert ask(frontend) not in frontend.settled
 
 
-def test_what_is_asked_while_it_is_computed_shares_the_answer(frontend):
+def test_identical_queries_in_flight_share_one_answer(frontend):
     queries = [ask(frontend) for _ in range(5)]
     assert frontend.replica.sizes == [1]
     frontend.replica.answer()
@@ -68,7 +68,7 @@ def test_what_is_asked_while_it_is_computed_shares_the_answer(frontend):
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_an_error_is_shared_and_not_kept(frontend):
+def test_an_error_is_shared_but_not_cached(frontend):
     first, second = ask(frontend), ask(frontend)
     frontend.replica.answer(function=failing(ModelFailed("no")))
     assert isinstance(frontend.settled[first].error, ModelFailed)
@@ -77,7 +77,7 @@ def test_an_error_is_shared_and_not_kept(frontend):
     assert frontend.replica.sizes == [1, 1]
 
 
-def test_the_next_takes_over_where_the_first_is_cancelled_before_it_is_sent(frontend):
+def test_a_follower_replaces_a_queued_leader_that_is_cancelled(frontend):
     frontend.replica.is_ready = False
     first, second, third = (ask(frontend) for _ in range(3))
     frontend.dispatcher.cancel(first)
@@ -88,7 +88,7 @@ def test_the_next_takes_over_where_the_first_is_cancelled_before_it_is_sent(fron
     assert first not in frontend.settled
 
 
-def test_the_next_takes_over_where_the_deadline_of_the_first_passes(frontend):
+def test_a_follower_replaces_a_leader_whose_deadline_passes(frontend):
     frontend.replica.is_ready = False
     first = ask(frontend, within_s=0.1)
     second = ask(frontend, within_s=5.0)
@@ -100,7 +100,7 @@ def test_the_next_takes_over_where_the_deadline_of_the_first_passes(frontend):
     assert ok(frontend, second)
 
 
-def test_a_late_answer_is_kept_and_answers_those_that_can_wait(frontend):
+def test_a_late_answer_is_cached_and_settles_the_followers(frontend):
     first = ask(frontend, within_s=0.1)
     second = ask(frontend, within_s=5.0)
     frontend.loop.advance(0.2)
@@ -110,7 +110,7 @@ def test_a_late_answer_is_kept_and_answers_those_that_can_wait(frontend):
     assert frontend.replica.sizes == [1]
 
 
-def test_each_has_its_own_deadline(frontend):
+def test_a_follower_keeps_its_own_deadline(frontend):
     first = ask(frontend, within_s=5.0)
     second = ask(frontend, within_s=0.1)
     frontend.loop.advance(0.2)
@@ -119,7 +119,7 @@ def test_each_has_its_own_deadline(frontend):
     assert ok(frontend, first)
 
 
-def test_a_replica_that_is_lost_does_not_lose_those_that_share(frontend):
+def test_followers_survive_a_lost_replica(frontend):
     first, second = ask(frontend, within_s=5.0), ask(frontend, within_s=5.0)
     frontend.dispatcher.cancel(first)
     frontend.replica.lose()
@@ -129,7 +129,7 @@ def test_a_replica_that_is_lost_does_not_lose_those_that_share(frontend):
     assert ok(frontend, second)
 
 
-def test_a_query_that_ends_replicas_is_not_asked_by_its_followers(frontend):
+def test_followers_fail_with_a_query_that_kills_replicas(frontend):
     queries = [ask(frontend, within_s=50.0) for _ in range(3)]
     for _ in range(3):
         frontend.replica.lose()
@@ -139,7 +139,7 @@ def test_a_query_that_ends_replicas_is_not_asked_by_its_followers(frontend):
     assert all(isinstance(frontend.settled[each].error, ModelFailed) for each in queries)
 
 
-def test_a_version_that_is_gone_answers_nothing(frontend):
+def test_a_removed_version_answers_no_query(frontend):
     ask(frontend)
     frontend.replica.answer()
     frontend.apply()
@@ -148,7 +148,7 @@ def test_a_version_that_is_gone_answers_nothing(frontend):
     assert ask(frontend) not in frontend.settled
 
 
-def test_a_result_that_comes_after_its_version_is_gone_is_not_kept(frontend):
+def test_a_result_of_a_removed_version_is_not_cached(frontend):
     old_replica = frontend.replica
     asked = ask(frontend)
     frontend.apply()
@@ -159,7 +159,7 @@ def test_a_result_that_comes_after_its_version_is_gone_is_not_kept(frontend):
     assert ask(frontend) not in frontend.settled
 
 
-# A version that is deployed again under its name, with other content.
+# Redeployed versions with other content.
 
 
 def old_and_new() -> tuple[Frontend, ServedVersion]:
@@ -167,17 +167,17 @@ def old_and_new() -> tuple[Frontend, ServedVersion]:
     return Frontend(old, cache=PredictionCache(1 << 20)), new
 
 
-def test_other_content_is_not_answered_from_the_cache_of_the_old():
+def test_redeployed_content_is_not_answered_from_the_old_cache():
     frontend, new = old_and_new()
     ask(frontend)
     frontend.replica.answer()
-    # In one step: a frontend that was cut off sees no snapshot without the version.
+    # The change is one step: a disconnected frontend sees no snapshot without the version.
     frontend.apply(new)
     assert len(frontend.dispatcher.coalescing.cache) == 0
     assert ask(frontend) not in frontend.settled
 
 
-def test_a_late_result_of_the_old_does_not_answer_for_other_content():
+def test_a_late_result_of_old_content_does_not_settle_queries_of_new_content():
     frontend, new = old_and_new()
     old_replica = frontend.replica
     asked = ask(frontend)
@@ -194,7 +194,7 @@ def test_a_late_result_of_the_old_does_not_answer_for_other_content():
         assert frontend.settled[query].outputs == [bytes(24)]
 
 
-def test_a_lost_leader_of_the_old_leaves_other_content_alone():
+def test_a_lost_leader_of_old_content_does_not_affect_new_content():
     frontend, new = old_and_new()
     old_replica = frontend.replica
     leader, follower = ask(frontend), ask(frontend)
@@ -207,7 +207,7 @@ def test_a_lost_leader_of_the_old_leaves_other_content_alone():
     assert isinstance(frontend.settled[follower].error, NoReadyReplica)
 
 
-def test_an_application_may_do_without():
+def test_an_application_may_bypass_the_cache():
     app = application("app", "m:1", slo_s=1.0, uses_cache=False)
     frontend = Frontend(served(serving=cached), cache=PredictionCache(1 << 20))
     for _ in range(2):
@@ -216,7 +216,7 @@ def test_an_application_may_do_without():
     assert frontend.replica.sizes == [1, 1]
 
 
-def test_a_model_caches_only_if_it_is_told_to():
+def test_a_model_caches_only_if_caching_is_enabled():
     frontend = Frontend(served(), cache=PredictionCache(1 << 20))
     for _ in range(2):
         ask(frontend)
@@ -246,7 +246,7 @@ def frames() -> int:
 
 
 @pytest.mark.parametrize("num_replicas", [None, 0])
-def test_followers_of_a_version_that_goes_end_without_a_recursion(num_replicas):
+def test_followers_of_a_removed_version_are_settled_without_recursion(num_replicas):
     frontend = Frontend(served(serving=cached), max_queue_size=1000, with_replicas=False)
     depths = []
     for _ in range(500):
@@ -259,7 +259,7 @@ def test_followers_of_a_version_that_goes_end_without_a_recursion(num_replicas):
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_followers_of_a_lost_replica_of_a_version_that_is_gone_end_without_a_recursion():
+def test_followers_at_a_lost_replica_of_a_removed_version_are_settled_without_recursion():
     frontend = Frontend(served(serving=cached), max_queue_size=1000)
     queries = [frontend.submit(within_s=10.0) for _ in range(500)]
     frontend.loop.turn()
@@ -270,7 +270,7 @@ def test_followers_of_a_lost_replica_of_a_version_that_is_gone_end_without_a_rec
 
 
 def slow(num_replicas: int = 2) -> Frontend:
-    """A version whose batches are known to take 80 ms; the first replica gets the first."""
+    """Return a frontend whose version has a known latency of 80 ms."""
     version = replace(served(serving=cached, num_replicas=2), latencies=((1, 0.08), (8, 0.08)))
     frontend = Frontend(version, cache=PredictionCache(1 << 20), with_replicas=False)
     for _ in range(num_replicas):
@@ -278,7 +278,7 @@ def slow(num_replicas: int = 2) -> Frontend:
     return frontend
 
 
-def test_a_newcomer_is_not_black_holed_behind_a_leader_that_expired_at_a_hung_replica():
+def test_a_new_query_does_not_follow_an_expired_leader_at_a_hung_replica():
     frontend = slow()
     hung, healthy = frontend.replicas
     first = ask(frontend, within_s=0.1)
@@ -293,7 +293,7 @@ def test_a_newcomer_is_not_black_holed_behind_a_leader_that_expired_at_a_hung_re
     assert hung.sizes == [1]
 
 
-def test_a_follower_that_can_wait_is_asked_of_another_replica_once_the_batch_is_overdue():
+def test_a_follower_of_an_overdue_leader_is_hedged():
     frontend = slow()
     _, healthy = frontend.replicas
     first, second = ask(frontend, within_s=0.1), ask(frontend, within_s=5.0)
@@ -306,7 +306,7 @@ def test_a_follower_that_can_wait_is_asked_of_another_replica_once_the_batch_is_
     assert ok(frontend, second)
 
 
-def test_a_newcomer_that_the_batch_under_way_cannot_serve_in_time_is_computed_itself():
+def test_a_query_more_urgent_than_the_batch_in_flight_is_computed_itself():
     frontend = slow()
     frontend.version().batcher.profile = LatencyProfile([(1, 0.02), (8, 0.2)])
     large = frontend.submit(within_s=5.0, rows=7)
@@ -320,7 +320,7 @@ def test_a_newcomer_that_the_batch_under_way_cannot_serve_in_time_is_computed_it
     assert ok(frontend, large, first)
 
 
-def test_a_more_urgent_newcomer_takes_the_place_of_its_leader_in_the_queue():
+def test_a_more_urgent_query_replaces_its_queued_leader():
     frontend = slow()
     for replica in frontend.replicas:
         replica.is_ready = False
@@ -332,12 +332,12 @@ def test_a_more_urgent_newcomer_takes_the_place_of_its_leader_in_the_queue():
     frontend.replicas[0].answer()
     assert ok(frontend, patient, urgent)
     assert len(frontend.version().queue) == 0
-    # One was computed, whichever came first.
+    # One query was computed, and the other shared its answer.
     (target,) = frontend.dispatcher.statistics.targets.values()
     assert target.cache == {"miss": 1, "shared": 1}
 
 
-def test_a_late_error_of_an_earlier_leader_leaves_the_present_one_its_chance():
+def test_a_late_error_of_a_former_leader_does_not_fail_the_present_one():
     frontend = slow()
     hung, healthy = frontend.replicas
     ask(frontend, within_s=0.1)
@@ -349,7 +349,7 @@ def test_a_late_error_of_an_earlier_leader_leaves_the_present_one_its_chance():
     assert ok(frontend, second)
 
 
-def test_followers_count_as_queries_that_wait():
+def test_followers_count_as_queued():
     frontend = Frontend(served(serving=cached), max_queue_size=10, with_replicas=False)
     queries = [ask(frontend, within_s=5.0) for _ in range(15)]
     refused = [query for query in queries if query in frontend.settled]
@@ -361,14 +361,14 @@ def test_followers_count_as_queries_that_wait():
     assert ask(frontend, within_s=5.0) not in frontend.settled
 
 
-def test_followers_hold_the_inputs_of_one():
+def test_followers_share_the_inputs_of_their_leader():
     frontend = Frontend(served(serving=cached), with_replicas=False)
     queries = [ask(frontend, within_s=5.0) for _ in range(5)]
     assert len({id(query.inputs[0]) for query in queries}) == 1
     assert len({id(query.cache_key) for query in queries}) == 1
 
 
-def test_nothing_is_kept_of_followers_that_expired_while_their_leader_is_computed():
+def test_followers_that_expired_before_their_leader_are_forgotten():
     frontend = slow(1)
     ask(frontend, within_s=50.0)
     followers = [ask(frontend, within_s=1.0) for _ in range(50)]
@@ -380,7 +380,7 @@ def test_nothing_is_kept_of_followers_that_expired_while_their_leader_is_compute
     assert coalescing.follower_rows == {}
 
 
-def test_a_part_of_a_message_is_a_copy_in_the_cache(frontend):
+def test_the_cache_holds_a_copy_of_a_view(frontend):
     first = frontend.query()
     (data,) = first.inputs
     first.inputs = (memoryview(data),)

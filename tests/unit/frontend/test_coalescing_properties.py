@@ -1,4 +1,4 @@
-"""Coalescing against a naive reference, whatever happens in whatever order.
+"""Coalescing against a naive reference, with random events in random order.
 
 The reference knows no leaders. It knows what was asked, with which inputs and by when, and demands
 of the dispatcher what callers may expect: the right answer, once and in time, computed by somebody
@@ -29,7 +29,7 @@ MAX_QUEUE_ROWS = 12
 MAX_BATCH_ROWS = 3
 COMPUTE_S = 0.05
 MAX_DEPTH = 30
-"""Frames between a rule and a settlement; a recursion over followers needs more."""
+"""Most frames between a rule and a settlement; a recursion over followers needs more."""
 
 APPLICATIONS = (
     None,
@@ -58,7 +58,7 @@ def depth() -> int:
 
 
 class Asked:
-    """What the reference knows of a query."""
+    """A query as the reference knows it."""
 
     def __init__(self, query: Query, *, raises: bool) -> None:
         self.inputs = np.frombuffer(query.inputs[0])
@@ -87,7 +87,7 @@ class Coalescing(RuleBasedStateMachine):
         self.add_replica()
         self.add_replica()
 
-    # What the reference sees.
+    # The reference.
 
     def settle(self, query: Query, prediction: Prediction) -> None:
         asked = self.asked[query]
@@ -108,7 +108,7 @@ class Coalescing(RuleBasedStateMachine):
     def busy(self) -> list[FakeReplica]:
         return [replica for replica in self.frontend.replicas if replica.in_flight]
 
-    # What happens.
+    # The events.
 
     @rule(
         kind=st.sampled_from([0, 0, 0, 1]),
@@ -197,7 +197,7 @@ class Coalescing(RuleBasedStateMachine):
         self.depth = depth()
         self.frontend.apply(*[version(content, num_replicas)] if content else [])
 
-    # What callers may expect.
+    # The invariants.
 
     @invariant()
     def answers_are_those_of_the_inputs_and_of_the_version(self) -> None:
@@ -209,12 +209,12 @@ class Coalescing(RuleBasedStateMachine):
                 assert found.tolist() == (asked.inputs * factor).tolist()
 
     @invariant()
-    def nobody_waits_beyond_the_deadline(self) -> None:
+    def no_query_is_open_after_its_deadline(self) -> None:
         now = self.frontend.clock()
         assert all(query.deadline >= now - 0.001 for query in self.open)
 
     @invariant()
-    def whoever_waits_is_counted(self) -> None:
+    def open_queries_are_counted(self) -> None:
         dispatcher = self.frontend.dispatcher
         parts = [part for query in self.open for part in query.parts if not part.is_settled]
         assert dispatcher.num_unsettled == len(self.open) + len(parts)
@@ -222,7 +222,7 @@ class Coalescing(RuleBasedStateMachine):
         assert dispatcher.unsettled_bytes == sum(query.input_bytes for query in waiting)
 
     @invariant()
-    def what_waits_for_a_version_has_a_bound(self) -> None:
+    def the_queue_of_a_version_is_bounded(self) -> None:
         for identity in {query.version.identity for query in self.open if query.version}:
             waiting = [
                 query
@@ -237,8 +237,8 @@ class Coalescing(RuleBasedStateMachine):
             assert len(rows) <= 1 or sum(rows) - requeued <= MAX_QUEUE_ROWS
 
     @invariant()
-    def whoever_waits_is_computed_while_a_replica_is_free(self) -> None:
-        """Either an answer is on its way, and not overdue, or no replica could give one."""
+    def open_queries_are_computed_while_a_replica_is_idle(self) -> None:
+        """A query is in flight and not overdue, or no replica can answer it."""
         now = self.frontend.clock()
         table = self.frontend.dispatcher.table
         if not table.versions or self.frontend.dispatcher._scheduled:
@@ -251,7 +251,7 @@ class Coalescing(RuleBasedStateMachine):
             for replica in self.frontend.replicas
             for batch in replica.in_flight
             for query in batch.queries
-            # One query is given to two replicas at a time, not to all.
+            # A query is in flight at two replicas at most.
             if now < batch.overdue_at or query.num_in_flight > 1
         }
         waiting = [
@@ -265,7 +265,7 @@ class Coalescing(RuleBasedStateMachine):
         assert {each.cache_key or each for each in waiting} <= computed
 
     @invariant()
-    def nothing_is_kept_of_what_has_ended(self) -> None:
+    def no_group_outlives_its_queries(self) -> None:
         coalescing = self.frontend.dispatcher.coalescing
         followers = [query for group in coalescing._groups.values() for query in group.followers]
         assert not any(query.is_settled for query in followers)

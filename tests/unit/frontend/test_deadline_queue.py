@@ -17,7 +17,7 @@ def waiting(deadline: float = 0.0, rows: int = 1, settle=lambda *_: None) -> Que
 
 
 class QueueAgainstModel(RuleBasedStateMachine):
-    """The model is a list that is sorted by deadline and then by arrival."""
+    """A queue against a list that is sorted by deadline and then by arrival."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class QueueAgainstModel(RuleBasedStateMachine):
         self.model.append((query.deadline, self.arrivals, query))
         self.model.sort(key=lambda entry: entry[:2])
 
-    # Few deadlines, so that many are equal.
+    # Few deadlines are used, so that many are equal.
     @rule(deadline=st.sampled_from([1.0, 2.0, 3.0, float("inf")]), rows=st.integers(1, 5))
     def push(self, deadline: float, rows: int) -> None:
         self._push(waiting(deadline, rows))
@@ -57,12 +57,12 @@ class QueueAgainstModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.gone)
     @rule(data=st.data())
-    def remove_what_does_not_wait(self, data: st.DataObject) -> None:
+    def remove_a_query_that_is_not_queued(self, data: st.DataObject) -> None:
         self.queue.remove(data.draw(st.sampled_from(self.gone), "query"))
 
     @precondition(lambda self: self.gone)
     @rule(data=st.data())
-    def push_again_what_was_popped(self, data: st.DataObject) -> None:
+    def requeue_a_popped_query(self, data: st.DataObject) -> None:
         query = data.draw(st.sampled_from(self.gone), "query")
         self.gone.remove(query)
         self._push(query)
@@ -97,7 +97,7 @@ TestEagerlyCompactedQueue = EagerlyCompactedQueueAgainstModel.TestCase
 TestEagerlyCompactedQueue.settings = TestQueue.settings
 
 
-def test_removing_frees_the_counts_at_once():
+def test_removing_a_query_updates_the_counts_at_once():
     queue = DeadlineQueue()
     first, second = waiting(1.0, rows=3), waiting(2.0, rows=4)
     queue.push(first)
@@ -108,7 +108,7 @@ def test_removing_frees_the_counts_at_once():
     assert queue.peek() is second
 
 
-def test_those_that_stay_leave_in_order_after_many_were_removed():
+def test_queries_leave_in_order_after_many_others_were_removed():
     queue = DeadlineQueue()
     source = random.Random(7)
     queries = [waiting(source.choice(range(50))) for _ in range(400)]
@@ -121,7 +121,7 @@ def test_those_that_stay_leave_in_order_after_many_were_removed():
     assert queue.pop() is None
 
 
-def test_removed_queries_behind_a_waiting_one_are_not_kept():
+def test_removed_queries_behind_a_queued_one_are_freed():
     class Settle:
         def __call__(self, *_: object) -> None: ...
 

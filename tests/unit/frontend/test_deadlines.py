@@ -5,7 +5,7 @@ from skysail_frontend.core import deadlines
 from unit.frontend.parts import Frontend, doubled, served
 
 
-def test_deadlines_far_ahead_do_not_keep_settled_queries():
+def test_distant_deadlines_do_not_keep_settled_queries():
     class Caller:
         def __call__(self, *_: object) -> None: ...
 
@@ -25,7 +25,7 @@ def test_deadlines_far_ahead_do_not_keep_settled_queries():
     assert sum(caller() is not None for caller in callers) <= 1100
 
 
-def test_deadlines_are_compacted_rarely_while_nobody_is_settled(monkeypatch):
+def test_deadlines_are_rarely_compacted_while_no_query_is_settled(monkeypatch):
     compactions = []
     monkeypatch.setattr(deadlines.heapq, "heapify", lambda heap: compactions.append(len(heap)))
     frontend = Frontend(served(), max_queue_size=10_000)
@@ -35,7 +35,7 @@ def test_deadlines_are_compacted_rarely_while_nobody_is_settled(monkeypatch):
     assert compactions == [1025, 2051, 4103]
 
 
-def test_compaction_keeps_the_deadlines_of_those_that_wait():
+def test_compaction_keeps_the_deadlines_of_unsettled_queries():
     frontend = Frontend(served(), max_queue_size=10_000)
     frontend.replica.is_ready = False
     queries = [frontend.submit(within_s=1.0 + index / 1e4) for index in range(5000)]

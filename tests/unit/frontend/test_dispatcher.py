@@ -25,10 +25,10 @@ def frontend() -> Frontend:
     return Frontend(served())
 
 
-def given_up(
+def check_failed(
     frontend: Frontend, query: Query, outcome: Outcome, error: type[Exception]
 ) -> Prediction:
-    """Assert that a query has no answer of a model, whether by a default or by an error."""
+    """Assert that a query got its default output, or an error if it has none."""
     prediction = frontend.settled[query]
     assert prediction.outcome is outcome
     assert prediction.is_default
@@ -44,14 +44,14 @@ def given_up(
 # Batches.
 
 
-def test_what_comes_in_during_a_turn_leaves_as_one_batch_at_its_end(frontend):
+def test_queries_of_one_turn_form_one_batch(frontend):
     queries = [frontend.submit() for _ in range(5)]
     assert frontend.replica.sent == []
     frontend.loop.turn()
     assert [batch.queries for batch in frontend.replica.sent] == [queries]
 
 
-def test_what_comes_in_while_a_batch_is_computed_leaves_in_the_next(frontend):
+def test_queries_that_arrive_during_a_batch_form_the_next_one(frontend):
     frontend.submit()
     frontend.loop.turn()
     frontend.submit()
@@ -64,7 +64,7 @@ def test_what_comes_in_while_a_batch_is_computed_leaves_in_the_next(frontend):
     assert first.batch_id != second.batch_id
 
 
-def test_a_batch_is_in_the_order_of_deadlines(frontend):
+def test_a_batch_is_ordered_by_deadline(frontend):
     late, soon = frontend.submit(within_s=2.0), frontend.submit(within_s=1.0)
     frontend.loop.turn()
     assert frontend.replica.sent[0].queries == [soon, late]
@@ -77,7 +77,7 @@ def test_each_version_forms_its_own_batches():
     assert [replica.sent[0].queries for replica in frontend.replicas] == [[ours], [others]]
 
 
-def test_the_answer_is_split_to_its_queries_with_times(frontend):
+def test_each_query_gets_its_part_of_the_result_and_its_times(frontend):
     first = frontend.submit(rows=1)
     frontend.clock.advance(0.010)
     second = frontend.submit(rows=2)
@@ -107,7 +107,7 @@ def test_the_batch_wait_is_never_negative(frontend):
     assert frontend.settled[query].batch_wait_s == 0.0
 
 
-def test_a_settled_query_lets_its_inputs_go(frontend):
+def test_a_settled_query_frees_its_inputs(frontend):
     answered, cancelled = frontend.submit(), frontend.submit()
     frontend.dispatcher.cancel(cancelled)
     frontend.loop.turn()
@@ -115,7 +115,7 @@ def test_a_settled_query_lets_its_inputs_go(frontend):
     assert answered.inputs == cancelled.inputs == ()
 
 
-def test_two_batches_are_in_flight_while_the_model_computes_shortly():
+def test_two_batches_are_in_flight_if_the_model_is_fast():
     frontend = Frontend(served(max_batch_size=2))
     for _ in range(10):
         frontend.submit()
@@ -126,7 +126,7 @@ def test_two_batches_are_in_flight_while_the_model_computes_shortly():
     assert frontend.replica.num_in_flight == 2
 
 
-def test_one_batch_is_in_flight_once_the_model_is_known_to_compute_long():
+def test_one_batch_is_in_flight_once_the_model_is_known_to_be_slow():
     frontend = Frontend(served(max_batch_size=1))
     for _ in range(10):
         frontend.submit(within_s=10.0)
@@ -135,7 +135,7 @@ def test_one_batch_is_in_flight_once_the_model_is_known_to_compute_long():
         frontend.replica.answer(compute_s=0.030)
     frontend.loop.turn()
     assert frontend.replica.num_in_flight == 1
-    # The estimate follows the model back, too.
+    # The estimate also follows the model back.
     for _ in range(100):
         frontend.submit(within_s=10.0)
         frontend.loop.turn()
@@ -157,7 +157,7 @@ def test_the_replica_with_the_fewest_batches_in_flight_is_chosen():
     assert in_flight == [(1, 0, 0), (1, 1, 0), (2, 1, 0), (2, 2, 0), (2, 2, 0)]
 
 
-def test_an_answer_frees_the_replica_for_what_waits():
+def test_an_answer_frees_the_replica_for_queued_queries():
     frontend = Frontend(served(max_batch_size=1))
     queries = [frontend.submit() for _ in range(3)]
     frontend.loop.turn()
@@ -177,9 +177,9 @@ def test_a_failed_query_does_not_fail_the_others_of_its_batch(frontend):
 
     frontend.replica.answer(function=function)
     assert frontend.settled[good].outcome is Outcome.OK
-    prediction = given_up(frontend, bad, Outcome.DEFAULT_MODEL_ERROR, InvalidInput)
+    prediction = check_failed(frontend, bad, Outcome.DEFAULT_MODEL_ERROR, InvalidInput)
     assert prediction.explanation == "the model failed: too long"
-    prediction = given_up(frontend, worse, Outcome.DEFAULT_MODEL_ERROR, InvalidInput)
+    prediction = check_failed(frontend, worse, Outcome.DEFAULT_MODEL_ERROR, InvalidInput)
     assert prediction.error.message == "too long"
 
 
@@ -187,13 +187,13 @@ def test_a_failed_query_does_not_fail_the_others_of_its_batch(frontend):
 
 
 @pytest.mark.parametrize("app", [None, without_default, with_default])
-def test_a_query_in_flight_is_given_up_at_its_deadline(frontend, app):
+def test_a_query_in_flight_expires_at_its_deadline(frontend, app):
     query = frontend.submit(within_s=0.1, application=app)
     frontend.loop.turn()
     frontend.loop.advance(0.099)
     assert query not in frontend.settled
     frontend.loop.advance(0.002)
-    prediction = given_up(frontend, query, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
+    prediction = check_failed(frontend, query, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
     assert prediction.total_s == pytest.approx(0.1, abs=0.001)
     if app is with_default:
         assert prediction.explanation == TOO_LATE
@@ -201,14 +201,14 @@ def test_a_query_in_flight_is_given_up_at_its_deadline(frontend, app):
         assert prediction.error.message == "model 'm:1' did not answer within 0.1 s"
 
 
-def test_a_query_in_the_queue_is_given_up_at_its_deadline_and_frees_its_place():
+def test_a_queued_query_expires_at_its_deadline_and_frees_its_place():
     frontend = Frontend(served(max_batch_size=1))
     for _ in range(2):
         frontend.submit(within_s=10.0)
     frontend.loop.turn()
     waiting = frontend.submit(within_s=0.1, application=with_default)
     frontend.loop.advance(0.2)
-    given_up(frontend, waiting, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
+    check_failed(frontend, waiting, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
     assert len(frontend.version().queue) == 0
     frontend.replica.answer()
     frontend.loop.turn()
@@ -220,11 +220,11 @@ def test_a_late_answer_is_ignored(frontend):
     frontend.loop.turn()
     frontend.loop.advance(0.2)
     frontend.replica.answer()
-    given_up(frontend, query, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
+    check_failed(frontend, query, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_each_query_is_given_up_at_its_own_deadline(frontend):
+def test_each_query_expires_at_its_own_deadline(frontend):
     frontend.replica.is_ready = False
     deadlines = [0.3, 0.1, 0.2, 0.1]
     queries = [frontend.submit(within_s=each) for each in deadlines]
@@ -236,25 +236,25 @@ def test_each_query_is_given_up_at_its_own_deadline(frontend):
         assert [each for each in queries if each in frontend.settled] == expected
 
 
-def test_a_query_that_comes_with_a_passed_deadline_is_given_up_at_once(frontend):
+def test_a_query_that_arrives_after_its_deadline_is_shed_at_once(frontend):
     query = frontend.submit(within_s=-0.5, application=with_default)
-    given_up(frontend, query, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
+    check_failed(frontend, query, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
     frontend.loop.turn()
     assert frontend.replica.sent == []
 
 
 @pytest.mark.parametrize("app", [None, with_default])
-def test_without_a_ready_replica_a_query_waits_until_its_deadline(frontend, app):
+def test_without_a_ready_replica_a_query_is_queued_until_its_deadline(frontend, app):
     frontend.replica.is_ready = False
     query = frontend.submit(within_s=0.1, application=app)
     frontend.loop.advance(0.09)
     assert query not in frontend.settled
     frontend.loop.advance(0.02)
-    prediction = given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
+    prediction = check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
     assert prediction.explanation == (NO_MODEL if app else "")
 
 
-def test_a_query_that_waits_is_sent_when_a_replica_becomes_ready(frontend):
+def test_a_queued_query_is_sent_when_a_replica_becomes_ready(frontend):
     frontend.replica.is_ready = False
     query = frontend.submit(within_s=0.1)
     frontend.loop.advance(0.09)
@@ -264,7 +264,7 @@ def test_a_query_that_waits_is_sent_when_a_replica_becomes_ready(frontend):
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_a_callback_may_submit_at_a_deadline_so_many_that_deadlines_are_compacted():
+def test_a_callback_at_a_deadline_may_cause_a_compaction_of_deadlines():
     frontend = Frontend(served(), max_queue_size=10_000)
     frontend.replica.is_ready = False
     again = []
@@ -283,14 +283,14 @@ def test_a_callback_may_submit_at_a_deadline_so_many_that_deadlines_are_compacte
     assert frontend.dispatcher.num_unsettled == 0
 
 
-# Refused at once.
+# Refusal on arrival.
 
 
 @pytest.mark.parametrize("app", [None, without_default, with_default])
-def test_a_version_that_is_scaled_to_zero_refuses_at_once(app):
+def test_a_version_scaled_to_zero_refuses_queries_at_once(app):
     frontend = Frontend(served(num_replicas=0))
     query = frontend.submit(application=app)
-    prediction = given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
+    prediction = check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
     if app is with_default:
         assert prediction.explanation == NO_MODEL == "No connected models found for query"
     else:
@@ -299,11 +299,11 @@ def test_a_version_that_is_scaled_to_zero_refuses_at_once(app):
         )
 
 
-def test_a_version_that_is_gone_refuses_at_once(frontend):
+def test_a_removed_version_refuses_queries_at_once(frontend):
     query = frontend.query()
     frontend.apply()
     frontend.dispatcher.submit(query)
-    prediction = given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
+    prediction = check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
     assert prediction.error.message == "model 'm:1' is not deployed"
 
 
@@ -316,7 +316,7 @@ def test_a_version_that_is_gone_refuses_at_once(frontend):
         (("m:7", "n:"), "is routed to models of which one has no deployed version"),
     ],
 )
-def test_an_application_that_leads_nowhere_answers_at_once(frontend, routes, what):
+def test_an_application_without_a_deployed_version_answers_at_once(frontend, routes, what):
     query = frontend.submit(None, application=application("lost", *routes, default=[0.0]))
     assert frontend.settled[query].outcome is Outcome.DEFAULT_NO_REPLICA
     query = frontend.submit(None, application=application("lost", *routes))
@@ -326,25 +326,25 @@ def test_an_application_that_leads_nowhere_answers_at_once(frontend, routes, wha
 
 
 @pytest.mark.parametrize("app", [None, with_default])
-def test_scaling_to_zero_gives_up_what_waits_at_once(frontend, app):
+def test_scaling_to_zero_fails_queued_queries_at_once(frontend, app):
     frontend.replica.is_ready = False
     queries = [frontend.submit(application=app) for _ in range(3)]
     frontend.apply(served(num_replicas=0))
     for query in queries:
-        given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
+        check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
 
 
 @pytest.mark.parametrize("app", [None, with_default])
-def test_undeploying_gives_up_what_waits_at_once(frontend, app):
+def test_undeploying_fails_queued_queries_at_once(frontend, app):
     frontend.replica.is_ready = False
     query = frontend.submit(application=app)
     frontend.apply()
-    given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, ModelNotFound)
+    check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, ModelNotFound)
     assert frontend.dispatcher.version(ModelVersion("m", "1")) is None
     assert not frontend.dispatcher.is_ready(ModelVersion("m", "1"))
 
 
-def test_undeploying_lets_replicas_answer_what_they_have(frontend):
+def test_undeploying_lets_replicas_answer_batches_in_flight(frontend):
     query = frontend.submit()
     frontend.loop.turn()
     frontend.apply()
@@ -353,7 +353,7 @@ def test_undeploying_lets_replicas_answer_what_they_have(frontend):
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_other_versions_go_on_while_one_is_undeployed():
+def test_other_versions_serve_on_while_one_is_undeployed():
     frontend = Frontend(served("m:1"), served("n:1"))
     query = frontend.submit("n:1")
     frontend.apply(served("n:1"))
@@ -362,7 +362,7 @@ def test_other_versions_go_on_while_one_is_undeployed():
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_a_new_maximum_batch_size_holds_from_the_next_batch_on(frontend):
+def test_a_new_maximum_batch_size_applies_from_the_next_batch_on(frontend):
     for _ in range(5):
         frontend.submit()
     frontend.apply(served(max_batch_size=2))
@@ -371,12 +371,12 @@ def test_a_new_maximum_batch_size_holds_from_the_next_batch_on(frontend):
 
 
 @pytest.mark.parametrize("app", [None, with_default])
-def test_a_full_queue_refuses_at_once(app):
+def test_a_full_queue_refuses_queries_at_once(app):
     frontend = Frontend(served(), max_queue_size=2)
     frontend.replica.is_ready = False
     waiting = [frontend.submit() for _ in range(2)]
     refused = frontend.submit(application=app)
-    prediction = given_up(frontend, refused, Outcome.DEFAULT_OVERLOADED, Overloaded)
+    prediction = check_failed(frontend, refused, Outcome.DEFAULT_OVERLOADED, Overloaded)
     if app is None:
         assert prediction.error.message.startswith("Exceeds maximum queue size")
         assert "'m:1'" in prediction.error.message
@@ -415,10 +415,10 @@ def test_queries_of_a_lost_replica_keep_their_deadlines(frontend):
     frontend.loop.advance(0.09)
     frontend.replica.lose()
     frontend.loop.advance(0.02)
-    given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
+    check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
 
 
-def test_queries_of_a_lost_replica_go_before_those_with_a_later_deadline(frontend):
+def test_queries_of_a_lost_replica_precede_those_with_a_later_deadline(frontend):
     old = frontend.submit(within_s=0.1)
     frontend.loop.turn()
     new = frontend.submit(within_s=0.2)
@@ -428,7 +428,7 @@ def test_queries_of_a_lost_replica_go_before_those_with_a_later_deadline(fronten
     assert frontend.replica.sent[-1].queries == [old, new]
 
 
-def test_a_query_at_which_replicas_die_again_and_again_is_given_up(frontend):
+def test_a_query_fails_after_several_replicas_died_of_it(frontend):
     culprit = frontend.submit(within_s=10.0, application=with_default)
     for attempt in range(LAST_ATTEMPT + 1):
         assert culprit not in frontend.settled
@@ -438,21 +438,21 @@ def test_a_query_at_which_replicas_die_again_and_again_is_given_up(frontend):
         assert (len(frontend.replica.in_flight[0].queries) == 1) == (attempt == LAST_ATTEMPT)
         frontend.replica.lose()
         frontend.replica.revive()
-    prediction = given_up(frontend, culprit, Outcome.DEFAULT_MODEL_ERROR, ModelFailed)
+    prediction = check_failed(frontend, culprit, Outcome.DEFAULT_MODEL_ERROR, ModelFailed)
     assert prediction.explanation == "3 replicas died or hung while answering this query"
     assert not any(other in frontend.settled for other in others)
 
 
-def test_a_death_without_a_default_output_is_an_error_of_the_model(frontend):
+def test_a_query_that_kills_replicas_gets_an_error_of_the_model_without_a_default(frontend):
     query = frontend.submit(within_s=10.0)
     for _ in range(LAST_ATTEMPT + 1):
         frontend.loop.turn()
         frontend.replica.lose()
         frontend.replica.revive()
-    given_up(frontend, query, Outcome.DEFAULT_MODEL_ERROR, ModelFailed)
+    check_failed(frontend, query, Outcome.DEFAULT_MODEL_ERROR, ModelFailed)
 
 
-def test_only_the_oldest_batch_of_a_replica_that_died_is_suspected(frontend):
+def test_only_the_oldest_batch_of_a_dead_replica_counts_an_attempt(frontend):
     queries = [frontend.submit(within_s=10.0)]
     frontend.loop.turn()
     queries.append(frontend.submit(within_s=10.0))
@@ -461,7 +461,7 @@ def test_only_the_oldest_batch_of_a_replica_that_died_is_suspected(frontend):
     assert [query.attempts for query in queries] == [1, 0]
 
 
-def test_a_link_that_is_closed_in_good_order_is_no_attempt(frontend):
+def test_a_link_that_closes_in_order_counts_no_attempt_of_its_queries(frontend):
     query = frontend.submit(within_s=10.0)
     for _ in range(10):
         frontend.loop.turn()
@@ -473,37 +473,37 @@ def test_a_link_that_is_closed_in_good_order_is_no_attempt(frontend):
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_settled_queries_of_a_lost_replica_do_not_wait_again(frontend):
+def test_settled_queries_of_a_lost_replica_are_not_requeued(frontend):
     expired, cancelled = frontend.submit(within_s=0.1), frontend.submit(within_s=10.0)
     frontend.loop.turn()
     frontend.loop.advance(0.2)
     frontend.dispatcher.cancel(cancelled)
     frontend.replica.lose()
     assert len(frontend.version().queue) == 0
-    given_up(frontend, expired, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
+    check_failed(frontend, expired, Outcome.DEFAULT_DEADLINE, DeadlineExceeded)
 
 
-def test_queries_of_a_replica_lost_after_undeploying_are_given_up_at_once(frontend):
+def test_queries_of_a_replica_lost_after_undeploying_fail_at_once(frontend):
     query = frontend.submit()
     frontend.loop.turn()
     frontend.apply()
     frontend.replica.lose()
-    given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
+    check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
 
 
-def test_queries_of_a_replica_lost_after_scaling_to_zero_are_given_up_at_once(frontend):
+def test_queries_of_a_replica_lost_after_scaling_to_zero_fail_at_once(frontend):
     query = frontend.submit(within_s=10.0)
     frontend.loop.turn()
     frontend.apply(served(num_replicas=0))
     frontend.replica.lose()
-    given_up(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
+    check_failed(frontend, query, Outcome.DEFAULT_NO_REPLICA, NoReadyReplica)
 
 
-# Callers that cannot be told.
+# Undeliverable answers.
 
 
-def untellable(frontend: Frontend, query: Query) -> None:
-    """Have a query whose answer its caller's door cannot write."""
+def break_callback(frontend: Frontend, query: Query) -> None:
+    """Let the callback of a query fail to write its answer."""
 
     def settle(query: Query, prediction: Prediction) -> None:
         if prediction.error is None:
@@ -513,9 +513,9 @@ def untellable(frontend: Frontend, query: Query) -> None:
     query.settle = settle
 
 
-def test_an_answer_that_cannot_be_written_is_an_error_of_its_query_only(frontend):
+def test_an_answer_that_cannot_be_written_fails_its_query_only(frontend):
     queries = [frontend.submit(application=with_default) for _ in range(3)]
-    untellable(frontend, queries[1])
+    break_callback(frontend, queries[1])
     frontend.loop.turn()
     frontend.replica.answer()
     assert frontend.settled[queries[1]].error.message == "internal error"
@@ -526,7 +526,7 @@ def test_an_answer_that_cannot_be_written_is_an_error_of_its_query_only(frontend
 def test_a_default_output_that_cannot_be_written_does_not_stop_the_deadlines(frontend):
     frontend.replica.is_ready = False
     queries = [frontend.submit(application=with_default) for _ in range(3)]
-    untellable(frontend, queries[1])
+    break_callback(frontend, queries[1])
     frontend.loop.advance(0.2)
     assert frontend.settled[queries[1]].error.message == "internal error"
     queries.append(frontend.submit(application=with_default))
@@ -534,7 +534,7 @@ def test_a_default_output_that_cannot_be_written_does_not_stop_the_deadlines(fro
     assert all(query in frontend.settled for query in queries)
 
 
-# Cancelled.
+# Cancellation.
 
 
 def test_a_cancelled_query_leaves_the_queue_at_once(frontend):

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, each query is settled or cancelled exactly once."""
+"""Each query is settled or cancelled exactly once, with random events in random order."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -67,7 +67,7 @@ class DispatcherAtWork(RuleBasedStateMachine):
                 ready = [replica for replica in version.replicas if replica.is_ready]
                 is_held = version._timer is not None
                 is_busy = all(replica.in_flight for replica in ready)
-                assert is_busy or is_held, "queries wait beside idlers, for nothing"
+                assert is_busy or is_held, "queries are queued although a replica is idle"
 
     @precondition(lambda self: self.busy())
     @rule(data=st.data(), fails=st.booleans(), compute_s=st.sampled_from([0.0, 0.001, 0.05]))
@@ -101,7 +101,7 @@ class DispatcherAtWork(RuleBasedStateMachine):
         self.frontend.dispatcher.cancel(query)
 
     @rule(data=st.data())
-    def cancel_what_is_settled(self, data) -> None:
+    def cancel_a_settled_query(self, data) -> None:
         if self.frontend.settled:
             query = data.draw(st.sampled_from(list(self.frontend.settled.predictions)), "query")
             self.frontend.dispatcher.cancel(query)
@@ -121,11 +121,11 @@ class DispatcherAtWork(RuleBasedStateMachine):
         assert self.frontend.dispatcher.num_unsettled == len(self.unsettled)
 
     @invariant()
-    def nothing_cancelled_is_settled(self) -> None:
+    def no_cancelled_query_is_settled(self) -> None:
         assert not any(query in self.frontend.settled for query in self.cancelled)
 
     @invariant()
-    def nothing_waits_beyond_its_deadline(self) -> None:
+    def no_query_is_unsettled_after_its_deadline(self) -> None:
         now = self.frontend.clock()
         assert all(query.deadline >= now - 0.001 for query in self.unsettled)
 
@@ -138,7 +138,7 @@ class DispatcherAtWork(RuleBasedStateMachine):
             for query in batch.queries
         ]
         for query in self.unsettled:
-            # Only what an overdue batch holds is anywhere else too.
+            # Only a query of an overdue batch may be elsewhere too.
             assert query.num_in_flight == in_flight.count(query)
             assert 1 <= query.is_queued + query.num_in_flight <= 2
 
@@ -151,7 +151,7 @@ class DispatcherAtWork(RuleBasedStateMachine):
                 assert len(batch.queries) == 1 or rows <= MAX_BATCH_SIZE
 
     @invariant()
-    def errors_are_only_for_those_without_a_default(self) -> None:
+    def queries_with_a_default_get_no_error(self) -> None:
         for query, prediction in self.frontend.settled.predictions.items():
             has_default = query.application is not None and query.application.has_default
             is_error = prediction.error is not None

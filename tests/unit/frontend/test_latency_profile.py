@@ -46,10 +46,10 @@ def profile_of(observations: list[tuple[int, float, float]]) -> LatencyProfile:
     return profile
 
 
-# Nothing is known.
+# Empty profiles.
 
 
-def test_an_empty_profile_promises_nothing_and_forbids_nothing():
+def test_an_empty_profile_sets_no_limits():
     profile = LatencyProfile()
     assert profile.is_empty
     assert profile.points() == []
@@ -58,13 +58,13 @@ def test_an_empty_profile_promises_nothing_and_forbids_nothing():
     assert profile.largest(0.001, 64) == 64
 
 
-def test_an_empty_profile_seeded_with_nothing_stays_empty():
+def test_an_empty_profile_without_seeds_stays_empty():
     profile = LatencyProfile()
     profile.seed([])
     assert profile.is_empty
 
 
-def test_one_batch_is_enough_to_know_something():
+def test_one_batch_fills_a_profile():
     profile = observed(4, 0.010)
     assert not profile.is_empty
     assert profile.num_observed == 1
@@ -74,36 +74,36 @@ def test_one_batch_is_enough_to_know_something():
 # Shape.
 
 
-def test_sizes_in_between_lie_on_the_line():
+def test_sizes_are_interpolated():
     profile = linear((1, 16))
     assert profile.latency_s(7) == pytest.approx(line(7))
 
 
-def test_below_the_smallest_size_nothing_is_faster():
+def test_sizes_below_the_smallest_known_have_its_latency():
     profile = linear((8, 16))
     assert profile.latency_s(1) == profile.latency_s(8) == line(8)
 
 
-def test_beyond_the_largest_size_it_grows_as_before():
+def test_sizes_above_the_largest_known_are_extrapolated():
     profile = linear((1, 16))
     assert profile.latency_s(64) == pytest.approx(line(64))
 
 
-def test_beyond_the_only_size_it_grows_in_proportion():
+def test_sizes_above_the_only_known_grow_in_proportion():
     profile = observed(8, 0.010)
     assert profile.latency_s(32) == pytest.approx(0.040)
     assert profile.largest(0.0401, 64) == 32
     assert profile.largest(0.0401, 20) == 20
 
 
-def test_a_model_whose_time_does_not_depend_on_the_rows_takes_whatever_is_allowed():
+def test_a_model_of_constant_latency_gets_the_largest_batch():
     profile = LatencyProfile([(1, 0.010), (8, 0.010)])
     assert profile.latency_s(1000) == 0.010
     assert profile.largest(0.010, 1000) == 1000
     assert profile.largest(0.009, 1000) == 0
 
 
-def test_what_seems_faster_with_more_rows_is_pooled():
+def test_larger_sizes_that_seem_faster_are_pooled():
     profile = LatencyProfile([(1, 0.010), (2, 0.030), (4, 0.020), (8, 0.040)])
     assert profile.latency_s(1) == 0.010
     assert profile.latency_s(2) == profile.latency_s(4) == pytest.approx(0.025)
@@ -124,7 +124,7 @@ def test_more_rows_never_take_less_time(observations):
 
 @settings(max_examples=examples(50))
 @given(observations)
-def test_it_stays_within_what_was_observed(observations):
+def test_the_profile_stays_within_the_observed_latencies(observations):
     profile = profile_of(observations)
     seen = [latency_s for _, latency_s, _ in observations]
     largest = max(rows for rows, _ in profile.points())
@@ -132,7 +132,7 @@ def test_it_stays_within_what_was_observed(observations):
         assert min(seen) * (1 - 1e-9) <= profile.latency_s(rows) <= max(seen) * (1 + 1e-9)
 
 
-def test_sizes_near_each_other_share_what_they_learn_on_the_safe_side():
+def test_similar_sizes_share_a_window_on_the_safe_side():
     profile = LatencyProfile()
     for _ in range(3):
         for rows in range(1, 513):
@@ -142,7 +142,7 @@ def test_sizes_near_each_other_share_what_they_learn_on_the_safe_side():
         assert line(rows) * (1 - 1e-9) <= profile.latency_s(rows) <= 1.125 * line(rows)
 
 
-def test_small_sizes_are_told_apart():
+def test_small_sizes_have_their_own_windows():
     profile = LatencyProfile()
     for rows in range(1, 17):
         profile.observe(rows, line(rows), 0.0)
@@ -152,14 +152,14 @@ def test_small_sizes_are_told_apart():
 # Learning.
 
 
-def test_a_high_quantile_counts_not_the_mean():
+def test_the_estimate_is_a_high_quantile():
     often, rarely = [0.010] * 3 + [0.015], [0.010] * 63 + [0.015]
     assert observed(8, *often * 16).latency_s(8) == 0.015
     assert observed(8, *rarely).latency_s(8) == 0.010
 
 
 @pytest.mark.parametrize("num_before", [1, 2, 5, 20, 100])
-def test_one_outlier_does_not_move_it(num_before):
+def test_one_outlier_does_not_change_the_estimate(num_before):
     profile = observed(8, *[0.010] * num_before)
     profile.observe(8, 2.0, 1.0)
     assert profile.latency_s(8) == 0.010
@@ -167,13 +167,13 @@ def test_one_outlier_does_not_move_it(num_before):
     assert profile.latency_s(8) == 0.010
 
 
-def test_an_outlier_at_the_very_first_is_forgotten_at_once():
+def test_an_outlier_in_the_first_batch_is_forgotten_at_once():
     profile = observed(8, 2.0)
     profile.observe(8, 0.010, 0.1)
     assert profile.latency_s(8) == 0.010
 
 
-def test_an_outlier_of_one_size_does_not_move_the_others():
+def test_an_outlier_of_one_size_does_not_change_the_others():
     profile = linear()
     observe(profile, 4, *[line(4)] * 20)
     profile.observe(4, 2.0, 0.5)
@@ -181,7 +181,7 @@ def test_an_outlier_of_one_size_does_not_move_the_others():
         assert profile.latency_s(rows) == pytest.approx(line(rows))
 
 
-def test_one_pause_at_a_new_size_does_not_forbid_the_larger_ones():
+def test_one_pause_at_a_new_size_does_not_rule_out_larger_sizes():
     profile = LatencyProfile([(rows, 0.013) for rows in (1, 2, 4, 8, 16, 32, 64)])
     profile.observe(9, 0.500, 0.5)
     assert profile.latency_s(64) < 0.026
@@ -190,19 +190,19 @@ def test_one_pause_at_a_new_size_does_not_forbid_the_larger_ones():
 
 
 @pytest.mark.parametrize(("before_s", "after_s"), [(0.010, 0.020), (0.010, 0.5), (0.5, 0.010)])
-def test_it_follows_drift(before_s, after_s):
+def test_the_profile_follows_drift(before_s, after_s):
     profile = observed(8, *[before_s] * 200)
     observe(profile, 8, *[after_s] * 80, begin=10.0)
     assert profile.latency_s(8) == after_s
 
 
-def test_a_moderate_slowdown_is_known_after_a_few_batches():
+def test_a_moderate_slowdown_is_learned_after_a_few_batches():
     profile = observed(8, *[0.010] * 200)
     observe(profile, 8, *[0.020] * 16, begin=10.0)
     assert profile.latency_s(8) == 0.020
 
 
-def test_it_follows_drift_of_sizes_that_alternate():
+def test_the_profile_follows_drift_of_alternating_sizes():
     profile = LatencyProfile()
     for factor in (1.0, 2.0):
         for _ in range(200):
@@ -212,7 +212,7 @@ def test_it_follows_drift_of_sizes_that_alternate():
     assert profile.latency_s(8) == pytest.approx(2 * line(8))
 
 
-def test_what_is_old_gives_way_to_what_contradicts_it():
+def test_old_latencies_yield_to_contradicting_new_ones():
     young, old = observed(4, *[0.100] * 64), observed(4, *[0.100] * 64)
     observe(young, 8, *[0.010] * 8, begin=1.0)
     observe(old, 8, *[0.010] * 8, begin=100.0)
@@ -230,7 +230,7 @@ def test_batches_are_counted():
 # Seeding.
 
 
-def test_points_are_enough_to_go_on_elsewhere():
+def test_points_seed_another_profile():
     profile = LatencyProfile()
     for index, rows in enumerate((1, 3, 40, 17, 100) * 30):
         profile.observe(rows, line(rows) * (1 + index % 3), 0.1 * index)
@@ -241,14 +241,14 @@ def test_points_are_enough_to_go_on_elsewhere():
 
 @settings(max_examples=examples(50))
 @given(observations)
-def test_points_make_the_round_trip(observations):
+def test_points_survive_a_round_trip(observations):
     points = profile_of(observations).points()
     again = LatencyProfile(points).points()
     assert [rows for rows, _ in again] == [rows for rows, _ in points]
     assert [each for _, each in again] == pytest.approx([each for _, each in points])
 
 
-def test_seeds_fill_in_what_is_not_known_and_replace_nothing():
+def test_seeds_add_unknown_sizes_only():
     profile = observed(4, *[0.012] * 10)
     profile.seed([(1, 0.001), (4, 0.014), (16, 0.018)])
     assert profile.points() == [(1, 0.001), (4, 0.012), (16, 0.018)]
@@ -260,7 +260,7 @@ def test_seeds_do_not_count_as_batches_and_may_come_in_any_order():
     assert profile.points() == [(1, 0.010), (16, 0.018)]
 
 
-def test_what_was_seeded_gives_way_to_what_is_observed():
+def test_observed_latencies_replace_seeds():
     profile = linear()
     for rows in SIZES:
         observe(profile, rows, *[2 * line(rows)] * 8)
@@ -268,7 +268,7 @@ def test_what_was_seeded_gives_way_to_what_is_observed():
         assert profile.latency_s(rows) == pytest.approx(2 * line(rows))
 
 
-# Backwards: rows for a time.
+# Rows for a budget or a rate.
 
 
 def test_the_largest_batch_of_a_budget():
@@ -281,7 +281,7 @@ def test_the_largest_batch_of_a_budget():
     assert profile.largest(-1.0, 64) == 0
 
 
-def test_the_largest_batch_may_be_larger_than_any_seen():
+def test_the_largest_batch_may_exceed_the_known_sizes():
     profile = linear((1, 16))
     assert profile.largest(0.0301, 64) == 40
     assert profile.largest(1.0, 64) == 64
@@ -289,13 +289,13 @@ def test_the_largest_batch_may_be_larger_than_any_seen():
 
 @settings(max_examples=examples(50))
 @given(some_points, st.integers(1, 300), st.integers(1, 300))
-def test_a_batch_fits_the_time_that_it_takes(points, rows, limit):
+def test_a_batch_fits_its_own_latency(points, rows, limit):
     profile = LatencyProfile(points)
     if rows <= limit:
         assert profile.largest(profile.latency_s(rows) * (1 + 1e-9), limit) >= rows
 
 
-def test_a_batch_fits_exactly_the_time_that_it_takes():
+def test_a_batch_fits_exactly_its_own_latency():
     profile = linear((1, 16, 64))
     for rows in range(1, 65):
         assert profile.largest(profile.latency_s(rows), 64) >= rows
@@ -332,6 +332,6 @@ def test_the_smallest_batch_for_a_rate(rows_per_s, rows):
     assert linear().smallest_for(rows_per_s, 64) == rows
 
 
-def test_the_smallest_batch_may_be_larger_than_any_seen():
+def test_the_smallest_batch_may_exceed_the_known_sizes():
     assert linear((1, 16)).smallest_for(1490.0, 100) == 59
     assert linear((1, 16)).smallest_for(1490.0, 50) == 50

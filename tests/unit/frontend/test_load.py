@@ -29,7 +29,7 @@ def answer(frontend: Frontend, replica: FakeReplica, took_s: float, compute_s: f
 # Differences.
 
 
-def test_a_load_is_what_came_since_the_last_look(frontend):
+def test_a_load_covers_the_time_since_the_last_measurement(frontend):
     loads = LoadMeter()
     frontend.submit(rows=3)
     answer(frontend, frontend.replica, took_s=0.01, compute_s=0.01)
@@ -55,7 +55,7 @@ def test_a_load_is_what_came_since_the_last_look(frontend):
     assert (again.arrived_rows, again.busy_s, again.deadline_used) == (0, 0.0, 0.0)
 
 
-def test_the_most_urgent_query_of_a_batch_tells_how_much_time_is_used(frontend):
+def test_the_used_share_is_that_of_the_most_urgent_query(frontend):
     loads = LoadMeter()
     look(loads, frontend)
     frontend.submit(within_s=0.5)
@@ -66,13 +66,13 @@ def test_the_most_urgent_query_of_a_batch_tells_how_much_time_is_used(frontend):
     assert load.deadline_used == pytest.approx(0.8)
 
 
-def test_two_looks_at_one_instant_are_one(frontend):
+def test_two_measurements_at_one_instant_give_one_load(frontend):
     loads = LoadMeter()
     assert look(loads, frontend) is None
     assert look(loads, frontend) is None
 
 
-def test_a_version_that_is_deployed_again_begins_anew(frontend):
+def test_a_redeployed_version_starts_a_new_measurement(frontend):
     loads = LoadMeter()
     look(loads, frontend)
     frontend.submit(rows=2)
@@ -84,7 +84,7 @@ def test_a_version_that_is_deployed_again_begins_anew(frontend):
     assert look(loads, frontend) == VersionLoad(1.0, 0, 0, 0.0, 0.0, 0.0)
 
 
-def test_what_is_not_kept_is_forgotten(frontend):
+def test_versions_that_are_not_kept_are_forgotten(frontend):
     loads = LoadMeter()
     look(loads, frontend)
     frontend.loop.advance(1.0)
@@ -95,10 +95,10 @@ def test_what_is_not_kept_is_forgotten(frontend):
     assert look(loads, frontend) is None
 
 
-# What came too late.
+# Late rows.
 
 
-def test_rows_that_a_free_replica_would_have_answered_are_late(frontend):
+def test_rows_that_an_idle_replica_would_have_answered_are_late(frontend):
     frontend.version().batcher.profile.seed(POINTS)
     frontend.submit(within_s=1.0)
     frontend.loop.turn()
@@ -110,12 +110,12 @@ def test_rows_that_a_free_replica_would_have_answered_are_late(frontend):
     frontend.submit(rows=4, within_s=1.0)
     # The queue is full.
     assert statistics.late_rows == 7
-    # Nobody could answer it in so little time.
+    # No replica could answer the query within this budget.
     frontend.submit(rows=1, within_s=0.005)
     assert statistics.late_rows == 7
 
 
-def test_what_no_replica_could_be_sent_is_not_late():
+def test_rows_without_a_replica_are_not_late():
     frontend = Frontend(served(), applications=[application("app", "m:1")], with_replicas=False)
     frontend.submit(within_s=0.1)
     frontend.loop.advance(0.2)
@@ -133,21 +133,23 @@ def test_what_no_replica_could_be_sent_is_not_late():
         (0.050, 16, 16),
         (10.0, 64, 64),
         (NEVER, 64, 64),
-        # Not even one row is in time after another: one by one.
+        # Two batches of one row are late, so that rows are computed one by one.
         (0.015, 64, 1),
     ],
 )
-def test_a_replica_computes_the_largest_batches_of_which_two_are_in_time(budget_s, max_rows, rows):
+def test_the_capacity_is_that_of_the_largest_batches_of_which_two_are_in_time(
+    budget_s, max_rows, rows
+):
     found = capacity(LatencyProfile(POINTS), budget_s, max_rows)
     assert found == pytest.approx(rows / (0.010 + 0.0005 * rows))
 
 
-def test_without_latencies_or_deadlines_capacity_is_not_known():
+def test_the_capacity_is_unknown_without_latencies_or_deadlines():
     assert capacity(LatencyProfile(), 1.0, 64) == 0
     assert capacity(LatencyProfile(POINTS), 0.0, 64) == 0
 
 
-def test_those_with_little_time_say_how_much_is_usual():
+def test_short_budgets_dominate_the_usual_budget():
     statistics = VersionStatistics()
     assert statistics.usual_budget_s == 0
     statistics.observe_answer(0.01, NEVER)
@@ -156,7 +158,7 @@ def test_those_with_little_time_say_how_much_is_usual():
         statistics.observe_answer(0.01, 0.02)
         statistics.observe_answer(0.01, 60.0)
     assert statistics.usual_budget_s == pytest.approx(0.04, rel=0.1)
-    # It follows an SLO that is changed.
+    # The usual budget follows a change of the SLO.
     for _ in range(200):
         statistics.observe_answer(0.01, 1.0)
     assert statistics.usual_budget_s == pytest.approx(1.0, rel=0.01)

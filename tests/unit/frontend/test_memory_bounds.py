@@ -1,4 +1,4 @@
-"""The bounds of a frontend and the memory that its pod may take."""
+"""The limits of a frontend and the memory limit of its pod."""
 
 import pytest
 import yaml
@@ -9,11 +9,11 @@ from skysail_frontend.settings import FrontendSettings
 PREFIX = "SKYSAIL_FRONTEND_"
 PROCESS_MIB = 100
 MESSAGES = 4
-"""Messages of the largest size that are copied at a time."""
+"""Messages of the largest size that are copied at the same time."""
 
 
 @pytest.mark.parametrize("path", ["base/frontend.yaml"])
-def test_a_pod_has_memory_for_all_that_its_frontend_may_hold(path):
+def test_a_pod_has_memory_for_the_limits_of_its_frontend(path):
     objects = yaml.safe_load_all((manifests_directory() / path).read_text())
     (deployment,) = [each for each in objects if each["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]

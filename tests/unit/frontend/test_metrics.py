@@ -24,7 +24,7 @@ def page_of(frontend: Frontend) -> str:
     return MetricsPage(frontend.dispatcher, dict).text().decode()
 
 
-def test_samples_of_workers_are_told_apart_by_a_label():
+def test_samples_of_workers_have_a_label():
     page = merge_pages({"0": PAGE % 1, "7": PAGE % 2})
     samples = [
         (sample.name, sample.labels, sample.value)
@@ -48,7 +48,7 @@ def test_samples_of_workers_are_told_apart_by_a_label():
     ]
 
 
-def test_a_whole_page_is_merged_without_loss():
+def test_a_complete_page_is_merged_without_loss():
     frontend = Frontend(served("m:1"), served("n:1"))
     frontend.dispatcher.statistics.version(ModelVersion("m", "1")).compute_s.observe(0.1)
     text = page_of(frontend)
@@ -66,13 +66,13 @@ def test_a_merged_page_without_workers_is_empty():
     assert merge_pages({}) == ""
 
 
-def test_a_version_without_queries_costs_no_histogram():
+def test_a_version_without_queries_has_no_histogram():
     def num_lines(*names: str) -> int:
         return len(page_of(Frontend(*map(served, names))).splitlines())
 
     assert num_lines("m:1", "n:1") - num_lines("m:1") <= 15
 
 
-def test_the_page_tells_the_version_of_skysail():
+def test_the_page_contains_the_version_of_skysail():
     line = f'skysail_build_info{{version="{__version__}"}} 1.0'
     assert line in page_of(Frontend(served("m:1"))).splitlines()

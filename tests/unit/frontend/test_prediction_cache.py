@@ -29,7 +29,7 @@ def knows(cache: PredictionCache, number: int, now: float = 0.0) -> bool:
     return cache.get(key(number), now) is not None
 
 
-def test_what_was_asked_again_stays_and_what_was_not_goes():
+def test_visited_entries_survive_eviction():
     cache = PredictionCache(3 * size())
     for number in (1, 2, 3):
         put(cache, number)
@@ -49,7 +49,7 @@ def test_a_prediction_is_found_by_all_of_its_inputs():
     assert entry.data == [b"1"]
 
 
-def test_a_prediction_goes_at_its_instant():
+def test_a_prediction_expires_at_its_instant():
     cache = PredictionCache(1 << 20)
     put(cache, 1, expires=10.0)
     assert knows(cache, 1, now=9.9)
@@ -65,7 +65,7 @@ def test_a_newer_prediction_replaces_the_older():
     assert (len(cache), cache.size_bytes) == (1, size())
 
 
-def test_what_is_larger_than_all_is_not_kept():
+def test_a_prediction_larger_than_the_cache_is_not_cached():
     cache = PredictionCache(3 * size())
     put(cache, 1)
     cache.put(key(2), [bytes(10 * size())], [(1,)], 1e9)
@@ -73,7 +73,7 @@ def test_what_is_larger_than_all_is_not_kept():
     assert not knows(cache, 2)
 
 
-def test_a_version_is_forgotten_alone():
+def test_forgetting_a_version_keeps_the_others():
     cache = PredictionCache(1 << 20)
     put(cache, 1, M1)
     put(cache, 1, M2)
@@ -98,7 +98,7 @@ def test_forgetting_a_version_takes_no_longer_with_many_entries():
     assert least_cost(lambda: attempt(20_000), limit_s) < limit_s
 
 
-def test_new_entries_take_the_memory_of_a_version_that_is_gone():
+def test_new_entries_reclaim_the_memory_of_a_removed_version():
     cache = PredictionCache(1 << 20)
     for number in range(100):
         put(cache, number, M1)
@@ -112,7 +112,7 @@ def test_new_entries_take_the_memory_of_a_version_that_is_gone():
 
 @settings(max_examples=examples(60))
 @given(st.lists(st.tuples(st.sampled_from("pgfx"), st.integers(0, 7)), max_size=80))
-def test_it_never_holds_more_than_its_bound_nor_what_was_not_put(steps):
+def test_the_cache_stays_within_its_limit_and_holds_only_cached_entries(steps):
     cache = PredictionCache(3 * size() + 10)
     last: dict[int, bytes] = {}
     for step, number in steps:
@@ -130,7 +130,7 @@ def test_it_never_holds_more_than_its_bound_nor_what_was_not_put(steps):
         assert size() * len(cache) <= cache.size_bytes <= cache.max_bytes
 
 
-def test_on_skewed_queries_it_knows_more_than_a_queue_would():
+def test_sieve_beats_a_queue_on_skewed_queries():
     source = random.Random(3)
     weights = [1 / (rank + 1) for rank in range(2000)]
     asked = source.choices(range(2000), weights, k=30_000)
@@ -152,7 +152,7 @@ def test_on_skewed_queries_it_knows_more_than_a_queue_would():
 
 
 @pytest.mark.parametrize("data_bytes", [8, 4096])
-def test_its_bytes_are_those_of_the_process(data_bytes):
+def test_the_counted_bytes_match_those_of_the_process(data_bytes):
     cache = PredictionCache(1 << 30)
     tracemalloc.start()
     try:

@@ -43,7 +43,7 @@ def test_a_cancelled_query_is_not_settled(settled):
     assert query.inputs == ()
 
 
-def test_giving_up_takes_the_default_output_where_there_is_one(settled):
+def test_a_failed_query_gets_the_default_output_of_its_application(settled):
     query = query_of(application(default=None), settled)
     query.fail(Outcome.DEFAULT_OVERLOADED, "full", Overloaded("queue full"), 100.5)
     prediction = settled[query]
@@ -53,7 +53,7 @@ def test_giving_up_takes_the_default_output_where_there_is_one(settled):
 
 
 @pytest.mark.parametrize("app", [None, application()])
-def test_giving_up_is_an_error_where_there_is_no_default_output(settled, app):
+def test_a_failed_query_without_a_default_output_gets_the_error(settled, app):
     error = Overloaded("queue full")
     query = query_of(app, settled)
     query.fail(Outcome.DEFAULT_OVERLOADED, "full", error, 100.5)
@@ -61,12 +61,12 @@ def test_giving_up_is_an_error_where_there_is_no_default_output(settled, app):
 
 
 class Response:
-    """What a callback makes of an answer: large, and to be freed with the callback."""
+    """A large object that must be freed with its callback."""
 
 
 @pytest.mark.parametrize("kind", [ModelFailed, RuntimeError])
-def test_an_answer_that_cannot_be_given_leaves_nothing_to_the_garbage_collector(kind, caplog):
-    # A record of a log keeps the exception.
+def test_an_undelivered_answer_leaves_no_reference_cycle(kind, caplog):
+    # A log record would keep the exception.
     caplog.set_level("CRITICAL", "skysail_frontend.core.query")
     made: list[weakref.ref[Response]] = []
     errors = []
@@ -92,7 +92,7 @@ def test_an_answer_that_cannot_be_given_leaves_nothing_to_the_garbage_collector(
         gc.enable()
 
 
-def test_an_error_that_was_raised_before_holds_no_frames_once_it_is_the_answer(settled):
+def test_an_error_that_settles_a_query_holds_no_frames(settled):
     def fail() -> None:
         raise Overloaded("queue full")
 
@@ -103,7 +103,7 @@ def test_an_error_that_was_raised_before_holds_no_frames_once_it_is_the_answer(s
     assert settled[query].error.__traceback__ is None
 
 
-def test_a_callback_that_always_fails_does_not_reach_others(caplog):
+def test_a_failing_callback_does_not_affect_other_queries(caplog):
     def settle(query, prediction):
         raise RuntimeError("always")
 

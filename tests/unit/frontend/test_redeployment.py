@@ -1,4 +1,4 @@
-"""A version that is deployed again under its name, with other content and perhaps another signature."""
+"""Redeployed versions with other content, in some cases with another signature."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def refused(frontend: Frontend, query) -> bool:
     return isinstance(error, NoReadyReplica)
 
 
-def test_what_waits_for_the_old_is_told_so_and_never_sent_to_the_new():
+def test_queries_queued_for_old_content_fail_and_are_not_sent_to_the_new():
     frontend = Frontend(OLD)
     frontend.replica.is_ready = False
     query = frontend.submit(within_s=5.0)
@@ -33,7 +33,7 @@ def test_what_waits_for_the_old_is_told_so_and_never_sent_to_the_new():
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_a_query_that_was_checked_for_the_old_is_refused_by_the_new():
+def test_a_query_validated_for_old_content_is_refused_by_the_new():
     frontend = Frontend(OLD)
     query = frontend.query()
     frontend.apply(NEW)
@@ -45,7 +45,7 @@ def test_a_query_that_was_checked_for_the_old_is_refused_by_the_new():
 
 
 @pytest.mark.parametrize("end", ["cancelled", "expired", "answered", "lost"])
-def test_what_the_old_has_in_hand_ends_without_a_trace_in_the_new(end):
+def test_batches_in_flight_of_old_content_leave_no_trace_in_the_new(end):
     frontend = Frontend(OLD)
     old_replica = frontend.replica
     query = frontend.submit(within_s=0.1)
@@ -69,7 +69,7 @@ def test_what_the_old_has_in_hand_ends_without_a_trace_in_the_new(end):
     assert version.batcher.profile.is_empty
 
 
-def test_the_same_content_again_keeps_what_was_learned():
+def test_redeploying_the_same_content_keeps_its_latencies():
     frontend = Frontend(OLD)
     version = frontend.version()
     frontend.apply(served(max_batch_size=4, artifact_sha256="old"))
@@ -78,5 +78,5 @@ def test_the_same_content_again_keeps_what_was_learned():
 
 
 @pytest.mark.parametrize("after", [NEW, served("m:2", artifact_sha256="old")])
-def test_versions_of_other_name_or_content_are_told_apart(after: ServedVersion):
+def test_versions_of_another_name_or_content_have_another_identity(after: ServedVersion):
     assert after.identity != OLD.identity

@@ -38,7 +38,7 @@ class FakeLink:
 
 
 class FakeConnector:
-    """Opens links to replicas that can be away."""
+    """A connector whose replicas may be unreachable."""
 
     def __init__(self) -> None:
         self.links: list[FakeLink] = []
@@ -66,7 +66,7 @@ class FakeConnector:
 
 
 class Linked:
-    """A frontend with one real replica on a fake connector."""
+    """A frontend with one real link on a fake connector."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("_FIRST_RETRY_S", "_MAX_RETRY_S"):
@@ -107,13 +107,13 @@ async def test_a_replica_is_ready_once_its_link_is_open(monkeypatch):
     await turns()
     assert linked.replica.is_ready
     assert set(linked.connector.calls) == {("unix:/r", "/skysail.v1.ModelServer/PredictBatches")}
-    # What waited is sent without anything else happening.
+    # The queued query is sent without another event.
     linked.link.answer()
     assert linked.outcome(query) is Outcome.OK
     linked.running.cancel()
 
 
-async def test_what_could_not_be_sent_is_sent_again(linked):
+async def test_queries_that_could_not_be_sent_are_retried(linked):
     send, failures = linked.link.send, [RuntimeError("no"), MemoryError()]
 
     def failing_at_first(message):
@@ -161,7 +161,7 @@ async def test_a_query_that_cannot_be_sent_fails_without_those_sent_with_it(
         (RuntimeError("a bug"), "ERROR"),
     ],
 )
-async def test_an_endpoint_that_cannot_be_used_is_tried_again(monkeypatch, caplog, error, level):
+async def test_an_unusable_endpoint_is_retried(monkeypatch, caplog, error, level):
     linked = Linked(monkeypatch)
     linked.connector.error = error
     query = linked.frontend.submit()
@@ -183,7 +183,7 @@ async def test_an_endpoint_that_cannot_be_used_is_tried_again(monkeypatch, caplo
 @pytest.mark.parametrize(
     "failing", [["schedule_dispatch"], ["schedule_dispatch", "requeue_batches"]]
 )
-async def test_an_error_behind_an_open_link_closes_it_and_opens_another(monkeypatch, failing):
+async def test_an_error_after_the_link_opens_closes_it_and_reconnects(monkeypatch, failing):
     linked = Linked(monkeypatch)
     dispatcher = linked.frontend.dispatcher
 
@@ -247,7 +247,7 @@ async def test_an_answer_to_an_unknown_batch_changes_nothing(linked):
     assert linked.replica.num_in_flight == 0
 
 
-async def test_garbage_ends_the_link_and_its_batches_go_to_the_next(linked):
+async def test_a_malformed_message_closes_the_link_and_requeues_its_batches(linked):
     query = linked.frontend.submit()
     await turns()
     broken = linked.link
@@ -260,7 +260,7 @@ async def test_garbage_ends_the_link_and_its_batches_go_to_the_next(linked):
     assert linked.outcome(query) is Outcome.OK
 
 
-async def test_a_closed_link_puts_its_queries_back_and_is_opened_again(linked):
+async def test_a_closed_link_requeues_its_queries_and_reconnects(linked):
     queries = [linked.frontend.submit() for _ in range(3)]
     await turns()
     old = linked.link
@@ -276,7 +276,7 @@ async def test_a_closed_link_puts_its_queries_back_and_is_opened_again(linked):
     assert all(linked.outcome(query) is Outcome.OK for query in queries)
 
 
-async def test_a_link_closed_in_good_order_counts_no_attempt(linked):
+async def test_a_link_that_closes_in_order_counts_no_attempt(linked):
     query = linked.frontend.submit()
     await turns()
     linked.replica.link_closed("draining", has_died=False)
@@ -284,7 +284,7 @@ async def test_a_link_closed_in_good_order_counts_no_attempt(linked):
     assert query.attempts == 0
 
 
-async def test_a_link_that_ends_as_it_opens_is_opened_again(monkeypatch):
+async def test_a_link_that_closes_while_it_opens_reconnects(monkeypatch):
     linked = Linked(monkeypatch)
     real = FakeConnector.__call__
     has_failed = False
@@ -294,7 +294,7 @@ async def test_a_link_that_ends_as_it_opens_is_opened_again(monkeypatch):
         link = await real(self, endpoint, path, observer, metadata)
         if not has_failed:
             has_failed = True
-            # Before whoever waits for the link is told that it is open.
+            # The link closes before its opener resumes.
             observer.link_closed("reset by peer", has_died=True)
         return link
 
@@ -305,7 +305,7 @@ async def test_a_link_that_ends_as_it_opens_is_opened_again(monkeypatch):
     linked.running.cancel()
 
 
-async def test_a_retired_replica_answers_what_it_has_and_ends(linked):
+async def test_a_draining_link_answers_its_batches_and_ends(linked):
     query = linked.frontend.submit()
     await turns()
     linked.replica.drain()
@@ -323,7 +323,7 @@ async def test_a_retired_replica_answers_what_it_has_and_ends(linked):
     assert linked.running.exception() is None
 
 
-async def test_an_idle_replica_ends_at_once_when_it_is_retired(linked):
+async def test_an_idle_link_ends_at_once_when_drained(linked):
     linked.replica.drain()
     linked.replica.drain()
     assert linked.link.is_closed
@@ -331,7 +331,7 @@ async def test_an_idle_replica_ends_at_once_when_it_is_retired(linked):
     assert linked.running.done()
 
 
-async def test_a_retired_replica_that_is_lost_ends_and_its_queries_wait_for_another(linked):
+async def test_a_draining_link_that_closes_ends_and_requeues_its_queries(linked):
     query = linked.frontend.submit()
     await turns()
     linked.replica.drain()
@@ -343,7 +343,7 @@ async def test_a_retired_replica_that_is_lost_ends_and_its_queries_wait_for_anot
 
 
 @pytest.mark.parametrize("is_away", [True, False])
-async def test_a_replica_that_is_retired_while_it_connects_ends(monkeypatch, is_away):
+async def test_a_link_drained_while_it_connects_ends(monkeypatch, is_away):
     linked = Linked(monkeypatch)
     linked.connector.is_away = is_away
     await asyncio.sleep(0)

@@ -27,11 +27,11 @@ def test_an_application_is_found_by_its_name():
         table.application("nope")
 
 
-def test_without_a_version_the_current_one_is_meant():
+def test_the_current_version_is_the_default():
     assert table.version("m", "") is m2
 
 
-def test_a_named_version_is_found_even_if_it_is_not_current():
+def test_a_version_is_found_by_name_even_if_it_is_not_current():
     assert table.version("m", "1") is m1
     assert table.version("new", "1") is unpromoted
 
@@ -45,7 +45,7 @@ def test_a_named_version_is_found_even_if_it_is_not_current():
         ("new", "", "Request for unknown model: 'new' has no available versions"),
     ],
 )
-def test_what_is_not_deployed_is_told_in_the_words_of_triton(model, version, beginning):
+def test_errors_of_missing_models_have_the_texts_of_triton(model, version, beginning):
     with pytest.raises(ModelNotFound) as caught:
         table.version(model, version)
     assert caught.value.message.startswith(beginning)
@@ -62,25 +62,25 @@ def test_a_route_without_a_version_leads_to_the_current_one():
     assert table.routed_version(application("a", "m:"), "") is m2
 
 
-def test_a_route_with_a_version_leads_to_that():
+def test_a_route_with_a_version_leads_to_that_version():
     assert table.routed_version(application("a", "m:1"), "") is m1
 
 
 @pytest.mark.parametrize("route", ["m:9", "nope:1", "nope:", "new:"])
-def test_a_route_to_what_is_not_deployed_leads_nowhere(route):
+def test_a_route_to_an_undeployed_version_has_no_target(route):
     assert table.routed_version(application("a", route), "") is None
 
 
-def test_no_route_leads_nowhere():
+def test_an_application_without_routes_has_no_target():
     assert table.routed_version(application("a"), "") is None
 
 
-def test_the_version_that_the_caller_names_goes_before_the_routes():
+def test_the_version_named_by_the_caller_overrides_the_routes():
     assert table.routed_version(application("a", "m:2"), "1") is m1
     assert table.routed_version(application("a", "nope:", "m:"), "1") is m1
 
 
-def test_a_version_that_does_not_exist_is_told_in_the_words_of_clipper():
+def test_errors_of_missing_versions_have_the_texts_of_clipper():
     with pytest.raises(ModelNotFound) as caught:
         table.routed_version(application("a", "m:"), "X")
     assert caught.value.message == "Requested version: X does not exist for model: m"
@@ -114,6 +114,6 @@ def test_every_choice_is_one_of_the_routes(weights):
     assert app.choose_route() in app.routes
 
 
-def test_applications_are_equal_by_what_was_registered():
+def test_applications_are_equal_by_their_registered_fields():
     assert weighted(v1=1.0) == weighted(v1=1.0)
     assert weighted(v1=1.0) != weighted(v1=2.0)

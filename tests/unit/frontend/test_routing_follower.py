@@ -57,10 +57,10 @@ def snapshot_of(*versions, applications=(), sequence: int = 1) -> routing_pb2.Ro
     )
 
 
-# The table that a snapshot describes.
+# Route tables from snapshots.
 
 
-def test_an_application_becomes_what_it_was_registered_as():
+def test_an_application_has_the_registered_fields():
     message = application_of(default_output_json='{"label": [1.5, null]}')
     message.routes.add(model="m", version="1", weight=0.25)
     message.routes.add(model="n", weight=0.75)
@@ -79,7 +79,7 @@ def test_an_application_becomes_what_it_was_registered_as():
     ("text", "has_default", "value"),
     [(None, False, None), ("null", True, None), ('""', True, ""), ("0", True, 0)],
 )
-def test_no_default_output_is_told_from_one_that_is_nothing(text, has_default, value):
+def test_no_default_output_differs_from_a_default_output_of_null(text, has_default, value):
     message = application_of()
     if text is not None:
         message.default_output_json = text
@@ -87,7 +87,7 @@ def test_no_default_output_is_told_from_one_that_is_nothing(text, has_default, v
     assert (app.has_default, app.default_output) == (has_default, value)
 
 
-def test_a_version_becomes_what_was_deployed():
+def test_a_version_has_the_deployed_fields():
     message = version_of(
         "m:1",
         "c1",
@@ -139,12 +139,12 @@ def _with_unknown_datatype():
         snapshot_of(applications=[application_of(default_output_json="")]),
     ],
 )
-def test_a_snapshot_of_no_possible_table_is_invalid(snapshot):
+def test_an_inconsistent_snapshot_is_invalid(snapshot):
     with pytest.raises(InvalidInput):
         table_from_proto(snapshot)
 
 
-# Replicas.
+# Links to replicas.
 
 
 class FakeLink:
@@ -168,7 +168,7 @@ class FakeLink:
 
 
 class Following:
-    """A frontend that follows snapshots, on links without a network."""
+    """A frontend that follows snapshots, with links without a network."""
 
     def __init__(self, snapshot_file=None) -> None:
         self.frontend = Frontend(loop=TurningLoop)
@@ -206,7 +206,7 @@ async def following():
     await following.follower.stop()
 
 
-async def test_each_replica_of_a_snapshot_is_linked_to(following):
+async def test_each_replica_of_a_snapshot_gets_a_link(following):
     assert not following.follower.has_routes.is_set()
     await following.apply(version_of("m:1", "c1", "c2"), version_of("n:1", "c3"))
     assert following.follower.has_routes.is_set()
@@ -215,7 +215,7 @@ async def test_each_replica_of_a_snapshot_is_linked_to(following):
     assert following.num_replicas == 2
 
 
-async def test_other_content_has_links_of_its_own(following):
+async def test_redeployed_content_has_its_own_links(following):
     await following.apply(version_of("m:1", "c1", artifact_sha256="old"))
     old = following.links["unix:/c1"]
     await following.apply(version_of("m:1", "c1", artifact_sha256="new"), sequence=2)
@@ -234,7 +234,7 @@ async def test_the_same_snapshot_again_changes_nothing(following):
     assert following.num_replicas == 1
 
 
-async def test_a_replica_more_and_a_replica_less(following):
+async def test_links_follow_added_and_removed_replicas(following):
     await following.apply(version_of("m:1", "c1"))
     await following.apply(version_of("m:1", "c1", "c2"))
     assert following.open == {"unix:/c1", "unix:/c2"}
@@ -244,7 +244,7 @@ async def test_a_replica_more_and_a_replica_less(following):
     assert following.dispatcher.is_ready(M1)
 
 
-async def test_a_replica_less_answers_what_it_has_first(following):
+async def test_a_removed_replica_answers_its_batches_first(following):
     await following.apply(version_of("m:1", "c1"))
     query = following.frontend.submit()
     await turns()
@@ -258,7 +258,7 @@ async def test_a_replica_less_answers_what_it_has_first(following):
     assert following.num_replicas == 1
 
 
-async def test_a_version_that_is_gone_closes_its_links(following):
+async def test_a_removed_version_closes_its_links(following):
     await following.apply(version_of("m:1", "c1"))
     await following.apply()
     assert following.open == set()
@@ -268,7 +268,7 @@ async def test_a_version_that_is_gone_closes_its_links(following):
     assert following.dispatcher.is_ready(M1)
 
 
-async def test_scaling_to_zero_answers_what_waits_and_closes_links(following):
+async def test_scaling_to_zero_fails_queued_queries_and_closes_links(following):
     following.away.add("unix:/c1")
     await following.apply(version_of("m:1", "c1"))
     query = following.frontend.submit()
@@ -276,7 +276,7 @@ async def test_scaling_to_zero_answers_what_waits_and_closes_links(following):
     assert following.frontend.settled[query].outcome is Outcome.DEFAULT_NO_REPLICA
 
 
-async def test_what_waits_is_sent_to_a_replica_that_comes(following):
+async def test_queued_queries_are_sent_to_a_new_replica(following):
     await following.apply(version_of("m:1"))
     query = following.frontend.submit(within_s=10.0)
     await turns()
@@ -293,11 +293,11 @@ async def test_stopping_ends_every_link_task(following):
     assert not any(name.startswith("replica ") for name in names)
 
 
-# What goes wrong.
+# Failures.
 
 
 class FakeStream:
-    """A stream of management: it sends these snapshots, then it ends."""
+    """A stream of management that sends snapshots and ends."""
 
     def __init__(self, *snapshots: routing_pb2.RoutingSnapshot) -> None:
         self.snapshots = list(snapshots)
@@ -318,13 +318,13 @@ class FakeStream:
 
 
 async def follow(following: Following, stream: FakeStream) -> list[int]:
-    """Follow a stream to its end and return what was acknowledged."""
+    """Follow a stream to its end and return the acknowledged sequences."""
     introduction = management_pb2.WatchRoutingRequest(frontend_id="f")
     await following.follower._follow_once(stream, introduction, BackOff(0.0, 0.0))
     return [message.applied_sequence for message in stream.said[1:] if message.applied_sequence]
 
 
-async def test_a_snapshot_that_cannot_be_applied_leaves_the_stream_to_the_next(
+async def test_a_snapshot_that_cannot_be_applied_does_not_end_the_stream(
     following, monkeypatch, caplog
 ):
     apply = following.dispatcher.apply
@@ -351,7 +351,7 @@ async def test_a_snapshot_that_cannot_be_applied_leaves_the_stream_to_the_next(
     assert following.open == {"unix:/c3"}
 
 
-async def test_a_file_that_cannot_be_applied_is_passed_over(tmp_path, monkeypatch, caplog):
+async def test_a_snapshot_file_that_cannot_be_applied_is_ignored(tmp_path, monkeypatch, caplog):
     (tmp_path / "routes.bin").write_bytes(snapshot_of(version_of("m:1", "c1")).SerializeToString())
     following = Following(tmp_path / "routes.bin")
 
@@ -364,9 +364,7 @@ async def test_a_file_that_cannot_be_applied_is_passed_over(tmp_path, monkeypatc
     assert "RuntimeError: a bug" in caplog.text
 
 
-async def test_reports_that_fail_end_the_stream_so_that_the_next_has_them(
-    following, monkeypatch, caplog
-):
+async def test_failed_reports_end_the_stream(following, monkeypatch, caplog):
     async def fail(send):
         await turns()
         raise RuntimeError("a bug")
@@ -386,7 +384,7 @@ GONE = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), gr
 
 
 @pytest.mark.parametrize("error", [asyncio.InvalidStateError("ended"), GONE])
-async def test_reports_that_a_stream_no_longer_takes_leave_the_reason_to_reading(
+async def test_reports_on_a_closed_stream_leave_the_reason_to_the_reader(
     following, monkeypatch, error
 ):
     async def fail(send):
@@ -396,7 +394,7 @@ async def test_reports_that_a_stream_no_longer_takes_leave_the_reason_to_reading
     assert await follow(following, FakeStream(snapshot_of())) == [1]
 
 
-# The file of the last snapshot.
+# The snapshot file.
 
 
 @pytest.fixture
@@ -404,7 +402,7 @@ def file(tmp_path):
     return tmp_path / "routes.bin"
 
 
-async def test_the_last_snapshot_is_kept_and_loaded(file):
+async def test_the_latest_snapshot_is_saved_and_loaded(file):
     before = Following(file)
     snapshot = snapshot_of(version_of("m:1", "c1"), applications=[application_of()])
     before.follower._apply_and_save(snapshot)
@@ -430,7 +428,7 @@ async def test_a_newer_snapshot_replaces_the_file(file):
     assert routing_pb2.RoutingSnapshot.FromString(file.read_bytes()).sequence == 2
 
 
-async def test_a_file_that_cannot_be_written_does_not_keep_from_routing(tmp_path, caplog):
+async def test_a_snapshot_file_that_cannot_be_written_does_not_prevent_routing(tmp_path, caplog):
     following = Following(tmp_path / "missing" / "routes.bin")
     following.follower._apply_and_save(snapshot_of(version_of("m:1", "c1")))
     await turns()
@@ -456,7 +454,7 @@ async def test_without_a_file_there_are_no_routes(file, has_file):
         snapshot_of(version_of("m:1", "c1")).SerializeToString()[:-3],
     ],
 )
-async def test_a_file_that_is_corrupt_is_passed_over(file, content, caplog):
+async def test_a_corrupt_snapshot_file_is_ignored(file, content, caplog):
     file.write_bytes(content)
     following = Following(file)
     following.follower.load_snapshot()
@@ -465,7 +463,7 @@ async def test_a_file_that_is_corrupt_is_passed_over(file, content, caplog):
     assert not following.dispatcher.table.versions
 
 
-async def test_a_file_that_cannot_be_read_is_passed_over(file):
+async def test_an_unreadable_snapshot_file_is_ignored(file):
     file.mkdir()
     following = Following(file)
     following.follower.load_snapshot()
@@ -484,16 +482,16 @@ spoiled = st.builds(
 
 @settings(max_examples=examples(50))
 @given(st.binary(max_size=60) | spoiled)
-def test_whatever_is_in_the_file_is_a_table_or_invalid(content):
+def test_any_content_of_the_snapshot_file_is_a_table_or_invalid(content):
     with contextlib.suppress(DecodeError, InvalidInput):
         table_from_proto(routing_pb2.RoutingSnapshot.FromString(content))
 
 
-# LoadMeter.
+# Load reports.
 
 
 @virtual_time
-async def test_the_load_of_versions_for_which_it_is_wanted_is_told(tmp_path):
+async def test_the_load_of_autoscaled_versions_is_reported(tmp_path):
     following = Following()
     wanted = Duration(seconds=2)
     await following.apply(
@@ -517,7 +515,7 @@ async def test_the_load_of_versions_for_which_it_is_wanted_is_told(tmp_path):
     assert first[0].window.ToMilliseconds() == 2000
     assert [each.arrived_rows for each in second] == [0]
     assert {message.applied_sequence for message in said} == {0}
-    # It is wanted no more, and then again.
+    # Reports are disabled and then enabled again.
     await following.apply(version_of("m:1", "c1"))
     following.frontend.clock.advance(2.0)
     await pass_time(60.0)

@@ -10,16 +10,16 @@ RETRY_KEYS = {"estimated-wait-ms", "retry-after-ms", "grpc-status-details-bin"}
 
 
 def refused(frontend: Frontend, **options: object) -> DeadlineExceeded:
-    """Submit a query that is given up, and return its error."""
+    """Submit a query that is shed, and return its error."""
     [query] = send(frontend, **options)
     error = frontend.settled[query].error
     assert type(error) is DeadlineExceeded
     return error
 
 
-def test_a_query_that_the_model_can_never_answer_in_time_has_no_advice_to_retry():
+def test_a_query_with_too_short_a_budget_gets_no_advice_to_retry():
     frontend = frontend_with(1)
-    # Something was sent a moment ago: nothing needs to be found out.
+    # A batch was just sent, so that no probe is needed.
     send(frontend, within_s=10.0)
     error = refused(frontend, within_s=0.005)
     assert error.message == (
@@ -32,7 +32,7 @@ def test_a_query_that_the_model_can_never_answer_in_time_has_no_advice_to_retry(
     assert not RETRY_KEYS & set(trailers)
 
 
-def test_a_query_that_expires_and_can_never_be_in_time_has_none_either():
+def test_an_expired_query_with_too_short_a_budget_gets_no_advice_to_retry():
     frontend = frontend_with(1)
     [probe] = send(frontend, within_s=0.005)
     assert frontend.replicas[0].sizes == [1]
@@ -43,7 +43,7 @@ def test_a_query_that_expires_and_can_never_be_in_time_has_none_either():
     assert not RETRY_KEYS & set(dict(trailers_of(error)))
 
 
-def test_a_query_for_which_too_much_waits_may_come_again():
+def test_a_query_shed_for_a_long_queue_gets_advice_to_retry():
     frontend = frontend_with(1, max_batch_size=1)
     for _ in range(5):
         send(frontend, within_s=10.0)
@@ -54,7 +54,7 @@ def test_a_query_for_which_too_much_waits_may_come_again():
     assert int(trailers["retry-after-ms"]) > 10
 
 
-def test_a_query_whose_deadline_had_passed_has_no_advice_to_retry():
+def test_a_query_that_arrives_after_its_deadline_gets_no_advice_to_retry():
     frontend = frontend_with(1)
     error = refused(frontend, within_s=0.0)
     assert "the deadline had passed when the query arrived" in error.message

@@ -9,7 +9,7 @@ from skysail_frontend.upstream.snapshot_file import SnapshotFile
 from skysail_protos.v1 import routing_pb2
 
 
-async def test_the_loop_goes_on_while_a_slow_disk_takes_the_newest(
+async def test_a_slow_disk_does_not_block_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     may_write = threading.Event()
@@ -30,7 +30,7 @@ async def test_the_loop_goes_on_while_a_slow_disk_takes_the_newest(
     assert written == [1, 5]
 
 
-async def test_nothing_is_written_without_a_path():
+async def test_no_file_is_written_without_a_path():
     file = SnapshotFile(None)
     file.save(routing_pb2.RoutingSnapshot(sequence=1))
     await file.close()

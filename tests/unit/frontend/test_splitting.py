@@ -1,4 +1,4 @@
-"""Queries of more rows than a batch may have."""
+"""Queries with more rows than a batch may have."""
 
 import numpy as np
 import pytest
@@ -29,13 +29,13 @@ def numbers(prediction) -> list[float]:
     return np.frombuffer(prediction.outputs[0]).tolist()
 
 
-def test_a_large_query_is_asked_in_parts_and_answered_in_order():
+def test_a_large_query_is_split_and_answered_in_order():
     frontend = Frontend(served(max_batch_size=4))
     query = frontend.submit(rows=10)
     small = frontend.submit()
     frontend.loop.turn()
     while any(replica.in_flight for replica in frontend.replicas):
-        # The youngest first, so that the parts come back in another order.
+        # The newest batch is answered first, so that the parts return in another order.
         frontend.replica.answer(frontend.replica.in_flight[-1])
         frontend.loop.turn()
     rows = [sum(each.rows for each in batch.queries) for batch in frontend.replica.sent]
@@ -49,7 +49,7 @@ def test_a_large_query_is_asked_in_parts_and_answered_in_order():
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_one_part_that_fails_fails_all():
+def test_one_failed_part_fails_the_query():
     frontend = Frontend(served(max_batch_size=4), function=failing(ModelFailed("no")))
     query = frontend.submit(rows=10)
     frontend.loop.turn()
@@ -57,7 +57,7 @@ def test_one_part_that_fails_fails_all():
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_the_default_output_is_given_for_all_of_it():
+def test_the_default_output_applies_to_the_whole_query():
     app = application("app", "m:1", default=[0.0])
     frontend = Frontend(served(max_batch_size=4))
     query = frontend.submit(rows=10, application=app)
@@ -71,7 +71,7 @@ def test_the_default_output_is_given_for_all_of_it():
     assert target.outcomes == {"DEFAULT_DEADLINE": 1}
 
 
-def test_the_deadline_of_all_is_that_of_each_part():
+def test_each_part_has_the_deadline_of_the_query():
     frontend = Frontend(served(max_batch_size=4))
     query = frontend.submit(rows=10)
     frontend.loop.advance(1.0)
@@ -79,7 +79,7 @@ def test_the_deadline_of_all_is_that_of_each_part():
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_a_large_query_that_is_cancelled_leaves_nothing_in_the_queue():
+def test_the_parts_of_a_cancelled_query_leave_the_queue():
     frontend = Frontend(served(max_batch_size=4))
     frontend.replica.is_ready = False
     query = frontend.submit(rows=10)
@@ -106,7 +106,7 @@ def test_parts_of_different_shapes_cannot_be_joined():
 
 @settings(max_examples=examples(40))
 @given(st.lists(st.binary(max_size=9), min_size=2, max_size=30), st.integers(1, 7))
-def test_texts_are_split_where_they_end(elements, max_rows):
+def test_texts_are_split_between_elements(elements, max_rows):
     for dims, spec in (((), texts()), ((1,), texts("x", Content.TEXT, -1))):
         version = served(signature=signature_of(spec), max_batch_size=max_rows)
         data = join_bytes_elements(elements)
@@ -120,7 +120,7 @@ def test_texts_are_split_where_they_end(elements, max_rows):
 
 
 @pytest.mark.parametrize("rows", [5, 8, 9])
-def test_several_inputs_and_dimensions_that_vary_are_split_alike(rows):
+def test_several_inputs_with_variable_dimensions_are_split_alike(rows):
     specs = (
         TensorSpec("a", DataType.FP32, (-1, -1)),
         TensorSpec("b", DataType.INT64, (-1, 2)),
@@ -139,7 +139,7 @@ def test_several_inputs_and_dimensions_that_vary_are_split_alike(rows):
         assert part.variable_dims == (3,)
 
 
-def test_it_may_be_as_large_as_the_queue_and_no_larger():
+def test_a_query_may_be_as_large_as_the_queue_and_no_larger():
     frontend = Frontend(served(max_batch_size=4), max_queue_size=20, function=doubled)
     assert frontend.dispatcher.max_query_rows(frontend.version().served) == 20
     query = frontend.submit(rows=20)
@@ -147,7 +147,7 @@ def test_it_may_be_as_large_as_the_queue_and_no_larger():
     assert frontend.settled[query].shapes == [(20, 3)]
 
 
-def test_a_model_without_dimensions_that_vary_gives_them_back_whole():
+def test_outputs_without_variable_dimensions_are_joined():
     signature = signature_of(TensorSpec("x", DataType.FP64, (-1, 3)))
     frontend = Frontend(served(signature=signature, max_batch_size=3), function=echoed)
     query = frontend.submit(rows=7)
@@ -155,7 +155,7 @@ def test_a_model_without_dimensions_that_vary_gives_them_back_whole():
     assert numbers(frontend.settled[query]) == [float(each) for each in range(21)]
 
 
-def test_a_large_query_is_admitted_as_a_whole_or_refused_as_a_whole():
+def test_a_large_query_is_admitted_or_shed_as_a_whole():
     frontend = Frontend(served(), max_queue_size=100)
     for _ in range(12):
         frontend.submit(within_s=30.0)
@@ -169,10 +169,10 @@ def test_a_large_query_is_admitted_as_a_whole_or_refused_as_a_whole():
     assert frontend.version().queue.num_rows == 100
 
 
-def test_a_large_query_whose_last_part_would_be_late_is_refused_at_once():
+def test_a_large_query_whose_last_part_would_be_late_is_shed_at_once():
     frontend = Frontend(served(max_batch_size=4))
     frontend.version().batcher.profile.seed([(1, 0.05), (4, 0.05)])
-    # Something was just sent, so that what was learned holds.
+    # A batch was just sent, so that the learned latencies hold.
     frontend.submit(within_s=10.0)
     frontend.loop.turn()
     late = frontend.submit(rows=40, within_s=0.4)
@@ -181,7 +181,7 @@ def test_a_large_query_whose_last_part_would_be_late_is_refused_at_once():
     assert frontend.submit(rows=40, within_s=1.0) not in frontend.settled
 
 
-def test_the_other_parts_end_with_the_first_that_fails():
+def test_the_first_failed_part_ends_the_other_parts():
     frontend = Frontend(served(max_batch_size=4))
     query = frontend.submit(rows=16, within_s=10.0)
     frontend.loop.turn()
@@ -198,7 +198,7 @@ def test_the_other_parts_end_with_the_first_that_fails():
 
 
 @pytest.mark.parametrize("num_replicas", [None, 0])
-def test_parts_of_a_version_that_goes_end_once(num_replicas):
+def test_parts_of_a_removed_version_are_settled_once(num_replicas):
     frontend = Frontend(served(max_batch_size=4), with_replicas=False)
     query = frontend.submit(rows=16, within_s=10.0)
     frontend.apply(*[served(max_batch_size=4, num_replicas=0)] if num_replicas == 0 else [])
@@ -206,7 +206,7 @@ def test_parts_of_a_version_that_goes_end_once(num_replicas):
     assert frontend.dispatcher.num_unsettled == frontend.dispatcher.unsettled_bytes == 0
 
 
-def test_a_part_that_is_hopeless_takes_its_siblings_out_of_the_batch():
+def test_a_hopeless_part_removes_the_other_parts_from_the_batch():
     frontend = Frontend(served(max_batch_size=4), with_replicas=False)
     large = frontend.submit(rows=6, within_s=0.1)
     small = frontend.submit(within_s=10.0)

@@ -1,4 +1,4 @@
-"""Replicas that stop answering, and when callers are asked to come again."""
+"""Replicas that stop answering, and the advice to callers when to retry."""
 
 import re
 
@@ -19,10 +19,10 @@ from unit.frontend.known_latency import (
 )
 from unit.frontend.parts import Frontend
 
-# Replicas that do not answer any more.
+# Replicas that stop answering.
 
 
-def test_replicas_whose_batches_are_overdue_do_not_count_when_batches_are_sized():
+def test_overdue_replicas_do_not_count_for_the_batch_size():
     frontend, _ = overdue(2)
     seen = []
     batcher = frontend.version().batcher
@@ -33,7 +33,7 @@ def test_replicas_whose_batches_are_overdue_do_not_count_when_batches_are_sized(
     assert seen == [1]
 
 
-def test_while_all_replicas_are_overdue_what_comes_waits_as_long_as_it_may_be_a_pause():
+def test_queries_are_queued_while_all_replicas_are_overdue_but_not_stalled():
     frontend, _ = overdue(1, within_s=100.0)
     [query] = send(frontend, within_s=100.0)
     frontend.loop.advance(4.0)
@@ -45,7 +45,7 @@ def test_while_all_replicas_are_overdue_what_comes_waits_as_long_as_it_may_be_a_
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_once_all_replicas_are_stalled_what_comes_is_refused_at_once():
+def test_queries_are_refused_at_once_while_all_replicas_are_stalled():
     frontend, _ = overdue(2, within_s=100.0)
     frontend.loop.advance(6.0)
     assert [replica.sizes for replica in frontend.replicas] == [[1], [1]]
@@ -57,7 +57,7 @@ def test_once_all_replicas_are_stalled_what_comes_is_refused_at_once():
     assert type(error) is NoReadyReplica
     assert str(error) == "model 'm:1' has no ready replica: the last batch of each is overdue"
     assert version.statistics.sheds[ShedReason.NO_REPLICA] == 1
-    # One that answers after all serves again.
+    # A replica that answers after all is used again.
     frontend.replicas[1].answer()
     assert version.num_ready == 1
     [query] = send(frontend, within_s=1.0)
@@ -65,7 +65,7 @@ def test_once_all_replicas_are_stalled_what_comes_is_refused_at_once():
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_the_metrics_say_of_a_stalled_replica_that_it_is_not_ready():
+def test_the_metrics_show_a_stalled_replica_as_not_ready():
     frontend, _ = overdue(2, within_s=100.0)
 
     def ready() -> list[str]:
@@ -80,7 +80,7 @@ def test_the_metrics_say_of_a_stalled_replica_that_it_is_not_ready():
     assert ready() == ["c0", "c1"]
 
 
-def test_a_slow_model_is_stalled_only_after_many_times_what_its_batches_take():
+def test_a_slow_model_is_stalled_only_after_a_multiple_of_its_latency():
     frontend = frontend_with(1, is_known=False)
     frontend.version().batcher.profile.seed([(1, 2.0)])
     send(frontend, within_s=100.0)
@@ -90,13 +90,13 @@ def test_a_slow_model_is_stalled_only_after_many_times_what_its_batches_take():
     assert frontend.version().num_ready == 0
 
 
-def test_a_query_that_hangs_its_replicas_does_not_take_them_all():
+def test_a_query_that_hangs_replicas_does_not_hang_all_of_them():
     frontend = frontend_with(6)
     [query] = send(frontend, within_s=1000.0)
     for _ in range(20):
         frontend.loop.advance(1.0)
     assert [replica.sizes for replica in frontend.replicas] == [[1], [1], [], [], [], []]
-    # A watchdog ends them, one after the other.
+    # A watchdog kills the replicas one after the other.
     for index in (0, 1, 2):
         frontend.replicas[index].lose()
         frontend.loop.advance(1.0)
@@ -104,7 +104,7 @@ def test_a_query_that_hangs_its_replicas_does_not_take_them_all():
     assert sum(len(replica.sent) for replica in frontend.replicas) == LAST_ATTEMPT + 1
 
 
-def test_the_second_batch_of_an_overdue_replica_begins_when_the_first_is_answered():
+def test_the_second_batch_of_an_overdue_replica_starts_after_the_first():
     frontend = frontend_with(1, max_batch_size=1)
     send(frontend, 2, within_s=100.0)
     late, second = frontend.replicas[0].in_flight
@@ -117,7 +117,7 @@ def test_the_second_batch_of_an_overdue_replica_begins_when_the_first_is_answere
     assert second.queries[0].attempts == 0
 
 
-def test_a_dispatch_that_fails_at_its_timer_ends_nothing(caplog):
+def test_a_failed_dispatch_does_not_stop_later_ones(caplog):
     frontend, queries = held()
     version = frontend.version()
     dispatch, version.dispatch = version.dispatch, None
@@ -132,14 +132,14 @@ def test_a_dispatch_that_fails_at_its_timer_ends_nothing(caplog):
     assert all(query in frontend.settled for query in (*queries, *more))
 
 
-# When to come again.
+# Advice to retry.
 
 
 def wait_ms(frontend: Frontend, query: Query) -> float:
     return frontend.settled[query].error.backlog.wait_s * 1000
 
 
-def test_a_model_that_takes_longer_than_the_deadline_asks_nobody_to_come_again():
+def test_a_query_with_a_budget_below_the_latency_gets_no_advice_to_retry():
     frontend = frontend_with(1, is_known=False)
     frontend.version().batcher.profile.seed([(1, 2.0)])
     for query in [send(frontend, within_s=0.5)[0] for _ in range(2)]:
@@ -147,24 +147,24 @@ def test_a_model_that_takes_longer_than_the_deadline_asks_nobody_to_come_again()
         assert frontend.settled[query].error.backlog.wait_s is None
 
 
-def test_a_query_with_enough_time_is_asked_to_come_after_what_is_under_way():
+def test_a_shed_query_is_advised_to_retry_after_the_batches_in_flight():
     frontend = frontend_with(1, is_known=False, max_batch_size=1)
     frontend.version().batcher.profile.seed([(1, 2.0)])
     for _ in range(3):
         send(frontend, within_s=100.0)
     [query] = send(frontend, within_s=2.5)
-    # Three are computed before it, each in 2 s.
+    # Three queries are computed before this one, each in 2 s.
     assert wait_ms(frontend, query) == pytest.approx(8000.0)
 
 
-def test_before_anything_is_known_a_retry_waits_as_long_as_it_took_in_vain():
+def test_a_retry_waits_as_long_as_the_query_did_while_latencies_are_unknown():
     frontend = frontend_with(1, is_known=False)
     [query] = send(frontend, within_s=0.5)
     frontend.loop.advance(0.5)
     assert wait_ms(frontend, query) == pytest.approx(500.0)
 
 
-def test_a_full_queue_asks_to_come_when_it_is_computed():
+def test_a_full_queue_advises_to_retry_once_it_is_computed():
     frontend = Frontend(version_with(max_batch_size=8), with_replicas=False, max_queue_size=16)
     frontend.add_replica()
     frontend.version().batcher.profile.seed([(1, 0.1), (8, 0.1)])
@@ -175,7 +175,7 @@ def test_a_full_queue_asks_to_come_when_it_is_computed():
     assert wait_ms(frontend, refused) == pytest.approx(500.0)
 
 
-def test_a_query_that_comes_after_its_deadline_is_told_so():
+def test_a_query_that_arrives_after_its_deadline_gets_the_reason():
     frontend = frontend_with(1)
     [query] = send(frontend, within_s=-0.001)
     text = "cannot query model 'm:1': the deadline had passed when the query arrived"

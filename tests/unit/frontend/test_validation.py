@@ -23,7 +23,7 @@ from unit.frontend.parts import DOUBLES, served, signature_of, texts
 
 LABEL = "[request id: 7] "
 
-# As the models of Triton's examples, whose errors the texts below are of.
+# Models like those of the examples of Triton, from which the error texts below are.
 simple = served(
     "simple:1",
     signature_of(
@@ -109,7 +109,7 @@ good = (ints("INPUT0", 1, 16), ints("INPUT1", 1, 16))
         ),
     ],
 )
-def test_wrong_inputs_are_told_in_the_words_of_triton(tensors, beginning):
+def test_errors_of_inputs_have_the_texts_of_triton(tensors, beginning):
     assert refusal(simple, *tensors).startswith(beginning)
 
 
@@ -147,12 +147,12 @@ def test_wrong_inputs_are_told_in_the_words_of_triton(tensors, beginning):
         ),
     ],
 )
-def test_wrong_texts_are_told_in_the_words_of_triton(num_elements, data, beginning):
+def test_errors_of_string_data_have_the_texts_of_triton(num_elements, data, beginning):
     tensor = Tensor("INPUT0", DataType.BYTES, (num_elements,), data)
     assert refusal(simple_string, tensor).startswith(beginning)
 
 
-def test_a_sole_input_of_a_wrong_name_is_unexpected():
+def test_a_single_input_of_a_wrong_name_is_unexpected():
     tensor = Tensor("z", DataType.FP64, (1, 3), bytes(24))
     assert refusal(served(), tensor) == "unexpected inference input 'z' for model 'm'; it takes x"
 
@@ -163,7 +163,7 @@ ABSURD = [0, -1, -(2**62), 2**40 + 1, 99_999_999_999_999, 2**63 - 1]
 @pytest.mark.parametrize("size", ABSURD)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("datatype", [DataType.FP64, DataType.BYTES])
-def test_impossible_dimensions_are_a_wrong_shape(size, axis, datatype):
+def test_impossible_dimensions_are_a_shape_error(size, axis, datatype):
     version = served(signature=signature_of(TensorSpec("x", datatype, (-1, -1))))
     shape = (size, 1) if axis == 0 else (1, size)
     message = refusal(version, Tensor("x", datatype, shape, b""))
@@ -187,13 +187,13 @@ def test_huge_dimensions_are_refused_without_allocating(datatype):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 3, 1), (1,) * 10_000])
-def test_another_number_of_dimensions_is_a_wrong_shape(shape):
+def test_another_number_of_dimensions_is_a_shape_error(shape):
     message = refusal(served(), Tensor("x", DataType.FP64, shape, bytes(8)))
     assert "unexpected shape for input 'x' for model 'm'. Expected [-1,3]" in message
     assert len(message) < 300
 
 
-def test_the_inputs_come_in_the_order_of_the_signature():
+def test_inputs_are_returned_in_the_order_of_the_signature():
     first = Tensor("INPUT0", DataType.INT32, (2, 16), bytes(range(128)))
     second = Tensor("INPUT1", DataType.INT32, (2, 16), bytes(128))
     expected = Inputs((first.data, second.data), 2, ())
@@ -201,7 +201,7 @@ def test_the_inputs_come_in_the_order_of_the_signature():
 
 
 @pytest.mark.parametrize("name", ["x", ""])
-def test_a_sole_input_may_have_no_name(name):
+def test_a_single_input_may_have_no_name(name):
     tensor = Tensor(name, DataType.FP64, (1, 3), bytes(24))
     assert validate_inputs(served(), [tensor], 8) == Inputs((bytes(24),), 1, ())
 
@@ -218,7 +218,7 @@ def test_two_inputs_must_have_names():
     st.lists(st.integers(1, 4), min_size=3, max_size=3),
     st.integers(1, 8),
 )
-def test_sizes_that_vary_are_told_in_the_order_of_the_signature(sizes, rows):
+def test_variable_sizes_are_returned_in_the_order_of_the_signature(sizes, rows):
     a, b, c = sizes
     signature = Signature(
         (
@@ -256,7 +256,7 @@ dimensions = st.integers(-3, 5) | st.sampled_from(ABSURD)
     ),
     st.sampled_from([simple, simple_string, served()]),
 )
-def test_whatever_comes_is_accepted_or_refused_as_invalid(tensors, version):
+def test_any_inputs_are_accepted_or_invalid(tensors, version):
     try:
         inputs = validate_inputs(version, tensors, version.serving.max_batch_size)
     except InvalidInput:
@@ -265,7 +265,7 @@ def test_whatever_comes_is_accepted_or_refused_as_invalid(tensors, version):
     assert len(inputs.data) == len(version.signature.inputs)
 
 
-# Widening.
+# Conversion.
 
 doubles_and_bytes = served(
     signature=Signature((TensorSpec("x", DataType.FP64, (-1, 3)), texts("t")), DOUBLES.outputs)
@@ -285,7 +285,7 @@ doubles_and_bytes = served(
     ],
 )
 @pytest.mark.parametrize("name", ["x", ""])
-def test_numbers_become_the_type_that_the_model_takes(source, target, name):
+def test_numbers_are_converted_to_the_datatype_of_the_signature(source, target, name):
     version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
     inputs = validate_inputs(version, [from_numpy(name, source)], 8, widens=True)
     (data,) = inputs.data
@@ -307,14 +307,14 @@ def test_numbers_become_the_type_that_the_model_takes(source, target, name):
         (np.array([[2, 1, 0]]), DataType.BOOL, "cannot become BOOL; give .*"),
     ],
 )
-def test_what_would_lose_its_meaning_is_refused(source, target, words):
+def test_lossy_conversions_are_refused(source, target, words):
     version = served(signature=signature_of(TensorSpec("x", target, (-1, 3))))
     for name in ("x", ""):
         with pytest.raises(InvalidInput, match=f"tensor 'x' .*{words}$"):
             validate_inputs(version, [from_numpy(name, source)], 8, widens=True)
 
 
-def test_what_the_model_does_not_take_is_refused_as_without_widening():
+def test_errors_are_the_same_with_and_without_conversion():
     unknown = Tensor("z", DataType.INT8, (1,), b"\1")
     with pytest.raises(InvalidInput, match="unexpected inference input 'z'"):
         validate_inputs(served(), [unknown], 8, widens=True)
@@ -323,7 +323,7 @@ def test_what_the_model_does_not_take_is_refused_as_without_widening():
         validate_inputs(doubles_and_bytes, [unnamed], 8, widens=True)
 
 
-def test_data_that_do_not_fill_their_shape_are_refused_before_they_are_widened():
+def test_data_that_do_not_fill_their_shape_are_refused_before_conversion():
     tensor = Tensor("x", DataType.INT8, (1, 3), b"\1")
     with pytest.raises(InvalidInput, match="Expected 3, got 1"):
         validate_inputs(served(), [tensor], 8, widens=True)
@@ -332,7 +332,7 @@ def test_data_that_do_not_fill_their_shape_are_refused_before_they_are_widened()
 @pytest.mark.parametrize(
     "shape", [(2**62, 1), (-1, 1), (-1, -1), (-2, -3), (0, 1), (2**62, 2**62), (1,) * 100]
 )
-def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
+def test_impossible_shapes_are_refused_before_conversion(shape):
     version = served(signature=signature_of(TensorSpec("x", DataType.FP64, (-1, -1))))
     data = bytes(max(0, min(100, prod(shape))))
     with pytest.raises(InvalidInput):
@@ -348,7 +348,7 @@ def test_impossible_shapes_are_refused_also_where_numbers_are_widened(shape):
     st.sampled_from([(-1,), (-1, 3), (-1, -1)]),
 )
 @example(DataType.BOOL, (0, 2**63 - 1), b"", DataType.UINT16, (-1,))
-def test_widening_whatever_comes_gives_the_type_or_refuses_it(source, shape, data, target, takes):
+def test_any_conversion_gives_the_datatype_or_is_refused(source, shape, data, target, takes):
     version = served(signature=signature_of(TensorSpec("x", target, takes)))
     try:
         inputs = validate_inputs(version, [Tensor("x", source, shape, data)], 8, widens=True)
@@ -358,7 +358,7 @@ def test_widening_whatever_comes_gives_the_type_or_refuses_it(source, shape, dat
 
 
 @pytest.mark.parametrize(("rest", "is_copied"), [(24, False), (25, True)])
-def test_a_small_part_does_not_keep_a_large_message(rest, is_copied):
+def test_a_small_view_does_not_keep_a_large_message(rest, is_copied):
     message = bytes(24 + rest)
     part = PartTensor("x", DataType.FP64, (1, 3), memoryview(message)[:24])
     (data,) = validate_inputs(served(), [part], 8).data
@@ -366,7 +366,7 @@ def test_a_small_part_does_not_keep_a_large_message(rest, is_copied):
     assert isinstance(data, bytes) == is_copied
 
 
-def test_only_as_many_numbers_as_take_a_moment_are_widened():
+def test_the_number_of_converted_elements_is_bounded():
     spec = TensorSpec("x", DataType.FP64, (-1, -1))
     version = served("m:1", signature_of(spec))
     for count, is_widened in ((2 * 1024 * 1024, True), (2 * 1024 * 1024 + 1, False)):

@@ -23,7 +23,7 @@ LONG_S = 0.010
 
 
 def computes(frontend: Frontend, compute_s: float) -> None:
-    """Have the version be known to compute for so long."""
+    """Let the version learn a computation time."""
     for _ in range(30):
         send(frontend, within_s=10.0)
         for replica in frontend.replicas:
@@ -35,10 +35,10 @@ def computes(frontend: Frontend, compute_s: float) -> None:
         replica.sent.clear()
 
 
-# Which replica.
+# Choice of the replica.
 
 
-def test_an_idle_replica_goes_before_one_that_has_a_batch():
+def test_an_idle_replica_precedes_a_busy_one():
     frontend = frontend_with(2, policy=EAGER)
     first, second = frontend.replicas
     send(frontend)
@@ -46,7 +46,7 @@ def test_an_idle_replica_goes_before_one_that_has_a_batch():
     assert (first.sizes, second.sizes) == ([1], [1])
 
 
-def test_of_idle_replicas_the_first_is_filled():
+def test_the_first_of_several_idle_replicas_gets_the_batch():
     frontend = frontend_with(3, policy=EAGER)
     for _ in range(5):
         send(frontend)
@@ -54,7 +54,7 @@ def test_of_idle_replicas_the_first_is_filled():
     assert [replica.sizes for replica in frontend.replicas] == [[1] * 5, [], []]
 
 
-def test_the_replica_that_is_done_first_gets_a_second_batch():
+def test_the_replica_that_finishes_first_gets_a_second_batch():
     frontend = frontend_with(2, policy=EAGER, max_batch_size=8)
     first, second = frontend.replicas
     send(frontend, 8, within_s=10.0)
@@ -70,7 +70,7 @@ def test_a_second_batch_waits_until_it_is_full():
     assert frontend.replica.sizes == [3, 8]
 
 
-def test_a_replica_that_is_not_ready_gets_nothing():
+def test_a_replica_that_is_not_ready_gets_no_batch():
     frontend = frontend_with(2, policy=EAGER)
     first, second = frontend.replicas
     first.is_ready = False
@@ -80,7 +80,7 @@ def test_a_replica_that_is_not_ready_gets_nothing():
     assert (first.sizes, second.sizes) == ([], [1, 1, 1])
 
 
-def test_without_a_ready_replica_nothing_is_sent_or_given_up():
+def test_without_a_ready_replica_queries_stay_queued():
     frontend = frontend_with(2)
     for replica in frontend.replicas:
         replica.is_ready = False
@@ -94,16 +94,16 @@ def test_without_a_ready_replica_nothing_is_sent_or_given_up():
 @pytest.mark.parametrize(
     ("compute_s", "in_flight"), [(0.0005, 2), (0.0015, 2), (0.003, 1), (0.050, 1)]
 )
-def test_a_second_batch_is_sent_ahead_only_where_the_model_computes_shortly(compute_s, in_flight):
+def test_a_second_batch_is_in_flight_only_if_the_model_is_fast(compute_s, in_flight):
     frontend = frontend_with(2, is_known=False, policy=EAGER, max_batch_size=1)
     computes(frontend, compute_s)
     send(frontend, 10, within_s=10.0)
     assert [replica.num_in_flight for replica in frontend.replicas] == [in_flight] * 2
 
 
-def test_a_second_batch_begins_when_the_first_is_done():
+def test_a_second_batch_starts_after_the_first():
     frontend = frontend_with(1, max_batch_size=1)
-    # With 15 ms one is in time, and the other would be after the first.
+    # Within 15 ms one query is in time; a second one after it would be late.
     queries = send(frontend, 2, within_s=0.015)
     assert frontend.replicas[0].sizes == [1]
     assert queries[0] not in frontend.settled
@@ -113,14 +113,14 @@ def test_a_second_batch_begins_when_the_first_is_done():
 # Holding.
 
 
-def test_what_is_held_is_sent_when_its_time_has_come():
+def test_a_held_batch_is_sent_at_the_end_of_the_hold():
     frontend, queries = held()
     begin = frontend.clock()
     while not frontend.replicas[0].sent and frontend.clock() < begin + 0.1:
         frontend.loop.advance(0.001)
     [batch] = frontend.replicas[0].sent
     assert batch.queries == queries
-    # Neither at once nor when it would be late.
+    # The batch is sent neither at once nor too late.
     assert begin < batch.sent < begin + 0.1 - line(2)
     assert frontend.replicas[1].sent == []
 
@@ -133,7 +133,7 @@ def test_a_hold_ends_with_the_queue_delay_of_the_model():
     assert [batch.queries for batch in frontend.replicas[0].sent] == [queries]
 
 
-def test_a_hold_ends_when_enough_came():
+def test_a_hold_ends_when_enough_rows_have_arrived():
     frontend, queries = held()
     begin = frontend.clock()
     queries += send(frontend, 62, within_s=0.1)
@@ -142,7 +142,7 @@ def test_a_hold_ends_when_enough_came():
     assert batch.sent == begin
 
 
-def test_what_is_cancelled_during_a_hold_is_not_sent():
+def test_a_query_cancelled_during_a_hold_is_not_sent():
     frontend, queries = held()
     for query in queries:
         frontend.dispatcher.cancel(query)
@@ -150,7 +150,7 @@ def test_what_is_cancelled_during_a_hold_is_not_sent():
     assert [replica.sizes for replica in frontend.replicas] == [[], []]
 
 
-def test_undeploying_during_a_hold_sends_nothing_any_more():
+def test_undeploying_during_a_hold_sends_no_batch():
     frontend, queries = held()
     frontend.apply()
     frontend.loop.advance(1.0)
@@ -159,7 +159,7 @@ def test_undeploying_during_a_hold_sends_nothing_any_more():
         assert frontend.settled[query].outcome is Outcome.DEFAULT_NO_REPLICA
 
 
-def test_new_options_hold_for_what_is_held():
+def test_new_options_apply_to_held_queries():
     frontend, queries = held(policy=PolicyName.FIXED, max_queue_delay_s=0.050)
     frontend.apply(version_with(policy=EAGER, max_batch_size=1))
     queries += send(frontend, within_s=0.1)
@@ -174,14 +174,14 @@ def test_new_options_end_a_hold_at_once():
     assert [batch.queries for batch in frontend.replicas[0].sent] == [queries]
 
 
-# What is given up.
+# Shedding.
 
 
-def test_what_is_hopeless_is_given_up_before_its_deadline():
+def test_a_hopeless_query_is_shed_before_its_deadline():
     frontend = frontend_with(1, max_batch_size=1)
     send(frontend, within_s=10.0)
     send(frontend, within_s=10.0)
-    # Two are in flight; by the time one is back nothing of this one can be in time.
+    # Two batches are in flight; after the first result this query cannot be in time.
     [query] = send(frontend, within_s=0.030)
     frontend.loop.advance(0.022)
     assert query not in frontend.settled
@@ -198,17 +198,17 @@ def test_what_is_hopeless_is_given_up_before_its_deadline():
 # Overdue batches.
 
 
-def test_an_overdue_batch_is_asked_of_another_replica():
+def test_an_overdue_batch_is_hedged():
     frontend, query = overdue(3)
     assert [replica.sizes for replica in frontend.replicas] == [[1], [1], []]
     assert frontend.replicas[1].sent[0].queries == [query]
     assert query.num_in_flight == 2
-    # Nor does a model that is too slow for it get each query from all its replicas.
+    # A model that is too slow does not get each query at all of its replicas.
     frontend.loop.advance(0.5)
     assert frontend.replicas[2].sent == []
 
 
-def test_a_batch_that_takes_a_little_longer_is_asked_of_nobody_else():
+def test_a_slightly_late_batch_is_not_hedged():
     frontend = frontend_with(2)
     [query] = send(frontend, within_s=1.0)
     frontend.loop.advance(0.020)
@@ -218,7 +218,7 @@ def test_a_batch_that_takes_a_little_longer_is_asked_of_nobody_else():
     assert frontend.settled[query].total_s == pytest.approx(0.020)
 
 
-def test_before_anything_is_known_nothing_is_overdue():
+def test_no_batch_is_overdue_while_latencies_are_unknown():
     frontend = frontend_with(2, is_known=False)
     send(frontend, within_s=1.0)
     frontend.loop.advance(0.9)
@@ -226,7 +226,7 @@ def test_before_anything_is_known_nothing_is_overdue():
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_the_first_answer_counts(order):
+def test_the_first_of_two_hedged_answers_counts(order):
     frontend, query = overdue()
     frontend.loop.advance(0.005)
     first, second = [frontend.replicas[index] for index in order]
@@ -242,7 +242,7 @@ def test_the_first_answer_counts(order):
     assert frontend.dispatcher.num_unsettled == 0
 
 
-def test_an_overdue_batch_that_nobody_else_can_take_stays_where_it_is():
+def test_an_overdue_batch_is_not_requeued_without_another_replica():
     frontend, query = overdue(1)
     assert not query.is_queued
     frontend.replicas[0].answer()
@@ -251,7 +251,7 @@ def test_an_overdue_batch_that_nobody_else_can_take_stays_where_it_is():
     assert frontend.replicas[0].sizes == [1]
 
 
-def test_an_overdue_batch_is_asked_of_a_replica_that_becomes_ready():
+def test_an_overdue_batch_is_hedged_once_a_replica_becomes_ready():
     frontend = frontend_with(2)
     late, other = frontend.replicas
     other.is_ready = False
@@ -263,7 +263,7 @@ def test_an_overdue_batch_is_asked_of_a_replica_that_becomes_ready():
     assert late.sizes == [1]
 
 
-def test_an_overdue_batch_that_is_answered_while_others_are_busy_is_asked_of_nobody():
+def test_an_overdue_batch_answered_while_other_replicas_are_busy_is_not_hedged():
     frontend = frontend_with(2, max_batch_size=1)
     computes(frontend, LONG_S)
     late, busy = frontend.replicas
@@ -281,7 +281,7 @@ def test_an_overdue_batch_that_is_answered_while_others_are_busy_is_asked_of_nob
     assert len(frontend.version().queue) == 0
 
 
-def test_settled_queries_of_an_overdue_batch_are_asked_of_nobody():
+def test_settled_queries_of_an_overdue_batch_are_not_hedged():
     frontend = frontend_with(2)
     expired, cancelled, good = (frontend.submit(within_s=each) for each in (0.020, 1.0, 1.0))
     frontend.loop.turn()
@@ -293,8 +293,8 @@ def test_settled_queries_of_an_overdue_batch_are_asked_of_nobody():
     assert [batch.queries for batch in frontend.replicas[1].sent] == [[good]]
 
 
-def test_nothing_is_given_up_that_another_replica_still_has():
-    # When the batch is overdue, 3 ms are left: too little to begin anew.
+def test_a_hedged_query_in_flight_is_not_shed():
+    # At the instant at which the batch is overdue, 3 ms are left: too little for another attempt.
     frontend, query = overdue(within_s=0.030)
     assert frontend.replicas[1].sent == []
     assert query not in frontend.settled
@@ -302,7 +302,7 @@ def test_nothing_is_given_up_that_another_replica_still_has():
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_what_no_replica_answers_is_given_up_at_its_deadline():
+def test_a_hedged_query_without_an_answer_expires():
     frontend, query = overdue(within_s=0.5)
     assert query.num_in_flight == 2
     frontend.loop.advance(0.472)
@@ -316,7 +316,7 @@ def test_what_no_replica_answers_is_given_up_at_its_deadline():
 
 
 @pytest.mark.parametrize("num_replicas", [None, 0])
-def test_undeploying_leaves_to_a_replica_what_it_has_though_it_is_overdue(num_replicas):
+def test_undeploying_keeps_an_overdue_batch_in_flight(num_replicas):
     frontend = frontend_with(2, max_batch_size=1)
     computes(frontend, LONG_S)
     late, busy = frontend.replicas
@@ -331,7 +331,7 @@ def test_undeploying_leaves_to_a_replica_what_it_has_though_it_is_overdue(num_re
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_a_replica_whose_batch_is_overdue_gets_no_other_until_it_answers():
+def test_a_replica_with_an_overdue_batch_gets_no_other_batch():
     frontend, query = overdue(2)
     late, other = frontend.replicas
     other.answer()
@@ -346,7 +346,7 @@ def test_a_replica_whose_batch_is_overdue_gets_no_other_until_it_answers():
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_other_replicas_are_used_in_the_place_of_one_that_is_overdue():
+def test_other_replicas_take_the_batches_of_an_overdue_one():
     frontend, _ = overdue(2)
     late, other = frontend.replicas
     other.answer()
@@ -357,7 +357,7 @@ def test_other_replicas_are_used_in_the_place_of_one_that_is_overdue():
     assert other.sizes == [1] * 6
 
 
-def test_a_query_whose_second_replica_dies_is_asked_of_a_third():
+def test_a_hedged_query_whose_second_replica_dies_is_sent_to_a_third():
     frontend, query = overdue(3)
     late, dying, third = frontend.replicas
     dying.lose()
@@ -368,7 +368,7 @@ def test_a_query_whose_second_replica_dies_is_asked_of_a_third():
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_a_query_whose_overdue_replica_dies_stays_with_the_other():
+def test_a_hedged_query_whose_first_replica_dies_stays_in_flight():
     frontend, query = overdue(3)
     late, other, third = frontend.replicas
     late.lose()
@@ -379,7 +379,7 @@ def test_a_query_whose_overdue_replica_dies_stays_with_the_other():
     assert frontend.settled[query].outcome is Outcome.OK
 
 
-def test_a_query_that_both_replicas_lose_waits_once():
+def test_a_hedged_query_that_both_replicas_lose_is_requeued_once():
     frontend, query = overdue(3)
     late, other, third = frontend.replicas
     third.is_ready = False
@@ -397,7 +397,7 @@ def test_a_query_that_both_replicas_lose_waits_once():
 # Learning.
 
 
-def test_what_a_batch_took_is_learned_without_its_wait():
+def test_the_learned_latency_excludes_the_wait():
     frontend = frontend_with(1, is_known=False)
     send(frontend, 3, within_s=1.0)
     frontend.clock.advance(0.030)
@@ -407,7 +407,7 @@ def test_what_a_batch_took_is_learned_without_its_wait():
     assert profile.latency_s(3) == pytest.approx(0.012)
 
 
-def test_a_batch_took_at_least_what_was_computed():
+def test_the_learned_latency_is_at_least_the_computation():
     frontend = frontend_with(1, is_known=False)
     send(frontend, within_s=1.0)
     frontend.clock.advance(0.010)
@@ -415,7 +415,7 @@ def test_a_batch_took_at_least_what_was_computed():
     assert frontend.version().batcher.profile.latency_s(1) == pytest.approx(0.008)
 
 
-def test_batches_are_learned_by_their_rows():
+def test_latencies_are_learned_by_rows():
     frontend = frontend_with(1, is_known=False)
     send(frontend, 3, within_s=1.0, rows=4)
     frontend.clock.advance(0.012)
@@ -424,7 +424,7 @@ def test_batches_are_learned_by_their_rows():
 
 
 @pytest.mark.parametrize("num_failed", [1, 3])
-def test_nothing_is_learned_from_a_batch_with_errors(num_failed):
+def test_a_batch_with_errors_is_not_learned(num_failed):
     frontend = frontend_with(1, is_known=False)
     failed = send(frontend, 3, within_s=1.0)[:num_failed]
 
@@ -437,7 +437,7 @@ def test_nothing_is_learned_from_a_batch_with_errors(num_failed):
     assert frontend.version().batcher.profile.num_observed == 0
 
 
-def test_the_policy_learns_by_the_time_of_the_most_urgent_query():
+def test_the_policy_learns_the_budget_of_the_most_urgent_query():
     frontend = frontend_with(1, is_known=False, policy=PolicyName.AIMD)
     replica = frontend.replicas[0]
     send(frontend, within_s=1.0)
@@ -446,16 +446,16 @@ def test_the_policy_learns_by_the_time_of_the_most_urgent_query():
     send(frontend, 2, within_s=0.004)
     frontend.clock.advance(0.005)
     replica.answer(compute_s=0.005)
-    # From 1 to 3, and a tenth less of that.
+    # The maximum rises from 1 to 3 and falls by a tenth.
     send(frontend, 10, within_s=1.0)
     assert replica.sizes[:3] == [1, 3, 2]
 
 
-# Whatever happens in whatever order.
+# Random events in random order.
 
 
 class ReplicasAtWork(RuleBasedStateMachine):
-    """Replicas are late, lost and revived, so that queries are with several of them."""
+    """A dispatcher whose replicas are late, lost and revived, so that queries are hedged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -541,9 +541,7 @@ TestReplicas.settings = settings(max_examples=examples(20), stateful_step_count=
 @pytest.mark.parametrize(
     ("load", "at_least_s", "at_most_s"), [(0.9, 0.0, 0.1), (1.1, 2.0, 3.0), (2.0, 2.0, 3.0)]
 )
-def test_a_query_with_much_time_waits_for_most_of_it_only_under_overload(
-    load, at_least_s, at_most_s
-):
+def test_a_query_with_a_long_budget_waits_long_only_under_overload(load, at_least_s, at_most_s):
     frontend = frontend_with(1, max_batch_size=1)
     replica, loop = frontend.replicas[0], frontend.loop
     send_to_replica = replica.send
@@ -565,7 +563,7 @@ def test_a_query_with_much_time_waits_for_most_of_it_only_under_overload(
     urgent = stream(3.0)
     loop.advance(1.0)
     assert at_least_s <= frontend.settled[patient].total_s <= at_most_s
-    # Those that are beyond the capacity are refused, and the others are in time.
+    # Queries beyond the capacity are shed, and the others are in time.
     errors = [error for query in urgent if (error := frontend.settled[query].error) is not None]
     assert len(errors) == pytest.approx(len(urgent) * max(0.0, 1 - 1 / load), abs=0.1 * len(urgent))
     assert {error.backlog.reason for error in errors} <= {"hopeless"}
