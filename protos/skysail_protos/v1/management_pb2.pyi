@@ -33,17 +33,17 @@ class _RolloutStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutS
     ROLLOUT_STATE_UNSPECIFIED: _RolloutState.ValueType  # 0
     """Never sent."""
     ROLLOUT_STATE_IN_PROGRESS: _RolloutState.ValueType  # 1
-    """Not all replicas were ready yet."""
+    """Some replicas were never ready."""
     ROLLOUT_STATE_COMPLETE: _RolloutState.ValueType  # 2
     """All replicas were ready once."""
 
 class RolloutState(_RolloutState, metaclass=_RolloutStateEnumTypeWrapper):
-    """Where the roll-out of a deployment stands."""
+    """State of the rollout of a deployment."""
 
 ROLLOUT_STATE_UNSPECIFIED: RolloutState.ValueType  # 0
 """Never sent."""
 ROLLOUT_STATE_IN_PROGRESS: RolloutState.ValueType  # 1
-"""Not all replicas were ready yet."""
+"""Some replicas were never ready."""
 ROLLOUT_STATE_COMPLETE: RolloutState.ValueType  # 2
 """All replicas were ready once."""
 Global___RolloutState: _TypeAlias = RolloutState  # noqa: Y015
@@ -57,15 +57,15 @@ class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaS
     REPLICA_STATE_UNSPECIFIED: _ReplicaState.ValueType  # 0
     """Never sent."""
     REPLICA_STATE_PENDING: _ReplicaState.ValueType  # 1
-    """Wanted; not started yet."""
+    """Desired, but not started yet."""
     REPLICA_STATE_STARTING: _ReplicaState.ValueType  # 2
     """Started; the model loads and warms up."""
     REPLICA_STATE_READY: _ReplicaState.ValueType  # 3
     """Takes batches."""
     REPLICA_STATE_DRAINING: _ReplicaState.ValueType  # 4
-    """Finishes what it has and takes nothing new."""
+    """Finishes its batches and accepts no new ones."""
     REPLICA_STATE_STOPPED: _ReplicaState.ValueType  # 5
-    """Ended because it was told to."""
+    """Stopped by management."""
     REPLICA_STATE_FAILED: _ReplicaState.ValueType  # 6
     """Ended by itself, or never became ready."""
 
@@ -75,15 +75,15 @@ class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper):
 REPLICA_STATE_UNSPECIFIED: ReplicaState.ValueType  # 0
 """Never sent."""
 REPLICA_STATE_PENDING: ReplicaState.ValueType  # 1
-"""Wanted; not started yet."""
+"""Desired, but not started yet."""
 REPLICA_STATE_STARTING: ReplicaState.ValueType  # 2
 """Started; the model loads and warms up."""
 REPLICA_STATE_READY: ReplicaState.ValueType  # 3
 """Takes batches."""
 REPLICA_STATE_DRAINING: ReplicaState.ValueType  # 4
-"""Finishes what it has and takes nothing new."""
+"""Finishes its batches and accepts no new ones."""
 REPLICA_STATE_STOPPED: ReplicaState.ValueType  # 5
-"""Ended because it was told to."""
+"""Stopped by management."""
 REPLICA_STATE_FAILED: ReplicaState.ValueType  # 6
 """Ended by itself, or never became ready."""
 Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
@@ -97,56 +97,56 @@ class _DeployStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeployStep
     DEPLOY_STEP_UNSPECIFIED: _DeployStep.ValueType  # 0
     """Never sent."""
     DEPLOY_STEP_REGISTERED: _DeployStep.ValueType  # 1
-    """The version is recorded."""
+    """The version is registered."""
     DEPLOY_STEP_PREPARING: _DeployStep.ValueType  # 2
-    """The environment or image is being made; `message` is a line of its log."""
+    """The environment or image is being built; `message` is a line of its log."""
     DEPLOY_STEP_STARTING: _DeployStep.ValueType  # 3
     """A replica was started."""
     DEPLOY_STEP_READY: _DeployStep.ValueType  # 4
     """A replica answered its warm-up query."""
     DEPLOY_STEP_RETRYING: _DeployStep.ValueType  # 5
-    """A replica ended; it is tried again."""
+    """A replica failed and is restarted."""
     DEPLOY_STEP_PROMOTED: _DeployStep.ValueType  # 6
     """The version is the current one."""
     DEPLOY_STEP_DONE: _DeployStep.ValueType  # 7
-    """All that was asked for is done. Last event."""
+    """The deployment is done. Last event."""
     DEPLOY_STEP_FAILED: _DeployStep.ValueType  # 8
-    """It could not be done. What it had made is removed, unless it serves already. Last event."""
+    """The deployment failed and was undone, unless the version already serves. Last event."""
     DEPLOY_STEP_NOTICE: _DeployStep.ValueType  # 9
-    """Something about an earlier deployment that the caller should know: what was changed, or stays
-    other than one might expect.
+    """A notice about an earlier deployment: a value that changed, or that stays although the caller
+    may expect a change.
     """
 
 class DeployStep(_DeployStep, metaclass=_DeployStepEnumTypeWrapper):
-    """What happened."""
+    """The kind of an event."""
 
 DEPLOY_STEP_UNSPECIFIED: DeployStep.ValueType  # 0
 """Never sent."""
 DEPLOY_STEP_REGISTERED: DeployStep.ValueType  # 1
-"""The version is recorded."""
+"""The version is registered."""
 DEPLOY_STEP_PREPARING: DeployStep.ValueType  # 2
-"""The environment or image is being made; `message` is a line of its log."""
+"""The environment or image is being built; `message` is a line of its log."""
 DEPLOY_STEP_STARTING: DeployStep.ValueType  # 3
 """A replica was started."""
 DEPLOY_STEP_READY: DeployStep.ValueType  # 4
 """A replica answered its warm-up query."""
 DEPLOY_STEP_RETRYING: DeployStep.ValueType  # 5
-"""A replica ended; it is tried again."""
+"""A replica failed and is restarted."""
 DEPLOY_STEP_PROMOTED: DeployStep.ValueType  # 6
 """The version is the current one."""
 DEPLOY_STEP_DONE: DeployStep.ValueType  # 7
-"""All that was asked for is done. Last event."""
+"""The deployment is done. Last event."""
 DEPLOY_STEP_FAILED: DeployStep.ValueType  # 8
-"""It could not be done. What it had made is removed, unless it serves already. Last event."""
+"""The deployment failed and was undone, unless the version already serves. Last event."""
 DEPLOY_STEP_NOTICE: DeployStep.ValueType  # 9
-"""Something about an earlier deployment that the caller should know: what was changed, or stays
-other than one might expect.
+"""A notice about an earlier deployment: a value that changed, or that stays although the caller
+may expect a change.
 """
 Global___DeployStep: _TypeAlias = DeployStep  # noqa: Y015
 
 @_typing.final
 class Application(_message.Message):
-    """What clients address."""
+    """An application, which clients address."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -159,20 +159,18 @@ class Application(_message.Message):
     name: _builtins.str
     """Name: 1 to 63 letters, digits, '-', '_' or '.'."""
     input_type: _tensors_pb2.InputType.ValueType
-    """What its queries hold."""
+    """Type of the inputs of its queries."""
     default_output_json: _builtins.str
-    """Answer where no prediction is in time, as JSON; absent where there is none, so that such a
-    query ends with an error.
-    """
+    """Answer if no prediction is in time, as JSON; if absent, such a query ends with an error."""
     bypasses_cache: _builtins.bool
-    """True to have every query computed, even where the model caches predictions."""
+    """True to compute every query, even if the model caches predictions."""
     @_builtins.property
     def slo(self) -> _duration_pb2.Duration:
-        """The promised latency; greater than 0."""
+        """Promised latency; greater than 0."""
 
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.Route]:
-        """Where its queries go."""
+        """Routes to model versions."""
 
     def __init__(
         self,
@@ -258,9 +256,9 @@ class UpdateApplicationRequest(_message.Message):
     default_output_json: _builtins.str
     """New default output as JSON; absent to leave it."""
     bypasses_cache: _builtins.bool
-    """Whether its queries bypass the cache; absent to leave it."""
+    """True to bypass the cache; absent to leave it."""
     removes_default_output: _builtins.bool
-    """True to take the default output away."""
+    """True to remove the default output."""
     @_builtins.property
     def slo(self) -> _duration_pb2.Duration:
         """New SLO; absent to leave it."""
@@ -451,7 +449,7 @@ class SetRoutesRequest(_message.Message):
     """Name of the application."""
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.Route]:
-        """The new routes; none unroutes it."""
+        """New routes; empty to unroute the application."""
 
     def __init__(
         self,
@@ -504,7 +502,7 @@ class Model(_message.Message):
     name: _builtins.str
     """Name: 1 to 63 letters, digits, '-', '_' or '.'."""
     current_version: _builtins.str
-    """The version that answers where none is named; empty before the first is promoted."""
+    """Version that answers queries without a version; empty before the first promotion."""
     @_builtins.property
     def previous_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Versions that were current before, the latest last."""
@@ -577,34 +575,34 @@ class Version(_message.Message):
     artifact_bytes: _builtins.int
     """Bytes of the artifact."""
     input_type: _tensors_pb2.InputType.ValueType
-    """The same in one word."""
+    """Input type that follows from the signature."""
     python_version: _builtins.str
-    """Python that made the artifact, such as 3.11.7."""
+    """Python version that built the artifact, such as 3.11.7."""
     is_current: _builtins.bool
-    """True if it answers where no version is named."""
+    """True if it answers queries without a version."""
     @_builtins.property
     def signature(self) -> _tensors_pb2.Signature:
-        """What it takes and gives."""
+        """Inputs and outputs of the model function."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free words of the operator."""
+        """User-defined labels."""
 
     @_builtins.property
     def registered_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was registered."""
+        """Time of the registration."""
 
     @_builtins.property
     def requirements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Packages installed for it beside the model server's own."""
+        """Packages installed in addition to those of the model server."""
 
     @_builtins.property
     def deployment(self) -> Global___Deployment:
-        """What is wanted of it; absent where it is not deployed."""
+        """Desired state; absent if the version is not deployed."""
 
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
-        """Its replicas as observed."""
+        """Observed replicas."""
 
     def __init__(
         self,
@@ -633,7 +631,7 @@ Global___Version: _TypeAlias = Version  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
-    """What a replica may use. In a DeployRequest an absent field leaves what is deployed as it is."""
+    """Resources of a replica. In a DeployRequest, an absent field leaves the deployed value as it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -642,15 +640,15 @@ class Resources(_message.Message):
     CPUS_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
     num_threads: _builtins.int
-    """Threads of the numeric libraries; 0 for as many as `cpus`, or if that is 0 too, as many as
-    the container manager says.
+    """Threads of the numeric libraries; 0 for the number of `cpus`, or if that is 0 too, for the
+    default of the container manager.
     """
     memory_mib: _builtins.int
     """Memory in MiB; 0 for no limit."""
     cpus: _builtins.float
-    """CPUs, also parts of one; 0 for what the settings of the container manager say."""
+    """CPUs, including fractions; 0 for the setting of the container manager."""
     gpus: _builtins.int
-    """GPUs of its own; 0 for what the settings of the container manager say."""
+    """Exclusive GPUs; 0 for the setting of the container manager."""
     def __init__(
         self,
         *,
@@ -684,7 +682,7 @@ Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class Autoscaling(_message.Message):
-    """How many replicas there may be where the number follows the load."""
+    """Bounds of an autoscaled number of replicas."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -693,7 +691,7 @@ class Autoscaling(_message.Message):
     min_replicas: _builtins.int
     """Fewest replicas, at least 1."""
     max_replicas: _builtins.int
-    """Most replicas, at least as many."""
+    """Most replicas, at least `min_replicas`."""
     def __init__(
         self,
         *,
@@ -723,30 +721,30 @@ class Deployment(_message.Message):
     WARM_UP_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_NAMES_FIELD_NUMBER: _builtins.int
     num_replicas: _builtins.int
-    """Replicas wanted."""
+    """Desired replicas."""
     rollout_state: Global___RolloutState.ValueType
-    """Where its roll-out stands."""
+    """State of the rollout."""
     warm_up: _builtins.bool
-    """Whether replicas call the model with its example before they are ready."""
+    """True if replicas call the model with its example before they are ready."""
     @_builtins.property
     def resources(self) -> Global___Resources:
-        """What each may use."""
+        """Resources of each replica."""
 
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
-        """How frontends serve it."""
+        """Serving options."""
 
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
-        """Longest time from start to ready."""
+        """Longest time from the start of a replica to its readiness."""
 
     @_builtins.property
     def autoscaling(self) -> Global___Autoscaling:
-        """Between what bounds the number of replicas follows the load; absent where it does not."""
+        """Bounds of the autoscaled number of replicas; absent without autoscaling."""
 
     @_builtins.property
     def environment_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the environment variables of the model server; their values may be secrets."""
+        """Names of the environment variables of the model server, without values, which may be secrets."""
 
     def __init__(
         self,
@@ -784,18 +782,18 @@ class Replica(_message.Message):
     replica_id: _builtins.str
     """Id, such as sum:3/0."""
     container_id: _builtins.str
-    """Container that holds it; empty before it is started."""
+    """Container of the replica; empty before its start."""
     state: Global___ReplicaState.ValueType
-    """Where it is in its life."""
+    """State of its life cycle."""
     reason: _builtins.str
-    """Why it is in that state, for people, or why it was started again; may be empty."""
+    """Reason for the state or for the last restart, for people; may be empty."""
     endpoint: _builtins.str
-    """Where it listens."""
+    """Endpoint of its model server."""
     num_restarts: _builtins.int
-    """Starts since the last time it was well for a while."""
+    """Restarts since it was last healthy."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
-        """When its container was started."""
+        """Start time of its container."""
 
     def __init__(
         self,
@@ -980,7 +978,7 @@ class RegisterVersionRequest(_message.Message):
     """SHA-256 of the uploaded artifact."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free words of the operator."""
+        """User-defined labels."""
 
     def __init__(
         self,
@@ -1191,7 +1189,7 @@ class FindArtifactResponse(_message.Message):
 
     IS_STORED_FIELD_NUMBER: _builtins.int
     is_stored: _builtins.bool
-    """True where it is stored."""
+    """True if it is stored."""
     def __init__(
         self,
         *,
@@ -1263,7 +1261,7 @@ class DownloadArtifactRequest(_message.Message):
 
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
-    """Id of the replica that asks, such as sum:3/0."""
+    """Id of the calling replica, such as sum:3/0."""
     def __init__(
         self,
         *,
@@ -1307,7 +1305,7 @@ Global___DownloadArtifactResponse: _TypeAlias = DownloadArtifactResponse  # noqa
 
 @_typing.final
 class Environment(_message.Message):
-    """Environment variables of a model server, all of them."""
+    """All environment variables of a model server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1334,7 +1332,7 @@ class Environment(_message.Message):
     VARIABLES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Values by name; none takes away what an earlier deployment had."""
+        """Values by name; an empty map removes those of an earlier deployment."""
 
     def __init__(
         self,
@@ -1351,7 +1349,7 @@ Global___Environment: _TypeAlias = Environment  # noqa: Y015
 
 @_typing.final
 class DeployRequest(_message.Message):
-    """Asks for Deploy. If the version is deployed already, what is absent stays as it is."""
+    """Asks for Deploy. For a deployed version, absent fields stay as they are."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1389,24 +1387,25 @@ class DeployRequest(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version. If empty: with an artifact, the newest version of the same content, or a new one named
-    by the number after the highest used; without an artifact, the current version.
+    """Version. If empty and with an artifact: the newest version with that artifact, or a new one
+    named by the number after the highest used one. If empty and without an artifact: the current
+    version.
     """
     artifact_sha256: _builtins.str
-    """SHA-256 of the uploaded artifact. If empty, the version must be registered; one that is not
-    deployed starts as it was deployed last.
+    """SHA-256 of the uploaded artifact. If empty, the version must be registered; if it is not
+    deployed, it starts as it was last deployed.
     """
     num_replicas: _builtins.int
-    """Replicas wanted, at least 1; 1 for a first deployment. If the version follows its load, their
-    number stays.
+    """Desired replicas, at least 1; 1 for a first deployment. The number of an autoscaled version
+    does not change.
     """
     promote: _builtins.bool
-    """Whether to make it the current version once it is ready. If absent, a first deployment with an
-    artifact does, unless the version was current before.
+    """True to promote the version when it is ready. If absent, a first deployment with an artifact is
+    promoted, unless the version was current before.
     """
     warm_up: _builtins.bool
-    """Whether replicas call the model with its example before they are ready; the server's default for
-    a first deployment.
+    """True to call the model with its example before a replica is ready; the server's default for a
+    first deployment.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1414,7 +1413,7 @@ class DeployRequest(_message.Message):
 
     @_builtins.property
     def resources(self) -> Global___Resources:
-        """What each may use."""
+        """Resources of each replica."""
 
     @_builtins.property
     def environment(self) -> Global___Environment:
@@ -1422,11 +1421,11 @@ class DeployRequest(_message.Message):
 
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
-        """How frontends serve it; fields that are not set stay as they are."""
+        """Serving options; fields that are not set stay as they are."""
 
     @_builtins.property
     def start_timeout(self) -> _duration_pb2.Duration:
-        """Longest time from start to ready; the server's default for a first deployment."""
+        """Longest time from the start of a replica to its readiness; the server's default for a first deployment."""
 
     def __init__(
         self,
@@ -1476,19 +1475,19 @@ class DeployEvent(_message.Message):
     NUM_REPLICAS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     step: Global___DeployStep.ValueType
-    """What happened."""
+    """The kind of an event."""
     message: _builtins.str
-    """The same for people."""
+    """Description for people."""
     replica_id: _builtins.str
-    """Replica that it happened to; may be empty."""
+    """Replica of the event; may be empty."""
     log_tail: _builtins.str
-    """End of the replica's log, where it failed."""
+    """End of the log of a failed replica."""
     num_ready: _builtins.int
     """Replicas that are ready now."""
     num_replicas: _builtins.int
-    """Replicas wanted."""
+    """Desired replicas."""
     version: _builtins.str
-    """The version, which the server may have named."""
+    """Version, which the server may have chosen."""
     def __init__(
         self,
         *,
@@ -1520,9 +1519,9 @@ class UndeployRequest(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version; the current one where empty."""
+    """Version; the current one if empty."""
     force: _builtins.bool
-    """True to do it although it is the current version, or an application is routed to it."""
+    """True to undeploy the current version, or a version with a route."""
     def __init__(
         self,
         *,
@@ -1546,7 +1545,7 @@ class UndeployResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """The version that is no longer deployed."""
+    """Version that is no longer deployed."""
     def __init__(
         self,
         *,
@@ -1594,7 +1593,7 @@ class PromoteResponse(_message.Message):
 
     PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
     previous_version: _builtins.str
-    """The version that was current before; empty for none."""
+    """Version that was current before; empty for none."""
     def __init__(
         self,
         *,
@@ -1639,7 +1638,7 @@ class RollbackResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """The version that is current now."""
+    """Version that is current now."""
     previous_version: _builtins.str
     """The version that was current before."""
     def __init__(
@@ -1668,9 +1667,9 @@ class ScaleRequest(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version; the current one where empty."""
+    """Version; the current one if empty."""
     num_replicas: _builtins.int
-    """Replicas wanted."""
+    """Desired replicas."""
     def __init__(
         self,
         *,
@@ -1720,10 +1719,10 @@ class SetAutoscalingRequest(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version; the current one where empty."""
+    """Version; the current one if empty."""
     @_builtins.property
     def autoscaling(self) -> Global___Autoscaling:
-        """Between what bounds; absent to keep the present number of replicas from now on."""
+        """Bounds of the number of replicas; absent to end autoscaling with the present number."""
 
     def __init__(
         self,
@@ -1751,7 +1750,7 @@ class SetAutoscalingResponse(_message.Message):
     version: _builtins.str
     """The version."""
     num_replicas: _builtins.int
-    """Replicas wanted now."""
+    """Desired replicas after the change."""
     def __init__(
         self,
         *,
@@ -1779,15 +1778,15 @@ class SetServingOptionsRequest(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version; the current one where empty."""
+    """Version; the current one if empty."""
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
         """The new values."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Names of the fields of `serving` to change: one that is not set there returns to its default.
-        If absent, those that are set. Other fields stay as they are.
+        """Fields of `serving` to change; a field that is not set there returns to its default. If absent,
+        the fields that are set change. Other fields stay as they are.
         """
 
     def __init__(
@@ -1818,7 +1817,7 @@ class SetServingOptionsResponse(_message.Message):
     """The version."""
     @_builtins.property
     def serving(self) -> _routing_pb2.ServingOptions:
-        """What holds now."""
+        """Serving options after the change."""
 
     def __init__(
         self,
@@ -1848,24 +1847,22 @@ class WatchRoutingRequest(_message.Message):
     LOADS_FIELD_NUMBER: _builtins.int
     TRANSPORT_FIELD_NUMBER: _builtins.int
     frontend_id: _builtins.str
-    """First message: who watches, unique among the frontends of the cluster."""
+    """First message: id of the frontend, unique in the cluster."""
     grpc_endpoint: _builtins.str
-    """First message: where its gRPC services are reached."""
+    """First message: endpoint of its gRPC services."""
     http_endpoint: _builtins.str
-    """First message: where its HTTP service is reached."""
+    """First message: endpoint of its HTTP service."""
     applied_sequence: _builtins.int
-    """Later messages: sequence of the snapshot that now decides; 0 where the message says nothing
-    about it.
-    """
+    """Later messages: sequence of the applied snapshot; 0 if unchanged."""
     transport: _builtins.str
     """First message: transport of its gRPC services, native or grpc."""
     @_builtins.property
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LatencyReport]:
-        """Later messages: what was learned since the last report."""
+        """Later messages: latencies learned since the last report."""
 
     @_builtins.property
     def loads(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LoadReport]:
-        """Later messages: loads of versions for which they are wanted."""
+        """Later messages: loads of autoscaled versions."""
 
     def __init__(
         self,
@@ -1900,13 +1897,13 @@ class StreamLogsRequest(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version; the current one where empty."""
+    """Version; the current one if empty."""
     replica: _builtins.int
-    """Index of the replica; all replicas where absent."""
+    """Index of the replica; all replicas if absent."""
     tail_lines: _builtins.int
-    """Last lines to send of what is there; the server's default where absent."""
+    """Number of last lines to send; the server's default if absent."""
     follow: _builtins.bool
-    """True to go on with what is added."""
+    """True to continue with new lines."""
     def __init__(
         self,
         *,
@@ -1940,9 +1937,9 @@ class StreamLogsResponse(_message.Message):
     REPLICA_ID_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
-    """Replica that wrote it."""
+    """Replica that wrote the line."""
     line: _builtins.str
-    """A line, without its end."""
+    """Line without its end."""
     def __init__(
         self,
         *,
@@ -1969,15 +1966,15 @@ class Frontend(_message.Message):
     APPLIED_SEQUENCE_FIELD_NUMBER: _builtins.int
     TRANSPORT_FIELD_NUMBER: _builtins.int
     frontend_id: _builtins.str
-    """Who it is."""
+    """Id of the frontend."""
     grpc_endpoint: _builtins.str
     """Where its gRPC services are reached."""
     http_endpoint: _builtins.str
     """Where its HTTP service is reached."""
     applied_sequence: _builtins.int
-    """Sequence of the snapshot that it applied."""
+    """Sequence of the applied snapshot."""
     transport: _builtins.str
-    """Transport of its gRPC services, native or grpc; empty for a frontend that does not say."""
+    """Transport of its gRPC services, native or grpc; empty if the frontend does not report it."""
     def __init__(
         self,
         *,
@@ -2033,9 +2030,9 @@ class GetClusterStatusResponse(_message.Message):
     container_manager: _builtins.str
     """Container manager in use."""
     is_store_reachable: _builtins.bool
-    """True where the store answers."""
+    """True if the store answers."""
     store_problem: _builtins.str
-    """What is wrong with the store, and what mends it; empty if nothing is."""
+    """Problem of the store and its fix; empty without one."""
     @_builtins.property
     def applications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Application]:
         """Every application."""
@@ -2093,7 +2090,7 @@ class RestoreStoreResponse(_message.Message):
 
     NUM_RECORDS_FIELD_NUMBER: _builtins.int
     num_records: _builtins.int
-    """Records that the store holds now."""
+    """Number of records in the store."""
     def __init__(
         self,
         *,

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class ManagementServiceStub(object):
-    """Holds what operators asked for and makes the world match it.
+    """Stores the desired state and reconciles the cluster with it.
     """
 
     def __init__(self, channel):
@@ -174,12 +174,12 @@ class ManagementServiceStub(object):
 
 
 class ManagementServiceServicer(object):
-    """Holds what operators asked for and makes the world match it.
+    """Stores the desired state and reconciles the cluster with it.
     """
 
     def RegisterApplication(self, request, context):
-        """Makes an application known. The same application again changes nothing; another one of the
-        same name is ALREADY_EXISTS.
+        """Registers an application. A repeated call changes nothing; another application of the same name
+        is ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +193,7 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UnregisterApplication(self, request, context):
-        """Removes an application; its queries are NOT_FOUND from then on.
+        """Removes an application; its queries then fail with NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,7 +207,7 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeApplication(self, request, context):
-        """Tells all about one application.
+        """Describes one application.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +228,7 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeModel(self, request, context):
-        """Tells all about one model and its versions.
+        """Describes one model and its versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,7 +242,7 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RegisterVersion(self, request, context):
-        """Records a model version whose artifact was uploaded, without starting it.
+        """Registers a version of an uploaded artifact, without starting it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,7 +256,7 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeVersion(self, request, context):
-        """Tells all about one version.
+        """Describes one version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,103 +270,102 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FindArtifact(self, request, context):
-        """Tells whether an artifact is stored, so that it need not be sent again.
+        """Returns whether an artifact is stored, so that the client can skip the upload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadArtifact(self, request_iterator, context):
-        """Stores an artifact. The first message holds its SHA-256; what arrives must match it.
+        """Stores an artifact. The first message contains its SHA-256, which the content must match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Sends the artifact of the version whose token is in the metadata (`authorization: Bearer`).
-        Called by model servers.
+        """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
+        Bearer`). Model servers call it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Deploy(self, request, context):
-        """Registers a version if need be, starts its replicas and tells what happens until it is done
-        or has failed. A caller that goes away does not stop it. The same again changes nothing: what
-        is absent stays as it is.
+        """Registers a version if necessary, starts its replicas and streams events until it is done or
+        failed. A disconnected caller does not stop it. A repeated call changes nothing: absent fields
+        stay as they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Undeploy(self, request, context):
-        """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
-        again.
+        """Stops the replicas of a version, which stays registered. Deploy without an artifact restarts
+        it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Makes a version the current one of its model; it must have a ready replica.
+        """Promotes a version to the current one of its model; it must have a ready replica.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Makes the newest earlier version that has a ready replica the current one again.
+        """Promotes the newest earlier version that has a ready replica.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Scale(self, request, context):
-        """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
-        allowed.
+        """Sets the number of replicas of a deployed version and ends its autoscaling; 0 is allowed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAutoscaling(self, request, context):
-        """Has the number of replicas of a deployed version follow its load, until the next Scale.
+        """Autoscales a deployed version, until the next Scale.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetServingOptions(self, request, context):
-        """Sets how frontends serve a deployed version; effective at once, no replica is restarted.
+        """Sets the serving options of a deployed version, effective at once and without a restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRouting(self, request_iterator, context):
-        """Sends a routing snapshot at once and after each change; the frontend says which it applied.
+        """Streams a routing snapshot at once and after each change; the frontend acknowledges each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamLogs(self, request, context):
-        """Sends the log of a replica, and what is added to it where `follow` is set.
+        """Streams the log of a replica, and new lines if `follow` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetClusterStatus(self, request, context):
-        """Tells the state of everything.
+        """Returns the state of the whole cluster.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RestoreStore(self, request, context):
-        """Writes what management knows into a store that came back empty or older than it was.
+        """Writes the mirror of management into a store that lost data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -519,7 +518,7 @@ def add_ManagementServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ManagementService(object):
-    """Holds what operators asked for and makes the world match it.
+    """Stores the desired state and reconciles the cluster with it.
     """
 
     @staticmethod

@@ -28,151 +28,147 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ManagementServiceStub:
-    """Holds what operators asked for and makes the world match it."""
+    """Stores the desired state and reconciles the cluster with it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ManagementServiceAsyncStub: ...
     RegisterApplication: _grpc.UnaryUnaryMultiCallable[_management_pb2.RegisterApplicationRequest, _management_pb2.RegisterApplicationResponse]
-    """Makes an application known. The same application again changes nothing; another one of the
-    same name is ALREADY_EXISTS.
+    """Registers an application. A repeated call changes nothing; another application of the same name
+    is ALREADY_EXISTS.
     """
     UpdateApplication: _grpc.UnaryUnaryMultiCallable[_management_pb2.UpdateApplicationRequest, _management_pb2.UpdateApplicationResponse]
     """Changes the SLO, the default output or the use of the cache of an application."""
     UnregisterApplication: _grpc.UnaryUnaryMultiCallable[_management_pb2.UnregisterApplicationRequest, _management_pb2.UnregisterApplicationResponse]
-    """Removes an application; its queries are NOT_FOUND from then on."""
+    """Removes an application; its queries then fail with NOT_FOUND."""
     ListApplications: _grpc.UnaryUnaryMultiCallable[_management_pb2.ListApplicationsRequest, _management_pb2.ListApplicationsResponse]
     """Lists every application, by name."""
     DescribeApplication: _grpc.UnaryUnaryMultiCallable[_management_pb2.DescribeApplicationRequest, _management_pb2.DescribeApplicationResponse]
-    """Tells all about one application."""
+    """Describes one application."""
     SetRoutes: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetRoutesRequest, _management_pb2.SetRoutesResponse]
     """Replaces the routes of an application."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_management_pb2.ListModelsRequest, _management_pb2.ListModelsResponse]
     """Lists every model, by name."""
     DescribeModel: _grpc.UnaryUnaryMultiCallable[_management_pb2.DescribeModelRequest, _management_pb2.DescribeModelResponse]
-    """Tells all about one model and its versions."""
+    """Describes one model and its versions."""
     UnregisterModel: _grpc.UnaryUnaryMultiCallable[_management_pb2.UnregisterModelRequest, _management_pb2.UnregisterModelResponse]
     """Removes a model with all its versions, none of which may be deployed."""
     RegisterVersion: _grpc.UnaryUnaryMultiCallable[_management_pb2.RegisterVersionRequest, _management_pb2.RegisterVersionResponse]
-    """Records a model version whose artifact was uploaded, without starting it."""
+    """Registers a version of an uploaded artifact, without starting it."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_management_pb2.ListVersionsRequest, _management_pb2.ListVersionsResponse]
     """Lists the versions of a model, or of all models."""
     DescribeVersion: _grpc.UnaryUnaryMultiCallable[_management_pb2.DescribeVersionRequest, _management_pb2.DescribeVersionResponse]
-    """Tells all about one version."""
+    """Describes one version."""
     UnregisterVersion: _grpc.UnaryUnaryMultiCallable[_management_pb2.UnregisterVersionRequest, _management_pb2.UnregisterVersionResponse]
     """Removes a version, which must not be deployed."""
     FindArtifact: _grpc.UnaryUnaryMultiCallable[_management_pb2.FindArtifactRequest, _management_pb2.FindArtifactResponse]
-    """Tells whether an artifact is stored, so that it need not be sent again."""
+    """Returns whether an artifact is stored, so that the client can skip the upload."""
     UploadArtifact: _grpc.StreamUnaryMultiCallable[_management_pb2.UploadArtifactRequest, _management_pb2.UploadArtifactResponse]
-    """Stores an artifact. The first message holds its SHA-256; what arrives must match it."""
+    """Stores an artifact. The first message contains its SHA-256, which the content must match."""
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_management_pb2.DownloadArtifactRequest, _management_pb2.DownloadArtifactResponse]
-    """Sends the artifact of the version whose token is in the metadata (`authorization: Bearer`).
-    Called by model servers.
+    """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
+    Bearer`). Model servers call it.
     """
     Deploy: _grpc.UnaryStreamMultiCallable[_management_pb2.DeployRequest, _management_pb2.DeployEvent]
-    """Registers a version if need be, starts its replicas and tells what happens until it is done
-    or has failed. A caller that goes away does not stop it. The same again changes nothing: what
-    is absent stays as it is.
+    """Registers a version if necessary, starts its replicas and streams events until it is done or
+    failed. A disconnected caller does not stop it. A repeated call changes nothing: absent fields
+    stay as they are.
     """
     Undeploy: _grpc.UnaryUnaryMultiCallable[_management_pb2.UndeployRequest, _management_pb2.UndeployResponse]
-    """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
-    again.
+    """Stops the replicas of a version, which stays registered. Deploy without an artifact restarts
+    it.
     """
     Promote: _grpc.UnaryUnaryMultiCallable[_management_pb2.PromoteRequest, _management_pb2.PromoteResponse]
-    """Makes a version the current one of its model; it must have a ready replica."""
+    """Promotes a version to the current one of its model; it must have a ready replica."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_management_pb2.RollbackRequest, _management_pb2.RollbackResponse]
-    """Makes the newest earlier version that has a ready replica the current one again."""
+    """Promotes the newest earlier version that has a ready replica."""
     Scale: _grpc.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]
-    """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
-    allowed.
-    """
+    """Sets the number of replicas of a deployed version and ends its autoscaling; 0 is allowed."""
     SetAutoscaling: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetAutoscalingRequest, _management_pb2.SetAutoscalingResponse]
-    """Has the number of replicas of a deployed version follow its load, until the next Scale."""
+    """Autoscales a deployed version, until the next Scale."""
     SetServingOptions: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetServingOptionsRequest, _management_pb2.SetServingOptionsResponse]
-    """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
+    """Sets the serving options of a deployed version, effective at once and without a restart."""
     WatchRouting: _grpc.StreamStreamMultiCallable[_management_pb2.WatchRoutingRequest, _routing_pb2.RoutingSnapshot]
-    """Sends a routing snapshot at once and after each change; the frontend says which it applied."""
+    """Streams a routing snapshot at once and after each change; the frontend acknowledges each."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_management_pb2.StreamLogsRequest, _management_pb2.StreamLogsResponse]
-    """Sends the log of a replica, and what is added to it where `follow` is set."""
+    """Streams the log of a replica, and new lines if `follow` is set."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_management_pb2.GetClusterStatusRequest, _management_pb2.GetClusterStatusResponse]
-    """Tells the state of everything."""
+    """Returns the state of the whole cluster."""
     RestoreStore: _grpc.UnaryUnaryMultiCallable[_management_pb2.RestoreStoreRequest, _management_pb2.RestoreStoreResponse]
-    """Writes what management knows into a store that came back empty or older than it was."""
+    """Writes the mirror of management into a store that lost data."""
 
 @_typing.type_check_only
 class ManagementServiceAsyncStub(ManagementServiceStub):
-    """Holds what operators asked for and makes the world match it."""
+    """Stores the desired state and reconciles the cluster with it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterApplication: _aio.UnaryUnaryMultiCallable[_management_pb2.RegisterApplicationRequest, _management_pb2.RegisterApplicationResponse]  # type: ignore[assignment]
-    """Makes an application known. The same application again changes nothing; another one of the
-    same name is ALREADY_EXISTS.
+    """Registers an application. A repeated call changes nothing; another application of the same name
+    is ALREADY_EXISTS.
     """
     UpdateApplication: _aio.UnaryUnaryMultiCallable[_management_pb2.UpdateApplicationRequest, _management_pb2.UpdateApplicationResponse]  # type: ignore[assignment]
     """Changes the SLO, the default output or the use of the cache of an application."""
     UnregisterApplication: _aio.UnaryUnaryMultiCallable[_management_pb2.UnregisterApplicationRequest, _management_pb2.UnregisterApplicationResponse]  # type: ignore[assignment]
-    """Removes an application; its queries are NOT_FOUND from then on."""
+    """Removes an application; its queries then fail with NOT_FOUND."""
     ListApplications: _aio.UnaryUnaryMultiCallable[_management_pb2.ListApplicationsRequest, _management_pb2.ListApplicationsResponse]  # type: ignore[assignment]
     """Lists every application, by name."""
     DescribeApplication: _aio.UnaryUnaryMultiCallable[_management_pb2.DescribeApplicationRequest, _management_pb2.DescribeApplicationResponse]  # type: ignore[assignment]
-    """Tells all about one application."""
+    """Describes one application."""
     SetRoutes: _aio.UnaryUnaryMultiCallable[_management_pb2.SetRoutesRequest, _management_pb2.SetRoutesResponse]  # type: ignore[assignment]
     """Replaces the routes of an application."""
     ListModels: _aio.UnaryUnaryMultiCallable[_management_pb2.ListModelsRequest, _management_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists every model, by name."""
     DescribeModel: _aio.UnaryUnaryMultiCallable[_management_pb2.DescribeModelRequest, _management_pb2.DescribeModelResponse]  # type: ignore[assignment]
-    """Tells all about one model and its versions."""
+    """Describes one model and its versions."""
     UnregisterModel: _aio.UnaryUnaryMultiCallable[_management_pb2.UnregisterModelRequest, _management_pb2.UnregisterModelResponse]  # type: ignore[assignment]
     """Removes a model with all its versions, none of which may be deployed."""
     RegisterVersion: _aio.UnaryUnaryMultiCallable[_management_pb2.RegisterVersionRequest, _management_pb2.RegisterVersionResponse]  # type: ignore[assignment]
-    """Records a model version whose artifact was uploaded, without starting it."""
+    """Registers a version of an uploaded artifact, without starting it."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_management_pb2.ListVersionsRequest, _management_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a model, or of all models."""
     DescribeVersion: _aio.UnaryUnaryMultiCallable[_management_pb2.DescribeVersionRequest, _management_pb2.DescribeVersionResponse]  # type: ignore[assignment]
-    """Tells all about one version."""
+    """Describes one version."""
     UnregisterVersion: _aio.UnaryUnaryMultiCallable[_management_pb2.UnregisterVersionRequest, _management_pb2.UnregisterVersionResponse]  # type: ignore[assignment]
     """Removes a version, which must not be deployed."""
     FindArtifact: _aio.UnaryUnaryMultiCallable[_management_pb2.FindArtifactRequest, _management_pb2.FindArtifactResponse]  # type: ignore[assignment]
-    """Tells whether an artifact is stored, so that it need not be sent again."""
+    """Returns whether an artifact is stored, so that the client can skip the upload."""
     UploadArtifact: _aio.StreamUnaryMultiCallable[_management_pb2.UploadArtifactRequest, _management_pb2.UploadArtifactResponse]  # type: ignore[assignment]
-    """Stores an artifact. The first message holds its SHA-256; what arrives must match it."""
+    """Stores an artifact. The first message contains its SHA-256, which the content must match."""
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_management_pb2.DownloadArtifactRequest, _management_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
-    """Sends the artifact of the version whose token is in the metadata (`authorization: Bearer`).
-    Called by model servers.
+    """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
+    Bearer`). Model servers call it.
     """
     Deploy: _aio.UnaryStreamMultiCallable[_management_pb2.DeployRequest, _management_pb2.DeployEvent]  # type: ignore[assignment]
-    """Registers a version if need be, starts its replicas and tells what happens until it is done
-    or has failed. A caller that goes away does not stop it. The same again changes nothing: what
-    is absent stays as it is.
+    """Registers a version if necessary, starts its replicas and streams events until it is done or
+    failed. A disconnected caller does not stop it. A repeated call changes nothing: absent fields
+    stay as they are.
     """
     Undeploy: _aio.UnaryUnaryMultiCallable[_management_pb2.UndeployRequest, _management_pb2.UndeployResponse]  # type: ignore[assignment]
-    """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
-    again.
+    """Stops the replicas of a version, which stays registered. Deploy without an artifact restarts
+    it.
     """
     Promote: _aio.UnaryUnaryMultiCallable[_management_pb2.PromoteRequest, _management_pb2.PromoteResponse]  # type: ignore[assignment]
-    """Makes a version the current one of its model; it must have a ready replica."""
+    """Promotes a version to the current one of its model; it must have a ready replica."""
     Rollback: _aio.UnaryUnaryMultiCallable[_management_pb2.RollbackRequest, _management_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Makes the newest earlier version that has a ready replica the current one again."""
+    """Promotes the newest earlier version that has a ready replica."""
     Scale: _aio.UnaryUnaryMultiCallable[_management_pb2.ScaleRequest, _management_pb2.ScaleResponse]  # type: ignore[assignment]
-    """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
-    allowed.
-    """
+    """Sets the number of replicas of a deployed version and ends its autoscaling; 0 is allowed."""
     SetAutoscaling: _aio.UnaryUnaryMultiCallable[_management_pb2.SetAutoscalingRequest, _management_pb2.SetAutoscalingResponse]  # type: ignore[assignment]
-    """Has the number of replicas of a deployed version follow its load, until the next Scale."""
+    """Autoscales a deployed version, until the next Scale."""
     SetServingOptions: _aio.UnaryUnaryMultiCallable[_management_pb2.SetServingOptionsRequest, _management_pb2.SetServingOptionsResponse]  # type: ignore[assignment]
-    """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
+    """Sets the serving options of a deployed version, effective at once and without a restart."""
     WatchRouting: _aio.StreamStreamMultiCallable[_management_pb2.WatchRoutingRequest, _routing_pb2.RoutingSnapshot]  # type: ignore[assignment]
-    """Sends a routing snapshot at once and after each change; the frontend says which it applied."""
+    """Streams a routing snapshot at once and after each change; the frontend acknowledges each."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_management_pb2.StreamLogsRequest, _management_pb2.StreamLogsResponse]  # type: ignore[assignment]
-    """Sends the log of a replica, and what is added to it where `follow` is set."""
+    """Streams the log of a replica, and new lines if `follow` is set."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_management_pb2.GetClusterStatusRequest, _management_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
-    """Tells the state of everything."""
+    """Returns the state of the whole cluster."""
     RestoreStore: _aio.UnaryUnaryMultiCallable[_management_pb2.RestoreStoreRequest, _management_pb2.RestoreStoreResponse]  # type: ignore[assignment]
-    """Writes what management knows into a store that came back empty or older than it was."""
+    """Writes the mirror of management into a store that lost data."""
 
 class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Holds what operators asked for and makes the world match it."""
+    """Stores the desired state and reconciles the cluster with it."""
 
     @_abc_1.abstractmethod
     def RegisterApplication(
@@ -180,8 +176,8 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.RegisterApplicationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.RegisterApplicationResponse, _abc.Awaitable[_management_pb2.RegisterApplicationResponse]]:
-        """Makes an application known. The same application again changes nothing; another one of the
-        same name is ALREADY_EXISTS.
+        """Registers an application. A repeated call changes nothing; another application of the same name
+        is ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod
@@ -198,7 +194,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.UnregisterApplicationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.UnregisterApplicationResponse, _abc.Awaitable[_management_pb2.UnregisterApplicationResponse]]:
-        """Removes an application; its queries are NOT_FOUND from then on."""
+        """Removes an application; its queries then fail with NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListApplications(
@@ -214,7 +210,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.DescribeApplicationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.DescribeApplicationResponse, _abc.Awaitable[_management_pb2.DescribeApplicationResponse]]:
-        """Tells all about one application."""
+        """Describes one application."""
 
     @_abc_1.abstractmethod
     def SetRoutes(
@@ -238,7 +234,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.DescribeModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.DescribeModelResponse, _abc.Awaitable[_management_pb2.DescribeModelResponse]]:
-        """Tells all about one model and its versions."""
+        """Describes one model and its versions."""
 
     @_abc_1.abstractmethod
     def UnregisterModel(
@@ -254,7 +250,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.RegisterVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.RegisterVersionResponse, _abc.Awaitable[_management_pb2.RegisterVersionResponse]]:
-        """Records a model version whose artifact was uploaded, without starting it."""
+        """Registers a version of an uploaded artifact, without starting it."""
 
     @_abc_1.abstractmethod
     def ListVersions(
@@ -270,7 +266,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.DescribeVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.DescribeVersionResponse, _abc.Awaitable[_management_pb2.DescribeVersionResponse]]:
-        """Tells all about one version."""
+        """Describes one version."""
 
     @_abc_1.abstractmethod
     def UnregisterVersion(
@@ -286,7 +282,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.FindArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.FindArtifactResponse, _abc.Awaitable[_management_pb2.FindArtifactResponse]]:
-        """Tells whether an artifact is stored, so that it need not be sent again."""
+        """Returns whether an artifact is stored, so that the client can skip the upload."""
 
     @_abc_1.abstractmethod
     def UploadArtifact(
@@ -294,7 +290,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_management_pb2.UploadArtifactRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.UploadArtifactResponse, _abc.Awaitable[_management_pb2.UploadArtifactResponse]]:
-        """Stores an artifact. The first message holds its SHA-256; what arrives must match it."""
+        """Stores an artifact. The first message contains its SHA-256, which the content must match."""
 
     @_abc_1.abstractmethod
     def DownloadArtifact(
@@ -302,8 +298,8 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_management_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_management_pb2.DownloadArtifactResponse]]:
-        """Sends the artifact of the version whose token is in the metadata (`authorization: Bearer`).
-        Called by model servers.
+        """Streams the artifact of the version that belongs to the token in the metadata (`authorization:
+        Bearer`). Model servers call it.
         """
 
     @_abc_1.abstractmethod
@@ -312,9 +308,9 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.DeployRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_management_pb2.DeployEvent], _abc.AsyncIterator[_management_pb2.DeployEvent]]:
-        """Registers a version if need be, starts its replicas and tells what happens until it is done
-        or has failed. A caller that goes away does not stop it. The same again changes nothing: what
-        is absent stays as it is.
+        """Registers a version if necessary, starts its replicas and streams events until it is done or
+        failed. A disconnected caller does not stop it. A repeated call changes nothing: absent fields
+        stay as they are.
         """
 
     @_abc_1.abstractmethod
@@ -323,8 +319,8 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.UndeployRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.UndeployResponse, _abc.Awaitable[_management_pb2.UndeployResponse]]:
-        """Stops the replicas of a version, which stays registered: Deploy without an artifact starts it
-        again.
+        """Stops the replicas of a version, which stays registered. Deploy without an artifact restarts
+        it.
         """
 
     @_abc_1.abstractmethod
@@ -333,7 +329,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.PromoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.PromoteResponse, _abc.Awaitable[_management_pb2.PromoteResponse]]:
-        """Makes a version the current one of its model; it must have a ready replica."""
+        """Promotes a version to the current one of its model; it must have a ready replica."""
 
     @_abc_1.abstractmethod
     def Rollback(
@@ -341,7 +337,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.RollbackResponse, _abc.Awaitable[_management_pb2.RollbackResponse]]:
-        """Makes the newest earlier version that has a ready replica the current one again."""
+        """Promotes the newest earlier version that has a ready replica."""
 
     @_abc_1.abstractmethod
     def Scale(
@@ -349,9 +345,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.ScaleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.ScaleResponse, _abc.Awaitable[_management_pb2.ScaleResponse]]:
-        """Sets the number of replicas of a deployed version, which follows its load no more; 0 is
-        allowed.
-        """
+        """Sets the number of replicas of a deployed version and ends its autoscaling; 0 is allowed."""
 
     @_abc_1.abstractmethod
     def SetAutoscaling(
@@ -359,7 +353,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.SetAutoscalingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.SetAutoscalingResponse, _abc.Awaitable[_management_pb2.SetAutoscalingResponse]]:
-        """Has the number of replicas of a deployed version follow its load, until the next Scale."""
+        """Autoscales a deployed version, until the next Scale."""
 
     @_abc_1.abstractmethod
     def SetServingOptions(
@@ -367,7 +361,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.SetServingOptionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.SetServingOptionsResponse, _abc.Awaitable[_management_pb2.SetServingOptionsResponse]]:
-        """Sets how frontends serve a deployed version; effective at once, no replica is restarted."""
+        """Sets the serving options of a deployed version, effective at once and without a restart."""
 
     @_abc_1.abstractmethod
     def WatchRouting(
@@ -375,7 +369,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_management_pb2.WatchRoutingRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_routing_pb2.RoutingSnapshot], _abc.AsyncIterator[_routing_pb2.RoutingSnapshot]]:
-        """Sends a routing snapshot at once and after each change; the frontend says which it applied."""
+        """Streams a routing snapshot at once and after each change; the frontend acknowledges each."""
 
     @_abc_1.abstractmethod
     def StreamLogs(
@@ -383,7 +377,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.StreamLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_management_pb2.StreamLogsResponse], _abc.AsyncIterator[_management_pb2.StreamLogsResponse]]:
-        """Sends the log of a replica, and what is added to it where `follow` is set."""
+        """Streams the log of a replica, and new lines if `follow` is set."""
 
     @_abc_1.abstractmethod
     def GetClusterStatus(
@@ -391,7 +385,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.GetClusterStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.GetClusterStatusResponse, _abc.Awaitable[_management_pb2.GetClusterStatusResponse]]:
-        """Tells the state of everything."""
+        """Returns the state of the whole cluster."""
 
     @_abc_1.abstractmethod
     def RestoreStore(
@@ -399,6 +393,6 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.RestoreStoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.RestoreStoreResponse, _abc.Awaitable[_management_pb2.RestoreStoreResponse]]:
-        """Writes what management knows into a store that came back empty or older than it was."""
+        """Writes the mirror of management into a store that lost data."""
 
 def add_ManagementServiceServicer_to_server(servicer: ManagementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

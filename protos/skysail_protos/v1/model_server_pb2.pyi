@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Batch(_message.Message):
-    """The queries of one call of the user's function, with their rows joined."""
+    """The queries of one call of the user's function, with joined rows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -31,21 +31,21 @@ class Batch(_message.Message):
     VARIABLE_DIMS_FIELD_NUMBER: _builtins.int
     EXPECTED_US_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Chosen by the sender; unique among its batches under way."""
+    """Id chosen by the sender; unique among its batches in flight."""
     expected_us: _builtins.int
-    """Microseconds that the sender expects it to compute; 0 where it does not know."""
+    """Expected computation time in microseconds; 0 if unknown."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of each query, in order."""
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Data of each input, in the order of the signature: the rows of all queries, joined."""
+        """Data of each input in the order of the signature, with the rows of all queries joined."""
 
     @_builtins.property
     def variable_dims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Sizes of the dimensions that vary (the batch axis apart): for each query, for each input that
-        has any, each of them in order. Empty where no dimension varies.
+        """Sizes of the variable dimensions except the batch axis, in order: for each query, for each
+        input that has any. Empty if no dimension varies.
         """
 
     def __init__(
@@ -67,7 +67,7 @@ Global___Batch: _TypeAlias = Batch  # noqa: Y015
 
 @_typing.final
 class BatchError(_message.Message):
-    """Why one query of a batch has no answer."""
+    """The failure of one query of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -77,9 +77,9 @@ class BatchError(_message.Message):
     index: _builtins.int
     """Index of the query in the batch."""
     code: _builtins.int
-    """Code of a gRPC status."""
+    """gRPC status code."""
     message: _builtins.str
-    """What is wrong, for people."""
+    """Description for people."""
     def __init__(
         self,
         *,
@@ -113,27 +113,29 @@ class BatchResult(_message.Message):
     id: _builtins.int
     """Id of the batch."""
     compute_us: _builtins.int
-    """Microseconds in the user's function, with the decoding of inputs and the encoding of outputs."""
+    """Microseconds in the user's function, including the decoding of inputs and the encoding of
+    outputs.
+    """
     wait_us: _builtins.int
     """Microseconds that the batch waited in the model server."""
     backlog_us: _builtins.int
-    """Microseconds of work that other batches still mean for this replica, by their own estimate."""
+    """Estimated microseconds of work of the other batches at this replica."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Data of each output, in the order of the signature: the rows of all queries that succeeded,
+        """Data of each output in the order of the signature, with the rows of all successful queries
         joined.
         """
 
     @_builtins.property
     def variable_dims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Sizes of the output dimensions that vary: for each query that succeeded, for each output that
-        has any, each of them in order. Empty where no dimension varies.
+        """Sizes of the variable output dimensions, in order: for each successful query, for each output
+        that has any. Empty if no dimension varies.
         """
 
     @_builtins.property
     def bytes_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Bytes of each query that succeeded in each BYTES output, in the same order. Empty where there
-        is no BYTES output.
+        """Bytes of each successful query in each BYTES output, in the same order. Empty without a BYTES
+        output.
         """
 
     @_builtins.property
@@ -142,9 +144,7 @@ class BatchResult(_message.Message):
 
     @_builtins.property
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[_routing_pb2.LatencyPoint]:
-        """Only in the first message of a stream, which answers no batch (its id is 0): how long batches
-        of the warm-up query took, by rows.
-        """
+        """Latencies of the warm-up batches by rows, only in the first message of a stream, whose id is 0."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServerStub(object):
-    """Runs one model version. Served by every replica.
+    """Runs one model version. Every replica serves it.
     """
 
     def __init__(self, channel):
@@ -43,13 +43,13 @@ class ModelServerStub(object):
 
 
 class ModelServerServicer(object):
-    """Runs one model version. Served by every replica.
+    """Runs one model version. Every replica serves it.
     """
 
     def PredictBatches(self, request_iterator, context):
-        """Takes batches and answers each, in the order in which they are done. The metadata
-        skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
-        replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
+        """Runs batches and returns the result of each, in the order of completion. The metadata
+        skysail-version (such as sum:3) and skysail-artifact (its SHA-256) name the expected version;
+        any other replica rejects the call with FAILED_PRECONDITION. Health is grpc.health.v1.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +72,7 @@ def add_ModelServerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelServer(object):
-    """Runs one model version. Served by every replica.
+    """Runs one model version. Every replica serves it.
     """
 
     @staticmethod

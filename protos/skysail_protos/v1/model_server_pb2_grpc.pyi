@@ -27,31 +27,31 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServerStub:
-    """Runs one model version. Served by every replica."""
+    """Runs one model version. Every replica serves it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServerAsyncStub: ...
     PredictBatches: _grpc.StreamStreamMultiCallable[_model_server_pb2.Batch, _model_server_pb2.BatchResult]
-    """Takes batches and answers each, in the order in which they are done. The metadata
-    skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
-    replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
+    """Runs batches and returns the result of each, in the order of completion. The metadata
+    skysail-version (such as sum:3) and skysail-artifact (its SHA-256) name the expected version;
+    any other replica rejects the call with FAILED_PRECONDITION. Health is grpc.health.v1.
     """
 
 @_typing.type_check_only
 class ModelServerAsyncStub(ModelServerStub):
-    """Runs one model version. Served by every replica."""
+    """Runs one model version. Every replica serves it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PredictBatches: _aio.StreamStreamMultiCallable[_model_server_pb2.Batch, _model_server_pb2.BatchResult]  # type: ignore[assignment]
-    """Takes batches and answers each, in the order in which they are done. The metadata
-    skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
-    replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
+    """Runs batches and returns the result of each, in the order of completion. The metadata
+    skysail-version (such as sum:3) and skysail-artifact (its SHA-256) name the expected version;
+    any other replica rejects the call with FAILED_PRECONDITION. Health is grpc.health.v1.
     """
 
 class ModelServerServicer(metaclass=_abc_1.ABCMeta):
-    """Runs one model version. Served by every replica."""
+    """Runs one model version. Every replica serves it."""
 
     @_abc_1.abstractmethod
     def PredictBatches(
@@ -59,9 +59,9 @@ class ModelServerServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_model_server_pb2.Batch],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_server_pb2.BatchResult], _abc.AsyncIterator[_model_server_pb2.BatchResult]]:
-        """Takes batches and answers each, in the order in which they are done. The metadata
-        skysail-version (such as sum:3) and skysail-artifact (its SHA-256) say what they are for; a
-        replica of anything else refuses with FAILED_PRECONDITION. Health is grpc.health.v1.
+        """Runs batches and returns the result of each, in the order of completion. The metadata
+        skysail-version (such as sum:3) and skysail-artifact (its SHA-256) name the expected version;
+        any other replica rejects the call with FAILED_PRECONDITION. Health is grpc.health.v1.
         """
 
 def add_ModelServerServicer_to_server(servicer: ModelServerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,31 +30,31 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
     """Never sent."""
     OUTCOME_OK: _Outcome.ValueType  # 1
-    """By a model."""
+    """A model answered."""
     OUTCOME_DEFAULT_DEADLINE: _Outcome.ValueType  # 2
-    """By the default output: no prediction by the deadline."""
+    """The default output answered: no prediction arrived by the deadline."""
     OUTCOME_DEFAULT_NO_REPLICA: _Outcome.ValueType  # 3
-    """By the default output: no replica of the model was ready."""
+    """The default output answered: no replica of the model was ready."""
     OUTCOME_DEFAULT_MODEL_ERROR: _Outcome.ValueType  # 4
-    """By the default output: the model failed on this query."""
+    """The default output answered: the model failed on this query."""
     OUTCOME_DEFAULT_OVERLOADED: _Outcome.ValueType  # 5
-    """By the default output: the queue was full."""
+    """The default output answered: the queue was full."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-    """How a query was answered."""
+    """The source of an answer."""
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 """Never sent."""
 OUTCOME_OK: Outcome.ValueType  # 1
-"""By a model."""
+"""A model answered."""
 OUTCOME_DEFAULT_DEADLINE: Outcome.ValueType  # 2
-"""By the default output: no prediction by the deadline."""
+"""The default output answered: no prediction arrived by the deadline."""
 OUTCOME_DEFAULT_NO_REPLICA: Outcome.ValueType  # 3
-"""By the default output: no replica of the model was ready."""
+"""The default output answered: no replica of the model was ready."""
 OUTCOME_DEFAULT_MODEL_ERROR: Outcome.ValueType  # 4
-"""By the default output: the model failed on this query."""
+"""The default output answered: the model failed on this query."""
 OUTCOME_DEFAULT_OVERLOADED: Outcome.ValueType  # 5
-"""By the default output: the queue was full."""
+"""The default output answered: the queue was full."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 @_typing.final
@@ -69,22 +69,22 @@ class PredictRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     query_id: _builtins.str
-    """Chosen by the caller and repeated in the answer; on a stream it must be unique among the
-    queries under way. The frontend makes one where it is empty.
+    """Id chosen by the caller and repeated in the answer; on a stream it must be unique among the
+    queries in flight. If empty, the frontend generates one.
     """
     target: _builtins.str
-    """Name of an application; where there is none of that name, the name of a model."""
+    """Name of an application; if none has this name, name of a model."""
     version: _builtins.str
-    """Version of the model that must answer; the routes decide where it is empty."""
+    """Version of the model that must answer; if empty, the routes decide."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensors_pb2.Tensor]:
-        """The inputs. A sole input may leave its name empty. Numbers are widened to the type that the
-        model takes, and integers are accepted where it takes floating-point numbers.
+        """The inputs. The name of a single input may be empty. Numbers are widened to the type of the
+        model, which also accepts integers for floating-point numbers.
         """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Longest wait of the caller. The deadline is the soonest of this, the time-out of the RPC and
+        """Longest wait of the caller. The deadline is the earliest of this, the timeout of the RPC and
         the SLO of the application.
         """
 
@@ -107,7 +107,7 @@ Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Where the time between arrival and answer went."""
+    """Parts of the time between arrival and answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -117,19 +117,19 @@ class Timings(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queue(self) -> _duration_pb2.Duration:
-        """Waiting in the queue of the model version."""
+        """Time in the queue of the model version."""
 
     @_builtins.property
     def batch_wait(self) -> _duration_pb2.Duration:
-        """From leaving the queue to the start of the computation in the model server, and back."""
+        """Time from the queue to the start of the computation in the model server, and back."""
 
     @_builtins.property
     def compute(self) -> _duration_pb2.Duration:
-        """In the function of the user, for the whole batch."""
+        """Time in the user's function, for the whole batch."""
 
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
-        """From arrival to answer."""
+        """Time from arrival to answer."""
 
     def __init__(
         self,
@@ -164,22 +164,22 @@ class PredictResponse(_message.Message):
     query_id: _builtins.str
     """Id of the query that this answers."""
     outcome: Global___Outcome.ValueType
-    """How the query was answered."""
+    """Source of the answer."""
     is_default: _builtins.bool
-    """True where the outputs are the application's default output."""
+    """True if the outputs are the default output of the application."""
     explanation: _builtins.str
-    """Why the default output was given; empty otherwise."""
+    """Reason for the default output; empty otherwise."""
     model: _builtins.str
-    """Model that answered, or that would have; empty where no route led to one."""
+    """Model that answered or should have; empty without a route."""
     version: _builtins.str
-    """Version that answered, or that would have."""
+    """Version that answered or should have."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensors_pb2.Tensor]:
         """The outputs."""
 
     @_builtins.property
     def timings(self) -> Global___Timings:
-        """Where the time went."""
+        """Parts of the latency."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
 @_typing.final
 class QueryError(_message.Message):
-    """Why a query on a stream has no answer."""
+    """The failure of a query on a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -211,11 +211,11 @@ class QueryError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """Code of the gRPC status that a unary call would have ended with."""
+    """gRPC status code of the same failure in a unary call."""
     message: _builtins.str
-    """What is wrong, for people."""
+    """Description for people."""
     reason: _builtins.str
-    """Name of the error's class, such as ModelNotFound."""
+    """Name of the error class, such as ModelNotFound."""
     def __init__(
         self,
         *,
@@ -248,7 +248,7 @@ class PredictStreamResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> Global___QueryError:
-        """Why there is none."""
+        """The failure of the query."""
 
     def __init__(
         self,

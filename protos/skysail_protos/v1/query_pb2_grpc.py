@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class QueryServiceStub(object):
-    """Answers queries. Served by every frontend.
+    """Answers queries. Every frontend serves it.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class QueryServiceStub(object):
 
 
 class QueryServiceServicer(object):
-    """Answers queries. Served by every frontend.
+    """Answers queries. Every frontend serves it.
     """
 
     def Predict(self, request, context):
@@ -59,9 +59,8 @@ class QueryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """Answers many queries on one stream. Answers come in the order in which they are ready, each
-        with the id of its query; a query that fails is answered with its error, and the stream stays
-        open.
+        """Answers many queries on one stream. Answers arrive in the order of completion, each with the id
+        of its query. The error of a failed query is an answer too, and the stream stays open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +88,7 @@ def add_QueryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueryService(object):
-    """Answers queries. Served by every frontend.
+    """Answers queries. Every frontend serves it.
     """
 
     @staticmethod

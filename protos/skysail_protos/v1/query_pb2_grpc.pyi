@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueryServiceStub:
-    """Answers queries. Served by every frontend."""
+    """Answers queries. Every frontend serves it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,26 +36,24 @@ class QueryServiceStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_query_pb2.PredictRequest, _query_pb2.PredictResponse]
     """Answers one query by its deadline."""
     PredictStream: _grpc.StreamStreamMultiCallable[_query_pb2.PredictRequest, _query_pb2.PredictStreamResponse]
-    """Answers many queries on one stream. Answers come in the order in which they are ready, each
-    with the id of its query; a query that fails is answered with its error, and the stream stays
-    open.
+    """Answers many queries on one stream. Answers arrive in the order of completion, each with the id
+    of its query. The error of a failed query is an answer too, and the stream stays open.
     """
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
-    """Answers queries. Served by every frontend."""
+    """Answers queries. Every frontend serves it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_query_pb2.PredictRequest, _query_pb2.PredictResponse]  # type: ignore[assignment]
     """Answers one query by its deadline."""
     PredictStream: _aio.StreamStreamMultiCallable[_query_pb2.PredictRequest, _query_pb2.PredictStreamResponse]  # type: ignore[assignment]
-    """Answers many queries on one stream. Answers come in the order in which they are ready, each
-    with the id of its query; a query that fails is answered with its error, and the stream stays
-    open.
+    """Answers many queries on one stream. Answers arrive in the order of completion, each with the id
+    of its query. The error of a failed query is an answer too, and the stream stays open.
     """
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers queries. Served by every frontend."""
+    """Answers queries. Every frontend serves it."""
 
     @_abc_1.abstractmethod
     def Predict(
@@ -71,9 +69,8 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_query_pb2.PredictRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_query_pb2.PredictStreamResponse], _abc.AsyncIterator[_query_pb2.PredictStreamResponse]]:
-        """Answers many queries on one stream. Answers come in the order in which they are ready, each
-        with the id of its query; a query that fails is answered with its error, and the stream stays
-        open.
+        """Answers many queries on one stream. Answers arrive in the order of completion, each with the id
+        of its query. The error of a failed query is an answer too, and the stream stays open.
         """
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,36 +30,36 @@ class _BatchingPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Batchi
     BATCHING_POLICY_UNSPECIFIED: _BatchingPolicy.ValueType  # 0
     """The server's default."""
     BATCHING_POLICY_HYBRID: _BatchingPolicy.ValueType  # 1
-    """Sheds early and holds a batch only as long as it gains by it."""
+    """Sheds early, and delays a batch only as long as that helps."""
     BATCHING_POLICY_FIXED: _BatchingPolicy.ValueType  # 2
-    """A maximum and a delay."""
+    """A fixed size limit and a fixed delay."""
     BATCHING_POLICY_AIMD: _BatchingPolicy.ValueType  # 3
-    """A maximum that grows by addition and shrinks by multiplication."""
+    """A size limit that grows by addition and shrinks by multiplication."""
     BATCHING_POLICY_QUANTILE: _BatchingPolicy.ValueType  # 4
-    """A maximum by a high quantile of the latencies."""
+    """A size limit by a high quantile of the latencies."""
     BATCHING_POLICY_EAGER: _BatchingPolicy.ValueType  # 5
-    """Whatever waits."""
+    """Every waiting query at once."""
 
 class BatchingPolicy(_BatchingPolicy, metaclass=_BatchingPolicyEnumTypeWrapper):
-    """Which rule decides when to send a batch and how large; docs/batching.md compares them."""
+    """The rule for the time and size of batches; docs/batching.md compares them."""
 
 BATCHING_POLICY_UNSPECIFIED: BatchingPolicy.ValueType  # 0
 """The server's default."""
 BATCHING_POLICY_HYBRID: BatchingPolicy.ValueType  # 1
-"""Sheds early and holds a batch only as long as it gains by it."""
+"""Sheds early, and delays a batch only as long as that helps."""
 BATCHING_POLICY_FIXED: BatchingPolicy.ValueType  # 2
-"""A maximum and a delay."""
+"""A fixed size limit and a fixed delay."""
 BATCHING_POLICY_AIMD: BatchingPolicy.ValueType  # 3
-"""A maximum that grows by addition and shrinks by multiplication."""
+"""A size limit that grows by addition and shrinks by multiplication."""
 BATCHING_POLICY_QUANTILE: BatchingPolicy.ValueType  # 4
-"""A maximum by a high quantile of the latencies."""
+"""A size limit by a high quantile of the latencies."""
 BATCHING_POLICY_EAGER: BatchingPolicy.ValueType  # 5
-"""Whatever waits."""
+"""Every waiting query at once."""
 Global___BatchingPolicy: _TypeAlias = BatchingPolicy  # noqa: Y015
 
 @_typing.final
 class Route(_message.Message):
-    """An edge from an application to a model."""
+    """A route from an application to a model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -69,7 +69,7 @@ class Route(_message.Message):
     model: _builtins.str
     """Name of the model."""
     version: _builtins.str
-    """Version; the current one where it is empty."""
+    """Version; the current one if empty."""
     weight: _builtins.float
     """Share of the queries, relative to the other routes of the application; greater than 0."""
     def __init__(
@@ -89,7 +89,7 @@ Global___Route: _TypeAlias = Route  # noqa: Y015
 
 @_typing.final
 class RoutedApplication(_message.Message):
-    """What frontends know of an application."""
+    """The part of an application that frontends need."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,18 +102,18 @@ class RoutedApplication(_message.Message):
     name: _builtins.str
     """Name."""
     input_type: _tensors_pb2.InputType.ValueType
-    """What its queries hold."""
+    """Type of the inputs of its queries."""
     default_output_json: _builtins.str
-    """Answer where no prediction is in time, as JSON; absent where there is none."""
+    """Answer if no prediction is in time, as JSON; absent for none."""
     bypasses_cache: _builtins.bool
-    """True to have every query computed, even where the model caches predictions."""
+    """True to compute every query, even if the model caches predictions."""
     @_builtins.property
     def slo(self) -> _duration_pb2.Duration:
-        """The promised latency."""
+        """Promised latency."""
 
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]:
-        """Where its queries go."""
+        """Routes to model versions."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ Global___RoutedApplication: _TypeAlias = RoutedApplication  # noqa: Y015
 
 @_typing.final
 class ServingOptions(_message.Message):
-    """How frontends serve a model version."""
+    """Serving options of a model version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -149,14 +149,14 @@ class ServingOptions(_message.Message):
     PRIORITY_STEP_FIELD_NUMBER: _builtins.int
     CACHE_TTL_FIELD_NUMBER: _builtins.int
     max_batch_size: _builtins.int
-    """Most rows of one batch; the server's default where 0."""
+    """Most rows of one batch; the server's default if 0."""
     policy: Global___BatchingPolicy.ValueType
-    """Which rule decides about batches."""
+    """The batching policy."""
     max_queue_size: _builtins.int
-    """Rows that may wait; the frontend's setting where 0."""
+    """Most waiting rows; the setting of the frontend if 0."""
     @_builtins.property
     def max_queue_delay(self) -> _duration_pb2.Duration:
-        """Longest wait for more queries while a replica is free; the policy decides where absent."""
+        """Longest wait for more queries while a replica is free; the policy decides if absent."""
 
     @_builtins.property
     def preferred_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -164,11 +164,11 @@ class ServingOptions(_message.Message):
 
     @_builtins.property
     def priority_step(self) -> _duration_pb2.Duration:
-        """Head start of a priority over the next; the server's default where absent."""
+        """Head start of a priority over the next; the server's default if absent."""
 
     @_builtins.property
     def cache_ttl(self) -> _duration_pb2.Duration:
-        """Longest age of a prediction that is answered again for the same inputs; none where absent."""
+        """Longest age of a cached prediction for equal inputs; no cache if absent."""
 
     def __init__(
         self,
@@ -191,16 +191,16 @@ Global___ServingOptions: _TypeAlias = ServingOptions  # noqa: Y015
 
 @_typing.final
 class LatencyPoint(_message.Message):
-    """How long a batch takes."""
+    """The latency of a batch of one size."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     LATENCY_US_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
-    """Its rows."""
+    """Rows of the batch."""
     latency_us: _builtins.int
-    """Microseconds from its sending to its result."""
+    """Microseconds from its dispatch to its result."""
     def __init__(
         self,
         *,
@@ -217,7 +217,7 @@ Global___LatencyPoint: _TypeAlias = LatencyPoint  # noqa: Y015
 
 @_typing.final
 class LatencyReport(_message.Message):
-    """What a frontend has learned about the speed of a model version."""
+    """The latencies of a model version that a frontend learned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,7 +230,7 @@ class LatencyReport(_message.Message):
     """Version."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyPoint]:
-        """By rows."""
+        """Latencies by rows."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ Global___LatencyReport: _TypeAlias = LatencyReport  # noqa: Y015
 
 @_typing.final
 class LoadReport(_message.Message):
-    """What a frontend says about the load of a model version, of the time since it last did."""
+    """The load of a model version at one frontend, since its previous report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -266,22 +266,22 @@ class LoadReport(_message.Message):
     version: _builtins.str
     """Version."""
     arrived_rows: _builtins.int
-    """Rows that came for the version and were not in the cache."""
+    """Rows that arrived for the version and were not cached."""
     late_rows: _builtins.int
-    """Rows given up that a free replica would have answered in time."""
+    """Rows that were shed and that a free replica would have answered in time."""
     capacity_rows_per_s: _builtins.float
-    """Rows a second of one replica, in batches that are in time; 0 where not known."""
+    """Rows a second of one replica, in batches that meet the deadline; 0 if unknown."""
     deadline_used: _builtins.float
-    """Mean share of its time that the most urgent query of a batch had used when it was answered; 0
-    where none was.
+    """Mean share of its budget that the most urgent query of a batch had used at its answer; 0
+    without answers.
     """
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """Time that it is about."""
+        """Length of the reported window."""
 
     @_builtins.property
     def busy(self) -> _duration_pb2.Duration:
-        """Time that replicas computed for this frontend, of all replicas together."""
+        """Busy time of all replicas for this frontend."""
 
     def __init__(
         self,
@@ -314,7 +314,7 @@ class RoutedReplica(_message.Message):
     container_id: _builtins.str
     """Id of its container."""
     endpoint: _builtins.str
-    """Where it listens, such as unix:/path or 10.0.0.7:8001."""
+    """Endpoint, such as unix:/path or 10.0.0.7:8001."""
     def __init__(
         self,
         *,
@@ -331,7 +331,7 @@ Global___RoutedReplica: _TypeAlias = RoutedReplica  # noqa: Y015
 
 @_typing.final
 class RoutedVersion(_message.Message):
-    """What frontends know of a model version."""
+    """The part of a model version that frontends need."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,14 +350,14 @@ class RoutedVersion(_message.Message):
     version: _builtins.str
     """Version."""
     is_current: _builtins.bool
-    """True for the version that answers where none is named."""
+    """True if it answers queries without a version."""
     num_replicas: _builtins.int
-    """Replicas wanted; 0 means that none will come."""
+    """Desired replicas; 0 means that none will start."""
     artifact_sha256: _builtins.str
-    """SHA-256 of its artifact: tells its content from what the name stood for before."""
+    """SHA-256 of its artifact, which distinguishes it from an earlier version of the same name."""
     @_builtins.property
     def signature(self) -> _tensors_pb2.Signature:
-        """What it takes and gives."""
+        """Inputs and outputs of the model function."""
 
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutedReplica]:
@@ -365,15 +365,15 @@ class RoutedVersion(_message.Message):
 
     @_builtins.property
     def serving(self) -> Global___ServingOptions:
-        """How to serve it."""
+        """Serving options."""
 
     @_builtins.property
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyPoint]:
-        """What is known of its speed; may be empty."""
+        """Known latencies; may be empty."""
 
     @_builtins.property
     def load_report_interval(self) -> _duration_pb2.Duration:
-        """Time between reports of its load; none are wanted where absent."""
+        """Time between load reports; absent if none are expected."""
 
     def __init__(
         self,
@@ -399,7 +399,7 @@ Global___RoutedVersion: _TypeAlias = RoutedVersion  # noqa: Y015
 
 @_typing.final
 class RoutingSnapshot(_message.Message):
-    """All that a frontend needs to route queries, at one instant."""
+    """The state that a frontend needs to route queries, at one instant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -52,12 +52,12 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     DATA_TYPE_FP64: _DataType.ValueType  # 12
     """Floating-point number of 64 bits."""
     DATA_TYPE_BYTES: _DataType.ValueType  # 13
-    """Byte strings, each of its own length."""
+    """Byte strings of any length."""
     DATA_TYPE_BF16: _DataType.ValueType  # 14
     """The upper half of an FP32."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
-    """The element type of a tensor. Names and byte layouts are the Open Inference Protocol's."""
+    """The element type of a tensor. Names and byte layouts follow the Open Inference Protocol."""
 
 DATA_TYPE_UNSPECIFIED: DataType.ValueType  # 0
 """Never sent."""
@@ -86,7 +86,7 @@ DATA_TYPE_FP32: DataType.ValueType  # 11
 DATA_TYPE_FP64: DataType.ValueType  # 12
 """Floating-point number of 64 bits."""
 DATA_TYPE_BYTES: DataType.ValueType  # 13
-"""Byte strings, each of its own length."""
+"""Byte strings of any length."""
 DATA_TYPE_BF16: DataType.ValueType  # 14
 """The upper half of an FP32."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
@@ -98,24 +98,26 @@ class _Content:
 class _ContentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Content.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONTENT_UNSPECIFIED: _Content.ValueType  # 0
-    """Not a BYTES tensor, or bytes that mean nothing to Skysail."""
+    """No BYTES tensor, or bytes without a meaning to Skysail."""
     CONTENT_TEXT: _Content.ValueType  # 1
     """UTF-8 text."""
     CONTENT_JSON_OR_TEXT: _Content.ValueType  # 2
-    """UTF-8 text that is a JSON value if it parses as one, and plain text otherwise. A text that would
-    parse is written as a JSON string, in quotes. NaN, Infinity and -Infinity may occur in a value.
+    """UTF-8 text that is a JSON value if it parses as one, and plain text otherwise. A text that
+    would parse is written as a JSON string in quotes. NaN, Infinity and -Infinity may occur in a
+    value.
     """
 
 class Content(_Content, metaclass=_ContentEnumTypeWrapper):
-    """What the elements of a BYTES tensor hold."""
+    """The content of the elements of a BYTES tensor."""
 
 CONTENT_UNSPECIFIED: Content.ValueType  # 0
-"""Not a BYTES tensor, or bytes that mean nothing to Skysail."""
+"""No BYTES tensor, or bytes without a meaning to Skysail."""
 CONTENT_TEXT: Content.ValueType  # 1
 """UTF-8 text."""
 CONTENT_JSON_OR_TEXT: Content.ValueType  # 2
-"""UTF-8 text that is a JSON value if it parses as one, and plain text otherwise. A text that would
-parse is written as a JSON string, in quotes. NaN, Infinity and -Infinity may occur in a value.
+"""UTF-8 text that is a JSON value if it parses as one, and plain text otherwise. A text that
+would parse is written as a JSON string in quotes. NaN, Infinity and -Infinity may occur in a
+value.
 """
 Global___Content: _TypeAlias = Content  # noqa: Y015
 
@@ -141,7 +143,7 @@ class _InputTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InputType.V
     """A text."""
 
 class InputType(_InputType, metaclass=_InputTypeEnumTypeWrapper):
-    """What an application or a model takes, in one word."""
+    """The input type of an application or a model."""
 
 INPUT_TYPE_UNSPECIFIED: InputType.ValueType  # 0
 """Never sent."""
@@ -171,15 +173,15 @@ class Tensor(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the input or output; may be empty where the model has only one."""
+    """Name of the input or output; may be empty if the model has only one."""
     datatype: Global___DataType.ValueType
     """Element type."""
     data: _builtins.bytes
-    """Elements in row-major order, little-endian; a BYTES element is its length as uint32 and then
-    its bytes.
+    """Elements in row-major order, little-endian; a BYTES element is its length as uint32, then its
+    bytes.
     """
     content: Global___Content.ValueType
-    """What the elements of a BYTES tensor hold."""
+    """The content of the elements of a BYTES tensor."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Size of each dimension; the batch axis is first."""
@@ -203,7 +205,7 @@ Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 
 @_typing.final
 class TensorSpec(_message.Message):
-    """What one input accepts, or one output holds."""
+    """The specification of one input or output."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -216,10 +218,10 @@ class TensorSpec(_message.Message):
     datatype: Global___DataType.ValueType
     """Element type."""
     content: Global___Content.ValueType
-    """What the elements of a BYTES tensor hold."""
+    """The content of the elements of a BYTES tensor."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Size of each dimension, -1 where it varies; the batch axis is first and is -1."""
+        """Size of each dimension, -1 for a variable one; the batch axis is first and is -1."""
 
     def __init__(
         self,
@@ -239,7 +241,7 @@ Global___TensorSpec: _TypeAlias = TensorSpec  # noqa: Y015
 
 @_typing.final
 class Signature(_message.Message):
-    """What a model version takes and gives."""
+    """The inputs and outputs of a model version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -247,11 +249,11 @@ class Signature(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """Inputs, in the order in which the function takes them."""
+        """Inputs, in the order of the function's parameters."""
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """Outputs, in the order in which the function gives them."""
+        """Outputs, in the order of the function's results."""
 
     def __init__(
         self,
