@@ -25,217 +25,222 @@ class ManagementSettings(ServiceSettings):
     """Name of the cluster; several may share a store, an engine or a machine."""
 
     data_dir: Path
-    """Directory for artifacts, and for what the local container manager keeps."""
+    """Directory of artifacts, and of the files of the local container manager."""
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), validation_alias="SKYSAIL_REDIS_URL"
     )
-    """Server that speaks the Redis protocol; holds all durable state. A secret: it may have a
-    password."""
+    """URL of a server with the Redis protocol, which holds all durable state. It is a secret,
+    because it may contain a password."""
 
     store_timeout_s: float = Field(0.0, ge=0)
-    """How long to wait at the start, in seconds, for a store that does not answer yet, or whose owner
-    is gone and has a lease of 15 s."""
+    """Longest wait at the start, in seconds, for a store that does not answer yet, or whose dead
+    owner has a lease of 15 s."""
 
     accept_store_loss: str = ""
-    """Name of a store whose loss is accepted, as the refusal to start says it: the store is then taken
-    as it is, and artifacts and replicas that it does not know are removed. It accepts that one loss
-    and no later one."""
+    """Name of an accepted loss of the store, as given by the error at the start. Management then
+    uses the store as it is, and removes artifacts and replicas that the store does not know. The
+    setting accepts that one loss and no later one."""
 
     host: Host = "127.0.0.1"
-    """Address to listen on; `::` is every one, of IPv4 too."""
+    """Address to listen on; `::` means every address, including those of IPv4."""
 
     port: Port = 8003
     """Port of the gRPC services."""
 
     insecure: bool = False
-    """Listen on other addresses than loopback without TLS and a token. Every caller there can run
+    """Listen on other addresses than loopback without TLS and a token. Every caller can then run
     code on this machine, so that a firewall or a network policy must keep callers away."""
 
     tls_certificate_file: Path | None = None
-    """Certificate for the gRPC services, in PEM, and then those up to its authority; in the clear
-    without it. It is read again when it changes. This machine reaches management by a unix socket in
-    the data directory then."""
+    """File with the certificate chain of the gRPC services, in PEM; plain text if not set. A
+    changed file is read again. With TLS, processes on this machine reach management by a unix
+    socket in the data directory."""
 
     tls_key_file: Path | None = None
-    """Key of the certificate, in PEM and without a pass phrase."""
+    """File with the key of the certificate, in PEM and without a pass phrase."""
 
     tls_check_every_s: float = Field(10.0, gt=0)
-    """Time between two looks at whether the files of TLS have changed."""
+    """Time between checks for changed TLS files, in seconds."""
 
     token_file: Path | None = None
-    """File with the token that operators and frontends must show; anybody is served if none. Replicas
-    have tokens of their own."""
+    """File with the token that operators and frontends must show; if not set, everyone is served.
+    Replicas have their own tokens."""
 
     advertised_endpoint: str = ""
-    """Where model servers reach management, as host:port; what it listens on if empty."""
+    """Endpoint of management for model servers, as host:port; the listen address if empty."""
 
     container_manager: str = "local"
-    """Back end that runs replicas: `local` (processes of this machine), or the name of an
-    installed one."""
+    """Back end that runs replicas: `local` (processes of this machine), or the name of an installed
+    back end."""
 
     default_max_batch_size: int = Field(64, ge=1, le=65_536)
-    """Most rows of one batch, where a deployment does not say."""
+    """Most rows of one batch, if a deployment does not set it."""
 
     default_start_timeout_s: float = Field(60.0, gt=0)
-    """Longest time from the start of a replica to its readiness, where a deployment does not
-    say; the wait for its turn to start is no part of it."""
+    """Longest time from the start of a replica to its readiness, in seconds, if a deployment does
+    not set it. It excludes the wait for a start slot."""
 
     max_concurrent_starts: int = Field(0, ge=0)
-    """Most replicas that start at once; the others wait, so that they do not starve each other of
-    cores. A start counts until the replica is ready, at most 30 s. 0 for the number of cores of this
-    machine, or on Kubernetes for 16 pods that are asked for at once, however long they load."""
+    """Most replicas that start at once; others wait, so that they do not starve each other of
+    cores. A start counts until the replica is ready, at most 30 s. 0 means the number of cores of
+    this machine. On Kubernetes, 0 means 16 pods that are requested at once, however long they
+    load."""
 
     default_warm_up: bool = True
-    """Have each replica call its model with the example of the version before it is ready, and
-    measure its speed, where a deployment does not say."""
+    """Call the model with the example of the version and measure its latency before a replica is
+    ready, if a deployment does not set it."""
 
     warm_up_s: float = Field(0.5, ge=0)
-    """Time for the calls that measure the speed of a model; 0 to call it with its example alone, which
-    takes what it takes, within the start timeout."""
+    """Time for calls that measure the latency of a model, in seconds. With 0, the model is called
+    with its example only, which may take as long as the start timeout."""
 
     prepare_timeout_s: float = Field(900.0, gt=0)
-    """Longest time to make an environment or image."""
+    """Longest time to build an environment or image, in seconds."""
 
     drain_timeout_s: float = Field(30.0, ge=0)
-    """Longest time that a replica gets to finish what it has before it is killed."""
+    """Longest time for a replica to finish its batches before it is killed, in seconds."""
 
     stuck_after_s: float = Field(300.0, ge=0)
-    """Time after which a call of a model's function is taken for stuck, if it is also 20 times what
-    such calls take; its replica is replaced then. 0 for never."""
+    """Time after which a call of a model's function counts as stuck, in seconds, if it also exceeds
+    20 times the usual time of such calls. Its replica is then replaced. 0 means never."""
 
     max_artifact_bytes: int = Field(4 * 1024**3, gt=0)
-    """Largest artifact."""
+    """Size limit of an artifact in bytes."""
 
     autoscaling_target: float = Field(0.7, gt=0, le=1)
-    """Share of what its replicas can compute in time that a version which follows its load is to
-    use; the rest is for what is not steady."""
+    """Share of the capacity of its replicas that an autoscaled version should use; the rest is for
+    variation."""
 
     autoscaling_interval_s: float = Field(2.0, ge=0.05, le=60)
-    """Time between the reports of a frontend about the load of such a version; a report is of no use
-    after 5 times as long."""
+    """Time between the load reports of a frontend about an autoscaled version, in seconds. A report
+    expires after 5 times as long."""
 
     autoscaling_shrink_after_s: float = Field(300.0, gt=0)
-    """Time for which fewer replicas must have sufficed before some of them are stopped."""
+    """Time for which fewer replicas must suffice before some are stopped, in seconds."""
 
     pass_env: tuple[str, ...] = ()
-    """Variables that local replicas inherit beside the usual ones, by name or by pattern (`AWS_*`).
-    Without it credentials in the environment of management stay there."""
+    """Environment variables that local replicas inherit besides the usual ones, by name or pattern
+    (`AWS_*`). By default, credentials in the environment of management do not reach replicas."""
 
     docker_host: str = Field("unix:///var/run/docker.sock", validation_alias="DOCKER_HOST")
-    """Where the Docker engine listens, for the container manager `docker`."""
+    """Address of the Docker engine, for the container manager `docker`."""
 
     docker_image: str = f"skysail-model-server:{__version__}"
-    """Image of the model server, from which those of versions are made; `make images` makes it."""
+    """Image of the model server, on which the images of versions are built; `make images` builds
+    it."""
 
     docker_registry: str = ""
-    """Registry, with a path if need be, that images of versions are pushed to and looked up in, such
-    as registry.example:5000/team; none if empty."""
+    """Registry, optionally with a path, to which images of versions are pushed and in which they
+    are looked up, such as registry.example:5000/team; empty for none."""
 
     docker_registry_user: str = ""
-    """User of the registry; if empty, what `docker login` left is used."""
+    """User of the registry; if empty, the credentials of `docker login` are used."""
 
     docker_registry_password: SecretStr = SecretStr("")
     """Password of that user."""
 
     docker_network: str = ""
-    """Network that replicas join, which is made if it does not exist; frontends reach them there.
-    Without one they have no network, and frontends reach them by a unix socket."""
+    """Network that replicas join and in which frontends reach them; created if it does not exist.
+    If empty, replicas have no network, and frontends reach them by a unix socket."""
 
     docker_internet: bool = False
-    """Let replicas reach the internet, and whatever else this machine reaches."""
+    """Let replicas reach the internet, and every other network of this machine."""
 
     docker_build_network: str = "bridge"
     """Network on which pip installs the packages of a version."""
 
     docker_cpus: float = Field(0.0, ge=0)
-    """CPUs of one replica, where a deployment does not say; 0 for no limit."""
+    """CPUs of one replica, if a deployment does not set them; 0 for no limit."""
 
     docker_memory_mib: int = Field(0, ge=0)
-    """Memory in MiB of one replica, where a deployment does not say; 0 for no limit."""
+    """Memory in MiB of one replica, if a deployment does not set it; 0 for no limit."""
 
     docker_gpus: int = Field(0, ge=-1)
-    """GPUs of one replica, where a deployment does not say; -1 for all."""
+    """GPUs of one replica, if a deployment does not set them; -1 for all."""
 
     docker_max_processes: int = Field(512, ge=16)
-    """Processes and threads that one replica may have."""
+    """Most processes and threads of one replica."""
 
     docker_scratch_mib: int = Field(512, ge=1)
-    """Size in MiB of a replica's directory for temporary files, and of the one for its work; both
-    count as its memory."""
+    """Size in MiB of the directory for temporary files of a replica, and of its working directory;
+    both count as its memory."""
 
     docker_volumes: tuple[str, ...] = ()
-    """What replicas see of this machine, each as /here:/there:ro."""
+    """Mounts of directories of this machine into replicas, each as /here:/there:ro."""
 
     kubeconfig: str = Field("", validation_alias="KUBECONFIG")
-    """File that says how the Kubernetes cluster is reached, for the container manager `kubernetes`; if
-    empty, the pod's own service account or ~/.kube/config."""
+    """Configuration file for access to the Kubernetes cluster, for the container manager
+    `kubernetes`; if empty, the service account of the pod or ~/.kube/config."""
 
     kubernetes_context: str = ""
-    """Context of that file; its current one if empty."""
+    """Context of the configuration file; its current context if empty."""
 
     kubernetes_proxy_addr: str = ""
-    """Where `kubectl proxy` listens, as host:port; used instead of a file."""
+    """Address of `kubectl proxy`, as host:port; used instead of a configuration file."""
 
     kubernetes_namespace: str = ""
-    """Namespace of the cluster's pods; if empty, that of the service account or context."""
+    """Namespace of the pods of the cluster; if empty, the namespace of the service account or
+    context."""
 
     kubernetes_image: str = f"skysail-model-server:{__version__}"
     """Image of the model server."""
 
     kubernetes_service_account: str = "default"
-    """Service account of replicas, which gets no token; its pull secrets are theirs."""
+    """Service account of replicas, which get no token but its pull secrets."""
 
     kubernetes_packages_claim: str = ""
-    """Claim of a volume that many pods may mount, where packages of versions are installed once."""
+    """Claim of a volume that many pods may mount, into which packages of versions are installed
+    once."""
 
     kubernetes_cpus: float = Field(0.0, ge=0)
-    """CPUs of one replica, requested and its limit, where a deployment does not say; 0 for none."""
+    """CPUs of one replica, as request and limit, if a deployment does not set them; 0 for none."""
 
     kubernetes_memory_mib: int = Field(0, ge=0)
-    """Memory in MiB of one replica, requested and its limit, where a deployment does not say; 0 for
+    """Memory in MiB of one replica, as request and limit, if a deployment does not set it; 0 for
     none."""
 
     kubernetes_gpus: int = Field(0, ge=0)
-    """GPUs of one replica, where a deployment does not say."""
+    """GPUs of one replica, if a deployment does not set them."""
 
     kubernetes_gpu_resource: str = "nvidia.com/gpu"
-    """What the device plugin of the nodes calls a GPU."""
+    """Resource name of GPUs in the device plugin of the nodes."""
 
     kubernetes_scratch_mib: int = Field(512, ge=1)
-    """Largest size in MiB of a replica's directory for temporary files, and of the one for its work."""
+    """Size limit in MiB of the directory for temporary files of a replica, and of its working
+    directory."""
 
     kubernetes_node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels that nodes of replicas must have, as JSON."""
+    """Labels of the nodes that may run replicas, as JSON."""
 
     kubernetes_tolerations: tuple[dict[str, str | int], ...] = ()
     """Tolerations of replicas, as in a pod's specification, as JSON."""
 
     kubernetes_pod: str = ""
-    """Name of management's own pod; it is marked as the leader while it holds the lease."""
+    """Name of the pod of management, which gets the leader label while it holds the lease."""
 
     kubernetes_lease: str = ""
-    """Name of the lease that management must hold to work, so that one of several does; none if
-    empty."""
+    """Name of the lease that management must hold to serve, so that one of several leads; empty for
+    none."""
 
     kubernetes_lease_s: int = Field(15, ge=3)
-    """Seconds after which another may take a lease that is not renewed; whoever holds it stops after
-    two thirds of them."""
+    """Seconds without a renewal after which another management may take the lease; the holder exits
+    after two thirds of them."""
 
     artifact_port: Port | None = None
-    """Port where replicas fetch their artifact, which then serves nothing else and is the only one
-    that does; they use `port` if not set."""
+    """Port from which replicas fetch their artifact. It serves nothing else, and no other port then
+    serves artifacts. If not set, replicas use `port`."""
 
     stop_replicas_on_exit: bool = False
-    """Stop all replicas when management is told to stop. Without it they go on serving and are
-    taken over by the next management."""
+    """Stop all replicas when management is stopped. By default they keep serving, and the next
+    management adopts them."""
 
     stop_replicas_only: bool = False
-    """Stop every replica that a management of this data directory left running, and end."""
+    """Stop every replica that a management of this data directory left running, and exit."""
 
     watch_parent: bool = False
-    """Stop, with all replicas, when standard input ends, which is when the parent process is
-    gone."""
+    """Stop management and all replicas when standard input ends, which means that the parent
+    process is gone."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -243,10 +248,10 @@ class ManagementSettings(ServiceSettings):
         return self
 
     def read_certificates(self) -> ServerCertificates | None:
-        """Return the certificates that management shows; None for in the clear.
+        """Return the certificates of management, or None for plain text.
 
         Raises:
-            FailedPrecondition: see `ServerCertificates`.
+            FailedPrecondition: as for `ServerCertificates`.
         """
         if self.tls_certificate_file is None or self.tls_key_file is None:
             return None
@@ -261,11 +266,11 @@ class ManagementSettings(ServiceSettings):
         return inherited.install_variables(os.environ, self.pass_env)
 
     def transport_variable(self) -> dict[str, str]:
-        """Return the variable that names the transport of the whole cluster; empty if it is not set."""
+        """Return the variable with the transport of the whole cluster; empty if it is not set."""
         return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
 
     def build_environment(self) -> dict[str, str]:
-        """Return what tells pip in a container how packages are reached from here."""
+        """Return the variables that tell pip in a container how to reach packages."""
         shared = inherited.pip_variables(os.environ)
         if _PIP_CONFIG.exists():
             shared.setdefault("PIP_CONFIG_FILE", str(_PIP_CONFIG))
