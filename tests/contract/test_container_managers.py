@@ -298,7 +298,7 @@ async def test_a_container_with_the_token_of_another_fails_but_not_for_good(hand
     failed = await hand.ended(container)
     assert failed.state is ReplicaState.FAILED
     assert not failed.is_permanent
-    assert "the token is not that of a replica of 'm:1'" in failed.log_tail
+    assert "the token does not belong to a replica of 'm:1'" in failed.log_tail
 
 
 async def test_a_killed_container_has_failed_and_the_signal_is_named(hand: Hand):

@@ -57,7 +57,7 @@ async def test_a_long_line_of_pip_is_a_line(directory: Path, pip):
 
 async def test_a_line_without_end_fails_the_preparation_and_ends_pip(directory: Path, pip):
     pip("tr '\\0' x < /dev/zero")
-    with pytest.raises(PrepareFailed, match="the environment cannot be made"):
+    with pytest.raises(PrepareFailed, match="cannot create the environment"):
         await Environments(directory, PATH).prepare(["six"], lambda line: None)
     assert list(directory.iterdir()) == []
 

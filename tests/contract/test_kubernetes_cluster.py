@@ -231,7 +231,7 @@ async def test_two_clusters_in_a_namespace_leave_each_other_alone(world, tmp_pat
             )
             assert [each.container_id for each in await hand.live()] == [mine.container_id]
             await hand.manager.stop(theirs.container_id, 0.0)
-            with pytest.raises(SkysailError, match="there is no log"):
+            with pytest.raises(SkysailError, match="no log of"):
                 await hand.log(theirs)
             await hand.manager.stop(mine.container_id, 5.0)
             await hand.manager.sweep(lambda: [])

@@ -72,7 +72,7 @@ async def test_a_version_of_another_python_names_both(hand: Hand):
 def test_it_has_cpus_and_refuses_gpus(world):
     manager = world[0].make_manager()
     manager.check_resources(Resources(cpus=64.0))
-    with pytest.raises(Unsupported, match="cannot give a replica GPUs of its own"):
+    with pytest.raises(Unsupported, match="cannot reserve GPUs for a replica"):
         manager.check_resources(Resources(gpus=1))
 
 
@@ -189,12 +189,12 @@ async def test_what_cannot_be_started_leaves_nothing(world, hand: Hand, tmp_path
     python.unlink()
     # It is there, but no program.
     python.write_text("")
-    with pytest.raises(SkysailError, match="cannot be started"):
+    with pytest.raises(SkysailError, match="cannot start its process"):
         await hand.start(spec)
     assert list((backend.directory / "replicas").iterdir()) == []
     (backend.directory / "replicas").rmdir()
     (backend.directory / "replicas").write_text("not a directory")
-    with pytest.raises(SkysailError, match="cannot be started"):
+    with pytest.raises(SkysailError, match="cannot start its process"):
         await hand.start(hand.version(echo))
     (backend.directory / "replicas").unlink()
     (backend.directory / "replicas").mkdir()
@@ -208,7 +208,7 @@ async def test_a_process_that_cannot_be_noted_down_is_killed(world, hand: Hand, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(local_process, "write_record", fails)
-    with pytest.raises(SkysailError, match=r"cannot be started: .*No space left on device"):
+    with pytest.raises(SkysailError, match=r"cannot start its process: .*No space left on device"):
         await hand.start(hand.version(echo))
     (pid,) = started
     assert not psutil.pid_exists(pid)

@@ -80,7 +80,7 @@ async def test_another_artifact_than_that_of_the_deployment_is_refused(
 async def test_who_has_a_wrong_token_is_refused(server: ArtifactServer, tmp_path: Path):
     status, told = await fetched(server, tmp_path / "artifact.zip", TOKEN="wrong")
     assert status == ExitCode.FAILED
-    assert told == "the token is not that of a replica of 'm:1'\n"
+    assert told == "the token does not belong to a replica of 'm:1'\n"
 
 
 async def test_a_management_that_is_away_is_told_by_the_status(tmp_path: Path):

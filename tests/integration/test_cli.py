@@ -233,7 +233,7 @@ ERRORS = [
             "climodel:example",
         ],
         1,
-        "cannot give a replica GPUs of its own",
+        "cannot reserve GPUs for a replica",
     ),
     (["nope"], 2, "No such command"),
     (["scale", "cli", "-1"], 2, "-1 is not in the range x>=0"),

@@ -78,7 +78,7 @@ def test_the_command_line_of_this_machine_needs_the_token_alone(guarded: Guarded
     monkeypatch.setenv("SKYSAIL_DATA_DIR", str(guarded.cluster.data_dir))
     refused = skysail_command("status")
     assert refused.returncode == 1
-    assert "asks for a token" in refused.stderr
+    assert "it has no token or a wrong one" in refused.stderr
     assert "SKYSAIL_TOKEN" in refused.stderr
     monkeypatch.setenv("SKYSAIL_TOKEN", TOKEN)
     assert skysail_command("status").returncode == 0

@@ -54,7 +54,7 @@ async def test_a_server_that_waits_is_alive_and_refuses_calls_until_it_serves():
             with pytest.raises(grpc.aio.AioRpcError) as raised:
                 await call
             assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert "another one does" in (raised.value.details() or "")
+            assert "another one leads" in (raised.value.details() or "")
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await anext(aiter(stub.Deploy(pb.DeployRequest(), timeout=10)))
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -128,7 +128,7 @@ def waits_for(store: StoreServer) -> Service:
     """Return a management whose store does not answer yet."""
     flags = ["--data-dir", str(store.directory / "d"), "--port", "0", "--store-timeout-s", "60"]
     service = Service("skysail_management", flags, {"SKYSAIL_REDIS_URL": store.url})
-    eventually(lambda: "waiting for the store" in service.errors)
+    eventually(lambda: "store not reachable" in service.errors)
     return service
 
 
@@ -178,7 +178,7 @@ def test_the_alarm_ends_a_process_whatever_it_does(work):
     )
     assert time.monotonic() - began < 10
     assert (done.returncode, done.stdout) == (69, "")
-    assert done.stderr == "skysail-management: the lease was not renewed in time; it ends at once\n"
+    assert done.stderr == "skysail-management: the lease was not renewed in time; exiting at once\n"
 
 
 def test_an_alarm_that_is_off_does_not_ring():

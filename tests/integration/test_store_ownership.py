@@ -79,7 +79,7 @@ def test_a_second_management_is_refused_and_changes_nothing(tmp_path, server):
     for part in (
         "another management owns it",
         f"data directory {tmp_path / 'a'}, process {first.process.pid}",
-        "stop that one, or give this one another store",
+        "stop that one, or configure another store",
     ):
         assert part in second.errors
     assert "Traceback" not in second.errors
@@ -260,7 +260,7 @@ def test_the_mirror_of_a_management_that_runs_is_written_back(tmp_path: Path):
         replicas = replicas_of(tmp_path)
         refused = skysail_command("store", "restore", "--endpoint", cluster.management)
         assert refused.returncode == 1
-        assert "lost nothing" in refused.stderr
+        assert "lost no data" in refused.stderr
         with Load(cluster) as load:
             flush(cluster)
             eventually(lambda: client.status().store_problem != "", 30)

@@ -46,7 +46,7 @@ class ArtifactServer(management_pb2_grpc.ManagementServiceServicer):
         if artifact is None:
             raise ModelNotFound(f"model {str(version)!r} is not registered")
         if kind != "Bearer" or not is_token_of(token, SECRET, version, artifact.sha256):
-            raise Unauthenticated(f"the token is not that of a replica of {str(version)!r}")
+            raise Unauthenticated(f"the token does not belong to a replica of {str(version)!r}")
         yield pb.DownloadArtifactResponse(sha256=artifact.sha256)
         for begin in range(0, len(artifact.content), CHUNK_BYTES):
             yield pb.DownloadArtifactResponse(chunk=artifact.content[begin : begin + CHUNK_BYTES])

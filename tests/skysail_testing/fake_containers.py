@@ -131,7 +131,7 @@ class FakeContainerManager(ContainerManager):
         if self.log_errors:
             raise self.log_errors.pop(0)
         if container_id not in self.live and container_id not in self.kept_logs:
-            raise ReplicaNotFound(f"there is no log of container {container_id!r}")
+            raise ReplicaNotFound(f"no log of container {container_id!r} exists")
         for number in range(tail_lines):
             yield f"line {number} of {container_id}"
 

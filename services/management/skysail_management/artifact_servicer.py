@@ -1,7 +1,7 @@
-"""The one method that replicas call: `DownloadArtifact`, alone on a port or among the others.
+"""The method that replicas call, `DownloadArtifact`, on a separate port or on the main one.
 
-Replicas run code of users and may reach management for this only. On a port of its own it is
-registered as a single handler: whatever else arrives there is refused before it is read.
+Replicas run the code of users and may reach management for this method only. On a separate port it
+is the only registered handler, so that other requests are rejected unread.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from skysail_protos.v1 import management_pb2 as pb
 _SERVICE = "skysail.v1.ManagementService"
 
 MAX_MESSAGE_BYTES = 2 * CHUNK_BYTES
-"""Larger than any message either way."""
+"""Limit above the size of any message in either direction."""
 
 
 class ArtifactServicer:
-    """Serves each replica the artifact of its version."""
+    """Serves to each replica the artifact of its version."""
 
     def __init__(self, secret: str, models: Models, artifacts: ArtifactStore) -> None:
-        """Serves `artifacts` to callers with a token made with `secret`."""
+        """Serve `artifacts` to callers whose token was made with `secret`."""
         self._secret = secret
         self._models = models
         self._artifacts = artifacts
@@ -47,12 +47,14 @@ class ArtifactServicer:
         record = self._models.find(version)
         if record is None or not is_token_of(token, self._secret, version, record.artifact_sha256):
             raise Unauthenticated(
-                f"the token is not that of a replica of {str(version)!r}, or not of its content"
+                f"cannot serve the artifact: the token does not belong to a replica of {str(version)!r}, "
+                "or belongs to another artifact of it"
             )
         file = await asyncio.to_thread(self._artifacts.open, record.artifact_sha256)
         with file:
             yield pb.DownloadArtifactResponse(sha256=record.artifact_sha256)
-            # In a thread: a volume of the network that stalls must not stop all else here.
+            # The read runs in a thread, because a stalled network volume must not block the event
+            # loop.
             while chunk := await in_thread(file.read, CHUNK_BYTES):
                 yield pb.DownloadArtifactResponse(chunk=chunk)
 

@@ -1,4 +1,4 @@
-"""Where artifacts are kept: one file each, named by the SHA-256 of its content."""
+"""The store of artifacts: one file for each, named by the SHA-256 of its content."""
 
 import asyncio
 import errno
@@ -31,20 +31,20 @@ from skysail_common.process.threads import in_thread
 log = logging.getLogger(__name__)
 
 ARTIFACTS = "artifacts"
-"""Name of their directory in a data directory."""
+"""Name of the artifact directory in a data directory."""
 
-_PROMISE_S = 600.0
-"""Time from an upload to the deployment of what was uploaded."""
+_RESERVATION_S = 600.0
+"""Time for which an uploaded artifact is reserved, until a deployment pins it."""
 
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors of a disk that stay until somebody mends it."""
+"""Errors of a disk that persist until someone repairs it."""
 
-_MAX_PROMISES = 1000
-"""Promises of one artifact; of more, the oldest are forgotten."""
+_MAX_RESERVATIONS = 1000
+"""Most reservations of one artifact; the oldest are dropped beyond."""
 
 
 def count_artifacts(directory: Path) -> int:
-    """Return how many artifacts a directory holds; 0 if it does not exist."""
+    """Return the number of artifacts in a directory; 0 if it does not exist."""
     if not directory.is_dir():
         return 0
     return sum(is_sha256(path.name) for path in directory.iterdir())
@@ -54,29 +54,29 @@ class ArtifactStore:
     """The artifacts of a cluster, in one directory."""
 
     def __init__(self, directory: Path, max_bytes: int, clock: Clock) -> None:
-        """Keeps artifacts of at most `max_bytes` each in `directory`, which it makes."""
+        """Create the directory, for artifacts of at most `max_bytes` each."""
         self._directory = directory
         self._max_bytes = max_bytes
         self._clock = clock
-        self._promised: dict[str, deque[float]] = {}
-        self._taken: dict[str, int] = {}
+        self._reservations: dict[str, deque[float]] = {}
+        self._pins: dict[str, int] = {}
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in directory.glob("upload-*"):
             leftover.unlink()
 
     def _path(self, sha256: str) -> Path:
-        # The name is checked, never a path: nothing outside the directory can be named.
+        # The check rejects every path, so that no name leaves the directory.
         if not is_sha256(sha256):
             raise InvalidInput("sha256 must be 64 lower-case hexadecimal digits")
         return self._directory / sha256
 
     async def find(self, sha256: str) -> bool:
-        """Return whether an artifact exists; if so, keep it for at least ten minutes.
+        """Return whether an artifact exists; if so, reserve it for ten minutes.
 
-        One that is no longer what it was is removed, so that it is uploaded again.
+        A corrupt artifact is removed, so that the caller uploads it again.
 
         Raises:
-            Unavailable: the disk does not answer as it should.
+            Unavailable: the disk fails.
         """
         path = self._path(sha256)
         with self._typed("read"):
@@ -85,48 +85,49 @@ class ArtifactStore:
             if await asyncio.to_thread(file_sha256, path) != sha256:
                 path.unlink(missing_ok=True)
                 return False
-        self._promise(sha256)
+        self._reserve(sha256)
         return True
 
-    def _promise(self, sha256: str) -> None:
-        promises = self._promised.setdefault(sha256, deque(maxlen=_MAX_PROMISES))
-        promises.append(self._clock() + _PROMISE_S)
+    def _reserve(self, sha256: str) -> None:
+        reservations = self._reservations.setdefault(sha256, deque(maxlen=_MAX_RESERVATIONS))
+        reservations.append(self._clock() + _RESERVATION_S)
 
     @contextmanager
     def pin(self, sha256: str) -> Iterator[None]:
-        """Keep an artifact inside the `with` block, even if another caller is done with it.
+        """Keep an artifact inside the `with` block, even if another caller unpins it.
 
-        The block fulfils one promise: an artifact that two callers found is kept until both have
-        deployed it. After the block it stays while a version has it or others are promised it.
+        The block consumes one reservation, so that an artifact that two callers found is kept until
+        both deployed it. After the block, the artifact stays while a version uses it or other
+        reservations exist.
         """
-        self._taken[sha256] = self._taken.get(sha256, 0) + 1
+        self._pins[sha256] = self._pins.get(sha256, 0) + 1
         try:
             yield
         except Unavailable:
-            # Whether it was deployed is not known; the promise ends by itself.
+            # The outcome of the deployment is unknown; the reservation expires by itself.
             raise
         except SkysailError:
-            self._fulfil(sha256)
+            self._consume_reservation(sha256)
             raise
         else:
-            self._fulfil(sha256)
+            self._consume_reservation(sha256)
         finally:
-            self._taken[sha256] -= 1
-            if not self._taken[sha256]:
-                del self._taken[sha256]
+            self._pins[sha256] -= 1
+            if not self._pins[sha256]:
+                del self._pins[sha256]
 
-    def _fulfil(self, sha256: str) -> None:
-        promises = self._promised.get(sha256)
-        if promises:
-            promises.popleft()
-            if not promises:
-                del self._promised[sha256]
+    def _consume_reservation(self, sha256: str) -> None:
+        reservations = self._reservations.get(sha256)
+        if reservations:
+            reservations.popleft()
+            if not reservations:
+                del self._reservations[sha256]
 
     def size_bytes(self, sha256: str) -> int:
         """Return the size of an artifact.
 
         Raises:
-            ArtifactNotFound: it is not kept.
+            ArtifactNotFound: the store does not have it.
         """
         path = self._path(sha256)
         with self._typed("read"):
@@ -139,23 +140,23 @@ class ArtifactStore:
         """Return the manifest of an artifact.
 
         Raises:
-            ArtifactNotFound: it is not kept.
-            InvalidInput: it is no artifact of Skysail.
+            ArtifactNotFound: the store does not have it.
+            InvalidInput: the file is no artifact of Skysail.
         """
         self.size_bytes(sha256)
         with self._typed("read"):
             return read_manifest(self._path(sha256))
 
     async def add(self, sha256: str, chunks: AsyncIterator[bytes]) -> int:
-        """Keep an artifact and return its size; a second one of the same content is one.
+        """Store an artifact and return its size; equal artifacts are stored once.
 
         Raises:
             InvalidInput: the content has another SHA-256, is too large, or is no artifact.
-            FailedPrecondition: there is no space for it, or the directory is gone.
-            Unavailable: there is no descriptor for it, or the disk fails.
+            FailedPrecondition: the disk is full, or the directory is gone.
+            Unavailable: no file descriptor is free, or the disk fails.
         """
         path = self._path(sha256)
-        with self._typed("keep"):
+        with self._typed("store"):
             descriptor, name = tempfile.mkstemp(prefix="upload-", dir=self._directory)
             temporary = Path(name)
             try:
@@ -167,13 +168,13 @@ class ArtifactStore:
                     )
                 read_manifest(temporary)
                 await in_thread(self._publish, temporary, path)
-                self._promise(sha256)
+                self._reserve(sha256)
             finally:
                 await in_thread(temporary.unlink, missing_ok=True)
         return size
 
     def _publish(self, temporary: Path, path: Path) -> None:
-        """Give a file its name, so that a loss of power takes neither."""
+        """Rename a file durably, so that a power loss loses neither the name nor the content."""
         os.replace(temporary, path)
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -186,7 +187,7 @@ class ArtifactStore:
         try:
             yield
         except ConnectionError:
-            # That of the caller who uploads: files have none.
+            # The error belongs to the connection of the uploading caller, not to a file.
             raise
         except FileNotFoundError as error:
             raise FailedPrecondition(
@@ -194,7 +195,8 @@ class ArtifactStore:
                 "management again"
             ) from error
         except OSError as error:
-            # A client that repeats the call by itself would send the whole artifact each time.
+            # Retries of the client would upload the whole artifact each time, so that lasting
+            # errors are not retryable.
             kind = FailedPrecondition if error.errno in _LASTING else Unavailable
             raise kind(
                 f"cannot {verb} artifacts in {self._directory}: {error.strerror or error}; free "
@@ -225,11 +227,11 @@ class ArtifactStore:
         return size, digest.hexdigest()
 
     def open(self, sha256: str) -> IO[bytes]:
-        """Return an artifact, open for reading.
+        """Open an artifact for reading.
 
         Raises:
-            ArtifactNotFound: it is not kept.
-            SkysailError: its content is no longer what it was.
+            ArtifactNotFound: the store does not have it.
+            SkysailError: the content is corrupt.
         """
         self.size_bytes(sha256)
         with self._typed("read"):
@@ -240,14 +242,14 @@ class ArtifactStore:
             return self._path(sha256).open("rb")
 
     def sweep(self, kept: Collection[str]) -> None:
-        """Remove artifacts that no version has and nobody is about to deploy."""
+        """Remove artifacts that no version uses and no caller reserved or pinned."""
         now = self._clock()
-        for name, promises in list(self._promised.items()):
-            while promises and promises[0] <= now:
-                promises.popleft()
-            if not promises:
-                del self._promised[name]
-        spared = {*kept, *self._promised, *self._taken}
+        for name, reservations in list(self._reservations.items()):
+            while reservations and reservations[0] <= now:
+                reservations.popleft()
+            if not reservations:
+                del self._reservations[name]
+        spared = {*kept, *self._reservations, *self._pins}
         try:
             for path in self._directory.iterdir():
                 if is_sha256(path.name) and path.name not in spared:

@@ -1,4 +1,4 @@
-"""A line in the log for each change of the records, by an operator or the reconciler."""
+"""The audit log: a line for each change of the records, by an operator or the reconciler."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,11 @@ from skysail_common.serving_options import ServingOptions
 from skysail_common.store import Table
 
 log = logging.getLogger(__name__)
-# Changes are few, and an operator who asks who did what asks later: they are logged at any level.
+# The audit log ignores the log level, because changes are rare and operators investigate them
+# later.
 log.setLevel(logging.INFO)
 
-# Profiles are missing because frontends learn them: no operator asks for one.
+# Profiles are missing because frontends learn them and no operator requests one.
 _NOUNS = {
     Table.APPLICATIONS: "application",
     Table.MODELS: "model",
@@ -48,23 +49,23 @@ _CHANGED: dict[Table, dict[str, str]] = {
         "serving": "version merge_serving",
         "start_timeout_s": "version merge_serving",
         "warm_up": "version merge_serving",
-        "is_rolled_out": "roll-out complete",
+        "is_rolled_out": "rollout complete",
     },
 }
-"""The event of each field; a change of another field is not worth a line."""
+"""The event of each field; a change of another field has no line."""
 
 
 def log_change(
     table: Table, name: str, before: BaseModel | None, after: BaseModel | None, why: str = ""
 ) -> None:
-    """Log a committed change, with the object and the values from → to.
+    """Log a committed change, with the object and the old and new values.
 
     Args:
         table: Kind of the object.
         name: Its name.
-        before: None if there was none.
-        after: None if it was removed.
-        why: Reason of the change; empty if it is that an operator asked for it.
+        before: The old record; None for a new object.
+        after: The new record; None for a removed object.
+        why: Reason of the change; empty for a request of an operator.
     """
     if table not in _NOUNS:
         return
@@ -104,7 +105,7 @@ def _details(field: str, before: Any, after: Any) -> dict[str, str]:
 
 
 def _is_rollback(before: Any, after: Any) -> bool:
-    # A version that is left by a rollback does not join the history.
+    # A rollback does not add the previous version to the history.
     return (
         after.current_version in before.previous_versions
         and before.current_version not in after.previous_versions

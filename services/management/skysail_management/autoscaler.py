@@ -1,4 +1,4 @@
-"""Scales the deployments that are to follow their load, by what frontends report about it."""
+"""Scales autoscaled deployments by the load reports of frontends."""
 
 import logging
 from collections.abc import Iterable
@@ -22,10 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class Autoscaler:
-    """The last load of each version by frontend, and what its policy makes of it.
+    """The last load of each version by frontend, and the policy of each version.
 
-    It acts when a report comes and never otherwise: where no frontend reports, nothing is known,
-    and nothing changes.
+    It acts only on reports: without frontends, the load is unknown and nothing changes.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Autoscaler:
         self._policies: dict[ModelVersion, AutoscalingPolicy] = {}
 
     async def take(self, frontend_id: str, reports: Iterable[routing_pb2.LoadReport]) -> None:
-        """Record the load that a frontend reports, and scale the version if necessary."""
+        """Record the loads that a frontend reports, and scale the versions if necessary."""
         now = self._clock()
         versions = []
         for report in reports:
@@ -57,12 +56,12 @@ class Autoscaler:
             await self._scale(version, now)
 
     def forget(self, frontend_id: str) -> None:
-        """Forget the reports of a frontend whose queries now reach other frontends."""
+        """Drop the reports of a frontend that left, because its queries reach other frontends."""
         for loads in self._loads.values():
             loads.pop(frontend_id, None)
 
     def _evict_stale(self, now: float) -> None:
-        """Drop stale reports, and those of deployments without autoscaling."""
+        """Drop expired reports, and those of deployments without autoscaling."""
         for version, loads in list(self._loads.items()):
             deployment = self._records.deployments.get(str(version))
             if deployment is None or deployment.autoscaling is None:
@@ -99,12 +98,12 @@ class Autoscaler:
         try:
             async with self._records.lock:
                 if self._records.deployments.get(name) != deployment:
-                    # A concurrent change wins; the next report is judged by the new record.
+                    # A concurrent change wins; the next report uses the new record.
                     return
                 change = self._records.deployments.put(name, changed)
                 await self._records.commit([change], why=decision.reason)
         except SkysailError as error:
-            log.warning("not scaled", extra={"version": name, "error": error.message})
+            log.warning("version not scaled", extra={"version": name, "error": error.message})
             return
         self._reconciler.wake(deployment.model_version)
 

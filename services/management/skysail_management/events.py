@@ -1,4 +1,4 @@
-"""Events of a deployment, for the callers that follow it."""
+"""Events of deployments, for the callers that follow them."""
 
 import asyncio
 import enum
@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from skysail_common.identifiers import ModelVersion
 
 _MAX_WAITING = 1000
-"""Events that may wait for one slow subscriber; the oldest are lost beyond."""
+"""Buffer of a slow subscriber, in events; the oldest are dropped beyond."""
 
 
 class DeployStep(enum.IntEnum):
-    """What happened; numbers are those of `skysail.v1.DeployStep`."""
+    """The kind of an event; numbers as in `skysail.v1.DeployStep`."""
 
     REGISTERED = 1
     PREPARING = 2
@@ -34,7 +34,7 @@ class DeployStep(enum.IntEnum):
 
 @dataclass(frozen=True)
 class DeployEvent:
-    """One thing that happened."""
+    """One event of a deployment."""
 
     step: DeployStep
     message: str
@@ -43,23 +43,23 @@ class DeployEvent:
     num_ready: int = 0
     num_replicas: int = 0
     version: str = ""
-    """Set once it is published."""
+    """Set by `publish`."""
 
 
 class Subscription:
-    """The events of one version since it was subscribed to."""
+    """The events of one version since the subscription."""
 
     def __init__(self) -> None:
         self._events: deque[DeployEvent] = deque(maxlen=_MAX_WAITING)
         self._arrived = asyncio.Event()
 
     def add(self, event: DeployEvent) -> None:
-        """Take an event over."""
+        """Add an event."""
         self._events.append(event)
         self._arrived.set()
 
     async def next(self) -> DeployEvent:
-        """Return the next event; waits for it."""
+        """Wait for the next event and return it."""
         while not self._events:
             self._arrived.clear()
             await self._arrived.wait()
@@ -67,13 +67,13 @@ class Subscription:
 
 
 class DeployEvents:
-    """Passes events on to subscribers; keeps none."""
+    """Delivers events to subscribers; stores none."""
 
     def __init__(self) -> None:
         self._subscriptions: dict[ModelVersion, set[Subscription]] = {}
 
     def publish(self, version: ModelVersion, event: DeployEvent) -> None:
-        """Tell every subscriber of the version."""
+        """Deliver an event to every subscriber of the version."""
         named = replace(event, version=version.version)
         for subscription in self._subscriptions.get(version, ()):
             subscription.add(named)

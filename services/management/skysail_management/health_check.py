@@ -1,6 +1,6 @@
 """`python -m skysail_management.health_check`: the health check of the image.
 
-It reads the same variables as management does.
+The check reads the same environment variables as management.
 """
 
 import sys
@@ -13,7 +13,7 @@ from skysail_management.settings import ManagementSettings
 
 
 def main() -> int:
-    """Return 0 if management takes calls, or waits until it leads; else 1."""
+    """Return 0 if management serves or is a standby, otherwise 1."""
     settings = read_settings(ManagementSettings, "health-check", [])
     if settings.tls_certificate_file is not None and not settings.kubernetes_lease:
         return health_status(management_socket(settings.data_dir), LIVENESS)

@@ -97,8 +97,8 @@ def deployment_to_proto(record: DeploymentRecord) -> management_pb2.Deployment:
 def _replica(container: Container, num_restarts: int, earlier: str) -> management_pb2.Replica:
     reason = container.reason
     if not reason and num_restarts and earlier:
-        # A reader a second later must see it, too.
-        reason = f"started again: {earlier}"
+        # The reason stays visible after the restart.
+        reason = f"restarted: {earlier}"
     message = management_pb2.Replica(
         replica_id=str(container.replica_id),
         container_id=container.container_id,
@@ -119,11 +119,11 @@ def _replicas(
     live = loop.containers if loop else []
     failed = loop.failed if loop else {}
     found = []
-    for box in [*live, *(box for index, box in failed.items() if index < wanted)]:
-        index = box.replica_id.index
+    for container in [*live, *(each for index, each in failed.items() if index < wanted)]:
+        index = container.replica_id.index
         earlier = loop.last_failed(index) if loop else None
         restarts = loop.num_restarts(index) if loop else 0
-        found.append(_replica(box, restarts, earlier.reason if earlier else ""))
+        found.append(_replica(container, restarts, earlier.reason if earlier else ""))
     present = {message.replica_id for message in found}
     for index in range(wanted):
         replica_id = f"{record.model_version}/{index}"
@@ -152,7 +152,7 @@ def version_to_proto(
         labels=record.labels,
         registered_at=_timestamp(record.registered_at),
         python_version=record.python_version,
-        # An index of packages may be named with its password.
+        # The URL of a package index may contain a password.
         requirements=[_CREDENTIALS.sub("***", each) for each in record.requirements],
         deployment=deployment_to_proto(deployment) if deployment else None,
         replicas=_replicas(record, deployment, loop),
@@ -175,10 +175,10 @@ def model_to_proto(
 def deployment_spec_from_proto(
     request: management_pb2.DeployRequest, default_max_batch_size: int
 ) -> DeploymentSpec:
-    """Return the spec of a caller.
+    """Return the deployment that a caller requests.
 
     Raises:
-        InvalidInput: a serving option or a duration that is not possible.
+        InvalidInput: a serving option or a duration is out of range.
     """
 
     def given(field: Any) -> Any:
@@ -255,11 +255,11 @@ def snapshot_to_proto(
     """Return the message of a routing state.
 
     Args:
-        cluster: Its name.
-        sequence: Number of the state.
-        state: What frontends need.
-        latencies: Knows the speed of a version by name.
-        load_report_interval_s: Time between reports about versions that follow their load.
+        cluster: Name of the cluster.
+        sequence: Number of the routing state.
+        state: The routing state.
+        latencies: Returns the latencies of a version by name.
+        load_report_interval_s: Time between load reports about autoscaled versions.
     """
     return routing_pb2.RoutingSnapshot(
         sequence=sequence,

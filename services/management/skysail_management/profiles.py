@@ -1,4 +1,4 @@
-"""What frontends learn about the speed of model versions, kept for those that start later."""
+"""Latency profiles that frontends learn, stored for frontends that start later."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ log = logging.getLogger(__name__)
 
 
 class Profiles:
-    """The latest report about each deployed version."""
+    """The latest profile of each deployed version."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
 
     def latencies(self, name: str) -> Sequence[tuple[int, float]]:
-        """Return rows and seconds by the name of a version; empty for an unknown one."""
+        """Return rows and seconds of a version by name; empty for an unknown one."""
         record = self._records.profiles.get(name)
         return record.latencies if record else ()
 
     async def take(self, reports: Iterable[routing_pb2.LatencyReport]) -> None:
-        """Keep reports; one that cannot be kept is forgotten, because the next is better."""
+        """Store reports; a failed write is dropped, because the next report is newer."""
         async with self._records.lock:
             changes = []
             for report in reports:
@@ -37,4 +37,4 @@ class Profiles:
                 try:
                     await self._records.commit(changes)
                 except SkysailError as error:
-                    log.info("latencies are not kept", extra={"error": error.message})
+                    log.info("latencies not stored", extra={"error": error.message})

@@ -1,4 +1,4 @@
-"""What operators asked for, as records of the store with a mirror in memory."""
+"""The desired state, as records of the store with a mirror in memory."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,14 +30,14 @@ _MAX_RETRY_S = 1.0
 
 
 class Record(BaseModel):
-    """A value of the store; immutable, a change is a new one."""
+    """An immutable value of the store; a change creates a new record."""
 
-    # A record of a newer Skysail may have fields that this one does not know.
+    # A record of a newer Skysail may have fields that this version does not know.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class RouteRecord(Record):
-    """An edge from an application to a model; an empty version is the current one."""
+    """A route from an application to a model; an empty version means the current one."""
 
     model: str
     version: str = ""
@@ -45,7 +45,7 @@ class RouteRecord(Record):
 
 
 class ApplicationRecord(Record):
-    """What clients address."""
+    """An application, which clients address."""
 
     name: str
     input_type: InputType
@@ -56,18 +56,18 @@ class ApplicationRecord(Record):
 
 
 class ModelRecord(Record):
-    """A family of versions and which of them is current."""
+    """A family of versions, one of which is current."""
 
     name: str
     current_version: str = ""
     previous_versions: tuple[str, ...] = ()
     """Versions that were current before, the latest last."""
     last_number: int = 0
-    """Highest number by which a version was named that is no longer registered."""
+    """Highest number of an unregistered version, which the server does not reuse."""
 
 
 class AutoscalingRecord(Record):
-    """Between what bounds the number of replicas follows the load."""
+    """The bounds of an autoscaled number of replicas."""
 
     min_replicas: int
     max_replicas: int
@@ -85,21 +85,21 @@ class DeploymentRecord(Record):
     resources: Resources = Resources()
     environment: dict[str, str] = {}
     autoscaling: AutoscalingRecord | None = None
-    """None where operators say how many replicas there are."""
+    """None if operators set the number of replicas."""
     serving: ServingOptions = ServingOptions()
     start_timeout_s: float
     warm_up: bool = True
-    """False if its replicas do not call the model before they are ready."""
+    """False if replicas skip the warm-up call before they are ready."""
     is_rolled_out: bool = False
-    """True once all replicas were ready."""
+    """True after all replicas were ready once."""
     promote_when_ready: bool = False
     removes_version_on_failure: bool = False
-    """True if only the roll-out registered the version, so that its failure removes it again."""
+    """True if the rollout registered the version, so that its failure removes the version."""
 
     @model_validator(mode="before")
     @classmethod
     def _nest_resources(cls, values: Any) -> Any:
-        # The store has each resource as a field of the record, which every Skysail can read.
+        # The store has each resource as a field of the deployment, which every Skysail can read.
         if not isinstance(values, dict) or "resources" in values:
             return values
         rest = {name: value for name, value in values.items() if name not in _RESOURCES}
@@ -130,9 +130,9 @@ class VersionRecord(Record):
     labels: dict[str, str] = {}
     registered_at: datetime
     was_current: bool = False
-    """True once it was promoted."""
+    """True after the first promotion."""
     last_deployment: DeploymentRecord | None = None
-    """How it was deployed when it was undeployed last."""
+    """The deployment at the last undeploy."""
 
     @property
     def model_version(self) -> ModelVersion:
@@ -150,7 +150,7 @@ class VersionRecord(Record):
 
 
 class ProfileRecord(Record):
-    """What frontends have learned about the speed of a model version."""
+    """The latency profile of a model version, learned by frontends."""
 
     latencies: tuple[tuple[int, float], ...]
     """Rows and seconds, both ascending."""
@@ -181,16 +181,16 @@ class RecordTable(Generic[RecordT]):
         return set(self._rows)
 
     def narrow(self, record: Record | None) -> RecordT | None:
-        """Return a record that a change of this table holds."""
+        """Return the record of a change of this table, with its type."""
         assert record is None or isinstance(record, self._type)
         return record
 
     def put(self, name: str, record: RecordT) -> "PendingChange":
-        """Return the change that writes a record, if nobody else does first."""
+        """Return the change that writes a record, unless another writer is first."""
         return PendingChange(self, name, self._revision(name), record)
 
     def delete(self, name: str) -> "PendingChange":
-        """Return the change that removes a record, if nobody else changes it first."""
+        """Return the change that removes a record, unless another writer is first."""
         return PendingChange(self, name, self._revision(name), None)
 
     def _revision(self, name: str) -> int:
@@ -204,14 +204,14 @@ class RecordTable(Generic[RecordT]):
         }
 
     def contents(self) -> dict[str, Stored]:
-        """Return the mirror as the store holds it."""
+        """Return the mirror in the form of the store."""
         return {
             name: Stored(revision, record.model_dump_json())
             for name, (revision, record) in self._rows.items()
         }
 
     def apply(self, name: str, revision: int, record: Record | None) -> None:
-        """Take over a committed change."""
+        """Apply a committed change."""
         mine = self.narrow(record)
         if mine is None:
             self._rows.pop(name, None)
@@ -237,43 +237,44 @@ class PendingChange:
         self._table = table
 
     def to_change(self) -> RecordChange:
-        """Return it as the store takes it."""
+        """Return the change in the form of the store."""
         json = None if self.record is None else self.record.model_dump_json()
         return RecordChange(self.table, self.name, self.revision, json)
 
     def apply(self, revision: int) -> None:
-        """Show it in the mirror."""
+        """Apply the change to the mirror."""
         self._table.apply(self.name, revision, self.record)
 
 
 class Check(Protocol):
-    """Refuses changes that break a rule."""
+    """Rejects changes that break a rule."""
 
     def __call__(self, changes: Sequence[PendingChange], is_forced: bool) -> None:
         """Check that the changes may be committed.
 
         Raises:
-            SkysailError: why they may not.
+            SkysailError: a rule is broken.
         """
 
 
 class Records:
     """All records of the cluster.
 
-    Reads are of the mirror and never wait. A commit goes to the store first: what the mirror
-    shows is durable. A store that lost its data never empties the mirror.
+    Reads use the mirror and never wait. A commit first writes to the store, so that the mirror
+    shows only durable data. A store that lost its data never empties the mirror.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.check: Check | None = None
-        """Asked before each commit."""
+        """Called before each commit."""
         self._stale = asyncio.Event()
         self._stale.set()
         self._revision = 0
         self._on_change: Callable[[], None] = lambda: None
         self.lock = asyncio.Lock()
-        """Held from the checks of a change to its commit, which guards only what it writes."""
+        """Held from the checks of a change to its commit, which detects conflicts only in the
+        records that it writes."""
         self.applications = RecordTable(Table.APPLICATIONS, ApplicationRecord)
         self.models = RecordTable(Table.MODELS, ModelRecord)
         self.versions = RecordTable(Table.VERSIONS, VersionRecord)
@@ -288,13 +289,13 @@ class Records:
 
         Raises:
             StoreUnavailable: the store does not answer.
-            StoreLost: it lost data; the mirror stays as it is.
+            StoreLost: it lost data; the mirror is unchanged.
             StoreTaken: another management owns it.
         """
         self._stale.clear()
         try:
             contents = await self._store.read()
-            # Records that were read before our commit must not hide it.
+            # Records older than the own commit must not hide it.
             while contents.revision < self._revision:
                 contents = await self._store.read()
         except BaseException:
@@ -304,7 +305,7 @@ class Records:
             table.load(contents.tables[table.table])
 
     async def keep_fresh(self, on_change: Callable[[], None]) -> None:
-        """Read the mirror again, and call `on_change`, whenever it may differ from the store.
+        """Reload the mirror, and call `on_change`, whenever it may differ from the store.
 
         Raises:
             StoreTaken: another management owns the store.
@@ -318,34 +319,34 @@ class Records:
             except StoreTaken:
                 raise
             except SkysailError:
-                # Who keeps the store tells operators.
+                # `StoreKeeper` reports the failure to operators.
                 await asyncio.sleep(back_off.next_s())
             else:
                 back_off.reset()
                 on_change()
 
     def mark_stale(self) -> None:
-        """Say that the store may hold something else than the mirror."""
+        """Request a reload, because the store may differ from the mirror."""
         self._stale.set()
 
     async def commit(
         self, changes: Iterable[PendingChange], *, is_forced: bool = False, why: str = ""
     ) -> None:
-        """Make all changes durable and visible at once, and log them; no changes make no commit.
+        """Write all changes atomically and log them; without changes, do nothing.
 
         Args:
-            changes: Made while the lock was held.
-            is_forced: True if an operator said to stop what serves.
-            why: For the log.
+            changes: Changes that were created under the lock.
+            is_forced: True if an operator forces the removal of serving versions.
+            why: Reason for the log.
 
         Raises:
             SkysailError: the changes break a rule; nothing was changed.
-            Conflict: another changed one of the records first; nothing was changed, and the
-                mirror shows what the other wrote.
+            Conflict: another writer changed one of the records first; nothing was changed, and the
+                mirror shows its values.
             StoreTaken: another management owns the store; nothing was changed.
-            StoreLost: the store lost data; nothing was changed, and the mirror stays.
-            StoreUnavailable: the store does not answer; the mirror is read again as soon as it
-                does, because it may have made the changes after all.
+            StoreLost: the store lost data; nothing was changed, and the mirror is unchanged.
+            StoreUnavailable: the store does not answer; the mirror is reloaded when it does,
+                because it may have made the changes.
         """
         pending = list(changes)
         if not pending:
@@ -359,7 +360,8 @@ class Records:
             self._on_change()
             raise
         except BaseException:
-            # Reload even if the caller went away, because the store may have made the changes.
+            # The reload happens even if the caller disconnects, because the store may have made the
+            # changes.
             self._stale.set()
             raise
         self._revision = max(self._revision, revision)

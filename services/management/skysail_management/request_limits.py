@@ -1,6 +1,6 @@
-"""Bounds for the fields of a request, checked before it is handled.
+"""Limits for the fields of a request, checked before it is handled.
 
-Names are repeated in errors, logs and records: one of megabytes would be, too.
+The limits keep long names out of errors, logs and records.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ from skysail_common.errors import InvalidInput
 _MAX_CHARACTERS = 1000
 _MAX_ITEMS = 10_000
 _LONGER = {
-    # Has a limit of its own, in bytes and with a better text.
+    # The operation checks a limit in bytes, with a better message.
     "default_output_json": 1_000_000,
-    # Linux takes 128 KiB for a variable of an environment.
+    # Linux limits an environment variable to 128 KiB.
     "variables": 130_000,
 }
 
@@ -23,7 +23,7 @@ def check_request(request: Message) -> None:
     """Check the length of every text and list of a request, but not of bytes.
 
     Raises:
-        InvalidInput: names the field that is too long.
+        InvalidInput: a field is too long; the message names it.
     """
     for field, value in request.ListFields():
         _check(field.name, value)

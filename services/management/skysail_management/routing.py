@@ -1,4 +1,4 @@
-"""Sends routes to frontends, and follows which ones they have applied."""
+"""Publishes routes to frontends, and tracks which ones they applied."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from skysail_management.records import ApplicationRecord, DeploymentRecord, Reco
 log = logging.getLogger(__name__)
 
 APPLY_TIMEOUT_S = 2.0
-"""A frontend that does not apply a snapshot in this time is not waited for."""
+"""Longest wait for a frontend to apply a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class VersionRouting:
 
 @dataclass(frozen=True)
 class RoutingState:
-    """All that frontends need, at one instant."""
+    """The state that frontends need, at one instant."""
 
     applications: tuple[ApplicationRecord, ...]
     versions: tuple[VersionRouting, ...]
@@ -37,7 +37,7 @@ class RoutingState:
 
 @dataclass
 class Watcher:
-    """A frontend that watches."""
+    """A frontend that watches the routes."""
 
     frontend_id: str
     grpc_endpoint: str
@@ -46,10 +46,10 @@ class Watcher:
     transport: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     failure: BaseException | None = None
-    """Why its reports are not taken any longer."""
+    """The error that ended its reports."""
 
     def follow(self, reports: "asyncio.Task[None]") -> None:
-        """End the stream to a frontend if the task that takes its reports fails."""
+        """End the stream to a frontend if the task that reads its reports fails."""
         reports.add_done_callback(self._note_end)
 
     def _note_end(self, reports: "asyncio.Task[None]") -> None:
@@ -59,7 +59,7 @@ class Watcher:
 
 
 class Routing:
-    """Numbers the states and gives the newest to every watcher."""
+    """Numbers the routing states and sends the newest to every watcher."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -71,14 +71,14 @@ class Routing:
 
     @property
     def frontends(self) -> list[Watcher]:
-        """Every frontend that watches, by its id."""
+        """Every watching frontend, by id."""
         return sorted(self._watchers.values(), key=lambda watcher: watcher.frontend_id)
 
     def publish(self, containers: Sequence[Container]) -> "asyncio.Future[None]":
-        """Give the present state to every watcher, if it differs from the last.
+        """Send the present state to every watcher, if it differs from the last.
 
         Returns:
-            A future that is done once every watcher applied it, or did not within 2 seconds.
+            A future that is done when every watcher applied it, or after 2 seconds.
         """
         state = self._build(containers)
         if state != self._state or self._sequence == 0:
@@ -106,15 +106,15 @@ class Routing:
 
     def _give_up(self, wait: "asyncio.Future[None]") -> None:
         if not wait.done():
-            log.warning("a frontend is slow to apply routes", extra={"sequence": self._sequence})
+            log.warning("routes not applied in time", extra={"sequence": self._sequence})
             wait.set_result(None)
             self._settle()
 
     def _build(self, containers: Sequence[Container]) -> RoutingState:
         ready: dict[str, list[Container]] = {}
-        for box in containers:
-            if box.state is ReplicaState.READY:
-                ready.setdefault(str(box.replica_id.model_version), []).append(box)
+        for container in containers:
+            if container.state is ReplicaState.READY:
+                ready.setdefault(str(container.replica_id.model_version), []).append(container)
         versions = []
         for deployment in self._records.deployments.all():
             name = str(deployment.model_version)
@@ -125,9 +125,9 @@ class Routing:
             is_current = model is not None and model.current_version == record.version
             replicas = tuple(
                 sorted(
-                    (box.container_id, box.endpoint)
-                    for box in ready.get(name, ())
-                    if not box.is_outdated(record.artifact_sha256)
+                    (each.container_id, each.endpoint)
+                    for each in ready.get(name, ())
+                    if not each.is_outdated(record.artifact_sha256)
                 )
             )
             versions.append(VersionRouting(record, deployment, is_current, replicas))
@@ -149,8 +149,9 @@ class Routing:
         """Yield the newest state with its number at once and after each change.
 
         Raises:
-            Exception: what ended the reports of the frontend. It connects again; kept without
-                them, it would acknowledge nothing, and its loads would be lost.
+            Exception: the error that ended the reports of the frontend. The frontend then
+                reconnects. Without its reports, it would acknowledge nothing, and its loads would
+                be lost.
         """
         while True:
             await watcher.changed.wait()
@@ -162,12 +163,12 @@ class Routing:
             yield self._sequence, self._state
 
     def stop(self) -> None:
-        """End what watchers are given, for which a server that stops would wait."""
+        """End the streams to watchers, because a server that stops waits for them."""
         self._is_stopped = True
         for watcher in self._watchers.values():
             watcher.changed.set()
 
     def acknowledge(self, watcher: Watcher, sequence: int) -> None:
-        """Note that a frontend now decides by this state."""
+        """Record that a frontend applied this state."""
         watcher.applied_sequence = max(watcher.applied_sequence, sequence)
         self._settle()

@@ -60,7 +60,7 @@ class ManagementService:
         checkpoint: CheckpointFile,
         manager: ContainerManager,
     ) -> "ManagementService":
-        """Read the records, bind the addresses, and wire the parts; nothing runs yet.
+        """Read the records, bind the addresses, and wire the parts.
 
         Args:
             settings: The settings.
@@ -137,7 +137,8 @@ class ManagementService:
             address = join_host_port(settings.host, settings.artifact_port)
             port = self._artifact_server.bind(address)
             bound["artifacts"] = join_host_port(settings.host, port)
-        # Only a management without a lease has the socket, because standbys share its directory.
+        # Standbys share the directory of the socket, so that only a management without a lease has
+        # it.
         if settings.tls_certificate_file is not None and not settings.kubernetes_lease:
             bound["socket"] = management_socket(settings.data_dir)
             self._server.bind(bound["socket"])

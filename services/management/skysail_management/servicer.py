@@ -1,4 +1,4 @@
-"""ManagementService: converts, makes one call, converts."""
+"""ManagementService: each method converts the request, makes one call, and converts the result."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         default_max_batch_size: int,
         load_report_interval_s: float,
     ) -> None:
-        """Serves the operations; without `downloads`, another port serves artifacts."""
+        """Serve the operations; without `downloads`, another port serves artifacts."""
         self._cluster = cluster
         self._container_manager = container_manager
         self._keeper = keeper
@@ -80,7 +80,9 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     ) -> pb.RegisterApplicationResponse:
         wanted = request.application
         if wanted.routes:
-            raise InvalidInput("register an application without routes, then set them")
+            raise InvalidInput(
+                "cannot register an application with routes; register it without, then set them"
+            )
         record = await self._applications.register(
             wanted.name,
             input_type_from_proto(wanted.input_type),
@@ -186,7 +188,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     ) -> pb.UploadArtifactResponse:
         first = await anext(request_iterator, None)
         if first is None or first.WhichOneof("part") != "sha256":
-            raise InvalidInput("the first message of an upload must hold its sha256")
+            raise InvalidInput("the first message of an upload must contain its sha256")
 
         async def chunks() -> AsyncIterator[bytes]:
             async for request in request_iterator:
@@ -199,7 +201,9 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
         if self._downloads is None:
-            raise Unsupported("artifacts are not served here: management has an artifact port")
+            raise Unsupported(
+                "cannot serve artifacts on this port: management has an artifact port; use that one"
+            )
         async for response in self._downloads.DownloadArtifact(request, context):
             yield response
 
@@ -261,7 +265,7 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
     ) -> AsyncIterator[routing_pb2.RoutingSnapshot]:
         first = await anext(request_iterator, None)
         if first is None or not first.frontend_id:
-            raise InvalidInput("the first message must say which frontend watches")
+            raise InvalidInput("the first message must contain the frontend_id")
         watcher = Watcher(
             first.frontend_id,
             first.grpc_endpoint,
@@ -269,17 +273,15 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
             transport=first.transport,
         )
 
-        async def take_over_answers() -> None:
+        async def read_reports() -> None:
             async for request in request_iterator:
                 self._routing.acknowledge(watcher, request.applied_sequence)
                 await self._profiles.take(request.latencies)
                 await self._autoscaler.take(watcher.frontend_id, request.loads)
 
         with self._routing.attach(watcher):
-            answers = asyncio.create_task(
-                take_over_answers(), name=f"reports of {watcher.frontend_id}"
-            )
-            watcher.follow(answers)
+            reports = asyncio.create_task(read_reports(), name=f"reports of {watcher.frontend_id}")
+            watcher.follow(reports)
             try:
                 async for sequence, state in self._routing.snapshots(watcher):
                     yield messages.snapshot_to_proto(
@@ -290,9 +292,9 @@ class ManagementServicer(management_pb2_grpc.ManagementServiceServicer):
                         self._load_report_interval_s,
                     )
             finally:
-                answers.cancel()
-                # The failure of the task, if any, ended the stream.
-                await asyncio.wait({answers})
+                reports.cancel()
+                # A failure of the task already ended the stream.
+                await asyncio.wait({reports})
                 self._autoscaler.forget(watcher.frontend_id)
 
     async def StreamLogs(

@@ -42,7 +42,7 @@ class Shutdown:
             await asyncio.Event().wait()
 
     def raise_failure(self) -> None:
-        """Return if no essential part failed.
+        """Raise the failure of an essential part, if any.
 
         Raises:
             SkysailError: the failure.

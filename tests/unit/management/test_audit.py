@@ -47,7 +47,7 @@ async def test_the_life_of_a_version_can_be_read(tmp_path: Path, lines):
                 "version deployed",
                 {"version": "m:1", "num_replicas": "1", "promote_when_ready": "True"},
             ),
-            ("roll-out complete", {"version": "m:1", "is_rolled_out": "False → True"}),
+            ("rollout complete", {"version": "m:1", "is_rolled_out": "False → True"}),
             ("version promoted", {"model": "m", "current_version": "none → 1"}),
         ]
         await parts.deployed("m:2", promote=True)

@@ -102,7 +102,7 @@ async def test_a_watch_ends_with_its_manager_and_after_what_had_changed():
         changes.publish(box("a"))
         changes.fail(ValueError("a consequence"))
         assert (await waiting).container_id == "a"
-        with pytest.raises(SkysailError, match="watches no longer") as caught:
+        with pytest.raises(SkysailError, match="watch of the container manager ended") as caught:
             await anext(watching)
         assert isinstance(caught.value.__cause__, KeyError)
 

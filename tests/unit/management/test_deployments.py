@@ -41,11 +41,11 @@ async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
     [
         ({"num_replicas": 0}, "num_replicas must be from 1 to 1000"),
         ({"num_replicas": 1001}, "num_replicas"),
-        ({"environment": {"": "x"}}, "cannot be an environment variable"),
-        ({"environment": {"A=B": "x"}}, "cannot be an environment variable"),
-        ({"environment": {"A\0": "x"}}, "cannot be an environment variable"),
-        ({"environment": {"A": "x\0y"}}, "cannot be an environment variable"),
-        ({"environment": {"SKYSAIL_MODEL_SERVER_TOKEN": "x"}}, "cannot be an environment"),
+        ({"environment": {"": "x"}}, "as an environment variable of a replica"),
+        ({"environment": {"A=B": "x"}}, "as an environment variable of a replica"),
+        ({"environment": {"A\0": "x"}}, "as an environment variable of a replica"),
+        ({"environment": {"A": "x\0y"}}, "as an environment variable of a replica"),
+        ({"environment": {"SKYSAIL_MODEL_SERVER_TOKEN": "x"}}, "as an environment variable"),
         ({"labels": {"a b": ""}}, "label"),
     ],
 )

@@ -141,7 +141,9 @@ async def test_an_image_that_cannot_be_pulled_is_told_and_holds_up_new_versions_
     await (await parts.images("old")).prepare(V311, parts.lines.append)
     images = await parts.images("gone")
     begin = now()
-    with pytest.raises(PrepareFailed, match=r"cannot ask image gone .*cannot be pulled"):
+    with pytest.raises(
+        PrepareFailed, match=r"cannot find the Python of image gone: .*cannot be pulled"
+    ):
         await images.prepare(V312, parts.lines.append)
     assert 30 <= now() - begin < 31
     assert "connection refused" in parts.lines[0]
@@ -153,7 +155,7 @@ async def test_an_image_that_cannot_be_pulled_is_told_and_holds_up_new_versions_
 
 @pytest.mark.parametrize(
     ("answer", "text"),
-    [("", "has no Python: it answered"), ("sh: python: not found", "'sh: python")],
+    [("", "has no Python: it printed"), ("sh: python: not found", "'sh: python")],
 )
 @virtual_time
 async def test_an_image_that_is_no_model_server_is_told(answer: str, text: str):

@@ -143,8 +143,8 @@ async def test_a_new_replica_takes_the_place_of_one_that_failed():
     ("error", "told"),
     [
         (ClusterRefused("previous terminated container not found"), ""),
-        (ContainerManagerUnavailable("no answer"), "the log cannot be read: no answer"),
-        (asyncio.TimeoutError(), "the log cannot be read: it does not come"),
+        (ContainerManagerUnavailable("no answer"), "cannot read the log: no answer"),
+        (asyncio.TimeoutError(), "cannot read the log: no answer"),
     ],
 )
 @virtual_time
@@ -183,7 +183,7 @@ async def test_a_pod_that_stays_although_its_replica_failed_is_swept():
         assert await parts.log(name) == []
         # Of a version that is gone nobody asks for logs.
         await parts.manager.sweep(lambda: [])
-        with pytest.raises(ReplicaNotFound, match="there is no log of container"):
+        with pytest.raises(ReplicaNotFound, match="no log of container"):
             await parts.log(name)
 
 
@@ -226,7 +226,7 @@ async def test_a_pod_whose_node_is_silent_is_forgotten_in_the_end():
         name = await parts.ready()
         parts.api.ends_pods = False
         began = now()
-        with pytest.raises(SkysailError, match=f"pod {name} cannot be deleted"):
+        with pytest.raises(SkysailError, match=f"cannot delete pod {name}"):
             await parts.manager.stop(name, 30)
         # The time to finish, that in which frontends hear of it, and twice that of a kill.
         assert now() - began == pytest.approx(152, abs=1)
@@ -327,7 +327,7 @@ async def test_a_replica_that_nobody_can_name_is_not_started():
         parts.api.has_controllers = False
         start = asyncio.create_task(parts.start())
         await pass_time(31)
-        with pytest.raises(SkysailError, match="no pod was made for m:1/0"):
+        with pytest.raises(SkysailError, match="cannot start m:1/0: no pod was created"):
             await start
         parts.api.control()
         await settle()
@@ -397,6 +397,6 @@ async def test_a_manager_whose_watch_has_ended_ends_the_watch_of_others(monkeypa
     monkeypatch.setattr("skysail_management.containers.kubernetes.pods.KubernetesPods.follow", ends)
     manager = KubernetesManager(settings(), cast(KubernetesApi, FakeKubernetesApi()))
     await manager.open()
-    with pytest.raises(SkysailError, match="watches no longer"):
+    with pytest.raises(SkysailError, match="watch of the container manager ended"):
         await anext(manager.watch())
     await manager.close()

@@ -156,8 +156,9 @@ async def test_without_a_volume_nothing_can_be_installed():
     with pytest.raises(PrepareFailed) as caught:
         await parts.prepare()
     assert caught.value.message == (
-        "m:1 needs packages, and there is no volume for them: name a claim with the setting "
-        "kubernetes-packages-claim, or a registry for images that have them with docker-registry"
+        "cannot install the packages of m:1: no volume for them is configured; set "
+        "kubernetes-packages-claim to a claim, or docker-registry to a registry for images with the "
+        "packages"
     )
 
 
@@ -168,8 +169,8 @@ async def test_files_of_this_machine_are_refused(line: str):
     with pytest.raises(PrepareFailed) as caught:
         await parts.prepare(version_spec(requirements=("numpy", line)))
     assert caught.value.message == (
-        "m:1 needs /srv/own-1.0.whl, a file that pods do not see: have it on a package index, or "
-        "build images with the setting docker-registry"
+        "cannot install /srv/own-1.0.whl for m:1: pods do not see this file; put it on a package "
+        "index, or build images with the setting docker-registry"
     )
     assert parts.made == []
 
@@ -210,7 +211,7 @@ async def test_what_cannot_be_removed_is_tried_again_and_used_no_more(caplog):
     await parts.packages.sweep(lambda: [], lambda: [])
     (name,) = parts.notes
     assert parts.api.objects[CONFIG_MAP, name]["data"]["installed"] == "false"
-    assert "packages stay in the volume" in caplog.text
+    assert "packages not removed" in caplog.text
     await parts.packages.sweep(lambda: [], lambda: [])
     assert parts.notes == []
 
@@ -243,9 +244,7 @@ async def test_an_installer_that_does_not_start_is_given_up_with_the_reason():
     assert line.endswith("cannot be pulled: no such host")
     with pytest.raises(PrepareFailed) as caught:
         await preparing
-    assert caught.value.message == (
-        f"packages are not installed: no pod for it within 900 s: {line}"
-    )
+    assert caught.value.message == (f"cannot install packages: no pod started within 900 s: {line}")
     assert now() - began == pytest.approx(900, abs=1)
     assert parts.api.names(POD) == []
 
@@ -254,7 +253,7 @@ async def test_an_installer_that_does_not_start_is_given_up_with_the_reason():
 async def test_an_installer_that_may_not_be_made_is_told():
     parts = Parts()
     parts.api.errors["create", "Pod"] = [ClusterRefused("exceeded quota: small")]
-    with pytest.raises(PrepareFailed, match="packages cannot be installed: exceeded quota: small"):
+    with pytest.raises(PrepareFailed, match="cannot install packages: exceeded quota: small"):
         await parts.prepare()
 
 
@@ -268,7 +267,7 @@ async def test_an_installer_that_somebody_removes_has_failed():
     parts.api.change(POD, name, status={"phase": "Running"})
     await settle()
     parts.api.remove(POD, name)
-    with pytest.raises(PrepareFailed, match="packages are not installed"):
+    with pytest.raises(PrepareFailed, match="cannot install packages"):
         await preparing
 
 
@@ -281,7 +280,7 @@ async def test_one_that_ran_too_long_has_failed():
     message = "Pod was active on the node longer than the specified deadline"
     status = {"phase": "Failed", "reason": "DeadlineExceeded", "message": message}
     parts.api.change(POD, parts.made[0]["metadata"]["name"], status=status)
-    with pytest.raises(PrepareFailed, match=f"packages are not installed: {message}"):
+    with pytest.raises(PrepareFailed, match=f"cannot install packages: {message}"):
         await preparing
 
 
@@ -340,7 +339,7 @@ async def test_an_earlier_installer_that_does_not_end_is_not_waited_for_forever(
     parts = Parts()
     parts.api.add(left_installer(f"skysail-install-{parts.packages.key(NUMPY)}-ab"))
     parts.api.ends_pods = False
-    with pytest.raises(PrepareFailed, match=r"wait for the pod .*, which does not end"):
+    with pytest.raises(PrepareFailed, match=r"the earlier pod .* does not end"):
         await parts.prepare()
     assert parts.made == []
 

@@ -419,7 +419,7 @@ async def test_why_there_is_no_pod_is_told():
         parts.api.change(DEPLOYMENT, NAME, status={"conditions": [others, failure]})
         with pytest.raises(SkysailError) as caught:
             await claim
-        assert caught.value.message == f"no pod was made for m:1/0: {message}"
+        assert caught.value.message == f"cannot start m:1/0: no pod was created: {message}"
 
 
 @virtual_time
@@ -429,7 +429,7 @@ async def test_how_long_a_pod_was_waited_for_is_told_where_nothing_is_known():
         with pytest.raises(SkysailError) as caught:
             await parts.claim()
         assert caught.value.message == (
-            "no pod was made for m:1/0: Kubernetes made none within 30 s"
+            "cannot start m:1/0: no pod was created: Kubernetes created none within 30 s"
         )
         # It is not counted any more, and the next is served.
         parts.api.control()

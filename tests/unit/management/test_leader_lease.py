@@ -158,7 +158,7 @@ async def test_a_lease_that_is_not_there_yet_is_waited_for(caplog):
         waiting = asyncio.create_task(standby.lead())
         await pass_time(100)
     # It is said once.
-    assert [record.message for record in caplog.records] == ["waits as a standby"]
+    assert [record.message for record in caplog.records] == ["standby waiting"]
     assert not waiting.done()
     api.lease = made
     await until(waiting.done)

@@ -145,7 +145,7 @@ async def test_replicas_as_observed(tmp_path: Path):
         assert (first.container_id, first.num_restarts) == ("c4", 1)
         assert (first.state, first.endpoint) == (pb.REPLICA_STATE_READY, "unix:/c4.sock")
         # Not only while it is down.
-        assert first.reason == "started again: killed by SIGKILL"
+        assert first.reason == "restarted: killed by SIGKILL"
         assert (second.container_id, second.num_restarts) == ("c2", 1)
         assert (second.state, second.reason) == (pb.REPLICA_STATE_FAILED, "exited with status 1")
         assert (third.container_id, third.num_restarts, third.reason) == ("c3", 0, "")

@@ -184,7 +184,7 @@ def test_a_replica_that_ended_by_itself_has_failed_too():
         (143, "killed by SIGTERM"),
         (255, "killed by 127"),
         (2, "exited with status 2"),
-        (67, "stuck: its function did not return; its log shows where it was"),
+        (67, "stuck: its function did not return; its log shows where it hung"),
     ],
 )
 def test_how_it_ended_is_told(status: int, reason: str):
@@ -194,7 +194,7 @@ def test_how_it_ended_is_told(status: int, reason: str):
 def test_a_model_that_cannot_be_loaded_is_not_tried_again():
     found = state_of(with_server(container("model-server", terminated=ended(65))))
     assert found.is_permanent
-    assert found.reason == "the model cannot be loaded or fails on its warm-up query"
+    assert found.reason == "cannot load the model, or the model failed on its warm-up query"
 
 
 def test_a_replica_that_is_out_of_memory():
@@ -211,15 +211,15 @@ def test_a_container_whose_command_is_not_there():
     message = 'exec: "python": executable file not found in $PATH: unknown'
     end = ended(128, "StartError", message=message)
     assert failed(with_server(container("model-server", terminated=end))) == (
-        f"its container cannot be started: {message}"
+        f"cannot start its container: {message}"
     )
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (1, "its artifact cannot be fetched"),
-        (65, "its artifact cannot be fetched"),
+        (1, "cannot fetch its artifact"),
+        (65, "cannot fetch its artifact"),
         (69, "the model server cannot reach management"),
     ],
 )

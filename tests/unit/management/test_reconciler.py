@@ -394,7 +394,9 @@ async def test_an_undeploy_while_a_roll_out_is_completed_is_not_undone(tmp_path:
             parts.manager.set_state("c1", ReplicaState.READY)
             await settle()
         await undeploying
-        assert [event async for event in events][-1].message == "m:1 was undeployed in the meantime"
+        assert [event async for event in events][
+            -1
+        ].message == "m:1 was undeployed during the deployment"
         await until(lambda: parts.reconciler.version_loop(M1) is None)
         assert parts.records.deployments.all() == []
         assert parts.models.get("m").current_version == ""
@@ -451,7 +453,7 @@ async def test_a_mistake_of_ours_that_repeats_itself_gives_a_roll_out_up(tmp_pat
         events = await parts.deploy("m:1")
         assert events[-1].step is DeployStep.FAILED
         assert events[-1].message == (
-            "m:1 cannot be deployed: internal error; see the log of management"
+            "cannot deploy m:1: internal error; see the log of management"
         )
         assert now() - begin < 10
         assert parts.records.versions.all() == []
@@ -530,7 +532,7 @@ async def test_undeploy_cancels_a_preparation(tmp_path: Path):
         await parts.deployments.undeploy("m", "1", force=False)
         *_, last = [event async for event in events]
         assert last.step is DeployStep.FAILED
-        assert last.message == "m:1 was undeployed in the meantime"
+        assert last.message == "m:1 was undeployed during the deployment"
         await until(lambda: parts.manager.num_preparing == 0)
         assert now() - begin < 1
         assert parts.manager.started == []

@@ -135,7 +135,7 @@ async def test_an_old_script_does_not_promote_again(tmp_path: Path):
         assert parts.models.get("m").current_version == "2"
         (notice,) = notices(await run(parts, "m:1", "1"))
         assert notice == (
-            "m:1 was current before and does not become so again by itself; 'skysail promote m:1' "
+            "m:1 was current before and is not promoted again automatically; 'skysail promote m:1' "
             "or promote=True does that"
         )
         # Nor does it when it is no longer deployed.

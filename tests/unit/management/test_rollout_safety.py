@@ -156,7 +156,7 @@ async def test_a_version_that_is_scaled_to_zero_is_not_promoted(tmp_path: Path):
         await parts.deployments.scale("m", "2", 0)
         await following
         assert events[-1].step is DeployStep.FAILED
-        assert events[-1].message == "m:2 was scaled to 0 in the meantime and is not promoted"
+        assert events[-1].message == "m:2 was scaled to 0 during the deployment and is not promoted"
         await until(lambda: len(parts.manager.live) == 1)
         assert parts.models.get("m").current_version == "1"
         assert not parts.deployment("m:2").promote_when_ready
@@ -191,7 +191,7 @@ async def test_a_replica_that_dies_while_the_store_is_slow_is_not_counted(tmp_pa
     [
         ("undeployed", "it is not deployed; start it with 'skysail start m:2' or client.start"),
         ("scaled", "it is scaled to 0; start it with 'skysail start m:2' or client.start"),
-        ("failing", "its replicas start, or have failed; see 'skysail logs m:2'"),
+        ("failing", "its replicas are starting or failed; see 'skysail logs m:2'"),
     ],
 )
 @virtual_time

@@ -1,1 +1,1 @@
-"""The rules of models, versions and deployments: functions of the records alone."""
+"""The rules of models, versions and deployments, as functions of the records."""

@@ -1,4 +1,4 @@
-"""How the content of an artifact differs from another's, as far as their manifests tell."""
+"""The difference between two artifacts, as far as their manifests show it."""
 
 from skysail_common.artifacts import Manifest
 
@@ -6,7 +6,7 @@ _MAX_SHOWN = 5
 
 
 def describe_difference(given: Manifest, registered: Manifest) -> str:
-    """Return what an artifact was made with and another was not; empty if they agree."""
+    """Return the versions that differ between two artifacts; empty if they agree."""
     ours, theirs = _versions(given), _versions(registered)
     names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if not names:

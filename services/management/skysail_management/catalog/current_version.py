@@ -1,4 +1,4 @@
-"""Which version of a model is current, and which were before."""
+"""The current version of a model, and the history for rollbacks."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ from skysail_common.identifiers import ModelVersion
 from skysail_management.records import ModelRecord, PendingChange, Records
 
 MAX_PREVIOUS_VERSIONS = 50
-"""Versions that a model can be rolled back to; the oldest are forgotten beyond."""
+"""Length of the rollback history of a model; the oldest versions are dropped beyond."""
 
 
 def promote(model: ModelRecord, version: ModelVersion) -> ModelRecord:
-    """Return the model with this version as the current one, and the history to go back."""
+    """Return the model with this version as the current one, and the present one in the history."""
     previous = [name for name in model.previous_versions if name != version.version]
     if model.current_version:
         previous.append(model.current_version)
@@ -25,8 +25,8 @@ def promote(model: ModelRecord, version: ModelVersion) -> ModelRecord:
 def roll_back(model: ModelRecord, is_ready: Callable[[ModelVersion], bool]) -> ModelRecord | None:
     """Return the model with the newest earlier version that is ready as the current one.
 
-    Neither the version that is left nor those that are passed over stay in the history: another
-    rollback goes further back.
+    The history loses the present version and the skipped ones, so that another rollback goes
+    further back.
 
     Returns:
         None if no earlier version is ready.
@@ -41,14 +41,14 @@ def roll_back(model: ModelRecord, is_ready: Callable[[ModelVersion], bool]) -> M
 
 
 def promotion_changes(records: Records, version: ModelVersion) -> list[PendingChange]:
-    """Return the changes that make a version the current one; none if it is."""
+    """Return the changes that promote a version; none if it is current."""
     model = records.models.get(version.model_name)
     record = records.versions.get(str(version))
     if model is None or record is None or model.current_version == version.version:
         return []
     changes = [records.models.put(model.name, promote(model, version))]
     if not record.was_current:
-        # A deployment that is run again does not promote it another time.
+        # A repeated deployment does not promote the version again.
         seen = record.model_copy(update={"was_current": True})
         changes.append(records.versions.put(str(version), seen))
     return changes

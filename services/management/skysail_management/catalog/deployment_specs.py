@@ -1,7 +1,7 @@
-"""Wishes of callers of a deploy, and the deployment that they make of an earlier one.
+"""The deployments that callers of `deploy` request, and their merge with existing ones.
 
-Absent means "as it is": what a caller does not say stays as it was deployed, so that running the
-same deployment again changes nothing. A notice names each field that was given and changed.
+An absent value means "as it is": it stays as it was deployed, so that repeating a deployment
+changes nothing. A notice names each given field that changed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ MAX_REPLICAS = 1000
 
 @dataclass(frozen=True)
 class DeploymentSpec:
-    """The spec of a caller of `Deployments.deploy`; None leaves a value unchanged."""
+    """The deployment that a caller requests; None leaves a value unchanged."""
 
     artifact_sha256: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -36,16 +36,16 @@ class DeploymentSpec:
         """Check that a deployment can have these values.
 
         Raises:
-            InvalidInput: names what cannot be.
+            InvalidInput: a value is not possible; the message names it.
         """
         if self.num_replicas is not None and not 1 <= self.num_replicas <= MAX_REPLICAS:
             raise InvalidInput(f"num_replicas must be from 1 to {MAX_REPLICAS} to deploy")
         self.resources.check()
         for name, value in (self.environment or {}).items():
             is_possible = name and "=" not in name and "\0" not in name + value
-            # The transport of its queries is a replica's own choice; other settings are not.
+            # The transport variable is the only setting of Skysail that a replica may override.
             if not is_possible or (name.startswith("SKYSAIL_") and name != VARIABLE):
-                raise InvalidInput(f"{name!r} cannot be an environment variable of a replica")
+                raise InvalidInput(f"cannot set {name!r} as an environment variable of a replica")
 
 
 def first_deployment(
@@ -59,9 +59,9 @@ def first_deployment(
 
     Args:
         version: The version.
-        spec: What is asked for. Without an artifact the version starts as it was deployed last.
-        default: What holds of the rest.
-        is_new_version: True if it is registered for this deployment.
+        spec: The request. Without an artifact, the version starts as it was last deployed.
+        default: The default values.
+        is_new_version: True if this deployment registers the version.
     """
     base = default
     if not spec.artifact_sha256 and version.last_deployment is not None:
@@ -94,13 +94,13 @@ def first_deployment(
 def update_deployment(
     existing: DeploymentRecord, spec: DeploymentSpec, *, is_current: bool
 ) -> tuple[DeploymentRecord, list[str]]:
-    """Return the deployment after a spec, and notes for the caller.
+    """Return the deployment after a request, and notices for the caller.
 
     Raises:
-        FailedPrecondition: it is deployed with other resources or environment, or cannot be
-            promoted because it has no replicas.
+        FailedPrecondition: the resources or environment differ from the deployed ones, or the
+            version cannot be promoted because it has no replicas.
     """
-    _check_fixed(existing, spec)
+    _check_template(existing, spec)
     notices: list[str] = []
     changes: dict[str, object] = {}
     changes["num_replicas"] = _num_replicas(existing, spec, notices)
@@ -133,13 +133,13 @@ def update_deployment(
     return changed, notices
 
 
-def _check_fixed(existing: DeploymentRecord, spec: DeploymentSpec) -> None:
+def _check_template(existing: DeploymentRecord, spec: DeploymentSpec) -> None:
     given = spec.resources.given().items()
     others = [name for name, value in given if getattr(existing.resources, name) != value]
     if spec.environment not in (None, existing.environment):
         others.append("environment")
     if others:
-        # The values of an environment may be secrets.
+        # The error omits the values of an environment, which may be secrets.
         names = ", ".join(others)
         raise FailedPrecondition(
             f"model {str(existing.model_version)!r} is deployed with other resources or "
@@ -151,10 +151,10 @@ def _check_fixed(existing: DeploymentRecord, spec: DeploymentSpec) -> None:
 def _num_replicas(existing: DeploymentRecord, spec: DeploymentSpec, notices: list[str]) -> int:
     before, wanted = existing.num_replicas, spec.num_replicas
     if wanted is None:
-        # Without an artifact the caller asks for replicas of what is registered.
+        # A call without an artifact requests replicas of the registered version.
         return before if spec.artifact_sha256 else max(1, before)
     if existing.autoscaling is not None:
-        # A caller that deploys it again does not know its load.
+        # A caller that repeats a deployment does not know the load.
         if wanted != before:
             notices.append(
                 f"{before} replicas stay although num_replicas={wanted} was given: their number "
@@ -170,7 +170,7 @@ def merge_serving(options: ServingOptions, changes: Mapping[str, Any]) -> Servin
     """Return serving options with other fields.
 
     Raises:
-        InvalidInput: names the option that is not possible.
+        InvalidInput: an option is not possible; the message names it.
     """
     changed = replace(options, **changes)
     changed.check()

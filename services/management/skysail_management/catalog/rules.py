@@ -1,8 +1,8 @@
-"""Rules that hold of the records after every commit, by an operator or the reconciler.
+"""Rules that hold for the records after every commit, by an operator or the reconciler.
 
 * Every route leads to a registered model, and to a registered version if it names one.
-* What an application sends fits the versions that it is routed to.
-* A version becomes current only while it is deployed with a ready replica, counted at the commit.
+* The input type of an application fits the versions that it is routed to.
+* A version becomes current only if it is deployed with a ready replica at the commit.
 * A model that has a current version keeps one as long as it is registered.
 * A version is registered as long as it is deployed, current or routed to.
 * A version stays deployed as long as it is current or routed to, unless an operator forces it.
@@ -35,10 +35,10 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 class Rules:
-    """Checks the records as they are to be after a commit against the records before it."""
+    """Checks the records after a commit against the records before it."""
 
     def __init__(self, records: Records, num_ready: Callable[[ModelVersion], int]) -> None:
-        """See the module; `num_ready` counts the replicas of a version that are ready."""
+        """Create the rules; `num_ready` returns the number of ready replicas of a version."""
         self._records = records
         self._num_ready = num_ready
 
@@ -46,11 +46,11 @@ class Rules:
         """Check that the changes break no rule.
 
         Args:
-            changes: What is about to be committed.
-            is_forced: True if an operator said to stop what serves.
+            changes: The changes of the commit.
+            is_forced: True if an operator forces the removal of serving versions.
 
         Raises:
-            SkysailError: a rule that would not hold; nothing may be changed.
+            SkysailError: the changes break a rule and must not be committed.
         """
         after = _After(self._records, changes)
         for change in changes:
@@ -138,7 +138,7 @@ class Rules:
 
 
 class _After:
-    """The records as they are to be."""
+    """The records after the commit."""
 
     def __init__(self, records: Records, changes: Sequence[PendingChange]) -> None:
         self._records = records
@@ -193,22 +193,22 @@ def reason_to_keep(records: Records, version: ModelVersion) -> str:
 
 
 def unready_text(records: Records, version: ModelVersion) -> str:
-    """Return that a version has no ready replica, why, and what to do about that."""
+    """Return the error text for a version without a ready replica, with the fix."""
     return f"model {str(version)!r} has no ready replica: {unready_reason(records, version)}"
 
 
 def unready_reason(records: Records, version: ModelVersion) -> str:
-    """Return why a version has no ready replica, and what to do about that."""
+    """Return why a version has no ready replica, with the fix."""
     deployment = records.deployments.get(str(version))
     if deployment is None:
         return f"it is not deployed; {start_hint(version)}"
     if deployment.num_replicas == 0:
         return f"it is scaled to 0; {start_hint(version)}"
-    return f"its replicas start, or have failed; see 'skysail logs {version}'"
+    return f"its replicas are starting or failed; see 'skysail logs {version}'"
 
 
 def start_hint(version: ModelVersion) -> str:
-    """Return how replicas of a version are started."""
+    """Return how to start replicas of a version."""
     model, name = version
     return f"start it with 'skysail start {version}' or client.start({model!r}, {name!r})"
 
@@ -216,10 +216,10 @@ def start_hint(version: ModelVersion) -> str:
 def check_input_type(
     application: ApplicationRecord, version: ModelVersion, input_type: InputType
 ) -> None:
-    """Check that the queries of an application fit a version.
+    """Check that the input type of an application fits a version.
 
     Raises:
-        InputTypeMismatch: they do not.
+        InputTypeMismatch: the types differ.
     """
     if application.input_type not in (InputType.TENSORS, input_type):
         raise InputTypeMismatch(

@@ -1,4 +1,4 @@
-"""Names of versions, and the records that are removed with one."""
+"""The names of versions, and the records that a removal of a version changes."""
 
 from skysail_common.identifiers import ModelVersion
 from skysail_management.records import PendingChange, Records
@@ -7,12 +7,12 @@ from skysail_management.records import PendingChange, Records
 def removal_changes(
     records: Records, version: ModelVersion, *, keeps_number: bool = False
 ) -> list[PendingChange]:
-    """Return the changes that remove a version, and its model with the last version of it.
+    """Return the changes that remove a version, and its model with its last version.
 
     Args:
         records: The records.
-        version: A version that is not current, unless it is the last.
-        keeps_number: True if no version that the server names may have its number again.
+        version: A version that is not current, unless it is the last one.
+        keeps_number: True if the server must not use its number for a later version.
     """
     name = str(version)
     changes: list[PendingChange] = [records.versions.delete(name), records.profiles.delete(name)]
@@ -36,10 +36,10 @@ def removal_changes(
 
 
 def resolve_version_name(records: Records, model: str, artifact_sha256: str) -> str:
-    """Return the version that an artifact without a name becomes.
+    """Return the version for an artifact that the caller does not name.
 
-    It is the newest version of the same content; if there is none, the number after the highest
-    that a version of the model has or had.
+    The result is the newest version with the same artifact. Otherwise it is the number after the
+    highest one that a version of the model has or had.
     """
     versions = [record for record in records.versions.all() if record.model == model]
     same = [record for record in versions if record.artifact_sha256 == artifact_sha256]
@@ -51,5 +51,5 @@ def resolve_version_name(records: Records, model: str, artifact_sha256: str) -> 
 
 
 def version_number(version: str) -> int:
-    """Return the number that a version is named by; 0 if it has another name."""
+    """Return the number that is the name of a version; 0 for other names."""
     return int(version) if version.isdecimal() else 0

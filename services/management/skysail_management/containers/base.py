@@ -1,7 +1,7 @@
 """The contract of a container manager.
 
-It is written for back ends that share nothing with management: a replica is told management's
-address, its id and a token, and fetches the rest itself.
+A back end shares nothing with management: a replica receives the address of management, its id and
+a token, and fetches the rest itself.
 
     prepare ──► start ──► STARTING ──► READY ──► stop: DRAINING ──► STOPPED
                               └───────────┴──► FAILED (with a reason and the end of its log)
@@ -20,11 +20,11 @@ from skysail_common.resources import Resources
 from skysail_common.states import ReplicaState
 
 Progress = Callable[[str], None]
-"""Is told a line of progress."""
+"""Receives a line of progress."""
 
 
 class PrepareFailed(SkysailError):
-    """The environment or image of a version could not be made."""
+    """The environment or image of a version cannot be built."""
 
     status = Status.FAILED_PRECONDITION
 
@@ -41,39 +41,40 @@ class VersionSpec:
     python_version: str
     """Python that the artifact needs, such as 3.11.7; the minor version decides."""
     requirements: tuple[str, ...] = ()
-    """What pip must install, as of a requirements file."""
+    """Lines of a requirements file for pip."""
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """The warm-up of a replica before it is ready."""
+    """The warm-up of a replica before it becomes ready."""
 
     is_on: bool = True
-    """False to ask nothing."""
+    """False to make no warm-up call."""
     budget_s: float = 0.5
-    """Time for calls that measure the speed, seconds; 0 for the example alone."""
+    """Time for calls that measure latency, seconds; 0 calls the model with the example only."""
     max_rows: int = 64
-    """Most rows of such a call."""
+    """Most rows of a measuring call."""
     is_measured: bool = False
-    """True if the speed is known, so that the example suffices."""
+    """True if the latencies are known, so that the example suffices."""
 
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """One replica to start."""
+    """The specification of one replica."""
 
     replica_id: ReplicaId
     version: VersionSpec
     management_endpoint: str
-    """Where it fetches its artifact."""
+    """Endpoint from which the replica fetches its artifact."""
     token: str = field(repr=False)
-    """Proves to management which version it is one of."""
+    """Proves to management which version the replica belongs to."""
     resources: Resources
-    """At least 1 thread; the settings of the manager fill in for other values of 0."""
+    """At least 1 thread; for other values of 0 the settings of the manager apply."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of the operator."""
+    """Environment variables given by the operator."""
     stuck_after_s: float = 0.0
-    """Time after which a call that also takes far longer than usual is stuck; 0 for never."""
+    """Time after which a call that also takes far longer than usual counts as stuck; 0 for
+    never."""
     warm_up: WarmUp = WarmUp()
     log_format: str = "console"
     """`console` or `json`."""
@@ -81,25 +82,25 @@ class ReplicaSpec:
 
 @dataclass(frozen=True)
 class Container:
-    """A container as observed."""
+    """An observed container."""
 
     container_id: str
     replica_id: ReplicaId
     state: ReplicaState
     endpoint: str = ""
-    """Where the model server listens, for frontends: `unix:/path` or `host:port`."""
+    """Endpoint of the model server for frontends: `unix:/path` or `host:port`."""
     reason: str = ""
-    """Why it is in this state, for people."""
+    """Reason for the state, for people."""
     is_permanent: bool = False
-    """True for a failure that another attempt would only repeat, such as a failed import."""
+    """True for a failure that a retry would only repeat, such as a failed import."""
     log_tail: str = ""
-    """End of its log, where it failed."""
+    """End of its log if it failed."""
     started_at: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    """What marks it as ours: cluster, model, version, replica, artifact (its SHA-256)."""
+    """Labels of Skysail: cluster, model, version, replica, artifact (its SHA-256)."""
 
     def is_outdated(self, artifact_sha256: str) -> bool:
-        """Return whether it runs other content than the present content of its version."""
+        """Return whether it runs another artifact than the present one of its version."""
         return self.labels.get("artifact", artifact_sha256) != artifact_sha256
 
 
@@ -108,22 +109,22 @@ Needed = Callable[[], Collection[VersionSpec]]
 
 
 def failed_start(version: ModelVersion, index: int, reason: str) -> Container:
-    """Return what stands for a replica that has no container, because none could be started."""
+    """Return a failed container without an id, for a start that failed."""
     return Container("", ReplicaId(version, index), ReplicaState.FAILED, reason=reason)
 
 
 class ContainerManager(ABC):
     """Starts, lists and stops the containers that hold replicas of one cluster.
 
-    Called by the reconciler alone, from one event loop. Every method may be called again after a
-    failure. A cancelled call leaves behind at most what `list` shows or `sweep` removes. Blocking
-    clients are called in threads.
+    Only the reconciler calls it, from one event loop. Every method may be retried after a failure.
+    A cancelled call leaves behind at most what `list` shows or `sweep` removes. Blocking clients
+    run in threads.
     """
 
     name: ClassVar[str]
-    """What the setting `container-manager` calls it."""
+    """Name in the setting `container-manager`."""
 
-    def check_resources(self, resources: Resources) -> None:  # noqa: B027 - most give anything.
+    def check_resources(self, resources: Resources) -> None:  # noqa: B027 - most accept all.
         """Check that a replica can have these resources, before a deployment is accepted.
 
         Raises:
@@ -134,13 +135,13 @@ class ContainerManager(ABC):
         """
 
     def default_threads(self, num_replicas: int) -> int:
-        """Return how many threads a replica has whose deployment says nothing of threads or CPUs.
+        """Return the threads of a replica whose deployment gives neither threads nor CPUs.
 
-        Here replicas share the cores of this machine. A manager whose replicas run elsewhere, or
-        whose settings limit their CPUs, says otherwise.
+        By default, replicas share the cores of this machine. A manager overrides this if its
+        replicas run elsewhere, or if its settings limit their CPUs.
 
         Args:
-            num_replicas: Replicas that the version is to have; perhaps 0.
+            num_replicas: Desired number of replicas of the version; may be 0.
 
         Returns:
             At least 1.
@@ -148,22 +149,22 @@ class ContainerManager(ABC):
         return max(1, (os.cpu_count() or 1) // max(1, num_replicas))
 
     loads_here: ClassVar[bool] = True
-    """Whether replicas load on the cores of one machine; a start counts until its replica is ready
-    then, else until `start` returns."""
+    """True if replicas load on the cores of one machine. A start then counts until its replica is
+    ready, otherwise until `start` returns."""
 
     def max_concurrent_starts(self) -> int:
-        """Return how many replicas may start at once if the settings do not say.
+        """Return the most concurrent starts, for settings that do not limit them.
 
         Returns:
-            At least 1; here the number of cores of this machine.
+            At least 1; by default the number of cores of this machine.
         """
         return os.cpu_count() or 1
 
     @abstractmethod
     async def open(self) -> None:
-        """Take over the containers that an earlier management left running.
+        """Adopt the containers that an earlier management left running.
 
-        Afterwards `list` shows them; one that was ready is READY at once, without a gap.
+        Afterwards `list` shows them; a container that was ready is READY at once, without a gap.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
@@ -171,24 +172,24 @@ class ContainerManager(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of all containers without stopping them."""
+        """Release all containers without stopping them."""
 
     @abstractmethod
     async def prepare(
         self, version: VersionSpec, progress: Progress, *, verifies: bool = False
     ) -> None:
-        """Make sure that replicas of the version can start: its environment or image exists.
+        """Build the environment or image that replicas of the version need.
 
-        Quick where it does already.
+        The call is quick if the environment or image exists.
 
         Args:
             version: The version.
-            progress: Is called with lines of the log, from the loop.
-            verifies: True after a failure of a replica that was never ready: what was prepared may
-                be damaged, so that no note of it is trusted.
+            progress: Called with lines of the log, from the loop.
+            verifies: True after a failure of a replica that was never ready. The environment may be
+                damaged, so that no cached state is trusted.
 
         Raises:
-            PrepareFailed: it cannot be made; says why, with the end of the log.
+            PrepareFailed: the build failed; the error has the reason and the end of the log.
             ContainerManagerUnavailable: the engine does not answer.
         """
 
@@ -196,26 +197,26 @@ class ContainerManager(ABC):
     async def start(self, spec: ReplicaSpec) -> Container:
         """Start a container and return it as STARTING; does not wait for readiness.
 
-        Called only after `prepare`, and only where no live container holds this replica id.
+        Called only after `prepare`, and only if no live container holds this replica id.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
-            SkysailError: it cannot be started; says why.
+            SkysailError: the container cannot be started, with the reason.
         """
 
     @abstractmethod
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
         """Drain a container, and return when it is gone.
 
-        After `drain_timeout_s` it is killed. An unknown id is one that is gone.
+        The container is killed after `drain_timeout_s`. An unknown id counts as gone.
         """
 
     @abstractmethod
     async def list(self) -> Sequence[Container]:
-        """Return every live container, as the engine shows them now.
+        """Return every live container that the engine reports.
 
-        The answer never comes from memory alone. What differs from what the manager knew is
-        reported by `watch` too, so that a lost event costs one call.
+        The answer never comes from memory alone. `watch` also reports each difference to the
+        previous state, so that a lost event delays a report only until the next call.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
@@ -226,15 +227,15 @@ class ContainerManager(ABC):
 
     @abstractmethod
     def watch(self) -> AsyncIterator[Container]:
-        """Yield each container whenever its state changes, and once when it is gone.
+        """Yield each container when its state changes, and once when it is gone.
 
-        The last that is yielded for a container is STOPPED (it was told to stop) or FAILED.
-        Changes between `open` and the first step of the iteration are not lost. Has one consumer.
-        What one container does never ends it.
+        The last state of a container is STOPPED (after `stop`) or FAILED. Changes between `open`
+        and the first step of the iteration are not lost. There is one consumer. An error about one
+        container never ends the iteration.
 
         Raises:
-            SkysailError: the manager observes its engine no longer; management ends then, and the
-                next one takes the containers over.
+            SkysailError: the manager lost its watch of the engine; management exits, and the next
+                one adopts the containers.
         """
 
     @abstractmethod
@@ -242,16 +243,18 @@ class ContainerManager(ABC):
         """Yield the last lines of a container's log and, if `follow`, new lines until it ends.
 
         Raises:
-            ReplicaNotFound: there is no log of that container.
+            ReplicaNotFound: no log of that container exists.
         """
 
     @abstractmethod
     async def sweep(self, needed: Needed) -> None:
-        """Remove the remains of containers that have ended, and unneeded environments and images.
+        """Remove ended containers, and environments and images that no version needs.
 
-        Live containers are the reconciler's business.
+        Live containers are never touched.
 
         Args:
-            needed: Asked before each removal, under the lock that `prepare` takes for the same
+            needed: Called before each removal, under the lock that `prepare` takes for the same
+                environment or image, because a version may be registered and prepared during a
+                sweep.
                 thing: a version may be registered, and prepared, during a sweep.
         """

@@ -1,4 +1,4 @@
-"""Changes of containers on their way to the one who watches."""
+"""The feed of container changes from a manager to its watcher."""
 
 import asyncio
 import logging
@@ -15,10 +15,10 @@ _MAX_RETRY_S = 5.0
 
 
 class ChangeFeed:
-    """Keeps the latest state of each container that changed until it is taken.
+    """The latest state of each changed container, until the watcher takes it.
 
-    A slow consumer sees fewer steps, never an old one last; memory is bounded by the number of
-    containers.
+    A slow watcher skips intermediate states but always gets the last one. Memory is bounded by the
+    number of containers.
     """
 
     def __init__(self) -> None:
@@ -27,28 +27,28 @@ class ChangeFeed:
         self._failure: BaseException | None = None
 
     def publish(self, container: Container) -> None:
-        """Say that a container changed."""
-        # Moved to the end, so that changes come in the order of their last step.
+        """Add the new state of a container."""
+        # Reinserting moves the entry to the end, which orders the feed by the last change.
         self._changed.pop(container.container_id, None)
         self._changed[container.container_id] = container
         self._arrived.set()
 
     def fail(self, error: BaseException) -> None:
-        """End the watch: the manager observes its engine no longer."""
+        """End the watch, because the manager lost its own watch of the engine."""
         self._failure = self._failure or error
         self._arrived.set()
 
     async def watch(self) -> AsyncIterator[Container]:
-        """Yield each changed container; never ends but by an error.
+        """Yield each changed container until the manager fails.
 
         Raises:
-            SkysailError: the manager observes its engine no longer.
+            SkysailError: the manager lost its watch of the engine.
         """
         while True:
             while not self._changed:
                 if self._failure is not None:
                     raise SkysailError(
-                        "internal error: the container manager watches no longer; see the log"
+                        "internal error: the watch of the container manager ended; see the log"
                     ) from self._failure
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -56,16 +56,17 @@ class ChangeFeed:
 
 
 async def retry_until_done(work: Callable[[], Awaitable[None]], what: str) -> None:
-    """Do work that concerns one container, again after each unforeseen failure, until it is done.
+    """Retry work on one container after each unexpected error, with backoff.
 
-    One container must not end the watch of the others, nor be forgotten for the life of the process.
+    An error about one container must neither end the watch of the others nor leave that container
+    unwatched.
     """
     back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
     while True:
         try:
             await work()
         except Exception:
-            log.exception("work on a container failed", extra={"work": what})
+            log.exception("container work failed", extra={"work": what})
         else:
             return
         await asyncio.sleep(back_off.next_s())

@@ -1,4 +1,4 @@
-"""Finds container managers by name: ours, and installed ones by entry point."""
+"""Discovery of container managers by entry point."""
 
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
@@ -14,10 +14,10 @@ ENTRY_POINT_GROUP = "skysail.container_managers"
 
 
 class ContainerManagerFactory(Protocol):
-    """Makes a container manager from the settings of management."""
+    """Creates a container manager from the settings of management."""
 
     def __call__(self, settings: "ManagementSettings") -> ContainerManager:
-        """Return a manager, not open."""
+        """Return a manager that is not open."""
         ...
 
 
@@ -25,8 +25,8 @@ def find_container_manager(name: str) -> ContainerManagerFactory:
     """Return the factory of this name.
 
     Raises:
-        InvalidInput: none is installed under this name; the message lists those that are.
-        FailedPrecondition: a package that it needs is not installed.
+        InvalidInput: no manager of this name is installed; the message lists the installed ones.
+        FailedPrecondition: a required package is not installed.
     """
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in found:

@@ -1,4 +1,4 @@
-"""Reads the reason of a failure from the end of a replica's log, of any format."""
+"""Reasons why a replica ended, from its exit status and the end of its log."""
 
 import json
 import re
@@ -10,14 +10,15 @@ from skysail_common.replica_events import NOT_LOADED, NOT_READY, STUCK, place_of
 from skysail_common.states import ExitCode
 from skysail_management.containers.base import Container
 
-SILENT = "did not answer health checks any more and was killed"
-"""Why a replica failed that has fallen silent."""
+SILENT = "stopped answering health checks and was killed"
+"""The reason for a replica that stopped answering."""
 
 LOG_TAIL_BYTES = 8_192
-"""Most of a log that tells why a replica failed."""
+"""Size limit of the log excerpt of a failure."""
 
 LOG_READ_BYTES = 262_144
-"""Bytes that are read of a log to find that: its last lines may be far longer than the excerpt."""
+"""Bytes of a log that are searched for the reason; its last lines may be far longer than the
+excerpt."""
 
 _LINE_END_CHARACTERS = 1_000
 _CAUSE_BEGIN = 300
@@ -25,22 +26,22 @@ _CAUSE_END = 100
 _OWN_KEYS = frozenset(
     {"time", "level", "service", "logger", "event", "traceback", "text", "model", "version"}
 )
-# What faulthandler writes of a function that keeps the interpreter.
+# faulthandler writes this line for a function that holds the interpreter.
 _HELD = re.compile(r"^Timeout \((\d+):(\d+):(\d+)(?:\.\d+)?\)!$", re.MULTILINE)
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line (?P<line>\d+) in (?P<name>.+)$')
 _CALLER = "call_function"
 
 
 def exit_reason(status: int | None) -> str:
-    """Return for people why a replica ended; a negative status is that of a signal."""
+    """Return why a replica ended, for people; a negative status is the number of a signal."""
     if status is None:
-        return "ended; an earlier management started it, so that its exit status is not known"
+        return "ended with unknown exit status, because an earlier management started it"
     if status == ExitCode.LOAD_FAILED:
-        return "the model cannot be loaded or fails on its warm-up query"
+        return "cannot load the model, or the model failed on its warm-up query"
     if status == ExitCode.STUCK:
-        return "stuck: its function did not return; its log shows where it was"
+        return "stuck: its function did not return; its log shows where it hung"
     if status == ExitCode.OUT_OF_MEMORY:
-        return "out of memory: its function failed for want of it; give it more by memory_mib"
+        return "out of memory: its function could not allocate memory; raise memory_mib"
     if status == ExitCode.UNAVAILABLE:
         return "the model server cannot reach management"
     if status < 0:
@@ -51,10 +52,10 @@ def exit_reason(status: int | None) -> str:
 
 
 def explain_exit(reason: str, log: bytes | str) -> str:
-    """Return the reason why a replica ended, with what its log tells of the cause."""
+    """Return the reason why a replica ended, with the cause that its log reports."""
     if reason == exit_reason(ExitCode.LOAD_FAILED):
         return load_failure(log) or reason
-    # A function that keeps the interpreter is ended with the status of any other failure.
+    # A function that holds the interpreter ends the process with the status of any other failure.
     if reason not in (exit_reason(ExitCode.STUCK), exit_reason(ExitCode.FAILED)):
         return reason
     call = stuck_call(log)
@@ -62,9 +63,10 @@ def explain_exit(reason: str, log: bytes | str) -> str:
 
 
 def log_excerpt(log: bytes | str) -> str:
-    """Return the end of a log for people: whole lines, of which the longest are shortened.
+    """Return the end of a log for people, as whole lines with long lines shortened.
 
-    Its last line is always there; all are at most `LOG_TAIL_BYTES`, a log that is cut off included.
+    The excerpt always has the last line. It is at most `LOG_TAIL_BYTES` long, even for a log that
+    is cut off.
     """
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
     kept: list[str] = []
@@ -79,7 +81,7 @@ def log_excerpt(log: bytes | str) -> str:
 
 
 def _shortened(line: str) -> str:
-    """Return a line of which the middle is left out if it is long."""
+    """Return a line without its middle part if it is long."""
     num_left_out = len(line) - 2 * _LINE_END_CHARACTERS
     if num_left_out <= 0:
         return line
@@ -88,7 +90,7 @@ def _shortened(line: str) -> str:
 
 
 def _readable(line: str) -> str:
-    """Return a line as people read it: that of an event that is logged as a JSON object."""
+    """Return a line for people: a JSON event as text, any other line unchanged."""
     if not line.startswith("{"):
         return line
     try:
@@ -105,7 +107,7 @@ def _readable(line: str) -> str:
 
 
 def stuck_call(log: bytes | str) -> str:
-    """Return how the call was stuck for which a replica has ended; empty if the log does not tell."""
+    """Return how the stuck call of a replica hung; empty if the log does not say."""
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
     if told := _last_report(STUCK, text):
         return told
@@ -119,24 +121,24 @@ def stuck_call(log: bytes | str) -> str:
 
 
 def load_failure(log: bytes | str) -> str:
-    """Return why a model could not be loaded; empty if the log does not tell."""
+    """Return why a model could not be loaded; empty if the log does not say."""
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
     cause = _last_report(NOT_LOADED, text)
     if len(cause) <= _CAUSE_BEGIN + _CAUSE_END:
         return cause
-    # The place in the user's code is at its end; the log has the rest.
+    # The end of the cause names the place in the user's code; the log has the rest.
     return f"{cause[:_CAUSE_BEGIN]} … {cause[-_CAUSE_END:]}"
 
 
 def explain_start_timeout(container: Container, log: str) -> Container:
-    """Return a container that was not ready in time, with the activity that its log names."""
+    """Return a container that was not ready in time, with its last activity from the log."""
     told = _last_report(NOT_READY, log)
     doing = f": {told}; raise start_timeout_s if it needs longer" if told else ""
     return replace(container, reason=f"{container.reason}{doing}", log_tail=log_excerpt(log))
 
 
 def _last_report(event: str, log: str) -> str:
-    """Return the text of the last such event of a log; empty if there is none."""
+    """Return the text of the last event of this name in a log, or an empty text."""
     marker = f"{event}: "
     for line in reversed(log.split("\n")):
         if marker in line:
@@ -145,7 +147,7 @@ def _last_report(event: str, log: str) -> str:
 
 
 def _places_of_call(stacks: str) -> list[str]:
-    """Return the frames of the user's function, the innermost first, from the stacks of all threads."""
+    """Return the frames of the user's function, innermost first, from the stacks of all threads."""
     places: list[str] = []
     for line in stacks.split("\n"):
         frame = _FRAME.match(line)

@@ -1,11 +1,11 @@
-"""Parts of every back end: labels and variables of replicas, reasons of their ends."""
+"""Labels, variables and the Python check of replicas, shared by all back ends."""
 
 import re
 
 from skysail_management.containers.base import PrepareFailed, ReplicaSpec, VersionSpec
 
 LABELS = ("cluster", "model", "version", "replica", "artifact")
-"""Names of what marks a container."""
+"""Names of the labels of a container."""
 
 _THREADS = (
     "OMP_NUM_THREADS",
@@ -17,7 +17,7 @@ _THREADS = (
 
 
 def python_minor(python: str) -> str:
-    """Return the minor version of a Python, such as 3.11 of 3.11.7; empty for other texts."""
+    """Return the minor version of a Python, such as 3.11 for 3.11.7; empty for other texts."""
     found = re.match(r"\d+\.\d+", python)
     return found[0] if found else ""
 
@@ -31,20 +31,20 @@ def check_python(
     """Check that replicas of the version can run on this Python, such as 3.11.2.
 
     Args:
-        version: The version, which needs the minor version of Python that its artifact was made with.
-        found: The Python that there is.
-        where: What has it, with a verb.
-        fix: What brings the right one; `{}` stands for its minor version.
+        version: The version, which needs the minor version of Python that built its artifact.
+        found: The available Python.
+        where: Subject and verb for the available Python, for the message.
+        fix: How to get the right Python; `{}` stands for its minor version.
 
     Raises:
-        PrepareFailed: the artifact was made with another minor version.
+        PrepareFailed: the artifact needs another minor version.
     """
     if python_minor(version.python_version) != python_minor(found):
         raise wrong_python(version, found, where, fix)
 
 
 def wrong_python(version: VersionSpec, found: str, where: str, fix: str) -> PrepareFailed:
-    """Return the error for a Python that cannot load a version; arguments as of `check_python`."""
+    """Return the error for a Python that cannot load a version; arguments as for `check_python`."""
     wanted, here = python_minor(version.python_version), python_minor(found)
     return PrepareFailed(
         f"{version.model_version} was made with Python {version.python_version}, and "
@@ -53,13 +53,13 @@ def wrong_python(version: VersionSpec, found: str, where: str, fix: str) -> Prep
 
 
 def replica_name(spec: ReplicaSpec) -> str:
-    """Return a name for people; the same for each container of a replica."""
+    """Return a name for people; every container of a replica has the same name."""
     version = spec.replica_id.model_version
     return f"{version.model_name}.{version.version}.{spec.replica_id.index}"
 
 
 def replica_labels(cluster: str, spec: ReplicaSpec) -> dict[str, str]:
-    """Return the labels of a container of this cluster, with the replica that it holds."""
+    """Return the labels of a container, which name the cluster and the replica."""
     return {
         "cluster": cluster,
         "model": spec.replica_id.model_version.model_name,
@@ -70,9 +70,9 @@ def replica_labels(cluster: str, spec: ReplicaSpec) -> dict[str, str]:
 
 
 def replica_environment(spec: ReplicaSpec, endpoint: str) -> dict[str, str]:
-    """Return the variables of a replica that listens on `endpoint`; the operator's are among them.
+    """Return the variables of a replica that listens on `endpoint`, with those of the operator.
 
-    How it comes by its artifact is the back end's to say.
+    The back end adds the variables for the artifact.
     """
     budget_s = 0.0 if spec.warm_up.is_measured else spec.warm_up.budget_s
     return {

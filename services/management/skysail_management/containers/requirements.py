@@ -1,4 +1,4 @@
-"""What a version needs from pip: lines as of a requirements file, which may hold options too."""
+"""The requirements of a version for pip: lines of a requirements file, including options."""
 
 import re
 from collections.abc import Sequence
@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from skysail_management.containers.base import PrepareFailed
 
 PATH = re.compile(r"(?:(?<=\bfile://)|(?<![\w:/.]))/[^\s'\";,#]+")
-"""A file of this machine, where requirements or pip's variables name one."""
+"""Matches a file of this machine in requirements or in variables of pip."""
 
 LOG_TAIL_LINES = 30
-"""How much of pip's log tells why it failed."""
+"""Lines of pip's log that explain its failure."""
 
 
 def requirements_file(requirements: Sequence[str]) -> str:
     """Return the text of the file."""
-    # As a file, because a line may hold options, or go on in the next one.
+    # A file is necessary because a line may hold options or continue in the next line.
     return "".join(f"{line}\n" for line in requirements)
 
 
 def normal_form(requirements: Sequence[str]) -> str:
-    """Return a text that is the same for the same packages."""
+    """Return a canonical text, equal for equal packages."""
     lines = requirements_file(requirements).replace("\\\n", "").splitlines()
     return "\n".join(sorted(re.sub(r"\s+", "", line) for line in lines))
 
 
 def install_failed(status: int, tail: Sequence[str]) -> PrepareFailed:
-    """Return the error that tells, by the end of pip's log, why it ended with this status."""
+    """Return the error for a failed pip, with the end of its log."""
     reasons = [line for line in tail if line.startswith("ERROR")]
     error = PrepareFailed(
         "pip cannot install the requirements: "
@@ -36,5 +36,5 @@ def install_failed(status: int, tail: Sequence[str]) -> PrepareFailed:
 
 
 def local_files(requirements: Sequence[str]) -> list[str]:
-    """Return the files of this machine that requirements name."""
+    """Return the files of this machine that the requirements name."""
     return PATH.findall(requirements_file(requirements))

@@ -1,1 +1,1 @@
-"""One management of several works: the one that holds a lease of Kubernetes."""
+"""Leadership of one management among several, by a Lease of Kubernetes."""

@@ -1,14 +1,14 @@
-"""Who may lead, decided from what a lease says and from when that was seen to change.
+"""The election of a leader from the content of a lease and the time of its last change.
 
-    nobody holds it, or we do ─────────────────────► take it
-    another does, and its spec changed just now ───► wait
-    … and has not changed for its duration ────────► take it
+    no holder, or this candidate ──────────────────► take the lease
+    another holder, and the spec changed recently ─► wait
+    another holder, unchanged for its duration ────► take the lease
 
-The clocks of two machines are never compared: the instants in a lease are for people, and each
-watcher times by its own clock how long nothing has changed.
+The clocks of two machines are never compared: the timestamps in a lease are for people. Each
+candidate measures by its own clock how long the lease is unchanged.
 
-Source: client-go, tools/leaderelection, `tryAcquireOrRenew`. Changed: a lease that is not there is
-not made (whoever deletes it wants it gone), and the times follow from one.
+Source: client-go, tools/leaderelection, `tryAcquireOrRenew`. Changed: a missing lease is not
+created (someone deleted it on purpose), and all times follow from one.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from skysail_common.kubernetes.kinds import Object
 
 @dataclass(frozen=True)
 class LeaseTimes:
-    """Times of a lease; client-go's are 15, 10 and 2 s."""
+    """Times of a lease; client-go uses 15, 10 and 2 s."""
 
     duration_s: int
-    """Time without a change after which another may take it."""
+    """Time without a change after which another candidate may take the lease, in seconds."""
 
     @property
     def renew_deadline_s(self) -> float:
-        """Time after the last renewal at which the holder stops to work."""
+        """Time after the last renewal at which the holder exits."""
         return self.duration_s * 2 / 3
 
     @property
@@ -37,25 +37,25 @@ class LeaseTimes:
 
     @property
     def look_every_s(self) -> float:
-        """Time between looks of who waits: one that was let go of is soon taken."""
+        """Time between polls of a candidate, short so that a released lease is soon taken."""
         return self.duration_s / 15
 
     @property
     def attempt_s(self) -> float:
-        """Longest time of one attempt; one that hangs leaves time for another."""
+        """Timeout of one attempt, short enough for a second one."""
         return self.duration_s / 3
 
 
 class Election:
-    """What one candidate knows of a lease."""
+    """The state of a lease at one candidate."""
 
     def __init__(self, identity: str, duration_s: int, clock: Clock) -> None:
-        """Starts before the first look.
+        """Create the state before the first observation.
 
         Args:
             identity: Name of the candidate, unique among all.
-            duration_s: Duration that it gives to the lease.
-            clock: Its own clock.
+            duration_s: Duration that the candidate writes into the lease.
+            clock: Clock of the candidate.
         """
         self._identity = identity
         self._duration_s = duration_s
@@ -65,7 +65,7 @@ class Election:
 
     @property
     def holder(self) -> str:
-        """Who holds the lease; empty if nobody."""
+        """Identity of the holder; empty without one."""
         return str(self._spec.get("holderIdentity") or "")
 
     @property
@@ -74,22 +74,22 @@ class Election:
         return self.holder == self._identity
 
     def observe(self, lease: Object) -> None:
-        """Take note of what a lease says now."""
+        """Record the present content of the lease."""
         spec = lease.get("spec") or {}
         if spec != self._spec:
             self._spec = spec
             self._changed_at = self._clock()
 
     def may_take(self) -> bool:
-        """Return whether the candidate may write itself into the lease that it saw last."""
+        """Return whether the candidate may take the lease that it last observed."""
         if not self.holder or self.is_ours:
             return True
-        # What its holder goes by counts, not what we would.
+        # The duration of the holder counts, not that of the candidate.
         duration_s = self._spec.get("leaseDurationSeconds") or self._duration_s
         return self._clock() >= self._changed_at + duration_s
 
     def claim(self) -> Object:
-        """Return the spec by which the candidate takes the lease, or keeps it."""
+        """Return the spec with which the candidate takes or renews the lease."""
         stamp = _now()
         claim = {
             "holderIdentity": self._identity,
@@ -102,7 +102,7 @@ class Election:
         return {**self._spec, **claim}
 
     def release_spec(self) -> Object:
-        """Return the spec by which the candidate lets go of the lease."""
+        """Return the spec with which the candidate releases the lease."""
         return {**self._spec, "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
 
 

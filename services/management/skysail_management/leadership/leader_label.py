@@ -1,4 +1,4 @@
-"""Marks the pod that leads: the Service of management selects it by this label."""
+"""The label of the leader's pod, which the Service of management selects."""
 
 import asyncio
 import contextlib
@@ -20,25 +20,25 @@ _REMOVAL_S = 2.0
 
 
 class LeaderLabel:
-    """The label on the pods of one cluster."""
+    """Keeps the leader label on one pod of a cluster."""
 
     def __init__(self, api: KubernetesApi, cluster: str, pod: str) -> None:
-        """Starts idle.
+        """Create an idle label.
 
         Args:
-            api: The cluster, seen from the namespace of the pods.
+            api: The Kubernetes cluster, in the namespace of the pods.
             cluster: Name of the Skysail cluster.
-            pod: Our own pod; empty if we are in none, and then nothing is ever done.
+            pod: The pod of this management; empty outside of a pod, where nothing is done.
         """
         self._api = api
         self._labels = {**labels(cluster, "management"), LEADER: "true"}
         self._pod = pod
 
     async def keep(self) -> None:
-        """Keep the label on our own pod and on no other until this is cancelled.
+        """Keep the label on the own pod and on no other until this is cancelled.
 
-        Someone may remove it, and a request of a former leader may arrive late: without it, or with
-        two, the Service leads nowhere or to a standby.
+        Someone may remove the label, and a request of a former leader may arrive late. With no
+        label or two, the Service leads nowhere or to a standby.
         """
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
@@ -55,13 +55,13 @@ class LeaderLabel:
     async def _move(self) -> None:
         marked = {pod["metadata"]["name"] for pod in await self._api.list(POD, self._labels)}
         for pod in marked - {self._pod}:
-            # A pod that was killed, or cut off.
+            # A killed or disconnected pod may still have the label.
             await self._set(pod, None)
         if self._pod not in marked:
             await self._set(self._pod, "true")
 
     async def remove(self) -> None:
-        """Remove the label from our own pod, if that is possible within a moment."""
+        """Remove the label from the own pod, if Kubernetes answers soon."""
         if not self._pod:
             return
         try:

@@ -1,4 +1,4 @@
-"""From a standby to the leader and back, for a management with a lease."""
+"""The term of a leader: a management with a lease, from standby to leader and back."""
 
 import asyncio
 import platform
@@ -19,11 +19,11 @@ from skysail_management.settings import ManagementSettings
 
 @dataclass(frozen=True)
 class LeaderTerm:
-    """The time in which a management leads."""
+    """The term during which this management leads."""
 
     label: LeaderLabel
     lease_id: str
-    """Names the lease among all that ever were; empty if the cluster does not say."""
+    """Unique id of the lease; empty if the cluster does not report it."""
 
 
 @asynccontextmanager
@@ -33,13 +33,13 @@ async def hold_leadership(
     owner: BackgroundTasks,
     on_standby: Callable[[], None],
 ) -> AsyncIterator[LeaderTerm | None]:
-    """Lead inside the block, which begins when nobody else does; the process ends if that changes.
+    """Lead inside the block, which begins when the lease is free; losing it ends the process.
 
-    Yields None if `stop` is set before it leads. `owner` hears of a renewal that has ended;
-    `on_standby` is called while another leads.
+    Yields None if `stop` is set before the term. `owner` gets a failure of the renewal;
+    `on_standby` is called while another management leads.
 
     Raises:
-        FailedPrecondition: no Kubernetes cluster is known.
+        FailedPrecondition: no Kubernetes configuration is found.
         NotAllowed: a role lacks a rule.
     """
     api = KubernetesApi(
@@ -51,7 +51,7 @@ async def hold_leadership(
     lease = LeaderLease(
         api,
         settings.kubernetes_lease,
-        # A pod whose container was started anew need not wait for what it held itself before.
+        # The pod name as identity lets a restarted container keep its lease.
         settings.kubernetes_pod or f"{platform.node()}-{uuid.uuid4().hex[:8]}",
         LeaseTimes(settings.kubernetes_lease_s),
         MONOTONIC,

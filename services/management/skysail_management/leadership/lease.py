@@ -1,9 +1,9 @@
-"""Waits for a lease of Kubernetes, renews it, and lets go of it.
+"""The lease of the leader: acquired, renewed and released.
 
-Why not `kubernetes.aio.leaderelection` (looked at in 37.0): where the API server cannot be reached
-its loop ends with an error and what it started goes on without a lease; a request that hangs is not
-bounded by the deadline; it goes by the wall clock; and it never lets go, so that each orderly restart
-would take the whole duration.
+`kubernetes.aio.leaderelection` (of 37.0) does not suffice: if the API server is unreachable, its
+loop ends with an error while the started work continues without a lease. A request that hangs is
+not bounded by the deadline, the loop uses the wall clock, and it never releases the lease, so that
+each orderly restart would take the whole duration.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ ResultT = TypeVar("ResultT")
 
 
 class Alarm(Protocol):
-    """What ends the process, such as `LeaseWatchdog`."""
+    """Ends the process, such as `LeaseWatchdog`."""
 
     def arm(self, after_s: float) -> None:
         """End the process after this time; replaces an earlier call."""
 
     def disarm(self) -> None:
-        """Let the process live."""
+        """Cancel the end of the process."""
 
     def end(self, why: str) -> None:
         """End the process at once."""
@@ -49,15 +49,15 @@ class LeaderLease:
         clock: Clock,
         alarm: Alarm,
     ) -> None:
-        """Starts without the lease.
+        """Create a candidate without the lease.
 
         Args:
-            api: The cluster, seen from the namespace of the lease.
-            name: Name of the lease, which exists or will.
+            api: The Kubernetes cluster, in the namespace of the lease.
+            name: Name of the lease, which may not exist yet.
             identity: Name of the candidate, unique among all.
-            times: How long it is held.
-            clock: A clock of this machine.
-            alarm: Ends the process where the lease is lost.
+            times: Times of the lease.
+            clock: Clock of this machine.
+            alarm: Ends the process if the lease is lost.
         """
         self._api = api
         self._name = name
@@ -65,20 +65,20 @@ class LeaderLease:
         self._clock = clock
         self._alarm = alarm
         self._election = Election(identity, times.duration_s, clock)
-        self._told = ""
+        self._last_reason = ""
         self.id = ""
-        """Names the lease among all that ever were, once it was seen."""
+        """Unique id of the lease, after the first observation."""
 
     async def acquire(
         self, stop: asyncio.Event, on_standby: Callable[[], None] = lambda: None
     ) -> bool:
-        """Return True once the lease is held, or False if `stop` is set before.
+        """Return True when the lease is held, or False if `stop` is set before.
 
-        From then on the process ends in time if `keep` does not run.
+        From then on the process ends in time unless `keep` runs.
 
         Args:
             stop: Ends the wait.
-            on_standby: Called whenever another is seen to hold it.
+            on_standby: Called whenever another candidate holds the lease.
 
         Raises:
             NotAllowed: a role lacks a rule.
@@ -87,20 +87,20 @@ class LeaderLease:
         while not stop.is_set():
             try:
                 if await self._attempt():
-                    log.info("leads", extra={"lease": self._name})
+                    log.info("lease acquired", extra={"lease": self._name})
                     return True
-                self._tell(f"{self._election.holder or 'another'} holds the lease")
+                self._log_standby(f"{self._election.holder or 'another'} holds the lease")
                 on_standby()
             except (ContainerManagerUnavailable, NotInCluster) as error:
-                self._tell(error.message)
+                self._log_standby(error.message)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._times.look_every_s)
         return False
 
-    def _tell(self, why: str) -> None:
-        if why != self._told:
-            self._told = why
-            log.info("waits as a standby", extra={"lease": self._name, "reason": why})
+    def _log_standby(self, why: str) -> None:
+        if why != self._last_reason:
+            self._last_reason = why
+            log.info("standby waiting", extra={"lease": self._name, "reason": why})
 
     async def keep(self) -> None:
         """Renew the lease until this is cancelled."""
@@ -114,26 +114,26 @@ class LeaderLease:
                 self._alarm.end(f"{self._election.holder or 'nobody'!r} holds the lease now")
 
     async def release(self) -> None:
-        """Let go of the lease, so that another need not wait; called when all work has ended."""
+        """Release the lease after all work ended, so that another candidate need not wait."""
         self._alarm.disarm()
         try:
-            await self._within_time(self._let_go())
+            await self._within_time(self._release())
         except SkysailError as error:
             log.warning("lease not released", extra={"error": error.message})
 
-    async def _let_go(self) -> None:
-        lease = await self._observed()
+    async def _release(self) -> None:
+        lease = await self._read_lease()
         if self._election.is_ours:
             await self._api.replace({**lease, "spec": self._election.release_spec()})
 
     async def _attempt(self) -> bool:
-        """Take or renew the lease if that is right, and tell whether it was done."""
-        return await self._within_time(self._taken())
+        """Take or renew the lease if the election allows it; return whether it succeeded."""
+        return await self._within_time(self._take_or_renew())
 
-    async def _taken(self) -> bool:
-        # Before anybody could see the change from which others count.
+    async def _take_or_renew(self) -> bool:
+        # The time starts before the request, because others count from the change that it makes.
         began = self._clock()
-        lease = await self._observed()
+        lease = await self._read_lease()
         if not self._election.may_take():
             return False
         try:
@@ -144,14 +144,15 @@ class LeaderLease:
         self._alarm.arm(began + self._times.renew_deadline_s - self._clock())
         return True
 
-    async def _observed(self) -> Object:
+    async def _read_lease(self) -> Object:
         lease = await self._api.get(LEASE, self._name)
         self._election.observe(lease)
         self.id = str(lease["metadata"].get("uid") or "")
         return lease
 
     async def _within_time(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        # No wait_for: before Python 3.12 it loses a cancellation that comes along with its result.
+        # `wait_for` is not used, because before Python 3.12 it loses a cancellation that coincides
+        # with the result.
         task = asyncio.ensure_future(work)
         try:
             await asyncio.wait({task}, timeout=self._times.attempt_s)

@@ -1,7 +1,7 @@
-"""Ends the process when its time is over, whatever it does then.
+"""A watchdog that ends the process when the lease is not renewed in time.
 
-A task could not: it does not run while something else holds the event loop, nor after the machine
-stood still, when another may lead already. The kernel's timer goes on, and its signal comes first.
+A task does not suffice: it does not run while the event loop is blocked, nor after the machine was
+suspended, when another management may lead already. The timer of the kernel fires in both cases.
 """
 
 import os
@@ -14,23 +14,24 @@ _SHORTEST_S = 0.001
 
 
 class LeaseWatchdog:
-    """The alarm clock of the process, of which it has one; made on the main thread."""
+    """The alarm of the process, which has only one; created on the main thread."""
 
     def __init__(self) -> None:
-        # A handler of ours, because process 1 of a container ignores what has none.
+        # An explicit handler is necessary, because process 1 of a container ignores signals without
+        # one.
         signal.signal(signal.SIGALRM, lambda *_: self.end("the lease was not renewed in time"))
 
     def arm(self, after_s: float) -> None:
-        """End the process after this time, and no longer when it was told to before."""
-        # Zero would mean never.
+        """End the process after this time; replaces an earlier call."""
+        # Zero would disable the timer.
         signal.setitimer(signal.ITIMER_REAL, max(after_s, _SHORTEST_S))
 
     def disarm(self) -> None:
-        """Let the process live."""
+        """Disable the timer."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def end(self, why: str) -> NoReturn:
-        """End the process at once: nothing is finished, nothing is cleaned up."""
-        # Not by a log, which the signal may have interrupted.
-        os.write(2, f"skysail-management: {why}; it ends at once\n".encode())
+        """End the process at once, without cleanup."""
+        # `os.write` is used, because the signal may have interrupted the log.
+        os.write(2, f"skysail-management: {why}; exiting at once\n".encode())
         os._exit(ExitCode.UNAVAILABLE)

@@ -1,1 +1,1 @@
-"""What operators can ask for: checks it, writes the records, and lets the reconciler do the rest."""
+"""The operations of operators: they check requests and write records for the reconciler."""

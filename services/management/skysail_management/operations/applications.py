@@ -30,7 +30,7 @@ class Applications:
         """Return an application.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
+            ApplicationNotFound: no application has this name.
         """
         record = self._records.applications.get(name)
         if record is None:
@@ -50,11 +50,11 @@ class Applications:
         *,
         bypasses_cache: bool = False,
     ) -> ApplicationRecord:
-        """Make an application known; the same again changes nothing.
+        """Register an application; a repeated call changes nothing.
 
         Raises:
             InvalidInput: an illegal name, or a default output that is not JSON.
-            AlreadyExists: one of this name promises something else.
+            AlreadyExists: an application of this name has other values.
         """
         check_application_name(name)
         record = ApplicationRecord(
@@ -89,11 +89,11 @@ class Applications:
         """Change the values that are not None, and remove the default output on request.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
-            InvalidInput: the default output is not JSON, or is both given and taken away.
+            ApplicationNotFound: no application has this name.
+            InvalidInput: the default output is not JSON, or is both given and removed.
         """
         if removes_default_output and default_output_json is not None:
-            raise InvalidInput("a default output cannot be given and taken away at once")
+            raise InvalidInput("cannot set and remove the default output at once")
         async with self._records.lock:
             record = self.get(name)
             changes: dict[str, object] = {}
@@ -112,7 +112,7 @@ class Applications:
         """Remove an application with its routes.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
+            ApplicationNotFound: no application has this name.
         """
         async with self._records.lock:
             self.get(name)
@@ -123,10 +123,10 @@ class Applications:
         """Replace the routes of an application.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
+            ApplicationNotFound: no application has this name.
             ModelNotFound: a model, or the version that a route names, is not registered.
-            InputTypeMismatch: a model takes something else than the application.
-            InvalidInput: a weight that is not a number greater than 0, or two routes to the same.
+            InputTypeMismatch: a model has another input type than the application.
+            InvalidInput: a weight is not a number above 0, or two routes lead to the same version.
         """
         async with self._records.lock:
             application = self.get(name)
@@ -151,7 +151,7 @@ def _checked_default(default_output_json: str | None) -> str | None:
         raise InvalidInput("the default output is larger than 64 KiB")
     try:
         value = orjson.loads(default_output_json)
-        # Frontends write it with orjson, which nests less deep than it reads.
+        # Frontends write the value with orjson, which accepts less nesting than it reads.
         orjson.dumps(value)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
         raise InvalidInput(f"the default output is not JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""Operations on deployments: the desired state of a version, and the events of reaching it."""
+"""Operations on deployments: the desired state of a version, and the events on the way to it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -64,29 +64,30 @@ class Deployments:
     async def deploy(
         self, version: ModelVersion, spec: DeploymentSpec
     ) -> AsyncIterator[DeployEvent]:
-        """Deploy a version and yield what happens, until it is done or has failed.
+        """Deploy a version and yield the events, until it is done or failed.
 
-        The spec is recorded before the first event: neither a caller that goes away nor a
-        management that dies stops it. The same spec again changes nothing.
+        The request is recorded before the first event, so that neither a disconnected caller nor a
+        dead management stops it. A repeated request changes nothing.
 
         Args:
-            version: What to deploy. Without a version: the one that the artifact is, or the next
-                number; the current version if there is no artifact either.
-            spec: How.
+            version: The version to deploy. With an empty version, the server uses the version with
+                that artifact, or the next number; without an artifact, the current version.
+            spec: The requested deployment.
 
         Raises:
-            InvalidInput: a name or number out of range.
-            Unsupported: the container manager cannot give a replica such resources.
-            FailedPrecondition: it is deployed with other resources or environment.
-            InputTypeMismatch: an application that is routed to the model takes something else.
-            SkysailError: as `Models.registration`.
+            InvalidInput: a name is invalid, or a number is out of range.
+            Unsupported: the container manager cannot provide the resources.
+            FailedPrecondition: it is deployed with other resources or another environment.
+            InputTypeMismatch: an application with a route to the model has another input type.
+            SkysailError: as for `Models.registration`.
         """
         with self._models.pin_artifact(spec.artifact_sha256):
             spec.check()
             async with self._records.lock:
-                version = self._named(version, spec)
+                version = self._resolve_version(version, spec)
                 deployment, notices = await self._record(version, spec)
-        # Nothing happens between the commit and this: earlier events concern an earlier spec.
+        # No event can occur between the commit and the subscription, so that earlier events belong
+        # to an earlier request.
         with self._events.subscribe(version) as subscription:
             is_wanted = deployment.num_replicas > 0
             if deployment.is_rolled_out and is_wanted and self._reconciler.num_ready(version) == 0:
@@ -104,7 +105,7 @@ class Deployments:
             async for event in self._follow(version, subscription, deployment):
                 yield event
 
-    def _named(self, version: ModelVersion, spec: DeploymentSpec) -> ModelVersion:
+    def _resolve_version(self, version: ModelVersion, spec: DeploymentSpec) -> ModelVersion:
         model, name = version
         if name:
             return version
@@ -134,13 +135,13 @@ class Deployments:
                 warm_up=self._defaults.warm_up,
             )
             deployment = first_deployment(record, spec, default, is_new_version=is_new_version)
-            # Those of an earlier deployment may have been another container manager's.
+            # The last deployment may have run on another container manager.
             self._manager.check_resources(deployment.resources)
         else:
             deployment, notices = update_deployment(existing, spec, is_current=is_current)
         if spec.promote is None and spec.artifact_sha256 and record.was_current and not is_current:
             notices.append(
-                f"{version} was current before and does not become so again by itself; "
+                f"{version} was current before and is not promoted again automatically; "
                 f"'skysail promote {version}' or promote=True does that"
             )
         if deployment != existing:
@@ -151,7 +152,7 @@ class Deployments:
     async def _follow(
         self, version: ModelVersion, subscription: Subscription, deployment: DeploymentRecord
     ) -> AsyncIterator[DeployEvent]:
-        # The roll-out has bounds of its own; this one is for a store or engine that is away.
+        # The rollout has its own time limits; this one covers an unreachable store or engine.
         limit_s = self._defaults.prepare_timeout_s + 3 * deployment.start_timeout_s + _SLACK_S
         loop = asyncio.get_running_loop()
         end, most_ready = loop.time() + limit_s, 0
@@ -169,7 +170,7 @@ class Deployments:
             if event.step.is_last:
                 return
             if event.num_ready > most_ready:
-                # Replicas that wait for each other may need long in all.
+                # Replicas that start one after the other may need longer in total.
                 most_ready, end = event.num_ready, loop.time() + limit_s
 
     async def undeploy(self, model: str, version: str, force: bool) -> str:
@@ -178,8 +179,8 @@ class Deployments:
         Raises:
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed.
-            ModelInUse: it is the current version, or an application is routed to it, and `force`
-                is False.
+            ModelInUse: it is the current version, or an application is routed to it, and `force` is
+                False.
         """
         async with self._records.lock:
             record = self._models.version(model, version)
@@ -187,18 +188,18 @@ class Deployments:
             deployment = self._records.deployments.get(name)
             if deployment is None:
                 raise FailedPrecondition(f"model {name!r} is not deployed")
-            # The next start without an artifact takes it over.
+            # The next start without an artifact reuses the deployment.
             kept = record.model_copy(update={"last_deployment": deployment})
             changes = [
                 self._records.deployments.delete(name),
                 self._records.versions.put(name, kept),
             ]
             await self._records.commit(changes, is_forced=force)
-        self._end_of(record.model_version, f"{name} was undeployed in the meantime")
+        self._publish_end(record.model_version, f"{name} was undeployed during the deployment")
         self._reconciler.wake(record.model_version)
         return record.version
 
-    def _end_of(self, version: ModelVersion, message: str) -> None:
+    def _publish_end(self, version: ModelVersion, message: str) -> None:
         self._events.publish(version, DeployEvent(DeployStep.FAILED, message))
 
     def _deployed(self, model: str, version: str) -> DeploymentRecord:
@@ -223,12 +224,12 @@ class Deployments:
     async def scale(self, model: str, version: str, num_replicas: int) -> str:
         """Set the number of replicas of a deployed version and return its name.
 
-        It follows its load no more.
+        The call ends autoscaling of the version.
 
         Raises:
             ModelNotFound: it is not registered.
-            FailedPrecondition: it is not deployed, or is to be scaled to 0 before it was ready.
-            InvalidInput: more replicas than are allowed.
+            FailedPrecondition: it is not deployed, or would be scaled to 0 before it was ready.
+            InvalidInput: num_replicas exceeds the limit.
         """
         async with self._records.lock:
             deployment = self._deployed(model, version)
@@ -237,29 +238,31 @@ class Deployments:
                 raise InvalidInput(f"num_replicas must be at most {MAX_REPLICAS}")
             if num_replicas == 0 and not deployment.is_rolled_out:
                 raise FailedPrecondition(
-                    f"model {str(found)!r} is still being rolled out; undeploy it instead"
+                    f"cannot scale model {str(found)!r} to 0 during its rollout; undeploy it instead"
                 )
-            is_called_off = num_replicas == 0 and deployment.promote_when_ready
+            is_cancelled = num_replicas == 0 and deployment.promote_when_ready
             await self._change(
                 deployment,
                 num_replicas=num_replicas,
                 autoscaling=None,
-                promote_when_ready=deployment.promote_when_ready and not is_called_off,
+                promote_when_ready=deployment.promote_when_ready and not is_cancelled,
             )
-        if is_called_off:
-            self._end_of(found, f"{found} was scaled to 0 in the meantime and is not promoted")
+        if is_cancelled:
+            self._publish_end(
+                found, f"{found} was scaled to 0 during the deployment and is not promoted"
+            )
         self._reconciler.wake(found)
         return found.version
 
     async def set_autoscaling(
         self, model: str, version: str, bounds: AutoscalingRecord | None
     ) -> DeploymentRecord:
-        """Let the number of replicas follow the load, and return the deployment.
+        """Autoscale a deployed version, and return the deployment.
 
         Args:
             model: Name of the model.
             version: Version; the current one if empty.
-            bounds: Hold at once; None to keep the present number from now on.
+            bounds: Bounds that apply at once; None ends autoscaling with the present number.
 
         Raises:
             ModelNotFound: it is not registered.
@@ -282,15 +285,15 @@ class Deployments:
         return changed
 
     async def tune(self, model: str, version: str, changes: Mapping[str, Any]) -> DeploymentRecord:
-        """Change how frontends serve a deployed version, and return the deployment.
+        """Change the serving options of a deployed version, and return the deployment.
 
         Args:
             model: Name of the model.
             version: Version; the current one if empty.
-            changes: Fields of `ServingOptions`; others stay as they are.
+            changes: Fields of `ServingOptions` to change.
 
         Raises:
-            InvalidInput: names the option that is not possible.
+            InvalidInput: an option is not possible; the message names it.
             ModelNotFound: it is not registered.
             FailedPrecondition: it is not deployed.
         """
@@ -299,21 +302,21 @@ class Deployments:
             changed = await self._change(
                 deployment, serving=merge_serving(deployment.serving, changes)
             )
-        # Returns once every frontend decides by it.
+        # The call returns when every frontend applied the options.
         await self._reconciler.publish_routing()
         return changed
 
     def replicas(self, model: str, version: str, index: int | None) -> Sequence[Container]:
-        """Return the containers of a version, live or failed, that have a log.
+        """Return the containers of a version that have a log, live or failed.
 
         Raises:
             ModelNotFound: the version is not registered.
-            ReplicaNotFound: it has no such replica.
+            ReplicaNotFound: the version has no such replica.
         """
         record = self._models.version(model, version)
         loop = self._reconciler.version_loop(record.model_version)
         found = [*loop.containers, *loop.failed.values()] if loop else []
-        chosen = [box for box in found if index in (None, box.replica_id.index)]
+        chosen = [each for each in found if index in (None, each.replica_id.index)]
         if not chosen:
             which = "replica" if index is None else f"replica {index}"
             raise ReplicaNotFound(f"model {str(record.model_version)!r} has no {which}")
@@ -322,9 +325,9 @@ class Deployments:
     async def logs(
         self, containers: Sequence[Container], tail_lines: int, follow: bool
     ) -> AsyncIterator[tuple[str, str]]:
-        """Yield lines of the logs of containers, each with the id of its replica.
+        """Yield lines of the logs of containers, each with its replica id.
 
-        The log of a container that failed comes before that of its successor.
+        The log of a failed container precedes the log of its successor.
         """
         for container in containers:
             for line in await self._predecessor_log(container, tail_lines):
@@ -338,7 +341,8 @@ class Deployments:
             except Exception:
                 await lines.put(None)
                 raise
-            # This is outside of a `finally`, because a cancelled reader must not wait for room.
+            # The end marker is outside of a `finally`, because a cancelled reader must not wait for
+            # room.
             await lines.put(None)
 
         tasks = [asyncio.create_task(read(container)) for container in containers]
@@ -362,9 +366,9 @@ class Deployments:
         predecessor = loop.last_failed(container.replica_id.index) if loop else None
         if predecessor is None or predecessor.container_id in ("", container.container_id):
             return ()
-        log_of_it = self._manager.logs(predecessor.container_id, tail_lines, follow=False)
+        lines = self._manager.logs(predecessor.container_id, tail_lines, follow=False)
         try:
-            return [line async for line in log_of_it]
+            return [line async for line in lines]
         except ReplicaNotFound:
-            # A sweep has removed it.
+            # A sweep removed the log.
             return ()

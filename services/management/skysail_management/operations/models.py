@@ -28,7 +28,7 @@ _MAX_LABEL_LENGTH = 1000
 
 
 class Models:
-    """Registers versions and decides which of them is current."""
+    """Registers, promotes and removes the versions of models."""
 
     def __init__(self, records: Records, artifacts: ArtifactStore, reconciler: Reconciler) -> None:
         self._records = records
@@ -54,7 +54,7 @@ class Models:
         """Return the versions of a model, or of all models if it is empty.
 
         Raises:
-            ModelNotFound: there is no model of this name.
+            ModelNotFound: no model has this name.
         """
         if model:
             self.get(model)
@@ -86,13 +86,13 @@ class Models:
         Raises:
             AlreadyExists: it is registered with another artifact.
             ArtifactNotFound: the artifact was not uploaded.
-            InvalidInput: the artifact, or a label, is not usable.
-            ModelNotFound: no artifact is named and the version is not registered.
+            InvalidInput: the artifact or a label is invalid.
+            ModelNotFound: no artifact is given and the version is not registered.
         """
         ModelVersion.checked(*version)
         existing = self._records.versions.get(str(version))
         if existing is not None:
-            return self._registered(existing, artifact_sha256, labels)
+            return self._merge_labels(existing, artifact_sha256, labels)
         if not artifact_sha256:
             raise ModelNotFound(f"model {str(version)!r} is not registered")
         checked = _checked_labels(labels)
@@ -114,7 +114,7 @@ class Models:
             changes.append(self._records.models.put(model.name, model))
         return record, changes
 
-    def _registered(
+    def _merge_labels(
         self, existing: VersionRecord, artifact_sha256: str, labels: Mapping[str, str]
     ) -> tuple[VersionRecord, list[PendingChange]]:
         name = str(existing.model_version)
@@ -134,7 +134,7 @@ class Models:
         try:
             manifests = (self._artifacts.manifest(given), self._artifacts.manifest(registered))
         except (ArtifactNotFound, FailedPrecondition, InvalidInput, Unavailable):
-            # The refusal stands without it.
+            # The error is complete without the difference.
             return ""
         text = describe_difference(*manifests)
         return f" ({text})" if text else ""
@@ -142,21 +142,21 @@ class Models:
     async def register(
         self, version: ModelVersion, artifact_sha256: str, labels: Mapping[str, str]
     ) -> VersionRecord:
-        """Record a version without deploying it; the same again changes nothing.
+        """Register a version without deploying it; a repeated call changes nothing.
 
         Raises:
-            InputTypeMismatch: an application that is routed to the model takes something else.
-            SkysailError: as `registration`.
+            InputTypeMismatch: an application with a route to the model has another input type.
+            SkysailError: as for `registration`.
         """
         with self.pin_artifact(artifact_sha256):
             async with self._records.lock:
                 record, changes = self.registration(version, artifact_sha256, labels)
-                changes += self._kept_deployment(version)
+                changes += self._keep_on_failure(version)
                 await self._records.commit(changes)
         return record
 
-    def _kept_deployment(self, version: ModelVersion) -> list[PendingChange]:
-        """Return the change by which a version outlives the roll-out that registered it."""
+    def _keep_on_failure(self, version: ModelVersion) -> list[PendingChange]:
+        """Return the change that keeps a version if the rollout that registered it fails."""
         deployment = self._records.deployments.get(str(version))
         if deployment is None or not deployment.removes_version_on_failure:
             return []
@@ -165,12 +165,12 @@ class Models:
 
     @contextmanager
     def pin_artifact(self, sha256: str) -> Iterator[None]:
-        """Remove an uploaded artifact if the operation inside the block is refused."""
+        """Pin an artifact inside the block; remove an unused one if the operation is rejected."""
         try:
             with self._artifacts.pin(sha256):
                 yield
         except Unavailable:
-            # Whether it was done is not known.
+            # The outcome of the operation is unknown.
             raise
         except SkysailError:
             self._sweep_artifacts()
@@ -183,7 +183,7 @@ class Models:
         """Remove a model with all its versions.
 
         Raises:
-            ModelNotFound: there is no model of this name.
+            ModelNotFound: no model has this name.
             ModelInUse: a version is deployed, or an application is routed to the model.
         """
         async with self._records.lock:
@@ -192,31 +192,31 @@ class Models:
             changes: list[PendingChange] = [self._records.versions.delete(name) for name in names]
             changes += [self._records.profiles.delete(name) for name in names]
             await self._records.commit([*changes, self._records.models.delete(model)])
-        await self._swept()
+        await self._sweep_and_publish()
 
     async def unregister_version(self, version: ModelVersion) -> None:
-        """Remove a version, and its model with the last version of it.
+        """Remove a version, and its model with its last version.
 
         Raises:
             ModelNotFound: it is not registered.
-            ModelInUse: it is deployed or the current one, or an application is routed to it.
+            ModelInUse: it is deployed or current, or an application is routed to it.
         """
         async with self._records.lock:
             self.version(*version)
             changes = removal_changes(self._records, version, keeps_number=True)
             await self._records.commit(changes)
-        await self._swept()
+        await self._sweep_and_publish()
 
-    async def _swept(self) -> None:
+    async def _sweep_and_publish(self) -> None:
         self._sweep_artifacts()
         await self._reconciler.publish_routing()
 
     async def promote(self, version: ModelVersion) -> str:
-        """Make a version the current one and return the version that was.
+        """Promote a version and return the version that was current.
 
         Raises:
             ModelNotFound: it is not registered.
-            NoReadyReplica: none of its replicas could answer.
+            NoReadyReplica: the version has no ready replica.
         """
         async with self._records.lock:
             self.version(*version)
@@ -226,7 +226,8 @@ class Models:
             changes = promotion_changes(self._records, version)
             deployment = self._records.deployments.get(str(version))
             if deployment is not None and deployment.promote_when_ready:
-                # It is done: a rollback before the roll-out completes is not to be undone by it.
+                # The promotion is done, so that the end of the rollout must not undo a later
+                # rollback.
                 done = deployment.model_copy(update={"promote_when_ready": False})
                 changes.append(self._records.deployments.put(str(version), done))
             await self._records.commit(changes)
@@ -234,15 +235,15 @@ class Models:
         return model.current_version
 
     async def rollback(self, name: str) -> tuple[str, str]:
-        """Make the newest earlier version that has a ready replica the current one again.
+        """Promote the newest earlier version that has a ready replica.
 
         Returns:
-            The version that is current now, and the one that was.
+            The current version, and the previous one.
 
         Raises:
-            ModelNotFound: there is no model of this name.
-            FailedPrecondition: no version was current before.
-            NoReadyReplica: no replica of an earlier version could answer.
+            ModelNotFound: no model has this name.
+            FailedPrecondition: the model has no previous version.
+            NoReadyReplica: no previous version has a ready replica.
         """
         async with self._records.lock:
             model = self.get(name)

@@ -1,4 +1,4 @@
-"""Opens the store: waits until it answers, checks it for lost data, and becomes its owner."""
+"""The acquisition of the store: wait for an answer, check for lost data, and become its owner."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from skysail_management.ownership.store_checkpoint import CheckpointFile, StoreC
 log = logging.getLogger(__name__)
 
 NEVER_SEEN = "unseen"
-"""Name of the loss if this data directory has no note about the store."""
+"""Name of the loss if this data directory has no checkpoint of the store."""
 
 _MAX_ATTEMPTS = 5
 _FIRST_RETRY_S = 0.1
@@ -25,7 +25,7 @@ _MAX_RETRY_S = 1.0
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Counts of what would be lost if a store without its data were taken for the truth."""
+    """Counts of artifacts and replicas that the acceptance of an empty store would remove."""
 
     num_artifacts: int
     num_replicas: int
@@ -38,7 +38,7 @@ class Leftovers:
 
 
 class StoreAcquisition:
-    """The ownership of a cluster's store, from the wait for it to its release."""
+    """The ownership of the store of a cluster, from the wait to the release."""
 
     def __init__(
         self,
@@ -49,14 +49,15 @@ class StoreAcquisition:
         accepted_loss: str,
         clock: Clock,
     ) -> None:
-        """Starts idle.
+        """Create an idle acquisition.
 
         Args:
             store: The store.
-            owner: This management.
-            note: What the management before saw.
-            find_leftovers: Counts what exists of the cluster; asked only if the store lost data.
-            accepted_loss: Name of what an operator gives up; empty for nothing.
+            owner: The identity of this management.
+            note: The checkpoint of the previous management.
+            find_leftovers: Counts artifacts and replicas of the cluster; called only if the store
+                lost data.
+            accepted_loss: Name of the loss that the operator accepts; empty for none.
             clock: Time.
         """
         self._store = store
@@ -66,26 +67,26 @@ class StoreAcquisition:
         self._accepted_loss = accepted_loss
         self._clock = clock
         self._renewed: str | None = None
-        """When the owner that was met last had renewed; None if none was."""
+        """Last renewal of the present owner; None without an owner."""
 
     async def open(self, timeout_s: float, stop: asyncio.Event) -> bool:
-        """Return True once the store is owned; False if `stop` is set before.
+        """Return True when the store is owned, or False if `stop` is set before.
 
-        An owner that does not renew is gone: its lease ends during the wait. One that renews
-        lives, and is not waited for.
+        An owner that stopped renewing is dead, and its lease expires during the wait. An owner that
+        renews is alive, and the wait ends with an error.
 
         Args:
-            timeout_s: Longest wait for a store that does not answer, or for the end of a lease.
+            timeout_s: Longest wait for the store to answer, or for a lease to expire.
             stop: Ends the wait.
 
         Raises:
-            StoreUnavailable: it did not answer in time.
-            StoreRefused: it does not let us in.
-            StoreTaken: another management owns it.
-            StoreLost: it lost data of which artifacts or replicas exist.
+            StoreUnavailable: the store did not answer in time.
+            StoreRefused: the store rejects management.
+            StoreTaken: another management owns the store.
+            StoreLost: the store lost data, and artifacts or replicas of the cluster exist.
         """
         end, back_off = self._clock() + timeout_s, BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
-        told, renewed = "", None
+        logged, renewed = "", None
         while True:
             try:
                 await self._take()
@@ -95,16 +96,17 @@ class StoreAcquisition:
                 if renewed is None:
                     renewed = self._renewed
                     log.warning(
-                        "waiting for the owner of the store", extra={"reason": error.message}
+                        "store owned by another; waiting for its lease to end",
+                        extra={"reason": error.message},
                     )
                 elif renewed != self._renewed:
                     raise
             except StoreUnavailable as error:
                 if self._clock() >= end:
                     raise
-                if error.message != told:
-                    told = error.message
-                    log.warning("waiting for the store", extra={"reason": told})
+                if error.message != logged:
+                    logged = error.message
+                    log.warning("store not reachable; waiting", extra={"reason": logged})
             else:
                 return True
             with suppress(asyncio.TimeoutError):
@@ -122,21 +124,21 @@ class StoreAcquisition:
             await self._check(state, seen)
             with suppress(Conflict):
                 await self._store.take(self._owner, state, seen.epoch if seen else 0)
-                self._write_note()
+                self._write_checkpoint()
                 log.info("store owned", extra={"store": self._store.id, "epoch": self._store.epoch})
                 return
-        raise StoreTaken("cannot use the store: others take it at the same time; try again")
+        raise StoreTaken("cannot own the store: other managements try at the same time; try again")
 
-    def _write_note(self) -> None:
+    def _write_checkpoint(self) -> None:
         self._note.write(StoreCheckpoint(self._store.id, self._store.revision, self._store.epoch))
 
     async def close(self) -> None:
-        """Note the last state, and let another management own the store at once."""
-        self._write_note()
+        """Write the checkpoint, and release the store for another management."""
+        self._write_checkpoint()
         try:
             await self._store.release()
         except SkysailError as error:
-            # Another management may take the store after the lease.
+            # The lease expires, so that another management can own the store.
             log.info("store not released", extra={"reason": error.message})
 
     async def _check(self, state: StoreState, seen: StoreCheckpoint | None) -> None:
@@ -145,21 +147,21 @@ class StoreAcquisition:
             return
         leftovers = await self._find_leftovers()
         if seen is None and not leftovers:
-            # A new cluster: nothing ever was in its store.
+            # The cluster is new, and its store was always empty.
             return
         name = seen.name if seen else NEVER_SEEN
         if leftovers and self._accepted_loss != name:
             raise StoreLost(
                 f"cannot use the store: {problem}, but {leftovers} of the cluster exist; restore "
-                "the data of the store, or give up what it held, with these artifacts and replicas, "
-                f"by SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS={name} (skysail up --accept-store-loss "
-                f"{name})"
+                "the data of the store, or accept the loss of its data and of these artifacts and "
+                f"replicas with SKYSAIL_MANAGEMENT_ACCEPT_STORE_LOSS={name} (skysail up "
+                f"--accept-store-loss {name})"
             )
-        log.warning("store taken as it is", extra={"problem": problem, "leftovers": str(leftovers)})
+        log.warning("store loss accepted", extra={"problem": problem, "leftovers": str(leftovers)})
 
 
 def describe_loss(state: StoreState, seen: StoreCheckpoint | None) -> str:
-    """Return the loss of a store since it was seen last; empty without a loss."""
+    """Return the data loss of a store since its checkpoint; empty without a loss."""
     if seen is None:
         return "" if state.num_records else "it is empty"
     if not state.id:
@@ -174,7 +176,7 @@ def describe_loss(state: StoreState, seen: StoreCheckpoint | None) -> str:
 def _taken_text(holder: Owner, state: StoreState) -> str:
     left_s = max(0.0, LEASE_S - state.idle_s)
     return (
-        f"cannot use the store: another management owns it: {holder}, last heard of "
-        f"{max(0.0, state.idle_s):.0f} s ago; stop that one, or give this one another store or "
-        f"another name of the cluster (--cluster). If that one is gone, try again in {left_s:.0f} s"
+        f"cannot use the store: another management owns it: {holder}, last renewal "
+        f"{max(0.0, state.idle_s):.0f} s ago; stop that one, or configure another store or "
+        f"another cluster name (--cluster). If that one is dead, try again in {left_s:.0f} s"
     )

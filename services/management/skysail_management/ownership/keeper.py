@@ -1,4 +1,4 @@
-"""Keeps the ownership of the store, and notices its problems."""
+"""The renewal of the store ownership, which also detects problems of the store."""
 
 import asyncio
 import logging
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class StoreKeeper:
-    """The renewals of an ownership, and the state of the store that they show.
+    """Renews the ownership of the store, and reports the state of the store.
 
-    Operators read of a failure once, and once that it is over.
+    The log has each failure once, and its end once.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class StoreKeeper:
         on_back: Callable[[], None],
         set_health: Callable[[bool], Awaitable[None]],
     ) -> None:
-        """Starts idle.
+        """Create an idle keeper.
 
         Args:
-            store: The store, which is owned.
-            note: Says to the next management what was seen last.
-            on_back: Called when the store is well again: the mirror may be old.
-            set_health: Called with True once the store takes changes, and False once it does not.
+            store: The owned store.
+            note: The checkpoint for the next management.
+            on_back: Called when the store recovers, because the mirror may be stale.
+            set_health: Called with True when the store accepts changes, and False when it does not.
         """
         self._store = store
         self._note = note
@@ -51,40 +51,40 @@ class StoreKeeper:
 
     @property
     def problem(self) -> str:
-        """Cause and fix of the store's failure; empty if it is well."""
+        """Cause and fix of a failure of the store; empty without one."""
         return self._problem.message if self._problem else ""
 
     @property
     def is_reachable(self) -> bool:
-        """True if the store answered the last time."""
+        """True if the store answered the last renewal."""
         return not isinstance(self._problem, StoreUnavailable)
 
     async def keep(self) -> None:
         """Renew the ownership until this is cancelled.
 
         Raises:
-            StoreTaken: another management owns the store by now.
+            StoreTaken: another management took over the store.
         """
         while True:
             await self.check()
             await asyncio.sleep(RENEW_EVERY_S)
 
     async def check(self) -> None:
-        """Renew the ownership now, and note the state of the store.
+        """Renew the ownership now, and record the state of the store.
 
         Raises:
-            StoreTaken: another management owns the store by now.
+            StoreTaken: another management took over the store.
         """
         try:
             await self._store.renew()
         except StoreTaken:
             raise
         except SkysailError as error:
-            self._fails(error)
-            await self._tell(False)
+            self._note_failure(error)
+            await self._set_health_once(False)
             return
-        self._is_well()
-        await self._tell(True)
+        self._note_recovery()
+        await self._set_health_once(True)
         seen = StoreCheckpoint(self._store.id, self._store.revision, self._store.epoch)
         if seen != self._noted:
             self._noted = seen
@@ -96,25 +96,25 @@ class StoreKeeper:
         Raises:
             FailedPrecondition: the store lost nothing.
             StoreTaken: another management owns the store.
-            StoreLost: it holds the data of another cluster.
-            StoreUnavailable: it does not answer.
+            StoreLost: the store has the data of another cluster.
+            StoreUnavailable: the store does not answer.
         """
         await self.check()
         if not isinstance(self._problem, StoreLost):
             if self._problem is not None:
                 raise type(self._problem)(self._problem.message)
-            raise FailedPrecondition("cannot restore the store: it has lost nothing")
+            raise FailedPrecondition("cannot restore the store: it lost no data")
         num_records = await records.restore()
         log.warning("store restored", extra={"records": num_records})
         await self.check()
         return num_records
 
-    async def _tell(self, is_healthy: bool) -> None:
+    async def _set_health_once(self, is_healthy: bool) -> None:
         if is_healthy is not self._is_healthy:
             self._is_healthy = is_healthy
             await self._set_health(is_healthy)
 
-    def _fails(self, error: SkysailError) -> None:
+    def _note_failure(self, error: SkysailError) -> None:
         if type(error) is not type(self._problem):
             passes = isinstance(error, StoreUnavailable)
             log.log(
@@ -124,7 +124,7 @@ class StoreKeeper:
             )
         self._problem = error
 
-    def _is_well(self) -> None:
+    def _note_recovery(self) -> None:
         if self._problem is None:
             return
         log.warning("store usable again", extra={"after": self._problem.message})

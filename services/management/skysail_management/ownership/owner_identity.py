@@ -1,4 +1,4 @@
-"""The identity of this management among all on the same store."""
+"""The identity of this management among all managements of a store."""
 
 import os
 import platform
@@ -12,11 +12,11 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def owner_identity(data_dir: Path, lease_id: str = "") -> Owner:
-    """Return this management as an owner.
+    """Return the identity of this management as an owner.
 
-    It is known by the lock of the data directory, on which the kernel of this machine decides, and
-    by the Lease of Kubernetes if there is one. A copy of the directory, or the same one seen from
-    another machine, has another lock. Called by the holder of both.
+    The lock of the data directory identifies it, which the kernel of this machine grants, and the
+    Lease of Kubernetes if one exists. A copy of the directory, or the same directory on another
+    machine, has another lock. The caller holds both.
     """
     file = (data_dir / LOCK_FILE).stat()
     locks = [f"lock {_kernel()} {file.st_dev} {file.st_ino}"]
@@ -30,5 +30,6 @@ def _kernel() -> str:
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
-        # No Linux. A restart of the machine takes longer than the lease of a store.
+        # Systems other than Linux have no boot id, but a reboot takes longer than the lease of a
+        # store.
         return platform.node()

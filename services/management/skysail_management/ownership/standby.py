@@ -1,4 +1,4 @@
-"""A management that waits for its turn: it is ready once it could take over."""
+"""A standby: a management that is ready to take over from the leader."""
 
 import asyncio
 import logging
@@ -15,28 +15,28 @@ _MAX_RETRY_S = 5.0
 
 
 class Standby:
-    """The readiness of a management that waits for its turn.
+    """The readiness of a standby.
 
-    A roll-out with a wrong password of the store must not look well: a pod is ready only after the
-    store has let it in, and the one that leads at once only when it serves.
+    A rollout with a wrong store password must not look healthy. A pod becomes ready only after the
+    store accepted it, and a pod that leads at once becomes ready only when it serves.
     """
 
     def __init__(self, server: AdminServer, store: Store) -> None:
-        """A standby, not ready."""
+        """Create a standby that is not ready."""
         self._server = server
         self._store = store
         self._is_standby = asyncio.Event()
 
     def mark_standby(self) -> None:
-        """Note that another leads."""
+        """Record that another management leads."""
         self._is_standby.set()
 
     async def announce(self) -> None:
-        """Say by health that this management is ready, once the store answers and another leads.
+        """Report readiness by health, when the store answers and another management leads.
 
         Raises:
-            StoreRefused: the store does not let it in.
-            FailedPrecondition: another version of Skysail laid out its keys.
+            StoreRefused: the store rejects management.
+            FailedPrecondition: another version of Skysail wrote the keys of the store.
         """
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:

@@ -1,6 +1,6 @@
-"""A note in the data directory: the store as management last saw it.
+"""The checkpoint of the store in the data directory: its last observed state.
 
-A store that lost its data looks like one that never had any. This note tells the difference.
+A store that lost its data looks like a new one; the checkpoint shows the difference.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _FILE = "store-seen.json"
 
 @dataclass(frozen=True)
 class StoreCheckpoint:
-    """A store at one instant."""
+    """The state of a store at one instant."""
 
     id: str
     revision: int
@@ -26,59 +26,59 @@ class StoreCheckpoint:
 
     @property
     def name(self) -> str:
-        """What operators call it when they give it up.
+        """Name of the state, by which operators accept its loss.
 
-        The epoch is part of it, because a store that went back to an older revision may come to
+        The name contains the epoch, because a store that went back to an older revision may reach
         the same revision again.
         """
         return f"{self.id}-{self.epoch}-{self.revision}"
 
 
 class CheckpointFile:
-    """The note of one cluster in a data directory, which may be that of several."""
+    """The checkpoint of one cluster in a data directory, which clusters may share."""
 
     def __init__(self, data_dir: Path, cluster: str) -> None:
         self._path = data_dir / _FILE
         self._cluster = cluster
-        # The renewal and a call for the status may write at the same time, each in a thread.
+        # The renewal and a status request may write concurrently, each in a thread.
         self._lock = threading.Lock()
 
     def read(self) -> StoreCheckpoint | None:
-        """Return the note; None if it does not exist or cannot be read."""
+        """Return the checkpoint, or None if it does not exist or cannot be read."""
         try:
             values = self._all().get(self._cluster)
             if values is None:
                 return None
             return StoreCheckpoint(str(values["id"]), int(values["revision"]), int(values["epoch"]))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("note about the store not read", extra={"error": str(error)})
+            log.warning("store checkpoint not read", extra={"error": str(error)})
             return None
 
     def write(self, seen: StoreCheckpoint) -> None:
-        """Write the note, so that a loss of power leaves it or the one before."""
+        """Write the checkpoint atomically and durably."""
         with self._lock:
             self._write(seen)
 
     def _write(self, seen: StoreCheckpoint) -> None:
-        notes = {}
-        # A note that cannot be read is replaced.
+        checkpoints = {}
+        # An unreadable file is replaced.
         with contextlib.suppress(OSError, ValueError):
-            notes = self._all()
-        notes[self._cluster] = asdict(seen)
+            checkpoints = self._all()
+        checkpoints[self._cluster] = asdict(seen)
         temporary = self._path.with_suffix(".new")
         try:
             with temporary.open("w") as file:
-                json.dump(notes, file)
+                json.dump(checkpoints, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except OSError as error:
-            log.warning("note about the store not written", extra={"error": str(error)})
+            log.warning("store checkpoint not written", extra={"error": str(error)})
 
     def _all(self) -> dict[str, dict[str, str | int]]:
         if not self._path.exists():
             return {}
-        notes = json.loads(self._path.read_text())
-        if not isinstance(notes, dict):
-            raise ValueError(f"{self._path} holds no notes")
-        return notes
+        checkpoints = json.loads(self._path.read_text())
+        if not isinstance(checkpoints, dict):
+            raise ValueError(f"{self._path} has no checkpoints")
+        return checkpoints

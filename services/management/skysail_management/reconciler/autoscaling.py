@@ -1,17 +1,18 @@
-"""How many replicas a load needs, so that its queries are in time: a policy without I/O or clock.
+"""The policy that computes the number of replicas for a load, without I/O or a clock.
 
-    frontends ──► loads ──► demand in replicas ──► grow now │ shrink after a calm while
+    frontends ──► loads ──► demand in replicas ──► grow now │ shrink after a stable window
 
 A replica computes B rows in l(B) seconds, where B is the largest batch with 2 · l(B) ≤ SLO: a query
-that just misses one batch waits for it and is in time in the next. R rows a second need R · l(B) / B
-replicas, and a part of each stays free for what is not steady (`target`).
+that just misses one batch waits for it and is in time in the next. R rows a second need R · l(B) /
+B replicas. A share of each replica stays free for variation (`target`).
 
-Source: Shen et al., "Nexus", SOSP 2019, section 4.1 (replicas of one model as the rate over B / l(B)
-with 2 · l(B) ≤ SLO); Kubernetes, "Horizontal Pod Autoscaling", "Algorithm details" and "Stabilization
-window" and "Default behavior" (round up; a tolerance of a tenth; growth at once, to the double or by 4;
-the largest recommendation of the last 5 minutes bounds a shrink). Changed: the rate is that of what arrives, not of what is answered, so that
-what is shed counts, and only growth for its sake is bounded; missed deadlines correct what the learned latencies promise (`strain`); a shrink
-is by half at most.
+Source: Shen et al., "Nexus", SOSP 2019, section 4.1 (replicas of one model as the rate over B /
+l(B) with 2 · l(B) ≤ SLO); Kubernetes, "Horizontal Pod Autoscaling", "Algorithm details" and
+"Stabilization window" and "Default behavior" (round up; a tolerance of a tenth; growth at once, to
+the double or by 4; the largest recommendation of the last 5 minutes bounds a shrink). Changed: the
+rate counts arrivals, not answers, so that shed queries count, and only growth because of them is
+bounded; missed deadlines correct the promise of the learned latencies (`strain`); a shrink halves
+the number at most.
 """
 
 from collections import deque
@@ -20,26 +21,26 @@ from dataclasses import dataclass
 from math import ceil
 
 _TOLERANCE = 0.1
-"""A shrink must leave so much of the target free, so that noise does not undo it."""
+"""Share of the target that a shrink must leave free, so that noise does not undo it."""
 
 _LATE = 0.01
-"""Share of rows that were not in time for lack of a free replica, above which there are too few."""
+"""Share of rows late for lack of a free replica, above which replicas are too few."""
 
 _USED_UP = 0.95
-"""Mean share of their time that queries have used when answered, above which slack is short."""
+"""Mean share of the budget that answered queries used, above which slack is short."""
 
 _OCCUPIED = 0.7
 _OCCUPIED_AT_ALL = 0.2
-"""Replicas that compute less of the time are not why slack is short, or rows are late."""
+"""Replicas below these shares of busy time are not the cause of short slack, or of late rows."""
 
 _MAX_FACTOR = 2
 _MAX_MORE = 4
-"""Because of rows that are late there may be so many times as many replicas as are ready, or so many
-more: whoever is refused may ask again, so that they are counted more than once."""
+"""Late rows may raise the number of replicas to this multiple of the ready ones, or by this many.
+The bound is necessary because a rejected caller may retry, so that its rows count more than
+once."""
 
 _EASE_AFTER = 6
-"""Windows of replicas that are less busy than their target, after which half of the strain is
-forgotten."""
+"""Windows below the target of busy time after which the strain is halved."""
 
 _EPSILON = 1e-9
 _ENDLESS = 1e6
@@ -47,59 +48,59 @@ _ENDLESS = 1e6
 
 @dataclass(frozen=True)
 class AutoscalingOptions:
-    """What holds for every version."""
+    """Settings that all versions share."""
 
     target: float
-    """Share of what replicas can compute that is to be used, above 0 and at most 1."""
+    """Desired share of the capacity of the replicas, above 0 and at most 1."""
     shrink_after_s: float
-    """Time for which fewer replicas must have sufficed before some are stopped."""
+    """Time for which fewer replicas must suffice before a shrink, in seconds."""
     report_timeout_s: float
-    """Age at which a report says nothing any more."""
+    """Age at which a report expires, in seconds."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many replicas there may be."""
+    """The bounds of the number of replicas."""
 
     min_replicas: int
     max_replicas: int
 
     def clamp(self, num_replicas: int) -> int:
-        """Return the number within the bounds that is nearest."""
+        """Return the nearest number within the bounds."""
         return max(self.min_replicas, min(self.max_replicas, num_replicas))
 
 
 @dataclass(frozen=True)
 class ObservedLoad:
-    """What a frontend says about a version, of the time since it last did."""
+    """The load of a version at one frontend, since the previous report of that frontend."""
 
     received_at: float
-    """Instant at which it said it."""
+    """Instant at which the report arrived."""
     window_s: float
-    """Seconds that it is about, above 0."""
+    """Length of the reported window in seconds, above 0."""
     arrived_rows: int
     late_rows: int
-    """Rows given up that a free replica would have answered in time."""
+    """Rows that were shed and that a free replica would have answered in time."""
     busy_s: float
-    """Seconds that replicas computed for this frontend, of all replicas together."""
+    """Busy time of all replicas for this frontend, in seconds."""
     capacity_rows_per_s: float
-    """Rows a second of one replica, in batches that are in time; 0 where not known."""
+    """Rows a second of one replica, in batches that meet the deadline; 0 if unknown."""
     deadline_used: float
-    """Mean share of its time that the most urgent query of a batch had used when it was answered."""
+    """Mean share of its budget that the most urgent query of a batch had used at its answer."""
 
 
 @dataclass(frozen=True)
 class ScalingDecision:
-    """How many replicas are right now, and why, for people."""
+    """The number of replicas for the present load, with the reason for people."""
 
     num_replicas: int
     reason: str
 
 
 class AutoscalingPolicy:
-    """Decides for one version; remembers what it recommended.
+    """The autoscaling policy of one version, with its recent recommendations.
 
-    Knows nothing of what was before it began: it shrinks nothing before a whole window has passed.
+    The policy has no earlier history, so that it shrinks nothing before a whole window has passed.
     """
 
     def __init__(self, options: AutoscalingOptions) -> None:
@@ -119,17 +120,17 @@ class AutoscalingPolicy:
         loads: Sequence[ObservedLoad],
         now: float,
     ) -> ScalingDecision:
-        """Return how many replicas there should be.
+        """Return the number of replicas for the present load.
 
         Args:
-            bounds: Hold whatever the load is.
-            num_replicas: Replicas wanted so far.
+            bounds: Bounds of the number, regardless of the load.
+            num_replicas: Desired replicas before this decision.
             num_ready: Replicas that take batches.
-            loads: The last of each frontend; what is too old is left out.
-            now: The present instant; never less than before.
+            loads: The last load of each frontend; expired ones are ignored.
+            now: The present instant, monotonic.
 
         Returns:
-            A number within the bounds. Without any report it is the present one, if that is.
+            A number within the bounds. Without a report, it is the present number, clamped.
         """
         if self._changed_at is None:
             self._changed_at = self._eased_at = now
@@ -138,7 +139,7 @@ class AutoscalingPolicy:
         current = bounds.clamp(num_replicas)
         fresh = [load for load in loads if now - load.received_at <= self._options.report_timeout_s]
         demand = _demand(fresh)
-        reason = "the load is what it was"
+        reason = "the load is unchanged"
         if demand is None:
             wanted = current
         else:
@@ -154,7 +155,7 @@ class AutoscalingPolicy:
         if wanted > current:
             self._change(now)
             return ScalingDecision(wanted, reason)
-        return ScalingDecision(max(bounds.min_replicas, self._shrunk(current, now)), reason)
+        return ScalingDecision(max(bounds.min_replicas, self._shrink(current, now)), reason)
 
     def _wanted(self, loads: Sequence[ObservedLoad], demand: float, current: int) -> int:
         least = self._needed(demand)
@@ -164,7 +165,7 @@ class AutoscalingPolicy:
         return min(current, self._needed(demand / (1 - _TOLERANCE)))
 
     def _needed(self, demand: float) -> int:
-        # More than there may ever be is as good as infinity, which no integer is.
+        # The bound avoids infinity, which no integer represents.
         return ceil(min(_ENDLESS, self._strain * demand / self._options.target) - _EPSILON)
 
     @property
@@ -176,8 +177,7 @@ class AutoscalingPolicy:
     ) -> str:
         """Return how deadlines are missed although replicas should suffice; empty if none are.
 
-        What is to come is not there yet, and what was before it came says nothing: only a load
-        that all wanted replicas had counts.
+        A load counts only if all desired replicas were ready during its whole window.
         """
         num_ready = self._num_ready
         began = min(load.received_at - load.window_s for load in loads)
@@ -194,12 +194,12 @@ class AutoscalingPolicy:
             text = f"answers take {used:.0%} of their time"
         else:
             return ""
-        # They computed all that they could, which was what was not late.
+        # The replicas ran at capacity, which equals the rows in time.
         needed = num_ready * arrived / max(1, arrived - late)
         self._strain = max(self._strain, min(needed, self._most * self._options.target) / demand)
         return text
 
-    def _shrunk(self, current: int, now: float) -> int:
+    def _shrink(self, current: int, now: float) -> int:
         window_s = self._options.shrink_after_s
         while self._recommended[0][0] < now - window_s:
             self._recommended.popleft()
@@ -220,7 +220,7 @@ class AutoscalingPolicy:
 
 
 def _demand(loads: Sequence[ObservedLoad], *, with_late: bool = True) -> float | None:
-    """Return how many replicas would compute all that arrives; None where nobody can say."""
+    """Return how many replicas all arrivals need, or None if that is unknown."""
 
     def rows(load: ObservedLoad) -> int:
         return load.arrived_rows if with_late else max(0, load.arrived_rows - load.late_rows)
@@ -229,6 +229,6 @@ def _demand(loads: Sequence[ObservedLoad], *, with_late: bool = True) -> float |
     has_arrivals = any(load.arrived_rows for load in loads)
     if not loads or (has_arrivals and not known):
         return None
-    # One that has not learned yet how fast replicas are: as slow as others say.
+    # A frontend without learned latencies counts as slow as the slowest other one.
     least = min(known, default=1.0)
     return sum(rows(load) / load.window_s / (load.capacity_rows_per_s or least) for load in loads)

@@ -1,4 +1,4 @@
-"""Starts the replicas of one model version, side by side as far as there are slots."""
+"""Starts the replicas of one model version concurrently, as far as slots are free."""
 
 import asyncio
 import logging
@@ -20,26 +20,26 @@ _MAX_RETRY_S = 30.0
 
 
 class LaunchObserver(Protocol):
-    """What becomes of starts."""
+    """Receives the outcomes of starts."""
 
     def starting(self, replica_id: ReplicaId) -> None:
-        """Note that a start begins."""
+        """Record that a start begins."""
 
     def started(self, container: Container) -> None:
-        """Note that a container was started."""
+        """Record a started container."""
 
     def start_failed(self, replica_id: ReplicaId, reason: str) -> None:
-        """Note that a replica cannot be started."""
+        """Record a failed start."""
 
     def start_crashed(self) -> None:
-        """Note that a start ended in an unforeseen error, which is logged."""
+        """Record a start that ended with an unexpected error, which is logged."""
 
     def wake(self) -> None:
-        """Look again: a start has ended, or a slot may be free."""
+        """Schedule a pass, because a start ended or a slot may be free."""
 
 
 class Launcher:
-    """The starts of one version that are under way or wait for a slot."""
+    """The starts of one version that are in flight or wait for a slot."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Launcher:
         tasks: BackgroundTasks,
         clock: Clock,
     ) -> None:
-        """Starts nothing yet; `tasks` are stopped by the owner."""
+        """Create an idle launcher; the owner of `tasks` stops them."""
         self._version = version
         self._manager = manager
         self._slots = slots
@@ -61,21 +61,21 @@ class Launcher:
         self._blocked_until = 0.0
         self._loading: set[int] = set()
         self.under_way: set[int] = set()
-        """Indexes whose start has not returned."""
+        """Indexes whose start did not return yet."""
         self._waiting: frozenset[int] = frozenset()
 
     def begin(
-        self, wanted: Sequence[int], spec_of: Callable[[int], ReplicaSpec], timeout_s: float
+        self, wanted: Sequence[int], make_spec: Callable[[int], ReplicaSpec], timeout_s: float
     ) -> float:
-        """Start as many of the replicas as there are slots for.
+        """Start as many of the replicas as slots are free.
 
         Args:
-            wanted: Indexes to start, all of them; what was wanted before is forgotten.
-            spec_of: Returns what to start.
-            timeout_s: Longest time of one start.
+            wanted: All indexes to start; they replace those of the previous call.
+            make_spec: Returns the specification of a replica.
+            timeout_s: Longest time of one start, in seconds.
 
         Returns:
-            The instant at which to call this again, if nothing happens before.
+            The instant of the next call, unless an event comes first.
         """
         wanted = [index for index in wanted if index not in self.under_way]
         self._waiting = frozenset()
@@ -83,7 +83,7 @@ class Launcher:
             self._slots.leave(self._version)
             return self._blocked_until if wanted else NEVER
         for number, index in enumerate(wanted):
-            spec = spec_of(index)
+            spec = make_spec(index)
             if not self._slots.take(self._version, index, self._observer.wake):
                 self._waiting = frozenset(wanted[number:])
                 return self._slots.free_at
@@ -95,7 +95,7 @@ class Launcher:
         return NEVER
 
     def waiting_reason(self, index: int) -> str:
-        """Return for people why a replica is not started yet; empty if it does not wait."""
+        """Return why a replica is not started yet, for people; empty if it does not wait."""
         if index not in self._waiting:
             return ""
         others = self._slots.num_held
@@ -103,16 +103,16 @@ class Launcher:
         return f"waiting for a start slot: {others} {verb} starting"
 
     def keep_slots(self, loading: set[int]) -> None:
-        """Keep the slots of the starts under way and of the replicas that load after them."""
+        """Keep the slots of the starts in flight and of the loading replicas."""
         self._slots.keep(self._version, self._loading | loading)
 
     def yield_turn(self) -> None:
-        """Wait for no slot until `begin` is called again: others need not wait for this version."""
+        """Leave the queue for slots until the next `begin`, so that other versions can start."""
         self._waiting = frozenset()
         self._slots.leave(self._version)
 
     def leave(self) -> None:
-        """Give all slots back and wait for none."""
+        """Free all slots and leave the queue."""
         self._loading.clear()
         self.yield_turn()
         self._slots.keep(self._version, ())
@@ -123,9 +123,9 @@ class Launcher:
         try:
             await asyncio.wait({work}, timeout=timeout_s)
             if work.done():
-                self._note(spec.replica_id, work)
+                self._record(spec.replica_id, work)
             else:
-                # Its slot is for another; its index is not before the call has returned.
+                # The slot becomes free, but the index stays in use until the call returns.
                 self._loading.discard(index)
                 self._observer.start_failed(
                     spec.replica_id, f"its start did not return within {timeout_s:g} s"
@@ -137,7 +137,7 @@ class Launcher:
             self.under_way.discard(index)
             self._observer.wake()
 
-    def _note(self, replica_id: ReplicaId, work: "asyncio.Future[Container]") -> None:
+    def _record(self, replica_id: ReplicaId, work: "asyncio.Future[Container]") -> None:
         try:
             container = work.result()
         except ContainerManagerUnavailable as error:
@@ -147,7 +147,7 @@ class Launcher:
         except SkysailError as error:
             self._observer.start_failed(replica_id, error.message)
         except Exception:
-            # What this version's files or engine do must not end its loop.
+            # An error in the files or engine of this version must not end its loop.
             log.exception("replica not started", extra={"replica": replica_id})
             self._observer.start_crashed()
             self._pause()

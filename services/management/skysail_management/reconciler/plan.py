@@ -1,4 +1,4 @@
-"""The plan for a model version: desired minus observed, as a pure function."""
+"""The plan for the replicas of a model version: desired minus observed, as a pure function."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from skysail_common.states import ReplicaState
 
 MAX_BACK_OFF_S = 60.0
 MAX_BACK_OFF_AFTER_READY_S = 5.0
-"""The same of a replica that had been ready: it can load, and a query may have been to blame."""
+"""The same limit for a replica that was ready before: it can load, and a query may have caused the
+failure."""
 FIRST_BACK_OFF_S = 0.5
 HEALTHY_AFTER_S = 60.0
-"""A replica that was ready for so long starts afresh: its earlier failures no longer count."""
+"""Time of readiness after which earlier failures of a replica no longer count."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class ObservedReplica:
     index: int
     state: ReplicaState
     since: float
-    """Instant at which it came into this state."""
+    """Instant at which it entered its state."""
     is_outdated: bool = False
-    """True where it runs another artifact than the version has now."""
+    """True if it runs another artifact than the present one of the version."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Failures:
     last: float
     """Instant of the last failure."""
     was_ready: bool = False
-    """True if what failed last had been ready."""
+    """True if the last failed container was ready before."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +46,26 @@ class Stop:
     container_id: str
     reason: str
     is_failure: bool = False
-    """True where it counts as a failure of its replica."""
+    """True if the stop counts as a failure of the replica."""
 
 
 @dataclass(frozen=True)
 class ReplicaPlan:
-    """What to do now, and when to look again."""
+    """The starts and stops to make now, and the time of the next plan."""
 
     start: tuple[int, ...] = ()
     """Indexes of replicas to start."""
     stop: tuple[Stop, ...] = ()
     wake_at: float = NEVER
-    """Instant at which the plan changes by the passing of time alone."""
+    """Instant at which the plan changes without an event."""
 
 
 def back_off_s(num_failures: int, was_ready: bool = False) -> float:
-    """Return how long to wait before the next start: doubled by each failure, at most a minute.
+    """Return the backoff before the next start, doubled by each failure up to a minute.
 
     Args:
-        num_failures: Failures since the replica was last well for a while.
-        was_ready: True if what failed last had been ready; then it is 5 s at most.
+        num_failures: Failures since the replica was last healthy.
+        was_ready: True if the last failed container was ready before; the limit is then 5 s.
     """
     if num_failures <= 0:
         return 0.0
@@ -79,16 +80,16 @@ def plan_replicas(
     failures: Mapping[int, Failures],
     now: float,
 ) -> ReplicaPlan:
-    """Return what makes the observed containers the desired ones.
+    """Return the plan that turns the observed containers into the desired ones.
 
-    Indexes are kept contiguous from 0. Draining containers are on their way out: they are
-    neither counted nor stopped again, and their index is free only once they are gone.
+    Indexes stay contiguous from 0. Draining containers are neither counted nor stopped again, and
+    their index is free only when they are gone.
 
     Args:
-        num_replicas: Replicas wanted, ≥ 0.
+        num_replicas: Desired replicas, ≥ 0.
         start_timeout_s: Longest time from start to readiness.
         observed: Live containers.
-        failures: What each index has been through.
+        failures: The failures of each index.
         now: The present instant.
     """
     stop: list[Stop] = []
@@ -96,7 +97,7 @@ def plan_replicas(
     taken: dict[int, ObservedReplica] = {}
     draining = {item.index for item in observed if item.state is ReplicaState.DRAINING}
     live = [item for item in observed if item.state is not ReplicaState.DRAINING]
-    # The ready and the oldest first: of two that hold one index, they stay.
+    # Ready and older containers sort first, so that they keep an index that two containers hold.
     for item in sorted(live, key=lambda item: (item.state is not ReplicaState.READY, item.since)):
         if item.is_outdated:
             stop.append(Stop(item.container_id, "it runs other content"))

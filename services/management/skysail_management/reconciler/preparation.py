@@ -1,4 +1,4 @@
-"""Prepares a model version, within its time and as long as it is wanted."""
+"""The preparation of a model version, bounded in time and ended by an undeploy."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -21,18 +21,18 @@ async def prepare_while_wanted(
     *,
     verifies: bool,
 ) -> bool:
-    """Prepare a version and return True, or False if it is wanted no longer.
+    """Prepare a version and return True, or return False after an undeploy.
 
     Args:
         manager: Prepares it.
         spec: The version.
-        progress: Is called with lines of the log.
-        timeout_s: Longest time.
-        unwanted: Returns when the version is wanted no longer.
+        progress: Called with lines of the log.
+        timeout_s: Longest time, in seconds.
+        unwanted: Returns when the version is no longer wanted.
         verifies: See `ContainerManager.prepare`.
 
     Raises:
-        PrepareFailed: its environment or image cannot be made, or not in time.
+        PrepareFailed: the environment or image cannot be built, or not in time.
         ContainerManagerUnavailable: the engine does not answer.
     """
     work = asyncio.ensure_future(manager.prepare(spec, progress, verifies=verifies))

@@ -1,4 +1,4 @@
-"""Runs one loop a model version and passes on reports of the container manager."""
+"""The reconciler: one control loop for each model version, fed by the container manager."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ _RESYNC_S = 30.0
 
 
 class Reconciler:
-    """Makes containers match the deployments in the records."""
+    """Makes the containers match the deployments in the records."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Reconciler:
         clock: Clock,
         tasks: BackgroundTasks,
     ) -> None:
-        """Does nothing before `start`; failures of its tasks are those of `tasks`."""
+        """Create an idle reconciler; failures of its tasks go to the owner of `tasks`."""
         self._records = records
         self._manager = manager
         self._artifacts = artifacts
@@ -50,7 +50,7 @@ class Reconciler:
         self._tasks = tasks.group()
 
     async def start(self) -> None:
-        """Take over what runs, then begin to reconcile.
+        """Adopt the running containers, then start to reconcile.
 
         Raises:
             ContainerManagerUnavailable: the container manager does not answer.
@@ -61,7 +61,7 @@ class Reconciler:
         self._tasks.start_essential(self._resync_often(), "resync")
 
     async def stop(self) -> None:
-        """End all loops; containers go on."""
+        """Stop all loops; containers keep running."""
         await self._tasks.stop()
         await self._manager.close()
 
@@ -70,12 +70,12 @@ class Reconciler:
         await self._tasks.stop()
         try:
             await stop_all(self._manager, self._options.drain_timeout_s)
-            await self._manager.sweep(self._kept)
+            await self._manager.sweep(self._needed_specs)
         finally:
             await self._manager.close()
 
     def wake_all(self) -> None:
-        """Say that the desired state of anything may have changed."""
+        """Wake every loop, because any desired state may have changed."""
         for deployment in self._records.deployments.all():
             self._loop(deployment.model_version)
         for loop in self._loops.values():
@@ -83,28 +83,28 @@ class Reconciler:
         self.publish_routing()
 
     def wake(self, version: ModelVersion) -> None:
-        """Say that the desired state of a version may have changed."""
+        """Wake the loop of a version, because its desired state may have changed."""
         self._loop(version).wake()
         self.publish_routing()
 
     def repeat_rollout(self, version: ModelVersion) -> None:
-        """Retry a completed deployment whose replicas no longer come up."""
+        """Repeat the rollout of a complete deployment whose replicas all failed."""
         self._loop(version).repeat_rollout()
 
     def publish_routing(self) -> "asyncio.Future[None]":
-        """Send a new snapshot; the returned future is done once every frontend applied it."""
+        """Publish a new snapshot; the returned future is done when every frontend applied it."""
         return self._routing.publish(self.containers())
 
     def containers(self) -> list[Container]:
         """Return every live container."""
-        return [box for loop in self._loops.values() for box in loop.containers]
+        return [each for loop in self._loops.values() for each in loop.containers]
 
     def version_loop(self, version: ModelVersion) -> VersionLoop | None:
-        """Return the observed state of a version that runs, or None."""
+        """Return the control loop of a version, or None if the version does not run."""
         return self._loops.get(version)
 
     def num_ready(self, version: ModelVersion) -> int:
-        """Return how many replicas of a version take batches."""
+        """Return the number of replicas of a version that take batches."""
         loop = self._loops.get(version)
         return loop.num_ready if loop else 0
 
@@ -130,7 +130,7 @@ class Reconciler:
         try:
             await loop.run()
             while not loop.is_idle:
-                # Something was asked for while it was about to end.
+                # A request arrived while the loop was about to end.
                 await loop.run()
         finally:
             del self._loops[loop.version]
@@ -144,8 +144,10 @@ class Reconciler:
         try:
             self._loop(container.replica_id.model_version).observe(container)
         except Exception:
-            # One container must not hide the others; a resync tries it again.
-            log.exception("a report is not taken", extra={"container": container.container_id})
+            # A report about one container must not block the others; the next resync retries it.
+            log.exception(
+                "container report not handled", extra={"container": container.container_id}
+            )
 
     async def _resync_often(self) -> None:
         while True:
@@ -159,39 +161,39 @@ class Reconciler:
                 log.exception("resync failed")
 
     async def _resync(self) -> None:
-        listed = {box.container_id: box for box in await self._manager.list()}
+        listed = {each.container_id: each for each in await self._manager.list()}
         for loop in list(self._loops.values()):
             loop.drop_missing(listed)
-        known = {box.container_id: box.state for box in self.containers()}
+        known = {each.container_id: each.state for each in self.containers()}
         for container in listed.values():
             state = known.get(container.container_id)
-            # An unknown container that has failed was counted when it failed.
+            # The failure of an unknown failed container was already counted.
             is_news = container.state.is_live if state is None else state is not container.state
             if is_news and state is not ReplicaState.DRAINING:
                 self._observe(container)
         self.wake_all()
 
-    def _kept(self) -> list[VersionSpec]:
+    def _needed_specs(self) -> list[VersionSpec]:
         return [version_spec(record) for record in self._records.versions.all()]
 
     async def _sweep(self) -> None:
         try:
-            await self._manager.sweep(self._kept)
+            await self._manager.sweep(self._needed_specs)
             self._artifacts.sweep(
                 {record.artifact_sha256 for record in self._records.versions.all()}
             )
         except SkysailError as error:
             log.warning("sweep failed", extra={"error": error.message})
         except Exception:
-            # Remains only cost room, and the next sweep tries again.
+            # Leftovers only cost disk space, and the next sweep retries.
             log.exception("sweep failed")
 
 
 async def stop_all(manager: ContainerManager, drain_timeout_s: float) -> None:
-    """Drain and stop every container of a manager, all at once.
+    """Drain and stop every container of a manager concurrently.
 
     Raises:
-        SkysailError: one cannot be stopped; all others are.
+        SkysailError: a container cannot be stopped; all others are stopped.
     """
     containers = await manager.list()
     outcomes = await asyncio.gather(

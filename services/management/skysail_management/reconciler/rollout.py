@@ -1,4 +1,4 @@
-"""The first time a deployment comes up: it is completed, or undone as if it had never been."""
+"""The rollout of a new deployment: completed, or undone without a trace."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -15,19 +15,18 @@ from skysail_management.records import DeploymentRecord, PendingChange, Records
 log = logging.getLogger(__name__)
 
 PublishRouting = Callable[[], Awaitable[None]]
-"""Sends new routes; what it returns is done once every frontend applied them."""
+"""Publishes new routes; the result is done when every frontend applied them."""
 
 MAX_ATTEMPTS = 3
-"""Failures of replicas after which a roll-out is given up."""
+"""Failures of replicas after which a rollout fails."""
 
 
 class Rollout:
-    """The roll-out of one model version.
+    """The rollout of one model version.
 
-    The records say what is still to come of it (`promote_when_ready`,
-    `removes_version_on_failure`), so that another management process can finish it. Operators may
-    change the records in the meantime, so each decision is made by what they and the replicas are
-    under the lock of the records.
+    The records hold the remaining steps (`promote_when_ready`, `removes_version_on_failure`), so
+    that another management process can finish the rollout. Operators may change the records at any
+    time. Each decision therefore reads the records and the replicas under the lock of the records.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Rollout:
         publish_routing: PublishRouting,
         num_ready: Callable[[], int],
     ) -> None:
-        """See `VersionLoop` for the arguments; `num_ready` counts the replicas that are ready."""
+        """Create an idle rollout; see `VersionLoop`; `num_ready` counts ready replicas."""
         self._version = version
         self._records = records
         self._events = events
@@ -49,24 +48,24 @@ class Rollout:
         self._is_repeated = False
 
     def reset(self) -> None:
-        """Forget the failures of an earlier deployment."""
+        """Clear the failures of an earlier deployment."""
         self._num_failures = 0
         self._verdict = None
         self._is_repeated = False
 
     def repeat(self) -> None:
-        """Retry a completed deployment: callers hear of failures, but nothing is undone."""
+        """Repeat the rollout of a complete deployment, so that failures are published, not undone."""
         self.reset()
         self._is_repeated = True
 
     def note_failure(self, deployment: DeploymentRecord | None, container: Container) -> bool:
-        """Count a failed replica; return True if the roll-out is given up because of it."""
+        """Count a failed replica; return True if the rollout fails because of it."""
         message = failure_text(container, deployment.resources.memory_mib if deployment else 0)
         return self._count(deployment, message, container.log_tail, container.is_permanent)
 
     def note_error(self, deployment: DeploymentRecord | None) -> bool:
         """Count an internal error as the failure of a replica."""
-        message = f"{self._version} cannot be deployed: internal error; see the log of management"
+        message = f"cannot deploy {self._version}: internal error; see the log of management"
         return self._count(deployment, message, "", is_permanent=False)
 
     def _count(
@@ -81,7 +80,7 @@ class Rollout:
         return True
 
     async def advance(self, deployment: DeploymentRecord) -> None:
-        """Complete or give up the roll-out if it is time; records may change.
+        """Complete or fail the rollout if it is due; this may change records.
 
         Raises:
             SkysailError: the records cannot be changed now.
@@ -92,15 +91,15 @@ class Rollout:
             is_open = not deployment.is_rolled_out or deployment.promote_when_ready
             done = await self._complete(deployment) if is_open else deployment
             if done is not None:
-                self._done(done)
+                self._publish_done(done)
 
     def _is_ready(self, deployment: DeploymentRecord) -> bool:
-        # A version without replicas has as many as it wants, but cannot be promoted.
+        # A version scaled to 0 has all desired replicas, but cannot be promoted.
         fewest = 1 if deployment.promote_when_ready else 0
         return self._num_ready() >= max(fewest, deployment.num_replicas)
 
-    def _fresh(self, seen: DeploymentRecord) -> DeploymentRecord | None:
-        """Return the deployment as it is now; None if it is gone or another took its name."""
+    def _reread(self, seen: DeploymentRecord) -> DeploymentRecord | None:
+        """Return the current deployment, or None if it is gone or was replaced."""
         fresh = self._records.deployments.get(str(self._version))
         if fresh is None or template_of(fresh) != template_of(seen):
             self.reset()
@@ -109,24 +108,25 @@ class Rollout:
 
     async def _complete(self, seen: DeploymentRecord) -> DeploymentRecord | None:
         async with self._records.lock:
-            fresh = self._fresh(seen)
-            # A replica may have died while the lock was waited for.
+            fresh = self._reread(seen)
+            # A replica may have failed during the wait for the lock.
             if fresh is None or not self._is_ready(fresh):
                 return None
             await self._commit_completion(fresh)
-        # Frontends know of it before the caller does, who may ask one at once.
+        # Frontends apply the routes before the caller gets the event, because it may query one at
+        # once.
         await self._publish_routing()
         if fresh.promote_when_ready:
             self._publish(DeployStep.PROMOTED, f"{self._version} is the current version")
         return fresh
 
     async def _commit_completion(self, deployment: DeploymentRecord) -> None:
-        changes: list[PendingChange] = [self._completed(deployment)]
+        changes: list[PendingChange] = [self._completion_change(deployment)]
         if deployment.promote_when_ready:
             changes += promotion_changes(self._records, self._version)
         await self._records.commit(changes)
 
-    def _completed(self, deployment: DeploymentRecord) -> PendingChange:
+    def _completion_change(self, deployment: DeploymentRecord) -> PendingChange:
         finished = deployment.model_copy(
             update={
                 "is_rolled_out": True,
@@ -136,7 +136,7 @@ class Rollout:
         )
         return self._records.deployments.put(str(self._version), finished)
 
-    def _done(self, deployment: DeploymentRecord) -> None:
+    def _publish_done(self, deployment: DeploymentRecord) -> None:
         self.reset()
         self._events.publish(
             self._version,
@@ -149,15 +149,15 @@ class Rollout:
         )
 
     async def fail(self, seen: DeploymentRecord, message: str, log_tail: str) -> bool:
-        """Give up a roll-out and say so; return False if the version stays deployed.
+        """Fail the rollout and publish it; return False if the version stays deployed.
 
-        What the roll-out made is removed, unless the version serves already.
+        The records of the rollout are removed, unless the version already serves.
 
         Raises:
             SkysailError: the records cannot be changed now.
         """
         async with self._records.lock:
-            fresh = self._fresh(seen)
+            fresh = self._reread(seen)
             if fresh is None:
                 return True
             if fresh.is_rolled_out and not self._is_repeated:
@@ -165,20 +165,20 @@ class Rollout:
                 return False
             use = reason_to_keep(self._records, self._version)
             stays = fresh.is_rolled_out or bool(use)
-            changes = [self._completed(fresh)] if stays else self._undoing(fresh)
+            changes = [self._completion_change(fresh)] if stays else self._rollback_changes(fresh)
             await self._records.commit(changes, why=message)
         self.reset()
         if use and not fresh.is_rolled_out:
             message = f"{message}; {self._version} stays deployed because {use}"
-        log.warning("roll-out given up", extra={"version": self._version, "reason": message})
+        log.warning("rollout failed", extra={"version": self._version, "reason": message})
         self._publish(DeployStep.FAILED, message, log_tail)
         return not stays
 
-    def _undoing(self, deployment: DeploymentRecord) -> list[PendingChange]:
+    def _rollback_changes(self, deployment: DeploymentRecord) -> list[PendingChange]:
         name = str(self._version)
         changes: list[PendingChange] = [self._records.deployments.delete(name)]
         version = self._records.versions.get(name)
-        # A version that was current for a while is one to go back to.
+        # A version that was current stays available for a rollback.
         is_new = deployment.removes_version_on_failure and version and not version.was_current
         return changes + (removal_changes(self._records, self._version) if is_new else [])
 
@@ -189,10 +189,10 @@ class Rollout:
 def failure_text(container: Container, memory_mib: int) -> str:
     """Return how a replica failed, with its memory limit if that may be the cause."""
     text = f"{container.replica_id} failed: {container.reason}"
-    # A limit that is too low shows in many ways: no thread can be started, a library aborts, nothing
-    # goes on. Only what Python itself raised is known to be something else.
+    # A limit that is too low has many symptoms: no thread starts, a library aborts, or the process
+    # hangs. Only an exception of Python excludes it.
     is_known = container.is_permanent and "MemoryError" not in container.log_tail
-    # What listens nowhere has not run: no machine had room for it, say.
+    # A container without an endpoint never ran, for example because no node had room.
     if not memory_mib or is_known or not container.endpoint:
         return text
     return f"{text}; its memory limit is {memory_mib} MiB, which may be too low"

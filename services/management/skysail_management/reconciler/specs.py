@@ -1,4 +1,4 @@
-"""Specifications of containers, made of records and settings."""
+"""Specifications of containers, derived from records and settings."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -16,10 +16,10 @@ from skysail_management.records import DeploymentRecord, VersionRecord
 
 @dataclass(frozen=True)
 class ReconcilerOptions:
-    """The dependencies of every loop."""
+    """Settings that all loops share."""
 
     management_endpoint: str
-    """Where replicas fetch their artifact."""
+    """Endpoint from which replicas fetch their artifact."""
     secret: str
     """Key of the replicas' tokens."""
     prepare_timeout_s: float
@@ -28,7 +28,7 @@ class ReconcilerOptions:
     warm_up_s: float
     log_format: str
     max_concurrent_starts: int = 0
-    """Replicas that may start at once; 0 for what the container manager says."""
+    """Most concurrent starts; 0 for the limit of the container manager."""
 
 
 def version_spec(record: VersionRecord) -> VersionSpec:
@@ -46,23 +46,24 @@ def replica_spec(
     manager: ContainerManager,
     is_measured: bool,
 ) -> ReplicaSpec:
-    """Return what to start as a replica of a manager.
+    """Return the specification of a replica for a container manager.
 
-    It has as many threads as the deployment says, else as it has CPUs, else as the manager says.
+    The number of threads is that of the deployment, else its CPUs, else the default of the manager.
 
     Args:
-        version: What it is a replica of.
-        deployment: What operators asked for.
+        version: The version of the replica.
+        deployment: The desired state.
         index: Its index.
-        options: What all replicas have in common.
-        manager: Will run it.
-        is_measured: Whether it is known how fast the version is.
+        options: Settings that all replicas share.
+        manager: The manager that starts it.
+        is_measured: True if the latencies of the version are known.
     """
     resources = deployment.resources
     num_threads = resources.num_threads or ceil(resources.cpus)
     most = deployment.num_replicas
     if deployment.autoscaling is not None:
-        # Those that start later are like those that run: one speed is learned for all.
+        # Later replicas get the same threads as the present ones, because one latency profile
+        # covers all.
         most = max(most, deployment.autoscaling.max_replicas)
     return ReplicaSpec(
         ReplicaId(version.model_version, index),

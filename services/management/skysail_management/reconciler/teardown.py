@@ -1,4 +1,4 @@
-"""Ends containers for the reconciler, despite errors of their manager, and reads their logs."""
+"""The teardown of containers, with retries after errors of their manager."""
 
 import asyncio
 import logging
@@ -16,14 +16,14 @@ _MAX_RETRY_S = 30.0
 async def stop_until_gone(
     manager: ContainerManager, container_id: str, drain_timeout_s: float
 ) -> None:
-    """Stop a container, again after each failure, and return when it is gone."""
+    """Stop a container, with retries after each failure, and return when it is gone."""
     back_off = BackOff(_RETRY_S, _MAX_RETRY_S)
     while True:
         try:
             await manager.stop(container_id, drain_timeout_s)
         except Exception as error:
             log.warning(
-                "replica cannot be stopped",
+                "replica not stopped",
                 extra={"container": container_id, "error": repr(error)},
             )
             await asyncio.sleep(back_off.next_s())
@@ -37,5 +37,5 @@ async def read_log_tail(manager: ContainerManager, container_id: str) -> str:
         lines = manager.logs(container_id, _LOG_TAIL_LINES, follow=False)
         return "\n".join([line async for line in lines])
     except Exception as error:
-        log.warning("log cannot be read", extra={"container": container_id, "error": repr(error)})
+        log.warning("log not read", extra={"container": container_id, "error": repr(error)})
         return ""

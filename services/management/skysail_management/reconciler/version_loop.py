@@ -225,7 +225,7 @@ class VersionLoop:
         if not self._rollout.note_failure(self._desired(), container):
             self._publish(
                 DeployStep.RETRYING,
-                f"{container.replica_id} failed: {container.reason}; it is started again",
+                f"{container.replica_id} failed: {container.reason}; restarting it",
                 container,
             )
         self._wake.set()
@@ -369,7 +369,7 @@ class VersionLoop:
 
     async def _stop(self, container: Container, stop: Stop, routed: Awaitable[None] | None) -> None:
         container_id = container.container_id
-        log.info("stopping a replica", extra={"container": container_id, "reason": stop.reason})
+        log.info("replica stopping", extra={"container": container_id, "reason": stop.reason})
         if stop.is_failure:
             container = explain_start_timeout(
                 container, await read_log_tail(self._manager, container_id)

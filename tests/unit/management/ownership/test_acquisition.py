@@ -26,7 +26,7 @@ async def test_a_new_cluster_is_no_reason_to_warn(caplog):
     lost = Place("a", num_artifacts=1)
     await Contender(lost, MemoryWorld(), NEVER_SEEN).start()
     assert [each.message for each in caplog.records if each.levelname == "WARNING"] == [
-        "store taken as it is"
+        "store loss accepted"
     ]
 
 
@@ -37,7 +37,7 @@ async def test_a_second_management_is_refused_by_the_name_of_the_first():
     await world.pass_time(2)
     error = await refusal_of(Contender(Place("b"), world))
     assert isinstance(error, StoreTaken)
-    for part in ("place of a", "since now", "last heard of 2 s ago", "another store", "in 13 s"):
+    for part in ("place of a", "since now", "last renewal 2 s ago", "another store", "in 13 s"):
         assert part in error.message
 
 

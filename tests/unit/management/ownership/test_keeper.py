@@ -142,7 +142,7 @@ async def test_the_mirror_is_written_back_into_a_lost_store():
 async def test_nothing_is_written_back_into_a_store_that_lost_nothing():
     world = MemoryWorld()
     contender = await started(world)
-    with pytest.raises(FailedPrecondition, match="lost nothing"):
+    with pytest.raises(FailedPrecondition, match="lost no data"):
         await contender.keeper.restore(contender.records)
     contender.store.fails_with = [StoreUnavailable("gone")]
     with pytest.raises(StoreUnavailable, match="gone"):

@@ -42,7 +42,7 @@ def test_a_note_that_nobody_can_read_is_none_and_is_replaced(tmp_path: Path, tex
 
 def test_a_note_that_cannot_be_written_is_told(tmp_path: Path, caplog):
     CheckpointFile(tmp_path / "gone", "c").write(SEEN)
-    assert "note about the store not written" in caplog.text
+    assert "store checkpoint not written" in caplog.text
 
 
 def test_two_notes_at_once_are_written_one_after_the_other(tmp_path: Path, monkeypatch):

@@ -1,7 +1,7 @@
-"""What an installation in a container gets to see of this machine: wheels and pip's settings.
+"""The files that an installation in a container gets from this machine.
 
-Requirements and pip's variables may name files here, such as a wheel of one's own, a directory with
-wheels, or certificates. These are brought along, and their names are changed to where they are there.
+Requirements and the variables of pip may name files of this machine, such as a wheel, a directory
+of wheels, or certificates. The context contains these files, and their paths are rewritten.
 """
 
 import io
@@ -15,7 +15,7 @@ from skysail_management.containers.docker.options import BUILD_DIRECTORY
 from skysail_management.containers.requirements import PATH, requirements_file
 
 _CHUNK_BYTES = 1024 * 1024
-# Nothing else of this machine is read for the requirements of a client.
+# Requirements of a client may read only packages of this machine.
 _PACKAGES = (".whl", ".tar.gz", ".zip")
 
 
@@ -23,13 +23,13 @@ class BuildContext:
     """The files of one installation."""
 
     def __init__(self, requirements: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Takes lines of a requirements file, and the variables that pip is to have."""
+        """Collect the files of these requirements and of these variables for pip."""
         self._files: dict[str, Path | bytes] = {}
         text = PATH.sub(
-            lambda found: self._brought(found[0], _PACKAGES), requirements_file(requirements)
+            lambda found: self._include(found[0], _PACKAGES), requirements_file(requirements)
         )
         variables = {
-            name: PATH.sub(lambda found: self._brought(found[0], ("",)), value)
+            name: PATH.sub(lambda found: self._include(found[0], ("",)), value)
             for name, value in environment.items()
         }
         variables |= {"HOME": BUILD_DIRECTORY, "TMPDIR": f"{BUILD_DIRECTORY}/tmp"}
@@ -45,8 +45,8 @@ class BuildContext:
         """Yield the files as a tar archive."""
         return archive(self._files)
 
-    def _brought(self, path: str, suffixes: tuple[str, ...]) -> str:
-        """Return the name in the container of a path here, or the path itself if it stays out."""
+    def _include(self, path: str, suffixes: tuple[str, ...]) -> str:
+        """Include a path, and return its path in the container; a path left out is unchanged."""
         here = Path(path)
         if here.is_dir():
             found = [each for each in here.iterdir() if each.name.endswith(_PACKAGES)]
@@ -57,7 +57,7 @@ class BuildContext:
 
 
 def archive(files: Mapping[str, Path | bytes]) -> Iterator[bytes]:
-    """Yield a tar archive of files, which everybody may read, piece by piece."""
+    """Yield a tar archive of world-readable files, piece by piece."""
     for name, content in files.items():
         entry = tarfile.TarInfo(name.lstrip("/"))
         entry.mode = 0o444

@@ -1,4 +1,4 @@
-"""The containers of one cluster on a Docker engine, and the sockets or the network they listen on.
+"""The containers of one cluster on a Docker engine, with their sockets or network.
 
 <sockets>/<suffix>/s                 the socket; see skysail_common.process.data_dir
 <data-dir>/containers/<container>    exists while the replica is ready
@@ -46,12 +46,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
 _STARTED_AT = "started-at"
 _LOG_TAIL_LINES = 100
 _SIGNALLED = 128
-"""An exit status above it is that of a process that a signal has ended."""
+"""An exit status above this value means that a signal ended the process."""
 
 
 @dataclass(frozen=True)
 class FoundContainer:
-    """A container that the engine has, running or not."""
+    """A container on the engine, running or not."""
 
     container: Container
     is_running: bool
@@ -61,14 +61,14 @@ class ClusterContainers:
     """Starts, finds and removes the containers of one cluster; keeps nothing in memory."""
 
     def __init__(self, marks: Mapping[str, str], settings: ManagementSettings) -> None:
-        """Marks containers by the labels `marks`, which select them again."""
+        """Label containers with `marks`, by which they are found again."""
         self._marks = dict(marks)
         self._settings = settings
         self._engine = DockerEngine(settings.docker_host)
         self._ready = settings.data_dir / "containers"
 
     async def open(self) -> None:
-        """Create the directory for notes, and the network if one is configured.
+        """Create the directory of readiness files, and the network if one is configured.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
@@ -86,13 +86,13 @@ class ClusterContainers:
             )
 
     async def close(self) -> None:
-        """Let go of the engine."""
+        """Close the connection to the engine."""
         await self._engine.close()
 
     async def clean_up(self) -> None:
-        """Remove the network and the directory of sockets if Skysail made them and they are unused."""
+        """Remove the unused network and directory of sockets that Skysail created."""
         remove_socket_directory(self._settings.data_dir)
-        # Another container uses the network, so that it stays.
+        # The network stays if another container uses it.
         with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
             if (await self._own_labels_of_network() or {}).items() >= self._marks.items():
                 network = self._settings.docker_network
@@ -109,7 +109,7 @@ class ClusterContainers:
         return docker_labels.own_labels(found["Labels"] or {})
 
     def new_container(self, spec: ReplicaSpec) -> Container:
-        """Return a container that does not exist yet, with a name that no other has."""
+        """Return a container that does not exist yet, with a unique name."""
         return Container(
             f"skysail-{replica_name(spec)}-{secrets.token_hex(4)}",
             spec.replica_id,
@@ -119,11 +119,11 @@ class ClusterContainers:
         )
 
     async def run(self, container: Container, spec: ReplicaSpec, image: str) -> str:
-        """Start a planned container and return its endpoint; a failure leaves nothing behind.
+        """Start a container and return its endpoint; a failure leaves nothing behind.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
-            SkysailError: it cannot be started.
+            SkysailError: the container cannot be started.
         """
         name = container.container_id
         marks = {**self._marks, **container.labels, _STARTED_AT: str(container.started_at)}
@@ -140,27 +140,27 @@ class ClusterContainers:
             found = await self._engine.do(lambda client: client.inspect_container(name))
             is_started = True
         except OSError as error:
-            raise SkysailError(f"its socket cannot be made: {error}") from error
+            raise SkysailError(f"cannot create its socket directory: {error}") from error
         finally:
             if not is_started:
                 await self.remove(name)
         return self._endpoint(name, found)
 
     async def list(self) -> Sequence[FoundContainer]:
-        """Return every container of the cluster, those that have ended too, in their order."""
+        """Return every container of the cluster, running or ended, by its start."""
         found = await self._engine.do(
             lambda client: client.containers(all=True, filters=self._filter())
         )
-        each = [one for container in found if (one := self._found(container)) is not None]
-        return sorted(each, key=lambda one: str(one.container.started_at))
+        known = [each for container in found if (each := self._parse(container)) is not None]
+        return sorted(known, key=lambda each: str(each.container.started_at))
 
-    def _found(self, found: Mapping[str, Any]) -> FoundContainer | None:
+    def _parse(self, found: Mapping[str, Any]) -> FoundContainer | None:
         try:
             return FoundContainer(self._container(found), found["State"] == "running")
         except (KeyError, ValueError, SkysailError) as error:
-            # Another's container with these labels must not hide the others.
+            # A foreign container with these labels must not hide the others.
             facts = {"container": found.get("Id"), "error": repr(error)}
-            log.error("a container cannot be read", extra=facts)
+            log.error("container not readable", extra=facts)
             return None
 
     async def is_running(self, name: str) -> bool:
@@ -177,7 +177,7 @@ class ClusterContainers:
 
     @asynccontextmanager
     async def watch_exits(self) -> AsyncIterator[AsyncIterator[str]]:
-        """Open the stream of names of containers that end, inside the block."""
+        """Open a stream of the names of ended containers inside the block."""
         wanted = {**self._filter(), "type": "container", "event": "die"}
         async with self._engine.stream(
             lambda client: client.events(filters=wanted, decode=True)
@@ -185,7 +185,7 @@ class ClusterContainers:
             yield (event["Actor"]["Attributes"]["name"] async for event in events)
 
     async def inspect_exit(self, container: Container) -> Container:
-        """Return a container as it ended: FAILED, with the reason and the end of its log."""
+        """Return an ended container: FAILED, with the reason and the end of its log."""
         name = container.container_id
         try:
             found = await self._engine.do(lambda client: client.inspect_container(name))
@@ -212,7 +212,7 @@ class ClusterContainers:
                 lambda client: client.logs(name, tail=_LOG_TAIL_LINES)
             )
         except EngineRefused as error:
-            return f"the log cannot be read: {error.message}"
+            return f"cannot read the log: {error.message}"
         return log[-LOG_READ_BYTES:]
 
     async def logs(self, name: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
@@ -222,19 +222,19 @@ class ClusterContainers:
             ReplicaNotFound: the cluster has no such container.
         """
         if not await self._is_ours(name):
-            raise ReplicaNotFound(f"there is no log of container {name!r}")
-        async for line in lines_of(self._written(name, tail_lines, follow)):
+            raise ReplicaNotFound(f"no log of container {name!r} exists")
+        async for line in lines_of(self._stream_log(name, tail_lines, follow)):
             yield line
 
-    async def _written(self, name: str, tail_lines: int, follow: bool) -> AsyncIterator[bytes]:
+    async def _stream_log(self, name: str, tail_lines: int, follow: bool) -> AsyncIterator[bytes]:
         last = b""
         async with self._entries(name, tail_lines, follow) as entries:
             async for entry in entries:
                 last, _, text = entry.partition(b" ")
                 yield text
         if follow:
-            # Engines have been seen to end it before the last line; one that was told to stop is
-            # gone by now.
+            # Some engines end the stream before the last line, so that the end is read again. A
+            # container that was stopped is gone by now.
             with contextlib.suppress(EngineRefused):
                 async with self._entries(name, _LOG_TAIL_LINES, follow=False) as entries:
                     async for entry in entries:
@@ -245,7 +245,7 @@ class ClusterContainers:
     def _entries(
         self, name: str, tail_lines: int, follow: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Have what was written at once, each with its instant, whose form sorts by time."""
+        """Open the entries of a log inside the block, each with a timestamp that sorts as text."""
         return self._engine.stream(
             lambda client: client.logs(
                 name, stream=True, follow=follow, tail=tail_lines, timestamps=True
@@ -258,20 +258,20 @@ class ClusterContainers:
             await self._engine.do(lambda client: client.kill(name, number))
 
     async def remove(self, name: str) -> None:
-        """Remove a container, its socket and the note; a later sweep removes remains."""
+        """Remove a container and its files; the next sweep retries after a failure."""
         self.remove_traces(name)
         with contextlib.suppress(EngineRefused, ContainerManagerUnavailable):
             await self._engine.do(lambda client: client.remove_container(name, v=True, force=True))
 
     def remove_traces(self, name: str) -> None:
-        """Remove the socket and notes of a container that has ended; its log stays."""
+        """Remove the socket and readiness file of an ended container; its log stays."""
         with contextlib.suppress(OSError):
             (self._ready / name).unlink(missing_ok=True)
         shutil.rmtree(self._socket(name).parent, ignore_errors=True)
 
     def mark_ready(self, name: str, is_ready: bool) -> None:
-        """Note for the next management whether a replica is ready."""
-        # Without it, on a full disk, that one takes it for starting at first.
+        """Record for the next management whether a replica is ready."""
+        # The write may fail on a full disk; the next management then sees the replica as starting.
         with contextlib.suppress(OSError):
             if is_ready:
                 (self._ready / name).touch()
@@ -302,7 +302,7 @@ class ClusterContainers:
         return socket_directory(self._settings.data_dir) / name.rpartition("-")[2] / "s"
 
     def _filter(self) -> Mapping[str, Sequence[str]]:
-        # Images bear the other labels too, and what is made of them inherits those.
+        # Images have the other labels too, and other containers inherit them from their image.
         return docker_labels.label_filter(self._marks, "replica")
 
     async def _is_ours(self, name: str) -> bool:

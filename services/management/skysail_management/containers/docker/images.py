@@ -4,8 +4,8 @@
       └─ <repository>:packages-<hash>    shared by versions with the same requirements
            └─ <repository>:version-<hash>
 
-The hash is that of all that goes in, so that an image that exists is the right one. With a registry
-each is looked for there before it is made, and pushed afterwards.
+The hash covers all inputs, so that an existing image is the right one. With a registry, each image
+is looked up there before it is built, and pushed afterwards.
 """
 
 import asyncio
@@ -53,18 +53,18 @@ class _BaseImage:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Labels of the image; one of them names its Python."""
+        """Labels of the image; one names its Python."""
         return self.config["Labels"] or {}
 
 
 class VersionImages:
-    """Makes, finds and removes the images of one cluster's versions on one engine."""
+    """Builds, finds and removes the images of the versions of one cluster on one engine."""
 
     def __init__(self, marks: Mapping[str, str], settings: ManagementSettings) -> None:
-        """Marks images by the labels `marks`, which select them again."""
+        """Label images with `marks`, by which they are found again."""
         self._marks = dict(marks)
         self._settings = settings
-        # The client's patience with a large layer, which the engine writes without a word.
+        # The long timeout is for a large layer, which the engine writes silently.
         self._engine = DockerEngine(settings.docker_host, settings.prepare_timeout_s)
         name = re.sub(r"[^a-z0-9]+", "-", settings.cluster.lower())
         owner = hashlib.sha256("\n".join(sorted(marks.values())).encode()).hexdigest()[:8]
@@ -75,7 +75,7 @@ class VersionImages:
         self._prepared: dict[VersionSpec, str] = {}
 
     async def open(self) -> None:
-        """Remove what builds that were cut off left behind."""
+        """Remove the containers of interrupted builds."""
         mine = {"name": [f"^/{self._repository}-build-"]}
         for found in await self._engine.do(
             lambda client: client.containers(all=True, filters=mine)
@@ -83,47 +83,49 @@ class VersionImages:
             await self._remove_container(found["Id"])
 
     async def close(self) -> None:
-        """Let go of the engine."""
+        """Close the connection to the engine."""
         await self._engine.close()
 
     def image(self, version: VersionSpec) -> str:
-        """Return the name of the image that was prepared for a version.
+        """Return the name of the prepared image of a version.
 
         Raises:
-            SkysailError: none was.
+            SkysailError: no image is prepared.
         """
         try:
             return self._prepared[version]
         except KeyError:
-            raise SkysailError(f"there is no image of {version.model_version}") from None
+            raise SkysailError(f"no image of {version.model_version} is prepared") from None
 
     def pushed_image(self, version: VersionSpec) -> str:
-        """Return the name of the same image in the registry; errors as of `image`."""
+        """Return the name of the prepared image in the registry; errors as for `image`."""
         return self._remote_name(self.image(version).rpartition(":")[2])
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
-        """Make sure that there is an image of the version.
+        """Build the image of the version, unless it exists.
 
         Raises:
-            PrepareFailed: it cannot be made, or pushed to the registry.
+            PrepareFailed: the image cannot be built, or not pushed to the registry.
             ContainerManagerUnavailable: the engine does not answer.
         """
         try:
             base = await self._base(progress)
             if not _has_python_of(base.labels, version):
-                self._prepared[version] = await self._earlier(base, version, progress)
+                self._prepared[version] = await self._find_earlier(base, version, progress)
                 return
             tag = _version_tag(base, version)
-            await self._provide(tag, progress, lambda: self._make(base, version, tag, progress))
+            await self._provide(tag, progress, lambda: self._build(base, version, tag, progress))
             self._prepared[version] = self._name(tag)
         except EngineRefused as error:
-            raise PrepareFailed(f"the image cannot be made: {error.message}") from error
+            raise PrepareFailed(f"cannot build the image: {error.message}") from error
 
-    async def _earlier(self, base: _BaseImage, version: VersionSpec, progress: Progress) -> str:
-        """Return the image that a version had on a base with its Python; the base now has another.
+    async def _find_earlier(
+        self, base: _BaseImage, version: VersionSpec, progress: Progress
+    ) -> str:
+        """Return the earlier image of a version whose Python the present base does not have.
 
         Raises:
-            PrepareFailed: there is none.
+            PrepareFailed: no such image exists.
         """
         marks = {**self._marks, "artifact": version.artifact_sha256}
         mine = docker_labels.label_filter(marks)
@@ -152,7 +154,7 @@ class VersionImages:
             "name an image with Python {} in the setting docker-image",
         )
 
-    async def _make(
+    async def _build(
         self, base: _BaseImage, version: VersionSpec, tag: str, progress: Progress
     ) -> None:
         if version.requirements:
@@ -162,10 +164,10 @@ class VersionImages:
             )
             base = await self._inspect(self._name(packages))
         await self._add_artifact(base, version, tag)
-        progress(f"image {self._name(tag)} is made")
+        progress(f"image {self._name(tag)} built")
 
     async def sweep(self, needed: Needed) -> None:
-        """Remove images that no version needs and no container holds."""
+        """Remove images that no version needs and no container uses."""
         kept = set(needed())
         self._prepared = {
             version: image for version, image in self._prepared.items() if version in kept
@@ -173,7 +175,7 @@ class VersionImages:
         try:
             base = await self._inspect(self._settings.docker_image)
         except NotOnEngine:
-            # Which ones are needed cannot be told without it.
+            # The needed images are unknown without the base image.
             return
         own = await self._engine.do(lambda client: client.images(self._repository))
         found = {
@@ -186,7 +188,7 @@ class VersionImages:
             if _is_needed(tag, image_labels, base, needed()) or lock.locked():
                 continue
             async with lock:
-                # A version may have come to need it since; a later one makes it again.
+                # A version may need it by now; a version that comes later builds it again.
                 if not _is_needed(tag, image_labels, base, needed()):
                     await self._remove_image(self._name(tag))
                     await self._remove_image(self._remote_name(tag))
@@ -194,7 +196,7 @@ class VersionImages:
     async def _provide(
         self, tag: str, progress: Progress, make: Callable[[], Awaitable[None]]
     ) -> None:
-        """Provide an image of this tag: an existing one, one of the registry, or a new one."""
+        """Provide an image with this tag: an existing one, one of the registry, or a new one."""
         async with self._locks.setdefault(tag, asyncio.Lock()):
             if await self._exists(self._name(tag)):
                 progress(f"image {self._name(tag)} is ready")
@@ -213,7 +215,7 @@ class VersionImages:
         name = self._remote_name(tag)
         if not self._settings.docker_registry or await self._exists(name):
             return
-        # Its name there names it here too once it is there.
+        # The push needs a local tag with the name in the registry.
         await self._engine.do(lambda client: client.tag(self._name(tag), self._remote, tag))
         is_pushed = False
         try:
@@ -260,7 +262,7 @@ class VersionImages:
         variable = f"SKYSAIL_MODEL_SERVER_ARTIFACT_FILE={docker_options.ARTIFACT}"
         if not artifact.is_file():
             raise PrepareFailed(
-                f"the artifact of {version.model_version} is not in {artifact.parent}"
+                f"cannot build the image: {artifact.parent} lacks the artifact of {version.model_version}"
             )
         async with self._container({"Image": base.image_id}) as container:
             await self._engine.do(
@@ -299,15 +301,15 @@ class VersionImages:
             return await self._inspect(image)
         except NotOnEngine:
             progress(f"pulling {image}")
-        reason = "there is none in the registry"
+        reason = "the registry does not have it"
         try:
             if await self._registry.pull(image, progress):
                 return await self._inspect(image)
         except PrepareFailed as error:
             reason = error.message
         raise PrepareFailed(
-            f"the image {image} is not on the engine ({reason}): make it with 'make images', or "
-            "name another with the setting docker-image"
+            f"cannot find the image {image} on the engine ({reason}); build it with 'make images', "
+            "or name another image in the setting docker-image"
         )
 
     async def _inspect(self, image: str) -> _BaseImage:
@@ -325,7 +327,7 @@ class VersionImages:
         try:
             await self._engine.do(lambda client: client.remove_image(image))
         except EngineRefused:
-            # A container has it, or it is gone.
+            # A container uses the image, or the image is gone.
             return
 
     def _name(self, tag: str) -> str:
@@ -344,7 +346,7 @@ def _is_needed(
     if tag in tags:
         return True
     artifact = labels.get(f"{docker_labels.LABEL}artifact")
-    # The base has another Python now, and the version keeps the image of an earlier one.
+    # The present base has another Python, and the version keeps an earlier image.
     return any(
         artifact == version.artifact_sha256
         and not _has_python_of(base.labels, version)
@@ -354,7 +356,7 @@ def _is_needed(
 
 
 def _has_python_of(labels: Mapping[str, str], version: VersionSpec) -> bool:
-    """Return whether an image with these labels can run a version; one that names no Python may."""
+    """Return whether an image with these labels, or with none, can run a version."""
     found = labels.get(_PYTHON, version.python_version)
     return python_minor(found) == python_minor(version.python_version)
 

@@ -1,8 +1,8 @@
 """The container manager `docker`: a replica is a container of a Docker engine.
 
-Its artifact is in its image, so that it need reach nothing: it has no network, and listens on a unix
-socket in a directory of this machine that it is given. With the setting docker-network it listens on
-that network instead.
+Its image contains the artifact, so that the replica needs no network. It listens on a unix socket
+in a mounted directory of this machine. With the setting docker-network it listens on that network
+instead.
 """
 
 import asyncio
@@ -46,9 +46,9 @@ class _DockerReplica:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     is_stopping: bool = False
     is_silent: bool = False
-    """True once it was killed because it did not answer."""
+    """True after a kill because it did not answer."""
     readiness: "asyncio.Task[None] | None" = None
-    """None until it is started."""
+    """Task that watches its health; None until the container runs."""
 
 
 class DockerEngineManager(ContainerManager):
@@ -57,7 +57,7 @@ class DockerEngineManager(ContainerManager):
     name = "docker"
 
     def __init__(self, settings: ManagementSettings) -> None:
-        """Labels its objects with the cluster and the data directory of these settings."""
+        """Label all objects with the cluster and the data directory of these settings."""
         marks = {"cluster": settings.cluster, "data-dir": str(settings.data_dir.resolve())}
         self._cpus = settings.docker_cpus
         self._containers = ClusterContainers(marks, settings)
@@ -67,32 +67,32 @@ class DockerEngineManager(ContainerManager):
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def default_threads(self, num_replicas: int) -> int:
-        """Return the CPUs of a replica; without a limit, its share of the cores."""
+        """Return the CPUs of a replica, or its share of the cores if no limit is set."""
         return ceil(self._cpus) or super().default_threads(num_replicas)
 
     async def open(self) -> None:
-        """Take over the containers that an earlier management left running."""
+        """Adopt the containers that an earlier management left running."""
         await self._containers.open()
         for found in await self._containers.list():
             if found.is_running:
                 replica = _DockerReplica(found.container)
                 self._replicas[found.container.container_id] = replica
                 self._follow(replica)
-                log.info("took over a replica", extra={"replica": found.container.replica_id})
+                log.info("replica adopted", extra={"replica": found.container.replica_id})
         await self._images.open()
-        self._tasks.start_essential(self._watch_ends(), "events of the Docker engine")
+        self._tasks.start_essential(self._watch_exits(), "events of the Docker engine")
 
     async def close(self) -> None:
-        """Let go of all containers without stopping them.
+        """Release all containers without stopping them.
 
-        Where none lives, nothing remains on the engine but images, which the next one may need.
+        If none is live, only images remain on the engine, for the next management.
         """
         await self._tasks.stop()
         if not self._replicas:
             try:
                 await self._remove_ended(set())
             except ContainerManagerUnavailable as error:
-                log.warning("containers may be left", extra={"error": error.message})
+                log.warning("ended containers not removed", extra={"error": error.message})
             await self._containers.clean_up()
         await self._images.close()
         await self._containers.close()
@@ -100,7 +100,7 @@ class DockerEngineManager(ContainerManager):
     async def prepare(
         self, version: VersionSpec, progress: Progress, *, verifies: bool = False
     ) -> None:
-        """Make sure that there is an image of the version."""
+        """Build the image of the version, unless it exists."""
         await self._images.prepare(version, progress)
 
     async def start(self, spec: ReplicaSpec) -> Container:
@@ -108,7 +108,8 @@ class DockerEngineManager(ContainerManager):
         image = self._images.image(spec.version)
         replica = _DockerReplica(self._containers.new_container(spec))
         name = replica.container.container_id
-        # Known before it starts: it may end before this goes on.
+        # The replica is registered before its container starts, because the container may end
+        # before this coroutine continues.
         self._replicas[name] = replica
         endpoint = ""
         try:
@@ -132,21 +133,21 @@ class DockerEngineManager(ContainerManager):
         try:
             await asyncio.wait_for(replica.gone.wait(), drain_timeout_s)
         except asyncio.TimeoutError:
-            log.warning("replica did not drain in time", extra={"container": container_id})
+            log.warning("replica not drained in time", extra={"container": container_id})
             await self._containers.signal(container_id, "SIGKILL")
             try:
                 await asyncio.wait_for(replica.gone.wait(), _KILL_TIMEOUT_S)
             except asyncio.TimeoutError:
-                raise SkysailError(f"container {container_id} cannot be killed") from None
+                raise SkysailError(f"cannot kill container {container_id}") from None
 
     async def list(self) -> Sequence[Container]:
-        """Return every container that lives, as the engine says."""
+        """Return every live container that the engine reports."""
         await self._resync()
-        # One that is being started has a container only when that is done.
+        # A replica without a readiness watch has no running container yet.
         return [each.container for each in self._replicas.values() if each.readiness is not None]
 
     def watch(self) -> AsyncIterator[Container]:
-        """Yield each container whenever its state changes."""
+        """Yield each container when its state changes."""
         return self._changes.watch()
 
     def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
@@ -154,7 +155,7 @@ class DockerEngineManager(ContainerManager):
         return self._containers.logs(container_id, tail_lines, follow)
 
     async def sweep(self, needed: Needed) -> None:
-        """Remove containers that have ended, and unused images.
+        """Remove ended containers, and unused images.
 
         The last failure of each replica of a needed version stays, so that its log can be read.
         """
@@ -174,23 +175,23 @@ class DockerEngineManager(ContainerManager):
                 await self._containers.remove(last[replica_id])
             last[replica_id] = name
 
-    async def _watch_ends(self) -> None:
-        """Take note of every container that ends, also while the engine was away."""
+    async def _watch_exits(self) -> None:
+        """Handle the end of every container, even if the engine was unreachable then."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             try:
                 async with self._containers.watch_exits() as names:
-                    # The stream tells what ends from here on.
+                    # The stream reports only later ends, so that a resync finds the earlier ones.
                     await self._resync()
                     back_off.reset()
                     async for name in names:
-                        await self._note_end(name)
+                        await self._handle_end(name)
             except ContainerManagerUnavailable as error:
-                log.warning("the Docker engine is away", extra={"error": error.message})
+                log.warning("engine unreachable", extra={"error": error.message})
             except EngineRefused as error:
-                log.error("the Docker engine gives no events", extra={"error": error.message})
+                log.error("engine events refused", extra={"error": error.message})
             except Exception:
-                log.exception("the Docker engine is not watched")
+                log.exception("engine watch failed")
             await asyncio.sleep(back_off.next_s())
 
     async def _resync(self) -> None:
@@ -200,31 +201,33 @@ class DockerEngineManager(ContainerManager):
         running = {name for name, each in found.items() if each.is_running}
         for name in started:
             if name not in running:
-                await self._note_end(name)
+                await self._handle_end(name)
         for name in running:
-            # The container may have ended since the list was made.
+            # The container may have ended since the list was taken.
             if name in self._replicas or not await self._containers.is_running(name):
                 continue
-            # Another resync may have found it during the question.
+            # A concurrent resync may have adopted it during the request.
             if name not in self._replicas:
                 self._replicas[name] = replica = _DockerReplica(found[name].container)
                 self._follow(replica)
-                log.warning("replica found again", extra={"replica": replica.container.replica_id})
+                log.warning(
+                    "replica adopted again", extra={"replica": replica.container.replica_id}
+                )
 
-    async def _note_end(self, name: str) -> None:
-        """Report that a container has ended; a failure concerns this one, which `list` finds again.
+    async def _handle_end(self, name: str) -> None:
+        """Handle the end of a container; log an unexpected error, because the next `list` retries.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
         """
         try:
-            await self._ended(name)
+            await self._report_end(name)
         except ContainerManagerUnavailable:
             raise
         except Exception:
-            log.exception("the end of a container is not understood", extra={"container": name})
+            log.exception("container end not handled", extra={"container": name})
 
-    async def _ended(self, name: str) -> None:
+    async def _report_end(self, name: str) -> None:
         replica = self._replicas.get(name)
         if replica is None:
             return
@@ -243,7 +246,7 @@ class DockerEngineManager(ContainerManager):
                 failed = replace(failed, reason=SILENT)
             replica.container = failed
             self._changes.publish(failed)
-        # Report the end last, because its waiter may start another container.
+        # The end is reported last, because its waiter may start another container.
         replica.gone.set()
 
     def _follow(self, replica: _DockerReplica) -> None:
@@ -258,7 +261,7 @@ class DockerEngineManager(ContainerManager):
             if replica.is_stopping:
                 return
             if is_ready is None:
-                log.error("replica does not answer and is killed", extra={"container": name})
+                log.error("silent replica killed", extra={"container": name})
                 replica.is_silent = True
                 await self._containers.signal(name, "SIGKILL")
                 return
@@ -273,5 +276,5 @@ class DockerEngineManager(ContainerManager):
 
 
 def docker_engine_manager(settings: ManagementSettings) -> DockerEngineManager:
-    """Return the manager that these settings describe."""
+    """Return the manager for these settings."""
     return DockerEngineManager(settings)

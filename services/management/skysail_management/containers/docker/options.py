@@ -1,4 +1,4 @@
-"""Specifications of containers in the form of Docker's API, made without calls."""
+"""Specifications of containers for the API of Docker, as pure functions."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -10,10 +10,10 @@ from skysail_management.containers.replica_launch import replica_environment
 from skysail_management.settings import ManagementSettings
 
 ARTIFACT = "/opt/skysail/artifact.zip"
-"""Where the image of a version holds its artifact."""
+"""Path of the artifact in the image of a version."""
 
 BUILD_DIRECTORY = "/build"
-"""What an installation needs is there; nothing of it becomes part of the image."""
+"""Directory for the inputs of an installation, which do not become part of the image."""
 
 PORT = 8005
 _USER = 65532
@@ -24,13 +24,13 @@ _ISOLATION = {
     "CapDrop": ["ALL"],
     "SecurityOpt": ["no-new-privileges"],
     "Init": True,
-    # The engine reads it from the end, and old ones go.
+    # The engine can read this kind of log from its end, and rotates it.
     "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
 }
 
 
 def container_user() -> int:
-    """Return the user that replicas run as: one without rights, or ours where we are not root."""
+    """Return the user of replicas: the user of management, or one without rights if that is root."""
     return os.getuid() or _USER
 
 
@@ -41,13 +41,13 @@ def replica_config(
     socket_directory: str,
     settings: ManagementSettings,
 ) -> dict[str, Any]:
-    """Return how a replica runs.
+    """Return the configuration of a replica.
 
     Args:
         spec: The replica.
-        image: That of its version.
+        image: The image of its version.
         marks: Its labels.
-        socket_directory: Directory of this machine for its unix socket; unless it has a network.
+        socket_directory: Directory of this machine for its unix socket; unused with a network.
         settings: Limits and networks.
     """
     user = container_user()
@@ -68,7 +68,7 @@ def replica_config(
         "Mounts": [] if settings.docker_network else [socket],
         "NetworkMode": replica_network(settings),
         "PidsLimit": settings.docker_max_processes,
-        # Memory plus swap equals memory, which leaves no swap.
+        # A swap limit equal to the memory limit leaves no swap.
         "Memory": memory_mib * _MIB,
         "MemorySwap": memory_mib * _MIB,
         "NanoCpus": int((spec.resources.cpus or settings.docker_cpus) * 1e9),
@@ -80,22 +80,22 @@ def replica_config(
         "User": f"{user}:{user}",
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": labels(marks),
-        # Management watches over it.
+        # Management watches the health itself.
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": host,
     }
 
 
 def replica_network(settings: ManagementSettings) -> str:
-    """Return the network that replicas are on."""
+    """Return the network of replicas."""
     return settings.docker_network or ("bridge" if settings.docker_internet else "none")
 
 
 def install_config(image: str, settings: ManagementSettings) -> dict[str, Any]:
-    """Return how packages are installed: by the script in the directory of the build."""
+    """Return the configuration of an installation, which runs the script of the build directory."""
     return {
         "Image": image,
-        # Owner of what is installed, so that a replica cannot change it.
+        # Root owns the packages, so that a replica cannot change them.
         "User": "0:0",
         "Entrypoint": ["/bin/sh", f"{BUILD_DIRECTORY}/install"],
         "Healthcheck": {"Test": ["NONE"]},
@@ -110,7 +110,7 @@ def install_config(image: str, settings: ManagementSettings) -> dict[str, Any]:
 def image_config(
     base: Mapping[str, Any], marks: Mapping[str, str], environment: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return the configuration of an image that is like its base, but for labels and variables."""
+    """Return the configuration of an image: its base, with further labels and variables."""
     return {
         **base,
         "Env": [*(base["Env"] or []), *environment],

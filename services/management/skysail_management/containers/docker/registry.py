@@ -1,4 +1,4 @@
-"""Brings images to the engine from a registry and back."""
+"""Transfers of images between the engine and a registry."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,17 +9,17 @@ from skysail_management.settings import ManagementSettings
 
 
 class Registry:
-    """Pulls and pushes images by names that say where their registry is."""
+    """Pulls and pushes images by names that include the registry."""
 
     def __init__(self, engine: DockerEngine, settings: ManagementSettings) -> None:
-        """Logs in with the user of the settings; without one, as `docker login` has."""
+        """Log in as the user of the settings, or as `docker login` did."""
         self._engine = engine
         user = settings.docker_registry_user
         password = settings.docker_registry_password.get_secret_value()
         self._login = {"username": user, "password": password} if user else None
 
     async def pull(self, image: str, progress: Progress) -> bool:
-        """Have an image on the engine; False if the registry has none of that name.
+        """Pull an image; return False if the registry does not have it.
 
         Raises:
             PrepareFailed: the registry does not answer, or refuses.
@@ -29,11 +29,11 @@ class Registry:
         except NotOnEngine:
             return False
         except EngineRefused as error:
-            raise PrepareFailed(f"{image} cannot be pulled: {error.message}") from error
+            raise PrepareFailed(f"cannot pull {image}: {error.message}") from error
         return True
 
     async def push(self, image: str, progress: Progress) -> None:
-        """Have an image in its registry.
+        """Push an image to its registry.
 
         Raises:
             PrepareFailed: the registry does not answer, or refuses.
@@ -41,7 +41,7 @@ class Registry:
         try:
             await self._transfer(lambda client: client.push, image, progress)
         except EngineRefused as error:
-            raise PrepareFailed(f"{image} cannot be pushed: {error.message}") from error
+            raise PrepareFailed(f"cannot push {image}: {error.message}") from error
 
     async def _transfer(
         self,
@@ -55,6 +55,6 @@ class Registry:
             async for event in events:
                 if "error" in event:
                     raise EngineRefused(event["error"])
-                # Without those that count the bytes of a layer.
+                # Events that count the bytes of a layer are skipped.
                 if "status" in event and not event.get("progressDetail"):
                     progress(" ".join([event.get("id", ""), event["status"]]).strip())

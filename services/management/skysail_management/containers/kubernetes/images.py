@@ -1,8 +1,9 @@
-"""Which image of the model server runs a version on Kubernetes: one whose Python can load it.
+"""Images of the model server on Kubernetes, chosen by the Python that a version needs.
 
-A pickle loads on the minor version of Python that wrote it. Before the first replica of an image starts, a
-pod of that image says which Python it has. A ConfigMap keeps the answers, and the image of each version. When
-the setting names an image that cannot run a version, or that cannot be had, the version keeps its own.
+A pickle loads on the minor version of Python that wrote it. Before the first replica of an image
+starts, a pod of that image reports its Python. A ConfigMap stores the reports, and the image of
+each version. If the image of the settings cannot run a version, or cannot be pulled, the version
+keeps its earlier image.
 """
 
 import asyncio
@@ -30,27 +31,27 @@ _PROBE_TIMEOUT_S = 30.0
 
 
 class KubernetesImages:
-    """The images of the model server that one cluster uses, or used, and the Python of each."""
+    """The images of the model server that a cluster uses or used, with the Python of each."""
 
     def __init__(self, api: KubernetesApi, settings: ManagementSettings) -> None:
-        """Knows nothing before `open`."""
+        """Create an empty table; `open` fills it."""
         self._api = api
         self._settings = settings
         self._labels = labels(settings.cluster, PROBE)
         self._pythons: dict[str, str] = {}
-        """Python by image, such as 3.11.7."""
+        """Python of each image, such as 3.11.7."""
         self._versions: dict[str, str] = {}
-        """Image by the version, with the SHA-256 of its artifact, that it runs or ran."""
+        """Image of each version and artifact, while it runs or after it ran."""
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
-        """Read the notes of an earlier management, and remove its probes.
+        """Read the table of an earlier management, and remove its probes.
 
         Raises:
             ContainerManagerUnavailable: Kubernetes does not answer.
         """
         with contextlib.suppress(NotInCluster, ValueError, KeyError, TypeError):
-            data = (await self._api.get(CONFIG_MAP, self._note_name))["data"]
+            data = (await self._api.get(CONFIG_MAP, self._table_name))["data"]
             pythons, versions = (dict(json.loads(data[name])) for name in ("pythons", "versions"))
             self._pythons, self._versions = pythons, versions
         for pod in await self._api.list(POD, self._labels):
@@ -59,8 +60,8 @@ class KubernetesImages:
     def image(self, version: VersionSpec) -> str:
         """Return the image for replicas of a version.
 
-        That is the image of the settings if it is known to run the version; else the version's own, if it has
-        one.
+        The result is the image of the settings if it can run the version, otherwise the earlier
+        image of the version, if it has one.
         """
         configured = self._settings.kubernetes_image
         if self._can_run(configured, version):
@@ -72,22 +73,22 @@ class KubernetesImages:
         return python_minor(self._pythons.get(image, "")) == python_minor(version.python_version)
 
     async def prepare(self, version: VersionSpec, progress: Progress) -> None:
-        """Make sure that an image can run the version.
+        """Find an image that can run the version, with a probe if necessary.
 
         Raises:
-            PrepareFailed: none can, or the image of the settings does not start; says why.
+            PrepareFailed: no image can run it, or the image of the settings does not start.
             ContainerManagerUnavailable: Kubernetes does not answer.
         """
         configured = self._settings.kubernetes_image
         async with self._lock:
             if configured not in self._pythons:
                 try:
-                    self._pythons[configured] = await self._probed(configured, progress)
+                    self._pythons[configured] = await self._probe(configured, progress)
                 except PrepareFailed as error:
-                    # A version that ran before need not wait for an image that is not its own.
+                    # A version with an earlier image need not wait for another image.
                     if self.image(version) == configured:
                         raise
-                    log.warning("image cannot be used", extra={"reason": error.message})
+                    log.warning("image not usable", extra={"reason": error.message})
             image = self.image(version)
             if image == configured:
                 check_python(
@@ -98,7 +99,7 @@ class KubernetesImages:
                 )
                 if self._versions.get(_key(version)) != image:
                     self._versions[_key(version)] = image
-                    await self._note()
+                    await self._save()
                 return
         text = (
             f"{version.model_version} keeps the image {image}: it needs Python "
@@ -109,7 +110,7 @@ class KubernetesImages:
         progress(text)
 
     async def sweep(self, needed: Needed) -> None:
-        """Forget the images of versions that no longer need one."""
+        """Drop the images of versions that no longer need one."""
         async with self._lock:
             wanted = set(map(_key, needed()))
             versions = {each: image for each, image in self._versions.items() if each in wanted}
@@ -120,34 +121,34 @@ class KubernetesImages:
             self._pythons = {
                 image: python for image, python in self._pythons.items() if image in used
             }
-            await self._note()
+            await self._save()
 
-    async def _note(self) -> None:
+    async def _save(self) -> None:
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
-        note = {
+        table = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": self._note_name, "labels": self._labels},
+            "metadata": {"name": self._table_name, "labels": self._labels},
             "data": {
                 "pythons": json.dumps(self._pythons),
                 "versions": json.dumps(self._versions),
             },
         }
-        await self._api.apply(owned_by(anchor, note))
+        await self._api.apply(owned_by(anchor, table))
 
     @property
-    def _note_name(self) -> str:
+    def _table_name(self) -> str:
         return f"{anchor_name(self._settings.cluster)}-packages-images"
 
-    async def _probed(self, image: str, progress: Progress) -> str:
-        """Return the Python of an image, as a pod of it says."""
+    async def _probe(self, image: str, progress: Progress) -> str:
+        """Return the Python of an image, which a pod of that image prints."""
         digest = hashlib.sha256(image.encode()).hexdigest()[:10]
         name = f"skysail-python-{digest}-{secrets.token_hex(2)}"
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
-        told = ""
+        reported = ""
 
         async def ended() -> Object:
-            nonlocal told
+            nonlocal reported
             async with contextlib.aclosing(self._api.watch(POD, self._labels)) as changes:
                 async for change in changes:
                     for pod in change.objects:
@@ -155,30 +156,30 @@ class KubernetesImages:
                             continue
                         if change.is_gone or pod["status"].get("phase") in ("Succeeded", "Failed"):
                             return pod
-                        if (reason := waiting_reason(pod)) and reason != told:
-                            told = reason
+                        if (reason := waiting_reason(pod)) and reason != reported:
+                            reported = reason
                             progress(reason)
-            raise SkysailError(f"pod {name} is not watched")
+            raise SkysailError(f"the watch of pod {name} ended")
 
         try:
             await self._api.create(owned_by(anchor, task_pods.probe(name, image, self._settings)))
             pod = await asyncio.wait_for(ended(), _PROBE_TIMEOUT_S)
             if pod["status"].get("phase") != "Succeeded":
-                raise PrepareFailed(f"cannot ask image {image} for its Python: its pod failed")
+                raise PrepareFailed(f"cannot find the Python of image {image}: its pod failed")
             async with self._api.log(name, PROBE, 1) as lines:
                 text = b"".join([line async for line in lines]).decode(errors="replace").strip()
         except asyncio.TimeoutError:
-            why = told or f"its pod did not end within {_PROBE_TIMEOUT_S:g} s"
-            raise PrepareFailed(f"cannot ask image {image} for its Python: {why}") from None
+            why = reported or f"its pod did not end within {_PROBE_TIMEOUT_S:g} s"
+            raise PrepareFailed(f"cannot find the Python of image {image}: {why}") from None
         finally:
-            # The next `open` removes remains.
+            # The next `open` retries the removal.
             with contextlib.suppress(SkysailError):
                 await self._api.delete(POD, name, grace_s=0)
         if not python_minor(text):
-            raise PrepareFailed(f"image {image} has no Python: it answered {text[:80]!r}")
+            raise PrepareFailed(f"image {image} has no Python: it printed {text[:80]!r}")
         return text
 
 
 def _key(version: VersionSpec) -> str:
-    # Other content may come under the same name.
+    # The same name may have another artifact later.
     return f"{version.model_version}/{version.artifact_sha256}"

@@ -1,7 +1,7 @@
 """The container manager `kubernetes`: a replica is a pod.
 
-Its artifact is fetched by an init container, and its packages are in a volume, so that no image is built;
-with the setting docker-registry an image that has both is built and pushed instead.
+An init container fetches the artifact, and a volume has the packages, so that no image is built.
+With the setting docker-registry, an image with both is built and pushed instead.
 """
 
 import asyncio
@@ -67,11 +67,11 @@ class KubernetesManager(ContainerManager):
     """Runs replicas as pods of a Kubernetes cluster."""
 
     name = "kubernetes"
-    # Kubernetes finds each a node that has room for it.
+    # Kubernetes places each pod on a node with enough room.
     loads_here = False
 
     def __init__(self, settings: ManagementSettings, api: KubernetesApi | None = None) -> None:
-        """Labels its objects with the cluster of these settings, which also name the API server."""
+        """Label all objects with the cluster of these settings, which also name the API server."""
         self._settings = settings
         self._api = api or KubernetesApi(
             settings.kubeconfig,
@@ -85,21 +85,21 @@ class KubernetesManager(ContainerManager):
         self._images = _version_images(settings) if settings.docker_registry else None
         self._replicas: dict[str, _PodReplica] = {}
         self._last_logs: dict[ReplicaId, tuple[str, str]] = {}
-        """Of each replica that has failed, the last pod and the end of its log: with a pod goes all
-        that it wrote."""
+        """The last failed pod of each replica, and the end of its log, because Kubernetes deletes
+        the log with the pod."""
         self._changes = ChangeFeed()
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def default_threads(self, num_replicas: int) -> int:
-        """Return how many threads a replica has that asks for none: one for each CPU it may use."""
+        """Return one thread for each CPU of a replica."""
         return max(1, math.ceil(self._settings.kubernetes_cpus))
 
     def max_concurrent_starts(self) -> int:
-        """Return how many pods are claimed at once: as many as its API should be asked for."""
+        """Return the most concurrent claims, which bounds the requests to the API."""
         return _MAX_CLAIMS
 
     async def open(self) -> None:
-        """Take over the pods that an earlier management left running."""
+        """Adopt the pods that an earlier management left running."""
         try:
             await self._api.open()
             await self._pods.open()
@@ -112,7 +112,7 @@ class KubernetesManager(ContainerManager):
         self._tasks.start_essential(self._pods.follow(), "pods")
 
     async def close(self) -> None:
-        """Let go of all pods without stopping them."""
+        """Release all pods without stopping them."""
         await self._tasks.stop()
         if self._images is not None:
             await self._images.close()
@@ -121,7 +121,7 @@ class KubernetesManager(ContainerManager):
     async def prepare(
         self, version: VersionSpec, progress: Progress, *, verifies: bool = False
     ) -> None:
-        """Make sure that the packages of the version are installed, or that its image is there."""
+        """Install the packages of the version, or build its image, unless they exist."""
         if self._images is not None:
             await self._images.prepare(version, progress)
         else:
@@ -129,9 +129,9 @@ class KubernetesManager(ContainerManager):
             await self._packages.prepare(version, progress, verifies=verifies)
 
     async def start(self, spec: ReplicaSpec) -> Container:
-        """Add a pod for a replica and return it as STARTING."""
+        """Claim a pod for a replica and return it as STARTING."""
         if self._images is not None:
-            # On the nodes it is known by its name in the registry alone.
+            # Nodes know the image only by its name in the registry.
             image = self._images.pushed_image(spec.version)
             manifest = manifests.deployment(spec, self._settings, image=image)
         else:
@@ -152,27 +152,27 @@ class KubernetesManager(ContainerManager):
         replica.is_stopping = True
         self._set(replica, replace(replica.container, state=ReplicaState.DRAINING))
         await self._pods.release(container_id)
-        # Kubernetes counts the time before it is told to stop, too.
+        # The grace period of Kubernetes includes the time before the pod gets its signal.
         grace_s = math.ceil(drain_timeout_s) + manifests.ROUTED_AWAY_S
         await self._pods.delete(container_id, grace_s)
         try:
             await asyncio.wait_for(replica.gone.wait(), grace_s + _KILL_TIMEOUT_S)
         except asyncio.TimeoutError:
             # The node of the pod does not answer.
-            log.warning("a pod does not end and is forgotten", extra={"container": container_id})
+            log.warning("pod not ended; deleting it by force", extra={"container": container_id})
             await self._pods.delete(container_id, 0)
             try:
                 await asyncio.wait_for(replica.gone.wait(), _KILL_TIMEOUT_S)
             except asyncio.TimeoutError:
-                raise SkysailError(f"pod {container_id} cannot be deleted") from None
+                raise SkysailError(f"cannot delete pod {container_id}") from None
 
     async def list(self) -> Sequence[Container]:
-        """Return every container that lives, as Kubernetes says."""
+        """Return every live container that Kubernetes reports."""
         await self._pods.refresh()
         return [each.container for each in self._replicas.values() if not each.has_failed]
 
     def watch(self) -> AsyncIterator[Container]:
-        """Yield each container whenever its state changes."""
+        """Yield each container when its state changes."""
         return self._changes.watch()
 
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
@@ -184,7 +184,7 @@ class KubernetesManager(ContainerManager):
             return
         pod = self._pods.pods.get(container_id)
         if pod is None or not is_claimed(pod):
-            raise ReplicaNotFound(f"there is no log of container {container_id!r}")
+            raise ReplicaNotFound(f"no log of container {container_id!r} exists")
         try:
             async with self._api.log(
                 container_id, manifests.SERVER_CONTAINER, tail_lines, follow=follow
@@ -192,11 +192,11 @@ class KubernetesManager(ContainerManager):
                 async for line in lines:
                     yield line.decode(errors="replace")
         except ClusterRefused:
-            # The log of the pod is empty so far.
+            # The log of the pod is still empty.
             return
 
     async def sweep(self, needed: Needed) -> None:
-        """Remove what nobody needs: Kubernetes Deployments without pods, packages, images, old logs."""
+        """Remove Kubernetes Deployments without pods, and unused packages, images and logs."""
         versions = {spec.model_version for spec in needed()}
         self._last_logs = {
             replica_id: last
@@ -204,7 +204,7 @@ class KubernetesManager(ContainerManager):
             if replica_id.model_version in versions
         }
         for name, pod in list(self._pods.pods.items()):
-            # One that failed, or was stopped, while Kubernetes did not answer.
+            # The pod failed, or was stopped, while Kubernetes did not answer.
             replica = self._replicas.get(name)
             is_ours = replica is not None and not replica.has_failed
             if not is_ours and (is_claimed(pod) or is_released(pod)) and not is_deleted(pod):
@@ -232,7 +232,7 @@ class KubernetesManager(ContainerManager):
             if is_released(pod) or is_deleted(pod):
                 return
             replica = self._replicas[name] = _PodReplica(read_pod(pod).container)
-            log.info("a replica has a pod", extra={"replica": replica.container.replica_id})
+            log.info("pod claimed", extra={"replica": replica.container.replica_id})
         if replica.is_stopping or replica.has_failed:
             return
         state = read_pod(pod)
@@ -254,7 +254,7 @@ class KubernetesManager(ContainerManager):
         elif not replica.has_failed:
             reason = "its pod was deleted"
             self._set(replica, replace(replica.container, state=ReplicaState.FAILED, reason=reason))
-        # Report the end last, because its waiter may start another pod.
+        # The end is reported last, because its waiter may start another pod.
         replica.gone.set()
 
     async def _fail(self, name: str, replica: _PodReplica, state: PodState) -> None:
@@ -264,15 +264,13 @@ class KubernetesManager(ContainerManager):
         reason = explain_exit(state.container.reason, text)
         self._set(replica, replace(state.container, reason=reason, log_tail=log_excerpt(text)))
         if pod is not None and is_deleted(pod):
-            # The pod drains.
+            # The pod already ends.
             return
         try:
             await self._pods.release(name)
             await self._pods.delete(name, 0)
         except SkysailError as error:
-            log.warning(
-                "a pod that failed stays", extra={"container": name, "error": error.message}
-            )
+            log.warning("failed pod not deleted", extra={"container": name, "error": error.message})
 
     async def _log(self, name: str, state: PodState) -> str:
         async def read() -> bytes:
@@ -286,7 +284,7 @@ class KubernetesManager(ContainerManager):
         except ClusterRefused:
             return ""
         except (SkysailError, asyncio.TimeoutError) as error:
-            return f"the log cannot be read: {str(error) or 'it does not come'}"
+            return f"cannot read the log: {str(error) or 'no answer'}"
 
     def _set(self, replica: _PodReplica, container: Container) -> None:
         replica.container = container
@@ -302,12 +300,12 @@ def _version_images(settings: ManagementSettings) -> "VersionImages":
 
 
 def _with_reason(container: Container, earlier: str) -> Container:
-    """Return a container with the more telling of two reasons: later ones often leave out why."""
+    """Return a container with the more specific reason, because later ones often omit the cause."""
     if container.reason and earlier.startswith(container.reason):
         return replace(container, reason=earlier)
     return container
 
 
 def kubernetes_manager(settings: ManagementSettings) -> KubernetesManager:
-    """Return the manager that these settings describe."""
+    """Return the manager for these settings."""
     return KubernetesManager(settings)

@@ -25,13 +25,13 @@ from skysail_management.settings import ManagementSettings
 PORT = 8005
 ARTIFACT_CONTAINER, SERVER_CONTAINER = "artifact", "model-server"
 PACKAGES = "/packages"
-"""Where the volume of packages is mounted; each set of them has a directory in it."""
+"""Mount point of the volume of packages, with a directory for each environment."""
 
 GATE = f"{LABEL}replica"
-"""What a pod waits for: its index, which becomes a label of this name."""
+"""Scheduling gate of a pod without an index, and the label that holds its index."""
 
 ATTACHED = f"{LABEL}attached"
-"""Label of the pods that count; without it a pod goes its own way to its end."""
+"""Label of the pods that their Deployment counts; without it a pod only drains."""
 
 GROUP, MODEL, VERSION = f"{LABEL}group", f"{LABEL}model", f"{LABEL}version"
 ARTIFACT, STARTED_AT = f"{LABEL}artifact", f"{LABEL}started-at"
@@ -39,7 +39,7 @@ DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 _USER = 65532
 ROUTED_AWAY_S = 2
-"""Time in which frontends hear of a pod that is deleted, before it is told to stop."""
+"""Time for frontends to learn that a pod is deleted, before it gets its signal."""
 _READY_PERIOD_S = 1
 _READY_TIMEOUT_S = 5
 _PATH = "/opt/skysail/bin:/usr/local/bin:/usr/bin:/bin"
@@ -64,20 +64,22 @@ def deployment(
 ) -> Object:
     """Return the Kubernetes Deployment of replicas like this one, with no pods.
 
-    Its name is a hash of all that they are, so that one that exists is the right one; its Secret has
-    the same.
+    Its name contains a hash of the whole specification, so that an existing Deployment is the right
+    one. Its Secret has the same name.
 
     Args:
-        spec: One of them; its index is not used.
+        spec: One of the replicas; its index is ignored.
         settings: Limits, and where pods may run.
-        image: Image that has the artifact and its packages; if empty, both are brought along.
-        packages: Name of the directory of its packages; empty for none.
+        image: Image with the artifact and its packages; if empty, an init container and the volume
+            provide them.
+        packages: Name of the environment in the volume; empty for none.
     """
-    # All replicas of a Kubernetes Deployment are alike, the first of a version and later ones.
+    # The first replica of a version and later ones share a Deployment, so that the specification
+    # ignores what is measured.
     spec = replace(spec, warm_up=replace(spec.warm_up, is_measured=False))
     version = spec.version.model_version
     draft = [_deployment("", spec, settings, image, packages), dict(spec.environment)]
-    # The key keeps values of the environment, which may be short secrets, from being tried.
+    # The key prevents guesses of environment values, which may be short secrets.
     key, message = spec.token.encode(), json.dumps(draft, sort_keys=True).encode()
     digest = hmac.new(key, message, hashlib.sha256).hexdigest()[:10]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{version.model_name}-{version.version}".lower())
@@ -134,19 +136,19 @@ def replica_secret(name: str, spec: ReplicaSpec, cluster: str) -> Object:
 
 
 def _secret_keys(spec: ReplicaSpec) -> dict[str, str]:
-    """Return the key in the Secret of each variable of the operator, whose name may be no key."""
+    """Return the key in the Secret of each variable, whose name may be no valid key."""
     return {name: f"environment-{index}" for index, name in enumerate(sorted(spec.environment))}
 
 
 def disruption_budget(name: str, cluster: str) -> Object:
-    """Return what lets a node be drained of one replica at a time."""
+    """Return the budget that lets a drain of nodes evict one replica at a time."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": name, "labels": labels(cluster, MODEL_SERVER)},
         "spec": {
             "maxUnavailable": 1,
-            # A replica that never becomes ready does not hold up a drain.
+            # A replica that never becomes ready must not block a drain.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": _attached(name)},
         },
@@ -170,9 +172,9 @@ def _pod(
         "schedulingGates": [{"name": GATE}],
         "serviceAccountName": settings.kubernetes_service_account,
         "automountServiceAccountToken": False,
-        # Variables that name every service of the namespace are of no use to it.
+        # A replica does not use the variables that name every service of the namespace.
         "enableServiceLinks": False,
-        # The pause container reaps processes that lose their parent.
+        # The pause container reaps orphaned processes.
         "shareProcessNamespace": True,
         "securityContext": POD_SECURITY,
         "terminationGracePeriodSeconds": ROUTED_AWAY_S + math.ceil(settings.drain_timeout_s),
@@ -219,8 +221,9 @@ def _server(
         "env": [*_identity(spec), *_with_secrets(environment, spec, secret)],
         "ports": [{"name": "grpc", "containerPort": PORT}],
         "resources": _resources(spec, settings),
-        # Ready is who takes batches: it has loaded its model, and answered the warm-up query. One
-        # that does not answer any more is routed around, and replaced after its start timeout.
+        # A ready replica takes batches: it loaded its model and answered the warm-up query.
+        # Frontends avoid a replica that stops answering, and management replaces it after its start
+        # timeout.
         "readinessProbe": {
             "grpc": {"port": PORT},
             "periodSeconds": _READY_PERIOD_S,
@@ -246,7 +249,7 @@ def _identity(spec: ReplicaSpec) -> list[Object]:
 
 
 def _with_secrets(environment: Mapping[str, str], spec: ReplicaSpec, secret: str) -> list[Object]:
-    """Return variables, those of operators by reference, because roles that read pods are common."""
+    """Return variables, with references for those of operators, which pods must not show."""
     keys = _secret_keys(spec)
     return [
         {"name": each["name"], "valueFrom": _secret_value(secret, keys[each["name"]])}
@@ -261,9 +264,9 @@ def _secret_value(secret: str, key: str) -> Object:
 
 
 def variables(environment: Mapping[str, str]) -> list[Object]:
-    """Return environment variables as a container has them, in the order of their names."""
+    """Return environment variables in the form of a container, by name."""
     return [
-        # A dollar sign begins the name of another variable.
+        # A dollar sign would begin a reference to another variable.
         {"name": name, "value": value.replace("$", "$$")}
         for name, value in sorted(environment.items())
         if name != "SKYSAIL_MODEL_SERVER_REPLICA_ID"
@@ -308,7 +311,7 @@ def _artifact(spec: ReplicaSpec, settings: ManagementSettings, secret: str) -> O
 
 
 def mounted_packages(pod: Object) -> str:
-    """Return the name of the directory of packages that a pod of a replica has; empty for none."""
+    """Return the name of the environment that a pod of a replica mounts; empty for none."""
     for container in pod["spec"]["containers"]:
         for mount in container.get("volumeMounts", ()):
             if mount["name"] == "packages":
@@ -317,7 +320,7 @@ def mounted_packages(pod: Object) -> str:
 
 
 def placement(settings: ManagementSettings) -> Object:
-    """Return where pods of these settings may run, as part of their specification."""
+    """Return the placement of pods by these settings, as part of their specification."""
     placement: Object = {}
     if settings.kubernetes_node_selector:
         placement["nodeSelector"] = dict(settings.kubernetes_node_selector)

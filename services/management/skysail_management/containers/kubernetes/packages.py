@@ -2,8 +2,8 @@
 
 <claim>/<key>/     an environment, which the pods of replicas mount read-only at /packages/<key>
 
-A pod of its own installs. A ConfigMap is there as long as the directory may be, and says whether
-it is whole. Both are found by labels.
+A separate pod installs them. A ConfigMap exists as long as the directory may exist, and records
+whether it is complete. Labels identify both.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class KubernetesPackages:
     def __init__(
         self, api: KubernetesApi, settings: ManagementSettings, images: KubernetesImages
     ) -> None:
-        """Does nothing yet; `images` says which image a version runs with."""
+        """Create the table; `images` chooses the image of a version."""
         self._api = api
         self._settings = settings
         self._images = images
@@ -56,7 +56,7 @@ class KubernetesPackages:
         self._locks: dict[str, asyncio.Lock] = {}
 
     def key(self, version: VersionSpec) -> str:
-        """Return the name of the environment that a version needs; empty for none."""
+        """Return the name of the environment of a version; empty if it needs none."""
         if not version.requirements:
             return ""
         parts = [
@@ -71,11 +71,11 @@ class KubernetesPackages:
     ) -> None:
         """Install the packages of a version.
 
-        With `verifies` an installer looks whether all of it is in the volume, whatever the note
-        says: someone may have emptied the volume.
+        With `verifies`, an installer checks the volume even if the ConfigMap says that it is
+        complete, because someone may have emptied the volume.
 
         Raises:
-            PrepareFailed: it cannot be; says why.
+            PrepareFailed: the installation failed, with the reason.
             ContainerManagerUnavailable: the Kubernetes cluster does not answer.
         """
         key = self.key(version)
@@ -83,18 +83,18 @@ class KubernetesPackages:
             return
         if not self._settings.kubernetes_packages_claim:
             raise PrepareFailed(
-                f"{version.model_version} needs packages, and there is no volume for them: name a "
-                "claim with the setting kubernetes-packages-claim, or a registry for images that "
-                "have them with docker-registry"
+                f"cannot install the packages of {version.model_version}: no volume for them is "
+                "configured; set kubernetes-packages-claim to a claim, or docker-registry to a "
+                "registry for images with the packages"
             )
         if files := local_files(version.requirements):
             raise PrepareFailed(
-                f"{version.model_version} needs {files[0]}, a file that pods do not see: have it on "
-                "a package index, or build images with the setting docker-registry"
+                f"cannot install {files[0]} for {version.model_version}: pods do not see this file; "
+                "put it on a package index, or build images with the setting docker-registry"
             )
         async with self._locks.setdefault(key, asyncio.Lock()):
-            is_noted = await self._is_installed(key)
-            if is_noted and not verifies:
+            is_recorded = await self._is_installed(key)
+            if is_recorded and not verifies:
                 progress(f"environment {key} is ready")
                 return
             text = requirements_file(version.requirements)
@@ -104,20 +104,21 @@ class KubernetesPackages:
             }
             tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
 
-            def told(line: str) -> None:
+            def report(line: str) -> None:
                 tail.append(line)
                 progress(line)
 
-            if not is_noted:
-                # Before it begins, so that what a killed installer leaves is found and removed.
-                await self._api.apply(await self._note(key, text, is_installed=False))
-            status = await self._run("install", key, variables, told, self._images.image(version))
+            if not is_recorded:
+                # The record precedes the installation, so that a sweep finds the files of a killed
+                # installer.
+                await self._api.apply(await self._record(key, text, is_installed=False))
+            status = await self._run("install", key, variables, report, self._images.image(version))
             if status != 0:
-                if is_noted:
-                    await self._api.apply(await self._note(key, text, is_installed=False))
+                if is_recorded:
+                    await self._api.apply(await self._record(key, text, is_installed=False))
                 raise install_failed(status, tail)
-            if not is_noted:
-                await self._api.apply(await self._note(key, text, is_installed=True))
+            if not is_recorded:
+                await self._api.apply(await self._record(key, text, is_installed=True))
 
     async def _is_installed(self, key: str) -> bool:
         found = await self._api.list(CONFIG_MAP, self._labels)
@@ -126,21 +127,21 @@ class KubernetesPackages:
             for each in found
         )
 
-    async def _note(self, key: str, requirements: str, *, is_installed: bool) -> Object:
+    async def _record(self, key: str, requirements: str, *, is_installed: bool) -> Object:
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
-        note: Object = {
+        record: Object = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": self._note_name(key), "labels": self._labels},
+            "metadata": {"name": self._record_name(key), "labels": self._labels},
             "data": {
                 "key": key,
                 "requirements": requirements,
                 "installed": "true" if is_installed else "false",
             },
         }
-        return owned_by(anchor, note)
+        return owned_by(anchor, record)
 
-    def _note_name(self, key: str) -> str:
+    def _record_name(self, key: str) -> str:
         return f"{anchor_name(self._settings.cluster)}-packages-{key}"
 
     async def _run(
@@ -152,7 +153,7 @@ class KubernetesPackages:
         image: str = "",
     ) -> int:
         """Run the installer in a separate pod, remove the pod, and return its exit status."""
-        await self._end_earlier(key)
+        await self._stop_earlier_installer(key)
         name = f"skysail-{what}-{key}-{secrets.token_hex(2)}"
         path = f"{manifests.PACKAGES}/{key}"
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
@@ -168,16 +169,17 @@ class KubernetesPackages:
                     progress(line.decode(errors="replace"))
             return await self._exit_status(name)
         except ClusterRefused as error:
-            raise PrepareFailed(f"packages cannot be installed: {error.message}") from error
+            raise PrepareFailed(f"cannot install packages: {error.message}") from error
         finally:
-            # The next sweep removes remains.
+            # The next sweep retries the removal.
             with contextlib.suppress(SkysailError):
                 await self._api.delete(POD, name)
 
-    async def _end_earlier(self, key: str) -> None:
-        """Return once no installer is at work on an environment: two would spoil each other's work.
+    async def _stop_earlier_installer(self, key: str) -> None:
+        """Stop earlier installers of an environment, and return when they ended.
 
-        Ends one that a management left which is no more; another was told to a moment ago.
+        Two installers would corrupt each other's files. A previous management may have left one,
+        and a deleted one may still end.
         """
         for pod in await self._api.list(POD, self._labels):
             name = pod["metadata"]["name"]
@@ -188,8 +190,8 @@ class KubernetesPackages:
                 await asyncio.wait_for(self._gone(name), _END_TIMEOUT_S)
             except asyncio.TimeoutError:
                 raise PrepareFailed(
-                    f"packages wait for the pod {name}, which does not end; if its node is gone, "
-                    f"remove it: kubectl -n {self._api.namespace} delete pod {name} --force"
+                    f"cannot install packages: the earlier pod {name} does not end; if its node is "
+                    f"gone, remove the pod: kubectl -n {self._api.namespace} delete pod {name} --force"
                 ) from None
 
     async def _gone(self, name: str) -> None:
@@ -201,7 +203,7 @@ class KubernetesPackages:
 
     async def _wait_for_start(self, name: str, progress: Progress) -> None:
         told = ""
-        # A node for it may have to be made first.
+        # The cluster may have to add a node first.
         limit_s = self._settings.prepare_timeout_s
 
         def has_started(pod: Object) -> bool:
@@ -217,69 +219,69 @@ class KubernetesPackages:
         except asyncio.TimeoutError:
             why = f": {told}" if told else ""
             raise PrepareFailed(
-                f"packages are not installed: no pod for it within {limit_s:g} s{why}"
+                f"cannot install packages: no pod started within {limit_s:g} s{why}"
             ) from None
 
     async def _exit_status(self, name: str) -> int:
         try:
             pod = await asyncio.wait_for(self._pod_until(name, _has_ended), _END_TIMEOUT_S)
         except asyncio.TimeoutError:
-            raise PrepareFailed(f"pod {name} does not end") from None
+            raise PrepareFailed(f"cannot install packages: pod {name} does not end") from None
         ends = [each["state"] for each in pod["status"].get("containerStatuses", ())]
         if not ends or "terminated" not in ends[0]:
             reason = pod["status"].get("message") or "its pod was removed"
-            raise PrepareFailed(f"packages are not installed: {reason}")
+            raise PrepareFailed(f"cannot install packages: {reason}")
         return int(ends[0]["terminated"]["exitCode"])
 
-    async def _pod_until(self, name: str, is_so: Callable[[Object], bool]) -> Object:
-        """Return a pod once something is so, or as it was when it was removed."""
+    async def _pod_until(self, name: str, condition: Callable[[Object], bool]) -> Object:
+        """Return a pod when the condition holds, or its last state when it was removed."""
         async with contextlib.aclosing(self._api.watch(POD, self._labels)) as changes:
             async for change in changes:
                 for pod in change.objects:
-                    if pod["metadata"]["name"] == name and (change.is_gone or is_so(pod)):
+                    if pod["metadata"]["name"] == name and (change.is_gone or condition(pod)):
                         return pod
-        raise SkysailError(f"pod {name} is not watched")
+        raise SkysailError(f"the watch of pod {name} ended")
 
     async def sweep(self, needed: Needed, used: Callable[[], Collection[str]]) -> None:
-        """Remove environments that nobody needs, and installers that were left.
+        """Remove environments that no version needs, and leftover installers.
 
         Args:
-            needed: Returns the versions that need theirs.
-            used: Returns the names of those that pods have, also of an earlier Skysail's replicas.
+            needed: Returns the versions that need their environment.
+            used: Returns the environments that pods mount, including those of an earlier Skysail.
         """
 
         def is_needed(key: str) -> bool:
             return key in used() or any(key == self.key(version) for version in needed())
 
-        for note in await self._api.list(CONFIG_MAP, self._labels):
-            key = note["data"].get("key", "")
+        for record in await self._api.list(CONFIG_MAP, self._labels):
+            key = record["data"].get("key", "")
             lock = self._locks.setdefault(key, asyncio.Lock())
             if not key or is_needed(key) or lock.locked():
                 continue
             async with lock:
                 if is_needed(key):
-                    # A version has come to need it since.
+                    # A version needs it by now.
                     continue
                 try:
-                    await asyncio.wait_for(self._remove(note), _REMOVE_TIMEOUT_S)
+                    await asyncio.wait_for(self._remove(record), _REMOVE_TIMEOUT_S)
                 except (PrepareFailed, asyncio.TimeoutError) as error:
-                    # The next sweep tries again.
+                    # The next sweep retries.
                     log.warning(
-                        "packages stay in the volume",
+                        "packages not removed",
                         extra={"environment": key, "error": str(error) or "it takes too long"},
                     )
         if not any(lock.locked() for lock in self._locks.values()):
             for pod in await self._api.list(POD, self._labels):
                 await self._api.delete(POD, pod["metadata"]["name"])
 
-    async def _remove(self, note: Object) -> None:
-        key, requirements = note["data"]["key"], note["data"]["requirements"]
-        # A part of it is nobody's to use, and is found until all of it is gone.
-        await self._api.apply(await self._note(key, requirements, is_installed=False))
+    async def _remove(self, record: Object) -> None:
+        key, requirements = record["data"]["key"], record["data"]["requirements"]
+        # A partly removed environment is never used, and its record stays until all of it is gone.
+        await self._api.apply(await self._record(key, requirements, is_installed=False))
         status = await self._run("remove", key, {}, lambda line: None)
         if status != 0:
             raise PrepareFailed(f"its installer ended with status {status}")
-        await self._api.delete(CONFIG_MAP, note["metadata"]["name"])
+        await self._api.delete(CONFIG_MAP, record["metadata"]["name"])
 
 
 def _has_ended(pod: Object) -> bool:

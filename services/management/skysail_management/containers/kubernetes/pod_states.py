@@ -1,4 +1,4 @@
-"""What a pod tells of the replica that it holds: read from its JSON; nothing is asked or done here."""
+"""The state of a replica, read from the JSON of its pod, as pure functions."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,22 +24,22 @@ from skysail_management.containers.kubernetes.manifests import (
 )
 
 _SIGNALLED = 128
-"""An exit status above it is that of a process that a signal has ended."""
+"""An exit status above this value means that a signal ended the process."""
 
 
 @dataclass(frozen=True)
 class PodState:
-    """A replica as its pod shows it."""
+    """The state of a replica that its pod shows."""
 
     container: Container
     log_container: str = SERVER_CONTAINER
-    """Container of the pod whose log tells how it goes."""
+    """Container of the pod whose log explains the state."""
     is_log_previous: bool = False
-    """True where that has been started again since."""
+    """True if that container was restarted, so that its previous log counts."""
 
 
 def is_claimed(pod: Object) -> bool:
-    """Return whether a pod was given an index."""
+    """Return whether a pod has an index."""
     return GATE in pod["metadata"]["labels"]
 
 
@@ -50,31 +50,31 @@ def is_free(pod: Object) -> bool:
 
 
 def is_attached(pod: Object) -> bool:
-    """Return whether a pod counts among those of its Kubernetes Deployment."""
+    """Return whether its Kubernetes Deployment counts a pod."""
     owners = pod["metadata"].get("ownerReferences", ())
     return pod["metadata"]["labels"].get(ATTACHED) == "true" or bool(owners)
 
 
 def is_released(pod: Object) -> bool:
-    """Return whether a pod was taken out of the count."""
+    """Return whether a pod was detached from its Kubernetes Deployment."""
     return bool(pod["metadata"]["labels"].get(ATTACHED) != "true")
 
 
 def is_deleted(pod: Object) -> bool:
-    """Return whether a pod was told to end."""
+    """Return whether a pod is deleted and about to end."""
     return "deletionTimestamp" in pod["metadata"]
 
 
 def group_name(pod: Object) -> str:
-    """Return the name of the Kubernetes Deployment that a pod is, or was, of."""
+    """Return the name of the Kubernetes Deployment that created a pod."""
     return str(pod["metadata"]["labels"][GROUP])
 
 
 def read_pod(pod: Object) -> PodState:
-    """Return what a pod tells that was given an index.
+    """Return the state of a claimed pod.
 
-    A container of it that has ended once is a replica that has failed, although Kubernetes starts it
-    again: when that is to be is the reconciler's decision.
+    One end of a container counts as a failure of the replica, although Kubernetes restarts the
+    container. The reconciler alone decides about restarts.
     """
     metadata, status = pod["metadata"], pod.get("status", {})
     own, notes = metadata["labels"], metadata["annotations"]
@@ -94,7 +94,8 @@ def read_pod(pod: Object) -> PodState:
         },
     )
     has_failed = status.get("phase") == "Failed"
-    # Before the ends of containers, to which it led: that of an evicted pod looks like a lack of memory.
+    # This check precedes the ends of containers, because those of an evicted pod look like a lack
+    # of memory.
     if has_failed and (reason := status.get("message") or status.get("reason")):
         return PodState(_failed(container, reason))
     if is_deleted(pod):
@@ -113,7 +114,7 @@ def _failed(container: Container, reason: str) -> Container:
 
 
 def _ended(pod: Object, container: Container) -> PodState | None:
-    """Return how a container of the pod ended; None where none has but in order."""
+    """Return how a container of the pod failed, or None if none did."""
     for each in container_statuses(pod.get("status", {})):
         is_server = each["name"] == SERVER_CONTAINER
         is_again = "terminated" not in each["state"]
@@ -124,9 +125,9 @@ def _ended(pod: Object, container: Container) -> PodState | None:
         if end.get("reason") == "OOMKilled":
             reason = f"ran out of memory: its limit is {_memory_limit(pod, each['name'])}"
         elif status == _SIGNALLED and end.get("message"):
-            reason = f"its container cannot be started: {end['message']}"
+            reason = f"cannot start its container: {end['message']}"
         elif not is_server and status != ExitCode.UNAVAILABLE:
-            reason = "its artifact cannot be fetched"
+            reason = "cannot fetch its artifact"
         else:
             reason = exit_reason(_SIGNALLED - status if status > _SIGNALLED else status)
         failed = replace(
@@ -140,7 +141,7 @@ def _memory_limit(pod: Object, name: str) -> str:
     every = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
     found = next(each for each in every if each["name"] == name)
     limit = str(found.get("resources", {}).get("limits", {}).get("memory", "that of its node"))
-    # As this project writes it everywhere.
+    # Skysail writes MiB everywhere.
     return f"{limit.removesuffix('Mi')} MiB" if limit.endswith("Mi") else limit
 
 

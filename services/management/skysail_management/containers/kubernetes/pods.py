@@ -1,11 +1,11 @@
-"""The observed pods of one cluster's replicas, and their Kubernetes Deployments.
+"""The observed pods of the replicas of one cluster, and their Kubernetes Deployments.
 
-A Kubernetes Deployment makes pods that are all alike and ends any of them; replicas have an index and
-management says which one ends. Hence two labels:
+A Kubernetes Deployment creates identical pods and ends any of them. A replica has an index, and
+management decides which replica ends. Two labels bridge the difference:
 
-* A new pod waits at a scheduling gate. `claim` gives it an index and opens the gate, so that it starts
-  as that replica. What Kubernetes makes in the place of a pod that is gone waits there, too.
-* `release` takes a pod out of the count, so that the number can be lowered without any other ending.
+* A new pod waits at a scheduling gate. `claim` gives it an index and opens the gate, so that it
+  starts as that replica. The replacement of a pod that is gone waits there, too.
+* `release` detaches a pod from its Deployment, so that a lower count ends no other pod.
 """
 
 import asyncio
@@ -51,31 +51,31 @@ class _Group:
     """An observed Kubernetes Deployment."""
 
     is_made: bool = False
-    """True while it is there, as far as we know."""
+    """True while it exists, as far as management knows."""
     owner: Object = field(default_factory=dict)
-    """As it was last seen; its Secret and its budget belong to it."""
+    """Its last observed state; it owns its Secret and its disruption budget."""
     has_parts: bool = False
-    """True once we have made these."""
+    """True after management created these."""
     num_claiming: int = 0
-    """Claims under way, each of which needs one more pod."""
+    """Claims in flight, each of which needs one more pod."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class KubernetesPods:
-    """Keeps a picture of the pods, and claims, releases and deletes them."""
+    """Observes the pods, and claims, releases and deletes them."""
 
     def __init__(
         self, api: KubernetesApi, cluster: str, on_change: Callable[[str, Object | None], None]
     ) -> None:
-        """Knows nothing before `open`.
+        """Create an empty observation; `open` fills it.
 
         Args:
             api: The Kubernetes cluster.
-            cluster: Name of ours.
-            on_change: Is told a pod whenever it changes, or its name and None when it is gone.
+            cluster: Name of the Skysail cluster.
+            on_change: Called with the name of a pod and its new state, or None when it is gone.
         """
         self.pods: dict[str, Object] = {}
-        """Every pod of a replica, by its name."""
+        """Every pod of a replica, by name."""
         self._api = api
         self._cluster = cluster
         self._labels = labels(cluster, MODEL_SERVER)
@@ -85,11 +85,11 @@ class KubernetesPods:
         self._anchor: Object = {}
         self._claimed_names: set[str] = set()
         self._touched: set[str] = set()
-        """Pods that were learned or forgotten since the last `refresh` began."""
+        """Pods that changed since the last `refresh` began."""
         self._changes: AsyncGenerator[WatchEvent, None] | None = None
 
     async def open(self) -> None:
-        """Make sure of the anchor, and learn what there is; `follow` keeps it up to date.
+        """Create the anchor and list the pods; `follow` keeps the observation up to date.
 
         Raises:
             ContainerManagerUnavailable: the Kubernetes cluster does not answer.
@@ -101,10 +101,10 @@ class KubernetesPods:
             for found in await self._api.list(DEPLOYMENT, self._labels)
         }
         self._changes = self._api.watch(POD, self._labels)
-        await self._take(await anext(self._changes))
+        await self._apply(await anext(self._changes))
 
     async def follow(self) -> None:
-        """Keep the picture up to date until this is cancelled."""
+        """Keep the observation up to date until this is cancelled."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             changes = self._changes or self._api.watch(POD, self._labels)
@@ -112,13 +112,13 @@ class KubernetesPods:
             try:
                 async with contextlib.aclosing(changes):
                     async for change in changes:
-                        await self._take(change)
+                        await self._apply(change)
                         back_off.reset()
             except SkysailError as error:
-                log.warning("pods are not watched", extra={"error": error.message})
+                log.warning("pod watch failed", extra={"error": error.message})
             except Exception:
-                # Continue after any error, because a manager without a watch would be worse.
-                log.exception("pods are not watched")
+                # The watch continues after any error, because a manager without a watch is useless.
+                log.exception("pod watch failed")
             await asyncio.sleep(back_off.next_s())
 
     async def refresh(self) -> None:
@@ -133,59 +133,59 @@ class KubernetesPods:
         listed = await self._api.list(POD, self._labels)
         # A pod that the watch reported during the request may be newer than in the list.
         touched = set(self._touched)
-        self._replace(
+        self._apply_list(
             {name for name in known if name not in touched},
             [pod for pod in listed if pod["metadata"]["name"] not in touched],
         )
         async with self._changed:
             self._changed.notify_all()
 
-    async def _take(self, change: WatchEvent) -> None:
+    async def _apply(self, change: WatchEvent) -> None:
         if change.listed is not None:
-            self._replace(set(self.pods), change.listed)
+            self._apply_list(set(self.pods), change.listed)
         elif change.changed is not None:
             if change.is_gone:
-                self._forget(change.changed["metadata"]["name"])
+                self._drop(change.changed["metadata"]["name"])
             else:
-                self._learn(change.changed)
+                self._record(change.changed)
         async with self._changed:
             self._changed.notify_all()
 
-    def _replace(self, known: Collection[str], listed: Sequence[Object]) -> None:
-        """Learn the pods of a list, and forget those known ones that are not in it."""
+    def _apply_list(self, known: Collection[str], listed: Sequence[Object]) -> None:
+        """Record the pods of a list, and drop the known ones that it lacks."""
         found = {pod["metadata"]["name"] for pod in listed}
         for name in known:
             if name not in found:
-                self._forget(name)
+                self._drop(name)
         for pod in listed:
-            self._learn(pod)
+            self._record(pod)
 
-    def _learn(self, pod: Object) -> None:
+    def _record(self, pod: Object) -> None:
         name = pod["metadata"]["name"]
         if _is_older(pod, self.pods.get(name)):
-            # A list may be ahead of the watch.
+            # A list may be newer than the watch.
             return
         self._touched.add(name)
         if name in self._claimed_names and not is_claimed(pod):
-            # Told after the answer to our claim, of a time before it.
+            # The report is older than the claim, although it arrived after its response.
             return
         try:
             group_name(pod)
             self._on_change(name, pod)
         except Exception:
-            # One pod, or another's with these labels, must not hide the others.
-            log.exception("a pod cannot be read", extra={"pod": name})
+            # A broken pod, or a foreign pod with these labels, must not hide the others.
+            log.exception("pod not readable", extra={"pod": name})
         else:
             self.pods[name] = pod
 
-    def _forget(self, name: str) -> None:
+    def _drop(self, name: str) -> None:
         self._touched.add(name)
         self._claimed_names.discard(name)
         if self.pods.pop(name, None) is not None:
             self._on_change(name, None)
 
     async def claim(self, spec: ReplicaSpec, manifest: Object) -> Object:
-        """Add a pod, which starts as this replica, and return it.
+        """Claim a pod for a replica, which starts as that replica, and return it.
 
         Args:
             spec: The replica.
@@ -193,25 +193,27 @@ class KubernetesPods:
 
         Raises:
             ContainerManagerUnavailable: the Kubernetes cluster does not answer.
-            SkysailError: there is no pod; says why.
+            SkysailError: Kubernetes created no pod, with the reason.
         """
         name = manifest["metadata"]["name"]
         group = self._groups.setdefault(name, _Group())
         group.num_claiming += 1
         try:
-            # What an earlier management made may lack what goes with it.
+            # A Deployment of an earlier management may lack its Secret or budget.
             if not group.has_parts:
-                await self._make(group, spec, manifest)
-            while not await self._is_scaled(name, group):
-                await self._make(group, spec, manifest)
-            return await self._claimed(name, spec)
+                await self._create(group, spec, manifest)
+            while not await self._scale(name, group):
+                await self._create(group, spec, manifest)
+            return await self._claim_free_pod(name, spec)
         except asyncio.TimeoutError:
             reason = await self._why_no_pod(name)
-            raise SkysailError(f"no pod was made for {spec.replica_id}: {reason}") from None
+            raise SkysailError(
+                f"cannot start {spec.replica_id}: no pod was created: {reason}"
+            ) from None
         finally:
             group.num_claiming -= 1
 
-    async def _make(self, group: _Group, spec: ReplicaSpec, manifest: Object) -> None:
+    async def _create(self, group: _Group, spec: ReplicaSpec, manifest: Object) -> None:
         """Create a Kubernetes Deployment and its objects, unless another claim has done so."""
         name = manifest["metadata"]["name"]
         async with group.lock:
@@ -226,10 +228,11 @@ class KubernetesPods:
                     await self._api.apply(owned_by(group.owner, part))
             group.is_made = group.has_parts = True
 
-    async def _is_scaled(self, name: str, group: _Group) -> bool:
-        """Scale to the claimed pods and those about to be; False without a Kubernetes Deployment.
+    async def _scale(self, name: str, group: _Group) -> bool:
+        """Scale to the claimed pods and the claims in flight; return False without a Deployment.
 
-        Told again also where nothing changes: somebody may have scaled or deleted it.
+        The patch is sent even if the count is unchanged, because someone may have edited the
+        Deployment.
         """
         async with group.lock:
             if group.is_made:
@@ -251,24 +254,25 @@ class KubernetesPods:
         ]
         return len(claimed) + group.num_claiming
 
-    async def _claimed(self, name: str, spec: ReplicaSpec) -> Object:
+    async def _claim_free_pod(self, name: str, spec: ReplicaSpec) -> Object:
         tried: set[str] = set()
         loop = asyncio.get_running_loop()
         end = loop.time() + _CLAIM_TIMEOUT_S
         while True:
-            # One after the other: others come, and go, while an answer is waited for.
+            # Pods are tried one after the other, because others come and go during a request.
             if (found := self._free_pod(name, tried)) is None:
-                # Only this has an end: of a claim that is on its way the answer must be heard.
+                # The timeout covers only this wait, because the response to a claim in flight must
+                # be read.
                 async with self._changed:
                     await asyncio.wait_for(self._changed.wait(), end - loop.time())
                 continue
             pod_name = found["metadata"]["name"]
             tried.add(pod_name)
-            # One that another took, or that ends, is none for us.
+            # Kubernetes refuses the claim if the pod ends or another claim took it.
             with contextlib.suppress(ClusterRefused):
                 claimed = await self._api.patch(POD, pod_name, _claim(found, spec))
                 self._claimed_names.add(pod_name)
-                self._learn(claimed)
+                self._record(claimed)
                 return claimed
 
     def _free_pod(self, name: str, tried: set[str]) -> Object | None:
@@ -283,7 +287,7 @@ class KubernetesPods:
             for condition in found.get("status", {}).get("conditions", ()):
                 if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
                     return str(condition.get("message", condition.get("reason")))
-        return f"Kubernetes made none within {_CLAIM_TIMEOUT_S:g} s"
+        return f"Kubernetes created none within {_CLAIM_TIMEOUT_S:g} s"
 
     async def release(self, name: str) -> None:
         """Detach a running pod from its Deployment, so that Kubernetes does not replace it.
@@ -303,16 +307,17 @@ class KubernetesPods:
             pod = self.pods.get(name)
             return pod is None or is_deleted(pod) or not is_attached(pod)
 
-        # Only when Kubernetes has seen it: with a lower number alone it would end any of them.
+        # The count is lowered after Kubernetes saw the detached pod, because it would end any pod
+        # before.
         with contextlib.suppress(asyncio.TimeoutError):
             async with self._changed:
                 await asyncio.wait_for(self._changed.wait_for(is_released), _RELEASE_TIMEOUT_S)
         group = self._groups.get(group_name(pod))
         if group is not None:
-            await self._is_scaled(group_name(pod), group)
+            await self._scale(group_name(pod), group)
 
     async def delete(self, name: str, grace_s: int) -> None:
-        """Tell a pod to end, within some seconds; it is gone when `on_change` says so.
+        """Delete a pod with a grace period; `on_change` reports its end.
 
         Raises:
             ContainerManagerUnavailable: the Kubernetes cluster does not answer.
@@ -320,9 +325,9 @@ class KubernetesPods:
         await self._api.delete(POD, name, grace_s=grace_s)
 
     async def sweep(self) -> None:
-        """Set right what somebody scaled, and remove the Kubernetes Deployments that have no pod.
+        """Correct the count of scaled Deployments, and remove Deployments without a pod.
 
-        Their Secrets and budgets go with them.
+        Kubernetes removes their Secrets and budgets with them.
         """
         for found in await self._api.list(DEPLOYMENT, self._labels):
             name = found["metadata"]["name"]
@@ -332,9 +337,9 @@ class KubernetesPods:
             group.is_made, group.owner = True, found
             if any(group_name(pod) == name and is_claimed(pod) for pod in self.pods.values()):
                 if found["spec"].get("replicas") != self._num_wanted(name, group):
-                    await self._is_scaled(name, group)
+                    await self._scale(name, group)
                 continue
-            # A claim that comes meanwhile waits, and makes it anew.
+            # A concurrent claim waits for the lock, and creates the Deployment again.
             async with group.lock:
                 await self._api.delete(DEPLOYMENT, name)
                 group.is_made = False
@@ -347,12 +352,12 @@ def _is_older(pod: Object, known: Object | None) -> bool:
     if known is None or pod["metadata"].get("uid") != known["metadata"].get("uid"):
         return False
     versions = [each["metadata"].get("resourceVersion", "") for each in (pod, known)]
-    # Kubernetes defines their order, but not that each is a number.
+    # Kubernetes defines an order of resource versions, but not that each is a number.
     return all(each.isdecimal() for each in versions) and int(versions[0]) < int(versions[1])
 
 
 def _claim(pod: Object, spec: ReplicaSpec) -> list[Mapping[str, object]]:
-    """Return the steps that give a pod its index and let it start; none is taken if one fails."""
+    """Return the patch that gives a pod its index and opens its gate; it applies as a whole."""
     index = str(spec.replica_id.index)
     return [
         {"op": "test", "path": "/spec/schedulingGates", "value": pod["spec"]["schedulingGates"]},
@@ -363,7 +368,7 @@ def _claim(pod: Object, spec: ReplicaSpec) -> list[Mapping[str, object]]:
             "path": _pointer("annotations", STARTED_AT),
             "value": datetime.now(timezone.utc).isoformat(),
         },
-        # Pods that wait at the gate go first.
+        # Kubernetes removes pods at the gate first, because they have a lower cost.
         {"op": "add", "path": _pointer("annotations", DELETION_COST), "value": "1"},
     ]
 

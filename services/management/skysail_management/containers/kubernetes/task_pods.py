@@ -1,4 +1,4 @@
-"""Pods that do one thing and end: install packages into the volume, or say which Python an image has."""
+"""Pods for one task: to install packages into the volume, or to print the Python of an image."""
 
 import math
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from skysail_management.containers.kubernetes.manifests import (
 from skysail_management.settings import ManagementSettings
 
 INSTALLER_GATE = f"{LABEL}variables"
-"""Scheduling gate of the pod that installs packages: it waits for its Secret."""
+"""Scheduling gate of the installer, which waits for its Secret."""
 
 
 def installer_secret(name: str, content: Mapping[str, str], cluster: str) -> Object:
-    """Return the Secret of the installer of this name.
+    """Return the Secret of the installer with this name.
 
     Args:
         name: Its name.
-        content: Variables: the indexes of pip, which may hold a password, and the packages to install.
+        content: Variables: the indexes of pip, which may contain a password, and the packages.
         cluster: Name of the cluster.
     """
     return {
@@ -40,13 +40,13 @@ def installer(
 ) -> Object:
     """Return the pod that installs packages into the volume, or removes some from it.
 
-    It waits at a gate until there is the Secret with its variables, which belongs to it.
+    The pod waits at a gate until its Secret, which it owns, exists.
 
     Args:
         name: Its name.
-        arguments: Of `python -m skysail_model_server.installer`.
+        arguments: Arguments of `python -m skysail_model_server.installing`.
         settings: Where it runs.
-        image: Its image; that of the settings if empty.
+        image: Its image; the image of the settings if empty.
     """
     return {
         "apiVersion": "v1",

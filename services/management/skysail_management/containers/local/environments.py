@@ -1,7 +1,7 @@
 """Virtual environments for replicas with requirements, one for each set of packages.
 
-Such an environment sees the packages of management's own environment too (Skysail among them);
-what pip installs into it comes first.
+An environment also sees the packages of management's own environment (Skysail among them). Packages
+that pip installs into it take precedence.
 """
 
 import asyncio
@@ -35,23 +35,23 @@ class Environments:
     """The environments under one directory."""
 
     def __init__(self, directory: Path, base_environment: Mapping[str, str]) -> None:
-        """Keeps environments in `directory`; pip runs with `base_environment`."""
+        """Keep environments in `directory`; pip runs with `base_environment`."""
         self._directory = directory
         self._base_environment = dict(base_environment)
         self._locks: dict[str, asyncio.Lock] = {}
 
     def python(self, requirements: Sequence[str]) -> Path:
-        """Return the interpreter for these requirements; `prepare` makes it."""
+        """Return the interpreter for these requirements, which `prepare` creates."""
         if not requirements:
             return Path(sys.executable)
         return self._directory / environment_key(requirements) / "bin" / "python"
 
     async def prepare(self, requirements: Sequence[str], progress: Progress) -> None:
-        """Make the environment for these requirements, unless it exists.
+        """Build the environment for these requirements, unless it exists.
 
         Raises:
-            PrepareFailed: pip cannot install them, or no environment can be made; the message
-                says why.
+            PrepareFailed: the installation failed, or the environment cannot be created, with the
+                reason.
         """
         if not requirements:
             return
@@ -73,7 +73,7 @@ class Environments:
                 await in_thread(shutil.rmtree, directory / _TEMPORARY, ignore_errors=True)
                 (directory / _MARKER).touch()
             except (OSError, ValueError) as error:
-                raise PrepareFailed(f"the environment cannot be made: {error}") from error
+                raise PrepareFailed(f"cannot create the environment: {error}") from error
             finally:
                 if not (directory / _MARKER).exists():
                     await in_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -84,9 +84,9 @@ class Environments:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # A pip that is killed removes nothing of its own.
+            # A killed pip does not remove its temporary files.
             env={**self._base_environment, "TMPDIR": str((directory / _TEMPORARY).absolute())},
-            # The build processes of pip must not outlive it.
+            # The session lets the cleanup kill the build processes of pip.
             start_new_session=True,
             limit=_MAX_LINE_BYTES,
         )
@@ -105,7 +105,7 @@ class Environments:
             raise install_failed(status, tail)
 
     async def sweep(self, needed: Callable[[], Collection[Sequence[str]]]) -> None:
-        """Remove environments for requirements that are not needed, when their turn comes."""
+        """Remove environments for requirements that no version needs."""
         if not self._directory.is_dir():
             return
         for directory in self._directory.iterdir():
@@ -113,7 +113,7 @@ class Environments:
             if directory.name in _keys(needed()) or lock.locked():
                 continue
             async with lock:
-                # A version may have come to need it since; a later one makes it again.
+                # A version may need it by now; a version that comes later builds it again.
                 if directory.name not in _keys(needed()):
                     await in_thread(shutil.rmtree, directory, ignore_errors=True)
 
@@ -123,6 +123,6 @@ def _keys(needed: Collection[Sequence[str]]) -> set[str]:
 
 
 def environment_key(requirements: Sequence[str]) -> str:
-    """Return the name of the environment: the same for the same packages on the same Python."""
+    """Return the name of the environment, equal for equal packages on the same Python."""
     text = "\n".join([sys.version, sys.prefix, normal_form(requirements)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

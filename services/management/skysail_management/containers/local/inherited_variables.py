@@ -1,7 +1,7 @@
-"""Which variables of management local replicas and pip inherit.
+"""The environment variables that local replicas and pip inherit from management.
 
-Replicas run code of users, which must not have what an operator's shell has: credentials of clouds, of
-package indexes and of clusters.
+Replicas run the code of users, which must not see the credentials in an operator's shell: those of
+clouds, package indexes and clusters.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,12 +20,13 @@ REPLICA_VARIABLES = (
     "TORCH_*", "PYTORCH_*", "TF_*", "XLA_*", "JAX_*", "ORT_*", "HF_HOME", "GRPC_*",
     VARIABLE,
 )  # fmt: skip
-"""Names and patterns of what replicas inherit, beside proxies without a password."""
+"""Names and patterns of the variables that replicas inherit, besides proxies without a password."""
 
 _CREDENTIALS = (
     "*_KEY", "*_KEY_*", "*TOKEN*", "*SECRET*", "*PASSWORD*", "*PASSWD*", "*CREDENTIAL*", "TF_VAR_*",
 )  # fmt: skip
-"""Names that the patterns above match by accident, such as NVIDIA_API_KEY and those of Terraform."""
+"""Names that the patterns above match by accident, such as NVIDIA_API_KEY and those of
+Terraform."""
 
 _BUILD_VARIABLES = (
     "PIP_*", "CC", "CXX", "FC", "AR", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS",
@@ -36,11 +37,12 @@ _BUILD_VARIABLES = (
 def replica_variables(
     environment: Mapping[str, str], pass_env: Collection[str] = ()
 ) -> dict[str, str]:
-    """Return what local replicas inherit.
+    """Return the variables that local replicas inherit.
 
     Args:
-        environment: That of management.
-        pass_env: Names, or patterns such as `AWS_*`, of more variables; Skysail's own never pass.
+        environment: The environment of management.
+        pass_env: Names, or patterns such as `AWS_*`, of further variables; those of Skysail never
+            pass.
     """
     return {
         name: value
@@ -52,7 +54,7 @@ def replica_variables(
 
 
 def pip_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what tells pip how packages are reached."""
+    """Return the variables that tell pip how to reach packages."""
     return {
         name: value
         for name, value in environment.items()
@@ -63,7 +65,7 @@ def pip_variables(environment: Mapping[str, str]) -> dict[str, str]:
 def install_variables(
     environment: Mapping[str, str], pass_env: Collection[str] = ()
 ) -> dict[str, str]:
-    """Return what pip inherits on this machine: it fetches packages, and may build some."""
+    """Return the variables that pip inherits on this machine, including those for builds."""
     building = {
         name: value for name, value in environment.items() if _matches(name, _BUILD_VARIABLES)
     }

@@ -1,4 +1,4 @@
-"""The log of a local replica: a file that the replica rotates, and the one before it."""
+"""The log of a local replica: a file that the replica rotates, and its predecessor."""
 
 import asyncio
 import os
@@ -13,21 +13,21 @@ _FOLLOW_INTERVAL_S = 0.2
 
 
 def older_log(path: Path) -> Path:
-    """Return the file that a log was rotated to."""
+    """Return the file to which a log is rotated."""
     return path.with_name(f"{path.name}.1")
 
 
 def read_log_end(path: Path) -> bytes:
-    """Return the last `LOG_READ_BYTES` of a log, rotated or not, from the beginning of a line on.
+    """Return the last `LOG_READ_BYTES` of a log across its rotation, from the start of a line.
 
-    Only of a line that is longer than that the end alone is returned.
+    A line longer than that is cut to its end.
     """
     found = b""
     for each in (path, older_log(path)):
         wanted = LOG_READ_BYTES - len(found)
         try:
             with each.open("rb") as file:
-                # Read one byte more, to see whether a line begins there.
+                # The extra byte shows whether a line begins there.
                 file.seek(max(0, file.seek(0, os.SEEK_END) - wanted - 1))
                 found = file.read() + found
         except OSError:
@@ -46,24 +46,24 @@ async def read_log(
     Args:
         path: The log.
         tail_lines: Lines to begin with.
-        has_ended: Returns True once nothing more is added; None to end after the last lines.
+        has_ended: Returns True once the log is complete; None to return after the last lines.
 
     Raises:
-        OSError: there is no such log.
+        OSError: the log does not exist.
     """
     file: BinaryIO = path.open("rb")
     try:
         pending = b""
         for line in _tail(file, older_log(path), tail_lines):
             if has_ended is not None and not line.endswith(b"\n"):
-                # The rest of it is still to come.
+                # The rest of the line is not written yet.
                 pending = line
                 break
             yield line.decode(errors="replace").rstrip("\n")
         if has_ended is None:
             return
         while True:
-            # Asked before the file is read to its end: nothing is added to it afterwards.
+            # The check precedes the read, so that nothing is appended after the last read.
             is_last, successor = has_ended(), _successor(file, path)
             pending += file.read()
             *lines, pending = pending.split(b"\n")
@@ -88,7 +88,7 @@ def _tail(file: BinaryIO, older: Path, num_lines: int) -> list[bytes]:
         return list(lines)
     try:
         with older.open("rb") as before:
-            # Rotated while it was read: it is the same file.
+            # A rotation during the read may have made it the same file.
             is_same = os.path.sameopenfile(before.fileno(), file.fileno())
             earlier = deque(() if is_same else before, maxlen=num_lines - len(lines))
     except OSError:
@@ -97,7 +97,7 @@ def _tail(file: BinaryIO, older: Path, num_lines: int) -> list[bytes]:
 
 
 def _successor(file: BinaryIO, path: Path) -> BinaryIO | None:
-    """Return the file that follows an open one that was rotated; None if that is still the log."""
+    """Return the successor of an open file that was rotated, or None if it is still the log."""
     try:
         newer = path.open("rb")
     except OSError:
@@ -113,6 +113,6 @@ def _successor(file: BinaryIO, path: Path) -> BinaryIO | None:
     if os.path.sameopenfile(older.fileno(), file.fileno()):
         older.close()
         return newer
-    # Rotated twice since.
+    # The log was rotated twice in the meantime.
     newer.close()
     return older

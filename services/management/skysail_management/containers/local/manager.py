@@ -1,7 +1,7 @@
 """The local container manager: a replica is a child process with a unix socket.
 
-Each leads a session of its own, so that it outlives a management that crashes; a small file
-beside its log lets the next management take it over.
+Each process leads its own session, so that it outlives a management that crashes. A small file
+beside its log lets the next management adopt it.
 
     <data-dir>/replicas/<container id>/   container.json  replica.log  ready
                                   work/   see work_directories.py
@@ -90,7 +90,7 @@ _LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
 class LocalProcessManager(ContainerManager):
     """Runs replicas as processes of this machine, which they share.
 
-    CPUs that a deployment asks for are the number of its threads; nothing keeps it from more.
+    The CPUs of a deployment set the number of its threads; nothing limits the process to them.
     """
 
     name = "local"
@@ -102,13 +102,13 @@ class LocalProcessManager(ContainerManager):
         replica_variables: Mapping[str, str],
         install_variables: Mapping[str, str],
     ) -> None:
-        """Keeps everything in `data_dir`.
+        """Keep all files in `data_dir`.
 
         Args:
-            data_dir: Its directory.
+            data_dir: Directory of the replicas and environments.
             cluster: Name of the cluster.
-            replica_variables: Environment that replicas inherit.
-            install_variables: Environment of pip.
+            replica_variables: Environment variables that replicas inherit.
+            install_variables: Environment variables of pip.
         """
         self._data_dir = data_dir
         self._directory = data_dir / "replicas"
@@ -120,41 +120,41 @@ class LocalProcessManager(ContainerManager):
         self._tasks = BackgroundTasks(self._changes.fail)
 
     def check_resources(self, resources: Resources) -> None:
-        """Refuse GPUs: a process sees all of the machine, and none is its own."""
+        """Reject GPUs, because a process sees every GPU of the machine and cannot reserve one."""
         if resources.gpus:
             raise Unsupported(
-                "the container manager 'local' cannot give a replica GPUs of its own: all "
-                "processes see those of this machine"
+                "the container manager 'local' cannot reserve GPUs for a replica: every process sees "
+                "all GPUs of this machine"
             )
 
     async def open(self) -> None:
-        """Take over the processes that an earlier management left running."""
+        """Adopt the processes that an earlier management left running."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         await in_thread(remove_dangling_links)
         for directory in sorted(self._directory.iterdir()):
             replica = read_record(directory)
             if replica is None:
-                # Management died between the start of the process and the note about it.
+                # Management died between the start of the process and the write of its record.
                 kill_processes_in(work_directory(directory).resolve())
             elif is_same_process(replica.pid, replica.start):
                 self._follow(replica)
-                log.info("took over a replica", extra={"replica": replica.container.replica_id})
+                log.info("replica adopted", extra={"replica": replica.container.replica_id})
             else:
                 kill_orphans(replica.pid, _LOG_FILE, str(replica.log_file))
                 replica.socket.unlink(missing_ok=True)
                 remove_short_link(directory)
 
     async def close(self) -> None:
-        """Let go of all processes without stopping them."""
+        """Release all processes without stopping them."""
         await self._tasks.stop()
         if not self._replicas:
-            # One that is starting will need it.
+            # A process that starts later needs the directory for its socket.
             remove_socket_directory(self._data_dir)
 
     async def prepare(
         self, version: VersionSpec, progress: Progress, *, verifies: bool = False
     ) -> None:
-        """Make sure that there is an environment for the version."""
+        """Build the environment of the version, unless it exists."""
         check_python(version, platform.python_version())
         await self._environments.prepare(version.requirements, progress)
 
@@ -184,7 +184,7 @@ class LocalProcessManager(ContainerManager):
                 signal_session(child.pid, signal.SIGKILL)
                 await in_thread(child.wait)
             await in_thread(remove_replica_directory, directory)
-            raise SkysailError(f"its process cannot be started: {error}") from error
+            raise SkysailError(f"cannot start its process: {error}") from error
         self._follow(replica)
         return container
 
@@ -225,32 +225,34 @@ class LocalProcessManager(ContainerManager):
             return
         replica.is_stopping = True
         self._set(replica, ReplicaState.DRAINING)
-        # It alone: what it finishes may need the processes that it started.
+        # The signal goes to the leader only, which may need its child processes to finish.
         signal_process(replica.pid, signal.SIGTERM)
         try:
             await asyncio.wait_for(replica.gone.wait(), drain_timeout_s)
         except asyncio.TimeoutError:
-            log.warning("replica did not drain in time", extra={"container": container_id})
+            log.warning("replica not drained in time", extra={"container": container_id})
             signal_session(replica.pid, signal.SIGKILL)
             await replica.gone.wait()
 
     async def list(self) -> Sequence[Container]:
-        """Return every process that lives, as the machine and the notes on disk say."""
+        """Return every live process, by the machine and the records on disk."""
         known = list(self._replicas.values())
-        living, noted = await in_thread(self._look, known)
+        living, recorded = await in_thread(self._look, known)
         for replica in known:
             if replica.container.container_id not in living and await self._has_exited(replica):
                 await self._ended(replica)
-        for replica in noted:
-            # The process may have ended, or been replaced, since it was seen.
+        for replica in recorded:
+            # The process may have ended, or been replaced, in the meantime.
             is_known = replica.container.container_id in self._replicas
             if not is_known and is_same_process(replica.pid, replica.start):
-                log.warning("replica found again", extra={"replica": replica.container.replica_id})
+                log.warning(
+                    "replica adopted again", extra={"replica": replica.container.replica_id}
+                )
                 self._follow(replica)
         return [replica.container for replica in self._replicas.values()]
 
     async def _has_exited(self, replica: ProcessRecord) -> bool:
-        """Return True once a process whose main thread has ended is gone with its other threads."""
+        """Return True when a process whose main thread ended is gone as a whole."""
         if replica.child is None:
             return True
         # The kernel gives the pid to no other process until `wait`.
@@ -262,17 +264,17 @@ class LocalProcessManager(ContainerManager):
         return True
 
     def _look(self, known: Sequence[ProcessRecord]) -> tuple[set[str], Sequence[ProcessRecord]]:
-        """Return the names of the known processes that live, and the other ones with a note."""
+        """Return the names of the known live processes, and the records of unknown ones."""
         living = {
             each.container.container_id for each in known if is_same_process(each.pid, each.start)
         }
         names = {each.container.container_id for each in known}
         directories = [each for each in self._directory.iterdir() if each.name not in names]
-        notes = [note for each in directories if (note := read_record(each)) is not None]
-        return living, [note for note in notes if is_same_process(note.pid, note.start)]
+        records = [found for each in directories if (found := read_record(each)) is not None]
+        return living, [each for each in records if is_same_process(each.pid, each.start)]
 
     def watch(self) -> AsyncIterator[Container]:
-        """Yield each process whenever its state changes."""
+        """Yield each process when its state changes."""
         return self._changes.watch()
 
     async def logs(self, container_id: str, tail_lines: int, follow: bool) -> AsyncIterator[str]:
@@ -285,10 +287,10 @@ class LocalProcessManager(ContainerManager):
                 async for line in lines:
                     yield line
         except FileNotFoundError:
-            raise ReplicaNotFound(f"there is no log of container {container_id!r}") from None
+            raise ReplicaNotFound(f"no log of container {container_id!r} exists") from None
 
     async def sweep(self, needed: Needed) -> None:
-        """Remove the directories of processes that have ended, and unused environments.
+        """Remove the directories of ended processes, and unused environments.
 
         The last failure of each replica of a needed version stays, so that its log can be read.
         """
@@ -302,7 +304,7 @@ class LocalProcessManager(ContainerManager):
             if replica is None or replica.container.replica_id.model_version not in versions:
                 await in_thread(remove_replica_directory, directory)
                 continue
-            # Ticks order what started in one boot only.
+            # Ticks order only the processes of one boot.
             found = (replica.start.boot_id == boot, replica.start, directory)
             last = newest.get(replica.container.replica_id, found)
             if last is not found:
@@ -327,14 +329,13 @@ class LocalProcessManager(ContainerManager):
             if replica.is_stopping:
                 return
             if is_ready is None:
-                log.error(
-                    "replica does not answer and is killed",
-                    extra={"container": replica.container.container_id},
-                )
+                facts = {"container": replica.container.container_id}
+                log.error("silent replica killed", extra=facts)
                 replica.is_silent = True
                 signal_session(replica.pid, signal.SIGKILL)
                 return
-            # Without it, on a full disk, the next management takes it for starting at first.
+            # The write may fail on a full disk; the next management then sees the replica as
+            # starting.
             with contextlib.suppress(OSError):
                 if is_ready:
                     replica.ready_file.touch()
@@ -349,20 +350,21 @@ class LocalProcessManager(ContainerManager):
         await self._ended(replica)
 
     async def _ended(self, replica: ProcessRecord) -> None:
-        """Report once that a process has ended, and remove its socket and its session."""
+        """Report the end of a process once, and remove its socket and its session."""
         name = replica.container.container_id
         if self._replicas.get(name) is not replica:
             if replica.child is not None:
                 replica.child.poll()
             return
-        # Whatever the user's code started must not outlive it; what has its number by now may.
+        # Child processes of the user's code must not outlive it. Another process may have its pid
+        # by now.
         if replica.child is not None or process_start(replica.pid) == NO_START:
             signal_session(replica.pid, signal.SIGKILL)
         status = replica.child.poll() if replica.child is not None else None
         del self._replicas[name]
         if replica.readiness is not None:
             replica.readiness.cancel()
-        # From now on `stop` must not signal its number, which another process may get.
+        # From here on `stop` must not signal the pid, which another process may get.
         replica.gone.set()
         with contextlib.suppress(OSError):
             replica.socket.unlink(missing_ok=True)
@@ -388,7 +390,7 @@ class LocalProcessManager(ContainerManager):
 
 
 def local_process_manager(settings: ManagementSettings) -> LocalProcessManager:
-    """Return the manager that these settings describe."""
+    """Return the manager for these settings."""
     return LocalProcessManager(
         settings.data_dir,
         settings.cluster,

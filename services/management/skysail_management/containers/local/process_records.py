@@ -1,4 +1,4 @@
-"""Notes of the local container manager about each process, for the next management."""
+"""Records of processes on disk, from which the next management adopts them."""
 
 import asyncio
 import json
@@ -13,35 +13,35 @@ from skysail_common.states import ReplicaState
 from skysail_management.containers.base import Container
 from skysail_management.containers.local.processes import ProcessStart
 
-_NOTE_FILE = "container.json"
+_RECORD_FILE = "container.json"
 _READY_FILE = "ready"
 
 
 @dataclass
 class ProcessRecord:
-    """The note about one process."""
+    """The process of one replica, as this management knows it."""
 
     container: Container
     directory: Path
     pid: int
     start: ProcessStart
     child: "subprocess.Popen[bytes] | None"
-    """None where an earlier management started it."""
+    """None if an earlier management started it."""
     gone: asyncio.Event
     is_stopping: bool = False
     is_silent: bool = False
-    """True once it was killed because it did not answer."""
+    """True after a kill because it did not answer."""
     readiness: "asyncio.Task[None] | None" = None
-    """Watches its health while it lives."""
+    """Task that watches its health."""
 
     @property
     def socket(self) -> Path:
-        """Where it listens."""
+        """The socket on which it listens."""
         return Path(self.container.endpoint.removeprefix("unix:"))
 
     @property
     def ready_file(self) -> Path:
-        """Exists while it is ready."""
+        """The file that exists while it is ready."""
         return self.directory / _READY_FILE
 
     @property
@@ -51,15 +51,15 @@ class ProcessRecord:
 
 
 def log_file(directory: Path) -> Path:
-    """Return the log of the process that has this directory."""
+    """Return the log of the process with this directory."""
     return directory / "replica.log"
 
 
 def write_record(replica: ProcessRecord) -> None:
-    """Note a process down in its directory.
+    """Write the record of a process into its directory.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     record = {
         "replica_id": str(replica.container.replica_id),
@@ -69,15 +69,15 @@ def write_record(replica: ProcessRecord) -> None:
         "started_at": (replica.container.started_at or datetime.now(timezone.utc)).isoformat(),
         "labels": dict(replica.container.labels),
     }
-    temporary = replica.directory / f"{_NOTE_FILE}.new"
+    temporary = replica.directory / f"{_RECORD_FILE}.new"
     temporary.write_text(json.dumps(record))
-    temporary.rename(replica.directory / _NOTE_FILE)
+    temporary.rename(replica.directory / _RECORD_FILE)
 
 
 def read_record(directory: Path) -> ProcessRecord | None:
-    """Return the process of this directory; None if its note cannot be read."""
+    """Return the process of this directory, or None if its record cannot be read."""
     try:
-        record = json.loads((directory / _NOTE_FILE).read_text())
+        record = json.loads((directory / _RECORD_FILE).read_text())
         is_ready = (directory / _READY_FILE).exists()
         container = Container(
             directory.name,

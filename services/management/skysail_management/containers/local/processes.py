@@ -1,4 +1,4 @@
-"""Processes by pid, whether we started them or an earlier management did."""
+"""Processes by pid, started by this management or an earlier one."""
 
 import asyncio
 import contextlib
@@ -16,28 +16,28 @@ _STATE, _START_TICKS = 0, 19
 
 
 class ProcessStart(NamedTuple):
-    """When a process was started, by a clock that nobody sets; orders the processes of one boot.
+    """The start of a process by a clock that nobody adjusts; orders the processes of one boot.
 
-    A pid and the start of its process name a process for good; a pid alone is used again. On Linux the
-    wall clock is no part of it, because a step of that clock would move the start.
+    A pid and a start identify a process forever; a pid alone is reused. On Linux the start excludes
+    the wall clock, because a step of that clock would move it.
     """
 
     boot_id: str
-    """Name of the boot of the machine; empty if the system has none."""
+    """Id of the boot of the machine; empty if the system has none."""
     ticks: float
-    """Ticks since that boot; seconds since the epoch if the system counts none."""
+    """Ticks since that boot; seconds since the epoch on systems without ticks."""
 
 
 NO_START = ProcessStart("", 0.0)
-"""The start of a process that was gone before it could be read."""
+"""The start of a process that ended before it could be read."""
 
 
 def process_start(pid: int) -> ProcessStart:
-    """Return when a live process was started; `NO_START` if it is gone."""
+    """Return the start of a live process; `NO_START` if it ended."""
     if not (_PROC / "self" / "stat").exists():
         return _start_by_psutil(pid)
     try:
-        # The name may hold spaces and parentheses.
+        # The name of the process may contain spaces and parentheses.
         fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return NO_START
@@ -46,7 +46,7 @@ def process_start(pid: int) -> ProcessStart:
 
 
 def this_boot() -> str:
-    """Return the name of the present boot of the machine; empty if the system has none."""
+    """Return the id of the present boot of the machine; empty if the system has none."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -64,14 +64,14 @@ def _start_by_psutil(pid: int) -> ProcessStart:
 
 
 def is_same_process(pid: int, start: ProcessStart) -> bool:
-    """Return whether the process that started then under this pid still lives."""
+    """Return whether the process with this pid and start still lives."""
     return start != NO_START and process_start(pid) == start
 
 
 async def wait_for_exit(pid: int) -> None:
-    """Return when the process is gone; it need not be a child."""
+    """Return when the process is gone, whether it is a child or not."""
     if not hasattr(os, "pidfd_open"):
-        # Other systems than Linux can only be asked.
+        # Systems other than Linux can only be polled.
         while process_start(pid) != NO_START:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         return
@@ -90,22 +90,22 @@ async def wait_for_exit(pid: int) -> None:
 
 
 def signal_session(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that leads a session, and to all that it started."""
+    """Send a signal to a session leader and to all processes of its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
 
 
 def signal_process(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process and to none that it started."""
+    """Send a signal to a single process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
 def kill_orphans(leader: int, variable: str, value: str) -> None:
-    """Kill the remaining processes of a dead session leader, if the session is still its own.
+    """Kill the orphans of a dead session leader, if its group is still its own.
 
-    Its number is given to no other process while one that it started lives; that one is known by
-    a variable of the environment, which it has inherited.
+    The kernel reuses the pid of the leader only after the last process of its group ended. An
+    inherited environment variable identifies such a process.
     """
     if any(_has(pid, variable, value) for pid in psutil.pids() if _group_of(pid) == leader):
         signal_session(leader, signal.SIGKILL)
@@ -126,7 +126,7 @@ def _has(pid: int, variable: str, value: str) -> bool:
 
 
 def kill_processes_in(directory: Path) -> None:
-    """Kill every process whose working directory this is."""
+    """Kill every process with this working directory."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if Path(process.cwd()) == directory:
