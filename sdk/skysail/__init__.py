@@ -9,6 +9,7 @@ client.predict("digits", images[0]).output
 
 from skysail import errors
 from skysail.async_client import AsyncClient
+from skysail.calls.promotion_warning import SkysailWarning
 from skysail.client import Client
 from skysail.descriptions import (
     Application,
@@ -22,7 +23,6 @@ from skysail.descriptions import (
     Route,
     Version,
 )
-from skysail.overlooked import SkysailWarning
 from skysail.predictions import Prediction, Timings
 from skysail_common import __version__
 from skysail_common.errors import SkysailError

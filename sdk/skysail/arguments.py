@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from skysail.descriptions import Route
-from skysail.not_given import NOT_GIVEN
+from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import InvalidInput, SkysailError
 from skysail_common.process.sockets import split_host_port
 from skysail_common.serving_options import PolicyName

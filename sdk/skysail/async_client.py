@@ -15,7 +15,13 @@ from skysail.calls.applications import ApplicationCalls
 from skysail.calls.deployments import DeploymentCalls
 from skysail.descriptions import ClusterStatus
 from skysail.forks import FORKS, settle
-from skysail.predictions import Prediction, encode_input, prediction_of, rows_of, shape_told
+from skysail.predictions import (
+    Prediction,
+    describe_shapes,
+    encode_input,
+    prediction_from_proto,
+    split_rows,
+)
 from skysail.query_stream import QueryStream
 from skysail.settings import ClientSettings
 from skysail.tls import client_tls
@@ -177,7 +183,9 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         try:
             return await self._predict(target, input, version, timeout_s)
         except InvalidInput as error:
-            error.args = (shape_told(error.message, "predict takes one input", "predict_batch"),)
+            error.args = (
+                describe_shapes(error.message, "predict takes one input", "predict_batch"),
+            )
             raise
 
     async def _predict(
@@ -189,7 +197,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             version="" if version is None else str(version),
             inputs=encode_input(value),
         )
-        return prediction_of(await self._queries.ask(request, timeout_s))
+        return prediction_from_proto(await self._queries.ask(request, timeout_s))
 
     async def predict_batch(
         self,
@@ -220,11 +228,11 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
                 try:
                     return await self._predict(target, value, version, timeout_s)
                 except (InvalidInput, ModelFailed) as error:
-                    text = shape_told(error.message, "predict_batch takes inputs")
+                    text = describe_shapes(error.message, "predict_batch takes inputs")
                     error.args = (f"input {index}: {text}",)
                     raise
 
-        tasks = [asyncio.ensure_future(ask(*each)) for each in enumerate(rows_of(inputs))]
+        tasks = [asyncio.ensure_future(ask(*each)) for each in enumerate(split_rows(inputs))]
         try:
             return list(await asyncio.gather(*tasks))
         finally:

@@ -13,13 +13,14 @@ from skysail.artifact.build import build_artifact
 from skysail.artifact.requirements import read_requirements
 from skysail.async_client import AsyncClient
 from skysail.bridge import Bridge
-from skysail.deployment_requests import deploy_request
+from skysail.calls.deployment_requests import deploy_request
+from skysail.calls.promotion_warning import warn_if_not_current
 from skysail.descriptions import Application, ClusterStatus, LogLine, Model, Route, Version
-from skysail.not_given import NOT_GIVEN
-from skysail.overlooked import warn_if_not_current
 from skysail.predictions import Prediction
-from skysail.progress import OnEvent, followed, show_trial
+from skysail.progress import OnEvent, show_events, show_local_run
+from skysail.sentinels import NOT_GIVEN
 from skysail_common.model_functions import Function
+from skysail_common.resources import ResourceChanges
 from skysail_common.serving_options import PolicyName, ServingOptions
 
 T = TypeVar("T")
@@ -146,7 +147,7 @@ class Client:
     ) -> Version:
         """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
         if input_type is None:
-            show_trial(name, version, on_event, progress)
+            show_local_run(name, version, on_event, progress)
         # Capture runs on the caller's thread, because the function may need it.
         artifact = build_artifact(
             function,
@@ -164,15 +165,12 @@ class Client:
             promote=promote,
             labels=labels,
             environment=environment,
-            num_threads=num_threads,
-            memory_mib=memory_mib,
-            cpus=cpus,
-            gpus=gpus,
+            resources=ResourceChanges(num_threads, memory_mib, cpus, gpus),
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
         )
-        with followed(name, version, on_event, progress) as see:
+        with show_events(name, version, on_event, progress) as see:
             found = self._run(self._async.deploy_artifact(artifact, request, see))
         # The frames below the caller's: this one, the check of arguments.
         warn_if_not_current(found, promote, depth=2)
@@ -197,7 +195,7 @@ class Client:
         progress: bool | None = None,
     ) -> Version:
         """Start replicas of a registered version; see `AsyncClient.start`."""
-        with followed(model, version, on_event, progress) as see:
+        with show_events(model, version, on_event, progress) as see:
             return self._run(
                 self._async.start(
                     model,

@@ -4,7 +4,7 @@ import grpc
 import grpc.aio
 
 from skysail.settings import ClientSettings
-from skysail.tls import ClientTls, mistake_of_tls
+from skysail.tls import ClientTls, tls_failure
 from skysail_common.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -82,13 +82,13 @@ def is_lost(error: grpc.aio.AioRpcError) -> bool:
     )
 
 
-def frontend_unreached(endpoint: str, tls: ClientTls | None) -> SkysailError:
+def frontend_error(endpoint: str, tls: ClientTls | None) -> SkysailError:
     """Return the error for an endpoint at which no frontend takes a connection.
 
     It dials once more, for gRPC does not say why TLS fails in words that stay; may block for some
     seconds.
     """
-    reason = mistake_of_tls(endpoint, tls)
+    reason = tls_failure(endpoint, tls)
     if reason is not None:
         return FailedPrecondition(reason)
     return Unavailable(

@@ -23,7 +23,7 @@ def message_limit(error: grpc.aio.AioRpcError) -> int | None:
     return None
 
 
-def too_large(num_bytes: int, max_bytes: int) -> InvalidInput:
+def message_too_large(num_bytes: int, max_bytes: int) -> InvalidInput:
     """Return the error for a query that is larger than frontends take."""
     return InvalidInput(
         f"the query is {num_bytes} bytes; the limit is {max_bytes}, which "

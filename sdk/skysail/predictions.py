@@ -71,7 +71,7 @@ def encode_input(value: Any) -> list[tensors_pb2.Tensor]:
     return [tensor_to_proto(_row(name, part)) for name, part in parts.items()]
 
 
-def rows_of(inputs: Any) -> Iterable[Any]:
+def split_rows(inputs: Any) -> Iterable[Any]:
     """Return many inputs one by one; of a data frame its rows.
 
     A data frame of one kind of numbers gives rows as arrays, as an example of it would; any other
@@ -116,7 +116,7 @@ def _advice(value: Any) -> str:
     return ""
 
 
-def shape_told(message: str, taken: str, method_for_many: str = "") -> str:
+def describe_shapes(message: str, taken: str, method_for_many: str = "") -> str:
     """Return an error's message with the shapes as the user knows them: of one input.
 
     Args:
@@ -132,7 +132,7 @@ def shape_told(message: str, taken: str, method_for_many: str = "") -> str:
     return f"{what}: {taken} of shape [{expected}], got [{got}]{hint}"
 
 
-def prediction_of(response: query_pb2.PredictResponse) -> Prediction:
+def prediction_from_proto(response: query_pb2.PredictResponse) -> Prediction:
     """Return the prediction in a response."""
     timings = response.timings
     return Prediction(

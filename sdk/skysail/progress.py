@@ -16,7 +16,7 @@ OnEvent = Callable[[DeployEvent], None]
 UPLOADING = "UPLOADING"
 """Step of the events that the client itself makes, while it uploads an artifact."""
 
-TRYING = "TRYING"
+LOCAL_RUN = "LOCAL_RUN"
 """Step of the event that is shown before the function is called on this machine."""
 
 _MARKS = {
@@ -35,7 +35,7 @@ _NOTEBOOK = "ZMQInteractiveShell"
 
 
 @contextmanager
-def followed(
+def show_events(
     model: str, version: str | int | None, on_event: OnEvent | None, progress: bool | None
 ) -> Iterator[OnEvent]:
     """Yield a function that takes each event of a deployment.
@@ -73,7 +73,7 @@ def followed(
             ) from None
 
 
-def show_trial(
+def show_local_run(
     model: str, version: str | int | None, on_event: OnEvent | None, progress: bool | None
 ) -> None:
     """Show that the function is captured and called on this machine, which may take long.
@@ -83,7 +83,7 @@ def show_trial(
     if not (on_event is None if progress is None else progress):
         return
     title = model if version is None else f"{model}:{version}"
-    event = DeployEvent(TRYING, "calling the function here on the example", "", "", 0, 0)
+    event = DeployEvent(LOCAL_RUN, "calling the function here on the example", "", "", 0, 0)
     if progress or _is_notebook() or sys.stderr.isatty():
         _Lines(title, sys.stdout if _is_notebook() else sys.stderr)(event)
 

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from skysail.connection_errors import frontend_unreached
+from skysail.connection_errors import frontend_error
 from skysail.forks import FORKS
-from skysail.message_limits import message_limit, too_large
+from skysail.message_limits import message_limit, message_too_large
 from skysail.tls import ClientTls
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import (
@@ -109,7 +109,7 @@ class QueryStream:
         request.timeout.CopyFrom(duration(timeout_s))
         size = request.ByteSize()
         if size + _TIMEOUT_BYTES > self._max_bytes:
-            raise too_large(size, self._max_bytes)
+            raise message_too_large(size, self._max_bytes)
         pending = _Pending(request, MONOTONIC() + timeout_s)
         self._pending[query_id] = pending
         self._outbox.append(query_id)
@@ -192,7 +192,7 @@ class QueryStream:
         name = self._tls.server_name if self._tls else ""
         async with open_channel(endpoint, _MAX_BYTES, credentials, server_name=name) as channel:
             if not await _connects(channel):
-                raise await asyncio.to_thread(frontend_unreached, endpoint, self._tls)
+                raise await asyncio.to_thread(frontend_error, endpoint, self._tls)
             call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()
             # Queries of another stream come first.
             self._outbox = deque(self._pending)
@@ -220,7 +220,7 @@ class QueryStream:
         for pending in self._pending.values():
             size = pending.request.ByteSize()
             if size > self._max_bytes and not pending.answer.done():
-                pending.answer.set_exception(too_large(size, self._max_bytes))
+                pending.answer.set_exception(message_too_large(size, self._max_bytes))
 
     async def _write(self, call: Any) -> None:
         while True:

@@ -12,10 +12,10 @@ from skysail_common.errors import FailedPrecondition
 CLUSTER_FILE = "cluster.json"
 """File in the data directory that says how a running local cluster is reached."""
 
-KUBERNETES_NOTE = "cluster.kubernetes"
+KUBERNETES_RECORD = "cluster.kubernetes"
 """File in the data directory that says which Kubernetes cluster `skysail up` used, and what there."""
 
-DOCKER_NOTE = "cluster.docker"
+DOCKER_RECORD = "cluster.docker"
 """File in the data directory that names the Docker engine while it may have containers of services."""
 
 DEFAULT_ENDPOINT = "127.0.0.1:8003"

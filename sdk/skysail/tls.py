@@ -114,7 +114,7 @@ def client_tls(
     )
 
 
-def mistake_of_tls(endpoint: str, tls: ClientTls | None) -> str | None:
+def tls_failure(endpoint: str, tls: ClientTls | None) -> str | None:
     """Return the reason of a failed TLS handshake; None if the connection failed otherwise."""
     if endpoint.startswith("unix:"):
         return None

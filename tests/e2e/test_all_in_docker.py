@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import skysail
-from skysail.clusters.docker.plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
+from skysail.clusters.docker.specifications import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
 from skysail.clusters.ports import free_port
 from skysail_testing.all_in_docker import (
     SERVICES,

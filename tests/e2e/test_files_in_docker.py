@@ -9,8 +9,8 @@ import pytest
 
 import skysail
 from skysail import errors
-from skysail.clusters.docker.files import EVERY_S
-from skysail.clusters.docker.plan import MANAGEMENT
+from skysail.clusters.docker.file_copies import EVERY_S
+from skysail.clusters.docker.specifications import MANAGEMENT
 from skysail_testing.all_in_docker import all_in_docker, label, remove_images, why_not_all_in_docker
 from skysail_testing.certificates import Certificate
 from skysail_testing.clusters import RunningCluster, skysail_command

@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord
 from skysail.clusters.kubernetes.options import KubernetesOptions
-from skysail.settings import KUBERNETES_NOTE
+from skysail.settings import KUBERNETES_RECORD
 from skysail_testing.clusters import running_cluster, skysail_command
 
-NOTE = KubernetesNote(KubernetesOptions("models", context="far"), "https://192.0.2.1:6443", "uid")
+NOTE = ClusterRecord(KubernetesOptions("models", context="far"), "https://192.0.2.1:6443", "uid")
 
 
 def test_down_stops_the_local_cluster_that_was_started_after_one_on_kubernetes(tmp_path: Path):
@@ -16,7 +16,7 @@ def test_down_stops_the_local_cluster_that_was_started_after_one_on_kubernetes(t
     # Its end, by `skysail down`, asks nothing: no Kubernetes answers at that address.
     with running_cluster(tmp_path) as cluster, cluster.client() as client:
         assert client.status().container_manager == "local"
-        assert not (tmp_path / KUBERNETES_NOTE).exists()
+        assert not (tmp_path / KUBERNETES_RECORD).exists()
         # The other way round: nothing of Kubernetes is asked while the directory is in use.
         refused = skysail_command(
             "up", "--container-manager", "kubernetes", "--data-dir", str(tmp_path)
@@ -37,4 +37,4 @@ def test_a_local_up_names_the_cluster_on_kubernetes_that_it_no_longer_notes(tmp_
         f"{NOTE.where} runs on; 'skysail down --container-manager kubernetes --namespace models "
         "--context far' removes it"
     ) in started.stderr
-    assert KubernetesNote.read(tmp_path) == NOTE
+    assert ClusterRecord.read(tmp_path) == NOTE

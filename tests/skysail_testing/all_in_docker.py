@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import skysail
-from skysail.clusters.docker.plan import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
+from skysail.clusters.docker.specifications import FRONTEND, MANAGEMENT, PROMETHEUS, STORE
 from skysail_testing.clusters import RunningCluster, running_cluster
 from skysail_testing.container_managers import run_docker, why_no_docker
 

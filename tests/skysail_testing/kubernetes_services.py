@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.clusters.kubernetes.services import KubernetesServices
 from skysail_common.kubernetes.kinds import Object
@@ -38,7 +38,7 @@ def service_pod(component: str, is_ready: bool = True, is_leader: bool = False) 
 
 async def started(
     *objects: Object, progress: Callable[[str], None] = lambda line: None
-) -> KubernetesNote:
+) -> ClusterRecord:
     """Start a cluster as `skysail up` does, and return its note."""
     services = KubernetesServices(OPTIONS)
     await services.open()

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from skysail.artifact.comments import without_comments
+from skysail.artifact.comments import strip_comments
 from skysail.artifact.distributions import needed_packages
 from skysail.artifact.examples import Example, read_example
-from skysail.artifact.kept_state import kept_state
 from skysail.artifact.local_modules import local_modules
 from skysail.artifact.pickling import pickle_function
-from skysail.artifact.trial import (
-    check_kind,
-    learn_signature,
-    signature_of_type,
-    try_with_made_up_inputs,
+from skysail.artifact.signature_inference import (
+    check_callable,
+    check_with_sample_inputs,
+    infer_signature,
+    signature_for_type,
 )
+from skysail.artifact.state_snapshot import preserve_state
 from skysail_common import __version__
 from skysail_common.artifacts import (
     MANIFEST_FILE,
@@ -98,7 +98,7 @@ def build_artifact(
             pickled or sent; the message names it.
         ModelFailed: the function fails on the example, or returns something that is no array.
     """
-    check_kind(function)
+    check_callable(function)
     if (example is not None) + (examples is not None) + (input_type is not None) != 1:
         raise InvalidInput("give either an example, several as examples, or an input_type")
     given: list[Example] = []
@@ -108,19 +108,19 @@ def build_artifact(
             raise InvalidInput("examples is empty; give at least one batch")
         given = [read_example(function, batch) for batch in batches]
     else:
-        made_up, signature = signature_of_type(input_type)
+        made_up, signature = signature_for_type(input_type)
     pickled = pickle_function(function)
     modules = local_modules(pickled.modules)
     if pickled.home_file in modules.files:
         # The pickle holds the module's functions, without comments and line numbers.
         source = modules.files[pickled.home_file]
-        modules.files[pickled.home_file] = without_comments(source)
-    with kept_state(pickled.functions, pickled.instances):
+        modules.files[pickled.home_file] = strip_comments(source)
+    with preserve_state(pickled.functions, pickled.instances):
         if given:
             tries_batch = check and max_batch_size != 1
-            signature = learn_signature(function, given, tries_batch=tries_batch)
+            signature = infer_signature(function, given, tries_batch=tries_batch)
         elif check:
-            try_with_made_up_inputs(function, made_up)
+            check_with_sample_inputs(function, made_up)
     packages = needed_packages(_not_sent(pickled.modules | modules.imports, modules.files))
     tensors = given[0].tensors if given else ()
     manifest = Manifest(

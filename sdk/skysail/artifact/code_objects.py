@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
-from skysail.artifact.ordering import OrderedSet
+from skysail.artifact.set_ordering import SortedSet
 from skysail_common import captured
 
 
@@ -117,7 +117,7 @@ def _arguments(code: CodeType) -> Iterator[Any]:
 def _in_order(constant: Any) -> Any:
     # `x in {"a", "b"}` has a constant set.
     if isinstance(constant, frozenset):
-        return OrderedSet(constant)
+        return SortedSet(constant)
     if type(constant) is tuple:
         return tuple(_in_order(each) for each in constant)
     return constant

@@ -10,7 +10,7 @@ _NO_CODE = frozenset({
 })  # fmt: skip
 
 
-def without_comments(source: bytes) -> bytes:
+def strip_comments(source: bytes) -> bytes:
     """Return a source file without comments and empty lines, in UTF-8.
 
     A file that Python cannot read, or would read otherwise then, is returned as it is.

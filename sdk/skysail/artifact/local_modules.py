@@ -146,7 +146,7 @@ def _loaded_below(top: str) -> list[str]:
     return [name for name in sorted(sys.modules) if name.startswith(f"{top}.")]
 
 
-def place_of_local_module(module: ModuleType) -> tuple[Path, Path] | None:
+def find_local_module(module: ModuleType) -> tuple[Path, Path] | None:
     """Return the directory that imports find a module of the user in, and its file.
 
     None if the module is not the user's own, or no source file.

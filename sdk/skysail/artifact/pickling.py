@@ -9,14 +9,14 @@ from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from skysail.artifact.culprits import Place, Step, find_place
-from skysail.artifact.local_modules import place_of_local_module
-from skysail.artifact.pickler import (
+from skysail.artifact.function_pickler import (
     FunctionPickler,
     HomeModule,
     Restored,
     is_cached_property,
 )
+from skysail.artifact.local_modules import find_local_module
+from skysail.artifact.object_paths import ObjectPath, Step, find_object_path
 from skysail_common.errors import InvalidInput
 from skysail_common.model_functions import Function
 
@@ -82,7 +82,7 @@ def _home_of(function: Any) -> HomeModule | None:
     module = sys.modules.get(holder.__module__ or "")
     if not isinstance(module, ModuleType) or module.__name__ == "__main__":
         return None
-    place = place_of_local_module(module)
+    place = find_local_module(module)
     return None if place is None else HomeModule(module, *place)
 
 
@@ -98,7 +98,7 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
         except InvalidInput:
             raise
         except Exception as error:
-            place = find_place(function, pickler.last, pickler.is_by_value)
+            place = find_object_path(function, pickler.last, pickler.is_by_value)
             made = next(
                 (step for step in _steps(place) if _is_made_later(step, pickler.functions)), None
             )
@@ -116,8 +116,8 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
         )
 
 
-def _refusal(place: Place | None, culprit: Any, error: Exception) -> str:
-    path = place.path if place is not None else ""
+def _refusal(place: ObjectPath | None, culprit: Any, error: Exception) -> str:
+    path = place.expression if place is not None else ""
     what = f"{path or 'something that it holds'} (a {type(culprit).__name__})"
     return (
         f"cannot pickle the function: {what}: {type(error).__name__}: {error}; create it inside "
@@ -125,7 +125,7 @@ def _refusal(place: Place | None, culprit: Any, error: Exception) -> str:
     )
 
 
-def _steps(place: Place | None) -> tuple[Step, ...]:
+def _steps(place: ObjectPath | None) -> tuple[Step, ...]:
     return () if place is None else place.steps
 
 

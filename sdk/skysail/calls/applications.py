@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from skysail.application_requests import register_request, routes_request, update_request
 from skysail.arguments import checked
-from skysail.calls.management import ManagementCalls
+from skysail.calls.application_requests import register_request, routes_request, update_request
+from skysail.calls.management_channel import ManagementChannel
 from skysail.descriptions import Application, Route
-from skysail.not_given import NOT_GIVEN
+from skysail.sentinels import NOT_GIVEN
 from skysail_protos.v1 import management_pb2
 
 
 @checked
-class ApplicationCalls(ManagementCalls):
+class ApplicationCalls(ManagementChannel):
     """What operators ask about applications."""
 
     async def register_application(

@@ -9,20 +9,21 @@ from typing import Any
 from skysail.arguments import checked
 from skysail.artifact.build import Artifact, build_artifact
 from skysail.artifact.requirements import read_requirements
-from skysail.calls.attempts import LostConnection, Patience
-from skysail.calls.models import ModelCalls
-from skysail.deployment_requests import (
+from skysail.calls.deployment_requests import (
     autoscaling_request,
     deploy_request,
     scale_request,
     upload_requests,
 )
+from skysail.calls.models import ModelCalls
+from skysail.calls.promotion_warning import warn_if_not_current
+from skysail.calls.retries import LostConnection, RetryPolicy
 from skysail.descriptions import DeployEvent, Version
-from skysail.overlooked import warn_if_not_current
-from skysail.progress import UPLOADING, OnEvent, followed, show_trial
+from skysail.progress import UPLOADING, OnEvent, show_events, show_local_run
 from skysail_common.clock import MONOTONIC
 from skysail_common.errors import ArtifactNotFound, DeadlineExceeded, DeployFailed, Unavailable
 from skysail_common.model_functions import Function
+from skysail_common.resources import ResourceChanges
 from skysail_protos.v1 import management_pb2
 
 _DEPLOY_TIMEOUT_S = 3600.0
@@ -123,7 +124,7 @@ class DeploymentCalls(ModelCalls):
                 log, and nothing is left behind unless the version serves already.
         """
         if input_type is None:
-            show_trial(name, version, on_event, progress)
+            show_local_run(name, version, on_event, progress)
         # On a thread, because pickling and compressing take seconds, and the function may run an
         # event loop of its own.
         artifact = await asyncio.to_thread(
@@ -143,15 +144,12 @@ class DeploymentCalls(ModelCalls):
             promote=promote,
             labels=labels,
             environment=environment,
-            num_threads=num_threads,
-            memory_mib=memory_mib,
-            cpus=cpus,
-            gpus=gpus,
+            resources=ResourceChanges(num_threads, memory_mib, cpus, gpus),
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
         )
-        with followed(name, version, on_event, progress) as see:
+        with show_events(name, version, on_event, progress) as see:
             found = await self.deploy_artifact(artifact, request, see)
         warn_if_not_current(found, promote, depth=1)
         return found
@@ -164,14 +162,14 @@ class DeploymentCalls(ModelCalls):
     ) -> Version:
         """Upload an artifact and deploy it as `request` says; see `deploy`."""
         request.artifact_sha256 = artifact.sha256
-        patience = Patience()
-        await self._upload(artifact, on_event, patience)
+        retries = RetryPolicy()
+        await self._upload(artifact, on_event, retries)
         try:
-            return await self._followed(request, on_event, patience)
+            return await self._await_deployment(request, on_event, retries)
         except ArtifactNotFound:
             # Management swept the artifact between the upload and now.
-            await self._upload(artifact, on_event, patience)
-            return await self._followed(request, on_event, patience)
+            await self._upload(artifact, on_event, retries)
+            return await self._await_deployment(request, on_event, retries)
 
     async def start(
         self,
@@ -223,19 +221,16 @@ class DeploymentCalls(ModelCalls):
             promote=promote or None,
             labels=None,
             environment=environment,
-            num_threads=num_threads,
-            memory_mib=memory_mib,
-            cpus=cpus,
-            gpus=gpus,
+            resources=ResourceChanges(num_threads, memory_mib, cpus, gpus),
             max_batch_size=max_batch_size,
             start_timeout_s=start_timeout_s,
             warm_up=warm_up,
         )
-        with followed(model, version, on_event, progress) as see:
-            return await self._followed(request, see, Patience())
+        with show_events(model, version, on_event, progress) as see:
+            return await self._await_deployment(request, see, RetryPolicy())
 
     async def _upload(
-        self, artifact: Artifact, on_event: OnEvent | None, patience: Patience
+        self, artifact: Artifact, on_event: OnEvent | None, retries: RetryPolicy
     ) -> None:
         def on_sent(message: str) -> None:
             if on_event is not None:
@@ -243,38 +238,38 @@ class DeploymentCalls(ModelCalls):
 
         find = management_pb2.FindArtifactRequest(sha256=artifact.sha256)
         found = await self._call(
-            lambda stub: stub.FindArtifact(find, timeout=self._timeout_s), patience=patience
+            lambda stub: stub.FindArtifact(find, timeout=self._timeout_s), retries=retries
         )
         if not found.is_stored:
             await self._call(
                 lambda stub: stub.UploadArtifact(
                     upload_requests(artifact, on_sent), timeout=_UPLOAD_TIMEOUT_S
                 ),
-                patience=patience,
+                retries=retries,
                 limit_s=_UPLOAD_TIMEOUT_S,
             )
 
-    async def _followed(
-        self, request: management_pb2.DeployRequest, on_event: OnEvent | None, patience: Patience
+    async def _await_deployment(
+        self, request: management_pb2.DeployRequest, on_event: OnEvent | None, retries: RetryPolicy
     ) -> Version:
         """Return the version once it is deployed, asked for again if the connection breaks."""
         while True:
             try:
-                await self._follow(request, on_event, patience)
+                await self._consume_events(request, on_event, retries)
                 break
             except (LostConnection, Unavailable) as error:
                 # Management goes on with it; asked for the same again, it tells the rest.
-                wait_s = patience.next_wait_s(error)
+                wait_s = retries.next_wait_s(error)
             # Outside, because the error holds the call, which must be gone before a fork.
             await asyncio.sleep(wait_s)
-        return await self._describe(request.model, request.version, patience)
+        return await self._describe(request.model, request.version, retries)
 
-    async def _follow(
-        self, request: management_pb2.DeployRequest, on_event: OnEvent | None, patience: Patience
+    async def _consume_events(
+        self, request: management_pb2.DeployRequest, on_event: OnEvent | None, retries: RetryPolicy
     ) -> None:
         events = self._stream(lambda stub: stub.Deploy(request, timeout=_DEPLOY_TIMEOUT_S))
         async for message in events:
-            patience.went_on()
+            retries.note_answer()
             event = DeployEvent.of(message)
             # The server may have named it; who asks again asks about the same.
             request.version = event.version
@@ -319,13 +314,13 @@ class DeploymentCalls(ModelCalls):
             DeadlineExceeded: not all replicas were ready in time; they are still wanted.
         """
         request = scale_request(model, version, num_replicas)
-        patience = Patience()
+        retries = RetryPolicy()
         response = await self._call(
-            lambda stub: stub.Scale(request, timeout=self._timeout_s), patience=patience
+            lambda stub: stub.Scale(request, timeout=self._timeout_s), retries=retries
         )
         end = MONOTONIC() + timeout_s
         while True:
-            found = await self._describe(model, response.version, patience)
+            found = await self._describe(model, response.version, retries)
             if not wait or found.num_ready == len(found.replicas) == num_replicas:
                 return found
             if MONOTONIC() > end:

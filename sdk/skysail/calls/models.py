@@ -3,18 +3,18 @@
 from collections.abc import AsyncIterator, Sequence
 
 from skysail.arguments import checked
-from skysail.calls.attempts import LostConnection, Patience
-from skysail.calls.management import ManagementCalls
-from skysail.deployment_requests import tune_request
+from skysail.calls.deployment_requests import tune_request
+from skysail.calls.management_channel import ManagementChannel
+from skysail.calls.retries import LostConnection, RetryPolicy
 from skysail.descriptions import LogLine, Model, Version
-from skysail.not_given import NOT_GIVEN
+from skysail.sentinels import NOT_GIVEN
 from skysail_common.rpc.messages import serving_from_proto
 from skysail_common.serving_options import PolicyName, ServingOptions
 from skysail_protos.v1 import management_pb2
 
 
 @checked
-class ModelCalls(ManagementCalls):
+class ModelCalls(ManagementChannel):
     """What operators ask about models."""
 
     async def models(self) -> list[Model]:
@@ -44,12 +44,12 @@ class ModelCalls(ManagementCalls):
         Raises:
             ModelNotFound: it is not registered.
         """
-        return await self._describe(model, "" if version is None else str(version), Patience())
+        return await self._describe(model, "" if version is None else str(version), RetryPolicy())
 
-    async def _describe(self, model: str, version: str, patience: Patience) -> Version:
+    async def _describe(self, model: str, version: str, retries: RetryPolicy) -> Version:
         request = management_pb2.DescribeVersionRequest(model=model, version=version)
         response = await self._call(
-            lambda stub: stub.DescribeVersion(request, timeout=self._timeout_s), patience=patience
+            lambda stub: stub.DescribeVersion(request, timeout=self._timeout_s), retries=retries
         )
         return Version.of(response.version)
 

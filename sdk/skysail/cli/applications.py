@@ -5,10 +5,10 @@ import json
 import click
 from rich.markup import escape
 
-from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.options import endpoint_option, open_client
 from skysail.cli.output import output_option, print_json, print_table
 from skysail.descriptions import Route
-from skysail.not_given import NOT_GIVEN
+from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import InvalidInput
 from skysail_common.tensors import InputType
 
@@ -28,7 +28,7 @@ def apps(context: click.Context, endpoint: str | None, output: str) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         found = client.applications()
     if output == "json":
         print_json(found)
@@ -76,7 +76,7 @@ def register(
     Example:
       skysail apps register digits-app --input-type doubles --slo-ms 50 --default-output -1
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         if default_output is None:
             client.register_application(name, input_type, slo_ms=slo_ms)
         else:
@@ -117,7 +117,7 @@ def update(
       skysail apps update digits-app --no-default-output
     """
     output = NOT_GIVEN if default_output is None else _json(default_output)
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         client.update_application(
             name,
             slo_ms=slo_ms,
@@ -138,7 +138,7 @@ def unregister(name: str, endpoint: str | None) -> None:
     Example:
       skysail apps unregister digits-app
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         client.unregister_application(name)
     click.echo(f"application {name} is removed")
 
@@ -156,7 +156,7 @@ def link(name: str, routes: tuple[str, ...], endpoint: str | None) -> None:
       skysail apps link digits-app digits:1=90 digits:2=10
     """
     parsed = [_route(text) for text in routes]
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         client.set_routes(name, parsed)
     click.echo(f"application {name} is routed to {', '.join(routes) or 'nothing'}")
 
@@ -171,7 +171,7 @@ def unlink(name: str, endpoint: str | None) -> None:
     Example:
       skysail apps unlink digits-app
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         client.unlink(name)
     click.echo(f"application {name} is routed to nothing")
 

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from skysail.cli.asking import confirm
-from skysail.cli.loading import load_object
-from skysail.cli.options import client_of, endpoint_option
+from skysail.calls.promotion_warning import SkysailWarning
+from skysail.cli.confirmation import confirm
+from skysail.cli.object_references import load_object
+from skysail.cli.options import endpoint_option, open_client
 from skysail.cli.output import output_option, plain, print_json
-from skysail.cli.targets import Target, target_argument
+from skysail.cli.version_targets import Target, target_argument
 from skysail.descriptions import Version
-from skysail.overlooked import SkysailWarning
 from skysail_common.errors import ModelInUse
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,7 +127,7 @@ def deploy(
     loaded = load_object(function, "function")
     if sum(given is not None for given in (example, examples, input_type)) != 1:
         raise click.UsageError("give one of --example, --examples and --input-type")
-    with client_of(endpoint) as client, warnings.catch_warnings():
+    with open_client(endpoint) as client, warnings.catch_warnings():
         # The last line of the output says the same.
         warnings.simplefilter("ignore", SkysailWarning)
         found = client.deploy(
@@ -182,7 +182,7 @@ def start(
       skysail start digits:1
       skysail start digits:1 --num-replicas 2 --promote
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         found = client.start(
             *target,
             num_replicas=num_replicas,
@@ -243,7 +243,7 @@ def scale(
         raise click.UsageError("give either a number of replicas, or --max with or without --min")
     model, version = target
     if max_replicas is not None:
-        with client_of(endpoint) as client:
+        with open_client(endpoint) as client:
             found = client.autoscale(
                 model, min_replicas=min_replicas or 1, max_replicas=max_replicas, version=version
             )
@@ -251,7 +251,7 @@ def scale(
         click.echo(f"{model}:{found.version} has {bounds} replicas, as its load needs")
         return
     assert num_replicas is not None
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         found = client.scale(model, num_replicas, version=version, wait=wait)
     click.echo(f"{model}:{found.version} has {found.num_ready} of {num_replicas} replica(s) ready")
 
@@ -277,7 +277,7 @@ def undeploy(target: Target, is_forced: bool, endpoint: str | None) -> None:
     Example:
       skysail undeploy digits:1
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         try:
             undeployed = client.undeploy(*target, force=is_forced)
         except ModelInUse as error:

@@ -39,7 +39,7 @@ def forward(
       skysail forward --namespace models
     """
     # The import is here because the base install lacks the client of Kubernetes.
-    from skysail.clusters.kubernetes.forward import forward as forward_ports
+    from skysail.clusters.kubernetes.port_forwards import forward_ports
 
     directory = find_data_dir(data_dir)
     options = KubernetesOptions.from_flags(flags)
@@ -90,7 +90,7 @@ def login(server: str, username: str, password_stdin: bool, **flags: Any) -> Non
       skysail registry login registry.example:5000 --username me --password-stdin < password
     """
     # The import is here because the base install lacks the client of Kubernetes.
-    from skysail.clusters.kubernetes.registry import log_in
+    from skysail.clusters.kubernetes.pull_secret import log_in
 
     if password_stdin:
         password = sys.stdin.readline().rstrip("\n")

@@ -6,10 +6,10 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from skysail.cli.asking import confirm
-from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.confirmation import confirm
+from skysail.cli.options import endpoint_option, open_client
 from skysail.cli.output import output_option, print_json, print_table
-from skysail.cli.targets import Target, target_argument
+from skysail.cli.version_targets import Target, target_argument
 from skysail.descriptions import Version
 
 
@@ -23,7 +23,7 @@ def promote(target: Target, endpoint: str | None) -> None:
     Example:
       skysail promote digits:2
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         previous = client.promote(target.model, str(target.version))
     before = f" (before: {previous})" if previous else ""
     click.echo(f"{target} is the current version{before}")
@@ -39,7 +39,7 @@ def rollback(model: str, endpoint: str | None) -> None:
     Example:
       skysail rollback digits
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         version = client.rollback(model)
     click.echo(f"{model}:{version} is the current version")
 
@@ -66,7 +66,7 @@ def logs(
       skysail logs digits -f
       skysail logs digits:1 --tail 20
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         lines = client.logs(*target, replica=replica, tail_lines=tail_lines, follow=follow)
         for line in lines:
             click.echo(f"{line.replica_id}  {line.line}")
@@ -84,7 +84,7 @@ def models(name: str | None, endpoint: str | None, output: str) -> None:
       skysail models
       skysail models digits
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         found = client.models() if name is None else [client.describe_model(name)]
     if output == "json":
         print_json(found)
@@ -122,7 +122,7 @@ def delete(target: Target, is_confirmed: bool, endpoint: str | None) -> None:
     if not is_confirmed and sys.stdin.isatty():
         what = target if target.version else f"{target.model} with all its versions"
         confirm(f"Remove {what} for good?")
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         client.unregister_model(*target)
     click.echo(f"{target} is removed")
 

@@ -46,7 +46,7 @@ def find_data_dir(data_dir: Path | None) -> Path:
     return absolute(data_dir or ClientSettings().data_dir)
 
 
-def client_of(
+def open_client(
     endpoint: str | None, timeout_s: float = 30.0, query_endpoint: str | None = None
 ) -> Client:
     """Return a client of the cluster that is meant."""

@@ -7,9 +7,9 @@ from typing import TextIO
 import click
 from rich.markup import escape
 
-from skysail.cli.options import client_of, endpoint_option, query_endpoint_option
+from skysail.cli.options import endpoint_option, open_client, query_endpoint_option
 from skysail.cli.output import output_option, plain, print_json, print_table
-from skysail.cli.targets import Target, target_argument
+from skysail.cli.version_targets import Target, target_argument
 from skysail_common.errors import InvalidInput
 
 _MAX_SHOWN = 40
@@ -56,7 +56,7 @@ def predict(
         is_text = text[:1].isalpha() and len(text) <= _MAX_SHOWN
         hint = f"; a text needs quotes: {shlex.quote(json.dumps(text))}" if is_text else ""
         raise InvalidInput(f"the input is not JSON: {error}{hint}") from None
-    with client_of(endpoint, query_endpoint=query_endpoint) as client:
+    with open_client(endpoint, query_endpoint=query_endpoint) as client:
         try:
             found = client.predict(target.model, value, version=target.version, timeout_s=timeout_s)
         except InvalidInput as error:

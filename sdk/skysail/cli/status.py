@@ -5,7 +5,7 @@ from collections import Counter
 import click
 from rich.markup import escape
 
-from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.options import endpoint_option, open_client
 from skysail.cli.output import console, output_option, print_json, print_table, state
 from skysail.descriptions import ClusterStatus
 
@@ -23,7 +23,7 @@ def status(endpoint: str | None, output: str) -> None:
       skysail status
       skysail status --output json
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         found = client.status()
     if output == "json":
         print_json(found)

@@ -2,7 +2,7 @@
 
 import click
 
-from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.options import endpoint_option, open_client
 
 
 @click.group()
@@ -27,7 +27,7 @@ def restore(endpoint: str | None) -> None:
     Example:
       skysail store restore
     """
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         num_records = client.restore_store()
     click.echo(f"restored {num_records} records")
 

@@ -5,9 +5,9 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from skysail.cli.options import client_of, endpoint_option
+from skysail.cli.options import endpoint_option, open_client
 from skysail.cli.output import print_table
-from skysail.cli.targets import Target, target_argument
+from skysail.cli.version_targets import Target, target_argument
 from skysail_common.serving_options import PolicyName, ServingOptions
 
 _OPTIONS = {
@@ -89,7 +89,7 @@ def tune(
                 f"cannot reset {option}: a value is given, too; give one of the two"
             )
         changes[_OPTIONS[option]] = None
-    with client_of(endpoint) as client:
+    with open_client(endpoint) as client:
         found = client.describe_version(*target)
         options = client.tune(target.model, version=found.version, **changes)
     rows = [[name, escape(_shown(options, name))] for name in vars(options)]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from skysail.clusters.base import Cluster
-from skysail.clusters.kubernetes.note import KubernetesNote
-from skysail.settings import DOCKER_NOTE
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord
+from skysail.settings import DOCKER_RECORD
 from skysail_common.extras import require_extra
 
 # Each import is in a function because the base install lacks the clients of Docker and Kubernetes.
@@ -61,6 +61,6 @@ def chosen_back_end(container_manager: str, *, is_all_in_docker: bool) -> str:
 
 def last_back_end(data_dir: Path) -> str:
     """Return the name of the back end of the cluster that was started last from a data directory."""
-    if KubernetesNote.read(data_dir) is not None:
+    if ClusterRecord.read(data_dir) is not None:
         return KUBERNETES
-    return DOCKER if (data_dir / DOCKER_NOTE).exists() else LOCAL
+    return DOCKER if (data_dir / DOCKER_RECORD).exists() else LOCAL

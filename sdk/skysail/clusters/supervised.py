@@ -13,7 +13,7 @@ from skysail.async_client import AsyncClient
 from skysail.clusters.base import Cluster, Confirm, Flags, Progress
 from skysail.clusters.cluster_file import read_endpoints, remove_endpoints, write_endpoints
 from skysail.clusters.data_dir_lock import LOCK_FILE, lock, lock_holder, mark_as_released
-from skysail.clusters.kubernetes.note import KubernetesNote, remove_note
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord, remove_record
 from skysail.clusters.options import ClusterEndpoints, ClusterOptions
 from skysail.clusters.ports import check_ports
 from skysail_common.clock import MONOTONIC
@@ -60,7 +60,7 @@ class SupervisedCluster(Cluster):
         require_extra("server")
         if self._options.container_manager == "docker":
             require_extra("docker")
-        if (note := KubernetesNote.read(self._data_dir)) is not None:
+        if (note := ClusterRecord.read(self._data_dir)) is not None:
             progress(f"{note.where} runs on; '{note.down_command}' removes it")
 
     async def up(self, on_ready: Callable[[ClusterEndpoints], None], progress: Progress) -> None:
@@ -76,7 +76,7 @@ class SupervisedCluster(Cluster):
         logs = [log_path(self._data_dir, name) for name in ("cluster", "store")]
         self._tasks.start(keep_small(logs), "rotate logs")
         # `skysail down` stops the cluster that was started last.
-        remove_note(self._data_dir)
+        remove_record(self._data_dir)
         starting = asyncio.ensure_future(self._start())
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:

@@ -6,8 +6,8 @@ import pytest
 
 import skysail
 from skysail import AsyncClient, Client, Route
-from skysail.application_requests import register_request
 from skysail.arguments import CHECKS
+from skysail.calls.application_requests import register_request
 from skysail.errors import InvalidInput
 
 

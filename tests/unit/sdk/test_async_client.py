@@ -6,9 +6,9 @@ import pytest
 import skysail
 from skysail import AsyncClient
 from skysail.artifact.requirements import read_requirements
+from skysail.calls.deployment_requests import deploy_request, tune_request
 from skysail.connection_errors import management_error
-from skysail.deployment_requests import deploy_request, tune_request
-from skysail.not_given import NOT_GIVEN
+from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -18,6 +18,7 @@ from skysail_common.errors import (
     Unavailable,
     Unsupported,
 )
+from skysail_common.resources import ResourceChanges
 from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.messages import duration
 from skysail_common.serving_options import PolicyName
@@ -82,24 +83,21 @@ REQUEST = {
     "promote": None,
     "labels": None,
     "environment": None,
-    "num_threads": None,
-    "memory_mib": None,
-    "cpus": None,
-    "gpus": None,
+    "resources": ResourceChanges(),
     "max_batch_size": None,
     "start_timeout_s": None,
     "warm_up": None,
 }
 
 
-def test_a_deployment_that_says_little_leaves_the_rest_to_the_server():
+def test_an_absent_field_leaves_the_choice_to_the_server():
     request = deploy_request(**REQUEST)
     assert [field.name for field, _ in request.ListFields()] == ["model", "resources"]
     assert request.model == "digits"
     assert request.resources.ListFields() == []
 
 
-def test_a_deployment_that_says_all_is_sent_as_it_is():
+def test_every_given_value_is_sent():
     request = deploy_request(
         **{
             **REQUEST,
@@ -108,10 +106,7 @@ def test_a_deployment_that_says_all_is_sent_as_it_is():
             "promote": False,
             "labels": {"team": "a"},
             "environment": {"LEVEL": "2"},
-            "num_threads": 3,
-            "memory_mib": 512,
-            "cpus": 1.5,
-            "gpus": 2,
+            "resources": ResourceChanges(3, 512, 1.5, 2),
             "max_batch_size": 32,
             "start_timeout_s": 2.5,
             "warm_up": False,

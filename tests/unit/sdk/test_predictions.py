@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from skysail.predictions import Prediction, encode_input, prediction_of, rows_of, shape_told
+from skysail.predictions import (
+    Prediction,
+    describe_shapes,
+    encode_input,
+    prediction_from_proto,
+    split_rows,
+)
 from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration, tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Content, DataType, Tensor, from_numpy, to_numpy
@@ -29,13 +35,13 @@ def response(*tensors: Tensor, **fields: Any) -> query_pb2.PredictResponse:
 def there_and_back(value: Any) -> Any:
     """Return what a model that answers its input gives."""
     wire = response(encoded(value)).SerializeToString()
-    return prediction_of(query_pb2.PredictResponse.FromString(wire)).output
+    return prediction_from_proto(query_pb2.PredictResponse.FromString(wire)).output
 
 
 def text_output(text: str | bytes) -> Any:
     array = np.empty(1, dtype=object)
     array[0] = text
-    return prediction_of(response(from_numpy("output", array, Content.JSON_OR_TEXT))).output
+    return prediction_from_proto(response(from_numpy("output", array, Content.JSON_OR_TEXT))).output
 
 
 @pytest.mark.parametrize(
@@ -171,20 +177,20 @@ def test_text_and_bytes_are_never_taken_for_json():
 
 def test_bf16_comes_back_as_what_numpy_has():
     tensor = Tensor("output", DataType.BF16, (1, 2), bytes.fromhex("803f 20c1"))
-    assert prediction_of(response(tensor)).output.tolist() == [1.0, -10.0]
+    assert prediction_from_proto(response(tensor)).output.tolist() == [1.0, -10.0]
 
 
 def test_a_sole_output_is_the_output_and_several_are_a_dictionary():
     label = from_numpy("label", np.array([3]))
     score = from_numpy("score", np.array([0.5]))
-    assert prediction_of(response(label)).output == 3
-    assert prediction_of(response(label, score)).output == {"label": 3, "score": 0.5}
-    assert prediction_of(response(label, score)).outputs == {"label": 3, "score": 0.5}
-    assert prediction_of(response()).output == {}
+    assert prediction_from_proto(response(label)).output == 3
+    assert prediction_from_proto(response(label, score)).output == {"label": 3, "score": 0.5}
+    assert prediction_from_proto(response(label, score)).outputs == {"label": 3, "score": 0.5}
+    assert prediction_from_proto(response()).output == {}
 
 
 def test_a_prediction_tells_how_it_came_about():
-    prediction = prediction_of(
+    prediction = prediction_from_proto(
         response(
             from_numpy("label", np.array([-1])),
             query_id="7",
@@ -214,7 +220,9 @@ def test_a_prediction_tells_how_it_came_about():
 
 def test_every_outcome_has_a_name():
     for name, number in query_pb2.Outcome.items():
-        assert prediction_of(response(outcome=number)).outcome == name.removeprefix("OUTCOME_")
+        assert prediction_from_proto(response(outcome=number)).outcome == name.removeprefix(
+            "OUTCOME_"
+        )
 
 
 @pytest.mark.parametrize(
@@ -229,12 +237,12 @@ def test_every_outcome_has_a_name():
 def test_a_shape_is_told_without_the_axis_that_the_user_did_not_write(expected, got, told):
     what = "unexpected shape for input 'x' for model 'm'"
     message = f"{what}. Expected {expected}, got {got}. NOTE: the first dimension is the batch."
-    assert shape_told(message, "takes one") == f"{what}: {told}"
-    assert shape_told(message, "takes one", "that") == f"{what}: {told}; for many use that"
+    assert describe_shapes(message, "takes one") == f"{what}: {told}"
+    assert describe_shapes(message, "takes one", "that") == f"{what}: {told}; for many use that"
 
 
 def test_a_message_about_something_else_stays_as_it_is():
-    assert shape_told("the queue is full", "takes one", "that") == "the queue is full"
+    assert describe_shapes("the queue is full", "takes one", "that") == "the queue is full"
 
 
 class FakeFrame:
@@ -257,19 +265,19 @@ class FakeFrame:
 
 
 def test_a_data_frame_of_numbers_is_asked_by_its_rows():
-    rows = list(rows_of(FakeFrame(np.array([[1.0, 2.0], [3.0, 4.0]]))))
+    rows = list(split_rows(FakeFrame(np.array([[1.0, 2.0], [3.0, 4.0]]))))
     assert [row.tolist() for row in rows] == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_a_mixed_data_frame_is_asked_by_dictionaries():
     frame = FakeFrame(np.array([[1, "x"], [2, "y"]], dtype=object))
-    assert list(rows_of(frame)) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+    assert list(split_rows(frame)) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
 
 
 @pytest.mark.parametrize("inputs", ["text", b"bytes", {"x": [1]}, 5, None])
 def test_one_input_is_not_many(inputs):
     with pytest.raises(InvalidInput, match=r"inputs must be a list of inputs, got a .*; for one"):
-        rows_of(inputs)
+        split_rows(inputs)
 
 
 def test_a_data_frame_of_several_types_comes_with_advice():

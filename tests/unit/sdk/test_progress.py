@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from skysail import DeployEvent
-from skysail.progress import UPLOADING, followed, show_trial
+from skysail.progress import UPLOADING, show_events, show_local_run
 
 
 def event(step: str, message: str = "it happens", version: str = "7") -> DeployEvent:
@@ -13,7 +13,7 @@ def event(step: str, message: str = "it happens", version: str = "7") -> DeployE
 
 
 def show(*, on_event=None, progress=None) -> None:
-    with followed("m", "1", on_event, progress) as see:
+    with show_events("m", "1", on_event, progress) as see:
         see(event("REGISTERED", "m:1 is registered\nand more"))
         see(event("PREPARING", "a line of pip"))
         see(event("NOTICE", "scaled to 2"))
@@ -49,7 +49,7 @@ def test_events_reach_the_caller_and_the_screen(capsys):
 
 def interrupted_after(version: str | None, *steps: str) -> str:
     try:
-        with followed("m", version, None, False) as see:
+        with show_events("m", version, None, False) as see:
             for step in steps:
                 see(event(step))
             raise KeyboardInterrupt
@@ -78,16 +78,16 @@ def test_a_program_that_only_queries_does_not_import_what_shows_progress():
 
 def test_a_call_on_this_machine_is_shown_before_it_begins(capsys, monkeypatch):
     line = "m: calling the function here on the example\n"
-    show_trial("m", None, None, None)
-    show_trial("m", None, None, False)
+    show_local_run("m", None, None, None)
+    show_local_run("m", None, None, False)
     assert capsys.readouterr() == ("", "")
-    show_trial("m", None, None, True)
+    show_local_run("m", None, None, True)
     assert capsys.readouterr() == ("", line)
     with monkeypatch.context() as patch:
         patch.setattr(sys.stderr, "isatty", lambda: True)
-        show_trial("m", None, None, None)
+        show_local_run("m", None, None, None)
     assert capsys.readouterr() == ("", line)
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    show_trial("m", None, None, None)
+    show_local_run("m", None, None, None)
     assert capsys.readouterr() == (line, "")

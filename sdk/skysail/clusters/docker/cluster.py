@@ -6,7 +6,7 @@ from skysail.clusters.docker.services import DockerServices
 from skysail.clusters.local.services import remove_leftovers
 from skysail.clusters.options import ClusterEndpoints, ClusterOptions
 from skysail.clusters.supervised import SupervisedCluster
-from skysail.settings import DOCKER_NOTE
+from skysail.settings import DOCKER_RECORD
 from skysail_common.errors import FailedPrecondition
 from skysail_common.process.sockets import check_management_host
 
@@ -17,7 +17,7 @@ class DockerCluster(SupervisedCluster):
     def __init__(self, options: ClusterOptions, environment: Mapping[str, str]) -> None:
         """Starts nothing yet; services get their settings from `environment`."""
         super().__init__(options, environment)
-        self._note = self._data_dir / DOCKER_NOTE
+        self._note = self._data_dir / DOCKER_RECORD
         self._services: DockerServices | None = None
 
     def _check_exposure(self) -> None:

@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from skysail.clusters.docker.files import ServiceFiles
-from skysail.clusters.docker.plan import (
+from skysail.clusters.docker.file_copies import FileCopies
+from skysail.clusters.docker.specifications import (
     FILES,
     FRONTEND,
     MANAGEMENT,
@@ -21,8 +21,8 @@ from skysail.clusters.docker.plan import (
     PROMETHEUS,
     SERVICE,
     STORE,
-    DockerPlan,
-    marks,
+    DockerSpecifications,
+    identity_labels,
     prometheus_config,
 )
 from skysail.clusters.options import ClusterEndpoints, ClusterOptions, frontend_scheme
@@ -56,12 +56,12 @@ class DockerServices:
 
     def __init__(self, data_dir: Path, environment: Mapping[str, str]) -> None:
         """Does nothing yet; the engine is where DOCKER_HOST of the environment says."""
-        self._marks = marks(data_dir)
+        self._marks = identity_labels(data_dir)
         self._environment = environment
         self.host = environment.get("DOCKER_HOST", _ENGINE)
         """Address of the engine."""
         self._engine = DockerEngine(self.host)
-        self.files: list[ServiceFiles] = []
+        self.files: list[FileCopies] = []
         """Copies for the services that were started."""
 
     async def close(self) -> None:
@@ -83,7 +83,7 @@ class DockerServices:
         for service in (STORE, MANAGEMENT, FRONTEND):
             _make_directory(plan.directory / service, plan.user)
         for service in FILES:
-            self.files.append(ServiceFiles(plan.files(service), plan.copies(service), plan.user))
+            self.files.append(FileCopies(plan.files(service), plan.copies(service), plan.user))
             self.files[-1].renew()
         for name, settings in plan.networks().items():
             await self._make_network(name, settings)
@@ -105,7 +105,7 @@ class DockerServices:
             frontend_scheme(self._environment),
         )
 
-    async def _start_prometheus(self, plan: DockerPlan) -> str:
+    async def _start_prometheus(self, plan: DockerSpecifications) -> str:
         for directory in (plan.prometheus_file.parent, plan.prometheus_data):
             _make_directory(directory, plan.user)
         plan.prometheus_file.write_text(json.dumps(prometheus_config(), indent=2))
@@ -113,7 +113,7 @@ class DockerServices:
         await self._wait_until_ready(plan.name(PROMETHEUS), bound["prometheus"], _serves_pages)
         return bound["prometheus"]
 
-    def _plan(self, options: ClusterOptions) -> DockerPlan:
+    def _plan(self, options: ClusterOptions) -> DockerSpecifications:
         scheme, _, path = self.host.partition("://")
         if scheme != "unix":
             raise FailedPrecondition(
@@ -123,7 +123,7 @@ class DockerServices:
         # A missing one is told by the first call.
         group = os.stat(path).st_gid if os.path.exists(path) else 0
         user = os.getuid() or _USER
-        return DockerPlan(options, self._environment, user, Path(path), group)
+        return DockerSpecifications(options, self._environment, user, Path(path), group)
 
     async def _make_network(self, name: str, settings: Mapping[str, Any]) -> None:
         await self._engine.do(
@@ -132,7 +132,7 @@ class DockerServices:
             )
         )
 
-    async def _run(self, plan: DockerPlan, service: str) -> dict[str, str]:
+    async def _run(self, plan: DockerSpecifications, service: str) -> dict[str, str]:
         """Start a container and return its published ports."""
         name, replicas = plan.name(service), plan.name("replicas")
         ports = plan.ports(service)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from skysail.clusters.base import Cluster, Confirm, Flags, Progress
 from skysail.clusters.cluster_file import remove_endpoints, write_endpoints
 from skysail.clusters.data_dir_lock import check_idle
-from skysail.clusters.kubernetes.note import KubernetesNote, remove_note
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord, remove_record
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.clusters.kubernetes.overlay import cluster_objects
 from skysail.clusters.kubernetes.removal import Removed
@@ -45,7 +45,7 @@ class KubernetesCluster(Cluster):
         cls, data_dir: Path, flags: Flags, environment: Mapping[str, str]
     ) -> "KubernetesCluster":
         """Return the cluster that the note of a data directory names."""
-        note = KubernetesNote.read(data_dir)
+        note = ClusterRecord.read(data_dir)
         if note is None:
             raise FailedPrecondition(f"no cluster on Kubernetes was started from {data_dir}")
         cluster = flags.get("cluster", note.options.cluster)
@@ -63,7 +63,7 @@ class KubernetesCluster(Cluster):
     async def up(self, on_ready: Callable[[ClusterEndpoints], None], progress: Progress) -> None:
         """Apply the overlay, and return once every service is ready."""
         objects = cluster_objects(self._options)
-        before = KubernetesNote.read(self._data_dir)
+        before = ClusterRecord.read(self._data_dir)
         services = KubernetesServices(self._options)
         try:
             progress(f"cluster {self._options.cluster!r} in {await services.open()}")
@@ -111,11 +111,11 @@ class KubernetesCluster(Cluster):
         return [f"removed {name} from namespace {options.namespace!r}", *_remains(removed)]
 
     def _forget(self) -> None:
-        note = KubernetesNote.read(self._data_dir)
+        note = ClusterRecord.read(self._data_dir)
         if note is None:
             return
         if self._anchor_uid or note.options.is_same_cluster(self._options):
-            remove_note(self._data_dir)
+            remove_record(self._data_dir)
             remove_endpoints(self._data_dir)
 
     def hints(self, endpoints: ClusterEndpoints) -> list[str]:

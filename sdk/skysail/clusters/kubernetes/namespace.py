@@ -5,11 +5,11 @@ from skysail_common.kubernetes.errors import NotAllowed, NotInCluster
 from skysail_common.kubernetes.kinds import NAMESPACE
 from skysail_common.kubernetes.labels import LABEL
 
-MADE_BY_US = f"{LABEL}made-by"
+CREATED_BY_SKYSAIL = f"{LABEL}made-by"
 """Annotation of a namespace that goes with the last cluster in it."""
 
 
-async def have_namespace(api: KubernetesApi) -> bool:
+async def ensure_namespace(api: KubernetesApi) -> bool:
     """Make the namespace of a client, unless it exists; True if it was made.
 
     Raises:
@@ -18,7 +18,7 @@ async def have_namespace(api: KubernetesApi) -> bool:
     try:
         await api.get(NAMESPACE, api.namespace)
     except NotInCluster:
-        metadata = {"name": api.namespace, "annotations": {MADE_BY_US: "skysail"}}
+        metadata = {"name": api.namespace, "annotations": {CREATED_BY_SKYSAIL: "skysail"}}
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         return True
     except NotAllowed:

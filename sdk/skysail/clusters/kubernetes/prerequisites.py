@@ -14,7 +14,7 @@ _GENERATED = "password"
 
 
 @dataclass(frozen=True, order=True)
-class Need:
+class RequiredSecret:
     """One Secret, or one key of it, that a workload cannot start without."""
 
     secret: str
@@ -24,18 +24,20 @@ class Need:
     """Kind and name of what needs it, such as `Deployment skysail-frontend`."""
 
 
-def needs_of(objects: Iterable[Object]) -> list[Need]:
+def required_secrets(objects: Iterable[Object]) -> list[RequiredSecret]:
     """Return the Secrets that the pods of these objects need, without optional ones."""
     found = set()
     for manifest in objects:
         template = manifest.get("spec", {}).get("template")
         if isinstance(template, dict) and "spec" in template:
             workload = f"{manifest['kind']} {manifest['metadata']['name']}"
-            found |= {Need(name, key, workload) for name, key in _secrets_of(template["spec"])}
+            found |= {
+                RequiredSecret(name, key, workload) for name, key in _pod_secrets(template["spec"])
+            }
     return sorted(found)
 
 
-def _secrets_of(pod: Object) -> Iterator[tuple[str, str]]:
+def _pod_secrets(pod: Object) -> Iterator[tuple[str, str]]:
     for volume in pod.get("volumes", ()):
         source = volume.get("secret")
         if source and not source.get("optional"):
@@ -65,7 +67,7 @@ async def check_secrets(api: KubernetesApi, objects: Sequence[Object]) -> None:
     }
     others = [each for each in objects if kind_of(each) != SECRET and not _has_pods(each)]
     missing = []
-    for need in needs_of(objects):
+    for need in required_secrets(objects):
         # A Certificate, say, makes the Secret that it names.
         if any(need.secret in _texts(each) for each in others):
             continue

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from skysail.clusters.kubernetes.namespace import MADE_BY_US
+from skysail.clusters.kubernetes.namespace import CREATED_BY_SKYSAIL
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail_common.errors import FailedPrecondition
 from skysail_common.kubernetes.anchor import anchor_name
@@ -83,8 +83,8 @@ async def remove(
         # A deletion in the foreground is done when all that the anchor owns is gone.
         await api.delete(CONFIG_MAP, name, propagation="Foreground", uid=found_uid)
     where = f"the cluster in namespace {options.namespace}"
-    await bounded(_until_gone(api, name, own), where)
-    data = await _data_of(api, options)
+    await wait_for_removal(_wait_until_removed(api, name, own), where)
+    data = await _data_objects(api, options)
     kept, directories = [], []
     for each in data:
         kind = Kind(each["apiVersion"], each["kind"])
@@ -97,7 +97,7 @@ async def remove(
     return Removed(bool(anchor) or (deletes_data and bool(data)), kept, sorted(directories))
 
 
-async def _data_of(api: KubernetesApi, options: KubernetesOptions) -> list[Object]:
+async def _data_objects(api: KubernetesApi, options: KubernetesOptions) -> list[Object]:
     """Return the Secrets, claims and volumes of a cluster."""
     owner = f"{options.namespace}.{options.cluster}"
     found = []
@@ -121,7 +121,7 @@ def _directories(volume: Object) -> list[str]:
     return [str(source["path"])] if "path" in source else []
 
 
-async def _until_gone(api: KubernetesApi, anchor: str, own: Mapping[str, str]) -> None:
+async def _wait_until_removed(api: KubernetesApi, anchor: str, own: Mapping[str, str]) -> None:
     async with aclosing(api.watch(CONFIG_MAP, own)) as changes:
         async for change in changes:
             names = {each["metadata"]["name"] for each in change.objects}
@@ -133,10 +133,10 @@ async def _until_gone(api: KubernetesApi, anchor: str, own: Mapping[str, str]) -
     for pod in await api.list(POD, own):
         if "ownerReferences" not in pod["metadata"]:
             await api.delete(POD, pod["metadata"]["name"])
-    await until_none(api, POD, own)
+    await wait_until_absent(api, POD, own)
 
 
-async def until_none(api: KubernetesApi, kind: Kind, chosen: Mapping[str, str]) -> None:
+async def wait_until_absent(api: KubernetesApi, kind: Kind, chosen: Mapping[str, str]) -> None:
     """Return once there are no objects of a kind with these labels."""
     left: set[str] = set()
     async with aclosing(api.watch(kind, chosen)) as changes:
@@ -152,7 +152,7 @@ async def _remove_namespace(api: KubernetesApi) -> None:
     name = api.namespace
     try:
         found = await api.get(NAMESPACE, name)
-        if MADE_BY_US not in found["metadata"].get("annotations", {}):
+        if CREATED_BY_SKYSAIL not in found["metadata"].get("annotations", {}):
             return
         if await api.list(CONFIG_MAP, {"app.kubernetes.io/name": "skysail"}):
             return
@@ -165,10 +165,10 @@ async def _remove_namespace(api: KubernetesApi) -> None:
         return
     await api.delete(NAMESPACE, name)
     # The next `up` must not meet it on its way out.
-    await bounded(until_none(api, NAMESPACE, {_NAME: name}), f"namespace {name}")
+    await wait_for_removal(wait_until_absent(api, NAMESPACE, {_NAME: name}), f"namespace {name}")
 
 
-async def bounded(removal: Coroutine[Any, Any, None], what: str) -> None:
+async def wait_for_removal(removal: Coroutine[Any, Any, None], what: str) -> None:
     """Await a removal.
 
     Raises:

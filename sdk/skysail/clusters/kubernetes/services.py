@@ -6,14 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from skysail.clusters.base import Progress
-from skysail.clusters.kubernetes.doors import find_endpoints
-from skysail.clusters.kubernetes.namespace import have_namespace
-from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord
+from skysail.clusters.kubernetes.namespace import ensure_namespace
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.clusters.kubernetes.prerequisites import check_secrets
+from skysail.clusters.kubernetes.pull_secret import with_pull_secret
 from skysail.clusters.kubernetes.readiness import Readiness
-from skysail.clusters.kubernetes.registry import with_pull_secret
-from skysail.clusters.kubernetes.removal import DATA_KINDS, Removed, bounded, remove, until_none
+from skysail.clusters.kubernetes.removal import (
+    DATA_KINDS,
+    Removed,
+    remove,
+    wait_for_removal,
+    wait_until_absent,
+)
+from skysail.clusters.kubernetes.service_addresses import find_endpoints
 from skysail.clusters.options import ClusterEndpoints
 from skysail_common.errors import FailedPrecondition
 from skysail_common.kubernetes.anchor import anchor_manifest, owned_by
@@ -52,17 +58,17 @@ class KubernetesServices:
         """Check that the objects lack no Secret; see `prerequisites.check_secrets`."""
         await check_secrets(self._api, objects)
 
-    async def claim(self, progress: Progress) -> KubernetesNote:
+    async def claim(self, progress: Progress) -> ClusterRecord:
         """Make the namespace and the anchor, unless they exist, and return what names the cluster.
 
         Raises:
             NotAllowed: a role lacks a rule; names it.
             ContainerManagerUnavailable: Kubernetes does not answer.
         """
-        if await have_namespace(self._api):
+        if await ensure_namespace(self._api):
             progress(f"namespace {self._options.namespace} is made")
         self._anchor = await self._api.apply(anchor_manifest(self._options.cluster))
-        return KubernetesNote(self._options, self._api.server, self._anchor["metadata"]["uid"])
+        return ClusterRecord(self._options, self._api.server, self._anchor["metadata"]["uid"])
 
     async def start(self, objects: Iterable[Object], progress: Progress) -> None:
         """Apply the objects of a claimed cluster and return once everything takes calls.
@@ -111,7 +117,7 @@ class KubernetesServices:
         except ClusterRefused:
             name, own = manifest["metadata"]["name"], manifest["metadata"]["labels"]
             await self._api.delete(_JOB, name, propagation="Foreground")
-            await bounded(until_none(self._api, _JOB, own), f"Job {name}")
+            await wait_for_removal(wait_until_absent(self._api, _JOB, own), f"Job {name}")
             await self._api.apply(manifest)
 
     async def _with_content(self, secret: Object) -> Object:

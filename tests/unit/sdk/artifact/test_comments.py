@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysail.artifact.comments import without_comments
+from skysail.artifact.comments import strip_comments
 from skysail_testing.examples import examples
 
 SOURCE = r'''# -*- coding: utf-8 -*-
@@ -34,7 +34,7 @@ def f(x):  # é
 
 
 def test_comments_and_empty_lines_are_removed_and_nothing_else():
-    found = without_comments(SOURCE.encode()).decode()
+    found = strip_comments(SOURCE.encode()).decode()
     lines = [
         '"Doc.',
         "",
@@ -58,12 +58,12 @@ def test_comments_and_empty_lines_are_removed_and_nothing_else():
 
 @pytest.mark.parametrize("source", [b"def (", b"x = '", b"\xff\xfe", b"if 1:\n  x\n y", b"(\n"])
 def test_what_is_no_python_stays_as_it_is(source):
-    assert without_comments(source) == source
+    assert strip_comments(source) == source
 
 
 def test_another_encoding_becomes_utf_8():
     source = "# -*- coding: latin-1 -*-\nx = 'é'\n".encode("latin-1")
-    assert without_comments(source).decode() == "x = 'é'\n"
+    assert strip_comments(source).decode() == "x = 'é'\n"
 
 
 FILES = sorted(Path(ast.__file__).parent.glob("[a-e]*.py"))
@@ -73,7 +73,7 @@ FILES = sorted(Path(ast.__file__).parent.glob("[a-e]*.py"))
 @given(st.sampled_from(FILES), st.lists(st.integers(0, 3000), max_size=5))
 def test_the_code_is_the_same_and_comments_change_nothing(file, places):
     source = file.read_text()
-    found = without_comments(source.encode())
+    found = strip_comments(source.encode())
     assert ast.dump(ast.parse(found)) == ast.dump(ast.parse(source))
     statements = ast.parse(source).body
     lines = source.split("\n")
@@ -81,4 +81,4 @@ def test_the_code_is_the_same_and_comments_change_nothing(file, places):
     for number in sorted({statements[place % len(statements)].lineno for place in places})[::-1]:
         if not lines[number - 2].startswith("@"):
             lines.insert(number - 1, "# A comment.\n")
-    assert without_comments("\n".join(lines).encode()) == found
+    assert strip_comments("\n".join(lines).encode()) == found

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import pytest
 from click.testing import CliRunner
 
+from skysail.calls.promotion_warning import SkysailWarning, warn_if_not_current
 from skysail.cli import deployments
 from skysail.cli.main import cli
 from skysail.descriptions import Version
-from skysail.overlooked import SkysailWarning, warn_if_not_current
 from skysail_common.rpc.messages import signature_to_proto
 from skysail_common.tensors import DataType, InputType, Signature, TensorSpec
 from skysail_protos.v1 import management_pb2 as pb
@@ -45,10 +45,10 @@ def client(monkeypatch) -> DeployingClient:
     client = DeployingClient()
 
     @contextmanager
-    def client_of(endpoint):
+    def open_client(endpoint):
         yield client
 
-    monkeypatch.setattr(deployments, "client_of", client_of)
+    monkeypatch.setattr(deployments, "open_client", open_client)
     return client
 
 

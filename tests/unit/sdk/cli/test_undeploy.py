@@ -28,10 +28,10 @@ def client(monkeypatch) -> ServingClient:
     client = ServingClient()
 
     @contextmanager
-    def client_of(endpoint):
+    def open_client(endpoint):
         yield client
 
-    monkeypatch.setattr(deployments, "client_of", client_of)
+    monkeypatch.setattr(deployments, "open_client", open_client)
     return client
 
 

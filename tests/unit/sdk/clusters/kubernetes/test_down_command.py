@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from skysail.cli.main import cli
-from skysail.clusters.kubernetes.note import KubernetesNote
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord
 from skysail.settings import CLUSTER_FILE
 from skysail_common.errors import FailedPrecondition
 from skysail_common.kubernetes.kinds import CONFIG_MAP, SECRET
@@ -19,7 +19,7 @@ EXPLICIT = ["--container-manager", "kubernetes", "--namespace", "skysail", "--cl
 
 
 @pytest.fixture
-def noted(api: FakeKubernetesApi, tmp_path: Path) -> KubernetesNote:
+def noted(api: FakeKubernetesApi, tmp_path: Path) -> ClusterRecord:
     """A cluster that was started from the directory of the test."""
     api.add(service_pod("management", is_leader=True))
     note = asyncio.run(started(thing("Secret", "skysail-store-blue", "store")))
@@ -41,7 +41,7 @@ def test_down_names_the_cluster_and_asks(api, noted, tmp_path):
     assert f"{WHERE} is removed with its replicas; its claims and Secrets stay." in result.output
     assert result.exit_code == 1
     assert is_there(api)
-    assert KubernetesNote.read(tmp_path) == noted
+    assert ClusterRecord.read(tmp_path) == noted
     result = down(tmp_path, answer="y\n")
     assert result.exit_code == 0
     assert "kept: Secret skysail-store-blue; --delete-data deletes them" in result.output
@@ -75,7 +75,7 @@ def test_another_cluster_than_the_noted_one_is_left_alone(api, noted, tmp_path):
     assert isinstance(result.exception, FailedPrecondition)
     assert "is not the one that was started from this data directory" in result.exception.message
     assert is_there(api)
-    assert KubernetesNote.read(tmp_path) == noted
+    assert ClusterRecord.read(tmp_path) == noted
     # Named by its place it is meant.
     assert down(tmp_path, "--yes", *EXPLICIT).exit_code == 0
     assert not is_there(api)
@@ -98,11 +98,11 @@ def test_another_name_than_the_noted_one_is_a_mistake(api, noted, tmp_path):
 
 
 def test_the_note_of_another_cluster_stays(api, noted, tmp_path):
-    other = KubernetesNote(type(OPTIONS)("elsewhere", "blue"), "https://192.0.2.9", "uid")
+    other = ClusterRecord(type(OPTIONS)("elsewhere", "blue"), "https://192.0.2.9", "uid")
     other.write(tmp_path)
     assert down(tmp_path, "--yes", *EXPLICIT).exit_code == 0
     assert not is_there(api)
-    assert KubernetesNote.read(tmp_path) == other
+    assert ClusterRecord.read(tmp_path) == other
 
 
 def test_what_is_not_there_is_told(api, tmp_path):

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from skysail.clusters.kubernetes.namespace import have_namespace
+from skysail.clusters.kubernetes.namespace import ensure_namespace
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail_common.kubernetes.api import KubernetesApi
 from skysail_common.kubernetes.errors import NotInCluster
@@ -38,7 +38,7 @@ async def log_in(options: KubernetesOptions, registry: str, user: str, password:
     api = options.api()
     try:
         await api.open()
-        await have_namespace(api)
+        await ensure_namespace(api)
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         login = {"username": user, "password": password, "auth": token}
         logins = {**await _logins(api, options), registry: login}

@@ -20,7 +20,7 @@ EVERY_S = 10.0
 """Time between two looks at whether the originals have changed."""
 
 
-class ServiceFiles:
+class FileCopies:
     """The copies for one service."""
 
     def __init__(self, originals: Mapping[str, Path], directory: Path, user: int) -> None:

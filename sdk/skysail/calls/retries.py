@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 30.0
 """How long after a loss management is asked again: another one takes over within this time."""
-WHOLE_S = 3600.0
+MAX_OPERATION_S = 3600.0
 """Time after which an operation is not asked for again, although management answered in between."""
 RESTART_PATIENCE_S = 5.0
 """How long an operation that has not begun waits for a management that its supervisor restarts."""
@@ -33,12 +33,14 @@ class LostConnection(Exception):
         self.error = error
 
 
-async def outcome(work: Awaitable[T], told: Callable[[grpc.aio.AioRpcError], SkysailError]) -> T:
+async def await_call(
+    work: Awaitable[T], translate_error: Callable[[grpc.aio.AioRpcError], SkysailError]
+) -> T:
     """Await a call of gRPC.
 
     Args:
         work: The call, or the next message of its stream.
-        told: Returns the error to raise for one of gRPC's.
+        translate_error: Returns the error to raise for one of gRPC's.
 
     Raises:
         LostConnection: the connection broke, or this client closed it for a fork.
@@ -55,14 +57,14 @@ async def outcome(work: Awaitable[T], told: Callable[[grpc.aio.AioRpcError], Sky
     try:
         return inner.result()
     except grpc.aio.AioRpcError as error:
-        found = told(error)
+        found = translate_error(error)
         if is_lost(error):
             raise LostConnection(found) from None
         # The traceback of gRPC adds nothing, and would be shown first.
         raise found from None
 
 
-class Patience:
+class RetryPolicy:
     """Decides, for one operation, whether it goes on after a failure and when.
 
     What never began fails at once, because a cluster that does not run is not waited for. Where a
@@ -73,12 +75,12 @@ class Patience:
     def __init__(self, clock: Clock = MONOTONIC, chance: Callable[[], float] = random) -> None:
         """Begins with an operation that has not reached management; see `BackOff` for `chance`."""
         self._clock = clock
-        self._end = clock() + WHOLE_S
+        self._end = clock() + MAX_OPERATION_S
         self._has_begun = False
         self._lost_at: float | None = None
         self._back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S, chance)
 
-    def went_on(self) -> None:
+    def note_answer(self) -> None:
         """Note that management answered."""
         self._has_begun = True
         self._lost_at = None
@@ -89,7 +91,7 @@ class Patience:
 
         Raises:
             SkysailError: that of `error`, if the operation has not begun, if management has been
-                away for `PATIENCE_S`, or if the operation takes longer than `WHOLE_S`.
+                away for `PATIENCE_S`, or if the operation takes longer than `MAX_OPERATION_S`.
         """
         self._has_begun = self._has_begun or isinstance(error, LostConnection)
         now = self._clock()

@@ -3,26 +3,26 @@ from pathlib import Path
 
 import pytest
 
-from skysail.clusters.kubernetes.note import KubernetesNote, remove_note
+from skysail.clusters.kubernetes.cluster_record import ClusterRecord, remove_record
 from skysail.clusters.kubernetes.options import KubernetesOptions
-from skysail.settings import KUBERNETES_NOTE
+from skysail.settings import KUBERNETES_RECORD
 
 OPTIONS = KubernetesOptions("n", "c", "/k", "x", "", "production", "registry.example/team")
-NOTE = KubernetesNote(OPTIONS, "https://192.0.2.1:6443", "uid-1")
+NOTE = ClusterRecord(OPTIONS, "https://192.0.2.1:6443", "uid-1")
 
 
 def test_a_note_is_found_again_and_replaces_another(tmp_path: Path):
     directory = tmp_path / "data"
-    assert KubernetesNote.read(directory) is None
+    assert ClusterRecord.read(directory) is None
     NOTE.write(directory)
-    assert KubernetesNote.read(directory) == NOTE
-    other = KubernetesNote(KubernetesOptions("other"), "https://192.0.2.2", "uid-2")
+    assert ClusterRecord.read(directory) == NOTE
+    other = ClusterRecord(KubernetesOptions("other"), "https://192.0.2.2", "uid-2")
     other.write(directory)
-    assert KubernetesNote.read(directory) == other
-    assert [path.name for path in directory.iterdir()] == [KUBERNETES_NOTE]
-    remove_note(directory)
-    remove_note(directory)
-    assert KubernetesNote.read(directory) is None
+    assert ClusterRecord.read(directory) == other
+    assert [path.name for path in directory.iterdir()] == [KUBERNETES_RECORD]
+    remove_record(directory)
+    remove_record(directory)
+    assert ClusterRecord.read(directory) is None
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_a_note_is_found_again_and_replaces_another(tmp_path: Path):
     ],
 )
 def test_a_file_that_is_no_note_counts_as_none(tmp_path: Path, text: str):
-    (tmp_path / KUBERNETES_NOTE).write_text(text)
-    assert KubernetesNote.read(tmp_path) is None
+    (tmp_path / KUBERNETES_RECORD).write_text(text)
+    assert ClusterRecord.read(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,6 @@ def test_a_file_that_is_no_note_counts_as_none(tmp_path: Path, text: str):
 def test_a_note_names_the_cluster_and_the_command_that_removes_it(
     options: KubernetesOptions, where: str, flags: str
 ):
-    note = KubernetesNote(options, NOTE.server, "uid")
+    note = ClusterRecord(options, NOTE.server, "uid")
     assert note.where == f"cluster '{options.cluster}' in namespace 'n' of {where}"
     assert note.down_command == (f"skysail down --container-manager kubernetes --namespace {flags}")

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from skysail.clusters.kubernetes.options import KubernetesOptions
-from skysail.settings import KUBERNETES_NOTE
+from skysail.settings import KUBERNETES_RECORD
 
 
 @dataclass(frozen=True)
-class KubernetesNote:
+class ClusterRecord:
     """Which cluster `skysail up` started, so that `skysail down` removes that one and no other."""
 
     options: KubernetesOptions
@@ -37,21 +37,21 @@ class KubernetesNote:
     def write(self, data_dir: Path) -> None:
         """Put the note in the place of any other in the data directory."""
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = data_dir / f"{KUBERNETES_NOTE}.new"
+        temporary = data_dir / f"{KUBERNETES_RECORD}.new"
         temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(data_dir / KUBERNETES_NOTE)
+        temporary.replace(data_dir / KUBERNETES_RECORD)
 
     @classmethod
-    def read(cls, data_dir: Path) -> "KubernetesNote | None":
+    def read(cls, data_dir: Path) -> "ClusterRecord | None":
         """Return the note of a data directory; None if it has none."""
         try:
-            found = json.loads((data_dir / KUBERNETES_NOTE).read_text())
+            found = json.loads((data_dir / KUBERNETES_RECORD).read_text())
             options = KubernetesOptions(**found["options"])
             return cls(options, str(found["server"]), str(found["anchor_uid"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
 
-def remove_note(data_dir: Path) -> None:
+def remove_record(data_dir: Path) -> None:
     """Remove the note of a data directory, if it has one."""
-    (data_dir / KUBERNETES_NOTE).unlink(missing_ok=True)
+    (data_dir / KUBERNETES_RECORD).unlink(missing_ok=True)

@@ -27,11 +27,11 @@ class AskedClient:
 @pytest.fixture(autouse=True)
 def client(monkeypatch):
     @contextmanager
-    def client_of(*_: object, **__: object):
+    def open_client(*_: object, **__: object):
         yield AskedClient()
 
     for module in (deployments, models, queries, tuning):
-        monkeypatch.setattr(module, "client_of", client_of)
+        monkeypatch.setattr(module, "open_client", open_client)
 
 
 COMMANDS = [

@@ -2,8 +2,12 @@ import asyncio
 
 import pytest
 
-from skysail.clusters.kubernetes import doors
-from skysail.clusters.kubernetes.doors import Door, find_doors, find_endpoints
+from skysail.clusters.kubernetes import service_addresses
+from skysail.clusters.kubernetes.service_addresses import (
+    ServiceAddress,
+    find_endpoints,
+    find_service_addresses,
+)
 from skysail.clusters.options import ClusterEndpoints
 from skysail_common.kubernetes.errors import NotAllowed
 from skysail_common.kubernetes.kinds import (
@@ -20,15 +24,15 @@ OWN = labels("blue")
 @virtual_time
 async def test_a_service_within_the_cluster(api: FakeKubernetesApi):
     api.add(service("frontend", 8000, 8001))
-    assert await find_doors(api, OWN) == {
-        "frontend": Door("ClusterIP", "10.43.0.9", {8000: 8000, 8001: 8001})
+    assert await find_service_addresses(api, OWN) == {
+        "frontend": ServiceAddress("ClusterIP", "10.43.0.9", {8000: 8000, 8001: 8001})
     }
 
 
 @virtual_time
-async def test_a_service_without_an_address_is_no_door(api: FakeKubernetesApi):
+async def test_a_service_without_an_address_is_no_address(api: FakeKubernetesApi):
     api.add(service("store", 6379, clusterIP="None"))
-    assert await find_doors(api, OWN) == {}
+    assert await find_service_addresses(api, OWN) == {}
 
 
 @pytest.mark.parametrize(
@@ -47,14 +51,18 @@ async def test_a_service_on_the_nodes(
     api.add(service("frontend", 8000, type="NodePort"))
     for index, addresses in enumerate(nodes):
         api.add(node(f"node-{index}", **addresses))
-    assert await find_doors(api, OWN) == {"frontend": Door("NodePort", host, {8000: 38000})}
+    assert await find_service_addresses(api, OWN) == {
+        "frontend": ServiceAddress("NodePort", host, {8000: 38000})
+    }
 
 
 @virtual_time
 async def test_who_may_not_see_nodes_has_ports_without_a_host(api: FakeKubernetesApi):
     api.add(service("frontend", 8000, type="NodePort"))
     api.errors["list", "Node"] = [NotAllowed("'jo' may not list nodes")]
-    assert await find_doors(api, OWN) == {"frontend": Door("NodePort", "", {8000: 38000})}
+    assert await find_service_addresses(api, OWN) == {
+        "frontend": ServiceAddress("NodePort", "", {8000: 38000})
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,9 @@ async def test_a_service_behind_a_load_balancer(
 ):
     made = service("frontend", 8000, type="LoadBalancer")
     api.add({**made, "status": {"loadBalancer": {"ingress": ingress}}})
-    assert await find_doors(api, OWN) == {"frontend": Door("LoadBalancer", host, {8000: 8000})}
+    assert await find_service_addresses(api, OWN) == {
+        "frontend": ServiceAddress("LoadBalancer", host, {8000: 8000})
+    }
 
 
 @virtual_time
@@ -96,7 +106,7 @@ async def test_endpoints_are_those_that_are_reached(api: FakeKubernetesApi, monk
         dialled.append((host, port))
         return False
 
-    monkeypatch.setattr(doors, "_is_reached", is_reached)
+    monkeypatch.setattr(service_addresses, "_is_reached", is_reached)
     api.add(service("management", 8003))
     api.add(service("frontend", 8000, 8001, type="NodePort"))
     api.add(node("one", InternalIP="10.0.0.1"))
@@ -113,5 +123,5 @@ async def test_frontends_that_speak_tls_are_reached_by_https(api: FakeKubernetes
     assert (await find_endpoints(api, OWN)).scheme == "http"
     made["spec"]["ports"][0]["appProtocol"] = "https"
     api.add(made)
-    assert (await find_doors(api, OWN))["frontend"].has_tls
+    assert (await find_service_addresses(api, OWN))["frontend"].has_tls
     assert (await find_endpoints(api, OWN)).scheme == "https"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from skysail.artifact.ordering import OrderedSet, Ordering
 from skysail.artifact.pickling import pickle_function
+from skysail.artifact.set_ordering import SetOrdering, SortedSet
 
 
 def loaded(function: Any) -> Any:
@@ -41,7 +41,7 @@ def test_arguments_of_a_partial_function_arrive():
 def test_a_list_that_holds_itself_is_left_as_it_is():
     own: list[Any] = [{"a", "b"}]
     own += [own, own]
-    assert Ordering().ordered(own) is own
+    assert SetOrdering().ordered(own) is own
     there = loaded(lambda x: own)
     assert there[0] == {"a", "b"}
     assert there[1] is there[2] is there
@@ -53,10 +53,10 @@ def test_a_list_that_holds_itself_is_left_as_it_is():
     ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_other_order_or_is_large_is_itself(value):
-    assert Ordering().ordered(value) is value
+    assert SetOrdering().ordered(value) is value
 
 
 def test_elements_of_several_types_have_an_order():
     value = {None, "a", b"a", 1, ("a", (1, None)), int, str}
-    assert isinstance(Ordering().ordered(value), OrderedSet)
-    assert pickle.loads(pickle.dumps(Ordering().ordered(value))) == value
+    assert isinstance(SetOrdering().ordered(value), SortedSet)
+    assert pickle.loads(pickle.dumps(SetOrdering().ordered(value))) == value

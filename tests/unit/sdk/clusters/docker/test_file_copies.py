@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skysail.clusters.docker.files import ServiceFiles
+from skysail.clusters.docker.file_copies import FileCopies
 from skysail_common.errors import FailedPrecondition
 
 
@@ -15,9 +15,9 @@ def original(tmp_path: Path) -> Path:
     return path
 
 
-def copies(tmp_path: Path, original: Path) -> tuple[ServiceFiles, Path]:
+def copies(tmp_path: Path, original: Path) -> tuple[FileCopies, Path]:
     directory = tmp_path / "copies"
-    return ServiceFiles({"KEY_FILE": original}, directory, os.getuid()), directory / "KEY_FILE"
+    return FileCopies({"KEY_FILE": original}, directory, os.getuid()), directory / "KEY_FILE"
 
 
 def test_only_the_owner_may_read_a_copy(tmp_path, original):
@@ -32,7 +32,7 @@ def test_only_the_owner_may_read_a_copy(tmp_path, original):
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 def test_the_user_of_the_service_owns_the_copies(tmp_path, original):
     directory = tmp_path / "copies"
-    ServiceFiles({"KEY_FILE": original}, directory, 65532).renew()
+    FileCopies({"KEY_FILE": original}, directory, 65532).renew()
     assert {directory.stat().st_uid, (directory / "KEY_FILE").stat().st_uid} == {65532}
 
 

@@ -35,21 +35,23 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Place:
+class ObjectPath:
     """Where an object is held."""
 
     steps: tuple[Step, ...]
     """The way to it, which begins in the function."""
 
     @property
-    def path(self) -> str:
+    def expression(self) -> str:
         """The way as an expression, such as `self.parent.lock`."""
         labels = [step.label for step in self.steps if step.label]
         shown = "".join(labels[:_MAX_SHOWN_PARTS]).lstrip(".")
         return f"{shown}…" if len(labels) > _MAX_SHOWN_PARTS else shown
 
 
-def find_place(function: Any, target: Any, is_by_value: Callable[[str], bool]) -> Place | None:
+def find_object_path(
+    function: Any, target: Any, is_by_value: Callable[[str], bool]
+) -> ObjectPath | None:
     """Return the path from a function to an object that it holds; None if there is none.
 
     Args:
@@ -63,7 +65,7 @@ def find_place(function: Any, target: Any, is_by_value: Callable[[str], bool]) -
     while pending:
         value, steps = pending.popleft()
         if value is target:
-            return Place(steps)
+            return ObjectPath(steps)
         for label, part in _parts(value, is_by_value):
             if isinstance(part, _ATOMS) or id(part) in seen:
                 continue

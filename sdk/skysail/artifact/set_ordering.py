@@ -18,7 +18,7 @@ _MAX_ELEMENTS = 20_000
 _MAX_DEPTH = 20
 
 
-class OrderedSet:
+class SortedSet:
     """A set that is pickled in the order of its elements, not of their hashes."""
 
     def __init__(self, elements: "set[Any] | frozenset[Any]") -> None:
@@ -30,7 +30,7 @@ class OrderedSet:
         return type(self._original), (self._elements,)
 
 
-class Ordering:
+class SetOrdering:
     """What is pickled in place of sets, and of the containers that hold sets, in one pickle."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Ordering:
             return value
         try:
             return self._ordered(value, _Budget(), 0)
-        except _TooMuch:
+        except _BudgetExceeded:
             return value
 
     def _ordered(self, value: Any, budget: "_Budget", depth: int) -> Any:
@@ -57,10 +57,10 @@ class Ordering:
         made: Any = value
         if cls in _SETS:
             if _varies(value):
-                made = OrderedSet(value)
+                made = SortedSet(value)
         elif depth >= _MAX_DEPTH:
             # A container that holds itself has no end.
-            raise _TooMuch
+            raise _BudgetExceeded
         elif cls is dict:
             parts = [self._ordered(part, budget, depth + 1) for part in value.values()]
             if _differ(parts, value.values()):
@@ -74,7 +74,7 @@ class Ordering:
         return made
 
 
-class _TooMuch(Exception):
+class _BudgetExceeded(Exception):
     """A container that is left as it is, because to look at all of it would take too long."""
 
 
@@ -85,7 +85,7 @@ class _Budget:
     def take(self, num_elements: int) -> None:
         self._left -= num_elements
         if self._left < 0:
-            raise _TooMuch
+            raise _BudgetExceeded
 
 
 def _differ(parts: list[Any], originals: Iterable[Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from skysail.descriptions import Route
-from skysail.not_given import NOT_GIVEN
+from skysail.sentinels import NOT_GIVEN
 from skysail_common.errors import InvalidInput
 from skysail_common.rpc.messages import duration
 from skysail_common.tensors import InputType

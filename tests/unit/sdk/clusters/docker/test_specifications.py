@@ -4,14 +4,14 @@ import pytest
 import yaml
 
 import skysail
-from skysail.clusters.docker.plan import (
+from skysail.clusters.docker.specifications import (
     FRONTEND,
     MANAGEMENT,
     NEAR_REPLICAS,
     PORTS,
     PROMETHEUS,
     STORE,
-    DockerPlan,
+    DockerSpecifications,
     pip_files,
     prometheus_config,
 )
@@ -30,8 +30,10 @@ ENVIRONMENT = {
 }
 
 
-def plan_of(data_dir: str = "/data/of/a", environment=ENVIRONMENT, **options: object) -> DockerPlan:
-    return DockerPlan(
+def plan_of(
+    data_dir: str = "/data/of/a", environment=ENVIRONMENT, **options: object
+) -> DockerSpecifications:
+    return DockerSpecifications(
         ClusterOptions(Path(data_dir), **options),  # type: ignore[arg-type]
         environment,
         user=1000,
@@ -40,13 +42,13 @@ def plan_of(data_dir: str = "/data/of/a", environment=ENVIRONMENT, **options: ob
     )
 
 
-def config(plan: DockerPlan, service: str) -> dict:
+def config(plan: DockerSpecifications, service: str) -> dict:
     return plan.config(
         service, {name: f"127.0.0.1:{20_000 + port}" for name, port in PORTS[service].items()}
     )
 
 
-def variables(plan: DockerPlan, service: str) -> dict[str, str]:
+def variables(plan: DockerSpecifications, service: str) -> dict[str, str]:
     return dict(each.split("=", 1) for each in config(plan, service)["Env"])
 
 
@@ -120,7 +122,7 @@ def test_files_of_settings_are_copied_for_the_service_that_reads_them():
             assert copy == plan.copies(service) / name
 
 
-def binds_of(plan: DockerPlan, service: str) -> list[str]:
+def binds_of(plan: DockerSpecifications, service: str) -> list[str]:
     return config(plan, service)["HostConfig"]["Binds"]
 
 

@@ -66,7 +66,7 @@ _ISOLATION: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class DockerPlan:
+class DockerSpecifications:
     """The specifications of the containers of one cluster."""
 
     options: ClusterOptions
@@ -84,9 +84,9 @@ class DockerPlan:
         return self.options.data_dir.resolve() / "docker"
 
     @property
-    def marks(self) -> dict[str, str]:
+    def identity_labels(self) -> dict[str, str]:
         """Labels of the cluster, also those of its replicas."""
-        return marks(self.options.data_dir)
+        return identity_labels(self.options.data_dir)
 
     def name(self, part: str) -> str:
         """Return the name of a container or a network, which no other cluster has."""
@@ -149,7 +149,7 @@ class DockerPlan:
             "Image": f"skysail-{service}:{__version__}",
             "User": f"{self.user}:{self.user}",
             "Env": [f"{name}={value}" for name, value in environment.items()],
-            "Labels": labels({**self.marks, SERVICE: service}),
+            "Labels": labels({**self.identity_labels, SERVICE: service}),
             "ExposedPorts": {port: {} for port in published},
             "StopTimeout": _STOP_TIMEOUT_S,
             "HostConfig": {
@@ -275,7 +275,7 @@ def prometheus_config() -> dict[str, Any]:
     }
 
 
-def marks(data_dir: Path) -> dict[str, str]:
+def identity_labels(data_dir: Path) -> dict[str, str]:
     """Return the label by which everything of a cluster is found, its replicas too."""
     return {"data-dir": str(data_dir.resolve() / "docker" / MANAGEMENT)}
 

@@ -33,7 +33,7 @@ from cloudpickle.cloudpickle import (
 )
 
 from skysail.artifact.code_objects import CodeNormalizer, imported_names
-from skysail.artifact.ordering import Ordering
+from skysail.artifact.set_ordering import SetOrdering
 from skysail_common import captured
 from skysail_common.errors import InvalidInput
 
@@ -99,7 +99,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._num_named: Counter[str] = Counter()
         self._namespace = None if home is None else _Call(captured.namespace, home.name, home.file)
         self._code_names: dict[int, str] = {}
-        self._ordering = Ordering()
+        self._ordering = SetOrdering()
         self._is_usual: dict[type, bool | None] = {}
 
     @property

@@ -6,7 +6,7 @@ from types import CellType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from skysail.artifact.culprits import global_names
+from skysail.artifact.object_paths import global_names
 
 _MAX_ELEMENTS = 10_000
 _ABSENT = object()
@@ -15,7 +15,7 @@ _COLLECTIONS = (*_MAPPINGS, list, set)
 
 
 @contextmanager
-def kept_state(functions: Sequence[FunctionType], instances: Sequence[Any]) -> Iterator[None]:
+def preserve_state(functions: Sequence[FunctionType], instances: Sequence[Any]) -> Iterator[None]:
     """Undo the changes that the `with` block makes to variables of functions and objects.
 
     A function that makes something on first use makes it again after that, here as in a replica,

@@ -1,7 +1,7 @@
 import base64
 import json
 
-from skysail.clusters.kubernetes.registry import log_in, secret_name, with_pull_secret
+from skysail.clusters.kubernetes.pull_secret import log_in, secret_name, with_pull_secret
 from skysail_common.kubernetes.errors import NotAllowed
 from skysail_common.kubernetes.kinds import (
     NAMESPACE,

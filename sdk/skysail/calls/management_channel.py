@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc.aio
 
-from skysail.calls.attempts import LostConnection, Patience, outcome
+from skysail.calls.retries import LostConnection, RetryPolicy, await_call
 from skysail.connection_errors import management_error
 from skysail.forks import FORKS
 from skysail_common.errors import DeadlineExceeded, SkysailError, Unavailable
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _SLACK_S = 1.0
 
 
-class ManagementCalls:
+class ManagementChannel:
     """A client of management that connects when it is first used."""
 
     def __init__(self, endpoint: str, timeout_s: float, access: ManagementAccess) -> None:
@@ -68,7 +68,7 @@ class ManagementCalls:
         ask: "Callable[[Stub], Awaitable[T]]",
         *,
         is_repeatable: bool = True,
-        patience: Patience | None = None,
+        retries: RetryPolicy | None = None,
         limit_s: float | None = None,
     ) -> T:
         """Return the response of management, asked again if the connection breaks on the way.
@@ -76,12 +76,12 @@ class ManagementCalls:
         Args:
             ask: Starts the call.
             is_repeatable: False if the call has another effect the second time.
-            patience: That of the operation which the call is a part of; one of its own if None.
+            retries: That of the operation which the call is a part of; one of its own if None.
             limit_s: Longest wait, with all attempts; the client's if None.
         """
-        patience = patience or Patience()
+        retries = retries or RetryPolicy()
         limit_s = self._timeout_s if limit_s is None else limit_s
-        attempts = self._attempts(ask, is_repeatable, patience)
+        attempts = self._attempts(ask, is_repeatable, retries)
         try:
             # A little longer than gRPC's own limit of each attempt, which says more.
             return await asyncio.wait_for(attempts, limit_s + _SLACK_S)
@@ -91,22 +91,24 @@ class ManagementCalls:
             ) from None
 
     async def _attempts(
-        self, ask: "Callable[[Stub], Awaitable[T]]", is_repeatable: bool, patience: Patience
+        self, ask: "Callable[[Stub], Awaitable[T]]", is_repeatable: bool, retries: RetryPolicy
     ) -> T:
         while True:
             try:
-                attempt = asyncio.ensure_future(outcome(ask(self._management), self._told))
+                attempt = asyncio.ensure_future(
+                    await_call(ask(self._management), self._translate_error)
+                )
                 self._under_way.add(attempt)
                 attempt.add_done_callback(self._under_way.discard)
                 response = await attempt
             except LostConnection as lost:
                 if not is_repeatable:
                     raise lost.error from None
-                wait_s = patience.next_wait_s(lost)
+                wait_s = retries.next_wait_s(lost)
             except Unavailable as error:
-                wait_s = patience.next_wait_s(error)
+                wait_s = retries.next_wait_s(error)
             else:
-                patience.went_on()
+                retries.note_answer()
                 return response
             # Outside, because the error holds the call, which must be gone before a fork.
             await asyncio.sleep(wait_s)
@@ -122,7 +124,9 @@ class ManagementCalls:
         """
         responses = ask(self._management)
         try:
-            while (response := await outcome(responses.read(), self._told)) is not grpc.aio.EOF:
+            while (
+                response := await await_call(responses.read(), self._translate_error)
+            ) is not grpc.aio.EOF:
                 yield cast(T, response)
         finally:
             responses.cancel()
@@ -132,5 +136,5 @@ class ManagementCalls:
         """Longest wait for an answer in seconds, unless a call says otherwise."""
         return self._timeout_s
 
-    def _told(self, error: grpc.aio.AioRpcError) -> SkysailError:
+    def _translate_error(self, error: grpc.aio.AioRpcError) -> SkysailError:
         return management_error(error, self.endpoint, self._access)

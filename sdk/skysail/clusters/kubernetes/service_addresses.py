@@ -18,7 +18,7 @@ _PORTS = {"management": 8003, "grpc": 8001, "http": 8000, "metrics": 8002}
 
 
 @dataclass(frozen=True)
-class Door:
+class ServiceAddress:
     """How a Service is reached."""
 
     kind: str
@@ -31,18 +31,20 @@ class Door:
     """True if its HTTP port names https as its protocol, as the component `tls` does."""
 
 
-async def find_doors(api: KubernetesApi, labels: Mapping[str, str]) -> dict[str, Door]:
+async def find_service_addresses(
+    api: KubernetesApi, labels: Mapping[str, str]
+) -> dict[str, ServiceAddress]:
     """Return how management and the frontends are reached, by `management` and `frontend`."""
     found = {}
     for service in await api.list(SERVICE, labels):
         component = service["metadata"]["labels"].get(COMPONENT, "")
         if service["spec"].get("clusterIP") == "None":
             continue
-        found[component] = await _door(api, service)
+        found[component] = await _address(api, service)
     return found
 
 
-async def _door(api: KubernetesApi, service: Object) -> Door:
+async def _address(api: KubernetesApi, service: Object) -> ServiceAddress:
     spec = service["spec"]
     kind = spec.get("type", "ClusterIP")
     field = "nodePort" if kind == "NodePort" else "port"
@@ -55,7 +57,7 @@ async def _door(api: KubernetesApi, service: Object) -> Door:
         host = ingress[0].get("ip") or ingress[0].get("hostname", "") if ingress else ""
     else:
         host = spec["clusterIP"]
-    return Door(kind, host, ports, has_tls)
+    return ServiceAddress(kind, host, ports, has_tls)
 
 
 async def _node_address(api: KubernetesApi) -> str:
@@ -76,23 +78,23 @@ async def find_endpoints(api: KubernetesApi, labels: Mapping[str, str]) -> Clust
 
     A load balancer has a minute to get its address.
     """
-    doors = await find_doors(api, labels)
+    addresses = await find_service_addresses(api, labels)
     for _ in range(_BALANCER_CHECKS):
-        if all(door.host or door.kind != "LoadBalancer" for door in doors.values()):
+        if all(address.host or address.kind != "LoadBalancer" for address in addresses.values()):
             break
         await asyncio.sleep(_BALANCER_CHECK_S)
-        doors = await find_doors(api, labels)
+        addresses = await find_service_addresses(api, labels)
 
     async def endpoint(name: str) -> str:
-        door = doors.get("management" if name == "management" else "frontend")
-        if door is None or _PORTS[name] not in door.ports or not door.host:
+        address = addresses.get("management" if name == "management" else "frontend")
+        if address is None or _PORTS[name] not in address.ports or not address.host:
             return ""
-        found = join_host_port(door.host, door.ports[_PORTS[name]])
+        found = join_host_port(address.host, address.ports[_PORTS[name]])
         # An address within a cluster belongs to others, or to nobody, elsewhere.
-        is_here = door.kind != "ClusterIP" or await _is_reached(door.host, _PORTS[name])
+        is_here = address.kind != "ClusterIP" or await _is_reached(address.host, _PORTS[name])
         return found if is_here else ""
 
-    has_tls = "frontend" in doors and doors["frontend"].has_tls
+    has_tls = "frontend" in addresses and addresses["frontend"].has_tls
     endpoints = {name: await endpoint(name) for name in _PORTS}
     return ClusterEndpoints(**endpoints, scheme="https" if has_tls else "http")
 

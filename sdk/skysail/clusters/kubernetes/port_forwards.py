@@ -7,8 +7,8 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 
-from skysail.clusters.kubernetes.doors import find_doors
 from skysail.clusters.kubernetes.options import KubernetesOptions
+from skysail.clusters.kubernetes.service_addresses import find_service_addresses
 from skysail.clusters.options import ClusterEndpoints
 from skysail_common.errors import FailedPrecondition
 from skysail_common.kubernetes.labels import labels
@@ -29,7 +29,7 @@ _PORTS = {
 """Ports of what is forwarded to, by the names of `ClusterEndpoints`."""
 
 
-class _Forward:
+class _PortForward:
     """The ports of one pod, or of another like it when that goes."""
 
     def __init__(self, options: KubernetesOptions, target: str, ports: Mapping[int, int]) -> None:
@@ -108,13 +108,13 @@ async def _scheme(options: KubernetesOptions) -> str:
     api = options.api()
     try:
         await api.open()
-        doors = await find_doors(api, labels(options.cluster))
+        addresses = await find_service_addresses(api, labels(options.cluster))
     finally:
         await api.close()
-    return "https" if "frontend" in doors and doors["frontend"].has_tls else "http"
+    return "https" if "frontend" in addresses and addresses["frontend"].has_tls else "http"
 
 
-async def forward(
+async def forward_ports(
     options: KubernetesOptions,
     ports: Mapping[str, int],
     on_ready: Callable[[ClusterEndpoints], None],
@@ -133,7 +133,7 @@ async def forward(
     stop = stop_event()
     tasks = BackgroundTasks()
     forwards = [
-        _Forward(options, target, {port: ports[name] for name, port in names.items()})
+        _PortForward(options, target, {port: ports[name] for name, port in names.items()})
         for target, names in _PORTS.items()
     ]
     try:

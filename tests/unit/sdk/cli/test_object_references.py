@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from skysail.cli.loading import load_object
+from skysail.cli.object_references import load_object
 from skysail_common.errors import InvalidInput
 
 

@@ -34,7 +34,7 @@ _BATCH_ADVICE = (
 )
 
 
-def check_kind(function: Any) -> None:
+def check_callable(function: Any) -> None:
     """Refuse a function that can never answer a batch.
 
     Raises:
@@ -64,7 +64,7 @@ def check_kind(function: Any) -> None:
         )
 
 
-def learn_signature(
+def infer_signature(
     function: Function, examples: Sequence[Example], *, tries_batch: bool
 ) -> Signature:
     """Return the signature of a function, learned from its answers to examples.
@@ -217,7 +217,7 @@ _VALUES: dict[InputType, tuple[Any, Any]] = {
 }
 
 
-def signature_of_type(name: str) -> tuple[InputType, Signature]:
+def signature_for_type(name: str) -> tuple[InputType, Signature]:
     """Return the signature of a function that takes a list of values of a type.
 
     Raises:
@@ -230,7 +230,7 @@ def signature_of_type(name: str) -> tuple[InputType, Signature]:
     return input_type, Signature((spec,), (LIST_OUTPUT,))
 
 
-def try_with_made_up_inputs(function: Function, input_type: InputType) -> None:
+def check_with_sample_inputs(function: Function, input_type: InputType) -> None:
     """Call a function with two values of its type, and refuse an error that any value would cause.
 
     The values are made up, so that a function may well refuse them: most errors say nothing.

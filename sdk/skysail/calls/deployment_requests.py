@@ -6,9 +6,11 @@ from typing import Any, cast
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from skysail.artifact.build import Artifact
-from skysail.not_given import NOT_GIVEN
+from skysail.sentinels import NOT_GIVEN
 from skysail_common.artifacts import CHUNK_BYTES
+from skysail_common.resources import ResourceChanges
 from skysail_common.rpc.messages import duration, serving_paths, serving_to_proto
+from skysail_common.rpc.resource_messages import resources_to_proto
 from skysail_common.serving_options import MAX_BATCH_SIZE, ServingOptions
 from skysail_protos.v1 import management_pb2, routing_pb2
 
@@ -24,10 +26,7 @@ def deploy_request(
     promote: bool | None,
     labels: Mapping[str, str] | None,
     environment: Mapping[str, str] | None,
-    num_threads: int | None,
-    memory_mib: int | None,
-    cpus: float | None,
-    gpus: int | None,
+    resources: ResourceChanges,
     max_batch_size: int | None,
     start_timeout_s: float | None,
     warm_up: bool | None,
@@ -38,9 +37,7 @@ def deploy_request(
         version="" if version is None else str(version),
         labels=labels,
         num_replicas=num_replicas,
-        resources=management_pb2.Resources(
-            num_threads=num_threads, memory_mib=memory_mib, cpus=cpus, gpus=gpus
-        ),
+        resources=resources_to_proto(resources),
         environment=None
         if environment is None
         else management_pb2.Environment(variables=environment),
