@@ -14,7 +14,7 @@ FIRST_TIER = (
     "tests/integration/test_failures.py",
     "tests/contract/test_container_managers.py",
     "tests/contract/test_local_processes.py",
-    "tests/contract/test_transports.py",
+    "tests/contract/transports",
     "tests/contract/test_silent_peers.py",
     "tests/contract/test_store.py",
     "tests/contract/test_store_ownership.py",
@@ -29,7 +29,7 @@ _TOGETHER = {
     "tests/integration/test_cli.py": "the shared cluster",
     "tests/integration/test_failures.py": "the shared cluster",
     # They wait for pods most of the time, in two clusters of ours side by side.
-    "tests/e2e/test_kubernetes.py": "Kubernetes, whole clusters",
+    "tests/e2e/on_kubernetes": "Kubernetes, whole clusters",
     "tests/e2e/test_leader_lease.py": "Kubernetes, whole clusters",
     "tests/contract/test_kubernetes_cluster.py": "Kubernetes, containers",
     "tests/contract/test_network_policies.py": "Kubernetes, containers",
@@ -52,7 +52,9 @@ def group(test: str) -> str:
     for case, name in _ELSEWHERE.items():
         if case in test:
             return name
-    return _TOGETHER.get(_file(test), _file(test))
+    file = _file(test)
+    folder = file.rpartition("/")[0]
+    return _TOGETHER.get(file) or _TOGETHER.get(folder) or file
 
 
 def in_order(tests: Sequence[Any], name: Any) -> list[Any]:
