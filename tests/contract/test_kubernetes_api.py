@@ -291,7 +291,10 @@ async def test_what_is_no_kubernetes_is_told(server: Server, api: KubernetesApi)
     server.script = [page]
     with pytest.raises(ContainerManagerUnavailable) as caught:
         await api.get(POD, "p")
-    assert caught.value.message == f"what answers at http://{server.address} is not Kubernetes"
+    assert (
+        caught.value.message
+        == f"the server at http://{server.address} is not a Kubernetes API server"
+    )
 
 
 async def test_nobody_listens(server: Server):
@@ -382,13 +385,13 @@ async def test_a_context_says_the_namespace(server: Server, file: Path):
 async def test_a_file_that_says_nothing_is_told(tmp_path: Path, content: str):
     path = tmp_path / "config"
     path.write_text(content)
-    with pytest.raises(FailedPrecondition, match=r"^no Kubernetes cluster is known here: "):
+    with pytest.raises(FailedPrecondition, match=r"^no Kubernetes configuration found: "):
         await KubernetesApi(str(path)).open()
 
 
 async def test_an_unknown_file_or_context_is_told(file: Path):
     for api in (KubernetesApi("/nowhere"), KubernetesApi(str(file), "z")):
-        with pytest.raises(FailedPrecondition, match=r"^no Kubernetes cluster is known here: "):
+        with pytest.raises(FailedPrecondition, match=r"^no Kubernetes configuration found: "):
             await api.open()
 
 
@@ -405,7 +408,7 @@ async def test_a_token_that_ran_out_is_read_anew_once(server: Server, file: Path
     await api.get(POD, "p")
     assert len(server.asked) == 3
     server.script = [refuses(401, "Unauthorized")] * 2
-    with pytest.raises(NotAllowed, match="Kubernetes does not know who asks: Unauthorized"):
+    with pytest.raises(NotAllowed, match="Kubernetes rejects the credentials: Unauthorized"):
         await api.get(POD, "p")
     assert server.script == []
     await api.close()
@@ -445,5 +448,5 @@ async def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path):
     with pytest.raises(SkysailError, match=r"Kubernetes does not answer at http://127\.0\.0\.1:1"):
         await KubernetesManager(settings).open()
     settings = ManagementSettings(data_dir=tmp_path, kubeconfig=str(tmp_path / "none"))
-    with pytest.raises(FailedPrecondition, match="no Kubernetes cluster is known here"):
+    with pytest.raises(FailedPrecondition, match="no Kubernetes configuration found"):
         await KubernetesManager(settings).open()

@@ -72,7 +72,7 @@ async def test_another_artifact_than_that_of_the_deployment_is_refused(
     status, told = await fetched(server, tmp_path / "artifact.zip", ARTIFACT_SHA256="ab" * 32)
     assert status == ExitCode.FAILED
     assert told == (
-        f"cannot use the artifact: its SHA-256 is {ARTIFACT.sha256}, not {'ab' * 32} as of its "
+        f"cannot use the artifact: its SHA-256 is {ARTIFACT.sha256}, not {'ab' * 32} as in its "
         "deployment; deploy the version again\n"
     )
 

@@ -118,7 +118,7 @@ async def test_a_commit_of_several_records_is_all_or_nothing(store: Store):
         RecordChange(Table.MODELS, "m", kept, None),
         put("m2", expected=99),
     ]
-    with pytest.raises(Conflict, match="'m2' was changed by another"):
+    with pytest.raises(Conflict, match="cannot change 'm2': another client changed it first"):
         await store.commit(changes)
     assert await rows_of(store, Table.VERSIONS) == {}
     assert await rows_of(store, Table.DEPLOYMENTS) == {}

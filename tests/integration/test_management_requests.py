@@ -32,7 +32,7 @@ def test_what_is_no_message_is_refused_in_one_line(cluster, method, content):
     error = error_of(cluster, method, content)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
     assert error.details() == (
-        f"cannot read a request of /{SERVICE.full_name}/{method.name}: it is no protobuf message "
+        f"cannot parse a request of /{SERVICE.full_name}/{method.name}: it is not a protobuf message "
         "of its type"
     )
     log = (cluster.data_dir / "logs" / "cluster.log").read_text()

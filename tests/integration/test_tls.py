@@ -256,17 +256,19 @@ def test_what_the_files_must_be(tmp_path: Path):
         return caught.value.message
 
     none = tmp_path / "none"
-    assert refusal(none, key) == f"{none} cannot be read: no such file or directory; TLS needs it"
-    assert f"{none} cannot be read" in refusal(chain, none)
-    assert f"{none} cannot be read" in refusal(chain, key, none)
-    assert refusal(other, key) == f"{other} has no certificate in PEM"
-    assert refusal(chain, other) == f"{other} has no private key in PEM"
+    assert (
+        refusal(none, key) == f"cannot read {none}: no such file or directory; TLS needs this file"
+    )
+    assert f"cannot read {none}: " in refusal(chain, none)
+    assert f"cannot read {none}: " in refusal(chain, key, none)
+    assert refusal(other, key) == f"{other} contains no certificate in PEM"
+    assert refusal(chain, other) == f"{other} contains no private key in PEM"
     text = refusal(chain, other, content=authority.key)
     assert text == f"{other} is not the key of the certificate {chain}"
     text = refusal(chain, other, content=server.key_with_pass_phrase())
-    assert text == f"the key {other} has a pass phrase; give one without"
+    assert text == f"the key {other} has a pass phrase; use a key without one"
     text = refusal(chain, key, other, content=server.key)
-    assert text == f"{other} has no certificate of an authority in PEM"
+    assert text == f"{other} contains no certificate of an authority in PEM"
 
     def mistake(**files: Path) -> str:
         with pytest.raises(errors.FailedPrecondition) as caught:
@@ -287,7 +289,11 @@ def test_a_frontend_ends_that_cannot_serve_as_it_was_told(tmp_path: Path):
     for flags, status, says in (
         ([f"--tls-certificate-file={chain}"], 2, "--tls-key-file is not; give both"),
         ([f"--tls-client-ca-file={chain}"], 2, "--tls-client-ca-file needs"),
-        ([f"--tls-certificate-file={key}", f"--tls-key-file={key}"], 1, f"{key} has no certif"),
+        (
+            [f"--tls-certificate-file={key}", f"--tls-key-file={key}"],
+            1,
+            f"{key} contains no certif",
+        ),
     ):
         with ExitStack() as stack:
             service = Service("skysail_frontend", [*flags, "--workers", "2"])

@@ -145,7 +145,7 @@ class MemoryStore:
             stored = self.rows[change.table].get(change.name)
             if (stored.revision if stored else 0) != change.expected_revision:
                 await self._answered()
-                raise Conflict(f"{change.name!r} was changed by another")
+                raise Conflict(f"cannot change {change.name!r}: another client changed it first")
         data = self.server.data
         data.revision += 1
         self.num_commits += 1

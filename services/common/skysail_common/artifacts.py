@@ -1,11 +1,11 @@
-"""The file in which a model travels: written by the SDK, kept by management, run by model servers.
+"""The artifact of a model version: the SDK writes it, management stores it, model servers run it.
 
 A zip archive:
 
-    manifest.json     what it is and what it needs (`Manifest`); the only part management reads
+    manifest.json     description and requirements (`Manifest`); the only part management reads
     model.pkl         the function, by cloudpickle; only model servers load it
     modules/…         the user's own modules that the function needs, with the files beside them
-    sources.json      lines of source code by file name, for tracebacks; absent if there are none
+    sources.json      lines of source code by file name, for tracebacks; may be absent
     example/<i>.bin   data of the warm-up query's inputs, in the order of the signature
 """
 
@@ -26,15 +26,15 @@ MODEL_FILE = "model.pkl"
 MODULES_DIRECTORY = "modules/"
 SOURCES_FILE = "sources.json"
 FORMAT = 1
-"""Raised only by a change that an earlier reader would misunderstand. Readers ignore fields that
-they do not know, because replicas keep the model server that they were started with."""
+"""Version of the format. Only a change that an earlier reader would misunderstand raises it. Readers
+ignore unknown fields, because replicas keep the model server that they were started with."""
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of an artifact in one message."""
 
 _MAX_MANIFEST_BYTES = 1024 * 1024
 
-# The errors of zipfile for broken, encrypted or odd archives, and for other files.
+# Errors of zipfile for broken, encrypted or odd archives and for other files.
 _NOT_AN_ARTIFACT = (
     zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError,
 )  # fmt: skip
@@ -100,23 +100,23 @@ class Manifest(_Record):
     skysail_version: str
     """Skysail that wrote the artifact."""
     python_version: str
-    """Python that wrote it, such as 3.11.7; another minor version cannot load it."""
+    """Python that wrote the artifact, such as 3.11.7; another minor version cannot load it."""
     packages: dict[str, str] = Field(default_factory=dict)
-    """Distributions that the function uses, with their versions where it was written."""
+    """Distributions that the function uses, with their versions on the machine of the deploy."""
     modules: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Modules that come from `packages`, each with the distributions that have it."""
+    """Modules that come from `packages`, each with the distributions that contain it."""
     import_reason: str = ""
-    """Why replicas import the module of the function from its source instead of the pickle; empty
-    if they do not."""
+    """Reason why replicas import the module of the function from its source; empty if they load the
+    module from the pickle."""
     requirements: tuple[str, ...] = ()
-    """What pip installs for it, as of a requirements file."""
+    """Packages that pip installs for the function, as lines of a requirements file."""
     signature: SignatureRecord
     calling: str = Field("array", pattern="^(array|keywords|mapping|list)$")
-    """How the function takes its inputs: `array` one array [batch, …] as its only argument;
+    """Form in which the function takes its inputs: `array` one array [batch, …] as its only argument;
     `keywords` each array by its name; `mapping` one dictionary of arrays by name; `list` one list
-    with an element a row, as Clipper's functions did."""
+    with one element per row, as in Clipper."""
     example_shapes: tuple[tuple[int, ...], ...] = ()
-    """Shapes of the warm-up query's inputs; empty where there is no example."""
+    """Shapes of the warm-up query's inputs; empty without an example."""
 
     @field_validator("format")
     @classmethod
@@ -127,10 +127,10 @@ class Manifest(_Record):
 
 
 def read_manifest(file: Path | IO[bytes]) -> Manifest:
-    """Return the manifest of an artifact, and nothing else of it.
+    """Return the manifest of an artifact without reading its other files.
 
     Raises:
-        InvalidInput: the file is not an artifact, or describes no possible model.
+        InvalidInput: the file is not an artifact, or its description is inconsistent.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -152,7 +152,7 @@ def read_manifest(file: Path | IO[bytes]) -> Manifest:
 
 
 def to_json(value: Any) -> str:
-    """Return canonical JSON: the same value gives the same text."""
+    """Return canonical JSON: equal values give equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 

@@ -1,7 +1,8 @@
-"""Functions that a pickled function names and that run where it is loaded.
+"""Functions that pickles of deployed functions name; they run in the process that loads a pickle.
 
-The module of a deployed function travels twice: by value, what the function uses of it, with its
-state at the time of the deploy; and as a source file, for everything else that imports it.
+The module of a deployed function travels twice. The members that the function uses travel by value,
+with their state at the time of the deploy. The source file travels for all other code that imports
+the module.
 
     captured module     attributes that were pickled by value
       └─ source module  executed only if something asks for any other attribute
@@ -24,13 +25,13 @@ from typing_extensions import override
 
 
 def code_of(content: bytes) -> CodeType:
-    """Return the code object that the SDK wrote in its normal form."""
+    """Return the code object from its normal form, which the SDK wrote."""
     code: CodeType = pickle.loads(content)
     return code
 
 
 def make_code(*args: Any) -> CodeType:
-    """Return a code object; its type itself cannot be pickled by name."""
+    """Return a code object; pickle cannot name the type itself."""
     return CodeType(*args)
 
 
@@ -70,7 +71,7 @@ def namespace(name: str, file: str) -> dict[str, Any]:
 def restored(function: Any, name: str, definitions: Mapping[str, Any]) -> Any:
     """Return a function after its captured module has the classes and functions by name.
 
-    Pickle finds them there, as when a process pool is given one of them.
+    Pickle finds them in the module, such as when user code passes one to a process pool.
     """
     module = _FINDER.modules.get(name)
     if module is not None:
@@ -82,7 +83,7 @@ _OF_THE_IMPORT_SYSTEM = frozenset({"__cached__", "__loader__", "__path__", "__sp
 
 
 class CapturedModule(ModuleType):
-    """A module with the members that were pickled by value; others load on first use."""
+    """A module with the members that travelled by value; the others load on first use."""
 
     def __init__(self, name: str, file: str) -> None:
         super().__init__(name)
@@ -104,7 +105,7 @@ class CapturedModule(ModuleType):
         return getattr(source, name)
 
     def __source_names(self, name: str) -> bool:
-        """Return whether the source has a name, because probes for others must not execute it."""
+        """Return whether the source contains a name; a probe for another name must not execute it."""
         if name in _OF_THE_IMPORT_SYSTEM:
             return False
         try:
@@ -120,7 +121,7 @@ class CapturedModule(ModuleType):
                 spec = PathFinder.find_spec(self.__name__, path)
                 if spec is None or spec.loader is None:
                     raise AttributeError(f"the source of module {self.__name__!r} is not here")
-                # Set before it is executed, because modules may import each other.
+                # The module is set before its execution, because modules may import each other.
                 self.__source = module_from_spec(spec)
                 try:
                     spec.loader.exec_module(self.__source)
@@ -131,7 +132,7 @@ class CapturedModule(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Lets `import` find captured modules, after the packages that they are in."""
+    """A finder by which `import` finds captured modules."""
 
     def __init__(self) -> None:
         self.modules: dict[str, CapturedModule] = {}
@@ -153,7 +154,7 @@ class _Finder(MetaPathFinder, Loader):
 
     @override
     def exec_module(self, module: ModuleType) -> None:
-        # Captured members exist already.
+        # The members exist already, because they travelled by value.
         pass
 
 

@@ -26,8 +26,8 @@
     ├─ ModelFailed                     INTERNAL
     └─ Unsupported                     UNIMPLEMENTED
 
-A message is lower case and says what and which. Whatever is not a `SkysailError` is a mistake of
-ours: it is logged with its traceback, and the caller reads "internal error".
+A message is lower case and says what failed and on which object. Any other exception is a fault of
+Skysail: the log has its traceback, and the caller reads "internal error".
 """
 
 import enum
@@ -61,32 +61,32 @@ _MAX_SHOWN = 120
 
 
 def shown(text: str) -> str:
-    """Return a text of the caller as a message repeats it: a long one is cut."""
+    """Return a text of the caller for use in a message; cut a long one."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 class Backlog(NamedTuple):
-    """The reason and the queue of a query that was shed."""
+    """The reason why a query was shed, and the state of its queue."""
 
     reason: str
-    """Such as `queue_full`."""
+    """A reason such as `queue_full`."""
     num_rows: int
-    """Rows that wait."""
+    """Rows in the queue."""
     wait_s: float | None
-    """Time in which a query that comes now is expected to be answered; None if a retry is useless,
-    because the model takes longer than the query allows even if nothing waits."""
+    """Time in which the model is expected to answer a query that arrives now; None if a retry is
+    useless, because the model takes longer than the query allows even with an empty queue."""
 
 
 class SkysailError(Exception):
-    """Something that Skysail was asked to do was not done."""
+    """A failure of Skysail; the base of all its errors."""
 
     status: ClassVar[Status] = Status.INTERNAL
     backlog: Backlog | None = None
-    """Set where a query was shed."""
+    """The backlog if a query was shed."""
 
     @property
     def message(self) -> str:
-        """What went wrong, for people."""
+        """The cause, for people."""
         return str(self)
 
 
@@ -96,21 +96,21 @@ _ErrorT = TypeVar("_ErrorT", bound=BaseException)
 def without_frames(error: _ErrorT) -> _ErrorT:
     """Drop the traceback of an error that becomes an answer, and return the error.
 
-    Its frames hold messages and answers and mostly the error itself: such a cycle stays until the
-    garbage collector runs, which is rare in a frontend.
+    The frames of a traceback refer to messages, answers and often the error itself. Such a cycle
+    stays in memory until the garbage collector runs, which is rare in a frontend.
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
     return error
 
 
 class InvalidInput(SkysailError):
-    """A wrong name, type, shape or size: the same call can never succeed."""
+    """A name, type, shape or size is wrong; the same call can never succeed."""
 
     status = Status.INVALID_ARGUMENT
 
 
 class NotFound(SkysailError):
-    """Something that was named does not exist."""
+    """An object that the call names does not exist."""
 
     status = Status.NOT_FOUND
 
@@ -132,41 +132,41 @@ class ArtifactNotFound(NotFound):
 
 
 class AlreadyExists(SkysailError):
-    """Something of that name, but with other content, was registered before."""
+    """The name is already registered with other content."""
 
     status = Status.ALREADY_EXISTS
 
 
 class FailedPrecondition(SkysailError):
-    """The state of the cluster does not allow it; something must be mended first."""
+    """The state of the cluster does not allow the call; repair it first."""
 
     status = Status.FAILED_PRECONDITION
 
 
 class ModelInUse(FailedPrecondition):
-    """A version that is current, deployed or routed to cannot be taken away."""
+    """A version cannot be removed because it is current, deployed or the target of a route."""
 
 
 class InputTypeMismatch(FailedPrecondition):
-    """An application cannot be routed to a model that takes something else."""
+    """An application cannot be routed to a model of another input type."""
 
 
 class DeployFailed(FailedPrecondition):
-    """A version could not be deployed: its environment, its loading or its warm-up failed."""
+    """A deploy failed while its environment was built, or its model was loaded or warmed up."""
 
     log_tail: str = ""
     """End of the failed replica's log; may be empty."""
 
 
 class StoreLost(FailedPrecondition):
-    """The Redis server lost data: it is empty, older than it was, or another one.
+    """The Redis server lost data: it is empty, holds an older state, or is another server.
 
-    Nothing is changed until its data are restored, or are given up on purpose.
+    Management changes nothing until an operator restores the data or declares them lost.
     """
 
 
 class StoreRefused(FailedPrecondition):
-    """The Redis server refuses management: a wrong password, user, node or command."""
+    """The Redis server refuses management because of a wrong password, user, node or command."""
 
 
 class StoreTaken(FailedPrecondition):
@@ -174,19 +174,19 @@ class StoreTaken(FailedPrecondition):
 
 
 class Unauthenticated(SkysailError):
-    """The caller did not prove who it is."""
+    """The caller did not prove its identity."""
 
     status = Status.UNAUTHENTICATED
 
 
 class Conflict(SkysailError):
-    """A record was changed by another between reading and writing; read again and retry."""
+    """Another writer changed a record after it was read; read again and retry."""
 
     status = Status.ABORTED
 
 
 class DeadlineExceeded(SkysailError):
-    """The deadline of a query passed, or cannot be met."""
+    """The deadline of a query has passed or cannot be met."""
 
     status = Status.DEADLINE_EXCEEDED
 
@@ -198,13 +198,13 @@ class Overloaded(SkysailError):
 
 
 class Unavailable(SkysailError):
-    """Not possible now; retry the same call after a while."""
+    """The call cannot be served now; retry it later."""
 
     status = Status.UNAVAILABLE
 
 
 class NoReadyReplica(Unavailable):
-    """Every replica of the version is starting, draining or failed, or none is wanted."""
+    """No replica of the version is ready: each starts, drains or has failed, or none is desired."""
 
 
 class StoreUnavailable(Unavailable):
@@ -216,13 +216,13 @@ class ContainerManagerUnavailable(Unavailable):
 
 
 class ModelFailed(SkysailError):
-    """The function of the user raised an error or returned something unusable."""
+    """The user's function raised an error or returned an unusable result."""
 
     status = Status.INTERNAL
 
 
 class Unsupported(SkysailError):
-    """This server or container manager cannot do that."""
+    """This server or container manager does not support the call."""
 
     status = Status.UNIMPLEMENTED
 
@@ -251,12 +251,12 @@ _REPRESENTATIVES: tuple[type[SkysailError], ...] = (
 
 
 def error_of(reason: str, status: int, message: str) -> SkysailError:
-    """Return the error that a peer named.
+    """Return the error that a peer sent.
 
     Args:
         reason: Name of the class; may be unknown here, or empty.
-        status: Code of the gRPC status; decides where the name is unknown.
-        message: What went wrong.
+        status: Code of the gRPC status, which selects the class if the name is unknown.
+        message: The message of the error.
     """
     for error in all_errors():
         if error.__name__ == reason:
@@ -268,5 +268,5 @@ def error_of(reason: str, status: int, message: str) -> SkysailError:
 
 
 def reason_of(error: OSError) -> str:
-    """Return what the operating system says of a failure, in lower case for the middle of a text."""
+    """Return the operating system's text for an error, in lower case for the middle of a sentence."""
     return (error.strerror or str(error)).lower()

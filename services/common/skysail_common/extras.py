@@ -1,4 +1,4 @@
-"""The parts of Skysail that an extra of its wheel installs."""
+"""Optional dependencies of Skysail, which the extras of its wheel install."""
 
 import importlib.util
 
@@ -12,14 +12,14 @@ MODULES = {
     "docker": ("docker",),
     "kubernetes": ("kubernetes", "aiohttp"),
 }  # fmt: skip
-"""What each extra brings, by the names to import."""
+"""Modules that each extra installs, by import name."""
 
 
 def require_extra(extra: str) -> None:
     """Check that the modules of an extra are installed.
 
     Raises:
-        FailedPrecondition: one is not; the message says how to install it.
+        FailedPrecondition: a module is missing; the message contains the command to install it.
     """
     for module in MODULES[extra]:
         if importlib.util.find_spec(module) is None:
@@ -27,7 +27,7 @@ def require_extra(extra: str) -> None:
 
 
 def missing_extra(error: ModuleNotFoundError) -> FailedPrecondition | None:
-    """Return the error that names the extra of a module that is missing; None for other modules."""
+    """Return the error that names the extra of a missing module; None for other modules."""
     module = (error.name or "").partition(".")[0]
     for extra, modules in MODULES.items():
         if module in modules:
@@ -36,7 +36,7 @@ def missing_extra(error: ModuleNotFoundError) -> FailedPrecondition | None:
 
 
 def _not_installed(module: str, extra: str) -> FailedPrecondition:
-    # A wheel and not a name: Skysail is on no package index.
+    # The command names a wheel because Skysail is not on a package index.
     wheel = f"dist/skysail-{__version__}-py3-none-any.whl"
     return FailedPrecondition(
         f"package {module!r} is not installed; install the wheel that 'make wheels' builds with "

@@ -1,4 +1,4 @@
-"""Names of things, and their text forms: `sum:3` is a version, `sum:3/0` a replica."""
+"""Names and their text forms: `sum:3` is a version, `sum:3/0` a replica."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from skysail_common.errors import InvalidInput
 
 MAX_NAME_LENGTH = 63
-"""Longest name: what a DNS label or a Kubernetes label value may hold."""
+"""Longest name: the length limit of a DNS label and of a Kubernetes label value."""
 
 _INDEX = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 
-# The first segments of paths that frontends serve beside /{application}/predict.
+# First segments of the paths that frontends serve beside /{application}/predict.
 _RESERVED_APPLICATION_NAMES = frozenset({"v1", "v2", "metrics", "health", "admin", "docs"})
 
 
@@ -20,7 +20,7 @@ def check_name(kind: str, name: str) -> str:
     """Return `name` if it is a legal name of an application, model, version or cluster.
 
     Raises:
-        InvalidInput: it is not; the message names `kind`.
+        InvalidInput: the name is illegal; the message contains `kind`.
     """
     if len(name) <= MAX_NAME_LENGTH and _NAME.match(name):
         return name
@@ -31,10 +31,10 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_application_name(name: str) -> str:
-    """Return `name` if an application may have it.
+    """Return `name` if it is a legal name of an application.
 
     Raises:
-        InvalidInput: it is not legal, or a path of the HTTP interface begins with it.
+        InvalidInput: the name is illegal, or a path of the HTTP interface begins with it.
     """
     check_name("application", name)
     if name in _RESERVED_APPLICATION_NAMES:
@@ -43,7 +43,7 @@ def check_application_name(name: str) -> str:
 
 
 class ModelVersion(NamedTuple):
-    """Names one immutable version of a model."""
+    """The name of one immutable version of a model."""
 
     model_name: str
     version: str
@@ -56,7 +56,7 @@ class ModelVersion(NamedTuple):
         """Return the version of these names.
 
         Raises:
-            InvalidInput: one of them is not legal.
+            InvalidInput: one of them is illegal.
         """
         return cls(check_name("model", model_name), check_name("version", version))
 
@@ -75,7 +75,7 @@ class ModelVersion(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class ReplicaId:
-    """Names one replica of a model version."""
+    """The name of one replica of a model version."""
 
     model_version: ModelVersion
     index: int

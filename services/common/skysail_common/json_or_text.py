@@ -1,11 +1,11 @@
-"""Elements that are texts or JSON values, each told from the other by itself.
+"""An encoding of elements that are JSON values or texts, without a type tag.
 
-A text is written as it is, unless it reads as JSON: then it is written as the JSON string that it
-is. So whatever reads as JSON is a JSON value, and anything else is a text:
+A text that a JSON parser accepts is encoded as a JSON string. Any other text stays unchanged. An
+element that parses as JSON is therefore a JSON value, and any other element is a text:
 
     cat → cat    "7" → "7" with its quotes    7 → 7    {"n": 7} → {"n": 7}
 
-NaN and infinities are written as Python's `json` does, because JSON has none.
+NaN and infinities have the form of Python's `json` module, because JSON lacks them.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ _BEGIN_OF_JSON = re.compile(r'[ \t\n\r]*(?:["{\[]|-?[0-9]|true|false|null|NaN|-?
 
 
 def elements_of(values: Sequence[Any]) -> list[str]:
-    """Return the elements that texts and values are written as (see `element_of`)."""
-    # Most texts need no more than a look at their first character.
+    """Return the elements for texts and values (see `element_of`)."""
+    # The first character already excludes JSON for most texts.
     return [
         value if type(value) is str and value[:1] not in _FIRST_OF_JSON else element_of(value)
         for value in values
@@ -35,13 +35,13 @@ def elements_of(values: Sequence[Any]) -> list[str]:
 
 
 def element_of(value: Any) -> str:
-    """Return the element that a text or a value is written as.
+    """Return the element for a text or a value.
 
     Values of JSON, numpy scalars and arrays, tensors of frameworks, dataclasses, dates, times,
-    UUIDs and members of enumerations have a form in JSON.
+    UUIDs and members of enumerations have a JSON form.
 
     Raises:
-        ModelFailed: the value has none; the message names its type.
+        ModelFailed: the value lacks a JSON form; the message names its type.
     """
     if isinstance(value, str):
         return _encode(value) if _may_be_json(value) else value
@@ -49,7 +49,7 @@ def element_of(value: Any) -> str:
         try:
             return _encode(value)
         except TypeError:
-            # Keys of a dictionary do not go through `_as_json`.
+            # The encoder does not call `_as_json` for keys of a dictionary.
             return _encode(_with_json_keys(value))
     except (ValueError, RecursionError) as error:
         raise ModelFailed(
@@ -58,7 +58,7 @@ def element_of(value: Any) -> str:
 
 
 def value_of(element: str) -> Any:
-    """Return the text or the value that an element is."""
+    """Return the text or the value of an element."""
     try:
         return json.loads(element)
     except (ValueError, RecursionError):
@@ -73,19 +73,19 @@ def _may_be_json(text: str) -> bool:
     except json.JSONDecodeError:
         return False
     except (ValueError, RecursionError):
-        # Numbers and nesting beyond this interpreter's limits.
+        # The text is JSON whose numbers or nesting exceed the limits of this interpreter.
         return True
     return True
 
 
 def _as_json(value: Any) -> Any:
-    """Return what has a form in JSON in place of a value of another type."""
+    """Convert a value that JSON lacks to one that has a JSON form."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "M":
         return list(value)
     if isinstance(value, np.datetime64):
         return None if np.isnat(value) else str(value)
     if isinstance(value, (datetime.date, datetime.time)):
-        # That of pandas for a missing date is not equal to itself.
+        # The missing date of pandas is not equal to itself.
         return value.isoformat() if value == value else None
     if isinstance(value, uuid.UUID):
         return str(value)
@@ -132,11 +132,11 @@ def _json_key(key: Any) -> Any:
         key = _as_json(key)
     if isinstance(key, (list, dict)):
         raise ModelFailed(
-            "cannot write an output as JSON: a key of a dictionary is no text, number or date; "
-            "return texts as keys"
+            "cannot write an output as JSON: a dictionary has a key that is not a text, number or "
+            "date; return texts as keys"
         )
     return key
 
 
-# Texts as they are, so that half a surrogate pair is noticed where the text is encoded.
+# The encoder writes no ASCII escapes, so that encoding as UTF-8 detects half a surrogate pair.
 _encode = json.JSONEncoder(ensure_ascii=False, default=_as_json).encode

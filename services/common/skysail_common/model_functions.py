@@ -1,7 +1,7 @@
-"""How a user's function is called, and what its result means.
+"""Calls of the user's function, and the meaning of its result.
 
-The SDK uses this to learn a signature from an example, the model server to answer batches: what
-worked in a notebook works in a replica.
+The SDK calls a function to learn its signature from an example, the model server calls it to answer
+batches. Both use this module, so that a function behaves the same in a notebook and in a replica.
 """
 
 import math
@@ -17,24 +17,25 @@ from skysail_common.tensor_conversions import narrowed
 from skysail_common.tensors import Array, Content, DataType, TensorSpec
 
 Calling = Literal["array", "keywords", "mapping", "list"]
-"""`array` one array [batch, …] as the only argument; `keywords` each array by its name; `mapping`
-one dictionary of arrays by name; `list` one list with an element a row, as Clipper's functions."""
+"""Form of the arguments: `array` one array [batch, …] as the only argument; `keywords` each array by
+its name; `mapping` one dictionary of arrays by name; `list` one list with one element per row, as in
+Clipper."""
 
 Function = Callable[..., Any]
 
 OUTPUT_NAME = "output"
-"""Name of an output that has none of its own."""
+"""Name of an output for which the function gives no name."""
 
 LIST_OUTPUT = TensorSpec(OUTPUT_NAME, DataType.BYTES, (-1,), Content.JSON_OR_TEXT)
-"""The output of a function that takes a list: texts, and other values as JSON."""
+"""Output of a function that takes a list: texts, and other values as JSON."""
 
 
 def call_function(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> Any:
     """Return the outputs of the function for these inputs.
 
     Args:
-        function: The function of the user; whatever it raises goes through.
-        calling: How it takes its inputs.
+        function: The function of the user; its exceptions propagate.
+        calling: Form of its arguments.
         inputs: Arrays [batch, …] by name; for `list` one list.
     """
     if calling == "keywords":
@@ -47,11 +48,11 @@ def call_function(function: Function, calling: Calling, inputs: Mapping[str, Any
 def named_outputs(result: Any, calling: Calling) -> dict[str, Array]:
     """Return the outputs in a function's result, as arrays by name.
 
-    A dictionary names them itself; a tuple has `output0`, `output1`, …; anything else is one
-    array called `output`.
+    The keys of a dictionary are the names. The items of a tuple are named `output0`, `output1`, ….
+    Any other result is one array with the name `output`.
 
     Raises:
-        ModelFailed: a part of the result is not an array of numbers or texts.
+        ModelFailed: an output is not an array of numbers or texts.
     """
     if isinstance(result, _UNFINISHED):
         raise ModelFailed(_unfinished(result))
@@ -72,7 +73,7 @@ _UNFINISHED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 def _unfinished(result: Any) -> str:
     if isinstance(result, CoroutineType):
-        # Or Python warns that nothing has awaited it.
+        # An unclosed coroutine makes Python warn that nothing awaited it.
         result.close()
         return (
             "the function returned a coroutine, which nothing awaits; return asyncio.run(...) of it"
@@ -87,16 +88,16 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
 
     Args:
         name: Name of the array, for messages.
-        value: What holds the elements.
-        takes_missing: True to make NaN of None and of the NA of pandas.
+        value: The list, array, data frame or tensor.
+        takes_missing: True to convert None and the NA of pandas to NaN.
 
     Raises:
-        ModelFailed: it has no such elements, or its rows differ in length.
+        ModelFailed: an element is not a number or text, or rows differ in length.
     """
     if isinstance(value, (set, frozenset)):
         raise ModelFailed(f"{name!r} is a set, whose elements have no order; make it a list")
     if hasattr(value, "detach"):
-        # A torch tensor may belong to a graph or be on a GPU.
+        # A torch tensor may belong to an autograd graph or be on a GPU.
         value = value.detach().cpu()
     kinds = _kinds(value)
     if not kinds <= _UNMASKED and _has_mask(value):
@@ -109,7 +110,7 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
     except (TypeError, ValueError) as error:
         raise ModelFailed(f"{name!r} is not an array: {error}") from error
     if array.dtype.kind in "SUT":
-        # Convert again, because numpy's texts lose trailing zero bytes.
+        # The second conversion keeps trailing zero bytes, which numpy's text types lose.
         array = np.asarray(value, dtype=object)
     if array.dtype.kind == "O":
         return _array_of_objects(name, array, takes_missing)
@@ -119,20 +120,20 @@ def as_array(name: str, value: Any, *, takes_missing: bool = False) -> Array:
             "numbers or texts"
         )
     if array.dtype == np.float64 and not hasattr(value, "dtype") and not kinds <= _FLOATS:
-        # Of a list with integers and fractions numpy rounds the integers.
+        # numpy rounds the integers of a list that mixes integers and fractions.
         _check_integers(name, array, value)
     return array
 
 
 def _has_mask(value: Any) -> bool:
-    """Return whether an array, or one in a list, has elements that its mask hides."""
+    """Return whether an array, or an array in a list, has masked elements."""
     if isinstance(value, (list, tuple)):
         return not _kinds(value) <= _UNMASKED and any(map(_has_mask, value))
     return isinstance(value, np.ma.MaskedArray) and bool(np.ma.is_masked(value))
 
 
 def _kinds(value: Any) -> set[type]:
-    """Return the types of the elements of a list, or that of another value."""
+    """Return the types of the elements of a list, or the type of another value."""
     return set(map(type, value)) if isinstance(value, (list, tuple)) else {type(value)}
 
 
@@ -150,7 +151,7 @@ def _check_integers(name: str, array: Array, value: Any) -> None:
 
 
 def _array_of_objects(name: str, array: Array, takes_missing: bool) -> Array:
-    """Return objects that are texts as they are, and those that are numbers as their own type."""
+    """Return an array of texts unchanged, and an array of numbers with the type of the numbers."""
     elements = array.ravel().tolist()
     if _kinds(elements) <= _TEXTS or all(isinstance(each, (str, bytes)) for each in elements):
         return array
@@ -209,10 +210,10 @@ def _texts(result: Any) -> Array:
 def checked_outputs(
     outputs: Mapping[str, Array], specs: Sequence[TensorSpec], num_rows: int
 ) -> list[Array]:
-    """Return the outputs in the order of the signature, with the types that it promises.
+    """Return the outputs in the order of the signature, with the types of the signature.
 
     Raises:
-        ModelFailed: an output is missing, or has another type, shape or number of rows.
+        ModelFailed: an output is missing, or has a wrong type, shape or number of rows.
     """
     return [_checked_output(outputs, spec, num_rows) for spec in specs]
 

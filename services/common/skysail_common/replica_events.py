@@ -1,27 +1,28 @@
-"""Events in the log of a replica, from which management learns its last activity.
+"""Events in the log of a replica, from which management reads its last activity.
 
-A log is the one thing that every container manager can read of a replica that is not ready or has
-ended. An event stands at the end of its line, after one of these and a colon.
+The log is the only information about a replica that every container manager can read before the
+replica is ready and after it has ended. An event is the end of a line, after one of these prefixes
+and a colon.
 """
 
 from collections.abc import Sequence
 from pathlib import PurePath
 
 NOT_READY = "replica is not ready yet"
-"""The model is being loaded or warmed up: which, and for how long."""
+"""Prefix of a start step, such as loading or warm-up, and its duration."""
 
 NOT_LOADED = "model cannot be loaded"
-"""The replica ends before it was ready: what failed, and where."""
+"""Prefix of the failure, and its place in the code, that ends a replica before it is ready."""
 
 STUCK = "function is stuck"
-"""A call does not return, for which the replica ends: for how long, and where."""
+"""Prefix of the duration and place of a call that does not return; the replica ends."""
 
 
 def place_of(function: str, file: str, line: int) -> str:
-    """Return a place of the user's code for people.
+    """Return a place in the user's code, for people.
 
-    The directory of a file is the server's own business. A function that was pickled by value has no
-    file, and its lines are counted from its first one.
+    The text omits the directory of the file, because it is a detail of the server. A function that
+    was pickled by value lacks a file, and its lines count from its first line.
     """
     if file.startswith("<"):
         return f"{function}, line {line} of its code"
@@ -29,7 +30,7 @@ def place_of(function: str, file: str, line: int) -> str:
 
 
 def where_stuck(places: Sequence[str]) -> str:
-    """Return the place where a call is stuck, as the end of a message.
+    """Return the place of a stuck call, as the end of a message.
 
     Args:
         places: Function, file and line of each frame of the user's code, the innermost first.

@@ -1,4 +1,4 @@
-"""How frontends serve a model version; operators change it while it serves."""
+"""Options by which frontends serve a model version; operators change them while it serves."""
 
 import enum
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ MAX_BATCH_SIZE = 65_536
 
 
 class PolicyName(enum.Enum):
-    """Which policy decides about batches; values of `skysail.v1.BatchingPolicy` in lower case."""
+    """The batching policy; values equal those of `skysail.v1.BatchingPolicy` in lower case."""
 
     HYBRID = "hybrid"
     FIXED = "fixed"
@@ -20,27 +20,27 @@ class PolicyName(enum.Enum):
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """What operators can choose for a model version."""
+    """The choices of operators for a model version."""
 
     max_batch_size: int = 64
-    """Most rows of a batch."""
+    """Largest number of rows of a batch."""
     policy: PolicyName = PolicyName.HYBRID
     max_queue_delay_s: float | None = None
-    """Longest wait for more queries while a replica is free; None leaves it to the policy."""
+    """Longest wait for more queries while a replica is free; the policy decides if None."""
     preferred_batch_sizes: tuple[int, ...] = ()
-    """Sizes in rows that are sent at once, in ascending order; others wait for the delay."""
+    """Batch sizes, in rows and ascending, that leave at once; other sizes wait for the delay."""
     max_queue_size: int | None = None
-    """Rows that may wait; None for the setting of the frontend."""
+    """Largest number of rows that wait; the setting of the frontend applies if None."""
     priority_step_s: float = 0.1
-    """Head start of a priority over the next; waiting this long raises a query by one."""
+    """Head start of a priority over the next; a query that waits this long rises by one."""
     cache_ttl_s: float = 0.0
-    """Longest age of a prediction that is answered again for the same inputs; 0 for none."""
+    """Longest age of a prediction that answers the same inputs again; 0 turns the cache off."""
 
     def check(self) -> None:
-        """Return if the options are possible.
+        """Check that each option is in its range.
 
         Raises:
-            InvalidInput: names the one that is not.
+            InvalidInput: one is not; the message names it.
         """
         if not 1 <= self.max_batch_size <= MAX_BATCH_SIZE:
             raise InvalidInput(f"max_batch_size must be from 1 to {MAX_BATCH_SIZE}")

@@ -1,10 +1,10 @@
-"""States that people read, shared by services; numbers are those of the protos."""
+"""States that all services share; numbers equal those of the protos."""
 
 import enum
 
 
 class ReplicaState(enum.IntEnum):
-    """Life-cycle of a replica; numbers are those of `skysail.v1.ReplicaState`."""
+    """Life-cycle state of a replica; numbers equal those of `skysail.v1.ReplicaState`."""
 
     PENDING = 1
     STARTING = 2
@@ -15,21 +15,21 @@ class ReplicaState(enum.IntEnum):
 
     @property
     def is_live(self) -> bool:
-        """True while a container holds it or is about to."""
+        """True while a container holds the replica or starts to."""
         return self in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING)
 
 
 class ExitCode(enum.IntEnum):
-    """How a service process ends; numbers follow sysexits.h where it has one."""
+    """Exit statuses of service processes; numbers follow sysexits.h if it has one."""
 
     OK = 0
     FAILED = 1
     USAGE = 2
     LOAD_FAILED = 65
-    """A model server cannot load its artifact or pass its warm-up; trying again is useless."""
+    """A model server cannot load its artifact or pass its warm-up; a retry is useless."""
     STUCK = 67
-    """The user's function did not return: a model server ended itself."""
+    """A model server ended itself because the user's function did not return."""
     OUT_OF_MEMORY = 68
-    """The user's function had no memory in several batches: a model server ended itself."""
+    """A model server ended itself because the user's function ran out of memory in several batches."""
     UNAVAILABLE = 69
-    """Something it needs did not answer; trying again may help."""
+    """A service that the process needs did not answer; a retry may help."""

@@ -1,7 +1,7 @@
-"""Numbers as elements of another datatype: with their meaning, or refused.
+"""Conversion of numbers to another datatype, which fails instead of changing their meaning.
 
-An integer keeps its value. A floating-point number is rounded to the nearest one that the datatype
-holds, ties to even, but a finite one never becomes infinite.
+An integer keeps its value. A floating-point number is rounded to the nearest number of the datatype,
+ties to even; a finite number never becomes infinite.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ _RANGE = "give smaller numbers, or use a wider datatype"
 
 
 def cast(tensor: Tensor, datatype: DataType) -> Tensor:
-    """Return the tensor with elements of another type, if no meaning is lost.
+    """Return the tensor with elements of another type, if they keep their meaning.
 
-    Integers become floating-point numbers, and a type becomes a wider or narrower one of its
-    kind; floating-point numbers never become integers.
+    Integers can become floating-point numbers, and each type a wider or narrower type of its kind.
+    Floating-point numbers never become integers.
 
     Raises:
         InvalidInput: the types are of different kinds, or a number does not fit.
@@ -32,18 +32,18 @@ def cast(tensor: Tensor, datatype: DataType) -> Tensor:
     source = to_numpy(tensor)
     target = datatype.dtype
     is_possible = datatype not in (DataType.BYTES, DataType.BF16) and (
-        # An unsigned type may hold a signed number; whether it does is checked below.
+        # An unsigned type may hold a signed number; `narrowed` checks the values.
         np.can_cast(source.dtype, target, "same_kind") or (source.dtype.kind + target.kind == "iu")
     )
     if tensor.datatype is DataType.BYTES or not is_possible:
         raise cannot_become(tensor.name, tensor.datatype, datatype)
-    # Of nothing there may be a shape that another type is too wide for.
+    # An empty tensor may have a shape that numpy rejects for a wider type.
     data = narrowed(tensor.name, source, datatype).tobytes() if source.size else b""
     return Tensor(tensor.name, datatype, tensor.shape, data, tensor.content)
 
 
 def cannot_become(name: str, given: DataType, wanted: DataType) -> InvalidInput:
-    """Return the error for elements whose datatype is of another kind than the one wanted."""
+    """Return the error for elements whose datatype is of another kind than the wanted datatype."""
     if given is DataType.BYTES:
         fix = "give numbers instead of texts"
     elif wanted is DataType.BYTES:
@@ -60,20 +60,20 @@ def cannot_become(name: str, given: DataType, wanted: DataType) -> InvalidInput:
 
 
 def packed(name: str, numbers: Sequence[Any], datatype: DataType) -> bytes:
-    """Return the data of numbers from a field of Protocol Buffers, which is wider than some types.
+    """Return the data of numbers from a protobuf field, which is wider than some datatypes.
 
     Raises:
         InvalidInput: a number does not fit; the message names it.
     """
     dtype = datatype.dtype
     if dtype.kind in "iu" and dtype.itemsize < 4:
-        # The array is as wide as the field, so that a number that does not fit is noticed.
+        # The array is as wide as the field, so that `narrowed` sees a number that does not fit.
         dtype = np.dtype(f"{dtype.kind}4")
     return narrowed(name, np.array(numbers, dtype), datatype).tobytes()
 
 
 def narrowed(name: str, array: Array, datatype: DataType) -> Array:
-    """Return numbers as elements of a datatype; those for BF16 are rounded float32.
+    """Return numbers as elements of a datatype; elements for BF16 are rounded float32.
 
     Args:
         name: Name of the tensor, for messages.
@@ -105,11 +105,11 @@ def narrowed(name: str, array: Array, datatype: DataType) -> Array:
 
 
 def _rounded_to_bf16(array: Array) -> Array:
-    # BF16 is the upper half of FP32. What is added makes the lower half carry over from above its
-    # middle on, and at its middle if the upper half is odd.
+    # BF16 is the upper half of FP32. The addend makes the lower half carry if it is above its
+    # middle, or at its middle while the upper half is odd.
     bits = np.ascontiguousarray(array).view("<u4")
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
-    # The carry would make a number of some NaN.
+    # The carry turns some NaN into a number.
     floats = rounded.view("<f4").reshape(array.shape)
     numbers: Array = np.where(np.isnan(array), np.float32(np.nan), floats)
     return numbers
@@ -119,7 +119,7 @@ def _check_floats(name: str, before: Array, after: Array, datatype: DataType) ->
     """Check that all integers kept their value and all finite numbers stayed finite."""
     dtype: np.dtype[Any] = datatype.dtype
     bits = _BF16_BITS if datatype is DataType.BF16 else int(np.finfo(dtype).nmant) + 1
-    # Every integer of so few bits is held exactly, and no other one is rounded to below.
+    # Integers of that many bits convert exactly, and no larger integer rounds to below that size.
     are_large = np.abs(after) >= 2.0**bits
     if not are_large.any():
         return
@@ -142,7 +142,7 @@ def _check_floats(name: str, before: Array, after: Array, datatype: DataType) ->
 
 def _has_changed(was: Any, is_now: float) -> bool:
     if isinstance(was, _INTEGERS):
-        # numpy would compare its own integers as floats.
+        # numpy compares its own integers as floats.
         return is_now != int(was)
     return abs(is_now) == np.inf and bool(is_now != was)
 
@@ -152,7 +152,7 @@ def _have_changed(integers: Array, floats: Array) -> "npt.NDArray[np.bool_]":
     wide: npt.NDArray[np.float64] = floats.astype("<f8")
     with np.errstate(invalid="ignore"):
         back = wide.astype(dtype)
-    # The largest integer is one less than a power of 2, to which floats round it.
+    # The largest integer is one less than a power of 2, and floats round it up to that power.
     are_beyond = np.isinf(wide) | (wide >= float(np.iinfo(dtype).max))
     changed: npt.NDArray[np.bool_] = are_beyond | (back != integers)
     return changed

@@ -1,7 +1,7 @@
-"""Tensors as bytes: element types, specifications, and the way to numpy and back.
+"""Tensors as bytes: element types, specifications, and conversion from and to numpy.
 
-Layouts are those of the Open Inference Protocol: row-major, little-endian; an element of BYTES
-is its length as uint32 and then its bytes. The batch axis is the first.
+The layout is that of the Open Inference Protocol: row-major and little-endian. An element of BYTES
+is its length as uint32, followed by its bytes. The first axis is the batch axis.
 """
 
 import enum
@@ -19,11 +19,11 @@ from skysail_common.errors import InvalidInput
 Array = npt.NDArray[np.generic]
 
 Data: TypeAlias = bytes | memoryview
-"""Data of a tensor, or the part of a message that holds them."""
+"""Data of a tensor, or the part of a message with them."""
 
 
 class DataType(enum.IntEnum):
-    """Element type of a tensor; numbers are those of `skysail.v1.DataType`."""
+    """Element type of a tensor; numbers equal those of `skysail.v1.DataType`."""
 
     BOOL = 1
     UINT8 = 2
@@ -50,7 +50,7 @@ class DataType(enum.IntEnum):
         """Return the type of this name, such as `FP32`.
 
         Raises:
-            InvalidInput: there is none.
+            InvalidInput: no type has this name.
         """
         found = _BY_NAME.get(name)
         if found is None:
@@ -62,7 +62,7 @@ class DataType(enum.IntEnum):
         """Return the type that holds elements of a numpy type.
 
         Raises:
-            InvalidInput: none does, as for complex numbers or dates.
+            InvalidInput: no type does, such as for complex numbers or dates.
         """
         if dtype.kind in "OSUT":
             return cls.BYTES
@@ -73,7 +73,7 @@ class DataType(enum.IntEnum):
 
     @property
     def dtype(self) -> "np.dtype[np.generic]":
-        """The numpy type of the elements; float32 for BF16, which numpy lacks."""
+        """The numpy type of the elements; float32 for BF16, because numpy lacks that type."""
         return _DTYPES[self]
 
 
@@ -105,16 +105,16 @@ _ELEMENT_BYTES[DataType.BF16] = 2
 
 
 class Content(enum.IntEnum):
-    """What the elements of a BYTES tensor hold; numbers are those of `skysail.v1.Content`."""
+    """Content of the elements of a BYTES tensor; numbers equal those of `skysail.v1.Content`."""
 
     BINARY = 0
     TEXT = 1
     JSON_OR_TEXT = 2
-    """JSON values and texts, each told from the other: see `json_or_text`."""
+    """JSON values and texts, in the encoding of `json_or_text`."""
 
 
 class InputType(enum.IntEnum):
-    """What an application or a model takes; numbers are those of `skysail.v1.InputType`."""
+    """Input type of an application or a model; numbers equal those of `skysail.v1.InputType`."""
 
     TENSORS = 1
     INTEGERS = 2
@@ -128,7 +128,7 @@ class InputType(enum.IntEnum):
         """Return the type of this name, such as `doubles`.
 
         Raises:
-            InvalidInput: there is none.
+            InvalidInput: no type has this name.
         """
         for input_type in cls:
             if input_type.name.lower() == name:
@@ -139,18 +139,18 @@ class InputType(enum.IntEnum):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What one input accepts, or one output holds."""
+    """Name, type and shape of one input or output."""
 
     name: str
     datatype: DataType
     shape: tuple[int, ...]
-    """Size of each dimension, -1 where it varies; the first is the batch axis and is -1."""
+    """Size of each axis, -1 if it varies; the first is the batch axis and always -1."""
     content: Content = Content.BINARY
 
     variable_axes: tuple[int, ...] = field(init=False, repr=False)
     """Axes after the first whose size varies."""
     row_bytes: int | None = field(init=False, repr=False)
-    """Bytes of one row; None where rows differ."""
+    """Bytes of one row; None if rows differ in size."""
 
     def __post_init__(self) -> None:
         if not self.shape or self.shape[0] != -1:
@@ -166,12 +166,12 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model version takes and gives, in the order of its function."""
+    """Inputs and outputs of a model version, in the order of its function."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     has_fixed_outputs: bool = field(init=False, repr=False, compare=False)
-    """True where the size of each output follows from the rows."""
+    """True if the number of rows determines the size of each output."""
 
     def __post_init__(self) -> None:
         is_fixed = all(spec.row_bytes is not None for spec in self.outputs)
@@ -185,7 +185,7 @@ class Signature:
 
     @property
     def input_type(self) -> InputType:
-        """The inputs in one word: what an application must take to be routed here."""
+        """The input type that an application needs for a route to this version."""
         if len(self.inputs) == 1:
             spec = self.inputs[0]
             if spec.datatype is DataType.BYTES and len(spec.shape) == 1:
@@ -209,7 +209,7 @@ CLIPPER_SPECS: dict[InputType, TensorSpec] = {
     InputType.BYTES: TensorSpec("input", DataType.BYTES, (-1,), Content.BINARY),
     InputType.STRINGS: TensorSpec("input", DataType.BYTES, (-1,), Content.TEXT),
 }
-"""The input of a function that takes a list of such values, as Clipper's functions did."""
+"""Inputs of functions that take a list of such values, as in Clipper."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def split_bytes_elements(data: bytes, num_elements: int) -> list[bytes]:
     """Return the elements of a BYTES tensor.
 
     Raises:
-        InvalidInput: the data hold another number of elements, or end inside one.
+        InvalidInput: the number of elements differs, or the data end inside an element.
     """
     elements: list[bytes] = []
     position, end = 0, len(data)
@@ -263,16 +263,16 @@ def split_bytes_elements(data: bytes, num_elements: int) -> list[bytes]:
 
 
 def to_numpy(tensor: Tensor) -> Array:
-    """Return the elements of a tensor; `str` elements where its content is text.
+    """Return the elements of a tensor as an array; texts become `str`.
 
     Raises:
-        InvalidInput: the data do not fill the shape, or text is not UTF-8.
+        InvalidInput: the data do not fill the shape, or a text is not UTF-8.
     """
     elements = _elements(tensor)
     try:
         return elements.reshape(tensor.shape)
     except (ValueError, OverflowError) as error:
-        # Sizes below 0, or more than memory has addresses for, whose product fits nevertheless.
+        # Sizes may be negative or too large for an array although their product fits the data.
         raise InvalidInput(
             f"tensor {tensor.name!r} has an impossible shape {list(tensor.shape)}"
         ) from error
@@ -311,10 +311,10 @@ def from_numpy(name: str, array: Array, content: Content | None = None) -> Tenso
     Args:
         name: Name of the tensor.
         array: The elements; those of an object array must be `str` or `bytes`.
-        content: What BYTES elements hold; None for text if one of them is a `str`.
+        content: Content of BYTES elements; None means text if one of them is a `str`.
 
     Raises:
-        InvalidInput: elements that no datatype holds.
+        InvalidInput: no datatype can hold the elements.
     """
     datatype = DataType.of(array.dtype)
     if datatype is not DataType.BYTES:
@@ -342,7 +342,7 @@ def _encode(name: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        # JSON can hold half a surrogate pair.
+        # JSON can contain half a surrogate pair.
         raise InvalidInput(
             f"tensor {name!r} has a text that is not UTF-8: {error.reason}"
         ) from error

@@ -1,1 +1,1 @@
-"""The inside of a container: loads one model version and runs batches."""
+"""The process inside a container, which loads one model version and runs batches."""

@@ -5,11 +5,11 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # The first process of a container has no default action, and the imports take a second.
+    # SIGTERM has no default action in the first process of a container, and imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    # Read where gRPC is imported. Its own handlers of forks crash the children of a process in
-    # which a server runs; children of the user's code use nothing of that server.
-    # No setting of Skysail, so that `settings.py` has no part in it.
+    # The import of gRPC reads this variable. Its fork handlers crash the children of a process with
+    # a server, and children of the user's code do not use that server.
+    # `settings.py` does not read the variable, because it is not a setting of Skysail.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # noqa: TID251
     from skysail_model_server.app import main
 

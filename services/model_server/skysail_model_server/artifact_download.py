@@ -1,4 +1,4 @@
-"""Fetches the artifact from management: the same way in a process, a container and a pod."""
+"""Download of the artifact from management, for processes, containers and pods."""
 
 import asyncio
 import hashlib
@@ -28,11 +28,19 @@ async def download_artifact(
 ) -> None:
     """Write the artifact of this replica's version to `target`.
 
-    Tries again while management is away. With an expected SHA-256 no other artifact will do.
+    The download retries while management is unavailable.
+
+    Args:
+        endpoint: Endpoint of management.
+        replica_id: Id of this replica.
+        token: Token of its version.
+        target: File to write.
+        timeout_s: Longest time, retries included.
+        expected_sha256: SHA-256 of the artifact; any if empty.
 
     Raises:
         Unavailable: management did not answer in time.
-        SkysailError: management refused, or what came is not what was announced.
+        SkysailError: management refused, or the SHA-256 differs.
     """
     end = MONOTONIC() + timeout_s
     back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
@@ -46,14 +54,14 @@ async def download_artifact(
                 raise Unavailable(
                     f"cannot fetch the artifact: management at {endpoint} does not answer within "
                     f"{timeout_s:g} s: {error.message}; check its setting advertised-endpoint, and "
-                    "that replicas reach it"
+                    "that replicas can reach it"
                 ) from error
-            log.info("management is away; trying again", extra={"error": error.message})
+            log.info("management unavailable; retrying", extra={"error": error.message})
             await asyncio.sleep(back_off.next_s())
         else:
             if expected_sha256 not in ("", digest):
                 raise SkysailError(
-                    f"cannot use the artifact: its SHA-256 is {digest}, not {expected_sha256} as of "
+                    f"cannot use the artifact: its SHA-256 is {digest}, not {expected_sha256} as in "
                     "its deployment; deploy the version again"
                 )
             return

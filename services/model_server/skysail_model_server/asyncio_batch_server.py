@@ -1,4 +1,4 @@
-"""Batches by way of an event loop: for any transport of the contract.
+"""A batch server on an asyncio event loop, for any transport of the contract.
 
 I/O thread     stream ──► job ─┐        ┌─► result ──► stream
 main thread                    └─► run ─┘
@@ -38,17 +38,18 @@ class _BatchJob:
 
 
 class AsyncioBatchServer(BatchServer):
-    """Serves frontends by handlers of the contract."""
+    """A batch server whose handlers queue batches for the main thread."""
 
     def __init__(
         self, transport: Transport, replica_id: ReplicaId, max_queued_batches: int
     ) -> None:
-        """Listens nowhere yet.
+        """Prepare the server; `start` opens its address.
 
         Args:
-            transport: Carries the calls.
-            replica_id: Who this is.
-            max_queued_batches: Batches of one stream under way; it is not read beyond.
+            transport: Transport of the calls.
+            replica_id: Id of this replica.
+            max_queued_batches: Largest number of batches in flight of one stream; a full stream is
+                not read.
         """
         super().__init__(
             replica_id,
@@ -68,7 +69,7 @@ class AsyncioBatchServer(BatchServer):
             self._loop.call_soon_threadsafe(self._finished, job, result)
 
     async def drain(self) -> None:
-        """Finish what was taken (see `BatchServer`)."""
+        """Finish the batches in flight (see `BatchServer`)."""
         self._is_draining = True
         await self._server.set_serving(False)
         finishing = list(self._streams.values())
@@ -81,7 +82,7 @@ class AsyncioBatchServer(BatchServer):
         self._jobs.put(None)
 
     async def _predict_batches(self, stream: Stream) -> None:
-        """Answer the batches of a frontend, in their order."""
+        """Answer the batches of a frontend in order."""
         model = self._model_for(stream.metadata())
         await stream.accept()
         window = asyncio.Semaphore(self._max_queued_batches)
@@ -103,7 +104,7 @@ class AsyncioBatchServer(BatchServer):
             del self._streams[taking]
 
     async def _take(self, stream: Stream, window: asyncio.Semaphore, results: _Results) -> None:
-        """Pass batches on to the main thread until the frontend ends the stream."""
+        """Pass batches to the main thread until the frontend ends the stream."""
         async for message in stream:
             batch = parse_batch(message)
             await window.acquire()
@@ -117,9 +118,9 @@ class AsyncioBatchServer(BatchServer):
     async def _finish(
         self, taking: "asyncio.Task[None]", window: asyncio.Semaphore, results: _Results
     ) -> None:
-        """End the stream once nothing more is taken and all that was taken is answered."""
+        """End the stream once its reader has ended and all its batches are answered."""
         await asyncio.wait({taking})
         for _ in range(self._max_queued_batches):
-            # A permit comes back with each answer.
+            # Each answer returns a permit.
             await window.acquire()
         results.put_nowait(None)

@@ -1,4 +1,4 @@
-"""What a model server is to the network, whichever transport carries it."""
+"""The network side of a model server, independent of the transport."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ _MAX_US = 2**32 - 1
 
 
 class BatchServer(ABC):
-    """Serves frontends from its start to its drain; methods are of the I/O thread but for `run`."""
+    """A server of batches for frontends; `run` belongs to the main thread, the rest to I/O."""
 
     def __init__(self, replica_id: ReplicaId, server: Server) -> None:
-        """Listens nowhere yet.
+        """Prepare the server; `start` opens its address.
 
         Args:
-            replica_id: Who this is.
-            server: What listens.
+            replica_id: Id of this replica.
+            server: Server of the transport.
         """
         self._replica_id = replica_id
         self._server = server
@@ -37,7 +37,7 @@ class BatchServer(ABC):
         self._is_draining = False
 
     async def start(self, address: str) -> None:
-        """Listen; health says NOT_SERVING and batches are not answered before `begin`.
+        """Listen; until `begin`, health is NOT_SERVING and batches are refused.
 
         Raises:
             FailedPrecondition: the address is in use or cannot be bound.
@@ -46,24 +46,24 @@ class BatchServer(ABC):
         await self._server.start()
 
     async def begin(self, model: Model) -> None:
-        """Take batches for the model, and say so by health."""
+        """Accept batches for the model, and set health to SERVING."""
         self._model = model
         await self._server.set_serving(True)
 
     @abstractmethod
     def run(self, execution: Execution) -> None:
-        """Answer batches until all is drained; called on the main thread, after `begin`."""
+        """Answer batches until the drain ends; the main thread calls it after `begin`."""
 
     @abstractmethod
     async def drain(self) -> None:
-        """Take no batch any more, and return when what was taken is answered and all is closed."""
+        """Refuse new batches, answer the accepted ones, and close all connections."""
 
     def _model_for(self, metadata: Mapping[str, str | bytes]) -> Model:
-        """Return the model if the batches of a stream with this metadata are taken.
+        """Return the model for the batches of a stream with this metadata.
 
         Raises:
-            FailedPrecondition: they are meant for another version or other content.
-            Unavailable: none are taken.
+            FailedPrecondition: the stream is for another version or other content.
+            Unavailable: the replica does not accept batches.
         """
         if self._model is None or self._is_draining:
             raise Unavailable(f"replica {self._replica_id} is not ready")
@@ -72,10 +72,10 @@ class BatchServer(ABC):
 
 
 def parse_batch(message: bytes) -> pb.Batch:
-    """Return the batch that a message is.
+    """Return the batch of a message.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: the message is not a batch.
     """
     try:
         return pb.Batch.FromString(message)
@@ -84,7 +84,7 @@ def parse_batch(message: bytes) -> pb.Batch:
 
 
 def answer(execution: Execution, batch: pb.Batch, arrived_ns: int) -> pb.BatchResult:
-    """Return the result of a batch that came in at an instant of `perf_counter_ns`."""
+    """Return the result of a batch that arrived at an instant of `perf_counter_ns`."""
     result = execution.run(batch)
     waited_ns = perf_counter_ns() - arrived_ns - result.compute_us * 1000
     result.wait_us = max(0, min(waited_ns // 1000, _MAX_US))
@@ -92,11 +92,11 @@ def answer(execution: Execution, batch: pb.Batch, arrived_ns: int) -> pb.BatchRe
 
 
 def introduction(model: Model) -> bytes:
-    """Return the first message of a stream: what the warm-up has learned."""
+    """Return the first message of a stream: the latencies that the warm-up measured."""
     return pb.BatchResult(latencies=latencies_to_proto(model.latencies)).SerializeToString()
 
 
 def with_backlog(result: pb.BatchResult, backlog_us: int) -> bytes:
-    """Return a result with what the frontend should know of the others' batches."""
+    """Return a result with the expected time of all queued batches, those of other frontends too."""
     result.backlog_us = min(backlog_us, _MAX_US)
     return result.SerializeToString()

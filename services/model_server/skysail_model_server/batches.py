@@ -1,4 +1,4 @@
-"""The queries of a batch as arrays, and their outputs as what is sent back."""
+"""Conversion of the queries of a batch to arrays, and of their outputs to a result."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,18 +21,18 @@ from skysail_protos.v1 import model_server_pb2
 
 
 class BatchInputs:
-    """The inputs of a batch, from which those of consecutive queries can be selected."""
+    """The inputs of a batch; `select` returns those of consecutive queries."""
 
     def __init__(
         self, specs: Sequence[TensorSpec], batch: model_server_pb2.Batch, as_lists: bool
     ) -> None:
-        """Decodes the batch.
+        """Decode the batch.
 
         Raises:
             InvalidInput: its data do not fit the signature.
         """
         self.refused: dict[int, InvalidInput] = {}
-        """Queries that no call may see, by index."""
+        """Errors of invalid queries, which the function never sees, by index."""
         self.rows: list[int] = list(batch.rows)
         self._specs = specs
         self._as_lists = as_lists
@@ -55,7 +55,7 @@ class BatchInputs:
                 and spec.datatype is not DataType.BF16
                 and len(data) == num_rows * spec.row_bytes
             ):
-                # The most frequent case, without what checks and decodes the others.
+                # The most frequent case skips the checks and conversions of the others.
                 return np.frombuffer(data, spec.datatype.dtype).reshape(shape)
             return to_numpy(Tensor(spec.name, spec.datatype, shape, data))
         shapes = [
@@ -67,7 +67,7 @@ class BatchInputs:
         return [elements[begin:end].reshape(shape) for shape, (begin, end) in parts]
 
     def uniform_ranges(self) -> list[tuple[int, int]]:
-        """Return the ranges of consecutive queries that one call can take together."""
+        """Return the ranges of consecutive queries that one call can answer together."""
         count = len(self.rows)
         has_one_shape = self._as_lists or not self._varies
         if has_one_shape and not self.refused:
@@ -86,7 +86,7 @@ class BatchInputs:
     def select(self, first: int, last: int) -> list[object]:
         """Return the inputs of the queries from `first` to before `last`.
 
-        They are copies: a function may write to them, and a query may be asked again.
+        The arrays are copies, because a function may write to them and a query may run again.
         """
         begin, end = self._starts[first], self._starts[last]
         selected: list[object] = []
@@ -100,7 +100,7 @@ class BatchInputs:
         return selected
 
     def _as_texts(self, spec: TensorSpec, joined: "Array | list[Array]") -> "Array | list[Array]":
-        """Return an input with `str` for the bytes of texts; queries with others are refused."""
+        """Return an input with its texts as `str`; refuse queries whose texts are not UTF-8."""
         if spec.datatype is not DataType.BYTES or spec.content is Content.BINARY:
             return joined
         if isinstance(joined, list):
@@ -132,10 +132,10 @@ def _decoded(array: Array) -> Array:
 def _shapes_of_queries(
     specs: Sequence[TensorSpec], batch: model_server_pb2.Batch
 ) -> Sequence[tuple[tuple[int, ...], ...]]:
-    """Return, for each query and each input, the sizes of all axes but the first."""
+    """Return, for each query and each input, the sizes of all axes except the first."""
     width = sum(len(spec.variable_axes) for spec in specs)
     if len(batch.variable_dims) != width * len(batch.rows):
-        raise InvalidInput("the batch does not give the sizes of every dimension that varies")
+        raise InvalidInput("the batch lacks the size of a variable dimension")
     dims = iter(batch.variable_dims)
     return [
         tuple(
@@ -146,12 +146,12 @@ def _shapes_of_queries(
 
 
 def _ranges(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of consecutive parts of these sizes."""
+    """Yield the begin and end of consecutive parts of these sizes."""
     return pairwise([0, *accumulate(sizes)])
 
 
 class BatchOutputs:
-    """The outputs of the queries that were answered, joined as they come."""
+    """The joined outputs of answered queries."""
 
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
         self._specs = specs
@@ -161,11 +161,15 @@ class BatchOutputs:
         self._bytes_sizes: list[int] = []
 
     def add(self, rows: Sequence[int], outputs: Sequence[Array]) -> None:
-        """Take over the outputs of the next queries, which have these rows: all or none.
+        """Add the outputs of the next queries, all or none.
+
+        Args:
+            rows: Rows of each query.
+            outputs: Outputs of all these queries.
 
         Raises:
-            UnicodeEncodeError: a text is not UTF-8.
-            ModelFailed: bytes are not, where the signature says texts.
+            UnicodeEncodeError: a text cannot be encoded as UTF-8.
+            ModelFailed: the bytes of a text output are not UTF-8.
         """
         specs = self._specs
         encoded = [_encoded(spec, array, rows) for spec, array in zip(specs, outputs, strict=True)]
@@ -188,7 +192,7 @@ class BatchOutputs:
             self._bytes_sizes.extend(len(new[query]) for new in texts)
 
     def write_to(self, result: model_server_pb2.BatchResult) -> None:
-        """Put all that was added into the result."""
+        """Write all added outputs to the result."""
         result.outputs.extend([b"".join(parts) for parts in self._parts])
         if not self._is_fixed:
             result.variable_dims.extend(self._variable_dims)
@@ -196,13 +200,13 @@ class BatchOutputs:
 
 
 def _encoded(spec: TensorSpec, array: Array, rows: Sequence[int]) -> list[bytes]:
-    """Return the data of an output: of BYTES one part for each query, else all in one."""
+    """Return the data of an output: for BYTES one part for each query, else one part for all."""
     if spec.datatype is DataType.BYTES:
         return [
             join_bytes_elements(_as_bytes(spec, array[begin:end])) for begin, end in _ranges(rows)
         ]
     if spec.datatype is DataType.BF16:
-        # The upper half of FP32, to which the output is rounded.
+        # BF16 is the upper half of FP32, and the output is rounded to it.
         return [np.ascontiguousarray(array, "<f4").view("<u2")[..., 1::2].tobytes()]
     return [np.ascontiguousarray(array, spec.datatype.dtype).tobytes()]
 
@@ -222,5 +226,5 @@ def _check_text(spec: TensorSpec, elements: Sequence[bytes]) -> None:
     except UnicodeDecodeError as error:
         raise ModelFailed(
             f"the function returned bytes that are not UTF-8 in output {spec.name!r} "
-            f"({error.reason} at byte {error.start}); its signature says texts, so decode them there"
+            f"({error.reason} at byte {error.start}); its signature says texts, so return str"
         ) from error

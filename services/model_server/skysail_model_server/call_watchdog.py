@@ -1,10 +1,10 @@
-"""Ends a replica whose function does not return, so that another takes its place.
+"""A watchdog that ends a replica whose function does not return, so that another replaces it.
 
 main thread   call_began ──► user's function ──► call_ended
 I/O thread    every second: has the call taken too long? stack to the log, exit status STUCK
 
-A function that also keeps the interpreter stops the I/O thread. A thread of faulthandler, which needs
-no interpreter, waits a little longer: it writes all stacks and ends the process with status 1.
+A function that also holds the interpreter blocks the I/O thread. A thread of faulthandler, which needs
+no interpreter, waits a little longer, writes all stacks and ends the process with status 1.
 """
 
 import asyncio
@@ -25,20 +25,20 @@ from skysail_common.states import ExitCode
 log = logging.getLogger(__name__)
 
 _FACTOR = 20
-"""A call is stuck if it takes so many times as long as such calls do, and `stuck_after_s`."""
+"""A call is stuck if it exceeds both `stuck_after_s` and this multiple of its expected time."""
 _CHECK_S = 1.0
 _STANDARD_ERROR = 2
 
 
 class CallWatchdog:
-    """Knows since when a call of the user's function is under way."""
+    """A timer of the present call of the user's function."""
 
     def __init__(self, stuck_after_s: float, clock: Clock) -> None:
-        """No call is under way.
+        """Create the watchdog; `call_began` starts its timer.
 
         Args:
-            stuck_after_s: Time after which a call may be stuck; `NEVER` to let calls take any time.
-            clock: Time.
+            stuck_after_s: Time after which a call may be stuck; `NEVER` for no limit.
+            clock: Clock of the timer.
         """
         self._stuck_after_s = stuck_after_s
         self._clock = clock
@@ -48,16 +48,16 @@ class CallWatchdog:
         self._is_running = False
 
     def learn(self, call_s: float) -> None:
-        """Take calls that take so long for normal."""
+        """Raise the limit for a model whose normal calls take `call_s`."""
         self._stuck_after_s = max(self._stuck_after_s, _FACTOR * call_s)
 
     def call_began(self, expected_us: int) -> None:
-        """Note that the main thread calls the user's function.
+        """Start the timer for a call of the user's function.
 
         Args:
-            expected_us: Time that a frontend expects it to take; 0 where it does not know.
+            expected_us: Time that a frontend expects the call to take; 0 if unknown.
         """
-        # First: whoever sees this call's beginning must not see another's expectation.
+        # The expectation is set before the start, because the I/O thread reads both.
         self._expected_us = expected_us
         if expected_us > self._longest_us:
             self._longest_us = expected_us
@@ -66,11 +66,11 @@ class CallWatchdog:
         self._began = self._clock()
 
     def call_ended(self) -> None:
-        """Note that the function has returned."""
+        """Stop the timer after the function has returned."""
         self._began = NEVER
 
     def stuck_for_s(self) -> float:
-        """Return how long a call has been under way if that is too long, else 0."""
+        """Return the duration of the present call if it is stuck, else 0."""
         began = self._began
         taken_s = self._clock() - began
         is_stuck = taken_s > self._limit_s(self._expected_us)
@@ -80,10 +80,10 @@ class CallWatchdog:
         return max(self._stuck_after_s, _FACTOR * expected_us * 1e-6)
 
     async def run(self, end: Callable[[int], NoReturn] = os._exit) -> None:
-        """Look at the call under way every second, and end the process if it is stuck.
+        """Check the present call every second, and end the process if it is stuck.
 
         Args:
-            end: Ends the process.
+            end: Function that ends the process.
         """
         if self._stuck_after_s == NEVER:
             return
@@ -102,13 +102,13 @@ class CallWatchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _guard_interpreter(self) -> None:
-        """End the process if `run` does not get the interpreter back in time."""
+        """Make faulthandler end the process if `run` does not get the interpreter in time."""
         limit_s = self._limit_s(self._longest_us) + 2 * _CHECK_S
         faulthandler.dump_traceback_later(limit_s, exit=True, file=_STANDARD_ERROR)
 
 
 def _log_stuck(taken_s: float) -> None:
-    """Write where the main thread is to the log, and its stack from the user's function on."""
+    """Log the place and the stack of the main thread, starting at the user's function."""
     frame: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
     places: list[str] = []
     trace: TracebackType | None = None
@@ -118,7 +118,7 @@ def _log_stuck(taken_s: float) -> None:
         trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
         frame = frame.f_back
     error = TimeoutError(f"no result after {taken_s:.0f} s")
-    # Management, which knows a replica that has ended by its log alone, reads this line.
+    # Management reads this line, because the log is its only source after the end of a replica.
     where = where_stuck(places)
     log.error("%s: %s%s", STUCK, error, where, exc_info=(TimeoutError, error, trace))
     sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""Answers one batch: calls the user's function on it, and isolates what fails.
+"""Execution of batches: calls of the user's function, and isolation of queries that fail.
 
-Runs on the main thread, so that user code finds there what it may expect; the I/O thread never
-waits for it.
+Batches run on the main thread, because user code may depend on it. The I/O thread never waits for
+them.
 """
 
 import logging
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 _MAX_MESSAGE_BYTES = 2_000
 _MAX_PLACE_BYTES = 200
 MAX_LOST_BATCHES = 3
-"""Batches in a row for which there was no memory, after which a replica may end."""
+"""Consecutive batches that fail for lack of memory, after which a replica may end."""
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class Execution:
-    """Runs the batches of one model, one at a time."""
+    """An executor that runs the batches of one model, one at a time."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class Execution:
         watchdog: CallWatchdog,
         on_out_of_memory: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run nothing yet.
+        """Prepare the execution of batches.
 
         Args:
-            model: Answers the batches.
-            watchdog: Notices a call that does not return.
-            on_out_of_memory: Called when several batches in a row had no answer because the
-                function had no memory, and it does not answer its example either.
+            model: The model.
+            watchdog: Watchdog of calls that do not return.
+            on_out_of_memory: Callback after several consecutive batches failed for lack of memory
+                and the example fails too.
         """
         self._model = model
         self._watchdog = watchdog
@@ -55,14 +55,14 @@ class Execution:
         self._is_fork = False
 
     def end_in_fork(self) -> None:
-        """Make this process, a fork by user code, end where the user's function ends."""
+        """Make this process, a fork by user code, end when the user's function ends."""
         self._is_fork = True
 
     def run(self, batch: model_server_pb2.Batch) -> model_server_pb2.BatchResult:
-        """Return the result of a batch; never raises for what user code does.
+        """Return the result of a batch; errors of user code become errors of queries.
 
-        A batch whose call fails is halved until the queries that make it fail stand alone: they
-        fail, the others are answered.
+        A batch whose call fails is halved until each failing query is alone, so that the other
+        queries get answers.
         """
         result = model_server_pb2.BatchResult(id=batch.id)
         begin = perf_counter_ns()
@@ -71,7 +71,7 @@ class Execution:
         except InvalidInput as error:
             _refuse(batch, result, error.status, error.message)
             return result
-        # Inputs and outputs need memory too, which the function may have used up.
+        # Inputs and outputs need memory too, and the function may have used all of it.
         except MemoryError as error:
             log.warning("batch failed", exc_info=error)
             self._lacks_memory = True
@@ -97,12 +97,12 @@ class Execution:
         self._num_lost_batches = self._num_lost_batches + 1 if is_lost else 0
         if self._num_lost_batches == MAX_LOST_BATCHES:
             self._num_lost_batches = 0
-            # Inputs that ask for more memory than there is are no fault of the replica.
+            # Inputs that need too much memory do not mean that the replica is broken.
             if not self._answers_its_example():
                 self._on_out_of_memory()
 
     def _answers_its_example(self) -> bool:
-        """Return whether the function answers what it answered as it was loaded, if that is known."""
+        """Return whether the function still answers its example; False without an example."""
         if not self._model.example:
             return False
         self._watchdog.call_began(0)
@@ -128,12 +128,12 @@ class Execution:
         rows = inputs.rows[first:last]
         self._watchdog.call_began(expected_us)
         try:
-            # Encoded before the next call, for which the function may use its memory again.
+            # The outputs are encoded before the next call, which may reuse their memory.
             outputs.add(rows, self._model.predict(inputs.select(first, last), sum(rows)))
             if self._is_fork:
                 end_fork(None)
             return
-        # All of them: SystemExit and CancelledError are no Exceptions, and no signal raises here.
+        # SystemExit and CancelledError of user code are caught too; no signal raises here.
         except BaseException as error:
             if self._is_fork:
                 end_fork(error)
@@ -143,7 +143,7 @@ class Execution:
                 log.warning("query failed", extra={"error": message}, exc_info=_raised(error))
                 result.errors.add(index=first, code=code, message=message)
                 return
-        # Not in the handler: an error of a half would be told together with this one.
+        # The halves run outside the handler, so that their errors do not include this one as context.
         middle = (first + last) // 2
         self._solve(inputs, first, middle, expected_us, outputs, result)
         self._solve(inputs, middle, last, expected_us, outputs, result)
@@ -155,7 +155,7 @@ def _refuse(
     code: Status,
     message: str,
 ) -> None:
-    """Make a result one in which every query of the batch has failed."""
+    """Reset a result to an error for every query of the batch."""
     result.Clear()
     result.id = batch.id
     for index in range(len(batch.rows)):
@@ -170,7 +170,7 @@ def _blame(error: BaseException) -> tuple[Status, str]:
         text = str(error)
         message = text if is_own else ": ".join(filter(None, [type(error).__name__, text]))
     except Exception:
-        # Even the text of an error may be user code.
+        # The text of an error may come from user code, which may fail.
         message = type(error).__name__
     message = _cut(message, _MAX_MESSAGE_BYTES)
     if isinstance(error, SkysailError) and is_own:
@@ -186,8 +186,8 @@ def _blame(error: BaseException) -> tuple[Status, str]:
 
 
 def _cut(text: str, max_bytes: int) -> str:
-    """Return the beginning of a text: gRPC writes each byte of other scripts as three."""
-    # A text may hold what no UTF-8 can, such as half a surrogate pair.
+    """Return the beginning of a text, because gRPC encodes each non-ASCII byte as three."""
+    # A text may contain characters without UTF-8 encoding, such as half a surrogate pair.
     encoded = text[:max_bytes].encode(errors="replace")
     return encoded[:max_bytes].decode(errors="ignore")
 
@@ -201,7 +201,7 @@ def _user_frames(error: BaseException) -> TracebackType | None:
 
 
 def _raised(error: BaseException) -> ExcInfo | None:
-    """Return an error for the log, from the user's function on; None for one of Skysail itself."""
+    """Return an error for the log, starting at the user's function; None for an error of Skysail."""
     trace = _user_frames(error)
     if isinstance(error, SkysailError) and trace is None:
         return None

@@ -1,6 +1,6 @@
-"""`python -m skysail_model_server.fetch`: writes the artifact where a model server is to find it.
+"""`python -m skysail_model_server.fetch`: downloads the artifact for a model server.
 
-On Kubernetes it runs in a container of its own before the model server, which then need reach nothing.
+On Kubernetes an init container runs it, so that the model server itself needs no network access.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     if settings.artifact_file is None or not settings.management_endpoint:
         sys.stderr.write(
-            "needs an artifact-file to write to, and a management-endpoint that has it\n"
+            "cannot fetch the artifact: artifact-file or management-endpoint is missing; set both\n"
         )
         return ExitCode.USAGE
     try:

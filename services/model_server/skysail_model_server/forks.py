@@ -1,4 +1,4 @@
-"""Processes that user code forks: they hold no connection of the replica, and never act as it."""
+"""Forks by user code, which must hold no connection of the replica and never act as the replica."""
 
 import os
 import socket
@@ -15,16 +15,16 @@ _UNIX = "unix:"
 
 
 def close_connections(listen_address: str) -> None:
-    """Close what this process inherited of the sockets at an address and of their connections.
+    """Close the inherited sockets of an address, both listeners and connections.
 
-    A connection that a fork holds does not end with the replica, and an address that it holds
-    cannot be bound again.
+    A connection that a fork holds does not end with the replica, and its address cannot be bound
+    again.
 
     Args:
-        listen_address: host:port or unix:/path that the replica listens on.
+        listen_address: Listen address of the replica, as host:port or unix:/path.
     """
     for descriptor in map(int, os.listdir(_DESCRIPTORS)):
-        # That of the directory itself is closed by now.
+        # The listing contains the descriptor of the directory itself, which is closed now.
         with suppress(OSError):
             if S_ISSOCK(os.fstat(descriptor).st_mode) and _is_at(descriptor, listen_address):
                 os.close(descriptor)
@@ -38,12 +38,12 @@ def _is_at(descriptor: int, listen_address: str) -> bool:
         inherited.detach()
     if listen_address.startswith(_UNIX):
         return bool(address == listen_address.removeprefix(_UNIX))
-    # A connection has the port of what listens, and perhaps a more precise host.
+    # A connection has the port of its listener, but may have a more precise host.
     return isinstance(address, tuple) and address[1] == split_host_port(listen_address)[1]
 
 
 def end_fork(error: BaseException | None) -> NoReturn:
-    """End this process, a fork in which user code has returned or raised, as a script would."""
+    """End this process, a fork whose user code has returned or raised, like a script."""
     status = 0
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)

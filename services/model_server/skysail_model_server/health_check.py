@@ -1,6 +1,6 @@
 """`python -m skysail_model_server.health_check`: the health check of the image.
 
-It reads the same variables as the model server does.
+It reads the variables of the model server.
 """
 
 import sys
@@ -11,7 +11,7 @@ from skysail_model_server.settings import ModelServerSettings
 
 
 def main() -> int:
-    """Return 0 if the model server takes batches, else 1."""
+    """Return 0 if the model server accepts batches, else 1."""
     settings = read_settings(ModelServerSettings, "health-check", [])
     return health_status(settings.listen_address)
 

@@ -1,4 +1,4 @@
-"""The replica's own log file: standard output and error, rotated without losing a line."""
+"""The log file of a replica: standard output and error, rotated without losing a line."""
 
 import contextlib
 import os
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 class LogFile:
-    """Keeps file descriptors 1 and 2 on one file of bounded size.
+    """File descriptors 1 and 2 on one file of bounded size.
 
-    The process rotates its file itself: nobody else could do it without a gap, and management may
-    be away.
+    The process rotates its file itself, because another process could lose lines, and management may
+    be unavailable.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -18,13 +18,13 @@ class LogFile:
         self._reopen()
 
     def rotate_if_full(self) -> None:
-        """Begin a new file if this one is full; the old one gets the suffix `.1`.
+        """Start a new file if this one is full; the old file gets the suffix `.1`.
 
         Raises:
-            OSError: the new one cannot be made; the same call may succeed later.
+            OSError: the new file cannot be created; a later call may succeed.
         """
         if os.fstat(2).st_size >= self._max_bytes:
-            # An attempt that failed half way has moved it.
+            # A failed earlier attempt may have moved the file already.
             with contextlib.suppress(FileNotFoundError):
                 self._path.replace(self._path.with_suffix(self._path.suffix + ".1"))
             self._reopen()

@@ -1,4 +1,4 @@
-"""One loaded model version: arrays in, arrays out, as its signature says."""
+"""One loaded model version, which maps arrays to arrays as its signature says."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -20,37 +20,37 @@ class Model:
         self, function: Function, calling: str, signature: Signature, artifact_sha256: str = ""
     ) -> None:
         self.artifact_sha256 = artifact_sha256
-        """What tells its content from any other."""
+        """SHA-256 of the artifact, which identifies the content."""
         self._function = function
         self._calling = cast(Calling, calling)
         self.signature = signature
         self.latencies: list[tuple[int, float]] = []
         """Rows and seconds of the batches of the warm-up, by rows."""
         self.longest_call_s = 0.0
-        """How long the longest call of the warm-up took."""
+        """Longest call of the warm-up, in seconds."""
         self.example: Sequence[Array] = ()
-        """Inputs [batch, …] that the function has answered once; none if it has no example."""
+        """Inputs [batch, …] that the function has answered once; empty without an example."""
 
     @property
     def takes_list(self) -> bool:
-        """True where the function takes a list with an element a row, whose sizes may differ."""
+        """True if the function takes a list with one element per row, whose sizes may differ."""
         return self._calling == "list"
 
     def predict_example(self) -> None:
-        """Answer the example, as `predict` does; what the function writes to it is not kept."""
+        """Call the function with a copy of the example."""
         self.predict([array.copy() for array in self.example], len(self.example[0]))
 
     def predict(self, inputs: Sequence[object], num_rows: int) -> list[Array]:
         """Return the outputs [batch, …] in the order of the signature.
 
         Args:
-            inputs: In the order of the signature: arrays [batch, …], or one list with an element
-                a row where the function takes a list.
+            inputs: Arrays [batch, …] in the order of the signature, or one list with one element
+                per row if the function takes a list.
             num_rows: Rows of the inputs.
 
         Raises:
-            ModelFailed: what the function returned does not fit the signature.
-            Exception: what the function raised.
+            ModelFailed: the result of the function does not fit the signature.
+            Exception: the exception of the function.
         """
         if self.takes_list:
             inputs = [list(cast(Sequence[object], inputs[0]))]

@@ -1,4 +1,4 @@
-"""Makes a model of an artifact, and says precisely why where it cannot."""
+"""Loading of a model from an artifact, with exact errors if that fails."""
 
 import json
 import linecache
@@ -38,10 +38,10 @@ _OWN_PACKAGES = ("skysail_common", "skysail_model_server")
 
 
 class LoadFailed(SkysailError):
-    """The artifact cannot be loaded here, or its function fails on the warm-up query."""
+    """The artifact cannot be loaded, or its function fails on the warm-up query."""
 
     cause: str = ""
-    """The cause in one line, if the message has more of it."""
+    """The cause in one line, if the message has several."""
 
 
 def load_model(
@@ -50,19 +50,18 @@ def load_model(
     limits: WarmUpLimits | None = DEFAULT_LIMITS,
     progress: StartProgress | None = None,
 ) -> Model:
-    """Return the model in an artifact, which has answered its warm-up query.
+    """Return the model in an artifact, after it has answered its warm-up query.
 
-    The user's modules are unpacked into `work_dir`, which becomes the first place that imports
-    are looked up in.
+    The function unpacks the user's modules into `work_dir`, and puts them first on `sys.path`.
 
     Args:
-        artifact: The file.
+        artifact: File of the artifact.
         work_dir: An existing directory.
-        limits: How much to ask of the model before it is ready; None to call it only for queries.
-        progress: Notes the steps.
+        limits: Limits of the warm-up; None for no warm-up.
+        progress: Receiver of the steps.
 
     Raises:
-        LoadFailed: says exactly what is missing, differs, or went wrong, with the traceback.
+        LoadFailed: the message has the cause, the traceback and the missing or differing packages.
     """
     progress = progress or StartProgress(MONOTONIC)
     progress.begin("loading the model")
@@ -87,7 +86,7 @@ def load_model(
     sys.path.insert(0, str(modules_dir))
     try:
         function = pickle.loads(pickled)
-    # All of them: SystemExit is no Exception, and no signal raises here.
+    # SystemExit of user code is caught too; no signal raises here.
     except BaseException as error:
         raise _failed("loading the function failed", error, packages, modules_dir) from error
     model = Model(function, manifest.calling, signature, file_sha256(artifact))
@@ -105,12 +104,12 @@ def load_model(
 
 
 def _show_sources(archive: zipfile.ZipFile) -> None:
-    """Let tracebacks show the lines of functions that were pickled by value."""
+    """Register the source lines of functions that were pickled by value, for tracebacks."""
     if SOURCES_FILE not in archive.namelist():
         return
     for name, lines in json.loads(archive.read(SOURCES_FILE)).items():
         texts = [f"{line}\n" for line in lines]
-        # Without a time, which would have the file looked for.
+        # An entry without a modification time keeps linecache from looking for the file.
         linecache.cache[name] = (sum(map(len, texts)), None, texts, name)
 
 
@@ -118,8 +117,8 @@ def _check_python(manifest: Manifest) -> None:
     here, there = platform.python_version(), manifest.python_version
     if here.split(".")[:2] != there.split(".")[:2]:
         raise LoadFailed(
-            f"the function was pickled by Python {there} and this is Python {here}; pickled code "
-            "runs on the same minor version only"
+            f"cannot load the function: it was pickled by Python {there} and this is Python {here}; "
+            "pickled code runs only on the same minor version"
         )
 
 
@@ -132,7 +131,7 @@ def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature)
     ):
         data = archive.read(example_file(index))
         tensor = Tensor(spec.name, spec.datatype, shape, data, Content(spec.content))
-        # A copy, because functions may write to their inputs.
+        # The array is a copy, because functions may write to their inputs.
         arrays.append(np.array(to_numpy(tensor)))
     return arrays
 
@@ -140,7 +139,7 @@ def _example(archive: zipfile.ZipFile, manifest: Manifest, signature: Signature)
 def _failed(
     what: str, error: BaseException, packages: PackageDifferences, modules_dir: Path
 ) -> LoadFailed:
-    """Return the error that tells all of an error of the user's code, and its cause in one line."""
+    """Return the error with the full text of an error of user code, and its cause in one line."""
     first = ": ".join(filter(None, [what, type(error).__name__, str(error)]))
     trace = "".join(traceback.format_exception(error)).rstrip()
     hints = [*_file_hints(error, modules_dir), *packages.hints(error)]
@@ -151,7 +150,7 @@ def _failed(
 
 
 def _file_hints(error: BaseException, modules_dir: Path) -> list[str]:
-    """Return the fix if a file is missing that was beside the user's modules."""
+    """Return the fix for a missing file of the directory of the user's modules."""
     if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, (str, bytes)):
         return []
     file = Path(os.path.abspath(os.fsdecode(error.filename)))
@@ -159,13 +158,13 @@ def _file_hints(error: BaseException, modules_dir: Path) -> list[str]:
         return []
     return [
         f"{file.relative_to(modules_dir)} did not travel with the function: put it into a local "
-        "package, of which all files travel but hidden ones, notebooks and private keys, or read "
-        "it into a variable before the deploy"
+        "package, whose files travel except hidden ones, notebooks and private keys, or read it "
+        "into a variable before the deploy"
     ]
 
 
 def _where(error: BaseException) -> str:
-    """Return the innermost place of the user's own code, for the end of a line; may be empty."""
+    """Return the innermost place in user code, for the end of a line; may be empty."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         is_ours = Path(frame.filename).parent.name in _OWN_PACKAGES
         if not is_ours and not frame.filename.startswith("<frozen"):

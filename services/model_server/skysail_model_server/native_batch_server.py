@@ -1,11 +1,11 @@
-"""Batches straight from the native transport to the main thread, with no event loop between.
+"""A batch server whose main thread takes batches directly from the native transport.
 
 engine's thread   connections, frames, health
 main thread       take ──► run ──► flush
 I/O thread        start, begin, drain
 
-No thread hands a batch over and no task is woken for it, which is most of what a batch of a fast
-model costs by way of `AsyncioBatchServer`.
+No thread hands over a batch and no task wakes for it. These steps are most of the cost of a batch of
+a fast model with `AsyncioBatchServer`.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _MAX_UNTAKEN_BYTES = 4 * MAX_LINK_MESSAGE_BYTES
 
 
 class _QueuedBatch:
-    """A batch that was taken and not computed, or the end of its stream."""
+    """A queued batch, or the end of its stream."""
 
     __slots__ = ("arrived_ns", "batch", "num_bytes", "stream_id")
 
@@ -53,17 +53,18 @@ class _QueuedBatch:
 
 
 class NativeBatchServer(BatchServer):
-    """Serves frontends by an engine that the main thread empties."""
+    """A batch server on an engine of the native transport."""
 
     def __init__(self, replica_id: ReplicaId) -> None:
-        """Listens nowhere yet."""
+        """Prepare the server; `start` opens its address."""
         limits = Limits(
             max_message_bytes=MAX_LINK_MESSAGE_BYTES,
             max_unsent_bytes=MAX_LINK_MESSAGE_BYTES,
-            # Each of several frontends may be in the midst of its largest batch.
+            # Several frontends may each be sending their largest batch.
             max_untaken_bytes=_MAX_UNTAKEN_BYTES,
         )
-        # User code may hold the interpreter for seconds, in which health must be answered.
+        # The engine needs its own thread, because user code may hold the interpreter for seconds and
+        # health checks must still be answered.
         self._engine = Engine(limits, has_own_thread=True)
         server = NativeServer(
             self._engine,
@@ -76,7 +77,7 @@ class NativeBatchServer(BatchServer):
         super().__init__(replica_id, server)
         self._reflect = reflection.reflector([SERVICE])
         self._streams: dict[int, Callable[[int, bytes], None]] = {}
-        """What takes the messages of each open stream."""
+        """Receivers of the messages of each open stream."""
         self._waiting: deque[_QueuedBatch] = deque()
         self._backlog_us = 0
         self._outgoing = Outgoing(self._engine)
@@ -100,7 +101,7 @@ class NativeBatchServer(BatchServer):
             self._drained.set_result(None)
 
     async def drain(self) -> None:
-        """Finish what was taken (see `BatchServer`)."""
+        """Finish the batches in flight (see `BatchServer`)."""
         self._is_draining = True
         await self._server.set_serving(False)
         # The main thread may be waiting for a batch.
@@ -110,7 +111,7 @@ class NativeBatchServer(BatchServer):
         self._engine.close()
 
     def _take(self, timeout_ms: int) -> None:
-        """Sort what has come."""
+        """Handle the events of the engine."""
         _, events = self._engine.take(timeout_ms)
         for event in events:
             stream_id = event[1]
@@ -120,10 +121,10 @@ class NativeBatchServer(BatchServer):
             elif event[0] == OPENED:
                 self._opened(stream_id, event[2], event[4].as_dict())
             elif event[0] == HALF_CLOSED:
-                # Behind what it asked.
+                # The end of the stream queues behind its batches.
                 self._waiting.append(_QueuedBatch(stream_id, None))
             elif event[0] == CANCELLED:
-                # What waits of it is not computed any more.
+                # `_answer` skips the queued batches of a removed stream.
                 self._streams.pop(stream_id, None)
 
     def _guarded(
@@ -168,5 +169,5 @@ class NativeBatchServer(BatchServer):
         if stream_id in self._streams:
             result = answer(execution, batch, waiting.arrived_ns)
             self._outgoing.send(stream_id, with_backlog(result, self._backlog_us))
-            # Only what is computed makes room: the frontend cannot send without end.
+            # A batch is acknowledged after its computation, which bounds the sending of frontends.
             self._outgoing.acknowledge(stream_id, waiting.num_bytes)

@@ -1,4 +1,4 @@
-"""Standard output and error of a replica: no failure to print fails a query."""
+"""Standard output and error of a replica, whose write failures never fail a query."""
 
 import io
 import os
@@ -9,7 +9,7 @@ _STANDARD_OUTPUT, _STANDARD_ERROR = 1, 2
 
 
 class DroppingOutput(io.RawIOBase):
-    """A file descriptor that drops what cannot be written, such as on a full disk, and counts it."""
+    """A file descriptor that drops and counts unwritable bytes, such as on a full disk."""
 
     def __init__(self, descriptor: int) -> None:
         """Write to a descriptor, which stays open."""
@@ -22,7 +22,7 @@ class DroppingOutput(io.RawIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def writable(self) -> bool:
@@ -30,7 +30,7 @@ class DroppingOutput(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """Write or drop all of it, and return its size."""
+        """Write or drop all data, and return its size."""
         view = memoryview(data).cast("B")
         if self._num_dropped_bytes:
             dropped = f"{self._num_dropped_bytes} bytes of output were dropped: {self._cause}\n"
@@ -41,7 +41,7 @@ class DroppingOutput(io.RawIOBase):
         return len(view)
 
     def _written(self, data: "bytes | memoryview[int]") -> int:
-        """Return how many bytes could be written."""
+        """Write as many bytes as possible and return their number."""
         num_written = 0
         try:
             while num_written < len(data):
@@ -52,18 +52,19 @@ class DroppingOutput(io.RawIOBase):
 
 
 def open_output_streams() -> None:
-    """Replace the streams of `sys` by ones that take every text and never raise for it."""
-    # Libraries write to the second names too, which their types call final.
+    """Replace the streams of `sys` by streams that accept every text and never raise."""
+    # Libraries also write to the dunder names, which the type stubs declare final.
     sys.stdout = sys.__stdout__ = _stream(_STANDARD_OUTPUT)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _stream(_STANDARD_ERROR)  # type: ignore[misc]
 
 
 def _stream(descriptor: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(
-        # As `python -u` makes it: a buffer would be lost in a crash. Types ask for one.
+        # The stream is unbuffered, as with `python -u`, because a crash would lose a buffer. The
+        # type stubs demand a buffer.
         DroppingOutput(descriptor),  # type: ignore[arg-type]
         encoding="utf-8",
-        # Half a surrogate pair is in no encoding.
+        # Half a surrogate pair has no encoding.
         errors="backslashreplace",
         write_through=True,
     )

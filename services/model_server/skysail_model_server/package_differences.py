@@ -1,8 +1,8 @@
-"""Compares the packages that an artifact was made with to those that are installed here.
+"""Comparison of the packages at the deploy of a function with the packages of a replica.
 
-Nothing is refused because of a difference: another distribution may have the same module
+A difference alone is not an error. Another distribution may have the same module
 (`opencv-python-headless` has that of `opencv-python`), and a module may import a package that the
-function never uses. A difference becomes a hint once something fails.
+function never uses. A difference becomes a hint when the function fails.
 """
 
 import importlib.metadata
@@ -15,30 +15,30 @@ from skysail_common.artifacts import Manifest
 
 @dataclass(frozen=True)
 class PackageDifferences:
-    """Packages that are missing here or have another version."""
+    """Packages that are missing in the replica or have another version."""
 
     missing: tuple[str, ...] = ()
-    """Requirements, such as `httpx==0.28.1`, of which no module can be imported here."""
+    """Requirements, such as `httpx==0.28.1`, without an importable module in the replica."""
     differing: tuple[str, ...] = ()
     """Sentences, such as `numpy is 2.4.6 here and was 1.26.4 there`."""
     import_reason: str = ""
 
     def hints(self, error: BaseException) -> Iterator[str]:
-        """Yield the differences that may have caused an error, as lines of text."""
+        """Yield the differences that may have caused an error, one line each."""
         failed_import = _failed_import(error)
         if failed_import is not None and self.missing:
             yield (
-                f"packages that are not installed here: {', '.join(self.missing)}; name them in "
+                f"packages that are not installed here: {', '.join(self.missing)}; add them to "
                 "pkgs_to_install"
             )
         if self.import_reason:
             yield self.import_reason
         if self.differing:
-            yield "versions differ, which may be why: " + "; ".join(self.differing)
+            yield "versions differ, which may be the cause: " + "; ".join(self.differing)
 
 
 def compare_packages(manifest: Manifest) -> PackageDifferences:
-    """Return how the packages of an artifact differ from those that are installed here."""
+    """Return the differences between the packages of an artifact and the installed ones."""
     missing: list[str] = []
     differing: list[str] = []
     for package, wanted in sorted(manifest.packages.items()):
@@ -55,7 +55,7 @@ def compare_packages(manifest: Manifest) -> PackageDifferences:
 
 
 def _is_importable(module: str) -> bool:
-    # The parents of a dotted name would be imported.
+    # The look-up stops at the first name, because find_spec imports the parents of a dotted name.
     try:
         return importlib.util.find_spec(module.partition(".")[0]) is not None
     except (ImportError, ValueError):
@@ -63,7 +63,7 @@ def _is_importable(module: str) -> bool:
 
 
 def _failed_import(error: BaseException | None) -> ImportError | None:
-    """Return the failed import that an error is, or was caused by."""
+    """Return the first ImportError among an error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, ImportError):

@@ -1,4 +1,4 @@
-"""How the process of a replica ends, whatever user code has left in it."""
+"""The exit of a replica's process, even if threads of user code remain."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ _GRACE_S = 5.0
 
 
 def end_in_time() -> None:
-    """End the process soon, even if threads that the user's code has left do not end."""
+    """End the process within a grace period, even if threads of user code do not end."""
     timer = threading.Timer(_GRACE_S, _end_beside_threads)
     timer.daemon = True
     timer.start()
@@ -25,21 +25,21 @@ def _end_beside_threads() -> NoReturn:
     main = threading.main_thread()
     left = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
     try:
-        log.warning("threads of the function do not end; the replica ends", extra={"threads": left})
+        log.warning("replica ends with running threads of user code", extra={"threads": left})
     finally:
         os._exit(ExitCode.OK)
 
 
 def give_up(error: SkysailError, status: ExitCode, log_format: str) -> NoReturn:
-    """Say why there is no model, or none any longer, and end the process at once.
+    """Write the error that makes the replica useless, and end the process at once.
 
-    An interpreter that went down in order would crash now and then, and with it the status be lost:
-    the I/O thread still runs. It would also wait for threads that the user's code has left.
+    An orderly shutdown of the interpreter sometimes crashes while the I/O thread runs, which would
+    lose the exit status. It would also wait for threads of user code.
 
     Args:
-        error: Why.
+        error: The error.
         status: Exit status.
-        log_format: That of the settings.
+        log_format: Log format of the settings.
     """
     try:
         tell(error, log_format)

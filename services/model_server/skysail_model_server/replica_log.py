@@ -1,4 +1,4 @@
-"""The log of a replica: who writes it, and how its end is told."""
+"""The log of a replica: its configuration and its last event."""
 
 import logging
 import sys
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 def configure_log(settings: ModelServerSettings) -> None:
-    """Write events as the settings say, each JSON object with the name of the replica.
+    """Configure the log; each JSON object has the name of the replica.
 
     Raises:
-        InvalidInput: the settings name no replica.
+        InvalidInput: the replica id of the settings is invalid.
     """
     replica_id = ReplicaId.parse(settings.replica_id)
     version = replica_id.model_version
@@ -24,7 +24,7 @@ def configure_log(settings: ModelServerSettings) -> None:
 
 
 def tell(error: SkysailError, log_format: str) -> None:
-    """Write why the process ends: as people read it, unless the log consists of JSON objects."""
+    """Write the error that ends the process: as text, or as an event of a JSON log."""
     if log_format == "json":
         log.error("replica gives up", extra={"text": error.message})
     else:

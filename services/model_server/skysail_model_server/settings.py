@@ -1,4 +1,4 @@
-"""Settings of a model server: whoever starts its container sets them."""
+"""Settings of a model server, which the container manager sets."""
 
 import os
 from pathlib import Path
@@ -16,68 +16,68 @@ class ModelServerSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SKYSAIL_MODEL_SERVER_")
 
     management_endpoint: str = ""
-    """Where management is reached, as host:port; the artifact comes from there, unless there is an
-    `artifact-file`."""
+    """Endpoint of management, as host:port, from which the replica fetches the artifact if
+    `artifact-file` is not set."""
 
     replica_id: str
     """Id of this replica, such as sum:3/0."""
 
     token: SecretStr = SecretStr("")
-    """Proves to management which version this is a replica of."""
+    """Token that proves the model version of this replica to management."""
 
     artifact_file: Path | None = None
-    """The artifact, where it is at hand, as in the image of a version: nothing is fetched then."""
+    """File of the artifact, such as in the image of a version; the replica then fetches nothing."""
 
     artifact_sha256: str = ""
-    """SHA-256 that a fetched artifact must have; if empty, whichever management announces."""
+    """SHA-256 that a fetched artifact must have; any if empty."""
 
     listen_address: str = "127.0.0.1:8005"
     """Address to listen on: host:port or unix:/path."""
 
     transport: TransportName = Field("auto", validation_alias=VARIABLE)
-    """What carries gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`,
-    which is native where that is installed."""
+    """Transport of gRPC: `native` (the package skysail-transport), `grpc` (grpc.aio), or `auto`
+    (native if it is installed)."""
 
     work_dir: Path = Path()
     """Directory for the user's modules; must be writable."""
 
     log_file: Path | None = None
-    """File that standard output and error go to, rotated at `log-max-mib`; not touched if none."""
+    """File for standard output and error, which rotates at `log-max-mib`; no redirection if none."""
 
     log_max_mib: int = Field(10, ge=1)
-    """Size at which the log file is rotated; one older file is kept."""
+    """Size at which the log file rotates; one older file stays."""
 
     memory_limit_mib: int = Field(0, ge=0)
-    """Memory that the process may allocate; 0 for no limit."""
+    """Memory limit of the process; 0 for no limit."""
 
     fetch_timeout_s: float = Field(120.0, gt=0)
     """Longest time to fetch the artifact, retries included."""
 
     warm_up: bool = True
-    """Have the function answer its example before the replica is ready, and measure its speed."""
+    """Call the function with its example before the replica is ready, and measure its speed."""
 
     warm_up_s: float = Field(0.5, ge=0)
-    """Time for calls that measure the speed; after the call with the example, which takes what it
-    takes. 0 for the example alone."""
+    """Time for calls that measure the speed, after the call with the example, whose time is not
+    limited. 0 for the example alone."""
 
     warm_up_max_rows: int = Field(64, ge=1)
-    """Most rows of a call that measures the speed."""
+    """Largest number of rows of a call that measures the speed."""
 
     stuck_after_s: float = Field(300.0, ge=0)
-    """Time after which a call of the function is taken for stuck, if it is also 20 times what such
-    calls take; the replica ends then, and is replaced. 0 for never."""
+    """Time after which a call of the function counts as stuck, if it also takes 20 times as long as
+    expected; the replica then ends, and another replaces it. 0 for never."""
 
     max_queued_batches: int = Field(64, ge=1)
-    """Batches of one stream that may wait, on grpc.aio; the stream is not read beyond. On the native
-    transport it is 1 MiB of batches."""
+    """Largest number of waiting batches of one stream on grpc.aio; a full stream is not read. The
+    limit of the native transport is 1 MiB of batches."""
 
     @model_validator(mode="after")
     def _has_an_artifact(self) -> "ModelServerSettings":
         if self.artifact_file is None and not (self.management_endpoint and self.token):
-            raise ValueError("needs an artifact-file, or a management-endpoint and a token")
+            raise ValueError("set artifact-file, or both management-endpoint and token")
         return self
 
 
 def requirements_text() -> str:
-    """Return what `skysail_model_server.installer` is to install; empty for nothing."""
+    """Return the requirements for `skysail_model_server.installer`; may be empty."""
     return os.environ.get("SKYSAIL_REQUIREMENTS", "")

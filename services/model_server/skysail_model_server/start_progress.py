@@ -1,4 +1,4 @@
-"""What a replica does until it is ready, told in its log."""
+"""Progress reports of a starting replica, in its log."""
 
 import asyncio
 import logging
@@ -12,30 +12,30 @@ _REPORT_EVERY_S = 5.0
 
 
 class StartProgress:
-    """The step of its start that a replica is at; the main thread sets it, the I/O thread tells it."""
+    """The present start step of a replica; the main thread sets it, the I/O thread reports it."""
 
     def __init__(self, clock: Clock) -> None:
-        """Be at no step yet; `clock` is time."""
+        """Start at the first step."""
         self._clock = clock
         self._doing = "starting"
         self._since = clock()
 
     def begin(self, doing: str) -> None:
-        """Note and tell a step: code of the user that keeps the interpreter lets nobody tell it later."""
+        """Set and log a step, because user code that holds the interpreter prevents later reports."""
         self.note(doing)
         log.info("%s: %s", NOT_READY, doing)
 
     def note(self, doing: str) -> None:
-        """Note a step, which is told if it takes long."""
+        """Set a step, which `run` reports if it takes long."""
         self._doing, self._since = doing, self._clock()
 
     async def run(self) -> None:
-        """Tell every few seconds what takes so long, until cancelled."""
+        """Log the present step every few seconds, until this call is cancelled."""
         while True:
             await asyncio.sleep(_REPORT_EVERY_S)
             log.info("%s: %s", NOT_READY, self.text())
 
     def text(self) -> str:
-        """Return the step, and for how long it has lasted."""
+        """Return the present step and its duration."""
         doing, since = self._doing, self._since
         return f"{doing}, for {self._clock() - since:.0f} s"

@@ -1,10 +1,10 @@
-"""The signals that end a replica, seen whatever user code does with signals.
+"""Detection of stop signals, even if user code installs signal handlers.
 
 C level of the interpreter ── number ──► socket ──► I/O thread
 Python handler ────────────── number ──────┘
 
-The C level writes at once, whatever the main thread is doing. The handler is for the time in which
-user code has a wake-up descriptor of its own, as an event loop with signal handlers has.
+The C level writes at once, even while the main thread is busy. The handler covers the time in which
+user code has its own wake-up descriptor, such as an event loop with signal handlers.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 class _ChainedHandler:
-    """A handler of user code, called after that of the replica."""
+    """A handler of user code that runs after the handler of the replica."""
 
     def __init__(self, note: _Handler, handler: _Handler) -> None:
         self._note = note
@@ -31,16 +31,16 @@ class _ChainedHandler:
 
     def __call__(self, number: int, frame: FrameType | None) -> Any:
         self._note(number, frame)
-        # The replica ends once it has answered what it has, which these would make fail.
+        # The replica ends by itself after its queued batches, which these exceptions would fail.
         with contextlib.suppress(SystemExit, KeyboardInterrupt):
             return self._handler(number, frame)
 
 
 class StopSignals:
-    """Catches the signals of this process, but not of processes that it forks."""
+    """The stop signals of this process, but not of its forks."""
 
     def __init__(self) -> None:
-        """Catch them from now on; called on the main thread."""
+        """Install the handlers, on the main thread."""
         self._numbers, self._wake = socket.socketpair()
         self._numbers.setblocking(False)
         self._wake.setblocking(False)
@@ -55,20 +55,20 @@ class StopSignals:
         )
 
     async def wait(self) -> None:
-        """Return once a signal that ends the replica has come."""
+        """Return after a stop signal."""
         await stop_signal(self._numbers)
 
     def stop(self) -> None:
-        """Do as if a signal had come."""
+        """Simulate a stop signal."""
         self._note(signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None = None) -> None:
-        # The socket is full of numbers, or closed in a fork.
+        # A full socket has enough numbers, and a fork has closed its socket.
         with contextlib.suppress(OSError):
             self._wake.send(bytes([number]))
 
     def _keep_handler(self, number: int, handler: Any) -> Any:
-        """Stand in for `signal.signal`: a handler of user code comes beside that of the replica."""
+        """Replace `signal.signal`: chain a handler of user code to the handler of the replica."""
         if number in STOP_SIGNALS:
             handler = self._chained(handler) if callable(handler) else self._note
         return self._set_handler(number, handler)
@@ -76,7 +76,7 @@ class StopSignals:
     def _chained(self, handler: _Handler) -> _Handler:
         if handler is signal.default_int_handler or handler == self._note:
             return self._note
-        # User code restores the handler that it found; one more around it each time would never end.
+        # User code restores the handler that it found, which must not be wrapped again each time.
         return (
             handler
             if isinstance(handler, _ChainedHandler)
@@ -84,7 +84,7 @@ class StopSignals:
         )
 
     def _keep_wakeup_fd(self, fd: int, *, warn_on_full_buffer: bool = True) -> int:
-        """Stand in for `signal.set_wakeup_fd`: where user code has none, the replica has its own."""
+        """Replace `signal.set_wakeup_fd`: use the socket of the replica unless user code has one."""
         own = self._wake.fileno()
         if fd == -1:
             fd, warn_on_full_buffer = own, False
@@ -92,14 +92,14 @@ class StopSignals:
         return -1 if previous == own else previous
 
     def _block(self) -> None:
-        # A signal that comes to a fork while it has the handler of the replica would be lost.
+        # A fork would lose a signal that arrives while it has the handler of the replica.
         self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
     def _unblock(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def _let_go(self) -> None:
-        """Make a fork one that signals end as they end any process."""
+        """Restore the default signal handling in a fork."""
         self._put_into_module(self._set_handler, self._set_wakeup_fd)
         self._set_wakeup_fd(-1)
         for number, handler in (
@@ -119,10 +119,10 @@ class StopSignals:
 
 
 async def stop_signal(numbers: socket.socket) -> None:
-    """Return once a signal that ends the replica has come.
+    """Return after a stop signal.
 
-    The number of every signal comes for which there is a handler in Python, those of the user's
-    code too.
+    The socket receives the numbers of all signals with a Python handler, including handlers of user
+    code.
     """
     loop = asyncio.get_running_loop()
     while STOP_SIGNALS.isdisjoint(await loop.sock_recv(numbers, 64)):

@@ -1,11 +1,11 @@
-"""Warms a model up with its example, and measures how long batches of it take.
+"""Warm-up of a model with its example, and measurement of its batch latencies.
 
     example ──► 1 row ──► 8 rows ──► 64 rows ──► example
     untimed     within the budget                only if the model was measured
 
-Two sizes give the line by which a frontend plans its first batches; a third is there because a slow
-model does not reach the largest within the budget. One call each is enough: the samples of real
-batches outweigh them soon.
+Two sizes determine the line by which a frontend plans its first batches. The third size is for slow
+models, which do not reach the largest size within the budget. One call per size is enough, because
+samples of real batches soon outweigh it.
 """
 
 import logging
@@ -27,15 +27,15 @@ _SIZES = (1, 8, 64)
 
 @dataclass(frozen=True)
 class WarmUpLimits:
-    """How much a warm-up may ask of a model, beyond its example."""
+    """Limits of a warm-up, beyond the example."""
 
     budget_s: float = 0.5
-    """Time for all calls that measure, seconds; 0 to measure nothing."""
+    """Time for all measuring calls, in seconds; 0 to measure nothing."""
     max_rows: int = _SIZES[-1]
-    """Most rows of one call."""
+    """Largest number of rows of one call."""
 
     def sizes(self) -> list[int]:
-        """Return the rows of the calls that measure, ascending."""
+        """Return the rows of the measuring calls, ascending."""
         largest = min(self.max_rows, _SIZES[-1])
         return [*(size for size in _SIZES if size < largest), largest]
 
@@ -49,20 +49,20 @@ def warm_up(
     limits: WarmUpLimits = DEFAULT_LIMITS,
     on_call: Callable[[int], None] = lambda number: None,
 ) -> None:
-    """Call a model with its example, and leave in it how long its batches take.
+    """Call a model with its example, and store its batch latencies in it.
 
-    A call that measures is made only if the time that those before took lets it end within the
-    budget. The first call may make what the model needs, so that a long one tells nothing of its
-    speed: nothing is measured then.
+    A measuring call happens only if the previous calls predict that it ends within the budget. The
+    first call may include setup of the model, so that its latency is not a measurement of speed; if
+    it is long, nothing is measured.
 
     Args:
-        model: Answers the example first.
+        model: The model.
         example: Inputs [batch, …] in the order of the signature.
-        limits: What else to ask.
-        on_call: Called before each call with its number, from 1 on.
+        limits: Limits of the measuring calls.
+        on_call: Callback before each call, with its number from 1 on.
 
     Raises:
-        Exception: what the function raised for the example itself, at first or in the end.
+        Exception: the exception of the function for the example, in the first or last call.
     """
     calls = _WarmUpCalls(model, example, on_call)
     num_rows = len(example[0])
@@ -74,14 +74,14 @@ def warm_up(
             break
         try:
             last_rows, last_s = rows, calls.predict(rows)
-        # All of them, as in `load_model`: a model that takes no such batch is still one.
+        # Every exception is caught, as in `load_model`: a model may reject batches of this size.
         except BaseException as error:
             calls.end_if_fork(error)
             log.info("warm-up stops", extra={"rows": rows, "error": repr(error)})
             break
         latencies[rows] = last_s
     if calls.number > 1:
-        # What the others have kept may have left it no memory.
+        # The last call shows whether the example still fits into the memory that the calls left.
         again_s = calls.predict(num_rows)
         latencies[num_rows] = min(again_s, latencies.get(num_rows, again_s))
     model.latencies = sorted(latencies.items())
@@ -95,19 +95,22 @@ class _WarmUpCalls:
         self, model: Model, example: Sequence[Array], on_call: Callable[[int], None]
     ) -> None:
         self.number = 0
-        """How many calls there were."""
+        """Number of calls."""
         self.longest_s = 0.0
-        """How long the longest took."""
+        """Longest call, in seconds."""
         self._model = model
         self._example = example
         self._on_call = on_call
         self._pid = os.getpid()
 
     def predict(self, rows: int) -> float:
-        """Have the first `rows` rows of the example, repeated in order, answered; return the time.
+        """Call the model with rows of the example, repeated in order, and return the latency.
+
+        Args:
+            rows: Number of rows.
 
         Raises:
-            Exception: what the function raised.
+            Exception: the exception of the function.
         """
         inputs = [_tiled(array, rows) for array in self._example]
         self.number += 1
@@ -120,12 +123,12 @@ class _WarmUpCalls:
         return taken_s
 
     def end_if_fork(self, error: BaseException | None) -> None:
-        """End this process if the function has forked it: each further call would fork again."""
+        """End this process if it is a fork by the function, because each call would fork again."""
         if os.getpid() != self._pid:
             end_fork(error)
 
 
 def _tiled(array: Array, rows: int) -> Array:
-    """Return a copy with so many rows, repeated in order."""
+    """Return a copy with the given number of rows, repeated in order."""
     tiled: Array = np.concatenate([array] * -(-rows // len(array)))[:rows]
     return tiled

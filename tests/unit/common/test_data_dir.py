@@ -139,14 +139,14 @@ def test_what_somebody_else_put_there_is_refused(short_dir, kind):
         if kind == "link":
             target.mkdir()
         place.symlink_to(target)
-    with pytest.raises(FailedPrecondition, match="sockets belongs to somebody else"):
+    with pytest.raises(FailedPrecondition, match="sockets: it belongs to another user"):
         socket_directory(short_dir)
 
 
 def test_another_user_s_directory_is_refused(short_dir, monkeypatch):
     socket_directory(short_dir)
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
-    with pytest.raises(FailedPrecondition, match="belongs to somebody else"):
+    with pytest.raises(FailedPrecondition, match="it belongs to another user"):
         socket_directory(short_dir)
 
 
@@ -172,7 +172,7 @@ def test_a_directory_of_another_owner_is_named_with_what_mends_it(tmp_path: Path
     owner = f"{os.getuid()}:{os.getgid()}"
     assert cannot_use(inside, error).message == (
         f"cannot write {inside}: permission denied; {tmp_path / 'volume'} belongs to {owner} with "
-        f"mode 755, and this process is {owner}; run 'chown -R {owner}' on the directory that is "
+        f"mode 755, and this process runs as {owner}; run 'chown -R {owner}' on the directory that is "
         "mounted there, or choose another data directory"
     )
 

@@ -34,7 +34,7 @@ def test_what_a_status_stands_for(status: int, error: type):
 def test_one_that_cannot_answer_is_not_there(status: int):
     found = refusal(status, "etcdserver: leader changed")
     assert type(found) is ContainerManagerUnavailable
-    assert found.message == "Kubernetes cannot answer now: etcdserver: leader changed"
+    assert found.message == "Kubernetes is unavailable: etcdserver: leader changed"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_rule_that_a_role_lacks_is_named(message: str, told: str):
 def test_who_is_not_known_is_told():
     found = refusal(401, "Unauthorized")
     assert type(found) is NotAllowed
-    assert found.message == "Kubernetes does not know who asks: Unauthorized"
+    assert found.message == "Kubernetes rejects the credentials: Unauthorized"
 
 
 def test_what_admission_forbids_is_no_lack_of_rules():

@@ -158,8 +158,8 @@ def test_a_misspelt_variable_is_told_with_what_is_meant(monkeypatch):
     monkeypatch.setenv("SKYSAIL_EXAMPLE_PORT", "tcp://10.0.0.1:80")
     monkeypatch.setenv("SKYSAIL_EXAMPLE_PORT_80_TCP_ADDR", "10.0.0.1")
     assert unknown_variables(ExampleSettings) == [
-        "SKYSAIL_EXAMPLE_HTTP_PROT is no setting and is ignored; is SKYSAIL_EXAMPLE_HTTP_PORT meant?",
-        "SKYSAIL_EXAMPLE_NONSENSE is no setting and is ignored",
+        "unknown setting SKYSAIL_EXAMPLE_HTTP_PROT ignored; did you mean SKYSAIL_EXAMPLE_HTTP_PORT?",
+        "unknown setting SKYSAIL_EXAMPLE_NONSENSE ignored",
     ]
 
 
@@ -227,7 +227,7 @@ def test_what_concerns_several_settings_is_told_without_naming_one():
     with pytest.raises(InvalidInput) as caught:
         read_settings(ModelServerSettings, "skysail-x", ["--replica-id", "sum:3/0"])
     assert caught.value.message == (
-        "skysail-x: needs an artifact-file, or a management-endpoint and a token"
+        "skysail-x: set artifact-file, or both management-endpoint and token"
     )
     arguments = ["--replica-id", "sum:3/0", "--artifact-file", "a.zip"]
     assert read_settings(ModelServerSettings, "skysail-x", arguments).artifact_file

@@ -462,7 +462,7 @@ async def test_an_id_that_is_under_way_is_refused_and_may_come_again_later(strea
     (refused,) = streaming.stream.answers
     assert refused.query_id == "a"
     assert refused.error.code == Status.INVALID_ARGUMENT
-    assert refused.error.message == "query_id 'a' is under way on this stream"
+    assert refused.error.message == "query_id 'a' is already in flight on this stream"
     assert streaming.frontend.dispatcher.num_unsettled == 1
     streaming.answer("a")
     await turns()
@@ -640,7 +640,7 @@ async def test_an_old_stream_ends_once_what_it_has_read_is_answered():
     await streaming.ask(request_of(query_id="a"))
     assert not streaming.stream.answers
     streaming.answer("a")
-    with pytest.raises(Unavailable, match="maximum age; connect again"):
+    with pytest.raises(Unavailable, match="maximum age; reconnect"):
         await asyncio.wait_for(streaming.serving, 10)
     assert [answer.query_id for answer in streaming.stream.answers] == ["a"]
 

@@ -314,7 +314,7 @@ async def test_nothing_is_served_as_a_proxy(before, target):
         await turns()
     connection.data_received(b"CONNECT %b HTTP/1.1\r\nhost: x\r\n\r\nabc" % target)
     assert statuses(transport) == [200, 400] if before else [400]
-    assert error(transport) == "cannot serve CONNECT: this server is no proxy"
+    assert error(transport) == "cannot serve CONNECT: this server is not a proxy"
 
 
 async def test_a_target_that_is_no_path_is_refused():

@@ -334,7 +334,7 @@ async def test_a_body_that_is_too_large_is_refused():
 async def test_other_verbs_are_refused():
     response = await doors().get(PREDICT)
     assert response.status_code == 405
-    assert response.json() == {"error": f"{PREDICT} does not take GET; use POST"}
+    assert response.json() == {"error": f"{PREDICT} does not support GET; use POST"}
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ async def test_paths_and_verbs_that_are_not_served_are_json_errors():
     assert response.json()["error"].startswith("nothing is served at /v2/nothing/here; predictions")
     response = await client.get(INFER)
     assert response.status_code == 405
-    assert response.json() == {"error": f"{INFER} does not take GET; use POST"}
+    assert response.json() == {"error": f"{INFER} does not support GET; use POST"}
 
 
 # Queries and answers.

@@ -16,11 +16,11 @@ FLAGS = ["--replica-id", "m:1/0", "--token", "t"]
         ),
         (
             [*FLAGS, "--management-endpoint", "management:8006"],
-            "needs an artifact-file to write to, and a management-endpoint that has it\n",
+            "cannot fetch the artifact: artifact-file or management-endpoint is missing; set both\n",
         ),
         (
             [*FLAGS, "--artifact-file", "/nowhere/artifact.zip"],
-            "needs an artifact-file to write to, and a management-endpoint that has it\n",
+            "cannot fetch the artifact: artifact-file or management-endpoint is missing; set both\n",
         ),
     ],
 )

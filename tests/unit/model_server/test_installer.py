@@ -25,7 +25,7 @@ def test_a_volume_that_cannot_be_written_is_told(tmp_path: Path, capsys):
     # As pip begins its lines that tell why.
     (tmp_path / "volume").write_text("")
     assert installer.main(["install", str(tmp_path / "volume" / "0123")]) == ExitCode.FAILED
-    assert capsys.readouterr().err.startswith("ERROR: the environment cannot be made: ")
+    assert capsys.readouterr().err.startswith("ERROR: cannot build the environment: ")
 
 
 @pytest.mark.parametrize("status", [1, 2, -9])
@@ -56,7 +56,7 @@ def test_a_whole_environment_is_left_alone_and_a_damaged_one_made_again(
     for _ in range(2):
         assert installer.main(["install", str(directory)]) == ExitCode.OK
     assert len(runs) == 1
-    assert "environment 0123 is whole" in capsys.readouterr().out
+    assert "environment 0123 is complete" in capsys.readouterr().out
     (directory / "bin" / "python").unlink()
     assert installer.main(["install", str(directory)]) == ExitCode.OK
     assert len(runs) == 2

@@ -11,14 +11,14 @@ from skysail_model_server import memory
     ("limit", "advice"),
     [
         (resource.RLIM_INFINITY, ""),
-        (400 << 20, "; the replica may have 400 MiB, raise memory_mib if it needs more"),
+        (400 << 20, "; the limit of the replica is 400 MiB, raise memory_mib if it needs more"),
     ],
 )
 def test_a_lack_of_memory_names_the_limit(monkeypatch, limit, advice):
     monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (limit, limit))
     assert memory.memory_advice() == advice
     assert memory.out_of_memory(3).message == (
-        "cannot answer queries: the function had no memory for 3 batches in a row, nor for its "
+        "cannot answer queries: the function ran out of memory in 3 batches in a row, and in its "
         f"example{advice}"
     )
 

@@ -159,8 +159,8 @@ def test_another_minor_version_of_python_is_named(tmp_path: Path, work_dir: Path
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, python_version="3.7.16")
     assert caught.value.message == (
-        f"the function was pickled by Python 3.7.16 and this is Python "
-        f"{platform.python_version()}; pickled code runs on the same minor version only"
+        f"cannot load the function: it was pickled by Python 3.7.16 and this is Python "
+        f"{platform.python_version()}; pickled code runs only on the same minor version"
     )
     assert calls == []
 
@@ -199,7 +199,7 @@ def test_missing_packages_are_named_where_an_import_fails(tmp_path: Path, work_d
         load(tmp_path, function, packages=MISSING)
     assert caught.value.message.splitlines()[-1] == (
         "packages that are not installed here: apple-not-there==1.5rc1, zebra-not-there==2.0; "
-        "name them in pkgs_to_install"
+        "add them to pkgs_to_install"
     )
 
 
@@ -237,7 +237,7 @@ def test_packages_of_other_versions_are_named_where_something_fails(
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, fails, pickled=pickled, packages={"numpy": "0.1"})
     assert caught.value.message.splitlines()[-1] == (
-        f"versions differ, which may be why: numpy is {NUMPY} here and was 0.1 there"
+        f"versions differ, which may be the cause: numpy is {NUMPY} here and was 0.1 there"
     )
 
 

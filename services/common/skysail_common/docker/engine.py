@@ -1,4 +1,7 @@
-"""The one file that knows the client of the Docker engine: in threads, with errors of ours."""
+"""Asynchronous access to a Docker engine; the only module that imports the Docker client.
+
+The client blocks, so that its calls run in threads. Its errors become `SkysailError` classes.
+"""
 
 import asyncio
 import contextlib
@@ -26,7 +29,7 @@ ResultT = TypeVar("ResultT")
 
 
 class EngineRefused(SkysailError):
-    """The Docker engine cannot do what it was asked to; says why."""
+    """The Docker engine refuses a request; the message is the cause."""
 
 
 class NotOnEngine(EngineRefused):
@@ -37,21 +40,21 @@ class DockerEngine:
     """A Docker engine."""
 
     def __init__(self, host: str, timeout_s: float = _TIMEOUT_S) -> None:
-        """Starts idle.
+        """Store the arguments; the first call connects.
 
         Args:
-            host: Where the engine listens, such as `unix:///var/run/docker.sock`.
-            timeout_s: Longest time in which it must give a sign of life while it works.
+            host: Address of the engine, such as `unix:///var/run/docker.sock`.
+            timeout_s: Longest silence of the engine during a call.
         """
         self._host = host
         self._timeout_s = timeout_s
         self._client: docker.APIClient | None = None
         self._last = threading.local()
-        """In each thread, the response that it got last."""
+        """The last response of each thread."""
 
     def _connected(self) -> docker.APIClient:
         if self._client is None:
-            # `auto`: in the version of the API that the engine speaks.
+            # `auto` selects the API version that the engine supports.
             self._client = docker.APIClient(
                 self._host,
                 version="auto",
@@ -65,12 +68,12 @@ class DockerEngine:
         self._last.response = response
 
     async def do(self, work: Callable[[docker.APIClient], ResultT]) -> ResultT:
-        """Do something with the client, in a thread, and return what it returns.
+        """Call a function with the client, in a thread, and return its result.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
-            NotOnEngine: something that was named does not exist.
-            EngineRefused: the engine cannot do it.
+            NotOnEngine: a named container or image does not exist.
+            EngineRefused: the engine refuses the call.
         """
 
         def translated() -> ResultT:
@@ -83,18 +86,18 @@ class DockerEngine:
     async def stream(
         self, begin: Callable[[docker.APIClient], Iterable[ItemT]]
     ) -> AsyncIterator[AsyncIterator[ItemT]]:
-        """Have what the engine sends item by item inside the block, which ends it.
+        """Open a stream of items from the engine, which ends with the block.
 
-        Errors are those of `do`; an engine that goes away just ends it.
+        Errors are those of `do`; the loss of the engine ends the stream without an error.
         """
         responses: list[requests.Response] = []
 
         def begun(client: docker.APIClient) -> Iterator[ItemT]:
-            # An engine that hangs is noticed here: streams have no time limit of their own.
+            # The ping detects an engine that hangs, because streams lack a time limit.
             client.ping()
             items = begin(client)
-            # Some streams say what they read from, though not in their types; others ask nothing
-            # else before they begin.
+            # Some streams expose their response, though not in their types. For the others it is
+            # the last response of this thread.
             responses.append(getattr(items, "_response", self._last.response))
             return iter(items)
 
@@ -107,17 +110,17 @@ class DockerEngine:
                 yield found[0]
 
         loop = asyncio.get_running_loop()
-        # A thread of its own: what may wait for hours must not take one from those that work.
+        # The stream has its own thread, because it may wait for hours and would block a worker.
         thread = ThreadPoolExecutor(1, "docker stream")
         try:
             yield each(await self.do(begun))
         finally:
             for response in responses:
-                # Ends a wait for the next item, and what the engine does for it. The engine may
-                # have closed it before.
+                # The close ends a wait for the next item, and the work of the engine for it. The
+                # engine may have closed the response before.
                 with contextlib.suppress(OSError, AttributeError):
                     CancellableStream(iter(()), response).close()
-                # That leaves the file of its socket open.
+                # CancellableStream leaves the file of the socket open.
                 thread.submit(response.close)
             thread.shutdown(wait=False)
 
@@ -136,12 +139,12 @@ class DockerEngine:
             ConnectionError,
         ) as error:
             raise ContainerManagerUnavailable(
-                f"no Docker engine answers at {self._host}: {error}; start it, or say by "
-                "DOCKER_HOST where it listens"
+                f"no Docker engine answers at {self._host}: {error}; start it, or set DOCKER_HOST "
+                "to its address"
             ) from error
 
     async def close(self) -> None:
-        """Let go of the engine."""
+        """Close the connections to the engine."""
         if self._client is not None:
             await in_thread(self._client.close)
 
@@ -151,7 +154,7 @@ def _reason(error: docker.errors.APIError) -> str:
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """Yield the lines in what comes in pieces; the last may have no line feed."""
+    """Yield the lines of chunked bytes; the last line may lack a line feed."""
     pending = b""
     async for chunk in chunks:
         *lines, pending = (pending + chunk).split(b"\n")

@@ -11,28 +11,28 @@ from skysail_common.kubernetes.errors import ChangedMeanwhile, HistoryGone, NotI
 from skysail_common.kubernetes.kinds import POD, Kind, Object, kind_of, selector
 
 FIELD_MANAGER = "skysail"
-"""Whose the fields are that we apply."""
+"""Owner of the fields that Skysail applies."""
 
 _WATCH_S = 60
-"""Seconds after which the server ends a watch, which is then resumed; a server that is gone is noticed
-as soon."""
+"""Seconds after which the server ends a watch, which then resumes. The same time bounds the detection
+of a lost server."""
 _WATCH_SLACK_S = 15.0
 
 
 @dataclass(frozen=True)
 class WatchEvent:
-    """One step of a watch."""
+    """One event of a watch: all objects, or one changed object."""
 
     listed: tuple[Object, ...] | None
-    """All objects, at the beginning and wherever what happened meanwhile is not known."""
+    """All objects, at the beginning and after a gap in the history; None for a change."""
     changed: Object | None = None
-    """An object as it is now, or as it was last."""
+    """Present state of an object, or the last state of a deleted one."""
     is_gone: bool = False
-    """True where it is no more."""
+    """True if the object was deleted."""
 
     @property
     def objects(self) -> tuple[Object, ...]:
-        """What this step tells of."""
+        """The objects of this event."""
         return self.listed or () if self.changed is None else (self.changed,)
 
 
@@ -42,41 +42,41 @@ class KubernetesApi:
     def __init__(
         self, config_file: str = "", context: str = "", proxy_addr: str = "", namespace: str = ""
     ) -> None:
-        """Does nothing yet; for the arguments see `KubernetesConnection`."""
+        """Store the arguments (see `KubernetesConnection`); `open` reads the configuration."""
         self._connection = KubernetesConnection(config_file, context, proxy_addr, namespace)
 
     @property
     def namespace(self) -> str:
-        """The namespace; known once it is open."""
+        """The namespace; known after `open`."""
         return self._connection.namespace
 
     @property
     def context(self) -> str:
-        """The context of the configuration file; empty if none is used. Known once it is open."""
+        """The context of the configuration file, or empty without a file; known after `open`."""
         return self._connection.context
 
     @property
     def server(self) -> str:
-        """Address of the API server; known once it is open."""
+        """Address of the API server; known after `open`."""
         return self._connection.server
 
     async def open(self) -> None:
-        """Read how the cluster is reached; nothing is sent.
+        """Read the configuration of the cluster without sending a request.
 
         Raises:
-            FailedPrecondition: that is nowhere said, or the file is not usable.
+            FailedPrecondition: no configuration exists, or the file is unusable.
         """
         await self._connection.open()
 
     async def close(self) -> None:
-        """Let go of the cluster."""
+        """Close the connections to the cluster."""
         await self._connection.close()
 
     async def get(self, kind: Kind, name: str) -> Object:
         """Return an object.
 
         Raises:
-            NotInCluster: there is none of this name.
+            NotInCluster: no object has this name.
             NotAllowed: a role lacks a rule.
             ContainerManagerUnavailable: the cluster does not answer.
         """
@@ -90,27 +90,28 @@ class KubernetesApi:
         query = {"labelSelector": selector(labels)}
         found = await self._connection.send("GET", kind.path(self.namespace), query)
         for item in found["items"]:
-            # A list leaves out what is the same for all.
+            # A list omits the fields that are equal for all items.
             item.update(apiVersion=kind.api_version, kind=kind.kind)
         return found
 
     async def create(self, manifest: Object) -> Object:
-        """Make an object and return it.
+        """Create an object and return it.
 
         Raises:
-            ChangedMeanwhile: there is one of this name.
-            ClusterRefused: it cannot be made.
+            ChangedMeanwhile: an object of this name exists.
+            ClusterRefused: Kubernetes refuses the object.
         """
         path = kind_of(manifest).path(self.namespace)
         return await self._connection.send("POST", path, {"fieldManager": FIELD_MANAGER}, manifest)
 
     async def apply(self, manifest: Object) -> Object:
-        """Make an object or change it so that it has all that the manifest says, and return it.
+        """Create or change an object by server-side apply, and return it.
 
-        By server-side apply: fields that others set stay, ours are ours again.
+        The object gets all fields of the manifest. Fields of other managers stay unless the manifest
+        contains them.
 
         Raises:
-            ClusterRefused: it cannot be.
+            ClusterRefused: Kubernetes refuses the object.
         """
         path = kind_of(manifest).path(self.namespace, manifest["metadata"]["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
@@ -128,14 +129,14 @@ class KubernetesApi:
         """Change an object and return it.
 
         Args:
-            kind: What it is.
-            name: Its name.
+            kind: Kind of the object.
+            name: Name of the object.
             change: Fields to merge, or the steps of a JSON patch.
-            subresource: Such as `scale`.
+            subresource: A subresource such as `scale`; the object itself if empty.
 
         Raises:
-            ChangedMeanwhile: it is not as the change supposes.
-            NotInCluster: it is gone.
+            ChangedMeanwhile: a test of the JSON patch fails, or the version differs.
+            NotInCluster: the object was deleted.
         """
         form = "merge" if isinstance(change, Mapping) else "json"
         path = kind.path(self.namespace, name, subresource)
@@ -145,10 +146,10 @@ class KubernetesApi:
         )
 
     async def replace(self, manifest: Object) -> Object:
-        """Put an object in the place of the one whose version it names, and return it.
+        """Replace the version of an object that the manifest names, and return the new object.
 
         Raises:
-            ChangedMeanwhile: it was changed since.
+            ChangedMeanwhile: the object has changed since that version.
         """
         path = kind_of(manifest).path(self.namespace, manifest["metadata"]["name"])
         return await self._connection.send("PUT", path, {"fieldManager": FIELD_MANAGER}, manifest)
@@ -162,14 +163,14 @@ class KubernetesApi:
         propagation: str = "Background",
         uid: str = "",
     ) -> None:
-        """Delete an object; one that is gone need not be.
+        """Delete an object; do nothing if it was deleted before.
 
         Args:
-            kind: What it is.
-            name: Its name.
-            grace_s: Seconds that a pod gets to end, where its own are not right.
-            propagation: `Background`, or `Foreground`: what it owns goes first.
-            uid: The very one that is meant; any if empty.
+            kind: Kind of the object.
+            name: Name of the object.
+            grace_s: Seconds that a pod has to end; None for the time of the pod.
+            propagation: `Background`, or `Foreground` to delete dependents first.
+            uid: Delete only the object with this uid; any if empty.
         """
         body: Object = {"propagationPolicy": propagation}
         if grace_s is not None:
@@ -181,20 +182,21 @@ class KubernetesApi:
         except NotInCluster:
             return
         except ChangedMeanwhile:
-            # Another object has this name now.
+            # The object with this uid is gone: another object has its name.
             if not uid:
                 raise
 
     async def watch(
         self, kind: Kind, labels: Mapping[str, str]
     ) -> AsyncGenerator[WatchEvent, None]:
-        """Yield all objects with these labels, then each that changes.
+        """Yield all objects with these labels, then each change.
 
-        Whoever stops before it ends closes it (`aclosing`), or the connection stays for a while.
-        Resumes where the server ends it; lists them again where it no longer knows what happened.
+        The watch resumes after the server ends it, and lists all objects again if the server lost the
+        history. A caller that stops early closes the generator (`aclosing`); the connection would
+        otherwise stay open for a while.
 
         Raises:
-            ContainerManagerUnavailable: the cluster does not answer, or went away.
+            ContainerManagerUnavailable: the cluster does not answer, or the connection broke.
             NotAllowed: a role lacks a rule.
         """
         version = ""
@@ -237,18 +239,18 @@ class KubernetesApi:
         follow: bool = False,
         previous: bool = False,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open the end of a container's log inside the block; if `follow`, with new lines.
+        """Open the tail of a container's log for the block.
 
         Args:
-            pod: Its pod.
-            container: Its name there.
-            tail_lines: Lines at most.
-            follow: Whether to go on until the container ends.
-            previous: Whether that of the run before the present one is meant.
+            pod: Name of the pod.
+            container: Name of the container in the pod.
+            tail_lines: Largest number of lines.
+            follow: Whether to wait for new lines until the container ends.
+            previous: Whether to read the log of the previous run of the container.
 
         Raises:
-            NotInCluster: there is no such pod.
-            ClusterRefused: it has no log.
+            NotInCluster: the pod does not exist.
+            ClusterRefused: the container has no log.
         """
         query = {"container": container, "tailLines": str(tail_lines)}
         query |= {"follow": "true"} if follow else {}

@@ -1,7 +1,7 @@
-"""The connection to a Kubernetes API server; the only user of the client of Kubernetes.
+"""The connection to a Kubernetes API server; the only module that imports the Kubernetes client.
 
-Of the client its configuration and its authentication are used. Its models would need a class for every
-kind, and what is sent and what comes is JSON anyway.
+The module uses the client's configuration and authentication, but not its models. Models would need a
+class for each kind, although requests and responses are JSON.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from skysail_common.kubernetes.errors import message_of, refusal
 from skysail_common.kubernetes.kinds import Object
 
 TIMEOUT_S = 30.0
-"""Longest time until a call is answered."""
+"""Longest time until the answer to a call."""
 
 _MAX_CONNECTIONS = 64
 _MAX_LINE_BYTES = 1024 * 1024
 _UNUSABLE = (config.ConfigException, yaml.YAMLError, OSError, ValueError, KeyError, TypeError)
-"""What a file that does not say how a cluster is reached may raise."""
+"""Errors that an unusable configuration file may raise."""
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -37,31 +37,31 @@ class KubernetesConnection:
     def __init__(
         self, config_file: str = "", context: str = "", proxy_addr: str = "", namespace: str = ""
     ) -> None:
-        """Does nothing yet; `open` finds the cluster.
+        """Store the arguments; `open` reads the configuration.
 
         Args:
-            config_file: File that says how it is reached; if empty, the pod's own service account,
-                or ~/.kube/config.
-            context: Context of that file; its current one if empty.
-            proxy_addr: Where `kubectl proxy` listens, as host:port; then no file is used.
+            config_file: Configuration file; if empty, the service account of the pod, or
+                ~/.kube/config.
+            context: Context of the file; its current context if empty.
+            proxy_addr: Address of `kubectl proxy`, as host:port, which replaces the file.
             namespace: The namespace; if empty, that of the service account or the context.
         """
         self.namespace = namespace
         self.context = context
-        """Context of the file; once it is open the one that is used, empty if no file is."""
+        """Context of the file; after `open` the effective context, or empty without a file."""
         self._config_file = config_file
         self._context = context
         self._proxy_addr = proxy_addr
         self._client: client.ApiClient | None = None
         self._earlier: client.ApiClient | None = None
-        """The one before it, whose calls may still be under way."""
+        """The previous client, whose calls may still be in flight."""
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Read how the cluster is reached; nothing is sent.
+        """Read the configuration of the cluster without sending a request.
 
         Raises:
-            FailedPrecondition: that is nowhere said, or the file is not usable.
+            FailedPrecondition: no configuration exists, or the file is unusable.
         """
         configuration = client.Configuration()
         # The client keeps 4 connections by default.
@@ -70,19 +70,19 @@ class KubernetesConnection:
             namespace = await self._configure(configuration)
         except _UNUSABLE as error:
             raise FailedPrecondition(
-                f"no Kubernetes cluster is known here: {error}; say by KUBECONFIG, a context or the "
-                "address of 'kubectl proxy' how it is reached"
+                f"no Kubernetes configuration found: {error}; set KUBECONFIG, or give a context or "
+                "the address of 'kubectl proxy'"
             ) from error
         self.namespace = self.namespace or namespace
         outdated, self._earlier = self._earlier, self._client
         self._client = client.ApiClient(configuration)
         if outdated is not None:
             await outdated.close()
-        # It has read by now the keys that were written to files, which else stay as long as we do.
+        # The client has read the keys from temporary files, which would otherwise stay until exit.
         config.kube_config._cleanup_temp_files()
 
     async def _configure(self, configuration: client.Configuration) -> str:
-        """Fill the configuration and return the namespace that goes with it."""
+        """Fill the configuration and return its namespace."""
         if self._proxy_addr:
             self.context = ""
             configuration.host = f"http://{self._proxy_addr.removeprefix('http://')}"
@@ -103,7 +103,7 @@ class KubernetesConnection:
         return str(chosen[0]["context"].get("namespace", "default"))
 
     async def close(self) -> None:
-        """Let go of the cluster."""
+        """Close the connections to the cluster."""
         for each in (self._client, self._earlier):
             if each is not None:
                 await each.close()
@@ -117,12 +117,12 @@ class KubernetesConnection:
         body: Any = None,
         content_type: str = "application/json",
     ) -> Object:
-        """Return the answer of the cluster.
+        """Send a request and return the answer of the cluster.
 
         Raises:
-            ClusterRefused: it refuses; which class of it says why.
+            ClusterRefused: the cluster refuses; the subclass is the cause.
             NotAllowed: a role lacks a rule.
-            ContainerManagerUnavailable: it does not answer.
+            ContainerManagerUnavailable: the cluster does not answer.
         """
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         with self._translated():
@@ -134,19 +134,19 @@ class KubernetesConnection:
             return json.loads(content)  # type: ignore[no-any-return]
         except ValueError:
             raise ContainerManagerUnavailable(
-                f"what answers{self._where} is not Kubernetes"
+                f"the server{self._where} is not a Kubernetes API server"
             ) from None
 
     @asynccontextmanager
     async def streamed(
         self, path: str, query: Mapping[str, str], silence_s: float | None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open the lines that the cluster sends inside the block; errors are those of `send`.
+        """Open a stream of lines for the block; errors are those of `send`.
 
         Args:
-            path: What is asked for.
-            query: How.
-            silence_s: Longest time between two of them; None where any is right.
+            path: Path of the request.
+            query: Parameters of the request.
+            silence_s: Longest time between two lines; None for no bound.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=silence_s)
         with self._translated():
@@ -158,7 +158,7 @@ class KubernetesConnection:
                 raise refusal(response.status, message_of(content))
             yield self._lines(response)
         finally:
-            # Not released: what is still to come is of no interest.
+            # The connection is closed instead of reused, because the rest of the stream is unread.
             response.response.close()
 
     async def _lines(self, response: RESTResponse) -> AsyncIterator[bytes]:
@@ -200,15 +200,15 @@ class KubernetesConnection:
             response = await used.call_api(method, url, headers, sent, _request_timeout=timeout)
             if response.status != 401 or is_last:
                 break
-            # The token of a configuration file may have run out; it is read anew.
+            # The token of a configuration file may have expired, so that the file is read again.
             response.response.close()
             used = await self._current(used)
         return response
 
     async def _current(self, refused: client.ApiClient | None) -> client.ApiClient:
-        """Return the client; a new one if it was refused, or does not exist."""
+        """Return the client; make a new one if the server refused it or none exists."""
         async with self._opening:
-            # Another call may have made a new client in the meantime.
+            # A concurrent call may have made a new client while this one waited for the lock.
             if self._client is refused:
                 await self.open()
             assert self._client is not None

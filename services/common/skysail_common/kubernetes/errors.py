@@ -1,4 +1,4 @@
-"""What Kubernetes says where it does not do what it was asked to, as errors of ours."""
+"""Errors of the Kubernetes API as `SkysailError` classes."""
 
 import json
 import re
@@ -12,27 +12,27 @@ _FORBIDDEN = re.compile(
 
 
 class ClusterRefused(SkysailError):
-    """Kubernetes cannot do what it was asked to; says why."""
+    """Kubernetes refuses a request; the message is the cause."""
 
 
 class NotInCluster(ClusterRefused):
-    """Kubernetes has no such object."""
+    """An object does not exist in the Kubernetes cluster."""
 
 
 class ChangedMeanwhile(ClusterRefused):
-    """An object was changed, or made, by another first."""
+    """Another client changed or created the object first."""
 
 
 class HistoryGone(ClusterRefused):
-    """What changed since an older version of a list is no longer known."""
+    """The server no longer has the changes since an older version of a list."""
 
 
 class NotAllowed(FailedPrecondition):
-    """A role of Kubernetes lacks a rule; names the verb and the resource."""
+    """A role of Kubernetes lacks a rule; the message names the verb and the resource."""
 
 
 def message_of(content: bytes) -> str:
-    """Return what an answer says that is none."""
+    """Return the message of an error response."""
     try:
         found = json.loads(content)
         return str(found["message"])
@@ -41,7 +41,7 @@ def message_of(content: bytes) -> str:
 
 
 def refusal(status: int, message: str) -> SkysailError:
-    """Return the error that an HTTP status and a message of Kubernetes stand for."""
+    """Return the error for an HTTP status and a message of Kubernetes."""
     if status == 403 and (found := _FORBIDDEN.search(message)):
         resource = ".".join(filter(None, (found["resource"], found["group"])))
         where = f" in namespace {found['namespace']!r}" if found["namespace"] else ""
@@ -49,7 +49,7 @@ def refusal(status: int, message: str) -> SkysailError:
             f"{found['user']!r} may not {found['verb']} {resource}{where}: a role must allow it"
         )
     if status == 401:
-        return NotAllowed(f"Kubernetes does not know who asks: {message}")
+        return NotAllowed(f"Kubernetes rejects the credentials: {message}")
     classes: dict[int, type[SkysailError]] = {
         404: NotInCluster,
         409: ChangedMeanwhile,
@@ -57,5 +57,5 @@ def refusal(status: int, message: str) -> SkysailError:
         429: ContainerManagerUnavailable,
     }
     if status >= 500:
-        return ContainerManagerUnavailable(f"Kubernetes cannot answer now: {message}")
+        return ContainerManagerUnavailable(f"Kubernetes is unavailable: {message}")
     return classes.get(status, ClusterRefused)(message)

@@ -1,4 +1,4 @@
-"""What objects of Kubernetes are, and where each kind of them is found."""
+"""Kinds of Kubernetes objects, and the API path of each kind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ _CLUSTER_WIDE = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """What objects are, such as `Kind("apps/v1", "Deployment")`."""
+    """A kind of objects, such as `Kind("apps/v1", "Deployment")`."""
 
     api_version: str
     kind: str
 
     @property
     def is_cluster_wide(self) -> bool:
-        """True for kinds outside of namespaces."""
+        """True for kinds without a namespace."""
         return self.kind in _CLUSTER_WIDE
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """Return the path of one object, or of all."""
+        """Return the path of one object, or of all objects of the kind."""
         root = "/api" if self.api_version == "v1" else "/apis"
         parts = [root, self.api_version]
         if not self.is_cluster_wide:
@@ -60,5 +60,5 @@ def kind_of(manifest: Object) -> Kind:
 
 
 def selector(labels: Mapping[str, str]) -> str:
-    """Return what selects objects by their labels; an empty value stands for any."""
+    """Return a label selector; an empty value matches any value."""
     return ",".join(f"{name}={value}" if value else name for name, value in labels.items())

@@ -1,4 +1,4 @@
-"""Why a pod does not come up, read from its JSON, for people."""
+"""Reasons why a pod does not start, read from its JSON, for people."""
 
 import re
 
@@ -11,7 +11,7 @@ _NO_PROBLEMS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 def condition_of(status: Object, kind: str) -> Object:
-    """Return a condition of a pod's status; empty if the pod lacks it."""
+    """Return a condition of a pod's status; an empty object if the pod lacks it."""
     for condition in status.get("conditions", ()):
         if condition["type"] == kind:
             return dict(condition)
@@ -24,7 +24,7 @@ def container_statuses(status: Object) -> list[Object]:
 
 
 def waiting_reason(pod: Object) -> str:
-    """Return why a pod does not come up; empty if it has no problem so far."""
+    """Return why a pod does not start; empty if it has no problem so far."""
     status = pod.get("status", {})
     scheduled = condition_of(status, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
@@ -34,7 +34,7 @@ def waiting_reason(pod: Object) -> str:
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _IMAGE_PROBLEMS:
             text = f"image {each['image']} cannot be pulled"
-            # Why is told by the first of them alone.
+            # ErrImagePull carries the cause, ImagePullBackOff does not.
             return text if reason == "ImagePullBackOff" or not message else f"{text}: {message}"
         if reason not in _NO_PROBLEMS:
             return f"container {each['name']} cannot be started: {message or reason}"
@@ -42,7 +42,7 @@ def waiting_reason(pod: Object) -> str:
 
 
 def problem_of(pod: Object) -> str:
-    """Return why a pod does not come up, or that it ended; empty if it has no problem so far."""
+    """Return why a pod does not start, or that it ended; empty if it has no problem so far."""
     for each in container_statuses(pod.get("status", {})):
         end = each["state"].get("terminated") or each.get("lastState", {}).get("terminated")
         if end is not None and end["exitCode"] != 0:
@@ -55,7 +55,7 @@ def is_lasting(pod: Object, reason: str) -> bool:
 
     Args:
         pod: The pod.
-        reason: Why it does not come up, also as Kubernetes says in a warning.
+        reason: Reason why the pod does not start, possibly from a warning event of Kubernetes.
     """
     waiting = [
         each["state"].get("waiting", {}).get("reason", "")

@@ -1,1 +1,1 @@
-"""The life of a process of a service: settings, logs, children, sockets, its data directory."""
+"""The life cycle of a service process: settings, logs, children, sockets, data directory."""

@@ -1,4 +1,4 @@
-"""A service as a child process: started, known to be ready, replaced when it dies or hangs."""
+"""Supervision of a service as a child process: start, readiness, restart after a crash or hang."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _STEADY_S = 10.0
-"""A child that ends sooner after it was ready is started again after a wait: it may end each time."""
+"""A child that ends sooner after it was ready restarts after a backoff, because it may end each time."""
 _OUTPUT_LIMIT_BYTES = 1024 * 1024
 _OUTPUT_CHUNK_BYTES = 64 * 1024
 _DUMP_S = 1.0
@@ -29,26 +29,26 @@ _ORPHANS_CHECK_S = 0.05
 
 
 class StartFailed(SkysailError):
-    """A service ended, or took too long, before it was ready."""
+    """A service ended before it was ready, or was not ready in time."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How a parent notices that a child hangs."""
+    """The liveness check by which a parent detects a hung child."""
 
     answers: Callable[[Mapping[str, str]], Awaitable[bool]]
-    """Asks the child once; is given what it bound."""
+    """Check that calls the child once, with the addresses that the child bound."""
     patience_s: float
-    """Longest time that `answers` takes."""
+    """Longest duration of `answers`."""
     limit_s: float
-    """A child that does not answer for so long is killed."""
+    """Silence after which the parent kills the child."""
 
 
 class Child:
     """One child process.
 
-    It leads a session of its own, so that Ctrl-C reaches only the supervisor, and it holds one end
-    of a pipe as its standard input, so that it notices the death of the supervisor.
+    The child leads a new session, so that Ctrl-C reaches only the supervisor. Its standard input is
+    the end of a pipe, so that it detects the death of the supervisor.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class Child:
         has_session: bool = True,
         clock: Clock = MONOTONIC,
     ) -> None:
-        """A process that is not started yet.
+        """Describe the process; `start` starts it.
 
         Args:
-            name: Its name, for people.
-            command: Returns the command line; is given what the first run bound, so that a later
-                one binds the same (empty for the first).
-            environment: Its environment.
-            start_timeout_s: Longest time until its ready line.
-            watch: Notices that it hangs; nothing does if None.
-            hands_over: True where processes of its session go on when it dies; they are stopped
-                once its successor is ready.
-            has_session: False to leave it in the session of its parent.
-            clock: Time, for `watch`.
+            name: Name of the process, for people.
+            command: Function that returns the command line. Its argument is the addresses that the
+                first run bound (empty for the first run), so that later runs bind the same.
+            environment: Environment of the process.
+            start_timeout_s: Longest time until the ready line.
+            watch: Check that detects a hung process; None turns detection off.
+            hands_over: True if processes of its session outlive it; they stop once its successor is
+                ready.
+            has_session: False to leave the process in the session of its parent.
+            clock: Clock for `watch`.
         """
         self.name = name
         self.bound: dict[str, str] = {}
@@ -99,7 +99,7 @@ class Child:
         """Start the process and return once it is ready.
 
         Raises:
-            StartFailed: it ended or took too long; what it wrote is on standard error.
+            StartFailed: the process ended or was not ready in time; its output is on standard error.
         """
         process = await asyncio.create_subprocess_exec(
             *self._command(self.bound),
@@ -113,7 +113,7 @@ class Child:
         assert process.stdout is not None
         reading = asyncio.ensure_future(read_ready_line(process.stdout))
         try:
-            # No wait_for: before Python 3.12 it loses a cancellation that comes along with its
+            # Before Python 3.12, wait_for loses a cancellation that comes at the same time as its
             # result.
             await asyncio.wait({reading}, timeout=self._start_timeout_s)
             if not reading.done():
@@ -129,7 +129,7 @@ class Child:
         self._end_orphans()
 
     async def keep_running(self) -> None:
-        """Start the process again whenever it ends or hangs, until this is cancelled."""
+        """Restart the process after each crash or hang, until this call is cancelled."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             ready_at = self._clock()
@@ -137,7 +137,7 @@ class Child:
             is_steady = self._clock() - ready_at >= _STEADY_S
             if self._hands_over:
                 self._orphans.append(self.pid)
-            log.warning("service ended; starting it again", extra=self._facts(status))
+            log.warning("service ended; restarting", extra=self._facts(status))
             if is_steady:
                 back_off.reset()
             else:
@@ -202,17 +202,17 @@ class Child:
     async def _drain_output(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        # Read chunks, because a line may be longer than the reader allows.
+        # The output is read in chunks, because a line may exceed the limit of the reader.
         while output := await self._process.stdout.read(_OUTPUT_CHUNK_BYTES):
-            # A terminal that was closed takes no output.
+            # A closed terminal rejects output.
             with contextlib.suppress(OSError):
                 sys.stderr.buffer.write(output)
                 sys.stderr.flush()
 
     async def stop(self, timeout_s: float) -> None:
-        """Tell the process to stop and return when it is gone; kill it after `timeout_s`.
+        """Stop the process by SIGTERM and wait for its end; kill it after `timeout_s`.
 
-        Called when nothing keeps it running any more.
+        The caller cancels `keep_running` before.
         """
         if self._process is None:
             return

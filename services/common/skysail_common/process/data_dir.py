@@ -1,4 +1,4 @@
-"""Private directories of a cluster on one machine: its data, its logs, its unix sockets."""
+"""Private directories of a cluster on one machine: data, logs and unix sockets."""
 
 import contextlib
 import errno
@@ -15,17 +15,17 @@ from skysail_common.errors import FailedPrecondition, reason_of
 # A unix socket's path holds at most 107 bytes on Linux and 103 on macOS.
 _MAX_SOCKET_PATH_BYTES = 100
 _LONGEST_NAME = 24
-# A full file system, and a full quota.
+# Errors of a full file system and a full quota.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # gRPC and Redis write the path of a socket as part of a URL.
 _UNFIT_FOR_URLS = re.compile(rb"[%#?\x00-\x1f\x7f]")
 
 
 def private_directory(directory: Path) -> Path:
-    """Make a directory, unless it exists, that only this user may enter, and return it.
+    """Create a directory that only this user may enter, unless it exists, and return it.
 
     Raises:
-        FailedPrecondition: it cannot be made.
+        FailedPrecondition: the directory cannot be created.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -35,13 +35,13 @@ def private_directory(directory: Path) -> Path:
 
 
 def cannot_use(path: Path, error: OSError) -> FailedPrecondition:
-    """Return the error for a path of the data directory that cannot be made or written."""
+    """Return the error for a path of the data directory that cannot be created or written."""
     reason = reason_of(error)
     if isinstance(error, FileExistsError):
         reason = "it is a file, not a directory"
     if error.errno in _FULL:
         return FailedPrecondition(
-            f"cannot write {path}: {reason}; free some, or choose another data directory with "
+            f"cannot write {path}: {reason}; free disk space, or choose another data directory with "
             "--data-dir or SKYSAIL_DATA_DIR"
         )
     if isinstance(error, PermissionError):
@@ -53,7 +53,7 @@ def cannot_use(path: Path, error: OSError) -> FailedPrecondition:
 
 
 def _fix_of_owner(path: Path) -> str:
-    """Return whose the nearest directory above a path is, whose it must be, and how it becomes that."""
+    """Return the owner of the nearest existing directory above a path, and the fix for the owner."""
     here = path.parent
     while not here.exists() and here != here.parent:
         here = here.parent
@@ -62,39 +62,41 @@ def _fix_of_owner(path: Path) -> str:
         status = here.stat()
         return (
             f"{here} belongs to {status.st_uid}:{status.st_gid} with mode "
-            f"{stat.S_IMODE(status.st_mode):o}, and this process is {own}; run 'chown -R {own}' on "
-            "the directory that is mounted there, or choose another data directory"
+            f"{stat.S_IMODE(status.st_mode):o}, and this process runs as {own}; run 'chown -R {own}' "
+            "on the directory that is mounted there, or choose another data directory"
         )
-    return f"this process is {own}; choose another data directory with --data-dir"
+    return f"this process runs as {own}; choose another data directory with --data-dir"
 
 
 def socket_directory(data_dir: Path) -> Path:
-    """Return a directory for sockets that only this user may enter; makes it.
+    """Create a directory for sockets that only this user may enter, and return it.
 
-    It is in the data directory, or in a directory for temporary files if the path would be too long
-    for a socket or has characters that mean something else in a URL.
+    The directory is in the data directory. It is in a directory for temporary files instead if the
+    path would be too long for a socket or has characters with a meaning in URLs.
 
     Raises:
-        FailedPrecondition: it cannot be made, somebody else owns it, or it is no directory.
+        FailedPrecondition: the directory cannot be created, belongs to another user, or is a file.
     """
     directory = _place_of_sockets(data_dir)
     try:
         if directory.parent == data_dir.resolve():
             private_directory(data_dir)
-        # A path that exists and is not a directory is refused below.
+        # The check of the status below refuses a path that exists and is not a directory.
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise cannot_use(directory, error) from error
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise FailedPrecondition(f"{directory} belongs to somebody else; remove it")
+        raise FailedPrecondition(
+            f"cannot use {directory}: it belongs to another user or is not a directory; remove it"
+        )
     directory.chmod(0o700)
     return directory
 
 
 def management_socket(data_dir: Path) -> str:
-    """Return where management of this data directory is reached on this machine if it speaks TLS."""
+    """Return the address on this machine of a management with TLS that uses this data directory."""
     return f"unix:{socket_directory(data_dir) / 'management.sock'}"
 
 
@@ -115,17 +117,17 @@ def remove_socket_directory(data_dir: Path) -> None:
     try:
         socket_directory(data_dir).rmdir()
     except OSError:
-        # Something still listens in it.
+        # A socket in the directory is still in use.
         return
 
 
 def log_path(data_dir: Path, name: str) -> Path:
-    """Return the file that the log of a service goes to; makes its directory.
+    """Return the log file of a service, after creating its directory.
 
     Raises:
-        FailedPrecondition: it cannot be made.
+        FailedPrecondition: the directory cannot be created.
     """
-    # Make one directory after the other, because `mode` applies to the last only.
+    # Each directory is created by its own call, because `mode` applies only to the last.
     return private_directory(private_directory(data_dir) / "logs") / f"{name}.log"
 
 
@@ -133,7 +135,7 @@ def open_log(path: Path) -> BinaryIO:
     """Open the log of a service for appending.
 
     Raises:
-        FailedPrecondition: it cannot be written.
+        FailedPrecondition: the file cannot be written.
     """
     try:
         return path.open("ab")

@@ -1,4 +1,4 @@
-"""The limit of open files: services use all that the system allows, users' code what it expects."""
+"""The limit of open files: services raise it to the maximum, user code keeps the original limit."""
 
 import logging
 import resource
@@ -11,17 +11,17 @@ _AT_START = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the soft limit of this process to its hard limit: each connection is a descriptor."""
+    """Raise the soft limit of this process to its hard limit, because each connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:
-        # macOS caps it below a hard limit of infinity.
+        # macOS caps the soft limit even if the hard limit is infinite.
         log.warning("descriptor limit not raised", extra={"soft": soft, "error": str(error)})
 
 
 def restore_descriptor_limit(pid: int) -> None:
-    """Give a child process the limits that this process was started with.
+    """Set the limits of a child process to the original limits of this process.
 
     User code may call `select`, which fails on descriptors above 1023.
     """

@@ -1,4 +1,4 @@
-"""Pages of a frontend's metrics port, as another process of the same machine reads them."""
+"""A small HTTP client for the metrics port of a frontend on the same machine."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from skysail_common.process.sockets import local_endpoint, split_host_port
 
 TIMEOUT_S = 2.0
-"""Longest time until a page is there."""
+"""Longest time until the end of a page."""
 
 _CHUNK_BYTES = 256 * 1024
 _MAX_BYTES = 64 * 1024 * 1024
@@ -16,15 +16,15 @@ async def read_page(endpoint: str, path: str) -> tuple[int, str]:
     """Return the HTTP status and the text of a page.
 
     Args:
-        endpoint: Where the frontend listens, as host:port.
-        path: Such as `/metrics`.
+        endpoint: Address of the metrics port, as host:port.
+        path: Path of the page, such as `/metrics`.
 
     Raises:
         OSError: no answer came within `TIMEOUT_S`.
     """
     asking = asyncio.ensure_future(_answer(local_endpoint(endpoint), path))
     try:
-        # No wait_for: before Python 3.12 it loses a cancellation that comes along with its
+        # Before Python 3.12, wait_for loses a cancellation that comes at the same time as its
         # result.
         await asyncio.wait({asking}, timeout=TIMEOUT_S)
         if not asking.done():
@@ -43,20 +43,20 @@ async def is_live(bound: Mapping[str, str]) -> bool:
     """Return whether the event loop of a frontend answers.
 
     Args:
-        bound: What its ready line says.
+        bound: Addresses of its ready line.
     """
     try:
         await read_page(bound["metrics"], "/live")
     except OSError:
         return False
-    # A refusal is a sign of life too.
+    # An error response is a sign of life too.
     return True
 
 
 async def _answer(endpoint: str, path: str) -> str:
     reader, writer = await asyncio.open_connection(*split_host_port(endpoint))
     try:
-        # HTTP/1.0: the answer is not in chunks and ends with the connection.
+        # An HTTP/1.0 response is not chunked and ends with the connection.
         writer.write(f"GET {path} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n".encode())
         answer = bytearray()
         while chunk := await reader.read(_CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""The life of a service process: signals, background tasks, the parent that watches over it."""
+"""Life-cycle parts of a service process: signals, background tasks, detection of a lost parent."""
 
 import asyncio
 import logging
@@ -15,19 +15,23 @@ log = logging.getLogger(__name__)
 class BackgroundTasks:
     """A group of tasks whose failures are logged and reported to the owner of the process.
 
-    The composition root makes the first group and says what a failure means; its parts make groups
-    of their own by `group`, which they stop at their own time.
+    The composition root creates the first group and handles its failures. The parts of a service
+    derive groups by `group`, and stop them independently.
     """
 
     def __init__(self, on_failure: Callable[[BaseException], None] | None = None) -> None:
-        """An empty group; `on_failure` is called with each unforeseen end of a task."""
+        """Create an empty group.
+
+        Args:
+            on_failure: Callback for the error of each task that fails.
+        """
         self._tasks: set[asyncio.Task[Any]] = set()
         self._essential: set[asyncio.Task[Any]] = set()
         self._on_failure = on_failure
         self._is_stopping = False
 
     def group(self) -> "BackgroundTasks":
-        """Return an empty group whose failures have the same owner."""
+        """Return an empty group with the same failure callback."""
         return BackgroundTasks(self._on_failure)
 
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
@@ -38,7 +42,7 @@ class BackgroundTasks:
         return task
 
     def start_essential(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
-        """Run work without end; before `stop`, any end of it is a failure, silent ones too."""
+        """Run `work`, which must not end before `stop`: an end without an error is a failure too."""
         task = self.start(work, name)
         self._essential.add(task)
         return task
@@ -66,9 +70,9 @@ class BackgroundTasks:
 
 
 def stop_event() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set, and SIGHUP unless it is ignored.
+    """Return an event that SIGTERM and SIGINT set, and also SIGHUP unless the process ignores it.
 
-    A terminal that closes sends SIGHUP; `nohup` makes a process ignore it.
+    A terminal sends SIGHUP when it closes; `nohup` makes a process ignore the signal.
     """
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -82,7 +86,7 @@ async def wait_for_end(stop: asyncio.Event, essential: "Iterable[asyncio.Task[An
     """Return when `stop` is set.
 
     Raises:
-        SkysailError: an essential task ended before, by an error or in silence.
+        SkysailError: an essential task ended first, with or without an error.
     """
     stopped = asyncio.ensure_future(stop.wait())
     try:
@@ -94,13 +98,13 @@ async def wait_for_end(stop: asyncio.Event, essential: "Iterable[asyncio.Task[An
 
 
 async def watch_parent(stop: Callable[[], None], after_s: float = 0.0) -> None:
-    """Call `stop` when standard input ends: the parent that held its other end is gone.
+    """Call `stop` when standard input ends, because the parent that held the pipe has ended.
 
-    A supervisor that is killed cannot stop its children; this way they stop by themselves.
+    A killed supervisor cannot stop its children, so that they stop themselves.
 
     Args:
-        stop: Called once.
-        after_s: Time to go on before, in seconds.
+        stop: Callback, called once.
+        after_s: Delay before the call, in seconds.
     """
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()

@@ -1,4 +1,4 @@
-"""Bounds the size of log files that several processes write."""
+"""Rotation of log files that several processes write."""
 
 import asyncio
 import contextlib
@@ -12,19 +12,19 @@ from skysail_common.process.threads import in_thread
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 10 * 1024 * 1024
-"""Size at which a log is rotated; one older file is kept."""
+"""Size at which a log rotates; one older file stays."""
 
 EVERY_S = 5.0
 
 
 def rotate_if_full(path: Path, max_bytes: int = MAX_BYTES) -> bool:
-    """Copy a log to the suffix `.1` and empty it if it is full; return whether it was.
+    """Copy a full log to the suffix `.1` and truncate it; return whether it was full.
 
-    Its writers keep their descriptors, which append. A line that is written between the copy and
-    the truncation is lost.
+    Writers keep their descriptors, which append. A line that is written between the copy and the
+    truncation is lost.
 
     Raises:
-        OSError: it cannot be copied; the log is emptied all the same.
+        OSError: the copy failed; the log was truncated nevertheless.
     """
     try:
         if path.stat().st_size < max_bytes:
@@ -38,14 +38,14 @@ def rotate_if_full(path: Path, max_bytes: int = MAX_BYTES) -> bool:
             with older.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
     finally:
-        # A full disk must not keep the log from being emptied.
+        # A full disk fails the copy, but must not prevent the truncation.
         with path.open("r+b") as file:
             file.truncate(0)
     return True
 
 
 async def keep_small(paths: Sequence[Path], every_s: float = EVERY_S) -> None:
-    """Rotate logs as they fill up, until this is cancelled."""
+    """Rotate full logs until this call is cancelled."""
     while True:
         await asyncio.sleep(every_s)
         for path in paths:

@@ -2,9 +2,9 @@
 
     log.info("batch sent", extra={"size": 12, "replica": "sum:3/0"})
     with bind(model="sum:3"):
-        log.info("replica is ready")        # model=sum:3 comes along
+        log.info("replica is ready")        # with model=sum:3
 
-`configure` is called once, by `__main__`.
+`__main__` calls `configure` once.
 """
 
 import json
@@ -20,7 +20,7 @@ from skysail_common.identifiers import ModelVersion
 
 _bound: ContextVar[dict[str, Any] | None] = ContextVar("skysail_log_context", default=None)
 
-# What a LogRecord has by itself; whatever else it carries came by `extra`.
+# Attributes of each LogRecord; all others come from `extra`.
 _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -53,7 +53,7 @@ class ConsoleFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with the traceback below it if there is one."""
+        """Return the line, and the traceback below it if the record has one."""
         local = datetime.fromtimestamp(record.created, timezone.utc).astimezone()
         moment = local.isoformat(" ", "milliseconds")
         pairs = "".join(f" {key}={_shown(value)}" for key, value in _key_values(record).items())
@@ -71,16 +71,16 @@ def _shown(value: Any) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line for machines."""
+    """One JSON object per line, for machines."""
 
     def __init__(self, service: str, fields: Mapping[str, object] | None = None) -> None:
-        """Write events of a service, each with the same `fields`."""
+        """Format events of a service; `fields` are part of each event."""
         super().__init__()
         self._service = service
         self._fields = dict(fields or {})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object; the traceback, if there is one, is under `traceback`."""
+        """Return the object; `traceback` is the traceback if the record has one."""
         event: dict[str, Any] = {
             **self._fields,
             **_key_values(record),
@@ -96,7 +96,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _plain(value: Any) -> Any:
-    """Return a name in its text form, such as `sum:3`; JSON has a list for a named tuple."""
+    """Return a name in its text form, such as `sum:3`; JSON would show a named tuple as a list."""
     return str(value) if isinstance(value, ModelVersion) else value
 
 
@@ -111,17 +111,17 @@ def configure(
 
     Args:
         service: Name of the service.
-        level: Events below this level are not written.
+        level: Least severe level to write.
         log_format: `console` or `json`.
-        stream: Where lines go.
-        fields: What each JSON object has; a console line has it not, because the log of one process
-            repeats it.
+        stream: Destination of the lines.
+        fields: Fields of each JSON object; console lines omit them, because they repeat in the log of
+            one process.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     is_json = log_format == "json"
     handler.setFormatter(JsonFormatter(service, fields) if is_json else ConsoleFormatter(service))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # Libraries tell every step at info; what they say at warning matters.
+    # Libraries log every step at info; only their warnings matter.
     for library in ("grpc", "uvicorn", "uvicorn.access", "asyncio"):
         logging.getLogger(library).setLevel(
             max(logging.WARNING, logging.getLevelName(level.upper()))

@@ -1,4 +1,4 @@
-"""The ready line: the one line of standard output by which a process tells its addresses.
+"""The ready line: the line of standard output with the addresses that a process has bound.
 
 listening frontend grpc=127.0.0.1:8001 http=127.0.0.1:8000
 {"event": "listening", "addresses": {"grpc": "127.0.0.1:8001", …}, …}    with JSON logs
@@ -19,11 +19,11 @@ _LISTENING = "listening"
 def print_ready_line(service: str, log_format: str = "console", **bound: str) -> None:
     """Print the ready line, from which a parent process reads the bound addresses.
 
-    It does not say that a query would be answered: a frontend may have no routes yet.
+    The line does not mean that the process answers queries: a frontend may still lack routes.
 
     Args:
         service: Name of the service.
-        log_format: `json` to print an event as the others of the log.
+        log_format: `json` to print an event in the format of a JSON log.
         bound: Addresses by name.
     """
     if log_format == "json":
@@ -32,7 +32,7 @@ def print_ready_line(service: str, log_format: str = "console", **bound: str) ->
         )
         line = JsonFormatter(service).format(event)
     else:
-        # White space separates the pairs, and a path may have some.
+        # White space separates the pairs, so that white space in a path is quoted.
         pairs = (f"{name}={quote(value, safe=_PLAIN)}" for name, value in bound.items())
         line = " ".join((_LISTENING, service, *pairs))
     sys.stdout.write(f"{line}\n")

@@ -1,4 +1,4 @@
-"""What `python -m skysail_<service>` does: settings, logs, an event loop, an exit status."""
+"""The main function of `python -m skysail_<service>`: settings, logs, event loop, exit status."""
 
 import asyncio
 import faulthandler
@@ -27,13 +27,13 @@ def service_main(
     run: Callable[[SettingsT], Coroutine[Any, Any, None]],
     use_uvloop: bool = False,
 ) -> int:
-    """Run a service until it is told to stop and return the exit status of the process.
+    """Run a service until a signal stops it, and return the exit status of the process.
 
     Args:
-        service: Its name, such as `management`.
-        settings_type: Class of its settings; `--print-settings` prints them and ends.
-        run: Serves; what it raises is said in one line on standard error.
-        use_uvloop: True to run it in uvloop's event loop.
+        service: Name of the service, such as `management`.
+        settings_type: Class of its settings; `--print-settings` prints them and exits.
+        run: Coroutine function that serves; its `SkysailError` becomes one line on standard error.
+        use_uvloop: True to use the event loop of uvloop.
     """
     arguments = sys.argv[1:]
     prints = "--print-settings" in arguments
@@ -50,7 +50,7 @@ def service_main(
     configure(service, settings.log_level, settings.log_format)
     for warning in unknown_variables(settings_type):
         log.warning(warning)
-    # A crash, or the SIGABRT of a watchdog, writes where each thread is to standard error.
+    # A crash, or the SIGABRT of a watchdog, writes the stack of each thread to standard error.
     faulthandler.enable()
     raise_descriptor_limit()
     try:

@@ -1,4 +1,4 @@
-"""How a service reads its settings: flags over environment over defaults, once, at its start."""
+"""Settings of a service, read once at its start: flags override environment override defaults."""
 
 import difflib
 import json
@@ -15,23 +15,23 @@ from skysail_common.errors import InvalidInput, shown
 from skysail_common.process.sockets import without_brackets
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-"""A TCP port; 0 lets the system choose one, which the ready line then tells."""
+"""A TCP port; 0 lets the system choose one, which the ready line shows."""
 
 Host = Annotated[str, AfterValidator(without_brackets)]
-"""An address to listen on; one of IPv6 may be in brackets."""
+"""An address to listen on; an IPv6 address may be in brackets."""
 
 
-# Variables of clients, which begin as those of management do.
+# Variables of clients that share the prefix of management.
 _OF_CLIENTS = {"SKYSAIL_MANAGEMENT_TOKEN_FILE", "SKYSAIL_MANAGEMENT_TLS_CA_FILE"}
 
 _LINK = re.compile(r"_PORT_\d+_(TCP|UDP)(_|$)")
 
 
 class ServiceSettings(BaseSettings):
-    """Settings that every service has.
+    """Settings of every service.
 
-    A subclass sets `env_prefix` and documents each field by a string under it, which is also its
-    `--help` and its line on the settings page.
+    A subclass sets `env_prefix` and documents each field by a string under it. The string is also the
+    `--help` of the field and its text on the settings page.
     """
 
     model_config = SettingsConfigDict(
@@ -48,20 +48,20 @@ class ServiceSettings(BaseSettings):
     """Least severe events to log: debug, info, warning or error."""
 
     log_format: str = Field("console", pattern="^(console|json)$")
-    """`console` for people, `json` for one object a line."""
+    """`console` for people, `json` for one object per line."""
 
 
 def check_tls_pair(certificate: Path | None, key: Path | None) -> None:
-    """Check that both files of TLS are set, or neither.
+    """Check that either both files of TLS are set or none.
 
     Raises:
-        ValueError: one is missing; the message names both flags.
+        ValueError: one file is missing; the message names both flags.
     """
     if (certificate is None) != (key is None):
         given, missing = ("certificate", "key") if certificate else ("key", "certificate")
         raise ValueError(
             f"--tls-{given}-file is given and --tls-{missing}-file is not; give both, or neither "
-            "to serve in the clear"
+            "to serve without TLS"
         )
 
 
@@ -69,19 +69,19 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
 def read_settings(cls: type[SettingsT], program: str, arguments: Sequence[str]) -> SettingsT:
-    """Return the settings that flags and environment give.
+    """Return the settings from flags and environment.
 
     Args:
         cls: Class of the settings.
-        program: Name for `--help`.
-        arguments: Flags, as of `sys.argv[1:]`.
+        program: Name of the program in `--help`.
+        arguments: Flags, such as `sys.argv[1:]`.
 
     Raises:
-        InvalidInput: an unknown flag, or a value out of range; the message names it.
-        SystemExit: `--help` was asked for.
+        InvalidInput: a flag is unknown or a value out of range; the message names it.
+        SystemExit: a flag is `--help`.
     """
     try:
-        # mypy's plugin for pydantic would know these arguments; it is not worth its cost.
+        # mypy would know these arguments by a plugin for pydantic, whose cost exceeds its use.
         make: Callable[..., SettingsT] = cls
         return make(
             _cli_parse_args=list(arguments),
@@ -97,10 +97,10 @@ def read_settings(cls: type[SettingsT], program: str, arguments: Sequence[str]) 
 
 
 def _mistake(cls: type[ServiceSettings], found: Any, arguments: Sequence[str]) -> str:
-    """Return what is wrong with a setting, which is named as the operator wrote it."""
+    """Return the error text for a setting, with the name that the operator used."""
     what = str(found["msg"]).removeprefix("Value error, ").lower()
     if not found["loc"]:
-        # What concerns several settings names them itself.
+        # The text of an error about several settings contains their names.
         return what
     name = str(found["loc"][0])
     flag = f"--{'-'.join(str(part) for part in found['loc']).replace('_', '-')}"
@@ -120,7 +120,7 @@ def _is_secret(cls: type[ServiceSettings], name: str) -> bool:
 
 
 def unknown_variables(cls: type[ServiceSettings]) -> list[str]:
-    """Return a warning for each variable that begins as those of a service and is no setting."""
+    """Return a warning for each variable with the prefix of a service that is not a setting."""
     prefix = str(cls.model_config.get("env_prefix", ""))
     known = {name.upper() for name in cls.model_fields}
     warnings = []
@@ -130,14 +130,14 @@ def unknown_variables(cls: type[ServiceSettings]) -> list[str]:
         if own == upper or own in known or upper in _OF_CLIENTS:
             continue
         if "://" in value or own.startswith("SERVICE_") or _LINK.search(upper):
-            # Kubernetes and Docker tell containers about services by such names.
+            # Kubernetes and Docker set such variables in containers to describe services.
             continue
         close = difflib.get_close_matches(own, known, n=1, cutoff=0.8)
-        meant = f"; is {prefix}{close[0]} meant?" if close else ""
-        warnings.append(f"{name} is no setting and is ignored{meant}")
+        hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+        warnings.append(f"unknown setting {name} ignored{hint}")
     return warnings
 
 
 def describe_settings(settings: ServiceSettings) -> str:
-    """Return the effective settings as JSON, secrets hidden."""
+    """Return the effective settings as JSON, with secrets hidden."""
     return json.dumps(settings.model_dump(mode="json"), indent=2)

@@ -1,4 +1,4 @@
-"""Addresses of this machine and of others: joined, split and listened on."""
+"""Socket addresses: joining, splitting, checking and binding."""
 
 import socket
 from ipaddress import ip_address
@@ -9,7 +9,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def join_host_port(host: str, port: int) -> str:
-    """Return `host:port`, an IPv6 address in brackets."""
+    """Return `host:port`, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -24,18 +24,18 @@ def split_host_port(endpoint: str) -> tuple[str, int]:
 
 
 def without_brackets(host: str) -> str:
-    """Return a host as sockets take it: `::1` for `[::1]`."""
+    """Return a host in the form of the socket API, such as `::1` for `[::1]`."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def local_endpoint(endpoint: str) -> str:
-    """Return the endpoint by which this machine reaches a listener, possibly of every address."""
+    """Return the endpoint by which this machine reaches a listener; loopback for a wildcard."""
     host, port = split_host_port(endpoint)
     return join_host_port(_LOOPBACK.get(host, host), port)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address to listen on is reachable from this machine only."""
+    """Return whether only this machine can reach an address to listen on."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -49,12 +49,12 @@ def check_management_host(
 
     Args:
         host: The address.
-        is_guarded: True if it speaks TLS and asks for a token.
-        is_insecure: True if an operator said that something else keeps callers away.
-        can_be_guarded: False if it cannot speak TLS, so that only `is_insecure` opens it.
+        is_guarded: True if management requires TLS and a token.
+        is_insecure: True if an operator declares that a firewall or policy keeps callers away.
+        can_be_guarded: False if management cannot use TLS, so that only `is_insecure` opens it.
 
     Raises:
-        FailedPrecondition: every caller there could run code.
+        FailedPrecondition: any caller on the network could run code.
     """
     if not (is_loopback(host) or is_guarded or is_insecure):
         locks = (
@@ -74,7 +74,7 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 def cannot_listen(address: str) -> FailedPrecondition:
-    """Return the error to raise where an address cannot be bound."""
+    """Return the error for an address that cannot be bound."""
     return FailedPrecondition(
         f"cannot listen on {address}: it is in use by another process or not an address of this "
         "machine"
@@ -82,15 +82,15 @@ def cannot_listen(address: str) -> FailedPrecondition:
 
 
 def bound_socket(host: str, port: int, *, shares_port: bool = False) -> socket.socket:
-    """Return a TCP socket that is bound to the address, before it listens.
+    """Return a TCP socket that is bound to an address; the caller makes it listen.
 
     Args:
-        host: Address of this machine; `::` stands for those of IPv4 too.
-        port: Port; 0 for any that is free.
-        shares_port: True to have it beside others who share it too.
+        host: Address of this machine; `::` includes the IPv4 addresses.
+        port: Port; 0 for any free port.
+        shares_port: True to share the port with other processes (SO_REUSEPORT).
 
     Raises:
-        FailedPrecondition: it is in use, or not an address of this machine.
+        FailedPrecondition: the address is in use, or not an address of this machine.
     """
     bound = socket.socket(family_of(host), socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

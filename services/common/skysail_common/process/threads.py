@@ -1,4 +1,4 @@
-"""Blocking work beside an event loop."""
+"""Blocking calls in threads, for code on an event loop."""
 
 import asyncio
 import functools
@@ -12,10 +12,10 @@ ResultT = TypeVar("ResultT")
 async def in_thread(
     work: Callable[ParamsT, ResultT], *args: ParamsT.args, **kwargs: ParamsT.kwargs
 ) -> ResultT:
-    """Do blocking work in a thread and return its result.
+    """Run a blocking function in a thread and return its result.
 
-    Unlike that of `asyncio.to_thread`, a caller that is cancelled goes on only when the work has
-    ended, so that it may close or remove what was worked on.
+    Unlike `asyncio.to_thread`, a cancelled call returns only after the function has ended, so that
+    the caller can safely close or remove the objects of the function.
     """
     call = functools.partial(work, *args, **kwargs)
     future = asyncio.get_running_loop().run_in_executor(None, call)
@@ -24,6 +24,6 @@ async def in_thread(
     except asyncio.CancelledError:
         await asyncio.wait({future})
         if not future.cancelled():
-            # Nobody asks what came of it.
+            # The read marks the exception as retrieved, because no caller awaits it.
             future.exception()
         raise

@@ -1,4 +1,4 @@
-"""Virtual environments that see the packages of the one that makes them; what is installed comes first."""
+"""Virtual environments on top of the present one; their own packages take precedence."""
 
 import sys
 import sysconfig
@@ -13,13 +13,13 @@ INSTALL = (
 
 
 def make_environment(directory: Path) -> None:
-    """Make an environment in a directory that does not exist, or is empty.
+    """Create an environment in a directory that is absent or empty.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the directory cannot be written.
     """
     venv.EnvBuilder(symlinks=True, with_pip=False).create(directory)
-    # A .pth file adds our packages behind those of the environment.
+    # A .pth file adds the packages of the present environment after those of the new one.
     site = Path(
         sysconfig.get_path("purelib", vars={"base": str(directory), "platbase": str(directory)})
     )
@@ -29,7 +29,7 @@ def make_environment(directory: Path) -> None:
 
 
 def install_command(directory: Path, requirements: Path) -> list[str]:
-    """Return the command that installs what a requirements file says into an environment."""
-    # Our own pip installs into the other one: nothing to bootstrap.
+    """Return the command that installs a requirements file into an environment."""
+    # The pip of this interpreter installs into the other environment, which then needs no pip.
     python = str(directory / "bin" / "python")
     return [sys.executable, "-m", "pip", "--python", python, *INSTALL, str(requirements)]

@@ -1,4 +1,4 @@
-"""Notices that a process which runs has stopped to answer."""
+"""Detection of a process that runs but has stopped to answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,14 +13,14 @@ async def wait_for_silence(
 ) -> None:
     """Return once a process has not answered for `limit_s`.
 
-    Only time in which the watcher ran counts: on a machine that starves or suspends both, the
-    watcher would otherwise blame the process for its own absence.
+    Only time in which the watcher ran counts. A machine that starves or suspends both processes would
+    otherwise make the watcher kill a healthy process.
 
     Args:
-        answers: Asks the process once; False if no answer came.
-        clock: Time.
+        answers: Check that calls the process once; False if no answer came.
+        clock: Clock of the watcher.
         limit_s: Longest silence, in seconds.
-        patience_s: Longest time that `answers` takes when the watcher is not starved.
+        patience_s: Longest duration of `answers` if the watcher is not starved.
     """
     silent_s = 0.0
     asked = clock()

@@ -1,1 +1,1 @@
-"""gRPC at the edges: the contract of a call, its transport, errors, servers and channels."""
+"""gRPC: the transport contract, its implementations, error translation, servers and channels."""

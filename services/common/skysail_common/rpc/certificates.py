@@ -1,6 +1,6 @@
-"""What servers show over TLS: read from files, and read again when those are renewed.
+"""TLS certificates of servers, read from files again after each renewal.
 
-files ──► ServerCertificates ──► on_renewal ──► each server: connections that come from then on
+files ──► ServerCertificates ──► on_renewal ──► each server: new connections
 """
 
 import asyncio
@@ -15,32 +15,32 @@ from skysail_common.errors import FailedPrecondition, reason_of
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
-"""Readings of files that change while they are read."""
+"""Attempts to read files that change during the read."""
 
 
 @dataclass(frozen=True)
 class Pem:
-    """A certificate chain, its key, and whose clients are served; all are PEM."""
+    """A certificate chain, its key and the authorities of clients, all in PEM."""
 
     chain: bytes
     key: bytes = field(repr=False)
     client_ca: bytes | None = None
-    """Authorities of which a client must have a certificate; anybody is served if None."""
+    """Authorities that must have signed the certificate of a client; None admits any client."""
 
 
 class ServerCertificates:
-    """The certificate of a server, as its files are."""
+    """The certificate of a server, up to date with its files."""
 
     def __init__(self, chain: Path, key: Path, client_ca: Path | None = None) -> None:
-        """Reads the files.
+        """Read the files.
 
         Args:
-            chain: Certificate, then those that lead to its authority.
-            key: Its key, without a pass phrase.
-            client_ca: Authorities of clients, if these must have certificates.
+            chain: File of the certificate, followed by the certificates up to its authority.
+            key: File of its key, without a pass phrase.
+            client_ca: File of the authorities of clients, if clients must have certificates.
 
         Raises:
-            FailedPrecondition: a file cannot be read or has no such thing, or certificate and key
+            FailedPrecondition: a file cannot be read or lacks its content, or certificate and key
                 do not match; the message names the file.
         """
         self._chain = chain
@@ -48,9 +48,9 @@ class ServerCertificates:
         self._client_ca = client_ca
         self._callbacks: list[Callable[[], None]] = []
         self.pem: Pem
-        """For servers that bring their own TLS."""
+        """The certificate for servers with their own TLS implementation."""
         self.context: ssl.SSLContext
-        """For servers that take it from `ssl`; offers no protocol by ALPN."""
+        """The certificate for servers that use `ssl`; the context offers no protocol by ALPN."""
         self._seen: object = None
         self._read()
 
@@ -63,13 +63,16 @@ class ServerCertificates:
             if self._look() == seen:
                 self.pem, self.context, self._seen = pem, context, seen
                 return
-        raise FailedPrecondition(f"{self._chain} or {self._key} changed while they were read")
+        raise FailedPrecondition(
+            f"cannot read {self._chain} and {self._key}: the files changed {_ATTEMPTS} times during "
+            "the read"
+        )
 
     def _make_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         for path in (self._chain, self._key):
-            # For its message: ssl does not say which of both it could not read.
+            # This read names the unreadable file; the error of ssl would not.
             _bytes_of(path)
         try:
             context.load_cert_chain(self._chain, self._key, password=_refuse_pass_phrase)
@@ -81,24 +84,24 @@ class ServerCertificates:
                 context.load_verify_locations(self._client_ca)
             except OSError as error:
                 raise FailedPrecondition(
-                    f"{self._client_ca} has no certificate of an authority in PEM"
+                    f"{self._client_ca} contains no certificate of an authority in PEM"
                 ) from error
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
     def _why_useless(self, error: Exception) -> str:
         if isinstance(error, _PassPhraseError):
-            return f"the key {self._key} has a pass phrase; give one without"
+            return f"the key {self._key} has a pass phrase; use a key without one"
         if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
             return f"{self._key} is not the key of the certificate {self._chain}"
         if b"-----BEGIN CERTIFICATE-----" not in _bytes_of(self._chain):
-            return f"{self._chain} has no certificate in PEM"
+            return f"{self._chain} contains no certificate in PEM"
         if b"PRIVATE KEY-----" not in _bytes_of(self._key):
-            return f"{self._key} has no private key in PEM"
-        return f"the certificate {self._chain} with the key {self._key} is of no use: {error}"
+            return f"{self._key} contains no private key in PEM"
+        return f"cannot use the certificate {self._chain} with the key {self._key}: {error}"
 
     def _look(self) -> object:
-        """Return what differs when a file was written, or another put in its place."""
+        """Return a value that changes when a file is written or replaced."""
         found = []
         for path in (self._chain, self._key, self._client_ca):
             if path is not None:
@@ -110,17 +113,18 @@ class ServerCertificates:
         return found
 
     def on_renewal(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called after `pem` and `context` have become others.
+        """Call `callback` after each change of `pem` and `context`.
 
-        It raises `FailedPrecondition` where it has no use for them, and keeps what it had.
+        A callback that cannot use the new certificate raises `FailedPrecondition` and keeps the old
+        one.
         """
         self._callbacks.append(callback)
 
     def renew(self) -> bool:
-        """Read the files again if they have changed, and tell whether they had.
+        """Read the files again if they have changed, and return whether they had.
 
         Raises:
-            FailedPrecondition: as at first; what was read before stays.
+            FailedPrecondition: as in `__init__`; the previous certificate stays in use.
         """
         if self._look() == self._seen:
             return False
@@ -130,7 +134,7 @@ class ServerCertificates:
         return True
 
     async def watch(self, every_s: float) -> None:
-        """Renew for ever; what cannot be used is logged, and what there was is shown on."""
+        """Renew in a loop; log unusable files and keep the previous certificate."""
         reason = ""
         while True:
             await asyncio.sleep(every_s)
@@ -149,7 +153,7 @@ class _PassPhraseError(Exception):
 
 
 def _refuse_pass_phrase() -> str:
-    # Without this OpenSSL would ask for it on the terminal.
+    # OpenSSL would ask for the pass phrase on the terminal if there were no callback.
     raise _PassPhraseError
 
 
@@ -161,4 +165,4 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _cannot_read(path: Path, error: OSError) -> FailedPrecondition:
-    return FailedPrecondition(f"{path} cannot be read: {reason_of(error)}; TLS needs it")
+    return FailedPrecondition(f"cannot read {path}: {reason_of(error)}; TLS needs this file")

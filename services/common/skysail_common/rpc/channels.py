@@ -1,4 +1,4 @@
-"""How every client of Skysail dials."""
+"""gRPC channels of all clients of Skysail, with their limits and keep-alive."""
 
 from typing import NamedTuple
 
@@ -8,34 +8,34 @@ import grpc.aio
 from skysail_common.errors import FailedPrecondition, SkysailError, Status, Unavailable
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Largest message either way, unless a setting says otherwise."""
+"""Largest message either way, unless a setting changes it."""
 
 MAX_LINK_MESSAGE_BYTES = 1024 * 1024 * 1024
 """Largest batch or result between frontends and model servers: a batch of large queries."""
 
 LINK_TIMEOUT_S = 5.0
-"""Longest time in which a peer has to accept a link."""
+"""Longest time until a peer accepts a link."""
 
 MIN_PING_INTERVAL_S = 4.0
-"""Servers let clients ping an idle connection as often as this."""
+"""Shortest interval between pings of an idle connection that servers accept."""
 
 
 class KeepAlive(NamedTuple):
-    """How a peer that vanished without a word is noticed."""
+    """Detection of a peer that vanished without closing its connection."""
 
     idle_s: float
-    """Silence after which it is pinged; at least `MIN_PING_INTERVAL_S`."""
+    """Silence after which the peer gets a ping; at least `MIN_PING_INTERVAL_S`."""
     timeout_s: float
-    """Longest time that its answer may take."""
+    """Longest time until the answer to a ping."""
 
 
 KEEP_ALIVE = KeepAlive(20.0, 10.0)
-"""How clients and servers notice it, unless a caller says otherwise."""
+"""Keep-alive of clients and servers, unless a caller changes it."""
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # This is how long an attempt may take, whatever its name; a busy peer does not answer at once.
+    # Despite its name this option bounds the time of an attempt; a busy peer needs some time.
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
@@ -46,9 +46,9 @@ def keep_alive_options(keep_alive: KeepAlive) -> list[tuple[str, int]]:
     return [
         ("grpc.keepalive_time_ms", int(keep_alive.idle_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(keep_alive.timeout_s * 1000)),
-        # Newer grpcio waits for the longer of both, and this one is a minute unless it is set.
+        # Newer grpcio waits for the longer of both timeouts, and the default of this one is a minute.
         ("grpc.http2.ping_timeout_ms", int(keep_alive.timeout_s * 1000)),
-        # Otherwise two pings is all that a stream without messages gets.
+        # The default allows only two pings on a stream without messages.
         ("grpc.http2.max_pings_without_data", 0),
     ]
 
@@ -60,13 +60,13 @@ def open_channel(
     keep_alive: KeepAlive = KEEP_ALIVE,
     server_name: str = "",
 ) -> grpc.aio.Channel:
-    """Return a channel to `host:port` or `unix:/path`; it connects when first used.
+    """Return a channel to `host:port` or `unix:/path`, which connects on first use.
 
     Args:
-        endpoint: Where it leads.
+        endpoint: Endpoint of the peer.
         max_message_bytes: Largest message either way.
-        credentials: Of TLS; in the clear if None.
-        keep_alive: When the peer counts as gone while a call is open.
+        credentials: Credentials of TLS; no TLS if None.
+        keep_alive: Detection of a lost peer while a call is open.
         server_name: Name that the peer's certificate must have; the host of the endpoint if empty.
     """
     options: list[tuple[str, int | str]] = [
@@ -80,7 +80,7 @@ def open_channel(
         # strict HTTP/2 servers refuse.
         options.append(("grpc.default_authority", "localhost"))
     else:
-        # A proxy set for the web must not catch calls within the cluster.
+        # A proxy for the web must not receive calls within the cluster.
         options.append(("grpc.enable_http_proxy", 0))
     if server_name:
         options.append(("grpc.ssl_target_name_override", server_name))
@@ -90,7 +90,7 @@ def open_channel(
 
 
 def link_refused(endpoint: str, reason: object, status: int = Status.UNAVAILABLE) -> SkysailError:
-    """Return the error of a link that cannot be opened, with the status of the peer's refusal."""
+    """Return the error for a link that cannot be opened, with the status of the peer's refusal."""
     is_final = status == Status.FAILED_PRECONDITION
     error = FailedPrecondition if is_final else Unavailable
     return error(f"{endpoint} does not take batches: {reason}")

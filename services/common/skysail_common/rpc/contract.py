@@ -1,7 +1,7 @@
-"""What the query path knows of gRPC: bytes in, bytes out, and no word about who carries them.
+"""The contract between the query path and a gRPC transport; messages are bytes.
 
-A handler is an ordinary function of the event loop. It returns at once; the answer may come
-later, from the same loop. No task and no future is needed for a call.
+A handler is an ordinary function on the event loop. It returns at once. The answer may come later,
+from the same loop. A call needs no task and no future.
 
     transport ──► handler(call) ──► core … later … ──► call.reply(bytes) | call.fail(error)
 """
@@ -15,7 +15,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.rpc.certificates import ServerCertificates
 
 Metadata = Sequence[tuple[str, str | bytes]]
-"""Key-value pairs; the value is bytes where the key ends in `-bin`."""
+"""Key-value pairs; the value is bytes if the key ends in `-bin`."""
 
 
 class Call(Protocol):
@@ -24,25 +24,25 @@ class Call(Protocol):
     method: str
     """Full path, such as `/skysail.v1.QueryService/Predict`."""
     message: bytes
-    """The request, as it came."""
+    """The serialized request."""
     deadline: float
     """Instant of the monotonic clock by which the caller wants the answer; `NEVER` for none."""
     arrival: float
-    """Instant of the monotonic clock at which the whole call had come.
+    """Instant of the monotonic clock at which the call was complete.
 
-    The native transport takes the last read of the connection before the call was whole; it counts
-    the deadline from the read that brought the headers. grpc.aio tells nothing before the handler
-    begins, so that its arrival is that instant.
+    The native transport uses the last read of the connection before the call was complete; it counts
+    the deadline from the read that brought the headers. grpc.aio shows a call only when its handler
+    starts, so that its arrival is that instant.
     """
 
     def metadata(self) -> Mapping[str, str | bytes]:
-        """Return the metadata of the request; where a key came twice, its last value."""
+        """Return the metadata of the request; a repeated key has its last value."""
         ...
 
     def reply(self, message: bytes, trailers: Metadata = ()) -> None:
-        """Answer.
+        """Answer the call.
 
-        Only the first of all `reply` and `fail` counts, and to a caller that has gone away none.
+        Only the first `reply` or `fail` has an effect, and none after the caller has gone.
         """
         ...
 
@@ -51,59 +51,59 @@ class Call(Protocol):
         ...
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called, once, if the caller goes away before the answer."""
+        """Call `callback` once if the caller cancels before the answer."""
         ...
 
 
 class Stream(Protocol):
-    """A bidirectional stream, server side. Iterating it yields the messages of the client."""
+    """A bidirectional stream on the server side; its iteration yields the messages of the client."""
 
     method: str
     deadline: float
     arrival: float
-    """Instant at which the message that was yielded last came; 0 before the first.
+    """Arrival of the message that was yielded last; 0 before the first.
 
-    The native transport takes the last read of the connection before the message was whole, and
-    grpc.aio the instant at which the message is yielded.
+    The native transport uses the last read of the connection before the message was complete, and
+    grpc.aio the instant at which it yields the message.
     """
 
     def metadata(self) -> Mapping[str, str | bytes]:
-        """Return the metadata of the request; where a key came twice, its last value."""
+        """Return the metadata of the request; a repeated key has its last value."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield each message; ends when the client has sent its last."""
+        """Yield each message until the client half-closes the stream."""
         ...
 
     async def accept(self) -> None:
-        """Have the client told that the stream is served, before there is a message for it."""
+        """Accept the stream before its first answer, so that the client knows it is served."""
         ...
 
     async def send(self, message: bytes) -> None:
-        """Send a message; waits while the client reads slower than it is sent to."""
+        """Send a message; wait while the client reads too slowly."""
         ...
 
 
 UnaryHandler = Callable[[Call], None]
 LateHandler = Callable[[Call], bool]
-"""Answers a call that comes too late to be handled, if it has an answer at little cost.
+"""A handler of a call that is too late for its ordinary handler; it must be cheap.
 
-Returns whether it answered; a call that it did not answer is refused as `Overloaded`.
+It returns whether it answered. The transport refuses an unanswered call as `Overloaded`.
 """
 StreamHandler = Callable[[Stream], Awaitable[None]]
-"""Serves one stream; its return ends the stream well, a `SkysailError` ends it with that."""
+"""A handler of one stream; its return ends the stream with OK, its `SkysailError` with the error."""
 
 
 NO_LATE_HANDLERS: Mapping[str, LateHandler] = MappingProxyType({})
 
 
 class Server(Protocol):
-    """Serves handlers, and with them health and reflection, on one address."""
+    """A server of handlers, health and reflection on one address."""
 
     def bind(self, address: str) -> int:
-        """Take `host:port` or `unix:/path` and return the port (0 for a unix socket).
+        """Bind to `host:port` or `unix:/path` and return the port (0 for a unix socket).
 
-        Calls are answered after `start`.
+        The server answers calls after `start`.
 
         Raises:
             FailedPrecondition: the address is in use or cannot be bound.
@@ -111,76 +111,76 @@ class Server(Protocol):
         ...
 
     async def start(self) -> None:
-        """Begin to answer calls; health says NOT_SERVING until `set_serving`."""
+        """Start to answer calls; health is NOT_SERVING until `set_serving`."""
         ...
 
     async def set_serving(self, is_serving: bool) -> None:
-        """Say by health whether the services take calls."""
+        """Set the health of the services: whether they accept calls."""
         ...
 
     async def stop(self, grace_s: float) -> None:
-        """Accept no call any more, let those under way end within `grace_s`, and close."""
+        """Refuse new calls, let calls in flight end within `grace_s`, and close."""
         ...
 
 
 class Link(Protocol):
-    """A bidirectional stream, client side."""
+    """A bidirectional stream on the client side."""
 
     def send(self, message: bytes) -> None:
-        """Queue a message; it leaves in this turn of the loop.
+        """Queue a message, which leaves in this turn of the loop; do nothing on a closed link.
 
-        The caller bounds what is under way. Does nothing once the link is closed.
+        The caller bounds the number of messages in flight.
         """
         ...
 
     def close(self) -> None:
-        """End the stream and call no observer any more."""
+        """End the stream; the observer gets no further calls."""
         ...
 
 
 class LinkObserver(Protocol):
-    """Is told what happens on a `Link`; each method is called by the event loop."""
+    """An observer of a `Link`; the event loop calls its methods."""
 
     def link_received(self, message: bytes) -> None:
-        """A message came."""
+        """Handle a message of the peer."""
         ...
 
     def link_closed(self, reason: str, has_died: bool) -> None:
-        """The stream ended; nothing comes after it. Not called after `Link.close`.
+        """Handle the end of the stream, the last event; `Link.close` does not cause this call.
 
         Args:
-            reason: Why, for people.
-            has_died: False where the peer ended the stream in good order.
+            reason: Cause, for people.
+            has_died: False if the peer ended the stream with OK.
         """
         ...
 
 
 class Connector(Protocol):
-    """Opens links."""
+    """A function that opens links."""
 
     def __call__(
         self, endpoint: str, path: str, observer: LinkObserver, metadata: Metadata = ()
     ) -> Awaitable[Link]:
-        """Return an open link: the peer has accepted the stream.
+        """Open a link, and return it once the peer has accepted the stream.
 
         Args:
-            endpoint: Such as `unix:/path` or `host:port`.
+            endpoint: Endpoint of the peer, as `unix:/path` or `host:port`.
             path: Full path of the method.
-            observer: Is told what happens.
-            metadata: Sent to the peer with the path.
+            observer: Observer of the link.
+            metadata: Metadata of the request.
 
         Raises:
             Unavailable: the peer cannot be reached or does not accept in time.
-            FailedPrecondition: the peer refuses with that status; another attempt will not help.
+            FailedPrecondition: the peer refuses with that status; a retry will not help.
         """
         ...
 
 
 class Transport(Protocol):
-    """Carries calls: serves them, and opens links."""
+    """A transport of gRPC calls: it makes servers and opens links."""
 
     name: str
-    """As the setting calls it."""
+    """Name of the transport in the setting."""
 
     def server(
         self,
@@ -192,37 +192,36 @@ class Transport(Protocol):
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
     ) -> Server:
-        """Return a server that listens nowhere yet.
+        """Return a server; its `bind` opens the address.
 
         Args:
             services: Full names of the services, for reflection and health.
             unary: Handlers of unary calls, by path.
             streams: Handlers of streams, by path.
             late: Handlers of unary calls that waited for too much of their time, by path; only
-                the native transport turns such calls away.
-            shares_port: True to listen beside other processes on the same port.
-            certificates: What it shows, over TLS; in the clear if None. New connections see
-                what they are renewed to.
+                the native transport uses them.
+            shares_port: True to share the port with other processes.
+            certificates: Certificates of TLS; no TLS if None. A renewal applies to new connections.
         """
         ...
 
     @property
     def connect(self) -> Connector:
-        """Opens links."""
+        """The function that opens links."""
         ...
 
     def call_soon(self, callback: Callable[[], None]) -> object:
-        """Call back at the end of this turn, before what was said in it leaves."""
+        """Call `callback` at the end of this turn, before its messages leave."""
         ...
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call back after `delay` seconds."""
+        """Call `callback` after `delay` seconds."""
         ...
 
     def counters(self) -> Mapping[str, int]:
-        """Return what it has counted since it began, by name; empty where it does not count."""
+        """Return the counters since the start, by name; empty if the transport has none."""
         ...
 
     def close(self) -> None:
-        """Close what is still open."""
+        """Close all listeners, connections and links."""
         ...

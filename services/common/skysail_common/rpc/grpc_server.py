@@ -36,22 +36,22 @@ class GrpcServer:
         check_request: CheckRequest | None = None,
         keep_alive: KeepAlive = KEEP_ALIVE,
     ) -> None:
-        """Builds a server that does not listen.
+        """Build a server; `bind` opens its address.
 
         Args:
-            services: Full names of the services that it will serve, for reflection and health.
+            services: Full names of its services, for reflection and health.
             max_message_bytes: Largest message either way.
             max_connection_age_s: See `rpc.transports.open_transport`.
-            shares_port: True to listen beside other processes on the same port.
-            certificates: What it shows, over TLS; in the clear if None, and on unix sockets.
-            generic_handlers: Handlers on bytes, which translate their errors themselves; a
-                server that has them has no interceptor, which would cost every call.
-            check_request: Raises what is wrong with a request before its servicer sees it.
-            keep_alive: When a client counts as gone.
+            shares_port: True to share the port with other processes.
+            certificates: Certificates of TLS; no TLS if None, and none on unix sockets.
+            generic_handlers: Handlers on bytes, which translate their errors themselves. The server
+                then has no interceptor, because an interceptor slows each call.
+            check_request: Check of each request before its servicer; raises the error.
+            keep_alive: Detection of lost clients.
         """
         self._services = tuple(services)
         self._credentials = credentials_of(certificates) if certificates else None
-        # grpc.aio adds the chance itself, and waits for the calls under way as long as they take.
+        # grpc.aio adds the jitter itself, and waits for calls in flight without a bound.
         age_ms = round(1000 * max_connection_age_s)
         age = [("grpc.max_connection_age_ms", age_ms)] if age_ms else []
         self.grpc = grpc.aio.server(
@@ -59,7 +59,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
-                # Without being asked to, two on one port would share the calls by chance.
+                # The default lets two servers share a port by accident.
                 ("grpc.so_reuseport", int(shares_port)),
                 (
                     "grpc.http2.min_ping_interval_without_data_ms",
@@ -78,9 +78,9 @@ class GrpcServer:
         reflection.enable_server_reflection(names, self.grpc)
 
     def bind(self, address: str) -> int:
-        """Take `host:port` or `unix:/path` and return the port (0 for a unix socket).
+        """Bind to `host:port` or `unix:/path` and return the port (0 for a unix socket).
 
-        Calls are answered after `start`.
+        The server answers calls after `start`.
 
         Raises:
             FailedPrecondition: the address is in use or cannot be bound.
@@ -95,18 +95,18 @@ class GrpcServer:
         return 0 if address.startswith("unix:") else port
 
     async def start(self) -> None:
-        """Begin to answer calls; health says NOT_SERVING until `set_serving`, but for `LIVENESS`."""
+        """Start to answer calls; health is NOT_SERVING until `set_serving`, except for `LIVENESS`."""
         await self.set_serving(False)
         await self.set_health(LIVENESS, True)
         await self.grpc.start()
 
     async def set_serving(self, is_serving: bool) -> None:
-        """Say by health whether the services take calls."""
+        """Set the health of the services: whether they accept calls."""
         for name in ("", *self._services):
             await self.set_health(name, is_serving)
 
     async def set_health(self, name: str, is_well: bool) -> None:
-        """Say by health whether what goes by this name is well."""
+        """Set the health of one name."""
         status = (
             health_pb2.HealthCheckResponse.SERVING
             if is_well
@@ -115,13 +115,13 @@ class GrpcServer:
         await self._health.set(name, status)
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, let those under way end within `grace_s`, and close."""
+        """Refuse new calls, let calls in flight end within `grace_s`, and close."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
 
 
 def credentials_of(certificates: ServerCertificates) -> grpc.ServerCredentials:
-    """Return what shows the certificates as they are when a client connects."""
+    """Return credentials that present the current certificates to each new connection."""
 
     def configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([(pem.key, pem.chain)], pem.client_ca)
@@ -129,7 +129,7 @@ def credentials_of(certificates: ServerCertificates) -> grpc.ServerCredentials:
     shown = certificates.pem
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
-        # gRPC asks at each connection, on a thread of its own.
+        # gRPC calls this function for each connection, on its own thread.
         nonlocal shown
         pem = certificates.pem
         if pem is shown:
@@ -139,7 +139,7 @@ def credentials_of(certificates: ServerCertificates) -> grpc.ServerCredentials:
 
     return grpc.dynamic_ssl_server_credentials(
         configuration(shown),
-        # None is for no change, which its types do not know.
+        # A return value of None means no change; the type stubs lack it.
         cast(Any, renewed),
         require_client_authentication=shown.client_ca is not None,
     )

@@ -1,4 +1,4 @@
-"""The contract of `rpc.contract` on grpc.aio."""
+"""The transport contract (`rpc.contract`) on grpc.aio."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 def _deadline_of(context: _Context) -> float:
     remaining = context.time_remaining()
-    # grpc.aio tells a call without a deadline by a very long or an absent time.
+    # The remaining time of a call without a deadline is None or very long.
     return NEVER if remaining is None or remaining > 1e9 else MONOTONIC() + remaining
 
 
@@ -90,7 +90,7 @@ class _GrpcCall:
                 self._waiter.set_result(None)
 
     async def answered(self) -> bytes:
-        """Wait for the answer and give it to grpc.aio."""
+        """Wait for the answer and pass it to grpc.aio."""
         if self._answer is None:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -132,7 +132,7 @@ class _GrpcStream:
 
 
 class GrpcTransport:
-    """grpc.aio: everywhere where grpcio is."""
+    """The transport on grpc.aio, which needs only the package grpcio."""
 
     name = "grpc"
 
@@ -153,7 +153,7 @@ class GrpcTransport:
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
     ) -> Server:
-        """Return a server (see `rpc.contract.Transport`); grpc.aio turns no call away."""
+        """Return a server (see `rpc.contract.Transport`); it never calls handlers of late calls."""
         return GrpcServer(
             services,
             max_message_bytes=self._max_message_bytes,
@@ -165,19 +165,19 @@ class GrpcTransport:
 
     @property
     def connect(self) -> Connector:
-        """Opens links."""
+        """The function that opens links."""
         return connect
 
     def counters(self) -> Mapping[str, int]:
-        """Count nothing."""
+        """Return no counters, because grpc.aio has none."""
         return {}
 
     def close(self) -> None:
-        """Do nothing: servers and links close themselves."""
+        """Do nothing, because servers and links close themselves."""
 
 
 class _GrpcHandlers(grpc.GenericRpcHandler):
-    """Gives the calls of a grpc.aio server to handlers of the contract, by path."""
+    """Adapters from calls of a grpc.aio server to handlers of the contract, by path."""
 
     def __init__(
         self, unary: Mapping[str, UnaryHandler], stream: Mapping[str, StreamHandler]
@@ -188,7 +188,7 @@ class _GrpcHandlers(grpc.GenericRpcHandler):
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Return the handler of a path, or None for a path that is not ours."""
+        """Return the handler of a path, or None for an unknown path."""
         return self._handlers.get(handler_call_details.method)
 
 
@@ -219,8 +219,8 @@ async def connect(
     channel = open_channel(endpoint, MAX_LINK_MESSAGE_BYTES)
     try:
         call: Any = channel.stream_stream(path)(metadata=tuple(metadata))
-        # The peer sends its headers when it accepts the stream, which only the link's own
-        # reading shows: a connected channel may still be one to a peer that drains.
+        # The peer sends its headers when it accepts the stream. A connected channel does not prove
+        # that, because the peer may drain.
         await asyncio.wait_for(_accepted(endpoint, channel, call), LINK_TIMEOUT_S)
     except grpc.aio.AioRpcError as error:
         await channel.close()
@@ -243,7 +243,7 @@ async def _accepted(endpoint: str, channel: grpc.aio.Channel, call: Any) -> None
 
 
 class _GrpcLink:
-    """Two tasks a link, none a message: one writes what is queued, one reads."""
+    """A link with one task that writes queued messages and one that reads; messages need no task."""
 
     def __init__(self, channel: grpc.aio.Channel, call: Any, observer: LinkObserver) -> None:
         self._channel = channel
@@ -288,12 +288,12 @@ class _GrpcLink:
         except grpc.aio.AioRpcError as error:
             self._lost(error.details() or error.code().name, has_died=True)
         except asyncio.InvalidStateError:
-            # Writing to a stream that has just ended; the reader tells why.
+            # The stream ended during a write; the reader reports the cause.
             pass
         except Exception:
-            # A reader that ended unseen would leave every query on this link to its deadline.
+            # If the reader ended unnoticed, every query on this link would wait for its deadline.
             log.exception("unhandled exception in link")
-            self._lost("an internal error", has_died=True)
+            self._lost("internal error", has_died=True)
 
     def _lost(self, reason: str, has_died: bool) -> None:
         observer, self._observer = self._observer, None

@@ -1,4 +1,4 @@
-"""The health check of images, which asks a server over grpc.health.v1."""
+"""Health checks over grpc.health.v1, for images and for event loops."""
 
 import grpc
 import grpc.aio
@@ -8,24 +8,24 @@ from skysail_common.process.sockets import local_endpoint
 from skysail_common.rpc.channels import open_channel
 
 LIVENESS = "skysail.liveness"
-"""The service whose health says that a process is alive, whether or not it takes calls."""
+"""Health name for liveness: SERVING while the process answers, even if it accepts no calls."""
 
 READINESS = "skysail.readiness"
-"""The service whose health says that a management serves, or could take over: its store lets it in."""
+"""Health name for readiness: SERVING if a management serves, or can take over with its store."""
 
 STORE = "skysail.store"
-"""The service whose health says that the store of a management takes changes."""
+"""Health name for the store: SERVING if the store of a management accepts changes."""
 
 TIMEOUT_S = 5.0
 """Longest time until the answer of a health check."""
 
 
 def health_status(address: str, service: str = "") -> int:
-    """Return 0 if a service on this address is well, else 1.
+    """Return 0 if a service on this address is SERVING, else 1.
 
     Args:
-        address: What it was told to listen on; it is dialled from the same machine.
-        service: Its full name, or `LIVENESS`; if empty, all that take calls there.
+        address: Listen address of the service, on the same machine.
+        service: Full name of the service, or `LIVENESS`; all services of the server if empty.
     """
     endpoint = address if address.startswith("unix:") else local_endpoint(address)
     options = (("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0))
@@ -41,7 +41,7 @@ def health_status(address: str, service: str = "") -> int:
 
 async def is_serving(endpoint: str, service: str = "") -> bool:
     """Return whether a service is SERVING; `health_status` for event loops."""
-    # A new channel each time: grpc delays the attempts of one that failed ever longer.
+    # Each check uses a new channel, because gRPC backs off on a channel that failed before.
     async with open_channel(endpoint) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:

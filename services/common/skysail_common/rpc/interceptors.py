@@ -1,6 +1,7 @@
-"""Servicers contain no `try`: what they raise becomes a status here.
+"""Translation of servicers' errors to gRPC statuses, so that servicers need no `try`.
 
-Requests are read here too, because gRPC answers one that is no protobuf with UNKNOWN and a traceback.
+The interceptor also parses requests, because gRPC answers an invalid message with UNKNOWN and a
+traceback.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,14 +18,18 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 _Read = Callable[[bytes], Any]
 
 CheckRequest = Callable[[Message], None]
-"""Raises what is wrong with a request before its servicer sees it."""
+"""A check of a request before its servicer; it raises the error."""
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Ends a call whose request or servicer failed with the status and the name of the error."""
+    """An interceptor that ends a failed call with the status and the class name of its error."""
 
     def __init__(self, check_request: CheckRequest | None = None) -> None:
-        """An interceptor that gives each message of a caller to `check_request` first."""
+        """Create the interceptor.
+
+        Args:
+            check_request: Check of each message of a caller; None for no check.
+        """
         self._check_request = check_request
 
     async def intercept_service(
@@ -32,7 +37,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler, guarded; None for a method that is not served."""
+        """Return the handler of a method with error translation; None for an unknown method."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -44,7 +49,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         get = _all_of(read) if handler.request_streaming else read
         guard = _guard_stream if handler.response_streaming else _guard_unary
         make = getattr(grpc, f"{kind}_{suffix}_rpc_method_handler")
-        # Without a deserializer the bytes arrive as they are.
+        # gRPC passes the bytes if it gets no deserializer, and the guard parses them.
         return make(guard(inner, get, method), None, handler.response_serializer)
 
     def _reader(self, deserialize: _Read | None, method: str) -> _Read:
@@ -57,7 +62,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 request = deserialize(content)
             except DecodeError:
                 raise InvalidInput(
-                    f"cannot read a request of {method}: it is no protobuf message of its type"
+                    f"cannot parse a request of {method}: it is not a protobuf message of its type"
                 ) from None
             if check is not None:
                 check(request)
@@ -98,7 +103,7 @@ def _guard_stream(
                 async for response in responses:
                     yield response
             else:
-                # A coroutine that writes through the context, as health's Watch does.
+                # Some servicers, such as Watch of health, are coroutines that write by the context.
                 await responses
         except grpc.aio.AbortError:
             raise

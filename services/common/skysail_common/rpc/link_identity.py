@@ -1,4 +1,4 @@
-"""Says, as a link opens, which version its batches are for: an address may be given to another."""
+"""The version that a link is for, sent when it opens, because addresses are reused by replicas."""
 
 from collections.abc import Mapping
 
@@ -11,25 +11,25 @@ ARTIFACT_KEY = "skysail-artifact"
 
 
 def identity_metadata(version: ModelVersion, artifact_sha256: str) -> Metadata:
-    """Return what a frontend sends as it opens a link to a replica of a version."""
+    """Return the metadata with which a frontend opens a link to a replica of a version."""
     return ((VERSION_KEY, str(version)), (ARTIFACT_KEY, artifact_sha256))
 
 
 def check_identity(
     metadata: Mapping[str, str | bytes], version: ModelVersion, artifact_sha256: str
 ) -> None:
-    """Return if a link is meant for this content of this version.
+    """Check that a link is for this content of this version.
 
     Raises:
-        FailedPrecondition: it is meant for another, or does not say for which.
+        FailedPrecondition: the link is for another version or content, or names none.
     """
     meant = metadata.get(VERSION_KEY)
     if meant != str(version):
         raise FailedPrecondition(
-            f"cannot take batches of version {meant!r}: this is a replica of {version}"
+            f"cannot accept batches of version {meant!r}: this is a replica of {version}"
         )
     if metadata.get(ARTIFACT_KEY) != artifact_sha256:
         raise FailedPrecondition(
-            f"cannot take batches of {version}: this replica runs other content, of the artifact "
+            f"cannot accept batches of {version}: this replica runs other content, of the artifact "
             f"{artifact_sha256[:12]}"
         )

@@ -1,4 +1,4 @@
-"""Credentials of callers of management: an authority, and the token of operators."""
+"""Credentials of clients of management: authorities for TLS, and the token of operators."""
 
 import hmac
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from skysail_common.errors import FailedPrecondition, reason_of
 from skysail_common.rpc.channels import open_channel
 
 MIN_TOKEN_CHARACTERS = 16
-"""Shorter tokens could be guessed."""
+"""Shortest token, because shorter ones could be guessed."""
 
 _KEY = "authorization"
 _SCHEME = "Bearer "
@@ -21,18 +21,18 @@ _SCHEME = "Bearer "
 
 @dataclass(frozen=True)
 class ManagementAccess:
-    """How a client of management calls it."""
+    """Credentials of a client of management."""
 
     token: str = field(default="", repr=False)
-    """Token of operators; none is sent if empty."""
+    """Token of operators; calls carry none if empty."""
     ca_file: Path | None = None
-    """Authorities of management's certificate, in PEM; in the clear if None."""
+    """Authorities of management's certificate, in PEM; no TLS if None."""
 
     def open_channel(self, endpoint: str, **options: Any) -> grpc.aio.Channel:
         """Return a channel to management whose calls carry the token.
 
         Args:
-            endpoint: `host:port`, or `unix:/path`, which is always in the clear.
+            endpoint: `host:port`, or `unix:/path`, which never uses TLS.
             options: See `channels.open_channel`.
 
         Raises:
@@ -48,7 +48,7 @@ class ManagementAccess:
 
 
 class _ChannelWithToken:
-    """A channel for stubs; an interceptor would change what their calls can do."""
+    """A channel that adds a token to calls; an interceptor would restrict the calls of stubs."""
 
     def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
         self._channel = channel
@@ -77,18 +77,18 @@ class _ChannelWithToken:
 
 
 def bearer(token: str) -> tuple[str, str]:
-    """Return the metadata that shows a token."""
+    """Return the metadata that carries a token."""
     return (_KEY, f"{_SCHEME}{token}")
 
 
 def token_of(metadata: Mapping[str, str | bytes]) -> str:
-    """Return the token that a call shows; empty if it shows none."""
+    """Return the token of a call; empty if the call has none."""
     value = metadata.get(_KEY, "")
     return value.removeprefix(_SCHEME) if isinstance(value, str) else ""
 
 
 def is_same_token(one: str, other: str) -> bool:
-    """Return whether two tokens are equal, compared in constant time."""
+    """Return whether two tokens are equal; the comparison takes constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
 
 
@@ -100,13 +100,13 @@ def read_token(path: Path, setting: str = "") -> str:
         setting: Variable that names the file, for the error.
 
     Raises:
-        FailedPrecondition: the file cannot be read, or its token is too short or not of ASCII.
+        FailedPrecondition: the file cannot be read, or its token is too short or not ASCII.
     """
     token = _read(path, setting).decode(errors="replace").strip()
     if len(token) < MIN_TOKEN_CHARACTERS or not token.isascii() or not token.isprintable():
         raise FailedPrecondition(
             f"cannot use the token in {path}: it must be one line of at least "
-            f"{MIN_TOKEN_CHARACTERS} ASCII characters, such as 'openssl rand -hex 32' makes"
+            f"{MIN_TOKEN_CHARACTERS} ASCII characters, such as the output of 'openssl rand -hex 32'"
         )
     return token
 

@@ -1,4 +1,4 @@
-"""Tensors, signatures and options as protobuf messages, and back."""
+"""Conversion of tensors, signatures and options to protobuf messages and back."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -28,7 +28,7 @@ def datatype_from_proto(number: int, name: str) -> DataType:
     """Return the type of this number.
 
     Raises:
-        InvalidInput: none has it; the message names the tensor.
+        InvalidInput: no type has this number; the message names the tensor.
     """
     try:
         return DataType(number)
@@ -44,10 +44,10 @@ def _content_from_proto(number: int, name: str) -> Content:
 
 
 def tensor_from_proto(message: tensors_pb2.Tensor) -> Tensor:
-    """Return a tensor as it came; its data may not fit its shape.
+    """Return the tensor of a message, without a check that its data fit its shape.
 
     Raises:
-        InvalidInput: an unknown datatype.
+        InvalidInput: the datatype is unknown.
     """
     return Tensor(
         message.name,
@@ -91,7 +91,7 @@ def signature_from_proto(message: tensors_pb2.Signature) -> Signature:
     """Return the signature of a message.
 
     Raises:
-        InvalidInput: it describes no possible model.
+        InvalidInput: the signature is inconsistent.
     """
     return Signature(
         tuple(_spec_from_proto(spec) for spec in message.inputs),
@@ -111,7 +111,7 @@ def input_type_from_proto(number: int) -> InputType:
     """Return the input type of this number.
 
     Raises:
-        InvalidInput: none has it.
+        InvalidInput: no input type has this number.
     """
     try:
         return InputType(number)
@@ -124,7 +124,7 @@ def duration(seconds: float) -> Duration:
     """Return the message of a duration.
 
     Raises:
-        InvalidInput: it is longer than a year, or no number.
+        InvalidInput: the duration is longer than a year, or NaN.
     """
     if not abs(seconds) <= _MAX_DURATION_S:
         raise InvalidInput(f"a duration is at most a year, got {seconds} s")
@@ -137,7 +137,8 @@ def seconds(name: str, message: Duration) -> float:
     """Return a duration in seconds.
 
     Raises:
-        InvalidInput: it is not greater than 0, or longer than a year; the message names it.
+        InvalidInput: the duration is not greater than 0, or longer than a year; the message names
+            the field.
     """
     value = message.seconds + message.nanos / 1e9
     if not 0 < value <= _MAX_DURATION_S:
@@ -151,7 +152,7 @@ def serving_from_proto(
     """Return the options of a message.
 
     Raises:
-        InvalidInput: names the one that is not possible.
+        InvalidInput: an option is out of range; the message names it.
     """
     options = _unchecked_serving(message, default_max_batch_size)
     options.check()
@@ -163,16 +164,16 @@ def serving_changes(
     default_max_batch_size: int,
     paths: Iterable[str] | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of `ServingOptions` that a message changes; others are to stay.
+    """Return the fields of `ServingOptions` that a message changes; the others stay.
 
     Args:
         message: The new values.
-        default_max_batch_size: What holds if the batch size returns to its default.
-        paths: Fields of the message to take over: one that is not set returns to its default.
-            If None, those that are set.
+        default_max_batch_size: Default of the batch size.
+        paths: Fields of the message to apply; an unset one returns to its default. If None, all set
+            fields apply.
 
     Raises:
-        InvalidInput: a path names no field, or there is no such policy.
+        InvalidInput: a path does not name a field, or the policy is unknown.
     """
     if paths is None:
         paths = [field.name for field, _ in message.ListFields()]
@@ -185,7 +186,7 @@ def serving_changes(
 
 
 def serving_paths(names: Iterable[str]) -> list[str]:
-    """Return the fields of the message that fields of `ServingOptions` are."""
+    """Return the fields of the message for fields of `ServingOptions`."""
     return [path for path, name in _SERVING_FIELDS.items() if name in set(names)]
 
 
@@ -235,7 +236,7 @@ def serving_to_proto(options: ServingOptions) -> routing_pb2.ServingOptions:
 def latencies_from_proto(
     points: Iterable[routing_pb2.LatencyPoint],
 ) -> list[tuple[int, float]]:
-    """Return rows and seconds; what cannot be is left out."""
+    """Return rows and seconds; omit points with a zero."""
     return [(each.rows, each.latency_us / 1e6) for each in points if each.rows and each.latency_us]
 
 

@@ -1,4 +1,4 @@
-"""The standard reflection service on any transport of ours."""
+"""The standard reflection service, for any transport of the contract."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,7 +13,7 @@ PATH = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
 
 
 def reflector(services: Sequence[str]) -> Callable[[bytes], bytes]:
-    """Return what answers each message of the service's stream; it raises `InvalidInput`."""
+    """Return a function that answers a message of the reflection stream; it raises `InvalidInput`."""
     names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = reflection.ReflectionServicer(names)
 
@@ -21,8 +21,8 @@ def reflector(services: Sequence[str]) -> Callable[[bytes], bytes]:
         try:
             request = reflection_pb2.ServerReflectionRequest.FromString(message)
         except DecodeError as error:
-            raise InvalidInput("it is not a ServerReflectionRequest") from error
-        # One answer for each request, whatever came before.
+            raise InvalidInput("cannot parse the message: not a ServerReflectionRequest") from error
+        # Each request has exactly one answer, which does not depend on earlier requests.
         (response,) = servicer.ServerReflectionInfo(iter([request]), None)
         return bytes(response.SerializeToString())
 
@@ -30,7 +30,7 @@ def reflector(services: Sequence[str]) -> Callable[[bytes], bytes]:
 
 
 def reflection_streams(services: Sequence[str]) -> Mapping[str, StreamHandler]:
-    """Return the handlers, by path, that tell clients about the services."""
+    """Return the handlers of reflection for these services, by path."""
     reflect = reflector(services)
 
     async def serve(stream: Stream) -> None:

@@ -1,4 +1,4 @@
-"""The one place where errors become gRPC statuses, and statuses errors again."""
+"""Translation between errors and gRPC statuses, for all servers and clients."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -19,17 +19,17 @@ from skysail_common.rpc.contract import Call, Metadata
 log = logging.getLogger(__name__)
 
 REASON_KEY = "skysail-reason"
-"""Trailing metadata that names the class of an error."""
+"""Key of the trailing metadata with the class name of an error."""
 
 _MAX_TEXT_BYTES = 5000
-"""Bytes of an error's text as gRPC encodes it.
+"""Largest text of an error in bytes, as gRPC encodes it.
 
-Clients accept 8 KiB of metadata by default and fail above it with RESOURCE_EXHAUSTED.
+Clients accept 8 KiB of metadata by default and fail above that with RESOURCE_EXHAUSTED.
 """
 _MAX_DETAIL_BYTES = 1000
-"""Limit for the copy of a text in the details of a status, which travel in base64."""
+"""Largest copy of a text in the details of a status, which travel in base64."""
 _MAX_ENCODED = 12
-"""Bytes of the longest character: four of UTF-8, of which each becomes `%XX`."""
+"""Bytes of the longest encoded character: four bytes of UTF-8, each as `%XX`."""
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -38,9 +38,9 @@ ResultT = TypeVar("ResultT")
 
 
 def as_skysail_error(error: Exception, method: str) -> SkysailError:
-    """Return the error that the caller of `method` may see, and log it by whose fault it is.
+    """Return the error that the caller of `method` may see, and log it at the level of its blame.
 
-    The error that was raised keeps no traceback.
+    The original error loses its traceback.
     """
     if not isinstance(error, SkysailError):
         log.error("unhandled exception in RPC handler", exc_info=error, extra={"method": method})
@@ -57,11 +57,11 @@ def as_skysail_error(error: Exception, method: str) -> SkysailError:
 
 
 def handle(handler: Callable[[Call], ResultT], call: Call) -> ResultT | None:
-    """Give a call to its handler and return what that returns; what it raises is the answer."""
+    """Call the handler of a call and return its result; its error becomes the answer."""
     try:
         return handler(call)
     except SkysailError as error:
-        # Not logged: refusing must cost as little as possible.
+        # The refusal is not logged, because it must be as cheap as possible.
         call.fail(without_frames(error))
     except Exception as error:
         call.fail(as_skysail_error(error, call.method))
@@ -74,10 +74,10 @@ def code_of(error: SkysailError) -> grpc.StatusCode:
 
 
 def text_of(error: SkysailError, max_bytes: int = _MAX_TEXT_BYTES) -> str:
-    """Return the message of an error, cut to what fits the metadata of a call."""
+    """Return the message of an error, cut to the limit of the metadata of a call."""
     text = error.message
     if not text.isascii():
-        # Half a surrogate pair, as of a file's name, cannot be sent.
+        # Half a surrogate pair, such as in a file name, cannot be encoded.
         text = text.encode(errors="replace").decode()
     if len(text) * _MAX_ENCODED <= max_bytes:
         return text
@@ -91,9 +91,9 @@ def text_of(error: SkysailError, max_bytes: int = _MAX_TEXT_BYTES) -> str:
 
 
 def trailers_of(error: SkysailError) -> Metadata:
-    """Return the trailing metadata of an error: its class, and of a shed query when to retry.
+    """Return the trailing metadata of an error: its class, and the retry time of a shed query.
 
-    A query for which a retry is useless has none of the latter.
+    The retry time is absent if a retry is useless.
     """
     reason = (REASON_KEY, type(error).__name__)
     backlog = error.backlog
@@ -120,7 +120,7 @@ def trailers_of(error: SkysailError) -> Metadata:
 
 @lru_cache(maxsize=1024)
 def _retry_details(status: int, message: str, wait_ms: int) -> bytes:
-    """Return a google.rpc.Status with RetryInfo, made once: refusing must cost little."""
+    """Return a google.rpc.Status with RetryInfo; the cache keeps refusals cheap."""
     delay = Duration()
     delay.FromMilliseconds(wait_ms)
     detail = AnyMessage()
@@ -130,7 +130,7 @@ def _retry_details(status: int, message: str, wait_ms: int) -> bytes:
 
 
 def is_named(error: grpc.aio.AioRpcError) -> bool:
-    """Return whether a server of ours raised it, and no network or proxy in between."""
+    """Return whether a Skysail server raised the error, rather than the network or a proxy."""
     return any(key == REASON_KEY for key, _ in error.trailing_metadata() or ())
 
 
@@ -144,29 +144,29 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SkysailError:
 
 
 Told = Callable[[grpc.aio.AioRpcError], SkysailError]
-"""Returns the error to raise for one of gRPC's."""
+"""A function that returns the `SkysailError` to raise for an error of gRPC."""
 
 
 async def call(response: Awaitable[ResponseT], told: Told = from_rpc_error) -> ResponseT:
     """Await the response of a stub.
 
     Raises:
-        SkysailError: what the server raised, of the same class, or what `told` makes of it.
+        SkysailError: the error of the server, in the same class, or the result of `told`.
     """
     try:
         return await response
     except grpc.aio.AioRpcError as error:
-        # Nothing in gRPC's own says more, and it would be shown first.
+        # The error of gRPC adds no information, and tracebacks would show it first.
         raise told(error) from None
 
 
 async def stream(
     responses: "grpc.aio.UnaryStreamCall[Any, ResponseT]", told: Told = from_rpc_error
 ) -> AsyncIterator[ResponseT]:
-    """Yield the responses of a stub; the call is cancelled when the iteration ends early.
+    """Yield the responses of a stub; an early end of the iteration cancels the call.
 
     Raises:
-        SkysailError: what the server raised, of the same class, or what `told` makes of it.
+        SkysailError: the error of the server, in the same class, or the result of `told`.
     """
     try:
         async for response in responses:
@@ -180,5 +180,5 @@ async def stream(
 async def abort(
     context: "grpc.aio.ServicerContext[Any, Any]", error: SkysailError, trailers: Iterable[Any] = ()
 ) -> None:
-    """End a call of grpc.aio with an error; never returns."""
+    """End a call of grpc.aio with an error; it raises and never returns."""
     await context.abort(code_of(error), text_of(error), (*trailers_of(error), *trailers))

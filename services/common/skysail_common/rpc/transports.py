@@ -1,4 +1,4 @@
-"""Which transport carries the query path."""
+"""The choice of the transport for the query path."""
 
 import importlib
 import logging
@@ -15,20 +15,20 @@ VARIABLE = "SKYSAIL_TRANSPORT"
 
 
 TransportName = Literal["auto", "grpc", "native"]
-"""The setting: the package skysail-transport, grpc.aio, or what is there, native first."""
+"""Values of the setting; `auto` is the native transport if it is installed, else grpc.aio."""
 
 
 def uses_native(name: TransportName) -> bool:
-    """Return whether the setting means the native transport here, and log what it means.
+    """Return whether the setting selects the native transport on this machine, and log the choice.
 
     Raises:
-        FailedPrecondition: it is asked for by name and not installed.
+        FailedPrecondition: the setting is `native`, but the package is not installed.
     """
     problem = "" if name == "grpc" else _problem_with_native()
     if name == "native" and problem:
         raise FailedPrecondition(
-            f"{VARIABLE}=native needs the package skysail-transport: {problem}; `make transport` "
-            "builds it, and `auto` does without it"
+            f"{VARIABLE}=native needs the package skysail-transport: {problem}; build it with "
+            "'make transport', or set auto"
         )
     is_native = name != "grpc" and not problem
     extra = {"transport": "native" if is_native else "grpc", "setting": name}
@@ -37,7 +37,7 @@ def uses_native(name: TransportName) -> bool:
 
 
 def _problem_with_native() -> str:
-    """Return why the native transport cannot be used here; nothing if it can."""
+    """Return why the native transport is unusable; an empty text if it is usable."""
     try:
         importlib.import_module("skysail_transport")
     except ImportError as error:
@@ -53,14 +53,14 @@ def open_transport(
     Args:
         name: The setting.
         max_message_bytes: Largest message of a client.
-        max_connection_age_s: Age at which a client is told to connect again, a tenth more or less
-            by chance; its calls under way end first. 0 for never.
+        max_connection_age_s: Age at which a client must reconnect, with a jitter of a tenth; its
+            calls in flight end first. 0 for no limit.
 
     Raises:
-        FailedPrecondition: it is asked for by name and not installed.
+        FailedPrecondition: the setting is `native`, but the package is not installed.
     """
     if uses_native(name):
-        # Only here: it may not be installed.
+        # The import is here because the native transport may not be installed.
         from skysail_common.rpc.native.transport import NativeTransport
 
         return NativeTransport(max_message_bytes, max_connection_age_s)

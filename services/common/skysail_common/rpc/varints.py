@@ -1,12 +1,12 @@
-"""Numbers as Protocol Buffers serialize them."""
+"""Variable-length integers of Protocol Buffers."""
 
 _MAX_SMALL = 0x80
 SMALL_VARINTS = [bytes([number]) for number in range(_MAX_SMALL)]
-"""Numbers that take one byte, by themselves."""
+"""Encodings of the numbers that take one byte, by number."""
 
 
 def varint(number: int) -> bytes:
-    """Return a number of at least 0 as it is serialized."""
+    """Return the encoding of a number of at least 0."""
     if number < _MAX_SMALL:
         return SMALL_VARINTS[number]
     parts = bytearray()

@@ -1,4 +1,4 @@
-"""The only durable state: a server that speaks the Redis protocol."""
+"""The only durable state of a cluster, in a server that speaks the Redis protocol."""
 
 from skysail_common.store.keys import Table
 from skysail_common.store.owner import Owner, StoreState

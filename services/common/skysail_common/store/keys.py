@@ -9,7 +9,7 @@ in one slot and a script may change several at once.
 | `{skysail:<cluster>}:models` | hash | model → record: current and previous versions | promote, roll back |
 | `{skysail:<cluster>}:versions` | hash | model:version → record, immutable | register, deploy |
 | `{skysail:<cluster>}:deployments` | hash | model:version → record: desired state | deploy, scale |
-| `{skysail:<cluster>}:profiles` | hash | model:version → record: what was learned of its speed | reports of frontends |
+| `{skysail:<cluster>}:profiles` | hash | model:version → record: learned latencies | reports of frontends |
 | `{skysail:<cluster>}:meta` | hash | see below | every commit, and the owner |
 
 A record is stored as its revision, a line feed, and JSON. The fields of `meta`:
@@ -17,14 +17,14 @@ A record is stored as its revision, a line feed, and JSON. The fields of `meta`:
 | field | value |
 |---|---|
 | `format` | version of this layout |
-| `id` | random name that the first owner gives to the store; another one, or none, means that the data were lost |
+| `id` | random name that the first owner gives to the store; another or no name means that the data were lost |
 | `revision` | number of the last commit; it never falls |
 | `last_commit` | id of the last commit |
 | `secret` | key of the replicas' tokens |
-| `epoch` | number of the present owner, which each new owner raises; a commit under another one is refused |
+| `epoch` | number of the present owner, which each new owner raises; commits of other epochs are refused |
 | `claim` | random name of the present ownership |
-| `owner` | the management that owns the store, as JSON; absent after it ended in order |
-| `renewed` | when the owner last said that it lives, in milliseconds of the server's clock |
+| `owner` | the management that owns the store, as JSON; absent after an orderly end |
+| `renewed` | time of the owner's last renewal, in milliseconds of the server's clock |
 """
 
 import enum
@@ -49,5 +49,5 @@ def table_key(cluster: str, table: Table) -> str:
 
 
 def meta_key(cluster: str) -> str:
-    """Return the key of the cluster's own values."""
+    """Return the key of the values of the cluster itself."""
     return f"{{skysail:{cluster}}}:meta"

@@ -1,4 +1,4 @@
-"""The owner of a store, and the time at which another may follow it."""
+"""The owner of a store, and the lease after which another management may take the store."""
 
 import dataclasses
 import json
@@ -14,25 +14,25 @@ RENEW_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Owner:
-    """A management, as others see it in the store."""
+    """The management that owns a store, as recorded in the store."""
 
     locks: tuple[str, ...]
-    """Locks and leases that it holds. No two processes can, so the next holder of one knows that the
-    owner is gone."""
+    """Locks and leases of the owner. A lock has one holder, so that its next holder knows that the
+    owner has ended."""
     host: str
     """Machine or pod."""
     place: str
     """Data directory and process."""
     since: str
-    """When it became the owner, as people read it."""
+    """Start of the ownership, for people."""
 
     def to_json(self) -> str:
-        """Return it as the store keeps it."""
+        """Return the JSON of the owner for the store."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def of(cls, text: str) -> "Owner | None":
-        """Return the owner that the store names; None if it has none."""
+        """Return the owner from the JSON of the store; None if the text is empty."""
         if not text:
             return None
         try:
@@ -57,18 +57,18 @@ class StoreState:
     """A store at one instant."""
 
     id: str
-    """Empty if no management ever owned it, or its data are lost."""
+    """Name of the store; empty if no management ever owned it, or its data are lost."""
     epoch: int
     revision: int
     num_records: int
     owner: Owner | None
     renewed: str
-    """As stored; empty without an owner."""
+    """Stored time of the last renewal; empty without an owner."""
     idle_s: float
     """Time since the owner's last renewal, by the server's clock."""
 
     def holder(self, candidate: Owner) -> Owner | None:
-        """Return the owner that keeps a candidate from taking the store; None if it may."""
+        """Return the owner that prevents a candidate from taking the store; None if it may."""
         if self.owner is None or set(self.owner.locks) & set(candidate.locks):
             return None
         # An instant in the future counts too, because the server's clock may have been set back.

@@ -1,9 +1,9 @@
-"""The scripts that run in the server: each is one atomic step.
+"""Lua scripts that run in the server; each is one atomic step.
 
-`KEYS[1]` is the key of `meta`; tables follow. An answer is a list whose first element says what
-happened: `ok`, `conflict`, `changed`, `lost` (the store is empty, older, or another one) or
-`taken` (a later owner took it). Scripts are sent whole, by EVAL: a server that restarts forgets
-those that it has cached.
+`KEYS[1]` is the key of `meta`; tables follow. An answer is a list whose first element is the outcome:
+`ok`, `conflict`, `changed`, `lost` (the store is empty, holds an older state, or is another store) or
+`taken` (a later owner took it). EVAL sends each script in full, because a restarted server loses its
+script cache.
 """
 
 _NOW = """
@@ -11,9 +11,9 @@ local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 """
 
-# A caller sends the id, its epoch and claim, and the highest revision that it saw; no id means a
-# reader that owns nothing. The claim tells apart two owners that got one epoch because the store
-# lost the first of them.
+# A caller sends the id, its epoch and claim, and the highest revision that it saw; a reader without
+# ownership sends no id. The claim distinguishes two owners with the same epoch, which exist if the
+# store lost the first of them.
 _FENCE = """
 local found = redis.call('HMGET', KEYS[1], 'id', 'epoch', 'claim', 'revision', 'owner', 'last_commit')
 local id, epoch, revision = found[1] or '', tonumber(found[2] or 0), tonumber(found[4] or 0)
@@ -37,7 +37,7 @@ return {
   found[6] or '', now, records}
 """
 )
-"""Tell what the server holds, and its time."""
+"""Return the state of the store, and the time of the server."""
 
 TAKE = (
     _NOW
@@ -53,7 +53,7 @@ redis.call('HSETNX', KEYS[1], 'revision', '0')
 return {'ok', tonumber(redis.call('HGET', KEYS[1], 'revision'))}
 """
 )
-"""Become the owner, if nobody was quicker since `LOOK`."""
+"""Become the owner, unless another management took or renewed the store since `LOOK`."""
 
 RENEW = (
     _NOW
@@ -63,7 +63,7 @@ redis.call('HSET', KEYS[1], 'renewed', now)
 return {'ok', revision}
 """
 )
-"""Say that the owner lives."""
+"""Renew the lease of the owner."""
 
 RELEASE = (
     _FENCE
@@ -108,7 +108,7 @@ end
 return {'ok', revision}
 """
 )
-"""Make all changes of a commit, or none."""
+"""Apply all changes of a commit, or none."""
 
 RESTORE = (
     _NOW
@@ -124,4 +124,4 @@ for i = 8, #ARGV, 3 do redis.call('HSET', KEYS[tonumber(ARGV[i])], ARGV[i + 1], 
 return {'ok', tonumber(ARGV[4])}
 """
 )
-"""Replace an empty or older content by what its owner knows."""
+"""Replace empty or older contents by the records of the owner."""

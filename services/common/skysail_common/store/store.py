@@ -1,4 +1,4 @@
-"""Records with revisions, changed all at once or not at all, by one owner at a time."""
+"""Records with revisions; one owner at a time changes them, by atomic commits."""
 
 import asyncio
 import secrets
@@ -31,7 +31,7 @@ _TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class Stored:
-    """A record as it is in the store."""
+    """A record of the store with its revision."""
 
     revision: int
     json: str
@@ -60,7 +60,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class _Hold:
-    """An ownership, as its holder knows it."""
+    """The ownership that this process holds."""
 
     id: str
     epoch: int
@@ -71,26 +71,26 @@ class _Hold:
 class Store:
     """The records of one cluster, in a server that speaks the Redis protocol.
 
-    `look`, `ping`, `secret` and `read` need no ownership; everything else does, from `take` to
-    `release`. The server refuses an owner that another has followed, and one whose data it lost:
+    `look`, `ping`, `secret` and `read` need no ownership. All other methods need it; it lasts from
+    `take` to `release`. The server refuses an owner with a successor, and one whose data it lost:
 
-        StoreTaken: another management owns the store by now.
-        StoreLost: the store is empty, older than what this owner saw, or another one.
+        StoreTaken: another management owns the store now.
+        StoreLost: the store is empty, holds an older state than this owner saw, or is another store.
     """
 
     def __init__(self, url: str, cluster: str) -> None:
-        """Connects lazily: nothing is sent before the first call.
+        """Create the client; the first call connects.
 
         Args:
-            url: Such as `redis://host:6379/0`, `rediss://…` or `unix:///path`.
+            url: URL such as `redis://host:6379/0`, `rediss://…` or `unix:///path`.
             cluster: Name of the cluster.
 
         Raises:
-            InvalidInput: no server can be reached by that URL.
+            InvalidInput: the URL is not usable.
         """
         self._cluster = cluster
         if _has_odd_password(url):
-            # Its parts would be taken for a host and a port, which errors repeat.
+            # The client would parse parts of the password as host and port, and show them in errors.
             raise InvalidInput(
                 f"cannot use the store at {_without_password(url)!r}: its password has a character "
                 "that ends a host; write it into SKYSAIL_REDIS_URL percent-encoded (/ as %2F, ? as "
@@ -100,7 +100,7 @@ class Store:
             self._redis = redis.asyncio.Redis.from_url(
                 url,
                 decode_responses=True,
-                # With 3, the error of a missing password speaks of HELLO instead.
+                # Protocol 3 reports a missing password as an error about HELLO.
                 protocol=2,
                 socket_timeout=_TIMEOUT_S,
                 socket_connect_timeout=_TIMEOUT_S,
@@ -118,7 +118,7 @@ class Store:
 
     @property
     def id(self) -> str:
-        """Name of the store that is owned; empty before `take`."""
+        """Name of the owned store; empty before `take`."""
         return self._hold.id if self._hold else ""
 
     @property
@@ -128,7 +128,7 @@ class Store:
 
     @property
     def revision(self) -> int:
-        """The last commit that was seen."""
+        """Number of the last known commit."""
         return self._revision
 
     async def look(self) -> StoreState:
@@ -136,8 +136,8 @@ class Store:
 
         Raises:
             StoreUnavailable: the server does not answer.
-            StoreRefused: it does not let us in.
-            FailedPrecondition: another version of Skysail laid out its keys.
+            StoreRefused: the server refuses the client.
+            FailedPrecondition: the keys have the layout of another version of Skysail.
         """
         id_, epoch, revision, format_, owner, renewed, now, records = await self._run(
             scripts.LOOK, self._keys
@@ -153,16 +153,16 @@ class Store:
         )
 
     async def take(self, owner: Owner, state: StoreState, above_epoch: int = 0) -> None:
-        """Become the owner, under a higher epoch than any before.
+        """Become the owner, with a higher epoch than all before.
 
         Args:
-            owner: Who takes it.
-            state: What `look` returned; nothing may have changed since.
-            above_epoch: An epoch that a former owner had before the store lost its data.
+            owner: The new owner.
+            state: Result of `look`, which must still hold.
+            above_epoch: Epoch of a former owner before the store lost its data.
 
         Raises:
-            Conflict: another took or renewed it since the look.
-            StoreUnavailable: the server does not answer; whether it was taken is not known.
+            Conflict: another management took or renewed the store since `look`.
+            StoreUnavailable: the server does not answer; the ownership is unknown.
         """
         hold = _Hold(
             state.id or secrets.token_hex(8),
@@ -182,10 +182,10 @@ class Store:
         self._secret = await self.secret()
 
     async def renew(self) -> None:
-        """Say that the owner lives.
+        """Renew the lease of the owner.
 
         Raises:
-            SkysailError: as the class says; StoreUnavailable if the server does not answer.
+            SkysailError: see the class; StoreUnavailable if the server does not answer.
         """
         await self._fenced(scripts.RENEW, self._keys[:1])
 
@@ -193,7 +193,7 @@ class Store:
         """Let another management become the owner at once.
 
         Raises:
-            SkysailError: as `renew`; the lease then ends by itself.
+            SkysailError: as `renew`; the lease then expires.
         """
         await self._fenced(scripts.RELEASE, self._keys[:1])
         self._hold = None
@@ -206,18 +206,18 @@ class Store:
         """Check that the server answers.
 
         Raises:
-            StoreUnavailable: it does not.
-            StoreRefused: it does not let us in.
+            StoreUnavailable: the server does not answer.
+            StoreRefused: the server refuses the client.
         """
         with translated():
             await self._call(self._redis.ping())
 
     async def secret(self) -> str:
-        """Return the key of the replicas' tokens, which the first owner made.
+        """Return the key of the replicas' tokens, which the first owner created.
 
         Raises:
             StoreUnavailable: the server does not answer.
-            StoreLost: there is none.
+            StoreLost: the store has no key.
         """
         with translated():
             found = await self._call(self._redis.hget(self._keys[0], "secret"))
@@ -229,7 +229,7 @@ class Store:
         """Return every record at one instant.
 
         Raises:
-            SkysailError: as the class says; StoreUnavailable if the server does not answer.
+            SkysailError: see the class; StoreUnavailable if the server does not answer.
         """
         revision, *tables = await self._fenced(scripts.READ, self._keys)
         return Contents(
@@ -243,13 +243,12 @@ class Store:
         )
 
     async def commit(self, changes: Sequence[RecordChange]) -> int:
-        """Make all changes at once and return the revision that the written records now have.
+        """Apply all changes atomically and return the new revision of the written records.
 
         Raises:
-            Conflict: a record did not have the expected revision; nothing was changed.
-            StoreTaken, StoreLost: as the class says; nothing was changed.
-            StoreUnavailable: the server does not answer; whether the changes were made is not
-                known.
+            Conflict: a record did not have the expected revision; no record changed.
+            StoreTaken, StoreLost: see the class; no record changed.
+            StoreUnavailable: the server does not answer; the outcome is unknown.
         """
         assert self._hold is not None, "only an owner commits"
         keys = [self._keys[0]]
@@ -261,12 +260,12 @@ class Store:
         return int(revision)
 
     async def restore(self, contents: Contents) -> None:
-        """Write records back into a store that came back empty or older.
+        """Write records back into a store that came back empty or with an older state.
 
         Raises:
-            StoreTaken: another management owns the store by now.
-            StoreLost: it holds the data of another cluster.
-            StoreUnavailable: the server does not answer; whether it was done is not known.
+            StoreTaken: another management owns the store now.
+            StoreLost: the store holds the data of another cluster.
+            StoreUnavailable: the server does not answer; the outcome is unknown.
         """
         hold = self._hold
         assert hold is not None, "only an owner restores"
@@ -295,7 +294,7 @@ class Store:
             raise StoreLost(lost_text(self.id, self._revision, rest[0], int(rest[1])))
         if outcome == "conflict":
             raise Conflict(
-                f"{rest[0]!r} was changed by another at the same time; read it and retry"
+                f"cannot change {rest[0]!r}: another client changed it first; read it and retry"
             )
         if self._hold is not None:
             self._revision = max(self._revision, int(rest[0]))
@@ -309,8 +308,8 @@ class Store:
     @staticmethod
     async def _call(answer: Awaitable[object] | object) -> Any:
         # redis-py types its commands for both the blocking and the asyncio client. It calls wait_for,
-        # which before Python 3.12 loses a cancellation that comes along with its result: in a task
-        # of its own, it loses that of nobody else.
+        # which before Python 3.12 loses a cancellation that comes at the same time as its result. The
+        # separate task keeps that from losing the cancellation of the caller.
         asking = asyncio.ensure_future(cast("Awaitable[object]", answer))
         try:
             await asyncio.wait({asking})
@@ -321,17 +320,17 @@ class Store:
 
 
 def taken_by(owner: Owner | None) -> StoreTaken:
-    """Return the error of a former owner."""
+    """Return the error for a former owner."""
     who = f"by {owner}" if owner else "by a management that has ended since"
-    return StoreTaken(f"the store was taken over {who}; changes go through the present owner")
+    return StoreTaken(f"the store was taken over {who}; send changes to the present owner")
 
 
 def lost_text(id_: str, revision: int, found_id: str, found_revision: int) -> str:
     """Return the problem of a store that lost data, and its fix."""
     if found_id and found_id != id_:
         return (
-            f"the store is another one: {found_id} at revision {found_revision}, not {id_}; point "
-            "SKYSAIL_REDIS_URL at the store of this cluster"
+            f"the store is another one: {found_id} at revision {found_revision}, not {id_}; set "
+            "SKYSAIL_REDIS_URL to the store of this cluster"
         )
     what = (
         f"is older than it was: at revision {found_revision}, not {revision}"
@@ -339,7 +338,7 @@ def lost_text(id_: str, revision: int, found_id: str, found_revision: int) -> st
         else f"came back empty: it was at revision {revision}"
     )
     return (
-        f"the store {what}; restore its data, or write back what management knows with "
+        f"the store {what}; restore its data, or write back the records of management with "
         "'skysail store restore'"
     )
 
@@ -350,7 +349,7 @@ def _parse(value: str) -> Stored:
 
 
 def _has_odd_password(url: str) -> bool:
-    """Return whether the password of a URL, and with it the URL, ends too soon."""
+    """Return whether the password of a URL has a character that ends the host part too soon."""
     scheme, _, rest = url.partition("://")
     return scheme in ("redis", "rediss") and "@" in rest and "@" not in urlsplit(url).netloc
 

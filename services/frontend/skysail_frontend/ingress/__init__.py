@@ -1,1 +1,1 @@
-"""The doors: each converts, makes one call to the core, and converts back."""
+"""The doors of the frontend: each converts a request, calls the core and converts the answer."""

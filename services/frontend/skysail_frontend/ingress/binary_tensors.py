@@ -1,4 +1,4 @@
-"""The binary tensor data extension of /v2: tensors as bytes behind the JSON, in its order.
+"""The binary tensor data extension of /v2: tensors as bytes after the JSON, in its order.
 
     Inference-Header-Content-Length: 62
     {"inputs": [{…, "parameters": {"binary_data_size": 24}}]}<24 bytes>
@@ -17,17 +17,17 @@ JSON_LENGTH_KEY = JSON_LENGTH_HEADER.lower().encode()
 
 
 class BinaryBody:
-    """The body of a request: its JSON, and what is behind it."""
+    """The body of a request: its JSON, and the binary data after it."""
 
     def __init__(self, content: bytes, json_length: bytes | None) -> None:
-        """Parts the body.
+        """Split the body.
 
         Args:
-            content: All of it.
-            json_length: Value of the header; all of the body is JSON if None.
+            content: The whole body.
+            json_length: Value of the header; None if the whole body is JSON.
 
         Raises:
-            InvalidInput: that is no length, or a longer one than the body's.
+            InvalidInput: the value is not a length, or exceeds the body.
         """
         self.content = content
         self._position = len(content) if json_length is None else _length(json_length, content)
@@ -35,14 +35,14 @@ class BinaryBody:
 
     @property
     def is_raw(self) -> bool:
-        """True where there is no JSON: all of it is the data of the model's only input."""
+        """True if the body has no JSON, so that all of it is the data of the model's only input."""
         return self._position == 0 and bool(self.content)
 
     def take(self, name: str, size: Any) -> bytes:
         """Return the data of the next input.
 
         Raises:
-            InvalidInput: the size is none, or there is not so much left.
+            InvalidInput: the size is not a size, or exceeds the rest of the body.
         """
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise InvalidInput(f"input '{name}' needs a 'binary_data_size' of 0 or more bytes")
@@ -51,16 +51,16 @@ class BinaryBody:
             raise InvalidInput(
                 f"input '{name}' has a 'binary_data_size' of {size}, but the body has only "
                 f"{len(self.content) - self._position} bytes left for it; the header "
-                f"{JSON_LENGTH_HEADER} tells where the JSON ends"
+                f"{JSON_LENGTH_HEADER} gives the length of the JSON"
             )
         begin, self._position = self._position, end
         return self.content[begin:end]
 
     def check_end(self) -> None:
-        """Return if all of the body was taken.
+        """Check that the inputs took the whole body.
 
         Raises:
-            InvalidInput: something is left.
+            InvalidInput: bytes are left.
         """
         left = len(self.content) - self._position
         if left:
@@ -68,7 +68,7 @@ class BinaryBody:
 
 
 def _length(text: bytes, content: bytes) -> int:
-    # More digits than any body has bytes are no number, which int() would refuse in another way.
+    # A value with too many digits is refused here, because int() would raise another error.
     if not (text.isdigit() and len(text) < 20 and int(text) <= len(content)):
         raise InvalidInput(
             f"{JSON_LENGTH_HEADER} must be the length of the JSON, at most the {len(content)} "
@@ -78,18 +78,18 @@ def _length(text: bytes, content: bytes) -> int:
 
 
 def raw_tensor(version: ServedVersion, content: bytes) -> Tensor:
-    """Return the only input of a model, with one row, from its bare data.
+    """Return the only input of a model, with one row, from a body without JSON.
 
-    An element of BYTES comes without its length.
+    An element of BYTES has no length prefix.
 
     Raises:
-        InvalidInput: the model has more inputs, or the data do not tell the shape.
+        InvalidInput: the model has more inputs, or the data do not determine the shape.
     """
     model, specs = version.name.model_name, version.signature.inputs
     if len(specs) != 1 or len(specs[0].variable_axes) > 1:
         raise InvalidInput(
-            f"model '{model}' cannot take a body without JSON: it needs one input with at most one "
-            "size that varies"
+            f"model '{model}' cannot take a body without JSON: that needs one input with at most one "
+            "variable size; send JSON"
         )
     (spec,) = specs
     if spec.datatype is DataType.BYTES:

@@ -41,7 +41,7 @@ from skysail_protos.inference import grpc_service_pb2 as pb
 SERVICE = "inference.GRPCInferenceService"
 
 EXTENSIONS = ("schedule_policy",)
-"""Extensions of the protocol that are served, as Triton names them: `priority` and `timeout`."""
+"""Supported extensions of the protocol, by Triton's names: `priority` and `timeout`."""
 
 _NAME_TAG = 0x0A
 _ready_request = RequestParser(pb.ModelReadyRequest, NO_DATA)
@@ -52,7 +52,7 @@ _NO_OPTIONS = RequestOptions()
 
 
 class GrpcInference:
-    """Serves GRPCInferenceService."""
+    """The handlers of GRPCInferenceService."""
 
     def __init__(
         self,
@@ -64,15 +64,15 @@ class GrpcInference:
         *,
         has_triton_errors: bool = False,
     ) -> None:
-        """Serves by the dispatcher.
+        """Create the handlers.
 
         Args:
-            dispatcher: Answers queries.
+            dispatcher: Dispatcher of queries.
             server_name: Name in the server metadata.
-            is_ready: Tells whether the server takes queries.
-            streams: Where streams are served.
-            max_answer_bytes: Largest answer; the transport refuses to send a larger one.
-            has_triton_errors: True to answer what is shed with Triton's codes and texts.
+            is_ready: Function that returns whether the server accepts queries.
+            streams: All streams of the frontend.
+            max_answer_bytes: Largest answer; the transport cannot send a larger one.
+            has_triton_errors: True to answer shed queries with Triton's codes and texts.
         """
         self._dispatcher = dispatcher
         self._streams = streams
@@ -108,15 +108,15 @@ class GrpcInference:
         return {f"/{SERVICE}/ModelStreamInfer": self.model_stream_infer}
 
     def server_live(self, call: Call) -> None:
-        """Say that the server runs."""
+        """Answer that the server is live."""
         call.reply(pb.ServerLiveResponse(live=True).SerializeToString())
 
     def server_ready(self, call: Call) -> None:
-        """Say whether the server takes queries."""
+        """Answer whether the server accepts queries."""
         call.reply(pb.ServerReadyResponse(ready=self._is_ready()).SerializeToString())
 
     def model_ready(self, call: Call) -> None:
-        """Say whether a model has a replica that takes batches; an unknown one has none."""
+        """Answer whether a model has a ready replica; an unknown model is not ready."""
         request, _ = _ready_request.parse(call.message)
         try:
             target = find_model_target(self._dispatcher.table, request.name, request.version)
@@ -127,14 +127,14 @@ class GrpcInference:
         call.reply(pb.ModelReadyResponse(ready=is_ready).SerializeToString())
 
     def server_metadata(self, call: Call) -> None:
-        """Tell what this server is."""
+        """Answer with the name, version and extensions of the server."""
         response = pb.ServerMetadataResponse(
             name=self._server_name, version=__version__, extensions=EXTENSIONS
         )
         call.reply(response.SerializeToString())
 
     def model_metadata(self, call: Call) -> None:
-        """Tell what a model takes and gives."""
+        """Answer with the inputs, outputs and versions of a model."""
         request, _ = _metadata_request.parse(call.message)
         table = self._dispatcher.table
         version = find_model_target(table, request.name, request.version).version
@@ -162,53 +162,53 @@ class GrpcInference:
             if prediction.error is not None:
                 call.fail(self._error(query, prediction.error))
             else:
-                call.reply(checked(asked.answer(query, prediction), self._max_answer_bytes))
+                call.reply(checked(pending.answer(query, prediction), self._max_answer_bytes))
 
         try:
             check_in_time(self._dispatcher, call)
-            asked = self._understand(call.message, call.arrival, call.deadline, settle)
+            pending = self._parse(call.message, call.arrival, call.deadline, settle)
         except SkysailError as error:
             self._dispatcher.statistics.refusals.count(error)
             raise
-        return asked.query
+        return pending.query
 
     async def model_stream_infer(self, stream: Stream) -> None:
-        """Answer the queries of a stream, each when it is ready."""
+        """Answer the queries of a stream, each as soon as its answer is ready."""
         await self._streams.serve(stream, self._ask)
 
     def _ask(self, session: StreamSession, message: bytes) -> None:
-        # Ids need not be unique here.
+        # The session needs unique names, and the ids of clients need not be unique.
         name = str(next(self._numbers))
 
         def settle(query: Query, prediction: Prediction) -> None:
             if prediction.error is not None:
                 answer = _stream_error(query.query_id, self._error(query, prediction.error))
             else:
-                answer = streamed(asked.answer(query, prediction))
+                answer = streamed(pending.answer(query, prediction))
                 answer = checked(answer, self._max_answer_bytes)
             session.answer(name, answer)
 
         try:
-            asked = self._understand(message, session.arrival, session.deadline, settle)
+            pending = self._parse(message, session.arrival, session.deadline, settle)
         except SkysailError as error:
             self._dispatcher.statistics.refusals.count(error)
             session.answer(name, _stream_error(_id_of(message), error))
         else:
-            session.asked(name, asked.query)
-            self._dispatcher.submit(asked.query)
+            session.add(name, pending.query)
+            self._dispatcher.submit(pending.query)
 
-    def _understand(
+    def _parse(
         self, message: bytes, arrival: float, deadline: float, settle: Settle
     ) -> "_PendingInfer":
-        """Return the query of a request and how to answer it.
+        """Return the query of a request and the form of its answer.
 
         Raises:
-            InvalidInput, ModelNotFound, Unsupported: it cannot be answered.
+            InvalidInput, ModelNotFound, Unsupported: the request cannot be answered.
         """
         table = self._dispatcher.table
         parts: RequestParts | None = None
         found = self._templates.find(table, message)
-        # To cut a large request would copy its data.
+        # Large requests are not split, because that would copy their data.
         if found is None and len(message) <= infer_request.whole_bytes:
             parts = split_request(message)
             template = None if parts is None else self._templates.find_by_key(parts.key)
@@ -250,7 +250,7 @@ class GrpcInference:
 
 
 class _PendingInfer:
-    """A query, and how its answer is to look."""
+    """A query and the form of its answer."""
 
     __slots__ = ("_query_id", "_template", "_wanted", "query")
 

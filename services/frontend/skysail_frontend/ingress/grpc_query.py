@@ -33,7 +33,7 @@ _predict_request = RequestParser(
 
 
 class QueryIds:
-    """Makes ids for queries that bring none: unique among processes by a random beginning."""
+    """A generator of query ids; a random start makes them unique among processes."""
 
     def __init__(self) -> None:
         self._numbers = count(secrets.randbits(40) << 12)
@@ -48,7 +48,7 @@ class QueryIds:
 
 
 class GrpcQuery:
-    """Serves QueryService."""
+    """The handlers of QueryService."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class GrpcQuery:
         streams: Streams,
         max_answer_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        """Serves by the dispatcher.
+        """Create the handlers.
 
         Args:
-            dispatcher: Answers queries.
-            ids: Makes ids.
-            streams: Where streams are served.
-            max_answer_bytes: Largest answer; the transport refuses to send a larger one.
+            dispatcher: Dispatcher of queries.
+            ids: Generator of ids for queries without one.
+            streams: All streams of the frontend.
+            max_answer_bytes: Largest answer; the transport cannot send a larger one.
         """
         self._dispatcher = dispatcher
         self._ids = ids
@@ -114,7 +114,7 @@ class GrpcQuery:
         settle: Settle,
     ) -> Query:
         target = find_target(self._dispatcher.table, request.target, request.version)
-        # One more than the model takes is enough to see that they are too many.
+        # A single surplus input is enough for the error.
         num_inputs = len(target.version.signature.inputs) + 1 if target.version else 0
         return make_query(
             self._dispatcher,
@@ -129,7 +129,7 @@ class GrpcQuery:
         )
 
     async def predict_stream(self, stream: Stream) -> None:
-        """Answer the queries of a stream, each when it is ready."""
+        """Answer the queries of a stream, each as soon as its answer is ready."""
         await self._streams.serve(stream, self._ask, can_age=True)
 
     def _ask(self, session: StreamSession, message: bytes) -> None:
@@ -152,12 +152,12 @@ class GrpcQuery:
                 query = self._query(request, detached, session.arrival, session.deadline, settle)
                 if query.query_id in session.unanswered:
                     raise InvalidInput(
-                        f"query_id {shown(query.query_id)!r} is under way on this stream"
+                        f"query_id {shown(query.query_id)!r} is already in flight on this stream"
                     )
         except SkysailError as error:
             session.answer("", _stream_error(query_id, error))
         else:
-            session.asked(query.query_id, query)
+            session.add(query.query_id, query)
             self._dispatcher.submit(query)
 
 

@@ -1,4 +1,4 @@
-"""What both HTTP doors need: JSON answers, errors, deadlines, queries as an await."""
+"""Shared parts of both HTTP doors: JSON answers, errors, deadlines and awaitable queries."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ _HTTP_STATUS = {
 
 
 TIMEOUT_HEADER = "skysail-timeout-ms"
-"""Header with the longest wait of the caller, in milliseconds."""
+"""Header with the longest wait of the client, in milliseconds."""
 _TIMEOUT_KEY = TIMEOUT_HEADER.encode()
 
 
@@ -47,21 +47,21 @@ def http_status(error: SkysailError) -> int:
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return a response with a JSON body, as `json_text` writes it."""
+    """Return a response with a JSON body (see `json_text`)."""
     return Response(json_text(value), status, media_type="application/json")
 
 
 def arrival_of(request: Request, dispatcher: Dispatcher) -> float:
-    """Return the instant at which the server had read the head of a request."""
+    """Return the instant at which the head of a request was complete."""
     arrival = request.scope.get("arrival")
     return dispatcher.clock() if arrival is None else float(arrival)
 
 
 def deadline_of(headers: Mapping[bytes, bytes], arrival: float) -> float:
-    """Return the instant by which the headers of a request want the answer, or `NEVER`.
+    """Return the deadline in the headers of a request, or `NEVER`.
 
     Raises:
-        InvalidInput: the time is no number greater than 0.
+        InvalidInput: the time is not a number greater than 0.
     """
     text = headers.get(_TIMEOUT_KEY)
     if text is None:
@@ -81,9 +81,9 @@ async def predict(
     """Submit a query and return it with its prediction, which may be an error.
 
     Args:
-        request: What is answered; a client that goes away cancels its queries.
-        dispatcher: Answers it.
-        make: Makes the query, which is to call the function that it is given.
+        request: The request; a disconnect of its client cancels the query.
+        dispatcher: Dispatcher of queries.
+        make: Function that makes the query; its argument is the callback that settles the query.
     """
     (answer,) = await predict_all(request, dispatcher, [make])
     return answer
@@ -92,11 +92,11 @@ async def predict(
 async def predict_all(
     request: Request, dispatcher: Dispatcher, makes: list[Callable[[Settle], Query]]
 ) -> list[tuple[Query, Prediction]]:
-    """Submit queries together and return each with its prediction, in their order.
+    """Submit queries together and return each with its prediction, in order.
 
-    The functions that make them are taken off their list.
+    The call empties the list of functions that make the queries.
     """
-    # False if the client went away.
+    # The result is False if the client disconnected.
     all_answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     count = len(makes)
     predictions: dict[Query, Prediction] = {}
@@ -117,7 +117,8 @@ async def predict_all(
         while makes:
             queries.append(makes.pop()(settle))
             await time_slice.end_if_long()
-    # Of the connection; a task that waits for the message would cost a tenth of a small query.
+    # The connection sets this future. A task that waits for the disconnect would cost a tenth of a
+    # small query.
     client_left: asyncio.Future[None] | None = request.scope.get("client_left")
     if client_left is not None:
         client_left.add_done_callback(give_up)
@@ -126,7 +127,7 @@ async def predict_all(
             dispatcher.submit(query)
             await time_slice.end_if_long()
         if not await all_answered:
-            raise InvalidInput("the client went away before its answer")
+            raise InvalidInput("the client disconnected before the answer")
         return [(query, predictions[query]) for query in queries]
     finally:
         if client_left is not None:

@@ -1,4 +1,4 @@
-"""Bodies of HTTP requests: read, held against limits, and decompressed in turns."""
+"""Bodies of HTTP requests: reading within limits, and decompression in time slices."""
 
 import zlib
 from collections.abc import Iterator, Mapping
@@ -10,16 +10,16 @@ from skysail_frontend.ingress.binary_tensors import JSON_LENGTH_KEY
 from skysail_frontend.ingress.http_limits import MIB, MemoryReservation
 from skysail_frontend.ingress.time_slice import TimeSlice, join
 
-# As zlib calls the formats: the one with gzip's header and the one with its own.
+# Window sizes by which zlib selects the format: gzip's header, or its own.
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 _MAX_GAIN = 20
-"""Times by which a body may grow beyond `_FREE_GAIN_BYTES` when it is decompressed."""
+"""Largest growth factor of a decompressed body above `_FREE_GAIN_BYTES`."""
 
 _FREE_GAIN_BYTES = 4 * MIB
 
 _MAX_MEMBERS = 1024
-"""Parts of a gzip body that are compressed by themselves."""
+"""Largest number of members of a gzip body."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -28,9 +28,9 @@ _MAX_STEP_BYTES = 256 * 1024
 
 
 def headers_of(request: Request) -> Mapping[bytes, bytes]:
-    """Return the headers of a request by their names in lower case; of several, the last.
+    """Return the headers of a request by name in lower case; a repeated one has its last value.
 
-    Starlette's own are searched, and their names encoded, for each that is asked for.
+    The dictionary is faster than Starlette's headers, which encode and search names at each look-up.
     """
     return dict(request.scope["headers"])
 
@@ -39,19 +39,19 @@ _SETTING = ", which SKYSAIL_FRONTEND_MAX_MESSAGE_MIB sets"
 
 
 class BodyTooLarge(InvalidInput):
-    """The body of a request is larger than this server takes."""
+    """The body of a request exceeds a limit."""
 
 
 async def read_body(
     request: Request, headers: Mapping[bytes, bytes], max_bytes: int, reservation: MemoryReservation
 ) -> bytes:
-    """Return the body of a request, decompressed if it came by gzip or deflate.
+    """Return the body of a request, decompressed from gzip or deflate.
 
     Raises:
-        BodyTooLarge: it is larger than `max_bytes`, as it comes or decompressed, or grows too much;
-            it is not read beyond.
-        InvalidInput: it is not what its headers say.
-        Overloaded: all requests together hold too much.
+        BodyTooLarge: the body exceeds `max_bytes`, compressed or decompressed, or grows too much;
+            the rest is not read.
+        InvalidInput: the body does not match its headers.
+        Overloaded: the bodies of all requests exceed the memory limit.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > max_bytes:
@@ -68,14 +68,14 @@ async def read_body(
     body = await _received(request, max_bytes, reservation)
     if encoding not in _WINDOW_BITS:
         return body
-    # What a tensor of zeros gains is not known beforehand, and costs no more than its bytes.
+    # A tensor of zeros may grow by any factor, and costs only its bytes.
     is_binary = JSON_LENGTH_KEY in headers
     gained = max_bytes if is_binary else max(_FREE_GAIN_BYTES, _MAX_GAIN * len(body))
     return await _decompressed(body, encoding, max_bytes, gained, reservation)
 
 
 def _check_type(content_type: str) -> None:
-    # Other types are taken as JSON: curl calls what it sends a form, many clients say nothing.
+    # Other types count as JSON: curl sends the type of a form, and many clients send no type.
     if content_type.startswith("multipart/"):
         raise InvalidInput("the body is multipart; send JSON as application/json")
     _, _, charset = content_type.partition("charset=")
@@ -90,7 +90,7 @@ async def _received(request: Request, max_bytes: int, reservation: MemoryReserva
     while has_more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise InvalidInput("the client went away before the end of its request")
+            raise InvalidInput("the client disconnected before the end of its request")
         part, has_more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size > max_bytes:
@@ -131,8 +131,8 @@ def _inflated(body: bytes, encoding: str) -> Iterator[bytes]:
     """Decompress a body in steps of bounded size.
 
     Raises:
-        InvalidInput: its data end too soon, or go on after their end.
-        zlib.error: it is not compressed as it says.
+        InvalidInput: the compressed data end too soon, or other data follow them.
+        zlib.error: the data do not have the declared format.
     """
     decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
     num_members = 1
@@ -147,7 +147,7 @@ def _inflated(body: bytes, encoding: str) -> Iterator[bytes]:
                 decompressor = zlib.decompressobj(_WINDOW_BITS[encoding])
             yield decompressor.decompress(rest, _MAX_STEP_BYTES)
             rest = decompressor.unconsumed_tail or decompressor.unused_data
-    # The last bytes may be in the window still.
+    # The window may still hold the last bytes.
     yield decompressor.flush()
     if not decompressor.eof:
         raise InvalidInput(f"the body ends before the end of its {encoding} data")

@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's, with bounds on what a client may send and how long it may take.
+"""An HTTP connection of uvicorn with bounds on the size and the time of requests.
 
 connected ──head_timeout_s──► head ──body_timeout_s──► body ──► answered ──keep_alive_s──► closed
 """
@@ -19,32 +19,32 @@ from skysail_common.clock import NEVER, Clock
 from skysail_frontend.ingress.http_limits import HttpLimits, HttpMemory
 
 _LINGER_S = 2.0
-"""Time for which input is discarded after a refusal, so that the client can read why."""
+"""Time for which input is discarded after a refusal, so that the client can read the refusal."""
 
 _MAX_PIPELINED = 16
-"""Requests that may wait for the answer to the one before."""
+"""Largest number of requests that wait for earlier answers of their connection."""
 
-# Connections that are made together do not end together.
+# The jitter keeps connections with the same start from ending together.
 _MIN_AGE_FACTOR, _MAX_AGE_FACTOR = 0.9, 1.1
 
-# Each part of a body is handled by itself: parts of a few bytes cost a hundred times as much.
+# Each part of a body has its own event, so that parts of a few bytes cost a hundred times as much.
 _FREE_PARTS = 1024
 _MIN_PART_BYTES = 64
 
 
 class HttpConfig(uvicorn.Config):
-    """What all connections of a server share."""
+    """The shared state of all connections of a server."""
 
     limits: HttpLimits
     memory: HttpMemory
     clock: Clock
     busy_app: ASGIApp
-    """Answers in place of the application if there are too many requests."""
+    """Application that answers instead if too many requests are in flight."""
     is_draining = False
 
 
 class _Refusal(Exception):
-    """What a client sends is refused before it is a request."""
+    """A refusal of input before it is a complete request."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -52,13 +52,13 @@ class _Refusal(Exception):
 
 
 def _end_of(max_age_s: float, now: float) -> float:
-    """Return the instant from which a connection ends with its next answer."""
+    """Return the instant after which a connection ends with its next answer."""
     factor = random.uniform(_MIN_AGE_FACTOR, _MAX_AGE_FACTOR)
     return now + factor * max_age_s if max_age_s else NEVER
 
 
 class HttpConnection(HttpToolsProtocol):
-    """A connection that answers, refuses or closes in bounded time and memory."""
+    """A connection with bounded time and memory for each request and answer."""
 
     def __init__(
         self,
@@ -80,7 +80,8 @@ class HttpConnection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._num_unsent = 0
-        # What the client owes: "head", "body" or nothing; and for which request the timer runs.
+        # `_owes` is the awaited part of the client: "head", "body" or nothing. `_timed` is the part
+        # and the request of the running timer.
         self._owes = ""
         self._num_requests = 0
         self._timed = ("", 0)
@@ -90,10 +91,10 @@ class HttpConnection(HttpToolsProtocol):
         self._num_parts = 0
         self._body_bytes = 0
 
-    # What asyncio calls.
+    # Callbacks of asyncio.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin; a connection beyond the limit is refused at once."""
+        """Start the connection; refuse it if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:
             self._refuse(
@@ -107,9 +108,9 @@ class HttpConnection(HttpToolsProtocol):
             self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything, and tell all who still answer that nobody reads it."""
+        """Release all resources, and notify the handlers that the client disconnected."""
         self._unset_keepalive_if_required()
-        # uvicorn itself tells the newest request only, which may wait for the others.
+        # uvicorn itself notifies only the newest request, which may wait for earlier ones.
         self.pipeline.clear()
         if self._running is not None:
             self._running.disconnected = True
@@ -119,7 +120,7 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and hold it against the limits."""
+        """Parse input and check it against the limits."""
         if self._is_ending:
             return
         self._unset_keepalive_if_required()
@@ -140,9 +141,9 @@ class HttpConnection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # Java's client offers HTTP/2 with each first request. The parser takes what follows for
-            # that protocol, and does not when it reads the same head without the offer. Requests in
-            # a row are few, and so are the calls inside of each other.
+            # Java's client offers HTTP/2 with its first request. The parser would treat the rest as
+            # that protocol, but not if it reads the head again without the offer. The recursion is
+            # shallow, because few requests are pipelined.
             (end,) = upgrade.args
             self._parse(self._head_without_upgrade() + data[end:])
 
@@ -153,7 +154,7 @@ class HttpConnection(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def pause_writing(self) -> None:
-        """Bound how long, and with how much, a client that does not read its answer is kept."""
+        """Bound the time and memory of a client that does not read its answer."""
         super().pause_writing()
         self._release_unsent()
         self._num_unsent = self.transport.get_write_buffer_size()
@@ -166,14 +167,14 @@ class HttpConnection(HttpToolsProtocol):
             self._write_timer = self.loop.call_later(timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Note that most of the answer is read."""
+        """Stop the timer after the client has read most of the answer."""
         super().resume_writing()
         self._release_unsent()
 
-    # What the parser calls.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         self._num_events += 1
         if len(self.pipeline) >= _MAX_PIPELINED:
             self._raise(429, "cannot take the request: too many wait on this connection")
@@ -183,7 +184,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the target."""
+        """Handle a part of the request target."""
         self._num_events += 1
         self._head_bytes += len(url)
         if self._head_bytes > self._limits.max_head_bytes:
@@ -191,7 +192,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer."""
+        """Handle a header or a trailer."""
         self._num_events += 1
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._limits.max_head_bytes:
@@ -203,14 +204,14 @@ class HttpConnection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin to answer."""
+        """Start the handler of the request."""
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._raise(400, "cannot serve CONNECT: this server is no proxy")
-            # It is read once more.
+                self._raise(400, "cannot serve CONNECT: this server is not a proxy")
+            # `_parse` reads the head again.
             return
         scope = cast(dict[str, Any], self.scope)
-        # The instant counts from here: while the loop is busy, handlers run much later.
+        # The arrival is measured here, because a busy loop runs the handler much later.
         arrival = scope["arrival"] = self._shared.clock()
         scope["client_left"] = self._client_left
         is_busy = len(self.tasks) >= self._limits.max_requests
@@ -221,7 +222,7 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Handle a part of the body."""
         self._num_events += 1
         self._num_parts += 1
         self._body_bytes += len(body)
@@ -231,19 +232,19 @@ class HttpConnection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole."""
+        """Handle the end of the request."""
         self._num_events += 1
         if self._owes == "body":
             self._owes = ""
             super().on_message_complete()
 
-    # What the server calls.
+    # Callbacks of the server.
 
     def shutdown(self) -> None:
-        """Close after the next answer, or when none is asked for within a grace.
+        """Close after the next answer, or after a grace period without a request.
 
-        A client that sends while the server closes loses its query. The answer says
-        `Connection: close`, so that a client which gets it sends nothing more.
+        A query that arrives during the close would be lost. The answer therefore says
+        `Connection: close`, after which a client sends no further query.
         """
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
@@ -272,12 +273,12 @@ class HttpConnection(HttpToolsProtocol):
         return _Refusal(431, text)
 
     def _raise(self, status: int, text: str) -> None:
-        # The parser hides the exception behind one of its own.
+        # The parser wraps the exception in its own.
         self._refusal = _Refusal(status, text)
         raise self._refusal
 
     def _watch(self) -> None:
-        """Run the timer of what the client owes."""
+        """Run the timer of the awaited part of the client."""
         owed = (self._owes, self._num_requests)
         if owed != self._timed:
             self._timed = owed
@@ -290,7 +291,7 @@ class HttpConnection(HttpToolsProtocol):
                 self._timer = self.loop.call_later(self._limits.body_timeout_s, self._body_late)
         is_idle = not self._owes and (self.cycle is None or self.cycle.response_complete)
         if is_idle and self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            # Empty lines between requests do not keep a connection.
+            # Empty lines between requests do not keep a connection alive.
             self._close_when_idle(self.timeout_keep_alive)
 
     def _head_late(self) -> None:
@@ -303,7 +304,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def _body_late(self) -> None:
         if self.pipeline:
-            # Nothing was read while the request before was answered.
+            # The server read nothing while it answered the previous request, so the client gets more
+            # time.
             self._timer = self.loop.call_later(self._limits.body_timeout_s, self._body_late)
             return
         seconds = self._limits.body_timeout_s
@@ -311,9 +313,9 @@ class HttpConnection(HttpToolsProtocol):
         self._refuse_rest(_Refusal(408, text))
 
     def _refuse_rest(self, refusal: _Refusal) -> None:
-        """Refuse what the client sends, after the answers to the requests before it."""
+        """Refuse the input of the client, after the answers to its earlier requests."""
         if self._owes == "body" and self.cycle.response_complete:
-            # It has its answer and went on sending.
+            # The client continues to send after its answer.
             self.transport.abort()
             return
         if self.pipeline and self.pipeline[0][0].more_body:
@@ -328,13 +330,13 @@ class HttpConnection(HttpToolsProtocol):
             unanswered.disconnected = True
             unanswered.message_event.set()
         else:
-            # The refusal would be read as the answer to a request before.
+            # The client would take the refusal for the answer to an earlier request.
             unanswered.keep_alive = False
             self._is_ending = True
             self._cancel_timers()
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer with an error and close, once the client had time to read it."""
+        """Answer with an error, and close once the client has had time to read it."""
         self._is_ending = True
         self._cancel_timers()
         body = orjson.dumps({"error": text})
@@ -348,8 +350,8 @@ class HttpConnection(HttpToolsProtocol):
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.flow.resume_reading()
         if self.transport.can_write_eof():
-            # Closed at once with input unread, the kernel resets the connection and the client
-            # loses the answer.
+            # A close with unread input makes the kernel reset the connection, and the client loses
+            # the answer.
             self.transport.write_eof()
             self._timer = self.loop.call_later(_LINGER_S, self.transport.abort)
         else:

@@ -1,7 +1,7 @@
-"""The hosts that HTTP requests may name.
+"""Checks of the host in HTTP requests, against DNS rebinding.
 
-A web page can give its own name the address 127.0.0.1 (DNS rebinding), and then reads what a server
-there answers. Such requests name the host of the page.
+A web page can resolve its own host name to 127.0.0.1, and then read the answers of a server on that
+address. Such requests carry the host name of the page.
 """
 
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ def host_of(authority: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is an IP address, which no web page can give to another server."""
+    """Return whether a host is an IP address, which a web page cannot rebind."""
     try:
         ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Bounds of an HTTP server, and what its requests hold at the moment."""
+"""Limits of an HTTP server, and the memory that its requests use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,17 +8,17 @@ from skysail_common.errors import Backlog, Overloaded
 
 MIB = 1024 * 1024
 
-# Requests up to this size are taken even if large ones have used up the memory. All connections
-# together hold at most this much each.
+# Requests up to this size are accepted even if large ones use all memory. Each connection then holds
+# at most this much.
 _FREE_BYTES = 16 * 1024
 
 _RETRY_S = 1.0
-"""Wait that is proposed if no queue tells how long it lasts."""
+"""Proposed retry time if no queue gives an estimate."""
 
 
 @dataclass(frozen=True)
 class HttpLimits:
-    """Bounds of one HTTP server; times in seconds, where 0 is no bound of the age."""
+    """Limits of one HTTP server; times are in seconds, and an age of 0 is unlimited."""
 
     keep_alive_s: int = 75
     head_timeout_s: float = 10.0
@@ -32,9 +32,9 @@ class HttpLimits:
 
 
 class HttpMemory:
-    """The bytes of bodies, and those of unread answers, that all connections hold.
+    """Memory of the bodies and of the unread answers of all connections.
 
-    Each has the bound for itself: bodies that fill it are no reason to cut answers off.
+    Bodies and answers each have the full limit, so that bodies never cut off answers.
     """
 
     def __init__(self, max_bytes: int = 256 * MIB) -> None:
@@ -44,17 +44,17 @@ class HttpMemory:
 
     @property
     def is_full(self) -> bool:
-        """True if bodies hold more than they may."""
+        """True if bodies exceed the limit."""
         return self.num_bytes > self.max_bytes
 
     @property
     def is_clogged(self) -> bool:
-        """True if unread answers hold more than they may."""
+        """True if unread answers exceed the limit."""
         return self.num_unread_bytes > self.max_bytes
 
     @contextmanager
     def request(self) -> Iterator["MemoryReservation"]:
-        """Return what one request holds; it is let go of at the end of the `with` block."""
+        """Return the reservation of one request, which ends with the `with` block."""
         reservation = MemoryReservation(self)
         try:
             yield reservation
@@ -63,7 +63,7 @@ class HttpMemory:
 
 
 class MemoryReservation:
-    """The bytes that one request holds."""
+    """The memory of one request."""
 
     def __init__(self, memory: HttpMemory) -> None:
         self._memory = memory
@@ -71,10 +71,10 @@ class MemoryReservation:
         self.num_counted = 0
 
     def add(self, num_bytes: int) -> None:
-        """Count bytes.
+        """Reserve bytes.
 
         Raises:
-            Overloaded: all requests together hold more than they may.
+            Overloaded: the bodies of all requests exceed the limit.
         """
         self._num_bytes += num_bytes
         counted = max(0, self._num_bytes - _FREE_BYTES)
@@ -89,7 +89,7 @@ class MemoryReservation:
 
 
 def overloaded(reason: str, text: str) -> Overloaded:
-    """Return the error of a request that finds no room before it reaches a queue."""
+    """Return the error for a request that is refused before it reaches a queue."""
     error = Overloaded(f"{text}; retry later")
     error.backlog = Backlog(reason, 0, _RETRY_S)
     return error

@@ -1,4 +1,4 @@
-"""The HTTP service: both REST doors in one application, served in the frontend's loop."""
+"""The HTTP server of both REST doors, on the event loop of the frontend."""
 
 import asyncio
 import logging
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 _BACKLOG = 1024
 
 _LOOK_EVERY_S = 0.05
-"""Time between two looks at whether all clients have left."""
+"""Time between two checks whether all clients have left."""
 
 _MAX_ERROR_CHARS = 4096
 _MAX_AUTHORITY = 300
 _MAX_HOSTS = 100
-"""Values of the header `Host` that are kept with what is made of them."""
+"""Cached values of the header `Host`."""
 
 
 def _detail(request: Request, error: HTTPException) -> str:
@@ -51,17 +51,17 @@ def _detail(request: Request, error: HTTPException) -> str:
         )
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
-        return f"{path} does not take {request.method}; use {allowed}"
+        return f"{path} does not support {request.method}; use {allowed}"
     return error.detail
 
 
 def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -> ASGIApp:
-    """Return the application; whatever a handler raises becomes a JSON error.
+    """Return the application; it answers each error of a handler as JSON.
 
     Args:
-        routes: Paths and their handlers; a path may end in a slash or not.
-        allowed_hosts: Hosts that requests may name, without ports, beside IP addresses; any if
-                empty.
+        routes: Paths and their handlers; a trailing slash makes no difference.
+        allowed_hosts: Hosts that requests may name, without ports, in addition to IP addresses; any
+            if empty.
     """
 
     async def on_skysail_error(request: Request, error: Exception) -> Response:
@@ -71,7 +71,7 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         response = json_response({"error": _detail(request, error)}, error.status_code)
-        # `Allow`, which is part of the status 405.
+        # Status 405 needs the header `Allow`.
         response.headers.update(error.headers or {})
         return response
 
@@ -90,7 +90,7 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
     @lru_cache(_MAX_HOSTS)
     def is_served(authority: str) -> bool:
         host = host_of(authority)
-        # Probes by HTTP/1.0 name none; a browser always does. Those of Kubernetes and Prometheus
+        # Probes by HTTP/1.0 name no host, browsers always do. Probes of Kubernetes and Prometheus
         # name the address of the pod.
         return not host or host in allowed_hosts or is_address(host)
 
@@ -102,7 +102,7 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
             return
         path = scope["path"]
         if path.endswith("/"):
-            # A redirect would have to know how clients reach this server.
+            # A redirect would need the address by which clients reach this server.
             scope["path"] = path.rstrip("/") or "/"
         await app(scope, receive, send)
 
@@ -110,7 +110,7 @@ def http_app(routes: Sequence[BaseRoute], allowed_hosts: Collection[str] = ()) -
 
 
 def _authority(scope: Scope) -> str:
-    """Return the beginning of the header `Host`; no name is longer."""
+    """Return the header `Host`, cut to the length of the longest possible name."""
     for name, value in scope["headers"]:
         if name == b"host":
             return str(value[:_MAX_AUTHORITY].decode("latin-1"))
@@ -129,7 +129,7 @@ def _error_response(request: Request, error: SkysailError) -> Response:
     backlog = error.backlog
     if backlog is not None:
         if backlog.wait_s is not None:
-            # Both are rounded up: a client that comes back too early is refused again.
+            # Both are rounded up, because the server refuses a client that retries too early.
             response.headers["retry-after"] = str(max(1, ceil(backlog.wait_s)))
             response.headers["retry-after-ms"] = str(max(1, ceil(backlog.wait_s * 1000)))
         response.headers["shed-reason"] = backlog.reason
@@ -137,17 +137,17 @@ def _error_response(request: Request, error: SkysailError) -> Response:
 
 
 async def _busy_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request if too many are being answered."""
-    error = overloaded("too_many_requests", "cannot take the request: too many are under way")
+    """Refuse a request because too many are in flight."""
+    error = overloaded("too_many_requests", "cannot take the request: too many are in flight")
     await _error_response(Request(scope), error)(scope, receive, send)
 
 
 def _context_of(certificates: ServerCertificates) -> ssl.SSLContext:
-    """Return what shows the certificates as they are when a client connects."""
+    """Return a TLS context that presents the current certificates to each new connection."""
     context = certificates.context
 
     def choose(connection: ssl.SSLObject, *_: object) -> None:
-        # Called at each handshake, also where the client names nobody.
+        # OpenSSL calls this for each handshake, even if the client names no server.
         if connection.context is not certificates.context:
             connection.context = certificates.context
 
@@ -156,7 +156,7 @@ def _context_of(certificates: ServerCertificates) -> ssl.SSLContext:
 
 
 class _Config(HttpConfig):
-    """Takes a context that is there; uvicorn's own would not be renewed."""
+    """A configuration with a given TLS context; uvicorn's own context ignores renewals."""
 
     context: ssl.SSLContext | None = None
 
@@ -166,7 +166,7 @@ class _Config(HttpConfig):
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to the process that it is part of, and drains before it closes."""
+    """A server that leaves signals to its process, and drains before it closes."""
 
     config: HttpConfig
 
@@ -180,7 +180,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
         loop, context = asyncio.get_running_loop(), self.config.ssl
-        # uvicorn's own gives a client that says nothing a minute for its TLS handshake.
+        # The default time limit of a TLS handshake is a minute, which is too long for silent clients.
         timeout_s = None if context is None else self.config.limits.head_timeout_s
         self.servers = [
             await loop.create_server(
@@ -195,23 +195,23 @@ class _Server(uvicorn.Server):
         self.started = True
 
     def drain(self) -> None:
-        """Tell the clients of all connections, by the next answer to each, that they close."""
+        """Announce the close of each connection in its next answer."""
         self.config.is_draining = True
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer on all connections while clients learn that they close, then close the rest."""
+        """Serve all connections until the announced closes, then close the rest."""
         loop, config = asyncio.get_running_loop(), self.config
         connections = self.server_state.connections
         grace_s = config.timeout_graceful_shutdown or 0
         drained_by = loop.time() + grace_s
         idle_until = loop.time() + min(config.limits.drain_idle_s, grace_s)
         self.drain()
-        # uvicorn keeps its connections in a plain set, which no event watches.
+        # uvicorn keeps its connections in a plain set, which has no event for changes.
         while connections and loop.time() < idle_until:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_EVERY_S)
-        # The kernel resets what it took and nobody accepted.
+        # The kernel resets connections in the backlog, so they are accepted and served.
         arrivals = [
             asyncio.create_task(self._serve_accepted(accepted), name="serve accepted connection")
             for each in sockets or []
@@ -229,7 +229,7 @@ class _Server(uvicorn.Server):
 
 
 def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """Accept what waits at a listener."""
+    """Accept the connections in the backlog of a listener."""
     for _ in range(_BACKLOG):
         try:
             accepted, _address = listener.accept()
@@ -253,16 +253,16 @@ class HttpServer:
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
     ) -> None:
-        """A server that listens nowhere yet.
+        """Prepare the server; `bind` opens its address.
 
         Args:
-            app: What it serves.
-            grace_s: Longest time for what is under way when it stops.
-            limits: Bounds of connections and requests.
-            memory: What all requests hold, if several servers share it.
-            clock: Time, for the arrival of requests.
-            shares_port: True to listen beside other processes on the same port.
-            certificates: What it shows, over TLS; in the clear if None.
+            app: Application to serve.
+            grace_s: Longest time for requests in flight at the stop.
+            limits: Limits of connections and requests.
+            memory: Memory of requests, which several servers may share.
+            clock: Clock for the arrival of requests.
+            shares_port: True to share the port with other processes.
+            certificates: Certificates of TLS; no TLS if None.
         """
         self._shares_port = shares_port
         limits = limits or HttpLimits()
@@ -273,7 +273,7 @@ class HttpServer:
             lifespan="off",
             ws="none",
             interface="asgi3",
-            # Nothing here asks who the client is, or by which scheme it came.
+            # No handler uses the address or the scheme of the client.
             proxy_headers=False,
             timeout_keep_alive=limits.keep_alive_s,
             timeout_graceful_shutdown=max(1, int(grace_s)),
@@ -289,10 +289,10 @@ class HttpServer:
         self._socket: socket.socket | None = None
 
     def bind(self, host: str, port: int) -> int:
-        """Take the address and return its port.
+        """Bind to the address and return its port.
 
         Raises:
-            FailedPrecondition: it is in use, or not an address of this machine.
+            FailedPrecondition: the address is in use, or not an address of this machine.
         """
         listener = bound_socket(host, port, shares_port=self._shares_port)
         listener.listen(_BACKLOG)
@@ -306,6 +306,6 @@ class HttpServer:
         await self._server.serve([self._socket])
 
     def stop(self) -> None:
-        """Ask clients to leave, answer what they sent, close, and let `serve` return."""
+        """Start the drain, after which `serve` returns."""
         self._server.drain()
         self._server.should_exit = True

@@ -1,4 +1,4 @@
-"""The JSON of an inference request: held against the model before anything is converted."""
+"""Inputs in the JSON of an inference request, checked against the model before conversion."""
 
 from collections.abc import Mapping
 from math import prod
@@ -21,20 +21,20 @@ from skysail_frontend.ingress.targets import Target
 from skysail_frontend.ingress.time_slice import TimeSlice
 
 _ELEMENT_CHARS = 32
-"""Characters that an element may take, with what separates and indents it."""
+"""Largest number of characters of an element, including separators and indentation."""
 
 
 def json_member(parent: Mapping[str, Any], name: str, default: Any) -> Any:
-    """Return a member, or what stands for one that is absent or null."""
+    """Return a member, or a default for an absent or null member."""
     value = parent.get(name)
     return default if value is None else value
 
 
 def json_object(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a member that is an object; an empty one if it is absent or null.
+    """Return a member that is an object; an empty object for an absent or null member.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: the member is not an object.
     """
     value = json_member(parent, name, {})
     if not isinstance(value, dict):
@@ -53,7 +53,7 @@ def max_json_bytes(version: ServedVersion | None, max_rows: int) -> float:
 
 
 class InferInputs:
-    """The inputs of one request, as its JSON names them."""
+    """The inputs of one request in JSON."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class InferInputs:
         self._max_rows = dispatcher.max_query_rows(self._version) if self._version else 1
         self._body = body
         self._max_bytes = max_bytes
-        self._turn = time_slice
+        self._time_slice = time_slice
 
     async def parse(self) -> Any:
         """Return the JSON of the request.
 
         Raises:
-            BodyTooLarge: it is longer than any query of the model.
-            InvalidInput: it is not JSON.
+            BodyTooLarge: the text is longer than any query of the model.
+            InvalidInput: the text is not JSON.
         """
         length = len(self._body.json)
         if length > LONG_BYTES:
@@ -86,24 +86,24 @@ class InferInputs:
                     f"the body has {length} bytes of JSON; the longest query of "
                     f"{self._max_rows} rows needs at most {longest}"
                 )
-        return await parse_json(self._body.json, self._turn)
+        return await parse_json(self._body.json, self._time_slice)
 
     async def tensors(self, value: Mapping[str, Any]) -> list[Tensor]:
         """Return the tensors of a request.
 
         Raises:
-            InvalidInput: they are not what the protocol or the model asks for.
+            InvalidInput: the tensors violate the protocol or the signature.
         """
         inputs = value.get("inputs")
         if not isinstance(inputs, (list, LongArray)):
             raise InvalidInput("'inputs' must be a JSON array of tensors")
         if self._version is None:
-            # Such a query is answered without its inputs.
+            # The default output answers such a query, without its inputs.
             return []
-        # One too many is named when all are checked.
+        # A single surplus input is read, so that the later check can name it.
         most = len(self._specs) + 1
         if isinstance(inputs, LongArray):
-            inputs = await inputs.first(most + 1, self._turn)
+            inputs = await inputs.first(most + 1, self._time_slice)
         if len(inputs) > most:
             model = self._version.name.model_name
             raise InvalidInput(
@@ -113,7 +113,7 @@ class InferInputs:
         tensors: list[Tensor] = []
         for each in inputs:
             tensors.append(await self._tensor(each))
-            await self._turn.end_if_long()
+            await self._time_slice.end_if_long()
         self._body.check_end()
         return tensors
 
@@ -134,7 +134,7 @@ class InferInputs:
         if not is_shape or not isinstance(value["datatype"], str):
             raise InvalidInput(f"input '{name}' needs a shape of integers and a datatype")
         datatype = DataType.named(value["datatype"])
-        # Whether the elements fill the shape is checked with all else.
+        # A later check compares the number of elements with the shape.
         if is_binary:
             if value.get("data") is not None:
                 raise InvalidInput(f"input '{name}' has both 'data' and a 'binary_data_size'")
@@ -149,7 +149,7 @@ class InferInputs:
         if datatype is DataType.BF16:
             raise InvalidInput(f"input '{name}' of datatype BF16 cannot be sent as JSON")
         if isinstance(value, LongArray) and not self._fits(name, datatype, shape):
-            # It is refused when all are checked, which does not need its elements.
+            # A later check refuses the input, and does not need its elements.
             return b""
         most = prod(shape) if isinstance(value, LongArray) else 0
         if most * datatype.element_bytes > self._max_bytes:
@@ -157,7 +157,7 @@ class InferInputs:
                 f"input '{name}' takes {most * datatype.element_bytes} bytes; the limit is "
                 f"{self._max_bytes}"
             )
-        return (await tensor_of_json(name, value, datatype, most, self._turn)).data
+        return (await tensor_of_json(name, value, datatype, most, self._time_slice)).data
 
     def _fits(self, name: str, datatype: DataType, shape: list[int]) -> bool:
         spec = self._specs.get(name)

@@ -1,4 +1,4 @@
-"""Parameters of a request of the Open Inference Protocol, the same for gRPC and REST."""
+"""Parameters of requests of the Open Inference Protocol, for gRPC and REST."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ _ALLOWED_TRITON_KEY = "triton_enable_empty_final_response"
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What the parameters of a request ask for."""
+    """Options of a request, from its parameters."""
 
     timeout_s: float | None = None
-    """Longest wait; None where none is named."""
+    """Longest wait; None if the request has no limit."""
     priority: int = DEFAULT_PRIORITY
-    """1 is the most urgent."""
+    """Priority; 1 is the most urgent."""
 
 
 def request_options(parameters: Mapping[str, Any]) -> RequestOptions:
-    """Return what the parameters of a request ask for; a time-out is in microseconds there.
+    """Return the options of a request; the parameter `timeout` is in microseconds.
 
     Raises:
-        InvalidInput: a parameter has the wrong type, a value out of range, or a reserved name.
-        Unsupported: a parameter asks for what this server does not do.
+        InvalidInput: a parameter has a wrong type, a value out of range, or a reserved name.
+        Unsupported: a parameter selects an unsupported feature.
     """
     for name in parameters:
         if name.startswith("triton_") and name != _ALLOWED_TRITON_KEY:
@@ -58,10 +58,10 @@ def _integer(parameters: Mapping[str, Any], name: str, kind: str) -> int | None:
 
 
 def check_tensor_parameters(kind: str, name: str, parameters: Mapping[str, Any]) -> None:
-    """Return if the options of a tensor are ones that this server knows.
+    """Check that this server supports the parameters of a tensor.
 
     Raises:
-        Unsupported: it asks for shared memory or classification.
+        Unsupported: a parameter selects shared memory or classification.
     """
     if "shared_memory_region" in parameters:
         raise Unsupported(f"shared memory is not enabled: {kind} '{shown(name)}'")

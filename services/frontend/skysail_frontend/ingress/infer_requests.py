@@ -1,4 +1,4 @@
-"""What a ModelInferRequest says: tensors, parameters, and the outputs that are wanted."""
+"""Parts of a ModelInferRequest: tensors, parameters and wanted outputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,17 +26,17 @@ _CONTENTS_FIELD = {
     DataType.FP64: "fp64_contents",
     DataType.BYTES: "bytes_contents",
 }
-# The widest type of each field, which is what Triton calls it.
+# Triton names each field by its widest type.
 _FIELD_TYPE = {field: datatype.name for datatype, field in _CONTENTS_FIELD.items()}
 
 _SERIALIZED = ("bool_contents", "fp32_contents", "fp64_contents")
-"""Fields whose serialized elements are those of a tensor, byte by byte."""
+"""Fields whose serialized elements equal the data of a tensor."""
 _MAX_INTEGERS = 256 * 1024
-"""Integers of a request in typed fields; their conversion takes about 5 ms."""
+"""Largest number of integers in typed fields; their conversion takes about 5 ms."""
 _MAX_DIMENSIONS = 65
-"""Dimensions of a shape that are looked at, one more than numpy allows."""
+"""Largest number of dimensions that are read, one more than numpy allows."""
 _MAX_NAMED = 1024
-"""Parameters or outputs that a request may name."""
+"""Largest number of parameters or outputs of a request."""
 
 infer_request = RequestParser(
     pb.ModelInferRequest, MODEL_INFER, "send the elements in raw_input_contents"
@@ -47,7 +47,7 @@ def named_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, A
     """Return the parameters of a request by name.
 
     Raises:
-        InvalidInput: they are too many.
+        InvalidInput: the request has too many parameters.
     """
     if len(parameters) > _MAX_NAMED:
         raise InvalidInput(f"a request has {len(parameters)} parameters; send at most {_MAX_NAMED}")
@@ -63,10 +63,11 @@ def input_tensors(
 ) -> list[Tensor | LazyTensor | PartTensor]:
     """Return the inputs of a request, raw or typed.
 
-    Only one more than the model takes are looked at: one of them is wrong, and told to be.
+    At most one input too many is read, because a later check refuses one of them.
 
     Raises:
-        InvalidInput: an unknown datatype, data in no way or in two, or too many integers.
+        InvalidInput: a datatype is unknown, data are missing or present twice, or typed fields hold
+            too many integers.
     """
     if target.version is None:
         return []
@@ -124,7 +125,7 @@ def _typed(
     datatype: DataType,
     shape: tuple[int, ...],
 ) -> LazyTensor:
-    """Return an input whose elements are in the field that fits its type."""
+    """Return an input with elements in the typed field of its datatype."""
     name, contents = shown(message.name), message.contents
     expected = _CONTENTS_FIELD.get(datatype)
     for field, _ in contents.ListFields():
@@ -152,22 +153,22 @@ def _typed(
 
 
 def input_order(request: pb.ModelInferRequest, target: Target) -> list[int]:
-    """Return, for each input of the signature, its place among those of a request that holds."""
+    """Return, for each input of the signature, its index among the inputs of a valid request."""
     assert target.version is not None
     specs = target.version.signature.inputs
     if len(specs) == 1:
-        # It may have no name.
+        # A sole input needs no name.
         return [0]
     places = {message.name: place for place, message in enumerate(request.inputs)}
     return [places[spec.name] for spec in specs]
 
 
 def wanted_outputs(request: pb.ModelInferRequest, target: Target) -> frozenset[str]:
-    """Return the names of the outputs that are wanted; none means all.
+    """Return the names of the wanted outputs; an empty set means all.
 
     Raises:
-        InvalidInput: they are too many, or the model does not give one.
-        Unsupported: shared memory or classification.
+        InvalidInput: the request names too many outputs, or an unknown one.
+        Unsupported: an output uses shared memory or classification.
     """
     if len(request.outputs) > _MAX_NAMED:
         raise InvalidInput(

@@ -1,4 +1,4 @@
-"""Answers as JSON, written in turns: a large one would keep the loop for seconds."""
+"""Answers as JSON, written in time slices, because a large one would block the loop for seconds."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from skysail_frontend.ingress.json_values import json_elements
 from skysail_frontend.ingress.time_slice import TimeSlice, join
 
 _MAX_ELEMENTS_AT_ONCE = 8192
-"""Elements that are written in one go, in about a millisecond."""
+"""Number of elements that are written at once, in about a millisecond."""
 
 _length_at = struct.Struct("<I").unpack_from
 
@@ -23,16 +23,16 @@ def json_text(value: Any) -> bytes:
     """Return a value as JSON; numpy arrays become lists, NaN becomes null.
 
     Raises:
-        ModelFailed: JSON cannot hold it.
+        ModelFailed: JSON cannot represent the value.
     """
     try:
         return orjson.dumps(value, _plain, orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
-        raise ModelFailed(f"the answer cannot be written as JSON: {error}") from error
+        raise ModelFailed(f"cannot write the answer as JSON: {error}") from error
 
 
 def _plain(value: Any) -> Any:
-    # orjson itself writes arrays of numbers only.
+    # orjson writes only arrays of numbers by itself.
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise TypeError(f"a value of type {type(value).__name__}")
@@ -42,11 +42,11 @@ async def elements_text(tensor: Tensor, time_slice: TimeSlice) -> bytes:
     """Return all elements of a tensor as one JSON array, without its shape.
 
     Raises:
-        ModelFailed: JSON cannot hold them.
+        ModelFailed: JSON cannot represent an element.
     """
 
     def write(part: Array) -> bytes:
-        # As doubles: numbers of FP32 are then written in full.
+        # The list holds doubles, so that numbers of FP32 are written in full.
         return json_text(part.tolist())
 
     if prod(tensor.shape) <= _MAX_ELEMENTS_AT_ONCE:
@@ -66,7 +66,7 @@ async def row_text(tensor: Tensor, time_slice: TimeSlice) -> bytes:
     """Return the first row of a tensor as JSON, in its shape.
 
     Raises:
-        ModelFailed: JSON cannot hold it.
+        ModelFailed: JSON cannot represent an element.
     """
     if prod(tensor.shape) <= _MAX_ELEMENTS_AT_ONCE:
         return json_text(json_elements(tensor)[0])
@@ -78,7 +78,7 @@ async def row_text(tensor: Tensor, time_slice: TimeSlice) -> bytes:
 
 
 def _named(part: Array) -> Array:
-    """Return numbers with names for those that JSON has not."""
+    """Return numbers with names in place of infinities, which JSON lacks."""
     return json_elements(from_numpy("", part))
 
 
@@ -101,7 +101,7 @@ async def _array_text(
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:
-    """Cut a BYTES tensor into parts with one axis."""
+    """Split a BYTES tensor into parts with one axis."""
     data = tensor.data
     begin = position = count = 0
     while position < len(data):

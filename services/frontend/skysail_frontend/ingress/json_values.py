@@ -1,4 +1,4 @@
-"""JSON values as tensors, and tensors as JSON values."""
+"""Conversion of JSON values to tensors and of tensors to JSON values."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ from skysail_common.tensors import (
 )
 
 _MAX_SHOWN = 60
-"""Characters of a value that an error shows."""
+"""Largest number of characters of a value in an error."""
 
 _KINDS: dict[str, tuple[str, set[type]]] = {
     "b": ("truth values", {bool}),
@@ -33,23 +33,24 @@ _KINDS: dict[str, tuple[str, set[type]]] = {
 }
 
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
-"""What stands for the numbers that JSON has not, as in the JSON of Protocol Buffers."""
+"""Names of the infinities, which JSON lacks, as in the JSON of Protocol Buffers."""
 _INFINITIES = {name: number for number, name in _NAMES.items()}
 
 _PYTHON_NAMES = re.compile(rb'("(?:[^"\\]|\\.)*"?)|\bNaN\b|(-?\bInfinity\b)', re.DOTALL)
-"""Strings, and numbers that JSON has no names for; `json.dumps` of Python writes these by default.
+"""Strings, and the names of NaN and infinities that `json.dumps` of Python writes by default.
 
-A string without an end is one too: looked for at each quote, its end would take quadratic time.
+An unterminated string matches too, because a search for its end from each quote would take quadratic
+time.
 """
 _MAX_NAMED_BYTES = 32 * 1024
-"""Length up to which a text is searched for those names, which takes 15 ms at worst."""
+"""Longest text that is searched for those names, which takes at most 15 ms."""
 
 
 def parsed(text: bytes | bytearray | memoryview) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        InvalidInput: it is not JSON.
+        InvalidInput: the text is not JSON.
     """
     try:
         return orjson.loads(text)
@@ -61,7 +62,7 @@ def parsed(text: bytes | bytearray | memoryview) -> Any:
 
 
 def _in_json(found: re.Match[bytes]) -> bytes:
-    """Return what JSON has in the place of a name; a string stays as it is."""
+    """Return the JSON for a name of Python; a string stays unchanged."""
     text, infinity = found.groups()
     return text or (b'"%b"' % infinity if infinity else b"null")
 
@@ -69,24 +70,23 @@ def _in_json(found: re.Match[bytes]) -> bytes:
 def array_of_json(
     name: str, value: Any, datatype: DataType, begin: tuple[int, ...] = (0,)
 ) -> Array:
-    """Return a JSON value as an array of a type; integers are accepted for any numbers.
+    """Return a JSON value as an array of a datatype.
 
-    For a floating-point type an integer is rounded like a number with a fraction, null stands for
-    NaN, and the texts "Infinity" and "-Infinity" for the infinities.
+    A floating-point type accepts integers, which are rounded. It accepts null for NaN, and the texts
+    "Infinity" and "-Infinity" for the infinities.
 
     Args:
         name: Name of the input, for messages.
         value: Parsed JSON.
         datatype: Type of the elements.
-        begin: Index, in what the caller sent, of the first element of `value`; empty if the caller
-            did not send the first axis.
+        begin: Index of the first element of `value` in the caller's JSON; empty if that JSON lacks
+            the first axis.
 
     Raises:
-        InvalidInput: it holds something else, its rows differ in length, or a number does not
-            fit.
+        InvalidInput: an element has a wrong type, rows differ in length, or a number does not fit.
     """
-    # Objects first: left to itself, numpy makes floating-point numbers of large integers, integers
-    # of truth values, and of texts an array in which each is as long as the longest.
+    # The array holds objects first. By default numpy converts large integers to floating-point
+    # numbers and truth values to integers, and pads each text to the length of the longest.
     array: Array = np.array(value, dtype=object)
     if datatype is DataType.BYTES:
         for each in array.ravel().tolist():
@@ -106,7 +106,7 @@ def array_of_json(
         hint = "; only floating-point numbers may be null" if type(None) in found else ""
         got = _shown(value)
         if not _is_whole(got, begin):
-            # The beginning of many elements rarely has the one that is wrong.
+            # The beginning of a long value rarely includes the wrong element.
             got = f"{_shown(_first_other(array, accepted)[1])}{_place(array, accepted, begin)}"
         raise InvalidInput(f"input {name!r} takes {what}, got {got}{hint}")
     if datatype.dtype.kind == "f":
@@ -115,18 +115,18 @@ def array_of_json(
 
 
 def _is_whole(text: str, begin: tuple[int, ...]) -> bool:
-    """Tell whether a text shows all of the value that the caller sent."""
+    """Return whether a text shows the caller's complete value."""
     return not (text.endswith("…") or any(begin))
 
 
 def _first_other(array: Array, accepted: set[type]) -> tuple[int, Any]:
-    """Return the first element of another type, and its place in the flat array."""
+    """Return the first element of another type, and its index in the flat array."""
     flat = enumerate(array.ravel().tolist())
     return next((index, each) for index, each in flat if type(each) not in accepted)
 
 
 def _place(array: Array, accepted: set[type], begin: tuple[int, ...]) -> str:
-    """Say where the first element of another type is, as ` at [2][7]`."""
+    """Return the place of the first element of another type, such as ` at [2][7]`."""
     if not array.ndim:
         return ""
     flat, _ = _first_other(array, accepted)
@@ -136,11 +136,11 @@ def _place(array: Array, accepted: set[type], begin: tuple[int, ...]) -> str:
 
 
 def _with_fractions(array: Array) -> Array:
-    """Return JSON numbers as floating-point numbers: some writers omit the fraction `.0`."""
+    """Return JSON numbers as floating-point numbers, because some writers omit the fraction `.0`."""
     try:
         return array.astype("<f8")
     except OverflowError:
-        # An integer beyond FP64 stays one, which is refused by name.
+        # An integer beyond FP64 stays an integer, which the caller of this function refuses.
         return array
 
 
@@ -155,13 +155,13 @@ def _with_infinities(array: Array) -> Array:
 
 
 def _shown(value: Any) -> str:
-    """Return the beginning of a value as JSON; the rest of it is not looked at."""
+    """Return the beginning of a value as JSON, without reading the rest."""
     text = orjson.dumps(_beginning(value, [_MAX_SHOWN]), lambda _: "…").decode()
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _beginning(value: Any, room: list[int]) -> Any:
-    """Copy a value up to where its JSON has more characters than there is room for."""
+    """Copy the beginning of a value, up to the end of the remaining room for characters."""
     room[0] -= 1
     if isinstance(value, str):
         return value[: _MAX_SHOWN + 1]
@@ -174,10 +174,10 @@ def _beginning(value: Any, room: list[int]) -> Any:
 
 
 def row_of_json(spec: TensorSpec, value: Any) -> Tensor:
-    """Return one input, without its batch axis in JSON, as a tensor with one row.
+    """Return one input, whose JSON lacks the batch axis, as a tensor with one row.
 
     Raises:
-        InvalidInput: it is not what the specification says.
+        InvalidInput: the value does not match the specification.
     """
     if spec.datatype is DataType.BYTES and spec.content is Content.BINARY:
         value = _decoded(spec.name, value)
@@ -202,10 +202,10 @@ def _decoded(name: str, value: Any) -> bytes:
 
 
 def base64_bytes(name: str, text: str | bytes) -> bytes:
-    """Return the bytes of an input that a text holds as base64.
+    """Return the bytes of an input from a base64 text.
 
     Raises:
-        InvalidInput: it is not base64.
+        InvalidInput: the text is not base64.
     """
     try:
         return base64.b64decode(text, validate=True)
@@ -214,10 +214,10 @@ def base64_bytes(name: str, text: str | bytes) -> bytes:
 
 
 def json_elements(tensor: Tensor) -> Array:
-    """Return the elements of a tensor as an array that can be written as JSON.
+    """Return the elements of a tensor as an array for JSON.
 
-    Text stays text; bytes that are not UTF-8 become base64. NaN becomes null where it is written,
-    and an infinity its name.
+    Text stays text; bytes that are not UTF-8 become base64. Infinities become names. NaN stays, and
+    the JSON writer makes it null.
     """
     array = to_numpy(tensor)
     if tensor.datatype is not DataType.BYTES and not _has_infinities(array):
@@ -244,17 +244,17 @@ def _json_element(content: Content, element: Any) -> Any:
 
 
 def _json_or_text(element: str) -> Any:
-    """Return what is written for an element that is a JSON value or a text."""
+    """Return the JSON form of an element that is a JSON value or a text."""
     try:
         orjson.loads(element)
     except orjson.JSONDecodeError:
         if not any(name in element for name in ("NaN", "Infinity")):
             return element
     else:
-        # As it is: orjson would round integers of more than 64 bits.
+        # The text is copied, because orjson would round integers of more than 64 bits.
         return orjson.Fragment(element)
     try:
-        # Python's names of the numbers that JSON has not.
+        # The element may contain Python's names for NaN and infinities.
         return json.loads(element, parse_constant=lambda name: None if name == "NaN" else name)
     except (ValueError, RecursionError):
         return element

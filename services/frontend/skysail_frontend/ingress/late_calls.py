@@ -1,4 +1,4 @@
-"""Calls for which this process has no time: a default output where there is one, else a count."""
+"""Handlers of late calls: they answer with default outputs, and count the other calls."""
 
 from collections.abc import Callable
 
@@ -11,27 +11,27 @@ from skysail_frontend.ingress.targets import Target
 
 _MAX_FIELDS = 8
 _MAX_SMALL = 0x80
-"""Lengths below it take one byte."""
+"""Lengths below this take one byte."""
 _LENGTH_DELIMITED = 2
 _NO_TIME = "the frontend gets more queries than it can handle"
 
 Find = Callable[[RouteTable, str, str], Target]
-"""Finds what a name and a version address."""
+"""A function that finds the target of a name and a version."""
 
 
 def late_handler(
     dispatcher: Dispatcher, tag: int, find: Find, query_of: Callable[[Call], Query]
 ) -> LateHandler:
-    """Return what answers late calls by the default output of their application, if it has one.
+    """Return a handler that answers late calls by the default output of their application.
 
-    The rows of a call count as arrived, although nobody computes them; where nobody looks at the
-    call, it counts as one row.
+    The rows of a call count as arrived, although no replica computes them. A call without a default
+    output is not parsed, and counts as one row.
 
     Args:
-        dispatcher: Knows the applications.
-        tag: Number and wire type of the field that names the target, in a byte.
-        find: Finds the target of a name.
-        query_of: Makes the query of a call, which answers the call when it is settled.
+        dispatcher: Dispatcher of queries.
+        tag: Number and wire type of the field that names the target, in one byte.
+        find: Function that finds the target of a name.
+        query_of: Function that makes the query of a call; the settled query answers the call.
     """
 
     def answer(call: Call) -> bool:
@@ -49,7 +49,7 @@ def late_handler(
             prediction = query.fail(Outcome.DEFAULT_OVERLOADED, _NO_TIME, error, dispatcher.clock())
             dispatcher.statistics.count_settled(query, prediction)
         if version is not None:
-            # What is refused arrived all the same.
+            # Refused rows count as arrivals too.
             version.batcher.rate.observe(rows, call.arrival)
         return has_default
 
@@ -57,7 +57,7 @@ def late_handler(
 
 
 def _text_field(message: bytes, tag: int) -> str:
-    """Return a short field that stands behind short ones only; nothing if there is none."""
+    """Return a short field that only short fields precede; an empty text without such a field."""
     position = 0
     for _ in range(_MAX_FIELDS):
         if position + 1 >= len(message):

@@ -1,8 +1,8 @@
-"""JSON texts of any length, parsed in turns: orjson keeps the loop for as long as it parses.
+"""JSON texts of any length, parsed in time slices, because orjson blocks the loop while it parses.
 
-What is long is cut at its long arrays and texts. Each is parsed when somebody asks for it, in parts,
-so that members that nobody knows cost no more than a look at their bytes. The rest, the outline, is
-parsed at once, and bounded.
+A long text is split at its long arrays and strings. Each of them is parsed on demand and in parts, so
+that unknown members cost only a scan of their bytes. The rest, the outline, is parsed at once and has
+a size limit.
 
     {"inputs": [{"name": "x", "data": LongArray}]}      LongArray.slices() ─► [1, 2, …], [3, …]
 """
@@ -22,11 +22,12 @@ from skysail_frontend.ingress.long_texts import LongText, element_of
 from skysail_frontend.ingress.time_slice import TimeSlice, join
 
 LONG_BYTES = 32 * 1024
-"""Length up to which a text is parsed at once, which takes 4 ms at worst."""
+"""Longest text that is parsed at once, which takes at most 4 ms."""
 
 _MAX_VALUES = 50_000
+"""Largest number of values in an outline."""
 _MAX_OUTLINE_BYTES = 1024 * 1024
-"""Values, and bytes, of a text outside of its long arrays and texts."""
+"""Largest outline."""
 
 _STEP = np.zeros(256, np.int8)
 _STEP[[ord("["), ord("{")]] = 1
@@ -34,30 +35,30 @@ _STEP[[ord("]"), ord("}")]] = -1
 
 
 class _ScanWindow(NamedTuple):
-    """Some bytes of a JSON text, without what is inside of strings."""
+    """A range of a JSON text, with blanks in place of the contents of strings."""
 
     begin: int
     characters: Array
     depth: int
-    """Arrays and objects that are open where the window begins."""
+    """Number of open arrays and objects at the beginning of the window."""
     ended: tuple[int, int] | None
-    """The string that ends here and began before, from quote to quote."""
+    """The string that began earlier and ends in this window, from quote to quote."""
     open_string: int
-    """Where the string begins that is open at the end of the window, or -1."""
+    """Begin of the string that is open at the end of the window, or -1."""
 
 
 class LongArray:
-    """An array of a JSON text that is not parsed yet."""
+    """An unparsed array of a JSON text."""
 
     def __init__(self, text: memoryview) -> None:
-        """Takes the text from bracket to bracket."""
+        """Keep the text, which includes both brackets."""
         self._text = text[1:-1]
 
     async def slices(self, time_slice: TimeSlice) -> AsyncIterator[list[Any]]:
-        """Return the elements, some at a time; a long one may hold or be a `LongArray`.
+        """Yield the elements in groups; a long element may contain or be a `LongArray`.
 
         Raises:
-            InvalidInput: it is not JSON.
+            InvalidInput: the text is not JSON.
         """
         text, begin = self._text, 0
         async for end in _cuts(text, time_slice):
@@ -72,10 +73,10 @@ class LongArray:
             begin = end + 1
 
     async def first(self, count: int, time_slice: TimeSlice) -> list[Any]:
-        """Return the first elements, at least so many if there are.
+        """Return the first elements, at least `count` unless the array is shorter.
 
         Raises:
-            InvalidInput: they are not JSON.
+            InvalidInput: the text is not JSON.
         """
         found: list[Any] = []
         async for elements in self.slices(time_slice):
@@ -86,10 +87,10 @@ class LongArray:
 
 
 async def parse_json(text: bytes | memoryview, time_slice: TimeSlice) -> Any:
-    """Return the value of a JSON text, in which long arrays and texts are such.
+    """Return the value of a JSON text, with `LongArray` and `LongText` for its long parts.
 
     Raises:
-        InvalidInput: it is not JSON, or has too much outside of long arrays and texts.
+        InvalidInput: the text is not JSON, or its outline is too large.
     """
     if len(text) <= LONG_BYTES:
         return parsed(text)
@@ -97,7 +98,7 @@ async def parse_json(text: bytes | memoryview, time_slice: TimeSlice) -> Any:
     spans = await _long_values(text, time_slice)
     outline = bytearray()
     values: dict[str, LongArray | LongText] = {}
-    # No text of the client reads like it.
+    # The random mark cannot occur in a text of the client.
     mark, end = secrets.token_hex(16), 0
     for begin, next_end in spans:
         name = f"{mark}{begin}"
@@ -116,8 +117,8 @@ async def parse_json(text: bytes | memoryview, time_slice: TimeSlice) -> Any:
 
 
 def _put(values: dict[str, LongArray | LongText], top: list[Any]) -> None:
-    """Put long values where their names are."""
-    # Without recursion: orjson takes texts that are nested more deeply than Python's calls may be.
+    """Replace the placeholders in the parsed outline by the long values."""
+    # The loop avoids recursion, because orjson accepts deeper nesting than Python's call stack.
     containers: list[Any] = [top]
     while containers:
         container = containers.pop()
@@ -138,10 +139,10 @@ def _wrong_name(name: LongArray | LongText) -> InvalidInput:
 
 
 def _windows(text: memoryview) -> Iterator[_ScanWindow]:
-    """Read a text, some bytes at a time.
+    """Yield the windows of a text in order.
 
     Raises:
-        InvalidInput: brackets or strings do not end, or end more often than they begin.
+        InvalidInput: brackets or quotes do not match.
     """
     depth, string, is_escaped = 0, -1, False
     for begin in range(0, len(text), LONG_BYTES):
@@ -162,7 +163,7 @@ def _windows(text: memoryview) -> Iterator[_ScanWindow]:
                 string = -1
             elif string < 0:
                 string = begin + window.rfind(b'"')
-            # Quotes stay; those that begin a string count as inside, and mean nothing below.
+            # Closing quotes stay; opening quotes count as inside. The scan below ignores quotes.
             characters = np.where(inside, ord(" "), characters)
         yield _ScanWindow(begin, characters, depth, ended, string)
         depth += int(_STEP[characters].sum(dtype=np.int32))
@@ -173,10 +174,10 @@ def _windows(text: memoryview) -> Iterator[_ScanWindow]:
 
 
 async def _long_values(text: memoryview, time_slice: TimeSlice) -> list[tuple[int, int]]:
-    """Return where the outermost long arrays and texts begin and end.
+    """Return begin and end of the outermost long arrays and texts.
 
     Raises:
-        InvalidInput: there is too much outside of them, or brackets or strings do not match.
+        InvalidInput: the outline is too large, or brackets or quotes do not match.
     """
     found: list[tuple[int, int]] = []
     num_inside = 0
@@ -187,7 +188,7 @@ async def _long_values(text: memoryview, time_slice: TimeSlice) -> list[tuple[in
             found.append((begin, end))
             num_inside += end - begin
 
-    # Begin of the outermost array that is open, and the depth outside of it.
+    # `opened` is the begin of the outermost open array, and the depth outside it.
     opened: tuple[int, int] | None = None
     for window in _windows(text):
         steps = _STEP[window.characters]
@@ -214,20 +215,20 @@ async def _long_values(text: memoryview, time_slice: TimeSlice) -> list[tuple[in
             if end - num_inside > _MAX_OUTLINE_BYTES:
                 raise InvalidInput(
                     f"the body has more than {_MAX_OUTLINE_BYTES} bytes of JSON beside the data "
-                    "of its inputs; leave out what no input needs"
+                    "of its inputs; omit unused members"
                 )
         await time_slice.end_if_long()
     return found
 
 
 def _opened(window: _ScanWindow, places: Array, depths: Array) -> tuple[int, int] | None:
-    """Return the outermost array that begins in a window and does not end there.
+    """Return the outermost array that begins in a window and ends in a later one.
 
-    One that ends there is not longer than a window, so that it is no long array.
+    An array that ends in the same window is too short to be a long array.
     """
     if not len(places):
         return None
-    # What is opened stays open if the depth never falls below the one inside of it.
+    # An array stays open if the depth never falls below the depth inside it.
     lowest_after = np.minimum.accumulate(depths[::-1])[::-1]
     is_array = window.characters[places] == ord("[")
     staying = np.flatnonzero(is_array & (lowest_after >= depths))
@@ -238,9 +239,9 @@ def _opened(window: _ScanWindow, places: Array, depths: Array) -> tuple[int, int
 
 
 async def _cuts(text: memoryview, time_slice: TimeSlice) -> AsyncIterator[int]:
-    """Return where an array is cut between its elements; its end is the last cut.
+    """Yield the positions at which an array is split between elements; its end is the last.
 
-    A part with several elements comes from one window. A longer part is one element.
+    A part with several elements is within one window. A longer part is one element.
     """
     for window in _windows(text):
         commas = window.characters == ord(",")
@@ -264,13 +265,13 @@ async def _check_values(text: memoryview, time_slice: TimeSlice) -> None:
         if count > _MAX_VALUES:
             raise InvalidInput(
                 f"the body has more than {_MAX_VALUES} JSON values beside the data of its inputs; "
-                "leave out what no input needs"
+                "omit unused members"
             )
         await time_slice.end_if_long()
 
 
 async def elements_of(array: list[Any] | LongArray, time_slice: TimeSlice) -> AsyncIterator[Any]:
-    """Return the elements of an array, one by one."""
+    """Yield the elements of an array."""
     if isinstance(array, LongArray):
         async for elements in array.slices(time_slice):
             for each in elements:
@@ -289,10 +290,10 @@ async def tensor_of_json(
     max_axes: int = 8,
     begin: tuple[int, ...] = (0,),
 ) -> Tensor:
-    """Return a JSON value as a tensor, as `array_of_json` takes it.
+    """Return a JSON value as a tensor (see `array_of_json`).
 
     Raises:
-        InvalidInput: as `array_of_json`, or it has more elements than it may.
+        InvalidInput: as `array_of_json`, or the value has too many elements or dimensions.
     """
     if isinstance(value, LongText) and datatype is DataType.BYTES:
         return Tensor(name, datatype, (), await element_of(await value.parts(time_slice)))

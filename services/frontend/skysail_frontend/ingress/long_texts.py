@@ -1,4 +1,4 @@
-"""Long texts of JSON as UTF-8 in parts: a parser keeps the loop for as long as it reads one."""
+"""Long strings of JSON, decoded in parts, because a parser blocks the loop while it reads one."""
 
 import re
 
@@ -14,17 +14,17 @@ _is_first_half = re.compile(rb"\\u[dD][89abAB]..", re.DOTALL).fullmatch
 
 
 class LongText:
-    """A text of a JSON text that is not parsed yet."""
+    """An unparsed string of a JSON text."""
 
     def __init__(self, text: memoryview) -> None:
-        """Takes the text from quote to quote."""
+        """Keep the text, which includes both quotes."""
         self._text = text[1:-1]
 
     async def parts(self, time_slice: TimeSlice) -> list[bytes]:
-        """Return its UTF-8, in parts of whole characters.
+        """Return the string as UTF-8, in parts of whole characters.
 
         Raises:
-            InvalidInput: it is not JSON.
+            InvalidInput: the text is not JSON.
         """
         text, begin = self._text, 0
         parts: list[bytes] = []
@@ -37,11 +37,11 @@ class LongText:
 
 
 def _cut(text: memoryview, begin: int) -> int:
-    """Return where a part may end: between two characters."""
+    """Return the end of a part, which must be between two characters."""
     end = begin + _STEP_BYTES
     if end >= len(text):
         return len(text)
-    # Bytes that go on with a character; of more than three the text is no UTF-8.
+    # A character of UTF-8 has at most three continuation bytes.
     for _ in range(3):
         end -= text[end] & 0xC0 == 0x80
     part = bytes(text[begin:end])
@@ -50,23 +50,23 @@ def _cut(text: memoryview, begin: int) -> int:
         return end
     before = part[: place + 1]
     if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
-        # The second one of a pair, which stands for a backslash.
+        # This backslash is the second of an escaped pair, so that it starts no escape.
         return end
     first_half = _is_first_half(part[max(0, place - 6) : place])
     return begin + place - (6 if first_half else 0)
 
 
 async def decoded(name: str, text: LongText, time_slice: TimeSlice) -> list[bytes]:
-    """Return the bytes of an input that a long text holds as base64, in parts.
+    """Return the bytes of an input from a long base64 text, in parts.
 
     Raises:
-        InvalidInput: it is not JSON, or not base64.
+        InvalidInput: the text is not JSON, or not base64.
     """
     parts: list[bytes] = []
     left, is_padded = b"", False
     for part in await text.parts(time_slice):
         if is_padded:
-            raise InvalidInput(f"input {name!r} is not base64: it goes on after its padding")
+            raise InvalidInput(f"input {name!r} is not base64: it continues after its padding")
         left += part
         size = len(left) // 4 * 4
         whole, left = left[:size], left[size:]
@@ -77,5 +77,5 @@ async def decoded(name: str, text: LongText, time_slice: TimeSlice) -> list[byte
 
 
 async def element_of(parts: list[bytes]) -> bytes:
-    """Return the data of a BYTES tensor with one element, from the parts of that."""
+    """Return the data of a BYTES tensor with one element, from the parts of the element."""
     return await join([sum(map(len, parts)).to_bytes(4, "little"), *parts])

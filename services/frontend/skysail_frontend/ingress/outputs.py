@@ -1,4 +1,4 @@
-"""The outputs of a prediction as tensors: what the model gave, or the default output."""
+"""Outputs of a prediction as tensors, from the model or from the default output."""
 
 from typing import Any
 
@@ -27,10 +27,10 @@ def output_tensors(query: Query, prediction: Prediction) -> list[Tensor]:
 
 
 def default_tensors(value: Any, rows: int, version: ServedVersion | None) -> list[Tensor]:
-    """Return the default output as tensors, once for each row.
+    """Return the default output as tensors, repeated for each row.
 
-    A dictionary names the outputs. A value takes the type of the model's output where it fits,
-    and its own otherwise; what is no array becomes JSON text.
+    The keys of a dictionary are the names of the outputs. A value gets the datatype of the model's
+    output if it fits, else its own. A value that is not an array becomes JSON text.
     """
     specs = {spec.name: spec for spec in version.signature.outputs} if version else {}
     if not isinstance(value, dict):
@@ -58,6 +58,6 @@ def _default_tensor(name: str, value: Any, rows: int, spec: TensorSpec | None) -
 
 
 def _text_tensor(name: str, value: Any, rows: int) -> Tensor:
-    # Half a surrogate pair, which JSON may hold, is no text.
+    # JSON may contain half a surrogate pair, which UTF-8 cannot encode.
     text = element_of(value).encode(errors="replace").decode()
     return from_numpy(name, np.array([text] * rows, dtype=object), Content.JSON_OR_TEXT)

@@ -1,9 +1,9 @@
-"""Requests of the gRPC doors, parsed within bounds.
+"""Bounded parsing of requests of the gRPC doors.
 
 A parser builds an object for every two bytes of the worst message, so that 64 MiB become gigabytes.
-A useful large request is data with a little structure, so that its structure is measured first.
-Only the structure of a large request is parsed, because a copy of 64 MiB takes about 25 ms; its
-data remain where they are.
+A useful large request consists of data with little structure, so that its structure is measured
+first. The parser reads only the structure of a large request. The data stay in the message, because
+a copy of 64 MiB takes about 25 ms.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from skysail_common.errors import InvalidInput
 from skysail_common.rpc.varints import varint
 
 MAX_STRUCTURE_BYTES = 256 * 1024
-"""Bytes of a request beside its data; upb parses the worst of them in about 4 ms."""
+"""Largest structure of a request, without its data; upb parses the worst in about 4 ms."""
 _FIELD_BYTES = 16
-"""Charge for a field beside its size, because a step past it takes time."""
+"""Charge for a field in addition to its size, because the scan of a field takes time."""
 _PACKED_VARINTS = 8
-"""Bytes of packed varints that count as one, because they are parsed that much faster."""
+"""Bytes of packed varints that count as one byte, because they parse that much faster."""
 _PACKED_FLOATS = 16
-"""Bytes of packed floats that count as one, because they are copied but not parsed."""
+"""Bytes of packed floats that count as one byte, because they are copied but not parsed."""
 _PLACE_BYTES = 4
-"""Bytes that stand for data."""
+"""Size of a placeholder for data."""
 _PLACE_LENGTH = bytes([_PLACE_BYTES])
 _MAX_SHIFT = 63
 """A varint has at most ten bytes of seven bits."""
@@ -33,10 +33,10 @@ _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
 class FieldContent(Enum):
-    """Content of a field that costs a parser little for its size."""
+    """Content of a field that is cheap to parse for its size."""
 
     DETACHED = "detached"
-    """Bytes that are not parsed at all."""
+    """Bytes that stay in the message and are not parsed."""
     FLOATS = "floats"
     """Packed numbers of a fixed size."""
     VARINTS = "varints"
@@ -44,7 +44,7 @@ class FieldContent(Enum):
 
 
 Layout = Mapping[int, Union["Layout", FieldContent]]
-"""Fields of a message by number: those that hold data, and messages with such fields."""
+"""Fields of a message by number: fields with data, and submessages with such fields."""
 
 _VARINT_CONTENTS: Layout = dict.fromkeys(range(1, 6), FieldContent.VARINTS)
 _CONTENTS: Layout = {
@@ -54,14 +54,14 @@ _CONTENTS: Layout = {
     8: FieldContent.DETACHED,
 }
 MODEL_INFER: Final[Layout] = {5: {5: _CONTENTS}, 7: FieldContent.DETACHED}
-"""Data of a ModelInferRequest: contents of inputs, raw contents."""
+"""Data of a ModelInferRequest: contents of inputs, and raw contents."""
 PREDICT: Final[Layout] = {4: {4: FieldContent.DETACHED}}
-"""Data of a PredictRequest: those of its inputs."""
+"""Data of a PredictRequest: the data of its inputs."""
 NO_DATA: Final[Layout] = {}
 
 
 class DetachedData:
-    """Data of a large request, which remain in its message."""
+    """Data of a large request, which stay in its message."""
 
     def __init__(self, message: bytes) -> None:
         self._message = memoryview(message)
@@ -72,13 +72,13 @@ class DetachedData:
         return bool(self._begins)
 
     def add(self, begin: int, end: int) -> bytes:
-        """Add a part of the message and return the content that stands for it."""
+        """Add a part of the message and return its placeholder."""
         self._begins.append(begin)
         self._ends.append(end)
         return len(self._begins).to_bytes(_PLACE_BYTES, "big")
 
     def data(self, content: bytes) -> memoryview:
-        """Return the data for which the content of a field stands."""
+        """Return the data for the placeholder in a field."""
         if not content:
             # The field is absent.
             return self._message[:0]
@@ -88,20 +88,20 @@ class DetachedData:
 
 @dataclass(frozen=True)
 class RequestParser:
-    """Parses the requests of one type."""
+    """A parser of the requests of one type."""
 
     message_type: Any
     layout: Layout
     advice: str = "send only the fields of the protocol"
-    """Fix for a request that is refused for its structure."""
+    """Fix in the error for a request with too much structure."""
     whole_bytes: int = MAX_STRUCTURE_BYTES
-    """Size up to which a request is parsed with its data."""
+    """Largest request that is parsed together with its data."""
 
     def parse(self, message: bytes) -> tuple[Any, DetachedData | None]:
-        """Return the parsed request, and its data unless they are in it.
+        """Return the parsed request, and its data if they are detached.
 
         Raises:
-            InvalidInput: it is no such message, or it has too much beside its data.
+            InvalidInput: the message is of another type, or has too much structure.
         """
         name = self.message_type.DESCRIPTOR.name
         detached = None
@@ -121,27 +121,27 @@ class RequestParser:
 
 
 class _LargeMessage:
-    """A message whose structure is told from its data.
+    """A message whose structure is separated from its data.
 
     Raises:
-        IndexError: the message ends in a field.
-        DecodeError: it is no message, or it has groups, which proto3 lacks.
+        IndexError: the message ends inside a field.
+        DecodeError: the bytes are not a message, or contain groups, which proto3 lacks.
     """
 
     def __init__(self, message: bytes, layout: Layout) -> None:
         self.budget = MAX_STRUCTURE_BYTES
-        """Bytes that the structure leaves; below 0 if it takes more."""
+        """Remaining bytes for structure; negative if the structure is too large."""
         self.detached = DetachedData(message)
         self._message = message
         self._parts: list[bytes] = []
         self._walk(0, len(message), layout)
 
     def structure(self) -> bytes:
-        """Return the message with short contents that stand for its data."""
+        """Return the message with placeholders in place of its data."""
         return b"".join(self._parts)
 
     def _walk(self, position: int, end: int, layout: Layout) -> int:
-        """Add the structure of a message to the parts and return its length."""
+        """Append the structure of a message to the parts and return its length."""
         message, parts = self._message, self._parts
         length = 0
         kept = position
@@ -190,7 +190,7 @@ class _LargeMessage:
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """Return the number at a position, and where the next begins."""
+    """Return the number at a position, and the position after it."""
     number = message[position]
     position += 1
     if number < 0x80:

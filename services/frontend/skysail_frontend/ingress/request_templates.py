@@ -1,8 +1,8 @@
-"""What repeats from one ModelInfer to the next is understood once.
+"""Request templates: the repeating bytes of ModelInfer requests are parsed only once.
 
-All of a request but its id and its raw data is a key, cut out of the bytes without parsing them. A
-known key leads to a plan: target, rows, sizes, the beginning of the answer. Whatever is unusual has
-no plan and takes the full path, which also makes every error message.
+The key of a request is all its bytes except its id and its raw data. It is sliced out of the message
+without parsing. A known key leads to a template: target, rows, sizes and the beginning of the answer.
+An unusual request has no template and takes the full path, which also makes all error messages.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,25 @@ from skysail_protos.inference import grpc_service_pb2 as pb
 
 _MAX_TEMPLATES = 1024
 _MAX_HEAD_BYTES = 4096
-"""Requests with more before their raw data have no plan, because plans keep their keys."""
+"""Longest request, without its raw data, that has a template, because templates keep their keys."""
 _MAX_RAW = 1024
 _MAX_DATA_BYTES = MAX_STRUCTURE_BYTES + 1
-"""More than the data of any plan, so that what is cut here has another size."""
+"""More than the data of any template, so that data cut to this size match none."""
 _MAX_SHIFT = 28
 """A length has at most five bytes of seven bits."""
 _MAX_SMALL = 0x80
-"""Lengths below it take one byte."""
+"""Lengths below this take one byte."""
 _LENGTH_DELIMITED = 2
-# Tags of fields in ModelInferRequest and ModelInferResponse: number and wire type in a byte.
+# Tags of fields in ModelInferRequest and ModelInferResponse: number and wire type in one byte.
 _REQUEST_VERSION, _REQUEST_ID, _REQUEST_RAW = 0x12, 0x1A, 0x3A
 _RESPONSE_ID, _RESPONSE_RAW = b"\x1a", b"\x32"
 
 Key = tuple[bytes, bytes]
-"""The request before its id, and after it up to the raw data."""
+"""The bytes of a request before its id, and the bytes between id and raw data."""
 
 
 class RequestParts:
-    """A ModelInferRequest taken apart."""
+    """The parts of a serialized ModelInferRequest."""
 
     __slots__ = ("id_end", "key", "query_id", "raw")
 
@@ -48,7 +48,7 @@ class RequestParts:
 
 
 def split_request(message: bytes) -> RequestParts | None:
-    """Take a serialized ModelInferRequest apart; None unless its layout is the usual one."""
+    """Split a serialized ModelInferRequest; return None if its layout is unusual."""
     position, end = 0, len(message)
     query_id = b""
     id_begin = id_end = 0
@@ -79,7 +79,7 @@ def split_request(message: bytes) -> RequestParts | None:
                     return None
                 raw.append(message[begin:after])
             elif raw_begin >= 0 or after > _MAX_HEAD_BYTES or tag & 0x87 != _LENGTH_DELIMITED:
-                # A tag from 0x80 on takes another byte.
+                # A tag of 0x80 or more has a second byte.
                 return None
             elif tag == _REQUEST_ID:
                 query_id, id_begin, id_end = message[begin:after], position, after
@@ -92,7 +92,7 @@ def split_request(message: bytes) -> RequestParts | None:
 
 
 class RequestTemplate:
-    """How to ask and to answer all requests of one key."""
+    """The shared parts of all requests with one key, and of their answers."""
 
     __slots__ = (
         "_dims",
@@ -113,14 +113,14 @@ class RequestTemplate:
         wait_limits: WaitLimits,
         order: Sequence[int],
     ) -> None:
-        """A plan after the example of a query that took the full path.
+        """Create a template from a query that took the full path.
 
         Args:
-            query: Holds against the signature of its version.
-            target: What answers.
-            options: What the parameters ask for.
-            wait_limits: How long the queries may wait.
-            order: For each input of the signature, its place among those of the request.
+            query: A query that was checked against the signature of its version.
+            target: Target of the queries.
+            options: Options of the queries.
+            wait_limits: Limits of the waiting time of the queries.
+            order: For each input of the signature, its index in the request.
         """
         self._target = target
         self._raw_bytes = [0] * len(order)
@@ -136,14 +136,14 @@ class RequestTemplate:
     def query(
         self, raw: Sequence[bytes], query_id: bytes, arrival: float, deadline: float, settle: Settle
     ) -> Query | None:
-        """Return the query of a request; None if its data have other sizes or its id is no text.
+        """Return the query of a request; None if the data have other sizes or the id is not UTF-8.
 
         Args:
             raw: The data, in the order of the request.
-            query_id: UTF-8 text, unless the request is wrong.
+            query_id: The id, which is UTF-8 in a valid request.
             arrival: Instant at which the call was read.
             deadline: Deadline of the call.
-            settle: Is told the answer.
+            settle: Callback for the answer.
         """
         if list(map(len, raw)) != self._raw_bytes:
             return None
@@ -168,14 +168,14 @@ class RequestTemplate:
         return query
 
     def answer(self, query: Query, query_id: bytes, prediction: Prediction) -> bytes:
-        """Return the serialized answer to a query whose model gave all its outputs."""
+        """Return the serialized answer to a query with an answer of its model."""
         assert query.version is not None
         head = self._head
         if head is None:
             head = _head_of(query, prediction)
             if query.version.signature.has_fixed_outputs:
                 self._head = head
-        # Fields may come in any order; what never changes is made once and comes first.
+        # The order of fields is free, so that the constant fields are serialized once and come first.
         first, *others = prediction.outputs
         if not others:
             if not query_id:
@@ -192,7 +192,7 @@ class RequestTemplate:
 
 
 def _head_of(query: Query, prediction: Prediction) -> bytes:
-    """Return the answer up to the data of its first output, which must follow."""
+    """Return the answer up to the data of its first output."""
     assert query.version is not None
     model, version = query.version.name
     response = pb.ModelInferResponse(model_name=model, model_version=version)
@@ -205,30 +205,30 @@ def _head_of(query: Query, prediction: Prediction) -> bytes:
 _FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
-"""What every answer on a stream says, as part of a ModelInferResponse."""
+"""Fields of every answer on a stream, as part of a ModelInferResponse."""
 
 
 def streamed(response: bytes) -> bytes:
-    """Return a ModelStreamInferResponse with a ModelInferResponse in it, both serialized."""
+    """Return a serialized ModelStreamInferResponse around a serialized ModelInferResponse."""
     return b"".join((b"\x12", varint(len(response) + len(_FINAL)), response, _FINAL))
 
 
 class RequestTemplates:
-    """The plans of one route table; another table has others."""
+    """The templates of the present route table; a new table clears them."""
 
     def __init__(self) -> None:
         self._table: RouteTable | None = None
         self._templates: dict[Key, RequestTemplate] = {}
         self._sizes: dict[bytes, int] = {}
-        """By the part before the id, how long the part after it was last, up to the data."""
+        """By the bytes before the id, the last length of the bytes between id and data."""
 
     def find(
         self, table: RouteTable, message: bytes
     ) -> tuple[RequestTemplate, bytes, list[bytes]] | None:
-        """Return the plan of a request with one input, its id and its data, if there is one.
+        """Return the template of a request with one input, its id and its data, or None.
 
-        The layout of the last request for the same model is tried with a few cuts. Equal keys prove
-        that the cuts are right: all but the id and the data is the same, byte by byte.
+        A few slices follow the layout of the last request for the same model. Equal keys prove that
+        the slices are right, because all bytes except id and data are equal.
         """
         if table is not self._table:
             self._table = table
@@ -260,18 +260,18 @@ class RequestTemplates:
         )
 
     def find_by_key(self, key: Key) -> RequestTemplate | None:
-        """Return the plan of a request that was taken apart, if there is one."""
+        """Return the template for a key, or None."""
         return self._templates.get(key)
 
     def learn(self, message: bytes, parts: RequestParts, template: RequestTemplate) -> None:
-        """Keep a plan; all are forgotten when there are too many, as where each has a key."""
+        """Add a template; clear all first if there are too many, such as if each request has a key."""
         if len(self._templates) >= _MAX_TEMPLATES:
             self._templates.clear()
             self._sizes.clear()
         self._templates[parts.key] = template
         before, _ = parts.key
         if len(parts.raw) == 1 and before:
-            # With the tag and the length of the data, which follow.
+            # The second key includes the tag and the length of the data.
             after = message[parts.id_end : len(message) - len(parts.raw[0])]
             self._sizes[before] = len(after)
             self._templates[before, after] = template

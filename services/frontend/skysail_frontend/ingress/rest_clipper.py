@@ -1,7 +1,7 @@
-"""Door: POST /{application}/predict, as Clipper had it.
+"""Door: POST /{application}/predict, the API of Clipper.
 
-Two things differ on purpose: integers are accepted where an application takes doubles, and an
-`input_batch` of one input is answered as a batch.
+Two details differ on purpose: an application of doubles accepts integers, and an `input_batch` of one
+input gets a batch as answer.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,11 +42,11 @@ from skysail_frontend.ingress.targets import Target, application_target, make_qu
 from skysail_frontend.ingress.time_slice import TimeSlice, free, join
 
 _MAX_BATCH = 10_000
-"""Inputs of a batch that no model limits."""
+"""Largest number of inputs of a batch without a model that limits it."""
 
 
 class RestClipper:
-    """Serves POST /{application}/predict."""
+    """The handler of POST /{application}/predict."""
 
     def __init__(
         self, dispatcher: Dispatcher, ids: QueryIds, max_bytes: int, memory: HttpMemory
@@ -76,13 +76,13 @@ class RestClipper:
             await free(makes, time_slice)
         if len(found) == 1 and (error := found[0][1].error) is not None:
             raise error
-        # Before it is written as JSON, which would keep all others waiting.
+        # The check comes before the conversion to JSON, which would delay other requests.
         size = sum(len(data) for _, prediction in found for data in prediction.outputs)
         check_size(size, self._max_bytes)
         answers = []
         found.reverse()
         while found:
-            # Taken off one by one, as `free` does.
+            # The list is emptied one by one (see `free`).
             query, prediction = found.pop()
             answers.append(await self._answer(query, prediction, time_slice))
             await time_slice.end_if_long()
@@ -98,9 +98,10 @@ class RestClipper:
         reservation: MemoryReservation,
         time_slice: TimeSlice,
     ) -> bool:
-        """List what makes each query of a request; return whether they are a batch.
+        """Fill the list of functions that make the queries; return whether they are a batch.
 
-        All is converted before any is asked: a bad input refuses the whole request.
+        All inputs are converted before the first query, because a wrong input refuses the whole
+        request.
         """
         arrival = arrival_of(request, self._dispatcher)
         headers = headers_of(request)
@@ -155,7 +156,7 @@ class RestClipper:
         time_slice: TimeSlice,
         label: str,
     ) -> Callable[[Settle], Query]:
-        # For each by itself: an application may be routed to several models, by weight.
+        # Each query chooses its target, because an application may have several routes by weight.
         target = application_target(self._dispatcher.table, application, version)
         row = await _row(target, value, self._max_bytes, time_slice)
         return lambda settle: make_query(
@@ -171,7 +172,7 @@ class RestClipper:
     async def _answer(self, query: Query, prediction: Prediction, time_slice: TimeSlice) -> bytes:
         answer: dict[str, Any] = {"query_id": self._ids.next_number()}
         if prediction.error is not None:
-            # In its place in the batch: the others have their answers.
+            # The error takes the place of the answer in the batch, and the other answers stay.
             return json_text(answer | clipper_error(prediction.error))
         answer["default"] = prediction.is_default
         if prediction.is_default:
@@ -181,7 +182,7 @@ class RestClipper:
 
 
 async def _row(target: Target, value: Any, max_bytes: int, time_slice: TimeSlice) -> list[Tensor]:
-    """Return the tensors, of one row each, in a JSON input."""
+    """Return the tensors of a JSON input, with one row each."""
     if target.version is None:
         return []
     specs = target.version.signature.inputs
@@ -209,7 +210,7 @@ async def _row_of(spec: TensorSpec, value: Any, max_bytes: int, time_slice: Time
     if not isinstance(value, LongArray):
         return row_of_json(spec, value)
     if spec.datatype is DataType.BF16 or spec.content is Content.BINARY:
-        # Refused as a short array is.
+        # The error is the same as for a short array.
         return row_of_json(spec, [])
     most = prod(size for size in spec.shape[1:] if size > 0)
     if spec.variable_axes:
@@ -230,7 +231,7 @@ async def _output(query: Query, prediction: Prediction, time_slice: TimeSlice) -
 
 
 def clipper_error(error: SkysailError) -> dict[str, str]:
-    """Return the body of an error as Clipper's clients know it."""
+    """Return the body of an error in Clipper's form."""
     is_json = isinstance(error, InvalidInput) and "JSON" in error.message
     return {
         "error": "Json error" if is_json else "Query processing error",

@@ -47,20 +47,20 @@ _EXTENSIONS = ("binary_tensor_data", *EXTENSIONS)
 
 @dataclass(frozen=True)
 class _InferRequest:
-    """What a request asks for."""
+    """A parsed request."""
 
     target: Target
     tensors: list[Tensor]
     query_id: str = ""
     options: RequestOptions = field(default_factory=RequestOptions)
     wanted: Mapping[str, bool] = field(default_factory=dict)
-    """Outputs, and whether each is to be binary; all if empty."""
+    """Wanted outputs, and whether each is binary; all outputs if empty."""
     is_binary: bool = True
-    """Whether all are to be binary."""
+    """Whether outputs are binary by default."""
 
 
 class RestV2:
-    """Serves the paths below /v2."""
+    """The handlers of the paths below /v2."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class RestV2:
         """Return the paths and their handlers."""
         models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         return [
-            # The first that fits is taken, and looked for in this order.
+            # Starlette takes the first match, so that the most frequent path comes first.
             *(Route(f"{path}/infer", self.infer, methods=["POST"]) for path in models),
             Route("/v2", self.server_metadata),
             Route("/v2/health/live", self.live),
@@ -93,22 +93,22 @@ class RestV2:
         ]
 
     async def server_metadata(self, request: Request) -> Response:
-        """Tell what this server is."""
+        """Answer with the name, version and extensions of the server."""
         return json_response(
             {"name": self._server_name, "version": __version__, "extensions": _EXTENSIONS}
         )
 
     async def live(self, request: Request) -> Response:
-        """Say that the server runs."""
+        """Answer that the server is live."""
         return json_response({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Say whether the server takes queries."""
+        """Answer whether the server accepts queries."""
         is_ready = self._is_ready()
         return json_response({"ready": is_ready}, 200 if is_ready else 400)
 
     async def model_metadata(self, request: Request) -> Response:
-        """Tell what a model takes and gives."""
+        """Answer with the inputs, outputs and versions of a model."""
         version = self._version(request)
         versions = self._dispatcher.table.versions_of(version.name.model_name)
         return json_response(
@@ -122,7 +122,7 @@ class RestV2:
         )
 
     async def model_ready(self, request: Request) -> Response:
-        """Say whether a model has a replica that takes batches."""
+        """Answer whether a model has a ready replica."""
         version = self._version(request)
         is_ready = self._dispatcher.is_ready(version.name)
         return json_response(
@@ -155,31 +155,31 @@ class RestV2:
             body = BinaryBody(content, headers.get(JSON_LENGTH_KEY))
             target = self._target(request)
             if body.is_raw:
-                asked = _raw(body, target)
+                parsed = _raw(body, target)
             else:
-                asked = await self._asked(body, target, time_slice)
+                parsed = await self._parse(body, target, time_slice)
 
         def make(settle: Settle) -> Query:
             return make_query(
                 self._dispatcher,
-                asked.target,
-                asked.tensors,
+                parsed.target,
+                parsed.tensors,
                 settle,
                 arrival=arrival,
-                query_id=asked.query_id,
+                query_id=parsed.query_id,
                 deadline=deadline,
-                timeout_s=asked.options.timeout_s,
-                priority=asked.options.priority,
-                label=f"[request id: {asked.query_id or '<id_unknown>'}] ",
+                timeout_s=parsed.options.timeout_s,
+                priority=parsed.options.priority,
+                label=f"[request id: {parsed.query_id or '<id_unknown>'}] ",
             )
 
         query, prediction = await predict(request, self._dispatcher, make)
         error = prediction.error
         if error is not None:
             raise triton_error(query.query_id, error) if self._has_triton_errors else error
-        return await _answer(query, prediction, asked, self._max_bytes, time_slice)
+        return await _answer(query, prediction, parsed, self._max_bytes, time_slice)
 
-    async def _asked(
+    async def _parse(
         self, body: BinaryBody, target: Target, time_slice: TimeSlice
     ) -> _InferRequest:
         inputs = InferInputs(self._dispatcher, target, body, self._max_bytes, time_slice)
@@ -238,7 +238,7 @@ def _wanted_outputs(body: Mapping[str, Any], target: Target, is_binary: bool) ->
 async def _answer(
     query: Query,
     prediction: Prediction,
-    asked: _InferRequest,
+    parsed: _InferRequest,
     max_bytes: int,
     time_slice: TimeSlice,
 ) -> Response:
@@ -254,9 +254,9 @@ async def _answer(
     tensors = [
         tensor
         for tensor in output_tensors(query, prediction)
-        if not asked.wanted or tensor.name in asked.wanted
+        if not parsed.wanted or tensor.name in parsed.wanted
     ]
-    # Before it is written as JSON, which would keep all others waiting.
+    # The check comes before the conversion to JSON, which would delay other requests.
     check_size(sum(len(tensor.data) for tensor in tensors), max_bytes)
     parts = [json_text(answer)[:-1], b',"outputs":[']
     binary: list[bytes] = []
@@ -268,7 +268,7 @@ async def _answer(
             "datatype": tensor.datatype.name,
             "shape": tensor.shape,
         }
-        if asked.wanted.get(tensor.name, asked.is_binary):
+        if parsed.wanted.get(tensor.name, parsed.is_binary):
             output["parameters"] = {"binary_data_size": len(tensor.data)}
             binary.append(tensor.data)
             parts.append(json_text(output))

@@ -1,4 +1,4 @@
-"""Streams of queries: read as long as there is room, answered in the order of being ready."""
+"""Streams of queries with bounded memory; answers leave as soon as they are ready."""
 
 import asyncio
 import logging
@@ -15,20 +15,20 @@ from skysail_frontend.core.query import Query
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 * 1024 * 1024
-"""Queries and answers that one stream may hold; it is not read beyond."""
+"""Largest size of the queries and answers of one stream; a full stream is not read."""
 _LONGEST_TURN_S = 0.002
-"""Time for the queries of one stream before all else has its turn."""
+"""Longest time for the queries of one stream before other work gets the loop."""
 
 
 class StreamSession:
-    """One stream: what was asked and not answered, and the answers on their way."""
+    """One stream with its unanswered queries and its unsent answers."""
 
     def __init__(self, stream: Stream, max_queries: int, clock: Clock) -> None:
         self.deadline = stream.deadline
         self.arrival = 0.0
-        """Instant from which the time of the query that is asked counts."""
+        """Arrival of the present query."""
         self.unanswered: dict[str, Query] = {}
-        """By a name that is unique on the stream."""
+        """Queries in flight, by a name that is unique on the stream."""
         self._stream = stream
         self._clock = clock
         self._had_room_at = 0.0
@@ -42,16 +42,16 @@ class StreamSession:
         self._is_ended = False
 
     async def read(self, ask: Callable[["StreamSession", bytes], None]) -> None:
-        """Ask each query that comes, as long as there is room for its answer."""
+        """Read and submit queries while the stream has room for their answers."""
         turn_s = 0.0
         async for message in self._stream:
             begin = self._clock()
             self._size_bytes += len(message)
             self.arrival = max(self._stream.arrival, self._had_room_at)
             ask(self, message)
-            # Not before: what could not be asked has no answer that the stream waits for.
+            # The query counts after `ask`, because a query that raises there has no answer.
             self._num_open += 1
-            # The answer counts instead, once it is there.
+            # From here on `add` and `answer` count the size of the query and of its answer.
             self._size_bytes -= len(message)
             turn_s += self._clock() - begin
             if turn_s >= _LONGEST_TURN_S:
@@ -60,16 +60,16 @@ class StreamSession:
             while self._num_open >= self._max_queries or self._size_bytes >= _MAX_BYTES:
                 self._has_room.clear()
                 await self._has_room.wait()
-                # The client asked more than the stream may hold: that wait is its own.
+                # The client sent more than the stream may hold, so the wait does not count.
                 self._had_room_at = self._clock()
 
-    def asked(self, name: str, query: Query) -> None:
-        """Note that a query waits for its answer."""
+    def add(self, name: str, query: Query) -> None:
+        """Add a query in flight."""
         self.unanswered[name] = query
         self._size_bytes += query.input_bytes
 
     def answer(self, name: str, message: bytes) -> None:
-        """Have the answer to a query sent, or to what was no query."""
+        """Queue the answer to a query, or to an invalid message."""
         query = self.unanswered.pop(name, None)
         if query is not None:
             self._size_bytes -= query.input_bytes
@@ -78,12 +78,12 @@ class StreamSession:
         self._wake.set()
 
     def end(self) -> None:
-        """Say that no more queries come."""
+        """Let `send_answers` return after the last answer."""
         self._is_ended = True
         self._wake.set()
 
     async def send_answers(self) -> None:
-        """Send answers until no more queries come and all are answered."""
+        """Send answers until the stream has ended and all queries are answered."""
         while not (self._is_ended and self._num_open == 0):
             await self._wake.wait()
             self._wake.clear()
@@ -99,12 +99,13 @@ class Streams:
     """All streams of a frontend."""
 
     def __init__(self, dispatcher: Dispatcher, max_queries: int, max_age_s: float = 0.0) -> None:
-        """Starts without streams.
+        """Create an empty set of streams.
 
         Args:
-            dispatcher: Is told which queries nobody waits for any more.
-            max_queries: Unanswered queries of one stream; it is not read beyond.
-            max_age_s: Age of a connection at which its client is to connect again; 0 for none.
+            dispatcher: Dispatcher of queries, which cancels the queries of a lost stream.
+            max_queries: Largest number of unanswered queries of one stream; a full stream is not
+                read.
+            max_age_s: Age of a connection at which its client must reconnect; 0 for no limit.
         """
         self._dispatcher = dispatcher
         self._max_queries = max_queries
@@ -113,7 +114,7 @@ class Streams:
         self._is_draining = False
 
     def drain(self) -> None:
-        """Read no more; each stream ends once all that was read is answered."""
+        """Stop reading; each stream ends after the answers to its queries."""
         self._is_draining = True
         for reader in self._readers:
             reader.cancel()
@@ -129,11 +130,11 @@ class Streams:
 
         Args:
             stream: The stream.
-            ask: Makes a query of a message and has it answered.
-            can_age: True if its clients open another stream when this one ends.
+            ask: Function that submits the query of a message.
+            can_age: True if its clients open another stream after its end.
 
         Raises:
-            Unavailable: the frontend drains or the stream is old; all that was read is answered.
+            Unavailable: the frontend drains or the stream is old; all its queries were answered.
         """
         session = StreamSession(stream, self._max_queries, self._dispatcher.clock)
         reading = asyncio.create_task(session.read(ask), name="stream queries")
@@ -163,14 +164,14 @@ class Streams:
             sending.cancel()
             _, sent = await asyncio.gather(reading, sending, return_exceptions=True)
             if isinstance(sent, Exception):
-                # Sending fails where the client went away, which is no mistake of ours.
-                log.info("answers of a stream are not sent", extra={"error": str(sent)})
+                # A send fails after a disconnect of the client, which is not a fault of Skysail.
+                log.info("answers of a stream lost", extra={"error": str(sent)})
         if self._is_draining:
-            raise Unavailable("the frontend is draining; connect again")
+            raise Unavailable("the frontend is draining; reconnect")
         if is_old:
-            raise Unavailable("the stream has reached its maximum age; connect again")
+            raise Unavailable("the stream has reached its maximum age; reconnect")
 
     def _age_s(self) -> float | None:
-        # After the connection has been told its end, so that the next stream opens another; spread,
-        # so that clients do not come back together.
+        # The stream ends after its connection has announced its end, so that the next stream opens
+        # another connection. The jitter keeps clients from reconnecting together.
         return self._max_age_s * random.uniform(1.15, 1.3) if self._max_age_s else None

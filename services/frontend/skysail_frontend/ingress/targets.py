@@ -1,4 +1,4 @@
-"""What a name in a query addresses, and the query made of it."""
+"""Targets of queries by name, and construction of checked queries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ _LATE_S = 0.001
 _AHEAD_S = 0.002
 _AHEAD_SHARE = 0.05
 _MAX_ID_LENGTH = 4096
-"""Characters of a query's id, which is kept until the deadline even if the answer is earlier."""
+"""Longest id of a query; it stays in memory until the deadline even if the answer is earlier."""
 _NO_INPUTS = Inputs((), 1, ())
 
 
 @dataclass(frozen=True)
 class Target:
-    """An application, a model version, or both."""
+    """The application, the model version, or both that answer a query."""
 
     application: Application | None
     version: ServedVersion | None
-    """None where the application is routed to no version that is deployed."""
+    """The version; None if the application has no route to a deployed version."""
 
     @property
     def is_settled(self) -> bool:
-        """True where every query of the same name has this target, as long as the table holds."""
+        """True if every query of the same name has this target, until the route table changes."""
         is_sole = self.application is None or len(self.application.routes) == 1
         return is_sole and self.version is not None
 
 
 def application_target(table: RouteTable, application: Application, version: str) -> Target:
-    """Return what answers a query of an application.
+    """Return the target for a query of an application.
 
     Raises:
         ModelNotFound: the version that the caller names is not deployed.
@@ -45,10 +45,10 @@ def application_target(table: RouteTable, application: Application, version: str
 
 
 def find_target(table: RouteTable, name: str, version: str) -> Target:
-    """Return the application of this name or, where there is none, the model.
+    """Return the application of this name, else the model of this name.
 
     Raises:
-        ApplicationNotFound: there is neither.
+        ApplicationNotFound: neither exists.
         ModelNotFound: the version that the caller names is not deployed.
     """
     application = table.applications.get(name)
@@ -63,13 +63,13 @@ def find_target(table: RouteTable, name: str, version: str) -> Target:
 
 
 def find_model_target(table: RouteTable, name: str, version: str) -> Target:
-    """Return the model of this name or, where there is none, the application.
+    """Return the model of this name, else the application of this name.
 
-    Clients of the Open Inference Protocol expect errors, not default outputs, so that a model
-    comes first for them.
+    Clients of the Open Inference Protocol expect errors rather than default outputs, so that models
+    come first.
 
     Raises:
-        ModelNotFound: there is neither, or the version is not deployed.
+        ModelNotFound: neither exists, or the version is not deployed.
     """
     if not table.has_model(name) and name in table.applications:
         return application_target(table, table.applications[name], version)
@@ -77,10 +77,10 @@ def find_model_target(table: RouteTable, name: str, version: str) -> Target:
 
 
 def check_in_time(dispatcher: Dispatcher, call: Call) -> None:
-    """Check that somebody may still hear the answer to a call.
+    """Check that the caller still waits for an answer.
 
     Raises:
-        DeadlineExceeded: it waited in the socket for so long that it is not worth a look.
+        DeadlineExceeded: the call waited in the socket until its deadline.
     """
     if call.deadline - dispatcher.clock() < _LATE_S:
         raise DeadlineExceeded("the call came too late to be answered")
@@ -88,28 +88,34 @@ def check_in_time(dispatcher: Dispatcher, call: Call) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WaitLimits:
-    """How long queries of one target may wait."""
+    """Limits of the waiting time of queries for one target."""
 
     limit_s: float
-    """By the SLO and the request; `NEVER` if neither bounds it."""
+    """Limit by the SLO and the request; `NEVER` without both."""
     default_s: float
-    """Of a query that nothing else bounds."""
+    """Limit of a query without any other limit."""
     has_default_output: bool
-    """True if there is an answer to give at the deadline."""
+    """True if a default output answers at the deadline."""
 
     def deadline(self, arrival: float, call_deadline: float) -> float:
-        """Return the deadline of a query, by those of its call, its target and itself."""
+        """Return the soonest of the deadlines of call, target and request."""
         if self.has_default_output:
-            # A default output that leaves when the caller's own time ends finds nobody.
+            # A default output must leave before the caller's deadline to reach the caller in time.
             call_deadline -= min(_AHEAD_S, _AHEAD_SHARE * (call_deadline - arrival))
         deadline = arrival + self.limit_s
-        # Not by `min`, which takes several times as long.
+        # A comparison is several times as fast as `min`.
         deadline = call_deadline if call_deadline < deadline else deadline
         return deadline if deadline < NEVER else arrival + self.default_s
 
 
 def wait_limits(dispatcher: Dispatcher, target: Target, timeout_s: float | None) -> WaitLimits:
-    """Return how long queries of a target may wait that name a time-out, or None."""
+    """Return the limits for queries of a target.
+
+    Args:
+        dispatcher: Dispatcher of the queries.
+        target: Target of the queries.
+        timeout_s: Longest wait of the request; None for no limit.
+    """
     application = target.application
     slo_s = application.slo_s if application else NEVER
     limit_s = slo_s if timeout_s is None else min(slo_s, timeout_s)
@@ -131,23 +137,23 @@ def make_query(
     widens: bool = False,
     label: str = "",
 ) -> Query:
-    """Return a query that holds against the signature of its target.
+    """Return a query after checking it against the signature of its target.
 
     Args:
-        dispatcher: Where it will be submitted.
-        target: What is to answer.
+        dispatcher: Dispatcher of the query.
+        target: Target of the query.
         tensors: The inputs.
-        settle: Is told the answer.
-        query_id: Id of the caller.
-        arrival: Instant at which the request came; now if None.
-        deadline: Deadline of the call; the SLO or the time-out may be sooner.
-        timeout_s: Longest wait that the request itself names.
-        priority: 1 is the most urgent.
-        widens: True to convert numbers to the types that the model takes.
-        label: Put before messages about the inputs.
+        settle: Callback for the answer.
+        query_id: Id that the caller chose.
+        arrival: Arrival of the request; now if None.
+        deadline: Deadline of the call; the SLO or the timeout may be sooner.
+        timeout_s: Longest wait of the request; None for no limit.
+        priority: Priority; 1 is the most urgent.
+        widens: True to convert numbers to the types of the model.
+        label: Prefix of errors about the inputs.
 
     Raises:
-        InvalidInput: the inputs are not what the model takes, or the id is too long.
+        InvalidInput: the inputs do not match the signature, or the id is too long.
     """
     if len(query_id) > _MAX_ID_LENGTH:
         raise InvalidInput(

@@ -1,10 +1,10 @@
-"""Triton's codes and texts for queries that are shed, for clients that know no others."""
+"""Triton's codes and texts for shed queries, for clients that match them."""
 
 from skysail_common.errors import DeadlineExceeded, Overloaded, SkysailError, Unavailable, shown
 
 
 def triton_error(query_id: str, error: SkysailError) -> SkysailError:
-    """Return the error with which Triton answers where this one would be answered."""
+    """Return the error that Triton sends in place of this error."""
     text = None
     if isinstance(error, Overloaded):
         text = f"[request id: {shown(query_id) or '<id_unknown>'}] Exceeds maximum queue size"

@@ -47,6 +47,6 @@ def test_a_full_disk_is_named_and_the_directory_stays_unlocked(tmp_path: Path, m
         with pytest.raises(FailedPrecondition) as caught:
             lock(tmp_path)
     assert caught.value.message.startswith(
-        f"cannot write {tmp_path / LOCK_FILE}: no space left on device; free some, or choose another "
+        f"cannot write {tmp_path / LOCK_FILE}: no space left on device; free disk space, or choose another "
     )
     os.close(lock(tmp_path))

@@ -1,1 +1,1 @@
-"""The contract of `rpc.contract` on `skysail_transport`."""
+"""The transport contract (`rpc.contract`) on `skysail_transport`."""

@@ -1,4 +1,4 @@
-"""Calls, streams and links of the native transport, as the contract has them."""
+"""Calls, streams and links of the native transport, which implement the contract."""
 
 import asyncio
 from collections import deque
@@ -13,18 +13,18 @@ from skysail_common.rpc.contract import LinkObserver, Metadata
 from skysail_common.rpc.native.outgoing import Ending, ending_of
 
 _HIGH_BYTES = 1024 * 1024
-"""Bytes that may wait for a peer that reads slowly before `send` waits too."""
+"""Unsent bytes for a slow peer from which on `send` waits."""
 
 
 class Outbox(Protocol):
-    """Where a call says what is to be sent; it leaves at the end of the turn."""
+    """Outgoing messages and endings of calls, which leave at the end of the turn."""
 
     def reply(self, call_id: int, message: bytes) -> None:
-        """Answer a call well."""
+        """Answer a call with OK."""
         ...
 
     def end(self, call_id: int, ending: Ending) -> None:
-        """End a call or a stream in any other way."""
+        """End a call or a stream with a status."""
         ...
 
     def send(self, stream_id: int, message: bytes) -> None:
@@ -32,23 +32,23 @@ class Outbox(Protocol):
         ...
 
     def accept(self, stream_id: int) -> None:
-        """Tell the peer that its stream is served."""
+        """Accept a stream of a peer."""
         ...
 
     def acknowledge(self, stream_id: int, num_bytes: int) -> None:
-        """Let the peer send so much more."""
+        """Extend the flow-control window of a stream by a number of bytes."""
         ...
 
     def unsent_bytes(self, stream_id: int) -> int:
-        """Send what is queued as far as the peer takes it, and return what it does not."""
+        """Send the queued messages, and return how many bytes the peer has not accepted."""
         ...
 
     def cancel(self, stream_id: int) -> None:
-        """Give a stream of ours up."""
+        """Cancel a link."""
         ...
 
     def watch_cancel(self, call_id: int, callback: Callable[[], None]) -> None:
-        """Have `callback` called if the caller goes away before the answer."""
+        """Call `callback` if the caller cancels before the answer."""
         ...
 
 
@@ -90,7 +90,7 @@ class NativeCall:
         return self._headers.as_dict()
 
     def reply(self, message: bytes, trailers: Metadata = ()) -> None:
-        """Answer."""
+        """Answer the call."""
         if self._is_answered:
             return
         self._is_answered = True
@@ -106,7 +106,7 @@ class NativeCall:
             self._outbox.end(self._id, ending_of(error, trailers))
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called if the caller goes away before the answer."""
+        """Call `callback` if the caller cancels before the answer."""
         if not self._is_answered:
             self._outbox.watch_cancel(self._id, callback)
 
@@ -139,14 +139,14 @@ class NativeStream:
         return self._headers.as_dict()
 
     async def accept(self) -> None:
-        """Have the client told that the stream is served."""
+        """Accept the stream, so that the client knows it is served."""
         self._outbox.accept(self._id)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             while self._messages:
                 message, self.arrival = self._messages.popleft()
-                # Only what is read makes room: a stream that nobody reads cannot grow.
+                # A message is acknowledged when it is read, so that an unread stream cannot grow.
                 self._outbox.acknowledge(self._id, len(message))
                 yield message
             if self._has_ended:
@@ -155,7 +155,7 @@ class NativeStream:
             await self._reader
 
     async def send(self, message: bytes) -> None:
-        """Send a message; waits while the client reads slowly."""
+        """Send a message; wait while the client reads too slowly."""
         self._outbox.send(self._id, message)
         self._sent_bytes += len(message)
         if self._sent_bytes < _HIGH_BYTES // 16:
@@ -166,17 +166,17 @@ class NativeStream:
             await self._writer
 
     def received(self, message: bytes, arrival: float) -> None:
-        """Take a message of the peer."""
+        """Queue a message of the peer."""
         self._messages.append((message, arrival))
         _wake(self._reader)
 
     def ended(self) -> None:
-        """Note that the peer sends no more."""
+        """Handle the half-close of the peer."""
         self._has_ended = True
         _wake(self._reader)
 
     def writable(self) -> None:
-        """Note that the peer has read."""
+        """Resume `send` after the peer has read."""
         _wake(self._writer)
 
 
@@ -186,7 +186,7 @@ def _wake(waiter: "asyncio.Future[None] | None") -> None:
 
 
 class NativeLink:
-    """A stream that we opened."""
+    """A stream that this process opened."""
 
     def __init__(self, outbox: Outbox, observer: LinkObserver, endpoint: str) -> None:
         self._outbox = outbox
@@ -196,36 +196,36 @@ class NativeLink:
         self.stream_id = 0
 
     async def wait_until_accepted(self) -> None:
-        """Return once the peer serves the stream.
+        """Return once the peer has accepted the stream.
 
         Raises:
-            Unavailable: it cannot be reached or refuses.
-            FailedPrecondition: it refuses with that status.
+            Unavailable: the peer cannot be reached or refuses.
+            FailedPrecondition: the peer refuses with that status.
         """
         await self._accepting
 
     def send(self, message: bytes) -> None:
-        """Queue a message; nothing once the link is closed."""
+        """Queue a message; do nothing on a closed link."""
         if self._observer is not None:
             self._outbox.send(self.stream_id, message)
 
     def close(self) -> None:
-        """End the stream and call no observer any more."""
+        """End the stream; the observer gets no further calls."""
         if self._observer is not None:
             self._observer = None
             self._outbox.cancel(self.stream_id)
 
     def accepted(self) -> None:
-        """Note that the peer serves the stream."""
+        """Complete `wait_until_accepted`."""
         _wake(self._accepting)
 
     def received(self, message: bytes) -> None:
-        """Take a message of the peer."""
+        """Pass a message of the peer to the observer."""
         if self._observer is not None:
             self._observer.link_received(message)
 
     def closed(self, status: int, text: str) -> None:
-        """Note that the stream is over."""
+        """Report the end of the stream to the observer, or to `wait_until_accepted`."""
         reason = text or "the stream ended"
         if not self._accepting.done():
             self._accepting.set_exception(link_refused(self._endpoint, reason, status))

@@ -1,4 +1,4 @@
-"""What is to be sent by an engine of the native transport, in one call of it."""
+"""A buffer of outgoing messages, which an engine of the native transport sends in one call."""
 
 import logging
 from typing import Any
@@ -12,7 +12,7 @@ from skysail_common.rpc.statuses import text_of, trailers_of
 log = logging.getLogger(__name__)
 
 Ending = tuple[int, str, Metadata, bytes | None]
-"""Status, text, trailers and last message of a call or stream, as the engine takes them."""
+"""Status, text, trailers and last message of a call or stream, in the form of the engine."""
 
 _TRY_AGAIN_S = 0.1
 
@@ -20,23 +20,23 @@ WELL: Ending = (0, "", (), None)
 
 
 def ending_of(error: SkysailError, trailers: Metadata = ()) -> Ending:
-    """Return how a call ends with an error."""
+    """Return the ending of a call that failed with an error."""
     return int(error.status), text_of(error), (*trailers_of(error), *trailers), None
 
 
 def _turned_away() -> Ending:
-    """Return how a call is refused at the least cost."""
-    error = Overloaded("the server gets more calls than it can handle; try again later")
+    """Return the ending of a refused call, built once so that refusals are cheap."""
+    error = Overloaded("the server gets more calls than it can handle; retry later")
     error.backlog = Backlog("ingress", 0, _TRY_AGAIN_S)
     return ending_of(error)
 
 
 TURNED_AWAY = _turned_away()
-"""How a call is refused that this process cannot look at in time."""
+"""Ending of a call that this process cannot handle in time."""
 
 
 class Outgoing:
-    """Collects until `flush`."""
+    """Messages and endings, collected until `flush`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -45,11 +45,11 @@ class Outgoing:
         self._acknowledged: list[tuple[int, int]] = []
 
     def reply(self, call_id: int, message: bytes) -> None:
-        """Answer a call well."""
+        """Answer a call with OK."""
         self._replies.append((call_id, message))
 
     def end(self, call_id: int, ending: Ending) -> None:
-        """End a call or a stream in any other way."""
+        """End a call or a stream with a status."""
         self._replies.append((call_id, *ending))
 
     def send(self, stream_id: int, message: bytes) -> None:
@@ -57,11 +57,11 @@ class Outgoing:
         self._messages.append((stream_id, message))
 
     def acknowledge(self, stream_id: int, num_bytes: int) -> None:
-        """Let the peer of a stream send so much more."""
+        """Extend the flow-control window of a stream by a number of bytes."""
         self._acknowledged.append((stream_id, num_bytes))
 
     def flush(self) -> None:
-        """Give all of it to the engine; what cannot be sent ends its own call only.
+        """Pass everything to the engine; an answer that cannot be sent fails only its own call.
 
         Raises:
             OSError: the engine has failed.
@@ -74,7 +74,7 @@ class Outgoing:
         try:
             self._engine.flush(replies, messages, acknowledged)
         except (TypeError, ValueError):
-            # Nothing of it was done.
+            # The engine has sent nothing, so that each item can be sent alone.
             log.exception("unhandled exception while sending an answer")
             self._engine.flush([], messages, acknowledged)
             for reply in replies:

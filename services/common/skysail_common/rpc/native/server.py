@@ -16,7 +16,7 @@ _DRAIN_CHECK_S = 0.01
 
 
 class NativeServer:
-    """What one engine serves on one address (see `rpc.contract.Server`)."""
+    """A server on an engine of the native transport (see `rpc.contract.Server`)."""
 
     def __init__(
         self,
@@ -30,20 +30,20 @@ class NativeServer:
         shares_port: bool = False,
         certificates: ServerCertificates | None = None,
     ) -> None:
-        """Listens nowhere yet.
+        """Prepare a server; `bind` opens its address.
 
         Args:
-            engine: Serves.
-            num_open: Tells how many calls of peers are not over, down to their sockets.
-            cut_off: Ends what is not over when the time to stop is.
+            engine: Engine of the transport.
+            num_open: Function that returns the number of calls that are in flight or unsent.
+            cut_off: Function that ends all calls in flight.
             services: Full names of the services, for health.
             unary: Paths of unary calls.
             streams: Paths of streams.
-            shares_port: True to listen beside other processes on the same port.
-            certificates: What it shows, over TLS; in the clear if None.
+            shares_port: True to share the port with other processes.
+            certificates: Certificates of TLS; no TLS if None.
 
         Raises:
-            FailedPrecondition: the certificates are of no use to the engine.
+            FailedPrecondition: the engine cannot use the certificates.
         """
         self._engine = engine
         self._num_open = num_open
@@ -56,7 +56,7 @@ class NativeServer:
         self._is_stopping = False
 
     def bind(self, address: str) -> int:
-        """Take an address and return the port (see `rpc.contract.Server`)."""
+        """Bind to an address and return the port (see `rpc.contract.Server`)."""
         for name in ("", *self._services):
             self._engine.set_health(name, _NOT_SERVING)
         try:
@@ -71,28 +71,28 @@ class NativeServer:
             raise cannot_listen(address) from error
 
     async def start(self) -> None:
-        """Begin to answer calls."""
+        """Do nothing, because the engine answers calls from `bind` on."""
 
     async def set_serving(self, is_serving: bool) -> None:
-        """Say by health whether the services take calls; never again once it stops."""
+        """Set the health of the services; it stays NOT_SERVING after `stop`."""
         status = _SERVING if is_serving and not self._is_stopping else _NOT_SERVING
         for name in ("", *self._services):
             self._engine.set_health(name, status)
 
     async def stop(self, grace_s: float) -> None:
-        """Accept no call any more and let those under way end."""
+        """Refuse new calls, let calls in flight end within `grace_s`, and end the rest."""
         self._is_stopping = True
         await self.set_serving(False)
         self._engine.drain()
         until = MONOTONIC() + grace_s
-        # No event tells the end of a drain, and nothing else waits for it.
+        # The engine has no event for the end of a drain.
         while MONOTONIC() < until and self._num_open():  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_CHECK_S)
         self._cut_off()
 
 
 def _tls_of(certificates: ServerCertificates) -> ServerTls:
-    """Return what shows the certificates as they are when a client connects."""
+    """Return the TLS configuration of the engine, which follows renewals of the certificates."""
 
     def parts(pem: Pem) -> tuple[bytes, bytes, bytes | None]:
         return pem.chain, pem.key, pem.client_ca

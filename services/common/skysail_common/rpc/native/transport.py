@@ -1,9 +1,9 @@
-"""The contract of `rpc.contract` on skysail-transport: no task, no future and no thread for a call.
+"""The transport contract (`rpc.contract`) on skysail-transport; a call needs no task or thread.
 
     loop: engine is readable ──► take() ──► handlers, observers ──► at the end ──► flush(…)
 
-Ingress and links share one engine. What is said during a turn leaves at its end, in one call of the
-engine and without another turn of the loop.
+Servers and links share one engine. Messages of a turn of the loop leave at its end, in one call of
+the engine.
 """
 
 import asyncio
@@ -40,18 +40,18 @@ from skysail_common.rpc.statuses import as_skysail_error, handle
 log = logging.getLogger(__name__)
 
 _LONGEST_TURN_S = 0.002
-"""Calls that are not handled within it wait for the next turn of the loop."""
+"""Longest time for handling calls in a turn of the loop; the rest waits for the next turn."""
 _LONGEST_WAIT = 0.4
-"""Part of its time, from its arrival, that a call may wait to be handled."""
+"""Largest share of its budget that a call may wait for its handler."""
 _MAX_TAKEN = 20_000
-"""Calls that may wait to be handled."""
+"""Largest number of calls that wait for their handlers."""
 _CLOCK_EVERY = 16
 _LARGE_BYTES = 64 * 1024
-"""Size of a message from which the clock is read after each."""
+"""Size of a message that makes the transport read the clock after its handler."""
 
 
 class NativeTransport:
-    """One engine and what of it is under way; all of it in one event loop."""
+    """One engine with its calls, streams and links, on one event loop."""
 
     name = "native"
 
@@ -61,20 +61,20 @@ class NativeTransport:
         max_connection_age_s: float = 0.0,
         clock: Clock = MONOTONIC,
     ) -> None:
-        """An engine without listeners or links.
+        """Start an engine without listeners and links.
 
         Args:
             max_message_bytes: Largest message of a client.
             max_connection_age_s: See `rpc.transports.open_transport`.
-            clock: Time.
+            clock: Clock of arrivals and turns.
         """
         self._clock = clock
         self._num_turned_away = 0
         self._taken: deque[tuple[Any, ...]] = deque()
-        """Calls that wait to be handled, in the order they came."""
+        """Calls that wait for their handlers, in order of arrival."""
         self._is_handling_due = False
         self._gone: set[int] = set()
-        """Calls that were cancelled while they waited to be handled."""
+        """Calls that were cancelled while they waited for their handlers."""
         self._loop = asyncio.get_running_loop()
         limits = Limits(
             max_message_bytes=max_message_bytes,
@@ -133,22 +133,22 @@ class NativeTransport:
 
     @property
     def connect(self) -> Connector:
-        """Opens links."""
+        """The function that opens links."""
         return self._connect
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call back at the end of this turn, before what was said in it leaves."""
+        """Call `callback` at the end of this turn, before its messages leave."""
         if self._is_in_turn:
             self._at_end.append(callback)
         else:
             self._loop.call_soon(callback)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call back after `delay` seconds."""
+        """Call `callback` after `delay` seconds."""
         return self._loop.call_later(delay, callback)
 
     def counters(self) -> Mapping[str, int]:
-        """Return what the engine has counted since it began, by name."""
+        """Return the counters of the engine and of refused calls, by name."""
         return {**self._engine.counters(), "turned_away": self._num_turned_away}
 
     def _num_open(self) -> int:
@@ -156,7 +156,7 @@ class NativeTransport:
         return counters["open_calls"] - len(self._links) + (counters["unsent_bytes"] > 0)
 
     def _cut_off(self) -> None:
-        """End every call and stream of peers that is not over."""
+        """End every call and stream of peers that is in flight."""
         ending = ending_of(Unavailable("the server stops"))
         for call_id, callback in list(self._cancels.items()):
             callback()
@@ -193,7 +193,7 @@ class NativeTransport:
             raise
         return link
 
-    # What the engine tells.
+    # Events of the engine.
 
     def _turn(self) -> None:
         try:
@@ -203,7 +203,7 @@ class NativeTransport:
         self._is_in_turn = self._is_flush_due = True
         try:
             self._taken.extend(calls)
-            # Results first: what they make free is not to wait for new calls.
+            # Results come first, so that freed replicas need not wait for new calls.
             self._handle_events(events)
             if not self._is_handling_due:
                 self._handle_calls()
@@ -216,18 +216,18 @@ class NativeTransport:
             try:
                 callback()
             except Exception:
-                # A mistake of one must not keep the others of the turn from theirs.
+                # The failure of one callback must not prevent the other callbacks of the turn.
                 log.exception("unhandled exception in callback")
         at_end, self._at_end = self._at_end, []
         self._is_in_turn = False
         for callback in at_end:
-            # Who calls for another turn wants to see what has come until then: the loop looks for
-            # that only after what was called for during a callback of a descriptor.
+            # A callback in another turn must run after the events that arrive until then. The loop
+            # polls descriptors only after callbacks that a descriptor's callback has scheduled.
             self._loop.call_soon(self._loop.call_soon, callback)
         self._flush()
 
     def _go_on(self) -> None:
-        """Handle calls that were taken and not handled, in a turn of their own."""
+        """Handle waiting calls in a separate turn."""
         self._is_handling_due = False
         self._is_in_turn = self._is_flush_due = True
         try:
@@ -240,11 +240,11 @@ class NativeTransport:
             try:
                 self._events[kind](*event)
             except Exception:
-                # A mistake with one stream must not keep the others from their events.
+                # The failure of one stream must not prevent the events of the others.
                 log.exception("unhandled exception in event handler", extra={"event": kind})
 
     def _handle_calls(self) -> None:
-        """Handle what was taken, in its order, and go on in the next turn if it takes too long."""
+        """Handle waiting calls in order; continue in the next turn if that takes too long."""
         now = self._clock()
         end = now + _LONGEST_TURN_S
         taken = self._taken
@@ -265,21 +265,21 @@ class NativeTransport:
             if not number % _CLOCK_EVERY or len(message) > _LARGE_BYTES:
                 now = self._clock()
             if now > end and taken:
-                # What came in the meantime has its turn, and batches leave.
+                # New events are handled first, and batches leave.
                 self._is_handling_due = True
                 self._loop.call_soon(self._go_on)
                 return
         self._gone.clear()
 
     def _is_late(self, age_s: float, budget_s: float) -> bool:
-        """Return whether a call waited for a good part of its time, or behind too many others.
+        """Return whether a call waited for a large part of its budget, or behind too many others.
 
-        More comes in than this process can look at: handled in turn, all would be late.
+        The process then receives more calls than it can handle, and in order all would be late.
         """
         return age_s > _LONGEST_WAIT * budget_s or len(self._taken) >= _MAX_TAKEN
 
     def _turn_away(self, call_id: int, call: NativeCall) -> None:
-        """Answer a call at the least cost."""
+        """Answer a call as cheaply as possible."""
         self._num_turned_away += 1
         late = self._late.get(call.method)
         if late is None or handle(late, call) is False:
@@ -290,7 +290,7 @@ class NativeTransport:
         stream = self._streams[stream_id] = NativeStream(self, stream_id, path, until, headers)
         serving = self._tasks.start(self._serve(stream_id, stream), "stream")
         self._serving[stream_id] = serving
-        # Not in the task: one that is cancelled before it begins never runs.
+        # The callback is outside the task, because a task that is cancelled early never runs.
         serving.add_done_callback(lambda _: self._forget(stream_id))
 
     def _forget(self, stream_id: int) -> None:
@@ -322,7 +322,7 @@ class NativeTransport:
         elif (serving := self._serving.get(call_id)) is not None:
             serving.cancel()
         elif self._taken:
-            # Not handled yet, or answered; the ids of both go when all is handled.
+            # The call waits for its handler or is answered; `_handle_calls` clears both ids.
             self._gone.add(call_id)
 
     def _writable(self, stream_id: int) -> None:
@@ -337,16 +337,16 @@ class NativeTransport:
         if (link := self._links.pop(stream_id, None)) is not None:
             link.closed(status, text)
 
-    # What calls say (see `native_calls.Outbox`).
+    # The outbox of calls, streams and links (see `calls.Outbox`).
 
     def reply(self, call_id: int, message: bytes) -> None:
-        """Answer a call well."""
+        """Answer a call with OK."""
         self._cancels.pop(call_id, None)
         self._outgoing.reply(call_id, message)
         self._flush_soon()
 
     def end(self, call_id: int, ending: Ending) -> None:
-        """End a call or a stream in any other way."""
+        """End a call or a stream with a status."""
         self._cancels.pop(call_id, None)
         self._outgoing.end(call_id, ending)
         self._flush_soon()
@@ -357,28 +357,28 @@ class NativeTransport:
         self._flush_soon()
 
     def accept(self, stream_id: int) -> None:
-        """Tell the peer that its stream is served."""
+        """Accept a stream of a peer."""
         self._engine.accept(stream_id)
         self._flush_soon()
 
     def acknowledge(self, stream_id: int, num_bytes: int) -> None:
-        """Let the peer send so much more."""
+        """Extend the flow-control window of a stream by a number of bytes."""
         self._outgoing.acknowledge(stream_id, num_bytes)
         self._flush_soon()
 
     def unsent_bytes(self, stream_id: int) -> int:
-        """Send what is queued as far as the peer takes it, and return what it does not."""
+        """Send the queued messages, and return how many bytes the peer has not accepted."""
         self._flush()
         return self._engine.unsent(stream_id)
 
     def cancel(self, stream_id: int) -> None:
-        """Give a stream of ours up."""
+        """Cancel a link."""
         self._links.pop(stream_id, None)
         self._engine.cancel(stream_id)
         self._flush_soon()
 
     def watch_cancel(self, call_id: int, callback: Callable[[], None]) -> None:
-        """Have `callback` called if the caller goes away before the answer."""
+        """Call `callback` if the caller cancels before the answer."""
         self._cancels[call_id] = callback
 
     def _flush_soon(self) -> None:
@@ -394,6 +394,6 @@ class NativeTransport:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> SystemExit:
-        """Nothing can be served any more; whoever keeps this process running starts another."""
-        log.critical("the transport failed", exc_info=error)
+        """Return the exit for a failed engine, after which the supervisor restarts the process."""
+        log.critical("transport failed", exc_info=error)
         return SystemExit(1)
