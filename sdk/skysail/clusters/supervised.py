@@ -21,7 +21,7 @@ from skysail_common.errors import FailedPrecondition, SkysailError
 from skysail_common.extras import require_extra
 from skysail_common.process.data_dir import log_path
 from skysail_common.process.lifecycle import BackgroundTasks, stop_event
-from skysail_common.process.log_rotation import keep_small
+from skysail_common.process.log_rotation import rotate_logs
 
 _DOWN_TIMEOUT_S = 120.0
 _DOWN_CHECK_S = 0.05
@@ -74,7 +74,7 @@ class SupervisedCluster(Cluster):
         self._lock = lock(self._data_dir)
         check_ports(self._options.addresses())
         logs = [log_path(self._data_dir, name) for name in ("cluster", "store")]
-        self._tasks.start(keep_small(logs), "rotate logs")
+        self._tasks.start(rotate_logs(logs), "rotate logs")
         # `skysail down` stops the cluster that was started last.
         remove_record(self._data_dir)
         starting = asyncio.ensure_future(self._start())

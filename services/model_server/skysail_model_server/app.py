@@ -24,7 +24,7 @@ from skysail_model_server.memory import limit_memory, out_of_memory
 from skysail_model_server.model import Model
 from skysail_model_server.model_loader import LoadFailed, load_model
 from skysail_model_server.output_streams import open_output_streams
-from skysail_model_server.process_exit import end_in_time, give_up
+from skysail_model_server.process_exit import exit_with_error, exit_within_grace
 from skysail_model_server.replica_log import configure_log
 from skysail_model_server.settings import ModelServerSettings
 from skysail_model_server.warm_up import WarmUpLimits
@@ -58,11 +58,11 @@ class ModelServer:
             model = self._load()
         except LoadFailed as error:
             log.error("%s: %s", NOT_LOADED, error.cause or error.message)
-            give_up(error, ExitCode.LOAD_FAILED, log_format)
+            exit_with_error(error, ExitCode.LOAD_FAILED, log_format)
         except Unavailable as error:
-            give_up(error, ExitCode.UNAVAILABLE, log_format)
+            exit_with_error(error, ExitCode.UNAVAILABLE, log_format)
         except SkysailError as error:
-            give_up(error, ExitCode.FAILED, log_format)
+            exit_with_error(error, ExitCode.FAILED, log_format)
         if os.getpid() != pid:
             end_fork(None)
         # The model lives as long as the process, so the collector need not scan it again.
@@ -81,8 +81,10 @@ class ModelServer:
         """Wait until the I/O thread has sent all results, and return the exit status."""
         self._io.join()
         if self._status is ExitCode.OUT_OF_MEMORY:
-            give_up(out_of_memory(MAX_LOST_BATCHES), self._status, self._settings.log_format)
-        end_in_time()
+            exit_with_error(
+                out_of_memory(MAX_LOST_BATCHES), self._status, self._settings.log_format
+            )
+        exit_within_grace()
         return self._status
 
     def _stop_out_of_memory(self) -> None:

@@ -75,7 +75,7 @@ class Execution:
         except MemoryError as error:
             log.warning("batch failed", exc_info=error)
             self._lacks_memory = True
-            _refuse(batch, result, *_blame(error))
+            _refuse(batch, result, *_status_and_text(error))
         self._watchdog.call_ended()
         result.compute_us = min((perf_counter_ns() - begin) // 1000, 2**32 - 1)
         if self._lacks_memory or self._num_lost_batches:
@@ -88,7 +88,7 @@ class Execution:
             result.errors.add(index=index, code=refusal.status, message=refusal.message)
         outputs = BatchOutputs(self._model.signature.outputs)
         for first, last in inputs.uniform_ranges():
-            self._solve(inputs, first, last, batch.expected_us, outputs, result)
+            self._answer_range(inputs, first, last, batch.expected_us, outputs, result)
         outputs.write_to(result)
 
     def _count_lost(self, has_failed: bool) -> None:
@@ -116,7 +116,7 @@ class Execution:
             end_fork(error)
         return error is None
 
-    def _solve(
+    def _answer_range(
         self,
         inputs: BatchInputs,
         first: int,
@@ -139,14 +139,14 @@ class Execution:
                 end_fork(error)
             if last - first == 1:
                 self._lacks_memory |= isinstance(error, MemoryError)
-                code, message = _blame(error)
+                code, message = _status_and_text(error)
                 log.warning("query failed", extra={"error": message}, exc_info=_raised(error))
                 result.errors.add(index=first, code=code, message=message)
                 return
         # The halves run outside the handler, so that their errors do not include this one as context.
         middle = (first + last) // 2
-        self._solve(inputs, first, middle, expected_us, outputs, result)
-        self._solve(inputs, middle, last, expected_us, outputs, result)
+        self._answer_range(inputs, first, middle, expected_us, outputs, result)
+        self._answer_range(inputs, middle, last, expected_us, outputs, result)
 
 
 def _refuse(
@@ -162,7 +162,7 @@ def _refuse(
         result.errors.add(index=index, code=code, message=message)
 
 
-def _blame(error: BaseException) -> tuple[Status, str]:
+def _status_and_text(error: BaseException) -> tuple[Status, str]:
     """Return the status and the text of an error for the caller of the query."""
     raised_at = _user_frames(error)
     is_own = isinstance(error, SkysailError) and raised_at is None

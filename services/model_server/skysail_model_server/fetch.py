@@ -11,7 +11,7 @@ from skysail_common.errors import InvalidInput, SkysailError, Unavailable
 from skysail_common.process.settings import read_settings
 from skysail_common.states import ExitCode
 from skysail_model_server.artifact_download import download_artifact
-from skysail_model_server.replica_log import configure_log, tell
+from skysail_model_server.replica_log import configure_log, write_error
 from skysail_model_server.settings import ModelServerSettings
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         )
     except SkysailError as error:
-        tell(error, settings.log_format)
+        write_error(error, settings.log_format)
         return ExitCode.UNAVAILABLE if isinstance(error, Unavailable) else ExitCode.FAILED
     return ExitCode.OK
 

@@ -7,21 +7,21 @@ from typing import NoReturn
 
 from skysail_common.errors import SkysailError
 from skysail_common.states import ExitCode
-from skysail_model_server.replica_log import tell
+from skysail_model_server.replica_log import write_error
 
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5.0
 
 
-def end_in_time() -> None:
+def exit_within_grace() -> None:
     """End the process within a grace period, even if threads of user code do not end."""
-    timer = threading.Timer(_GRACE_S, _end_beside_threads)
+    timer = threading.Timer(_GRACE_S, _exit_with_threads)
     timer.daemon = True
     timer.start()
 
 
-def _end_beside_threads() -> NoReturn:
+def _exit_with_threads() -> NoReturn:
     main = threading.main_thread()
     left = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
     try:
@@ -30,7 +30,7 @@ def _end_beside_threads() -> NoReturn:
         os._exit(ExitCode.OK)
 
 
-def give_up(error: SkysailError, status: ExitCode, log_format: str) -> NoReturn:
+def exit_with_error(error: SkysailError, status: ExitCode, log_format: str) -> NoReturn:
     """Write the error that makes the replica useless, and end the process at once.
 
     An orderly shutdown of the interpreter sometimes crashes while the I/O thread runs, which would
@@ -42,6 +42,6 @@ def give_up(error: SkysailError, status: ExitCode, log_format: str) -> NoReturn:
         log_format: Log format of the settings.
     """
     try:
-        tell(error, log_format)
+        write_error(error, log_format)
     finally:
         os._exit(status)

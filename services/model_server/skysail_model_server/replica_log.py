@@ -23,7 +23,7 @@ def configure_log(settings: ModelServerSettings) -> None:
     configure("model-server", settings.log_level, settings.log_format, fields=fields)
 
 
-def tell(error: SkysailError, log_format: str) -> None:
+def write_error(error: SkysailError, log_format: str) -> None:
     """Write the error that ends the process: as text, or as an event of a JSON log."""
     if log_format == "json":
         log.error("replica gives up", extra={"text": error.message})

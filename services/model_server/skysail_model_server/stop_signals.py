@@ -51,7 +51,7 @@ class StopSignals:
         self._put_into_module(self._keep_handler, self._keep_wakeup_fd)
         self._masks = threading.local()
         os.register_at_fork(
-            before=self._block, after_in_parent=self._unblock, after_in_child=self._let_go
+            before=self._block, after_in_parent=self._unblock, after_in_child=self._restore_in_fork
         )
 
     async def wait(self) -> None:
@@ -98,7 +98,7 @@ class StopSignals:
     def _unblock(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
-    def _let_go(self) -> None:
+    def _restore_in_fork(self) -> None:
         """Restore the default signal handling in a fork."""
         self._put_into_module(self._set_handler, self._set_wakeup_fd)
         self._set_wakeup_fd(-1)

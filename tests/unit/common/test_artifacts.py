@@ -65,7 +65,7 @@ def test_a_manifest_is_read_back_from_the_artifact(tmp_path):
     assert read_manifest(path).signature.signature() == SIGNATURE
 
 
-def test_what_a_manifest_need_not_say_has_a_default():
+def test_optional_fields_of_a_manifest_have_defaults():
     manifest = read_manifest(
         artifact(packages=None, requirements=None, calling=None, example_shapes=None, format=None)
     )
@@ -84,7 +84,7 @@ def test_fields_of_a_later_skysail_are_ignored():
     assert read_manifest(artifact(novelty=[1, 2], signature=signature)) == MANIFEST
 
 
-def test_the_record_of_a_specification_is_json_and_gives_it_back():
+def test_the_record_of_a_specification_survives_json():
     for spec in (*SIGNATURE.inputs, *SIGNATURE.outputs):
         record = SpecRecord.of(spec)
         assert json.loads(record.model_dump_json()) == {
@@ -97,20 +97,20 @@ def test_the_record_of_a_specification_is_json_and_gives_it_back():
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"PK\x03\x04" + b"\0" * 100])
-def test_what_is_not_a_zip_is_no_artifact(content):
+def test_a_file_that_is_not_a_zip_is_refused(content):
     assert refusal(io.BytesIO(content)) == (
         "the file is not an artifact of Skysail: File is not a zip file"
     )
 
 
-def test_a_file_that_is_not_there_is_no_artifact(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="the file is not an artifact of Skysail"):
         read_manifest(tmp_path / "nothing")
     with pytest.raises(InvalidInput, match="the file is not an artifact of Skysail"):
         read_manifest(tmp_path)
 
 
-def test_a_zip_without_a_manifest_or_a_model_is_no_artifact():
+def test_a_zip_without_a_manifest_or_a_model_is_refused():
     assert MANIFEST_FILE in refusal(archive({}))
     assert MANIFEST_FILE in refusal(archive({MODEL_FILE: b"pickle"}))
     text = MANIFEST.model_dump_json().encode()
@@ -126,7 +126,7 @@ def test_a_huge_manifest_is_not_read():
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000])
-def test_a_manifest_that_is_no_json_object_is_refused(text):
+def test_a_manifest_that_is_not_a_json_object_is_refused(text):
     message = refusal(archive({MANIFEST_FILE: text, MODEL_FILE: b""}))
     assert message.startswith("the artifact's manifest.json: text: ")
 
@@ -155,7 +155,7 @@ def spec_with(**changes: object) -> dict[str, object]:
         ({"example_shapes": [[2, 3]] * 3}, "the artifact's example does not fit its signature"),
     ],
 )
-def test_a_manifest_that_describes_no_possible_model_is_refused(changes, message):
+def test_an_inconsistent_manifest_is_refused(changes, message):
     assert message in refusal(artifact(**changes))
 
 

@@ -11,7 +11,7 @@ seconds = st.floats(0.001, 1000)
 
 
 def longest(first_s: float = 0.1, max_s: float = 1.0) -> BackOff:
-    """Return a back-off from which chance takes nothing."""
+    """Return a backoff without jitter."""
     return BackOff(first_s, max_s, lambda: 0.0)
 
 
@@ -20,7 +20,7 @@ def test_waits_double_up_to_the_limit():
     assert [back_off.next_s() for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
-def test_a_success_begins_anew():
+def test_a_success_resets_the_waits():
     back_off = longest()
     for _ in range(5):
         back_off.next_s()
@@ -42,13 +42,13 @@ def test_no_wait_is_shorter_than_the_one_before_or_longer_than_the_limit(first_s
 
 @settings(max_examples=examples(30))
 @given(seconds, seconds, st.integers())
-def test_chance_takes_up_to_a_half(first_s, max_s, seed):
+def test_jitter_shortens_a_wait_by_up_to_a_half(first_s, max_s, seed):
     surely, by_chance = longest(first_s, max_s), BackOff(first_s, max_s, Random(seed).random)
     for _ in range(30):
         longest_s = surely.next_s()
         assert longest_s / 2 <= by_chance.next_s() <= longest_s
 
 
-def test_clients_that_lost_a_server_at_once_do_not_come_back_in_step():
+def test_clients_that_lost_a_server_together_reconnect_at_different_times():
     waits = {BackOff(0.1, 1.0).next_s() for _ in range(20)}
     assert len(waits) == 20

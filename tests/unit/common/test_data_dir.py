@@ -39,7 +39,7 @@ def permissions(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_sockets_are_in_a_data_directory_of_a_short_path(short_dir):
+def test_sockets_are_in_a_data_directory_with_a_short_path(short_dir):
     data_dir = short_dir / "data"
     directory = socket_directory(data_dir)
     assert directory == data_dir / "sockets"
@@ -47,7 +47,7 @@ def test_sockets_are_in_a_data_directory_of_a_short_path(short_dir):
     assert socket_directory(data_dir) == directory
 
 
-def test_sockets_are_elsewhere_where_the_path_would_be_too_long(long_dir):
+def test_sockets_are_outside_the_data_directory_if_the_path_is_too_long(long_dir):
     directory = socket_directory(long_dir)
     assert directory.is_dir()
     assert directory.parent == Path(tempfile.gettempdir())
@@ -56,7 +56,7 @@ def test_sockets_are_elsewhere_where_the_path_would_be_too_long(long_dir):
 
 
 @pytest.mark.parametrize("name", ["a%20b", "a#b", "a?b", "a\nb"])
-def test_sockets_are_elsewhere_if_their_path_would_be_another_as_a_url(short_dir, name):
+def test_sockets_are_outside_the_data_directory_if_a_url_would_change_the_path(short_dir, name):
     directory = socket_directory(short_dir / name)
     assert directory.parent == Path(tempfile.gettempdir())
     remove_socket_directory(short_dir / name)
@@ -73,19 +73,19 @@ def test_a_long_directory_for_temporary_files_is_not_used(long_dir, tmp_path, mo
 
 
 @pytest.mark.parametrize("make", [socket_directory, lambda data_dir: log_path(data_dir, "a")])
-def test_a_data_directory_that_is_made_along_is_private_too(short_dir, make):
+def test_a_data_directory_created_for_sockets_is_private(short_dir, make):
     make(short_dir / "data")
     assert permissions(short_dir / "data") == 0o700
 
 
 @pytest.mark.parametrize("make", [socket_directory, lambda data_dir: log_path(data_dir, "store")])
-def test_a_directory_that_cannot_be_made_is_named(make):
+def test_the_error_names_a_directory_that_cannot_be_created(make):
     with pytest.raises(FailedPrecondition, match=r"cannot write /proc/x: .*; choose another data"):
         make(Path("/proc/x"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_asks_for_room(code):
+def test_the_error_of_a_full_disk_asks_for_space(code):
     message = cannot_use(Path("/data/cluster.lock"), OSError(code, os.strerror(code))).message
     assert message.startswith(
         f"cannot write /data/cluster.lock: {os.strerror(code).lower()}; free "
@@ -93,26 +93,26 @@ def test_a_full_disk_asks_for_room(code):
     assert "--data-dir" in message
 
 
-def test_a_file_in_the_place_of_the_data_directory_is_named(tmp_path):
+def test_the_error_names_a_file_in_place_of_the_data_directory(tmp_path):
     (tmp_path / "data").touch()
     with pytest.raises(FailedPrecondition, match=r"/data: it is a file, not a directory; choose"):
         log_path(tmp_path / "data", "store")
 
 
-def test_two_long_data_directories_have_different_ones(long_dir):
+def test_two_long_data_directories_have_different_socket_directories(long_dir):
     other = long_dir / "b"
     assert socket_directory(other) != socket_directory(long_dir)
     remove_socket_directory(other)
 
 
-def test_bytes_count_and_not_characters(short_dir):
+def test_the_length_of_a_path_counts_in_bytes(short_dir):
     data_dir = short_dir / ("é" * (60 - len(str(short_dir)) // 2))
     directory = socket_directory(data_dir)
     assert len(os.fsencode(directory / LONGEST_SOCKET)) <= 103
     remove_socket_directory(data_dir)
 
 
-def test_only_this_user_may_enter_whatever_the_umask(short_dir, long_dir):
+def test_only_this_user_may_enter_with_any_umask(short_dir, long_dir):
     before = os.umask(0)
     try:
         for data_dir in (short_dir, long_dir):
@@ -121,7 +121,7 @@ def test_only_this_user_may_enter_whatever_the_umask(short_dir, long_dir):
         os.umask(before)
 
 
-def test_a_directory_that_others_may_enter_is_closed_to_them(short_dir):
+def test_a_directory_that_others_may_enter_becomes_private(short_dir):
     directory = short_dir / "sockets"
     directory.mkdir()
     directory.chmod(0o777)
@@ -130,7 +130,7 @@ def test_a_directory_that_others_may_enter_is_closed_to_them(short_dir):
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
-def test_what_somebody_else_put_there_is_refused(short_dir, kind):
+def test_a_file_in_place_of_the_socket_directory_is_refused(short_dir, kind):
     place = short_dir / "sockets"
     if kind == "file":
         place.write_text("")
@@ -143,7 +143,7 @@ def test_what_somebody_else_put_there_is_refused(short_dir, kind):
         socket_directory(short_dir)
 
 
-def test_another_user_s_directory_is_refused(short_dir, monkeypatch):
+def test_a_directory_of_another_user_is_refused(short_dir, monkeypatch):
     socket_directory(short_dir)
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
     with pytest.raises(FailedPrecondition, match="it belongs to another user"):
@@ -165,7 +165,7 @@ def test_the_directory_is_removed_once_it_is_empty(short_dir):
     assert not directory.exists()
 
 
-def test_a_directory_of_another_owner_is_named_with_what_mends_it(tmp_path: Path):
+def test_the_error_about_another_owner_has_the_fix(tmp_path: Path):
     inside = tmp_path / "volume" / "new" / "management.lock"
     (tmp_path / "volume").mkdir(mode=0o755)
     error = PermissionError(13, "Permission denied")
@@ -177,7 +177,7 @@ def test_a_directory_of_another_owner_is_named_with_what_mends_it(tmp_path: Path
     )
 
 
-def test_a_log_that_cannot_be_written_is_named(tmp_path: Path):
+def test_the_error_names_a_log_that_cannot_be_written(tmp_path: Path):
     path = log_path(tmp_path, "store")
     path.mkdir()
     with pytest.raises(FailedPrecondition, match=r"cannot write .*/store\.log: is a directory; "):

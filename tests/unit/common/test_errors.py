@@ -10,7 +10,7 @@ OURS = [error for error in all_errors() if error.__module__ == errors.__name__]
 
 
 @pytest.mark.parametrize("error", OURS, ids=lambda error: error.__name__)
-def test_an_error_is_known_by_its_reason_whatever_the_status(error):
+def test_the_reason_selects_the_error_for_any_status(error):
     made = error_of(error.__name__, Status.UNKNOWN, "model 'sum:3' is not registered")
     assert type(made) is error
     assert made.message == "model 'sum:3' is not registered"
@@ -43,14 +43,14 @@ def test_an_unknown_reason_falls_back_to_the_status(reason, status, error):
 
 @settings(max_examples=examples(30))
 @given(st.text(), st.integers(), st.text())
-def test_whatever_a_peer_names_becomes_an_error_of_ours(reason, status, message):
+def test_any_reason_of_a_peer_becomes_a_skysail_error(reason, status, message):
     made = error_of(reason, status, message)
     assert isinstance(made, SkysailError)
     assert made.message == message
     assert made.status in (status, Status.INTERNAL) or type(made).__name__ == reason
 
 
-def test_every_status_of_ours_leads_back_to_a_class_of_that_status():
+def test_every_status_maps_to_a_class_with_that_status():
     for error in OURS:
         assert error_of("", error.status, "").status is error.status
 

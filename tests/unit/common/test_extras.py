@@ -26,7 +26,7 @@ def test_every_extra_of_the_wheel_is_known():
         assert set(modules) - {"aiohttp"} <= names
 
 
-def test_a_missing_module_is_told_with_the_wheel_to_install(monkeypatch):
+def test_the_error_about_a_missing_module_names_the_wheel(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "docker" else find(name)
@@ -37,7 +37,7 @@ def test_a_missing_module_is_told_with_the_wheel_to_install(monkeypatch):
         require_extra("docker")
 
 
-def test_the_extra_of_a_failed_import_is_found_by_its_package():
+def test_a_failed_import_maps_to_its_extra():
     error = ModuleNotFoundError("No module named 'docker.errors'", name="docker.errors")
     told = missing_extra(error)
     assert told is not None

@@ -19,7 +19,7 @@ middles = st.text(string.ascii_letters + string.digits + "._-", max_size=MAX_NAM
 names = st.one_of(ends, st.builds("{}{}{}".format, ends, middles, ends))
 versions = st.builds(ModelVersion, names, names)
 replicas = st.builds(ReplicaId, versions, st.integers(0, 999_999_999))
-# What comes close to a name, beside what is far from one.
+# The strategy mixes near misses of legal names with arbitrary texts.
 near_texts = st.one_of(st.text(), st.text("a0.-_:/ \n", max_size=70))
 
 
@@ -92,7 +92,7 @@ def test_names_that_people_give_are_legal(name):
     ],
     ids=lambda name: ascii(name[:20]),
 )
-def test_a_bad_name_is_refused_by_kind_and_shown_in_short(name):
+def test_the_error_about_a_bad_name_has_its_kind_and_its_beginning(name):
     with pytest.raises(InvalidInput) as caught:
         check_name("cluster", name)
     assert caught.value.message.startswith("cluster ")
@@ -114,7 +114,7 @@ def test_an_application_may_have_any_other_legal_name():
 
 
 @pytest.mark.parametrize("text", ["", "sum", ":", "sum:", ":3", "sum:3:4", "sum 3", "sum:3/0"])
-def test_what_names_no_version_is_refused(text):
+def test_a_text_that_is_not_a_version_is_refused(text):
     with pytest.raises(InvalidInput):
         ModelVersion.parse(text)
 
@@ -139,7 +139,7 @@ def test_what_names_no_version_is_refused(text):
     ],
     ids=lambda text: ascii(text[:20]),
 )
-def test_what_names_no_replica_is_refused(text):
+def test_a_text_that_is_not_a_replica_is_refused(text):
     with pytest.raises(InvalidInput):
         ReplicaId.parse(text)
 

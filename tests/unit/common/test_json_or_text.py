@@ -48,7 +48,7 @@ def test_a_text_stays_a_text_for_every_reader(text):
 
 
 @pytest.mark.parametrize("text", ["cat", "", "nothing", "true story", "[1, 2", "1.2.3", "été"])
-def test_a_text_that_is_no_json_is_written_as_it_is(text):
+def test_a_text_that_is_not_json_stays_unchanged(text):
     assert element_of(text) == text
 
 
@@ -89,7 +89,7 @@ class Colour(enum.Enum):
 
 
 class NaT(datetime.datetime):
-    """What pandas has in place of a missing date."""
+    """The missing date of pandas."""
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -98,7 +98,7 @@ class NaT(datetime.datetime):
 
 
 class NAType:
-    """What pandas has in place of a missing value."""
+    """The missing value of pandas."""
 
 
 Pair = namedtuple("Pair", "a b")
@@ -129,7 +129,7 @@ ID = uuid.UUID(int=7)
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_values_of_other_types_have_a_form_in_json(value, read):
+def test_values_of_other_types_have_a_json_form(value, read):
     assert value_of(element_of(value)) == read
     assert orjson.loads(element_of(value)) == read
 
@@ -164,13 +164,13 @@ def circular() -> list:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_what_has_no_form_in_json_is_refused_with_its_type_and_the_remedy(value, message):
+def test_the_error_about_a_value_without_json_form_has_its_type_and_a_fix(value, message):
     with pytest.raises(ModelFailed, match=r"^cannot write an output as JSON: ") as caught:
         element_of(value)
     assert message in caught.value.message
 
 
-def test_half_a_surrogate_pair_is_left_for_what_encodes_the_text():
+def test_half_a_surrogate_pair_passes_to_the_text_encoder():
     with pytest.raises(UnicodeEncodeError):
         element_of(["\ud800"]).encode()
     assert json.loads(element_of({"a": "é"})) == {"a": "é"}

@@ -24,14 +24,14 @@ from skysail_common.kubernetes.errors import (
         (429, ContainerManagerUnavailable),
     ],
 )
-def test_what_a_status_stands_for(status: int, error: type):
+def test_each_status_has_an_error_class(status: int, error: type):
     found = refusal(status, "the message")
     assert type(found) is error
     assert found.message == "the message"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_one_that_cannot_answer_is_not_there(status: int):
+def test_a_server_error_means_unavailable(status: int):
     found = refusal(status, "etcdserver: leader changed")
     assert type(found) is ContainerManagerUnavailable
     assert found.message == "Kubernetes is unavailable: etcdserver: leader changed"
@@ -57,19 +57,19 @@ def test_one_that_cannot_answer_is_not_there(status: int):
         ),
     ],
 )
-def test_a_rule_that_a_role_lacks_is_named(message: str, told: str):
+def test_the_error_names_the_missing_rule_of_a_role(message: str, told: str):
     found = refusal(403, message)
     assert type(found) is NotAllowed
     assert found.message == told
 
 
-def test_who_is_not_known_is_told():
+def test_rejected_credentials_are_reported():
     found = refusal(401, "Unauthorized")
     assert type(found) is NotAllowed
     assert found.message == "Kubernetes rejects the credentials: Unauthorized"
 
 
-def test_what_admission_forbids_is_no_lack_of_rules():
+def test_a_refusal_by_admission_is_not_a_missing_rule():
     message = 'pods "p" is forbidden: exceeded quota: small, requested: cpu=2'
     found = refusal(403, message)
     assert type(found) is ClusterRefused

@@ -47,17 +47,17 @@ from skysail_common.kubernetes.labels import labels
         ),
     ],
 )
-def test_where_objects_are(kind: Kind, path: str):
+def test_each_kind_has_its_path(kind: Kind, path: str):
     assert kind.path("n") == path
     assert kind.path("n", "o") == f"{path}/o"
     assert kind.path("n", "o", "scale") == f"{path}/o/scale"
 
 
-def test_names_stay_in_their_place():
+def test_names_are_quoted_in_paths():
     assert POD.path("n", "../secrets/s") == "/api/v1/namespaces/n/pods/..%2Fsecrets%2Fs"
 
 
-def test_what_a_manifest_is():
+def test_the_kind_of_a_manifest():
     assert kind_of({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {}}) == DEPLOYMENT
 
 
@@ -68,7 +68,7 @@ def test_objects_are_selected_by_labels():
     assert labels("c", "store")["app.kubernetes.io/component"] == "store"
 
 
-def test_what_belongs_to_the_anchor():
+def test_owned_objects_refer_to_the_anchor():
     anchor = anchor_manifest("c")
     assert anchor["metadata"] == {"name": "skysail-c", "labels": labels("c")}
     anchor["metadata"]["uid"] = "u"
@@ -97,7 +97,7 @@ def test_an_anchor_has_the_plain_name_of_its_cluster():
     assert anchor_name("a-b") == "skysail-a-b"
 
 
-def test_no_two_clusters_share_an_anchor_nor_take_another_object():
+def test_anchors_of_clusters_never_collide():
     clusters = [
         "a-b", "A-b", "A_b", "a_b", "a.b", "a._b", "My_Cluster",
         "settings", "settings-blue", "default-packages-0123",

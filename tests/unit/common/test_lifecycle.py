@@ -8,7 +8,7 @@ from skysail_common.errors import SkysailError
 from skysail_common.process.lifecycle import BackgroundTasks, stop_event, wait_for_end
 
 
-async def test_a_process_waits_until_it_is_told_to_stop():
+async def test_a_process_runs_until_its_stop_event():
     stop = asyncio.Event()
     needed = asyncio.create_task(asyncio.Event().wait(), name="follow")
     waiting = asyncio.create_task(wait_for_end(stop, [needed]))
@@ -33,7 +33,7 @@ async def test_the_end_of_an_essential_task_is_an_error(error: Exception | None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_signal_to_end_sets_the_event(number: signal.Signals):
+async def test_a_stop_signal_sets_the_event(number: signal.Signals):
     event = stop_event()
     try:
         os.kill(os.getpid(), number)
@@ -61,7 +61,7 @@ def _forget_signals() -> None:
         loop.remove_signal_handler(number)
 
 
-async def test_a_failure_reaches_the_owner_of_the_group_it_happened_in():
+async def test_a_failure_reaches_the_owner_of_its_group():
     told: list[BaseException] = []
     root = BackgroundTasks(told.append)
     part = root.group()
@@ -91,7 +91,7 @@ async def test_any_end_of_an_essential_task_reaches_the_owner(ends: str):
         assert "'watch' ended" in str(told[0])
 
 
-async def test_an_essential_task_that_is_stopped_is_no_failure():
+async def test_stopping_an_essential_task_is_not_a_failure():
     told: list[BaseException] = []
     tasks = BackgroundTasks(told.append)
     tasks.start_essential(asyncio.Event().wait(), "watch")

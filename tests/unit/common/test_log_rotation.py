@@ -14,7 +14,7 @@ def test_a_log_that_is_not_full_stays(tmp_path):
     assert path.read_text() == "123456789"
 
 
-def test_writers_go_on_in_the_file_that_was_emptied(tmp_path):
+def test_writers_continue_in_the_truncated_file(tmp_path):
     path = tmp_path / "store.log"
     with path.open("ab", buffering=0) as first, path.open("ab", buffering=0) as second:
         first.write(b"first\n")
@@ -37,7 +37,7 @@ def test_one_older_file_is_kept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["store.log", "store.log.1"]
 
 
-def test_a_log_is_emptied_even_if_it_cannot_be_copied(tmp_path):
+def test_a_log_is_truncated_even_if_the_copy_fails(tmp_path):
     path = tmp_path / "store.log"
     path.write_text("full")
     (tmp_path / "store.log.1").mkdir()

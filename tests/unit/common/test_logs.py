@@ -35,7 +35,7 @@ def pairs(made: logging.LogRecord) -> str:
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger without handlers, and as it was afterwards."""
+    """Return the root logger without handlers; restore it afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     libraries = [
@@ -70,7 +70,7 @@ def test_json_has_the_keys_of_extra_with_their_types():
     assert event["ok"] is True
 
 
-def test_what_json_does_not_know_is_a_text():
+def test_values_without_json_form_become_text():
     moment = datetime(2024, 6, 1, tzinfo=timezone.utc)
     event = as_json(record(moment=moment, error=ValueError("odd")))
     assert event["moment"] == str(moment)
@@ -83,7 +83,7 @@ def test_arguments_of_an_event_are_filled_in():
 
 @settings(max_examples=examples(50))
 @given(st.text(), st.text())
-def test_whatever_is_logged_json_stays_on_one_line(event, value):
+def test_every_json_event_is_one_line(event, value):
     logged = as_json(record(event.replace("%", "%%"), value=value, args=()))
     assert logged["value"] == value
 
@@ -128,7 +128,7 @@ def test_the_console_has_one_line_for_people():
         ([1, 2], "'[1, 2]'"),
     ],
 )
-def test_the_console_shows_values_so_that_they_cannot_run_together(value, shown):
+def test_the_console_quotes_values_with_white_space(value, shown):
     assert pairs(record(key=value)) == f"key={shown}"
 
 
@@ -140,7 +140,7 @@ def test_the_console_has_the_traceback_below_the_line():
     assert last == "ValueError: odd"
 
 
-def test_bound_values_come_along_inside_the_block_only():
+def test_bound_values_apply_only_inside_the_block():
     assert pairs(record()) == ""
     with bind(model="sum:3"):
         assert pairs(record()) == "model=sum:3"
@@ -151,7 +151,7 @@ def test_bound_values_come_along_inside_the_block_only():
     assert pairs(record()) == ""
 
 
-def test_the_innermost_value_of_a_key_holds():
+def test_the_innermost_value_of_a_key_wins():
     with bind(model="sum:3"):
         with bind(model="sum:4"):
             assert pairs(record()) == "model=sum:4"
@@ -181,7 +181,7 @@ async def test_each_task_has_its_own_bound_values_across_awaits():
     assert seen == {name: [f"application=app task={name}"] * 4 for name in ("a", "b")}
 
 
-def test_another_thread_has_none_of_the_bound_values():
+def test_another_thread_has_no_bound_values():
     seen = []
     with bind(model="sum:3"):
         thread = threading.Thread(target=lambda: seen.append(pairs(record())))
@@ -204,7 +204,7 @@ def test_configured_loggers_write_json_lines_to_the_stream(root):
     assert (second["event"], second["level"]) == ("degraded", "warning")
 
 
-def test_configuring_again_replaces_what_was(root):
+def test_a_second_configuration_replaces_the_first(root):
     first, second = io.StringIO(), io.StringIO()
     configure("frontend", "info", "json", first)
     configure("frontend", "debug", "console", second)
@@ -213,7 +213,7 @@ def test_configuring_again_replaces_what_was(root):
     assert second.getvalue().endswith(" debug   frontend: seen\n")
 
 
-def test_standard_error_is_where_logs_go_by_themselves(root, capsys):
+def test_logs_go_to_standard_error_by_default(root, capsys):
     configure("frontend", "info", "console")
     log.info("seen")
     captured = capsys.readouterr()
@@ -225,7 +225,7 @@ def test_standard_error_is_where_logs_go_by_themselves(root, capsys):
     ("level", "expected"),
     [("debug", "WARNING"), ("info", "WARNING"), ("warning", "WARNING"), ("error", "ERROR")],
 )
-def test_libraries_are_heard_from_warning_on(root, level, expected):
+def test_libraries_log_from_warning_on(root, level, expected):
     configure("frontend", level, "console", io.StringIO())
     for library in ("grpc", "uvicorn", "uvicorn.access", "asyncio"):
         assert logging.getLevelName(logging.getLogger(library).level) == expected

@@ -21,14 +21,14 @@ def test_a_token_is_read_without_white_space_around_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["", "\n", "short", f"{TOKEN}\n{TOKEN}", "é" * 20, "\0" * 20])
-def test_a_token_that_is_of_no_use_is_refused(tmp_path: Path, text: str):
+def test_an_unusable_token_is_refused(tmp_path: Path, text: str):
     path = tmp_path / "token"
     path.write_text(text)
     with pytest.raises(FailedPrecondition, match=r"cannot use the token in .*openssl rand"):
         read_token(path)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+def test_the_error_names_an_unreadable_file(tmp_path: Path):
     with pytest.raises(FailedPrecondition, match=r"cannot read .*none: no such file"):
         read_token(tmp_path / "none")
     with pytest.raises(
@@ -40,11 +40,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
         access.open_channel("somewhere:8003")
 
 
-def test_a_token_does_not_show_in_a_text():
+def test_a_token_is_hidden_in_the_repr():
     assert TOKEN not in repr(ManagementAccess(TOKEN))
 
 
-def test_a_call_shows_a_token_or_none():
+def test_a_call_has_a_token_or_none():
     assert token_of(dict([bearer(TOKEN)])) == TOKEN
     assert token_of({}) == ""
     assert token_of({"authorization": b"bytes"}) == ""

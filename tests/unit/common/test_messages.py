@@ -96,14 +96,14 @@ def spec(**changes: object) -> tensors_pb2.TensorSpec:
         ([spec()], [spec(content=9)], "has no known content"),
     ],
 )
-def test_a_signature_of_no_possible_model_is_refused(inputs, outputs, message):
+def test_an_inconsistent_signature_is_refused(inputs, outputs, message):
     with pytest.raises(InvalidInput, match=message):
         signature_from_proto(tensors_pb2.Signature(inputs=inputs, outputs=outputs))
 
 
 @settings(max_examples=examples(30))
 @given(st.floats(1e-9, YEAR_S))
-def test_a_duration_comes_back_to_the_nanosecond(value):
+def test_a_duration_survives_to_the_nanosecond(value):
     assert seconds("slo", duration(value)) == pytest.approx(value, rel=1e-15, abs=1e-9)
 
 
@@ -116,7 +116,7 @@ def test_a_duration_is_seconds_and_nanoseconds():
 @pytest.mark.parametrize(
     "value", [float("inf"), float("-inf"), float("nan"), YEAR_S + 1, -YEAR_S - 1, 1e300]
 )
-def test_what_is_no_duration_or_a_longer_one_than_a_year_is_refused(value):
+def test_an_invalid_or_too_long_duration_is_refused(value):
     with pytest.raises(InvalidInput, match="a duration is at most a year"):
         duration(value)
 
@@ -132,6 +132,6 @@ def test_what_is_no_duration_or_a_longer_one_than_a_year_is_refused(value):
     ],
     ids=str,
 )
-def test_a_bad_duration_is_refused_by_its_name(message):
+def test_the_error_about_a_bad_duration_names_the_field(message):
     with pytest.raises(InvalidInput, match="slo must be greater than 0 and at most a year, got"):
         seconds("slo", message)

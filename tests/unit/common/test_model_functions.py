@@ -22,7 +22,7 @@ def echo(*positional, **named):
     return positional, named
 
 
-def test_a_function_is_called_as_it_takes_its_inputs():
+def test_a_function_gets_its_inputs_in_its_calling_form():
     x, y = np.ones(2), np.zeros(2)
     assert call_function(echo, "array", {"x": x}) == ((x,), {})
     assert call_function(echo, "keywords", {"x": x, "y": y}) == ((), {"x": x, "y": y})
@@ -30,7 +30,7 @@ def test_a_function_is_called_as_it_takes_its_inputs():
     assert call_function(echo, "list", {"input": [1, 2]}) == (([1, 2],), {})
 
 
-def test_what_a_function_raises_goes_through():
+def test_an_exception_of_the_function_propagates():
     def fail(x):
         raise ZeroDivisionError("of the user")
 
@@ -49,7 +49,7 @@ def shown(outputs) -> dict[str, list]:
 
 
 @pytest.mark.parametrize("calling", ["array", "keywords", "mapping"])
-def test_an_array_is_the_output_of_no_other_name(calling):
+def test_a_single_array_is_the_output_named_output(calling):
     assert shown(named_outputs(np.array([1.5, 2]), calling)) == {"output": [1.5, 2]}
     assert shown(named_outputs([[1, 2], [3, 4]], calling)) == {"output": [[1, 2], [3, 4]]}
     assert shown(named_outputs(["a", "b"], calling)) == {"output": ["a", "b"]}
@@ -83,7 +83,7 @@ def test_a_dictionary_names_its_outputs():
         ([], []),
     ],
 )
-def test_a_list_is_texts_as_they_are_and_other_values_as_json(result, elements):
+def test_a_list_keeps_texts_and_writes_other_values_as_json(result, elements):
     output = named_outputs(result, "list")["output"]
     assert output.tolist() == elements
     assert output.shape == (len(elements),)
@@ -109,7 +109,7 @@ def test_json_values_of_a_list_are_read_back_from_their_texts(values):
     ["abc", b"abc", 5, None, {"a": 1}, np.array(5.0), iter([1]), {1, 2}],
     ids=lambda each: type(each).__name__,
 )
-def test_what_is_no_list_is_told_by_its_type(result):
+def test_the_error_about_a_result_that_is_not_a_list_names_its_type(result):
     with pytest.raises(ModelFailed) as caught:
         named_outputs(result, "list")
     assert caught.value.message == (
@@ -143,13 +143,13 @@ def test_numbers_and_texts_become_arrays(value, dtype):
 
 @settings(max_examples=examples(50))
 @given(st.lists(st.binary(), min_size=1) | st.lists(st.text(), min_size=1))
-def test_texts_keep_every_character_zeros_at_their_ends_too(values):
+def test_texts_keep_trailing_zero_characters(values):
     assert as_array("x", values).tolist() == values
     assert as_array("x", [values, values]).tolist() == [values, values]
 
 
 class FrameworkTensor:
-    """What torch's tensors have."""
+    """A stand-in for tensors of torch."""
 
     def __init__(self, place: str = "gpu") -> None:
         self.place = place
@@ -171,16 +171,16 @@ class NoArray:
         raise TypeError("unsupported ScalarType BFloat16")
 
 
-def test_a_tensor_of_a_framework_is_brought_to_the_processor():
+def test_a_tensor_of_a_framework_is_copied_to_the_cpu():
     assert as_array("x", FrameworkTensor()).tolist() == [1, 1]
 
 
-def test_what_refuses_to_be_an_array_is_refused_with_its_reason():
+def test_the_error_about_a_failed_conversion_has_its_cause():
     with pytest.raises(ModelFailed, match="'x' is not an array: unsupported ScalarType BFloat16"):
         as_array("x", NoArray())
 
 
-def test_rows_of_different_lengths_are_no_array():
+def test_rows_of_different_lengths_are_refused():
     with pytest.raises(ModelFailed, match="'x' is not an array: setting an array element"):
         as_array("x", [[1, 2], [3]])
 
@@ -198,19 +198,19 @@ def test_rows_of_different_lengths_are_no_array():
         (object(), "object"),
     ],
 )
-def test_an_element_that_is_no_number_and_no_text_is_told_by_its_type(value, kind):
+def test_the_error_about_an_odd_element_names_its_type(value, kind):
     with pytest.raises(ModelFailed, match=f"^'x' holds a value of type {kind};"):
         as_array("x", value)
 
 
 @pytest.mark.parametrize("value", [2**70, [1, 2**70], [-(2**63) - 1, 1]])
-def test_an_integer_that_is_too_large_is_shown(value):
+def test_the_error_shows_an_integer_that_is_too_large(value):
     with pytest.raises(ModelFailed, match=r"'x' holds -?\d{19,}, which is not a 64-bit integer"):
         as_array("x", value)
 
 
 @pytest.mark.parametrize("dtype", ["c16", "M8[s]", np.longdouble], ids=str)
-def test_a_numpy_type_without_a_datatype_is_told(dtype):
+def test_a_numpy_type_without_a_datatype_is_named(dtype):
     with pytest.raises(ModelFailed, match=r"'x' has numpy type .*, which no datatype holds"):
         as_array("x", np.zeros(1, dtype))
 
@@ -233,7 +233,7 @@ def test_outputs_come_in_the_order_of_the_signature_with_its_types():
     assert text.tolist() == ["a", "b"]
 
 
-def test_an_output_of_the_promised_type_is_not_copied():
+def test_an_output_of_the_right_type_is_not_copied():
     array = np.ones((2, 3), "f4")
     assert checked_outputs({"scores": array}, [SCORES], 2)[0] is array
 
@@ -244,7 +244,7 @@ def test_a_dimension_that_varies_may_have_any_size():
         assert checked_outputs({"output": np.ones((3, size, 2))}, [spec], 3)[0].shape[1] == size
 
 
-def test_numbers_of_another_kind_become_what_is_promised_where_they_can():
+def test_numbers_convert_to_the_type_of_the_signature_if_possible():
     spec = TensorSpec("output", DataType.FP64, (-1,))
     for array in (np.array([1, 2]), np.array([True, False]), np.array([1, 2], "u1")):
         found = checked_outputs({"output": array}, [spec], 2)[0]
@@ -306,7 +306,7 @@ def test_numbers_of_another_kind_become_what_is_promised_where_they_can():
         ),
     ],
 )
-def test_an_output_that_breaks_the_promise_is_told_precisely(outputs, spec, message):
+def test_the_error_about_a_wrong_output_is_precise(outputs, spec, message):
     with pytest.raises(ModelFailed) as caught:
         checked_outputs(outputs, [spec], 2)
     assert caught.value.message == message
@@ -314,13 +314,13 @@ def test_an_output_that_breaks_the_promise_is_told_precisely(outputs, spec, mess
 
 @pytest.mark.parametrize("value", [1e39, 16777217])
 @pytest.mark.parametrize("datatype", [DataType.FP32, DataType.FP16, DataType.BF16])
-def test_an_output_that_the_promised_type_would_change_is_refused(datatype, value):
+def test_an_output_that_the_type_of_the_signature_would_change_is_refused(datatype, value):
     spec = TensorSpec("output", datatype, (-1,))
     with pytest.raises(ModelFailed, match=r"breaks its signature: .* would become"):
         checked_outputs({"output": np.array([value])}, [spec], 1)
 
 
-def test_an_output_of_the_type_of_bf16_is_rounded_too():
+def test_an_output_of_bf16_is_rounded():
     spec = TensorSpec("output", DataType.BF16, (-1,))
     (found,) = checked_outputs({"output": np.array([1.00390625, 1.01171875], "f4")}, [spec], 2)
     assert found.tolist() == [1.0, 1.015625]
@@ -334,12 +334,12 @@ hidden = np.ma.masked_less(np.array([1.0, 2.0]), 2)
     [hidden, [hidden, hidden], (hidden,), [[hidden], [hidden]], [1.0, np.ma.masked], np.ma.masked],
     ids=repr,
 )
-def test_masked_elements_are_refused_with_the_remedy(value):
+def test_the_error_about_masked_elements_has_a_fix(value):
     with pytest.raises(ModelFailed, match=r"'x' has masked elements.* fill them.*\.filled\("):
         as_array("x", value)
 
 
-def test_a_mask_that_hides_nothing_is_no_hindrance():
+def test_a_mask_without_masked_elements_is_accepted():
     assert as_array("x", np.ma.array([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert as_array("x", [np.ma.array([1.0])]).tolist() == [[1.0]]
 
@@ -354,7 +354,7 @@ def test_a_mask_that_hides_nothing_is_no_hindrance():
         ([np.int8(1), np.int8(2)], "int8"),
     ],
 )
-def test_an_array_of_objects_that_are_numbers_is_one_of_numbers(values, dtype):
+def test_an_array_of_number_objects_becomes_an_array_of_numbers(values, dtype):
     array = as_array("x", np.array([values, values], object))
     assert array.dtype == np.dtype(dtype)
     assert array.tolist() == [values, values]
@@ -371,12 +371,12 @@ def test_an_array_of_objects_that_are_numbers_is_one_of_numbers(values, dtype):
     ],
     ids=repr,
 )
-def test_an_integer_among_fractions_keeps_its_value_or_is_refused(value):
+def test_an_integer_among_fractions_is_exact_or_refused(value):
     with pytest.raises(ModelFailed, match=r"cannot convert tensor 'x' to FP64: .* would become"):
         as_array("x", value)
 
 
-def test_large_numbers_that_are_exact_are_taken():
+def test_large_exact_numbers_are_accepted():
     assert as_array("x", [2**60, 0.5, 1e300]).tolist() == [2**60, 0.5, 1e300]
 
 
@@ -395,14 +395,14 @@ class Sparse:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_what_is_no_array_is_refused_with_the_remedy(value, advice):
+def test_the_error_about_an_odd_value_has_a_fix(value, advice):
     with pytest.raises(ModelFailed) as caught:
         as_array("x", value)
     assert caught.value.message.endswith(advice)
 
 
 @pytest.mark.parametrize("result", [{1, 2}, frozenset("a")])
-def test_a_set_is_refused_with_the_advice_to_make_a_list(result):
+def test_the_error_about_a_set_advises_a_list(result):
     with pytest.raises(ModelFailed) as raised:
         named_outputs(result, "array")
     assert raised.value.message == (

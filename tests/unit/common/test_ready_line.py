@@ -10,7 +10,7 @@ from skysail_testing.examples import examples
 words = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=10)
 
 
-def test_a_ready_line_tells_what_was_bound(capsys):
+def test_a_ready_line_has_the_bound_addresses(capsys):
     print_ready_line("frontend", grpc="127.0.0.1:8001", http="[::1]:8000")
     line = capsys.readouterr().out
     assert line == "listening frontend grpc=127.0.0.1:8001 http=[::1]:8000\n"
@@ -30,12 +30,12 @@ def test_a_ready_line_is_an_event_among_json_events(capsys):
 
 @settings(max_examples=examples(50))
 @given(st.dictionaries(words.map(lambda word: word.replace("=", "-")), words, max_size=4))
-def test_what_was_bound_is_read_back(bound):
+def test_bound_addresses_are_read_back(bound):
     line = "listening service " + " ".join(f"{name}={value}" for name, value in bound.items())
     assert parse_ready_line(line) == bound
 
 
-def test_a_value_may_hold_what_parts_names_from_values():
+def test_a_value_may_contain_an_equals_sign():
     assert parse_ready_line("listening x socket=unix:/a=b") == {"socket": "unix:/a=b"}
 
 
@@ -60,11 +60,11 @@ def test_a_service_that_bound_nothing_is_ready_too():
         '{"event": "listening", "addresses": 1}',
     ],
 )
-def test_any_other_line_is_none(line):
+def test_any_other_line_is_not_a_ready_line(line):
     assert parse_ready_line(line) is None
 
 
 @settings(max_examples=examples(50))
 @given(st.text())
-def test_no_line_is_too_odd(line):
+def test_any_line_can_be_parsed(line):
     parse_ready_line(line)

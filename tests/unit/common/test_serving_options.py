@@ -32,12 +32,12 @@ def test_options_survive_the_wire(options):
     assert serving_from_proto(serving_to_proto(options), 7) == options
 
 
-def test_what_a_message_leaves_out_has_its_defaults():
+def test_absent_fields_of_a_message_have_defaults():
     found = serving_from_proto(routing_pb2.ServingOptions(), 7)
     assert found == ServingOptions(max_batch_size=7)
 
 
-def test_a_policy_of_the_future_is_named():
+def test_the_error_names_an_unknown_policy():
     with pytest.raises(InvalidInput, match="99"):
         serving_from_proto(routing_pb2.ServingOptions(policy=99), 7)
 
@@ -57,18 +57,18 @@ def test_a_policy_of_the_future_is_named():
         ({"priority_step_s": 1e9}, "priority_step_s"),
     ],
 )
-def test_impossible_options_are_refused_by_name(change, what):
+def test_the_error_about_an_option_names_it(change, what):
     with pytest.raises(InvalidInput, match=what):
         ServingOptions(**change).check()
 
 
-def test_a_change_holds_what_is_set_or_named():
+def test_a_change_contains_the_set_or_named_fields():
     message = routing_pb2.ServingOptions(max_batch_size=8, preferred_batch_sizes=[2, 4])
     assert serving_changes(message, 64) == {
         "max_batch_size": 8,
         "preferred_batch_sizes": (2, 4),
     }
-    # What is named and not set returns to its default.
+    # A named field that is not set returns to its default.
     paths = ["max_batch_size", "max_queue_delay", "cache_ttl"]
     assert serving_changes(routing_pb2.ServingOptions(), 64, paths) == {
         "max_batch_size": 64,

@@ -27,20 +27,20 @@ class ExampleSettings(ServiceSettings):
     """Port of the HTTP service."""
 
     drain_timeout_s: float = Field(10.0, ge=0)
-    """Longest time to answer what is under way."""
+    """Longest time to answer queries in flight."""
 
     work_dir: Path | None = None
     """Directory to work in."""
 
     token: SecretStr = SecretStr("default secret")
-    """Proves who it is."""
+    """Token of the service."""
 
     watch_parent: bool = False
-    """Stop when the parent is gone."""
+    """Stop when the parent has ended."""
 
 
 class NeedySettings(ServiceSettings):
-    """Settings with one that has no default."""
+    """Settings with a required field."""
 
     model_config = SettingsConfigDict(env_prefix="SKYSAIL_NEEDY_")
 
@@ -58,7 +58,7 @@ def refusal(*arguments: str) -> str:
     return caught.value.message
 
 
-def test_defaults_hold_where_nothing_else_is_said():
+def test_defaults_apply_without_flags_and_environment():
     settings = read()
     assert settings.http_port == 8000
     assert settings.log_level == "info"
@@ -67,7 +67,7 @@ def test_defaults_hold_where_nothing_else_is_said():
     assert not settings.watch_parent
 
 
-def test_the_environment_is_over_the_defaults_and_flags_are_over_both(monkeypatch):
+def test_flags_override_environment_and_environment_overrides_defaults(monkeypatch):
     monkeypatch.setenv("SKYSAIL_EXAMPLE_HTTP_PORT", "1")
     monkeypatch.setenv("SKYSAIL_EXAMPLE_DRAIN_TIMEOUT_S", "0.5")
     monkeypatch.setenv("HTTP_PORT", "3")
@@ -76,11 +76,11 @@ def test_the_environment_is_over_the_defaults_and_flags_are_over_both(monkeypatc
     assert read().http_port == 1
 
 
-def test_the_last_of_a_repeated_flag_holds():
+def test_the_last_value_of_a_repeated_flag_wins():
     assert read("--http-port", "1", "--http-port=2").http_port == 2
 
 
-def test_values_are_of_the_types_of_their_fields():
+def test_values_have_the_types_of_their_fields():
     settings = read("--work-dir", "/srv/x", "--token", "t", "--watch-parent", "--log-level=debug")
     assert settings.work_dir == Path("/srv/x")
     assert settings.token.get_secret_value() == "t"
@@ -97,17 +97,17 @@ def test_the_process_s_own_arguments_are_not_read(monkeypatch):
 @pytest.mark.parametrize(
     "arguments", [["--nope", "1"], ["--nope"], ["stray"], ["--http_port", "1"]]
 )
-def test_an_unknown_flag_is_named(arguments):
+def test_the_error_names_an_unknown_flag(arguments):
     assert refusal(*arguments) == (
         f"skysail-example: unrecognized arguments: {' '.join(arguments)}"
     )
 
 
-def test_a_flag_is_not_known_by_its_beginning():
+def test_a_prefix_of_a_flag_is_refused():
     assert "--http-p" in refusal("--http-p", "1")
 
 
-def test_a_flag_without_its_value_is_named():
+def test_the_error_names_a_flag_without_a_value():
     message = refusal("--http-port")
     assert message == "skysail-example: argument --http-port: expected one argument"
 
@@ -135,7 +135,7 @@ def test_a_value_of_the_environment_that_is_out_of_range_names_its_variable(monk
     assert refusal("--http-port=many").startswith("skysail-example: --http-port: ")
 
 
-def test_a_secret_that_is_refused_is_not_shown(monkeypatch):
+def test_an_error_hides_a_refused_secret(monkeypatch):
     monkeypatch.setenv("SKYSAIL_TEST_SECRET", "hush")
 
     class SecretiveSettings(ServiceSettings):
@@ -149,11 +149,11 @@ def test_a_secret_that_is_refused_is_not_shown(monkeypatch):
     assert "hush" not in caught.value.message
 
 
-def test_a_misspelt_variable_is_told_with_what_is_meant(monkeypatch):
+def test_the_warning_about_a_misspelt_variable_suggests_a_name(monkeypatch):
     monkeypatch.setenv("SKYSAIL_EXAMPLE_HTTP_PROT", "1")
     monkeypatch.setenv("SKYSAIL_EXAMPLE_NONSENSE", "1")
     monkeypatch.setenv("SKYSAIL_EXAMPLE_WORK_DIR", "/srv")
-    # As Kubernetes makes them.
+    # Kubernetes sets such variables.
     monkeypatch.setenv("SKYSAIL_EXAMPLE_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("SKYSAIL_EXAMPLE_PORT", "tcp://10.0.0.1:80")
     monkeypatch.setenv("SKYSAIL_EXAMPLE_PORT_80_TCP_ADDR", "10.0.0.1")
@@ -171,7 +171,7 @@ def test_a_setting_without_a_default_must_be_given(tmp_path):
     assert given.data_dir == tmp_path
 
 
-def test_help_shows_each_setting_and_ends(capsys):
+def test_help_shows_each_setting_and_exits(capsys):
     with pytest.raises(SystemExit) as caught:
         read("--help")
     assert caught.value.code in (0, None)
@@ -179,7 +179,7 @@ def test_help_shows_each_setting_and_ends(capsys):
     assert shown.startswith("usage: skysail-example ")
     for words in (
         "--http-port int Port of the HTTP service. (default: 8000)",
-        "--drain-timeout-s float Longest time to answer what is under way. (default: 10.0)",
+        "--drain-timeout-s float Longest time to answer queries in flight. (default: 10.0)",
         "--log-level str Least severe events to log",
     ):
         assert words in shown
@@ -191,7 +191,7 @@ def test_settings_cannot_be_changed():
         read().http_port = 1
 
 
-def test_a_description_shows_what_is_in_effect_but_no_secret():
+def test_a_description_shows_effective_settings_without_secrets():
     text = describe_settings(read("--http-port", "7", "--token", "hush", "--work-dir", "/srv"))
     assert "hush" not in text
     assert json.loads(text) == {
@@ -217,13 +217,13 @@ def test_a_description_shows_what_is_in_effect_but_no_secret():
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_every_service_starts_with_what_it_needs_alone(settings, needed):
+def test_every_service_starts_with_only_its_required_settings(settings, needed):
     described = json.loads(describe_settings(read_settings(settings, "skysail-x", needed)))
     assert described.keys() == settings.model_fields.keys()
     assert "hush" not in described.values()
 
 
-def test_what_concerns_several_settings_is_told_without_naming_one():
+def test_an_error_about_several_settings_has_no_prefix():
     with pytest.raises(InvalidInput) as caught:
         read_settings(ModelServerSettings, "skysail-x", ["--replica-id", "sum:3/0"])
     assert caught.value.message == (
@@ -233,17 +233,17 @@ def test_what_concerns_several_settings_is_told_without_naming_one():
     assert read_settings(ModelServerSettings, "skysail-x", arguments).artifact_file
 
 
-def test_management_takes_the_store_by_the_name_that_all_share(monkeypatch):
+def test_management_reads_the_shared_variable_of_the_store(monkeypatch):
     monkeypatch.setenv("SKYSAIL_REDIS_URL", "redis://:hush@elsewhere:1/2")
     settings = read_settings(ManagementSettings, "skysail-management", ["--data-dir", "/srv"])
     assert settings.redis_url.get_secret_value() == "redis://:hush@elsewhere:1/2"
     assert "hush" not in describe_settings(settings)
 
 
-def test_replicas_inherit_the_environment_without_our_settings(monkeypatch):
+def test_replicas_inherit_the_environment_without_settings_of_skysail(monkeypatch):
     monkeypatch.setenv("SKYSAIL_MANAGEMENT_PORT", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    # One for the whole cluster.
+    # All processes of a cluster share this variable.
     monkeypatch.setenv("SKYSAIL_TRANSPORT", "grpc")
     settings = read_settings(ManagementSettings, "skysail-management", ["--data-dir", "/srv"])
     inherited = settings.replica_variables()

@@ -14,7 +14,7 @@ from skysail_common.process.sockets import (
     ("host", "endpoint"),
     [("127.0.0.1", "127.0.0.1:80"), ("a.b", "a.b:80"), ("::1", "[::1]:80"), ("::", "[::]:80")],
 )
-def test_a_joined_endpoint_is_split_into_the_same(host: str, endpoint: str):
+def test_a_joined_endpoint_splits_into_its_parts(host: str, endpoint: str):
     assert join_host_port(host, 80) == endpoint
     assert split_host_port(endpoint) == (host, 80)
 
@@ -27,7 +27,7 @@ def test_an_endpoint_without_a_port_is_refused():
 @pytest.mark.parametrize(
     ("host", "bare"), [("[::1]", "::1"), ("::1", "::1"), ("localhost", "localhost"), ("[", "[")]
 )
-def test_brackets_are_taken_off_once(host: str, bare: str):
+def test_brackets_are_removed_once(host: str, bare: str):
     assert without_brackets(host) == bare
 
 
@@ -40,7 +40,7 @@ def test_brackets_are_taken_off_once(host: str, bare: str):
         ("10.0.0.0:1", "10.0.0.0:1"),
     ],
 )
-def test_what_listens_everywhere_is_reached_by_loopback(listens_on: str, reached_at: str):
+def test_a_wildcard_listener_is_reached_by_loopback(listens_on: str, reached_at: str):
     assert local_endpoint(listens_on) == reached_at
 
 
@@ -50,14 +50,14 @@ def test_management_may_always_listen_on_loopback(host: str):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "somewhere.example"])
-def test_management_elsewhere_needs_locks_or_a_word(host: str):
+def test_management_on_another_address_needs_tls_or_a_flag(host: str):
     with pytest.raises(FailedPrecondition, match=f"cannot open management on {host}: .*--insecure"):
         check_management_host(host, is_guarded=False, is_insecure=False)
     check_management_host(host, is_guarded=True, is_insecure=False)
     check_management_host(host, is_guarded=False, is_insecure=True)
 
 
-def test_locks_are_advised_only_where_there_can_be_some():
+def test_tls_is_advised_only_if_it_is_possible():
     with pytest.raises(FailedPrecondition, match=r"SKYSAIL_MANAGEMENT_TOKEN_FILE.*--insecure"):
         check_management_host("0.0.0.0", is_guarded=False, is_insecure=False)
     with pytest.raises(FailedPrecondition, match="on this machine; pass --insecure if") as raised:

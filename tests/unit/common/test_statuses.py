@@ -18,7 +18,7 @@ TEXTS = st.text(max_size=700) | st.builds(
 @example("日" * 555)
 @example("日" * 556)
 @example("\ud800" * 3000)
-def test_a_text_is_whole_if_it_fits_the_metadata_and_a_beginning_of_it_if_not(text):
+def test_a_text_is_cut_only_if_it_exceeds_the_metadata(text):
     def encoded(text: str) -> int:
         return len(quote(text, safe=PLAIN))
 

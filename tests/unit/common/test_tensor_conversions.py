@@ -35,7 +35,7 @@ def tensor_of(datatype: DataType, values: list) -> Tensor:
         (DataType.INT64, DataType.INT32, []),
     ],
 )
-def test_numbers_become_others_where_no_meaning_is_lost(source, target, values):
+def test_numbers_convert_if_they_keep_their_meaning(source, target, values):
     found = cast(tensor_of(source, values), target)
     assert found.name == "x"
     assert found.datatype is target
@@ -55,7 +55,7 @@ def test_numbers_become_others_where_no_meaning_is_lost(source, target, values):
         (DataType.INT32, DataType.BYTES, "give texts instead of numbers"),
     ],
 )
-def test_numbers_never_become_what_holds_less_meaning(source, target, fix):
+def test_numbers_never_convert_to_a_type_of_less_meaning(source, target, fix):
     with pytest.raises(InvalidInput) as caught:
         cast(tensor_of(source, [0, 1]), target)
     assert caught.value.message == (
@@ -64,12 +64,12 @@ def test_numbers_never_become_what_holds_less_meaning(source, target, fix):
 
 
 @pytest.mark.parametrize("target", [each for each in DataType if each is not DataType.BYTES])
-def test_bytes_become_nothing_else(target):
+def test_bytes_never_convert(target):
     with pytest.raises(InvalidInput, match="has datatype BYTES, which cannot become"):
         cast(from_numpy("x", np.array([b"1"])), target)
 
 
-def test_bf16_becomes_wider_and_nothing_becomes_bf16():
+def test_bf16_widens_and_no_type_narrows_to_bf16():
     tensor = Tensor("x", DataType.BF16, (1,), bytes.fromhex("803f"))
     assert to_numpy(cast(tensor, DataType.FP32)).tolist() == [1.0]
     assert to_numpy(cast(tensor, DataType.FP64)).tolist() == [1.0]
@@ -77,7 +77,7 @@ def test_bf16_becomes_wider_and_nothing_becomes_bf16():
 
 
 @pytest.mark.parametrize("datatype", DataType, ids=lambda each: each.name)
-def test_a_tensor_that_has_the_type_already_is_not_looked_at(datatype):
+def test_a_tensor_of_the_same_type_is_returned_unchanged(datatype):
     tensor = Tensor("x", datatype, (3,), b"too short")
     assert cast(tensor, datatype) is tensor
 
@@ -104,9 +104,7 @@ def test_a_tensor_that_has_the_type_already_is_not_looked_at(datatype):
         (DataType.FP32, DataType.FP16, 65520.0, "65520.0 would become inf"),
     ],
 )
-def test_a_number_that_would_change_is_refused_by_name_with_the_remedy(
-    source, target, value, cause
-):
+def test_the_error_about_a_changed_number_has_the_number_and_a_fix(source, target, value, cause):
     with pytest.raises(InvalidInput) as caught:
         cast(tensor_of(source, [0, value]), target)
     message = caught.value.message
@@ -126,11 +124,11 @@ def test_a_number_that_would_change_is_refused_by_name_with_the_remedy(
         (DataType.INT32, DataType.FP16, [2048, 65504, -65504]),
     ],
 )
-def test_an_integer_that_a_floating_point_type_holds_is_taken_however_large(source, target, values):
+def test_a_large_integer_that_fits_a_float_exactly_is_accepted(source, target, values):
     assert to_numpy(cast(tensor_of(source, values), target)).tolist() == values
 
 
-def test_fractions_are_rounded_and_what_is_not_finite_stays():
+def test_fractions_are_rounded_and_infinities_stay():
     values = [0.1, 1e-300, float("inf"), float("-inf"), 16777217.0]
     found = to_numpy(cast(tensor_of(DataType.FP64, values), DataType.FP32)).tolist()
     assert found == [float(np.float32(0.1)), 0.0, float("inf"), float("-inf"), 16777216.0]
@@ -144,7 +142,7 @@ def test_fractions_are_rounded_and_what_is_not_finite_stays():
     st.sampled_from([each for each in NUMBERS if each is not DataType.BOOL]),
     st.booleans(),
 )
-def test_integers_keep_their_value_or_are_refused(values, source, target, are_objects):
+def test_integers_are_exact_or_refused(values, source, target, are_objects):
     limits = np.iinfo(source.dtype)
     values = [value for value in values if limits.min <= value <= limits.max]
     array = np.array(values, object if are_objects else source.dtype)
@@ -180,7 +178,7 @@ def test_finite_numbers_stay_finite_or_are_refused(values, target):
             assert np.array_equal(narrowed("x", array, target), expected, equal_nan=True)
 
 
-def test_among_objects_integers_are_exact_fractions_rounded_and_none_is_missing():
+def test_object_arrays_keep_integers_round_fractions_and_convert_none_to_nan():
     found = narrowed("x", np.array([1, 0.1, None], object), DataType.FP32)
     assert found.tolist()[:2] == [1.0, float(np.float32(0.1))]
     assert np.isnan(found[2])

@@ -77,7 +77,7 @@ def test_bf16_is_the_upper_half_of_fp32(words):
     assert floats.view("<u4").tolist() == [word << 16 for word in words]
 
 
-def test_bf16_numbers_are_what_they_mean():
+def test_bf16_numbers_have_their_values():
     data = bytes.fromhex("803f 20c1 0000 807f")
     tensor = Tensor("x", DataType.BF16, (2, 2), data)
     assert to_numpy(tensor).tolist() == [[1.0, -10.0], [0.0, float("inf")]]
@@ -107,7 +107,7 @@ def test_every_numpy_type_of_texts_is_bytes(array):
     assert tensor.data == join_bytes_elements([b"a", b"bc"])
 
 
-def test_the_content_of_bytes_may_be_told():
+def test_the_content_of_bytes_may_be_given():
     array = np.array(["1"], dtype=object)
     assert from_numpy("x", array, Content.JSON_OR_TEXT).content is Content.JSON_OR_TEXT
     assert to_numpy(from_numpy("x", array, Content.BINARY)).tolist() == [b"1"]
@@ -122,7 +122,7 @@ def test_a_numpy_type_without_a_datatype_is_refused(dtype):
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, [1], object()], ids=lambda each: str(type(each)))
-def test_an_object_that_is_no_text_is_refused_by_its_type(value):
+def test_the_error_about_an_object_names_its_type(value):
     array = np.empty(2, dtype=object)
     array[0], array[1] = "text", value
     with pytest.raises(InvalidInput, match=f"'x' has an element of type {type(value).__name__};"):
@@ -153,7 +153,7 @@ def test_truncated_bytes_are_refused_wherever_they_end(elements, data):
 
 @many
 @given(st.binary(), st.integers(-2, 5))
-def test_any_bytes_are_refused_or_are_those_elements(data, count):
+def test_any_bytes_are_parsed_exactly_or_refused(data, count):
     try:
         elements = split_bytes_elements(data, count)
     except InvalidInput:
@@ -183,7 +183,7 @@ def test_any_bytes_are_refused_or_are_those_elements(data, count):
         (b"\x00" * 4, 0, "expected 0 string elements, got more"),
     ],
 )
-def test_bytes_of_the_wrong_length_are_told_precisely(data, count, message):
+def test_the_error_about_a_wrong_length_is_precise(data, count, message):
     with pytest.raises(InvalidInput) as caught:
         split_bytes_elements(data, count)
     assert caught.value.message == message
@@ -231,7 +231,7 @@ def test_an_unknown_name_of_a_datatype_is_refused_with_the_known_ones(name):
         DataType.named(name)
 
 
-def test_a_long_name_is_shown_in_short():
+def test_an_error_cuts_a_long_name():
     for named in (DataType.named, InputType.named):
         with pytest.raises(InvalidInput) as caught:
             named("x" * 10_000)
@@ -239,7 +239,7 @@ def test_a_long_name_is_shown_in_short():
 
 
 @pytest.mark.parametrize("input_type", InputType, ids=lambda each: each.name)
-def test_an_input_type_is_known_by_its_name_in_small_letters(input_type):
+def test_an_input_type_has_a_lower_case_name(input_type):
     assert InputType.named(input_type.name.lower()) is input_type
     with pytest.raises(InvalidInput, match="is not an input type; known are tensors, integers"):
         InputType.named(input_type.name)
@@ -292,7 +292,7 @@ def test_a_specification_of_an_impossible_shape_is_refused(shape):
         (DataType.FP64, (-1, 8, 8), Content.BINARY, InputType.TENSORS),
     ],
 )
-def test_the_input_type_is_the_sole_input_in_one_word(datatype, shape, content, expected):
+def test_the_input_type_describes_a_sole_input(datatype, shape, content, expected):
     spec = TensorSpec("x", datatype, shape, content)
     output = TensorSpec("y", DataType.FP32, (-1,))
     assert Signature((spec,), (output,)).input_type is expected

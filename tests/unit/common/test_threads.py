@@ -6,19 +6,19 @@ import pytest
 from skysail_common.process.threads import in_thread
 
 
-async def test_work_is_done_beside_the_loop():
+async def test_work_runs_in_a_thread():
     def work(a: int, b: int = 0) -> tuple[int, bool]:
         return a + b, threading.current_thread() is threading.main_thread()
 
     assert await in_thread(work, 1, b=2) == (3, False)
 
 
-async def test_an_error_of_the_work_is_raised():
+async def test_an_error_of_the_work_propagates():
     with pytest.raises(FileNotFoundError):
         await in_thread(open, "/nowhere")
 
 
-async def test_a_cancelled_caller_goes_on_when_the_work_has_ended():
+async def test_a_cancelled_caller_continues_after_the_work_has_ended():
     begun, end = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
     ended = []

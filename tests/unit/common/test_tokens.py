@@ -10,18 +10,18 @@ VERSION = ModelVersion("sum", "3")
 SHA256 = "ab" * 32
 
 
-def test_a_token_is_that_of_its_version_content_and_secret():
+def test_a_token_depends_on_version_content_and_secret():
     token = replica_token("secret", VERSION, SHA256)
     assert is_token_of(token, "secret", VERSION, SHA256)
     assert not is_token_of(token, "secret", ModelVersion("sum", "4"), SHA256)
     assert not is_token_of(token, "other secret", VERSION, SHA256)
 
 
-def test_a_token_is_of_no_use_for_what_is_registered_later_under_the_name():
+def test_a_token_does_not_fit_later_content_under_the_same_name():
     assert not is_token_of(replica_token("secret", VERSION, SHA256), "secret", VERSION, "cd" * 32)
 
 
-def test_a_token_is_the_same_after_a_restart_and_tells_nothing():
+def test_a_token_is_stable_after_a_restart_and_reveals_nothing():
     token = replica_token("secret", VERSION, SHA256)
     assert len(token) == 64
     assert token == replica_token("secret", VERSION, SHA256)
@@ -30,7 +30,7 @@ def test_a_token_is_the_same_after_a_restart_and_tells_nothing():
 
 
 @pytest.mark.parametrize("token", ["", "é", "\0", "a" * 64])
-def test_what_is_no_token_is_refused(token):
+def test_an_invalid_token_is_refused(token):
     assert not is_token_of(token, "secret", VERSION, SHA256)
 
 

@@ -14,7 +14,7 @@ def _asks_without_a_pause(monkeypatch: pytest.MonkeyPatch):
 
 
 class Process:
-    """Answers as told, each time after a while."""
+    """A process with given answers, each after a delay."""
 
     def __init__(self, clock: FakeClock, *asks: tuple[bool, float]) -> None:
         self.clock = clock
@@ -29,7 +29,7 @@ class Process:
         await wait_for_silence(self.answers, self.clock, LIMIT_S, PATIENCE_S)
 
 
-async def test_silence_is_noticed_at_its_limit(clock: FakeClock):
+async def test_silence_is_detected_at_its_limit(clock: FakeClock):
     process = Process(clock, (True, 0.1), *[(False, 2.0)] * 5)
     await process.until_silent()
     assert process.asks == []
@@ -41,7 +41,7 @@ async def test_an_answer_ends_a_silence(clock: FakeClock):
     assert process.asks == []
 
 
-async def test_time_in_which_the_watcher_stood_still_is_not_held_against_the_process(
+async def test_time_in_which_the_watcher_was_suspended_does_not_count(
     clock: FakeClock,
 ):
     # A minute each: the machine was suspended, or starved both.

@@ -1,4 +1,4 @@
-"""The HTTP doors of a frontend, asked without a network."""
+"""A test client of the HTTP doors, without a network."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ MAX_BODY_BYTES = 2_000
 
 
 class HttpDoors:
-    """A client of both doors, which are served as in the frontend."""
+    """A client of both doors, which run as in the frontend."""
 
     def __init__(
         self,
@@ -29,7 +29,10 @@ class HttpDoors:
         hosts: Collection[str] = (),
         arrival: float | None = None,
     ) -> None:
-        """Requests arrive at a given instant, or when they are handled."""
+        """Create the doors.
+
+        Requests arrive at a given instant, or when their handlers start.
+        """
         self.frontend = frontend
         self.memory = HttpMemory()
         dispatcher, ready = frontend.dispatcher, lambda: is_ready
@@ -49,13 +52,13 @@ class HttpDoors:
     async def post(
         self, path: str, body: object, headers: dict[str, str] | None = None
     ) -> httpx.Response:
-        """Post a body: bytes and streams as they are, anything else as JSON."""
+        """Post a body: bytes and streams unchanged, other values as JSON."""
         if not isinstance(body, (bytes, AsyncIterator)):
             body = json.dumps(body).encode()
         return await self._client.post(path, content=body, headers=headers)
 
     async def post_and_wait(self, path: str, body: object, seconds: float) -> httpx.Response:
-        """Post a body and, once its queries are under way, let time pass."""
+        """Post a body and, once its queries are in flight, advance the clock."""
         posting = asyncio.ensure_future(self.post(path, body))
         await turns()
         assert self.frontend.dispatcher.num_unsettled or posting.done()

@@ -1,4 +1,4 @@
-"""An answer may be as large as the limit, and a byte more is the same clear error at every door."""
+"""Answers up to the limit, and the same clear error at every door for one byte more."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -25,11 +25,11 @@ from unit.frontend.test_grpc_query import request_of as query_of
 ROWS = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [1.5, 2.5, 3.5]}
 
 Outcome = int | str
-"""How many bytes the answer has, or the error instead."""
+"""Size of the answer in bytes, or the error."""
 
 
 class SameIds(QueryIds):
-    """Every answer is as long as the last."""
+    """Make the query ids of all answers equally long."""
 
     def next_number(self) -> int:
         return 7
@@ -74,7 +74,7 @@ async def by_model_infer(max_bytes: int) -> Outcome:
 
 
 class RawStream(OneStream):
-    """Keeps the bytes of its answers."""
+    """A stream that keeps the bytes of its answers."""
 
     async def send(self, message: bytes) -> None:
         self.answers.append(message)
@@ -116,7 +116,7 @@ async def by_http(path: str, body: object, max_bytes: int) -> Outcome:
 
 
 async def by_json(max_bytes: int) -> Outcome:
-    # Its answer is longer than the request, to which the same limit applies.
+    # The answer is longer than the request, to which the same limit applies.
     return await by_http("/v2/models/m/infer", {"id": "a" * 99, "inputs": [ROWS]}, max_bytes)
 
 
@@ -146,14 +146,16 @@ async def by_input_batch(max_bytes: int) -> Outcome:
         by_input_batch,
     ],
 )
-async def test_the_largest_answer_and_a_byte_more(ask: Callable[[int], Awaitable[Outcome]]):
+async def test_an_answer_is_refused_one_byte_above_the_limit(
+    ask: Callable[[int], Awaitable[Outcome]],
+):
     size = await ask(10_000)
     assert isinstance(size, int)
     assert await ask(size) == size
     assert await ask(size - 1) == f"the answer is {size} bytes; the limit is {size - 1}"
 
 
-async def test_what_is_too_large_is_not_written_as_json_first():
+async def test_a_too_large_answer_is_refused_before_the_conversion_to_json():
     rows = np.zeros((40, 3))
     tensor = {"name": "x", "datatype": "FP64", "shape": rows.shape, "data": rows.tolist()}
     found = await by_http("/v2/models/m/infer", {"inputs": [tensor]}, 950)

@@ -1,4 +1,4 @@
-"""What a request that ends in an error held is freed at once, without the garbage collector."""
+"""Failed requests free their memory at once, without the garbage collector."""
 
 import asyncio
 import gc
@@ -21,11 +21,11 @@ ERRORS = [Overloaded("busy"), InvalidInput("no"), ModelFailed("no"), RuntimeErro
 
 
 class Body:
-    """Stands for the bytes of a request or of an answer."""
+    """A stand-in for the bytes of a request or an answer."""
 
 
 class Held:
-    """Knows whether what a handler had is freed."""
+    """A detector of freed objects of a handler."""
 
     def __init__(self) -> None:
         self._bodies: list[weakref.ref[Body]] = []
@@ -50,7 +50,7 @@ def held(caplog: pytest.LogCaptureFixture) -> Iterator[Held]:
 
 
 def failing(held: Held, error: Exception) -> None:
-    """Fail as a handler that keeps its error in a variable, as those of predictions do."""
+    """Fail like a handler that keeps its error in a variable, as handlers of predictions do."""
     body = held.body()
     found = type(error)(str(error))
     assert body

@@ -62,7 +62,7 @@ def ask(
     deadline: float = NEVER,
     is_ready: bool = True,
 ) -> FakeCall:
-    """Make a call as a transport does, and let the turn end."""
+    """Make a call as a transport does, and end the turn of the loop."""
     door = GrpcInference(
         frontend.dispatcher, "our name", lambda: is_ready, Streams(frontend.dispatcher, 10)
     )
@@ -109,7 +109,7 @@ def frontend() -> Frontend:
     return Frontend(served("m:1", is_current=False), served("m:2"), simple, function=doubled)
 
 
-# What the server and its models are.
+# Server and model metadata.
 
 
 def test_the_server_is_live():
@@ -118,12 +118,12 @@ def test_the_server_is_live():
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
-def test_the_server_is_ready_when_it_says_so(is_ready):
+def test_the_server_is_ready_once_it_has_routes(is_ready):
     call = ask(Frontend(), "ServerReady", pb.ServerReadyRequest(), is_ready=is_ready)
     assert pb.ServerReadyResponse.FromString(call.answer).ready is is_ready
 
 
-def test_the_server_tells_its_name_and_extensions():
+def test_the_server_metadata_have_name_and_extensions():
     call = ask(Frontend(), "ServerMetadata", pb.ServerMetadataRequest())
     response = pb.ServerMetadataResponse.FromString(call.answer)
     assert (response.name, response.version) == ("our name", __version__)
@@ -144,7 +144,7 @@ def test_the_server_tells_its_name_and_extensions():
         ("app", "9", False),
     ],
 )
-def test_a_model_is_ready_while_a_replica_takes_batches(name, version, is_ready):
+def test_a_model_is_ready_while_it_has_a_ready_replica(name, version, is_ready):
     applications = [
         application("app", "m:"),
         application("unrouted"),
@@ -157,7 +157,7 @@ def test_a_model_is_ready_while_a_replica_takes_batches(name, version, is_ready)
     assert pb.ModelReadyResponse.FromString(call.answer).ready is is_ready
 
 
-def test_a_model_tells_what_it_takes_and_gives():
+def test_the_model_metadata_have_inputs_and_outputs():
     spec = TensorSpec("words", DataType.BYTES, (-1, -1))
     version = served("m:1", Signature((spec,), DOUBLES.outputs))
     frontend = Frontend(version, served("m:2", is_current=False))
@@ -190,7 +190,7 @@ def test_the_metadata_of_an_unknown_model_are_not_found(name, version, beginning
 
 
 @pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata", "ModelInfer"])
-def test_garbage_is_refused_in_the_words_of_triton(method):
+def test_garbage_is_refused_with_the_text_of_triton(method):
     call = ask(Frontend(), method, b"\xff\xff\xff")
     assert isinstance(call.error, InvalidInput)
     assert call.error.message.startswith("Unable to parse request")
@@ -199,7 +199,7 @@ def test_garbage_is_refused_in_the_words_of_triton(method):
 # Queries and answers.
 
 
-def test_a_model_answers_by_its_current_version(frontend):
+def test_a_model_answers_with_its_current_version(frontend):
     response = infer(frontend, request_of(rows=2, id="seven"))
     assert (response.model_name, response.model_version, response.id) == ("m", "2", "seven")
     (output,) = response.outputs
@@ -209,7 +209,7 @@ def test_a_model_answers_by_its_current_version(frontend):
     assert not response.parameters
 
 
-def test_a_model_answers_by_the_version_that_is_named(frontend):
+def test_a_model_answers_with_the_named_version(frontend):
     response = infer(frontend, request_of(model_version="1"))
     assert (response.model_name, response.model_version) == ("m", "1")
 
@@ -220,7 +220,7 @@ def test_an_application_answers_by_its_route():
     assert (response.model_name, response.model_version) == ("m", "1")
 
 
-def test_a_model_goes_before_an_application_of_its_name():
+def test_a_model_takes_precedence_over_an_application_of_its_name():
     app = application("m", default=[9.0])
     frontend = Frontend(served(), applications=[app], function=doubled)
     assert infer(frontend, request_of("m")).parameters == {}
@@ -246,7 +246,7 @@ def raw_of(datatype: DataType, elements: list) -> bytes:
 
 
 def one_of(datatype: DataType) -> tuple[Frontend, pb.ModelInferRequest]:
-    """A model that gives what it takes, and a request without data."""
+    """Return a model that returns its inputs, and a request without data."""
     version = served(signature=signature_of(TensorSpec("x", datatype, (-1, 3))))
     request = pb.ModelInferRequest(model_name="m")
     request.inputs.add(name="x", datatype=datatype.name, shape=[1, 3])
@@ -254,7 +254,7 @@ def one_of(datatype: DataType) -> tuple[Frontend, pb.ModelInferRequest]:
 
 
 @pytest.mark.parametrize("datatype", DataType)
-def test_raw_contents_of_every_datatype_travel_as_they_are(datatype):
+def test_raw_contents_of_every_datatype_travel_unchanged(datatype):
     frontend, request = one_of(datatype)
     raw = raw_of(datatype, example_of(datatype))
     request.raw_input_contents.append(raw)
@@ -288,7 +288,7 @@ def test_typed_contents_of_every_datatype_are_answered_raw(field, datatype):
 
 @settings(max_examples=examples(50))
 @given(st.data(), st.sampled_from(TYPED))
-def test_typed_integers_travel_exactly_or_are_refused(data, field_and_datatype):
+def test_typed_integers_are_exact_or_refused(data, field_and_datatype):
     field, datatype = field_and_datatype
     if datatype.dtype.kind not in "iu":
         return
@@ -326,7 +326,7 @@ def test_half_precision_needs_raw_contents(datatype):
 
 
 @pytest.mark.parametrize(("field", "datatype"), TYPED)
-def test_typed_contents_in_the_wrong_field_are_refused_in_the_words_of_triton(field, datatype):
+def test_typed_contents_in_the_wrong_field_are_refused_with_the_text_of_triton(field, datatype):
     frontend = Frontend(simple)
     request = simple_request()
     del request.raw_input_contents[:]
@@ -347,7 +347,7 @@ def test_typed_contents_in_the_wrong_field_are_refused_in_the_words_of_triton(fi
     assert refusal(frontend, request).message == expected
 
 
-def test_no_contents_at_all_do_not_fill_the_shape():
+def test_missing_contents_do_not_fill_the_shape():
     frontend, request = one_of(DataType.INT32)
     assert refusal(frontend, request).message == (
         "[request id: <id_unknown>] input byte size mismatch for input 'x' for model 'm'. "
@@ -493,14 +493,14 @@ LONG = "日" * 40_000
         lambda request: setattr(request.inputs[0], "name", LONG) or _both(request),
     ],
 )
-def test_an_error_repeats_no_long_text(frontend, spoil):
+def test_an_error_cuts_long_texts(frontend, spoil):
     request = simple_request()
     spoil(request)
     assert len(refusal(frontend, request).message) < 500
 
 
 @pytest.mark.parametrize("field", ["int_contents", "fp32_contents", "bytes_contents"])
-def test_an_error_of_typed_contents_repeats_no_long_text(frontend, field):
+def test_an_error_of_typed_contents_cuts_long_texts(frontend, field):
     request = pb.ModelInferRequest(model_name="m")
     message = request.inputs.add(name=LONG, datatype="FP64", shape=[1, 3])
     getattr(message.contents, field).append(b"" if field == "bytes_contents" else 1)
@@ -513,7 +513,7 @@ def test_an_error_of_typed_contents_repeats_no_long_text(frontend, field):
     ("datatype", "field", "most"),
     [("INT64", "int64_contents", 256 * 1024), ("INT8", "int_contents", 256 * 1024)],
 )
-def test_many_integers_must_be_raw(datatype, field, most):
+def test_too_many_typed_integers_are_refused(datatype, field, most):
     spec = TensorSpec("x", DataType[datatype], (-1, -1))
     frontend = Frontend(
         served(signature=Signature((spec,), DOUBLES.outputs)),
@@ -549,7 +549,7 @@ def test_the_integers_of_all_inputs_count(frontend):
     assert f"has {256 * 1024 + 1} integers" in refusal(frontend, request).message
 
 
-def test_many_texts_must_be_several_requests():
+def test_too_many_texts_in_a_request_are_refused():
     spec = texts("x", Content.TEXT, -1)
     frontend = Frontend(
         served(signature=Signature((spec,), DOUBLES.outputs)),
@@ -575,7 +575,7 @@ def test_many_texts_must_be_several_requests():
         ("BOOL", "bool_contents", [True, False, False, True]),
     ],
 )
-def test_typed_elements_become_data_byte_by_byte(datatype, field, values):
+def test_typed_elements_become_the_same_data_as_raw_ones(datatype, field, values):
     spec = TensorSpec("x", DataType[datatype], (-1, len(values)))
     frontend = Frontend(served(signature=signature_of(spec)), function=echoed)
     request = pb.ModelInferRequest(model_name="m")
@@ -588,7 +588,7 @@ def test_typed_elements_become_data_byte_by_byte(datatype, field, values):
 
 
 @pytest.mark.parametrize("add", ["parameters", "outputs"])
-def test_a_request_names_no_more_than_a_thousand(frontend, add):
+def test_too_many_names_in_a_request_are_refused(frontend, add):
     request = simple_request()
     for number in range(1025):
         if add == "outputs":
@@ -629,10 +629,10 @@ def test_the_error_of_a_model_is_the_error_of_the_call(error):
     assert refusal(frontend, request_of()) is error
 
 
-# Deadlines and going away.
+# Deadlines and cancellation.
 
 
-def test_the_deadline_of_the_call_holds():
+def test_the_deadline_of_the_call_applies():
     frontend = Frontend(served())
     call = ask(frontend, "ModelInfer", request_of(), deadline=frontend.clock() + 0.05)
     frontend.loop.advance(0.04)
@@ -641,7 +641,7 @@ def test_the_deadline_of_the_call_holds():
     assert isinstance(call.error, DeadlineExceeded)
 
 
-def test_the_timeout_parameter_holds_in_microseconds():
+def test_the_timeout_parameter_is_in_microseconds():
     frontend = Frontend(served())
     request = request_of()
     request.parameters["timeout"].int64_param = 20_000
@@ -661,7 +661,7 @@ def test_the_timeout_parameter_holds_in_microseconds():
         ({"slo_s": 300.0}, NEVER, 300.0),
     ],
 )
-def test_a_plan_bounds_as_the_whole_request_did(options, call_s, expected_s):
+def test_a_template_has_the_limits_of_its_request(options, call_s, expected_s):
     frontend = Frontend(served(), applications=[application("app", "m:1", **options)])
     door = GrpcInference(frontend.dispatcher, "", lambda: True, Streams(frontend.dispatcher, 10))
     message, now = request_of("app").SerializeToString(), frontend.clock()
@@ -673,7 +673,7 @@ def test_a_plan_bounds_as_the_whole_request_did(options, call_s, expected_s):
     assert deadlines == pytest.approx([expected_s] * 3)
 
 
-def test_without_any_bound_the_default_timeout_holds():
+def test_the_default_timeout_applies_without_any_other_limit():
     frontend = Frontend(served(), default_timeout_s=3.0)
     call = ask(frontend, "ModelInfer", request_of())
     frontend.loop.advance(2.9)
@@ -682,7 +682,7 @@ def test_without_any_bound_the_default_timeout_holds():
     assert isinstance(call.error, DeadlineExceeded)
 
 
-def test_a_caller_that_goes_away_takes_its_query_along():
+def test_a_cancelled_call_cancels_its_query():
     frontend = Frontend(served())
     frontend.replica.is_ready = False
     call = ask(frontend, "ModelInfer", request_of())
@@ -740,7 +740,7 @@ def parameter_error(frontend: Frontend, name: str, field: str, value: object) ->
         ),
     ],
 )
-def test_wrong_parameters_are_told_in_the_words_of_triton(frontend, name, field, value, text):
+def test_wrong_parameters_are_refused_with_the_text_of_triton(frontend, name, field, value, text):
     error = parameter_error(frontend, name, field, value)
     assert isinstance(error, InvalidInput)
     assert error.message.startswith(text)
@@ -763,7 +763,7 @@ def test_sequences_are_not_supported(frontend):
         ("headers", "string_param", "x"),
     ],
 )
-def test_other_parameters_do_no_harm(frontend, name, field, value):
+def test_other_parameters_are_ignored(frontend, name, field, value):
     request = request_of()
     setattr(request.parameters[name], field, value)
     assert infer(frontend, request).model_name == "m"
@@ -793,7 +793,7 @@ def test_shared_memory_and_classification_are_not_supported(frontend, name):
 # Default outputs.
 
 
-def test_a_default_output_is_told_apart_by_parameters():
+def test_parameters_mark_a_default_output():
     app = application("app", "m:", default=[1.0, 2.0, 3.0])
     frontend = Frontend(served(), applications=[app])
     call = ask(frontend, "ModelInfer", request_of("app", rows=2, id="7"))
@@ -809,7 +809,7 @@ def test_a_default_output_is_told_apart_by_parameters():
     assert np.frombuffer(response.raw_output_contents[0]).tolist() == [1, 2, 3, 1, 2, 3]
 
 
-def test_a_late_call_gets_the_default_output_of_an_application_and_none_of_a_model():
+def test_a_late_call_gets_the_default_output_of_an_application_but_not_of_a_model():
     app = application("app", "m:", default=[1.0, 2.0, 3.0])
     hidden = application("m", "m:", default=[9.0])
     frontend = Frontend(served(), applications=[app, hidden])
@@ -828,7 +828,7 @@ def test_a_late_call_gets_the_default_output_of_an_application_and_none_of_a_mod
     assert frontend.version().batcher.rate.num_rows == 2
 
 
-def test_a_default_output_of_an_application_without_routes_names_no_model():
+def test_a_default_output_without_routes_names_no_model():
     frontend = Frontend(applications=[application("app", default="none")])
     response = infer(frontend, request_of("app"))
     assert (response.model_name, response.model_version) == ("", "")
@@ -858,7 +858,7 @@ def test_texts_travel_through():
 
 
 class OneStream:
-    """Sends some messages and ends; keeps the answers."""
+    """A stream that sends some messages, ends, and keeps the answers."""
 
     method = f"/{SERVICE}/ModelStreamInfer"
     deadline = NEVER
@@ -928,10 +928,10 @@ async def test_a_query_that_fails_leaves_the_stream_open():
     assert by_id["b"] == ""
 
 
-# What is shed.
+# Shed queries.
 
 
-def test_a_server_may_answer_what_is_shed_as_triton_does():
+def test_a_server_may_shed_with_the_errors_of_triton():
     frontend = Frontend(served(max_batch_size=1), max_queue_size=1)
     frontend.replica.is_ready = False
     door = GrpcInference(

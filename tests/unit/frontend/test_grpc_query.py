@@ -62,7 +62,7 @@ def ask(
     deadline: float = NEVER,
     arrival: float | None = None,
 ) -> FakeCall:
-    """Make a call as a transport does, and let the turn end."""
+    """Make a call as a transport does, and end the turn of the loop."""
     door = door_of(frontend)
     message = request if isinstance(request, bytes) else request.SerializeToString()
     call = FakeCall(f"/{SERVICE}/Predict", message, deadline, frontend.clock())
@@ -104,7 +104,7 @@ def test_ids_are_unique_and_exact_in_json_readers():
     assert int(ids.next_text(), 16) == numbers[99] + 1
 
 
-# One query.
+# Single queries.
 
 
 def test_a_query_is_answered_with_its_id_and_the_times():
@@ -164,7 +164,7 @@ def test_numbers_are_widened_to_what_the_model_takes(array, name):
         [],
     ],
 )
-def test_an_answer_does_not_depend_on_where_the_data_are(tensors, monkeypatch):
+def test_an_answer_does_not_depend_on_the_place_of_the_data(tensors, monkeypatch):
     request = pb.PredictRequest(
         query_id="q", target="m", inputs=[tensor_to_proto(tensor) for tensor in tensors]
     )
@@ -182,7 +182,7 @@ def test_a_version_can_be_named():
     assert answer_of(ask(frontend, request_of())).version == "1"
 
 
-def test_an_application_goes_before_a_model_of_its_name():
+def test_an_application_takes_precedence_over_a_model_of_its_name():
     frontend = Frontend(served(), applications=[application("m", default=[9.0] * 3)])
     response = answer_of(ask(frontend, request_of("m")))
     assert response.outcome == pb.OUTCOME_DEFAULT_NO_REPLICA
@@ -223,7 +223,7 @@ def test_a_wrong_query_is_refused(request_, kind, text):
         pb.PredictRequest(target="m", inputs=[TensorMessage(name=LONG, datatype=1, content=99)]),
     ],
 )
-def test_an_error_repeats_no_long_text(request_):
+def test_an_error_cuts_long_texts(request_):
     assert len(refusal(Frontend(served()), request_).message) < 500
 
 
@@ -234,7 +234,7 @@ def test_an_unknown_datatype_is_refused():
 
 
 @pytest.mark.parametrize("shape", [(-1, -1), (-1, 1), (2**62, 2**62), (1,) * 100])
-def test_an_impossible_shape_is_refused_also_where_numbers_are_widened(shape):
+def test_an_impossible_shape_is_refused_even_if_numbers_are_widened(shape):
     tensor = Tensor("x", DataType.INT8, shape, b"\1")
     request = pb.PredictRequest(target="m", inputs=[tensor_to_proto(tensor)])
     assert type(refusal(Frontend(served()), request)) is InvalidInput
@@ -244,7 +244,7 @@ def test_an_impossible_shape_is_refused_also_where_numbers_are_widened(shape):
     ("timeout_s", "call_s", "slo_s", "expected_s"),
     [(0.02, NEVER, 1.0, 0.02), (0.5, 0.03, 1.0, 0.03), (0.5, NEVER, 0.04, 0.04)],
 )
-def test_the_soonest_bound_holds(timeout_s, call_s, slo_s, expected_s):
+def test_the_soonest_deadline_applies(timeout_s, call_s, slo_s, expected_s):
     app = application("app", "m:", slo_s=slo_s)
     frontend = Frontend(served(), applications=[app])
     request = request_of("app", timeout=duration(timeout_s))
@@ -317,7 +317,7 @@ def test_a_late_call_without_a_default_output_is_not_answered_and_counts_as_an_a
 
 
 @pytest.mark.parametrize("message", [b"", b"\x12", b"\x12\x03ap", b"\xff\xff", b"\x12\xff\xff\xff"])
-def test_a_late_call_that_is_no_request_is_not_answered(message):
+def test_a_late_call_with_an_invalid_request_is_not_answered(message):
     frontend = Frontend(served(), applications=[application("app", "m:", default=[0.0])])
     assert not late_of(frontend)(FakeCall("", message))
 
@@ -327,7 +327,7 @@ def test_without_a_default_output_there_is_an_error():
     assert isinstance(refusal(frontend, request_of("app")), NoReadyReplica)
 
 
-def test_a_caller_that_goes_away_takes_its_query_along():
+def test_a_cancelled_call_cancels_its_query():
     frontend = Frontend(served())
     call = ask(frontend, request_of())
     call.cancel()
@@ -421,7 +421,7 @@ async def test_a_stream_without_queries_ends(streaming):
     assert streaming.stream.answers == []
 
 
-async def test_answers_come_as_they_are_ready_with_their_ids(streaming):
+async def test_answers_leave_as_soon_as_they_are_ready(streaming):
     await streaming.ask(*(request_of(query_id=each) for each in "abc"))
     for query_id in "cab":
         streaming.answer(query_id)
@@ -457,7 +457,7 @@ async def test_queries_without_an_id_get_one(streaming):
     assert "" not in streaming.stream.ids
 
 
-async def test_an_id_that_is_under_way_is_refused_and_may_come_again_later(streaming):
+async def test_an_id_in_flight_is_refused_until_its_answer(streaming):
     await streaming.ask(request_of(query_id="a"), request_of(query_id="a"))
     (refused,) = streaming.stream.answers
     assert refused.query_id == "a"
@@ -502,7 +502,7 @@ async def test_the_error_of_a_model_is_in_band():
     assert answer.error.message == "ValueError: no"
 
 
-async def test_a_deadline_is_in_band_too(streaming):
+async def test_a_missed_deadline_is_in_band(streaming):
     await streaming.ask(request_of(query_id="a", timeout=duration(0.05)))
     streaming.frontend.loop.advance(0.06)
     await turns()
@@ -536,7 +536,7 @@ async def test_unanswered_queries_are_bounded():
     assert streaming.stream.ids == list("bacdef")
 
 
-async def test_a_client_that_reads_nothing_is_not_read_either():
+async def test_a_stream_whose_client_does_not_read_is_not_read():
     streaming = Streaming(max_stream_queries=2, function=doubled)
     streaming.stream.may_send.clear()
     await streaming.ask(*(request_of(query_id=each) for each in "abcdef"))
@@ -548,7 +548,7 @@ async def test_a_client_that_reads_nothing_is_not_read_either():
     assert sorted(streaming.stream.ids) == list("abcdef")
 
 
-async def test_errors_count_among_the_unanswered_too():
+async def test_errors_count_as_unanswered_queries():
     streaming = Streaming(max_stream_queries=2)
     streaming.stream.may_send.clear()
     await streaming.ask(*[b"\xff"] * 10)
@@ -559,7 +559,7 @@ async def test_errors_count_among_the_unanswered_too():
     assert len(streaming.stream.answers) == 10
 
 
-async def test_queries_that_take_their_time_leave_turns_to_others():
+async def test_slow_queries_yield_the_loop_to_others():
     clock = FakeClock()
     stream = FakeStream()
     stream.ask(*[b""] * 20)
@@ -577,7 +577,7 @@ async def test_queries_that_take_their_time_leave_turns_to_others():
     assert events == ["query", "query", "other", "other"] * 10
 
 
-async def test_a_client_that_goes_away_takes_its_queries_along(streaming):
+async def test_a_cancelled_stream_cancels_its_queries(streaming):
     await streaming.ask(*(request_of(query_id=each) for each in "abc"))
     assert streaming.frontend.dispatcher.num_unsettled == 3
     streaming.serving.cancel()
@@ -590,7 +590,7 @@ async def test_a_client_that_goes_away_takes_its_queries_along(streaming):
 
 
 @pytest.mark.parametrize("is_ended", [True, False])
-async def test_a_client_that_goes_away_while_it_is_answered_is_no_mistake_of_ours(
+async def test_a_disconnect_during_an_answer_is_not_an_internal_error(
     streaming, is_ended, monkeypatch, caplog
 ):
     async def send(message: bytes) -> None:
@@ -601,7 +601,7 @@ async def test_a_client_that_goes_away_while_it_is_answered_is_no_mistake_of_our
     streaming.answer("a")
     if is_ended:
         streaming.stream.end()
-    # Nobody hears the answers any more: the rest is not computed either.
+    # The client is gone, so that the rest is not computed.
     await turns()
     await asyncio.gather(streaming.serving, return_exceptions=True)
     assert streaming.frontend.dispatcher.num_unsettled == 0
@@ -620,7 +620,7 @@ async def test_many_queries_are_each_answered_once():
     assert answered == {each: {"y": [[2 * float(each)] * 3]} for each in ids}
 
 
-async def test_a_frontend_that_drains_answers_what_it_has_read_and_says_so():
+async def test_a_drain_answers_the_queries_of_a_stream_and_ends_it():
     streaming = Streaming(max_stream_queries=10)
     await streaming.ask(request_of(query_id="a"), request_of(query_id="b"))
     streaming.streams.drain()
@@ -635,7 +635,7 @@ async def test_a_frontend_that_drains_answers_what_it_has_read_and_says_so():
     assert {answer.query_id for answer in streaming.stream.answers} == {"a", "b"}
 
 
-async def test_an_old_stream_ends_once_what_it_has_read_is_answered():
+async def test_an_old_stream_ends_after_the_answers_to_its_queries():
     streaming = Streaming(max_age_s=0.001)
     await streaming.ask(request_of(query_id="a"))
     assert not streaming.stream.answers
@@ -645,7 +645,7 @@ async def test_an_old_stream_ends_once_what_it_has_read_is_answered():
     assert [answer.query_id for answer in streaming.stream.answers] == ["a"]
 
 
-async def test_a_stream_that_comes_while_the_frontend_drains_is_turned_away():
+async def test_a_new_stream_is_refused_during_a_drain():
     streaming = Streaming(max_stream_queries=10)
     streaming.streams.drain()
     streaming.stream.ask(request_of(query_id="a"))
@@ -654,7 +654,7 @@ async def test_a_stream_that_comes_while_the_frontend_drains_is_turned_away():
     assert streaming.stream.answers == []
 
 
-async def test_large_answers_that_are_not_read_hold_up_the_reading(monkeypatch):
+async def test_unread_large_answers_stop_the_reading_of_a_stream(monkeypatch):
     monkeypatch.setattr("skysail_frontend.ingress.stream_session._MAX_BYTES", 100)
     streaming = Streaming(max_stream_queries=1000)
     for index in range(10):

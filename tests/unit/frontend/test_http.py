@@ -15,7 +15,7 @@ from unit.frontend.parts import Frontend, TurningLoop, doubled, served, turns
 
 
 def request_of(*messages: dict, **headers: str) -> Request:
-    """A request whose body comes as these ASGI messages."""
+    """Return a request whose body arrives as these ASGI messages."""
     incoming = iter(messages)
 
     async def receive() -> dict:
@@ -44,24 +44,24 @@ async def test_a_body_is_not_read_beyond_the_limit():
         await read(request_of(part(b"123456"), part(b"123456")), 10)
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_read_at_all():
+async def test_a_body_with_a_too_large_declared_length_is_not_read():
     with pytest.raises(BodyTooLarge, match="the body is 11 bytes; the limit is 10"):
         await read(request_of(content_length="11"), 10)
 
 
 @pytest.mark.parametrize("length", ["", "many", "-1", "1e9"])
-async def test_a_length_that_is_no_number_is_not_believed(length):
+async def test_a_length_that_is_not_a_number_is_ignored(length):
     request = request_of(part(b"[]", is_last=True), content_length=length)
     assert await read(request, 10) == b"[]"
 
 
-async def test_a_client_that_goes_away_has_sent_nothing():
+async def test_a_disconnect_before_the_end_of_a_body_is_an_error():
     with pytest.raises(InvalidInput, match="client disconnected"):
         await read(request_of(part(b"{"), {"type": "http.disconnect"}), 100)
 
 
 @pytest.mark.parametrize("value", [10**30, "\ud800", {1, 2}, {"a": object()}, {1: 2}])
-def test_what_json_cannot_hold_is_a_failure_of_the_model(value):
+def test_a_value_that_json_cannot_represent_fails_the_model(value):
     with pytest.raises(ModelFailed, match="cannot write the answer as JSON"):
         json_response(value)
 
@@ -97,7 +97,7 @@ def made_by(frontend: Frontend, before: Callable[[], None] = lambda: None) -> Ma
     return make
 
 
-async def test_a_client_that_goes_away_cancels_its_queries():
+async def test_a_disconnect_cancels_the_queries_of_a_client():
     frontend = Frontend(served(), loop=TurningLoop)
     request = request_of()
     client_left = request.scope["client_left"] = asyncio.get_running_loop().create_future()
@@ -111,7 +111,7 @@ async def test_a_client_that_goes_away_cancels_its_queries():
     assert frontend.dispatcher.num_unsettled == 0
 
 
-async def test_a_query_made_for_a_version_that_is_replaced_meanwhile_never_reaches_the_next():
+async def test_a_query_for_a_replaced_version_never_reaches_its_successor():
     frontend = Frontend(served(artifact_sha256="a"), loop=TurningLoop)
 
     def redeploy() -> None:

@@ -30,7 +30,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 UPGRADE = (
-    # As Java's client sends it.
+    # Java's client sends such a head.
     b"POST /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 4\r\n"
     b"Host: localhost:1337\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
     b"Upgrade: h2c\r\nUser-Agent: Java-http-client/21\r\n\r\n"
@@ -38,7 +38,7 @@ UPGRADE = (
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written; as uvloop's, it fails once it is closed."""
+    """A transport that keeps its output; like uvloop's, it fails after its close."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Transport(asyncio.Transport):
 
 
 class Loop(FakeLoop):
-    """A loop whose time is the clock's, and whose tasks are real ones."""
+    """A loop with the time of the fake clock and with real tasks."""
 
     def create_task(self, awaitable: Any) -> "asyncio.Task[Any]":
         return asyncio.get_running_loop().create_task(awaitable)
@@ -128,7 +128,7 @@ def error(transport: Transport) -> str:
     return json.loads(transport.written.rpartition(b"\r\n\r\n")[2])["error"]
 
 
-async def test_an_idle_connection_closes_when_its_time_is_over():
+async def test_an_idle_connection_closes_after_its_keep_alive():
     server = Server()
     connection, transport = server.connect()
     connection.data_received(GET)
@@ -145,7 +145,7 @@ async def test_an_idle_connection_closes_when_its_time_is_over():
     assert statuses(transport) == [200, 200]
 
 
-async def test_empty_lines_do_not_keep_a_connection():
+async def test_empty_lines_do_not_keep_a_connection_alive():
     server = Server()
     connection, transport = server.connect()
     connection.data_received(GET)
@@ -155,7 +155,7 @@ async def test_empty_lines_do_not_keep_a_connection():
     assert transport.is_closed
 
 
-async def test_a_silent_connection_closes_without_a_word():
+async def test_a_silent_connection_closes_without_an_answer():
     server = Server()
     _, transport = server.connect()
     server.loop.advance(9)
@@ -179,7 +179,7 @@ async def test_a_head_that_does_not_end_is_refused_in_time(is_first):
     server.loop.advance(3)
     assert statuses(transport) == [408]
     assert error(transport) == "cannot read the request: its head did not come within 10 s"
-    # What still comes is discarded until the client had time to read.
+    # The connection discards input until the client has had time to read.
     connection.data_received(GET)
     assert not transport.is_closed
     server.loop.advance(3)
@@ -203,7 +203,7 @@ async def test_a_body_that_does_not_end_is_refused_in_time():
     assert not server.state.tasks
 
 
-async def test_a_request_that_is_whole_may_take_any_time():
+async def test_a_complete_request_may_take_any_time():
     server = Server()
     server.may_answer.clear()
     connection, transport = server.connect()
@@ -216,7 +216,7 @@ async def test_a_request_that_is_whole_may_take_any_time():
     assert transport.written.endswith(b"\r\n\r\n4")
 
 
-async def test_a_body_that_goes_on_after_the_answer_ends_the_connection():
+async def test_a_body_that_continues_after_the_answer_ends_the_connection():
     server = Server(replace(LIMITS, max_requests=0))
     connection, transport = server.connect()
     connection.data_received(POST + b"a")
@@ -245,7 +245,7 @@ async def test_a_head_beyond_the_limits_is_refused(head):
 
 
 @pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nx: ", CHUNKED + b"1;", GET + b"\r\n"])
-async def test_what_the_parser_keeps_or_skips_is_bounded_too(begin):
+async def test_input_that_the_parser_keeps_or_skips_is_bounded(begin):
     connection, transport = Server().connect()
     connection.data_received(begin)
     await turns()
@@ -258,7 +258,7 @@ async def test_what_the_parser_keeps_or_skips_is_bounded_too(begin):
     )
 
 
-async def test_a_body_in_tiny_parts_is_refused_and_one_in_fair_parts_is_taken():
+async def test_a_body_in_tiny_parts_is_refused_but_not_in_larger_parts():
     connection, transport = Server().connect()
     connection.data_received(CHUNKED + b"1\r\na\r\n" * 2000)
     await turns()
@@ -271,7 +271,7 @@ async def test_a_body_in_tiny_parts_is_refused_and_one_in_fair_parts_is_taken():
 
 
 @pytest.mark.parametrize("garbage", [b"\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET\r\n"])
-async def test_what_is_no_request_is_refused(garbage):
+async def test_input_that_is_not_http_is_refused(garbage):
     connection, transport = Server().connect()
     connection.data_received(garbage)
     assert statuses(transport) == [400]
@@ -292,7 +292,7 @@ async def test_a_refusal_does_not_overtake_the_answer_to_the_request_before():
     assert transport.is_closed
 
 
-async def test_requests_in_a_row_are_answered_up_to_a_number():
+async def test_pipelined_requests_are_answered_up_to_a_limit():
     server = Server(replace(LIMITS, max_requests=100))
     connection, transport = server.connect()
     connection.data_received(GET * 5000)
@@ -307,7 +307,7 @@ async def test_requests_in_a_row_are_answered_up_to_a_number():
 
 @pytest.mark.parametrize("target", [b"x:1", b"http://x/", b"/"])
 @pytest.mark.parametrize("before", [b"", GET])
-async def test_nothing_is_served_as_a_proxy(before, target):
+async def test_proxy_requests_are_refused(before, target):
     connection, transport = Server().connect()
     if before:
         connection.data_received(before)
@@ -317,7 +317,7 @@ async def test_nothing_is_served_as_a_proxy(before, target):
     assert error(transport) == "cannot serve CONNECT: this server is not a proxy"
 
 
-async def test_a_target_that_is_no_path_is_refused():
+async def test_a_target_that_is_not_a_path_is_refused():
     connection, transport = Server().connect()
     connection.data_received(b"GET x HTTP/1.1\r\nhost: x\r\n\r\n")
     assert statuses(transport) == [400]
@@ -326,7 +326,7 @@ async def test_a_target_that_is_no_path_is_refused():
 
 @pytest.mark.parametrize("num_pieces", [1, 2, 400])
 @pytest.mark.parametrize("num_requests", [1, 5])
-async def test_an_offer_of_another_protocol_is_passed_over(num_pieces, num_requests):
+async def test_an_offer_of_another_protocol_is_ignored(num_pieces, num_requests):
     server = Server(replace(LIMITS, max_requests=100))
     connection, transport = server.connect()
     data = (UPGRADE + b"abcd") * num_requests + POST + b"abcd"
@@ -340,7 +340,7 @@ async def test_an_offer_of_another_protocol_is_passed_over(num_pieces, num_reque
     assert not transport.is_closed
 
 
-async def test_offers_of_other_protocols_are_as_many_as_requests_in_a_row():
+async def test_offers_of_other_protocols_are_limited_like_pipelined_requests():
     server = Server(replace(LIMITS, max_requests=100))
     connection, transport = server.connect()
     connection.data_received((UPGRADE + b"abcd") * 1000)
@@ -350,7 +350,7 @@ async def test_offers_of_other_protocols_are_as_many_as_requests_in_a_row():
     assert transport.is_closed
 
 
-async def test_nobody_answers_a_client_that_left(caplog):
+async def test_a_client_that_left_gets_no_answer(caplog):
     server = Server(replace(LIMITS, max_requests=100))
     server.may_answer.clear()
     connection, transport = server.connect()
@@ -390,7 +390,7 @@ async def test_requests_beyond_the_limit_are_refused():
     assert [statuses(transport)[-1] for _, transport in connections] == [200] * 4
 
 
-async def test_a_request_arrives_when_its_head_is_read():
+async def test_the_arrival_of_a_request_is_the_end_of_its_head():
     server = Server()
     connection, _ = server.connect()
     connection.data_received(POST[:10])
@@ -403,7 +403,7 @@ async def test_a_request_arrives_when_its_head_is_read():
     assert server.arrivals == [arrival]
 
 
-async def test_an_answer_that_is_not_read_is_given_up_and_counted_until_then():
+async def test_an_unread_answer_counts_until_it_is_dropped():
     server = Server()
     connection, transport = server.connect()
     transport.unsent = 1000
@@ -418,7 +418,7 @@ async def test_an_answer_that_is_not_read_is_given_up_and_counted_until_then():
     assert server.config.memory.num_unread_bytes == 0
 
 
-async def test_answers_that_are_not_read_are_bounded_over_all_connections():
+async def test_unread_answers_of_all_connections_are_bounded():
     server = Server()
     transports = []
     for _ in range(3):
@@ -429,7 +429,7 @@ async def test_answers_that_are_not_read_are_bounded_over_all_connections():
     assert [transport.is_aborted for transport in transports] == [False, False, True]
 
 
-async def test_bodies_that_fill_the_memory_cut_no_answer_off():
+async def test_bodies_that_fill_the_memory_do_not_cut_off_answers():
     server = Server()
     connection, transport = server.connect()
     with server.config.memory.request() as held:
@@ -477,7 +477,7 @@ def drained() -> Callable[[Server], None]:
     return drain
 
 
-async def test_a_drain_answers_kept_connections_and_tells_them_to_close(drained):
+async def test_a_drain_announces_the_close_of_kept_connections(drained):
     server = Server()
     connections = [server.connect() for _ in range(2)]
     for connection, _ in connections:
@@ -497,7 +497,7 @@ async def test_a_drain_answers_kept_connections_and_tells_them_to_close(drained)
     assert idle.is_closed
 
 
-async def test_a_drain_answers_what_is_under_way_and_who_comes_late(drained):
+async def test_a_drain_answers_requests_in_flight_and_late_connections(drained):
     server = Server()
     server.may_answer.clear()
     connection, transport = server.connect()

@@ -37,7 +37,7 @@ def test_the_host_of_an_authority(authority: str, host: str):
         ({"http_allowed_hosts": "*"}, "b.example", 200),
         # A probe by HTTP/1.0.
         ({}, "", 200),
-        # Whoever probes or scrapes a pod knows its address only.
+        # Probes and scrapers of a pod know only its address.
         ({"http_allowed_hosts": "a.example"}, "10.1.2.3:8002", 200),
         ({"http_allowed_hosts": "a.example"}, "[fd00::1]:8002", 200),
     ],

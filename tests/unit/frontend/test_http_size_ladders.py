@@ -1,4 +1,4 @@
-"""What an HTTP request costs grows no faster than its size, and none keeps the loop for long."""
+"""The cost of an HTTP request grows no faster than its size, and no request blocks the loop."""
 
 import asyncio
 import gc
@@ -21,11 +21,11 @@ KIB, MIB = 1024, 1024 * 1024
 LADDER = (KIB, 24 * KIB, 48 * KIB, 512 * KIB)
 TOPS = [2 * MIB, pytest.param(60 * MIB, marks=pytest.mark.slow)]
 FACTOR = 8.0
-"""By how much time per byte may grow, on a machine that does other work too."""
+"""Largest growth of the time per byte, on a machine with other load."""
 BASE_S = 2e-3
-"""Cost of a request without a body, whose share of a small one's is no cost by the byte."""
+"""Cost of a request without a body, which is not part of the cost per byte."""
 MAX_TURN_S = 0.010
-"""Twice what a turn may take, because the longest step before it ends is not known beforehand."""
+"""Twice the limit of a turn, because the last step of a turn has an unknown length."""
 
 
 COPY_S_PER_BYTE = 0.5e-9
@@ -34,7 +34,7 @@ COPY_S_PER_BYTE = 0.5e-9
 Make = Callable[[int], bytes]
 
 OUTPUT = (TensorSpec("y", DataType.FP32, (-1, 1)),)
-# Without replicas: a query that is taken is answered at once, by an error.
+# The model has no replicas, so that an accepted query gets an error at once.
 VERSIONS = [
     served(
         "long:1", Signature((TensorSpec("x", DataType.FP32, (-1, -1)),), OUTPUT), num_replicas=0
@@ -51,7 +51,7 @@ def repeated(begin: bytes, unit: bytes, end: bytes, size: int) -> bytes:
 
 
 def inputs(unit: bytes, datatype: str = "FP32", *, count: int = 0) -> Make:
-    """An input whose data repeat a unit, as many as its shape says or another number."""
+    """Return an input whose data repeat a unit, by default as often as its shape says."""
 
     def make(size: int) -> bytes:
         shape = count or size // len(unit)
@@ -135,7 +135,7 @@ pytestmark = pytest.mark.timed
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_collection() -> Iterator[None]:
-    # Its pauses depend on all that this process has loaded; a frontend freezes that.
+    # Pauses of the collector depend on all objects of this process; a frontend freezes them.
     gc.disable()
     yield
     gc.enable()
@@ -159,7 +159,7 @@ def doors() -> HttpDoors:
 async def cost_of(
     client: HttpDoors, path: str, body: bytes, headers: dict[str, str]
 ) -> tuple[float, float, int]:
-    """Return the time that a request takes, its longest turn, and its status."""
+    """Return the time of a request, its longest turn, and its status."""
     longest = 0.0
 
     async def watch() -> None:
@@ -185,7 +185,7 @@ async def cost_of(
 async def climb(
     path: str, make: Make, top: int, encode: Callable[[bytes], bytes] | None = None, **headers: str
 ) -> None:
-    """Ask with bodies of each size of the ladder, on a machine that may be busy."""
+    """Send bodies of each size of the ladder, on a machine that may be busy."""
     client = doors()
     per_byte = 1e-6
     for size in (*LADDER, top):
@@ -209,7 +209,7 @@ async def climb(
 
 @pytest.mark.parametrize("top", TOPS)
 @pytest.mark.parametrize("kind", CASES)
-async def test_a_json_body_costs_by_its_size(kind, top):
+async def test_the_cost_of_a_json_body_depends_on_its_size(kind, top):
     path, make = CASES[kind]
     await climb(path, make, top)
 
@@ -218,13 +218,13 @@ async def test_a_json_body_costs_by_its_size(kind, top):
     ("coding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
 )
 @pytest.mark.parametrize("kind", ["numbers", "empty arrays", "unknown arrays", "batch"])
-async def test_a_compressed_body_costs_by_what_it_grows_to(kind, coding, encode):
+async def test_the_cost_of_a_compressed_body_depends_on_its_decompressed_size(kind, coding, encode):
     path, make = CASES[kind]
     await climb(path, make, 16 * MIB, encode, content_encoding=coding)
 
 
 @pytest.mark.parametrize("encode", [None, gzip.compress])
-async def test_a_binary_tensor_costs_by_its_size(encode):
+async def test_the_cost_of_a_binary_tensor_depends_on_its_size(encode):
     def make(size: int) -> bytes:
         return bytes(size // 4 * 4)
 
@@ -233,7 +233,7 @@ async def test_a_binary_tensor_costs_by_its_size(encode):
 
 
 @pytest.mark.parametrize("member_bytes", [0, 1, 1000])
-async def test_a_gzip_body_of_many_members_costs_by_its_size(member_bytes):
+async def test_the_cost_of_a_gzip_body_of_many_members_depends_on_its_size(member_bytes):
     def make(size: int) -> bytes:
         part = gzip.compress(b" " * member_bytes, mtime=0)
         return part * (size // len(part)) + gzip.compress(b"{}")

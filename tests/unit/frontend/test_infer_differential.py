@@ -1,4 +1,4 @@
-"""The same bytes to a door that keeps templates and to one that never had any: the answers are equal.
+"""A door with templates and a door without templates give equal answers to the same bytes.
 
 So they are where the data of a request remain in its message, as those of large requests do.
 """
@@ -37,7 +37,7 @@ PLACES = ["usual", "first", "last", "twice"]
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """One request, most of them right."""
+    """Return a request, which is mostly valid."""
     odd = draw(st.sampled_from([None] * 8 + ["order", "size", "more", "less", "both", "unknown"]))
     name = draw(st.sampled_from([*MODELS, "app"]))
     specs = draw(st.permutations(MODELS["pair" if name == "app" else name]))
@@ -100,7 +100,7 @@ def messages(draw: st.DrawFn) -> bytes:
 
 
 def request_of(model: str, query_id: bytes, **data: bytes) -> bytes:
-    """A request by hand, which may be wrong."""
+    """Return a hand-made request, which may be invalid."""
     request = pb.ModelInferRequest()
     for name, each in data.items():
         request.inputs.add(name=name, datatype="INT32" if model == "pair" else "FP32", shape=[1, 2])
@@ -117,7 +117,7 @@ NO_TEXT = [request_of("sole", query_id, x=bytes(8)) for query_id in (b"1", b"\xf
 @given(st.lists(messages(), min_size=1, max_size=5), st.lists(st.integers(0, 4), max_size=8))
 @example(SWAPPED, [])
 @example(NO_TEXT, [])
-def test_an_answer_does_not_depend_on_what_was_asked_before(requests, again):
+def test_an_answer_does_not_depend_on_earlier_queries(requests, again):
     door, memoryless = (
         Door(*VERSIONS, function=echoed, applications=APPLICATIONS) for _ in range(2)
     )
@@ -132,7 +132,7 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(requests, again):
 @settings(max_examples=examples(150))
 @given(messages())
 @example(NO_TEXT[1])
-def test_an_answer_does_not_depend_on_where_the_data_are(message):
+def test_an_answer_does_not_depend_on_the_place_of_the_data(message):
     with_copies, without = (
         Door(*VERSIONS, function=echoed, applications=APPLICATIONS) for _ in range(2)
     )

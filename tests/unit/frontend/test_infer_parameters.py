@@ -68,6 +68,6 @@ def test_tensors_with_unsupported_options_are_refused(name):
         check_tensor_parameters("output", "y", {name: 1})
 
 
-def test_other_options_of_tensors_do_no_harm():
+def test_other_options_of_tensors_are_ignored():
     check_tensor_parameters("input", "x", {})
     check_tensor_parameters("input", "x", {"binary_data_size": 3, "anything": None})

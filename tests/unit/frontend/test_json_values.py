@@ -30,14 +30,14 @@ BINARY, TEXT = Content.BINARY, Content.TEXT
 
 
 def parsed(value: object) -> object:
-    """What an HTTP body holds for a value."""
+    """Return the JSON of a value after a round trip through text."""
     return orjson.loads(orjson.dumps(value))
 
 
 @pytest.mark.parametrize("datatype", INTEGERS)
 @settings(max_examples=examples(25))
 @given(data=st.data())
-def test_integers_are_taken_exactly_or_refused(datatype, data):
+def test_integers_are_exact_or_get_refused(datatype, data):
     limits = np.iinfo(datatype.dtype)
     within = st.integers(int(limits.min), int(limits.max))
     values = data.draw(st.lists(within | st.integers(-(2**63), 2**64 - 1), min_size=1, max_size=4))
@@ -58,7 +58,7 @@ def test_integers_are_accepted_for_any_numbers(datatype, value):
     assert array.tolist() == value
 
 
-def test_null_is_nan_and_infinities_have_names_where_the_datatype_has_them():
+def test_null_is_nan_and_infinities_have_names_for_floating_point_types():
     array = array_of_json("x", [[None, "Infinity"], ["-Infinity", 1]], DataType.FP32)
     assert array.dtype == np.float32
     assert np.isnan(array[0, 0])
@@ -75,7 +75,7 @@ def test_a_number_beyond_a_floating_point_type_is_refused(value):
         array_of_json("x", value, DataType.FP32)
 
 
-def test_an_integer_is_rounded_like_the_number_with_a_fraction_that_it_may_stand_for():
+def test_an_integer_for_a_floating_point_type_is_rounded():
     numbers = array_of_json("x", [16777217, 16777217.0, None], DataType.FP32)
     assert numbers[0] == numbers[1] == 16777216.0
 
@@ -86,18 +86,18 @@ def test_doubles_keep_every_bit(values):
     assert array_of_json("x", parsed(values), DataType.FP64).tolist() == values
 
 
-def test_truth_values_are_taken_as_such():
+def test_truth_values_stay_truth_values():
     assert array_of_json("x", [True, False], DataType.BOOL).tolist() == [True, False]
 
 
-def test_texts_are_taken_as_such():
+def test_texts_stay_texts():
     array = array_of_json("x", [["a", ""], ["é", "\0"]], DataType.BYTES)
     assert array.shape == (2, 2)
     assert array.tolist() == [["a", ""], ["é", "\0"]]
 
 
 @pytest.mark.parametrize("datatype", DataType)
-def test_nothing_is_taken_as_nothing(datatype):
+def test_an_empty_list_is_an_empty_array(datatype):
     array = array_of_json("x", [[], []], datatype)
     assert array.shape == (2, 0)
     assert array.dtype == datatype.dtype
@@ -154,7 +154,7 @@ def test_other_values_are_refused_and_shown(value, datatype, text):
     assert caught.value.message == text
 
 
-def test_a_long_value_is_shown_in_part():
+def test_an_error_cuts_a_long_value():
     with pytest.raises(InvalidInput) as caught:
         array_of_json("x", ["a" * 10_000], DataType.FP32)
     assert len(caught.value.message) < 120
@@ -179,7 +179,7 @@ def test_a_long_value_is_shown_in_part():
         (["Infinity", "a", "b" * 99], DataType.FP32, 'takes numbers, got "a" at [1]'),
     ],
 )
-def test_the_error_about_many_elements_names_the_one_that_is_wrong(value, datatype, text):
+def test_the_error_about_many_elements_names_the_wrong_one(value, datatype, text):
     with pytest.raises(InvalidInput) as caught:
         array_of_json("x", value, datatype)
     assert caught.value.message == f"input 'x' {text}"
@@ -192,7 +192,7 @@ def test_the_error_about_a_long_row_counts_within_the_row():
     assert caught.value.message == "input 'x' takes numbers, got \"a\" at [70]"
 
 
-def test_a_long_text_among_many_short_ones_is_refused_without_making_room_for_all():
+def test_a_long_text_among_many_short_ones_takes_no_memory_for_all():
     value = ["a" * 20_000] + [""] * 500
     tracemalloc.start()
     try:
@@ -224,7 +224,7 @@ def nested(depth: int) -> object:
 
 @settings(max_examples=examples(50))
 @given(json_values | st.integers(1, 200).map(nested), st.sampled_from(DataType))
-def test_whatever_is_json_is_taken_or_refused_as_invalid(value, datatype):
+def test_any_json_is_accepted_or_refused_as_invalid(value, datatype):
     value = parsed(value)
     spec = TensorSpec("x", datatype, (-1, -1), TEXT)
     try:
@@ -235,7 +235,7 @@ def test_whatever_is_json_is_taken_or_refused_as_invalid(value, datatype):
     assert array.dtype == datatype.dtype
 
 
-# One row.
+# Single rows.
 
 
 def test_a_row_has_a_batch_axis_of_one():
@@ -285,13 +285,13 @@ def test_bytes_come_as_base64(data):
         (["YWJj"], "input 'x' takes bytes as a base64 text, got [\"YWJj\"]"),
     ],
 )
-def test_what_is_not_base64_is_refused(value, text):
+def test_a_text_that_is_not_base64_is_refused(value, text):
     with pytest.raises(InvalidInput) as caught:
         row_of_json(TensorSpec("x", DataType.BYTES, (-1,), BINARY), value)
     assert caught.value.message.startswith(text)
 
 
-def test_brain_floats_cannot_be_sent_as_json():
+def test_bf16_cannot_be_sent_as_json():
     with pytest.raises(InvalidInput, match="BF16 cannot be sent as JSON"):
         row_of_json(TensorSpec("x", DataType.BF16, (-1, -1)), [1.0])
 
@@ -351,13 +351,13 @@ def test_bytes_that_are_not_text_become_base64():
         ('"quoted"', "quoted"),
     ],
 )
-def test_an_element_that_is_json_or_text_is_either(element, value):
+def test_an_element_is_json_or_text(element, value):
     data = join_bytes_elements([element.encode()])
     tensor = Tensor("y", DataType.BYTES, (1,), data, Content.JSON_OR_TEXT)
     assert written(json_elements(tensor)) == [value]
 
 
-def test_a_text_stays_one_even_if_it_reads_like_json():
+def test_a_text_stays_a_text_even_if_it_is_valid_json():
     tensor = Tensor("y", DataType.BYTES, (1,), join_bytes_elements([b"1"]), TEXT)
     assert written(json_elements(tensor)) == ["1"]
 

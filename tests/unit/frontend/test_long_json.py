@@ -29,13 +29,13 @@ VALUES = st.recursive(
 
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts of some bytes are long."""
+    """Lower the limits, so that short texts count as long."""
     monkeypatch.setattr(long_json, "LONG_BYTES", 32)
     monkeypatch.setattr(long_texts, "_STEP_BYTES", 32)
 
 
 async def whole(value: object) -> object:
-    """Parse what is left of a value."""
+    """Parse the unparsed parts of a value."""
     if isinstance(value, LongArray):
         slices = [each async for each in value.slices(TimeSlice())]
         return [await whole(each) for elements in slices for each in elements]
@@ -51,7 +51,7 @@ async def whole(value: object) -> object:
 @pytest.mark.usefixtures("_short")
 @settings(max_examples=examples(300))
 @given(value=VALUES, ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
-async def test_a_text_parsed_in_parts_has_the_value_of_the_whole(value, ascii_only, indent):
+async def test_a_text_parsed_in_parts_has_the_same_value(value, ascii_only, indent):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
     assert await whole(await parse_json(text, TimeSlice())) == value
 
@@ -59,7 +59,7 @@ async def test_a_text_parsed_in_parts_has_the_value_of_the_whole(value, ascii_on
 @pytest.mark.usefixtures("_short")
 @settings(max_examples=examples(300))
 @given(value=VALUES, data=st.data())
-async def test_a_broken_text_is_refused_as_the_whole_is(value, data):
+async def test_a_broken_text_is_refused_in_parts_too(value, data):
     text = bytearray(json.dumps(value).encode())
     at = data.draw(st.integers(0, len(text) - 1))
     text[at : at + data.draw(st.integers(0, 2))] = data.draw(
@@ -76,7 +76,7 @@ async def test_a_broken_text_is_refused_as_the_whole_is(value, data):
 
 @pytest.mark.usefixtures("_short")
 @pytest.mark.parametrize("text", ["[%s}", '{"a": [%s}}', '{[%s]: 1, "b": [%s]}'])
-async def test_a_long_array_is_one_and_stands_where_a_value_may(text):
+async def test_a_long_array_may_be_at_any_place(text):
     with pytest.raises(InvalidInput, match="Error parsing JSON"):
         await parse_json(text.replace("%s", "1, " * 20 + "1").encode(), TimeSlice())
 
@@ -85,7 +85,7 @@ async def test_a_long_array_is_one_and_stands_where_a_value_may(text):
 @pytest.mark.parametrize(
     "array", [np.arange(1000.0), np.arange(999.0).reshape(3, 333), np.ones((9, 9, 9))]
 )
-async def test_a_long_array_becomes_the_tensor_that_a_short_one_becomes(array):
+async def test_a_long_array_becomes_the_same_tensor_as_a_short_one(array):
     value = await parse_json(json.dumps(array.tolist()).encode(), TimeSlice())
     assert isinstance(value, LongArray)
     tensor = await tensor_of_json("x", value, DataType.FP64, array.size, TimeSlice())
@@ -105,7 +105,7 @@ async def test_a_long_array_becomes_the_tensor_that_a_short_one_becomes(array):
         ([[[[[[[[[[[[1.0] * 50]]]]]]]]]]], "has too many dimensions"),
     ],
 )
-async def test_a_long_array_that_is_no_tensor_is_refused(value, text):
+async def test_a_long_array_that_is_not_a_tensor_is_refused(value, text):
     long = await parse_json(json.dumps(value).encode(), TimeSlice())
     with pytest.raises(InvalidInput, match=text):
         await tensor_of_json("x", long, DataType.FP64, 100, TimeSlice())
@@ -126,7 +126,7 @@ async def test_the_error_about_a_long_array_names_the_place(value, place):
         await tensor_of_json("x", long, DataType.FP64, 1000, TimeSlice())
 
 
-async def test_what_nobody_asks_for_is_not_parsed():
+async def test_unused_members_are_not_parsed():
     text = b'{"a":[' + b"[]," * 1_000_000 + b"1]}"
     tracemalloc.start()
     try:
@@ -145,25 +145,25 @@ async def test_values_beside_long_arrays_are_bounded(unit):
         await parse_json(text, TimeSlice())
 
 
-async def test_names_that_python_writes_for_numbers_are_read():
+async def test_names_of_python_for_nan_and_infinities_are_accepted():
     value = {"input": [float("nan"), float("inf"), float("-inf"), 1.5], "NaN": 'Infinity "NaN" \\'}
     read = await parse_json(json.dumps(value).encode(), TimeSlice())
     assert read == {"input": [None, "Infinity", "-Infinity", 1.5], "NaN": 'Infinity "NaN" \\'}
 
 
 @pytest.mark.parametrize("text", ["NaNNaN", "[+Infinity]", "[NaN", '["NaN]', "nan", "[1NaN]"])
-async def test_names_do_not_make_json_of_other_texts(text):
+async def test_names_of_python_do_not_turn_other_texts_into_json(text):
     with pytest.raises(InvalidInput, match="Error parsing JSON"):
         await parse_json(text.encode(), TimeSlice())
 
 
-async def test_long_arrays_have_names_of_numbers_too():
+async def test_long_arrays_may_contain_names_of_python():
     text = json.dumps([[float("nan"), 2.0]] * 5000).encode()
     assert await whole(await parse_json(text, TimeSlice())) == [[None, 2.0]] * 5000
 
 
 @pytest.mark.timed
-def test_a_string_without_an_end_takes_no_quadratic_time():
+def test_an_unterminated_string_takes_linear_time():
     text = b'[NaN, "' + b'\\"' * 15_000
 
     def attempt() -> float:
@@ -195,7 +195,7 @@ CHARACTERS = st.text(st.sampled_from('aé€😀\\"/\n'), max_size=200)
 @pytest.mark.usefixtures("_short")
 @settings(max_examples=examples(500))
 @given(value=CHARACTERS, ascii_only=st.booleans(), spaces=st.integers(0, 40))
-async def test_a_text_read_in_parts_is_that_of_the_whole(value, ascii_only, spaces):
+async def test_a_string_read_in_parts_is_the_same(value, ascii_only, spaces):
     text = " " * spaces + json.dumps([value, {"a": value}], ensure_ascii=ascii_only)
     assert await whole(await parse_json(text.encode(), TimeSlice())) == [value, {"a": value}]
 
@@ -216,7 +216,7 @@ async def test_a_text_read_in_parts_is_that_of_the_whole(value, ascii_only, spac
     ],
 )
 @pytest.mark.parametrize("before", range(24, 40))
-async def test_a_broken_text_is_refused_wherever_it_is_cut(text, before):
+async def test_a_broken_string_is_refused_at_any_split(text, before):
     value = await parse_json(b'"' + b"a" * before + text + b"b" * 30 + b'"', TimeSlice())
     assert isinstance(value, LongText)
     with pytest.raises(InvalidInput, match="Error parsing JSON"):
@@ -228,7 +228,7 @@ async def test_a_broken_text_is_refused_wherever_it_is_cut(text, before):
 async def test_base64_is_decoded_in_parts(data, ascii_only):
     text = base64.b64encode(data)
     if ascii_only:
-        # As PHP writes it.
+        # PHP escapes slashes.
         text = text.replace(b"/", b"\\/")
     value = LongText(memoryview(b'"%b"' % text))
     assert b"".join(await decoded("x", value, TimeSlice())) == data
@@ -238,14 +238,14 @@ async def test_base64_is_decoded_in_parts(data, ascii_only):
 @pytest.mark.parametrize(
     "text", [b"A" * 33, b"A" * 30 + b"==AAAA", b"A" * 62 + b"==" + b"A" * 64, b"A" * 40 + b" " * 40]
 )
-async def test_what_is_not_base64_is_refused_in_parts_too(text):
+async def test_a_long_text_that_is_not_base64_is_refused(text):
     with pytest.raises(InvalidInput, match="input 'x' is not base64"):
         await decoded("x", LongText(memoryview(b'"%b"' % text)), TimeSlice())
 
 
 @pytest.mark.usefixtures("_short")
 @pytest.mark.parametrize("value", ["a" * 100, ["b", "é" * 50, "c" * 33], [["a" * 50], ["b"]]])
-async def test_long_texts_become_the_tensor_that_short_ones_become(value):
+async def test_long_texts_become_the_same_tensor_as_short_ones(value):
     long = await parse_json(json.dumps(value).encode(), TimeSlice())
     assert isinstance(long, (LongArray, LongText))
     tensor = await tensor_of_json("x", long, DataType.BYTES, 10, TimeSlice())
@@ -255,7 +255,7 @@ async def test_long_texts_become_the_tensor_that_short_ones_become(value):
 
 @pytest.mark.usefixtures("_short")
 @pytest.mark.parametrize("value", ["a" * 100, ["a" * 100]])
-async def test_a_long_text_is_no_number(value):
+async def test_a_long_text_is_not_a_number(value):
     long = await parse_json(json.dumps(value).encode(), TimeSlice())
     with pytest.raises(InvalidInput, match="takes numbers, got"):
         await tensor_of_json("x", long, DataType.FP64, 100, TimeSlice())

@@ -48,7 +48,7 @@ def test_the_outputs_of_a_model_have_the_names_of_its_signature():
     ]
 
 
-def test_a_default_output_is_given_once_a_row():
+def test_a_default_output_repeats_for_each_row():
     app = application("app", default=[1.0, 2.0, 3.0])
     frontend = Frontend(served())
     query = frontend.query(rows=2, application=app)
@@ -58,7 +58,7 @@ def test_a_default_output_is_given_once_a_row():
     assert elements_of(tensor) == [[1.0, 2.0, 3.0]] * 2
 
 
-def test_without_a_version_a_default_output_has_a_name_of_its_own():
+def test_a_default_output_without_a_version_has_the_default_name():
     assert one(1.5).name == "output"
     assert elements_of(one(1.5, rows=3)) == [1.5, 1.5, 1.5]
 
@@ -75,7 +75,7 @@ def test_without_a_version_a_default_output_has_a_name_of_its_own():
         (True, DataType.INT32),
     ],
 )
-def test_numbers_take_the_type_of_the_output_where_they_fit(value, datatype):
+def test_numbers_get_the_type_of_the_output_if_they_fit(value, datatype):
     tensor = one(value, output(datatype), rows=2)
     assert tensor.datatype is datatype
     assert elements_of(tensor) == [value, value]
@@ -108,7 +108,7 @@ def test_a_value_that_does_not_fit_keeps_its_own_type(value, datatype, own):
         ([], None),
     ],
 )
-def test_what_is_no_array_becomes_json_text(value, text):
+def test_a_value_that_is_not_an_array_becomes_json_text(value, text):
     tensor = one(value, output(DataType.FP64, 3), rows=2)
     if text is not None:
         assert (tensor.datatype, tensor.content) == (DataType.BYTES, Content.JSON_OR_TEXT)
@@ -175,5 +175,5 @@ def test_every_json_value_can_be_a_default_output(value, rows, version):
         (["\ud800", 1], '["?", 1]'),
     ],
 )
-def test_what_few_can_read_becomes_text(value, text):
+def test_a_value_of_unusual_type_becomes_text(value, text):
     assert elements_of(one(value, served())) == [text]

@@ -20,11 +20,11 @@ ready = RequestParser(pb.ModelReadyRequest, NO_DATA)
 
 KIB = 1024
 LARGE = 4 * MAX_STRUCTURE_BYTES
-"""Bytes that are only parsed if they are data."""
+"""Size of a message that is parsed only if it consists of data."""
 
 
 def whole(parser: RequestParser, message: bytes):
-    """Parse a message and put its data back where they belong."""
+    """Parse a message and put its detached data back."""
     request, held = parser.parse(message)
     if held is None:
         return request
@@ -39,7 +39,7 @@ def whole(parser: RequestParser, message: bytes):
 
 
 def full_request() -> pb.ModelInferRequest:
-    """A request with every kind of data, each large."""
+    """Return a request with large data of every kind."""
     request = pb.ModelInferRequest(model_name="m", model_version="1", id="i" * KIB)
     request.parameters["headers"].string_param = "p" * KIB
     request.parameters["flag"].bool_param = True
@@ -133,7 +133,7 @@ def test_data_are_parts_of_the_message():
     assert all(part.obj is message for part in parts)
 
 
-def test_of_data_that_come_twice_the_last_count():
+def test_the_last_of_repeated_data_counts():
     tensor = b"".join(b"\x22" + varint(size) + bytes([size % 256]) * size for size in (LARGE, 3))
     message = b"\x22" + varint(len(tensor)) + tensor + b"\x22\x00"
     parsed = whole(predict, message)
@@ -154,7 +154,7 @@ def test_of_data_that_come_twice_the_last_count():
     ],
 )
 @pytest.mark.parametrize("padding", [0, LARGE])
-def test_what_is_no_message_is_refused(parser, message, padding):
+def test_bytes_that_are_not_a_message_are_refused(parser, message, padding):
     # Data, which questions about a model do not have.
     if padding and parser is not ready:
         data = (b"\x3a" if parser is infer else b"\x22") + varint(padding) + bytes(padding)
@@ -167,7 +167,7 @@ def test_what_is_no_message_is_refused(parser, message, padding):
     assert caught.value.message == f"Unable to parse request: it is not a {name}"
 
 
-def test_groups_are_no_way_around_the_bound():
+def test_groups_do_not_bypass_the_limit():
     group = b"\x7b\x7c" * LARGE
     with pytest.raises(InvalidInput):
         infer.parse(group)
@@ -175,7 +175,7 @@ def test_groups_are_no_way_around_the_bound():
 
 @settings(max_examples=examples(60))
 @given(st.binary(max_size=80), st.integers(0, 80), st.integers(0, 255))
-def test_a_large_message_is_parsed_as_protobuf_parses_it(noise, position, byte):
+def test_a_large_message_parses_like_protobuf(noise, position, byte):
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[bytes(LARGE)])
     contents = request.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents
     contents.int_contents.extend([1, 2])

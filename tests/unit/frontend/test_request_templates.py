@@ -1,4 +1,4 @@
-"""Requests that repeat are understood by a template: to their callers nothing may differ."""
+"""Repeating requests use a template, which must not change any answer."""
 
 import tracemalloc
 from itertools import permutations
@@ -26,7 +26,7 @@ two = served(
 
 
 class Door:
-    """A door that remembers its templates, and one that is new for each request."""
+    """A door that keeps templates, and a new door for each request."""
 
     def __init__(self, *versions, function=doubled, applications=()) -> None:
         self.frontend = Frontend(*versions, function=function, applications=applications)
@@ -73,7 +73,7 @@ def request_of(
         max_size=12,
     )
 )
-def test_an_answer_is_the_same_with_a_template_and_without(asked):
+def test_an_answer_is_the_same_with_and_without_a_template(asked):
     door = Door(served())
     for version, query_id, rows in asked:
         message = request_of(query_id=query_id, rows=rows, version=version).SerializeToString()
@@ -137,7 +137,7 @@ def test_three_inputs_keep_their_names_in_any_order():
     assert door.num_templates == 6
 
 
-def test_an_id_that_is_no_text_is_refused_as_without_a_template():
+def test_an_id_that_is_not_utf8_is_refused_as_without_a_template():
     door = Door(served())
     message = request_of(query_id="abc").SerializeToString()
     assert isinstance(door.ask(message), pb.ModelInferResponse)
@@ -147,7 +147,7 @@ def test_an_id_that_is_no_text_is_refused_as_without_a_template():
 
 
 @pytest.mark.parametrize("query_id", ["", "7"])
-def test_a_plan_holds_no_long_request(query_id):
+def test_a_long_request_has_no_template(query_id):
     door = Door(served())
     request = request_of(query_id=query_id)
     request.parameters["headers"].string_param = "x" * 4096
@@ -169,7 +169,7 @@ def test_an_id_of_up_to_4096_characters_is_answered():
 
 
 @pytest.mark.parametrize("tag", [b"\x0a", b"\x1a", b"\x3a"])
-def test_a_length_of_more_than_five_bytes_is_taken_apart_by_the_parser(tag):
+def test_a_length_of_more_than_five_bytes_is_left_to_the_parser(tag):
     assert split_request(tag + b"\x80\x80\x80\x80\x80\x00") is None
     assert split_request(tag + b"\xff" * 1000 + b"\x00") is None
     parts = split_request(b"\x3a\x81\x80\x80\x80\x00a")
@@ -198,7 +198,7 @@ def test_more_data_than_inputs_is_refused_as_without_a_template():
     assert isinstance(door.ask(request.SerializeToString()), InvalidInput)
 
 
-def test_a_plan_ends_with_its_table():
+def test_a_template_ends_with_its_route_table():
     door = Door(served("m:1"))
     message = request_of().SerializeToString()
     for _ in range(2):
@@ -214,7 +214,7 @@ def test_a_plan_ends_with_its_table():
     assert isinstance(door.ask(message), ModelNotFound)
 
 
-def test_the_slo_and_the_default_output_of_an_application_hold_with_a_template():
+def test_the_slo_and_the_default_output_of_an_application_apply_with_a_template():
     app = application("app", "m:1", default=[9.0, 9.0, 9.0], slo_s=0.1)
     door = Door(served(), applications=[app], function=None)
     message = request_of("app").SerializeToString()
@@ -247,7 +247,7 @@ def test_templates_are_bounded():
 
 @settings(max_examples=examples(200))
 @given(st.binary(max_size=60), st.integers(0, 80), st.integers(0, 255))
-def test_whatever_comes_is_taken_apart_rightly_or_not_at_all(noise, position, byte):
+def test_any_request_is_split_correctly_or_not_at_all(noise, position, byte):
     message = bytearray(request_of(query_id="7").SerializeToString())
     message[position % len(message)] = byte
     for candidate in (noise, bytes(message)):
@@ -261,7 +261,7 @@ def test_whatever_comes_is_taken_apart_rightly_or_not_at_all(noise, position, by
         assert list(parsed.raw_input_contents) == parts.raw
 
 
-def test_more_data_than_a_plan_can_have_are_not_copied():
+def test_more_data_than_any_template_has_are_not_copied():
     door = Door(served(), function=doubled)
     message = request_of(query_id="7").SerializeToString()
     for _ in range(2):

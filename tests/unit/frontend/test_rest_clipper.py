@@ -56,7 +56,7 @@ def doors(
 
 
 def taking(input_type: InputType, function: Function) -> HttpDoors:
-    """A model as Clipper's were: a list of such values in, texts out."""
+    """Return a model in the form of Clipper: it maps a list of values to texts."""
     signature = Signature((CLIPPER_SPECS[input_type],), (LIST_OUTPUT,))
     return doors(served(signature=signature, max_batch_size=100), function=function)
 
@@ -103,7 +103,7 @@ async def test_a_batch_of_one_is_answered_as_a_batch():
         (InputType.DOUBLES, [0.1], "[0.1]"),
     ],
 )
-async def test_numbers_come_as_lists_of_any_length(input_type, value, seen):
+async def test_numbers_arrive_as_lists_of_any_length(input_type, value, seen):
     dtype = CLIPPER_SPECS[input_type].datatype.dtype
 
     def function(query):
@@ -115,7 +115,7 @@ async def test_numbers_come_as_lists_of_any_length(input_type, value, seen):
     assert len(value) == client.frontend.replica.sent[0].queries[0].variable_dims[0]
 
 
-async def test_texts_come_as_they_are():
+async def test_texts_arrive_unchanged():
     def shout(query):
         (text,) = split_bytes_elements(query.inputs[0], 1)
         return telling(text.decode().upper())
@@ -219,7 +219,7 @@ async def test_the_version_decides_which_model_answers():
     assert (len(first.sent), len(second.sent)) == (2, 1)
 
 
-async def test_an_unknown_version_is_told_in_the_words_of_clipper():
+async def test_an_unknown_version_has_the_error_of_clipper():
     response = await doors().post(PREDICT, {"input": [1, 2, 3], "version": "X"})
     assert response.status_code == 404
     assert response.json() == {
@@ -237,7 +237,7 @@ async def test_an_unknown_application_is_not_found():
     }
 
 
-async def test_a_model_is_no_application():
+async def test_a_model_is_not_an_application():
     response = await doors().post("/m/predict", {"input": [1, 2, 3]})
     assert response.status_code == 404
     assert response.json()["cause"] == (
@@ -308,14 +308,14 @@ async def test_a_wrong_body_is_refused(body, error, cause):
 
 
 @pytest.mark.parametrize("value", ["a", "é", 7])
-async def test_what_is_not_base64_is_refused(value):
+async def test_a_text_that_is_not_base64_is_refused(value):
     client = taking(InputType.BYTES, lambda _: telling(""))
     response = await client.post(PREDICT, {"input": value})
     assert response.status_code == 400
     assert "base64" in response.json()["cause"]
 
 
-async def test_half_a_surrogate_pair_is_no_text():
+async def test_half_a_surrogate_pair_is_refused():
     client = taking(InputType.STRINGS, lambda _: telling(""))
     response = await client.post(PREDICT, b'{"input": "\\ud800"}')
     assert response.status_code == 400
@@ -342,7 +342,7 @@ async def test_other_verbs_are_refused():
     [kind for kind in all_errors() if kind.__module__ == SkysailError.__module__],
     ids=lambda kind: kind.__name__,
 )
-async def test_every_error_is_told_in_the_form_of_clipper(kind):
+async def test_every_error_has_the_form_of_clipper(kind):
     response = await doors(function=failing(kind("it says why"))).post(
         PREDICT, {"input": [1, 2, 3]}
     )
@@ -350,7 +350,7 @@ async def test_every_error_is_told_in_the_form_of_clipper(kind):
     assert response.json() == {"error": "Query processing error", "cause": "it says why"}
 
 
-async def test_a_mistake_of_ours_says_nothing_but_that():
+async def test_an_internal_error_reveals_nothing():
     client = doors()
     client.frontend.dispatcher.submit = None
     response = await client.post(PREDICT, {"input": [1, 2, 3]})
@@ -385,7 +385,7 @@ async def test_one_failed_input_of_a_batch_fails_alone():
         ),
     ],
 )
-def test_errors_in_json_are_told_apart(error, body):
+def test_errors_in_json_have_their_own_text(error, body):
     assert clipper_error(error) == body
 
 
@@ -444,7 +444,7 @@ async def test_each_input_of_a_batch_has_its_own_default():
     assert predictions[1]["default_explanation"] == "the model failed: ValueError: no"
 
 
-async def test_a_request_that_is_given_up_takes_its_queries_along():
+async def test_a_cancelled_request_cancels_its_queries():
     client = doors(function=None)
     posting = asyncio.ensure_future(client.post(PREDICT, {"input_batch": [[1, 2, 3]] * 5}))
     await turns()

@@ -47,7 +47,7 @@ def doors(*versions, is_ready: bool = True, function: Function | None = doubled,
 
 
 def giving(datatype: DataType, *dims: int, function: Function = echoed) -> HttpDoors:
-    """A model that gives what it takes."""
+    """Return a model that returns its inputs."""
     version = served(signature=signature_of(TensorSpec("x", datatype, (-1, *dims))))
     return doors(version, function=function)
 
@@ -56,11 +56,11 @@ def body_of(data: object = (0.0, 1.0, 2.0), datatype: str = "FP64", shape=(1, 3)
     return {"inputs": [{"name": "x", "datatype": datatype, "shape": shape, "data": data}], **more}
 
 
-# What the server and its models are.
+# Server and model metadata.
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
-async def test_the_server_tells_its_name_and_extensions(path):
+async def test_the_server_metadata_have_name_and_extensions(path):
     response = await doors().get(path)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
@@ -77,13 +77,13 @@ async def test_the_server_is_live():
 
 
 @pytest.mark.parametrize(("is_ready", "status"), [(True, 200), (False, 400)])
-async def test_the_server_is_ready_when_it_says_so(is_ready, status):
+async def test_the_server_is_ready_once_it_has_routes(is_ready, status):
     response = await doors(is_ready=is_ready).get("/v2/health/ready")
     assert (response.status_code, response.json()) == (status, {"ready": is_ready})
 
 
 @pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/versions/1"])
-async def test_a_model_tells_what_it_takes_and_gives(path):
+async def test_the_model_metadata_have_inputs_and_outputs(path):
     response = await doors(served("m:1"), served("m:2", is_current=False)).get(path)
     assert response.json() == {
         "name": "m",
@@ -111,7 +111,7 @@ async def test_an_unknown_model_is_not_found(path, error):
     assert (response.status_code, response.json()) == (404, {"error": error})
 
 
-async def test_a_model_is_ready_while_a_replica_takes_batches():
+async def test_a_model_is_ready_while_it_has_a_ready_replica():
     client = doors()
     for path in ("/v2/models/m/ready", "/v2/models/m/versions/1/ready"):
         response = await client.get(path)
@@ -341,18 +341,18 @@ async def test_a_wrong_body_is_refused(body, error):
         body_of(outputs=[{"name": "y", "parameters": {"classification": 3}}]),
     ],
 )
-async def test_what_is_not_supported_is_said_to_be_so(body):
+async def test_unsupported_features_are_refused_as_unsupported(body):
     response = await doors().post(INFER, body)
     assert response.status_code == 501
     assert "not" in response.json()["error"]
 
 
-async def test_an_output_that_is_explicitly_not_binary_is_fine():
+async def test_an_output_with_binary_data_false_is_accepted():
     body = body_of(outputs=[{"name": "y", "parameters": {"binary_data": False}}])
     assert (await doors().post(INFER, body)).status_code == 200
 
 
-async def test_a_body_that_is_too_large_by_its_own_word_is_not_read():
+async def test_a_too_large_declared_body_is_not_read():
     async def never():
         raise AssertionError("it is read")
         yield b""
@@ -381,7 +381,7 @@ async def test_a_body_that_turns_out_too_large_is_not_read_to_its_end():
     assert num_parts <= MAX_BODY_BYTES // 500 + 1
 
 
-async def test_a_body_of_just_the_limit_is_taken():
+async def test_a_body_of_exactly_the_limit_is_accepted():
     body = b'{"inputs": []}'.ljust(MAX_BODY_BYTES)
     assert (await doors().post(INFER, body)).status_code == 400
 
@@ -414,7 +414,7 @@ async def test_every_error_has_its_status_and_its_message(kind):
     assert response.json() == {"error": "it says why"}
 
 
-async def test_a_mistake_of_ours_says_nothing_but_that():
+async def test_an_internal_error_reveals_nothing():
     client = doors()
     client.frontend.dispatcher.submit = None
     response = await client.post(INFER, body_of())
@@ -443,7 +443,7 @@ async def test_a_full_queue_is_unavailable():
     assert response.json()["error"].startswith("Exceeds maximum queue size")
 
 
-async def test_a_default_output_is_told_apart_by_parameters():
+async def test_parameters_mark_a_default_output():
     app = application("app", "m:", default=[1, 2, 3])
     client = doors(function=None, applications=[app])
     response = await client.post_and_wait("/v2/models/app/infer", body_of(), 0.2)
@@ -461,7 +461,7 @@ async def test_a_default_output_is_told_apart_by_parameters():
     }
 
 
-async def test_a_request_that_is_given_up_takes_its_query_along():
+async def test_a_cancelled_request_cancels_its_query():
     client = doors(function=None)
     posting = asyncio.ensure_future(client.post(INFER, body_of()))
     await turns()
@@ -474,7 +474,7 @@ async def test_a_request_that_is_given_up_takes_its_query_along():
 # Clients as they are.
 
 
-async def test_members_that_are_null_are_as_if_absent():
+async def test_null_members_count_as_absent():
     body = body_of() | {"id": None, "parameters": None, "outputs": None}
     body["inputs"][0]["parameters"] = None
     response = await doors().post(INFER, body)
@@ -486,12 +486,12 @@ async def test_members_that_are_null_are_as_if_absent():
 
 
 @pytest.mark.parametrize("path", [INFER, "/m/predict"])
-async def test_a_wrong_method_is_told_the_right_one(path):
+async def test_the_error_about_a_wrong_method_names_the_right_one(path):
     response = await doors().get(path)
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
-async def test_a_slash_at_the_end_changes_nothing_and_redirects_nobody():
+async def test_a_trailing_slash_makes_no_difference():
     client = doors()
     response = await client.post(f"{INFER}/", body_of())
     assert response.status_code == 200
@@ -502,7 +502,7 @@ async def test_a_slash_at_the_end_changes_nothing_and_redirects_nobody():
 
 @pytest.mark.parametrize("datatype", ["FP64", "BYTES", "INT64", "BOOL"])
 @pytest.mark.parametrize("value", ["[" * 400 + "1" + "]" * 400, "[[" * 30 + "{}" + "]]" * 30])
-async def test_deep_nesting_is_a_mistake_of_the_client(datatype, value):
+async def test_deep_nesting_is_a_client_error(datatype, value):
     client = giving(DataType.named(datatype), 3)
     head = f'{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":[1,3],"data":{value}}}]}}'
     response = await client.post(INFER, head.encode())
@@ -526,13 +526,13 @@ async def test_a_type_that_cannot_be_json_is_refused(content_type, error):
 @pytest.mark.parametrize(
     "content_type", ["application/x-www-form-urlencoded", "text/plain", 'a/b; charset="UTF-8"']
 )
-async def test_a_type_that_clients_name_by_habit_is_taken(content_type):
+async def test_common_wrong_content_types_are_accepted(content_type):
     response = await doors().post(INFER, body_of(), {"content-type": content_type})
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("size", [9_000, 40_000])
-async def test_a_large_answer_is_what_a_small_one_is(size):
+async def test_a_large_answer_has_the_form_of_a_small_one(size):
     values = np.arange(size, dtype="<f4") / 7
     values[[1, 5]] = np.nan, np.inf
     for datatype, data in (
@@ -557,7 +557,7 @@ async def test_a_large_answer_is_what_a_small_one_is(size):
         assert output["shape"] == [1, size]
 
 
-async def test_the_time_of_a_query_begins_when_its_head_was_read():
+async def test_the_time_of_a_query_starts_at_the_end_of_its_head():
     frontend = Frontend(served(), loop=TurningLoop)
     arrival = frontend.clock()
     client = HttpDoors(frontend, arrival=arrival)

@@ -16,7 +16,7 @@ Z = TensorSpec("z", DataType.BYTES, (-1,))
 
 
 def echo(*specs: TensorSpec, **options) -> HttpDoors:
-    """A model that gives what it takes."""
+    """Return a model that returns its inputs."""
     version = served(signature=signature_of(*specs or (X,)))
     return HttpDoors(Frontend(version, loop=TurningLoop, function=echoed, **options))
 
@@ -75,7 +75,7 @@ async def test_json_inputs_can_be_answered_as_bytes():
     assert parts(response)[1] == ROW.tobytes()
 
 
-async def test_bf16_which_json_cannot_hold_travels_as_bytes():
+async def test_bf16_travels_as_bytes():
     body = {
         "inputs": [tensor(b"\x80\x3f", "b", "BF16", [1, 1])],
         "parameters": {"binary_data_output": True},
@@ -109,7 +109,7 @@ async def test_a_body_without_json_is_the_data_of_the_only_input(spec, content, 
 
     def function(query):
         answered.append((query.inputs, query.rows))
-        # What varies is answered as it came.
+        # A variable size is the same in the answer.
         return type(echoed(query))([query.inputs[0]], [tuple(shape)])
 
     client = HttpDoors(Frontend(version, loop=TurningLoop, function=function))
@@ -187,13 +187,13 @@ async def test_sizes_that_are_wrong_are_refused(body, data, length, error):
     assert client.frontend.dispatcher.num_unsettled == 0
 
 
-async def test_a_model_with_several_inputs_takes_no_body_without_json():
+async def test_a_model_with_several_inputs_refuses_a_body_without_json():
     response = await ask(echo(X, Z), DATA, length=0)
     assert response.status_code == 400
     assert response.json()["error"].startswith("model 'm' cannot take a body without JSON")
 
 
-# Without its time: a test has the same name in each process that runs some of them.
+# The gzip header has no time, so that parametrised tests have the same names in all processes.
 GZIPPED = gzip.compress(b"{}", mtime=0)
 COMPRESS = {"gzip": gzip.compress, "deflate": zlib.compress}
 
@@ -231,7 +231,7 @@ async def test_a_body_that_decompresses_beyond_the_limit_is_refused(encoding):
         (b"{}", "br", "the body has content encoding 'br'; known are gzip, deflate"),
     ],
 )
-async def test_a_body_that_is_not_compressed_as_it_says_is_refused(body, encoding, error):
+async def test_a_body_with_a_wrong_content_encoding_is_refused(body, encoding, error):
     response = await echo().post(INFER, body, {"Content-Encoding": encoding})
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
@@ -246,7 +246,7 @@ async def test_a_gzip_body_may_come_in_members(coding):
     assert response.status_code == 200, response.text
 
 
-async def test_json_that_grows_beyond_measure_is_refused_and_a_binary_tensor_is_taken():
+async def test_json_that_grows_too_much_is_refused_but_not_a_binary_tensor():
     size = 2 * 2**20
     version = served(signature=signature_of(TensorSpec("x", DataType.FP32, (-1, size))))
     client = HttpDoors(Frontend(version, loop=TurningLoop, function=echoed), max_bytes=16 * 2**20)

@@ -1,4 +1,4 @@
-"""What a request costs grows no faster than its size, and the worst of them is refused early."""
+"""The cost of a request grows no faster than its size, and the worst requests are refused early."""
 
 import gc
 import time
@@ -29,7 +29,7 @@ KIB, MIB = 1024, 1024 * 1024
 LADDER = (KIB, 32 * KIB, MAX_STRUCTURE_BYTES - KIB, MIB, 15 * MAX_STRUCTURE_BYTES)
 TOP = 64 * MIB
 FACTOR = 8.0
-"""By how much time per byte may grow, on a machine that does other work too."""
+"""Largest growth of the time per byte, on a machine with other load."""
 OVERHEAD_S = 50e-6
 COPIES_S = 3e-9
 """Processor time of a byte that is copied to memory new to the process, page faults included."""
@@ -67,7 +67,7 @@ def after_name(make: Make, model: str = "fp32") -> Make:
 
 
 def typed(datatype: str, contents_field: int, element: bytes, *, packed: bool = True) -> Make:
-    """An input whose shape says how many elements there are."""
+    """Return an input whose shape has the number of elements."""
 
     def make(size: int) -> bytes:
         count = size // len(element)
@@ -200,7 +200,7 @@ def cost_twice(handler: UnaryHandler, path: str, message: bytes) -> float:
 
 
 def climb(path: str, make: Make) -> None:
-    """Ask with messages of each size of the ladder, on a machine that may be busy."""
+    """Send messages of each size of the ladder, on a machine that may be busy."""
     handler = doors(Frontend(*MODELS, with_replicas=False))[path]
     per_byte = MAX_S
     for size in (*LADDER, TOP):
@@ -214,18 +214,18 @@ def climb(path: str, make: Make) -> None:
 
 @pytest.mark.timed
 @pytest.mark.parametrize("kind", INFER)
-def test_a_request_of_the_open_inference_protocol_costs_by_its_size(kind):
+def test_the_cost_of_a_request_of_the_open_inference_protocol_depends_on_its_size(kind):
     climb(f"/{INFERENCE}/ModelInfer", INFER[kind])
 
 
 @pytest.mark.timed
 @pytest.mark.parametrize("kind", PREDICT)
-def test_a_query_costs_by_its_size(kind):
+def test_the_cost_of_a_query_depends_on_its_size(kind):
     climb(f"/{QUERY}/Predict", PREDICT[kind])
 
 
 class ForgetfulCall(FakeCall):
-    """A call that keeps neither its answer nor its error, as those of transports."""
+    """A call that keeps neither its answer nor its error, like calls of transports."""
 
     def reply(self, message: bytes, trailers: Metadata = ()) -> None:
         self._cancel = None
@@ -257,7 +257,7 @@ INFER_KINDS = (
     ],
     ids=[*INFER_KINDS, "widened data", "empty inputs of a query"],
 )
-def test_a_request_that_is_over_leaves_nothing(path, make):
+def test_a_finished_request_leaves_no_memory(path, make):
     frontend = Frontend(*MODELS, function=lambda _: QueryOutputs([bytes(4)], [(1, 1)]))
     handler = doors(frontend)[path]
     messages = [make(size) for size in (MAX_STRUCTURE_BYTES - KIB, 2 * MAX_STRUCTURE_BYTES)]
@@ -272,7 +272,7 @@ def test_a_request_that_is_over_leaves_nothing(path, make):
 
     ask()
     gc.collect()
-    # Nothing may wait for the collector, which comes late.
+    # Memory must not wait for the garbage collector, which runs late.
     gc.disable()
     tracemalloc.start()
     try:
@@ -287,5 +287,5 @@ def test_a_request_that_is_over_leaves_nothing(path, make):
 
 @pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])
 @pytest.mark.parametrize("unit", [b"\x7a\x00", b"\x78\x01", b"\x0a\x01m", b"\x7b\x7c"])
-def test_a_question_about_a_model_costs_by_its_size(method, unit):
+def test_the_cost_of_a_metadata_request_depends_on_its_size(method, unit):
     climb(f"/{INFERENCE}/{method}", partial(repeated, unit))

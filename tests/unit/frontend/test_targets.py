@@ -31,7 +31,7 @@ table = RouteTable([app, both_app, dangling, unrouted], [m1, both])
         ("unrouted", "", Target(unrouted, None)),
     ],
 )
-def test_a_target_is_an_application_before_it_is_a_model(name, version, target):
+def test_an_application_takes_precedence_over_a_model(name, version, target):
     assert find_target(table, name, version) == target
 
 
@@ -44,11 +44,11 @@ def test_a_target_is_an_application_before_it_is_a_model(name, version, target):
         ("unrouted", "", Target(unrouted, None)),
     ],
 )
-def test_a_model_target_is_a_model_before_it_is_an_application(name, version, target):
+def test_a_model_takes_precedence_over_an_application_for_model_targets(name, version, target):
     assert find_model_target(table, name, version) == target
 
 
-def test_a_target_of_no_name_that_is_known_is_not_found():
+def test_an_unknown_name_is_not_found():
     with pytest.raises(
         ApplicationNotFound,
         match=r"no application and no deployed model is called 'x'.*skysail start",
@@ -79,7 +79,7 @@ def test_a_version_that_is_not_deployed_is_not_found(find, name):
         (300.0, None, None, 300.0),
     ],
 )
-def test_the_deadline_is_the_soonest_of_all_bounds(call_s, slo_s, timeout_s, expected_s):
+def test_the_deadline_is_the_soonest_of_all_limits(call_s, slo_s, timeout_s, expected_s):
     frontend = Frontend(m1, default_timeout_s=60.0)
     target = Target(application(slo_s=slo_s) if slo_s else None, m1)
     tensor = Tensor("x", DataType.FP64, (1, 3), bytes(24))
@@ -110,7 +110,7 @@ def test_the_deadline_is_the_soonest_of_all_bounds(call_s, slo_s, timeout_s, exp
         (NEVER, NEVER, 60.0),
     ],
 )
-def test_a_default_output_leaves_before_the_time_of_its_caller_ends(call_s, slo_s, expected_s):
+def test_a_default_output_leaves_before_the_deadline_of_the_caller(call_s, slo_s, expected_s):
     frontend = Frontend(m1, default_timeout_s=60.0)
     with_default = Target(application(slo_s=slo_s, default=[0.0]), m1)
     deadline = wait_limits(frontend.dispatcher, with_default, None).deadline(100.0, 100.0 + call_s)
@@ -121,7 +121,7 @@ def test_a_default_output_leaves_before_the_time_of_its_caller_ends(call_s, slo_
     assert deadline == 100.0 + (60.0 if call_s == slo_s == NEVER else min(call_s, slo_s))
 
 
-def test_inputs_are_held_against_the_signature_with_the_label():
+def test_inputs_are_checked_against_the_signature_with_the_label():
     frontend = Frontend(m1)
     tensor = Tensor("x", DataType.FP32, (1, 3), bytes(12))
     options = {"deadline": NEVER, "label": "[request id: 7] "}
@@ -139,7 +139,7 @@ def test_inputs_are_held_against_the_signature_with_the_label():
     assert query.inputs == (bytes(24),)
 
 
-def test_without_a_version_nothing_is_held_against_anything():
+def test_inputs_are_not_checked_without_a_version():
     frontend = Frontend(m1)
     tensor = Tensor("any", DataType.FP32, (1, 3), b"")
     query = make_query(

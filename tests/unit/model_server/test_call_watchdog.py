@@ -15,7 +15,7 @@ from unit.frontend.parts import DOUBLES
 
 
 class Ended(BaseException):
-    """What stands for the end of the process."""
+    """A stand-in for the end of the process."""
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_call_is_stuck_once_it_takes_too_long(dog, clock):
     assert dog.stuck_for_s() == 0
 
 
-def test_a_slow_model_gets_twenty_times_what_its_calls_take(dog, clock):
+def test_a_slow_model_gets_twenty_times_its_expected_time(dog, clock):
     dog.call_began(60_000_000)
     clock.advance(1_200.0)
     assert dog.stuck_for_s() == 0
@@ -50,7 +50,7 @@ def test_a_slow_model_gets_twenty_times_what_its_calls_take(dog, clock):
     assert dog.stuck_for_s() > 0
 
 
-def test_what_the_warm_up_took_is_normal(dog, clock):
+def test_the_time_of_the_warm_up_raises_the_limit(dog, clock):
     dog.learn(1.0)
     dog.call_began(0)
     clock.advance(20.0)
@@ -107,7 +107,7 @@ async def test_a_stuck_call_ends_the_process_with_its_stack_in_the_log(
     assert "test_call_watchdog" in caplog.text
 
 
-async def test_a_log_that_cannot_be_written_keeps_no_stuck_replica_alive(dog, clock, monkeypatch):
+async def test_a_stuck_replica_ends_even_if_the_log_cannot_be_written(dog, clock, monkeypatch):
     monkeypatch.setattr(call_watchdog, "_CHECK_S", 0.0)
     monkeypatch.setattr(call_watchdog.faulthandler, "dump_traceback_later", lambda *_, **__: None)
     monkeypatch.setattr(call_watchdog.faulthandler, "cancel_dump_traceback_later", lambda: None)
@@ -125,7 +125,7 @@ async def test_a_log_that_cannot_be_written_keeps_no_stuck_replica_alive(dog, cl
         await dog.run(end)
 
 
-async def test_calls_may_take_any_time_if_so_set(clock):
+async def test_calls_have_no_limit_if_the_setting_is_0(clock):
     dog = CallWatchdog(NEVER, clock)
     dog.call_began(0)
     clock.advance(1e9)

@@ -46,7 +46,7 @@ def texts(*values: str | bytes) -> np.ndarray:
 def make_batch(
     signature: Signature, queries: Sequence[Sequence[np.ndarray]]
 ) -> model_server_pb2.Batch:
-    """Join queries, each the arrays of its inputs, as a frontend does."""
+    """Join queries to a batch, as a frontend does; each query is a list of input arrays."""
     batch = model_server_pb2.Batch(id=7, rows=[len(query[0]) for query in queries])
     for index, spec in enumerate(signature.inputs):
         parts = []
@@ -65,7 +65,7 @@ def make_batch(
 def answers(
     signature: Signature, batch: model_server_pb2.Batch, result: model_server_pb2.BatchResult
 ) -> list[Any]:
-    """Part a result into the outputs, or the error, of each query; fail if a byte is left."""
+    """Split a result into the outputs or the error of each query; fail if bytes are left."""
     errors = {error.index: error for error in result.errors}
     assert len(errors) == len(result.errors), "no query has two errors"
     data = [memoryview(each) for each in result.outputs]
@@ -117,7 +117,7 @@ def run(
 
 
 def query(*values: float) -> np.ndarray:
-    """Return a query with a row [value, 0] for each value."""
+    """Return a query with one row [value, 0] per value."""
     return np.array([[value, 0.0] for value in values])
 
 
@@ -141,7 +141,7 @@ def test_an_empty_batch_is_answered_without_a_call():
     assert run(lambda x: 1 / 0, []) == []
 
 
-def test_time_in_the_function_is_told():
+def test_the_result_has_the_time_of_the_function():
     signature = Signature((X,), (OUT,))
     result = execution(Model(lambda x: x, "array", signature)).run(
         make_batch(signature, [[query(1)]])
@@ -223,7 +223,7 @@ def test_a_text_that_is_not_utf8_fails_alone():
     assert "'text' is not UTF-8" in found[1].message
 
 
-def test_an_output_text_that_no_utf8_can_hold_fails_alone():
+def test_an_output_text_without_utf8_encoding_fails_alone():
     out = TensorSpec("output", DataType.BYTES, (-1,), Content.TEXT)
     found = run(
         lambda x: ["\ud800" if each == "bad" else each for each in x],
@@ -344,7 +344,7 @@ def test_a_bad_query_is_logged_once_with_the_traceback_of_the_user_alone(caplog)
     assert error == "ValueError: no beast here"
 
 
-def test_all_bad_fail_each():
+def test_every_bad_query_fails():
     found = run(fussy, [query(POISON)] * 5)
     assert [each.index for each in found] == [0, 1, 2, 3, 4]
 
@@ -377,7 +377,7 @@ def test_a_bad_query_is_isolated_in_a_list():
     assert [is_error(each) for each in found] == [False, True, False]
 
 
-def test_what_a_failed_call_wrote_to_its_inputs_is_not_seen_by_the_next():
+def test_a_failed_call_leaves_no_trace_in_the_inputs_of_the_next():
     def scale_in_place(x):
         x *= 10
         if (x == POISON * 10).any():
@@ -392,7 +392,7 @@ def test_what_a_failed_call_wrote_to_its_inputs_is_not_seen_by_the_next():
     ]
 
 
-def test_what_a_failed_call_wrote_to_its_list_is_not_seen_by_the_next():
+def test_a_failed_call_leaves_no_trace_in_the_list_of_the_next():
     def scale_in_place(rows):
         for row in rows:
             row *= 10
@@ -410,7 +410,7 @@ def test_what_a_failed_call_wrote_to_its_list_is_not_seen_by_the_next():
     assert [each.tolist() for each in found if not is_error(each)] == [[b"10.0"], [b"30.0"]]
 
 
-def test_a_function_may_use_the_memory_of_its_outputs_again():
+def test_a_function_may_reuse_the_memory_of_its_outputs():
     memory = np.zeros((16, 2))
 
     def function(x):
@@ -450,13 +450,13 @@ class Mute(Exception):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_whatever_user_code_raises_fails_only_its_query(error, message):
+def test_any_exception_of_user_code_fails_only_its_query(error, message):
     (found,) = run(raises(error), [query(1)])
     assert found.code == Status.INTERNAL
     assert found.message.startswith(f"{message} (in function, test_execution.py line ")
 
 
-def test_sys_exit_in_user_code_ends_nothing():
+def test_sys_exit_in_user_code_does_not_end_the_replica():
     def function(x):
         if (x == POISON).any():
             sys.exit(1)
@@ -515,7 +515,7 @@ def test_a_result_that_breaks_the_signature_fails(result, message):
     assert message in found.message
 
 
-def test_a_list_of_another_length_fails_only_where_it_is():
+def test_a_list_of_another_length_fails_only_its_queries():
     def forgetful(rows):
         return [0 for row in rows if row[0] != POISON]
 
@@ -649,7 +649,7 @@ def test_bytes_in_an_output_of_texts_are_texts_or_fail_alone():
     assert "returned bytes that are not UTF-8 in output 'output'" in found[1].message
 
 
-def test_a_text_that_is_not_utf8_costs_the_others_no_call_of_their_own():
+def test_a_text_that_is_not_utf8_causes_no_extra_calls():
     calls = []
 
     def function(x):
@@ -664,7 +664,7 @@ def test_a_text_that_is_not_utf8_costs_the_others_no_call_of_their_own():
 
 
 @pytest.mark.parametrize("calling", ["array", "list"])
-def test_a_text_of_varying_shape_that_is_not_utf8_is_seen_by_no_call(calling):
+def test_no_call_gets_a_text_of_varying_shape_that_is_not_utf8(calling):
     calls = []
 
     def function(x):
@@ -692,7 +692,7 @@ def test_long_texts_of_errors_are_cut_by_their_bytes_between_characters():
     assert text == "ValueError: " + "日" * ((2000 - len("ValueError: ")) // 3)
 
 
-def test_a_function_without_memory_is_told_after_three_batches_in_a_row():
+def test_a_lack_of_memory_is_reported_after_three_batches_in_a_row():
     signature = Signature((X,), (OUT,))
     told = []
 
@@ -718,7 +718,7 @@ def test_a_function_without_memory_is_told_after_three_batches_in_a_row():
 
 
 @pytest.mark.parametrize("is_leak", [False, True])
-def test_inputs_that_need_too_much_memory_end_no_replica_that_answers_its_example(is_leak):
+def test_inputs_that_need_too_much_memory_do_not_end_a_replica_that_answers_its_example(is_leak):
     signature = Signature((X,), (OUT,))
     told = []
     spent = []
@@ -740,7 +740,7 @@ def test_inputs_that_need_too_much_memory_end_no_replica_that_answers_its_exampl
 
 
 @pytest.mark.parametrize("where", ["BatchInputs.__init__", "BatchOutputs.write_to"])
-def test_a_lack_of_memory_beside_the_function_fails_the_batch_and_counts(monkeypatch, where):
+def test_a_lack_of_memory_outside_the_function_fails_the_batch_and_counts(monkeypatch, where):
     signature = Signature((X,), (OUT,))
     told = []
 

@@ -24,7 +24,7 @@ FLAGS = ["--replica-id", "m:1/0", "--token", "t"]
         ),
     ],
 )
-def test_what_is_lacking_is_told_and_nothing_is_fetched(
+def test_a_missing_setting_is_reported_before_any_fetch(
     arguments: list[str], told: str, monkeypatch, capsys
 ):
     monkeypatch.setattr(fetch, "configure_log", lambda *arguments: None)

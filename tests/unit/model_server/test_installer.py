@@ -7,12 +7,12 @@ from skysail_model_server import installer
 
 
 @pytest.mark.parametrize("arguments", [[], ["install"], ["upgrade", "/d"], ["install", "/d", "/e"]])
-def test_who_asks_wrongly_is_told_how(arguments: list[str], capsys):
+def test_wrong_arguments_print_the_usage(arguments: list[str], capsys):
     assert installer.main(arguments) == ExitCode.USAGE
     assert capsys.readouterr().err.startswith("usage: python -m skysail_model_server.installer ")
 
 
-def test_an_environment_is_removed_and_one_that_is_gone_need_not_be(tmp_path: Path):
+def test_removing_an_absent_environment_succeeds(tmp_path: Path):
     directory = tmp_path / "0123"
     (directory / "bin").mkdir(parents=True)
     (tmp_path / "4567").mkdir()
@@ -21,15 +21,17 @@ def test_an_environment_is_removed_and_one_that_is_gone_need_not_be(tmp_path: Pa
     assert [each.name for each in tmp_path.iterdir()] == ["4567"]
 
 
-def test_a_volume_that_cannot_be_written_is_told(tmp_path: Path, capsys):
-    # As pip begins its lines that tell why.
+def test_a_volume_that_cannot_be_written_is_reported(tmp_path: Path, capsys):
+    # The line starts like the error lines of pip.
     (tmp_path / "volume").write_text("")
     assert installer.main(["install", str(tmp_path / "volume" / "0123")]) == ExitCode.FAILED
     assert capsys.readouterr().err.startswith("ERROR: cannot build the environment: ")
 
 
 @pytest.mark.parametrize("status", [1, 2, -9])
-def test_the_status_is_that_of_pip_and_nothing_stays(tmp_path: Path, monkeypatch, status: int):
+def test_the_status_is_that_of_pip_and_no_environment_stays(
+    tmp_path: Path, monkeypatch, status: int
+):
     program = (
         f"import os, sys; {'os.kill(os.getpid(), 9)' if status < 0 else f'sys.exit({status})'}"
     )
@@ -42,7 +44,7 @@ def test_the_status_is_that_of_pip_and_nothing_stays(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_whole_environment_is_left_alone_and_a_damaged_one_made_again(
+def test_a_complete_environment_stays_and_a_damaged_one_is_rebuilt(
     tmp_path: Path, monkeypatch, capsys
 ):
     directory = tmp_path / "0123"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def run(path: Path, program: str) -> None:
-    """Run a program in a process of its own: a log file takes the descriptors 1 and 2."""
+    """Run a program in a separate process, because a log file replaces descriptors 1 and 2."""
     head = "import os, subprocess, sys\nfrom pathlib import Path\n" + (
         "from skysail_model_server.log_file import LogFile\npath = Path(sys.argv[1])\n"
     )
@@ -56,7 +56,7 @@ def test_a_full_file_is_rotated_without_losing_a_line_and_one_older_is_kept(tmp_
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_child_that_runs_on_keeps_writing_to_the_file_it_had(tmp_path: Path):
+def test_a_child_process_keeps_writing_to_its_file(tmp_path: Path):
     path = tmp_path / "replica.log"
     run(
         path,

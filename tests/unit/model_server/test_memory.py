@@ -23,7 +23,7 @@ def test_a_lack_of_memory_names_the_limit(monkeypatch, limit, advice):
     )
 
 
-def test_the_limit_holds_and_none_is_none():
+def test_the_limit_applies_and_0_sets_none():
     program = (
         "from skysail_model_server.memory import limit_memory, memory_advice\n"
         "limit_memory(0); print(memory_advice())\n"

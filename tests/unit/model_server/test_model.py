@@ -37,7 +37,7 @@ def test_keywords_come_by_name_whatever_their_order():
     assert predict(minus, "keywords") == [[-1, -1]]
 
 
-def test_a_mapping_comes_as_a_dictionary_of_its_own():
+def test_a_mapping_is_a_new_dictionary():
     def function(inputs):
         assert type(inputs) is dict
         return inputs.pop("a") - inputs["b"]
@@ -66,12 +66,12 @@ def test_a_dictionary_names_its_outputs_and_the_signature_orders_them():
     assert predict(function, "keywords", "x", "y") == [[1, 1], [2, 2]]
 
 
-def test_a_result_of_another_form_than_the_signature_says_is_refused():
+def test_a_result_that_does_not_match_the_signature_is_refused():
     with pytest.raises(ModelFailed, match="returned 'output0', 'output1' but not output 'output'"):
         predict(lambda a, b: (a, b), "keywords")
 
 
-def test_what_the_function_raises_goes_through():
+def test_an_exception_of_the_function_goes_through():
     with pytest.raises(ZeroDivisionError):
         predict(lambda a, b: 1 // 0, "keywords")
 

@@ -59,7 +59,7 @@ def writes_to_its_input(x):
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch):
-    """Undo what loading does to the process."""
+    """Undo the effects of loading on the process."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     calls.clear()
@@ -122,15 +122,15 @@ def test_a_loaded_model_has_answered_its_warm_up_query(tmp_path: Path, work_dir:
     assert model.predict([np.ones((1, 2))], 1)[0].tolist() == [[2.0, 2.0]]
 
 
-def test_a_model_is_not_called_before_its_queries_if_so_wanted(tmp_path: Path, work_dir: Path):
+def test_a_model_is_not_called_before_its_queries_without_warm_up(tmp_path: Path, work_dir: Path):
     model = load_model(write_artifact(tmp_path / "a.zip"), work_dir, None)
     assert calls == []
     assert model.latencies == []
-    # Nor is it to tell whether it can still answer.
+    # The check for a lack of memory must not call the model either.
     assert not model.example
 
 
-def test_the_warm_up_query_may_be_written_to(tmp_path: Path, work_dir: Path):
+def test_the_function_may_write_to_the_warm_up_query(tmp_path: Path, work_dir: Path):
     load(tmp_path, writes_to_its_input)
 
 
@@ -155,7 +155,7 @@ def test_without_an_example_there_is_no_warm_up(tmp_path: Path, work_dir: Path):
     load(tmp_path, fails, signature=signature, calling="list", examples=())
 
 
-def test_another_minor_version_of_python_is_named(tmp_path: Path, work_dir: Path):
+def test_the_error_names_another_minor_version_of_python(tmp_path: Path, work_dir: Path):
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, python_version="3.7.16")
     assert caught.value.message == (
@@ -165,7 +165,7 @@ def test_another_minor_version_of_python_is_named(tmp_path: Path, work_dir: Path
     assert calls == []
 
 
-def test_another_micro_version_of_python_is_fine(tmp_path: Path, work_dir: Path):
+def test_another_micro_version_of_python_is_accepted(tmp_path: Path, work_dir: Path):
     major, minor, _ = platform.python_version_tuple()
     load(tmp_path, python_version=f"{major}.{minor}.999")
 
@@ -187,14 +187,14 @@ def hides_a_failed_import(x):
     return apple_not_there
 
 
-def test_missing_packages_that_the_function_does_not_need_are_no_matter(
+def test_missing_packages_that_the_function_does_not_need_are_ignored(
     tmp_path: Path, work_dir: Path
 ):
     load(tmp_path, packages=MISSING)
 
 
 @pytest.mark.parametrize("function", [imports_what_is_missing, hides_a_failed_import])
-def test_missing_packages_are_named_where_an_import_fails(tmp_path: Path, work_dir: Path, function):
+def test_missing_packages_are_named_if_an_import_fails(tmp_path: Path, work_dir: Path, function):
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, function, packages=MISSING)
     assert caught.value.message.splitlines()[-1] == (
@@ -203,7 +203,7 @@ def test_missing_packages_are_named_where_an_import_fails(tmp_path: Path, work_d
     )
 
 
-def test_missing_packages_are_not_named_where_something_else_fails(tmp_path: Path, work_dir: Path):
+def test_missing_packages_are_not_named_for_other_errors(tmp_path: Path, work_dir: Path):
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, fails, packages=MISSING)
     assert "zebra" not in caught.value.message
@@ -221,7 +221,7 @@ def test_a_package_is_not_missing_if_another_has_its_module(tmp_path: Path, work
     assert "not installed here: zebra-not-there==2.0; " in last
 
 
-def test_packages_of_other_versions_are_warned_of(tmp_path: Path, work_dir: Path, caplog):
+def test_other_versions_of_packages_cause_a_warning(tmp_path: Path, work_dir: Path, caplog):
     pydantic = importlib.metadata.version("pydantic")
     with caplog.at_level(logging.WARNING):
         load(tmp_path, packages={"numpy": "0.1", "pydantic": pydantic})
@@ -230,9 +230,7 @@ def test_packages_of_other_versions_are_warned_of(tmp_path: Path, work_dir: Path
 
 
 @pytest.mark.parametrize("broken", ["loading", "warm-up"])
-def test_packages_of_other_versions_are_named_where_something_fails(
-    tmp_path: Path, work_dir: Path, broken
-):
+def test_other_versions_of_packages_are_named_in_errors(tmp_path: Path, work_dir: Path, broken):
     pickled = b"rubbish" if broken == "loading" else None
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, fails, pickled=pickled, packages={"numpy": "0.1"})
@@ -265,7 +263,9 @@ class Exits:
         (cloudpickle.dumps(Exits()), "SystemExit: 0"),
     ],
 )
-def test_what_cannot_be_unpickled_says_why(tmp_path: Path, work_dir: Path, pickled, what):
+def test_the_error_about_a_failed_unpickling_has_the_cause(
+    tmp_path: Path, work_dir: Path, pickled, what
+):
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path, pickled=pickled)
     first, *trace = caught.value.message.splitlines()
@@ -314,9 +314,7 @@ def test_modules_can_be_imported_at_load_and_later(tmp_path: Path, work_dir: Pat
     assert Path(sys.modules["sky_user_tools"].__file__ or "").is_relative_to(work_dir)
 
 
-def test_a_file_that_did_not_travel_beside_a_module_comes_with_the_fix(
-    tmp_path: Path, work_dir: Path
-):
+def test_the_error_about_a_missing_file_beside_a_module_has_the_fix(tmp_path: Path, work_dir: Path):
     files = {
         "sky_user_reads.py": (
             "from pathlib import Path\n"
@@ -331,7 +329,7 @@ def test_a_file_that_did_not_travel_beside_a_module_comes_with_the_fix(
     assert "did not travel" not in caught.value.message
 
 
-def test_the_modules_of_the_user_come_before_installed_ones(tmp_path: Path, work_dir: Path):
+def test_modules_of_the_user_take_precedence_over_installed_ones(tmp_path: Path, work_dir: Path):
     load(
         tmp_path,
         pickled=b"csky_user_first\nf\n.",
@@ -350,7 +348,7 @@ def test_modules_are_never_unpacked_outside_the_work_directory(tmp_path: Path, w
     }
 
 
-def test_a_corrupt_model_is_told(tmp_path: Path, work_dir: Path):
+def test_a_corrupt_model_is_refused(tmp_path: Path, work_dir: Path):
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         path = write_artifact(
             tmp_path / "a.zip", pickled=bytes(range(256)) * 8, compression=compression
@@ -365,12 +363,12 @@ def test_a_corrupt_model_is_told(tmp_path: Path, work_dir: Path):
             load_model(path, work_dir)
 
 
-def test_a_missing_example_is_told(tmp_path: Path, work_dir: Path):
+def test_a_missing_example_is_refused(tmp_path: Path, work_dir: Path):
     with pytest.raises(LoadFailed, match="cannot load the artifact: it is corrupt"):
         load(tmp_path, omit=example_file(0))
 
 
-def test_what_is_no_artifact_is_told(tmp_path: Path, work_dir: Path):
+def test_a_file_that_is_not_an_artifact_is_refused(tmp_path: Path, work_dir: Path):
     path = tmp_path / "a.zip"
     path.write_bytes(b"no zip")
     with pytest.raises(InvalidInput, match="not an artifact"):

@@ -8,7 +8,7 @@ import pytest
 
 
 def run(program: str, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-    """Run a program in a process of its own, whose streams are replaced."""
+    """Run a program in a separate process with replaced streams."""
     head = (
         "import os, sys\nfrom skysail_model_server.output_streams import open_output_streams\n"
         "open_output_streams()\n"
@@ -22,7 +22,7 @@ def run(program: str, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_printing_to_a_full_disk_raises_nothing_and_what_was_lost_is_told():
+def test_printing_to_a_full_disk_never_raises_and_reports_lost_bytes():
     done = run(
         """
         pipe = os.dup(1)
@@ -39,7 +39,7 @@ def test_printing_to_a_full_disk_raises_nothing_and_what_was_lost_is_told():
     ]  # fmt: skip
 
 
-def test_a_pipe_that_nobody_reads_raises_nothing():
+def test_a_closed_pipe_never_raises():
     done = run(
         """
         reading, writing = os.pipe()
@@ -52,7 +52,7 @@ def test_a_pipe_that_nobody_reads_raises_nothing():
     assert done.stdout == b"kept\n"
 
 
-def test_every_text_can_be_printed_at_once_and_as_bytes():
+def test_every_text_and_bytes_can_be_printed_unbuffered():
     done = run(
         """
         print("half a pair: \\ud800, ü", end="")
@@ -71,7 +71,7 @@ def test_the_streams_have_their_descriptors():
     assert done.stdout.split() == [b"1", b"2", b"False"]
 
 
-def test_many_bytes_are_written_whole(tmp_path: Path):
+def test_many_bytes_are_written_completely(tmp_path: Path):
     path = tmp_path / "out"
     run(
         "os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), 1); print('x' * 5_000_000)",

@@ -6,7 +6,7 @@ from skysail_model_server.start_progress import StartProgress
 from skysail_testing.clock import FakeClock
 
 
-async def test_a_step_is_told_at_its_beginning_and_while_it_lasts(monkeypatch, caplog):
+async def test_a_step_is_logged_at_its_start_and_while_it_lasts(monkeypatch, caplog):
     monkeypatch.setattr(start_progress, "_REPORT_EVERY_S", 0.0)
     clock = FakeClock()
     progress = StartProgress(clock)

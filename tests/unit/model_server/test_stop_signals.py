@@ -18,7 +18,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_only_a_signal_to_stop_stops(ends, number):
+async def test_only_a_stop_signal_stops(ends, number):
     far, near = ends
     stopping = asyncio.create_task(stop_signal(far))
     for user_signal in (signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1):
@@ -32,7 +32,7 @@ async def test_only_a_signal_to_stop_stops(ends, number):
 
 @pytest.fixture
 def at_fork(monkeypatch) -> dict[str, Callable[[], None]]:
-    """Return the handlers of forks, which cannot be taken back once they are registered."""
+    """Return the fork handlers, which cannot be removed once they are registered."""
     found: dict[str, Callable[[], None]] = {}
     monkeypatch.setattr(os, "register_at_fork", lambda **handlers: found.update(handlers))
     return found
@@ -43,19 +43,19 @@ def stop_signals(at_fork) -> Iterator[StopSignals]:
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     signals = StopSignals()
     yield signals
-    # As in a fork, so that this process has its own signals again.
+    # The fork handler restores the signals of this process.
     at_fork["before"]()
     at_fork["after_in_child"]()
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-async def test_handlers_that_user_code_sets_and_restores_do_not_pile_up(stop_signals):
+async def test_restored_handlers_of_user_code_are_not_nested(stop_signals):
     def handle(number: int, frame: object) -> None:
-        """Handle a signal as user code does."""
+        """Handle a signal in user code."""
 
     for _ in range(2):
-        # With the handler of the replica, and with one of user code beside it.
+        # The first signal meets the handler of the replica, the second one also that of user code.
         found = signal.getsignal(signal.SIGTERM)
         for _ in range(3):
             restored = signal.signal(signal.SIGTERM, handle)
@@ -67,7 +67,7 @@ async def test_handlers_that_user_code_sets_and_restores_do_not_pile_up(stop_sig
 
 
 @pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt()], ids=repr)
-async def test_a_handler_that_ends_the_process_fails_nothing_that_is_under_way(stop_signals, error):
+async def test_a_handler_that_ends_the_process_fails_no_batch_in_flight(stop_signals, error):
     handled = []
 
     def end(number: int, frame: object) -> None:

@@ -25,7 +25,7 @@ def measured(function, limits: WarmUpLimits = DEFAULT_LIMITS) -> Model:
 
 @pytest.fixture
 def now(monkeypatch) -> list[float]:
-    """Be what tells the time."""
+    """Replace the clock of the warm-up."""
     now = [0.0]
     monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     return now
@@ -63,7 +63,7 @@ def test_a_slow_model_is_called_once(now, call_s):
 
 
 @pytest.mark.parametrize("row_s", [0.0001, 0.003, 0.007, 0.02, 0.1])
-def test_what_is_measured_takes_no_longer_than_the_budget(now, row_s):
+def test_measuring_calls_stay_within_the_budget(now, row_s):
     taken: list[float] = []
 
     def function(x: Array) -> Array:
@@ -78,7 +78,7 @@ def test_what_is_measured_takes_no_longer_than_the_budget(now, row_s):
     assert dict(model.latencies)[3] == pytest.approx(3 * row_s)
 
 
-def test_a_first_call_that_makes_what_is_needed_is_no_measure_of_the_others(now):
+def test_a_slow_first_call_does_not_predict_later_calls(now):
     calls: list[int] = []
 
     def lazy(x: Array) -> Array:
@@ -101,7 +101,7 @@ def test_a_first_call_that_makes_what_is_needed_is_no_measure_of_the_others(now)
         (WarmUpLimits(max_rows=65_536), [3, 1, 8, 64, 3]),
     ],
 )
-def test_limits_hold(limits, sizes):
+def test_the_limits_of_the_warm_up_apply(limits, sizes):
     calls: list[int] = []
 
     def function(x: Array) -> Array:
@@ -112,7 +112,7 @@ def test_limits_hold(limits, sizes):
     assert calls == sizes
 
 
-def test_a_model_that_takes_no_large_batch_is_warmed_up_with_small_ones():
+def test_a_model_that_rejects_large_batches_is_warmed_up_with_small_ones():
     def takes_eight(x: Array) -> Array:
         if len(x) > 8:
             raise SystemExit("out of memory")
@@ -127,7 +127,7 @@ def test_a_model_that_fails_on_its_example_fails():
 
 
 @pytest.mark.parametrize("num_good", [2, 3, 4])
-def test_a_model_that_does_not_answer_its_example_in_the_end_fails(num_good):
+def test_a_model_that_fails_on_its_example_after_the_measurement_fails(num_good):
     seen: list[int] = []
 
     def has_no_memory_left(x: Array) -> Array:

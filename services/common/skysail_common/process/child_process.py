@@ -88,7 +88,7 @@ class Child:
         self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
         self._orphans: list[int] = []
-        self._ending: set[asyncio.Task[None]] = set()
+        self._stopping_sessions: set[asyncio.Task[None]] = set()
 
     @property
     def pid(self) -> int:
@@ -126,7 +126,7 @@ class Child:
             status = await process.wait()
             raise StartFailed(f"{self.name} ended before it was ready (exit status {status})")
         self.bound = bound
-        self._end_orphans()
+        self._stop_orphans()
 
     async def keep_running(self) -> None:
         """Restart the process after each crash or hang, until this call is cancelled."""
@@ -225,8 +225,8 @@ class Child:
             await self._kill()
         if self._hands_over:
             self._orphans.append(self.pid)
-        self._end_orphans()
-        await asyncio.gather(*self._ending)
+        self._stop_orphans()
+        await asyncio.gather(*self._stopping_sessions)
 
     async def _kill(self) -> None:
         assert self._process is not None
@@ -237,14 +237,14 @@ class Child:
                 self._process.kill()
         await self._process.wait()
 
-    def _end_orphans(self) -> None:
+    def _stop_orphans(self) -> None:
         while self._orphans:
-            ending = asyncio.ensure_future(_end_session(self._orphans.pop()))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            ending = asyncio.ensure_future(_stop_session(self._orphans.pop()))
+            self._stopping_sessions.add(ending)
+            ending.add_done_callback(self._stopping_sessions.discard)
 
 
-async def _end_session(leader: int) -> None:
+async def _stop_session(leader: int) -> None:
     """Stop the remaining processes of a session whose leader has died, and wait for their end."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGTERM)

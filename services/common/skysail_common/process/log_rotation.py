@@ -44,7 +44,7 @@ def rotate_if_full(path: Path, max_bytes: int = MAX_BYTES) -> bool:
     return True
 
 
-async def keep_small(paths: Sequence[Path], every_s: float = EVERY_S) -> None:
+async def rotate_logs(paths: Sequence[Path], every_s: float = EVERY_S) -> None:
     """Rotate full logs until this call is cancelled."""
     while True:
         await asyncio.sleep(every_s)

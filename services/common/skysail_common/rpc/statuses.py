@@ -143,36 +143,38 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SkysailError:
     return error_of(reason, error.code().value[0], error.details() or error.code().name.lower())
 
 
-Told = Callable[[grpc.aio.AioRpcError], SkysailError]
+Translation = Callable[[grpc.aio.AioRpcError], SkysailError]
 """A function that returns the `SkysailError` to raise for an error of gRPC."""
 
 
-async def call(response: Awaitable[ResponseT], told: Told = from_rpc_error) -> ResponseT:
+async def call(
+    response: Awaitable[ResponseT], translate: Translation = from_rpc_error
+) -> ResponseT:
     """Await the response of a stub.
 
     Raises:
-        SkysailError: the error of the server, in the same class, or the result of `told`.
+        SkysailError: the error of the server, in the same class, or the result of `translate`.
     """
     try:
         return await response
     except grpc.aio.AioRpcError as error:
         # The error of gRPC adds no information, and tracebacks would show it first.
-        raise told(error) from None
+        raise translate(error) from None
 
 
 async def stream(
-    responses: "grpc.aio.UnaryStreamCall[Any, ResponseT]", told: Told = from_rpc_error
+    responses: "grpc.aio.UnaryStreamCall[Any, ResponseT]", translate: Translation = from_rpc_error
 ) -> AsyncIterator[ResponseT]:
     """Yield the responses of a stub; an early end of the iteration cancels the call.
 
     Raises:
-        SkysailError: the error of the server, in the same class, or the result of `told`.
+        SkysailError: the error of the server, in the same class, or the result of `translate`.
     """
     try:
         async for response in responses:
             yield response
     except grpc.aio.AioRpcError as error:
-        raise told(error) from None
+        raise translate(error) from None
     finally:
         responses.cancel()
 

@@ -59,7 +59,7 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class _Hold:
+class _Ownership:
     """The ownership that this process holds."""
 
     id: str
@@ -112,19 +112,19 @@ class Store:
                 "to a URL such as redis://host:6379/0"
             ) from None
         self._keys = [meta_key(cluster), *(table_key(cluster, table) for table in Table)]
-        self._hold: _Hold | None = None
+        self._ownership: _Ownership | None = None
         self._revision = 0
         self._secret = ""
 
     @property
     def id(self) -> str:
         """Name of the owned store; empty before `take`."""
-        return self._hold.id if self._hold else ""
+        return self._ownership.id if self._ownership else ""
 
     @property
     def epoch(self) -> int:
         """Number of the ownership; 0 before `take`."""
-        return self._hold.epoch if self._hold else 0
+        return self._ownership.epoch if self._ownership else 0
 
     @property
     def revision(self) -> int:
@@ -164,7 +164,7 @@ class Store:
             Conflict: another management took or renewed the store since `look`.
             StoreUnavailable: the server does not answer; the ownership is unknown.
         """
-        hold = _Hold(
+        hold = _Ownership(
             state.id or secrets.token_hex(8),
             max(state.epoch, above_epoch) + 1,
             secrets.token_hex(8),
@@ -178,7 +178,7 @@ class Store:
         )  # fmt: skip
         if outcome == "changed":
             raise Conflict("another management takes the store at the same time")
-        self._hold, self._revision = hold, int(rest[0])
+        self._ownership, self._revision = hold, int(rest[0])
         self._secret = await self.secret()
 
     async def renew(self) -> None:
@@ -196,7 +196,7 @@ class Store:
             SkysailError: as `renew`; the lease then expires.
         """
         await self._fenced(scripts.RELEASE, self._keys[:1])
-        self._hold = None
+        self._ownership = None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -250,7 +250,7 @@ class Store:
             StoreTaken, StoreLost: see the class; no record changed.
             StoreUnavailable: the server does not answer; the outcome is unknown.
         """
-        assert self._hold is not None, "only an owner commits"
+        assert self._ownership is not None, "only an owner commits"
         keys = [self._keys[0]]
         arguments: list[str | int] = [secrets.token_hex(8)]
         for change in changes:
@@ -267,7 +267,7 @@ class Store:
             StoreLost: the store holds the data of another cluster.
             StoreUnavailable: the server does not answer; the outcome is unknown.
         """
-        hold = self._hold
+        hold = self._ownership
         assert hold is not None, "only an owner restores"
         revision = max(contents.revision, self._revision)
         rows: list[str | int] = []
@@ -282,7 +282,7 @@ class Store:
         self._checked(answer)
 
     async def _fenced(self, script: str, keys: Sequence[str], *arguments: str | int) -> list[Any]:
-        claim = self._hold.claim if self._hold else ""
+        claim = self._ownership.claim if self._ownership else ""
         fence = (self.id, self.epoch, claim, self._revision)
         return self._checked(await self._run(script, keys, *fence, *arguments))
 
@@ -296,7 +296,7 @@ class Store:
             raise Conflict(
                 f"cannot change {rest[0]!r}: another client changed it first; read it and retry"
             )
-        if self._hold is not None:
+        if self._ownership is not None:
             self._revision = max(self._revision, int(rest[0]))
         return rest
 

@@ -116,7 +116,7 @@ async def predict_all(
         makes.reverse()
         while makes:
             queries.append(makes.pop()(settle))
-            await time_slice.end_if_long()
+            await time_slice.yield_if_over()
     # The connection sets this future. A task that waits for the disconnect would cost a tenth of a
     # small query.
     client_left: asyncio.Future[None] | None = request.scope.get("client_left")
@@ -125,7 +125,7 @@ async def predict_all(
     try:
         for query in queries:
             dispatcher.submit(query)
-            await time_slice.end_if_long()
+            await time_slice.yield_if_over()
         if not await all_answered:
             raise InvalidInput("the client disconnected before the answer")
         return [(query, predictions[query]) for query in queries]
@@ -135,4 +135,4 @@ async def predict_all(
         for query in queries:
             if not query.is_settled:
                 dispatcher.cancel(query)
-                await time_slice.end_if_long()
+                await time_slice.yield_if_over()

@@ -121,7 +121,7 @@ async def _decompressed(
                 )
             reservation.add(len(part))
             parts.append(part)
-            await time_slice.end_if_long()
+            await time_slice.yield_if_over()
     except zlib.error as error:
         raise InvalidInput(f"the body cannot be decompressed by {encoding}: {error}") from error
     return await join(parts)

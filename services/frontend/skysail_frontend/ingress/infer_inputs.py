@@ -113,7 +113,7 @@ class InferInputs:
         tensors: list[Tensor] = []
         for each in inputs:
             tensors.append(await self._tensor(each))
-            await self._time_slice.end_if_long()
+            await self._time_slice.yield_if_over()
         self._body.check_end()
         return tensors
 

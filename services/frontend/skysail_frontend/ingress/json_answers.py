@@ -58,7 +58,7 @@ async def elements_text(tensor: Tensor, time_slice: TimeSlice) -> bytes:
     parts = []
     for part in _parts(tensor):
         parts.append(write(json_elements(part))[1:-1])
-        await time_slice.end_if_long()
+        await time_slice.yield_if_over()
     return await join([b"[", await join(parts, b","), b"]"])
 
 
@@ -96,7 +96,7 @@ async def _array_text(
             parts.append(await _array_text(array[begin], time_slice, write))
         else:
             parts.append(write(array[begin : begin + step])[1:-1])
-        await time_slice.end_if_long()
+        await time_slice.yield_if_over()
     return await join([b"[", await join(parts, b","), b"]"])
 
 

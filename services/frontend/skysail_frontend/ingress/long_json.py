@@ -198,7 +198,7 @@ async def _long_values(text: memoryview, time_slice: TimeSlice) -> list[tuple[in
             begin, depth = opened
             closing = np.flatnonzero(depths == depth)
             if not len(closing):
-                await time_slice.end_if_long()
+                await time_slice.yield_if_over()
                 continue
             end = window.begin + int(places[closing[0]]) + 1
             if text[end - 1] != ord("]"):
@@ -217,7 +217,7 @@ async def _long_values(text: memoryview, time_slice: TimeSlice) -> list[tuple[in
                     f"the body has more than {_MAX_OUTLINE_BYTES} bytes of JSON beside the data "
                     "of its inputs; omit unused members"
                 )
-        await time_slice.end_if_long()
+        await time_slice.yield_if_over()
     return found
 
 
@@ -253,7 +253,7 @@ async def _cuts(text: memoryview, time_slice: TimeSlice) -> AsyncIterator[int]:
             yield window.begin + int(places[0])
             if len(places) > 1:
                 yield window.begin + int(places[-1])
-        await time_slice.end_if_long()
+        await time_slice.yield_if_over()
     yield len(text)
 
 
@@ -267,7 +267,7 @@ async def _check_values(text: memoryview, time_slice: TimeSlice) -> None:
                 f"the body has more than {_MAX_VALUES} JSON values beside the data of its inputs; "
                 "omit unused members"
             )
-        await time_slice.end_if_long()
+        await time_slice.yield_if_over()
 
 
 async def elements_of(array: list[Any] | LongArray, time_slice: TimeSlice) -> AsyncIterator[Any]:

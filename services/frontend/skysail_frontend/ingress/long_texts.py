@@ -32,7 +32,7 @@ class LongText:
             end = _cut(text, begin)
             parts.append(parsed(b'"%b"' % bytes(text[begin:end])).encode())
             begin = end
-            await time_slice.end_if_long()
+            await time_slice.yield_if_over()
         return parts
 
 
@@ -72,7 +72,7 @@ async def decoded(name: str, text: LongText, time_slice: TimeSlice) -> list[byte
         whole, left = left[:size], left[size:]
         parts.append(base64_bytes(name, whole))
         is_padded = b"=" in whole
-        await time_slice.end_if_long()
+        await time_slice.yield_if_over()
     return [*parts, base64_bytes(name, left)]
 
 

@@ -85,7 +85,7 @@ class RestClipper:
             # The list is emptied one by one (see `free`).
             query, prediction = found.pop()
             answers.append(await self._answer(query, prediction, time_slice))
-            await time_slice.end_if_long()
+            await time_slice.yield_if_over()
         text = answers[0]
         if is_batch:
             text = await join([b'{"batch_predictions":[', await join(answers, b","), b"]}"])
@@ -141,7 +141,7 @@ class RestClipper:
             except InvalidInput as error:
                 raise InvalidInput(f"{label}{error.message}") from error
             makes.append(make)
-            await time_slice.end_if_long()
+            await time_slice.yield_if_over()
         if not makes:
             raise wrong_batch
         return is_batch

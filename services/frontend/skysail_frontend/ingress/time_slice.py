@@ -18,7 +18,7 @@ class TimeSlice:
         self._clock = clock
         self._until = clock() + _SLICE_S
 
-    async def end_if_long(self) -> None:
+    async def yield_if_over(self) -> None:
         """Yield the event loop if the slice is used up, and start another slice."""
         if self._clock() >= self._until:
             await asyncio.sleep(0)
@@ -29,7 +29,7 @@ async def free(items: list[Any], time_slice: TimeSlice) -> None:
     """Empty a list item by item, because freeing thousands at once would block the loop."""
     while items:
         items.pop()
-        await time_slice.end_if_long()
+        await time_slice.yield_if_over()
 
 
 async def join(parts: list[bytes], separator: bytes = b"") -> bytes:
