@@ -79,7 +79,7 @@ class ArtifactStore:
             Unavailable: the disk fails.
         """
         path = self._path(sha256)
-        with self._typed("read"):
+        with self._translate_errors("read"):
             if not path.is_file():
                 return False
             if await asyncio.to_thread(file_sha256, path) != sha256:
@@ -130,7 +130,7 @@ class ArtifactStore:
             ArtifactNotFound: the store does not have it.
         """
         path = self._path(sha256)
-        with self._typed("read"):
+        with self._translate_errors("read"):
             try:
                 return path.stat().st_size
             except FileNotFoundError:
@@ -144,7 +144,7 @@ class ArtifactStore:
             InvalidInput: the file is no artifact of Skysail.
         """
         self.size_bytes(sha256)
-        with self._typed("read"):
+        with self._translate_errors("read"):
             return read_manifest(self._path(sha256))
 
     async def add(self, sha256: str, chunks: AsyncIterator[bytes]) -> int:
@@ -156,7 +156,7 @@ class ArtifactStore:
             Unavailable: no file descriptor is free, or the disk fails.
         """
         path = self._path(sha256)
-        with self._typed("store"):
+        with self._translate_errors("store"):
             descriptor, name = tempfile.mkstemp(prefix="upload-", dir=self._directory)
             temporary = Path(name)
             try:
@@ -183,7 +183,7 @@ class ArtifactStore:
             os.close(directory)
 
     @contextmanager
-    def _typed(self, verb: str) -> Iterator[None]:
+    def _translate_errors(self, verb: str) -> Iterator[None]:
         try:
             yield
         except ConnectionError:
@@ -234,7 +234,7 @@ class ArtifactStore:
             SkysailError: the content is corrupt.
         """
         self.size_bytes(sha256)
-        with self._typed("read"):
+        with self._translate_errors("read"):
             if file_sha256(self._path(sha256)) != sha256:
                 raise SkysailError(
                     f"artifact {sha256} is corrupt on disk; deploy the version again"

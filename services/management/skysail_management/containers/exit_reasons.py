@@ -72,7 +72,7 @@ def log_excerpt(log: bytes | str) -> str:
     kept: list[str] = []
     room = LOG_TAIL_BYTES
     for line in reversed(text.split("\n")):
-        shown = "\n".join(_shortened(each) for each in _readable(line).split("\n"))
+        shown = "\n".join(_shorten(each) for each in _readable(line).split("\n"))
         room -= len(shown.encode()) + 1
         if room < -1 and any(kept):
             break
@@ -80,7 +80,7 @@ def log_excerpt(log: bytes | str) -> str:
     return "\n".join(reversed(kept))
 
 
-def _shortened(line: str) -> str:
+def _shorten(line: str) -> str:
     """Return a line without its middle part if it is long."""
     num_left_out = len(line) - 2 * _LINE_END_CHARACTERS
     if num_left_out <= 0:
@@ -142,7 +142,7 @@ def _last_report(event: str, log: str) -> str:
     marker = f"{event}: "
     for line in reversed(log.split("\n")):
         if marker in line:
-            return _shortened(_readable(line).partition("\n")[0].partition(marker)[2])
+            return _shorten(_readable(line).partition("\n")[0].partition(marker)[2])
     return ""
 
 

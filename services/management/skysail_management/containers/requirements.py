@@ -24,7 +24,7 @@ def normal_form(requirements: Sequence[str]) -> str:
     return "\n".join(sorted(re.sub(r"\s+", "", line) for line in lines))
 
 
-def install_failed(status: int, tail: Sequence[str]) -> PrepareFailed:
+def install_error(status: int, tail: Sequence[str]) -> PrepareFailed:
     """Return the error for a failed pip, with the end of its log."""
     reasons = [line for line in tail if line.startswith("ERROR")]
     error = PrepareFailed(

@@ -61,7 +61,7 @@ class Applications:
             name=name,
             input_type=input_type,
             slo_s=slo_s,
-            default_output_json=_checked_default(default_output_json),
+            default_output_json=_check_default(default_output_json),
             bypasses_cache=bypasses_cache,
         )
         async with self._records.lock:
@@ -100,7 +100,7 @@ class Applications:
             if slo_s is not None:
                 changes["slo_s"] = slo_s
             if default_output_json is not None or removes_default_output:
-                changes["default_output_json"] = _checked_default(default_output_json)
+                changes["default_output_json"] = _check_default(default_output_json)
             if bypasses_cache is not None:
                 changes["bypasses_cache"] = bypasses_cache
             record = record.model_copy(update=changes)
@@ -144,7 +144,7 @@ class Applications:
         return application
 
 
-def _checked_default(default_output_json: str | None) -> str | None:
+def _check_default(default_output_json: str | None) -> str | None:
     if default_output_json is None:
         return None
     if len(default_output_json.encode()) > _MAX_DEFAULT_OUTPUT_BYTES:

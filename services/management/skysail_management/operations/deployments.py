@@ -202,7 +202,7 @@ class Deployments:
     def _publish_end(self, version: ModelVersion, message: str) -> None:
         self._events.publish(version, DeployEvent(DeployStep.FAILED, message))
 
-    def _deployed(self, model: str, version: str) -> DeploymentRecord:
+    def _get_deployment(self, model: str, version: str) -> DeploymentRecord:
         record = self._models.version(model, version)
         deployment = self._records.deployments.get(str(record.model_version))
         if deployment is None:
@@ -232,7 +232,7 @@ class Deployments:
             InvalidInput: num_replicas exceeds the limit.
         """
         async with self._records.lock:
-            deployment = self._deployed(model, version)
+            deployment = self._get_deployment(model, version)
             found = deployment.model_version
             if num_replicas > MAX_REPLICAS:
                 raise InvalidInput(f"num_replicas must be at most {MAX_REPLICAS}")
@@ -275,7 +275,7 @@ class Deployments:
                 f"{MAX_REPLICAS}; got {bounds.min_replicas} and {bounds.max_replicas}"
             )
         async with self._records.lock:
-            deployment = self._deployed(model, version)
+            deployment = self._get_deployment(model, version)
             num_replicas = deployment.num_replicas
             if bounds is not None:
                 limits = Bounds(bounds.min_replicas, bounds.max_replicas)
@@ -298,7 +298,7 @@ class Deployments:
             FailedPrecondition: it is not deployed.
         """
         async with self._records.lock:
-            deployment = self._deployed(model, version)
+            deployment = self._get_deployment(model, version)
             changed = await self._change(
                 deployment, serving=merge_serving(deployment.serving, changes)
             )

@@ -95,7 +95,7 @@ class Models:
             return self._merge_labels(existing, artifact_sha256, labels)
         if not artifact_sha256:
             raise ModelNotFound(f"model {str(version)!r} is not registered")
-        checked = _checked_labels(labels)
+        checked = _check_labels(labels)
         manifest = self._artifacts.manifest(artifact_sha256)
         record = VersionRecord(
             model=version.model_name,
@@ -124,7 +124,7 @@ class Models:
                 f"{self._difference(artifact_sha256, existing.artifact_sha256)}; versions never "
                 "change, so deploy this as a new version"
             )
-        changed = _checked_labels({**existing.labels, **labels})
+        changed = _check_labels({**existing.labels, **labels})
         if changed == existing.labels:
             return existing, []
         record = existing.model_copy(update={"labels": changed})
@@ -268,7 +268,7 @@ class Models:
         return serves(deployment, self._reconciler.num_ready(version))
 
 
-def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+def _check_labels(labels: Mapping[str, str]) -> dict[str, str]:
     for key, value in labels.items():
         check_name("label", key)
         if len(value) > _MAX_LABEL_LENGTH:

@@ -34,7 +34,7 @@ from skysail_management.containers.docker.registry import Registry
 from skysail_management.containers.replica_launch import python_minor, wrong_python
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
-    install_failed,
+    install_error,
     normal_form,
 )
 from skysail_management.settings import ManagementSettings
@@ -246,7 +246,7 @@ class VersionImages:
                     progress(line)
             status = (await self._engine.do(lambda client: client.wait(container)))["StatusCode"]
             if status != 0:
-                raise install_failed(status, tail)
+                raise install_error(status, tail)
             await self._commit(
                 container, tag, docker_options.image_config(base.config, self._marks)
             )

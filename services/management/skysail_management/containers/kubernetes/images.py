@@ -147,7 +147,7 @@ class KubernetesImages:
         anchor = await self._api.get(CONFIG_MAP, anchor_name(self._settings.cluster))
         reported = ""
 
-        async def ended() -> Object:
+        async def pod_end() -> Object:
             nonlocal reported
             async with contextlib.aclosing(self._api.watch(POD, self._labels)) as changes:
                 async for change in changes:
@@ -163,7 +163,7 @@ class KubernetesImages:
 
         try:
             await self._api.create(owned_by(anchor, task_pods.probe(name, image, self._settings)))
-            pod = await asyncio.wait_for(ended(), _PROBE_TIMEOUT_S)
+            pod = await asyncio.wait_for(pod_end(), _PROBE_TIMEOUT_S)
             if pod["status"].get("phase") != "Succeeded":
                 raise PrepareFailed(f"cannot find the Python of image {image}: its pod failed")
             async with self._api.log(name, PROBE, 1) as lines:

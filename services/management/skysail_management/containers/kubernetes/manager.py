@@ -79,7 +79,7 @@ class KubernetesManager(ContainerManager):
             settings.kubernetes_proxy_addr,
             settings.kubernetes_namespace,
         )
-        self._pods = KubernetesPods(self._api, settings.cluster, self._changed)
+        self._pods = KubernetesPods(self._api, settings.cluster, self._observe_pod)
         self._bases = KubernetesImages(self._api, settings)
         self._packages = KubernetesPackages(self._api, settings, self._bases)
         self._images = _version_images(settings) if settings.docker_registry else None
@@ -220,11 +220,11 @@ class KubernetesManager(ContainerManager):
             )
             await self._bases.sweep(needed)
 
-    def _changed(self, name: str, pod: Object | None) -> None:
+    def _observe_pod(self, name: str, pod: Object | None) -> None:
         replica = self._replicas.get(name)
         if pod is None:
             if replica is not None:
-                self._gone(name, replica)
+                self._report_gone(name, replica)
             return
         if not is_claimed(pod):
             return
@@ -240,14 +240,14 @@ class KubernetesManager(ContainerManager):
             replica.has_failed = True
             what = f"failure of {name}"
             self._tasks.start(
-                retry_until_done(lambda: self._fail(name, replica, state), what), what
+                retry_until_done(lambda: self._report_failure(name, replica, state), what), what
             )
             return
         container = _with_reason(state.container, replica.container.reason)
         if container != replica.container:
             self._set(replica, container)
 
-    def _gone(self, name: str, replica: _PodReplica) -> None:
+    def _report_gone(self, name: str, replica: _PodReplica) -> None:
         del self._replicas[name]
         if replica.is_stopping:
             self._set(replica, replace(replica.container, state=ReplicaState.STOPPED))
@@ -257,7 +257,7 @@ class KubernetesManager(ContainerManager):
         # The end is reported last, because its waiter may start another pod.
         replica.gone.set()
 
-    async def _fail(self, name: str, replica: _PodReplica, state: PodState) -> None:
+    async def _report_failure(self, name: str, replica: _PodReplica, state: PodState) -> None:
         pod = self._pods.pods.get(name)
         text = await self._log(name, state)
         self._last_logs[replica.container.replica_id] = (name, text[-_MAX_LOG_CHARACTERS:])

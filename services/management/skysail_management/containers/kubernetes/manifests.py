@@ -105,7 +105,7 @@ def _deployment(
         "spec": {
             "replicas": 0,
             "revisionHistoryLimit": 0,
-            "selector": {"matchLabels": _attached(name)},
+            "selector": {"matchLabels": _attached_labels(name)},
             "template": {
                 "metadata": {
                     "labels": {**own, ATTACHED: "true"},
@@ -117,7 +117,7 @@ def _deployment(
     }
 
 
-def _attached(name: str) -> dict[str, str]:
+def _attached_labels(name: str) -> dict[str, str]:
     return {GROUP: name, ATTACHED: "true"}
 
 
@@ -150,7 +150,7 @@ def disruption_budget(name: str, cluster: str) -> Object:
             "maxUnavailable": 1,
             # A replica that never becomes ready must not block a drain.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": _attached(name)},
+            "selector": {"matchLabels": _attached_labels(name)},
         },
     }
 

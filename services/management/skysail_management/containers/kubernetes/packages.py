@@ -26,7 +26,7 @@ from skysail_management.containers.kubernetes import manifests, task_pods
 from skysail_management.containers.kubernetes.images import KubernetesImages
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
-    install_failed,
+    install_error,
     local_files,
     normal_form,
     requirements_file,
@@ -116,7 +116,7 @@ class KubernetesPackages:
             if status != 0:
                 if is_recorded:
                     await self._api.apply(await self._record(key, text, is_installed=False))
-                raise install_failed(status, tail)
+                raise install_error(status, tail)
             if not is_recorded:
                 await self._api.apply(await self._record(key, text, is_installed=True))
 

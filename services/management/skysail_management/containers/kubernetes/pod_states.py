@@ -97,23 +97,23 @@ def read_pod(pod: Object) -> PodState:
     # This check precedes the ends of containers, because those of an evicted pod look like a lack
     # of memory.
     if has_failed and (reason := status.get("message") or status.get("reason")):
-        return PodState(_failed(container, reason))
+        return PodState(_as_failed(container, reason))
     if is_deleted(pod):
-        return PodState(_failed(container, _deletion(status)))
-    if (ended := _ended(pod, container)) is not None:
+        return PodState(_as_failed(container, _deletion(status)))
+    if (ended := _exit_state(pod, container)) is not None:
         return ended
     if has_failed:
-        return PodState(_failed(container, "its pod failed"))
+        return PodState(_as_failed(container, "its pod failed"))
     if condition_of(status, "Ready").get("status") == "True":
         return PodState(replace(container, state=ReplicaState.READY))
     return PodState(replace(container, reason=waiting_reason(pod)))
 
 
-def _failed(container: Container, reason: str) -> Container:
+def _as_failed(container: Container, reason: str) -> Container:
     return replace(container, state=ReplicaState.FAILED, reason=reason)
 
 
-def _ended(pod: Object, container: Container) -> PodState | None:
+def _exit_state(pod: Object, container: Container) -> PodState | None:
     """Return how a container of the pod failed, or None if none did."""
     for each in container_statuses(pod.get("status", {})):
         is_server = each["name"] == SERVER_CONTAINER
@@ -131,7 +131,7 @@ def _ended(pod: Object, container: Container) -> PodState | None:
         else:
             reason = exit_reason(_SIGNALLED - status if status > _SIGNALLED else status)
         failed = replace(
-            _failed(container, reason), is_permanent=is_server and status == ExitCode.LOAD_FAILED
+            _as_failed(container, reason), is_permanent=is_server and status == ExitCode.LOAD_FAILED
         )
         return PodState(failed, each["name"], is_again)
     return None

@@ -20,7 +20,7 @@ from skysail_management.containers.base import PrepareFailed, Progress
 from skysail_management.containers.local.processes import signal_session
 from skysail_management.containers.requirements import (
     LOG_TAIL_LINES,
-    install_failed,
+    install_error,
     normal_form,
     requirements_file,
 )
@@ -102,7 +102,7 @@ class Environments:
             signal_session(process.pid, signal.SIGKILL)
             await process.wait()
         if status != 0:
-            raise install_failed(status, tail)
+            raise install_error(status, tail)
 
     async def sweep(self, needed: Callable[[], Collection[Sequence[str]]]) -> None:
         """Remove environments for requirements that no version needs."""

@@ -240,7 +240,7 @@ class LocalProcessManager(ContainerManager):
         living, recorded = await in_thread(self._look, known)
         for replica in known:
             if replica.container.container_id not in living and await self._has_exited(replica):
-                await self._ended(replica)
+                await self._report_end(replica)
         for replica in recorded:
             # The process may have ended, or been replaced, in the meantime.
             is_known = replica.container.container_id in self._replicas
@@ -347,9 +347,9 @@ class LocalProcessManager(ContainerManager):
 
     async def _watch_exit(self, replica: ProcessRecord) -> None:
         await wait_for_exit(replica.pid)
-        await self._ended(replica)
+        await self._report_end(replica)
 
-    async def _ended(self, replica: ProcessRecord) -> None:
+    async def _report_end(self, replica: ProcessRecord) -> None:
         """Report the end of a process once, and remove its socket and its session."""
         name = replica.container.container_id
         if self._replicas.get(name) is not replica:

@@ -107,18 +107,22 @@ def kill_orphans(leader: int, variable: str, value: str) -> None:
     The kernel reuses the pid of the leader only after the last process of its group ended. An
     inherited environment variable identifies such a process.
     """
-    if any(_has(pid, variable, value) for pid in psutil.pids() if _group_of(pid) == leader):
+    if any(
+        _has_variable(pid, variable, value)
+        for pid in psutil.pids()
+        if _process_group(pid) == leader
+    ):
         signal_session(leader, signal.SIGKILL)
 
 
-def _group_of(pid: int) -> int | None:
+def _process_group(pid: int) -> int | None:
     try:
         return os.getpgid(pid)
     except OSError:
         return None
 
 
-def _has(pid: int, variable: str, value: str) -> bool:
+def _has_variable(pid: int, variable: str, value: str) -> bool:
     try:
         return psutil.Process(pid).environ().get(variable) == value
     except psutil.Error:
