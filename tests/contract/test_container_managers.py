@@ -65,7 +65,7 @@ async def test_a_version_without_requirements_is_prepared_quickly(hand: Hand):
     assert monotonic() - begin < 5
 
 
-async def test_a_package_that_cannot_be_found_is_named_and_nothing_remains(hand: Hand):
+async def test_missing_package_is_named_and_leaves_nothing(hand: Hand):
     spec = hand.version(echo, requirements=["no-such-package-of-skysail==1.0"])
     for _ in range(2):
         lines: list[str] = []
@@ -89,7 +89,7 @@ async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: 
         lines: list[str] = []
         await hand.manager.prepare(spec, lines.append)
         assert any("Successfully installed skytestwheel-1.0" in line for line in lines)
-        # What is there already needs the wheel no more.
+        # The installed package no longer needs the wheel.
         wheel.unlink()
         container = await hand.start_ready(spec)
         assert await ask(container, "x") == ["from the wheel"]
@@ -98,7 +98,7 @@ async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: 
         await hand.manager.stop(container.container_id, 5.0)
     async with opened(*world) as hand:
         await hand.manager.prepare(spec, lambda line: None)
-        # Nor does another version with the same requirements.
+        # Another version with equal requirements does not need it either.
         await hand.manager.prepare(
             hand.version(echo, M2, [hand.backend.requirement(wheel)]), lambda line: None
         )
@@ -109,7 +109,7 @@ async def test_a_package_is_installed_once_and_can_be_imported(world, tmp_path: 
             await hand.manager.prepare(spec, lambda line: None)
 
 
-async def test_requirements_are_lines_of_a_requirements_file(hand: Hand, tmp_path: Path):
+async def test_requirements_may_use_the_syntax_of_a_file(hand: Hand, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lines = [
@@ -123,13 +123,13 @@ async def test_requirements_are_lines_of_a_requirements_file(hand: Hand, tmp_pat
     assert any("Successfully installed skytestwheel-1.0" in line for line in log)
 
 
-async def test_two_that_prepare_the_same_at_once_both_succeed(hand: Hand, tmp_path: Path):
+async def test_concurrent_preparations_both_succeed(hand: Hand, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     spec = hand.version(echo, requirements=[hand.backend.requirement(wheel)])
     await asyncio.gather(*(hand.manager.prepare(spec, lambda line: None) for _ in range(2)))
 
 
-async def test_a_cancelled_preparation_can_be_begun_again(hand: Hand, tmp_path: Path):
+async def test_cancelled_preparation_can_be_retried(hand: Hand, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     spec = hand.version(echo, requirements=[hand.backend.requirement(wheel)])
     begun = asyncio.Event()
@@ -140,7 +140,7 @@ async def test_a_cancelled_preparation_can_be_begun_again(hand: Hand, tmp_path: 
     await hand.manager.prepare(spec, lambda line: None)
 
 
-async def test_the_life_of_a_container(hand: Hand):
+async def test_life_cycle_of_a_container(hand: Hand):
     started = await hand.start(hand.version(echo), index=3)
     assert started.state is ReplicaState.STARTING
     assert started.replica_id == ReplicaId(M1, 3)
@@ -163,12 +163,12 @@ async def test_the_life_of_a_container(hand: Hand):
     assert stopped.state is ReplicaState.STOPPED
     assert hand.states(ready)[-2:] == [ReplicaState.DRAINING, ReplicaState.STOPPED]
     assert await hand.live() == []
-    # What is gone is gone.
+    # A stop of a missing container does nothing.
     await hand.manager.stop(ready.container_id, 10.0)
     await hand.manager.stop("never-was", 10.0)
 
 
-async def test_a_container_that_is_told_to_stop_while_it_loads_ends_at_once(hand: Hand):
+async def test_container_stopped_while_loading_ends_at_once(hand: Hand):
     started = await hand.start(hand.version(echo))
     begin = monotonic()
     await hand.manager.stop(started.container_id, 30.0)
@@ -176,7 +176,7 @@ async def test_a_container_that_is_told_to_stop_while_it_loads_ends_at_once(hand
     assert (await hand.ended(started)).state is ReplicaState.STOPPED
 
 
-async def test_a_model_that_uses_signals_of_its_own_goes_on(hand: Hand):
+async def test_model_with_its_own_signal_handlers_keeps_running(hand: Hand):
     def alarmed(texts):
         import signal
         import subprocess
@@ -202,7 +202,7 @@ async def test_a_model_that_uses_signals_of_its_own_goes_on(hand: Hand):
     assert (await hand.ended(container)).state is ReplicaState.STOPPED
 
 
-async def test_a_stop_lets_a_query_and_the_processes_it_needs_finish(hand: Hand):
+async def test_stop_lets_a_query_and_its_child_processes_finish(hand: Hand):
     def through_a_helper(texts):
         import subprocess
         import sys
@@ -228,7 +228,7 @@ async def test_a_stop_lets_a_query_and_the_processes_it_needs_finish(hand: Hand)
     assert (await hand.ended(container)).state is ReplicaState.STOPPED
 
 
-async def test_what_does_not_drain_in_time_is_killed(hand: Hand):
+async def test_container_that_does_not_drain_in_time_is_killed(hand: Hand):
     def never_ends(texts):
         import time
 
@@ -253,12 +253,12 @@ class CannotBeLoaded:
         return x
 
     def __reduce__(self):
-        # Nor does a thread that it leaves behind keep it alive.
+        # A leftover thread does not keep the process alive either.
         thread = "__import__('threading').Thread(target=__import__('time').sleep, args=(600,))"
         return eval, (f"({thread}.start(), {{}}['the weights'])",)
 
 
-async def test_a_model_that_cannot_be_loaded_fails_for_good_with_its_traceback(hand: Hand):
+async def test_load_failure_is_permanent_with_its_traceback(hand: Hand):
     container = await hand.start(hand.version(CannotBeLoaded()))
     failed = await hand.ended(container)
     assert failed.state is ReplicaState.FAILED
@@ -271,7 +271,7 @@ async def test_a_model_that_cannot_be_loaded_fails_for_good_with_its_traceback(h
     assert any("the weights" in line for line in await hand.log(failed))
 
 
-async def test_a_model_that_fails_on_its_warm_up_query_fails_for_good(hand: Hand, tmp_path: Path):
+async def test_warm_up_failure_is_permanent(hand: Hand, tmp_path: Path):
     def warm_once(x):
         import os
 
@@ -282,7 +282,7 @@ async def test_a_model_that_fails_on_its_warm_up_query_fails_for_good(hand: Hand
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKY_TEST_HERE", "1")
         spec = hand.version(warm_once, example=[[1.0]])
-    # With what it needs it comes up.
+    # The replica starts with its package.
     failed, _ = await asyncio.gather(
         hand.start(spec), hand.start_ready(spec, 1, environment={"SKY_TEST_HERE": "1"})
     )
@@ -291,7 +291,7 @@ async def test_a_model_that_fails_on_its_warm_up_query_fails_for_good(hand: Hand
     assert "the function failed on the warm-up query: RuntimeError: no GPU" in failed.log_tail
 
 
-async def test_a_container_with_the_token_of_another_fails_but_not_for_good(hand: Hand):
+async def test_foreign_token_fails_but_not_permanently(hand: Hand):
     if not hand.backend.fetches_artifacts:
         pytest.skip("its containers have their artifact and no use for a token")
     container = await hand.start(hand.version(echo), token="0" * 64)
@@ -301,7 +301,7 @@ async def test_a_container_with_the_token_of_another_fails_but_not_for_good(hand
     assert "the token does not belong to a replica of 'm:1'" in failed.log_tail
 
 
-async def test_a_killed_container_has_failed_and_the_signal_is_named(hand: Hand):
+async def test_killed_container_fails_with_the_signal(hand: Hand):
     container = await hand.start_ready(hand.version(echo))
     await hand.backend.kill(container)
     failed = await hand.ended(container)
@@ -312,7 +312,7 @@ async def test_a_killed_container_has_failed_and_the_signal_is_named(hand: Hand)
     assert await hand.live() == []
 
 
-async def test_a_container_that_ends_by_itself_has_failed_with_its_status(hand: Hand):
+async def test_exited_container_fails_with_its_status(hand: Hand):
     def leaves(texts):
         import os
 
@@ -327,7 +327,7 @@ async def test_a_container_that_ends_by_itself_has_failed_with_its_status(hand: 
     await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_logs_are_read_from_the_end_and_followed_to_the_end(hand: Hand):
+async def test_logs_have_a_tail_and_can_be_followed(hand: Hand):
     def talks(texts):
         import sys
 
@@ -357,13 +357,13 @@ async def test_logs_are_read_from_the_end_and_followed_to_the_end(hand: Hand):
     assert followed == ["said three", "said four", "said bye", "no line feed at the end"]
 
 
-async def test_there_is_no_log_of_what_never_was(hand: Hand):
+async def test_unknown_container_has_no_log(hand: Hand):
     for container_id in ("never-was", "", "..", "../../etc"):
         with pytest.raises(ReplicaNotFound):
             await anext(hand.manager.logs(container_id, 10, follow=True))
 
 
-async def test_the_next_manager_takes_over_what_runs_without_a_gap(world):
+async def test_next_manager_adopts_containers_without_a_gap(world):
     def who(texts):
         import os
 
@@ -397,7 +397,7 @@ async def test_the_next_manager_takes_over_what_runs_without_a_gap(world):
         assert ReplicaState.STARTING not in second.states(kept)
 
 
-async def test_a_container_that_was_starting_is_taken_over_and_becomes_ready(world):
+async def test_starting_container_is_adopted_and_becomes_ready(world):
     async with opened(*world) as first:
         started = await first.start(first.version(echo))
     async with opened(*world) as second:
@@ -408,7 +408,7 @@ async def test_a_container_that_was_starting_is_taken_over_and_becomes_ready(wor
         assert await ask(found, "x") == ["x"]
 
 
-async def test_a_container_that_ended_while_nobody_watched_is_not_live(world):
+async def test_container_that_ended_unwatched_is_not_live(world):
     async with opened(*world) as first:
         container = await first.start_ready(first.version(echo))
     await world[0].kill(container)
@@ -429,13 +429,13 @@ async def until_listed(hand: Hand, *names: str) -> None:
         await asyncio.sleep(0.2)
 
 
-async def test_a_list_finds_the_end_that_no_event_told_of(hand: Hand):
+async def test_list_finds_a_missed_end(hand: Hand):
     spec = hand.version(echo)
     lost, other = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, index=1))
     hand.backend.lose_events(hand.manager)
     await hand.backend.kill(lost)
     await until_listed(hand, other.container_id)
-    # It is reported as if the event had come.
+    # The manager reports the end as after an event.
     failed = await hand.ended(lost)
     assert failed.state is ReplicaState.FAILED
     assert "SIGKILL" in failed.reason
@@ -445,7 +445,7 @@ async def test_a_list_finds_the_end_that_no_event_told_of(hand: Hand):
     assert hand.states(lost).count(ReplicaState.FAILED) == 1
 
 
-async def test_a_list_finds_what_the_manager_has_lost_sight_of(hand: Hand):
+async def test_list_finds_a_lost_container(hand: Hand):
     container = await hand.start_ready(hand.version(echo))
     known = vars(hand.manager)["_replicas"]
     del known[container.container_id]
@@ -455,7 +455,7 @@ async def test_a_list_finds_what_the_manager_has_lost_sight_of(hand: Hand):
     assert await hand.live() == []
 
 
-async def test_a_watch_survives_whatever_one_container_does(hand: Hand, monkeypatch):
+async def test_watch_survives_an_error_about_one_container(hand: Hand, monkeypatch):
     spec = hand.version(echo)
     strange, other = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, index=1))
     changes = vars(hand.manager)["_changes"]
@@ -474,11 +474,11 @@ async def test_a_watch_survives_whatever_one_container_does(hand: Hand, monkeypa
     await hand.backend.kill(other)
     assert (await hand.ended(other)).state is ReplicaState.FAILED
     await until_listed(hand)
-    # Others are started and reported as before.
+    # The manager starts and reports other containers as before.
     assert (await hand.start_ready(spec, index=2)).replica_id.index == 2
 
 
-async def test_sweep_removes_what_is_nobodys_and_keeps_what_is(hand: Hand):
+async def test_sweep_removes_unneeded_and_keeps_needed_objects(hand: Hand):
     kept, gone = hand.version(CannotBeLoaded()), hand.version(CannotBeLoaded(), M2)
     first, other, alien, live = await asyncio.gather(
         hand.start(kept),
@@ -504,7 +504,7 @@ async def test_sweep_removes_what_is_nobodys_and_keeps_what_is(hand: Hand):
     assert await ask(live, "x") == ["x"]
 
 
-async def test_what_the_operator_gave_a_replica_arrives(hand: Hand):
+async def test_environment_and_threads_reach_the_replica(hand: Hand):
     def environment(texts):
         import json
         import os
@@ -526,7 +526,7 @@ async def test_what_the_operator_gave_a_replica_arrives(hand: Hand):
     assert json.loads(text)["OMP_NUM_THREADS"] == "5"
 
 
-async def test_a_query_that_needs_more_memory_than_the_limit_fails_and_the_replica_lives(
+async def test_query_beyond_the_memory_limit_fails_and_the_replica_survives(
     hand: Hand,
 ):
     def allocates(texts):

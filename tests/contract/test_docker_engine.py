@@ -85,7 +85,7 @@ def images_of(hand: Hand) -> list[str]:
     return run_docker("images", "--quiet", "--filter", label).split()
 
 
-async def test_a_model_can_write_nowhere_but_its_own_scratch_and_has_no_rights(world):
+async def test_model_writes_only_scratch_and_has_no_rights(world):
     def tries(texts):
         import json
         import os
@@ -152,12 +152,12 @@ async def test_a_model_sees_nothing_of_the_machine(hand: Hand, tmp_path: Path):
     # The process that reaps, the model server, and no other.
     assert len(found.pop("processes")) == 2
     assert set(found.values()) == {False}
-    # Others of this machine cannot reach its socket.
+    # Other users of this machine cannot reach its socket.
     directory = Path(container.endpoint.removeprefix("unix:")).parent
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_model_without_a_network_reaches_nobody_and_with_internet_it_does(world):
+async def test_model_reaches_the_internet_only_if_allowed(world):
     def dials(texts):
         import socket
 
@@ -186,7 +186,7 @@ async def test_a_model_without_a_network_reaches_nobody_and_with_internet_it_doe
             assert await ask(await hand.start_ready(spec, 1), here) == ["reached"]
 
 
-async def test_a_fork_bomb_is_bounded_and_the_replica_lives(world):
+async def test_fork_bomb_is_bounded_and_the_replica_survives(world):
     def forks(texts):
         import os
         import signal
@@ -227,7 +227,7 @@ async def test_a_replica_has_the_cpus_of_its_deployment(hand: Hand):
     assert await ask(container, "?") == ["50000"]
 
 
-async def test_what_ran_out_of_memory_says_so_with_its_limit(world):
+async def test_out_of_memory_reason_names_the_limit(world):
     def hoards(texts):
         return [str(len(b"x" * (int(text) * 1024 * 1024))) for text in texts]
 
@@ -244,7 +244,7 @@ async def test_what_ran_out_of_memory_says_so_with_its_limit(world):
         await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_a_model_server_that_is_killed_inside_its_container_has_failed(hand: Hand):
+async def test_model_server_killed_inside_its_container_has_failed(hand: Hand):
     def who(texts):
         import os
 
@@ -258,14 +258,14 @@ async def test_a_model_server_that_is_killed_inside_its_container_has_failed(han
     assert "SIGKILL" in failed.reason
 
 
-async def test_a_container_that_somebody_removes_has_failed(hand: Hand):
+async def test_removed_container_has_failed(hand: Hand):
     container = await hand.start_ready(hand.version(echo))
     await asyncio.to_thread(run_docker, "rm", "--force", container.container_id)
     assert (await hand.ended(container)).state is ReplicaState.FAILED
     assert await hand.live() == []
 
 
-async def test_an_image_is_made_once_and_packages_are_shared(hand: Hand, tmp_path: Path):
+async def test_image_is_built_once_and_packages_are_shared(hand: Hand, tmp_path: Path):
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     spec = hand.version(echo, requirements=[str(wheel)])
     await hand.manager.prepare(spec, lambda line: None)
@@ -281,7 +281,7 @@ async def test_an_image_is_made_once_and_packages_are_shared(hand: Hand, tmp_pat
     await hand.manager.prepare(hand.version(other_content, M2, [str(wheel)]), lines.append)
     assert len(set(images_of(hand))) == 3
     assert not any("Collecting" in line or "Processing" in line for line in lines)
-    # What a version comes to need while the sweep is at work stays.
+    # An image that a version needs during the sweep stays.
     answers = iter([[], *[[spec]] * 20])
     await hand.manager.sweep(lambda: next(answers))
     assert len(set(images_of(hand))) == 2
@@ -289,7 +289,7 @@ async def test_an_image_is_made_once_and_packages_are_shared(hand: Hand, tmp_pat
     assert images_of(hand) == []
 
 
-async def test_a_package_that_fails_to_build_is_told_with_its_line(hand: Hand, tmp_path: Path):
+async def test_failed_package_build_is_reported_with_its_line(hand: Hand, tmp_path: Path):
     project = tmp_path / "skytestsource-1.0"
     project.mkdir()
     (project / "setup.py").write_text("raise RuntimeError('the compiler is on strike')\n")
@@ -302,12 +302,12 @@ async def test_a_package_that_fails_to_build_is_told_with_its_line(hand: Hand, t
     assert "RuntimeError: the compiler is on strike" in caught.value.log_tail
     assert any("RuntimeError: the compiler is on strike" in line for line in lines)
     names = run_docker("ps", "--all", "--format", "{{.Names}}").split()
-    # Others may be building on the same engine.
+    # Other clusters may build on the same engine.
     assert [name for name in names if name.startswith(f"{hand.manager._images._repository}-")] == []
     assert images_of(hand) == []
 
 
-async def test_a_version_of_another_python_names_both(hand: Hand):
+async def test_wrong_python_error_names_both_versions(hand: Hand):
     other = replace(hand.version(echo), python_version="3.7.16")
     with pytest.raises(PrepareFailed) as caught:
         await hand.manager.prepare(other, lambda line: None)
@@ -331,7 +331,7 @@ def image_of_another_python() -> Iterator[str]:
         run_docker("rmi", "--force", name)
 
 
-async def test_a_version_that_runs_keeps_its_image_when_that_of_the_settings_has_another_python(
+async def test_running_version_keeps_its_image_if_the_base_has_another_python(
     world,
 ):
     backend, server = world
@@ -348,7 +348,7 @@ async def test_a_version_that_runs_keeps_its_image_when_that_of_the_settings_has
             assert hand.manager._images.image(version) == image
             assert f"m:1 keeps the image {image}: it needs Python" in lines[-1]
             assert lines[-1].endswith(f"and that of {other} is 3.7.16")
-            # Another content has none to keep.
+            # Another artifact has no earlier image.
             new = replace(version, artifact_sha256="00" * 32)
             with pytest.raises(PrepareFailed, match=r"has Python 3\.7: make it with 3\.7"):
                 await hand.manager.prepare(new, lines.append)
@@ -356,7 +356,7 @@ async def test_a_version_that_runs_keeps_its_image_when_that_of_the_settings_has
             assert images_of(hand) == []
 
 
-async def test_a_model_server_image_that_is_nowhere_is_named_with_the_remedy(world):
+async def test_missing_base_image_is_named_with_the_fix(world):
     backend, server = world
     backend.values = {"docker_image": "localhost:1/no-such-image:1"}
     async with opened(backend, server) as hand:
@@ -366,14 +366,14 @@ async def test_a_model_server_image_that_is_nowhere_is_named_with_the_remedy(wor
     assert "make images" in caught.value.message
 
 
-async def test_an_artifact_that_is_gone_is_told(hand: Hand):
+async def test_missing_artifact_is_reported(hand: Hand):
     spec = hand.version(echo)
     shutil.rmtree(hand.backend.directory / "artifacts")
     with pytest.raises(PrepareFailed, match="lacks the artifact of m:1"):
         await hand.manager.prepare(spec, lambda line: None)
 
 
-async def test_an_engine_that_does_not_answer_is_named_with_the_remedy(tmp_path: Path):
+async def test_unreachable_engine_is_named_with_the_fix(tmp_path: Path):
     backend = DockerBackend(tmp_path)
     backend.values = {"docker_host": f"unix://{tmp_path}/none"}
     with pytest.raises(ContainerManagerUnavailable) as caught:
@@ -382,7 +382,7 @@ async def test_an_engine_that_does_not_answer_is_named_with_the_remedy(tmp_path:
     assert "DOCKER_HOST" in caught.value.message
 
 
-async def test_two_clusters_on_one_engine_leave_each_other_alone(world, tmp_path: Path):
+async def test_clusters_on_one_engine_are_independent(world, tmp_path: Path):
     async with running_backend("docker", tmp_path / "other") as other_world:
         async with opened(*world) as hand, opened(*other_world) as other:
             mine, theirs = await asyncio.gather(
@@ -401,7 +401,7 @@ async def test_two_clusters_on_one_engine_leave_each_other_alone(world, tmp_path
             assert [each.container_id for each in await again.live()] == [theirs.container_id]
 
 
-async def test_on_a_network_a_replica_is_reached_by_its_address(world):
+async def test_replica_on_a_network_is_reached_by_its_address(world):
     def dials(texts):
         import socket
 
@@ -425,7 +425,7 @@ async def test_on_a_network_a_replica_is_reached_by_its_address(world):
     assert network not in run_docker("network", "ls", "--format", "{{.Name}}")
 
 
-async def test_nothing_remains_on_the_engine_or_here(world):
+async def test_close_leaves_nothing_on_the_engine_or_here(world):
     backend, server = world
     async with opened(backend, server) as hand:
         container = await hand.start_ready(hand.version(echo))
@@ -438,7 +438,7 @@ async def test_nothing_remains_on_the_engine_or_here(world):
     assert not (backend.directory / "sockets").exists()
 
 
-async def test_the_health_check_of_the_image_tells_readiness(hand: Hand):
+async def test_health_check_of_the_image_reports_readiness(hand: Hand):
     container = await hand.start_ready(hand.version(echo))
     command = ("python", "-m", "skysail_model_server.health_check")
     await in_container(container.container_id, *command)
@@ -447,7 +447,7 @@ async def test_the_health_check_of_the_image_tells_readiness(hand: Hand):
         await in_container(container.container_id, "env", address, *command)
 
 
-async def test_containers_that_an_engine_takes_with_it_are_told_when_it_is_back(
+async def test_containers_lost_with_the_engine_are_reported_after_its_restart(
     engine: OwnEngine, tmp_path: Path
 ):
     async with running_backend("docker", tmp_path / "d", docker_host=engine.host) as world:
@@ -468,7 +468,7 @@ async def test_containers_that_an_engine_takes_with_it_are_told_when_it_is_back(
             assert "SIGKILL" in (await hand.ended(again)).reason
 
 
-async def test_a_full_disk_is_told_and_nothing_half_made_remains(engine: OwnEngine, tmp_path: Path):
+async def test_full_disk_is_reported_and_leaves_no_partial_image(engine: OwnEngine, tmp_path: Path):
     ballast = engine.data / "ballast"
     async with running_backend("docker", tmp_path / "d", docker_host=engine.host) as world:
         async with opened(*world) as hand:
@@ -484,7 +484,7 @@ async def test_a_full_disk_is_told_and_nothing_half_made_remains(engine: OwnEngi
             assert await ask(await hand.start_ready(spec), "x") == ["x"]
 
 
-async def test_a_registry_gets_images_and_gives_them_to_another_engine(
+async def test_images_reach_another_engine_through_a_registry(
     world, engine: OwnEngine, tmp_path: Path
 ):
     if shutil.which("docker-registry") is None or shutil.which("htpasswd") is None:

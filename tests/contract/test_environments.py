@@ -22,7 +22,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Say what the script does; its last argument is the file with the requirements."""
+    """Set the content of the fake pip, whose last argument is the requirements file."""
     script = tmp_path / "python"
 
     def write(*lines: str) -> None:
@@ -33,7 +33,7 @@ def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
-async def test_requirements_are_the_lines_of_a_file(directory: Path, pip):
+async def test_requirements_may_use_the_syntax_of_a_file(directory: Path, pip):
     pip('cat "$file"')
     lines = [
         "--extra-index-url https://example.org/simple",
@@ -48,7 +48,7 @@ async def test_requirements_are_the_lines_of_a_file(directory: Path, pip):
     assert seen == lines
 
 
-async def test_a_long_line_of_pip_is_a_line(directory: Path, pip):
+async def test_long_line_of_pip_is_one_line(directory: Path, pip):
     pip("head -c 200000 /dev/zero | tr '\\0' x")
     seen: list[str] = []
     await Environments(directory, PATH).prepare(["six"], seen.append)
@@ -78,13 +78,13 @@ async def test_a_full_disk_fails_the_preparation_and_leaves_nothing(
     await Environments(directory, PATH).prepare(["six"], lambda line: None)
 
 
-async def test_a_pip_that_cannot_be_started_fails_the_preparation(directory: Path, monkeypatch):
+async def test_failed_start_of_pip_fails_the_preparation(directory: Path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(PrepareFailed, match="/nowhere/python"):
         await Environments(directory, PATH).prepare(["six"], lambda line: None)
 
 
-async def test_what_pip_leaves_for_a_while_is_in_the_environment(directory: Path, pip):
+async def test_temporary_files_of_pip_are_in_the_environment(directory: Path, pip):
     pip('touch "$TMPDIR/wheel"', 'echo "$TMPDIR"')
     seen: list[str] = []
     await Environments(directory, {**PATH, "TMPDIR": "/nowhere"}).prepare(["six"], seen.append)
@@ -92,7 +92,7 @@ async def test_what_pip_leaves_for_a_while_is_in_the_environment(directory: Path
     assert not Path(seen[0]).exists()
 
 
-async def test_what_pip_started_ends_with_a_cancelled_preparation(directory: Path, pip):
+async def test_child_processes_of_pip_end_with_a_cancelled_preparation(directory: Path, pip):
     pip("sleep 1000 & echo $!", "wait")
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     preparing = asyncio.create_task(
@@ -105,9 +105,7 @@ async def test_what_pip_started_ends_with_a_cancelled_preparation(directory: Pat
     assert list(directory.iterdir()) == []
 
 
-async def test_an_environment_that_is_being_made_is_removed_after_a_cancellation(
-    directory: Path, monkeypatch
-):
+async def test_cancelled_preparation_removes_the_partial_environment(directory: Path, monkeypatch):
     begun, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -127,7 +125,7 @@ async def test_an_environment_that_is_being_made_is_removed_after_a_cancellation
     assert list(directory.iterdir()) == []
 
 
-def test_an_environment_is_the_same_for_the_same_packages():
+def test_equal_packages_share_an_environment():
     assert environment_key(["a==1", "b"]) == environment_key(["b", " a == 1"])
     assert environment_key(["a==1"]) != environment_key(["a==2"])
     one = ["a==1 \\", "--hash=sha256:1", "b==1 \\", "--hash=sha256:2"]
@@ -135,7 +133,7 @@ def test_an_environment_is_the_same_for_the_same_packages():
     assert environment_key(one) != environment_key(other)
 
 
-async def test_an_environment_that_comes_to_be_needed_during_a_sweep_stays(directory: Path, pip):
+async def test_environment_needed_during_a_sweep_is_kept(directory: Path, pip):
     pip("exit 0")
     kept = Environments(directory, PATH)
     for requirement in ("six", "numpy"):
@@ -155,7 +153,7 @@ async def test_an_environment_that_comes_to_be_needed_during_a_sweep_stays(direc
     assert lines == [f"environment {environment_key(left)} is ready"]
 
 
-async def test_a_need_that_arises_while_a_sweep_waits_for_the_lock_is_seen(directory: Path, pip):
+async def test_environment_needed_during_the_wait_for_its_lock_is_kept(directory: Path, pip):
     pip("exit 0")
     kept = Environments(directory, PATH)
     await kept.prepare(["six"], lambda line: None)
@@ -164,7 +162,7 @@ async def test_a_need_that_arises_while_a_sweep_waits_for_the_lock_is_seen(direc
     assert (directory / environment_key(["six"])).exists()
 
 
-async def test_an_emptied_environment_is_made_again(directory: Path, pip):
+async def test_emptied_environment_is_rebuilt(directory: Path, pip):
     pip("exit 0")
     kept = Environments(directory, PATH)
     for damaged in ("bin/python", ".complete"):

@@ -60,7 +60,7 @@ def echo(texts):
 
 
 async def said(hand: Hand, container: Container, is_it: Callable[[Container], bool]) -> Container:
-    """Return a container once what is reported of it is so."""
+    """Return a container when its report satisfies the condition."""
     end = monotonic() + 30
     while monotonic() < end:
         for box in hand.seen:
@@ -99,7 +99,7 @@ async def test_replicas_of_a_version_are_pods_of_one_deployment(hand: Hand, clus
     assert await asyncio.to_thread(deployments, hand) == []
 
 
-async def test_an_image_that_is_missing_is_told_within_seconds(world):
+async def test_missing_image_is_reported_within_seconds(world):
     backend, server = world
     backend.values = {"kubernetes_image": "localhost:1/no-such-image:1"}
     begin = time.monotonic()
@@ -114,7 +114,7 @@ async def test_an_image_that_is_missing_is_told_within_seconds(world):
     assert seconds < 10, told
 
 
-async def test_a_replica_that_no_node_can_hold_is_told_within_seconds(hand: Hand):
+async def test_unschedulable_replica_is_reported_within_seconds(hand: Hand):
     started = await hand.start(hand.version(echo), cpus=1000.0)
     told = await said(hand, started, lambda box: bool(box.reason))
     assert "no node can hold it" in told.reason
@@ -122,7 +122,7 @@ async def test_a_replica_that_no_node_can_hold_is_told_within_seconds(hand: Hand
     await hand.manager.stop(started.container_id, 0.0)
 
 
-async def test_what_ran_out_of_memory_says_so_with_its_limit(world):
+async def test_out_of_memory_reason_names_the_limit(world):
     def hoards(texts):
         return [str(len(b"x" * (int(text) * 1024 * 1024))) for text in texts]
 
@@ -138,9 +138,7 @@ async def test_what_ran_out_of_memory_says_so_with_its_limit(world):
         await asyncio.gather(asking, return_exceptions=True)
 
 
-async def test_a_pod_that_is_deleted_has_failed_at_once_and_its_replica_can_be_started(
-    hand: Hand, cluster
-):
+async def test_deleted_pod_fails_at_once_and_its_replica_can_restart(hand: Hand, cluster):
     def slowly(texts):
         import time
 
@@ -165,12 +163,12 @@ async def test_a_pod_that_is_deleted_has_failed_at_once_and_its_replica_can_be_s
     assert failed.reason == "its pod was deleted"
     again = await hand.start_ready(spec)
     assert again.container_id != container.container_id
-    # What it had, it finishes.
+    # The deleted pod finishes its query.
     assert await asking == ["x"]
     assert [box.container_id for box in await hand.live()] == [again.container_id]
 
 
-async def test_an_eviction_that_would_leave_no_replica_in_time_is_refused(hand: Hand, cluster):
+async def test_eviction_that_leaves_no_ready_replica_is_rejected(hand: Hand, cluster):
     spec = hand.version(echo)
     first, second = await asyncio.gather(hand.start_ready(spec), hand.start_ready(spec, 1))
 
@@ -200,13 +198,13 @@ async def test_an_eviction_that_would_leave_no_replica_in_time_is_refused(hand: 
     refused = await asyncio.to_thread(evict, second)
     assert "disruption budget" in refused.stderr
     assert await ask(second, "x") == ["x"]
-    # With another in its place it may go.
+    # The eviction succeeds after another replica is ready.
     await hand.start_ready(spec)
     assert (await asyncio.to_thread(evict, second)).returncode == 0
     await hand.ended(second)
 
 
-async def test_a_deployment_that_somebody_scales_is_set_right(hand: Hand, cluster):
+async def test_outside_scale_is_corrected(hand: Hand, cluster):
     spec = hand.version(echo)
     container = await hand.start_ready(spec)
     (found,) = await asyncio.to_thread(deployments, hand)
@@ -216,14 +214,14 @@ async def test_a_deployment_that_somebody_scales_is_set_right(hand: Hand, cluste
     (found,) = await asyncio.to_thread(deployments, hand)
     assert found["spec"]["replicas"] == 1
     assert await ask(container, "x") == ["x"]
-    # One that somebody deletes is made again.
+    # A deleted Deployment is created again.
     await asyncio.to_thread(cluster.kubectl, "delete", "deployment", *where, "--wait=false")
     await hand.ended(container)
     again = await hand.start_ready(spec)
     assert await ask(again, "x") == ["x"]
 
 
-async def test_two_clusters_in_a_namespace_leave_each_other_alone(world, tmp_path: Path):
+async def test_clusters_in_a_namespace_are_independent(world, tmp_path: Path):
     async with running_backend("kubernetes", tmp_path / "other") as other_world:
         async with opened(*world) as hand, opened(*other_world) as other:
             mine, theirs = await asyncio.gather(
@@ -258,7 +256,7 @@ async def test_a_cluster_is_reached_through_a_proxy(world, cluster):
 
 @contextmanager
 def limited_config(cluster: KubernetesCluster, namespace: str, path: Path) -> Iterator[list[str]]:
-    """Have a kubeconfig of an account with the role of management, whose rules can be changed."""
+    """Create a kubeconfig of an account with the role of management, whose rules can be changed."""
     name = f"t{secrets.token_hex(3)}"
     config = cluster.json("config", "view", "--raw")
     cluster.kubectl("create", "serviceaccount", name, "--namespace", namespace)
@@ -270,7 +268,7 @@ def limited_config(cluster: KubernetesCluster, namespace: str, path: Path) -> It
     cluster.kubectl("delete", "serviceaccount", name, "--namespace", namespace)
 
 
-async def test_a_role_that_lacks_a_rule_is_told_with_verb_and_resource(world, cluster, tmp_path):
+async def test_missing_rule_is_reported_with_verb_and_resource(world, cluster, tmp_path):
     backend, _ = world
     path = tmp_path / "limited"
     with limited_config(cluster, backend.namespace, path) as binding:
@@ -289,7 +287,7 @@ async def test_a_role_that_lacks_a_rule_is_told_with_verb_and_resource(world, cl
     backend.values = {}
 
 
-async def test_packages_need_a_volume_and_no_files_of_this_machine(world, tmp_path: Path):
+async def test_packages_need_a_volume_and_no_local_files(world, tmp_path: Path):
     backend, server = world
     backend.values = {"kubernetes_packages_claim": ""}
     async with opened(backend, server) as hand:

@@ -34,7 +34,7 @@ def cluster_of(name: str) -> str:
 
 @pytest.fixture
 def around(tmp_path):
-    """Render a kustomization of one's own, as a user writes it."""
+    """Render a user's kustomization."""
 
     def render(content: dict) -> Manifests:
         directory = tmp_path.resolve()
@@ -51,12 +51,12 @@ def around(tmp_path):
 
 @pytest.mark.parametrize("name", SHIPPED)
 @needs_kubeconform
-def test_what_is_shipped_conforms_to_the_schemas(name):
+def test_shipped_manifests_conform_to_the_schemas(name):
     manifests.conform(manifests.kustomized(ROOT / name))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_all_that_is_named_is_there(name):
+def test_every_reference_exists(name):
     Manifests(manifests.kustomized(ROOT / name)).check(cluster_of(name))
 
 
@@ -75,13 +75,13 @@ GREEN = {
 
 @pytest.mark.parametrize("component", COMPONENTS)
 @needs_kubeconform
-def test_each_component_goes_with_the_base_under_other_names(around, component):
+def test_each_component_works_with_a_name_suffix(around, component):
     found = around({"resources": ["base"], "components": [f"components/{component}"], **GREEN})
     manifests.conform(found.objects)
     found.check("green")
 
 
-def test_all_components_go_together_under_other_names(around):
+def test_all_components_work_together_with_a_name_suffix(around):
     more = [f"components/{each}" for each in ("local-volumes", "node-ports", "monitoring", "keda")]
     resources = ["overlays/production"]
     around({"resources": resources, "components": more, **GREEN}).check("green")
@@ -89,7 +89,7 @@ def test_all_components_go_together_under_other_names(around):
 
 @pytest.mark.parametrize("overlay", ["local", "production"])
 @needs_kubeconform
-def test_up_gives_each_cluster_names_of_its_own(overlay):
+def test_up_gives_each_cluster_its_own_names(overlay):
     seen: set[tuple[str, str, str]] = set()
     for namespace, cluster in [("a", "default"), ("b", "default"), ("b", "blue")]:
         options = KubernetesOptions(namespace=namespace, cluster=cluster, overlay=overlay)
@@ -111,7 +111,7 @@ def test_up_gives_each_cluster_names_of_its_own(overlay):
     manifests.conform(objects)
 
 
-def test_the_example_is_what_up_builds():
+def test_example_equals_the_manifests_of_up():
     options = KubernetesOptions(namespace="models", cluster="blue", overlay="local")
     built = sorted(cluster_objects(options), key=str)
     shown = with_settings_hash(manifests.kustomized(ROOT / "examples/blue"))
@@ -120,7 +120,7 @@ def test_the_example_is_what_up_builds():
 
 @pytest.fixture
 def own_overlay(tmp_path):
-    """Return a function that writes an overlay with images of its own, and returns its directory."""
+    """Return a function that writes an overlay with custom images, and returns its directory."""
 
     def write(**images: str) -> str:
         directory = tmp_path.resolve() / "overlay"
@@ -147,14 +147,14 @@ def management_image(**options: str) -> str:
     return image
 
 
-def test_the_tag_of_an_overlay_stays_with_and_without_a_registry(own_overlay):
+def test_tag_of_an_overlay_is_kept_with_and_without_a_registry(own_overlay):
     overlay = own_overlay(newTag="mine")
     assert management_image(overlay=overlay) == "skysail-management:mine"
     image = management_image(overlay=overlay, image_registry="registry.example")
     assert image == "registry.example/skysail-management:mine"
 
 
-def test_a_registry_beside_images_of_the_overlay_is_a_contradiction(own_overlay):
+def test_registry_conflicts_with_images_of_the_overlay(own_overlay):
     overlay = own_overlay(newName="ecr.example/skysail-management", newTag="1")
     assert management_image(overlay=overlay) == "ecr.example/skysail-management:1"
     with pytest.raises(InvalidInput) as caught:
@@ -165,7 +165,7 @@ def test_a_registry_beside_images_of_the_overlay_is_a_contradiction(own_overlay)
     )
 
 
-def test_a_registry_goes_before_every_image():
+def test_registry_prefixes_every_image():
     found = Manifests(
         cluster_objects(KubernetesOptions(image_registry="registry.example:5000/team/"))
     )
@@ -184,7 +184,7 @@ def test_images_are_of_this_version(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_setting_is_one_of_a_service(name):
+def test_every_setting_exists(name):
     known = {
         str(field.validation_alias or f"{cls.model_config['env_prefix']}{key}".upper())
         for cls in (FrontendSettings, ManagementSettings)
@@ -196,14 +196,14 @@ def test_every_setting_is_one_of_a_service(name):
         assert named <= known
 
 
-def test_only_frontends_have_a_door_to_the_outside():
+def test_only_frontends_are_exposed():
     found = Manifests(manifests.kustomized(ROOT / "overlays/local"))
     doors = {each["metadata"]["name"] for each in found.all("Service") if "type" in each["spec"]}
     assert doors == {"skysail-frontend"}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_clients_of_grpc_find_each_frontend(name):
+def test_grpc_clients_find_each_frontend(name):
     found = Manifests(manifests.kustomized(ROOT / name))
     (service,) = (each for each in found.all("Service") if "headless" in each["metadata"]["name"])
     assert service["spec"]["clusterIP"] == "None"
@@ -216,7 +216,7 @@ def test_clients_of_grpc_find_each_frontend(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_connections_end_so_that_new_frontends_get_some(name):
+def test_connections_have_a_maximum_age(name):
     settings = Manifests(manifests.kustomized(ROOT / name)).settings
     assert 30 <= float(settings["SKYSAIL_FRONTEND_MAX_CONNECTION_AGE_S"]) <= 600
 
@@ -227,12 +227,12 @@ def test_secrets_have_no_data():
             assert not {"data", "stringData"} & secret.keys()
 
 
-def test_without_a_store_nothing_of_it_is_left():
+def test_external_store_removes_the_store():
     found = manifests.kustomized(ROOT / "overlays/production")
     assert not [each for each in found if "store" in json.dumps(each)]
 
 
-def test_production_spreads_what_it_has_more_of():
+def test_production_spreads_replicated_services():
     found = Manifests(manifests.kustomized(ROOT / "overlays/production"))
     assert found.one("HorizontalPodAutoscaler")["spec"]["minReplicas"] == 3
     assert found.one("Deployment", "management")["spec"]["replicas"] == 2
@@ -248,7 +248,7 @@ def test_production_spreads_what_it_has_more_of():
 
 @pytest.mark.kubernetes
 @pytest.mark.parametrize("overlay", ["local", "production"])
-def test_a_cluster_takes_it_where_pods_are_restricted(overlay):
+def test_restricted_namespace_admits_the_manifests(overlay):
     kubernetes = kubernetes_cluster()
     namespace = kubernetes.new_namespace()
     kubernetes.kubectl(

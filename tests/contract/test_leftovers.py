@@ -1,4 +1,4 @@
-"""What a cluster that was killed leaves behind, and whoever comes next removes."""
+"""Leftovers of a killed cluster, and their removal by the next commands."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ def confirm(subject: str, consequence: str) -> None:
     raise AssertionError("a local cluster is stopped without a question")
 
 
-async def test_down_stops_what_was_left_before_the_cluster_was_ready(tmp_path: Path):
+async def test_down_stops_leftovers_of_an_unfinished_start(tmp_path: Path):
     data_dir = tmp_path / "d"
     cluster = LocalCluster(ClusterOptions(data_dir, "test"), os.environ)
     with pytest.raises(FailedPrecondition, match="no cluster runs in"):
@@ -51,7 +51,7 @@ async def test_down_stops_what_was_left_before_the_cluster_was_ready(tmp_path: P
         await asyncio.wait_for(gone, 10)
 
 
-async def test_a_store_that_was_left_behind_is_stopped_and_none_is_fine(tmp_path: Path):
+async def test_leftover_store_is_stopped_if_any(tmp_path: Path):
     store = await start_store(tmp_path)
     assert await stop_stray_store(tmp_path)
     assert store.wait(10) == 0

@@ -58,7 +58,7 @@ def echo(texts):
     return list(texts)
 
 
-async def test_a_version_of_another_python_names_both(hand: Hand):
+async def test_wrong_python_error_names_both_versions(hand: Hand):
     other = replace(hand.version(echo), python_version="3.7.16")
     with pytest.raises(PrepareFailed) as caught:
         await hand.manager.prepare(other, lambda line: None)
@@ -69,14 +69,14 @@ async def test_a_version_of_another_python_names_both(hand: Hand):
     )
 
 
-def test_it_has_cpus_and_refuses_gpus(world):
+def test_cpus_are_accepted_and_gpus_rejected(world):
     manager = world[0].make_manager()
     manager.check_resources(Resources(cpus=64.0))
     with pytest.raises(Unsupported, match="cannot reserve GPUs for a replica"):
         manager.check_resources(Resources(gpus=1))
 
 
-async def test_nothing_remains_of_what_was_stopped(world):
+async def test_stopped_replica_leaves_nothing(world):
     backend, _ = world
     async with opened(*world) as hand:
         container = await hand.start_ready(hand.version(echo))
@@ -90,7 +90,7 @@ async def test_nothing_remains_of_what_was_stopped(world):
     assert not (backend.directory / "sockets").exists()
 
 
-async def test_what_a_replica_started_ends_with_it(world, hand: Hand):
+async def test_child_processes_end_with_their_replica(world, hand: Hand):
     def starts_a_child(texts):
         import subprocess
 
@@ -108,7 +108,7 @@ async def test_what_a_replica_started_ends_with_it(world, hand: Hand):
         await asyncio.wait_for(gone, 10)
 
 
-async def test_a_process_that_nobody_noted_down_is_killed_by_the_next_manager(world):
+async def test_unrecorded_process_is_killed_by_the_next_manager(world):
     backend, _ = world
     async with opened(*world) as first:
         container = await first.start_ready(first.version(echo))
@@ -124,7 +124,7 @@ async def test_a_process_that_nobody_noted_down_is_killed_by_the_next_manager(wo
     Path(container.endpoint.removeprefix("unix:")).unlink(missing_ok=True)
 
 
-async def test_a_process_that_has_the_number_of_one_that_ended_is_left_alone(world):
+async def test_process_with_a_reused_pid_is_left_alone(world):
     backend, _ = world
     async with opened(*world) as first:
         container = await first.start_ready(first.version(echo))
@@ -139,14 +139,14 @@ async def test_a_process_that_has_the_number_of_one_that_ended_is_left_alone(wor
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
-async def test_what_a_replica_left_behind_is_killed_by_the_next_manager(world, is_ours: bool):
+async def test_orphans_of_a_replica_are_killed_by_the_next_manager(world, is_ours: bool):
     backend, _ = world
     async with opened(*world) as first:
         container = await first.start_ready(first.version(echo))
         await first.backend.kill(container)
         await first.ended(container)
     directory = backend.directory / "replicas" / container.container_id
-    # One that led a session and has ended, and one that it started; ours or of other programs.
+    # The pairs are a dead session leader and its child process, of Skysail or of another program.
     log = directory / "replica.log"
     name = "SKYSAIL_MODEL_SERVER_LOG_FILE"
     leader = subprocess.Popen(
@@ -168,7 +168,7 @@ async def test_what_a_replica_left_behind_is_killed_by_the_next_manager(world, i
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"replica_id": "x"}', "null"])
-async def test_a_damaged_note_stops_nothing(world, text: str):
+async def test_damaged_record_is_ignored(world, text: str):
     backend, _ = world
     directory = backend.directory / "replicas" / "m.1.0-damaged"
     (directory / "work").mkdir(parents=True)
@@ -180,14 +180,14 @@ async def test_a_damaged_note_stops_nothing(world, text: str):
         assert not directory.exists()
 
 
-async def test_what_cannot_be_started_leaves_nothing(world, hand: Hand, tmp_path: Path):
+async def test_failed_start_leaves_nothing(world, hand: Hand, tmp_path: Path):
     backend, _ = world
     wheel = make_wheel(tmp_path, "skytestwheel", "")
     spec = hand.version(echo, requirements=[str(wheel)])
     await hand.manager.prepare(spec, lambda line: None)
     python = backend.directory / "environments" / environment_key(spec.requirements) / "bin/python"
     python.unlink()
-    # It is there, but no program.
+    # The file exists, but is not executable.
     python.write_text("")
     with pytest.raises(SkysailError, match="cannot start its process"):
         await hand.start(spec)
@@ -200,7 +200,7 @@ async def test_what_cannot_be_started_leaves_nothing(world, hand: Hand, tmp_path
     (backend.directory / "replicas").mkdir()
 
 
-async def test_a_process_that_cannot_be_noted_down_is_killed(world, hand: Hand, monkeypatch):
+async def test_process_that_cannot_be_recorded_is_killed(world, hand: Hand, monkeypatch):
     started: list[int] = []
 
     def fails(replica: ProcessRecord) -> None:
@@ -216,7 +216,7 @@ async def test_a_process_that_cannot_be_noted_down_is_killed(world, hand: Hand, 
     assert list((world[0].directory / "replicas").iterdir()) == []
 
 
-async def test_directories_are_removed_beside_the_event_loop(hand: Hand, monkeypatch):
+async def test_directories_are_removed_outside_the_event_loop(hand: Hand, monkeypatch):
     threads: list[threading.Thread] = []
     rmtree = shutil.rmtree
 
@@ -255,7 +255,7 @@ async def test_a_log_is_followed_beyond_its_rotation_without_losing_a_line(world
             assert await hand.log(container, 2) == expected
 
 
-async def test_temporary_files_are_in_the_work_directory_under_a_short_name(world, hand: Hand):
+async def test_temporary_files_are_in_the_work_directory_under_a_short_link(world, hand: Hand):
     def names_them(texts):
         import os
         import tempfile
@@ -276,20 +276,20 @@ def short_name(container: Container) -> Path:
     return Path("/tmp") / f"skysail-{container.container_id.rpartition('-')[2]}"
 
 
-async def test_the_next_manager_removes_the_short_name_of_what_has_ended(world):
+async def test_next_manager_removes_short_links_of_ended_replicas(world):
     async with opened(*world) as first:
         container = await first.start_ready(first.version(echo))
         await first.backend.kill(container)
         await first.ended(container)
         assert not short_name(container).is_symlink()
         work = world[0].directory / "replicas" / container.container_id / "work"
-        # As if the manager had died first.
+        # The link stays as after a crash of the manager.
         short_name(container).symlink_to(work.resolve())
     async with opened(*world):
         assert not short_name(container).is_symlink()
 
 
-async def test_a_replica_runs_where_no_short_name_can_be_made(hand: Hand, monkeypatch, tmp_path):
+async def test_replica_runs_without_a_short_link(hand: Hand, monkeypatch, tmp_path):
     monkeypatch.setattr(work_directories, "_SHORT_PLACE", tmp_path / "no-such-place")
     container = await hand.start_ready(hand.version(echo))
     assert await ask(container, "x") == ["x"]
@@ -315,7 +315,7 @@ async def test_the_end_of_a_long_log_begins_with_a_whole_line(hand: Hand):
     assert 7000 < len(failed.log_tail) <= 8192
 
 
-async def test_a_process_is_known_by_its_start():
+async def test_process_start_identifies_a_process():
     start = process_start(os.getpid())
     assert start is not None
     assert is_same_process(os.getpid(), start)

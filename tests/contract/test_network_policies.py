@@ -76,7 +76,7 @@ def probe(name: str, ports: list[dict]) -> dict:
     }
 
 
-def test_nobody_reaches_more_than_it_needs():
+def test_pods_reach_only_what_they_need():
     kubernetes = kubernetes_cluster()
     namespace = kubernetes.new_namespace()
     shipped = Manifests(cluster_objects(KubernetesOptions(namespace=namespace)))

@@ -57,7 +57,7 @@ async def after_silence(changes: AsyncIterator[bool | None], clock: FakeClock) -
     return await change
 
 
-async def test_each_change_is_seen(server: HealthServer, clock: FakeClock):
+async def test_each_change_is_yielded(server: HealthServer, clock: FakeClock):
     await server.start()
     async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
         assert await following(changes) is False
@@ -67,7 +67,7 @@ async def test_each_change_is_seen(server: HealthServer, clock: FakeClock):
         assert await following(changes) is False
 
 
-async def test_a_server_that_is_not_there_yet_is_waited_for(server, clock: FakeClock):
+async def test_missing_server_is_awaited(server, clock: FakeClock):
     async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
         first = asyncio.ensure_future(anext(changes))
         await asyncio.wait({first}, timeout=0.2)
@@ -76,20 +76,20 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(server, clock: FakeC
         assert await asyncio.wait_for(first, 10) in (False, True)
 
 
-async def test_a_server_that_never_answers_is_taken_for_dead(server, clock: FakeClock):
+async def test_server_that_never_answers_counts_as_dead(server, clock: FakeClock):
     async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
         assert await after_silence(changes, clock) is None
         with pytest.raises(StopAsyncIteration):
             await anext(changes)
 
 
-async def test_a_stream_that_breaks_after_a_long_quiet_time_is_opened_again(
+async def test_stream_broken_after_a_long_silence_is_reopened(
     server: HealthServer, clock: FakeClock
 ):
     await server.start(is_serving=True)
     async with aclosing(watch_readiness(server.endpoint, clock)) as changes:
         assert await following(changes) is True
-        # Nothing changed for an hour: that is no silence, the stream stood.
+        # An hour without a change is no silence, because the stream stayed open.
         clock.advance(3600)
         second = asyncio.ensure_future(anext(changes))
         await server.stop()
@@ -103,16 +103,14 @@ async def test_a_stream_that_breaks_after_a_long_quiet_time_is_opened_again(
 async def until_dead(
     changes: AsyncIterator[bool | None], clock: FakeClock
 ) -> AsyncIterator[bool | None]:
-    """Yield what is told while the time goes by fast."""
+    """Yield the changes while the clock advances fast."""
     while True:
         yield (change := await after_silence(changes, clock))
         if change is None:
             return
 
 
-async def test_a_process_that_is_stopped_is_not_ready_and_then_taken_for_dead(
-    tmp_path: Path, clock: FakeClock
-):
+async def test_stopped_process_counts_as_unready_then_dead(tmp_path: Path, clock: FakeClock):
     endpoint = f"unix:{tmp_path}/h.sock"
     program = f"""
 import asyncio
@@ -131,7 +129,7 @@ asyncio.run(serve())
             while not await following(changes):
                 pass
             process.send_signal(signal.SIGSTOP)
-            # All of it is of the real time but the silence after the end of the stream.
+            # The test runs in real time except for the silence after the end of the stream.
             assert await following(changes) is False
             process.send_signal(signal.SIGCONT)
             assert await following(changes) is True

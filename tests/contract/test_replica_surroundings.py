@@ -1,4 +1,4 @@
-"""What models may use in a replica, and what is told of its failure, whichever manager runs it."""
+"""Features that models may use in a replica, and failure reports, with every container manager."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ async def hand(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     reason = BACKENDS[request.param].why_not()
     if reason:
         pytest.skip(reason)
-    # As long as that of a user with a long name.
+    # The path is as long as that of a user with a long name.
     directory = tmp_path / ("x" * 60) / ("y" * 60) if request.param == "local" else tmp_path / "d"
     async with running_backend(request.param, directory) as world, opened(*world) as hand:
         yield hand
@@ -52,7 +52,7 @@ def has_many_columns(x):
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-async def test_both_ends_of_a_long_reason_are_told_in_any_format(hand: Hand, log_format: str):
+async def test_long_reason_keeps_both_ends_in_any_format(hand: Hand, log_format: str):
     spec = hand.version(has_many_columns, example=[[1.0]])
     started = await hand.start(spec, environment={"FAILS": "1"}, log_format=log_format)
     failed = await hand.ended(started)
@@ -74,7 +74,7 @@ def is_slow(x):
     return x
 
 
-async def test_a_slow_start_can_be_explained_by_its_log(hand: Hand):
+async def test_log_explains_a_start_timeout(hand: Hand):
     spec = hand.version(is_slow, example=[[1.0]])
     container = await hand.start(spec, environment={"SLOW": "1"})
     for _ in range(150):
@@ -103,7 +103,7 @@ def keeps_the_interpreter(texts):
     return texts
 
 
-async def test_the_call_that_was_stuck_is_the_reason(hand: Hand):
+async def test_stuck_call_is_the_reason(hand: Hand):
     container = await hand.start_ready(hand.version(keeps_the_interpreter), stuck_after_s=0.5)
     asking = asyncio.create_task(ask(container, "x"))
     failed = await hand.ended(container)

@@ -28,7 +28,7 @@ def echo(texts):
 
 
 class SlowLine:
-    """Carries what a registry sends, slowly, until so many bytes are through."""
+    """A slow proxy of a registry, which stops after a number of bytes."""
 
     def __init__(self, target: str) -> None:
         self._host, _, self._port = target.rpartition(":")
@@ -94,7 +94,7 @@ def image_of_random_bytes(name: str, directory: Path) -> None:
     run_docker("import", "--change", 'CMD ["/data"]', str(archive), name)
 
 
-async def test_a_slow_pull_is_shown_and_one_that_hangs_can_be_given_up(tmp_path: Path):
+async def test_slow_pull_shows_progress_and_a_hanging_one_can_be_cancelled(tmp_path: Path):
     if why_no_docker():
         pytest.skip(why_no_docker())
     if shutil.which("docker-registry") is None or shutil.which("htpasswd") is None:
@@ -119,7 +119,7 @@ async def test_a_slow_pull_is_shown_and_one_that_hangs_can_be_given_up(tmp_path:
                     stuck = asyncio.create_task(hand.manager.prepare(spec, lambda text: None))
                     await asyncio.wait_for(line.is_stuck.wait(), 20)
                     begin = monotonic()
-                    # All else goes on.
+                    # Other operations continue.
                     assert await hand.manager.list() == []
                     stuck.cancel()
                     await asyncio.gather(stuck, return_exceptions=True)
@@ -133,7 +133,7 @@ async def test_a_slow_pull_is_shown_and_one_that_hangs_can_be_given_up(tmp_path:
                         spec, lambda text: shown.append((monotonic() - begin, text))
                     )
                     assert monotonic() - begin > 0.8 * LAYER_BYTES / SLOW_BYTES_PER_S
-                    # What goes on is told before it is done.
+                    # Progress arrives before the end of the pull.
                     assert shown[0][0] < 3
                     assert any("Pull complete" in text for _, text in shown)
                     await hand.manager.sweep(lambda: [])

@@ -1,4 +1,4 @@
-"""What the tests of container managers need of a back end, and hands to work with one.
+"""Back ends for the tests of container managers, and helpers to use them.
 
 A new back end adds a class like `LocalBackend` and its name to `BACKENDS`.
 """
@@ -82,11 +82,11 @@ class Backend(ABC):
         """Return a manager that is not open; each manages the same containers."""
 
     def keep(self, artifact: skysail.artifact.build.Artifact) -> None:
-        """Have an artifact where management would have it."""
+        """Store an artifact like management."""
         return
 
     def requirement(self, wheel: Path) -> str:
-        """Return what has a wheel installed, wherever pip runs."""
+        """Return a requirement that installs a wheel wherever pip runs."""
         return str(wheel)
 
     def find_links(self, directory: Path) -> list[str]:
@@ -180,7 +180,7 @@ class DockerBackend(Backend):
 
 
 def keep_in(directory: Path, artifact: skysail.artifact.build.Artifact) -> None:
-    """Have an artifact in a data directory as management has it."""
+    """Write an artifact into a data directory like management."""
     artifacts = directory / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     (artifacts / artifact.sha256).write_bytes(artifact.content)
@@ -188,7 +188,7 @@ def keep_in(directory: Path, artifact: skysail.artifact.build.Artifact) -> None:
 
 @functools.cache
 def why_no_docker() -> str:
-    """Return what the tests with Docker lack here; empty if nothing."""
+    """Return a reason to skip the tests with Docker; empty if none."""
     if shutil.which("docker") is None:
         return "no docker on this machine"
     try:
@@ -203,7 +203,7 @@ def why_no_docker() -> str:
 
 
 def run_docker(*arguments: str) -> str:
-    """Return what a command of the Docker client prints."""
+    """Return the output of a command of the Docker client."""
     command = ["docker", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
@@ -284,12 +284,12 @@ BACKENDS: dict[str, type[Backend]] = {
 
 
 def portable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that travels without the module of the test; it imports what it needs."""
+    """Return a function that is pickled without the test module and imports its dependencies."""
     return types.FunctionType(function.__code__, {"__name__": "__main__"}, function.__name__)
 
 
 class Hand:
-    """A manager that is open, what it reports, and the artifacts that its containers fetch."""
+    """An open manager, its reports, and the artifacts for its containers."""
 
     def __init__(self, backend: Backend, manager: ContainerManager, server: ArtifactServer) -> None:
         self.backend = backend
@@ -391,7 +391,7 @@ async def opened(backend: Backend, server: ArtifactServer) -> AsyncIterator[Hand
 async def running_backend(
     name: str, directory: Path, **values: Any
 ) -> AsyncIterator[tuple[Backend, ArtifactServer]]:
-    """Have a back end and the server of artifacts inside the block; no container outlives it.
+    """Run a back end and the artifact server inside the block; no container outlives it.
 
     Values are settings that tests of this back end give.
     """

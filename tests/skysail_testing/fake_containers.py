@@ -1,4 +1,4 @@
-"""A container manager without containers: tests say what becomes of each."""
+"""A container manager without containers; tests set the fate of each."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -101,7 +101,7 @@ class FakeContainerManager(ContainerManager):
         self.live[container_id] = container
         if self.fails_with:
             self.fail(container_id, **self.fails_with.pop(0))
-            # Whoever watches hears of it before whoever started it has its answer.
+            # The watcher gets the failure before the caller of `start` gets its result.
             await asyncio.sleep(0.001)
         elif self.becomes_ready:
             self.set_state(container_id, ReplicaState.READY)

@@ -1,4 +1,4 @@
-"""A Kubernetes cluster in memory: what the container manager asks of it, and the controllers it counts on."""
+"""A Kubernetes cluster in memory: the API that the container manager uses, and its controllers."""
 
 import asyncio
 import copy
@@ -137,17 +137,17 @@ class FakeKubernetesApi:
         yield every()
 
     def change(self, kind: Kind, name: str, **fields: Any) -> Object:
-        """Change fields of an object as somebody else does; what is told of it is returned."""
+        """Change fields of an object as another client does, and return the new object."""
         return self._put({**copy.deepcopy(self._found(kind, name)), **fields})
 
     def add(self, manifest: Object) -> Object:
-        """Have an object that somebody else made."""
+        """Add an object of another client."""
         return self._put(manifest)
 
     def remove(self, kind: Kind, name: str) -> None:
         """Delete an object with all that it owns, as anybody may."""
         found = self._found(kind, name)
-        # One that has no node need not be told.
+        # A pod without a node ends at once.
         if kind == POD and not self.ends_pods and "schedulingGates" not in found["spec"]:
             if "deletionTimestamp" not in found["metadata"]:
                 metadata = {**found["metadata"], "deletionTimestamp": "2026-11-20T10:05:00Z"}
@@ -164,7 +164,7 @@ class FakeKubernetesApi:
         self._control()
 
     def end(self, name: str) -> None:
-        """Have a pod that was told to end be gone."""
+        """Remove a deleted pod."""
         self.ends_pods, ends_pods = True, self.ends_pods
         self.remove(POD, name)
         self.ends_pods = ends_pods
@@ -186,7 +186,7 @@ class FakeKubernetesApi:
         return [name for each, of, name in self.calls if (each, of) == (verb, kind.kind)]
 
     def control(self) -> None:
-        """Do what the controllers of Deployments do."""
+        """Run the controllers of Deployments."""
         self.has_controllers = True
         self._control()
 

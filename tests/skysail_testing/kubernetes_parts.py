@@ -1,4 +1,4 @@
-"""What the unit tests of Kubernetes share: specifications of replicas, and pods as Kubernetes tells of them."""
+"""Specifications of replicas and JSON of pods for the unit tests of Kubernetes."""
 
 import copy
 from pathlib import Path
@@ -96,7 +96,7 @@ def conditions(is_ready: bool = True, **others: Object) -> list[Object]:
 
 
 def container(name: str, *, last: Object | None = None, **state: Object) -> Object:
-    """Return what a pod's status tells of one container."""
+    """Return the status of one container of a pod."""
     return {
         "name": name,
         "image": "registry.example/skysail-model-server:0.1.0",

@@ -12,7 +12,7 @@ from skysail_testing.virtual_time import now
 
 
 class FakeLeaseApi:
-    """What `LeaderLease` asks of `KubernetesApi`; answers late, or never, as it is told to."""
+    """The part of `KubernetesApi` that `LeaderLease` uses; answers late or never on request."""
 
     def __init__(self, random: Random | None = None) -> None:
         self.lease: dict[str, Any] | None = {"metadata": {"name": "m", "resourceVersion": "1"}}

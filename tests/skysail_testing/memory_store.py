@@ -12,7 +12,7 @@ from skysail_common.store.store import lost_text, taken_by
 
 @dataclass
 class MemoryData:
-    """What a server holds; replaced as a whole where it loses something."""
+    """The content of a server; replaced as a whole after a loss."""
 
     id: str = ""
     epoch: int = 0
@@ -43,12 +43,12 @@ class MemoryServer:
         return copy.deepcopy(self.data)
 
     def restore(self, data: MemoryData) -> None:
-        """Become what it was when a backup was made."""
+        """Restore an earlier backup."""
         self.data = copy.deepcopy(data)
 
 
 class MemoryStore:
-    """Holds records with revisions; may be told to fail, or to hang. Owns a new server."""
+    """A store in memory, with its own server; tests can make it fail or hang."""
 
     def __init__(self, server: MemoryServer | None = None) -> None:
         self.server = server or MemoryServer()

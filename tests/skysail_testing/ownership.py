@@ -73,7 +73,7 @@ class Contender:
 
     @property
     def value(self) -> str:
-        """What the mirror says."""
+        """The content of the mirror."""
         record = self.records.models.get(MODEL)
         return record.current_version if record else ""
 

@@ -132,7 +132,7 @@ class Ownership(RuleBasedStateMachine):
     def commit(self, process: Contender) -> None:
         self.num_values += 1
         value, before = str(self.num_values), process.value
-        # Nobody else writes, so that there is no conflict.
+        # The machine has one writer, so that no conflict occurs.
         try:
             self.run(process.commit(value))
         except (StoreTaken, StoreLost):

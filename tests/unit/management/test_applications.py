@@ -25,7 +25,7 @@ async def register(parts: ManagementParts, name: str = "app", **changes) -> Appl
 
 
 @virtual_time
-async def test_an_application_is_known_once_it_is_registered(tmp_path: Path):
+async def test_register_adds_an_application(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         record = await register(parts)
         assert parts.applications.get("app") == record
@@ -42,7 +42,7 @@ async def test_applications_are_listed_by_name(tmp_path: Path):
 
 
 @virtual_time
-async def test_the_same_registration_again_changes_nothing_not_even_routes(tmp_path: Path):
+async def test_repeated_registration_changes_nothing_not_even_routes(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await register(parts)
@@ -62,7 +62,7 @@ async def test_the_same_registration_again_changes_nothing_not_even_routes(tmp_p
     ],
 )
 @virtual_time
-async def test_another_registration_of_the_name_is_refused(tmp_path: Path, changes):
+async def test_registration_with_other_values_is_rejected(tmp_path: Path, changes):
     async with running_parts(tmp_path) as parts:
         record = await register(parts)
         with pytest.raises(AlreadyExists, match="'app' is registered with other values"):
@@ -72,7 +72,7 @@ async def test_another_registration_of_the_name_is_refused(tmp_path: Path, chang
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "ä", "x" * 64, "v2", "metrics"])
 @virtual_time
-async def test_an_illegal_name_is_refused(tmp_path: Path, name):
+async def test_invalid_name_is_rejected(tmp_path: Path, name):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(InvalidInput):
             await register(parts, name)
@@ -92,7 +92,7 @@ NO_DEFAULT_OUTPUTS = {
 
 @pytest.mark.parametrize("text", NO_DEFAULT_OUTPUTS.values(), ids=NO_DEFAULT_OUTPUTS)
 @virtual_time
-async def test_a_default_output_that_no_frontend_could_give_is_refused(tmp_path: Path, text):
+async def test_default_output_that_frontends_cannot_encode_is_rejected(tmp_path: Path, text):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(InvalidInput, match="the default output is"):
             await register(parts, default_output_json=text)
@@ -111,7 +111,7 @@ async def test_any_json_is_a_default_output(tmp_path: Path, value):
 
 
 @virtual_time
-async def test_an_update_changes_what_is_given(tmp_path: Path):
+async def test_update_changes_only_given_fields(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await register(parts)
         record = await parts.applications.update("app", 0.5, None)
@@ -122,7 +122,7 @@ async def test_an_update_changes_what_is_given(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_is_not_registered_cannot_be_used(tmp_path: Path):
+async def test_unregistered_application_is_not_found(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         for refused in (
             parts.applications.update("app", 1.0, None),
@@ -136,7 +136,7 @@ async def test_what_is_not_registered_cannot_be_used(tmp_path: Path):
 
 
 @virtual_time
-async def test_an_unregistered_application_is_gone_with_its_routes(tmp_path: Path):
+async def test_unregister_removes_the_application_and_its_routes(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await register(parts)
@@ -158,7 +158,7 @@ async def test_routes_are_replaced(tmp_path: Path):
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 @virtual_time
-async def test_a_weight_is_a_number_greater_than_zero(tmp_path: Path, weight):
+async def test_weight_must_be_a_number_above_zero(tmp_path: Path, weight):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await register(parts)
@@ -167,7 +167,7 @@ async def test_a_weight_is_a_number_greater_than_zero(tmp_path: Path, weight):
 
 
 @virtual_time
-async def test_two_routes_to_the_same_are_refused(tmp_path: Path):
+async def test_duplicate_routes_are_rejected(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await register(parts)
@@ -176,7 +176,7 @@ async def test_two_routes_to_the_same_are_refused(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_route_leads_to_something_that_is_registered(tmp_path: Path):
+async def test_route_to_an_unregistered_model_is_rejected(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await register(parts)
@@ -188,7 +188,7 @@ async def test_a_route_leads_to_something_that_is_registered(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_route_leads_to_what_takes_the_same_input(tmp_path: Path):
+async def test_route_to_another_input_type_is_rejected(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await parts.register("m:2", InputType.STRINGS)
@@ -203,7 +203,7 @@ async def test_a_route_leads_to_what_takes_the_same_input(tmp_path: Path):
 
 @pytest.mark.parametrize("taken", list(InputType))
 @pytest.mark.parametrize("offered", list(InputType))
-def test_an_application_of_tensors_may_be_routed_to_anything(taken, offered):
+def test_tensor_application_accepts_routes_to_any_input_type(taken, offered):
     application = ApplicationRecord(name="app", input_type=taken, slo_s=1.0)
     if taken in (InputType.TENSORS, offered):
         check_input_type(application, ModelVersion("m", "1"), offered)

@@ -41,7 +41,7 @@ def kept(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-async def test_what_is_added_can_be_read(store: ArtifactStore, directory: Path):
+async def test_added_artifact_can_be_read(store: ArtifactStore, directory: Path):
     assert not await store.find(SHA256)
     assert await store.add(SHA256, chunked(CONTENT)) == len(CONTENT)
     assert await store.find(SHA256)
@@ -53,12 +53,12 @@ async def test_what_is_added_can_be_read(store: ArtifactStore, directory: Path):
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
-async def test_adding_the_same_again_is_one(store: ArtifactStore, directory: Path):
+async def test_equal_artifacts_are_stored_once(store: ArtifactStore, directory: Path):
     await asyncio.gather(*(store.add(SHA256, chunked(CONTENT, size)) for size in (1, 7, 10**6)))
     assert kept(directory) == [SHA256]
 
 
-async def test_what_is_not_kept_is_not_found(store: ArtifactStore):
+async def test_missing_artifact_is_not_found(store: ArtifactStore):
     for ask in (store.size_bytes, store.manifest, store.open):
         with pytest.raises(ArtifactNotFound, match="was not uploaded"):
             ask("0" * 64)
@@ -68,7 +68,7 @@ BAD_NAMES = ["", "../x", "/etc/passwd", SHA256.upper(), SHA256[:-1], SHA256 + "0
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-async def test_a_name_that_is_no_sha256_is_refused(store: ArtifactStore, name, directory: Path):
+async def test_name_that_is_no_sha256_is_rejected(store: ArtifactStore, name, directory: Path):
     with pytest.raises(InvalidInput, match="64 lower-case hexadecimal digits"):
         await store.find(name)
     for ask in (store.size_bytes, store.manifest, store.open):
@@ -80,7 +80,7 @@ async def test_a_name_that_is_no_sha256_is_refused(store: ArtifactStore, name, d
 
 
 @given(st.text(max_size=70))
-def test_no_text_names_a_path_outside(tmp_path_factory, name):
+def test_no_name_leads_outside_the_directory(tmp_path_factory, name):
     directory = tmp_path_factory.getbasetemp() / "artifacts"
     store = ArtifactStore(directory, 10_000, FakeClock())
     try:
@@ -93,21 +93,21 @@ def test_no_text_names_a_path_outside(tmp_path_factory, name):
         raise AssertionError("something is kept under that name")
 
 
-async def test_corrupt_content_is_refused(store: ArtifactStore, directory: Path):
+async def test_corrupt_upload_is_rejected(store: ArtifactStore, directory: Path):
     with pytest.raises(InvalidInput, match=f"the artifact is corrupt: its SHA-256 is .*{SHA256}"):
         await store.add(SHA256, chunked(CONTENT[:-1]))
     assert kept(directory) == []
     assert not await store.find(SHA256)
 
 
-async def test_what_is_no_artifact_is_refused(store: ArtifactStore, directory: Path):
+async def test_upload_that_is_no_artifact_is_rejected(store: ArtifactStore, directory: Path):
     content = b"PK but not a zip"
     with pytest.raises(InvalidInput, match="not an artifact"):
         await store.add(sha256_of(content), chunked(content))
     assert kept(directory) == []
 
 
-async def test_what_arrives_is_written_beside_the_event_loop(store, directory: Path, monkeypatch):
+async def test_upload_is_written_outside_the_event_loop(store, directory: Path, monkeypatch):
     threads: list[threading.Thread] = []
     fsync, sha256 = os.fsync, hashlib.sha256
 
@@ -160,7 +160,7 @@ async def test_a_cancelled_upload_ends_its_write_and_leaves_nothing(
     assert not await store.find(SHA256)
 
 
-async def test_what_is_too_large_is_refused_before_it_all_came(store, directory: Path):
+async def test_oversized_upload_is_rejected_before_its_end(store, directory: Path):
     sent = 0
 
     async def endless():
@@ -175,7 +175,7 @@ async def test_what_is_too_large_is_refused_before_it_all_came(store, directory:
     assert kept(directory) == []
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(store, directory: Path):
+async def test_interrupted_upload_leaves_nothing(store, directory: Path):
     async def broken():
         yield CONTENT[:100]
         raise ConnectionError
@@ -185,7 +185,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(store, directory: Path):
     assert kept(directory) == []
 
 
-async def test_uploads_that_an_earlier_management_left_are_removed(directory: Path, clock):
+async def test_leftover_uploads_of_an_earlier_management_are_removed(directory: Path, clock):
     directory.mkdir(parents=True)
     (directory / "upload-abc").write_bytes(b"half")
     (directory / SHA256).write_bytes(CONTENT)
@@ -193,20 +193,22 @@ async def test_uploads_that_an_earlier_management_left_are_removed(directory: Pa
     assert kept(directory) == [SHA256]
 
 
-async def test_corruption_on_disk_is_noticed_and_mended_by_the_next_upload(store, directory: Path):
+async def test_corruption_on_disk_is_detected_and_repaired_by_the_next_upload(
+    store, directory: Path
+):
     await store.add(SHA256, chunked(CONTENT))
     damaged = bytearray(CONTENT)
     damaged[len(damaged) // 2] ^= 1
     (directory / SHA256).write_bytes(damaged)
     with pytest.raises(SkysailError, match="corrupt on disk"):
         store.open(SHA256)
-    # Whoever deploys asks first whether it is kept.
+    # A client calls `find` before it deploys.
     assert not await store.find(SHA256)
     await store.add(SHA256, chunked(CONTENT))
     store.open(SHA256).close()
 
 
-async def test_sweep_keeps_what_versions_have(store: ArtifactStore, clock: FakeClock):
+async def test_sweep_keeps_artifacts_of_versions(store: ArtifactStore, clock: FakeClock):
     await store.add(SHA256, chunked(CONTENT))
     clock.advance(3600)
     store.sweep({SHA256})
@@ -216,7 +218,9 @@ async def test_sweep_keeps_what_versions_have(store: ArtifactStore, clock: FakeC
         store.size_bytes(SHA256)
 
 
-async def test_sweep_keeps_what_was_just_uploaded_or_found(store: ArtifactStore, clock: FakeClock):
+async def test_sweep_keeps_recently_uploaded_or_found_artifacts(
+    store: ArtifactStore, clock: FakeClock
+):
     await store.add(SHA256, chunked(CONTENT))
     clock.advance(599)
     store.sweep(set())
@@ -229,7 +233,7 @@ async def test_sweep_keeps_what_was_just_uploaded_or_found(store: ArtifactStore,
     assert not await store.find(SHA256)
 
 
-async def test_a_deployed_artifact_is_no_longer_promised(store: ArtifactStore):
+async def test_deployment_consumes_the_reservation(store: ArtifactStore):
     await store.add(SHA256, chunked(CONTENT))
     with store.pin(SHA256):
         store.sweep(set())
@@ -239,7 +243,7 @@ async def test_a_deployed_artifact_is_no_longer_promised(store: ArtifactStore):
     assert not await store.find(SHA256)
 
 
-async def test_an_artifact_that_two_found_outlives_the_refusal_of_one(store: ArtifactStore):
+async def test_artifact_found_by_two_callers_survives_the_rejection_of_one(store: ArtifactStore):
     await store.add(SHA256, chunked(CONTENT))
     assert await store.find(SHA256)
     with pytest.raises(InvalidInput), store.pin(SHA256):
@@ -251,7 +255,7 @@ async def test_an_artifact_that_two_found_outlives_the_refusal_of_one(store: Art
     assert not await store.find(SHA256)
 
 
-async def test_an_artifact_that_is_being_deployed_outlives_the_end_of_its_promise(
+async def test_pinned_artifact_survives_the_end_of_its_reservation(
     store: ArtifactStore, clock: FakeClock
 ):
     await store.add(SHA256, chunked(CONTENT))
@@ -265,7 +269,7 @@ async def test_an_artifact_that_is_being_deployed_outlives_the_end_of_its_promis
     assert not await store.find(SHA256)
 
 
-async def test_a_deployment_of_which_nobody_knows_keeps_its_artifact(
+async def test_deployment_with_unknown_outcome_keeps_its_artifact(
     store: ArtifactStore, clock: FakeClock
 ):
     await store.add(SHA256, chunked(CONTENT))
@@ -278,7 +282,7 @@ async def test_a_deployment_of_which_nobody_knows_keeps_its_artifact(
     assert not await store.find(SHA256)
 
 
-async def test_promises_of_one_artifact_are_bounded(store: ArtifactStore):
+async def test_reservations_of_one_artifact_are_bounded(store: ArtifactStore):
     await store.add(SHA256, chunked(CONTENT))
     for _ in range(2000):
         await store.find(SHA256)
@@ -297,7 +301,9 @@ def without_descriptors(**_: object) -> None:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-async def test_an_upload_on_a_full_disk_says_so_and_leaves_nothing(store, directory, monkeypatch):
+async def test_upload_to_a_full_disk_fails_with_the_cause_and_leaves_nothing(
+    store, directory, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", on_full_disk)
         with pytest.raises(FailedPrecondition, match="No space left on device; free space"):
@@ -306,13 +312,13 @@ async def test_an_upload_on_a_full_disk_says_so_and_leaves_nothing(store, direct
     await store.add(SHA256, chunked(CONTENT))
 
 
-async def test_an_upload_without_a_descriptor_says_so(store, monkeypatch):
+async def test_upload_without_a_descriptor_fails_with_the_cause(store, monkeypatch):
     monkeypatch.setattr("tempfile.mkstemp", without_descriptors)
     with pytest.raises(Unavailable, match="Too many open files; free space or descriptors"):
         await store.add(SHA256, chunked(CONTENT))
 
 
-async def test_a_directory_that_is_gone_is_named_by_all_who_need_it(store, directory: Path):
+async def test_every_operation_names_a_missing_directory(store, directory: Path):
     await store.add(SHA256, chunked(CONTENT))
     shutil.rmtree(directory)
     with pytest.raises(FailedPrecondition, match=f"{directory} is gone; restore it"):
@@ -323,7 +329,7 @@ async def test_a_directory_that_is_gone_is_named_by_all_who_need_it(store, direc
     store.sweep(set())
 
 
-async def test_the_name_of_an_artifact_is_as_durable_as_its_content(store, directory, monkeypatch):
+async def test_artifact_name_is_as_durable_as_its_content(store, directory, monkeypatch):
     steps = []
     replace, fsync = os.replace, os.fsync
 
@@ -338,7 +344,7 @@ async def test_the_name_of_an_artifact_is_as_durable_as_its_content(store, direc
     assert steps == ["file", "rename", "directory"]
 
 
-def test_artifacts_are_counted_where_there_is_no_directory_too(directory: Path):
+def test_count_of_a_missing_directory_is_zero(directory: Path):
     assert count_artifacts(directory) == 0
     directory.mkdir(parents=True)
     (directory / SHA256).write_bytes(CONTENT)
@@ -346,7 +352,7 @@ def test_artifacts_are_counted_where_there_is_no_directory_too(directory: Path):
     assert count_artifacts(directory) == 1
 
 
-async def test_sweep_leaves_what_is_still_arriving_alone(store: ArtifactStore, directory: Path):
+async def test_sweep_ignores_uploads_in_progress(store: ArtifactStore, directory: Path):
     half_way, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow():

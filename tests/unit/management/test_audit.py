@@ -33,7 +33,7 @@ def lines(caplog: pytest.LogCaptureFixture):
 
 
 @virtual_time
-async def test_the_life_of_a_version_can_be_read(tmp_path: Path, lines):
+async def test_log_shows_the_life_of_a_version(tmp_path: Path, lines):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", promote=True, labels={"git": "abc"})
         sha256 = parts.models.version("m", "1").artifact_sha256
@@ -88,7 +88,7 @@ def test_changes_are_logged_at_any_level():
 
 
 @virtual_time
-async def test_the_life_of_an_application_can_be_read(tmp_path: Path, lines):
+async def test_log_shows_the_life_of_an_application(tmp_path: Path, lines):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         lines()
@@ -105,7 +105,7 @@ async def test_the_life_of_an_application_can_be_read(tmp_path: Path, lines):
 
 
 @virtual_time
-async def test_a_failed_roll_out_says_why_and_secrets_are_not_told(tmp_path: Path, lines):
+async def test_failed_rollout_logs_the_reason_without_secrets(tmp_path: Path, lines):
     async with running_parts(tmp_path) as parts:
         parts.manager.fails_with = [{"is_permanent": True, "reason": "bad weights"}]
         sha256 = await parts.upload(make_artifact())
@@ -118,7 +118,7 @@ async def test_a_failed_roll_out_says_why_and_secrets_are_not_told(tmp_path: Pat
 
 
 @virtual_time
-async def test_what_is_not_committed_or_nobody_asked_for_is_not_told(tmp_path: Path, lines):
+async def test_uncommitted_changes_and_profiles_are_not_logged(tmp_path: Path, lines):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         lines()

@@ -40,7 +40,7 @@ async def follows_load(parts: ManagementParts, bounds: AutoscalingRecord = ONE_T
 
 
 @virtual_time
-async def test_replicas_start_and_stop_with_what_frontends_report(tmp_path: Path):
+async def test_reported_load_starts_and_stops_replicas(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
         await autoscaler.take("f1", [report(100)])
@@ -48,7 +48,7 @@ async def test_replicas_start_and_stop_with_what_frontends_report(tmp_path: Path
         await autoscaler.take("f2", [report(100)])
         assert parts.deployment("m:1").num_replicas == 3
         await until(lambda: len(parts.manager.ids(ReplicaState.READY)) == 3)
-        # What f2 said last is too old.
+        # The last report of f2 expires.
         for _ in range(40):
             await pass_time(2.0)
             await autoscaler.take("f1", [report(0)])
@@ -57,7 +57,7 @@ async def test_replicas_start_and_stop_with_what_frontends_report(tmp_path: Path
 
 
 @virtual_time
-async def test_the_load_of_what_does_not_follow_it_changes_nothing(tmp_path: Path):
+async def test_load_of_a_version_without_autoscaling_changes_nothing(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         autoscaler = autoscaler_of(parts)
@@ -67,19 +67,19 @@ async def test_the_load_of_what_does_not_follow_it_changes_nothing(tmp_path: Pat
 
 
 @virtual_time
-async def test_a_frontend_that_is_gone_counts_no_more(tmp_path: Path):
+async def test_reports_of_a_disconnected_frontend_are_dropped(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
         await autoscaler.take("old", [report(60)])
         autoscaler.forget("old")
-        # What it had comes by another now.
+        # Its load arrives at another frontend now.
         await autoscaler.take("new", [report(60)])
         assert parts.deployment("m:1").num_replicas == 1
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])
 @virtual_time
-async def test_a_report_that_makes_no_sense_is_none(tmp_path: Path, number):
+async def test_invalid_report_is_ignored(tmp_path: Path, number):
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
         for name in ("capacity_rows_per_s", "deadline_used"):
@@ -90,7 +90,7 @@ async def test_a_report_that_makes_no_sense_is_none(tmp_path: Path, number):
 
 
 @virtual_time
-async def test_a_roll_out_is_completed_first(tmp_path: Path):
+async def test_rollout_completes_before_autoscaling(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.becomes_ready = False
         events = parts.deploying("m:1", await parts.upload(make_artifact()))
@@ -109,9 +109,7 @@ async def test_a_roll_out_is_completed_first(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [Conflict("another"), StoreUnavailable("away")])
 @virtual_time
-async def test_what_cannot_be_recorded_is_tried_with_the_next_report(
-    tmp_path: Path, monkeypatch, error
-):
+async def test_failed_commit_is_retried_at_the_next_report(tmp_path: Path, monkeypatch, error):
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
 
@@ -127,7 +125,7 @@ async def test_what_cannot_be_recorded_is_tried_with_the_next_report(
 
 
 @virtual_time
-async def test_an_operator_is_not_overruled(tmp_path: Path):
+async def test_concurrent_change_by_an_operator_wins(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
         async with parts.records.lock:
@@ -141,7 +139,7 @@ async def test_an_operator_is_not_overruled(tmp_path: Path):
 
 
 @virtual_time
-async def test_scaling_by_hand_ends_it_and_another_deployment_does_not(tmp_path: Path):
+async def test_manual_scale_ends_autoscaling_but_redeployment_does_not(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         autoscaler = await follows_load(parts)
         await autoscaler.take("f1", [report(200)])
@@ -158,7 +156,7 @@ async def test_scaling_by_hand_ends_it_and_another_deployment_does_not(tmp_path:
 
 @pytest.mark.parametrize(("least", "most"), [(0, 1), (2, 1), (1, 1001)])
 @virtual_time
-async def test_bounds_that_cannot_be_are_refused(tmp_path: Path, least, most):
+async def test_invalid_bounds_are_rejected(tmp_path: Path, least, most):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         with pytest.raises(FailedPrecondition, match="is not deployed"):
@@ -170,9 +168,7 @@ async def test_bounds_that_cannot_be_are_refused(tmp_path: Path, least, most):
 
 
 @virtual_time
-async def test_bounds_hold_at_once_and_replicas_share_the_cores_of_the_most(
-    tmp_path: Path, monkeypatch
-):
+async def test_bounds_apply_at_once_and_threads_follow_the_maximum(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     async with running_parts(tmp_path) as parts:
         await follows_load(parts, AutoscalingRecord(min_replicas=3, max_replicas=4))
@@ -180,7 +176,7 @@ async def test_bounds_hold_at_once_and_replicas_share_the_cores_of_the_most(
         assert [spec.resources.num_threads for spec in parts.manager.started] == [8, 2, 2]
 
 
-def test_a_deployment_that_follows_its_load_as_message():
+def test_autoscaled_deployment_as_message():
     record = DeploymentRecord(
         model="m", version="1", num_replicas=2, start_timeout_s=1.0, autoscaling=ONE_TO_5
     )
@@ -191,7 +187,7 @@ def test_a_deployment_that_follows_its_load_as_message():
 
 
 @virtual_time
-async def test_frontends_are_told_which_loads_are_wanted(tmp_path: Path):
+async def test_snapshot_requests_loads_of_autoscaled_versions(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await follows_load(parts)
         await parts.deployed("m:2")

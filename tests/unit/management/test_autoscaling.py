@@ -1,4 +1,4 @@
-"""The policy alone: what it makes of loads, and that nothing makes it leave its bounds or flap."""
+"""The policy alone: its decisions for loads, its bounds and its stability."""
 
 from dataclasses import replace
 from random import Random
@@ -22,7 +22,7 @@ CALM = ObservedLoad(0.0, STEP_S, 0, 0, 0.0, 100.0, 0.0)
 
 
 def load(rows_per_s: float = 0.0, **fields: float) -> ObservedLoad:
-    """Return what a frontend says of replicas of which each computes 100 rows a second."""
+    """Return a load report of a frontend, with replicas of 100 rows a second each."""
     return replace(CALM, arrived_rows=round(rows_per_s * STEP_S), **fields)
 
 
@@ -48,13 +48,13 @@ class World:
         return decision
 
     def say_for(self, seconds: float, *loads: ObservedLoad) -> list[int]:
-        """Say the same for a while and return what was wanted after each time."""
+        """Repeat a report and return the desired number after each."""
         return [self.say(*loads).num_replicas for _ in range(round(seconds / STEP_S))]
 
     def serve(
         self, rows_per_s: float, true_capacity: float, budget_share: float = 0.4
     ) -> ScalingDecision:
-        """Say what a frontend would that has learned 100 rows a second, of other replicas."""
+        """Report as a frontend that learned 100 rows a second, although replicas differ."""
         arrived = rows_per_s * STEP_S
         served = min(arrived, self.ready * true_capacity * STEP_S)
         return self.say(
@@ -73,49 +73,49 @@ class World:
 @pytest.mark.parametrize(
     ("rows_per_s", "num_replicas"), [(0, 1), (69, 1), (71, 2), (140, 2), (700, 10), (9000, 20)]
 )
-def test_there_are_enough_replicas_for_what_arrives_at_once(rows_per_s, num_replicas):
+def test_replicas_grow_at_once_to_the_arrival_rate(rows_per_s, num_replicas):
     assert World().say(load(rows_per_s)).num_replicas == num_replicas
 
 
-def test_the_loads_of_all_frontends_count():
+def test_loads_of_all_frontends_are_added():
     assert World().say(load(140), load(140), load(140)).num_replicas == 6
-    # One that has not learned how fast replicas are takes the word of the slowest.
+    # A frontend without latencies uses those of the slowest other one.
     unknown = load(140, capacity_rows_per_s=0.0)
     assert World().say(load(0), unknown).num_replicas == 2
 
 
-def test_where_nobody_knows_how_fast_replicas_are_nothing_changes():
+def test_unknown_latency_changes_nothing():
     world = World(num_replicas=3)
     assert set(world.say_for(200, load(500, capacity_rows_per_s=0.0))) == {3}
 
 
-def test_rows_that_are_late_ask_for_more_in_proportion():
+def test_late_rows_raise_the_number_in_proportion():
     # Each computes 30 rows a second, not 100.
     world = World(num_replicas=4)
     decision = world.serve(200, true_capacity=30)
     assert decision.num_replicas == 8
     assert decision.reason == "160 of 400 rows were not in time"
-    # Not more than twice as many at once; the rest when those have shown what they can.
+    # The number at most doubles at once; the rest follows when the new replicas are measured.
     assert [world.serve(200, true_capacity=30).num_replicas for _ in range(5)] == [8] * 5
     world = World(num_replicas=4)
     assert world.serve(265, true_capacity=60).num_replicas == 7
 
 
-def test_those_who_are_refused_and_ask_again_do_not_count_for_replicas_without_bound():
+def test_growth_by_retried_rows_is_bounded():
     # 5700 rows a second, of which one replica answers what it can.
     storm = load(5700, late_rows=2 * 5600, busy_s=STEP_S)
     world = World()
     assert world.say(storm).num_replicas == 5
     assert world.say(storm).num_replicas == 10
-    # What is answered counts in full.
+    # Answered rows count in full.
     assert World().say(load(600, late_rows=2 * 100, busy_s=STEP_S)).num_replicas == 8
-    # Those that are to come are not ready.
+    # Starting replicas are not ready.
     world = World()
     world.are_ready_at_once = False
     assert world.say_for(60, storm) == [5] * 30
 
 
-def test_short_slack_asks_for_one_more():
+def test_short_slack_adds_one_replica():
     short = load(30, busy_s=0.8 * STEP_S, deadline_used=0.97)
     decision = World().say(short)
     assert (decision.num_replicas, decision.reason) == (2, "answers take 97% of their time")
@@ -132,19 +132,19 @@ def test_short_slack_asks_for_one_more():
         {"late_rows": 1, "busy_s": 0.3 * STEP_S},
     ],
 )
-def test_what_more_replicas_would_not_mend_asks_for_none(fields):
+def test_missed_deadlines_of_idle_replicas_add_none(fields):
     assert set(World().say_for(100, load(50 if "late_rows" in fields else 30, **fields))) == {1}
 
 
-def test_missed_deadlines_ask_for_no_more_before_what_was_asked_for_is_there():
+def test_missed_deadlines_add_none_while_replicas_start():
     world = World()
     world.are_ready_at_once = False
     short = load(60, late_rows=12, busy_s=STEP_S)
     assert world.say_for(60, short) == [2] * 30
-    # What is answered does, because it does not depend on what is there.
+    # Answered rows do, because they do not depend on the starting replicas.
     assert world.say(replace(short, arrived_rows=600)).num_replicas > 4
     world.ready = world.wanted
-    # What it says is still about the time before.
+    # The report still covers the time before.
     before = world.wanted
     world.policy.decide(BOUNDS, world.wanted, world.ready, [], world.now + 1.5)
     assert world.say(replace(short, arrived_rows=150)).num_replicas == before
@@ -153,7 +153,7 @@ def test_missed_deadlines_ask_for_no_more_before_what_was_asked_for_is_there():
 # Shrinking.
 
 
-def test_it_shrinks_by_half_after_each_calm_while():
+def test_shrink_halves_the_number_after_each_stable_window():
     world = World(num_replicas=8)
     seen = world.say_for(4 * OPTIONS.shrink_after_s, load(0))
     assert seen[:29] == [8] * 29
@@ -163,7 +163,7 @@ def test_it_shrinks_by_half_after_each_calm_while():
     assert (seen.index(2) - seen.index(4)) * STEP_S >= OPTIONS.shrink_after_s
 
 
-def test_a_peak_keeps_what_it_needed():
+def test_recent_peak_prevents_a_shrink():
     world = World(num_replicas=6)
     for _ in range(10):
         world.say_for(OPTIONS.shrink_after_s - 3 * STEP_S, load(0))
@@ -171,20 +171,20 @@ def test_a_peak_keeps_what_it_needed():
     assert min(world.say_for(2 * OPTIONS.shrink_after_s, load(0))) == 3
 
 
-def test_a_growth_begins_the_calm_anew():
+def test_growth_restarts_the_stable_window():
     world = World()
     world.say_for(200, load(0))
     assert world.say(load(400)).num_replicas == 6
     assert set(world.say_for(OPTIONS.shrink_after_s - STEP_S, load(0))) == {6}
 
 
-def test_what_was_learned_by_missed_deadlines_is_not_forgotten_when_it_calms_down():
+def test_strain_survives_a_stable_load():
     world = World(num_replicas=4)
     seen = {world.serve(200, true_capacity=30).num_replicas for _ in range(3000)}
     assert seen == {8}
 
 
-def test_it_is_forgotten_in_the_end():
+def test_strain_decays_eventually():
     world = World(num_replicas=4)
     for _ in range(20):
         world.serve(200, true_capacity=30)
@@ -197,14 +197,14 @@ def test_it_is_forgotten_in_the_end():
 # Silence.
 
 
-def test_silence_changes_nothing():
+def test_no_reports_change_nothing():
     world = World(num_replicas=5)
     assert set(world.say_for(500)) == {5}
     # And is no calm.
     assert set(world.say_for(OPTIONS.shrink_after_s - STEP_S, load(0))) == {5}
 
 
-def test_a_report_counts_until_it_is_too_old():
+def test_report_counts_until_it_expires():
     policy = AutoscalingPolicy(OPTIONS)
     other = load(140)
 
@@ -221,7 +221,7 @@ def test_a_report_counts_until_it_is_too_old():
 
 
 @pytest.mark.parametrize(("num_replicas", "wanted"), [(0, 2), (1, 2), (3, 3), (9, 5)])
-def test_bounds_hold_without_any_report(num_replicas, wanted):
+def test_bounds_apply_without_reports(num_replicas, wanted):
     assert World(Bounds(2, 5), num_replicas).say().num_replicas == wanted
 
 
@@ -242,7 +242,7 @@ bounds = st.tuples(st.integers(1, 50), st.integers(0, 50)).map(
 
 
 @given(bounds, st.integers(0, 100), st.lists(st.lists(loads, max_size=3), max_size=30), st.data())
-def test_it_never_leaves_its_bounds(bounds, num_replicas, reports, data):
+def test_decision_is_always_within_the_bounds(bounds, num_replicas, reports, data):
     world = World(bounds, num_replicas)
     world.are_ready_at_once = False
     for each in reports:
@@ -251,7 +251,7 @@ def test_it_never_leaves_its_bounds(bounds, num_replicas, reports, data):
 
 
 @given(st.integers(1, 20), st.lists(st.lists(loads, max_size=3), max_size=60))
-def test_it_never_shrinks_within_a_window_of_a_change_or_by_more_than_half(num_replicas, reports):
+def test_shrink_waits_for_the_window_and_halves_at_most(num_replicas, reports):
     world = World(num_replicas=num_replicas)
     changed_at = world.now + STEP_S
     for each in reports:
@@ -265,7 +265,7 @@ def test_it_never_shrinks_within_a_window_of_a_change_or_by_more_than_half(num_r
 
 
 @given(rates, st.integers(1, 20), st.floats(0, 0.05), st.integers(0, 99))
-def test_a_steady_load_comes_to_rest_with_as_many_as_it_needs(rate, num_replicas, noise, seed):
+def test_steady_load_converges_to_the_needed_number(rate, num_replicas, noise, seed):
     world, random = World(num_replicas=num_replicas), Random(seed)
 
     def reports(seconds: float) -> list[int]:
@@ -287,15 +287,15 @@ def test_a_steady_load_comes_to_rest_with_as_many_as_it_needs(rate, num_replicas
 
 
 @given(rates, rates)
-def test_more_load_never_asks_for_fewer(one, other):
+def test_higher_load_never_lowers_the_number(one, other):
     assume(one <= other)
     assert World().say(load(one)).num_replicas <= World().say(load(other)).num_replicas
 
 
 @given(st.floats(1, 600), st.floats(20, 100))
 @example(101.25, 20.0)
-def test_whatever_replicas_can_do_deadlines_are_kept_in_the_end(rate, true_capacity):
-    """Where what was learned of their speed is up to 5 times too good."""
+def test_deadlines_are_eventually_met_at_any_capacity(rate, true_capacity):
+    """A world whose learned latencies are up to 5 times too good."""
     assume(rate / true_capacity < 0.69 * BOUNDS.max_replicas)
     world = World()
     for _ in range(20):

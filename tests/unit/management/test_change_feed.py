@@ -30,7 +30,7 @@ async def test_changes_before_the_first_step_are_not_lost():
 
 
 @virtual_time
-async def test_a_change_is_waited_for():
+async def test_watch_waits_for_a_change():
     changes = ChangeFeed()
     async with aclosing(changes.watch()) as watching:
         for name in ("a", "b"):
@@ -42,7 +42,7 @@ async def test_a_change_is_waited_for():
 
 
 @virtual_time
-async def test_a_slow_consumer_sees_only_the_last_state_and_in_the_order_of_last_steps():
+async def test_slow_watcher_gets_last_states_in_order():
     changes = ChangeFeed()
     changes.publish(box("a", ReplicaState.STARTING))
     changes.publish(box("b"))
@@ -62,7 +62,7 @@ async def test_a_slow_consumer_sees_only_the_last_state_and_in_the_order_of_last
         max_size=30,
     )
 )
-def test_the_last_that_is_seen_of_each_is_its_last_state(steps):
+def test_last_seen_state_of_each_container_is_its_last_state(steps):
     @virtual_time
     async def run() -> None:
         changes = ChangeFeed()
@@ -93,7 +93,7 @@ def test_the_last_that_is_seen_of_each_is_its_last_state(steps):
 
 
 @virtual_time
-async def test_a_watch_ends_with_its_manager_and_after_what_had_changed():
+async def test_watch_delivers_pending_changes_before_the_failure():
     changes = ChangeFeed()
     async with aclosing(changes.watch()) as watching:
         waiting = asyncio.ensure_future(anext(watching))
@@ -108,7 +108,7 @@ async def test_a_watch_ends_with_its_manager_and_after_what_had_changed():
 
 
 @virtual_time
-async def test_work_on_a_container_is_tried_until_it_is_done(caplog):
+async def test_container_work_is_retried_until_done(caplog):
     errors: list[Exception] = [KeyError("a bug"), OSError("disk full")]
 
     async def work() -> None:
@@ -121,7 +121,7 @@ async def test_work_on_a_container_is_tried_until_it_is_done(caplog):
 
 
 @virtual_time
-async def test_work_on_a_container_can_be_cancelled():
+async def test_container_work_can_be_cancelled():
     working = asyncio.ensure_future(retry_until_done(asyncio.Event().wait, "exit of c1"))
     await settle()
     working.cancel()

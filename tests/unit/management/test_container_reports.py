@@ -15,7 +15,7 @@ M1 = ModelVersion("m", "1")
 
 
 @virtual_time
-async def test_a_report_that_cannot_be_taken_hides_no_other(tmp_path: Path, monkeypatch, caplog):
+async def test_failing_report_does_not_block_others(tmp_path: Path, monkeypatch, caplog):
     observe = VersionLoop.observe
     num_taken = 0
 
@@ -41,7 +41,7 @@ async def test_a_report_that_cannot_be_taken_hides_no_other(tmp_path: Path, monk
 
 @pytest.mark.parametrize("task", ["_watch", "_resync_often"])
 @virtual_time
-async def test_the_end_of_a_watch_is_the_end_of_management(tmp_path: Path, task: str):
+async def test_end_of_an_essential_task_ends_management(tmp_path: Path, task: str):
     with pytest.MonkeyPatch.context() as patch:
 
         async def ends(self) -> None:
@@ -56,20 +56,20 @@ async def test_the_end_of_a_watch_is_the_end_of_management(tmp_path: Path, task:
 
 
 @virtual_time
-async def test_a_manager_that_watches_no_longer_is_the_end_of_management(tmp_path: Path):
+async def test_failed_watch_of_the_manager_ends_management(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.changes.fail(KeyError("a bug"))
         await settle()
         (failure,) = parts.failures
         assert "watch of the container manager ended" in str(failure)
-        # What runs is left to the next management.
+        # The running containers stay for the next management.
         assert parts.manager.ids() == ["c1"]
         parts.failures.clear()
 
 
 @virtual_time
-async def test_a_stop_that_ends_unforeseen_is_the_end_of_management(tmp_path: Path, monkeypatch):
+async def test_unexpected_error_of_a_stop_ends_management(tmp_path: Path, monkeypatch):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
 
@@ -89,7 +89,7 @@ def fails_async(error: Exception):
 
 
 @virtual_time
-async def test_a_failure_that_is_found_twice_is_counted_once_and_told_in_full(tmp_path: Path):
+async def test_failure_reported_twice_counts_once_with_the_later_report(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         box = parts.manager.live["c1"]
@@ -110,7 +110,7 @@ async def test_a_failure_that_is_found_twice_is_counted_once_and_told_in_full(tm
 
 
 @virtual_time
-async def test_a_sweep_that_fails_ends_nothing(tmp_path: Path, caplog):
+async def test_failed_sweep_is_harmless(tmp_path: Path, caplog):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         await parts.deployed("m:2")

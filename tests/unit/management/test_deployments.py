@@ -28,7 +28,7 @@ M1 = ModelVersion("m", "1")
 
 
 @virtual_time
-async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
+async def test_omitted_values_get_the_defaults_of_the_server(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         deployment = parts.deployment("m:1")
@@ -50,7 +50,7 @@ async def test_what_is_left_to_the_server_has_its_defaults(tmp_path: Path):
     ],
 )
 @virtual_time
-async def test_a_wish_out_of_range_is_refused_and_leaves_nothing(tmp_path: Path, spec, what):
+async def test_invalid_request_is_rejected_and_leaves_nothing(tmp_path: Path, spec, what):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.upload(make_artifact("m:1"))
         with pytest.raises(InvalidInput, match=what):
@@ -61,7 +61,7 @@ async def test_a_wish_out_of_range_is_refused_and_leaves_nothing(tmp_path: Path,
 
 
 @virtual_time
-async def test_what_is_neither_registered_nor_uploaded_cannot_be_deployed(tmp_path: Path):
+async def test_deploy_needs_a_registered_version_or_an_artifact(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ModelNotFound):
             await anext(parts.deploying("m:1"))
@@ -72,7 +72,7 @@ async def test_what_is_neither_registered_nor_uploaded_cannot_be_deployed(tmp_pa
 
 
 @virtual_time
-async def test_a_store_that_is_away_refuses_a_deployment(tmp_path: Path):
+async def test_unreachable_store_rejects_a_deployment(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.upload(make_artifact())
         parts.store.fails_with = [StoreUnavailable("gone")]
@@ -82,7 +82,7 @@ async def test_a_store_that_is_away_refuses_a_deployment(tmp_path: Path):
 
 
 @virtual_time
-async def test_deploying_the_same_again_is_done_at_once(tmp_path: Path):
+async def test_repeated_deployment_is_done_at_once(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
         begin = now()
@@ -93,7 +93,7 @@ async def test_deploying_the_same_again_is_done_at_once(tmp_path: Path):
 
 
 @virtual_time
-async def test_deploying_again_scales_and_promotes(tmp_path: Path):
+async def test_redeployment_scales_and_promotes(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         await parts.deployed("m:1", num_replicas=3, promote=True)
@@ -102,7 +102,7 @@ async def test_deploying_again_scales_and_promotes(tmp_path: Path):
 
 
 @virtual_time
-async def test_deploying_again_what_crashes_ends_soon_with_its_log_and_undoes_nothing(
+async def test_redeployment_of_a_crashing_version_fails_soon_and_undoes_nothing(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -120,7 +120,8 @@ async def test_deploying_again_what_crashes_ends_soon_with_its_log_and_undoes_no
         assert events[-1].message == "m:2/0 failed: bad weights"
         assert events[-1].log_tail == "Traceback …"
         assert now() - begin == pytest.approx(1.5, abs=0.1)
-        # It is started again and again as before, and is not promoted when it comes up one day.
+        # Management keeps restarting the replica, and does not promote the version when it becomes
+        # ready.
         await until(lambda: parts.reconciler.num_ready(ModelVersion("m", "2")) == 1, 70)
         assert parts.deployment("m:2").is_rolled_out
         assert not parts.deployment("m:2").promote_when_ready
@@ -128,7 +129,7 @@ async def test_deploying_again_what_crashes_ends_soon_with_its_log_and_undoes_no
 
 
 @virtual_time
-async def test_deploying_again_what_was_scaled_to_zero_tells_of_its_preparation(tmp_path: Path):
+async def test_redeployment_of_a_version_scaled_to_zero_reports_preparation(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         await parts.deployments.scale("m", "1", 0)
@@ -142,12 +143,12 @@ async def test_deploying_again_what_was_scaled_to_zero_tells_of_its_preparation(
 
 
 @virtual_time
-async def test_deploying_again_what_comes_up_by_itself_is_done(tmp_path: Path):
+async def test_redeployment_of_a_recovering_version_is_done(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.fail("c1")
         assert (await parts.deploy("m:1"))[-1].step is DeployStep.DONE
-        # What fails from now on is nobody's deployment.
+        # Later failures belong to no rollout.
         for number in range(2, 8):
             parts.manager.fail(f"c{number}", is_permanent=True)
             await until(lambda number=number: f"c{number + 1}" in parts.manager.live, 70)
@@ -176,14 +177,14 @@ async def test_a_deployment_keeps_its_resources(tmp_path: Path, spec):
 
 @pytest.mark.parametrize("spec", [{"cpus": -1.0}, {"cpus": float("nan")}, {"gpus": 1025}])
 @virtual_time
-async def test_resources_out_of_range_are_refused(tmp_path: Path, spec):
+async def test_resources_out_of_range_are_rejected(tmp_path: Path, spec):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(InvalidInput, match="cpus and gpus of a replica must be from 0 to"):
             await parts.deploy("m:1", **spec)
 
 
 @virtual_time
-async def test_resources_that_the_manager_cannot_give_are_refused_at_once(tmp_path: Path):
+async def test_resources_that_the_manager_lacks_are_rejected_at_once(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.max_gpus = 0
         with pytest.raises(Unsupported, match="no GPUs here"):
@@ -192,7 +193,7 @@ async def test_resources_that_the_manager_cannot_give_are_refused_at_once(tmp_pa
 
 
 @virtual_time
-async def test_a_caller_that_goes_away_does_not_stop_a_deployment(tmp_path: Path):
+async def test_disconnected_caller_does_not_stop_a_deployment(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         events = parts.deploying("m:1", await parts.upload(make_artifact()), promote=True)
         await anext(events)
@@ -201,7 +202,7 @@ async def test_a_caller_that_goes_away_does_not_stop_a_deployment(tmp_path: Path
 
 
 @virtual_time
-async def test_two_callers_that_deploy_the_same_see_the_same_end(tmp_path: Path):
+async def test_concurrent_callers_see_the_same_outcome(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.becomes_ready = False
         sha256 = await parts.upload(make_artifact())
@@ -219,7 +220,7 @@ async def test_two_callers_that_deploy_the_same_see_the_same_end(tmp_path: Path)
 
 
 @virtual_time
-async def test_a_slow_caller_still_hears_why_it_failed(tmp_path: Path):
+async def test_slow_caller_still_gets_the_failure(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.becomes_ready = False
         events = parts.deploying("m:1", await parts.upload(make_artifact()), num_replicas=2)
@@ -233,7 +234,7 @@ async def test_a_slow_caller_still_hears_why_it_failed(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_deployment_that_never_ends_is_not_followed_for_ever(tmp_path: Path):
+async def test_following_a_deployment_has_a_time_limit(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.becomes_ready = False
@@ -246,7 +247,7 @@ async def test_a_deployment_that_never_ends_is_not_followed_for_ever(tmp_path: P
 
 
 @virtual_time
-async def test_undeploy_refuses_what_cannot_be(tmp_path: Path):
+async def test_undeploy_rejects_invalid_requests(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ModelNotFound):
             await parts.deployments.undeploy("m", "1", force=True)
@@ -269,7 +270,7 @@ async def test_undeploy_without_a_version_means_the_current_one(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_version_that_applications_are_routed_to_is_undeployed_by_force_only(
+async def test_version_with_a_route_is_undeployed_by_force_only(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -292,7 +293,7 @@ async def test_a_version_that_applications_are_routed_to_is_undeployed_by_force_
 
 
 @virtual_time
-async def test_scale_refuses_what_cannot_be(tmp_path: Path):
+async def test_scale_rejects_invalid_requests(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ModelNotFound):
             await parts.deployments.scale("m", "1", 1)
@@ -307,7 +308,7 @@ async def test_scale_refuses_what_cannot_be(tmp_path: Path):
 
 
 @virtual_time
-async def test_replicas_are_found_live_and_failed(tmp_path: Path):
+async def test_replicas_include_live_and_failed_ones(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ModelNotFound):
             parts.deployments.replicas("m", "1", None)
@@ -328,7 +329,7 @@ async def test_replicas_are_found_live_and_failed(tmp_path: Path):
 
 
 @virtual_time
-async def test_logs_of_several_replicas_come_with_their_ids(tmp_path: Path):
+async def test_logs_of_several_replicas_have_their_ids(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
         containers = parts.deployments.replicas("m", "1", None)
@@ -364,7 +365,7 @@ async def test_the_log_of_a_failed_replica_comes_before_that_of_its_successor(
 
 
 @virtual_time
-async def test_logs_of_what_has_none_are_not_found_after_those_of_the_others(tmp_path: Path):
+async def test_missing_log_is_not_found_after_the_other_logs(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         (box,) = parts.deployments.replicas("m", "1", None)
@@ -381,7 +382,7 @@ async def test_logs_of_what_has_none_are_not_found_after_those_of_the_others(tmp
 
 
 @virtual_time
-async def test_whoever_stops_reading_logs_leaves_no_reader_behind(tmp_path: Path):
+async def test_cancelled_log_stream_leaves_no_reader(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
         containers = parts.deployments.replicas("m", "1", None)
@@ -391,7 +392,7 @@ async def test_whoever_stops_reading_logs_leaves_no_reader_behind(tmp_path: Path
 
 
 @virtual_time
-async def test_events_of_an_earlier_wish_are_not_taken_for_those_of_this_one(tmp_path: Path):
+async def test_events_of_an_earlier_request_are_not_delivered(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.becomes_ready = False

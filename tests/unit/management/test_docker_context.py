@@ -21,13 +21,13 @@ def wheel(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["{}", "own @ file://{}", "{}#sha256=0", "--find-links={} "])
-def test_a_wheel_of_this_machine_is_brought_along_under_its_new_name(form: str, wheel: Path):
+def test_local_wheel_is_included_under_its_new_path(form: str, wheel: Path):
     found = files(BuildContext([form.format(wheel), "numpy"], {}))
     assert found["requirements.txt"] == f"{form.format(f'/build/here{wheel}')}\nnumpy\n"
     assert found[f"here{wheel}"] == "the wheel"
 
 
-def test_of_a_directory_the_packages_are_brought_along_and_nothing_else(wheel: Path):
+def test_only_packages_of_a_directory_are_included(wheel: Path):
     (wheel.parent / "secret.txt").write_text("hush")
     found = files(BuildContext([f"--find-links {wheel.parent}"], {}))
     assert found["requirements.txt"] == f"--find-links /build/here{wheel.parent}\n"
@@ -45,13 +45,13 @@ def test_of_a_directory_the_packages_are_brought_along_and_nothing_else(wheel: P
         "./etc/passwd",
     ],
 )
-def test_nothing_else_of_this_machine_is_read(line: str):
+def test_other_files_of_this_machine_are_not_read(line: str):
     found = files(BuildContext([line], {}))
     assert found["requirements.txt"] == f"{line}\n"
     assert set(found) == {"requirements.txt", "install"}
 
 
-def test_what_tells_pip_how_to_reach_packages_is_brought_along(tmp_path: Path):
+def test_files_in_variables_of_pip_are_included(tmp_path: Path):
     certificates = tmp_path / "ca.pem"
     certificates.write_text("trusted")
     environment = {

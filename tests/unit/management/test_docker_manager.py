@@ -1,4 +1,4 @@
-"""What the manager for Docker knows of the containers of an engine."""
+"""The containers that the Docker manager observes."""
 
 import asyncio
 from pathlib import Path
@@ -25,7 +25,7 @@ class OneContainer:
         return True
 
 
-async def test_two_resyncs_at_once_follow_a_container_once(tmp_path: Path, monkeypatch):
+async def test_concurrent_resyncs_adopt_a_container_once(tmp_path: Path, monkeypatch):
     manager = DockerEngineManager(ManagementSettings(data_dir=tmp_path))
     monkeypatch.setattr(manager, "_containers", OneContainer())
     followed = []

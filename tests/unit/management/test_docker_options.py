@@ -34,7 +34,7 @@ def test_a_replica_has_no_network_no_rights_and_no_token():
     assert config()["Labels"] == {"ai.skysail.cluster": "c"}
 
 
-def test_limits_are_those_of_the_deployment_then_of_the_settings():
+def test_limits_of_the_deployment_precede_those_of_the_settings():
     host = config(docker_memory_mib=100, docker_cpus=1.5)["HostConfig"]
     assert (host["Memory"], host["MemorySwap"]) == (100 * 1024**2, 100 * 1024**2)
     assert host["NanoCpus"] == 1_500_000_000
@@ -43,7 +43,7 @@ def test_limits_are_those_of_the_deployment_then_of_the_settings():
     assert config()["HostConfig"]["Memory"] == 0
 
 
-def test_gpus_and_volumes_are_given_only_where_asked_for():
+def test_gpus_and_volumes_are_opt_in():
     assert "DeviceRequests" not in config()["HostConfig"]
     host = config(docker_gpus=-1, docker_volumes=("/srv:/data:ro",))["HostConfig"]
     assert host["DeviceRequests"] == [{"Count": -1, "Capabilities": [["gpu"]]}]
@@ -52,7 +52,7 @@ def test_gpus_and_volumes_are_given_only_where_asked_for():
     assert host["DeviceRequests"] == [{"Count": 2, "Capabilities": [["gpu"]]}]
 
 
-def test_a_replica_without_threads_has_those_of_its_cpus(tmp_path: Path, monkeypatch):
+def test_default_threads_follow_the_cpu_limit(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     limited = docker_engine_manager(ManagementSettings(data_dir=tmp_path, docker_cpus=1.5))
     assert limited.default_threads(num_replicas=4) == 2
@@ -61,7 +61,7 @@ def test_a_replica_without_threads_has_those_of_its_cpus(tmp_path: Path, monkeyp
     assert unlimited.default_threads(num_replicas=1) == 8
 
 
-def test_networks_are_as_the_settings_say():
+def test_networks_follow_the_settings():
     host = config(docker_internet=True)["HostConfig"]
     assert (host["NetworkMode"], len(host["Mounts"])) == ("bridge", 1)
     on_network = config(docker_network="n")

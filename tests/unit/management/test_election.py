@@ -14,7 +14,7 @@ def lease(holder, renewed="2026-11-28T12:00:00.000000Z", **spec):
     return {"metadata": {"resourceVersion": "1"}, "spec": spec}
 
 
-def test_times_of_the_usual_lease_are_those_of_client_go():
+def test_default_times_equal_those_of_client_go():
     times = LeaseTimes(15)
     assert (times.duration_s, times.renew_deadline_s, times.renew_every_s) == (15, 10, 2)
     # Two attempts fit before the deadline even if the first one hangs.
@@ -23,22 +23,22 @@ def test_times_of_the_usual_lease_are_those_of_client_go():
 
 
 @pytest.mark.parametrize("found", [{}, {"spec": {}}, {"spec": None}, lease(""), lease(None)])
-def test_a_lease_that_nobody_holds_is_taken_at_once(clock, found):
+def test_free_lease_is_taken_at_once(clock, found):
     candidate = election(clock)
     candidate.observe(found)
     assert candidate.holder == ""
     assert candidate.may_take()
 
 
-def test_our_own_lease_is_taken_at_once(clock):
-    # As by a pod whose container was started anew.
+def test_own_lease_is_taken_at_once(clock):
+    # A restarted container of the pod does the same.
     candidate = election(clock)
     candidate.observe(lease("a"))
     assert candidate.is_ours
     assert candidate.may_take()
 
 
-def test_anothers_is_taken_when_it_has_not_changed_for_its_duration(clock):
+def test_foreign_lease_is_taken_after_its_duration_without_a_change(clock):
     candidate = election(clock)
     candidate.observe(lease("b"))
     for _ in range(DURATION_S):
@@ -48,7 +48,7 @@ def test_anothers_is_taken_when_it_has_not_changed_for_its_duration(clock):
     assert candidate.may_take()
 
 
-def test_the_time_begins_anew_with_each_change(clock):
+def test_each_change_restarts_the_duration(clock):
     candidate = election(clock)
     candidate.observe(lease("b"))
     clock.advance(14.9)
@@ -70,14 +70,14 @@ def test_the_clock_of_the_holder_does_not_matter(clock, renewed):
     assert candidate.may_take()
 
 
-def test_the_duration_is_that_of_its_holder(clock):
+def test_duration_of_the_holder_counts(clock):
     candidate = election(clock, duration_s=3)
     candidate.observe(lease("b"))
     clock.advance(14)
     assert not candidate.may_take()
 
 
-def test_what_is_no_renewal_gains_the_holder_no_time(clock):
+def test_change_outside_the_spec_does_not_extend_the_lease(clock):
     candidate = election(clock)
     candidate.observe(lease("b"))
     clock.advance(10)
@@ -88,7 +88,7 @@ def test_what_is_no_renewal_gains_the_holder_no_time(clock):
     assert candidate.may_take()
 
 
-def test_a_claim_counts_the_transition_and_keeps_what_others_wrote(clock):
+def test_claim_counts_the_transition_and_keeps_other_fields(clock):
     candidate = election(clock)
     candidate.observe(lease("b", leaseTransitions=4, strategy="x", acquireTime="then"))
     claim = candidate.claim()

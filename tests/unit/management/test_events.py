@@ -15,7 +15,7 @@ def event(message: str, step: DeployStep = DeployStep.PREPARING) -> DeployEvent:
 
 
 @virtual_time
-async def test_events_come_in_order_and_only_to_who_asked_before():
+async def test_events_arrive_in_order_after_the_subscription():
     events = DeployEvents()
     events.publish(M1, event("too early"))
     with events.subscribe(M1) as subscription:
@@ -25,7 +25,7 @@ async def test_events_come_in_order_and_only_to_who_asked_before():
 
 
 @virtual_time
-async def test_every_subscriber_of_a_version_hears_its_events_and_no_others():
+async def test_each_subscriber_gets_the_events_of_its_version_only():
     events = DeployEvents()
     with events.subscribe(M1) as one, events.subscribe(M1) as two:
         events.publish(ModelVersion("m", "2"), event("of another"))
@@ -34,7 +34,7 @@ async def test_every_subscriber_of_a_version_hears_its_events_and_no_others():
 
 
 @virtual_time
-async def test_an_event_is_waited_for():
+async def test_next_waits_for_an_event():
     events = DeployEvents()
     with events.subscribe(M1) as subscription:
         waiting = asyncio.create_task(subscription.next())
@@ -45,7 +45,7 @@ async def test_an_event_is_waited_for():
 
 
 @virtual_time
-async def test_a_slow_subscriber_loses_the_oldest():
+async def test_slow_subscriber_loses_the_oldest_events():
     events = DeployEvents()
     with events.subscribe(M1) as subscription:
         for number in range(1500):
@@ -57,7 +57,7 @@ async def test_a_slow_subscriber_loses_the_oldest():
 
 
 @virtual_time
-async def test_an_ended_subscription_gets_nothing_and_is_forgotten():
+async def test_ended_subscription_is_removed():
     events = DeployEvents()
     with events.subscribe(M1) as subscription:
         pass
@@ -66,7 +66,7 @@ async def test_an_ended_subscription_gets_nothing_and_is_forgotten():
         await asyncio.wait_for(subscription.next(), 1)
 
 
-def test_steps_are_those_of_the_protocol():
+def test_steps_match_the_protocol():
     for step in DeployStep:
         assert management_pb2.DeployStep.Name(step) == f"DEPLOY_STEP_{step.name}"
     assert [step for step in DeployStep if step.is_last] == [DeployStep.DONE, DeployStep.FAILED]

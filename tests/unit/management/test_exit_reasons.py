@@ -28,12 +28,12 @@ def line(formatter: logging.Formatter, event: str, *args: object, **extra: objec
     return formatter.format(record)
 
 
-def test_a_log_that_fits_is_whole():
+def test_short_log_is_kept_whole():
     assert log_excerpt(b"one\ntwo\n") == "one\ntwo\n"
     assert log_excerpt(b"") == ""
 
 
-def test_the_last_whole_lines_are_kept():
+def test_excerpt_has_the_last_whole_lines():
     lines = [f"line {number:04}" for number in range(2000)]
     kept = log_excerpt("\n".join([*lines, ""])).splitlines()
     assert kept == lines[-len(kept) :]
@@ -41,7 +41,7 @@ def test_the_last_whole_lines_are_kept():
 
 
 @pytest.mark.parametrize("text", ["x", "日", "\U0001f600"])
-def test_a_last_line_that_is_too_long_has_its_beginning_and_its_end(text):
+def test_long_last_line_keeps_its_beginning_and_end(text):
     told = log_excerpt(f"before\nKeyError: 'first {text * 50_000} last'\n".encode())
     assert told.startswith("before\nKeyError: 'first ")
     assert told.endswith(" last'\n")
@@ -49,11 +49,11 @@ def test_a_last_line_that_is_too_long_has_its_beginning_and_its_end(text):
     assert len(told.encode()) <= LOG_TAIL_BYTES + 1_000
 
 
-def test_bytes_that_are_no_text_are_shown():
+def test_invalid_utf8_is_replaced():
     assert log_excerpt(b"a\xff\n") == "a\ufffd\n"
 
 
-def test_objects_are_told_as_people_read_them():
+def test_json_events_are_shown_as_text():
     formatter = JsonFormatter(
         "model-server", {"model": "m", "version": ModelVersion("m", "1"), "replica": "m:1/0"}
     )
@@ -68,7 +68,7 @@ def test_objects_are_told_as_people_read_them():
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
-def test_a_stuck_call_is_told_by_its_report(formatter):
+def test_report_explains_a_stuck_call(formatter):
     log = "\n".join(
         [
             line(formatter, "%s: %s", STUCK, "no result after 11 s, in earlier, m.py line 1"),
@@ -80,7 +80,7 @@ def test_a_stuck_call_is_told_by_its_report(formatter):
     assert explain_exit(exit_reason(ExitCode.STUCK), log) == (
         "stuck: its function did not return: no result after 301 s, in predict, m.py line 7"
     )
-    # It ended by something else.
+    # The process ended for another reason.
     assert explain_exit(exit_reason(-9), log) == exit_reason(-9)
 
 
@@ -99,7 +99,7 @@ Thread 0x00007f3d (most recent call first):
 """
 
 
-def test_a_call_that_held_the_interpreter_is_told_by_the_stacks():
+def test_stacks_explain_a_call_that_held_the_interpreter():
     assert stuck_call(HELD) == (
         "no result after 302 s, with the interpreter held, in holds, models.py line 12 "
         "(<listcomp>, models.py line 12)"
@@ -111,14 +111,14 @@ def test_a_call_that_held_the_interpreter_is_told_by_the_stacks():
 
 
 @pytest.mark.parametrize("status", [1, ExitCode.STUCK])
-def test_a_log_that_tells_of_no_stuck_call_explains_nothing(status):
+def test_log_without_a_stuck_call_explains_nothing(status):
     assert explain_exit(
         exit_reason(status), "a Timeout (0:05:02)! of the function\n"
     ) == exit_reason(status)
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
-def test_a_replica_that_was_not_ready_in_time_was_doing_something(formatter):
+def test_start_timeout_names_the_last_activity(formatter):
     container = Container(
         "m.1.0-ab", ReplicaId(ModelVersion("m", "1"), 0), ReplicaState.DRAINING,
         reason="not ready within 60 s", started_at=datetime.now(timezone.utc),
@@ -139,13 +139,13 @@ def test_a_replica_that_was_not_ready_in_time_was_doing_something(formatter):
     assert explain_start_timeout(container, "").reason == "not ready within 60 s"
 
 
-def test_text_that_looks_like_an_object_of_another_program_is_left_as_it_is():
+def test_json_of_other_programs_is_unchanged():
     log = json.dumps({"level": "info", "message": "x"}) + "\n[1]\n{not json}"
     assert log_excerpt(log) == log
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
-def test_why_a_model_cannot_be_loaded_is_the_reason(formatter):
+def test_load_failure_is_the_reason(formatter):
     cause = "loading the function failed: KeyError: 'x' (in load, m.py line 3)"
     report = line(formatter, "%s: %s", NOT_LOADED, cause)
     log = "\n".join(["printed", report, "Traceback (most recent call last):", "KeyError: 'x'"])
@@ -155,7 +155,7 @@ def test_why_a_model_cannot_be_loaded_is_the_reason(formatter):
     assert explain_exit("killed by SIGKILL", log) == "killed by SIGKILL"
 
 
-def test_a_long_cause_keeps_its_beginning_and_its_place():
+def test_long_cause_keeps_its_beginning_and_place():
     cause = f"KeyError: {'x' * 5_000} (in load, m.py line 3)"
     told = load_failure(line(FORMATTERS[0], "%s: %s", NOT_LOADED, cause))
     assert told.startswith("KeyError: xxx")

@@ -46,7 +46,7 @@ def test_replicas_inherit_what_programs_need_and_no_credentials():
     assert replica_variables(ALL) == USUAL
 
 
-def test_pip_inherits_how_packages_are_reached_and_no_other_credentials():
+def test_pip_inherits_package_indexes_but_no_other_credentials():
     assert install_variables(ALL) == {**USUAL, **FOR_PIP}
     assert set(pip_variables(ALL)) == {*FOR_PIP, "https_proxy", "NO_PROXY"}
 
@@ -57,7 +57,7 @@ def test_a_build_has_the_flags_of_its_compiler():
 
 
 @pytest.mark.parametrize("pass_env", [["AWS_SECRET_ACCESS_KEY"], ["AWS_*"]])
-def test_operators_name_what_else_is_inherited(pass_env: list[str]):
+def test_operators_can_pass_further_variables(pass_env: list[str]):
     named = {"AWS_SECRET_ACCESS_KEY": "hush"}
     assert replica_variables(ALL, pass_env) == {**USUAL, **named}
     assert install_variables(ALL, pass_env) == {**USUAL, **FOR_PIP, **named}
@@ -67,7 +67,7 @@ def test_a_proxy_with_a_password_is_inherited_if_it_is_named():
     assert replica_variables(ALL, ["HTTPS_PROXY"])["HTTPS_PROXY"] == FOR_PIP["HTTPS_PROXY"]
 
 
-def test_nobody_passes_settings_of_services():
+def test_settings_of_skysail_never_pass():
     assert replica_variables(ALL, ["*"]).keys() & {
         name for name in ALL if name.startswith("SKYSAIL_")
     } == {"SKYSAIL_TRANSPORT"}

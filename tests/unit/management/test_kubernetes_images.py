@@ -60,7 +60,7 @@ class Parts:
 
 
 @virtual_time
-async def test_an_image_is_asked_once_for_its_python():
+async def test_python_of_an_image_is_probed_once():
     parts = Parts(old="3.11.2")
     images = await parts.images("old")
     await asyncio.gather(*(images.prepare(V311, parts.lines.append) for _ in range(3)))
@@ -92,7 +92,7 @@ async def test_a_version_keeps_its_image_when_the_new_one_has_another_python():
         await images.prepare(
             replace(V311, model_version=ModelVersion("m", "2")), parts.lines.append
         )
-    # Also the next management knows, before it has prepared anything.
+    # The next management knows the images before any preparation.
     later = await parts.images("new")
     assert (later.image(V311), later.image(V312)) == ("old", "new")
     # And the way back.
@@ -110,7 +110,7 @@ async def test_a_new_image_with_the_same_python_takes_over():
 
 
 @virtual_time
-async def test_images_of_versions_that_are_gone_are_forgotten():
+async def test_images_of_removed_versions_are_dropped():
     parts = Parts(old="3.11.2", new="3.12.1")
     await (await parts.images("old")).prepare(V311, parts.lines.append)
     images = await parts.images("new")
@@ -124,7 +124,7 @@ async def test_images_of_versions_that_are_gone_are_forgotten():
 
 
 @virtual_time
-async def test_a_version_that_no_image_can_run_is_told_with_the_setting():
+async def test_error_names_the_setting_if_no_image_can_run_a_version():
     parts = Parts(new="3.12.1")
     images = await parts.images("new")
     with pytest.raises(PrepareFailed) as caught:
@@ -136,7 +136,7 @@ async def test_a_version_that_no_image_can_run_is_told_with_the_setting():
 
 
 @virtual_time
-async def test_an_image_that_cannot_be_pulled_is_told_and_holds_up_new_versions_alone():
+async def test_unpullable_image_blocks_only_new_versions():
     parts = Parts(old="3.11.2")
     await (await parts.images("old")).prepare(V311, parts.lines.append)
     images = await parts.images("gone")
@@ -158,14 +158,14 @@ async def test_an_image_that_cannot_be_pulled_is_told_and_holds_up_new_versions_
     [("", "has no Python: it printed"), ("sh: python: not found", "'sh: python")],
 )
 @virtual_time
-async def test_an_image_that_is_no_model_server_is_told(answer: str, text: str):
+async def test_image_without_python_is_reported(answer: str, text: str):
     images = await Parts(other=answer).images("other")
     with pytest.raises(PrepareFailed, match=text):
         await images.prepare(V311, lambda line: None)
 
 
 @virtual_time
-async def test_a_pod_that_may_not_be_made_is_told():
+async def test_forbidden_probe_is_reported():
     parts = Parts(old="3.11.2")
     images = await parts.images("old")
     parts.api.errors["create", "Pod"] = [ClusterRefused("exceeded quota")]
@@ -192,7 +192,7 @@ async def test_probes_of_an_earlier_management_are_removed():
     ],
 )
 @virtual_time
-async def test_a_note_that_cannot_be_read_is_made_again(data: dict[str, str]):
+async def test_unreadable_table_is_rebuilt(data: dict[str, str]):
     parts = Parts(old="3.11.2")
     parts.api.add(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NOTE}, "data": data}
@@ -205,7 +205,7 @@ async def test_a_note_that_cannot_be_read_is_made_again(data: dict[str, str]):
 
 
 @virtual_time
-async def test_a_pod_in_the_place_of_another_is_of_the_same_deployment_with_the_old_image():
+async def test_replacement_pod_has_the_same_deployment_and_image():
     parts = Parts(old="3.11.2", new="3.12.1")
     deployments = []
     for image in ("old", "new"):

@@ -50,7 +50,7 @@ class Parts:
         return started.container_id
 
     def tell(self, name: str, status: Any) -> None:
-        """Have Kubernetes tell this of a pod."""
+        """Change a pod in Kubernetes."""
         self.api.change(POD, name, status=status)
 
     async def ready(self, index: int = 0) -> str:
@@ -81,7 +81,7 @@ async def running(api: FakeKubernetesApi | None = None, **values: Any) -> AsyncI
 
 
 @virtual_time
-async def test_a_replica_that_starts_is_ready_once():
+async def test_starting_replica_becomes_ready_once():
     async with running() as parts:
         name = await parts.ready()
         parts.tell(name, {**READY, "startTime": "2026-11-20T10:00:01Z"})
@@ -93,7 +93,7 @@ async def test_a_replica_that_starts_is_ready_once():
 
 
 @virtual_time
-async def test_a_replica_that_is_not_ready_any_more_is_starting():
+async def test_unready_replica_is_starting_again():
     async with running() as parts:
         name = await parts.ready()
         parts.tell(name, {**READY, "conditions": conditions(False)})
@@ -102,7 +102,7 @@ async def test_a_replica_that_is_not_ready_any_more_is_starting():
 
 
 @virtual_time
-async def test_a_replica_that_fails_is_told_once_with_its_log_and_removed():
+async def test_failed_replica_is_reported_once_with_its_log_and_removed():
     async with running() as parts:
         name = await parts.ready()
         lines = [b"loading", b"no such file: \xff"]
@@ -123,13 +123,13 @@ async def test_a_replica_that_fails_is_told_once_with_its_log_and_removed():
         parts.api.end(name)
         await settle()
         assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
-        # With the pod its log would be gone.
+        # Kubernetes deletes the log with the pod.
         assert await parts.log(name) == ["loading", "no such file: \N{REPLACEMENT CHARACTER}"]
         assert await parts.log(name, 1) == ["no such file: \N{REPLACEMENT CHARACTER}"]
 
 
 @virtual_time
-async def test_a_new_replica_takes_the_place_of_one_that_failed():
+async def test_new_replica_replaces_a_failed_one():
     async with running() as parts:
         first = await parts.ready()
         parts.tell(first, CRASHED)
@@ -148,7 +148,7 @@ async def test_a_new_replica_takes_the_place_of_one_that_failed():
     ],
 )
 @virtual_time
-async def test_a_failure_is_told_although_its_log_cannot_be_read(error: Exception, told: str):
+async def test_failure_is_reported_without_a_readable_log(error: Exception, told: str):
     async with running() as parts:
         name = await parts.ready()
         parts.api.log_errors = [error]
@@ -159,7 +159,7 @@ async def test_a_failure_is_told_although_its_log_cannot_be_read(error: Exceptio
 
 
 @virtual_time
-async def test_a_replica_that_fails_and_is_gone_at_once_has_failed_once():
+async def test_failure_of_a_vanished_pod_counts_once():
     async with running() as parts:
         name = await parts.ready()
         parts.tell(name, CRASHED)
@@ -169,7 +169,7 @@ async def test_a_replica_that_fails_and_is_gone_at_once_has_failed_once():
 
 
 @virtual_time
-async def test_a_pod_that_stays_although_its_replica_failed_is_swept():
+async def test_leftover_pod_of_a_failed_replica_is_swept():
     async with running() as parts:
         name = await parts.ready()
         parts.api.errors["delete", "Pod"] = [ContainerManagerUnavailable("later")]
@@ -181,14 +181,14 @@ async def test_a_pod_that_stays_although_its_replica_failed_is_swept():
         await settle()
         assert parts.api.names(POD) == []
         assert await parts.log(name) == []
-        # Of a version that is gone nobody asks for logs.
+        # The log of a removed version is dropped.
         await parts.manager.sweep(lambda: [])
         with pytest.raises(ReplicaNotFound, match="no log of container"):
             await parts.log(name)
 
 
 @virtual_time
-async def test_the_sweep_leaves_alone_what_serves():
+async def test_sweep_ignores_serving_pods():
     async with running() as parts:
         name = await parts.ready()
         await parts.manager.sweep(lambda: [])
@@ -197,7 +197,7 @@ async def test_the_sweep_leaves_alone_what_serves():
 
 
 @virtual_time
-async def test_a_replica_that_is_told_to_stop_drains_and_is_gone():
+async def test_stopped_replica_drains_and_ends():
     async with running() as parts:
         name, other = await parts.ready(0), await parts.ready(1)
         parts.api.ends_pods = False
@@ -221,7 +221,7 @@ async def test_a_replica_that_is_told_to_stop_drains_and_is_gone():
 
 
 @virtual_time
-async def test_a_pod_whose_node_is_silent_is_forgotten_in_the_end():
+async def test_pod_of_a_silent_node_is_deleted_by_force():
     async with running() as parts:
         name = await parts.ready()
         parts.api.ends_pods = False
@@ -237,7 +237,7 @@ async def test_a_pod_whose_node_is_silent_is_forgotten_in_the_end():
 
 
 @virtual_time
-async def test_a_pod_that_somebody_deletes_has_failed():
+async def test_deleted_pod_counts_as_failed():
     async with running() as parts:
         name = await parts.ready()
         parts.api.remove(POD, name)
@@ -247,7 +247,7 @@ async def test_a_pod_that_somebody_deletes_has_failed():
 
 
 @virtual_time
-async def test_a_pod_that_is_evicted_finishes_what_it_has():
+async def test_evicted_pod_finishes_its_batches():
     async with running() as parts:
         name = await parts.ready()
         target = {"status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
@@ -260,12 +260,12 @@ async def test_a_pod_that_is_evicted_finishes_what_it_has():
         # We do not kill it, and sweeps do not either.
         await parts.manager.sweep(lambda: [version_spec()])
         assert parts.api.called("delete", POD) == []
-        # Another starts meanwhile.
+        # A replacement starts in the meantime.
         assert await parts.start() != name
 
 
 @virtual_time
-async def test_why_a_pod_does_not_start_is_told_once():
+async def test_reason_of_a_waiting_pod_is_reported_once():
     async with running() as parts:
         name = await parts.start()
 
@@ -284,7 +284,7 @@ async def test_why_a_pod_does_not_start_is_told_once():
 
 
 @virtual_time
-async def test_a_later_management_takes_over_what_runs():
+async def test_next_management_adopts_running_pods():
     api = FakeKubernetesApi()
     async with running(api) as parts:
         names = [await parts.ready(0), await parts.start(1), await parts.ready(2)]
@@ -293,14 +293,14 @@ async def test_a_later_management_takes_over_what_runs():
         await settle()
         listed = {each.container_id: each.state for each in await parts.manager.list()}
         assert listed == {names[0]: ReplicaState.READY, names[1]: ReplicaState.STARTING}
-        # What happened meanwhile is told.
+        # The manager reports the changes of the meantime.
         assert [(each.container_id, each.state) for each in parts.seen] == [
             (names[2], ReplicaState.FAILED)
         ]
 
 
 @virtual_time
-async def test_who_cannot_open_lets_go():
+async def test_failed_open_releases_the_connection():
     api = FakeKubernetesApi()
     api.errors["list", "Deployment"] = [ContainerManagerUnavailable("no")]
     parts = Parts(api)
@@ -322,7 +322,7 @@ async def test_logs_are_those_of_the_model_server():
 
 
 @virtual_time
-async def test_a_replica_that_nobody_can_name_is_not_started():
+async def test_replica_without_a_pod_is_not_started():
     async with running() as parts:
         parts.api.has_controllers = False
         start = asyncio.create_task(parts.start())
@@ -335,7 +335,7 @@ async def test_a_replica_that_nobody_can_name_is_not_started():
         assert parts.api.names(DEPLOYMENT) == []
 
 
-def test_threads_are_those_of_the_cpus_that_a_replica_may_use():
+def test_default_threads_follow_the_cpu_limit():
     def threads(cpus: float) -> int:
         return Parts(FakeKubernetesApi(), kubernetes_cpus=cpus).manager.default_threads(4)
 
@@ -352,21 +352,21 @@ def test_threads_are_those_of_the_cpus_that_a_replica_may_use():
         ("no node can hold it: cpu", "", "no node can hold it: cpu"),
     ],
 )
-def test_the_more_telling_of_two_reasons_stays(reason: str, earlier: str, told: str):
+def test_more_specific_reason_is_kept(reason: str, earlier: str, told: str):
     told = told.replace("…", "image a cannot be pulled:")
     seen = Container("c", replica_spec().replica_id, ReplicaState.STARTING, reason=reason)
     assert _with_reason(seen, earlier) == replace(seen, reason=told)
 
 
 @virtual_time
-async def test_a_list_finds_what_no_event_told_of():
+async def test_list_finds_missed_changes():
     async with running() as parts:
         name, other = await parts.ready(), await parts.ready(1)
         gone = parts.api.objects.pop((POD, name))
         assert [each.container_id for each in await parts.manager.list()] == [other]
         await settle()
         assert parts.states(name) == [ReplicaState.READY, ReplicaState.FAILED]
-        # One that the picture lacks, too.
+        # The list also finds an unobserved pod.
         parts.api.objects[POD, name] = gone
         assert {each.container_id for each in await parts.manager.list()} == {name, other}
         parts.api.objects[POD, other]["status"] = CRASHED
@@ -376,7 +376,7 @@ async def test_a_list_finds_what_no_event_told_of():
 
 
 @virtual_time
-async def test_a_pod_that_cannot_be_read_hides_no_other():
+async def test_unreadable_pod_does_not_block_others():
     async with running() as parts:
         strange, other = await parts.ready(), await parts.ready(1)
         parts.api.objects[POD, strange] = {
@@ -390,7 +390,7 @@ async def test_a_pod_that_cannot_be_read_hides_no_other():
 
 
 @virtual_time
-async def test_a_manager_whose_watch_has_ended_ends_the_watch_of_others(monkeypatch):
+async def test_ended_pod_watch_ends_the_watch_of_the_manager(monkeypatch):
     async def ends(self) -> None:
         return
 

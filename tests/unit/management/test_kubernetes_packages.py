@@ -73,7 +73,7 @@ class Parts:
         return [name for name in self.api.names(CONFIG_MAP) if name != "skysail-c"]
 
 
-def test_the_key_is_of_all_that_an_environment_depends_on():
+def test_key_covers_all_inputs_of_an_environment():
     packages = Parts().packages
     text = "base:1\x003.11\0--no-deps\nnumpy==2.0"
     assert packages.key(NUMPY) == hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -98,7 +98,7 @@ def test_versions_with_the_same_packages_share_them(values: dict[str, Any], is_s
 
 
 @virtual_time
-async def test_packages_are_installed_once_and_noted():
+async def test_packages_are_installed_once_and_recorded():
     parts = Parts()
     await parts.prepare()
     key = parts.packages.key(NUMPY)
@@ -119,17 +119,17 @@ async def test_packages_are_installed_once_and_noted():
 
 
 @virtual_time
-async def test_the_installer_has_the_requirements_and_the_way_to_packages(monkeypatch):
+async def test_installer_gets_requirements_and_package_indexes(monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "https://index.example")
     parts = Parts()
     await parts.prepare()
     (installer,) = parts.made[0]["spec"]["containers"]
     assert installer["envFrom"] == [{"secretRef": {"name": parts.made[0]["metadata"]["name"]}}]
-    # It may have a password: nobody who sees pods is to see it.
+    # The index may contain a password, which pods must not show.
     assert "index.example" not in str(parts.made)
     secrets = [each for each in parts.api.applied if each["kind"] == "Secret"]
     values = secrets[0]["stringData"]
-    # It belongs to the pod and goes with it, which waits for it.
+    # The pod owns the Secret and waits for it.
     assert secrets[0]["metadata"]["ownerReferences"][0]["kind"] == "Pod"
     assert parts.made[0]["spec"]["schedulingGates"]
     assert values["SKYSAIL_REQUIREMENTS"] == "numpy==2.0\n--no-deps\n"
@@ -137,7 +137,7 @@ async def test_the_installer_has_the_requirements_and_the_way_to_packages(monkey
 
 
 @virtual_time
-async def test_versions_that_are_prepared_at_once_install_once():
+async def test_concurrent_preparations_install_once():
     parts = Parts()
     await asyncio.gather(*(parts.prepare() for _ in range(3)), parts.prepare(OTHER))
     assert len(parts.made) == 2
@@ -151,7 +151,7 @@ async def test_a_version_without_requirements_needs_nothing():
 
 
 @virtual_time
-async def test_without_a_volume_nothing_can_be_installed():
+async def test_packages_need_a_volume():
     parts = Parts(claim="")
     with pytest.raises(PrepareFailed) as caught:
         await parts.prepare()
@@ -164,7 +164,7 @@ async def test_without_a_volume_nothing_can_be_installed():
 
 @pytest.mark.parametrize("line", ["/srv/own-1.0.whl", "own @ file:///srv/own-1.0.whl"])
 @virtual_time
-async def test_files_of_this_machine_are_refused(line: str):
+async def test_local_files_are_rejected(line: str):
     parts = Parts()
     with pytest.raises(PrepareFailed) as caught:
         await parts.prepare(version_spec(requirements=("numpy", line)))
@@ -176,7 +176,7 @@ async def test_files_of_this_machine_are_refused(line: str):
 
 
 @virtual_time
-async def test_why_pip_failed_is_told_and_the_next_deploy_installs_again():
+async def test_failure_of_pip_is_reported_and_retried_by_the_next_deploy():
     parts = Parts()
     parts.statuses = [1]
     with pytest.raises(PrepareFailed) as caught:
@@ -190,7 +190,7 @@ async def test_why_pip_failed_is_told_and_the_next_deploy_installs_again():
 
 
 @virtual_time
-async def test_what_the_installer_of_a_management_that_is_no_more_left_is_swept():
+async def test_files_of_an_interrupted_installer_are_swept():
     parts = Parts()
     parts.statuses = [None]
     preparing = asyncio.create_task(parts.prepare())
@@ -203,7 +203,7 @@ async def test_what_the_installer_of_a_management_that_is_no_more_left_is_swept(
 
 
 @virtual_time
-async def test_what_cannot_be_removed_is_tried_again_and_used_no_more(caplog):
+async def test_failed_removal_is_retried_and_the_environment_unused(caplog):
     parts = Parts()
     for version in (NUMPY, OTHER):
         await parts.prepare(version)
@@ -218,7 +218,7 @@ async def test_what_cannot_be_removed_is_tried_again_and_used_no_more(caplog):
 
 @pytest.mark.parametrize("status", [1, 137], ids=["pip failed", "killed"])
 @virtual_time
-async def test_what_an_installer_that_failed_left_is_swept(status: int):
+async def test_files_of_a_failed_installer_are_swept(status: int):
     parts = Parts()
     parts.statuses = [status]
     with pytest.raises(PrepareFailed):
@@ -229,7 +229,7 @@ async def test_what_an_installer_that_failed_left_is_swept(status: int):
 
 
 @virtual_time
-async def test_an_installer_that_does_not_start_is_given_up_with_the_reason():
+async def test_installer_that_does_not_start_fails_with_the_reason():
     parts = Parts()
     parts.statuses = [None]
     began = now()
@@ -250,7 +250,7 @@ async def test_an_installer_that_does_not_start_is_given_up_with_the_reason():
 
 
 @virtual_time
-async def test_an_installer_that_may_not_be_made_is_told():
+async def test_forbidden_installer_is_reported():
     parts = Parts()
     parts.api.errors["create", "Pod"] = [ClusterRefused("exceeded quota: small")]
     with pytest.raises(PrepareFailed, match="cannot install packages: exceeded quota: small"):
@@ -258,7 +258,7 @@ async def test_an_installer_that_may_not_be_made_is_told():
 
 
 @virtual_time
-async def test_an_installer_that_somebody_removes_has_failed():
+async def test_removed_installer_counts_as_failed():
     parts = Parts()
     parts.statuses = [None]
     preparing = asyncio.create_task(parts.prepare())
@@ -272,7 +272,7 @@ async def test_an_installer_that_somebody_removes_has_failed():
 
 
 @virtual_time
-async def test_one_that_ran_too_long_has_failed():
+async def test_installer_past_its_deadline_has_failed():
     parts = Parts()
     parts.statuses = [None]
     preparing = asyncio.create_task(parts.prepare())
@@ -285,7 +285,7 @@ async def test_one_that_ran_too_long_has_failed():
 
 
 @virtual_time
-async def test_what_no_version_needs_is_swept():
+async def test_unneeded_environment_is_swept():
     parts = Parts()
     await parts.prepare()
     await parts.prepare(OTHER)
@@ -298,7 +298,7 @@ async def test_what_no_version_needs_is_swept():
 
 
 @virtual_time
-async def test_what_a_pod_has_stays_whoever_needs_it():
+async def test_mounted_environment_is_kept():
     parts = Parts()
     await parts.prepare()
     key = parts.packages.key(NUMPY)
@@ -316,13 +316,13 @@ def left_installer(name: str) -> Object:
 
 
 @virtual_time
-async def test_an_installer_that_an_earlier_management_left_at_it_ends_first():
+async def test_leftover_installer_ends_before_a_new_one():
     parts = Parts()
     earlier = f"skysail-install-{parts.packages.key(NUMPY)}-ab"
     other = f"skysail-install-{parts.packages.key(OTHER)}-ab"
     for name in (earlier, other):
         parts.api.add(left_installer(name))
-    # It gets its time to end.
+    # The earlier installer gets time to end.
     parts.api.ends_pods = False
     preparing = asyncio.create_task(parts.prepare())
     await settle()
@@ -335,7 +335,7 @@ async def test_an_installer_that_an_earlier_management_left_at_it_ends_first():
 
 
 @virtual_time
-async def test_an_earlier_installer_that_does_not_end_is_not_waited_for_forever():
+async def test_wait_for_an_earlier_installer_is_bounded():
     parts = Parts()
     parts.api.add(left_installer(f"skysail-install-{parts.packages.key(NUMPY)}-ab"))
     parts.api.ends_pods = False
@@ -345,7 +345,7 @@ async def test_an_earlier_installer_that_does_not_end_is_not_waited_for_forever(
 
 
 @virtual_time
-async def test_installers_that_an_earlier_management_left_are_swept_and_ours_are_not():
+async def test_leftover_installers_are_swept_but_not_active_ones():
     parts = Parts()
     parts.api.add(left_installer("left"))
     preparing = asyncio.create_task(parts.prepare())
@@ -358,7 +358,7 @@ async def test_installers_that_an_earlier_management_left_are_swept_and_ours_are
 
 
 @virtual_time
-async def test_packages_that_a_version_comes_to_need_during_a_sweep_stay():
+async def test_environment_needed_during_a_sweep_is_kept():
     parts = Parts()
     for version in (NUMPY, OTHER):
         await parts.prepare(version)
@@ -382,7 +382,7 @@ async def test_packages_that_a_version_comes_to_need_during_a_sweep_stay():
 
 
 @virtual_time
-async def test_packages_in_an_emptied_volume_are_installed_again_after_a_failure():
+async def test_emptied_volume_is_reinstalled_after_a_failure():
     parts = Parts()
     await parts.prepare()
     await parts.packages.prepare(NUMPY, parts.lines.append, verifies=True)
@@ -392,6 +392,6 @@ async def test_packages_in_an_emptied_volume_are_installed_again_after_a_failure
     parts.statuses = [1]
     with pytest.raises(PrepareFailed):
         await parts.packages.prepare(NUMPY, parts.lines.append, verifies=True)
-    # What is gone is noted as gone.
+    # The record of a removed environment is removed.
     await parts.prepare()
     assert parts.commands == [["install", path]] * 4

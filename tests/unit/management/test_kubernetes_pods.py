@@ -36,7 +36,7 @@ class Parts:
 
     def _on_change(self, name: str, pod: Object | None) -> None:
         if pod is not None and is_claimed(pod):
-            # As the manager does.
+            # The manager does the same.
             int(pod["metadata"]["labels"][manifests.GATE])
         self.told.append((name, pod))
 
@@ -83,7 +83,7 @@ async def test_a_claim_gives_a_pod_its_index_and_opens_the_gate():
 
 
 @virtual_time
-async def test_what_a_claim_makes_belongs_to_the_anchor():
+async def test_objects_of_a_claim_belong_to_the_anchor():
     async with followed() as parts:
         await parts.claim()
         objects = parts.api.objects
@@ -98,7 +98,7 @@ async def test_what_a_claim_makes_belongs_to_the_anchor():
 
 
 @virtual_time
-async def test_claims_at_once_have_a_pod_each():
+async def test_concurrent_claims_get_different_pods():
     async with followed() as parts:
         names = await asyncio.gather(*(parts.claim(index) for index in range(5)))
         assert {parts.index_of(name) for name in names} == {"0", "1", "2", "3", "4"}
@@ -111,7 +111,7 @@ async def test_claims_at_once_have_a_pod_each():
 
 
 @virtual_time
-async def test_a_pod_that_another_took_is_not_ours():
+async def test_pod_claimed_by_another_is_skipped():
     async with followed() as parts:
         parts.api.errors["patch", "Pod"] = [ClusterRefused("the test failed")]
         claim = asyncio.create_task(parts.claim())
@@ -123,7 +123,7 @@ async def test_a_pod_that_another_took_is_not_ours():
 
 
 @virtual_time
-async def test_a_pod_that_comes_while_another_is_lost_is_seen():
+async def test_new_pod_is_found_after_a_lost_claim():
     async with followed() as parts:
         api = parts.api
         patch = api.patch
@@ -142,13 +142,13 @@ async def test_a_pod_that_comes_while_another_is_lost_is_seen():
         api.change(DEPLOYMENT, NAME, spec={**api.objects[DEPLOYMENT, NAME]["spec"], "replicas": 2})
         await settle()
         assert len(parts.pods.pods) == 2
-        # Nothing else happens that would have it look again.
+        # No other event wakes the claim.
         await until(claim.done, within_s=2)
         assert await claim != lost
 
 
 @virtual_time
-async def test_an_earlier_pod_at_the_gate_is_taken():
+async def test_waiting_pod_is_claimed_first():
     async with followed() as parts:
         first = await parts.claim()
         parts.api.remove(POD, first)
@@ -159,7 +159,7 @@ async def test_an_earlier_pod_at_the_gate_is_taken():
 
 
 @virtual_time
-async def test_a_kubernetes_deployment_that_somebody_deleted_is_made_again():
+async def test_deleted_kubernetes_deployment_is_recreated():
     async with followed() as parts:
         first = await parts.claim()
         parts.api.remove(DEPLOYMENT, NAME)
@@ -173,7 +173,7 @@ async def test_a_kubernetes_deployment_that_somebody_deleted_is_made_again():
 
 
 @virtual_time
-async def test_one_that_somebody_scaled_is_scaled_back_by_a_claim():
+async def test_claim_corrects_the_scale():
     async with followed() as parts:
         await parts.claim()
         spec = parts.api.objects[DEPLOYMENT, NAME]["spec"]
@@ -185,7 +185,7 @@ async def test_one_that_somebody_scaled_is_scaled_back_by_a_claim():
 
 
 @virtual_time
-async def test_what_was_so_before_a_claim_does_not_undo_it():
+async def test_stale_report_does_not_undo_a_claim():
     async with followed() as parts:
         name = await parts.claim()
         stale = {
@@ -199,7 +199,7 @@ async def test_what_was_so_before_a_claim_does_not_undo_it():
 
 
 @virtual_time
-async def test_a_name_that_is_free_again_is_not_taken_for_claimed():
+async def test_reused_pod_name_is_not_claimed():
     async with followed() as parts:
         name = await parts.claim()
         parts.api.remove(POD, name)
@@ -212,7 +212,7 @@ async def test_a_name_that_is_free_again_is_not_taken_for_claimed():
 
 
 @virtual_time
-async def test_a_pod_that_is_released_runs_on_and_is_not_replaced():
+async def test_released_pod_keeps_running_and_is_not_replaced():
     async with followed() as parts:
         names = [await parts.claim(index) for index in range(3)]
         await parts.pods.release(names[1])
@@ -226,7 +226,7 @@ async def test_a_pod_that_is_released_runs_on_and_is_not_replaced():
 
 
 @virtual_time
-async def test_nothing_is_scaled_before_kubernetes_has_let_go_of_a_released_pod():
+async def test_scale_waits_for_the_detachment_of_a_released_pod():
     async with followed() as parts:
         first, second = await parts.claim(0), await parts.claim(1)
         parts.api.has_controllers = False
@@ -241,7 +241,7 @@ async def test_nothing_is_scaled_before_kubernetes_has_let_go_of_a_released_pod(
 
 
 @virtual_time
-async def test_a_pod_that_kubernetes_does_not_let_go_of_goes_on_counting():
+async def test_attached_pod_keeps_counting():
     async with followed() as parts:
         first = await parts.claim()
         parts.api.has_controllers = False
@@ -276,7 +276,7 @@ async def test_a_pod_that_is_gone_is_released():
         parts.api.remove(POD, first)
         await release
         assert parts.num_wanted == 0
-        # With its Deployment, too.
+        # The Deployment is not scaled either.
         parts.api.control()
         second = await parts.claim()
         parts.api.remove(DEPLOYMENT, NAME)
@@ -303,7 +303,7 @@ async def test_a_sweep_removes_kubernetes_deployments_without_replicas():
 
 
 @virtual_time
-async def test_a_claim_during_a_sweep_has_a_pod_that_stays():
+async def test_claim_during_a_sweep_keeps_its_pod():
     async with followed() as parts:
         first = await parts.claim()
         parts.api.remove(POD, first)
@@ -322,7 +322,7 @@ async def test_a_claim_during_a_sweep_has_a_pod_that_stays():
 
 
 @virtual_time
-async def test_a_sweep_sets_right_what_somebody_scaled():
+async def test_sweep_corrects_the_scale():
     async with followed() as parts:
         name = await parts.claim()
         spec = parts.api.objects[DEPLOYMENT, NAME]["spec"]
@@ -337,7 +337,7 @@ async def test_a_sweep_sets_right_what_somebody_scaled():
 
 
 @virtual_time
-async def test_a_management_that_comes_later_finds_pods_and_goes_on():
+async def test_next_management_adopts_pods():
     api = FakeKubernetesApi()
     async with followed(api) as parts:
         first = await parts.claim(0)
@@ -359,7 +359,7 @@ async def test_a_management_that_comes_later_finds_pods_and_goes_on():
     ],
 )
 @virtual_time
-async def test_a_pod_of_somebody_else_with_our_labels_does_not_blind_us(labels: dict[str, str]):
+async def test_foreign_pod_with_equal_labels_does_not_block_the_watch(labels: dict[str, str]):
     api = FakeKubernetesApi()
     common = {
         "app.kubernetes.io/name": "skysail",
@@ -383,7 +383,7 @@ async def test_a_pod_of_somebody_else_with_our_labels_does_not_blind_us(labels: 
 
 
 @virtual_time
-async def test_a_watch_that_breaks_is_begun_again():
+async def test_broken_watch_is_restarted():
     async with followed() as parts:
         gone, stays = await parts.claim(0), await parts.claim(1)
         parts.api.errors["watch", "Pod"] = [ContainerManagerUnavailable("no")] * 3
@@ -399,7 +399,7 @@ async def test_a_watch_that_breaks_is_begun_again():
 
 
 @virtual_time
-async def test_a_claim_waits_while_pods_are_not_watched():
+async def test_claim_waits_during_a_broken_watch():
     async with followed() as parts:
         parts.api.errors["watch", "Pod"] = [ContainerManagerUnavailable("no")] * 3
         parts.api.break_watches(ContainerManagerUnavailable("the connection broke"))
@@ -408,7 +408,7 @@ async def test_a_claim_waits_while_pods_are_not_watched():
 
 
 @virtual_time
-async def test_why_there_is_no_pod_is_told():
+async def test_reason_for_a_missing_pod_is_reported():
     async with followed() as parts:
         parts.api.has_controllers = False
         message = 'pods "m" is forbidden: exceeded quota: small'
@@ -423,7 +423,7 @@ async def test_why_there_is_no_pod_is_told():
 
 
 @virtual_time
-async def test_how_long_a_pod_was_waited_for_is_told_where_nothing_is_known():
+async def test_wait_is_reported_if_the_reason_is_unknown():
     async with followed() as parts:
         parts.api.has_controllers = False
         with pytest.raises(SkysailError) as caught:
@@ -431,7 +431,7 @@ async def test_how_long_a_pod_was_waited_for_is_told_where_nothing_is_known():
         assert caught.value.message == (
             "cannot start m:1/0: no pod was created: Kubernetes created none within 30 s"
         )
-        # It is not counted any more, and the next is served.
+        # The failed claim no longer counts, and the next one succeeds.
         parts.api.control()
         await settle()
         await parts.claim()
@@ -439,7 +439,7 @@ async def test_how_long_a_pod_was_waited_for_is_told_where_nothing_is_known():
 
 
 @virtual_time
-async def test_a_claim_is_refused_where_nothing_can_be_made():
+async def test_claim_fails_if_objects_cannot_be_created():
     async with followed() as parts:
         parts.api.errors["apply", "Secret"] = [ContainerManagerUnavailable("later")]
         with pytest.raises(ContainerManagerUnavailable):
@@ -450,7 +450,7 @@ async def test_a_claim_is_refused_where_nothing_can_be_made():
 
 
 @virtual_time
-async def test_a_claim_that_is_cancelled_leaves_nothing_that_a_sweep_does_not_remove():
+async def test_sweep_removes_the_objects_of_a_cancelled_claim():
     async with followed() as parts:
         parts.api.has_controllers = False
         claim = asyncio.create_task(parts.claim())
@@ -464,7 +464,7 @@ async def test_a_claim_that_is_cancelled_leaves_nothing_that_a_sweep_does_not_re
 
 
 @virtual_time
-async def test_a_list_that_is_older_than_what_was_told_changes_nothing():
+async def test_stale_list_changes_nothing():
     async with followed() as parts:
         name, gone = await parts.claim(), await parts.claim(1)
         listed = parts.api.list
@@ -489,7 +489,7 @@ async def test_a_list_that_is_older_than_what_was_told_changes_nothing():
 
 
 @virtual_time
-async def test_what_the_watch_tells_later_than_a_list_is_not_taken_for_newer():
+async def test_stale_watch_event_after_a_list_changes_nothing():
     async with followed() as parts:
         name = await parts.claim()
         before = parts.api.objects[POD, name]

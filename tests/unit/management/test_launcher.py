@@ -1,4 +1,4 @@
-"""How many replicas start at once, and what waits meanwhile."""
+"""Concurrent starts of replicas, and the waits for a slot."""
 
 import asyncio
 from pathlib import Path
@@ -44,7 +44,7 @@ def make_ready(parts: ManagementParts, number: int = 1) -> None:
 
 
 @virtual_time
-async def test_as_many_start_at_once_as_there_are_slots_and_a_wait_is_no_start(tmp_path: Path):
+async def test_slots_bound_concurrent_starts(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_limit = 2
     async with running_parts(tmp_path, parts.store, parts.manager) as parts:
@@ -72,13 +72,13 @@ async def test_versions_take_turns(tmp_path: Path):
             make_ready(parts)
         await pass_time(1.0)
         order = [name.split(":")[0] for name in started(parts)]
-        # It comes a little later, and is held up by one start each time.
+        # Version b comes a little later, and waits for one start each time.
         assert order[:6].count("b") == 2
         assert len(order) == 8
 
 
 @virtual_time
-async def test_a_version_whose_records_cannot_be_changed_holds_up_no_other(tmp_path: Path):
+async def test_failed_commit_of_one_version_does_not_block_others(tmp_path: Path):
     b1 = ModelVersion("b", "1")
     async with running_parts(tmp_path) as parts:
         parts.manager.start_limit = 1
@@ -93,7 +93,7 @@ async def test_a_version_whose_records_cannot_be_changed_holds_up_no_other(tmp_p
         await pass_time(5.0)
         assert started(parts) == ["b:1/0", "a:1/0"], "a:1/1 waits for the slot, and b:1/0 after it"
         parts.manager.becomes_ready = True
-        # Its roll-out fails for good, but that cannot be recorded now.
+        # The rollout fails permanently, but the commit fails for now.
         parts.store.fails_with = [StoreUnavailable("away")] * 10_000
         parts.manager.fail(of_a, is_permanent=True)
         await pass_time(5.0)
@@ -103,7 +103,7 @@ async def test_a_version_whose_records_cannot_be_changed_holds_up_no_other(tmp_p
 
 
 @virtual_time
-async def test_status_tells_what_a_replica_waits_for(tmp_path: Path):
+async def test_status_shows_the_wait_for_a_slot(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_limit = 2
     async with running_parts(tmp_path, parts.store, parts.manager) as parts:
@@ -149,7 +149,7 @@ async def test_a_scale_down_does_not_wait_for_starts(tmp_path: Path):
 
 
 @virtual_time
-async def test_the_replicas_of_one_version_start_side_by_side(tmp_path: Path):
+async def test_replicas_of_one_version_start_concurrently(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.start_takes_s = 5.0
@@ -160,7 +160,7 @@ async def test_the_replicas_of_one_version_start_side_by_side(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_deploy_goes_on_however_long_its_replicas_wait_for_each_other(tmp_path: Path):
+async def test_deploy_continues_while_replicas_wait_for_slots(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_limit = 1
     async with running_parts(tmp_path, parts.store, parts.manager) as parts:
@@ -176,7 +176,7 @@ async def test_a_deploy_goes_on_however_long_its_replicas_wait_for_each_other(tm
 
 
 @virtual_time
-async def test_starts_that_hang_hold_up_others_for_a_while_only(tmp_path: Path):
+async def test_hanging_starts_block_others_for_a_bounded_time(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_limit = 1
     async with running_parts(tmp_path, parts.store, parts.manager) as parts:
@@ -211,7 +211,7 @@ async def test_a_start_that_does_not_return_in_time_has_failed(tmp_path: Path):
 
 
 @virtual_time
-async def test_an_engine_that_is_away_is_asked_at_growing_intervals(tmp_path: Path):
+async def test_unreachable_engine_is_retried_with_backoff(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.start_errors = [ContainerManagerUnavailable("gone") for _ in range(4)]
@@ -224,7 +224,7 @@ async def test_an_engine_that_is_away_is_asked_at_growing_intervals(tmp_path: Pa
 
 
 @virtual_time
-async def test_what_failed_is_prepared_again_and_looked_at_if_it_was_never_ready(tmp_path: Path):
+async def test_failed_replica_is_prepared_again_with_verification(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         assert parts.manager.verified == [False]

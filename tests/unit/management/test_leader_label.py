@@ -65,7 +65,7 @@ async def marked(label: LeaderLabel, within_s: float = 100.0) -> None:
 
 
 @virtual_time
-async def test_it_is_on_our_pod_and_on_no_other_of_the_cluster():
+async def test_only_the_own_pod_has_the_label():
     api = FakePodApi(
         a={**OURS},
         crashed={**OURS, LEADER: "true"},
@@ -79,7 +79,7 @@ async def test_it_is_on_our_pod_and_on_no_other_of_the_cluster():
 
 
 @virtual_time
-async def test_it_is_tried_until_it_is_on():
+async def test_label_is_retried_until_set():
     api = FakePodApi(a={**OURS}, crashed={**OURS, LEADER: "true"})
     api.num_failures = 5
     await marked(label(api))
@@ -87,7 +87,7 @@ async def test_it_is_tried_until_it_is_on():
 
 
 @virtual_time
-async def test_it_is_put_on_again_whoever_takes_it_off_or_puts_it_on_another():
+async def test_label_is_restored_after_outside_changes():
     api = FakePodApi(a={**OURS}, former={**OURS})
     keeping = asyncio.ensure_future(label(api).keep())
     await pass_time(1.0)
@@ -105,7 +105,7 @@ async def test_it_is_put_on_again_whoever_takes_it_off_or_puts_it_on_another():
 
 
 @virtual_time
-async def test_a_stop_is_not_held_up():
+async def test_removal_has_a_time_limit():
     api = FakePodApi(a={**OURS, LEADER: "true"})
     api.is_silent = True
     began = now()
@@ -117,7 +117,7 @@ async def test_a_stop_is_not_held_up():
 
 
 @virtual_time
-async def test_nothing_is_done_outside_a_pod_or_where_the_pod_is_gone():
+async def test_label_is_skipped_without_a_pod():
     api = FakePodApi(other={**OURS, LEADER: "true"})
     await marked(label(api, ""))
     await label(api, "").remove()

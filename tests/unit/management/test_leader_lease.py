@@ -32,7 +32,7 @@ async def ended(task: "asyncio.Task[None]") -> None:
 
 
 @virtual_time
-async def test_a_leader_stays_one_as_long_as_it_renews():
+async def test_leader_keeps_the_lease_while_it_renews():
     api = FakeLeaseApi()
     leader = Candidate(api)
     keeping = await leader.lead()
@@ -44,7 +44,7 @@ async def test_a_leader_stays_one_as_long_as_it_renews():
 
 
 @virtual_time
-async def test_who_waits_leads_at_once_after_a_release():
+async def test_standby_leads_at_once_after_a_release():
     api = FakeLeaseApi()
     leader, standby = Candidate(api), Candidate(api, "b")
     keeping = await leader.lead()
@@ -60,7 +60,7 @@ async def test_who_waits_leads_at_once_after_a_release():
 
 
 @virtual_time
-async def test_who_waits_leads_after_a_crash_and_not_before_the_alarm():
+async def test_standby_leads_after_a_crash_but_not_before_the_alarm():
     api = FakeLeaseApi()
     leader, standby = Candidate(api), Candidate(api, "b")
     keeping = await leader.lead()
@@ -75,7 +75,7 @@ async def test_who_waits_leads_after_a_crash_and_not_before_the_alarm():
 
 
 @virtual_time
-async def test_who_waits_knows_that_another_leads_and_both_know_the_lease():
+async def test_standby_learns_of_the_leader_and_both_know_the_lease():
     api = FakeLeaseApi()
     assert api.lease is not None
     api.lease["metadata"]["uid"] = "uid"
@@ -93,7 +93,7 @@ async def test_who_waits_knows_that_another_leads_and_both_know_the_lease():
 
 @pytest.mark.parametrize("trouble", ["silence", "errors"])
 @virtual_time
-async def test_a_cluster_that_does_not_answer_moves_the_alarm_no_further(trouble):
+async def test_unreachable_cluster_does_not_postpone_the_alarm(trouble):
     api = FakeLeaseApi()
     leader = Candidate(api)
     keeping = await leader.lead()
@@ -110,7 +110,7 @@ async def test_a_cluster_that_does_not_answer_moves_the_alarm_no_further(trouble
 
 
 @virtual_time
-async def test_a_hole_of_seven_seconds_is_survived():
+async def test_outage_of_seven_seconds_is_survived():
     api = FakeLeaseApi()
     leader = Candidate(api)
     keeping = await leader.lead()
@@ -125,7 +125,7 @@ async def test_a_hole_of_seven_seconds_is_survived():
 
 
 @virtual_time
-async def test_a_leader_ends_at_once_when_another_holds_its_lease():
+async def test_leader_exits_at_once_if_another_holds_the_lease():
     api = FakeLeaseApi()
     leader = Candidate(api)
     keeping = await leader.lead()
@@ -138,7 +138,7 @@ async def test_a_leader_ends_at_once_when_another_holds_its_lease():
 
 
 @virtual_time
-async def test_a_lease_that_was_deleted_is_not_made_again():
+async def test_deleted_lease_is_not_recreated():
     api = FakeLeaseApi()
     leader = Candidate(api)
     keeping = await leader.lead()
@@ -150,14 +150,14 @@ async def test_a_lease_that_was_deleted_is_not_made_again():
 
 
 @virtual_time
-async def test_a_lease_that_is_not_there_yet_is_waited_for(caplog):
+async def test_missing_lease_is_awaited(caplog):
     api = FakeLeaseApi()
     made, api.lease = api.lease, None
     standby = Candidate(api)
     with caplog.at_level("INFO"):
         waiting = asyncio.create_task(standby.lead())
         await pass_time(100)
-    # It is said once.
+    # The log has it once.
     assert [record.message for record in caplog.records] == ["standby waiting"]
     assert not waiting.done()
     api.lease = made
@@ -166,7 +166,7 @@ async def test_a_lease_that_is_not_there_yet_is_waited_for(caplog):
 
 
 @virtual_time
-async def test_a_role_that_lacks_a_rule_is_told():
+async def test_missing_rule_of_a_role_is_reported():
     api = FakeLeaseApi()
     api.error = NotAllowed("'x' may not get leases")
     with pytest.raises(NotAllowed):
@@ -174,7 +174,7 @@ async def test_a_role_that_lacks_a_rule_is_told():
 
 
 @virtual_time
-async def test_who_waits_may_be_told_to_stop():
+async def test_standby_can_be_stopped():
     api = FakeLeaseApi()
     api.change(holderIdentity="b", leaseDurationSeconds=1000)
     standby = Candidate(api)
@@ -189,7 +189,7 @@ async def test_who_waits_may_be_told_to_stop():
 
 @pytest.mark.parametrize("trouble", ["silence", "errors"])
 @virtual_time
-async def test_a_release_that_fails_takes_no_long_time(trouble):
+async def test_failed_release_has_a_time_limit(trouble):
     api = FakeLeaseApi()
     leader = Candidate(api)
     await ended(await leader.lead())
@@ -202,7 +202,7 @@ async def test_a_release_that_fails_takes_no_long_time(trouble):
 
 
 @virtual_time
-async def test_the_lease_of_another_is_not_released():
+async def test_foreign_lease_is_not_released():
     api = FakeLeaseApi()
     leader = Candidate(api)
     await ended(await leader.lead())
@@ -213,7 +213,7 @@ async def test_the_lease_of_another_is_not_released():
 
 @pytest.mark.parametrize("seed", range(10))
 @virtual_time
-async def test_never_do_two_lead(seed):
+async def test_two_managements_never_lead_at_once(seed):
     """Three candidates, answers that come late or not at all, crashes and releases."""
     random = Random(seed)
     api = FakeLeaseApi(random)
@@ -233,7 +233,7 @@ async def test_never_do_two_lead(seed):
                 await asyncio.wait({keeping}, timeout=random.random() * 60)
             finally:
                 await ended(keeping)
-            # All work has ended, by an orderly stop or a crash.
+            # The candidate has ended, by an orderly stop or a crash.
             leaders.discard(candidate)
             if candidate.alarm.is_on and random.random() < 0.5:
                 await candidate.lease.release()

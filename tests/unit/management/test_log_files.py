@@ -17,7 +17,7 @@ async def tail(path: Path, num_lines: int) -> list[str]:
 
 
 @pytest.mark.parametrize("num_lines", [1, 2, 3, 5, 100])
-async def test_the_last_lines_are_found_across_a_rotation(path: Path, num_lines: int):
+async def test_last_lines_span_a_rotation(path: Path, num_lines: int):
     older_log(path).write_text("1\n2\n3\n")
     path.write_text("4\n5\n")
     assert await tail(path, num_lines) == ["1", "2", "3", "4", "5"][-num_lines:]
@@ -26,12 +26,12 @@ async def test_the_last_lines_are_found_across_a_rotation(path: Path, num_lines:
     assert await tail(path, num_lines) == ["1", "2", "3"][-num_lines:]
 
 
-async def test_a_log_that_is_not_there_is_told(path: Path):
+async def test_missing_log_raises(path: Path):
     with pytest.raises(FileNotFoundError):
         await tail(path, 1)
 
 
-async def test_what_is_written_before_and_after_two_rotations_is_followed(path: Path):
+async def test_follow_survives_two_rotations(path: Path):
     path.write_text("0\n")
     # The second look is after the replica has ended.
     looks = iter([False, True])
@@ -45,7 +45,7 @@ async def test_what_is_written_before_and_after_two_rotations_is_followed(path: 
         assert [line async for line in lines] == ["1", "2", "3"]
 
 
-async def test_a_line_without_an_end_is_told_when_nothing_more_comes(path: Path):
+async def test_unterminated_line_is_yielded_at_the_end(path: Path):
     path.write_text("a\nb")
     async with aclosing(read_log(path, 2, lambda: True)) as lines:
         assert await anext(lines) == "a"
@@ -54,7 +54,7 @@ async def test_a_line_without_an_end_is_told_when_nothing_more_comes(path: Path)
         assert [line async for line in lines] == ["bb", "c"]
 
 
-def test_the_end_of_a_log_is_read_across_a_rotation(path: Path):
+def test_log_end_spans_a_rotation(path: Path):
     assert read_log_end(path) == b""
     older_log(path).write_text("KeyError: why\n")
     path.write_text("")
@@ -63,7 +63,7 @@ def test_the_end_of_a_log_is_read_across_a_rotation(path: Path):
     assert log_excerpt(read_log_end(path)) == "KeyError: why\nbye\n"
 
 
-def test_the_end_of_a_large_log_begins_with_a_whole_line(path: Path):
+def test_end_of_a_large_log_begins_with_a_whole_line(path: Path):
     line = "x" * 99 + "\n"
     path.write_text(line * (LOG_READ_BYTES // 100 + 50))
     found = read_log_end(path)
@@ -71,7 +71,7 @@ def test_the_end_of_a_large_log_begins_with_a_whole_line(path: Path):
     assert found.startswith(b"x" * 99 + b"\n")
 
 
-def test_of_a_line_that_is_longer_than_what_is_read_the_end_is_told(path: Path):
+def test_overlong_line_is_cut_to_its_end(path: Path):
     path.write_text("x" * (2 * LOG_READ_BYTES) + "because\n")
     told = log_excerpt(read_log_end(path))
     assert told.endswith("xbecause\n")

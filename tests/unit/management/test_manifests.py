@@ -193,14 +193,14 @@ def name_of(*arguments: Any, **options: Any) -> str:
     return manifests.deployment(*arguments, **options)["metadata"]["name"]
 
 
-def test_a_version_that_asks_for_nothing():
+def test_manifest_of_a_minimal_version():
     made = manifests.deployment(replica_spec(), settings())
     name = made["metadata"]["name"]
     assert re.fullmatch(r"skysail-m-1-[0-9a-f]{10}", name)
     assert made == plain(name)
 
 
-def test_a_version_that_asks_for_everything():
+def test_manifest_of_a_version_with_every_option():
     spec = replica_spec(
         memory_mib=1024,
         cpus=0.2501,
@@ -281,7 +281,7 @@ def test_a_version_that_asks_for_everything():
     assert made == wanted
 
 
-def test_a_version_with_an_image_of_its_own_fetches_nothing():
+def test_version_with_its_own_image_fetches_nothing():
     made = manifests.deployment(replica_spec(), settings(), image="registry.example/own:1")
     wanted = plain(made["metadata"]["name"])
     pod = pod_of(wanted)
@@ -296,14 +296,14 @@ def test_a_version_with_an_image_of_its_own_fetches_nothing():
     assert made == wanted
 
 
-def test_limits_are_those_of_the_settings_where_a_deployment_has_none():
+def test_limits_default_to_the_settings():
     values = settings(kubernetes_cpus=1.5, kubernetes_memory_mib=64, kubernetes_gpus=1)
     (server,) = pod_of(manifests.deployment(replica_spec(), values))["containers"]
     limits = {"cpu": "1500m", "memory": "64Mi", "nvidia.com/gpu": "1"}
     assert server["resources"] == {"limits": limits, "requests": limits}
 
 
-def test_what_goes_with_a_kubernetes_deployment():
+def test_secret_and_budget_of_a_kubernetes_deployment():
     assert manifests.replica_secret("n", replica_spec(environment={"B": "$2", "A": "1"}), "c") == {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -393,7 +393,7 @@ def test_names_are_dns_labels(model: str, version: str):
     assert "--" not in name
 
 
-def test_names_that_look_alike_are_told_apart():
+def test_similar_names_stay_distinct():
     pairs = [
         ("a-b", "c"),
         ("a", "b-c"),
@@ -407,7 +407,7 @@ def test_names_that_look_alike_are_told_apart():
 
 
 @pytest.mark.parametrize("values", [{"index": 7}, {"warm_up": WarmUp(is_measured=True)}])
-def test_the_index_and_what_was_learned_since_change_nothing(values):
+def test_index_and_measurements_do_not_change_the_manifest(values):
     assert manifests.deployment(replica_spec(), settings()) == manifests.deployment(
         replica_spec(**values), settings()
     )
@@ -438,18 +438,18 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_whatever_differs_has_another_name(what: str):
+def test_every_difference_changes_the_name(what: str):
     spec, values, options = OTHERS[what]
     assert name_of(spec, settings(**values), **options) != name_of(SPEC, settings())
 
 
-def test_the_artifact_of_an_image_counts_too():
+def test_artifact_of_an_image_changes_the_name():
     other = replace(SPEC, version=version_spec(artifact_sha256="cd" * 32))
     assert name_of(SPEC, settings(), image="own") != name_of(other, settings(), image="own")
 
 
 @pytest.mark.parametrize("options", [{}, {"image": "own:1"}, {"packages": "0123"}])
-def test_values_of_the_environment_are_in_the_secret_alone(options: dict[str, str]):
+def test_environment_values_are_in_the_secret_only(options: dict[str, str]):
     spec = replica_spec(environment={"PASSWORD": "a-password", "PATH": "/a-path"})
     made = manifests.deployment(spec, settings(), **options)
     assert "a-password" not in json.dumps(made)
@@ -465,13 +465,13 @@ def test_values_of_the_environment_are_in_the_secret_alone(options: dict[str, st
     assert values.get("PATH") == (None if "packages" in options else "/a-path")
 
 
-def test_a_short_secret_cannot_be_found_by_the_name():
+def test_name_does_not_reveal_a_short_secret():
     spec = replica_spec(environment={"PIN": "1234"})
     guesses = {name_of(replace(spec, token=token), settings()) for token in ("", "guess")}
     assert name_of(spec, settings()) not in guesses
 
 
-def test_a_dollar_sign_names_no_variable():
+def test_dollar_sign_is_escaped():
     (server,) = pod_of(manifests.deployment(replica_spec(management_endpoint="a$(B)"), settings()))[
         "containers"
     ]
@@ -484,7 +484,7 @@ def test_a_dollar_sign_names_no_variable():
 
 
 @pytest.mark.parametrize("options", [{}, {"image": "own:1"}, {"packages": "0123"}])
-def test_the_token_is_in_the_secret_alone(options: dict[str, str]):
+def test_token_is_in_the_secret_only(options: dict[str, str]):
     made = manifests.deployment(replica_spec(), settings(), **options)
     assert TOKEN not in json.dumps(made)
 
@@ -536,7 +536,7 @@ def test_pods_fit_the_profile_restricted_and_more(name: str):
         assert all("hostPort" not in port for port in each.get("ports", ()))
 
 
-def test_kubeconform_takes_every_manifest():
+def test_kubeconform_accepts_every_manifest():
     if reason := why_no_kubeconform():
         pytest.skip(reason)
     conform(list(samples().values()))

@@ -65,7 +65,7 @@ def test_an_application_as_message():
     ]
 
 
-def test_no_default_output_is_another_thing_than_an_empty_one():
+def test_missing_default_output_differs_from_an_empty_one():
     without = APPLICATION.model_copy(update={"default_output_json": None})
     empty = APPLICATION.model_copy(update={"default_output_json": '""'})
     assert not messages.application_to_proto(without).HasField("default_output_json")
@@ -89,7 +89,7 @@ def test_a_deployment_as_message():
     assert messages.deployment_to_proto(done).rollout_state == pb.ROLLOUT_STATE_COMPLETE
 
 
-def test_a_version_that_is_not_deployed_as_message():
+def test_undeployed_version_as_message():
     message = messages.version_to_proto(VERSION, None, None, is_current=False)
     assert (message.model, message.version) == ("m", "1")
     assert (message.artifact_sha256, message.artifact_bytes) == ("ab" * 32, 5 * 10**9)
@@ -102,7 +102,7 @@ def test_a_version_that_is_not_deployed_as_message():
     assert not message.replicas
 
 
-def test_passwords_of_package_indexes_are_not_told():
+def test_passwords_of_package_indexes_are_hidden():
     given = (
         "--extra-index-url https://me:s3cret@example.org/simple",
         "mine @ git+ssh://git:s3cret@example.org/mine.git@v1",
@@ -117,14 +117,14 @@ def test_passwords_of_package_indexes_are_not_told():
     ]
 
 
-def test_replicas_that_are_only_wanted_are_pending_in_the_order_of_their_indexes():
+def test_desired_replicas_are_pending_in_order():
     message = messages.version_to_proto(VERSION, DEPLOYMENT, None, is_current=False)
     assert [replica.replica_id for replica in message.replicas] == [f"m:1/{n}" for n in range(12)]
     assert {replica.state for replica in message.replicas} == {pb.REPLICA_STATE_PENDING}
 
 
 @virtual_time
-async def test_replicas_as_observed(tmp_path: Path):
+async def test_observed_replicas_as_messages(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=3)
         loop = parts.reconciler.version_loop(ModelVersion("m", "1"))
@@ -144,7 +144,7 @@ async def test_replicas_as_observed(tmp_path: Path):
         first, second, third = replicas()
         assert (first.container_id, first.num_restarts) == ("c4", 1)
         assert (first.state, first.endpoint) == (pb.REPLICA_STATE_READY, "unix:/c4.sock")
-        # Not only while it is down.
+        # The reason stays after the restart.
         assert first.reason == "restarted: killed by SIGKILL"
         assert (second.container_id, second.num_restarts) == ("c2", 1)
         assert (second.state, second.reason) == (pb.REPLICA_STATE_FAILED, "exited with status 1")
@@ -171,7 +171,7 @@ def test_an_event_as_message(step: DeployStep):
     assert (message.num_ready, message.num_replicas) == (1, 2)
 
 
-def test_states_are_those_of_the_protocol():
+def test_states_match_the_protocol():
     for state in ReplicaState:
         assert pb.ReplicaState.Name(state) == f"REPLICA_STATE_{state.name}"
 

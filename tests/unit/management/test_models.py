@@ -33,7 +33,7 @@ async def route(parts: ManagementParts, *routes: RouteRecord) -> None:
 
 
 @virtual_time
-async def test_a_registered_version_says_what_its_artifact_says(tmp_path: Path):
+async def test_registered_version_has_the_values_of_its_artifact(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         content = make_artifact(requirements=["six"])
         sha256 = await parts.upload(content)
@@ -50,7 +50,7 @@ async def test_a_registered_version_says_what_its_artifact_says(tmp_path: Path):
 
 
 @virtual_time
-async def test_the_same_registration_again_changes_nothing(tmp_path: Path):
+async def test_repeated_registration_changes_nothing(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.register("m:1")
         record = parts.models.version("m", "1")
@@ -61,7 +61,7 @@ async def test_the_same_registration_again_changes_nothing(tmp_path: Path):
 
 
 @virtual_time
-async def test_labels_that_are_given_again_are_set_and_others_stay(tmp_path: Path):
+async def test_given_labels_are_set_and_others_stay(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.register("m:1")
         await parts.models.register(M1, sha256, {"git": "abc", "team": "a"})
@@ -74,7 +74,7 @@ async def test_labels_that_are_given_again_are_set_and_others_stay(tmp_path: Pat
 
 
 @virtual_time
-async def test_a_version_never_changes(tmp_path: Path):
+async def test_version_is_immutable(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         other = await parts.upload(make_artifact("other"))
@@ -83,7 +83,7 @@ async def test_a_version_never_changes(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_refusal_of_other_content_says_which_packages_differ(tmp_path: Path):
+async def test_rejection_of_another_artifact_names_different_packages(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         first = await parts.upload(make_artifact(packages={"cloudpickle": "3.1.2", "six": "1"}))
         await parts.models.register(M1, first, {})
@@ -100,7 +100,7 @@ async def test_a_refusal_of_other_content_says_which_packages_differ(tmp_path: P
 
 
 @virtual_time
-async def test_what_was_not_uploaded_cannot_be_registered(tmp_path: Path):
+async def test_register_needs_an_uploaded_artifact(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ArtifactNotFound):
             await parts.models.register(M1, "0" * 64, {})
@@ -128,13 +128,13 @@ async def test_labels_are_checked(tmp_path: Path):
             await parts.models.register(M1, sha256, {"a b": ""})
         with pytest.raises(InvalidInput, match="at most 64 labels"):
             await parts.models.register(M1, sha256, {str(n): "" for n in range(65)})
-        # What was refused is not kept.
+        # The artifact of a rejected registration is removed.
         sha256 = await parts.upload(make_artifact("m:1"))
         await parts.models.register(M1, sha256, {str(n): "" for n in range(64)})
 
 
 @virtual_time
-async def test_a_new_version_takes_what_the_applications_of_its_model_give(tmp_path: Path):
+async def test_new_version_must_fit_the_applications_of_its_model(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await route(parts, RouteRecord(model="m"))
@@ -144,7 +144,7 @@ async def test_a_new_version_takes_what_the_applications_of_its_model_give(tmp_p
 
 
 @virtual_time
-async def test_a_route_to_another_version_binds_a_new_one_to_nothing(tmp_path: Path):
+async def test_route_to_one_version_does_not_constrain_another(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await route(parts, RouteRecord(model="m", version="1"))
@@ -168,7 +168,7 @@ async def test_versions_are_listed_by_model(tmp_path: Path):
 
 
 @virtual_time
-async def test_without_a_version_the_current_one_is_meant(tmp_path: Path):
+async def test_empty_version_means_the_current_one(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ModelNotFound, match="model 'm' is not registered"):
             parts.models.version("m", "")
@@ -182,7 +182,7 @@ async def test_without_a_version_the_current_one_is_meant(tmp_path: Path):
 
 
 @virtual_time
-async def test_an_unregistered_model_is_gone_with_versions_and_artifacts(tmp_path: Path):
+async def test_unregister_removes_versions_and_artifacts(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.register("m:1")
         await parts.register("m:2")
@@ -196,7 +196,7 @@ async def test_an_unregistered_model_is_gone_with_versions_and_artifacts(tmp_pat
 
 
 @virtual_time
-async def test_a_model_that_is_deployed_or_routed_stays(tmp_path: Path):
+async def test_model_in_use_is_not_removed(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.register("m:1")
         await route(parts, RouteRecord(model="m", version="1"))
@@ -211,7 +211,7 @@ async def test_a_model_that_is_deployed_or_routed_stays(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_version_that_is_deployed_or_routed_stays(tmp_path: Path):
+async def test_version_in_use_is_not_removed(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         for name in ("m:1", "m:2"):
             await parts.register(name)
@@ -252,7 +252,7 @@ async def test_an_artifact_that_two_versions_share_stays_with_the_last(tmp_path:
 
 
 @virtual_time
-async def test_promote_makes_a_ready_version_current_and_says_which_was(tmp_path: Path):
+async def test_promote_returns_the_previous_version(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         assert await parts.models.promote(M1) == ""
@@ -263,7 +263,7 @@ async def test_promote_makes_a_ready_version_current_and_says_which_was(tmp_path
 
 
 @virtual_time
-async def test_only_what_could_answer_is_promoted(tmp_path: Path):
+async def test_promote_needs_a_ready_replica(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ModelNotFound):
             await parts.models.promote(M1)
@@ -292,7 +292,7 @@ async def test_rollback_goes_back_further_each_time(tmp_path: Path):
 
 
 @virtual_time
-async def test_rollback_goes_only_to_what_could_answer(tmp_path: Path):
+async def test_rollback_needs_a_ready_replica(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         with pytest.raises(ModelNotFound):
             await parts.models.rollback("m")
@@ -306,7 +306,7 @@ async def test_rollback_goes_only_to_what_could_answer(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_registered_artifact_outlives_the_promise_of_its_upload(tmp_path: Path):
+async def test_registered_artifact_survives_the_end_of_its_reservation(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         registered = await parts.register("m:1")
         forgotten = await parts.upload(make_artifact("forgotten"))

@@ -56,85 +56,85 @@ def planned(
     return plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures or {}, now)
 
 
-def test_all_are_started_where_there_is_none():
+def test_missing_replicas_are_started():
     assert planned(3) == ReplicaPlan(start=(0, 1, 2))
 
 
-def test_nothing_is_done_where_all_is_well():
+def test_matching_state_needs_no_action():
     assert planned(2, ready("a", 0), ready("b", 1)) == ReplicaPlan()
 
 
-def test_a_hole_is_filled():
+def test_missing_index_is_started():
     assert planned(3, ready("a", 0), ready("c", 2)) == ReplicaPlan(start=(1,))
 
 
-def test_the_highest_are_stopped_when_fewer_are_wanted():
+def test_scale_down_stops_the_highest_indexes():
     done = planned(1, ready("a", 0), ready("b", 1), starting("c", 2))
     assert done == ReplicaPlan(
         stop=(Stop("b", "no longer wanted"), Stop("c", "no longer wanted")), wake_at=NEVER
     )
 
 
-def test_nothing_is_wanted_of_an_undeployed_version():
+def test_undeployed_version_stops_everything():
     assert planned(0, ready("a", 0), draining("b", 1)) == ReplicaPlan(
         stop=(Stop("a", "no longer wanted"),)
     )
 
 
-def test_of_two_that_hold_an_index_the_ready_one_stays():
+def test_ready_container_keeps_a_shared_index():
     done = planned(1, starting("old", 0, since=NOW - 50), ready("new", 0, since=NOW - 1))
     assert done.stop == (Stop("old", "another holds its index"),)
     assert done.start == ()
 
 
-def test_of_two_ready_ones_the_oldest_stays():
+def test_oldest_ready_container_keeps_a_shared_index():
     done = planned(1, ready("new", 0, since=5.0), ready("old", 0, since=4.0))
     assert done.stop == (Stop("new", "another holds its index"),)
 
 
-def test_an_index_is_free_only_once_its_container_is_gone():
+def test_draining_container_keeps_its_index():
     assert planned(1, draining("a", 0)) == ReplicaPlan()
     explain_start_timeout = starting("a", 0, since=NOW - START_TIMEOUT_S)
     assert planned(1, explain_start_timeout).start == ()
 
 
-def test_a_replica_that_does_not_become_ready_is_stopped_and_counts_as_failed():
+def test_start_timeout_stops_a_replica_as_failed():
     late = starting("a", 0, since=NOW - START_TIMEOUT_S)
     assert planned(1, late) == ReplicaPlan(
         stop=(Stop("a", "not ready within 60 s", is_failure=True),)
     )
 
 
-def test_the_plan_is_looked_at_again_when_a_start_takes_too_long():
+def test_plan_wakes_at_the_start_timeout():
     done = planned(2, starting("a", 0, since=NOW - 10), starting("b", 1, since=NOW - 20))
     assert done == ReplicaPlan(wake_at=NOW + 40)
 
 
-def test_a_failed_replica_waits_for_its_back_off():
+def test_failed_replica_waits_for_its_backoff():
     failures = {0: Failures(1, NOW)}
     waiting = planned(1, failures=failures)
     assert waiting == ReplicaPlan(wake_at=NOW + FIRST_BACK_OFF_S)
     assert planned(1, failures=failures, now=waiting.wake_at) == ReplicaPlan(start=(0,))
 
 
-def test_one_failed_replica_does_not_hold_up_the_others():
+def test_failed_replica_does_not_block_others():
     done = planned(3, failures={1: Failures(9, NOW)})
     assert done.start == (0, 2)
     assert done.wake_at == NOW + MAX_BACK_OFF_S
 
 
-def test_back_off_doubles_from_half_a_second_to_a_minute():
+def test_backoff_doubles_from_half_a_second_to_a_minute():
     assert [back_off_s(n) for n in range(10)] == [0, 0.5, 1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_back_off_of_what_was_ready_is_at_most_five_seconds():
+def test_backoff_of_a_once_ready_replica_is_at_most_five_seconds():
     assert [back_off_s(n, was_ready=True) for n in range(7)] == [0, 0.5, 1, 2, 4, 5, 5]
     done = planned(1, failures={0: Failures(9, NOW, was_ready=True)})
     assert done == ReplicaPlan(wake_at=NOW + 5)
 
 
 @given(st.integers(-5, 10**9))
-def test_back_off_is_bounded_and_never_shrinks(num_failures: int):
+def test_backoff_is_bounded_and_never_shrinks(num_failures: int):
     wait_s = back_off_s(num_failures)
     assert 0 <= wait_s <= MAX_BACK_OFF_S
     assert wait_s <= back_off_s(num_failures + 1)
@@ -144,7 +144,7 @@ def test_back_off_is_bounded_and_never_shrinks(num_failures: int):
 
 @settings(max_examples=examples(50))
 @given(st.integers(0, 6), containers, histories)
-def test_a_plan_keeps_its_promises(num_replicas, observed, failures):
+def test_plan_keeps_its_invariants(num_replicas, observed, failures):
     done = plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
     taken = {item.index for item in observed}
     assert not taken & set(done.start), "an index that is live or draining is never started"
@@ -168,7 +168,7 @@ def test_a_plan_keeps_its_promises(num_replicas, observed, failures):
 
 @settings(max_examples=examples(50))
 @given(st.integers(0, 6), containers, histories)
-def test_a_ready_replica_that_is_wanted_is_never_without_one(num_replicas, observed, failures):
+def test_plan_never_stops_the_last_ready_replica_of_an_index(num_replicas, observed, failures):
     done = plan_replicas(num_replicas, START_TIMEOUT_S, observed, failures, NOW)
     stopped = {stop.container_id for stop in done.stop}
     for index in range(num_replicas):
@@ -186,9 +186,7 @@ def test_a_ready_replica_that_is_wanted_is_never_without_one(num_replicas, obser
     failures=histories,
     data=st.data(),
 )
-def test_applying_plans_again_and_again_converges_to_contiguous_indexes(
-    wanted, observed, failures, data
-):
+def test_repeated_plans_converge_to_contiguous_indexes(wanted, observed, failures, data):
     names = count()
     now = NOW
     for num_replicas in wanted:
@@ -209,7 +207,7 @@ def test_applying_plans_again_and_again_converges_to_contiguous_indexes(
 
 
 def _world(observed, done: ReplicaPlan, now: float, names, data):
-    """Yield what is there after a plan was carried out: drained, ready, newly started."""
+    """Yield the containers after a plan was applied: drained, ready, newly started."""
     stopped = {stop.container_id for stop in done.stop}
     for item in observed:
         if item.container_id in stopped:

@@ -65,7 +65,7 @@ def failed(pod: Object) -> str:
     return found.reason
 
 
-def test_a_replica_that_is_ready():
+def test_ready_replica():
     pod = pod_json(3)
     assert read_pod(pod) == PodState(
         Container(
@@ -85,7 +85,7 @@ def test_a_replica_that_is_ready():
     )
 
 
-def test_a_pod_that_is_just_made():
+def test_new_pod():
     pod = pod_json()
     pod["status"] = {"phase": "Pending"}
     assert seen(pod) == starting()
@@ -94,7 +94,7 @@ def test_a_pod_that_is_just_made():
     assert seen(pod) == starting()
 
 
-def test_a_pod_that_is_on_its_way():
+def test_pending_pod():
     creating = {"reason": "ContainerCreating"}
     pod = pod_json(
         phase="Pending",
@@ -108,13 +108,13 @@ def test_a_pod_that_is_on_its_way():
     assert seen(pod) == starting()
 
 
-def test_a_replica_that_loads_its_model_has_an_endpoint():
+def test_loading_replica_has_an_endpoint():
     pod = with_server(container("model-server", running={"startedAt": "2026-11-20T10:00:04Z"}))
     assert seen(pod) == starting()
     assert state_of(pod).endpoint == "10.42.0.7:8005"
 
 
-def test_a_pod_that_no_node_can_hold():
+def test_unschedulable_pod():
     message = "0/1 nodes are available: 1 Insufficient cpu."
     unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     pod = pod_json()
@@ -122,7 +122,7 @@ def test_a_pod_that_no_node_can_hold():
     assert seen(pod) == starting(f"no node can hold it: {message}")
 
 
-def test_an_image_that_cannot_be_pulled():
+def test_unpullable_image():
     assert seen(with_server(waiting("ErrImagePull", PULL_ERROR))) == starting(
         f"image {IMAGE} cannot be pulled: {PULL_ERROR}"
     )
@@ -133,7 +133,7 @@ def test_an_image_that_cannot_be_pulled():
     )
 
 
-def test_the_image_of_the_first_container_that_lacks_one_is_told():
+def test_first_container_without_an_image_is_reported():
     first = container("artifact", waiting={"reason": "ErrImagePull", "message": "no such host"})
     pod = with_server(waiting("PodInitializing"), initContainerStatuses=[first])
     assert seen(pod) == starting(f"image {IMAGE} cannot be pulled: no such host")
@@ -147,13 +147,13 @@ def test_the_image_of_the_first_container_that_lacks_one_is_told():
         ("ErrImageNeverPull", "", "ErrImageNeverPull"),
     ],
 )
-def test_a_container_that_cannot_be_made(reason: str, message: str, told: str):
+def test_container_that_cannot_be_created(reason: str, message: str, told: str):
     assert seen(with_server(waiting(reason, message))) == starting(
         f"container model-server cannot be started: {told}"
     )
 
 
-def test_a_replica_that_crashed_is_not_one_that_starts():
+def test_crashed_replica_has_failed():
     again = container("model-server", running={"startedAt": "2026-11-20T10:00:14Z"}, last=ended(1))
     found = read_pod(with_server(again))
     assert found.container.state is ReplicaState.FAILED
@@ -161,14 +161,14 @@ def test_a_replica_that_crashed_is_not_one_that_starts():
     assert (found.log_container, found.is_log_previous) == ("model-server", True)
 
 
-def test_a_replica_that_crashed_again_and_again():
+def test_crash_loop():
     message = "back-off 10s restarting failed container=model-server"
     found = read_pod(with_server(waiting("CrashLoopBackOff", message, last=ended(3))))
     assert found.container.reason == "exited with status 3"
     assert found.is_log_previous
 
 
-def test_a_replica_that_ended_by_itself_has_failed_too():
+def test_replica_that_exited_has_failed():
     found = read_pod(with_server(container("model-server", terminated=ended(0, "Completed"))))
     assert found.container.state is ReplicaState.FAILED
     assert found.container.reason == "exited with status 0"
@@ -187,17 +187,17 @@ def test_a_replica_that_ended_by_itself_has_failed_too():
         (67, "stuck: its function did not return; its log shows where it hung"),
     ],
 )
-def test_how_it_ended_is_told(status: int, reason: str):
+def test_exit_reason_is_reported(status: int, reason: str):
     assert failed(with_server(container("model-server", terminated=ended(status)))) == reason
 
 
-def test_a_model_that_cannot_be_loaded_is_not_tried_again():
+def test_load_failure_is_permanent():
     found = state_of(with_server(container("model-server", terminated=ended(65))))
     assert found.is_permanent
     assert found.reason == "cannot load the model, or the model failed on its warm-up query"
 
 
-def test_a_replica_that_is_out_of_memory():
+def test_replica_out_of_memory():
     pod = with_server(waiting("CrashLoopBackOff", last=ended(137, "OOMKilled")))
     assert failed(pod) == "ran out of memory: its limit is 300 MiB"
     limits = pod["spec"]["containers"][0]["resources"]["limits"]
@@ -207,7 +207,7 @@ def test_a_replica_that_is_out_of_memory():
     assert failed(pod) == "ran out of memory: its limit is that of its node"
 
 
-def test_a_container_whose_command_is_not_there():
+def test_container_with_a_missing_command():
     message = 'exec: "python": executable file not found in $PATH: unknown'
     end = ended(128, "StartError", message=message)
     assert failed(with_server(container("model-server", terminated=end))) == (
@@ -223,7 +223,7 @@ def test_a_container_whose_command_is_not_there():
         (69, "the model server cannot reach management"),
     ],
 )
-def test_an_artifact_that_cannot_be_fetched(status: int, reason: str):
+def test_artifact_fetch_failure(status: int, reason: str):
     first = container("artifact", waiting={"reason": "CrashLoopBackOff"}, last=ended(status))
     pod = with_server(waiting("PodInitializing"), initContainerStatuses=[first])
     assert failed(pod) == reason
@@ -231,13 +231,13 @@ def test_an_artifact_that_cannot_be_fetched(status: int, reason: str):
     assert (found.log_container, found.is_log_previous) == ("artifact", True)
 
 
-def test_an_init_container_has_a_limit_of_its_own():
+def test_init_container_has_its_own_limit():
     first = container("artifact", terminated=ended(137, "OOMKilled"))
     pod = with_server(waiting("PodInitializing"), initContainerStatuses=[first])
     assert failed(pod) == "ran out of memory: its limit is 256 MiB"
 
 
-def test_an_evicted_pod_tells_why_and_not_how_its_container_ended():
+def test_eviction_reason_precedes_the_exit_reason():
     message = 'Usage of EmptyDir volume "tmp" exceeds the limit "512Mi".'
     pod = with_server(
         container("model-server", terminated=ended(137)),
@@ -252,16 +252,16 @@ def test_an_evicted_pod_tells_why_and_not_how_its_container_ended():
     assert failed(pod) == "Evicted"
 
 
-def test_a_pod_that_failed_without_a_word():
+def test_failed_pod_without_a_reason():
     assert failed(with_server(phase="Failed")) == "its pod failed"
     end = container("model-server", terminated=ended(1))
     assert failed(with_server(end, phase="Failed")) == "exited with status 1"
 
 
-def test_a_pod_that_is_deleted_takes_no_more_batches():
+def test_deleted_pod_takes_no_batches():
     pod = deleted(pod_json())
     assert failed(pod) == "its pod was deleted"
-    # Its end is that of what was asked of it.
+    # An exit after the deletion is no failure of its own.
     end = container("model-server", terminated=ended(0, "Completed"))
     assert failed(deleted(with_server(end))) == "its pod was deleted"
 
@@ -270,16 +270,16 @@ def test_a_pod_that_is_deleted_takes_no_more_batches():
     ("message", "told"),
     [("Eviction API: evicting", "Eviction API: evicting"), ("", "EvictionByEvictionAPI")],
 )
-def test_why_a_pod_is_removed_is_told(message: str, told: str):
+def test_removal_reason_is_reported(message: str, told: str):
     target = {"status": "True", "reason": "EvictionByEvictionAPI", "message": message}
     pod = deleted(pod_json(conditions=conditions(DisruptionTarget=target)))
     assert failed(pod) == f"its pod is removed: {told}"
-    # One that is meant to go, and is still there.
+    # A pod that is about to be removed still serves.
     del pod["metadata"]["deletionTimestamp"]
     assert state_of(pod).state is ReplicaState.READY
 
 
-def test_what_labels_say_of_a_pod():
+def test_labels_of_a_pod():
     gated, ready = pod_json(None), pod_json(0)
     assert (is_free(gated), is_claimed(gated)) == (True, False)
     assert (is_free(ready), is_claimed(ready)) == (False, True)
@@ -293,7 +293,7 @@ def test_what_labels_say_of_a_pod():
     )
 
 
-def test_a_pod_counts_until_kubernetes_has_seen_that_it_does_not():
+def test_pod_counts_until_its_detachment():
     pod = pod_json()
     assert is_attached(pod)
     assert not is_released(pod)
@@ -305,14 +305,14 @@ def test_a_pod_counts_until_kubernetes_has_seen_that_it_does_not():
 
 
 @pytest.mark.parametrize("where", ["labels", "annotations"])
-def test_a_pod_without_our_notes_is_none_of_ours(where: str):
+def test_pod_without_annotations_is_foreign(where: str):
     pod = pod_json()
     pod["metadata"][where] = {"skysail.ai/replica": "0"}
     with pytest.raises(KeyError):
         read_pod(pod)
 
 
-def test_what_people_are_told_of_the_pods_of_services():
+def test_waiting_reasons_of_service_pods():
     assert problem_of(pod_json()) == ""
     assert waiting_reason({"metadata": {}}) == problem_of({"metadata": {}}) == ""
     crashed = with_server(waiting("CrashLoopBackOff", "back-off 10s", last=ended(2)))

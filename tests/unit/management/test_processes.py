@@ -28,7 +28,7 @@ def add(proc: Path, pid: int, ticks: int, state: str = "S", name: str = "python"
     (proc / str(pid) / "stat").write_text(f"{pid} ({name}) {' '.join(fields)}\n")
 
 
-def test_a_process_is_known_by_its_pid_its_ticks_and_the_boot(proc: Path):
+def test_pid_ticks_and_boot_identify_a_process(proc: Path):
     add(proc, 7, 1234)
     start = process_start(7)
     assert start == ("first", 1234.0)
@@ -40,7 +40,7 @@ def test_a_process_is_known_by_its_pid_its_ticks_and_the_boot(proc: Path):
     assert not is_same_process(7, start)
 
 
-def test_a_step_of_the_wall_clock_moves_no_start(proc: Path):
+def test_wall_clock_step_does_not_move_the_start(proc: Path):
     (proc / "stat").write_text("btime 1700000000\n")
     add(proc, 7, 1234)
     start = process_start(7)
@@ -49,21 +49,21 @@ def test_a_step_of_the_wall_clock_moves_no_start(proc: Path):
 
 
 @pytest.mark.parametrize("name", ["a b", ") S 1 1", "((", "Z) Z"])
-def test_the_name_of_a_process_may_hold_anything(proc: Path, name: str):
+def test_process_name_may_contain_any_character(proc: Path, name: str):
     add(proc, 7, 99, name=name)
     assert process_start(7).ticks == 99.0
 
 
 @pytest.mark.parametrize("state", ["Z", "X"])
-def test_a_process_that_only_waits_for_its_parent_is_gone(proc: Path, state: str):
+def test_zombie_counts_as_gone(proc: Path, state: str):
     add(proc, 7, 99, state)
     assert process_start(7) == NO_START
     assert process_start(8) == NO_START
-    # What was gone before its start was read is never found again.
+    # A process that ended before its start was read is never identified.
     assert not is_same_process(7, NO_START)
 
 
-def test_without_proc_the_system_is_asked_otherwise(tmp_path: Path, monkeypatch):
+def test_psutil_is_used_without_proc(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(processes, "_PROC", tmp_path)
     start = process_start(os.getpid())
     assert start.boot_id == ""

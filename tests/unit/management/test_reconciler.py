@@ -52,7 +52,7 @@ def steps(events) -> list[DeployStep]:
 
 
 @virtual_time
-async def test_roll_out_prepares_starts_promotes_and_is_done(tmp_path: Path):
+async def test_rollout_prepares_starts_promotes_and_completes(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         events = await parts.deploy("m:1", num_replicas=2, promote=True)
         assert list(dict.fromkeys(steps(events))) == [
@@ -74,7 +74,7 @@ async def test_roll_out_prepares_starts_promotes_and_is_done(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_version_that_is_not_promoted_leaves_the_current_one(tmp_path: Path):
+async def test_deploy_without_promotion_keeps_the_current_version(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", promote=True)
         await parts.deployed("m:2")
@@ -85,7 +85,7 @@ async def test_a_version_that_is_not_promoted_leaves_the_current_one(tmp_path: P
 
 
 @virtual_time
-async def test_a_replica_is_told_what_it_needs(tmp_path: Path):
+async def test_replica_spec_has_all_values(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed(
             "m:1",
@@ -115,7 +115,7 @@ async def test_without_threads_replicas_share_the_cores(tmp_path: Path, monkeypa
 
 
 @virtual_time
-async def test_a_replica_whose_speed_is_known_is_not_measured_again(tmp_path: Path):
+async def test_replica_with_known_latencies_is_not_measured_again(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", serving={"max_batch_size": 8}, warm_up=False)
         assert parts.manager.started[-1].warm_up == WarmUp(
@@ -146,7 +146,7 @@ async def test_a_replica_has_as_many_threads_as_cpus(tmp_path: Path, cpus, num_t
 
 
 @virtual_time
-async def test_the_manager_says_how_many_threads_there_are_otherwise(tmp_path: Path, monkeypatch):
+async def test_manager_sets_the_default_threads(tmp_path: Path, monkeypatch):
     async with running_parts(tmp_path) as parts:
         monkeypatch.setattr(parts.manager, "default_threads", lambda num_replicas: 7 * num_replicas)
         await parts.deployed("m:1", num_replicas=2)
@@ -154,7 +154,7 @@ async def test_the_manager_says_how_many_threads_there_are_otherwise(tmp_path: P
 
 
 @virtual_time
-async def test_permanent_failure_gives_up_at_once_and_leaves_nothing(tmp_path: Path):
+async def test_permanent_failure_fails_the_rollout_at_once_and_leaves_nothing(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.fails_with = [
             {"reason": "no module named x", "is_permanent": True, "log_tail": "Traceback …"}
@@ -174,7 +174,7 @@ async def test_permanent_failure_gives_up_at_once_and_leaves_nothing(tmp_path: P
 
 
 @virtual_time
-async def test_three_transient_failures_give_up(tmp_path: Path):
+async def test_three_transient_failures_fail_the_rollout(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.fails_with = [{"reason": f"attempt {number}"} for number in (1, 2, 3)]
         begin = now()
@@ -198,7 +198,7 @@ async def test_two_transient_failures_are_overcome(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_was_ready_ends_when_a_roll_out_is_given_up(tmp_path: Path):
+async def test_failed_rollout_stops_ready_replicas(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", promote=True)
         parts.manager.becomes_ready = False
@@ -226,7 +226,7 @@ async def test_a_failed_redeployment_of_a_registered_version_keeps_the_version(t
 
 
 @virtual_time
-async def test_failed_preparation_gives_up_at_once_with_its_log(tmp_path: Path):
+async def test_failed_preparation_fails_the_rollout_with_its_log(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         error = PrepareFailed("pip cannot install x: no matching distribution")
         error.log_tail = "ERROR: no matching distribution"
@@ -252,7 +252,7 @@ async def test_preparation_has_a_time_limit(tmp_path: Path):
 
 
 @virtual_time
-async def test_an_engine_that_is_away_is_waited_for_while_preparing(tmp_path: Path):
+async def test_preparation_retries_an_unreachable_engine(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.prepare_errors = [ContainerManagerUnavailable("no docker")] * 4
         begin = now()
@@ -262,7 +262,7 @@ async def test_an_engine_that_is_away_is_waited_for_while_preparing(tmp_path: Pa
 
 
 @virtual_time
-async def test_an_engine_that_is_away_is_waited_for_while_starting(tmp_path: Path):
+async def test_start_retries_an_unreachable_engine(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_errors = [ContainerManagerUnavailable("no docker")] * 4
         await parts.deployed("m:1")
@@ -270,7 +270,7 @@ async def test_an_engine_that_is_away_is_waited_for_while_starting(tmp_path: Pat
 
 
 @virtual_time
-async def test_a_replica_that_cannot_be_started_is_tried_again_soon(tmp_path: Path):
+async def test_failed_start_is_retried_soon(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_errors = [SkysailError("no such file"), SkysailError("no such file")]
         begin = now()
@@ -279,7 +279,7 @@ async def test_a_replica_that_cannot_be_started_is_tried_again_soon(tmp_path: Pa
 
 
 @virtual_time
-async def test_a_replica_that_can_never_be_started_gives_up_soon(tmp_path: Path):
+async def test_repeated_start_failures_fail_the_rollout(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_errors = [SkysailError("no such file")] * 3
         begin = now()
@@ -289,7 +289,7 @@ async def test_a_replica_that_can_never_be_started_gives_up_soon(tmp_path: Path)
 
 
 @virtual_time
-async def test_what_cannot_be_started_is_prepared_again(tmp_path: Path):
+async def test_failed_start_prepares_again(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_errors = [SkysailError("the environment was removed")]
         await parts.deployed("m:1")
@@ -297,12 +297,12 @@ async def test_what_cannot_be_started_is_prepared_again(tmp_path: Path):
 
 
 @virtual_time
-async def test_status_says_why_a_version_that_ran_can_no_longer_be_prepared(tmp_path: Path):
+async def test_status_shows_a_failed_preparation_of_a_running_version(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         loop = parts.reconciler.version_loop(M1)
         reason = "m:1 was made with Python 3.11.7, and replicas here run Python 3.12"
-        # Its environment is prepared again, as after a restart of management.
+        # The environment is prepared again, as after a restart of management.
         parts.manager.start_errors = [SkysailError("the environment was removed")]
         parts.manager.prepare_errors = [PrepareFailed(reason)] * 2
         parts.manager.fail("c1")
@@ -318,7 +318,7 @@ async def test_status_says_why_a_version_that_ran_can_no_longer_be_prepared(tmp_
 
 
 @virtual_time
-async def test_a_replica_that_fails_before_start_returns_leaves_no_ghost(tmp_path: Path):
+async def test_failure_before_start_returns_leaves_no_container(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.fails_with = [{"reason": "at once"}]
         await parts.deployed("m:1")
@@ -326,7 +326,7 @@ async def test_a_replica_that_fails_before_start_returns_leaves_no_ghost(tmp_pat
 
 
 @virtual_time
-async def test_a_replica_that_never_becomes_ready_is_stopped_with_the_end_of_its_log(
+async def test_start_timeout_reports_the_log_tail(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -341,7 +341,7 @@ async def test_a_replica_that_never_becomes_ready_is_stopped_with_the_end_of_its
 
 
 @virtual_time
-async def test_giving_up_does_not_wait_for_what_cannot_be_stopped(tmp_path: Path):
+async def test_failed_rollout_does_not_wait_for_stops(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.becomes_ready = False
         parts.manager.stop_errors = [ContainerManagerUnavailable("no docker")] * 9
@@ -353,7 +353,7 @@ async def test_giving_up_does_not_wait_for_what_cannot_be_stopped(tmp_path: Path
 
 
 @virtual_time
-async def test_giving_up_does_not_wait_for_the_store_for_ever(tmp_path: Path):
+async def test_failed_rollout_does_not_wait_forever_for_the_store(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.becomes_ready = False
         events = parts.deploying("m:1", await parts.upload(make_artifact()))
@@ -366,7 +366,7 @@ async def test_giving_up_does_not_wait_for_the_store_for_ever(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_scale_while_a_roll_out_is_completed_is_not_undone(tmp_path: Path):
+async def test_scale_during_the_completion_of_a_rollout_is_kept(tmp_path: Path):
     async with running_parts(tmp_path) as parts, rolling_out(parts, promote=True) as events:
         async with parts.records.lock:
             parts.manager.set_state("c1", ReplicaState.READY)
@@ -386,7 +386,7 @@ async def test_a_scale_while_a_roll_out_is_completed_is_not_undone(tmp_path: Pat
 
 
 @virtual_time
-async def test_an_undeploy_while_a_roll_out_is_completed_is_not_undone(tmp_path: Path):
+async def test_undeploy_during_the_completion_of_a_rollout_is_kept(tmp_path: Path):
     async with running_parts(tmp_path) as parts, rolling_out(parts, promote=True) as events:
         async with parts.records.lock:
             undeploying = asyncio.ensure_future(parts.deployments.undeploy("m", "1", force=False))
@@ -403,7 +403,7 @@ async def test_an_undeploy_while_a_roll_out_is_completed_is_not_undone(tmp_path:
 
 
 @virtual_time
-async def test_another_deployment_is_not_failed_for_the_last_one(tmp_path: Path):
+async def test_new_deployment_does_not_inherit_failures(tmp_path: Path):
     async with running_parts(tmp_path) as parts, rolling_out(parts):
         async with parts.records.lock:
             parts.manager.fail("c1", is_permanent=True)
@@ -417,7 +417,7 @@ async def test_another_deployment_is_not_failed_for_the_last_one(tmp_path: Path)
 
 
 @virtual_time
-async def test_a_replica_that_fails_while_its_roll_out_is_completed_is_started_again(
+async def test_replica_that_fails_during_completion_is_restarted(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts, rolling_out(parts) as events:
@@ -434,7 +434,7 @@ async def test_a_replica_that_fails_while_its_roll_out_is_completed_is_started_a
 
 
 @virtual_time
-async def test_a_mistake_of_ours_ends_no_loop(tmp_path: Path):
+async def test_internal_error_does_not_end_the_loop(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.start_errors = [RuntimeError("a mistake")] * 4
@@ -446,7 +446,7 @@ async def test_a_mistake_of_ours_ends_no_loop(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_mistake_of_ours_that_repeats_itself_gives_a_roll_out_up(tmp_path: Path):
+async def test_repeated_internal_error_fails_the_rollout(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.prepare_errors = [OSError("secret details")] * 3
         begin = now()
@@ -461,7 +461,7 @@ async def test_a_mistake_of_ours_that_repeats_itself_gives_a_roll_out_up(tmp_pat
 
 
 @virtual_time
-async def test_a_complete_deployment_restarts_what_does_not_come_up_with_back_off_for_ever(
+async def test_complete_deployment_restarts_replicas_with_backoff_forever(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -479,7 +479,7 @@ async def test_a_complete_deployment_restarts_what_does_not_come_up_with_back_of
 
 
 @virtual_time
-async def test_a_replica_that_was_ready_is_soon_back_however_often_queries_end_it(tmp_path: Path):
+async def test_once_ready_replica_restarts_soon_after_each_crash(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         waits = []
@@ -492,7 +492,7 @@ async def test_a_replica_that_was_ready_is_soon_back_however_often_queries_end_i
 
 
 @virtual_time
-async def test_earlier_failures_are_forgiven_after_a_minute_of_health(tmp_path: Path):
+async def test_failures_are_reset_after_a_minute_of_health(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         loop = parts.reconciler.version_loop(M1)
@@ -509,7 +509,7 @@ async def test_earlier_failures_are_forgiven_after_a_minute_of_health(tmp_path: 
 
 
 @virtual_time
-async def test_a_replica_that_failed_is_told_until_its_index_lives_again(tmp_path: Path):
+async def test_failed_replica_is_shown_until_its_index_is_live(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
         parts.manager.fail("c2", reason="killed by SIGKILL")
@@ -541,7 +541,7 @@ async def test_undeploy_cancels_a_preparation(tmp_path: Path):
 
 
 @virtual_time
-async def test_undeploy_drains_all_and_forgets(tmp_path: Path):
+async def test_undeploy_drains_all_replicas(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=3)
         await parts.deployments.undeploy("m", "1", force=False)
@@ -566,7 +566,7 @@ async def test_scale_up_starts_the_missing_and_scale_down_stops_the_highest(tmp_
 
 
 @virtual_time
-async def test_a_draining_replica_is_told_to_stop_after_every_frontend_knows(tmp_path: Path):
+async def test_replica_stops_after_every_frontend_applied_the_routes(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
         watcher = Watcher("f1", "", "")
@@ -589,7 +589,7 @@ async def test_a_draining_replica_is_told_to_stop_after_every_frontend_knows(tmp
 
 
 @virtual_time
-async def test_a_frontend_that_does_not_answer_holds_a_stop_up_for_two_seconds(tmp_path: Path):
+async def test_silent_frontend_delays_a_stop_by_two_seconds(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", num_replicas=2)
         with parts.routing.attach(Watcher("silent", "", "")):
@@ -601,7 +601,7 @@ async def test_a_frontend_that_does_not_answer_holds_a_stop_up_for_two_seconds(t
 
 
 @virtual_time
-async def test_an_index_is_started_again_only_when_its_draining_container_is_gone(
+async def test_index_restarts_after_its_draining_container_is_gone(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -619,7 +619,7 @@ async def test_an_index_is_started_again_only_when_its_draining_container_is_gon
 
 
 @virtual_time
-async def test_a_stop_that_fails_is_tried_again(tmp_path: Path):
+async def test_failed_stop_is_retried(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.stop_errors = [ContainerManagerUnavailable("no docker")] * 3
@@ -628,7 +628,7 @@ async def test_a_stop_that_fails_is_tried_again(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_stop_that_fails_in_any_way_is_tried_again(tmp_path: Path):
+async def test_stop_is_retried_after_any_error(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.stop_errors = [OSError("no process")]
@@ -638,7 +638,7 @@ async def test_a_stop_that_fails_in_any_way_is_tried_again(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [ReplicaNotFound("gone"), OSError("disk")])
 @virtual_time
-async def test_a_replica_whose_log_cannot_be_read_is_stopped_all_the_same(tmp_path: Path, error):
+async def test_replica_with_an_unreadable_log_is_stopped(tmp_path: Path, error):
     async with running_parts(tmp_path) as parts:
         parts.manager.becomes_ready = False
         parts.manager.log_errors = [error] * 3
@@ -649,7 +649,7 @@ async def test_a_replica_whose_log_cannot_be_read_is_stopped_all_the_same(tmp_pa
 
 
 @virtual_time
-async def test_a_version_that_hangs_does_not_hold_up_another(tmp_path: Path):
+async def test_hanging_version_does_not_block_another(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.hangs_preparing = {"stuck:1"}
         events = parts.deploying("stuck:1", await parts.upload(make_artifact("stuck")))
@@ -675,14 +675,14 @@ async def test_resync_finds_lost_containers(tmp_path: Path):
 
 
 @virtual_time
-async def test_resync_finds_containers_and_states_that_nobody_told_of(tmp_path: Path):
+async def test_resync_finds_unreported_containers_and_states(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.live["x1"] = Container("x1", ReplicaId(M1, 0), ReplicaState.READY)
         await until(lambda: parts.manager.stopped == ["x1"], 40)
 
 
 @virtual_time
-async def test_what_failed_and_is_still_listed_is_counted_once(tmp_path: Path):
+async def test_listed_failed_container_counts_once(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.fail("c1")
@@ -694,7 +694,7 @@ async def test_what_failed_and_is_still_listed_is_counted_once(tmp_path: Path):
 
 
 @virtual_time
-async def test_resync_finds_a_failure_that_nobody_told_of(tmp_path: Path):
+async def test_resync_finds_an_unreported_failure(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.live["c1"] = replace(parts.manager.live["c1"], state=ReplicaState.FAILED)
@@ -704,7 +704,7 @@ async def test_resync_finds_a_failure_that_nobody_told_of(tmp_path: Path):
 
 
 @virtual_time
-async def test_resync_goes_on_after_an_engine_was_away(tmp_path: Path):
+async def test_resync_continues_after_an_unreachable_engine(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.list_errors = [ContainerManagerUnavailable("no docker")]
@@ -713,7 +713,7 @@ async def test_resync_goes_on_after_an_engine_was_away(tmp_path: Path):
 
 
 @virtual_time
-async def test_resync_goes_on_after_a_mistake_of_ours(tmp_path: Path):
+async def test_resync_continues_after_an_internal_error(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.list_errors = [OSError("disk")]
@@ -726,7 +726,7 @@ async def test_a_deployment_without_a_version_does_not_spin(tmp_path: Path):
     store = MemoryStore()
     async with running_parts(tmp_path, store) as parts:
         await parts.deployed("m:1")
-        # As an earlier Skysail or a hand in the store may leave it.
+        # An earlier Skysail or a manual edit of the store may leave this state.
         parts.records.check = None
         await parts.records.commit([parts.records.versions.delete("m:1")])
         parts.manager.fail("c1")
@@ -736,7 +736,7 @@ async def test_a_deployment_without_a_version_does_not_spin(tmp_path: Path):
 
 
 @virtual_time
-async def test_the_next_management_takes_over_what_runs_and_finishes_what_was_begun(
+async def test_next_management_adopts_containers_and_finishes_the_rollout(
     tmp_path: Path,
 ):
     store, manager = MemoryStore(), FakeContainerManager()
@@ -763,7 +763,7 @@ async def test_the_next_management_takes_over_what_runs_and_finishes_what_was_be
 
 
 @virtual_time
-async def test_a_failure_after_a_restart_of_management_undoes_the_roll_out_as_well(
+async def test_failure_after_a_restart_of_management_undoes_the_rollout(
     tmp_path: Path,
 ):
     store, manager = MemoryStore(), FakeContainerManager()
@@ -781,7 +781,7 @@ async def test_a_failure_after_a_restart_of_management_undoes_the_roll_out_as_we
 
 
 @virtual_time
-async def test_deploying_again_while_the_last_deployment_drains(tmp_path: Path):
+async def test_redeployment_while_the_last_one_drains(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1")
         parts.manager.drain_gate = asyncio.Event()
@@ -803,7 +803,7 @@ async def test_deploying_again_while_the_last_deployment_drains(tmp_path: Path):
 
 @pytest.mark.parametrize("num_turns", range(5))
 @virtual_time
-async def test_a_loop_that_is_woken_while_it_is_ended_ends(tmp_path: Path, num_turns: int):
+async def test_woken_loop_ends_on_shutdown(tmp_path: Path, num_turns: int):
     async with running_parts(tmp_path) as parts, rolling_out(parts):
         await settle()
         parts.reconciler.version_loop(M1).wake()
@@ -815,7 +815,7 @@ async def test_a_loop_that_is_woken_while_it_is_ended_ends(tmp_path: Path, num_t
 
 
 @virtual_time
-async def test_stopping_all_stops_all_whatever_is_wanted(tmp_path: Path):
+async def test_stop_all_ignores_the_desired_state(tmp_path: Path):
     parts = ManagementParts(tmp_path, MemoryStore(), FakeContainerManager())
     await parts.records.load()
     await parts.reconciler.start()
@@ -828,7 +828,7 @@ async def test_stopping_all_stops_all_whatever_is_wanted(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_is_swept_is_what_no_version_needs(tmp_path: Path):
+async def test_sweep_gets_the_needed_versions(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         kept = await parts.register("m:1")
         await parts.register("m:2")

@@ -37,7 +37,7 @@ async def put(records: Records, name: str = "m", current: str = "") -> None:
 
 
 @virtual_time
-async def test_a_committed_record_is_seen_here_and_by_the_next():
+async def test_committed_record_is_visible_here_and_to_the_next_management():
     store = MemoryStore()
     records = await loaded(store)
     await put(records, current="1")
@@ -149,7 +149,7 @@ async def test_a_conflict_changes_nothing_and_shows_what_the_other_wrote():
 
 
 @virtual_time
-async def test_what_another_wrote_is_acted_on_after_a_conflict_too():
+async def test_conflict_notifies_of_the_other_change():
     store = MemoryStore()
     mine, other = await loaded(store), await loaded(store)
     told = []
@@ -164,7 +164,7 @@ async def test_what_another_wrote_is_acted_on_after_a_conflict_too():
 
 
 @virtual_time
-async def test_a_mirror_outlives_the_data_of_its_store():
+async def test_mirror_survives_a_loss_of_the_store():
     store = MemoryStore()
     records = await loaded(store)
     await put(records, current="1")
@@ -187,7 +187,7 @@ async def test_a_mirror_outlives_the_data_of_its_store():
 
 
 @virtual_time
-async def test_nothing_is_shown_before_it_is_durable():
+async def test_record_is_visible_only_when_durable():
     store = MemoryStore()
     records = await loaded(store)
     store.gate = asyncio.Event()
@@ -200,7 +200,7 @@ async def test_nothing_is_shown_before_it_is_durable():
 
 
 @virtual_time
-async def test_a_commit_without_an_answer_is_seen_once_the_store_is_back():
+async def test_commit_without_an_answer_is_reloaded():
     store = MemoryStore()
     records = await loaded(store)
     told = []
@@ -224,7 +224,7 @@ async def test_a_commit_without_an_answer_is_seen_once_the_store_is_back():
 
 
 @virtual_time
-async def test_a_commit_whose_caller_went_away_is_seen_too():
+async def test_cancelled_commit_is_reloaded():
     store = MemoryStore()
     records = await loaded(store)
     told = []
@@ -242,7 +242,7 @@ async def test_a_commit_whose_caller_went_away_is_seen_too():
 
 
 @virtual_time
-async def test_a_conflict_during_which_the_store_goes_away_is_made_up_for():
+async def test_conflict_during_an_outage_is_reloaded():
     store = MemoryStore()
     mine, other = await loaded(store), await loaded(store)
     await put(other, current="1")
@@ -260,13 +260,13 @@ async def test_a_conflict_during_which_the_store_goes_away_is_made_up_for():
 
 
 @virtual_time
-async def test_reading_anew_never_hides_a_commit_that_was_made_meanwhile():
+async def test_reload_never_hides_a_concurrent_commit():
     store = MemoryStore()
     records = await loaded(store)
     store.gate = asyncio.Event()
     loading = asyncio.create_task(records.load())
     await settle()
-    # By now the first table is read, but not yet shown.
+    # The first table is read by now, but not visible yet.
     gate, store.gate = store.gate, None
     application = ApplicationRecord(name="a", input_type=InputType.BYTES, slo_s=0.1)
     await records.commit([records.applications.put("a", application)])
@@ -276,7 +276,7 @@ async def test_reading_anew_never_hides_a_commit_that_was_made_meanwhile():
 
 
 @virtual_time
-async def test_a_staleness_that_arises_while_reading_is_not_forgotten():
+async def test_staleness_during_a_reload_is_kept():
     store = MemoryStore()
     records = await loaded(store)
     gate = store.gate = asyncio.Event()
@@ -295,7 +295,7 @@ async def test_a_staleness_that_arises_while_reading_is_not_forgotten():
 
 
 @virtual_time
-async def test_the_store_in_memory_refuses_as_the_real_one():
+async def test_memory_store_rejects_conflicts_like_the_real_store():
     store = MemoryStore()
     change = RecordChange(Table.MODELS, "m", 0, "{}")
     assert await store.commit([change]) == 1

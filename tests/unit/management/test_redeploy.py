@@ -1,4 +1,4 @@
-"""The same deployment again changes nothing; what is given is changed and said."""
+"""Repeated deployments: equal values change nothing; given values change with a notice."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ M1 = ModelVersion("m", "1")
 
 
 async def run(parts: ManagementParts, name: str = "m:1", content: str = "m", **spec):
-    """Deploy as a script does, which says no more than it must; return what happened."""
+    """Deploy with minimal arguments, as a script does; return the events."""
     sha256 = await parts.upload(make_artifact(content))
     return await parts.deploy(name, sha256, **{"promote": None, **spec})
 
@@ -29,7 +29,7 @@ def notices(events: list[DeployEvent]) -> list[str]:
 
 
 @virtual_time
-async def test_nothing_is_written_and_nothing_started(tmp_path: Path):
+async def test_repeated_deployment_writes_and_starts_nothing(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         spec = {
             "num_replicas": 2,
@@ -50,7 +50,7 @@ async def test_nothing_is_written_and_nothing_started(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_operators_changed_stays(tmp_path: Path):
+async def test_changes_of_operators_stay(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, start_timeout_s=600.0)
         await parts.deployments.scale("m", "1", 8)
@@ -67,7 +67,7 @@ async def test_what_operators_changed_stays(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_is_given_is_changed_and_said(tmp_path: Path):
+async def test_given_values_change_with_a_notice(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, num_replicas=3, labels={"team": "a"})
         events = await run(parts, num_replicas=1, start_timeout_s=5.0, labels={"git": "abc"})
@@ -80,7 +80,7 @@ async def test_what_is_given_is_changed_and_said(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_number_does_not_end_that_replicas_follow_the_load(tmp_path: Path):
+async def test_num_replicas_does_not_end_autoscaling(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, num_replicas=2)
         bounds = AutoscalingRecord(min_replicas=1, max_replicas=4)
@@ -92,7 +92,7 @@ async def test_a_number_does_not_end_that_replicas_follow_the_load(tmp_path: Pat
 
 
 @virtual_time
-async def test_other_resources_are_refused_and_named_but_not_the_values(tmp_path: Path):
+async def test_other_resources_are_rejected_by_name_without_values(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, environment={"TOKEN": "secret"}, memory_mib=100)
         with pytest.raises(FailedPrecondition) as raised:
@@ -104,7 +104,7 @@ async def test_other_resources_are_refused_and_named_but_not_the_values(tmp_path
 
 
 @virtual_time
-async def test_an_environment_is_cleared_by_an_empty_one_and_stays_by_none(tmp_path: Path):
+async def test_empty_environment_clears_and_none_keeps(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, "m:1", environment={"TOKEN": "secret"})
         with pytest.raises(FailedPrecondition, match=r"\(environment\); undeploy it first"):
@@ -116,7 +116,7 @@ async def test_an_environment_is_cleared_by_an_empty_one_and_stays_by_none(tmp_p
             assert parts.deployment("m:1").environment == left
 
 
-def test_an_empty_environment_is_read_as_one():
+def test_empty_environment_message_is_kept():
     def environment_of(**fields):
         request = management_pb2.DeployRequest(model="m", **fields)
         return deployment_spec_from_proto(request, 64).environment
@@ -138,7 +138,7 @@ async def test_an_old_script_does_not_promote_again(tmp_path: Path):
             "m:1 was current before and is not promoted again automatically; 'skysail promote m:1' "
             "or promote=True does that"
         )
-        # Nor does it when it is no longer deployed.
+        # The version is not promoted after an undeploy either.
         await parts.deployments.undeploy("m", "1", force=False)
         assert len(notices(await run(parts, "m:1", "1"))) == 1
         assert parts.models.get("m").current_version == "2"
@@ -156,7 +156,7 @@ async def test_a_version_that_was_never_current_stays_beside_it(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_is_still_to_be_promoted_is_so_by_the_same_again_and_not_after_a_no(
+async def test_pending_promotion_survives_a_repeat_but_not_promote_false(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -175,7 +175,7 @@ async def test_what_is_still_to_be_promoted_is_so_by_the_same_again_and_not_afte
 
 
 @virtual_time
-async def test_what_is_scaled_to_zero_stays_so_and_says_so(tmp_path: Path):
+async def test_version_scaled_to_zero_stays_so_with_a_notice(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts)
         await parts.deployments.scale("m", "1", 0)
@@ -186,7 +186,7 @@ async def test_what_is_scaled_to_zero_stays_so_and_says_so(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_version_starts_again_as_it_was_undeployed(tmp_path: Path):
+async def test_start_restores_the_undeployed_values(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(
             parts, num_replicas=3, memory_mib=100, environment={"A": "b"}, start_timeout_s=9.0
@@ -202,7 +202,7 @@ async def test_a_version_starts_again_as_it_was_undeployed(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_start_takes_what_is_given_and_promotes_only_if_told(tmp_path: Path):
+async def test_start_applies_given_values_and_promotes_on_request_only(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, "m:1", "1")
         await run(parts, "m:2", "2", promote=False)
@@ -216,12 +216,12 @@ async def test_a_start_takes_what_is_given_and_promotes_only_if_told(tmp_path: P
 
 
 @virtual_time
-async def test_a_start_gives_what_is_scaled_to_zero_a_replica_and_leaves_what_runs(tmp_path: Path):
+async def test_start_scales_zero_to_one_and_keeps_a_running_version(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts)
         await parts.deployments.scale("m", "1", 0)
         await until(lambda: not parts.manager.live)
-        # Without a version the current one is meant.
+        # An empty version means the current one.
         events = await parts.deploy("m:", promote=None)
         assert (events[-1].step, events[-1].version) == (DeployStep.DONE, "1")
         await parts.deployments.scale("m", "1", 3)
@@ -231,7 +231,7 @@ async def test_a_start_gives_what_is_scaled_to_zero_a_replica_and_leaves_what_ru
 
 
 @virtual_time
-async def test_a_deployment_of_the_content_begins_afresh_where_a_start_goes_on(tmp_path: Path):
+async def test_deployment_with_an_artifact_uses_defaults_unlike_a_start(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, memory_mib=100, num_replicas=2)
         await parts.deployments.undeploy("m", "1", force=True)
@@ -241,7 +241,7 @@ async def test_a_deployment_of_the_content_begins_afresh_where_a_start_goes_on(t
 
 
 @virtual_time
-async def test_a_start_that_fails_leaves_the_version_registered(tmp_path: Path):
+async def test_failed_start_keeps_the_version_registered(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, "m:1", "1")
         await run(parts, "m:2", "2", promote=False, memory_mib=7)
@@ -254,7 +254,7 @@ async def test_a_start_that_fails_leaves_the_version_registered(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_start_needs_a_manager_that_can_give_what_it_had(tmp_path: Path):
+async def test_start_needs_a_manager_with_its_resources(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, gpus=1)
         await parts.deployments.undeploy("m", "1", force=True)
@@ -266,7 +266,7 @@ async def test_a_start_needs_a_manager_that_can_give_what_it_had(tmp_path: Path)
 
 
 @virtual_time
-async def test_only_what_is_registered_starts(tmp_path: Path):
+async def test_start_needs_a_registered_version(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         for name in ("m:1", "m:"):
             with pytest.raises(ModelNotFound, match="is not registered"):

@@ -15,7 +15,7 @@ from skysail_protos.v1 import management_pb2, routing_pb2
         management_pb2.UpdateApplicationRequest(default_output_json="x" * 70_000),
     ],
 )
-def test_what_clients_send_is_accepted(request_):
+def test_usual_requests_are_accepted(request_):
     check_request(request_)
 
 
@@ -50,7 +50,7 @@ def test_what_clients_send_is_accepted(request_):
         ),
     ],
 )
-def test_what_is_too_long_is_named(request_, text):
+def test_error_names_the_field_that_is_too_long(request_, text):
     with pytest.raises(InvalidInput) as raised:
         check_request(request_)
     assert raised.value.message.startswith(text)

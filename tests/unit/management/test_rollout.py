@@ -59,11 +59,11 @@ async def records_with(model: ModelRecord, *versions: str) -> Records:
             True,
         ),
         (100, "unix:/s", True, "ValueError: bad weights", False),
-        # It never ran: no machine had room for it.
+        # The replica never ran, because no node had room.
         (100, "", False, "", False),
     ],
 )
-def test_a_memory_limit_is_named_where_it_may_be_why_a_replica_failed(
+def test_failure_names_a_possible_memory_limit(
     memory_mib, endpoint, is_permanent, log_tail, is_named
 ):
     container = Container(
@@ -79,13 +79,13 @@ def test_the_first_promotion_has_no_history():
     assert (model.current_version, model.previous_versions) == ("1", ())
 
 
-def test_a_promotion_puts_the_version_that_was_current_last_in_the_history():
+def test_promotion_appends_the_current_version_to_the_history():
     model = ModelRecord(name="m", current_version="2", previous_versions=("1",))
     model = promote(model, ModelVersion("m", "3"))
     assert (model.current_version, model.previous_versions) == ("3", ("1", "2"))
 
 
-def test_a_version_that_is_promoted_again_leaves_its_old_place():
+def test_repeated_promotion_removes_the_old_history_entry():
     model = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))
     model = promote(model, ModelVersion("m", "1"))
     assert (model.current_version, model.previous_versions) == ("1", ("2", "3"))
@@ -100,7 +100,7 @@ def test_the_history_is_bounded():
 
 
 @given(st.lists(names, min_size=1, max_size=12))
-def test_no_version_is_twice_in_the_history_nor_current_and_previous(versions):
+def test_history_has_no_duplicates_and_no_current_version(versions):
     model = ModelRecord(name="m")
     for version in versions:
         if version != model.current_version:
@@ -111,7 +111,7 @@ def test_no_version_is_twice_in_the_history_nor_current_and_previous(versions):
     assert model.current_version == versions[-1]
 
 
-async def test_the_last_version_takes_its_model_along():
+async def test_removal_of_the_last_version_removes_the_model():
     records = await records_with(ModelRecord(name="m", current_version="1"), "1")
     await records.commit(removal_changes(records, ModelVersion("m", "1")))
     assert records.models.get("m") is None
@@ -123,7 +123,7 @@ async def test_the_last_version_takes_its_model_along():
     ("removed", "current", "previous"),
     [("1", "3", ("2",)), ("2", "3", ("1",)), ("4", "3", ("1", "2"))],
 )
-async def test_a_removed_version_leaves_no_trace_in_its_model(removed, current, previous):
+async def test_removed_version_leaves_the_history(removed, current, previous):
     model = ModelRecord(name="m", current_version="3", previous_versions=("1", "2"))
     records = await records_with(model, "1", "2", "3", "4")
     changes = removal_changes(records, ModelVersion("m", removed))
@@ -136,7 +136,7 @@ async def test_a_removed_version_leaves_no_trace_in_its_model(removed, current, 
     assert records.versions.get(f"m:{removed}") is None
 
 
-async def test_a_version_whose_model_is_gone_is_removed_alone():
+async def test_version_without_a_model_can_be_removed():
     records = await records_with(ModelRecord(name="m"), "1")
     await records.commit([records.models.delete("m")])
     await records.commit(removal_changes(records, ModelVersion("m", "1")))

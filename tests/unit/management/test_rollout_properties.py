@@ -1,4 +1,4 @@
-"""Operators, replicas and a slow store in any order: a roll-out never takes away what serves.
+"""Operators, replicas and a slow store in any order: a rollout never removes a serving version.
 
 The real management runs on a store and containers in memory, in virtual time. What must hold is
 checked at each commit, by other code than the rules that management itself checks.
@@ -60,7 +60,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         self.parts.records.check = self.watched_check
 
     @initialize(num_ready=st.integers(0, 2), promote=st.booleans())
-    def a_roll_out_beside_what_serves(self, num_ready, promote):
+    def a_rollout_beside_a_serving_version(self, num_ready, promote):
         self.deploy("1", 2, True, is_registered=False)
         self.ready()
         self.deploy("2", 2, promote, is_registered=False)
@@ -113,7 +113,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
         return self.parts.reconciler.num_ready(ModelVersion("m", version))
 
     def operate(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Have an operator do something, who takes no for an answer."""
+        """Run an operation of an operator, which may be rejected."""
 
         async def done() -> None:
             with suppress(SkysailError):
@@ -286,7 +286,7 @@ class OperatorsAndReplicas(RuleBasedStateMachine):
             self.directory.cleanup()
 
     async def end(self) -> None:
-        """Let everything go well, and see that all that is wanted comes up and all is told."""
+        """Remove all faults, and check that all desired replicas and all events arrive."""
         if self.store.gate is not None:
             self.store.gate.set()
             self.store.gate = None

@@ -1,4 +1,4 @@
-"""What a roll-out may not do to a version that serves, and when a version becomes current."""
+"""The limits of a rollout for a serving version, and the conditions of a promotion."""
 
 import asyncio
 from contextlib import suppress
@@ -51,7 +51,7 @@ async def fail_the_other(parts: ManagementParts, following: asyncio.Future) -> N
 
 
 @virtual_time
-async def test_a_roll_out_that_fails_leaves_the_version_that_was_promoted_by_hand(tmp_path: Path):
+async def test_failed_rollout_keeps_a_manually_promoted_version(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         events, following = await half_ready(parts)
         assert await parts.models.promote(M2) == "1"
@@ -69,7 +69,7 @@ async def test_a_roll_out_that_fails_leaves_the_version_that_was_promoted_by_han
 
 
 @virtual_time
-async def test_a_roll_out_that_fails_leaves_a_version_that_an_application_is_routed_to(
+async def test_failed_rollout_keeps_a_version_with_a_route(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -86,7 +86,7 @@ async def test_a_roll_out_that_fails_leaves_a_version_that_an_application_is_rou
 
 
 @virtual_time
-async def test_a_roll_out_that_fails_leaves_a_version_that_was_registered_in_the_meantime(
+async def test_failed_rollout_keeps_a_version_registered_meanwhile(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:
@@ -101,7 +101,7 @@ async def test_a_roll_out_that_fails_leaves_a_version_that_was_registered_in_the
 
 
 @virtual_time
-async def test_a_version_that_was_current_for_a_while_stays_registered(tmp_path: Path):
+async def test_once_current_version_stays_registered(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         _, following = await half_ready(parts)
         await parts.models.promote(M2)
@@ -113,7 +113,7 @@ async def test_a_version_that_was_current_for_a_while_stays_registered(tmp_path:
 
 
 @virtual_time
-async def test_a_rollback_during_a_roll_out_is_not_undone_when_it_completes(tmp_path: Path):
+async def test_rollback_during_a_rollout_is_kept_at_its_completion(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         events, following = await half_ready(parts, promote=True)
         await parts.models.promote(M2)
@@ -125,7 +125,7 @@ async def test_a_rollback_during_a_roll_out_is_not_undone_when_it_completes(tmp_
 
 
 @virtual_time
-async def test_the_next_management_leaves_what_serves_when_it_gives_a_roll_out_up(tmp_path: Path):
+async def test_next_management_keeps_serving_replicas_of_a_failed_rollout(tmp_path: Path):
     store, manager = MemoryStore(), FakeContainerManager()
     async with running_parts(tmp_path, store, manager) as first:
         _, following = await half_ready(first)
@@ -163,7 +163,7 @@ async def test_a_version_that_is_scaled_to_zero_is_not_promoted(tmp_path: Path):
 
 
 @virtual_time
-async def test_a_replica_that_dies_while_the_store_is_slow_is_not_counted(tmp_path: Path):
+async def test_replica_that_fails_during_a_slow_commit_does_not_count(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", promote=True)
         parts.manager.becomes_ready = False
@@ -171,7 +171,7 @@ async def test_a_replica_that_dies_while_the_store_is_slow_is_not_counted(tmp_pa
         events, following = collect(parts, "m:2", sha256, promote=True)
         await until(lambda: len(parts.manager.live) == 2)
         async with parts.records.lock:
-            # The roll-out waits for the lock as long as another commit is under way.
+            # The rollout waits for the lock during another commit.
             parts.manager.set_state("c2", ReplicaState.READY)
             await settle()
             parts.manager.fail("c2")
@@ -195,9 +195,7 @@ async def test_a_replica_that_dies_while_the_store_is_slow_is_not_counted(tmp_pa
     ],
 )
 @virtual_time
-async def test_what_has_no_ready_replica_is_not_promoted_and_the_error_says_the_fix(
-    tmp_path: Path, state, fix
-):
+async def test_promotion_without_a_ready_replica_fails_with_the_fix(tmp_path: Path, state, fix):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", promote=True)
         await parts.deployed("m:2")
@@ -218,7 +216,7 @@ async def test_what_has_no_ready_replica_is_not_promoted_and_the_error_says_the_
 
 
 @virtual_time
-async def test_rollback_passes_over_versions_that_cannot_serve(tmp_path: Path):
+async def test_rollback_skips_versions_that_cannot_serve(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         for version in ("1", "2", "3", "4"):
             await parts.deployed(f"m:{version}", promote=True)
@@ -231,7 +229,7 @@ async def test_rollback_passes_over_versions_that_cannot_serve(tmp_path: Path):
 
 @pytest.mark.parametrize("stop", ["undeploy", "scale"])
 @virtual_time
-async def test_what_is_about_to_stop_does_not_become_current(tmp_path: Path, stop):
+async def test_stopping_version_does_not_become_current(tmp_path: Path, stop):
     async with running_parts(tmp_path) as parts:
         await parts.deployed("m:1", promote=True)
         await parts.deployed("m:2", promote=True)
@@ -245,13 +243,13 @@ async def test_what_is_about_to_stop_does_not_become_current(tmp_path: Path, sto
             parts.models.promote(M1),
             return_exceptions=True,
         )
-        # Its replica is still ready then; the loop of the version has not seen the change.
+        # The replica is still ready, because the loop of the version did not run yet.
         assert [type(each) for each in found[1:]] == [NoReadyReplica, NoReadyReplica]
         assert parts.models.get("m").current_version == "2"
 
 
 @virtual_time
-async def test_rollback_with_no_version_left_names_the_command_that_starts_the_latest(
+async def test_failed_rollback_names_the_start_command(
     tmp_path: Path,
 ):
     async with running_parts(tmp_path) as parts:

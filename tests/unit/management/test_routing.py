@@ -58,7 +58,7 @@ def watcher(name: str = "f1") -> Watcher:
 
 
 @virtual_time
-async def test_a_watcher_is_told_the_newest_state_at_once():
+async def test_watcher_gets_the_newest_state_at_once():
     routing = Routing(await make_records("1", current="1"))
     await routing.publish([box("a")])
     await routing.publish([box("a"), box("b", 1)])
@@ -74,7 +74,7 @@ async def test_a_watcher_is_told_the_newest_state_at_once():
 
 
 @virtual_time
-async def test_replicas_of_other_content_are_not_told():
+async def test_replicas_with_an_outdated_artifact_are_not_routed():
     routing = Routing(await make_records("1"))
     same, other = (replace(box(name), labels={"artifact": name * 64}) for name in "0f")
     await routing.publish([same, other])
@@ -87,7 +87,7 @@ async def test_replicas_of_other_content_are_not_told():
 
 
 @virtual_time
-async def test_only_ready_replicas_of_deployed_versions_are_told():
+async def test_only_ready_replicas_of_deployed_versions_are_routed():
     routing = Routing(await make_records("1", "2", current="2"))
     starting = box("b", 1, ReplicaState.STARTING)
     draining = box("c", 2, ReplicaState.DRAINING)
@@ -105,7 +105,7 @@ async def test_only_ready_replicas_of_deployed_versions_are_told():
 
 
 @virtual_time
-async def test_what_changes_nothing_has_no_new_number():
+async def test_unchanged_state_keeps_its_number():
     routing = Routing(await make_records("1"))
     await routing.publish([box("a"), box("b", 1)])
     one = watcher()
@@ -138,7 +138,7 @@ async def test_numbers_grow_and_a_slow_watcher_skips_to_the_newest():
 
 
 @virtual_time
-async def test_without_watchers_nothing_is_waited_for():
+async def test_change_without_watchers_is_applied_at_once():
     routing = Routing(await make_records("1"))
     begin = now()
     await routing.publish([box("a")])
@@ -146,7 +146,7 @@ async def test_without_watchers_nothing_is_waited_for():
 
 
 @virtual_time
-async def test_a_change_is_known_once_every_watcher_applied_it():
+async def test_change_is_applied_after_every_watcher():
     routing = Routing(await make_records("1"))
     one, two = watcher("f1"), watcher("f2")
     with routing.attach(one), routing.attach(two):
@@ -159,7 +159,7 @@ async def test_a_change_is_known_once_every_watcher_applied_it():
 
 
 @virtual_time
-async def test_a_watcher_that_applied_a_later_state_applied_the_earlier_too():
+async def test_later_acknowledgement_covers_earlier_states():
     routing = Routing(await make_records("1"))
     one = watcher()
     with routing.attach(one):
@@ -174,7 +174,7 @@ async def test_a_watcher_that_applied_a_later_state_applied_the_earlier_too():
 
 
 @virtual_time
-async def test_a_stop_ends_what_watchers_are_given():
+async def test_stop_ends_the_streams_of_watchers():
     routing = Routing(await make_records("1"))
     one = watcher()
     with routing.attach(one):
@@ -185,7 +185,7 @@ async def test_a_stop_ends_what_watchers_are_given():
 
 
 @virtual_time
-async def test_only_the_earlier_change_is_known_by_an_earlier_answer():
+async def test_earlier_acknowledgement_covers_only_the_earlier_change():
     routing = Routing(await make_records("1"))
     one = watcher()
     with routing.attach(one):
@@ -198,7 +198,7 @@ async def test_only_the_earlier_change_is_known_by_an_earlier_answer():
 
 
 @virtual_time
-async def test_a_slow_watcher_is_not_waited_for_longer_than_two_seconds():
+async def test_wait_for_a_slow_watcher_ends_after_two_seconds():
     routing = Routing(await make_records("1"))
     with routing.attach(watcher()):
         begin = now()
@@ -207,7 +207,7 @@ async def test_a_slow_watcher_is_not_waited_for_longer_than_two_seconds():
 
 
 @virtual_time
-async def test_a_watcher_that_goes_is_not_waited_for():
+async def test_disconnected_watcher_is_not_awaited():
     routing = Routing(await make_records("1"))
     one, two = watcher("f1"), watcher("f2")
     with routing.attach(two):
@@ -220,7 +220,7 @@ async def test_a_watcher_that_goes_is_not_waited_for():
 
 
 @virtual_time
-async def test_a_watcher_that_comes_is_waited_for_too():
+async def test_new_watcher_is_awaited():
     routing = Routing(await make_records("1"))
     one = watcher()
     known = routing.publish([box("a")])
@@ -233,7 +233,7 @@ async def test_a_watcher_that_comes_is_waited_for_too():
 
 
 @virtual_time
-async def test_whoever_stops_waiting_for_a_change_disturbs_nobody():
+async def test_cancelled_wait_does_not_disturb_others():
     routing = Routing(await make_records("1"))
     one = watcher()
     with routing.attach(one):
@@ -254,7 +254,7 @@ async def test_frontends_are_listed_by_their_id():
 
 
 @virtual_time
-async def test_two_watchers_of_one_id_are_two():
+async def test_watchers_with_one_id_stay_distinct():
     routing = Routing(await make_records("1"))
     old, new = watcher("f1"), watcher("f1")
     with routing.attach(old), routing.attach(new):
@@ -265,7 +265,7 @@ async def test_two_watchers_of_one_id_are_two():
 
 
 @virtual_time
-async def test_each_watcher_is_told_of_each_change():
+async def test_each_watcher_gets_each_change():
     routing = Routing(await make_records("1"))
     one, two = watcher("f1"), watcher("f2")
     seen: dict[str, list[int]] = {"f1": [], "f2": []}

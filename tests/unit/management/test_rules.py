@@ -1,4 +1,4 @@
-"""The rules of the records: no commit gets past them, whoever makes it."""
+"""The rules of the records, which every commit obeys."""
 
 from pathlib import Path
 
@@ -59,7 +59,8 @@ async def test_a_model_keeps_its_current_version(tmp_path: Path):
         model = parts.models.get("m")
         put = parts.records.models.put("m", model.model_copy(update={"current_version": ""}))
         assert "'m:1' is the current version" in await refused(parts, put, is_forced=True)
-        # Also when it is no longer deployed: what is current then is a matter of people.
+        # The rule also holds for an undeployed version, because only operators change the current
+        # version.
         await parts.deployments.undeploy("m", "1", force=True)
         delete = parts.records.versions.delete("m:1")
         assert "'m:1' is the current version" in await refused(parts, delete)
@@ -102,7 +103,7 @@ async def test_a_version_that_is_deployed_stays_registered(tmp_path: Path):
 
 
 @virtual_time
-async def test_only_what_is_registered_is_deployed(tmp_path: Path):
+async def test_deployment_needs_a_registered_version(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await serving(parts)
         stray = parts.deployment("m:2").model_copy(update={"version": "9"})
@@ -121,11 +122,11 @@ async def test_a_new_version_fits_the_applications_of_its_model(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_was_wrong_before_does_not_stop_other_changes(tmp_path: Path):
+async def test_existing_violation_does_not_block_other_changes(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await serving(parts, RouteRecord(model="m"))
         check, parts.records.check = parts.records.check, None
-        # As an earlier Skysail may have left it.
+        # An earlier Skysail may have left this state.
         model = parts.models.get("m").model_copy(update={"current_version": "9"})
         await parts.records.commit([parts.records.models.put("m", model)])
         dangling = parts.applications.get("app").model_copy(
@@ -138,7 +139,7 @@ async def test_what_was_wrong_before_does_not_stop_other_changes(tmp_path: Path)
 
 
 @virtual_time
-async def test_a_whole_model_goes_at_once(tmp_path: Path):
+async def test_whole_model_can_be_removed_at_once(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await serving(parts)
         for version in ("1", "2"):

@@ -16,7 +16,7 @@ def never_woken() -> None:
     raise AssertionError("it was not its turn")
 
 
-def test_as_many_start_at_once_as_there_are_slots(clock: FakeClock):
+def test_slots_bound_concurrent_starts(clock: FakeClock):
     slots = StartSlots(2, clock)
     assert slots.take(A, 0, never_woken)
     assert slots.take(A, 1, never_woken)
@@ -24,7 +24,7 @@ def test_as_many_start_at_once_as_there_are_slots(clock: FakeClock):
     assert slots.num_held == 2
 
 
-def test_a_slot_that_is_given_back_wakes_the_next_in_turn(clock: FakeClock):
+def test_freed_slot_wakes_the_next_in_turn(clock: FakeClock):
     slots = StartSlots(1, clock)
     woken: list[str] = []
     assert slots.take(A, 0, never_woken)
@@ -32,13 +32,13 @@ def test_a_slot_that_is_given_back_wakes_the_next_in_turn(clock: FakeClock):
     assert not slots.take(C, 0, lambda: woken.append("c"))
     slots.keep(A, ())
     assert woken == ["b"]
-    # Nobody passes it.
+    # Version c keeps its place in the queue.
     assert not slots.take(C, 0, never_woken)
     assert not slots.take(A, 0, never_woken)
     assert slots.take(B, 0, never_woken)
 
 
-def test_versions_take_turns_however_many_replicas_each_has(clock: FakeClock):
+def test_versions_take_turns_with_any_number_of_replicas(clock: FakeClock):
     slots = StartSlots(1, clock)
     order: list[str] = []
     left = {A: 100, B: 2, C: 1}
@@ -54,7 +54,7 @@ def test_versions_take_turns_however_many_replicas_each_has(clock: FakeClock):
     assert order[:6] == ["a", "b", "c", "a", "b", "a"]
 
 
-def test_a_version_that_leaves_lets_the_next_one_have_its_turn(clock: FakeClock):
+def test_leaving_version_passes_its_turn(clock: FakeClock):
     slots = StartSlots(1, clock)
     woken: list[str] = []
     assert slots.take(A, 0, never_woken)
@@ -66,7 +66,7 @@ def test_a_version_that_leaves_lets_the_next_one_have_its_turn(clock: FakeClock)
     assert slots.take(C, 0, never_woken)
 
 
-def test_a_start_that_hangs_holds_up_the_others_for_a_while_only(clock: FakeClock):
+def test_hanging_start_blocks_others_for_a_bounded_time(clock: FakeClock):
     slots = StartSlots(1, clock)
     assert slots.free_at == NEVER
     assert slots.take(A, 0, never_woken)
@@ -75,13 +75,13 @@ def test_a_start_that_hangs_holds_up_the_others_for_a_while_only(clock: FakeCloc
     clock.advance(HOLD_S)
     assert slots.num_held == 0
     assert slots.take(B, 0, never_woken)
-    # It counts no more, although it goes on.
+    # The start no longer counts, although it continues.
     slots.keep(A, {0})
     assert slots.num_held == 1
     assert not slots.take(C, 0, never_woken)
 
 
-def test_replicas_that_were_starting_before_count_too(clock: FakeClock):
+def test_earlier_starts_count(clock: FakeClock):
     slots = StartSlots(2, clock)
     slots.keep(A, {0, 1, 2})
     assert slots.num_held == 3
@@ -90,7 +90,7 @@ def test_replicas_that_were_starting_before_count_too(clock: FakeClock):
 
 @settings(max_examples=examples(50))
 @given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans()), max_size=60))
-def test_whatever_comes_the_bound_holds_and_no_turn_is_lost(steps):
+def test_bound_holds_and_no_turn_is_lost(steps):
     slots, held = StartSlots(2, FakeClock()), Counter()
     asleep, woken = set(), set()
 

@@ -15,7 +15,7 @@ M1 = ModelVersion("m", "1")
 
 
 @virtual_time
-async def test_all_others_are_stopped_though_one_cannot_be():
+async def test_other_containers_stop_although_one_fails():
     manager = FakeContainerManager()
     version = VersionSpec(M1, "0" * 64, "3.11.0", ())
     for index in range(3):

@@ -24,7 +24,7 @@ async def run(parts: ManagementParts, content: str, name: str = "m:", **spec) ->
 
 
 @virtual_time
-async def test_new_content_has_the_next_number_and_the_same_content_its_own(tmp_path: Path):
+async def test_new_artifact_gets_the_next_number_and_a_known_one_its_own(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         assert [await run(parts, each) for each in "aabba"] == ["1", "1", "2", "2", "1"]
         # The cell that is run again does not promote what it once deployed.
@@ -34,7 +34,7 @@ async def test_new_content_has_the_next_number_and_the_same_content_its_own(tmp_
 
 
 @virtual_time
-async def test_names_that_people_gave_count_where_they_are_numbers(tmp_path: Path):
+async def test_given_numeric_names_count(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         for name in ("m:1.5", "m:beta", "m:007"):
             await parts.deployed(name)
@@ -43,7 +43,7 @@ async def test_names_that_people_gave_count_where_they_are_numbers(tmp_path: Pat
 
 
 @virtual_time
-async def test_of_several_versions_of_the_same_content_the_newest_is_meant(tmp_path: Path):
+async def test_newest_version_of_an_artifact_is_used(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         sha256 = await parts.upload(make_artifact("a"))
         for name in ("m:9", "m:10", "m:2"):
@@ -52,7 +52,7 @@ async def test_of_several_versions_of_the_same_content_the_newest_is_meant(tmp_p
 
 
 @virtual_time
-async def test_the_number_of_a_version_that_was_unregistered_is_not_used_again(tmp_path: Path):
+async def test_number_of_an_unregistered_version_is_not_reused(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         for content in "ab":
             await run(parts, content)
@@ -63,7 +63,7 @@ async def test_the_number_of_a_version_that_was_unregistered_is_not_used_again(t
 
 
 @virtual_time
-async def test_the_number_of_a_version_that_never_came_up_is_free(tmp_path: Path):
+async def test_number_of_a_failed_version_is_reused(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         await run(parts, "a")
         parts.manager.fails_with = [{"is_permanent": True}]
@@ -74,7 +74,7 @@ async def test_the_number_of_a_version_that_never_came_up_is_free(tmp_path: Path
 
 
 @virtual_time
-async def test_callers_at_the_same_time_get_different_numbers(tmp_path: Path):
+async def test_concurrent_callers_get_different_numbers(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         found = await asyncio.gather(*(run(parts, str(number % 4)) for number in range(8)))
         assert sorted(found) == ["1", "1", "2", "2", "3", "3", "4", "4"]
@@ -82,7 +82,7 @@ async def test_callers_at_the_same_time_get_different_numbers(tmp_path: Path):
 
 
 @virtual_time
-async def test_what_is_refused_takes_no_number(tmp_path: Path):
+async def test_rejected_request_uses_no_number(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         for name in ("a b:", ":"):
             sha256 = await parts.upload(make_artifact("x"))
@@ -94,10 +94,10 @@ async def test_what_is_refused_takes_no_number(tmp_path: Path):
 
 
 @given(st.integers(0, 10**62))
-def test_a_number_is_read_as_it_is_written(number):
+def test_numeric_name_is_parsed(number):
     assert version_number(str(number)) == number
 
 
 @pytest.mark.parametrize("name", ["", "1.0", "v1", "-1", "1a"])
-def test_other_names_are_no_numbers(name):
+def test_other_names_have_no_number(name):
     assert version_number(name) == 0

@@ -61,7 +61,7 @@ async def watching(directory: Path) -> AsyncIterator[tuple[ManagementParts, Fron
 
 
 @virtual_time
-async def test_a_frontend_is_sent_what_changes_and_acknowledges_it(tmp_path: Path):
+async def test_frontend_gets_and_acknowledges_changes(tmp_path: Path):
     async with watching(tmp_path) as (parts, frontend, _):
         first = await anext(frontend.snapshots)
         applied = parts.reconciler.publish_routing()
@@ -72,7 +72,7 @@ async def test_a_frontend_is_sent_what_changes_and_acknowledges_it(tmp_path: Pat
 
 
 @virtual_time
-async def test_a_frontend_whose_reports_cannot_be_taken_is_let_go_and_holds_nothing_up(
+async def test_frontend_with_failing_reports_is_disconnected(
     tmp_path: Path,
 ):
     async with watching(tmp_path) as (parts, frontend, autoscaler):

@@ -19,7 +19,7 @@ def place(tmp_path: Path, monkeypatch) -> Path:
     return place
 
 
-def test_a_work_directory_has_a_short_name_until_it_is_removed(place: Path, tmp_path: Path):
+def test_work_directory_has_a_short_link_until_its_removal(place: Path, tmp_path: Path):
     directory = tmp_path / "replicas" / "m.1.0-0123abcd"
     name = make_work_directory(directory)
     assert name == place / "skysail-0123abcd"
@@ -30,7 +30,7 @@ def test_a_work_directory_has_a_short_name_until_it_is_removed(place: Path, tmp_
     assert list(place.iterdir()) == []
 
 
-def test_a_name_that_is_taken_is_left_alone(place: Path, tmp_path: Path):
+def test_existing_link_is_kept(place: Path, tmp_path: Path):
     directory = tmp_path / "replicas" / "m.1.0-0123abcd"
     (place / "skysail-0123abcd").write_text("of another program")
     assert make_work_directory(directory) == directory / "work"
@@ -38,7 +38,7 @@ def test_a_name_that_is_taken_is_left_alone(place: Path, tmp_path: Path):
     assert (place / "skysail-0123abcd").read_text() == "of another program"
 
 
-def test_only_names_of_what_is_gone_are_removed(place: Path, tmp_path: Path):
+def test_only_dangling_links_are_removed(place: Path, tmp_path: Path):
     kept = make_work_directory(tmp_path / "a" / "m.1.0-00000001")
     gone = make_work_directory(tmp_path / "a" / "m.1.1-00000002")
     (tmp_path / "a" / "m.1.1-00000002" / "work").rmdir()

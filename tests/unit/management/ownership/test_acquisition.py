@@ -12,7 +12,7 @@ from skysail_testing.virtual_time import pass_time, virtual_time
 
 
 @virtual_time
-async def test_a_first_management_owns_a_new_store_and_notes_it():
+async def test_first_management_owns_a_new_store_and_writes_the_checkpoint():
     place = Place("a")
     first = Contender(place, MemoryWorld())
     await first.start()
@@ -20,7 +20,7 @@ async def test_a_first_management_owns_a_new_store_and_notes_it():
 
 
 @virtual_time
-async def test_a_new_cluster_is_no_reason_to_warn(caplog):
+async def test_new_cluster_logs_no_warning(caplog):
     await Contender(Place("a"), MemoryWorld()).start()
     assert [each.message for each in caplog.records if each.levelname == "WARNING"] == []
     lost = Place("a", num_artifacts=1)
@@ -31,7 +31,7 @@ async def test_a_new_cluster_is_no_reason_to_warn(caplog):
 
 
 @virtual_time
-async def test_a_second_management_is_refused_by_the_name_of_the_first():
+async def test_second_management_is_rejected_with_the_name_of_the_owner():
     world = MemoryWorld()
     await Contender(Place("a"), world).start()
     await world.pass_time(2)
@@ -42,7 +42,7 @@ async def test_a_second_management_is_refused_by_the_name_of_the_first():
 
 
 @virtual_time
-async def test_the_next_management_of_a_place_follows_at_once_after_a_crash():
+async def test_next_management_of_a_directory_owns_the_store_at_once_after_a_crash():
     world, place = MemoryWorld(), Place("a")
     first = Contender(place, world)
     await first.start()
@@ -55,7 +55,7 @@ async def test_the_next_management_of_a_place_follows_at_once_after_a_crash():
 
 
 @virtual_time
-async def test_another_place_follows_a_crash_after_the_lease_and_an_orderly_end_at_once():
+async def test_another_directory_owns_the_store_after_the_lease_or_a_release():
     world = MemoryWorld()
     await Contender(Place("a"), world).start()
     await world.pass_time(LEASE_S + 1)
@@ -67,7 +67,7 @@ async def test_another_place_follows_a_crash_after_the_lease_and_an_orderly_end_
 
 
 @virtual_time
-async def test_the_end_of_the_lease_of_a_dead_owner_is_waited_for():
+async def test_lease_of_a_dead_owner_is_awaited():
     world = MemoryWorld()
     await Contender(Place("a"), world).start()
     second = Contender(Place("b"), world)
@@ -80,7 +80,7 @@ async def test_the_end_of_the_lease_of_a_dead_owner_is_waited_for():
 
 
 @virtual_time
-async def test_an_owner_that_renews_is_not_waited_for():
+async def test_renewing_owner_is_not_awaited():
     world = MemoryWorld()
     first = Contender(Place("a"), world)
     await first.start()
@@ -96,7 +96,7 @@ async def test_an_owner_that_renews_is_not_waited_for():
 
 
 @virtual_time
-async def test_a_store_that_is_empty_is_refused_while_its_artifacts_exist():
+async def test_empty_store_is_rejected_while_artifacts_exist():
     world, place = MemoryWorld(), Place("a", num_artifacts=3)
     place.leftovers = Leftovers(3, 2)
     first = Contender(place, world)
@@ -115,7 +115,7 @@ async def test_a_store_that_is_empty_is_refused_while_its_artifacts_exist():
 
 
 @virtual_time
-async def test_an_empty_store_is_refused_without_a_note_too():
+async def test_empty_store_is_rejected_without_a_checkpoint():
     error = await refusal_of(Contender(Place("a", num_artifacts=1), MemoryWorld()))
     assert isinstance(error, StoreLost)
     assert f"LOSS={NEVER_SEEN} " in error.message
@@ -124,7 +124,7 @@ async def test_an_empty_store_is_refused_without_a_note_too():
 
 
 @virtual_time
-async def test_an_accepted_loss_is_no_licence_for_the_next():
+async def test_accepted_loss_does_not_cover_the_next():
     world, place = MemoryWorld(), Place("a", num_artifacts=3)
     place.note.seen = StoreCheckpoint("before", 7, 4)
     first = Contender(place, world, "before-4-7")
@@ -139,7 +139,7 @@ async def test_an_accepted_loss_is_no_licence_for_the_next():
 
 
 @virtual_time
-async def test_an_accepted_older_store_may_come_to_the_same_revision_and_is_kept_then():
+async def test_accepted_older_store_may_reach_the_same_revision():
     world, place = MemoryWorld(), Place("a", num_artifacts=1)
     place.leftovers = Leftovers(0, 0)
     first = Contender(place, world)
@@ -161,7 +161,7 @@ async def test_an_accepted_older_store_may_come_to_the_same_revision_and_is_kept
 
 
 @virtual_time
-async def test_an_older_store_and_another_one_are_refused_too():
+async def test_older_or_foreign_store_is_rejected():
     world, place = MemoryWorld(), Place("a", num_artifacts=1)
     first = Contender(place, world)
     place.leftovers = Leftovers(0, 0)
@@ -185,7 +185,7 @@ async def test_an_older_store_and_another_one_are_refused_too():
 
 
 @virtual_time
-async def test_a_store_without_its_data_is_taken_where_nothing_would_be_lost():
+async def test_empty_store_is_accepted_without_leftovers():
     place = Place("a")
     place.note.seen = StoreCheckpoint("before", 7, 1)
     first = Contender(place, MemoryWorld())
@@ -194,7 +194,7 @@ async def test_a_store_without_its_data_is_taken_where_nothing_would_be_lost():
 
 
 @virtual_time
-async def test_a_store_with_records_is_taken_by_a_place_that_never_saw_it():
+async def test_store_with_records_is_accepted_without_a_checkpoint():
     world = MemoryWorld()
     first = Contender(Place("a"), world)
     await first.start()
@@ -206,7 +206,7 @@ async def test_a_store_with_records_is_taken_by_a_place_that_never_saw_it():
 
 
 @virtual_time
-async def test_a_store_that_does_not_answer_is_waited_for_as_long_as_was_said(caplog):
+async def test_silent_store_is_awaited_until_the_timeout(caplog):
     contender = Contender(Place("a"), MemoryWorld())
     store = contender.store
     store.fails_with = [StoreUnavailable("gone")] * 3
@@ -219,7 +219,7 @@ async def test_a_store_that_does_not_answer_is_waited_for_as_long_as_was_said(ca
 
 
 @virtual_time
-async def test_the_wait_for_a_store_ends_when_management_is_told_to_stop():
+async def test_stop_ends_the_wait_for_the_store():
     contender = Contender(Place("a"), MemoryWorld())
     contender.store.fails_with = [StoreUnavailable("gone")] * 1000
     stop = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_the_wait_for_a_store_ends_when_management_is_told_to_stop():
 
 
 @virtual_time
-async def test_a_store_that_refuses_is_not_asked_again():
+async def test_store_that_rejects_is_not_retried():
     contender = Contender(Place("a"), MemoryWorld())
     contender.store.fails_with = [StoreRefused("wrong password")] * 2
     with pytest.raises(StoreRefused):
@@ -239,7 +239,7 @@ async def test_a_store_that_refuses_is_not_asked_again():
 
 
 @virtual_time
-async def test_a_store_that_is_away_at_the_end_stops_nobody_from_ending():
+async def test_unreachable_store_does_not_block_the_shutdown():
     contender = Contender(Place("a"), MemoryWorld())
     await contender.start()
     contender.store.fails_with = [StoreUnavailable("gone")]

@@ -27,7 +27,7 @@ def levels(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
 
 
 @virtual_time
-async def test_an_owner_that_keeps_its_store_is_followed_by_nobody():
+async def test_renewing_owner_keeps_the_store():
     world = MemoryWorld()
     contender = await started(world)
     keeping = asyncio.create_task(contender.keeper.keep())
@@ -40,7 +40,7 @@ async def test_an_owner_that_keeps_its_store_is_followed_by_nobody():
 
 
 @virtual_time
-async def test_an_owner_that_was_followed_learns_it_within_a_renewal():
+async def test_replaced_owner_learns_of_it_at_the_next_renewal():
     world = MemoryWorld()
     contender = await started(world)
     keeping = asyncio.create_task(contender.keeper.keep())
@@ -51,7 +51,7 @@ async def test_an_owner_that_was_followed_learns_it_within_a_renewal():
 
 
 @virtual_time
-async def test_an_owner_that_was_followed_learns_it_by_a_commit_at_once():
+async def test_replaced_owner_learns_of_it_at_a_commit():
     world = MemoryWorld()
     contender = await started(world)
     freshness = asyncio.create_task(contender.records.keep_fresh(lambda: None))
@@ -64,7 +64,7 @@ async def test_an_owner_that_was_followed_learns_it_by_a_commit_at_once():
 
 
 @virtual_time
-async def test_a_lost_store_is_told_once_and_the_mirror_stays(caplog):
+async def test_store_loss_is_logged_once_and_the_mirror_stays(caplog):
     caplog.set_level(logging.INFO)
     world = MemoryWorld()
     contender = await started(world)
@@ -96,7 +96,7 @@ async def test_a_lost_store_is_told_once_and_the_mirror_stays(caplog):
 
 
 @virtual_time
-async def test_a_store_that_is_away_is_told_as_what_it_is(caplog):
+async def test_unreachable_store_is_reported(caplog):
     contender = await started(MemoryWorld())
     contender.store.fails_with = [StoreUnavailable("gone")] * 2
     await contender.keeper.check()
@@ -111,7 +111,7 @@ async def test_a_store_that_is_away_is_told_as_what_it_is(caplog):
 
 
 @virtual_time
-async def test_the_note_follows_the_store_but_not_into_a_loss():
+async def test_checkpoint_follows_the_store_except_a_loss():
     world = MemoryWorld()
     contender = await started(world)
     await contender.commit("1")
@@ -124,7 +124,7 @@ async def test_the_note_follows_the_store_but_not_into_a_loss():
 
 
 @virtual_time
-async def test_the_mirror_is_written_back_into_a_lost_store():
+async def test_restore_writes_the_mirror_into_a_lost_store():
     world = MemoryWorld()
     contender = await started(world)
     await contender.commit("1")
@@ -139,7 +139,7 @@ async def test_the_mirror_is_written_back_into_a_lost_store():
 
 
 @virtual_time
-async def test_nothing_is_written_back_into_a_store_that_lost_nothing():
+async def test_restore_is_rejected_without_a_loss():
     world = MemoryWorld()
     contender = await started(world)
     with pytest.raises(FailedPrecondition, match="lost no data"):
@@ -150,7 +150,7 @@ async def test_nothing_is_written_back_into_a_store_that_lost_nothing():
 
 
 @virtual_time
-async def test_nothing_is_written_back_into_the_store_of_another():
+async def test_restore_is_rejected_for_a_foreign_store():
     world = MemoryWorld()
     contender = await started(world)
     await contender.commit("1")

@@ -14,14 +14,14 @@ from skysail_management.ownership.store_checkpoint import CheckpointFile, StoreC
 SEEN = StoreCheckpoint("id", 7, 2)
 
 
-def test_what_was_seen_is_known_to_the_next(tmp_path: Path):
+def test_next_management_reads_the_checkpoint(tmp_path: Path):
     assert CheckpointFile(tmp_path, "c").read() is None
     CheckpointFile(tmp_path, "c").write(SEEN)
     assert CheckpointFile(tmp_path, "c").read() == SEEN
     assert SEEN.name == f"id-{SEEN.epoch}-7"
 
 
-def test_a_directory_may_be_that_of_several_clusters(tmp_path: Path):
+def test_directory_may_be_shared_by_clusters(tmp_path: Path):
     CheckpointFile(tmp_path, "c").write(SEEN)
     CheckpointFile(tmp_path, "d").write(StoreCheckpoint("other", 1, 1))
     assert CheckpointFile(tmp_path, "c").read() == SEEN
@@ -32,7 +32,7 @@ def test_a_directory_may_be_that_of_several_clusters(tmp_path: Path):
     "text",
     ["", "no JSON", "[]", '{"c": 1}', '{"c": {"id": "a"}}', '{"c": {"id": 1, "revision": "x"}}'],
 )
-def test_a_note_that_nobody_can_read_is_none_and_is_replaced(tmp_path: Path, text: str):
+def test_unreadable_checkpoint_is_replaced(tmp_path: Path, text: str):
     (tmp_path / "store-seen.json").write_text(text)
     note = CheckpointFile(tmp_path, "c")
     assert note.read() is None
@@ -40,12 +40,12 @@ def test_a_note_that_nobody_can_read_is_none_and_is_replaced(tmp_path: Path, tex
     assert note.read() == SEEN
 
 
-def test_a_note_that_cannot_be_written_is_told(tmp_path: Path, caplog):
+def test_failed_write_is_logged(tmp_path: Path, caplog):
     CheckpointFile(tmp_path / "gone", "c").write(SEEN)
     assert "store checkpoint not written" in caplog.text
 
 
-def test_two_notes_at_once_are_written_one_after_the_other(tmp_path: Path, monkeypatch):
+def test_concurrent_writes_are_serialised(tmp_path: Path, monkeypatch):
     fsync, second_begins = os.fsync, threading.Event()
     inside: list[int] = []
 
@@ -66,13 +66,13 @@ def test_two_notes_at_once_are_written_one_after_the_other(tmp_path: Path, monke
     assert note.read() == StoreCheckpoint("id", 1000, 1)
 
 
-def test_a_note_of_a_newer_skysail_may_say_more(tmp_path: Path):
+def test_checkpoint_of_a_newer_skysail_may_have_more_fields(tmp_path: Path):
     note = {"c": {"id": "id", "revision": 7, "epoch": 2, "more": 1}}
     (tmp_path / "store-seen.json").write_text(json.dumps(note))
     assert CheckpointFile(tmp_path, "c").read() == SEEN
 
 
-def test_a_claimant_is_known_by_the_lock_that_it_holds(tmp_path: Path):
+def test_lock_identifies_an_owner(tmp_path: Path):
     place, other = tmp_path / "a", tmp_path / "b"
     place.mkdir()
     (place / LOCK_FILE).touch()
@@ -87,7 +87,7 @@ def test_a_claimant_is_known_by_the_lock_that_it_holds(tmp_path: Path):
     assert owner_identity(tmp_path / "moved").locks == first.locks
 
 
-def test_a_claimant_with_a_lease_is_known_by_that_too(tmp_path: Path):
+def test_lease_also_identifies_an_owner(tmp_path: Path):
     directories = [tmp_path / "a", tmp_path / "b"]
     for directory in directories:
         directory.mkdir()
