@@ -13,7 +13,7 @@ from skysail_frontend.core.prediction_cache import CacheEntry, CacheKey, Predict
 from skysail_frontend.core.query import Query
 
 
-class _Group:
+class _IdenticalQueries:
     """A leader and its followers, in the order of arrival."""
 
     __slots__ = ("followers", "leader")
@@ -30,7 +30,7 @@ class Coalescing:
         self.cache = cache
         self.follower_rows: Counter[str] = Counter()
         """Rows of the followers, by the identity of the version."""
-        self._groups: dict[CacheKey, _Group] = {}
+        self._groups: dict[CacheKey, _IdenticalQueries] = {}
 
     def look_up(self, query: Query, now: float) -> CacheEntry | None:
         """Set the cache key of a query and return its cached prediction, or None.
@@ -65,7 +65,7 @@ class Coalescing:
         assert query.cache_key is not None
         group = self._groups.get(query.cache_key)
         if group is None:
-            self._groups[query.cache_key] = _Group(query)
+            self._groups[query.cache_key] = _IdenticalQueries(query)
             return None
         earlier, group.leader = group.leader, query
         return earlier

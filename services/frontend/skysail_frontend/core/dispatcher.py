@@ -203,7 +203,7 @@ class Dispatcher:
         return max(serving.max_batch_size, serving.max_queue_size or self._max_queue_size)
 
     def _try_answer_from_cache(self, version: VersionDispatcher, query: Query, now: float) -> bool:
-        """Answer a query from the cache, or coalesce it with an identical query in flight."""
+        """Answer a query from the cache or coalesce it; return False if it must be computed."""
         if query.application is not None and not query.application.uses_cache:
             return False
         entry = self.coalescing.look_up(query, now)

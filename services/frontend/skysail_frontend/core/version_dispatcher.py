@@ -92,11 +92,11 @@ class VersionDispatcher:
 
     @property
     def num_ready(self) -> int:
-        """Number of replicas that accept batches, now or after their next answer."""
+        """Number of replicas for which `is_ready` is true."""
         return len([True for replica in self.replicas if self.is_ready(replica)])
 
     def is_ready(self, replica: BatchReplica) -> bool:
-        """Return whether a replica accepts batches, now or after its next answer."""
+        """Return whether a replica accepts batches, now or after its next answer; false if stalled."""
         overdue = self._overdue.get(replica)
         return replica.is_ready and (overdue is None or not overdue.is_stalled(self._clock()))
 
