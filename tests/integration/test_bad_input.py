@@ -310,7 +310,7 @@ class TestOperators:
         )
         assert service.wait() == 69
         assert "the store does not answer" in service.errors
-        assert "name it in SKYSAIL_REDIS_URL" in service.errors
+        assert "SKYSAIL_REDIS_URL is its address" in service.errors
 
     def test_unknown_container_manager(self, own_dir):
         flags = ["--data-dir", str(own_dir), "--container-manager", "raft"]

@@ -43,7 +43,7 @@ def test_a_later_message_of_a_stream_that_is_none_is_refused_too(cluster):
     first = management_pb2.UploadArtifactRequest(sha256="0" * 64).SerializeToString()
     error = error_of(cluster, UPLOAD, first, b"\xff\xff")
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "cannot read a request" in error.details()
+    assert "cannot parse a request" in error.details()
 
 
 @pytest.mark.parametrize("method", ["StreamLogs", "DescribeVersion", "Deploy", "Promote", "Scale"])

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         # A complete environment stays, because pods may use it.
         sys.stdout.write(f"environment {directory.name} is complete\n")
         return ExitCode.OK
-    # An incomplete or damaged environment is removed first.
+    # The directory is absent, or holds an incomplete environment or one to remove.
     shutil.rmtree(directory, ignore_errors=True)
     if arguments[0] == "remove":
         return ExitCode.OK

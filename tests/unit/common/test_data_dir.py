@@ -130,7 +130,7 @@ def test_a_directory_that_others_may_enter_becomes_private(short_dir):
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
-def test_a_file_in_place_of_the_socket_directory_is_refused(short_dir, kind):
+def test_another_object_in_place_of_the_socket_directory_is_refused(short_dir, kind):
     place = short_dir / "sockets"
     if kind == "file":
         place.write_text("")

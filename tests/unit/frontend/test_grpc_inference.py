@@ -118,7 +118,7 @@ def test_the_server_is_live():
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
-def test_the_server_is_ready_once_it_has_routes(is_ready):
+def test_the_readiness_of_the_server_is_answered(is_ready):
     call = ask(Frontend(), "ServerReady", pb.ServerReadyRequest(), is_ready=is_ready)
     assert pb.ServerReadyResponse.FromString(call.answer).ready is is_ready
 

@@ -30,7 +30,7 @@ BINARY, TEXT = Content.BINARY, Content.TEXT
 
 
 def parsed(value: object) -> object:
-    """Return the JSON of a value after a round trip through text."""
+    """Return a value as it arrives in an HTTP body."""
     return orjson.loads(orjson.dumps(value))
 
 

@@ -77,7 +77,7 @@ async def test_the_server_is_live():
 
 
 @pytest.mark.parametrize(("is_ready", "status"), [(True, 200), (False, 400)])
-async def test_the_server_is_ready_once_it_has_routes(is_ready, status):
+async def test_the_readiness_of_the_server_is_answered(is_ready, status):
     response = await doors(is_ready=is_ready).get("/v2/health/ready")
     assert (response.status_code, response.json()) == (status, {"ready": is_ready})
 

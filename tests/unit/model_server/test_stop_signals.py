@@ -55,7 +55,7 @@ async def test_restored_handlers_of_user_code_are_not_nested(stop_signals):
         """Handle a signal in user code."""
 
     for _ in range(2):
-        # The first signal meets the handler of the replica, the second one also that of user code.
+        # The first round finds the handler of the replica, the second one a handler of user code.
         found = signal.getsignal(signal.SIGTERM)
         for _ in range(3):
             restored = signal.signal(signal.SIGTERM, handle)
