@@ -1,11 +1,8 @@
 """Docstrings of the package `skysail` as the page of the Python API shows them."""
 
-import re
 from typing import Any
 
 import griffe
-
-_REFERENCE = re.compile(r"(.*?); see `AsyncClient(?:\.(\w+))?`\.?$", re.DOTALL)
 
 
 class PageDocstrings(griffe.Extension):
@@ -26,14 +23,11 @@ class PageDocstrings(griffe.Extension):
             cls.docstring.value += "\n\nAttributes:\n" + "\n".join(lines)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Replace "see `AsyncClient.predict`" by what is written there."""
+        """Give the methods of `Client` the docstrings of `AsyncClient`, as the module does for `help()`."""
         if pkg.path != "skysail":
             return
-        original = pkg["async_client.AsyncClient"]
+        asynchronous = pkg["async_client.AsyncClient"].all_members
         for name, member in pkg["client.Client"].members.items():
-            if member.docstring is None:
-                continue
-            if found := _REFERENCE.match(member.docstring.value.strip()):
-                asynchronous = original.all_members[found[2] or name]
-                if asynchronous.docstring is not None:
-                    member.docstring = asynchronous.docstring
+            twin = asynchronous.get(name)
+            if member.is_function and twin is not None and twin.docstring is not None:
+                member.docstring = twin.docstring
