@@ -1,6 +1,6 @@
-"""The values that each argument of a client accepts, in one place for all methods.
+"""Checks of the arguments of clients, in one place for all methods.
 
-An argument means the same in every method that has it, so its name says how it is checked.
+An argument has the same meaning in every method, so that its name selects the check.
 """
 
 import functools
@@ -20,7 +20,7 @@ from skysail_common.process.sockets import split_host_port
 from skysail_common.serving_options import PolicyName
 
 Check = Callable[[Any], Any]
-"""Returns something true if a value is possible."""
+"""Returns a true value if an argument is legal."""
 ClassT = TypeVar("ClassT", bound=type[Any])
 
 _MAX_COUNT = 2**32 - 1
@@ -169,14 +169,14 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "wait": _FLAG,
     "warm_up": _FLAG,
 }
-"""What each argument must be, in words and as a check."""
+"""Description and check of each argument, by its name."""
 
 
 def check_argument(name: str, value: Any) -> None:
     """Check that the argument of this name accepts a value.
 
     Raises:
-        InvalidInput: it is not; the message names the argument.
+        InvalidInput: the value is illegal; the message names the argument.
     """
     what, is_possible = CHECKS[name]
     if not is_possible(value):
@@ -187,7 +187,7 @@ def check_argument(name: str, value: Any) -> None:
 
 
 def _odd_entry(value: Any) -> str:
-    """Return which entry of a dictionary is no text, without a value, which may be a secret."""
+    """Describe the illegal entry of a dictionary without its value, which may be a secret."""
     if not isinstance(value, Mapping):
         return ""
     for key, entry in value.items():
@@ -199,7 +199,7 @@ def _odd_entry(value: Any) -> str:
 
 
 def checked(cls: ClassT) -> ClassT:
-    """Let every public method of a class check its arguments before it does anything."""
+    """Add checks of the arguments to every public method of a class."""
     for name, method in list(vars(cls).items()):
         if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")):
             setattr(cls, name, _checking(method))
@@ -215,14 +215,14 @@ def _checking(method: Callable[..., Any]) -> Callable[..., Any]:
     def checking(self: Any, *args: Any, **kwargs: Any) -> Any:
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
             default = defaults.get(name)
-            # None returns an argument whose default is NOT_GIVEN to the server's default.
+            # If NOT_GIVEN is the default, None is legal: it resets an option to the default of the server.
             is_default = value is default or (value is None and default is NOT_GIVEN)
             if not is_default and name in defaults:
                 check_argument(name, value)
         try:
             return method(self, *args, **kwargs)
         except SkysailError as error:
-            # The caller's own line is what counts; the client's frames below it tell nothing.
+            # The traceback ends at the line of the caller, because frames of the client are of no use.
             raise error.with_traceback(None) from error.__cause__
 
     return checking

@@ -1,4 +1,4 @@
-"""The client for asyncio; `client.Client` is the same without it."""
+"""The client for asyncio; `client.Client` is its blocking twin."""
 
 import asyncio
 import random
@@ -32,14 +32,14 @@ from skysail_protos.v1 import management_pb2, query_pb2
 _MAX_CONCURRENT = 256
 _CLOSE_TURNS = 20
 _FORK_GRACE_S = 1.0
-"""How long a fork waits for calls to management that are about to end."""
+"""Longest time that a fork waits for calls to management in flight."""
 
 
 @checked
 class AsyncClient(ApplicationCalls, DeploymentCalls):
     """Deploys models to a cluster and queries them.
 
-    It connects when it is first used. Errors are the server's own classes (`skysail.errors`).
+    The first call connects. A call raises the error class that the server raised (`skysail.errors`).
     """
 
     def __init__(
@@ -57,24 +57,24 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         """A client of one cluster.
 
         Args:
-            endpoint: Where management is reached, as host:port. If None, `SKYSAIL_ENDPOINT`;
-                else the local cluster that `skysail up` runs.
-            query_endpoint: Where a frontend's gRPC services are reached. If None,
-                `SKYSAIL_QUERY_ENDPOINT`; without that, management is asked for one.
-            token: Token that management asks for. If None, `SKYSAIL_TOKEN`; without that none is
-                shown.
-            management_tls_ca_file: Authorities that management's certificate must be of, in PEM:
-                management is called over TLS. If None, `SKYSAIL_MANAGEMENT_TLS_CA_FILE`; without
-                that in the clear.
-            tls_ca_file: Authorities that certificates of frontends must be of, in PEM: queries go
-                over TLS. If None, `SKYSAIL_TLS_CA_FILE`; without that in the clear.
-            tls_certificate_file: Certificate to show to frontends that ask for one. If None,
-                `SKYSAIL_TLS_CERTIFICATE_FILE`.
-            tls_key_file: Its key. If None, `SKYSAIL_TLS_KEY_FILE`.
-            timeout_s: Longest wait for an answer, unless a call says otherwise.
+            endpoint: Endpoint of management, as host:port. If None, `SKYSAIL_ENDPOINT`, or else the
+                local cluster that `skysail up` runs.
+            query_endpoint: Endpoint of the gRPC services of a frontend. If None,
+                `SKYSAIL_QUERY_ENDPOINT`; without that, management names one.
+            token: Token for management. If None, `SKYSAIL_TOKEN`; without that, the client sends
+                none.
+            management_tls_ca_file: Authorities that sign the certificate of management, in PEM; the
+                client calls management over TLS. If None, `SKYSAIL_MANAGEMENT_TLS_CA_FILE`;
+                without that, calls are in the clear.
+            tls_ca_file: Authorities that sign the certificates of frontends, in PEM; queries go over
+                TLS. If None, `SKYSAIL_TLS_CA_FILE`; without that, queries are in the clear.
+            tls_certificate_file: Certificate of the client for frontends that require one (mutual
+                TLS). If None, `SKYSAIL_TLS_CERTIFICATE_FILE`.
+            tls_key_file: Key of that certificate. If None, `SKYSAIL_TLS_KEY_FILE`.
+            timeout_s: Longest wait for an answer, unless a call has its own limit.
 
         Raises:
-            FailedPrecondition: a file of TLS is missing or is of no use.
+            FailedPrecondition: a file for TLS is missing or unusable.
         """
         settings = ClientSettings()
         authority = management_tls_ca_file or settings.management_tls_ca_file
@@ -82,7 +82,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
             token or settings.token.get_secret_value(), Path(authority) if authority else None
         )
         found = endpoint or settings.find_endpoint()
-        # The variable of the environment has the same form.
+        # An environment variable may have named it, and must have the same form.
         check_argument("endpoint", found)
         super().__init__(found, timeout_s, access)
         self._is_noted = not endpoint and not settings.endpoint
@@ -119,13 +119,13 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         await settle(_CLOSE_TURNS)
 
     async def _suspend(self) -> None:
-        """Close the connections for a fork; operations under way continue after `_resume`."""
+        """Close the connections for a fork; operations in flight continue after `_resume`."""
         await self._queries.suspend()
         await self._close_management(_FORK_GRACE_S)
         await settle()
 
     def _resume(self) -> None:
-        """Connect again where something is under way."""
+        """Connect again if operations are in flight."""
         self._queries.resume()
 
     def _twin(self) -> Self:
@@ -139,12 +139,12 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         return [self._query_endpoint] if self._query_endpoint else await self._frontends("grpc")
 
     async def _frontends(self, door: str) -> list[str]:
-        # Frontends on Kubernetes tell management how they are reached there, not how from here.
+        # Frontends on Kubernetes advertise endpoints that may be unreachable from this machine.
         if self._is_noted and (noted := ClientSettings().noted(door)):
             return [noted]
         frontends = (await self.status()).frontends
         if not frontends:
-            raise Unavailable(f"no frontend follows management at {self.endpoint}")
+            raise Unavailable(f"no frontend is connected to management at {self.endpoint}")
         endpoints = [getattr(each, f"{door}_endpoint") for each in frontends]
         return random.sample(endpoints, len(endpoints))
 
@@ -152,7 +152,7 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         """Return the host:port of a frontend's HTTP service.
 
         Raises:
-            Unavailable: management does not answer, or no frontend follows it.
+            Unavailable: management does not answer, or no frontend is connected to it.
         """
         return (await self._frontends("http"))[0]
 
@@ -167,18 +167,18 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         """Return the prediction for one input.
 
         Args:
-            target: Name of an application; where there is none of that name, of a model.
+            target: Name of an application, or of a model if no application has this name.
             input: A number, text, bytes, list or array, without a batch axis; or a dictionary of
-                such by name. Numbers are converted to what the model takes.
-            version: Version that must answer; the routes decide if None.
-            timeout_s: Longest wait in seconds; an application's SLO may be shorter.
+                them by name. Numbers are converted to the datatype of the model.
+            version: Version that must answer; if None, the routes decide.
+            timeout_s: Longest wait in seconds; the SLO of an application may be shorter.
 
         Raises:
-            NotFound: there is no such application, model or version.
-            InvalidInput: the input is not what the model takes.
+            NotFound: the application, model or version does not exist.
+            InvalidInput: the input does not fit the signature of the model.
             DeadlineExceeded, NoReadyReplica, Overloaded, ModelFailed: there is no prediction,
                 and the application has no default output.
-            Unavailable: the cluster is not reached.
+            Unavailable: the cluster is unreachable.
         """
         try:
             return await self._predict(target, input, version, timeout_s)
@@ -209,17 +209,17 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
     ) -> list[Prediction]:
         """Return the predictions for many inputs, in order.
 
-        Each input is a query of its own, with its own deadline; Skysail forms the batches.
+        Each input is a separate query with its own deadline; Skysail forms the batches.
 
         Args:
             target: As for `predict`.
-            inputs: One element each: a list, an array or a data frame, of which each row is one.
+            inputs: A list or an array with one input per element, or a data frame with one per row.
             version: As for `predict`.
-            timeout_s: Longest wait for each of them, in seconds.
+            timeout_s: Longest wait for each prediction, in seconds.
 
         Raises:
-            SkysailError: as `predict`, for the first input that has no prediction; where the
-                fault is in the input the message begins with its index.
+            SkysailError: see `predict`, for the first input without a prediction. If the input is
+                at fault, the message begins with its index.
         """
         room = asyncio.Semaphore(_MAX_CONCURRENT)
 
@@ -240,10 +240,10 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
                 task.cancel()
 
     async def status(self) -> ClusterStatus:
-        """Return the state of everything.
+        """Return the state of the cluster, its applications, models and frontends.
 
         Raises:
-            Unavailable: the cluster is not reached.
+            Unavailable: the cluster is unreachable.
         """
         response = await self._call(
             lambda stub: stub.GetClusterStatus(
@@ -253,16 +253,16 @@ class AsyncClient(ApplicationCalls, DeploymentCalls):
         return ClusterStatus.of(response)
 
     async def restore_store(self) -> int:
-        """Write what management knows into a store that came back empty or older than it was.
+        """Write the records of management into a store that lost them.
 
         Returns:
-            The number of records that the store holds now.
+            The number of records in the store.
 
         Raises:
             StoreTaken: another management owns the store.
             StoreLost: the store holds the data of another cluster.
-            FailedPrecondition: the store has lost nothing.
-            Unavailable: the cluster or its store is not reached.
+            FailedPrecondition: the store lost no records.
+            Unavailable: the cluster or its store is unreachable.
         """
         response = await self._call(
             lambda stub: stub.RestoreStore(

@@ -1,4 +1,4 @@
-"""Runs an `AsyncClient` for blocking callers, on an event loop in a separate thread."""
+"""The bridge from blocking callers to an `AsyncClient` on a thread."""
 
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -13,17 +13,17 @@ T = TypeVar("T")
 _CLOSE_TIMEOUT_S = 10.0
 
 _OF_PARENTS: list[object] = []
-"""What a child process inherited: destroying it would touch what its parent still uses."""
+"""Objects that a child process inherited; their destruction would affect the parent."""
 
 
 class Bridge:
-    """An `AsyncClient` and its thread, which begins at the first call and survives forks."""
+    """An `AsyncClient` and its thread, which starts at the first call and survives forks."""
 
     def __init__(self, client: AsyncClient) -> None:
         """Starts idle.
 
         Args:
-            client: A client that nobody else uses.
+            client: A client without other users.
         """
         self.client = client
         self._loop: LoopThread | None = None
@@ -34,11 +34,11 @@ class Bridge:
 
         Args:
             work: The coroutine.
-            limit_s: Longest wait, in case that something blocks the thread.
+            limit_s: Longest wait in seconds, in case the thread is blocked.
 
         Raises:
-            SkysailError: what the coroutine raised.
-            FailedPrecondition: this process is the child of one that used gRPC as it forked.
+            SkysailError: the coroutine raised it.
+            FailedPrecondition: the parent of this process used gRPC when it forked.
         """
         try:
             loop = self._started()
@@ -48,7 +48,7 @@ class Bridge:
         try:
             return loop.run(work, limit_s)
         except SkysailError as error:
-            # Where in the client's own thread it was raised tells the caller nothing.
+            # The frames of the thread of the client are of no use to the caller.
             raise error.with_traceback(None) from error.__cause__
 
     def _started(self) -> LoopThread:
@@ -61,7 +61,7 @@ class Bridge:
             return self._loop
 
     def close(self) -> None:
-        """Close the connections and end the thread; another call would start both again."""
+        """Close the connections and end the thread; another call starts both again."""
         with FORKS.gate:
             loop, self._loop = self._loop, None
             if loop is not None:
@@ -69,13 +69,13 @@ class Bridge:
                 loop.stop()
 
     def pause(self) -> Pause | None:
-        """Disconnect for a fork and hold the thread; None without a thread."""
+        """Disconnect for a fork and stop the thread; return None without a thread."""
         if self._loop is None:
             return None
         return self._loop.pause(self.client._suspend, self.client._resume)
 
     def start_over(self) -> None:
-        """Drop, in a forked child, what belongs to the parent process."""
+        """Drop the objects of the parent process, in a forked child."""
         _OF_PARENTS.append((self._loop, self.client))
         self._loop = None
         self.client = self.client._twin()

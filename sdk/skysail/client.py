@@ -26,15 +26,15 @@ from skysail_common.serving_options import PolicyName, ServingOptions
 T = TypeVar("T")
 
 _SLACK_S = 5.0
-"""How much longer than its time-out a call may take before the client's thread is taken to hang."""
+"""Time after the timeout of a call at which the thread of the client counts as stuck."""
 
 
 @checked
 class Client:
     """Deploys models to a cluster and queries them.
 
-    The methods are those of `AsyncClient`, with its documentation. A client may be shared by
-    threads. Errors are the server's own classes (`skysail.errors`).
+    The methods are those of `AsyncClient`, with its documentation. Threads may share a client. A
+    call raises the error class that the server raised (`skysail.errors`).
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Client:
         return self._bridge.client
 
     def _run(self, work: Coroutine[Any, Any, T], limit_s: float | None = None) -> T:
-        # Operations that take as long as their work have only their own limits.
+        # Long operations have only their own limits.
         return self._bridge.run(work, limit_s and limit_s + _SLACK_S)
 
     def get_query_addr(self) -> str:
-        """Return where queries are answered over HTTP; see `AsyncClient.get_query_addr`."""
+        """Return the HTTP endpoint of a frontend; see `AsyncClient.get_query_addr`."""
         return self._run(self._async.get_query_addr())
 
     def predict(
@@ -148,7 +148,7 @@ class Client:
         """Deploy a function as a version of a model; see `AsyncClient.deploy`."""
         if input_type is None:
             show_local_run(name, version, on_event, progress)
-        # Capture runs on the caller's thread, because the function may need it.
+        # The function runs on the thread of the caller, because it may depend on that.
         artifact = build_artifact(
             function,
             example=example,
@@ -172,7 +172,7 @@ class Client:
         )
         with show_events(name, version, on_event, progress) as see:
             found = self._run(self._async.deploy_artifact(artifact, request, see))
-        # The frames below the caller's: this one, the check of arguments.
+        # Two frames are below that of the caller: this method and the check of arguments.
         warn_if_not_current(found, promote, depth=2)
         return found
 
@@ -222,7 +222,7 @@ class Client:
         default_output: Any = NOT_GIVEN,
         slo_ms: float = 100.0,
     ) -> Application:
-        """Make an application known; see `AsyncClient.register_application`."""
+        """Register an application; see `AsyncClient.register_application`."""
         return self._run(self._async.register_application(name, input_type, default_output, slo_ms))
 
     def update_application(
@@ -278,11 +278,11 @@ class Client:
         return self._run(self._async.describe_version(model, version), self._async.timeout_s)
 
     def promote(self, model: str, version: str | int) -> str:
-        """Make a version the current one; see `AsyncClient.promote`."""
+        """Make a version current; see `AsyncClient.promote`."""
         return self._run(self._async.promote(model, version), self._async.timeout_s)
 
     def rollback(self, model: str) -> str:
-        """Make the version before the current one current; see `AsyncClient.rollback`."""
+        """Make the previous version current; see `AsyncClient.rollback`."""
         return self._run(self._async.rollback(model), self._async.timeout_s)
 
     def tune(
@@ -298,7 +298,7 @@ class Client:
         priority_step_s: float | None = NOT_GIVEN,
         cache_ttl_s: float | None = NOT_GIVEN,
     ) -> ServingOptions:
-        """Change how a version is served; see `AsyncClient.tune`."""
+        """Change the serving options of a version; see `AsyncClient.tune`."""
         return self._run(
             self._async.tune(
                 model,
@@ -367,15 +367,15 @@ class Client:
             yield line
 
     def status(self) -> ClusterStatus:
-        """Return the state of everything; see `AsyncClient.status`."""
+        """Return the state of the cluster; see `AsyncClient.status`."""
         return self._run(self._async.status(), self._async.timeout_s)
 
     def restore_store(self) -> int:
-        """Write what management knows into a store that lost it; see `AsyncClient.restore_store`."""
+        """Restore the records of a store that lost them; see `AsyncClient.restore_store`."""
         return self._run(self._async.restore_store())
 
 
 for _name, _twin in inspect.getmembers(AsyncClient, inspect.isfunction):
     if _name in vars(Client):
-        # For help() and notebooks; an editor finds the way there by the lines above.
+        # help() and notebooks show the full text; editors follow the references above.
         getattr(Client, _name).__doc__ = _twin.__doc__

@@ -1,4 +1,4 @@
-"""Errors for calls that no management and no frontend answered."""
+"""Errors of calls that neither management nor a frontend answered."""
 
 import grpc
 import grpc.aio
@@ -17,31 +17,31 @@ from skysail_common.rpc.management_access import ManagementAccess
 from skysail_common.rpc.statuses import from_rpc_error, is_named
 
 _NOT_CONNECTED = "failed to connect"
-"""What gRPC says if no connection was made."""
+"""Text of gRPC for a connection that was never established."""
 
 
 class ManagementRestarting(Unavailable):
-    """The error of a management that its supervisor starts again."""
+    """Management is down, and its supervisor restarts it."""
 
 
 def management_error(
     error: grpc.aio.AioRpcError, endpoint: str, access: ManagementAccess
 ) -> SkysailError:
-    """Return the error that management raised, or one for a management that did not answer."""
+    """Return the error that management raised, or one about a missing answer."""
     if is_named(error):
         return from_rpc_error(error)
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNIMPLEMENTED or "http" in details.lower():
         return Unsupported(
             f"{endpoint} is not a management endpoint, or one of an older Skysail; management "
-            "listens on port 8003 unless told otherwise"
+            "listens on port 8003 by default"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         if _NOT_CONNECTED in details:
             if "Connection refused" not in details and not endpoint.startswith("unix:"):
                 return Unavailable(_no_connection(endpoint, access, details))
             return _refused(endpoint)
-        return Unavailable(f"management at {endpoint} is not reached: {details}")
+        return Unavailable(f"cannot reach management at {endpoint}: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"management at {endpoint} did not answer in time")
     return from_rpc_error(error)
@@ -74,7 +74,7 @@ def _no_connection(endpoint: str, access: ManagementAccess, details: str) -> str
 
 
 def is_lost(error: grpc.aio.AioRpcError) -> bool:
-    """Return whether a connection broke during a call, rather than never being made."""
+    """Return whether an established connection broke during a call."""
     return (
         error.code() is grpc.StatusCode.UNAVAILABLE
         and not is_named(error)
@@ -83,10 +83,10 @@ def is_lost(error: grpc.aio.AioRpcError) -> bool:
 
 
 def frontend_error(endpoint: str, tls: ClientTls | None) -> SkysailError:
-    """Return the error for an endpoint at which no frontend takes a connection.
+    """Return the error for an endpoint at which no frontend accepts a connection.
 
-    It dials once more, for gRPC does not say why TLS fails in words that stay; may block for some
-    seconds.
+    The function connects once more, because gRPC has no stable text for a failed TLS handshake. It may
+    block for some seconds.
     """
     reason = tls_failure(endpoint, tls)
     if reason is not None:

@@ -1,4 +1,4 @@
-"""Descriptions of the objects of a cluster, as plain values."""
+"""Views of the objects of a cluster, as plain values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,13 +34,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Application:
-    """What clients address."""
+    """An application: the name that clients query, with its SLO and routes."""
 
     name: str
     input_type: str
     slo_ms: float
     default_output: Any
-    """None also where there is no default output: see `has_default`."""
+    """None if there is no default output, too; see `has_default`."""
     has_default: bool
     routes: tuple[Route, ...]
 
@@ -87,7 +87,7 @@ class Replica:
 
 @dataclass(frozen=True)
 class Autoscaling:
-    """Between what bounds the number of replicas follows the load."""
+    """Bounds between which the number of replicas follows the load."""
 
     min_replicas: int
     max_replicas: int
@@ -100,7 +100,7 @@ class Autoscaling:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is wanted of a model version."""
+    """The desired state of a model version."""
 
     num_replicas: int
     num_threads: int
@@ -108,13 +108,13 @@ class Deployment:
     cpus: float
     gpus: int
     environment_names: tuple[str, ...]
-    """Names of the environment variables; a cluster never tells their values."""
+    """Names of the environment variables; a cluster never shows their values."""
     serving: ServingOptions
     is_rolled_out: bool
     autoscaling: Autoscaling | None
-    """None where the number of replicas is what was asked for."""
+    """None if the number of replicas is fixed."""
     warm_up: bool
-    """Whether replicas call the model with its example before they are ready."""
+    """True if replicas call the model on its example before they are ready."""
 
     @classmethod
     def of(cls, message: pb.Deployment) -> "Deployment":
@@ -135,7 +135,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Version:
-    """One immutable artifact of a model, with what is wanted and observed of it."""
+    """One immutable artifact of a model, with its desired and observed state."""
 
     model: str
     version: str
@@ -147,25 +147,25 @@ class Version:
     python_version: str
     requirements: tuple[str, ...]
     deployment: Deployment | None
-    """None where it is not deployed."""
+    """None if the version is not deployed."""
     replicas: tuple[Replica, ...]
     is_current: bool = False
-    """True if it answers where no version is named."""
+    """True if it answers queries that name no version."""
 
     @property
     def num_ready(self) -> int:
-        """How many of its replicas take batches."""
+        """Number of replicas that take batches."""
         return sum(replica.state == "READY" for replica in self.replicas)
 
     @property
     def not_current(self) -> str:
-        """A sentence that says how it becomes the current version; empty if it is."""
+        """A sentence about how to make the version current; empty if it is."""
         if self.is_current:
             return ""
         name = f"{self.model}:{self.version}"
         return (
-            f"{name} is not the current version and answers only where it is named; 'skysail promote "
-            f"{name}' or promote=True makes it the current one"
+            f"{name} is not the current version and answers only queries that name it; 'skysail "
+            f"promote {name}' or promote=True makes it the current one"
         )
 
     def __repr__(self) -> str:
@@ -208,7 +208,7 @@ class Model:
 
     name: str
     current_version: str
-    """Empty where no version was promoted."""
+    """Empty if no version was promoted."""
     previous_versions: tuple[str, ...]
     versions: tuple[Version, ...]
 
@@ -229,18 +229,18 @@ class Model:
 
 @dataclass(frozen=True)
 class Frontend:
-    """A frontend that follows management."""
+    """A frontend that is connected to management."""
 
     frontend_id: str
     grpc_endpoint: str
     http_endpoint: str
     transport: str = ""
-    """What carries its gRPC services: `native`, or the slower `grpc`."""
+    """Transport of its gRPC services: `native`, or the slower `grpc`."""
 
 
 @dataclass(frozen=True)
 class ClusterStatus:
-    """The state of everything."""
+    """The state of a cluster."""
 
     cluster: str
     skysail_version: str
@@ -250,7 +250,7 @@ class ClusterStatus:
     models: tuple[Model, ...]
     frontends: tuple[Frontend, ...]
     store_problem: str = ""
-    """What is wrong with the store, and what mends it; empty if nothing is."""
+    """Cause of a problem with the store, and its fix; empty without a problem."""
 
     def __repr__(self) -> str:
         store = "" if self.is_store_reachable else ", store not reachable"
@@ -287,7 +287,7 @@ class ClusterStatus:
 
 @dataclass(frozen=True)
 class DeployEvent:
-    """One thing that happened while a version was deployed."""
+    """One event of a deployment."""
 
     step: str
     """`UPLOADING`, `REGISTERED`, `NOTICE`, `PREPARING`, `STARTING`, `READY`, `RETRYING`, `PROMOTED`,
@@ -315,20 +315,20 @@ class DeployEvent:
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line of a replica's log."""
+    """One line of the log of a replica."""
 
     replica_id: str
     line: str
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names for people, of which there may be many."""
+    """Return the first names for people, and the number of others."""
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return f"[{', '.join(names[:_MAX_LISTED])}{more}]"
 
 
 def _enum_name(enum: Any, number: int, prefix: str) -> str:
-    # A newer server may have values that this client does not know.
+    # A newer server may send values that this client does not have.
     name = enum.Name(number) if number in enum.values() else str(number)
     return str(name).removeprefix(prefix)
 

@@ -1,12 +1,12 @@
-"""Disconnects clients before a fork and connects them again after it.
+"""Disconnection of clients before a fork, and reconnection after it.
 
-gRPC's asyncio stack cannot be forked: its threads do not exist in the child, and the descriptor that
-wakes its event loop is shared with the parent, whose wake-ups the child would steal. It releases all
-of that with its last channel, and starts from nothing with the next one. So every client that has a
-thread of its own closes its channels before a fork. Queries under way are sent again afterwards.
+gRPC's asyncio stack does not survive a fork: its threads do not exist in the child, and the descriptor
+that wakes its event loop is shared with the parent, whose wake-ups the child would steal. gRPC releases
+all of that with its last channel, and starts again with the next one. Therefore every client with its
+own thread closes its channels before a fork. Queries in flight are sent again afterwards.
 
-An `AsyncClient` lives on a loop that may not be blocked. A process that is forked while one is
-connected goes on; its children refuse to connect, because gRPC would hang or crash there.
+An `AsyncClient` lives on an event loop that must not be blocked. If a process forks while one is
+connected, the parent continues; its children refuse to connect, because gRPC would hang or crash there.
 """
 
 import asyncio
@@ -29,7 +29,6 @@ _TURN_S = 0.001
 _GRPC_POLLER = "(_poll_wrapper)"
 """End of the name of the thread that lives as long as gRPC's asyncio stack."""
 
-
 _NATIVE_THREADS = ("event_engine", "grpc_")
 
 
@@ -37,17 +36,17 @@ class Forking(Protocol):
     """A client that takes part in forks."""
 
     def pause(self) -> Pause | None:
-        """Start to disconnect, and do not connect until the pause is over; None if idle."""
+        """Begin to disconnect, and stay so until the pause is over; return None if idle."""
 
     def start_over(self) -> None:
-        """Drop, in the child, all that belongs to the parent."""
+        """Drop the objects of the parent process, in the child."""
 
 
 class Forks:
-    """The clients of this process, and whether gRPC can be used in it."""
+    """The clients of this process, and the state of gRPC in it."""
 
     def __init__(self) -> None:
-        """Knows no clients; the first one installs the handlers."""
+        """Starts without clients; the first one installs the handlers."""
         self._clients: weakref.WeakSet[Forking] = weakref.WeakSet()
         self._pauses: list[Pause] = []
         self._is_installed = False
@@ -56,10 +55,10 @@ class Forks:
         self._is_broken = False
         self._pid = os.getpid()
         self.gate = threading.RLock()
-        """Held during a fork, and while a client starts or ends its thread."""
+        """A lock, held during a fork and while a client starts or ends its thread."""
 
     def install(self) -> None:
-        """Take part in every fork of this process from now on."""
+        """Register the handlers of forks."""
         with self.gate:
             if not self._is_installed:
                 self._is_installed = True
@@ -70,7 +69,7 @@ class Forks:
                 )
 
     def add(self, client: Forking) -> None:
-        """Pause a client at every fork, as long as it lives."""
+        """Add a client, to pause it at each fork while it exists."""
         with self.gate:
             self._clients.add(client)
 
@@ -94,7 +93,7 @@ class Forks:
         for pause in self._pauses:
             pause.held.wait(_QUIET_TIMEOUT_S)
         if not _is_quiet():
-            # A cycle may hold the last call, for instance that of an error that was shown.
+            # A reference cycle may hold the last call, for example that of a shown error.
             gc.collect()
         self._is_in_use = not _is_quiet()
         self._is_prepared = True
@@ -108,7 +107,7 @@ class Forks:
 
     def _after_in_child(self) -> None:
         self._pid = os.getpid()
-        # Without preparation an extension has forked, past Python; then anything may be in use.
+        # A fork by an extension skips the handlers of Python, so that anything may be in use.
         is_sound = self._is_prepared and not self._is_in_use
         self._is_broken = self._is_broken or not is_sound
         self._is_prepared = False
@@ -119,10 +118,10 @@ class Forks:
 
 
 async def settle(max_turns: int = 100) -> None:
-    """Return once gRPC has gone from this process, or soon if another client keeps it.
+    """Wait until gRPC has stopped in this process, or briefly if another client uses it.
 
-    gRPC's own tasks of a call end some turns of the event loop after the call, and its native threads
-    a little later. A child that is forked while those hold a lock waits for it without end.
+    The tasks of gRPC for a call end some turns of the event loop after the call, and its native threads
+    a little later. A child that is forked while these hold a lock waits for the lock forever.
     """
     for _ in range(max_turns):
         if _is_quiet() and not _has_native_threads():
@@ -135,9 +134,9 @@ def _is_quiet() -> bool:
 
 
 def _has_native_threads(tasks: Path = Path("/proc/self/task")) -> bool:
-    """Tell whether gRPC has threads that Python does not know; False if the system lists none."""
+    """Return whether gRPC has native threads; False if the system does not list threads."""
     for file in tasks.glob("*/comm"):
-        # Its thread may have ended since it was listed.
+        # A thread may have ended since the listing.
         with contextlib.suppress(OSError):
             if file.read_text().startswith(_NATIVE_THREADS):
                 return True
@@ -145,4 +144,4 @@ def _has_native_threads(tasks: Path = Path("/proc/self/task")) -> bool:
 
 
 FORKS = Forks()
-"""Those of this process."""
+"""The clients of this process."""

@@ -1,4 +1,4 @@
-"""An event loop for programs that have none."""
+"""An event loop in a thread, for programs without asyncio."""
 
 import asyncio
 import concurrent.futures
@@ -13,18 +13,18 @@ T = TypeVar("T")
 _STOP_TIMEOUT_S = 5.0
 _MAX_PAUSE_S = 60.0
 _CHECK_S = 1.0
-"""How often a caller who waits makes sure that the thread lives."""
+"""Interval at which a waiting caller checks that the thread is alive."""
 
 
 class Pause:
-    """A time in which a loop is held still, because its process forks."""
+    """The time in which an event loop stands still, because its process forks."""
 
     def __init__(self) -> None:
         """Starts before the loop stands still."""
         self.held = threading.Event()
         """Set once the loop stands still."""
         self.over = threading.Event()
-        """Lets the loop go on."""
+        """Set to resume the loop."""
 
     async def hold(
         self,
@@ -36,13 +36,13 @@ class Pause:
             await disconnect()
         finally:
             self.held.set()
-            # Blocking is the purpose: nothing of this loop may call gRPC during the fork.
+            # The wait blocks on purpose, because no task of this loop may call gRPC during the fork.
             self.over.wait(_MAX_PAUSE_S)
             reconnect()
 
 
 class LoopThread:
-    """An event loop in a separate thread, which runs until it is stopped."""
+    """A thread that runs an event loop until `stop`."""
 
     def __init__(self) -> None:
         """Starts the thread."""
@@ -53,7 +53,7 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
-        # Those that grpc.aio has for a call end a little later than the call.
+        # The tasks of grpc.aio for a call end a little later than the call.
         left = asyncio.all_tasks(self._loop)
         for task in left:
             task.cancel()
@@ -62,11 +62,11 @@ class LoopThread:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, T], limit_s: float | None = None) -> T:
-        """Return the result of a coroutine; it is cancelled if the caller is interrupted.
+        """Return the result of a coroutine; an interrupt of the caller cancels it.
 
         Args:
-            work: What the loop runs.
-            limit_s: Longest wait in seconds, for work that should have ended by itself before.
+            work: The coroutine.
+            limit_s: Longest wait in seconds, above the limit of the work itself.
 
         Raises:
             DeadlineExceeded: the limit passed, because something blocks the loop.
@@ -87,7 +87,7 @@ class LoopThread:
                         return future.result()
                 waited_s += step_s
                 if not self._thread.is_alive():
-                    raise Unavailable("the client's thread has ended; make a new client")
+                    raise Unavailable("the thread of the client has ended; create a new client")
                 if limit_s is not None and waited_s >= limit_s:
                     raise DeadlineExceeded(
                         f"the client did not answer within {limit_s:g} s; something blocks its "
@@ -103,11 +103,11 @@ class LoopThread:
         disconnect: Callable[[], Awaitable[None]],
         reconnect: Callable[[], None],
     ) -> Pause:
-        """Start to hold the loop still for a fork; returns at once.
+        """Begin to stop the loop for a fork, and return at once.
 
         Args:
-            disconnect: Runs before the loop is held.
-            reconnect: Runs when the loop goes on.
+            disconnect: Called before the loop stands still.
+            reconnect: Called when the loop resumes.
         """
         pause = Pause()
         if threading.current_thread() is self._thread or self._loop.is_closed():
@@ -121,5 +121,5 @@ class LoopThread:
     def stop(self) -> None:
         """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        # A program that ends would end it in the middle.
+        # A program that exits would kill the thread in the middle of its work.
         self._thread.join(_STOP_TIMEOUT_S)

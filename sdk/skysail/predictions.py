@@ -1,4 +1,4 @@
-"""Inputs as the frontend takes them, and predictions as Python values."""
+"""Conversion of inputs to tensors, and of responses to predictions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from skysail_common.rpc.messages import tensor_from_proto, tensor_to_proto
 from skysail_common.tensors import Array, Content, Tensor, from_numpy, to_numpy
 from skysail_protos.v1 import query_pb2, tensors_pb2
 
-# What a frontend says about a shape. The batch axis, which comes first, is none of the user's.
+# A frontend's error about a shape. It begins with the batch axis, which users do not give.
 _SHAPES = re.compile(
     r"(unexpected shape for input '.*' for model '.*')\. "
     r"Expected \[-1(?:,(.*?))?\], got \[1(?:,(.*?))?\]"
@@ -23,7 +23,7 @@ _SHAPES = re.compile(
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of a query went, in seconds."""
+    """Times that a query spent in each stage, in seconds."""
 
     queue_s: float
     batch_wait_s: float
@@ -39,7 +39,7 @@ class Prediction:
     outputs: Mapping[str, Any]
     """Each output of the model by name, without the batch axis: a number, text or array."""
     outcome: str
-    """`OK`, or why it is the default output: `DEFAULT_DEADLINE`, `DEFAULT_NO_REPLICA`,
+    """`OK`, or the reason for the default output: `DEFAULT_DEADLINE`, `DEFAULT_NO_REPLICA`,
     `DEFAULT_MODEL_ERROR` or `DEFAULT_OVERLOADED`."""
     is_default: bool
     explanation: str
@@ -49,7 +49,7 @@ class Prediction:
 
     @property
     def output(self) -> Any:
-        """The sole output; a dictionary by name where there are several."""
+        """The output if there is one, or else a dictionary of all outputs by name."""
         return next(iter(self.outputs.values())) if len(self.outputs) == 1 else dict(self.outputs)
 
 
@@ -57,10 +57,10 @@ def encode_input(value: Any) -> list[tensors_pb2.Tensor]:
     """Return one input as tensors with one row.
 
     Args:
-        value: A number, text, bytes, list or array; or a dictionary of such by name.
+        value: A number, text, bytes, list or array; or a dictionary of them by name.
 
     Raises:
-        InvalidInput: numpy makes no array of it.
+        InvalidInput: the value is not convertible to an array.
     """
     parts = value if isinstance(value, Mapping) else {"": value}
     for name in parts:
@@ -72,13 +72,13 @@ def encode_input(value: Any) -> list[tensors_pb2.Tensor]:
 
 
 def split_rows(inputs: Any) -> Iterable[Any]:
-    """Return many inputs one by one; of a data frame its rows.
+    """Return an iterable of the inputs, which for a data frame are its rows.
 
-    A data frame of one kind of numbers gives rows as arrays, as an example of it would; any other
-    gives rows as dictionaries by column.
+    A data frame with one numeric type gives arrays, as an example of it would; any other gives
+    dictionaries by column.
 
     Raises:
-        InvalidInput: it is one input, or nothing that has elements.
+        InvalidInput: the value is a single input, or is not iterable.
     """
     if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
         matrix: Array = inputs.to_numpy()
@@ -92,7 +92,7 @@ def split_rows(inputs: Any) -> Iterable[Any]:
 
 
 def _row(name: str, value: Any) -> Tensor:
-    # The name of a sole input without a name, in messages.
+    # Messages call an unnamed input `input`.
     shown = name or "input"
     if isinstance(value, (str, bytes)):
         rows: Array = np.empty(1, dtype=object)
@@ -117,12 +117,12 @@ def _advice(value: Any) -> str:
 
 
 def describe_shapes(message: str, taken: str, method_for_many: str = "") -> str:
-    """Return an error's message with the shapes as the user knows them: of one input.
+    """Return an error message with the shapes of one input, without the batch axis.
 
     Args:
-        message: As it came; goes through if it is about something else.
-        taken: Such as "predict takes one input".
-        method_for_many: What takes many inputs, to be pointed to.
+        message: Message of a frontend; returned unchanged if it is not about a shape.
+        taken: Statement about the method, such as "predict takes one input".
+        method_for_many: Method for many inputs, to recommend; empty for none.
     """
     found = _SHAPES.search(message)
     if found is None:

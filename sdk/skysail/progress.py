@@ -1,4 +1,4 @@
-"""Shows a deployment while it happens, and says what goes on if the caller leaves it."""
+"""Progress of a deployment on a terminal, in a notebook or as lines."""
 
 import re
 import sys
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 OnEvent = Callable[[DeployEvent], None]
 
 UPLOADING = "UPLOADING"
-"""Step of the events that the client itself makes, while it uploads an artifact."""
+"""Step of the events of the client during the upload of an artifact."""
 
 LOCAL_RUN = "LOCAL_RUN"
-"""Step of the event that is shown before the function is called on this machine."""
+"""Step of the event before the function is called on this machine."""
 
 _MARKS = {
     "REGISTERED": "[cyan]•[/]",
@@ -38,17 +38,17 @@ _NOTEBOOK = "ZMQInteractiveShell"
 def show_events(
     model: str, version: str | int | None, on_event: OnEvent | None, progress: bool | None
 ) -> Iterator[OnEvent]:
-    """Yield a function that takes each event of a deployment.
+    """Yield a function that shows each event of a deployment.
 
     Args:
-        model: What is deployed.
-        version: Its version; None if the server names it.
+        model: Name of the model.
+        version: Version; None if the server chooses it.
         on_event: Called with each event too.
-        progress: True to show the events, False not to. If None, they are shown on a terminal and
-            in a notebook, unless `on_event` is given.
+        progress: True to show events, False to show none. If None, a terminal and a notebook show
+            them, unless `on_event` is given.
 
     Raises:
-        KeyboardInterrupt: the caller's, with a text that says what goes on in the cluster.
+        KeyboardInterrupt: the caller was interrupted; the text tells what the cluster continues.
     """
     versions: list[str] = []
     title = model if version is None else f"{model}:{version}"
@@ -76,9 +76,9 @@ def show_events(
 def show_local_run(
     model: str, version: str | int | None, on_event: OnEvent | None, progress: bool | None
 ) -> None:
-    """Show that the function is captured and called on this machine, which may take long.
+    """Show that the function is pickled and called on this machine, which may take long.
 
-    It is one line and no spinner, which would redirect what the function itself prints.
+    The output is one line, because a spinner would redirect the output of the function.
     """
     if not (on_event is None if progress is None else progress):
         return
@@ -92,14 +92,14 @@ def _shown(title: str, is_wanted: bool, progress: bool | None) -> Any:
     if not is_wanted:
         return nullcontext(_ignore)
     if sys.stderr.isatty():
-        # Here, because rich is a tenth of what a program that only queries would import.
+        # The import is here because rich takes a tenth of the import time of programs that only query.
         from rich.console import Console
 
         console = Console(stderr=True, highlight=False)
         if console.is_terminal:
             return _on_terminal(title, console)
     if progress or _is_notebook():
-        # In a notebook standard error is red, as if something were wrong.
+        # Notebooks show standard error in red, like an error.
         return nullcontext(_Lines(title, sys.stdout if _is_notebook() else sys.stderr))
     return nullcontext(_ignore)
 
@@ -127,7 +127,7 @@ def _on_terminal(title: str, console: "Console") -> Iterator[OnEvent]:
 
 
 class _Lines:
-    """Shows events as plain lines, without those that come in great number."""
+    """Output of events as plain lines, without the frequent ones."""
 
     def __init__(self, title: str, file: Any) -> None:
         self._title = title
@@ -136,7 +136,7 @@ class _Lines:
     def __call__(self, event: DeployEvent) -> None:
         if event.step != "PREPARING":
             line = event.message.partition(_NEW_LINE)[0]
-            # Most messages begin with the version, or a replica of it.
+            # Most messages begin with the name of the version or of a replica.
             names_it = re.match(rf"{re.escape(self._title)}[\s:/]", line)
             self._file.write(f"{line}\n" if names_it else f"{self._title}: {line}\n")
             self._file.flush()

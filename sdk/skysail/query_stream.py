@@ -1,4 +1,4 @@
-"""All queries of a client on one stream: asked again elsewhere when it breaks, until they expire."""
+"""The stream that carries all queries of a client, with failover to other frontends."""
 
 import asyncio
 import contextlib
@@ -30,20 +30,20 @@ from skysail_protos.v1 import query_pb2, query_pb2_grpc
 
 _CONNECT_TIMEOUT_S = 2.0
 _PATIENCE_S = 10.0
-"""How long after a loss queries wait for a frontend: one that failed is started again."""
+"""Time after a loss in which queries wait for a frontend, because a failed one is restarted."""
 _FIRST_RETRY_S = 0.02
 _MAX_RETRY_S = 0.5
 _SLACK_S = 1.0
 _MAX_BYTES = 2**31 - 1
-"""Largest message that Protocol Buffers hold; each frontend has a limit of its own below it."""
+"""Largest message of Protocol Buffers; each frontend has a lower limit."""
 _TIMEOUT_BYTES = 32
-"""More than the time-out of a query takes, which is set anew whenever the query is sent."""
+"""Upper bound of the size of the timeout field, which is set again at each attempt."""
 _READY = grpc.ChannelConnectivity.READY
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class _Pending:
-    """A query that is not answered."""
+    """A query without an answer."""
 
     __slots__ = ("answer", "deadline", "request")
 
@@ -56,9 +56,9 @@ class _Pending:
 
 
 class QueryStream:
-    """Connects when it is first asked, and again whenever it must.
+    """The stream to one frontend; a query connects it, and the next frontend replaces a lost one.
 
-    A prediction changes nothing, so that asking twice is harmless.
+    A prediction is idempotent, so that a query may be sent twice.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class QueryStream:
         """Connects on first use.
 
         Args:
-            find_frontends: Returns where frontends are reached, or raises `Unavailable`.
-            tls: How they are known over TLS; in the clear if None.
+            find_frontends: Returns the endpoints of frontends, or raises `Unavailable`.
+            tls: Credentials for TLS; queries go in the clear if None.
         """
         self._tls = tls
         self._find_frontends = find_frontends
@@ -92,20 +92,20 @@ class QueryStream:
         """Return the answer to a query.
 
         Args:
-            request: The query; its id and time-out are set here.
-            timeout_s: Longest wait.
+            request: The query; this method sets its id and timeout.
+            timeout_s: Longest wait, in seconds.
 
         Raises:
-            SkysailError: what the frontend answered instead.
-            InvalidInput: the query is larger than a frontend takes, or the time-out is no duration.
+            SkysailError: the frontend refused the query.
+            InvalidInput: the query is larger than the limit of a frontend, or the timeout is illegal.
             DeadlineExceeded: no answer came in time.
-            Unavailable: no frontend is reached.
-            FailedPrecondition: one is, and they do not agree about TLS.
+            Unavailable: no frontend is reachable.
+            FailedPrecondition: the TLS handshake with a frontend failed.
         """
         FORKS.check()
         query_id = f"{self._prefix}-{next(self._numbers):x}"
         request.query_id = query_id
-        # Here, because on the stream it would end the stream and all other queries with it.
+        # An illegal timeout must fail here, because on the stream it would end all other queries too.
         request.timeout.CopyFrom(duration(timeout_s))
         size = request.ByteSize()
         if size + _TIMEOUT_BYTES > self._max_bytes:
@@ -116,8 +116,8 @@ class QueryStream:
         self._wake.set()
         self._connect()
         try:
-            # The frontend answers by the time-out, also where that is by an error; a little longer
-            # is waited, so that the answer arrives.
+            # The frontend answers at the timeout, if only with an error. The slack lets that answer
+            # arrive.
             return await asyncio.wait_for(pending.answer, timeout_s + _SLACK_S)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
@@ -132,12 +132,12 @@ class QueryStream:
         self._connecting = asyncio.create_task(self._run(), name="query stream")
 
     async def suspend(self) -> None:
-        """Close the connection until `resume`; queries wait, and are then sent again."""
+        """Close the connection until `resume`, which sends unanswered queries again."""
         self._is_suspended = True
         await self._disconnect()
 
     def resume(self) -> None:
-        """Connect again, if there is anything to ask."""
+        """Connect again if queries are pending."""
         self._is_suspended = False
         self._lost_at = MONOTONIC()
         if self._pending:
@@ -150,7 +150,7 @@ class QueryStream:
             self._connecting = None
 
     async def close(self) -> None:
-        """Close the connection; unanswered queries stay unanswered."""
+        """Close the connection and fail unanswered queries."""
         await self._disconnect()
         self._fail_all(Unavailable("the client was closed"))
 
@@ -160,13 +160,13 @@ class QueryStream:
                 pending.answer.set_exception(error)
 
     async def _run(self) -> None:
-        """Keep a stream open while there is anything to ask."""
+        """Keep a stream open while queries are pending."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while self._pending:
             try:
                 if not self._frontends:
                     self._frontends.extend(await self._find_frontends())
-                # The next query takes the next stream, and after the last one the first.
+                # Attempts go round the frontends in order.
                 await self._serve(self._frontends.popleft())
                 back_off.reset()
                 self._lost_at = MONOTONIC()
@@ -175,26 +175,26 @@ class QueryStream:
                 if not self._frontends and MONOTONIC() - self._lost_at > _PATIENCE_S:
                     self._fail_all(error)
             except Exception as error:
-                self._fail_all(SkysailError(f"a mistake of the client: {error!r}"))
+                self._fail_all(SkysailError(f"internal error of the client: {error!r}"))
                 raise
             if self._pending:
                 await asyncio.sleep(back_off.next_s())
 
     async def _serve(self, endpoint: str) -> None:
-        """Ask and take answers until the stream breaks.
+        """Send queries and receive answers until the stream breaks.
 
         Raises:
-            Unavailable: no frontend is reached.
-            FailedPrecondition: one is, and they do not agree about TLS.
+            Unavailable: the frontend is unreachable.
+            FailedPrecondition: the TLS handshake failed.
         """
-        # Read anew at each connection: they may have been renewed.
+        # Each connection reads the files again, because they may have been renewed.
         credentials = self._tls.credentials() if self._tls else None
         name = self._tls.server_name if self._tls else ""
         async with open_channel(endpoint, _MAX_BYTES, credentials, server_name=name) as channel:
             if not await _connects(channel):
                 raise await asyncio.to_thread(frontend_error, endpoint, self._tls)
             call = query_pb2_grpc.QueryServiceStub(channel).PredictStream()
-            # Queries of another stream come first.
+            # Queries of the lost stream come first.
             self._outbox = deque(self._pending)
             self._wake.set()
             writing = asyncio.create_task(self._write(call), name="query stream writer")
@@ -205,18 +205,18 @@ class QueryStream:
                 self._why = f"{endpoint} ended the stream: {await call.details() or 'no reason'}"
             except grpc.aio.AioRpcError as error:
                 self._why = f"{endpoint}: {from_rpc_error(error).message}"
-                # A frontend that is restarted may take more than before.
+                # A restarted frontend may have a higher limit.
                 self._max_bytes = message_limit(error) or _MAX_BYTES
                 self._refuse_large()
             finally:
                 call.cancel()
                 writing.cancel()
-                # It fails where the stream does, which reading has told; and grpc's own tasks of the
-                # call end before its loop may.
+                # The writer fails together with the stream, whose error the reader has. The tasks of
+                # gRPC for the call must end before the event loop does.
                 await asyncio.gather(writing, call.code(), return_exceptions=True)
 
     def _refuse_large(self) -> None:
-        """Fail what no frontend takes: sent again, it would break every stream of the others."""
+        """Fail queries above the size limit, because each retry would break the stream again."""
         for pending in self._pending.values():
             size = pending.request.ByteSize()
             if size > self._max_bytes and not pending.answer.done():
@@ -248,7 +248,7 @@ class QueryStream:
 
 
 async def _connects(channel: grpc.aio.Channel) -> bool:
-    """Return whether a new channel connects; False as soon as a failure is known."""
+    """Return whether a new channel connects; False at the first failure."""
 
     async def connects() -> bool:
         while (state := channel.get_state(try_to_connect=True)) is not _READY:

@@ -1,4 +1,4 @@
-"""The default of arguments for which None is a value."""
+"""Sentinels for arguments."""
 
 from typing import Any
 
@@ -9,4 +9,4 @@ class _NotGiven:
 
 
 NOT_GIVEN: Any = _NotGiven()
-"""Tells an argument that was not given from None."""
+"""Default of an argument for which None is a value."""

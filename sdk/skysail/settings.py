@@ -10,10 +10,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from skysail_common.errors import FailedPrecondition
 
 CLUSTER_FILE = "cluster.json"
-"""File in the data directory that says how a running local cluster is reached."""
+"""File in the data directory with the endpoints of the running cluster."""
 
 KUBERNETES_RECORD = "cluster.kubernetes"
-"""File in the data directory that says which Kubernetes cluster `skysail up` used, and what there."""
+"""File in the data directory that identifies the cluster on Kubernetes that was started last."""
 
 DOCKER_RECORD = "cluster.docker"
 """File in the data directory that names the Docker engine while it may have containers of services."""
@@ -26,7 +26,7 @@ def _default_data_dir() -> Path | None:
     try:
         return Path(base or Path.home() / ".local" / "share") / "skysail"
     except RuntimeError:
-        # A user without HOME and without an entry in passwd, as in some containers.
+        # The user of some containers has neither HOME nor an entry in passwd.
         return None
 
 
@@ -34,13 +34,13 @@ def absolute(data_dir: Path | None) -> Path:
     """Return a data directory as an absolute path; `~` is the home directory.
 
     Raises:
-        FailedPrecondition: there is none, or no home directory.
+        FailedPrecondition: neither a data directory nor a home directory is set.
     """
     try:
         if data_dir is not None:
             return data_dir.expanduser().absolute()
     except RuntimeError:
-        # The same text: both want a home directory.
+        # `~` needs a home directory, like the default.
         pass
     raise FailedPrecondition(
         "cannot find the data directory: this user has no home directory; set SKYSAIL_DATA_DIR, "
@@ -56,42 +56,41 @@ class ClientSettings(BaseSettings):
     )
 
     endpoint: str = ""
-    """Where management is reached, as host:port. If empty, the local cluster in the data
-    directory; where none runs there, 127.0.0.1:8003."""
+    """Endpoint of management, as host:port. If empty, the local cluster of the data directory, or
+    127.0.0.1:8003 if none runs there."""
 
     query_endpoint: str = ""
-    """Where a frontend's gRPC services are reached, as host:port. If empty, management is asked for
-    one."""
+    """Endpoint of the gRPC services of a frontend, as host:port. If empty, management names one."""
 
     token: SecretStr = SecretStr("")
-    """Token that management asks for; none is shown if empty."""
+    """Token for management; if empty, clients send none."""
 
     management_tls_ca_file: Path | None = None
-    """Authorities that management's certificate must be of, in PEM. With it management is called
+    """Authorities that sign the certificate of management, in PEM. With it, clients call management
     over TLS, without it in the clear."""
 
     tls_ca_file: Path | None = None
-    """Authorities that certificates of frontends must be of, in PEM. With it queries go over TLS,
+    """Authorities that sign the certificates of frontends, in PEM. With it, queries go over TLS,
     without it in the clear."""
 
     tls_certificate_file: Path | None = None
-    """Certificate to show to frontends that ask for one (mutual TLS), in PEM."""
+    """Certificate of the client for frontends that require one (mutual TLS), in PEM."""
 
     tls_key_file: Path | None = None
     """Key of that certificate, in PEM."""
 
     tls_server_name: str = ""
-    """Name that the certificates of frontends must have, where it is not the host that is dialled, such
-    as behind forwarded ports. If empty, that host, or what `skysail forward` notes."""
+    """Name in the certificates of frontends if it differs from the host of their endpoint, for example
+    behind forwarded ports. If empty, that host, or the name that `skysail forward` records."""
 
     data_dir: Path | None = Field(default_factory=_default_data_dir)
     """Data directory of the local cluster."""
 
     redis_url: str = ""
-    """Server that speaks the Redis protocol, for `skysail up`; its own embedded one if empty."""
+    """Server that speaks the Redis protocol, for `skysail up`; an embedded one if empty."""
 
     kubeconfig: str = Field(default="", validation_alias="KUBECONFIG")
-    """File that says how Kubernetes is reached; ~/.kube/config if empty."""
+    """Configuration file of Kubernetes clients; ~/.kube/config if empty."""
 
     def find_data_dir(self) -> Path:
         """Return the data directory of the local cluster, an absolute path.
@@ -102,11 +101,11 @@ class ClientSettings(BaseSettings):
         return absolute(self.data_dir)
 
     def find_endpoint(self) -> str:
-        """Return where management is reached."""
+        """Return the endpoint of management."""
         return self.endpoint or self.noted("socket") or self.noted("management") or DEFAULT_ENDPOINT
 
     def noted(self, name: str) -> str:
-        """Return a noted endpoint of the cluster of the data directory; empty if it is not noted.
+        """Return a recorded endpoint of the cluster of the data directory, or an empty string.
 
         Args:
             name: A field of `ClusterEndpoints`, such as `management` or `grpc`.
@@ -118,7 +117,7 @@ class ClientSettings(BaseSettings):
             return ""
 
     def supervisor_of(self, endpoint: str) -> int:
-        """Return the living process that restarts the management at an endpoint; 0 if none is noted."""
+        """Return the running process that supervises the management at an endpoint; 0 for none."""
         try:
             record = json.loads((self.find_data_dir() / CLUSTER_FILE).read_text())
             if endpoint not in (record["management"], record.get("socket", "")):
@@ -126,7 +125,7 @@ class ClientSettings(BaseSettings):
             process = int(record["pid"])
             os.kill(process, 0)
         except PermissionError:
-            # It lives, as another user's.
+            # The process exists and belongs to another user.
             return process
         except (OSError, ValueError, KeyError, FailedPrecondition):
             return 0

@@ -30,17 +30,16 @@ class ClientTls:
         key: Path | None = None,
         server_name: str = "",
     ) -> None:
-        """Names files, which are read whenever the client connects.
+        """Stores the paths of the files, which each connection reads again.
 
         Args:
-            ca: Authorities of frontends.
+            ca: Authorities that sign the certificates of frontends.
             certificate: Certificate of the client.
-            key: Its key.
-            server_name: Name that certificates of frontends must have; the host that is dialled if
-                empty.
+            key: Key of that certificate.
+            server_name: Name in the certificates of frontends; the host of the endpoint if empty.
 
         Raises:
-            FailedPrecondition: one of them is missing or is of no use; the message names it.
+            FailedPrecondition: a file is missing or unusable; the message names it.
         """
         self.ca = ca
         self.certificate = certificate
@@ -48,24 +47,26 @@ class ClientTls:
         self.server_name = server_name
         if (certificate is None) != (key is None):
             given, missing = ("certificate", "key") if certificate else ("key", "certificate")
-            raise FailedPrecondition(f"tls_{given}_file is given and tls_{missing}_file is not")
+            raise FailedPrecondition(
+                f"cannot use tls_{given}_file: tls_{missing}_file is missing; give both"
+            )
         self.context()
         self.credentials()
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return the contents of the files, for gRPC.
+        """Return credentials for gRPC from the files.
 
         Raises:
-            FailedPrecondition: as at first.
+            FailedPrecondition: a file is missing or unusable.
         """
         files = (self.ca, self.key, self.certificate)
         return grpc.ssl_channel_credentials(*(_bytes_of(each) if each else None for each in files))
 
     def context(self) -> ssl.SSLContext:
-        """Return the contents of the files, for `ssl`.
+        """Return a context for `ssl` from the files.
 
         Raises:
-            FailedPrecondition: as at first.
+            FailedPrecondition: a file is missing or unusable.
         """
         for path in (self.ca, self.certificate, self.key):
             if path is not None:
@@ -94,16 +95,16 @@ def client_tls(
     key: str | Path | None,
     server_name: str = "",
 ) -> ClientTls | None:
-    """Return how queries go; None for in the clear.
+    """Return the credentials of a client; None if queries go in the clear.
 
     Raises:
-        FailedPrecondition: the files are not what TLS needs; the message names them.
+        FailedPrecondition: a file is missing or unusable; the message names it.
     """
     if ca is None:
         if certificate or key:
             raise FailedPrecondition(
-                f"{certificate or key} is shown over TLS only; give tls_ca_file, or "
-                "SKYSAIL_TLS_CA_FILE, too"
+                f"cannot use {certificate or key}: queries do not go over TLS; set tls_ca_file or "
+                "SKYSAIL_TLS_CA_FILE too"
             )
         return None
     return ClientTls(
@@ -141,7 +142,7 @@ def tls_failure(endpoint: str, tls: ClientTls | None) -> str | None:
 
 
 def _trusting() -> ssl.SSLContext:
-    """Return what only finds out whether there is TLS at all."""
+    """Return a context that accepts any certificate, to detect whether the peer speaks TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -161,8 +162,8 @@ def _why_no_handshake(error: OSError, endpoint: str, tls: ClientTls) -> str | No
 
 
 def _why_refused(encrypted: ssl.SSLSocket, endpoint: str, tls: ClientTls) -> str | None:
-    # With TLS 1.3 a server tells by what it sends first what it makes of a client's certificate;
-    # grpc.aio ends the connection without a word.
+    # The first bytes of a server of TLS 1.3 show whether it accepts the certificate of a client;
+    # grpc.aio closes the connection without an alert.
     try:
         has_answered = bool(encrypted.recv(1))
     except OSError as error:
@@ -172,7 +173,7 @@ def _why_refused(encrypted: ssl.SSLSocket, endpoint: str, tls: ClientTls) -> str
 
 
 def _alert_of(error: OSError) -> str:
-    """Return the alert that the peer sent; empty if it sent none."""
+    """Return the TLS alert of the peer; empty if it sent none."""
     reason = (getattr(error, "reason", None) or "").lower().replace("_", " ")
     return reason if "alert" in reason else ""
 

@@ -160,8 +160,8 @@ def test_registry_conflicts_with_images_of_the_overlay(own_overlay):
     with pytest.raises(InvalidInput) as caught:
         management_image(overlay=overlay, image_registry="registry.example/")
     assert caught.value.message == (
-        "--image-registry registry.example contradicts the overlay, which names "
-        "ecr.example/skysail-management:1; leave out one of the two"
+        "cannot use --image-registry registry.example: it contradicts the overlay, which names "
+        "ecr.example/skysail-management:1; remove one of the two"
     )
 
 

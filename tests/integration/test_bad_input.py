@@ -383,7 +383,7 @@ class TestOperators:
         flags = ["--endpoint", cluster.management]
         done = skysail_command("apps", "register", "x", "--default-output", "{", *flags)
         assert done.returncode == 1
-        assert "the default output is not JSON" in done.stderr
+        assert "cannot use the default output: it is not JSON" in done.stderr
 
     def test_version_that_is_routed_cannot_be_removed(self, client, fussy):
         name = unique("app")

@@ -122,7 +122,7 @@ def test_scale_and_logs(run, deployed):
 
 def test_bounds_of_the_replicas(run, deployed):
     done = run("scale", "cli", "--max", "2")
-    assert done.stdout == "cli:1 has 1 to 2 replicas, as its load needs\n"
+    assert done.stdout == "cli:1 has 1 to 2 replicas, depending on its load\n"
     assert "1 of 1 (1 to 2)" in run("models").stdout
     assert "current, 1 to 2" in run("status").stdout
     assert run("scale", "cli", "1").returncode == 0
@@ -181,7 +181,7 @@ def test_tune(run, deployed):
     for name, value in (("policy", "fixed"), ("max_batch_size", "32"), ("cache_ttl_s", "60")):
         assert re.search(rf"{name}\s+{value}\b", shown), shown
     shown = run("tune", "cli", "--default", "max-queue-delay", "--default", "policy").stdout
-    for name, value in (("policy", "hybrid"), ("max_queue_delay_s", "as the policy decides")):
+    for name, value in (("policy", "hybrid"), ("max_queue_delay_s", "chosen by the policy")):
         assert re.search(rf"{name}\s+{value}\b", shown), shown
     assert json.loads(run("predict", "cli", "[1, 2]", "-o", "json").stdout)["outcome"] == "OK"
 
@@ -213,7 +213,7 @@ def test_a_deployment_without_a_version(run):
 
 ERRORS = [
     (["predict", "nope", "[1]"], 1, "no application and no deployed model is called 'nope'"),
-    (["predict", "cli", "{"], 1, "the input is not JSON"),
+    (["predict", "cli", "{"], 1, "cannot read the input: it is not JSON"),
     (["predict", "cli"], 2, "give the input"),
     (["deploy", "climodel", "--name", "a", "--version", "1"], 1, "the form module:name"),
     (["deploy", "climodel:no", "--name", "a", "--version", "1"], 1, "has no 'no'"),

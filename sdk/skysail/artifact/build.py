@@ -1,4 +1,4 @@
-"""Makes an artifact of a function: pickles it with its dependencies, and learns its signature."""
+"""Build of an artifact from a function, with its dependencies and its signature."""
 
 import hashlib
 import io
@@ -39,14 +39,14 @@ from skysail_common.tensors import Signature
 
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
-# Weights hardly shrink, and deflating them takes most of the time of a deploy.
+# Model weights hardly shrink, and compressing them takes most of the time of a deploy.
 _SAMPLE_BYTES = 64 * 1024
 _WORTHWHILE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model ready to be uploaded."""
+    """A packaged model, ready for the upload."""
 
     content: bytes
     manifest: Manifest
@@ -58,7 +58,7 @@ class Artifact:
 
     @property
     def signature(self) -> Signature:
-        """What the model takes and gives."""
+        """The inputs and outputs of the model."""
         return self.manifest.signature.signature()
 
 
@@ -74,45 +74,47 @@ def build_artifact(
 ) -> Artifact:
     """Return the artifact of a function.
 
-    The function is pickled before it runs on an example, and its state is put back afterwards:
-    what it makes on first use is made in each replica.
+    The function is pickled before it runs on an example, and its state is restored afterwards. State
+    that it creates lazily is therefore created in each replica.
 
     Args:
         function: Takes arrays [batch, …] and returns an array [batch, …], a tuple of them, or a
             dictionary of them by name. With `input_type` it takes a list of inputs and returns a
             list with an output for each.
-        example: Inputs that the function can answer: an array [batch, …] (or what numpy makes
-            one of), or a dictionary of such by name. The function is run on it to learn its
-            signature, and each replica answers it before it is ready.
-        examples: Several such batches in place of one. Sizes in which they, or what the function
-            returns for them, differ may vary. Replicas answer the first.
+        example: Inputs that the function can answer: an array [batch, …] (or a value that numpy
+            converts to one), or a dictionary of inputs by name. The signature is inferred from it,
+            and each replica answers it before it is ready.
+        examples: Several batches in place of one. An axis whose size differs between them, or
+            between their outputs, may have any size. Replicas answer the first.
         input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an example.
-        requirements: What pip must install where the function runs.
-        check: False to run the function only as far as its signature needs: once for each
-            example, and not at all with an `input_type`.
-        max_batch_size: Most rows that it is called with; 1 to not try two.
+        requirements: Packages that pip installs for replicas.
+        check: False to call the function only for its signature: once for each example, and not at
+            all with an `input_type`.
+        max_batch_size: Most rows of a batch; 1 to skip the check with two rows.
 
     Raises:
         InvalidInput: not exactly one of `example`, `examples` and `input_type` is given, the
-            function or the example is of a wrong kind, or something in the function cannot be
-            pickled or sent; the message names it.
-        ModelFailed: the function fails on the example, or returns something that is no array.
+            function or the example has a wrong type, or a part of the function cannot be pickled
+            or sent; the message names it.
+        ModelFailed: the function fails on the example, or returns no arrays.
     """
     check_callable(function)
     if (example is not None) + (examples is not None) + (input_type is not None) != 1:
-        raise InvalidInput("give either an example, several as examples, or an input_type")
+        raise InvalidInput(
+            "cannot deploy the function: give exactly one of example, examples and input_type"
+        )
     given: list[Example] = []
     if input_type is None:
         batches = [example] if examples is None else list(examples)
         if not batches:
-            raise InvalidInput("examples is empty; give at least one batch")
+            raise InvalidInput("cannot use examples: the list is empty; give at least one batch")
         given = [read_example(function, batch) for batch in batches]
     else:
         made_up, signature = signature_for_type(input_type)
     pickled = pickle_function(function)
     modules = local_modules(pickled.modules)
     if pickled.home_file in modules.files:
-        # The pickle holds the module's functions, without comments and line numbers.
+        # The file must not depend on comments either, because the pickle does not.
         source = modules.files[pickled.home_file]
         modules.files[pickled.home_file] = strip_comments(source)
     with preserve_state(pickled.functions, pickled.instances):
@@ -150,7 +152,7 @@ def _not_sent(names: frozenset[str], files: Mapping[str, bytes]) -> frozenset[st
 
 
 def _zip(members: Mapping[str, bytes]) -> bytes:
-    # Fixed times and a fixed order: the same content has the same SHA-256.
+    # Fixed times and a fixed order give equal content an equal SHA-256.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compresslevel=1) as archive:
         for name, content in members.items():
@@ -160,7 +162,7 @@ def _zip(members: Mapping[str, bytes]) -> bytes:
 
 
 def _shrinks(content: bytes) -> bool:
-    """Return whether a content is worth compressing, judged by a sample from its middle."""
+    """Return whether compression is worthwhile, by a sample from the middle of the content."""
     begin = max(0, (len(content) - _SAMPLE_BYTES) // 2)
     sample = content[begin : begin + _SAMPLE_BYTES]
     return len(zlib.compress(sample, 1)) < _WORTHWHILE_SHARE * len(sample)

@@ -1,8 +1,8 @@
-"""Brings code objects into a normal form: the same source gives the same bytes everywhere.
+"""Normalization of code objects: equal source gives equal bytes everywhere.
 
-File names, comments, blank lines and the place of a function in its file are not part of the form.
-The lines of a code object are numbered 1, 2, … as far as they hold code, and their texts are kept
-beside it, so that a traceback in a replica shows them.
+The normal form excludes file names, comments, blank lines and the position of a function in its file.
+It numbers the lines with code 1, 2, …, and keeps their texts separately, so that a traceback in a
+replica shows them.
 """
 
 import dis
@@ -21,16 +21,16 @@ from skysail_common import captured
 
 
 class CodeNormalizer:
-    """Turns the code objects of one pickle into their normal form."""
+    """The normalization of the code objects of one pickle."""
 
     def __init__(self) -> None:
         self.sources: dict[str, list[str]] = {}
-        """Texts of the lines by file name, as tracebacks look them up."""
+        """Texts of the lines by file name, for tracebacks."""
         self._num_named: Counter[str] = Counter()
         self._comments: dict[str, dict[int, int]] = {}
 
     def reduced(self, code: CodeType, name: str) -> tuple[Any, ...]:
-        """Return what `pickle` remakes a code object of.
+        """Return the reduction of a code object for `pickle`.
 
         Args:
             code: The code of a function.
@@ -44,7 +44,7 @@ class CodeNormalizer:
         self._num_named[name] += 1
         number = self._num_named[name]
         filename = f"<{name}>" if number == 1 else f"<{name}#{number}>"
-        # The line of a lambda has more in it than the lambda.
+        # The line of a lambda contains other code too.
         is_shown = is_shown and code.co_name != "<lambda>"
         lines = sorted({code.co_firstlineno, *(line for _, _, line in code.co_lines() if line)})
         if is_shown:
@@ -70,7 +70,7 @@ class CodeNormalizer:
 
     def _text(self, filename: str, line: int) -> str:
         if filename not in self._comments:
-            # The file of a module that was loaded again is another one.
+            # The file of a reloaded module may have changed.
             linecache.checkcache(filename)
             self._comments[filename] = _comments(linecache.getlines(filename))
         text = linecache.getline(filename, line)
@@ -78,7 +78,7 @@ class CodeNormalizer:
 
 
 class _CodePickler(pickle.Pickler):
-    """Writes code objects without a memo: bytes do not depend on which constants are shared."""
+    """A pickler without a memo, so that the bytes do not depend on shared constants."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
@@ -91,7 +91,7 @@ class _CodePickler(pickle.Pickler):
 
 
 def _arguments(code: CodeType) -> Iterator[Any]:
-    """Yield what `CodeType` makes an equal code object of."""
+    """Yield the arguments with which `CodeType` creates an equal code object."""
     yield from (
         code.co_argcount,
         code.co_posonlyargcount,
@@ -115,7 +115,7 @@ def _arguments(code: CodeType) -> Iterator[Any]:
 
 
 def _in_order(constant: Any) -> Any:
-    # `x in {"a", "b"}` has a constant set.
+    # The compiler turns the set in `x in {"a", "b"}` into a constant.
     if isinstance(constant, frozenset):
         return SortedSet(constant)
     if type(constant) is tuple:
@@ -131,7 +131,7 @@ def _comments(lines: list[str]) -> dict[int, int]:
             if token.type == tokenize.COMMENT:
                 found[token.start[0]] = token.start[1]
     except (tokenize.TokenError, SyntaxError, StopIteration):
-        # Lines that are not a whole program, as of an interactive session.
+        # The lines of an interactive session may not be a whole program.
         pass
     return found
 
@@ -181,11 +181,11 @@ def _entries_of_python_3_10(ranges: list[tuple[int, int | None]], line: int) -> 
 
 
 def imported_names(code: CodeType, package: str) -> set[str]:
-    """Return the full names of the modules and members that a code object imports when it runs.
+    """Return the full names of the modules and members that a code object imports.
 
     Args:
-        code: Code with what is defined in it.
-        package: Package that relative imports start from; empty if there is none.
+        code: Code object, with its nested ones.
+        package: Package of the relative imports; empty if there is none.
     """
     names: set[str] = set()
     steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]

@@ -1,4 +1,4 @@
-"""Removes comments and layout from a source file, so that they do not change its content."""
+"""Removal of comments and layout from a source file, so that they do not change its hash."""
 
 import ast
 import io
@@ -13,7 +13,7 @@ _NO_CODE = frozenset({
 def strip_comments(source: bytes) -> bytes:
     """Return a source file without comments and empty lines, in UTF-8.
 
-    A file that Python cannot read, or would read otherwise then, is returned as it is.
+    A file that does not parse, or whose syntax tree would change, is returned unchanged.
     """
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)

@@ -1,4 +1,4 @@
-"""Tells which installed distributions have a module."""
+"""Installed distributions that contain a module."""
 
 import importlib.metadata
 import inspect
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-# Of `setup.py develop` there is one without a version beside the sources that are edited.
+# `setup.py develop` writes metadata without a version beside the edited sources.
 _INSTALLED_METADATA = re.compile(r".+\.dist-info|.+-\d.*\.egg-info", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class NeededPackages:
-    """Distributions that hold modules."""
+    """Distributions that contain the modules of a function."""
 
     versions: Mapping[str, str]
     """Version of each distribution."""
     modules: Mapping[str, tuple[str, ...]]
-    """Distributions that each module comes from."""
+    """Distributions of each module."""
 
 
 def needed_packages(names: Collection[str]) -> NeededPackages:
-    """Return the installed distributions that modules come from.
+    """Return the installed distributions that contain modules.
 
     Args:
         names: Full names of modules, or of their members.
@@ -56,13 +56,13 @@ class _Installed:
 
 
 def _owners(name: str, installed: Iterable[_Installed]) -> tuple[str, list[_Installed]]:
-    """Return the distributions of a module, and as much of its name as tells them from others."""
+    """Return the distributions of a module, and the part of its name that identifies them."""
     module, *rest = name.split(".")
     found = [each for each in installed if module in each.modules]
     for part in rest:
         if len(found) < 2 or any(f"{module}.__init__" in each.modules for each in found):
             break
-        # Several share a namespace, such as `google`.
+        # Several distributions share a namespace package, such as `google`.
         module = f"{module}.{part}"
         found = [each for each in found if module in each.modules]
     is_namespace = not any(f"{module}.__init__" in each.modules for each in found)
@@ -95,10 +95,10 @@ def _modules_of(top_level: str, record: str) -> frozenset[str]:
 
 
 def is_installed(top: str, directory: Path) -> bool:
-    """Return whether pip has installed a module in a directory.
+    """Return whether pip installed a module into a directory.
 
-    Directories of `pip install --target` and those that a `.pth` file or PYTHONPATH names have the
-    metadata of what is installed in them.
+    A directory of `pip install --target`, or one that a `.pth` file or PYTHONPATH names, has the
+    metadata of its distributions.
     """
     parts = {"site-packages", "dist-packages"}
     if not parts.isdisjoint(directory.parts):

@@ -1,4 +1,4 @@
-"""Examples of the input of a function, as arrays."""
+"""Example inputs of a function, as arrays."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -14,22 +14,22 @@ from skysail_common.tensors import Array, Tensor, TensorSpec, from_numpy
 
 @dataclass(frozen=True)
 class Example:
-    """A batch that a function can answer."""
+    """An example batch for a function."""
 
     calling: Calling
-    """How the function takes it."""
+    """Calling convention of the function."""
     arrays: dict[str, Array]
-    """Its inputs [batch, …] by name."""
+    """Inputs [batch, …] by name."""
     tensors: tuple[Tensor, ...]
 
     @property
     def num_rows(self) -> int:
-        """Rows of each input."""
+        """Number of rows of each input."""
         return self.tensors[0].shape[0]
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
-        """What inputs of these shapes, with any number of rows, are."""
+        """Specifications of inputs of these shapes, with any number of rows."""
         return tuple(
             TensorSpec(tensor.name, tensor.datatype, (-1, *tensor.shape[1:]), tensor.content)
             for tensor in self.tensors
@@ -40,7 +40,7 @@ class Example:
         return {name: np.array(array) for name, array in self.arrays.items()}
 
     def repeated(self, num_rows: int) -> dict[str, Array]:
-        """Return inputs of which each row is the first one."""
+        """Return inputs that repeat the first row."""
         return {name: np.repeat(array[:1], num_rows, 0) for name, array in self.arrays.items()}
 
     def first_row(self) -> dict[str, Any]:
@@ -52,16 +52,19 @@ def read_example(function: Function, example: Any) -> Example:
     """Return an example of the input of a function.
 
     Args:
-        function: Its parameters tell whether it takes a dictionary whole, and name the input.
-        example: An array [batch, …] (or what numpy makes one of), or a dictionary of such.
+        function: Function, whose parameters give the calling convention and the name of the input.
+        example: An array [batch, …] (or a value that numpy converts to one), or a dictionary of
+            them.
 
     Raises:
-        InvalidInput: it has no batch axis, or holds what no datatype can.
+        InvalidInput: the example has no batch axis, or values without a datatype.
     """
     if isinstance(example, Mapping):
         arrays = {str(name): _array(str(name), value) for name, value in example.items()}
         if not arrays:
-            raise InvalidInput("the example has no inputs")
+            raise InvalidInput(
+                "cannot use the example: the dictionary is empty; give one entry per input"
+            )
         calling: Calling = "keywords" if _takes_keywords(function, arrays) else "mapping"
     else:
         name = _first_parameter(function)
@@ -69,7 +72,9 @@ def read_example(function: Function, example: Any) -> Example:
     tensors = tuple(from_numpy(name, array) for name, array in arrays.items())
     num_rows = {tensor.shape[0] for tensor in tensors}
     if len(num_rows) != 1:
-        raise InvalidInput(f"the inputs of the example differ in their rows: {sorted(num_rows)}")
+        raise InvalidInput(
+            f"cannot use the example: its inputs have different numbers of rows: {sorted(num_rows)}"
+        )
     return Example(calling, arrays, tensors)
 
 
@@ -77,14 +82,16 @@ def _array(name: str, value: Any) -> Array:
     try:
         array = as_array(name, value)
     except ModelFailed as error:
-        raise InvalidInput(f"the example is not usable: {error.message}{_advice(value)}") from error
+        raise InvalidInput(f"cannot use the example: {error.message}{_advice(value)}") from error
     if array.ndim == 0 or array.shape[0] == 0:
         raise InvalidInput(
-            f"the example of {name!r} needs a batch axis with at least one row; for a single input "
-            "give [input]"
+            f"cannot use the example of {name!r}: it needs a batch axis with at least one row; for a "
+            "single input give [input]"
         )
     if 0 in array.shape:
-        raise InvalidInput(f"the example of {name!r} has an axis of size 0: {list(array.shape)}")
+        raise InvalidInput(
+            f"cannot use the example of {name!r}: it has an axis of size 0: {list(array.shape)}"
+        )
     return array
 
 

@@ -1,8 +1,8 @@
-"""The pickler of functions: it pickles user code by value, reproducibly, and notes imports.
+"""The pickler of functions, which pickles user code by value, reproducibly, and records imports.
 
-The same script gives the same pickle in every process and in every directory, because its SHA-256
-tells whether a version is deployed again or is another one. Sets in objects that reduce themselves,
-such as a `collections.defaultdict`, are the exception: they are in the order of their hashes.
+The same script gives the same pickle in every process and in every directory, because the SHA-256
+identifies the content of a version. The exception are sets in objects with their own `__reduce__`,
+such as a `collections.defaultdict`: they stay in the order of their hashes.
 """
 
 import functools
@@ -37,11 +37,11 @@ from skysail.artifact.set_ordering import SetOrdering
 from skysail_common import captured
 from skysail_common.errors import InvalidInput
 
-# cloudpickle gives what it pickles by value a random id, by which two pickles of one process agree
-# about it. Here is where it stands among the arguments of the function that remakes it.
+# cloudpickle gives each class that it pickles by value a random id, shared by the pickles of one
+# process. The number is the position of the id in the arguments of the function that creates the class.
 _PLACES_OF_IDS = {"_make_skeleton_class": 4, "_make_skeleton_enum": 5, "_make_typevar": 5}
 
-# One look at these is quicker than one at each, and most objects are of another type.
+# A single check of all these types is faster, and most objects have another type.
 _SPECIAL = (
     FunctionType, type, CodeType, ModuleType, CellType, TypeVar, functools._lru_cache_wrapper,
     functools.cached_property, WeakKeyDictionary, WeakValueDictionary, PurePath,
@@ -50,17 +50,23 @@ _SPECIAL = (
 
 
 class HomeModule:
-    """The user's module that holds the function, which uses its members by value."""
+    """The module of the user that defines the function; its members are pickled by value."""
 
     def __init__(self, module: ModuleType, root: Path, file: Path) -> None:
-        """Take a module of which `root` is the directory that imports find it in."""
+        """Describe a module.
+
+        Args:
+            module: The module.
+            root: Directory of `sys.path` that contains it.
+            file: Its source file.
+        """
         self.name = module.__name__
         self.globals = module.__dict__
         self.file = file.relative_to(root).as_posix()
         self._roots = (root, root.resolve())
 
     def travelling(self, path: str) -> str | None:
-        """Return a path below the modules that travel, if `path` is there on this machine."""
+        """Return `path` relative to the modules that travel; None if it is outside of them."""
         pure = PurePath(path)
         for root in self._roots:
             if pure == root or root in pure.parents:
@@ -68,33 +74,33 @@ class HomeModule:
         return None
 
 
-# cloudpickle ships no types.
+# cloudpickle has no types.
 class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles one function, and notes the modules that it refers to."""
+    """A pickler of one function, which records the modules that the function refers to."""
 
     def __init__(
-        self, file: io.BytesIO, home: HomeModule | None, made_later: Collection[int] = ()
+        self, file: io.BytesIO, home: HomeModule | None, lazy_objects: Collection[int] = ()
     ) -> None:
-        """Write to a file.
+        """Create a pickler that writes to a file.
 
         Args:
-            file: Gets the pickle.
-            home: Module whose functions and classes are pickled by value, as those of `__main__`.
-            made_later: Ids of objects that the function makes on first use: they become None.
+            file: Destination of the pickle.
+            home: Module whose functions and classes are pickled by value, like those of `__main__`.
+            lazy_objects: Ids of objects that the function creates lazily, and that become None.
         """
         super().__init__(file)
         self.modules: set[str] = set()
-        """Modules that are needed where the pickle is loaded or run."""
+        """Modules that the pickle needs when it is loaded or run."""
         self.functions: list[FunctionType] = []
         """Functions that were pickled by value."""
         self.instances: list[Any] = []
         """Instances of classes that were pickled by value."""
         self.last: Any = None
-        """What was pickled last: the culprit, if that fails."""
+        """The object pickled last; the unpicklable one after a failure."""
         self.definitions: dict[str, Any] = {}
         """Functions and classes of the home module, by name."""
         self._home = home
-        self._made_later = frozenset(made_later)
+        self._lazy_objects = frozenset(lazy_objects)
         self._codes = CodeNormalizer()
         self._num_named: Counter[str] = Counter()
         self._namespace = None if home is None else _Call(captured.namespace, home.name, home.file)
@@ -104,7 +110,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     @property
     def sources(self) -> dict[str, list[str]]:
-        """Texts of lines by file name, as tracebacks of the loaded function look them up."""
+        """Texts of lines by file name, for tracebacks of the loaded function."""
         return self._codes.sources
 
     def is_by_value(self, module: str | None) -> bool:
@@ -112,9 +118,9 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return module == "__main__" or (self._home is not None and module == self._home.name)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Return what remakes an object, or NotImplemented to leave it to pickle."""
+        """Return the reduction of an object, or NotImplemented for the default of pickle."""
         self.last = obj
-        if id(obj) in self._made_later:
+        if id(obj) in self._lazy_objects:
             return type(None), ()
         if not isinstance(obj, _SPECIAL):
             return self._instance(obj)
@@ -126,7 +132,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._codes.reduced(obj, self._code_names.get(id(obj), obj.co_name))
         if isinstance(obj, ModuleType):
             self.modules.add(obj.__name__)
-            # Lazy modules, whose type is not ModuleType, count too.
+            # A lazy module, a subclass of ModuleType, counts too.
             is_known = sys.modules.get(obj.__name__) is obj
             return (subimport, (obj.__name__,)) if is_known else NotImplemented
         if isinstance(obj, CellType):
@@ -136,10 +142,10 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, functools._lru_cache_wrapper):
             return self._cached(obj)
         if isinstance(obj, (WeakKeyDictionary, WeakValueDictionary)):
-            # Such as that of a `functools.singledispatch` function.
+            # A `functools.singledispatch` function has such a dictionary.
             return type(obj), (dict(obj),)
         if isinstance(obj, functools.cached_property):
-            # Before Python 3.12 it has a lock.
+            # Before Python 3.12 the object has a lock.
             return captured.cached_property, (obj.func, obj.attrname)
         if isinstance(obj, PurePath) and self._home is not None:
             relative = self._home.travelling(str(obj))
@@ -166,7 +172,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self._home is not None and function.__globals__ is self._home.globals:
             base_globals = self._namespace
         else:
-            # Paths of this machine.
+            # These variables are paths of this machine.
             base_globals.pop("__file__", None)
             base_globals.pop("__path__", None)
         slots["__globals__"] = self._globals(function, slots["__globals__"])
@@ -211,7 +217,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.definitions[name] = found
 
     def _reproducible(self, obj: Any, reduced: Any) -> Any:
-        """Return the reduction of a class or type variable, without its random parts."""
+        """Return the reduction of a class or type variable, without random parts."""
         if not isinstance(reduced, tuple):
             return reduced
         place = _PLACES_OF_IDS.get(getattr(reduced[0], "__name__", ""))
@@ -226,11 +232,11 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             members, slots = others[0]
             members = self._mapping(members)
             if str(members.get("__doc__")).startswith(f"{obj.__name__}("):
-                # Made by `dataclasses` of the defaults, sets among them.
+                # `dataclasses` builds the text from the defaults, which may be sets.
                 members["__doc__"] = None
-            # copyreg adds this attribute once an instance was pickled.
+            # copyreg adds this attribute when an instance is pickled.
             members.pop("__slotnames__", None)
-            # Python 3.13 adds a line number, and names in the order of their hashes.
+            # Python 3.13 adds a line number, and attribute names in the order of their hashes.
             members.pop("__firstlineno__", None)
             if "__static_attributes__" in members:
                 members["__static_attributes__"] = tuple(sorted(members["__static_attributes__"]))
@@ -241,7 +247,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         try:
             contents = cell.cell_contents
         except ValueError:
-            # The variable of this cell is not set.
+            # An empty cell raises, because its variable is not set.
             return NotImplemented
         return _make_cell, (self._value(contents),)
 
@@ -283,7 +289,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return reduced
 
     def _usual(self, obj: Any) -> Any:
-        """Return what remakes an object that is pickled by its attributes."""
+        """Return the reduction of an object that is pickled by its attributes."""
         attributes = getattr(obj, "__dict__", {})
         has_slots = hasattr(obj, "__slots__")
         if not has_slots and not any(map(self._is_replaced, attributes.values())):
@@ -295,12 +301,12 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 if self._is_cached_for_later(obj, name):
                     state.pop(name, None)
         elif isinstance(state, tuple) and len(state) == 2:
-            # Attributes of the dictionary, and those in slots.
+            # The state has attributes of the dictionary, and those in slots.
             state = tuple(self._mapping(part) if isinstance(part, dict) else part for part in state)
         return (make, args, state, *others)
 
     def _is_cached_for_later(self, obj: Any, name: str) -> bool:
-        if id(vars(obj)[name]) not in self._made_later:
+        if id(vars(obj)[name]) not in self._lazy_objects:
             return False
         return is_cached_property(obj, name)
 
@@ -311,7 +317,7 @@ class FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._value(value) is not value
 
     def _value(self, value: Any) -> Any:
-        return None if id(value) in self._made_later else self._ordering.ordered(value)
+        return None if id(value) in self._lazy_objects else self._ordering.ordered(value)
 
 
 def is_cached_property(obj: Any, name: str) -> bool:
@@ -320,7 +326,7 @@ def is_cached_property(obj: Any, name: str) -> bool:
 
 
 class _Call:
-    """An object that is pickled as the result of a call."""
+    """An object that pickle stores as a call."""
 
     def __init__(self, function: Any, *args: Any) -> None:
         self._reduced = (function, args)
@@ -330,10 +336,10 @@ class _Call:
 
 
 class Restored(_Call):
-    """A function of a home module, with the definitions that its module is given."""
+    """A function of a home module, with the definitions of its module."""
 
     def __init__(self, function: Any, name: str, definitions: dict[str, Any]) -> None:
-        # Pickle writes the arguments in order: the definitions are complete when it comes to them.
+        # Pickle writes arguments in order, so that the definitions are complete when it writes them.
         super().__init__(captured.restored, function, name, definitions)
 
 
@@ -343,7 +349,7 @@ def _is_reduced_as_usual(cls: Any) -> bool:
 
 
 def _package(namespace: Mapping[str, Any]) -> str:
-    """Return the package from which relative imports of a module start."""
+    """Return the package of the relative imports of a module."""
     package = namespace.get("__package__")
     if package is not None:
         return str(package)
@@ -354,7 +360,7 @@ def _package(namespace: Mapping[str, Any]) -> str:
 def _must_be_imported(submodule: ModuleType) -> bool:
     """Return whether a submodule is an attribute of its package only after its import.
 
-    Other packages import it when it is asked for, so that it may be there or not.
+    A package with `__getattr__` may import it lazily, so that its presence varies.
     """
     package = sys.modules.get(submodule.__name__.rpartition(".")[0])
     return not hasattr(package, "__getattr__")

@@ -1,4 +1,4 @@
-"""Reads from source files which modules they import."""
+"""Imports of a source file."""
 
 import ast
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from skysail.artifact.code_objects import resolved_names
 
 @dataclass(frozen=True)
 class Imports:
-    """The imports of a module by full names, which may be modules or members of them."""
+    """The imports of a module, as full names of modules or of their members."""
 
     all: frozenset[str] = frozenset()
-    """Also inside of functions and in a `try`, but not for type checkers only."""
+    """All imports, including those in functions and in a `try`, without those for type checkers."""
     unconditional: frozenset[str] = frozenset()
-    """Only what cannot fail, or the module cannot be imported."""
+    """Imports that run whenever the module is imported."""
 
 
 def read_imports(source: bytes, package: str) -> Imports:
     """Return the imports of a source file.
 
     Args:
-        source: Content of the file; one that is not Python of this version imports nothing.
-        package: Package that its relative imports start from; empty if there is none.
+        source: Content of the file; a file that does not parse has no imports.
+        package: Package of the relative imports; empty if there is none.
     """
     try:
         tree = _parsed(source)
@@ -67,6 +67,6 @@ def _parsed(source: bytes) -> ast.Module:
     try:
         return ast.parse(source)
     except SystemError:
-        # Pythons before 3.13 count the depth of threads that parse at the same time together, and
-        # now and then find it wrong (gh-106905).
+        # Python before 3.13 shares the recursion counter of the parser between threads, and sometimes
+        # reports a wrong depth (gh-106905).
         return ast.parse(source)

@@ -1,4 +1,4 @@
-"""Finds the user's own modules that a function needs: they travel with it as files."""
+"""Local modules of the user that a function needs, and that travel with it as files."""
 
 import importlib.util
 import site
@@ -17,8 +17,8 @@ from skysail.artifact.imports import Imports, read_imports
 from skysail.artifact.package_files import FileBudget, package_files
 from skysail_common.errors import InvalidInput
 
-# What is defined in __main__ is in the pickle; Skysail is where replicas run, also where it is
-# installed from its sources here.
+# The pickle contains the definitions of __main__. Replicas have Skysail, even if this machine has an
+# editable installation of it.
 _NEVER_SENT = frozenset({
     "__main__", "skysail", "skysail_common", "skysail_frontend", "skysail_management",
     "skysail_model_server", "skysail_protos",
@@ -27,22 +27,22 @@ _NEVER_SENT = frozenset({
 
 @dataclass(frozen=True)
 class LocalModules:
-    """The user's own modules that a function needs."""
+    """The local modules that a function needs."""
 
     files: dict[str, bytes]
-    """Their sources and the data files of their packages, by path."""
+    """Sources and data files of packages, by path."""
     imports: frozenset[str]
-    """What those that the function reaches need, or they cannot be imported."""
+    """Modules that the local modules import unconditionally."""
 
 
 def local_modules(names: Collection[str]) -> LocalModules:
-    """Return the user's own modules among those named, with what they import themselves.
+    """Return the local modules among those named, with the local modules that they import.
 
-    Those are modules outside of the standard library and the installed packages, whether or not
-    they are loaded. Of a package all files travel.
+    Local modules are outside of the standard library and the installed packages, loaded or not. All
+    files of a package travel.
 
     Raises:
-        InvalidInput: one is compiled, or they are too large.
+        InvalidInput: a module is compiled, or the files are too large.
     """
     search = _Search()
     for name in sorted(names):
@@ -51,7 +51,7 @@ def local_modules(names: Collection[str]) -> LocalModules:
 
 
 class _Search:
-    """Follows imports from module to module."""
+    """A traversal of imports from module to module."""
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
@@ -64,7 +64,7 @@ class _Search:
         return LocalModules(self._files, frozenset(self._needed))
 
     def reach(self, name: str) -> None:
-        """Take a module, or a member of one, and its imports."""
+        """Add a module, or the module of a member, and its imports."""
         pending = [name]
         while pending:
             full = pending.pop()
@@ -75,7 +75,7 @@ class _Search:
             if not top or not self._is_sent(top):
                 continue
             if rest:
-                # Parents are imported before their modules.
+                # An import of a module imports its parents first.
                 pending.append(full.rpartition(".")[0])
             else:
                 pending.extend(_loaded_below(top))
@@ -134,7 +134,7 @@ def _is_compiled(name: str, file: str) -> InvalidInput:
 
 
 def _refuse_loaded_extensions(top: str) -> None:
-    """Refuse a package with compiled modules before its files are read, which may take minutes."""
+    """Reject a package with compiled modules before reading its files, which may take minutes."""
     for name in _loaded_below(top):
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.endswith(tuple(EXTENSION_SUFFIXES)):
@@ -142,14 +142,14 @@ def _refuse_loaded_extensions(top: str) -> None:
 
 
 def _loaded_below(top: str) -> list[str]:
-    """Return the loaded modules of a package, also those imported by computed names."""
+    """Return the loaded modules of a package, including those imported by computed names."""
     return [name for name in sorted(sys.modules) if name.startswith(f"{top}.")]
 
 
 def find_local_module(module: ModuleType) -> tuple[Path, Path] | None:
-    """Return the directory that imports find a module of the user in, and its file.
+    """Return the directory of `sys.path` that contains a local module, and its file.
 
-    None if the module is not the user's own, or no source file.
+    The result is None if the module is not local, or has no source file.
     """
     top = module.__name__.partition(".")[0]
     file = getattr(module, "__file__", None)
@@ -190,7 +190,7 @@ def _installed_directories() -> frozenset[Path]:
 
 
 def own_frames(error: BaseException) -> str:
-    """Return the part of an error's traceback that is in the user's own modules."""
+    """Return the part of a traceback that is in modules of the user."""
     frames = traceback.walk_tb(error.__traceback__)
     own = ((frame, line) for frame, line in frames if _is_own(frame))
     return "".join(traceback.StackSummary.extract(own).format())
@@ -204,7 +204,7 @@ def _is_own(frame: FrameType) -> bool:
 
 
 def _location(top: str) -> tuple[str | None, Iterable[str]]:
-    """Return the file of a module and the directories of a package, whether loaded or not."""
+    """Return the file of a module and the directories of a package, loaded or not."""
     module = sys.modules.get(top)
     if module is not None:
         return getattr(module, "__file__", None), getattr(module, "__path__", ())

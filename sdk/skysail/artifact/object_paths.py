@@ -1,4 +1,4 @@
-"""Finds the way from a function to an object that it holds, to name what cannot be pickled."""
+"""Paths from a function to an object that it holds, for errors about unpicklable objects."""
 
 import contextlib
 import functools
@@ -14,18 +14,18 @@ import numpy as np
 _MAX_LOOKED_AT = 200_000
 _MAX_SHOWN_PARTS = 5
 
-# They hold nothing that could be the culprit.
+# Objects of these types hold no unpicklable object.
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), np.ndarray, np.generic)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step on the way to an object."""
+    """One step of a path."""
 
     label: str
     """Part of an expression, such as `.lock` or `[0]`; empty for the class of an object."""
     owner: Any
-    """What holds the value: a function if it is one of its global variables."""
+    """Holder of the value; for a global variable, the function that reads it."""
     value: Any
 
     @property
@@ -36,14 +36,14 @@ class Step:
 
 @dataclass(frozen=True)
 class ObjectPath:
-    """Where an object is held."""
+    """The path from a function to an object."""
 
     steps: tuple[Step, ...]
-    """The way to it, which begins in the function."""
+    """The steps, beginning in the function."""
 
     @property
     def expression(self) -> str:
-        """The way as an expression, such as `self.parent.lock`."""
+        """The path as an expression, such as `self.parent.lock`."""
         labels = [step.label for step in self.steps if step.label]
         shown = "".join(labels[:_MAX_SHOWN_PARTS]).lstrip(".")
         return f"{shown}…" if len(labels) > _MAX_SHOWN_PARTS else shown
@@ -52,15 +52,15 @@ class ObjectPath:
 def find_object_path(
     function: Any, target: Any, is_by_value: Callable[[str], bool]
 ) -> ObjectPath | None:
-    """Return the path from a function to an object that it holds; None if there is none.
+    """Return the path from a function to an object that it holds; None without a path.
 
     Args:
-        function: Where the search begins.
+        function: Start of the search.
         target: The object.
-        is_by_value: Tells whether the classes of a module are pickled with their attributes.
+        is_by_value: Returns whether the classes of a module are pickled with their attributes.
     """
     pending: deque[tuple[Any, tuple[Step, ...]]] = deque([(function, ())])
-    # The objects are kept, because some are made for the search and their ids would be used again.
+    # References keep the objects alive, because temporary ones would free their ids for others.
     seen: dict[int, Any] = {id(function): function}
     while pending:
         value, steps = pending.popleft()
@@ -104,7 +104,7 @@ def _parts(value: Any, is_by_value: Callable[[str], bool]) -> Iterator[tuple[str
 def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
     code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
-        # An empty cell raises: its variable was not set yet.
+        # An empty cell raises, because its variable is not set.
         with contextlib.suppress(ValueError):
             yield f".{name}", cell.cell_contents
     for name in global_names(code):

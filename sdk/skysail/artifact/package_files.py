@@ -1,4 +1,4 @@
-"""Reads the files of a local package: its sources and the data files beside them."""
+"""Files of a local package: its sources and the data files beside them."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from skysail_common.errors import InvalidInput
 MAX_FILES = 10_000
 MAX_BYTES = 512 * 1024 * 1024
 
-# Caches, environments and what tools write beside sources. Hidden ones are left out anyway.
+# Caches, environments and files that tools write beside sources; hidden ones are skipped anyway.
 _SKIPPED_DIRECTORIES = frozenset({"__pycache__", "node_modules", "venv"})
 _SKIPPED_ENDINGS = (
     ".egg-info", ".dist-info", ".env", ".ipynb", ".jks", ".kdbx", ".keystore", ".p12", ".p8",
@@ -21,7 +21,7 @@ _LONGEST_HEAD = 64 * 1024
 
 
 class FileBudget:
-    """How many files, and how many bytes of them, one artifact may have."""
+    """The limits of the number and the size of files in one artifact."""
 
     def __init__(self) -> None:
         self._num_files = 0
@@ -32,7 +32,7 @@ class FileBudget:
         """Count a file.
 
         Raises:
-            InvalidInput: the files are too many or too large; the message names the largest.
+            InvalidInput: a limit is exceeded; the message names the largest file.
         """
         self._num_files += 1
         self._num_bytes += num_bytes
@@ -56,12 +56,12 @@ class FileBudget:
 def package_files(top: str, directory: Path, budget: FileBudget) -> Iterator[tuple[str, bytes]]:
     """Yield path and content of the files in the directory of a package, in order.
 
-    Left out are hidden files (`.git`, `.env`, …), caches, virtual environments, notebooks, and
-    files with a private key, whatever their names are. Links to directories are not followed.
+    The result excludes hidden files (`.git`, `.env`, …), caches, virtual environments, notebooks, and
+    files with a private key under any name. Links to directories are not followed.
 
     Raises:
-        InvalidInput: they are too many or too large, which is noticed before they are read; or one
-            cannot be read.
+        InvalidInput: the files exceed a limit, which is checked before any is read, or a file is
+            unreadable.
     """
     found: list[tuple[str, Path]] = []
     for folder, directories, names in os.walk(directory):

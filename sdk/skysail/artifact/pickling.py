@@ -1,4 +1,4 @@
-"""Pickles a function, and says which part of it cannot be pickled."""
+"""Pickling of a function, with errors that name an unpicklable part."""
 
 import dis
 import io
@@ -20,7 +20,7 @@ from skysail.artifact.object_paths import ObjectPath, Step, find_object_path
 from skysail_common.errors import InvalidInput
 from skysail_common.model_functions import Function
 
-_MAX_MADE_LATER = 20
+_MAX_LAZY_OBJECTS = 20
 
 _TESTS = ("POP_JUMP", "JUMP_IF", "TO_BOOL", "COPY", "DUP_TOP")
 _NONE = ("LOAD_CONST", None)
@@ -29,28 +29,28 @@ _STORES = ("STORE_GLOBAL", "STORE_ATTR", "STORE_DEREF")
 
 @dataclass(frozen=True)
 class Pickled:
-    """A function as bytes."""
+    """A pickled function."""
 
     content: bytes
     modules: frozenset[str]
-    """Modules that it refers to, or that its code imports when it runs."""
+    """Modules that it refers to, or that its code imports."""
     sources: dict[str, list[str]] = field(default_factory=dict)
-    """Texts of its lines by file name, as tracebacks look them up."""
+    """Texts of its lines by file name, for tracebacks."""
     functions: tuple[FunctionType, ...] = ()
     """Functions that were pickled by value."""
     instances: tuple[Any, ...] = ()
     """Instances of classes that were pickled by value."""
     home_file: str = ""
-    """Path of the module that holds it among the modules that travel; empty if it is imported."""
+    """Path of its module among the modules that travel; empty if replicas import the module."""
     import_reason: str = ""
-    """Why its module is imported where it is loaded; empty if it is not."""
+    """Reason that replicas import its module; empty if they do not."""
 
 
 def pickle_function(function: Function) -> Pickled:
-    """Return a function as bytes, with the objects of `__main__` and of its module by value.
+    """Pickle a function, with the objects of `__main__` and of its module by value.
 
     Raises:
-        InvalidInput: something in it cannot be pickled; the message names it.
+        InvalidInput: a part of the function cannot be pickled; the message names it.
     """
     home = _home_of(function)
     try:
@@ -59,7 +59,7 @@ def pickle_function(function: Function) -> Pickled:
         if home is None:
             raise
         try:
-            # Replicas import the module, and make its state themselves.
+            # Replicas import the module, and create its state.
             pickled = _pickled(function, None)
         except InvalidInput:
             raise error from error.__cause__
@@ -73,9 +73,9 @@ def pickle_function(function: Function) -> Pickled:
 
 
 def _home_of(function: Any) -> HomeModule | None:
-    """Return the user's module that holds a function, a method or a callable object."""
+    """Return the local module that defines a function, a method or a callable object."""
     while hasattr(function, "func") and not isinstance(function, FunctionType):
-        # A partial object.
+        # The function may be a partial object.
         function = function.func
     function = getattr(function, "__func__", function)
     holder = function if isinstance(function, FunctionType) else type(function)
@@ -87,10 +87,10 @@ def _home_of(function: Any) -> HomeModule | None:
 
 
 def _pickled(function: Function, home: HomeModule | None) -> Pickled:
-    made_later: dict[int, Any] = {}
+    lazy_objects: dict[int, Any] = {}
     while True:
         buffer = io.BytesIO()
-        pickler = FunctionPickler(buffer, home, made_later)
+        pickler = FunctionPickler(buffer, home, lazy_objects)
         try:
             pickler.dump(
                 function if home is None else Restored(function, home.name, pickler.definitions)
@@ -100,11 +100,16 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
         except Exception as error:
             place = find_object_path(function, pickler.last, pickler.is_by_value)
             made = next(
-                (step for step in _steps(place) if _is_made_later(step, pickler.functions)), None
+                (step for step in _steps(place) if _is_created_lazily(step, pickler.functions)),
+                None,
             )
-            if made is None or id(made.value) in made_later or len(made_later) >= _MAX_MADE_LATER:
-                raise InvalidInput(_refusal(place, pickler.last, error)) from error
-            made_later[id(made.value)] = made.value
+            if (
+                made is None
+                or id(made.value) in lazy_objects
+                or len(lazy_objects) >= _MAX_LAZY_OBJECTS
+            ):
+                raise InvalidInput(_error_text(place, pickler.last, error)) from error
+            lazy_objects[id(made.value)] = made.value
             continue
         return Pickled(
             buffer.getvalue(),
@@ -116,9 +121,9 @@ def _pickled(function: Function, home: HomeModule | None) -> Pickled:
         )
 
 
-def _refusal(place: ObjectPath | None, culprit: Any, error: Exception) -> str:
+def _error_text(place: ObjectPath | None, unpicklable: Any, error: Exception) -> str:
     path = place.expression if place is not None else ""
-    what = f"{path or 'something that it holds'} (a {type(culprit).__name__})"
+    what = f"{path or 'something that it holds'} (a {type(unpicklable).__name__})"
     return (
         f"cannot pickle the function: {what}: {type(error).__name__}: {error}; create it inside "
         "the function on first use, in a function under functools.cache"
@@ -129,10 +134,10 @@ def _steps(place: ObjectPath | None) -> tuple[Step, ...]:
     return () if place is None else place.steps
 
 
-def _is_made_later(step: Step, functions: list[FunctionType]) -> bool:
-    """Return whether the function makes an object itself when its variable or attribute is None.
+def _is_created_lazily(step: Step, functions: list[FunctionType]) -> bool:
+    """Return whether the function creates an object if its variable or attribute is None.
 
-    It was called before it is deployed, and so the object is there already.
+    A call before the deployment has created the object already.
     """
     name = step.name
     if not name:
@@ -141,13 +146,13 @@ def _is_made_later(step: Step, functions: list[FunctionType]) -> bool:
         return True
     codes = {code for function in functions for code in _codes(function.__code__)}
     if any(type(each) is str and each == name for code in codes for each in code.co_consts):
-        # It asks by hasattr, or in globals(), and would find None.
+        # The code may check by hasattr, or in globals(), and would find None.
         return False
     return any(_makes_if_none(code, name) for code in codes)
 
 
 def _makes_if_none(code: CodeType, name: str) -> bool:
-    """Return whether code such as `if name is None: name = …` sets a variable or attribute."""
+    """Return whether code like `if name is None: name = …` sets a variable or attribute."""
     steps = list(dis.get_instructions(code))
     asks = any(
         step.argval == name

@@ -1,4 +1,4 @@
-"""Packages that a function needs where it runs, as pip has them."""
+"""Packages that a function needs in a replica, in the syntax of pip."""
 
 import re
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from skysail_common.errors import InvalidInput
 
-# As pip has it: a URL may hold a '#' without a space before it.
+# pip requires a space before a comment, because a URL may contain '#'.
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 def read_requirements(
     pkgs_to_install: Sequence[str], requirements: str | Path | None
 ) -> tuple[str, ...]:
-    """Return the packages of a list and of a requirements file together.
+    """Return the packages of a list and of a requirements file.
 
     Raises:
         InvalidInput: the file cannot be read.

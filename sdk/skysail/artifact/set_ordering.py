@@ -1,7 +1,7 @@
-"""Puts sets into an order that is the same in every process.
+"""Order of sets that is the same in every process.
 
-A set iterates by the hashes of its elements. Those of texts are random in each process, and those of
-classes are addresses.
+A set iterates by the hashes of its elements. Hashes of strings are random in each process, and hashes
+of classes are addresses.
 """
 
 from collections.abc import Iterable
@@ -14,15 +14,15 @@ _ATOMS = (str, bytes, type(None), *_NUMBERS)
 _CONTAINERS = (dict, list, tuple)
 
 _MAX_ELEMENTS = 20_000
-"""Most elements that are looked at in one container, with those of all containers in it."""
+"""Most elements to visit in one container, including all nested containers."""
 _MAX_DEPTH = 20
 
 
 class SortedSet:
-    """A set that is pickled in the order of its elements, not of their hashes."""
+    """A set that is pickled in the order of its elements."""
 
     def __init__(self, elements: "set[Any] | frozenset[Any]") -> None:
-        # Kept, because its id stands for it.
+        # A reference keeps the set alive, because its id identifies it.
         self._original = elements
         self._elements = sorted(elements, key=_key)
 
@@ -31,15 +31,15 @@ class SortedSet:
 
 
 class SetOrdering:
-    """What is pickled in place of sets, and of the containers that hold sets, in one pickle."""
+    """The substitutes of sets, and of containers of sets, in one pickle."""
 
     def __init__(self) -> None:
-        # One object for each, so that what shares it here shares it there. The originals are kept,
-        # because their ids stand for them.
+        # Each original has one substitute, so that references stay shared. References keep the
+        # originals alive, because their ids identify them.
         self._found: dict[int, tuple[Any, Any]] = {}
 
     def ordered(self, value: Any) -> Any:
-        """Return what stands for a value; the value itself if its order is the same everywhere."""
+        """Return the substitute of a value; the value itself if its order is stable."""
         if type(value) not in _SETS and type(value) not in _CONTAINERS:
             return value
         try:
@@ -59,7 +59,7 @@ class SetOrdering:
             if _varies(value):
                 made = SortedSet(value)
         elif depth >= _MAX_DEPTH:
-            # A container that holds itself has no end.
+            # A container that holds itself is infinitely deep.
             raise _BudgetExceeded
         elif cls is dict:
             parts = [self._ordered(part, budget, depth + 1) for part in value.values()]
@@ -75,7 +75,7 @@ class SetOrdering:
 
 
 class _BudgetExceeded(Exception):
-    """A container that is left as it is, because to look at all of it would take too long."""
+    """A container is too large to visit, and stays unchanged."""
 
 
 class _Budget:
@@ -93,12 +93,12 @@ def _differ(parts: list[Any], originals: Iterable[Any]) -> bool:
 
 
 def _varies(elements: "set[Any] | frozenset[Any]") -> bool:
-    """Return whether the order of a set differs between processes, and can be made the same."""
+    """Return whether the order of a set varies between processes, and can be fixed."""
     return not all(type(each) in _NUMBERS for each in elements) and all(map(_has_order, elements))
 
 
 def _has_order(element: Any) -> bool:
-    """Return whether the key of an element is the same in every process."""
+    """Return whether the sort key of an element is the same in every process."""
     if type(element) is tuple:
         return all(map(_has_order, element))
     return type(element) in _ATOMS or isinstance(element, (type, Enum))

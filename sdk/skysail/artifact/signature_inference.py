@@ -1,4 +1,4 @@
-"""Runs a function once on an example, to learn its signature and to find mistakes early."""
+"""Inference of a signature by a call of the function, which also finds mistakes early."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -35,10 +35,11 @@ _BATCH_ADVICE = (
 
 
 def check_callable(function: Any) -> None:
-    """Refuse a function that can never answer a batch.
+    """Check that an object is a function that can answer a batch.
 
     Raises:
-        InvalidInput: it is not a callable, or is a class, a coroutine function or a generator.
+        InvalidInput: the object is not callable, or is a class, a coroutine function or a generator
+            function.
     """
     name = getattr(function, "__qualname__", type(function).__name__)
     if inspect.isclass(function):
@@ -67,16 +68,16 @@ def check_callable(function: Any) -> None:
 def infer_signature(
     function: Function, examples: Sequence[Example], *, tries_batch: bool
 ) -> Signature:
-    """Return the signature of a function, learned from its answers to examples.
+    """Return the signature of a function, inferred from its answers to examples.
 
     Args:
-        function: Called with each example.
-        examples: Sizes in which they differ may vary, and so for the outputs.
+        function: Function, called with each example.
+        examples: Examples; an axis whose size differs between them may have any size.
         tries_batch: True to call it with two rows if the first example has one.
 
     Raises:
         InvalidInput: the examples differ in more than sizes.
-        ModelFailed: the function fails on an example, or returns something else than arrays.
+        ModelFailed: the function fails on an example, or returns no arrays.
     """
     answers = [_answer(function, example) for example in examples]
     signature = Signature(
@@ -90,7 +91,7 @@ def infer_signature(
             outputs = named_outputs(call_function(function, first.calling, batch), first.calling)
             checked_outputs(outputs, answers[0].loose_specs, 2)
         except Exception as error:
-            what = error.message if isinstance(error, ModelFailed) else _told(error)
+            what = error.message if isinstance(error, ModelFailed) else _describe(error)
             raise ModelFailed(
                 f"the function answers one row, but not two rows at once: {what}{_BATCH_ADVICE}; if "
                 "it can only take one row, give max_batch_size=1"
@@ -102,16 +103,16 @@ def infer_signature(
 class _Answer:
     specs: tuple[TensorSpec, ...]
     loose_specs: tuple[TensorSpec, ...]
-    """The same with every size open."""
+    """The specifications with every size variable."""
 
 
 def _answer(function: Function, example: Example) -> _Answer:
     try:
-        # Copies, because functions may write to their inputs.
+        # The function gets copies, because it may write to its inputs.
         result = call_function(function, example.calling, example.copied())
     except Exception as error:
         raise ModelFailed(
-            f"the function failed on the example: {_told(error)}{_advice(function, example, error)}"
+            f"the function failed on the example: {_describe(error)}{_advice(function, example, error)}"
         ) from error
     outputs = named_outputs(result, example.calling)
     if not outputs:
@@ -128,7 +129,7 @@ def _answer(function: Function, example: Example) -> _Answer:
     return _Answer(specs, loose)
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return ": ".join(filter(None, [type(error).__name__, str(error)]))
 
 
@@ -151,7 +152,7 @@ def _is_torch_module(function: Any) -> bool:
 
 
 def _answers_one(function: Function, calling: Calling, inputs: Mapping[str, Any]) -> bool:
-    """Return whether a function that fails on a batch takes a single input."""
+    """Return whether the function answers a single input."""
     try:
         return call_function(function, calling, inputs) is not None
     except Exception:
@@ -175,7 +176,7 @@ def _output_spec(name: str, array: Array) -> TensorSpec:
 def _merged(
     each_specs: Sequence[tuple[TensorSpec, ...]], kind: str, error: type[InvalidInput | ModelFailed]
 ) -> tuple[TensorSpec, ...]:
-    """Return specifications in which every size is open that differs between examples."""
+    """Return specifications in which a size that differs between examples is variable."""
     first, *others = each_specs
     merged = {spec.name: spec for spec in first}
     for specs in others:
@@ -218,26 +219,28 @@ _VALUES: dict[InputType, tuple[Any, Any]] = {
 
 
 def signature_for_type(name: str) -> tuple[InputType, Signature]:
-    """Return the signature of a function that takes a list of values of a type.
+    """Return the signature of a function on lists of values of a type.
 
     Raises:
-        InvalidInput: the type is unknown, or `tensors`.
+        InvalidInput: the type is unknown, or is `tensors`.
     """
     input_type = InputType.named(name)
     spec = CLIPPER_SPECS.get(input_type)
     if spec is None:
-        raise InvalidInput("for tensors give an example of the input instead of an input_type")
+        raise InvalidInput(
+            "cannot use the input_type 'tensors': it does not define a signature; give an example"
+        )
     return input_type, Signature((spec,), (LIST_OUTPUT,))
 
 
 def check_with_sample_inputs(function: Function, input_type: InputType) -> None:
-    """Call a function with two values of its type, and refuse an error that any value would cause.
+    """Call a function with two sample values, and report an error that any value would cause.
 
-    The values are made up, so that a function may well refuse them: most errors say nothing.
+    A function may rightly refuse sample values, so that most errors are ignored.
 
     Raises:
-        ModelFailed: it uses an unknown name, takes one value in place of a list, or does not
-            return a list with an output for each.
+        ModelFailed: the function uses an unknown name, takes one value in place of a list, or does
+            not return a list with an output for each.
     """
     inputs = [
         np.array(value) if isinstance(value, np.ndarray) else value for value in _VALUES[input_type]
@@ -250,7 +253,7 @@ def check_with_sample_inputs(function: Function, input_type: InputType) -> None:
         if takes_one or _is_mistake(error):
             raise ModelFailed(
                 f"the function failed on a list of two made-up {input_type.name.lower()}: "
-                f"{_told(error)}{_BATCH_ADVICE if takes_one else ''}; if it is right for real "
+                f"{_describe(error)}{_BATCH_ADVICE if takes_one else ''}; if it is right for real "
                 "inputs, deploy it with check=False"
             ) from error
         return
@@ -267,5 +270,5 @@ def _is_mistake(error: Exception) -> bool:
     """Return whether an error would occur for any input."""
     if isinstance(error, NameError):
         return True
-    # A lookup in a made-up value that finds nothing gives None.
+    # A lookup with a sample value may give None.
     return isinstance(error, (AttributeError, TypeError)) and "NoneType" not in str(error)

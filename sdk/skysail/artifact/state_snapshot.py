@@ -1,4 +1,4 @@
-"""Keeps the state of a function as it was before it ran on the example."""
+"""A snapshot of the state of a function, restored after it ran on the example."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ _COLLECTIONS = (*_MAPPINGS, list, set)
 def preserve_state(functions: Sequence[FunctionType], instances: Sequence[Any]) -> Iterator[None]:
     """Undo the changes that the `with` block makes to variables of functions and objects.
 
-    A function that makes something on first use makes it again after that, here as in a replica,
-    and deploying it twice gives the same artifact. Variables, attributes, and the elements of
-    dictionaries, lists and sets in them are put back; what these hold in turn is not looked into.
+    A function that creates state lazily creates it again afterwards, here as in a replica, and a second
+    deploy gives the same artifact. The snapshot has variables, attributes, and the elements of
+    dictionaries, lists and sets in them, but not the objects that these hold.
 
     Args:
-        functions: Their global variables and attributes are kept.
-        instances: Their attributes are kept.
+        functions: Functions whose global variables and attributes are restored.
+        instances: Objects whose attributes are restored.
     """
     namespaces = {id(function.__globals__): function.__globals__ for function in functions}
     names: dict[int, set[str]] = {key: set() for key in namespaces}
@@ -52,11 +52,11 @@ def preserve_state(functions: Sequence[FunctionType], instances: Sequence[Any]) 
         yield
     finally:
         for namespace, kept in variables:
-            _put_back(namespace, kept)
+            _restore_values(namespace, kept)
         for values, before in attributes:
             for name in set(values) - set(before):
                 del values[name]
-            _put_back(values, before)
+            _restore_values(values, before)
         for cell, contents in cells:
             cell.cell_contents = contents
         for value, elements in collections:
@@ -65,13 +65,13 @@ def preserve_state(functions: Sequence[FunctionType], instances: Sequence[Any]) 
 
 def _is_set(cell: CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018 - raises if the variable was not set yet.
+        cell.cell_contents  # noqa: B018 - raises if the variable is not set.
     except ValueError:
         return False
     return True
 
 
-def _put_back(values: dict[str, Any], kept: dict[str, Any]) -> None:
+def _restore_values(values: dict[str, Any], kept: dict[str, Any]) -> None:
     for name, value in kept.items():
         if value is _ABSENT:
             values.pop(name, None)
@@ -84,11 +84,11 @@ def _elements(value: Any) -> list[Any]:
 
 
 def _refill(value: Any, elements: list[Any]) -> None:
-    """Put elements back, unless nothing changed: other threads may use the collection."""
+    """Restore elements if they changed; other threads may use an unchanged collection."""
     if _identities(value, _elements(value)) == _identities(value, elements):
         return
     if isinstance(value, set):
-        # A set that is cleared and refilled may have another order.
+        # A set that is cleared and filled again may have another order.
         kept = set(map(id, elements))
         value.difference_update([each for each in value if id(each) not in kept])
         value.update(elements)
@@ -101,7 +101,7 @@ def _refill(value: Any, elements: list[Any]) -> None:
 
 
 def _identities(value: Any, elements: list[Any]) -> list[Any]:
-    # Identity decides, because comparing elements may compare arrays.
+    # Identity decides, because `==` of arrays gives an array.
     if isinstance(value, _MAPPINGS):
         return [(id(key), id(element)) for key, element in elements]
     return list(map(id, elements))

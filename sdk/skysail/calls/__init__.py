@@ -1,1 +1,1 @@
-"""What a client asks management for, by subject."""
+"""Calls to management, by subject."""

@@ -1,4 +1,4 @@
-"""What management is asked for about applications, as messages."""
+"""Requests about applications, as protobuf messages."""
 
 import json
 from collections.abc import Sequence
@@ -63,12 +63,12 @@ def _default_json(value: Any) -> str:
     """Return a default output as JSON.
 
     Raises:
-        InvalidInput: JSON has no such value; the message says what it is.
+        InvalidInput: the value has no form in JSON.
     """
     try:
         text = json.dumps(value, default=_plain, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"default_output cannot be written as JSON: {error}") from None
+        raise InvalidInput(f"cannot write default_output as JSON: {error}") from None
     json.loads(text, parse_int=_check_whole)
     return text
 
@@ -82,9 +82,9 @@ def _plain(value: Any) -> Any:
 
 
 def _check_whole(digits: str) -> None:
-    # Beyond these a reader of JSON makes a float of it, which is another number.
+    # A reader of JSON turns a larger integer into a float, which is another number.
     if not -(2**63) <= int(digits) < 2**64:
         raise InvalidInput(
-            f"default_output holds {digits}, which is not a 64-bit integer; give it as a float or "
-            "as a text"
+            f"cannot use default_output: {digits} is not a 64-bit integer; give it as a float or as a "
+            "text"
         )

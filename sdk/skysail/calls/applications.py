@@ -13,7 +13,7 @@ from skysail_protos.v1 import management_pb2
 
 @checked
 class ApplicationCalls(ManagementChannel):
-    """What operators ask about applications."""
+    """Calls about applications and routes."""
 
     async def register_application(
         self,
@@ -22,19 +22,19 @@ class ApplicationCalls(ManagementChannel):
         default_output: Any = NOT_GIVEN,
         slo_ms: float = 100.0,
     ) -> Application:
-        """Make an application known; the same again changes nothing.
+        """Register an application; a repeated call with the same values is idempotent.
 
         Args:
             name: Name of the application.
             input_type: `tensors` (anything), `integers`, `floats`, `doubles`, `bytes` or
                 `strings`.
-            default_output: The answer where no prediction is in time, as a JSON value. Without
-                one such a query ends with an error.
+            default_output: Answer if no prediction is in time, as a JSON value. Without it, a late
+                query ends with an error.
             slo_ms: Promised latency in milliseconds.
 
         Raises:
-            AlreadyExists: one of this name promises something else.
-            InvalidInput: an illegal name, type, SLO or default output.
+            AlreadyExists: an application of this name has other values.
+            InvalidInput: the name, type, SLO or default output is illegal.
         """
         request = register_request(name, input_type, default_output, slo_ms)
         response = await self._call(
@@ -51,18 +51,18 @@ class ApplicationCalls(ManagementChannel):
         removes_default: bool = False,
         uses_cache: bool | None = None,
     ) -> Application:
-        """Change an application; an argument that is not given leaves its value unchanged.
+        """Change an application; an absent argument leaves its value unchanged.
 
         Args:
             name: Name of the application.
             slo_ms: Promised latency in milliseconds.
-            default_output: The answer where no prediction is in time, as a JSON value.
-            removes_default: True to have no default output any longer.
-            uses_cache: False to have every query computed.
+            default_output: Answer if no prediction is in time, as a JSON value.
+            removes_default: True to remove the default output.
+            uses_cache: False to compute each query instead of reading the prediction cache.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
-            InvalidInput: an SLO or default output that is not possible.
+            ApplicationNotFound: no application has this name.
+            InvalidInput: the SLO or default output is illegal.
         """
         request = update_request(name, slo_ms, default_output, removes_default, uses_cache)
         response = await self._call(
@@ -74,7 +74,7 @@ class ApplicationCalls(ManagementChannel):
         """Remove an application.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
+            ApplicationNotFound: no application has this name.
         """
         request = management_pb2.UnregisterApplicationRequest(name=name)
         await self._call(
@@ -90,11 +90,11 @@ class ApplicationCalls(ManagementChannel):
         Args:
             application: Name of the application.
             model: Name of the model.
-            version: Version that answers; if None whichever is current.
+            version: Version that answers; if None, the one that is current at each query.
 
         Raises:
-            ApplicationNotFound, ModelNotFound: one of them is not registered.
-            InputTypeMismatch: the model takes something else than the application.
+            ApplicationNotFound, ModelNotFound: the application or the model is not registered.
+            InputTypeMismatch: the model and the application have different input types.
         """
         return await self.set_routes(
             application, [Route(model, "" if version is None else str(version))]
@@ -104,16 +104,16 @@ class ApplicationCalls(ManagementChannel):
         """Route an application to nothing.
 
         Raises:
-            ApplicationNotFound: there is none of this name.
+            ApplicationNotFound: no application has this name.
         """
         return await self.set_routes(application, [])
 
     async def set_routes(self, application: str, routes: Sequence[Route]) -> Application:
-        """Replace the routes of an application; queries are shared by their weights.
+        """Replace the routes of an application, which share its queries by their weights.
 
         Raises:
-            ApplicationNotFound, ModelNotFound: one of them is not registered.
-            InputTypeMismatch: a model takes something else than the application.
+            ApplicationNotFound, ModelNotFound: the application or a model is not registered.
+            InputTypeMismatch: a model and the application have different input types.
         """
         request = routes_request(application, routes)
         response = await self._call(lambda stub: stub.SetRoutes(request, timeout=self._timeout_s))

@@ -1,4 +1,4 @@
-"""What management is asked for about deployments, as messages."""
+"""Requests about deployments, as protobuf messages."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
@@ -56,13 +56,13 @@ def tune_request(
     """Return the request that `AsyncClient.tune` describes.
 
     Raises:
-        InvalidInput: names the option that is not possible.
+        InvalidInput: an option is out of range; the message names it.
     """
     given = {name: value for name, value in options.items() if value is not NOT_GIVEN}
     values = {name: value for name, value in given.items() if value is not None}
     if "preferred_batch_sizes" in values:
         values["preferred_batch_sizes"] = tuple(values["preferred_batch_sizes"])
-    # The server knows the other options: only there is it known which sizes fit a batch.
+    # The server checks whether the sizes fit a batch, because it knows the other options.
     serving = ServingOptions(**{"max_batch_size": MAX_BATCH_SIZE, **values})
     serving.check()
     message = serving_to_proto(serving)
@@ -101,11 +101,11 @@ def autoscaling_request(
 async def upload_requests(
     artifact: Artifact, on_sent: Callable[[str], None]
 ) -> AsyncIterator[management_pb2.UploadArtifactRequest]:
-    """Yield the messages by which an artifact is uploaded.
+    """Yield the messages that upload an artifact.
 
     Args:
         artifact: The artifact.
-        on_sent: Called with a text about the progress, if the upload takes a while.
+        on_sent: Called with a text about the progress of a large upload.
     """
     yield management_pb2.UploadArtifactRequest(sha256=artifact.sha256)
     size = len(artifact.content)

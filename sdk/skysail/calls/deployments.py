@@ -34,7 +34,7 @@ _OF_REPLICA = re.compile(r"^\S+:\S+/\d+ failed: ")
 
 @checked
 class DeploymentCalls(ModelCalls):
-    """What operators ask about deployments."""
+    """Calls about deployments."""
 
     async def deploy(
         self,
@@ -64,69 +64,74 @@ class DeploymentCalls(ModelCalls):
     ) -> Version:
         """Deploy a function as a version of a model and return once its replicas are ready.
 
-        The same again changes nothing: what is None stays as it is deployed, and what is given and
-        differs is changed, which an event says. Other content under the same version is refused.
+        A repeated call is idempotent: an argument that is None keeps the deployed value, and a value
+        that differs is changed and reported as an event. A version is immutable, so other content
+        under the same version is refused.
 
-        A call that is cancelled or interrupted ends at once. What the cluster has begun goes on there
-        until `undeploy`; a call that has not uploaded the function yet changes nothing there, but the
-        thread that pickles the function ends only when it is done.
+        Cancelling or interrupting the call ends it at once. The cluster continues a deployment that
+        it has begun; `undeploy` stops it. Before the upload nothing changes in the cluster, but the
+        thread that pickles the function runs to its end.
 
         Args:
             function: Takes arrays [batch, …] and returns arrays [batch, …]; with `input_type`
-                takes a list and returns a list. It is pickled, before it runs, with its state, and
-                the local modules that it uses travel with it.
+                takes a list and returns a list. The client pickles the function with its state
+                before it calls it, and sends the local modules that it uses.
             name: Name of the model.
             version: Version; any legal name, such as "1", "1.0" or "2024-06-01". If None, the
-                newest version of the same content; without one, the number after the highest.
+                newest version with the same content, or else the number after the highest one.
             example: Input that the function can answer, with its batch axis, such as `X[:1]`, or
-                a dictionary of such by name. Teaches the signature and warms each replica up.
-            examples: Several such batches in place of one; sizes in which they, or the outputs
-                for them, differ may vary.
+                a dictionary of inputs by name. The signature is inferred from it, and each replica
+                warms up with it.
+            examples: Several batches in place of one. An axis whose size differs between them, or
+                between their outputs, may have any size.
             input_type: `integers`, `floats`, `doubles`, `bytes` or `strings`, in place of an
                 example.
-            check: Whether to look for mistakes: a function of one row, and with an `input_type`
-                what fails for two made-up inputs. If false, only examples are answered.
-            num_replicas: Replicas wanted, at least 1; one for a first deployment if None.
-            pkgs_to_install: Packages for pip, as of a requirements file; a str is one of them.
-            requirements: A requirements file with more of them.
-            promote: Whether to make it the current version once it is ready. If None, a first
-                deployment does, unless the version was current before.
-            labels: User-defined labels to set; others stay.
-            environment: Environment variables of the replicas, all of them: `{}` starts a version
-                again without those that it had.
-            num_threads: Threads of the numeric libraries; 0 for as many as `cpus`, or where that
-                is 0 too, a share of the machine's cores.
+            check: True to look for mistakes: a function that takes only one row, or with an
+                `input_type` a function that fails for two sample inputs. False to call the
+                function on the examples only.
+            num_replicas: Number of replicas, at least 1; if None, 1 for a first deployment.
+            pkgs_to_install: Packages for pip, in the format of a requirements file; a str is one
+                package.
+            requirements: Path of a requirements file with further packages.
+            promote: True to make the version current once it is ready, False to leave the current
+                one. If None, a first deployment promotes, unless the version was current before.
+            labels: User-defined labels to set; other labels stay.
+            environment: All environment variables of the replicas; `{}` restarts the version
+                without the variables that it had.
+            num_threads: Threads of the numeric libraries. 0 means as many as `cpus`; if that is 0
+                too, a share of the cores of the machine.
             memory_mib: Memory of a replica in MiB; 0 for no limit.
-            cpus: CPUs of a replica, also parts of one; 0 for the server's default. A replica that
-                is a process of the machine has so many threads, and is not held to them.
-            gpus: GPUs of a replica for itself; 0 for the server's default.
-            max_batch_size: Most rows of one batch; the server's default for a first deployment.
-            start_timeout_s: Longest time from start to ready; likewise.
-            warm_up: False to have no replica call the function before its first query, if a call
-                is costly or changes something; likewise.
-            on_event: Called with each step.
-            progress: True to show each step on standard error, False not to. If None, they are
-                shown on a terminal and in a notebook, unless `on_event` is given.
+            cpus: CPUs of a replica, including fractions of one; 0 for the server's default. A
+                replica that is a local process gets that number of threads, but no CPU limit.
+            gpus: GPUs that only this replica uses; 0 for the server's default.
+            max_batch_size: Most rows of one batch; if None, the server's default for a first
+                deployment.
+            start_timeout_s: Longest time from start to ready, in seconds; default as above.
+            warm_up: False to skip the call on the example before the first query, for a function
+                that is costly or has side effects; default as above.
+            on_event: Called with each event of the deployment.
+            progress: True to show events on standard error, False to show none. If None, a
+                terminal and a notebook show them, unless `on_event` is given.
 
         Returns:
-            The version; its `version` is the name that the server gave it.
+            The deployed version. Its `version` is the name that the server chose, if none was given.
 
         Warns:
-            SkysailWarning: the version is not the current one, and `promote` is None.
+            SkysailWarning: the version is not current, and `promote` is None.
 
         Raises:
             InvalidInput: the function cannot be pickled, or an argument is out of range.
-            Unsupported: the cluster's container manager cannot give a replica such resources.
+            Unsupported: the container manager of the cluster does not support the resources.
             ModelFailed: the function fails on the example.
             AlreadyExists: the version is registered with other content.
-            FailedPrecondition: it is deployed with other resources or environment.
-            DeployFailed: it could not be made ready; the message has the end of the replica's
-                log, and nothing is left behind unless the version serves already.
+            FailedPrecondition: the version is deployed with other resources or environment.
+            DeployFailed: no replica became ready. The message has the end of a replica's log; a
+                first deployment leaves nothing behind.
         """
         if input_type is None:
             show_local_run(name, version, on_event, progress)
-        # On a thread, because pickling and compressing take seconds, and the function may run an
-        # event loop of its own.
+        # The build runs on a thread, because pickling and compression take seconds, and the
+        # function may run its own event loop.
         artifact = await asyncio.to_thread(
             build_artifact,
             function,
@@ -160,14 +165,14 @@ class DeploymentCalls(ModelCalls):
         request: management_pb2.DeployRequest,
         on_event: OnEvent | None = None,
     ) -> Version:
-        """Upload an artifact and deploy it as `request` says; see `deploy`."""
+        """Upload an artifact and deploy it by a request; see `deploy`."""
         request.artifact_sha256 = artifact.sha256
         retries = RetryPolicy()
         await self._upload(artifact, on_event, retries)
         try:
             return await self._await_deployment(request, on_event, retries)
         except ArtifactNotFound:
-            # Management swept the artifact between the upload and now.
+            # Management removed the unused artifact after the upload.
             await self._upload(artifact, on_event, retries)
             return await self._await_deployment(request, on_event, retries)
 
@@ -191,14 +196,15 @@ class DeploymentCalls(ModelCalls):
     ) -> Version:
         """Start replicas of a registered version and return once they are ready.
 
-        A version that was undeployed starts as it was deployed last, but for what is given; one
-        that was scaled to 0 gets a replica; one that runs stays as it is.
+        An undeployed version starts with the values of its last deployment, except for the arguments
+        that are given. A version that was scaled to 0 gets one replica. A running version does not
+        change.
 
         Args:
             model: Name of the model.
             version: Version; the current one if None.
             num_replicas: As for `deploy`.
-            promote: True to make it the current version once it is ready.
+            promote: True to make the version current once it is ready.
             environment: As for `deploy`.
             num_threads: As for `deploy`.
             memory_mib: As for `deploy`.
@@ -211,8 +217,8 @@ class DeploymentCalls(ModelCalls):
             progress: As for `deploy`.
 
         Raises:
-            ModelNotFound: it is not registered.
-            SkysailError: as `deploy`.
+            ModelNotFound: the version is not registered.
+            SkysailError: see `deploy`.
         """
         request = deploy_request(
             name=model,
@@ -252,15 +258,16 @@ class DeploymentCalls(ModelCalls):
     async def _await_deployment(
         self, request: management_pb2.DeployRequest, on_event: OnEvent | None, retries: RetryPolicy
     ) -> Version:
-        """Return the version once it is deployed, asked for again if the connection breaks."""
+        """Return the version once it is deployed; repeat the request if the connection breaks."""
         while True:
             try:
                 await self._consume_events(request, on_event, retries)
                 break
             except (LostConnection, Unavailable) as error:
-                # Management goes on with it; asked for the same again, it tells the rest.
+                # Management continues the deployment, and a repeated request streams the rest.
                 wait_s = retries.next_wait_s(error)
-            # Outside, because the error holds the call, which must be gone before a fork.
+            # The wait is outside of the handler, because the error holds the call, which must be
+            # released before a fork.
             await asyncio.sleep(wait_s)
         return await self._describe(request.model, request.version, retries)
 
@@ -271,7 +278,7 @@ class DeploymentCalls(ModelCalls):
         async for message in events:
             retries.note_answer()
             event = DeployEvent.of(message)
-            # The server may have named it; who asks again asks about the same.
+            # A repeated request must name the version that the server chose.
             request.version = event.version
             if on_event is not None:
                 on_event(event)
@@ -302,16 +309,16 @@ class DeploymentCalls(ModelCalls):
 
         Args:
             model: Name of the model.
-            num_replicas: Replicas wanted; 0 is allowed.
+            num_replicas: Number of replicas; 0 is allowed.
             version: Version; the current one if None.
-            wait: True to return once that many are ready and no others are left.
-            timeout_s: Longest wait for that.
+            wait: True to return once exactly that many replicas are left and ready.
+            timeout_s: Longest wait, in seconds.
 
         Raises:
-            InvalidInput: a number of replicas that is out of range.
-            ModelNotFound: it is not registered.
-            FailedPrecondition: it is not deployed.
-            DeadlineExceeded: not all replicas were ready in time; they are still wanted.
+            InvalidInput: the number of replicas is out of range.
+            ModelNotFound: the version is not registered.
+            FailedPrecondition: the version is not deployed.
+            DeadlineExceeded: not all replicas were ready in time; the cluster keeps starting them.
         """
         request = scale_request(model, version, num_replicas)
         retries = RetryPolicy()
@@ -343,7 +350,7 @@ class DeploymentCalls(ModelCalls):
         max_replicas: int,
         version: str | int | None = None,
     ) -> Version:
-        """Scale a deployed version by its load, until `scale`.
+        """Scale a deployed version by its load, until `scale` sets a number again.
 
         Args:
             model: Name of the model.
@@ -352,9 +359,9 @@ class DeploymentCalls(ModelCalls):
             version: Version; the current one if None.
 
         Raises:
-            InvalidInput: numbers of replicas that are out of range.
-            ModelNotFound: it is not registered.
-            FailedPrecondition: it is not deployed.
+            InvalidInput: a number of replicas is out of range.
+            ModelNotFound: the version is not registered.
+            FailedPrecondition: the version is not deployed.
         """
         request = autoscaling_request(model, version, min_replicas, max_replicas)
         response = await self._call(
@@ -370,13 +377,12 @@ class DeploymentCalls(ModelCalls):
         Args:
             model: Name of the model.
             version: Version; the current one if None.
-            force: True to do it although it is the current version, or an application is routed
-                to it.
+            force: True to stop a version that is current, or that an application is routed to.
 
         Raises:
-            ModelNotFound: it is not registered.
-            FailedPrecondition: it is not deployed.
-            ModelInUse: it is the current version, or an application is routed to it.
+            ModelNotFound: the version is not registered.
+            FailedPrecondition: the version is not deployed.
+            ModelInUse: the version is current, or an application is routed to it.
         """
         request = management_pb2.UndeployRequest(
             model=model, version="" if version is None else str(version), force=force

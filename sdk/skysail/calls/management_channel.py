@@ -1,4 +1,4 @@
-"""The channel to management, which every call shares."""
+"""The channel to management, which all calls of a client share."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,15 +23,15 @@ _SLACK_S = 1.0
 
 
 class ManagementChannel:
-    """A client of management that connects when it is first used."""
+    """A client of management, connected by its first call."""
 
     def __init__(self, endpoint: str, timeout_s: float, access: ManagementAccess) -> None:
         """Connects on first use.
 
         Args:
-            endpoint: Where management is reached, as host:port.
-            timeout_s: Longest wait for an answer, unless a call says otherwise.
-            access: Authority of management's certificate, and the token to show.
+            endpoint: Endpoint of management, as host:port.
+            timeout_s: Longest wait for an answer, unless a call has its own limit.
+            access: Authority of the certificate of management, and the token.
         """
         self._access = access
         self.endpoint = endpoint
@@ -43,7 +43,7 @@ class ManagementChannel:
         """Close the channel.
 
         Args:
-            grace_s: Longest wait for calls that end by themselves.
+            grace_s: Longest wait for calls in flight.
         """
         while (channel := self._management_channel) is not None:
             if self._under_way and grace_s:
@@ -52,7 +52,7 @@ class ManagementChannel:
             await channel.close()
 
     def _forget_management(self) -> None:
-        """Drop what belongs to the parent process, without closing it."""
+        """Drop the channel of the parent process without closing it."""
         self._management_channel = None
         self._under_way = set()
 
@@ -71,19 +71,19 @@ class ManagementChannel:
         retries: RetryPolicy | None = None,
         limit_s: float | None = None,
     ) -> T:
-        """Return the response of management, asked again if the connection breaks on the way.
+        """Return the response of management; retry if the connection breaks.
 
         Args:
-            ask: Starts the call.
-            is_repeatable: False if the call has another effect the second time.
-            retries: That of the operation which the call is a part of; one of its own if None.
-            limit_s: Longest wait, with all attempts; the client's if None.
+            ask: Starts one attempt.
+            is_repeatable: False if the call is not idempotent, so that it must not be retried.
+            retries: Policy of the operation that the call belongs to; a new one if None.
+            limit_s: Longest time for all attempts; the limit of the client if None.
         """
         retries = retries or RetryPolicy()
         limit_s = self._timeout_s if limit_s is None else limit_s
         attempts = self._attempts(ask, is_repeatable, retries)
         try:
-            # A little longer than gRPC's own limit of each attempt, which says more.
+            # The limit of each attempt is a little shorter, because its error has more detail.
             return await asyncio.wait_for(attempts, limit_s + _SLACK_S)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
@@ -110,17 +110,18 @@ class ManagementChannel:
             else:
                 retries.note_answer()
                 return response
-            # Outside, because the error holds the call, which must be gone before a fork.
+            # The wait is outside of the handler, because the error holds the call, which must be
+            # released before a fork.
             await asyncio.sleep(wait_s)
 
     async def _stream(
         self, ask: "Callable[[Stub], grpc.aio.UnaryStreamCall[Any, T]]"
     ) -> AsyncIterator[T]:
-        """Yield the responses of a call, which is cancelled if the iteration ends early.
+        """Yield the responses of a call; cancel the call if the iteration ends early.
 
         Raises:
             LostConnection: the stream broke.
-            SkysailError: what management raised.
+            SkysailError: management refused the call.
         """
         responses = ask(self._management)
         try:
@@ -133,7 +134,7 @@ class ManagementChannel:
 
     @property
     def timeout_s(self) -> float:
-        """Longest wait for an answer in seconds, unless a call says otherwise."""
+        """Longest wait for an answer in seconds, unless a call has its own limit."""
         return self._timeout_s
 
     def _translate_error(self, error: grpc.aio.AioRpcError) -> SkysailError:

@@ -1,4 +1,4 @@
-"""Calls about models and their versions, as registered."""
+"""Calls about registered models and their versions."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -15,7 +15,7 @@ from skysail_protos.v1 import management_pb2
 
 @checked
 class ModelCalls(ManagementChannel):
-    """What operators ask about models."""
+    """Calls about models and versions."""
 
     async def models(self) -> list[Model]:
         """Return every model with its versions, by name."""
@@ -30,7 +30,7 @@ class ModelCalls(ManagementChannel):
         """Return a model with its versions.
 
         Raises:
-            ModelNotFound: there is none of this name.
+            ModelNotFound: no model has this name.
         """
         request = management_pb2.DescribeModelRequest(name=name)
         response = await self._call(
@@ -42,7 +42,7 @@ class ModelCalls(ManagementChannel):
         """Return a version with its replicas; the current one if `version` is None.
 
         Raises:
-            ModelNotFound: it is not registered.
+            ModelNotFound: the version is not registered.
         """
         return await self._describe(model, "" if version is None else str(version), RetryPolicy())
 
@@ -54,23 +54,23 @@ class ModelCalls(ManagementChannel):
         return Version.of(response.version)
 
     async def promote(self, model: str, version: str | int) -> str:
-        """Make a version the current one and return the version that was ("" for none).
+        """Make a version current and return the previous one ("" if there was none).
 
         Raises:
-            ModelNotFound: it is not registered.
-            NoReadyReplica: none of its replicas could answer.
+            ModelNotFound: the version is not registered.
+            NoReadyReplica: the version has no ready replica.
         """
         request = management_pb2.PromoteRequest(model=model, version=str(version))
         response = await self._call(lambda stub: stub.Promote(request, timeout=self._timeout_s))
         return response.previous_version
 
     async def rollback(self, model: str) -> str:
-        """Make the newest earlier version that has a ready replica current again and return it.
+        """Make the newest earlier version with a ready replica current again and return it.
 
         Raises:
-            ModelNotFound: there is no model of this name.
+            ModelNotFound: no model has this name.
             FailedPrecondition: no version was current before.
-            NoReadyReplica: no replica of an earlier version could answer.
+            NoReadyReplica: no earlier version has a ready replica.
         """
         request = management_pb2.RollbackRequest(model=model)
         response = await self._call(
@@ -91,26 +91,26 @@ class ModelCalls(ManagementChannel):
         priority_step_s: float | None = NOT_GIVEN,
         cache_ttl_s: float | None = NOT_GIVEN,
     ) -> ServingOptions:
-        """Change how a deployed version is served and return what holds now.
+        """Change the serving options of a deployed version and return all of them.
 
-        An option that is not given stays as it is; None returns it to its default. It takes effect
-        at once, and no replica is restarted.
+        An absent argument leaves its option unchanged; None resets the option to its default. Changes
+        take effect at once, without a restart of replicas.
 
         Args:
             model: Name of the model.
             version: Version; the current one if None.
             max_batch_size: Most rows of a batch.
-            policy: Rule that forms batches.
+            policy: Policy that forms batches.
             max_queue_delay_s: Longest wait for more queries while a replica is free.
-            preferred_batch_sizes: Sizes in rows that are sent at once, in ascending order.
-            max_queue_size: Rows that may wait.
-            priority_step_s: Head start of a priority over the next.
+            preferred_batch_sizes: Sizes in rows at which a batch is sent without a wait, ascending.
+            max_queue_size: Most rows in the queue.
+            priority_step_s: Head start of a priority over the next one, in seconds.
             cache_ttl_s: Longest age of a cached prediction; 0 for none.
 
         Raises:
-            InvalidInput: names the option that is not possible.
-            ModelNotFound: it is not registered.
-            FailedPrecondition: it is not deployed.
+            InvalidInput: an option is out of range; the message names it.
+            ModelNotFound: the version is not registered.
+            FailedPrecondition: the version is not deployed.
         """
         request = tune_request(
             model,
@@ -132,8 +132,8 @@ class ModelCalls(ManagementChannel):
         """Remove a version that is not deployed, or the whole model if `version` is None.
 
         Raises:
-            ModelNotFound: it is not registered.
-            ModelInUse: it is deployed or the current one, or an application is routed to it.
+            ModelNotFound: the version or model is not registered.
+            ModelInUse: a version is deployed or current, or an application is routed to it.
         """
         if version is None:
             everything = management_pb2.UnregisterModelRequest(name=model)
@@ -163,12 +163,12 @@ class ModelCalls(ManagementChannel):
             model: Name of the model.
             version: Version; the current one if None.
             replica: Index of a replica; all if None.
-            tail_lines: Last lines to yield of what is there, for each replica.
-            follow: True to go on with what is added, until the replica ends.
+            tail_lines: Number of last lines of each log to begin with.
+            follow: True to continue with new lines until the replica ends.
 
         Raises:
             ModelNotFound: the version is not registered.
-            ReplicaNotFound: it has no such replica.
+            ReplicaNotFound: the version has no replica with this index.
         """
         request = management_pb2.StreamLogsRequest(
             model=model,

@@ -1,4 +1,4 @@
-"""Python warnings of the SDK: what succeeded, and yet may not be what the caller wants."""
+"""The Python warning about a deployed version that is not current."""
 
 import warnings
 
@@ -6,16 +6,16 @@ from skysail.descriptions import Version
 
 
 class SkysailWarning(UserWarning):
-    """The warning about a call that succeeded with an effect that is easily overlooked."""
+    """A warning about the effect of a call that succeeded."""
 
 
 def warn_if_not_current(found: Version, promote: bool | None, *, depth: int) -> None:
-    """Warn about a deployed version that does not answer unless it is named.
+    """Warn about a deployed version that answers only queries that name it.
 
     Args:
         found: The version.
-        promote: What its caller gave: True or False shows that the caller knows.
-        depth: How many frames lie between this function and the line that the warning names.
+        promote: Argument of the caller; True or False shows an intent, so that no warning is due.
+        depth: Number of frames between this function and the line that the warning names.
     """
     if promote is None and found.not_current:
         warnings.warn(found.not_current, SkysailWarning, stacklevel=depth + 2)

@@ -1,4 +1,4 @@
-"""Calls that are repeated where their connection is lost on the way."""
+"""Retries of calls whose connection broke."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,20 +15,20 @@ from skysail_common.process.backoff import BackOff
 T = TypeVar("T")
 
 PATIENCE_S = 30.0
-"""How long after a loss management is asked again: another one takes over within this time."""
+"""Time after a loss in which calls are retried: a standby takes over within this time."""
 MAX_OPERATION_S = 3600.0
-"""Time after which an operation is not asked for again, although management answered in between."""
+"""Time after which an operation is not retried, even if management answered in between."""
 RESTART_PATIENCE_S = 5.0
-"""How long an operation that has not begun waits for a management that its supervisor restarts."""
+"""Longest wait of a new operation for a management that its supervisor restarts."""
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 1.0
 
 
 class LostConnection(Exception):
-    """A connection that broke while a call was under way; the call may have had its effect."""
+    """A connection that broke during a call; the call may have had its effect."""
 
     def __init__(self, error: SkysailError) -> None:
-        """The error that the caller gets if no other attempt succeeds."""
+        """Holds the error that the caller gets if no retry succeeds."""
         super().__init__(error.message)
         self.error = error
 
@@ -36,19 +36,19 @@ class LostConnection(Exception):
 async def await_call(
     work: Awaitable[T], translate_error: Callable[[grpc.aio.AioRpcError], SkysailError]
 ) -> T:
-    """Await a call of gRPC.
+    """Await a gRPC call.
 
     Args:
         work: The call, or the next message of its stream.
-        translate_error: Returns the error to raise for one of gRPC's.
+        translate_error: Returns the error to raise for an error of gRPC.
 
     Raises:
-        LostConnection: the connection broke, or this client closed it for a fork.
+        LostConnection: the connection broke, or the client closed it for a fork.
         SkysailError: what `told` makes of any other error.
     """
     inner = asyncio.ensure_future(work)
     try:
-        # Closing a channel cancels its calls, which would look like a cancelled caller.
+        # A channel that is closed cancels its calls, which looks like a cancelled caller.
         await asyncio.wait([inner])
     finally:
         inner.cancel()
@@ -60,20 +60,20 @@ async def await_call(
         found = translate_error(error)
         if is_lost(error):
             raise LostConnection(found) from None
-        # The traceback of gRPC adds nothing, and would be shown first.
+        # The traceback of gRPC is of no use to a caller, and would be shown first.
         raise found from None
 
 
 class RetryPolicy:
-    """Decides, for one operation, whether it goes on after a failure and when.
+    """The decision, for one operation, whether and when to retry after a failure.
 
-    What never began fails at once, because a cluster that does not run is not waited for. Where a
-    supervisor restarts management, it waits for `RESTART_PATIENCE_S`. An operation that
-    has begun outlasts a restart of management, a change of its leader, or a new port-forward.
+    A new operation fails at once, because waiting for a cluster that does not run is useless. If a
+    supervisor restarts management, it waits for `RESTART_PATIENCE_S`. An operation that has begun
+    survives a restart of management, a change of its leader, or a new port-forward.
     """
 
     def __init__(self, clock: Clock = MONOTONIC, chance: Callable[[], float] = random) -> None:
-        """Begins with an operation that has not reached management; see `BackOff` for `chance`."""
+        """Starts with an operation that has not reached management; see `BackOff` for `chance`."""
         self._clock = clock
         self._end = clock() + MAX_OPERATION_S
         self._has_begun = False
@@ -81,7 +81,7 @@ class RetryPolicy:
         self._back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S, chance)
 
     def note_answer(self) -> None:
-        """Note that management answered."""
+        """Record that management answered."""
         self._has_begun = True
         self._lost_at = None
         self._back_off.reset()
@@ -90,8 +90,8 @@ class RetryPolicy:
         """Return how long to wait before the next attempt, in seconds.
 
         Raises:
-            SkysailError: that of `error`, if the operation has not begun, if management has been
-                away for `PATIENCE_S`, or if the operation takes longer than `MAX_OPERATION_S`.
+            SkysailError: the operation has not begun, management has been away for `PATIENCE_S`,
+                or the operation takes longer than `MAX_OPERATION_S`; it is the error of the call.
         """
         self._has_begun = self._has_begun or isinstance(error, LostConnection)
         now = self._clock()

@@ -1,4 +1,4 @@
-"""The group apps: applications and their routes."""
+"""The group apps, about applications and their routes."""
 
 import json
 
@@ -18,7 +18,7 @@ from skysail_common.tensors import InputType
 @output_option
 @click.pass_context
 def apps(context: click.Context, endpoint: str | None, output: str) -> None:
-    """List applications; change them and their routes.
+    """List applications, and change them and their routes.
 
     \b
     Example:
@@ -56,7 +56,7 @@ def apps(context: click.Context, endpoint: str | None, output: str) -> None:
     type=click.Choice([input_type.name.lower() for input_type in InputType]),
     default="tensors",
     show_default=True,
-    help="What its models take; tensors are anything.",
+    help="Input type of its models; tensors for any.",
 )
 @click.option(
     "--slo-ms",
@@ -65,12 +65,12 @@ def apps(context: click.Context, endpoint: str | None, output: str) -> None:
     show_default=True,
     help="Promised latency in milliseconds.",
 )
-@click.option("--default-output", metavar="JSON", help="Answer where no prediction is in time.")
+@click.option("--default-output", metavar="JSON", help="Answer if no prediction is in time.")
 @endpoint_option
 def register(
     name: str, input_type: str, slo_ms: float, default_output: str | None, endpoint: str | None
 ) -> None:
-    """Make an application known.
+    """Register an application.
 
     \b
     Example:
@@ -88,7 +88,7 @@ def _json(text: str) -> object:
     try:
         value: object = json.loads(text)
     except ValueError as error:
-        raise InvalidInput(f"the default output is not JSON: {error}") from error
+        raise InvalidInput(f"cannot use the default output: it is not JSON: {error}") from error
     return value
 
 
@@ -97,9 +97,13 @@ def _json(text: str) -> object:
 @click.option(
     "--slo-ms", type=click.FloatRange(0, min_open=True), help="Promised latency in milliseconds."
 )
-@click.option("--default-output", metavar="JSON", help="Answer where no prediction is in time.")
-@click.option("--no-default-output", "removes_default", is_flag=True, help="Take it away.")
-@click.option("--cache/--no-cache", "uses_cache", default=None, help="Whether it uses the cache.")
+@click.option("--default-output", metavar="JSON", help="Answer if no prediction is in time.")
+@click.option(
+    "--no-default-output", "removes_default", is_flag=True, help="Remove the default output."
+)
+@click.option(
+    "--cache/--no-cache", "uses_cache", default=None, help="Use the prediction cache or not."
+)
 @endpoint_option
 def update(
     name: str,
@@ -109,7 +113,7 @@ def update(
     uses_cache: bool | None,
     endpoint: str | None,
 ) -> None:
-    """Change the given values of an application.
+    """Change the given values of an application, and keep the others.
 
     \b
     Example:
@@ -148,7 +152,7 @@ def unregister(name: str, endpoint: str | None) -> None:
 @click.argument("routes", nargs=-1, metavar="MODEL[:VERSION][=WEIGHT]...")
 @endpoint_option
 def link(name: str, routes: tuple[str, ...], endpoint: str | None) -> None:
-    """Route an application to models; to nothing if none is named.
+    """Route an application to models, or to nothing if none is named.
 
     \b
     Example:
@@ -182,7 +186,7 @@ def _route(text: str) -> Route:
     try:
         return Route(model, version, float(weight) if weight else 1.0)
     except ValueError:
-        raise InvalidInput(f"{weight!r} in {text!r} is not a weight") from None
+        raise InvalidInput(f"cannot use the route {text!r}: {weight!r} is not a number") from None
 
 
 COMMANDS = (apps,)

@@ -1,4 +1,4 @@
-"""Questions to the user before something is taken away."""
+"""Confirmation by the user before a removal."""
 
 import sys
 
@@ -6,7 +6,7 @@ import click
 
 
 def confirm(question: str) -> None:
-    """Ask a question; anything but a yes ends the command with exit status 1."""
+    """Ask a question; end the command with exit status 1 unless the answer is yes."""
     if not click.confirm(question, err=True):
         click.echo("nothing was changed", err=True)
         sys.exit(1)

@@ -19,14 +19,14 @@ from skysail_common.errors import ModelInUse
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_AS_IS = "[default: as it is; else 1]"
+_AS_IS = "[default: unchanged; 1 for a new deployment]"
 
 
 def _replica_options(command: F) -> F:
     for option in (
-        click.option("--gpus", type=click.IntRange(0), help="GPUs of a replica for itself."),
+        click.option("--gpus", type=click.IntRange(0), help="GPUs that only one replica uses."),
         click.option("--cpus", type=click.FloatRange(0), help="CPUs of a replica, such as 0.5."),
-        click.option("--memory-mib", type=click.IntRange(0), help="Memory of a replica."),
+        click.option("--memory-mib", type=click.IntRange(0), help="Memory of a replica in MiB."),
         click.option("--max-batch-size", type=click.IntRange(1), help="Most rows of one batch."),
         click.option(
             "--start-timeout-s",
@@ -36,7 +36,7 @@ def _replica_options(command: F) -> F:
         click.option(
             "--warm-up/--no-warm-up",
             default=None,
-            help="Call the function with its example before a replica is ready.",
+            help="Call the function on its example before a replica is ready.",
         ),
     ):
         command = option(command)
@@ -44,7 +44,7 @@ def _replica_options(command: F) -> F:
 
 
 class _NumberCommand(click.Command):
-    """A command with a number as argument: click takes a negative one for an option."""
+    """A command with a number as argument, because click parses a negative one as an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for text in args:
@@ -58,29 +58,31 @@ class _NumberCommand(click.Command):
 @click.option("--name", required=True, help="Name of the model.")
 @click.option(
     "--version",
-    help="Version, such as 1 or 1.0. [default: that of the same content, else the next number]",
+    help="Version, such as 1 or 1.0. [default: the one with the same content, else the next number]",
 )
 @click.option(
-    "--example", metavar="MODULE:NAME", help="Input with its batch axis; teaches the signature."
+    "--example",
+    metavar="MODULE:NAME",
+    help="Input with its batch axis, from which the signature is inferred.",
 )
 @click.option(
     "--examples",
     metavar="MODULE:NAME",
-    help="A list of such inputs; sizes in which they differ may vary.",
+    help="A list of such inputs; an axis whose size differs may have any size.",
 )
 @click.option(
     "--input-type",
     type=click.Choice(["integers", "floats", "doubles", "bytes", "strings"]),
-    help="For a function that takes a list, in place of an example.",
+    help="Type of the elements, for a function that takes a list; in place of an example.",
 )
 @click.option(
     "--check/--no-check",
     default=True,
     show_default=True,
-    help="Look for mistakes: one row instead of a batch, or what fails for made-up inputs.",
+    help="Look for mistakes, with two rows or with sample inputs.",
 )
-@click.option("--num-replicas", type=click.IntRange(1), help=f"Replicas wanted. {_AS_IS}")
-@click.option("--pkg", "pkgs", multiple=True, help="Package to install; may be repeated.")
+@click.option("--num-replicas", type=click.IntRange(1), help=f"Number of replicas. {_AS_IS}")
+@click.option("--pkg", "pkgs", multiple=True, help="Package that pip installs; repeatable.")
 @click.option(
     "--requirements",
     type=click.Path(dir_okay=False, exists=True),
@@ -89,7 +91,7 @@ class _NumberCommand(click.Command):
 @click.option(
     "--promote/--no-promote",
     default=None,
-    help="Make it the current version once it is ready. [default: if it is new]",
+    help="Make the version current once it is ready. [default: if it is new]",
 )
 @_replica_options
 @endpoint_option
@@ -117,7 +119,7 @@ def deploy(
 ) -> None:
     """Deploy a function as a version of a model.
 
-    The same again changes nothing: what is not given stays as it is deployed.
+    A repeated command changes nothing. Options that are not given keep their deployed values.
 
     \b
     Example:
@@ -128,7 +130,7 @@ def deploy(
     if sum(given is not None for given in (example, examples, input_type)) != 1:
         raise click.UsageError("give one of --example, --examples and --input-type")
     with open_client(endpoint) as client, warnings.catch_warnings():
-        # The last line of the output says the same.
+        # The last line of the output has the same text.
         warnings.simplefilter("ignore", SkysailWarning)
         found = client.deploy(
             loaded,
@@ -154,8 +156,8 @@ def deploy(
 
 @click.command()
 @target_argument()
-@click.option("--num-replicas", type=click.IntRange(1), help=f"Replicas wanted. {_AS_IS}")
-@click.option("--promote", is_flag=True, help="Make it the current version once it is ready.")
+@click.option("--num-replicas", type=click.IntRange(1), help=f"Number of replicas. {_AS_IS}")
+@click.option("--promote", is_flag=True, help="Make the version current once it is ready.")
 @_replica_options
 @endpoint_option
 @output_option
@@ -174,8 +176,8 @@ def start(
 ) -> None:
     """Start replicas of a registered version.
 
-    One that was undeployed starts as it was deployed last, but for what is given. Without a
-    version, the current one starts.
+    An undeployed version starts with the values of its last deployment, except for the given options.
+    Without a version, the current one starts.
 
     \b
     Example:
@@ -198,7 +200,7 @@ def start(
 
 
 def _print_version(found: Version, output: str) -> None:
-    """Print a version last, and whether it answers where no version is named."""
+    """Print a deployed version, and whether it is current."""
     if output == "json":
         print_json({**plain(found), "notice": found.not_current})
         return
@@ -206,7 +208,7 @@ def _print_version(found: Version, output: str) -> None:
     current = (
         " and is the current version"
         if found.is_current
-        else f"; it is NOT the current version: 'skysail promote {name}' makes it that"
+        else f"; it is NOT the current version: 'skysail promote {name}' makes it current"
     )
     click.echo(f"{name} has {found.num_ready} ready replica(s){current}")
 
@@ -215,10 +217,12 @@ def _print_version(found: Version, output: str) -> None:
 @target_argument()
 @click.argument("num_replicas", type=click.IntRange(0), required=False)
 @click.option(
-    "--min", "min_replicas", type=click.IntRange(1), help="Fewest replicas; 1 if not given."
+    "--min", "min_replicas", type=click.IntRange(1), help="Fewest replicas.  [default: 1]"
 )
 @click.option("--max", "max_replicas", type=click.IntRange(1), help="Most replicas.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until all are ready.")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Wait until all replicas are ready."
+)
 @endpoint_option
 def scale(
     target: Target,
@@ -230,8 +234,8 @@ def scale(
 ) -> None:
     """Set the number of replicas of a version.
 
-    Without a version, the current one is scaled. With --max it follows the load until a number is
-    given again.
+    Without a version, the current one is scaled. With --max the number follows the load until it is
+    set again.
 
     \b
     Example:
@@ -248,7 +252,7 @@ def scale(
                 model, min_replicas=min_replicas or 1, max_replicas=max_replicas, version=version
             )
         bounds = f"{min_replicas or 1} to {max_replicas}"
-        click.echo(f"{model}:{found.version} has {bounds} replicas, as its load needs")
+        click.echo(f"{model}:{found.version} has {bounds} replicas, depending on its load")
         return
     assert num_replicas is not None
     with open_client(endpoint) as client:
@@ -264,14 +268,13 @@ def scale(
     "-y",
     "is_forced",
     is_flag=True,
-    help="Do not ask if it is the current version, or an application is routed to it.",
+    help="Skip the question about a version that is current or routed to.",
 )
 @endpoint_option
 def undeploy(target: Target, is_forced: bool, endpoint: str | None) -> None:
     """Stop the replicas of a version, which stays registered.
 
-    Without a version, the current one is undeployed.
-    'skysail start' starts it again.
+    Without a version, the current one is undeployed. 'skysail start' starts it again.
 
     \b
     Example:
@@ -283,7 +286,7 @@ def undeploy(target: Target, is_forced: bool, endpoint: str | None) -> None:
         except ModelInUse as error:
             if not _can_ask():
                 raise
-            confirm(f"{error.message}.\nUndeploy it nevertheless?")
+            confirm(f"{error.message}.\nUndeploy it anyway?")
             undeployed = client.undeploy(*target, force=True)
     click.echo(f"{target.model}:{undeployed} is no longer deployed")
 

@@ -49,11 +49,11 @@ def down(
     yes: bool,
     **options: Any,
 ) -> None:
-    """Stop the cluster that was started last from here.
+    """Stop the cluster that was started last.
 
-    Its replicas stop too. A cluster on Kubernetes is removed there, after a question. Its claims and
-    Secrets stay, so that the next `skysail up` restores what was registered and deployed, as it does on
-    this machine.
+    The data directory tells which one that is. Its replicas stop too. A cluster on Kubernetes is removed
+    after a question. Its data stay, on this machine and on Kubernetes, so that the next `skysail up`
+    restores all models and applications.
 
     \b
     Example:
@@ -69,8 +69,8 @@ def down(
     }
     if container_manager not in ("", KUBERNETES):
         raise click.UsageError(
-            f"cannot use --container-manager {container_manager} here: only kubernetes is named; "
-            "leave the option out for a cluster of this machine"
+            f"cannot use --container-manager {container_manager}: down knows kubernetes only; omit the "
+            "option for a cluster of this machine"
         )
     environment = dict(os.environ)  # noqa: TID251 - inherited
     if container_manager:
@@ -92,7 +92,7 @@ def down(
 
 
 def _confirmation(is_confirmed: bool) -> Callable[[str, str], None]:
-    """Return a function that shows what `down` removes, and asks unless the operator agreed before."""
+    """Return a function that announces a removal, and asks unless it is confirmed already."""
 
     def confirm(subject: str, consequence: str) -> None:
         click.echo(f"{subject} {consequence}", err=True)

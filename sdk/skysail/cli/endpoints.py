@@ -1,4 +1,4 @@
-"""The table of endpoints that commands show when a cluster can be reached."""
+"""The table of the endpoints of a cluster."""
 
 from rich.markup import escape
 
@@ -36,6 +36,6 @@ def print_endpoints(endpoints: ClusterEndpoints) -> None:
 
 
 def print_hint(line: str) -> None:
-    """Show what the operator can do next."""
+    """Show a hint about the next step."""
     # Lines keep their width, because people copy paths and commands from them.
     console().print(escape(line), style="dim", soft_wrap=True)

@@ -65,7 +65,7 @@ def forward(
 
 @click.group()
 def registry() -> None:
-    """Registries that Kubernetes pulls from.
+    """Log in to registries from which Kubernetes pulls.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The command `skysail`: its groups, and how errors are shown."""
+"""The command `skysail` with its groups, and the output of errors."""
 
 import json
 import sys
@@ -57,10 +57,10 @@ for module in (
 
 
 def main() -> None:
-    """Run the command; an error is on standard error, with exit status 1 (usage: 2, Ctrl-C: 130).
+    """Run the command; errors go to standard error, with exit status 1 (usage: 2, Ctrl-C: 130).
 
-    An error is one line, with the lines of the user's code below it if that raised it. A command
-    with `--output json` writes one JSON object instead, except for an error of usage.
+    An error is one line, followed by the traceback in the code of the user, if any. With
+    `--output json` it is one JSON object, except for a usage error.
     """
     errors = ErrorFormat()
     try:

@@ -17,7 +17,7 @@ from skysail.descriptions import Version
 @target_argument("MODEL:VERSION", needs_version=True)
 @endpoint_option
 def promote(target: Target, endpoint: str | None) -> None:
-    """Make a version the one that answers if none is named.
+    """Make a version current, so that it answers if none is named.
 
     \b
     Example:
@@ -46,9 +46,9 @@ def rollback(model: str, endpoint: str | None) -> None:
 
 @click.command()
 @target_argument()
-@click.option("--replica", type=click.IntRange(0), help="Index of a replica; all if not given.")
+@click.option("--replica", type=click.IntRange(0), help="Index of a replica. [default: all]")
 @click.option("--tail", "tail_lines", type=click.IntRange(0), default=100, show_default=True)
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is added.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with new lines.")
 @endpoint_option
 def logs(
     target: Target,
@@ -59,7 +59,7 @@ def logs(
 ) -> None:
     """Show the logs of the replicas of a version.
 
-    Without a version, those of the current one are shown.
+    Without a version, the command shows the logs of the current one.
 
     \b
     Example:
@@ -77,7 +77,7 @@ def logs(
 @endpoint_option
 @output_option
 def models(name: str | None, endpoint: str | None, output: str) -> None:
-    """List models and their versions; of one model if it is named.
+    """List models and their versions, or only those of one model.
 
     \b
     Example:
@@ -107,12 +107,13 @@ def models(name: str | None, endpoint: str | None, output: str) -> None:
 
 @click.command()
 @target_argument()
-@click.option("--yes", "-y", "is_confirmed", is_flag=True, help="Do not ask.")
+@click.option("--yes", "-y", "is_confirmed", is_flag=True, help="Skip the question.")
 @endpoint_option
 def delete(target: Target, is_confirmed: bool, endpoint: str | None) -> None:
     """Remove a version, or a model with all its versions, for good.
 
-    Those that are deployed are refused: 'skysail undeploy' comes first. Artifacts that no other version has are removed too.
+    A deployed version is refused; undeploy it first. Artifacts that no other version uses are removed
+    too.
 
     \b
     Example:

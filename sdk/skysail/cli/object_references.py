@@ -1,4 +1,4 @@
-"""Objects of the user that a command names as module:name."""
+"""Object references: objects of the user that a command names as module:name."""
 
 import importlib
 import operator
@@ -9,10 +9,10 @@ from skysail_common.errors import InvalidInput
 
 
 def load_object(text: str, what: str) -> Any:
-    """Return what `module:name` names; modules of the present directory are found first.
+    """Return the object that `module:name` names; the current directory comes first.
 
     Raises:
-        InvalidInput: there is no such thing, or its module fails to import.
+        InvalidInput: the object does not exist, or its module fails to import.
     """
     module_name, colon, path = text.partition(":")
     if not colon or not module_name or not path:

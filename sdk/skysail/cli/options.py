@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options of several commands."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ def endpoint_option(command: F) -> F:
     return click.option(
         "--endpoint",
         metavar="HOST:PORT",
-        help="Where management is reached. [default: $SKYSAIL_ENDPOINT, else the local cluster]",
+        help="Endpoint of management. [default: $SKYSAIL_ENDPOINT, else the local cluster]",
     )(command)
 
 
@@ -26,8 +26,8 @@ def query_endpoint_option(command: F) -> F:
     return click.option(
         "--query-endpoint",
         metavar="HOST:PORT",
-        help="Where a frontend's gRPC services are reached. [default: $SKYSAIL_QUERY_ENDPOINT, else "
-        "management is asked]",
+        help="Endpoint of the gRPC services of a frontend. [default: $SKYSAIL_QUERY_ENDPOINT, else "
+        "management names one]",
     )(command)
 
 
@@ -49,5 +49,5 @@ def find_data_dir(data_dir: Path | None) -> Path:
 def open_client(
     endpoint: str | None, timeout_s: float = 30.0, query_endpoint: str | None = None
 ) -> Client:
-    """Return a client of the cluster that is meant."""
+    """Return a client of the cluster that the options of a command name."""
     return Client(endpoint, query_endpoint=query_endpoint, timeout_s=timeout_s)

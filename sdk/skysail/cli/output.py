@@ -1,4 +1,4 @@
-"""How results are shown: tables for people, JSON for programs."""
+"""Output of results, as tables for people and JSON for programs."""
 
 import dataclasses
 import json
@@ -39,13 +39,13 @@ def output_option(command: F) -> F:
         default="table",
         show_default=True,
         callback=_note_format,
-        help="How to show the result, and an error.",
+        help="Format of the result, and of an error.",
     )(command)
 
 
 @dataclasses.dataclass
 class ErrorFormat:
-    """How the error of a command is shown: the object of its click context."""
+    """The output format of an error, stored as the object of the click context."""
 
     is_json: bool = False
 
@@ -62,7 +62,7 @@ def print_json(value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it."""
+    """Return a value in types that JSON has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.repr]
         return {name: plain(getattr(value, name)) for name in names}
@@ -90,19 +90,19 @@ def print_table(
     whole: Collection[int] = (0,),
     yielding: Collection[int] = (),
 ) -> None:
-    """Print a table; cells may have rich's markup.
+    """Print a table; cells may contain markup of rich.
 
     Args:
-        title: Line above it; none if empty.
+        title: Line above the table; none if empty.
         columns: Headings.
         rows: Cells.
         whole: Columns whose cells are never folded, such as names and URLs.
-        yielding: Those of `whole` that are folded nevertheless if one is wider than half of a
-            terminal that is too narrow for the table.
+        yielding: Columns of `whole` that may fold, if one is wider than half of a terminal that is too
+            narrow for the table.
     """
     screen = console()
     if _least_width(columns, rows, whole) > screen.width:
-        # A single long name would widen each row, and the terminal would break them all.
+        # A long name would widen every row, and the terminal would wrap them all.
         widths, half = _widths(columns, rows), screen.width // 2
         whole = [index for index in whole if index not in yielding or widths[index] <= half]
     table = Table(
@@ -117,7 +117,7 @@ def print_table(
         table.add_column(column, header_style="dim", overflow="fold", no_wrap=index in whole)
     for row in rows:
         table.add_row(*row)
-    # A table is wider than a narrow terminal rather than cut.
+    # A table may be wider than the terminal, because cut cells are worse.
     screen.width = max(screen.width, _least_width(columns, rows, whole))
     with screen.capture() as shown:
         screen.print(table)
@@ -127,14 +127,14 @@ def print_table(
 
 
 def console() -> Console:
-    """Return the console of standard output, with unlimited width unless it is a terminal."""
+    """Return the console of standard output; its width is unlimited unless it is a terminal."""
     return Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False)
 
 
 def _least_width(
     columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[int]
 ) -> int:
-    """Return the width in which whole columns fit, and some words of each other one."""
+    """Return the width for all whole columns and a few words of each other one."""
     return sum(
         _GAP + max(len(columns[index]), width if index in whole else min(width, _NARROW))
         for index, width in enumerate(_widths(columns, rows))
@@ -149,6 +149,6 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def state(name: str) -> str:
-    """Return a state with its colour."""
+    """Return the markup of a state in its colour."""
     color = STATE_COLORS.get(name)
     return f"[{color}]{name}[/]" if color else escape(name)

@@ -1,4 +1,4 @@
-"""The command predict."""
+"""The command predict, for one prediction."""
 
 import json
 import shlex
@@ -19,7 +19,7 @@ _MAX_SHOWN = 40
 @target_argument("APPLICATION|MODEL[:VERSION]")
 @click.argument("input", metavar="JSON", required=False)
 @click.option(
-    "--input-file", type=click.File("r"), help="File with the JSON; - for standard input."
+    "--input-file", type=click.File("r"), help="File with the JSON input; - for standard input."
 )
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=30.0)
 @query_endpoint_option
@@ -34,12 +34,11 @@ def predict(
     endpoint: str | None,
     output: str,
 ) -> None:
-    """Ask an application, or a model, for one prediction.
+    """Query an application or a model for one prediction.
 
-    The version that is named must answer; if none is, the routes decide.
+    A named version must answer. Without one, the routes decide.
 
-    The input is JSON: a number, a text in quotes, a list, or an object with the model's inputs by
-    name.
+    The input is JSON: a number, a string, a list, or an object with the inputs of the model by name.
 
     \b
     Example:
@@ -54,13 +53,13 @@ def predict(
         value = json.loads(text)
     except ValueError as error:
         is_text = text[:1].isalpha() and len(text) <= _MAX_SHOWN
-        hint = f"; a text needs quotes: {shlex.quote(json.dumps(text))}" if is_text else ""
-        raise InvalidInput(f"the input is not JSON: {error}{hint}") from None
+        hint = f"; a string needs quotes: {shlex.quote(json.dumps(text))}" if is_text else ""
+        raise InvalidInput(f"cannot read the input: it is not JSON: {error}{hint}") from None
     with open_client(endpoint, query_endpoint=query_endpoint) as client:
         try:
             found = client.predict(target.model, value, version=target.version, timeout_s=timeout_s)
         except InvalidInput as error:
-            # That is a method of the client, which this command does not have.
+            # The hint names a method of the client, which is no command.
             error.args = (error.message.removesuffix("; for many use predict_batch"),)
             raise
     if output == "json":

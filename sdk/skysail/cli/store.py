@@ -1,4 +1,4 @@
-"""The group store: mending what holds the state of a cluster."""
+"""The group store, about the store of a cluster."""
 
 import click
 
@@ -7,7 +7,7 @@ from skysail.cli.options import endpoint_option, open_client
 
 @click.group()
 def store() -> None:
-    """Mend the store, which holds the state of the cluster.
+    """Repair the store, which holds the state of the cluster.
 
     \b
     Example:
@@ -18,10 +18,10 @@ def store() -> None:
 @store.command()
 @endpoint_option
 def restore(endpoint: str | None) -> None:
-    """Write what management knows into a store that came back empty or older than it was.
+    """Write the records of management into a store that lost them.
 
-    A management that runs has a copy of every record. Where the data of the store can be restored
-    instead, such as from a backup that is not older, do that.
+    A running management has a copy of every record. If you have a backup of the store with all of its
+    data, restore that instead.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The command tune: how a version is served."""
+"""The command tune, for the serving options of a version."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ _OPTIONS = {
     "cache-ttl": "cache_ttl_s",
 }
 _DEFAULTS = {
-    "max_queue_delay_s": "as the policy decides",
+    "max_queue_delay_s": "chosen by the policy",
     "preferred_batch_sizes": "none",
-    "max_queue_size": "as the frontend is set",
+    "max_queue_size": "setting of the frontend",
 }
-"""What is shown of options that have no value."""
+"""Texts for options without a value."""
 
 
 @click.command()
@@ -32,25 +32,27 @@ _DEFAULTS = {
 @click.option(
     "--policy",
     type=click.Choice([policy.value for policy in PolicyName]),
-    help="Which rule forms batches.",
+    help="Policy that forms batches.",
 )
-@click.option("--max-queue-delay-ms", type=float, help="Longest wait for more queries.")
+@click.option("--max-queue-delay-ms", type=float, help="Longest wait for more queries, in ms.")
 @click.option(
     "--preferred-batch-size",
     "preferred",
     type=int,
     multiple=True,
-    help="Size that is sent at once.",
+    help="Size at which a batch is sent without a wait; repeatable.",
 )
-@click.option("--max-queue-size", type=int, help="Rows that may wait.")
-@click.option("--cache-ttl-s", type=float, help="Longest age of a cached prediction; 0 for none.")
+@click.option("--max-queue-size", type=int, help="Most rows in the queue.")
+@click.option(
+    "--cache-ttl-s", type=float, help="Longest age of a cached prediction in s; 0 for no cache."
+)
 @click.option(
     "--default",
     "defaults",
     type=click.Choice(_OPTIONS),
     metavar="OPTION",
     multiple=True,
-    help=f"Option that returns to its default: {', '.join(_OPTIONS)}; may be repeated.",
+    help=f"Option to reset to its default: {', '.join(_OPTIONS)}; repeatable.",
 )
 @endpoint_option
 def tune(
@@ -64,9 +66,9 @@ def tune(
     defaults: tuple[str, ...],
     endpoint: str | None,
 ) -> None:
-    """Set how a version is served, at once.
+    """Change the serving options of a version, at once.
 
-    Without a version, the current one is tuned. What is not given stays as it is.
+    Without a version, the current one is tuned. Options that are not given stay unchanged.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""How commands name a version: `MODEL:VERSION`, or `MODEL` alone."""
+"""The argument that names a version: `MODEL:VERSION`, or `MODEL` alone."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -9,7 +9,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Target(NamedTuple):
-    """A model, and one of its versions if it is named."""
+    """A model, and optionally one of its versions."""
 
     model: str
     version: str | None
@@ -24,8 +24,8 @@ def target_argument(
     """Add an argument `target` to a command.
 
     Args:
-        metavar: What the help calls it.
-        needs_version: True to refuse a model without a version.
+        metavar: Name of the argument in the help.
+        needs_version: True if the version is required.
     """
 
     def parse(context: click.Context, parameter: click.Parameter, text: str) -> Target:

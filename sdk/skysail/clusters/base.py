@@ -1,4 +1,4 @@
-"""The contract of a cluster: what `skysail up` and `skysail down` need of the place where it runs.
+"""The contract of a cluster, for `skysail up` and `skysail down` on any back end.
 
     Cluster                  up, down, endpoints
     ├─ SupervisedCluster     the process of `skysail up` supervises the services
@@ -105,7 +105,7 @@ class Cluster(ABC):
     async def down(
         self, confirm: Confirm, *, deletes_data: bool = False, is_forced: bool = False
     ) -> list[str]:
-        """Stop the services with their replicas, or remove what a killed cluster left behind.
+        """Stop the services with their replicas, or remove the leftovers of a killed cluster.
 
         A second call finds no cluster and raises.
 

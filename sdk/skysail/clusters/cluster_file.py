@@ -1,4 +1,4 @@
-"""The file in a data directory that tells clients of this machine how its cluster is reached."""
+"""The file in a data directory with the endpoints of its cluster, for clients of this machine."""
 
 import json
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ _NOWHERE = ClusterEndpoints("", "", "", "")
 
 
 def write_endpoints(data_dir: Path, endpoints: ClusterEndpoints, **facts: str | int) -> None:
-    """Record how the cluster of a data directory is reached.
+    """Record the endpoints of the cluster of a data directory.
 
     Args:
         data_dir: The data directory.
-        endpoints: Where this machine reaches the cluster.
+        endpoints: Endpoints that this machine reaches.
         facts: `pid`, the process that supervises the services; `server_name`, the name in the
             certificates of frontends if it differs from the host of their endpoint.
 
@@ -53,7 +53,7 @@ def remove_endpoints(data_dir: Path) -> None:
 
 @contextmanager
 def restored_endpoints(data_dir: Path) -> Iterator[None]:
-    """Restore the record at the end of the context, because what is written there holds until then."""
+    """Restore the present record at the end of the context."""
     file = data_dir / CLUSTER_FILE
     before = file.read_text() if file.exists() else None
     try:

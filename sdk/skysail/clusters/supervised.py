@@ -135,12 +135,12 @@ class SupervisedCluster(Cluster):
         if found.is_store_reachable and found.store_problem:
             raise FailedPrecondition(
                 f"cannot stop the cluster in {self._data_dir}: {found.store_problem.rstrip('.')}; "
-                "its management has the only copy of what is registered, which ends with it: run "
-                "'skysail store restore' first, or pass --yes to give it up"
+                "only its management still has the records: run 'skysail store restore' first, or "
+                "pass --yes to lose them"
             )
 
     async def _end(self) -> bool:
-        """End the supervising process; False if there is none, and no services were left either.
+        """End the supervising process or remove its leftovers; False if there are neither.
 
         Raises:
             FailedPrecondition: it does not end within two minutes.
@@ -168,7 +168,9 @@ class SupervisedCluster(Cluster):
                 finally:
                     os.close(descriptor)
                 return has_left or pid != 0
-        raise FailedPrecondition(f"the cluster in {self._data_dir} (process {pid}) does not end")
+        raise FailedPrecondition(
+            f"cannot stop the cluster in {self._data_dir}: its process {pid} does not end; see its log"
+        )
 
     def hints(self, endpoints: ClusterEndpoints) -> list[str]:
         """Return how the operator stops the cluster."""
@@ -176,7 +178,7 @@ class SupervisedCluster(Cluster):
 
     @abstractmethod
     def _check_exposure(self) -> None:
-        """Check that management listens only where its callers are kept away or authenticated.
+        """Check that management is open only to authenticated or local callers.
 
         Raises:
             FailedPrecondition: management would be open to everybody.

@@ -132,14 +132,14 @@ def test_default_outputs_are_sent_as_json(value, text):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (2**64, "default_output holds 18446744073709551616, which is not a 64-bit integer"),
-        ([-(2**63) - 1], "default_output holds -9223372036854775809"),
-        (math.nan, "default_output cannot be written as JSON"),
-        ({1}, "default_output cannot be written as JSON: it holds a value of type set"),
-        ({(1, 2): 3}, "default_output cannot be written as JSON"),
+        (2**64, "cannot use default_output: 18446744073709551616 is not a 64-bit integer"),
+        ([-(2**63) - 1], "cannot use default_output: -9223372036854775809"),
+        (math.nan, "cannot write default_output as JSON"),
+        ({1}, "cannot write default_output as JSON: it holds a value of type set"),
+        ({(1, 2): 3}, "cannot write default_output as JSON"),
     ],
 )
-def test_a_default_output_that_json_has_not_is_refused(value, message):
+def test_a_default_output_without_a_form_in_json_is_refused(value, message):
     with pytest.raises(InvalidInput) as caught:
         register_request("a", "tensors", value, 100)
     assert caught.value.message.startswith(message)

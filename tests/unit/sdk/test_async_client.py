@@ -200,7 +200,7 @@ REFUSED = "failed to connect to all addresses; last error: UNKNOWN: Connection r
         (
             rpc_error(grpc.StatusCode.UNAVAILABLE, "Socket closed"),
             Unavailable,
-            "management at a:1 is not reached: Socket closed",
+            "cannot reach management at a:1: Socket closed",
         ),
         (
             rpc_error(grpc.StatusCode.UNAVAILABLE, f"{REFUSED}: Failed parsing HTTP/2"),

@@ -403,7 +403,7 @@ async def test_a_mistake_in_finding_frontends_is_told_and_not_waited_out():
         raise KeyError("oops")
 
     stream = QueryStream(find)
-    with pytest.raises(SkysailError, match=r"a mistake of the client: KeyError\('oops'\)"):
+    with pytest.raises(SkysailError, match=r"internal error of the client: KeyError\('oops'\)"):
         await stream.ask(query("a"), 10)
     await stream.close()
 

@@ -1,8 +1,8 @@
-"""Files that settings of services name, for services that are containers.
+"""Copies of files that settings name, for services in containers.
 
-The containers have no part of this machine's file system. Each gets copies, which belong to its user
-and follow the originals: a certificate is renewed by a new file in its place, and a mounted file would
-stay the old one.
+A container does not see the file system of this machine. It gets copies, which belong to its user and
+follow the originals: a renewed certificate is a new file under the same name, and a bind mount would keep
+the old one.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from skysail_common.process.data_dir import private_directory
 log = logging.getLogger(__name__)
 
 EVERY_S = 10.0
-"""Time between two looks at whether the originals have changed."""
+"""Interval at which the originals are checked for changes."""
 
 
 class FileCopies:
@@ -28,7 +28,7 @@ class FileCopies:
 
         Args:
             originals: Files of this machine by the variables that name them.
-            directory: Place of the copies, of which each has the name of its variable.
+            directory: Directory of the copies, each under the name of its variable.
             user: Owner of the copies.
         """
         self._originals = dict(originals)
@@ -37,10 +37,10 @@ class FileCopies:
         self._seen: dict[str, object] = {}
 
     def renew(self) -> None:
-        """Copy each file that has changed, with the mode 0600.
+        """Copy each changed file, with the mode 0600.
 
         Raises:
-            FailedPrecondition: one cannot be copied; the message names its variable.
+            FailedPrecondition: a file cannot be copied; the message names its variable.
         """
         for variable, original in self._originals.items():
             try:
@@ -68,7 +68,7 @@ class FileCopies:
         temporary.replace(self._directory / name)
 
     async def keep_renewed(self, every_s: float = EVERY_S) -> None:
-        """Copy what changes until this is cancelled; what cannot be copied is logged once."""
+        """Copy changed files until cancelled; log each failure once."""
         reason = ""
         while True:
             await asyncio.sleep(every_s)

@@ -1,4 +1,4 @@
-"""Starts, finds and removes the containers of a cluster that is all in Docker."""
+"""Start and removal of the containers of a cluster that is all in Docker."""
 
 import asyncio
 import contextlib
@@ -48,34 +48,34 @@ _PORT_TRIES = 5
 _MAX_RESTARTS = 2
 _LOG_TAIL_LINES = 20
 _STOP_ORDER = {FRONTEND: 0, PROMETHEUS: 0, MANAGEMENT: 1, "": 2, STORE: 3}
-"""The empty one is that of replicas."""
+"""Order in which containers stop, by service; replicas have no service."""
 
 
 class DockerServices:
     """The containers and networks of the cluster of one data directory."""
 
     def __init__(self, data_dir: Path, environment: Mapping[str, str]) -> None:
-        """Does nothing yet; the engine is where DOCKER_HOST of the environment says."""
+        """Connects to the engine that DOCKER_HOST of the environment names, on first use."""
         self._marks = identity_labels(data_dir)
         self._environment = environment
         self.host = environment.get("DOCKER_HOST", _ENGINE)
         """Address of the engine."""
         self._engine = DockerEngine(self.host)
         self.files: list[FileCopies] = []
-        """Copies for the services that were started."""
+        """Copies of files for the services that were started."""
 
     async def close(self) -> None:
-        """Let go of the engine."""
+        """Close the connection to the engine."""
         await self._engine.close()
 
     async def start(self, options: ClusterOptions) -> ClusterEndpoints:
-        """Start everything and return once a frontend takes queries.
+        """Start every service and return once a frontend takes queries.
 
         Raises:
             ContainerManagerUnavailable: the engine does not answer.
             FailedPrecondition: an image or a file is missing, or the engine is on another machine.
             StartFailed: a service does not start.
-            EngineRefused: the engine cannot do it.
+            EngineRefused: the engine refuses a container or a network.
         """
         plan = self._plan(options)
         # A killed cluster leaves containers behind.
@@ -117,10 +117,10 @@ class DockerServices:
         scheme, _, path = self.host.partition("://")
         if scheme != "unix":
             raise FailedPrecondition(
-                f"the Docker engine at {self.host} is on another machine; all in Docker is for one "
-                "on this machine"
+                f"cannot run all in Docker on the engine at {self.host}: it is on another machine; "
+                "set DOCKER_HOST to the engine of this machine"
             )
-        # A missing one is told by the first call.
+        # The first call reports a missing socket.
         group = os.stat(path).st_gid if os.path.exists(path) else 0
         user = os.getuid() or _USER
         return DockerSpecifications(options, self._environment, user, Path(path), group)
@@ -133,7 +133,7 @@ class DockerServices:
         )
 
     async def _run(self, plan: DockerSpecifications, service: str) -> dict[str, str]:
-        """Start a container and return its published ports."""
+        """Start a container and return its published endpoints."""
         name, replicas = plan.name(service), plan.name("replicas")
         ports = plan.ports(service)
         for tries in range(_PORT_TRIES):
@@ -150,10 +150,10 @@ class DockerServices:
                 await self._engine.do(lambda client: client.start(name))
             except NotOnEngine as error:
                 raise FailedPrecondition(
-                    f"{error.message}: make the images with 'make images'"
+                    f"{error.message}; build the images with 'make images'"
                 ) from error
             except EngineRefused as error:
-                # Somebody took a free port before the engine did.
+                # A process may bind the free port before the engine does.
                 is_taken = "already" in error.message and 0 in ports.values()
                 if not is_taken or tries == _PORT_TRIES - 1:
                     raise
@@ -173,14 +173,16 @@ class DockerServices:
             if await is_ready(endpoint):
                 return
             found = await self._engine.do(lambda client: client.inspect_container(name))
-            # A setting that is refused is refused again; the status stays until it is started anew.
+            # A refused setting would be refused again. The exit code stays until the next start.
             is_misused = found["State"]["ExitCode"] == ExitCode.USAGE
             if is_misused or found["RestartCount"] > _MAX_RESTARTS:
                 break
             await asyncio.sleep(_CHECK_S)
         log_tail = await self._engine.do(lambda client: client.logs(name, tail=_LOG_TAIL_LINES))
         sys.stderr.write(log_tail.decode(errors="replace"))
-        raise StartFailed(f"container {name} did not get ready; what it wrote last is above")
+        raise StartFailed(
+            f"cannot start container {name}: it did not become ready; see its log above"
+        )
 
     async def remove(self) -> bool:
         """Stop and remove all containers and networks; False if there were none.
@@ -195,7 +197,7 @@ class DockerServices:
         networks = await self._engine.do(lambda client: client.networks(filters=mine))
         for network in networks:
             await self._remove_network(network["Id"])
-        # Management's notes about replicas that are gone.
+        # The directory has the records of management about removed replicas.
         shutil.rmtree(Path(self._marks["data-dir"]) / "containers", ignore_errors=True)
         return bool(found or networks)
 
@@ -212,7 +214,7 @@ class DockerServices:
 
 
 async def _takes_queries(endpoint: str) -> bool:
-    # Not asked over gRPC, which may be over TLS.
+    # The check uses the metrics port, because gRPC may need TLS.
     try:
         status, _ = await read_page(endpoint, "/ready")
     except OSError:

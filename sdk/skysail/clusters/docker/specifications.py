@@ -1,12 +1,12 @@
-"""A cluster in containers as specifications for the Docker engine, made without calls.
+"""Specifications of the containers of a cluster, as pure functions of its options.
 
       this machine     127.0.0.1:8003                        127.0.0.1:8000 8001 8002
                              │                                         │
     store ── a socket ── management ─────────── doors ───────────── frontend
      (no network)            └─ replica ─ replica ─ replicas (internal) ┘
 
-The store has no network. Management is on both, as it follows the health of replicas, but listens on
-`doors` only. Prometheus, where it is wanted, is on `doors`. `compose.yaml` says the same.
+The store has no network. Management is on both networks, because it checks the health of replicas, but
+listens on `doors` only. Prometheus is on `doors`. `compose.yaml` has the same services.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from skysail_common.rpc.transports import VARIABLE
 
 STORE, MANAGEMENT, FRONTEND, PROMETHEUS = "store", "management", "frontend", "prometheus"
 SERVICE = "service"
-"""Label that says which service a container is."""
+"""Label with the service of a container."""
 
 PORTS: dict[str, dict[str, int]] = {
     STORE: {},
@@ -31,10 +31,10 @@ PORTS: dict[str, dict[str, int]] = {
     FRONTEND: {"grpc": 8001, "http": 8000, "metrics": 8002},
     PROMETHEUS: {"prometheus": 9090},
 }
-"""Ports of each service in its container."""
+"""Ports of each service inside its container."""
 
 NEAR_REPLICAS = (MANAGEMENT, FRONTEND)
-"""Services that are on the network of replicas too."""
+"""Services that are also on the network of replicas."""
 
 FILES: dict[str, tuple[str, ...]] = {
     MANAGEMENT: ("SKYSAIL_MANAGEMENT_TOKEN_FILE",),
@@ -45,7 +45,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "SKYSAIL_FRONTEND_TLS_KEY_FILE",
     ),
 }
-"""Variables of each service that name files of this machine, of which it gets copies."""
+"""Variables of each service that name files of this machine, which are copied for it."""
 
 _SOCKET = "/store/store.sock"
 _ENGINE = "/run/docker.sock"
@@ -71,25 +71,25 @@ class DockerSpecifications:
 
     options: ClusterOptions
     environment: Mapping[str, str]
-    """That of `skysail up`: settings of the services, and how pip reaches packages."""
+    """Environment of `skysail up`, with settings of the services and of pip."""
     user: int
-    """Owner of the directories, whom the services run as."""
+    """Owner of the directories and user of the services."""
     engine_socket: Path
     engine_group: int
-    """Group that may use the engine."""
+    """Group with access to the engine."""
 
     @property
     def directory(self) -> Path:
-        """Directory of this machine for the data of the services, one subdirectory each."""
+        """Directory of this machine with a data directory for each service."""
         return self.options.data_dir.resolve() / "docker"
 
     @property
     def identity_labels(self) -> dict[str, str]:
-        """Labels of the cluster, also those of its replicas."""
+        """Labels that the containers of the services and the replicas share."""
         return identity_labels(self.options.data_dir)
 
     def name(self, part: str) -> str:
-        """Return the name of a container or a network, which no other cluster has."""
+        """Return the name of a container or a network, unique to the cluster."""
         digest = hashlib.sha256(str(self.directory).encode()).hexdigest()[:8]
         return f"skysail-{self.options.cluster}-{digest}-{part}"
 
@@ -100,11 +100,11 @@ class DockerSpecifications:
 
     @property
     def prometheus_data(self) -> Path:
-        """Directory of this machine for what Prometheus keeps."""
+        """Directory of this machine with the data of Prometheus."""
         return self.directory / PROMETHEUS / "data"
 
     def files(self, service: str) -> dict[str, Path]:
-        """Return the files of this machine that a service needs, by the variables that name them."""
+        """Return the files of this machine that a service needs, by their variables."""
         given = dict(self.environment)
         if token := given.get("SKYSAIL_MANAGEMENT_TOKEN_FILE"):
             given.setdefault("SKYSAIL_FRONTEND_MANAGEMENT_TOKEN_FILE", token)
@@ -118,21 +118,21 @@ class DockerSpecifications:
         """Return the specifications of the networks by their names."""
         replicas = {
             "internal": True,
-            # This machine has no address on it, so that replicas do not reach its services.
+            # This machine has no address on the network, so that replicas cannot reach its services.
             "options": {"com.docker.network.bridge.inhibit_ipv4": "true"},
         }
         return {self.name("doors"): {}, self.name("replicas"): replicas}
 
     def ports(self, service: str) -> dict[str, int]:
-        """Return the ports of this machine that a service is published at; 0 for any."""
+        """Return the published ports of a service on this machine; 0 for any."""
         return {name: getattr(self.options, f"{name}_port") for name in PORTS[service]}
 
     def config(self, service: str, endpoints: Mapping[str, str]) -> dict[str, Any]:
-        """Return how a service runs.
+        """Return the specification of the container of a service.
 
         Args:
             service: `store`, `management`, `frontend` or `prometheus`.
-            endpoints: Where this machine publishes its ports, as host:port by the names in `PORTS`.
+            endpoints: Published endpoints on this machine, as host:port by the names in `PORTS`.
         """
         parts = {
             STORE: self._store,
@@ -164,7 +164,7 @@ class DockerSpecifications:
         }
 
     def _store(self) -> dict[str, Any]:
-        # Only here, because the store's client is no part of the base install.
+        # The import is here because the base install lacks the client of the store.
         from skysail_common.store import embedded
 
         options = embedded.server_options(Path("/data"), Path("/data/store.sock"))
@@ -182,7 +182,7 @@ class DockerSpecifications:
             if name.startswith("PIP_") or name.lower() in _PROXIES
         }
         binds = [
-            # By the same name, which replicas and images are marked with.
+            # The path is the same inside, because labels of replicas and images contain it.
             f"{own}:{own}",
             f"{self.directory / STORE}:{Path(_SOCKET).parent}",
             f"{self.engine_socket}:{_ENGINE}",
@@ -196,7 +196,7 @@ class DockerSpecifications:
                 "SKYSAIL_MANAGEMENT_CLUSTER": self.options.cluster,
                 "SKYSAIL_MANAGEMENT_DATA_DIR": own,
                 "SKYSAIL_MANAGEMENT_HOST": _DOOR,
-                # The network, and the address that the port is published at, keep callers away.
+                # The network and the address of the published port keep callers away.
                 "SKYSAIL_MANAGEMENT_INSECURE": "true",
                 "SKYSAIL_MANAGEMENT_CONTAINER_MANAGER": "docker",
                 "SKYSAIL_MANAGEMENT_DOCKER_NETWORK": self.name("replicas"),
@@ -207,7 +207,7 @@ class DockerSpecifications:
                 "NetworkMode": self.name("doors"),
                 "Binds": binds,
                 "GroupAdd": [str(self.engine_group)],
-                # On `replicas` it does not say where its address on `doors` is.
+                # The setting keeps replicas from learning its address on `doors` by ARP.
                 "Sysctls": {"net.ipv4.conf.all.arp_ignore": "1"},
             },
             "NetworkingConfig": {"EndpointsConfig": {self.name("doors"): {"Aliases": [_DOOR]}}},
@@ -258,10 +258,10 @@ class DockerSpecifications:
 
 
 def prometheus_config() -> dict[str, Any]:
-    """Return the configuration of Prometheus, which is YAML when written as JSON.
+    """Return the configuration of Prometheus; its JSON form is valid YAML.
 
-    Frontends are found by their name on the network, also when there are more of them. They measure
-    replicas too, by version: model servers have no page of their own.
+    DNS on the network resolves the name of frontends to all of them. Frontends also measure replicas,
+    by version, because model servers have no metrics page.
     """
     frontends = {
         "names": [FRONTEND],
@@ -276,12 +276,12 @@ def prometheus_config() -> dict[str, Any]:
 
 
 def identity_labels(data_dir: Path) -> dict[str, str]:
-    """Return the label by which everything of a cluster is found, its replicas too."""
+    """Return the label that identifies all containers of a cluster, including replicas."""
     return {"data-dir": str(data_dir.resolve() / "docker" / MANAGEMENT)}
 
 
 def pip_files(variables: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the files and directories of this machine that tell pip how packages are reached."""
+    """Yield the files and directories of this machine that pip needs to reach packages."""
     words = [word for value in variables.values() for word in value.split()]
     for path in map(Path, ["/etc/pip.conf", *words]):
         if path.is_absolute() and path.exists():

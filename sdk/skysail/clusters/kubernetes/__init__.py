@@ -1,1 +1,1 @@
-"""A cluster on Kubernetes: its objects, how it is started, reached and removed."""
+"""A cluster on Kubernetes: its objects, their start, access and removal."""

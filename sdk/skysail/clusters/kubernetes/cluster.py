@@ -22,7 +22,7 @@ class KubernetesCluster(Cluster):
     can_delete_data: ClassVar[bool] = True
 
     def __init__(self, data_dir: Path, options: KubernetesOptions, anchor_uid: str = "") -> None:
-        """Starts nothing yet.
+        """Describes a cluster without starting it.
 
         Args:
             data_dir: Directory of this machine that records how the cluster is reached.

@@ -1,4 +1,4 @@
-"""The note in a data directory that names the cluster on Kubernetes which was started from it last."""
+"""The record in a data directory of the cluster on Kubernetes that was started last."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -10,23 +10,23 @@ from skysail.settings import KUBERNETES_RECORD
 
 @dataclass(frozen=True)
 class ClusterRecord:
-    """Which cluster `skysail up` started, so that `skysail down` removes that one and no other."""
+    """The cluster that `skysail up` started, so that `skysail down` removes only that one."""
 
     options: KubernetesOptions
-    """How it was reached; the context is the one that was current then."""
+    """Options of the start, with the context that was current then."""
     server: str
     """Address of the Kubernetes API server."""
     anchor_uid: str
-    """Identity of the cluster: a cluster that is made again under the same name has another."""
+    """Identity of the cluster; a new cluster of the same name has another one."""
 
     @property
     def where(self) -> str:
-        """The cluster, its namespace and its Kubernetes, for people."""
+        """The cluster, its namespace and its Kubernetes cluster, for people."""
         return f"cluster {self.options.cluster!r} in {self.options.where(self.server)}"
 
     @property
     def down_command(self) -> str:
-        """The command that removes the cluster without this note."""
+        """The command that removes the cluster without this record."""
         options = self.options
         words = ["skysail down --container-manager kubernetes --namespace", options.namespace]
         words += ["--cluster", options.cluster] if options.cluster != "default" else []
@@ -35,7 +35,7 @@ class ClusterRecord:
         return " ".join(words)
 
     def write(self, data_dir: Path) -> None:
-        """Put the note in the place of any other in the data directory."""
+        """Write the record to a data directory, in place of any other."""
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = data_dir / f"{KUBERNETES_RECORD}.new"
         temporary.write_text(json.dumps(asdict(self)))
@@ -43,7 +43,7 @@ class ClusterRecord:
 
     @classmethod
     def read(cls, data_dir: Path) -> "ClusterRecord | None":
-        """Return the note of a data directory; None if it has none."""
+        """Return the record of a data directory; None if it has none."""
         try:
             found = json.loads((data_dir / KUBERNETES_RECORD).read_text())
             options = KubernetesOptions(**found["options"])
@@ -53,5 +53,5 @@ class ClusterRecord:
 
 
 def remove_record(data_dir: Path) -> None:
-    """Remove the note of a data directory, if it has one."""
+    """Remove the record of a data directory, if it has one."""
     (data_dir / KUBERNETES_RECORD).unlink(missing_ok=True)

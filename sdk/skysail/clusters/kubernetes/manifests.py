@@ -1,4 +1,4 @@
-"""The kustomize manifests that ship with Skysail: their place on this machine, and copies of them."""
+"""The kustomize manifests of this version: their location, and copies of them."""
 
 from pathlib import Path
 from typing import NamedTuple

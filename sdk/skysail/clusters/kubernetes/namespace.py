@@ -1,4 +1,4 @@
-"""The namespace of a cluster on Kubernetes, which may be made for it and then goes with it."""
+"""The namespace of a cluster on Kubernetes, created and removed with it if necessary."""
 
 from skysail_common.kubernetes.api import KubernetesApi
 from skysail_common.kubernetes.errors import NotAllowed, NotInCluster
@@ -6,11 +6,11 @@ from skysail_common.kubernetes.kinds import NAMESPACE
 from skysail_common.kubernetes.labels import LABEL
 
 CREATED_BY_SKYSAIL = f"{LABEL}made-by"
-"""Annotation of a namespace that goes with the last cluster in it."""
+"""Annotation of a namespace that is removed with the last cluster in it."""
 
 
 async def ensure_namespace(api: KubernetesApi) -> bool:
-    """Make the namespace of a client, unless it exists; True if it was made.
+    """Create the namespace of a client if it does not exist; return whether it was created.
 
     Raises:
         ContainerManagerUnavailable: Kubernetes does not answer.
@@ -22,6 +22,6 @@ async def ensure_namespace(api: KubernetesApi) -> bool:
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         return True
     except NotAllowed:
-        # A role for one namespace may not allow to read the namespace itself.
+        # A role within a namespace may not read the namespace itself.
         return False
     return False

@@ -1,7 +1,7 @@
-"""Turns an overlay of k8s/ into the objects of one cluster, by `kubectl kustomize`.
+"""Rendering of an overlay of k8s/ to the objects of one cluster, by `kubectl kustomize`.
 
-It runs on this machine and asks no cluster. What differs from cluster to cluster (namespace, names,
-images) is a kustomization around the overlay.
+The command runs on this machine and calls no cluster. A kustomization around the overlay sets the
+values of the cluster: namespace, names and images.
 """
 
 import hashlib
@@ -24,26 +24,26 @@ IMAGES = ("management", "frontend", "model-server", "store")
 OVERLAYS = ("local", "production")
 
 SETTINGS = f"{LABEL}settings"
-"""Annotation of pods: a hash of the ConfigMaps that they read as variables."""
+"""Annotation of pods with a hash of the ConfigMaps of their variables."""
 
 _TIMEOUT_S = 60
 _FIRST = (
     "Namespace", "ServiceAccount", "Secret", "ConfigMap", "Lease", "Role", "RoleBinding",
     "PersistentVolume", "PersistentVolumeClaim", "NetworkPolicy", "Service",
 )  # fmt: skip
-"""Kinds that others need, in their order."""
+"""Kinds that other objects depend on, in the order of their creation."""
 
 
 def cluster_objects(options: KubernetesOptions) -> list[Object]:
-    """Return the objects of a cluster in the order in which they are made.
+    """Return the objects of a cluster in the order of their creation.
 
     Raises:
-        InvalidInput: there is no such overlay, or kustomize refuses it; says why.
+        InvalidInput: the overlay does not exist, or kustomize refuses it.
         FailedPrecondition: kubectl is not installed.
     """
     overlay = _overlay_directory(options.overlay)
     with tempfile.TemporaryDirectory(prefix="skysail-kustomize-") as directory:
-        # Roots must be relative to the file, which links of the way there would mislead.
+        # kustomize resolves relative paths from the real directory, so that links must be resolved.
         base = Path(directory).resolve()
         names = manifests_directory().resolve() / "components" / "local-volumes" / "names.yaml"
         text = json.dumps(
@@ -58,7 +58,7 @@ def cluster_objects(options: KubernetesOptions) -> list[Object]:
 
 
 def _check_registry(objects: Iterable[Object], registry: str) -> None:
-    """Check that every image of Skysail is from the registry, which an overlay may prevent."""
+    """Check that every image of Skysail is from the registry; an overlay may name others."""
     images = {
         str(container.get("image", ""))
         for each in objects
@@ -71,8 +71,8 @@ def _check_registry(objects: Iterable[Object], registry: str) -> None:
     )
     if others:
         raise InvalidInput(
-            f"--image-registry {registry} contradicts the overlay, which names {', '.join(others)}; "
-            "leave out one of the two"
+            f"cannot use --image-registry {registry}: it contradicts the overlay, which names "
+            f"{', '.join(others)}; remove one of the two"
         )
 
 
@@ -81,10 +81,10 @@ def _containers(pod: Object) -> list[Object]:
 
 
 def with_settings_hash(objects: Iterable[Object]) -> list[Object]:
-    """Return objects whose pods are replaced when a ConfigMap changes that they read as variables.
+    """Return the objects with a hash of ConfigMaps, so that a changed ConfigMap replaces their pods.
 
-    Pods read variables at their start only. A hash in an annotation of their template changes with the
-    ConfigMap, so that Kubernetes rolls them.
+    Pods read variables only at their start. A hash in an annotation of their template changes with the
+    ConfigMap, so that Kubernetes rolls out new pods.
     """
     every = list(objects)
     content = {
@@ -98,7 +98,7 @@ def with_settings_hash(objects: Iterable[Object]) -> list[Object]:
 def _with_hash(manifest: Object, content: Mapping[str, Object]) -> Object:
     spec = manifest.get("spec", {})
     template = spec.get("template")
-    # A Job runs once, and cannot be changed.
+    # A Job runs once, and its template is immutable.
     if not isinstance(template, dict) or "spec" not in template or manifest["kind"] == "Job":
         return manifest
     read = {
@@ -114,7 +114,7 @@ def _with_hash(manifest: Object, content: Mapping[str, Object]) -> Object:
 
 
 def _config_maps(pod: Object) -> set[str]:
-    """Return the ConfigMaps of which a container has variables."""
+    """Return the names of the ConfigMaps that containers read variables from."""
     found = set()
     for container in _containers(pod):
         sources = [each.get("configMapRef") for each in container.get("envFrom", ())]
@@ -131,7 +131,7 @@ def kustomization(options: KubernetesOptions, overlay: str, names: str) -> Objec
     Args:
         options: The cluster.
         overlay: Directory of the overlay, relative to the kustomization.
-        names: File with the replacements for volumes of a node, likewise.
+        names: File with the replacements for volumes of a node, relative to it too.
     """
     registry = options.image_registry.rstrip("/")
     # An image without a tag keeps the tag of the overlay.
@@ -172,7 +172,8 @@ def _overlay_directory(name: str) -> Path:
     directory = manifests_directory() / "overlays" / name if name in OVERLAYS else Path(name)
     if not (directory / "kustomization.yaml").is_file():
         raise InvalidInput(
-            f"{name!r} is no overlay: {', '.join(OVERLAYS)}, or a directory with a kustomization.yaml"
+            f"cannot find the overlay {name!r}; name {', '.join(OVERLAYS)}, or a directory with a "
+            "kustomization.yaml"
         )
     return directory.resolve()
 
@@ -188,10 +189,10 @@ def _kustomize(directory: Path) -> str:
         )
     except FileNotFoundError:
         raise FailedPrecondition(
-            "kubectl is not installed; it makes the manifests of a cluster on Kubernetes"
+            "cannot render the overlay: kubectl is not installed; install it"
         ) from None
     if done.returncode != 0:
-        raise InvalidInput(f"kustomize refuses the overlay: {done.stderr.strip()}")
+        raise InvalidInput(f"cannot render the overlay: {done.stderr.strip()}")
     return done.stdout
 
 

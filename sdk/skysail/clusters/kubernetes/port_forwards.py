@@ -1,4 +1,4 @@
-"""Forwards ports of this machine to a cluster on Kubernetes, by `kubectl port-forward`."""
+"""Forwarding of ports of this machine to a cluster on Kubernetes, by `kubectl port-forward`."""
 
 import asyncio
 import contextlib
@@ -21,30 +21,30 @@ _START_TIMEOUT_S = 30.0
 _FIRST_RETRY_S = 0.2
 _MAX_RETRY_S = 5.0
 _PORTS = {
-    # The Service of management selects the leader.
+    # The Service of management selects only the leader.
     "service/skysail-management": {"management": 8003},
-    # The Service has no port for metrics, because each frontend has its own metrics.
+    # The Service of frontends has no port for metrics, because each frontend has its own.
     "deployment/skysail-frontend": {"grpc": 8001, "http": 8000, "metrics": 8002},
 }
-"""Ports of what is forwarded to, by the names of `ClusterEndpoints`."""
+"""Ports of each target, by the names of `ClusterEndpoints`."""
 
 
 class _PortForward:
-    """The ports of one pod, or of another like it when that goes."""
+    """Forwarded ports of one pod, or of its successor when the pod ends."""
 
     def __init__(self, options: KubernetesOptions, target: str, ports: Mapping[int, int]) -> None:
         self.target = f"{target}{options.suffix}"
         self.bound: dict[int, str] = {}
-        """Endpoints here, by the port there."""
+        """Endpoints on this machine, by the port of the pod."""
         self._ports = dict(ports)
         self._options = options
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Forward, and return once the ports here are listened on.
+        """Start the command, and return once it listens on the ports of this machine.
 
         Raises:
-            StartFailed: they cannot be; says why.
+            StartFailed: the command failed.
         """
         pairs = [f"{here or ''}:{port}" for port, here in self._ports.items()]
         try:
@@ -55,13 +55,15 @@ class _PortForward:
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         except FileNotFoundError:
-            raise FailedPrecondition("kubectl is not installed; it forwards the ports") from None
+            raise FailedPrecondition(
+                "cannot forward ports: kubectl is not installed; install it"
+            ) from None
         try:
             await asyncio.wait_for(self._until_bound(), _START_TIMEOUT_S)
         except asyncio.TimeoutError:
             await self.stop()
             raise StartFailed(
-                f"{self.target} is not forwarded to within {_START_TIMEOUT_S:g} s"
+                f"cannot forward to {self.target}: no port is bound after {_START_TIMEOUT_S:g} s"
             ) from None
 
     async def _until_bound(self) -> None:
@@ -72,16 +74,16 @@ class _PortForward:
             line = (await self._process.stdout.readline()).decode(errors="replace")
             if not line:
                 await self._process.wait()
-                raise StartFailed(f"ports cannot be forwarded: {last.strip()}")
+                raise StartFailed(f"cannot forward ports: {last.strip()}")
             last = line
             if found := _FORWARDED.match(line):
                 here = found["here"]
                 self.bound[int(found["port"])] = here
-                # A later run has the same.
+                # A later run binds the same ports.
                 self._ports[int(found["port"])] = int(here.rpartition(":")[2])
 
     async def keep(self) -> None:
-        """Forward again whenever it ends, as it does with the pod, until this is cancelled."""
+        """Restart the command whenever it ends, as it does with the pod, until cancelled."""
         back_off = BackOff(_FIRST_RETRY_S, _MAX_RETRY_S)
         while True:
             assert self._process is not None
@@ -96,7 +98,7 @@ class _PortForward:
             await asyncio.sleep(back_off.next_s())
 
     async def stop(self) -> None:
-        """Forward no longer."""
+        """Stop the command."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
@@ -104,7 +106,7 @@ class _PortForward:
 
 
 async def _scheme(options: KubernetesOptions) -> str:
-    """Return the protocol that the frontends' Service names for its HTTP port."""
+    """Return the URL scheme of the HTTP port of the frontends."""
     api = options.api()
     try:
         await api.open()
@@ -123,11 +125,11 @@ async def forward_ports(
 
     Args:
         options: The cluster.
-        ports: Ports here by the names of `ClusterEndpoints`; 0 for any that is free.
-        on_ready: Is told where the cluster is reached then.
+        ports: Ports of this machine by the names of `ClusterEndpoints`; 0 for any free one.
+        on_ready: Called with the endpoints, once.
 
     Raises:
-        StartFailed: ports cannot be forwarded; says why.
+        StartFailed: a port cannot be forwarded.
         FailedPrecondition: kubectl is not installed.
     """
     stop = stop_event()

@@ -1,4 +1,4 @@
-"""Finds Secrets that the objects of a cluster need and that nobody has made, before anything is applied."""
+"""Check for missing Secrets before any object of a cluster is applied."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ _GENERATED = "password"
 
 @dataclass(frozen=True, order=True)
 class RequiredSecret:
-    """One Secret, or one key of it, that a workload cannot start without."""
+    """A Secret, or a key of it, that a workload needs to start."""
 
     secret: str
     key: str
     """Empty for the Secret as a whole."""
     workload: str
-    """Kind and name of what needs it, such as `Deployment skysail-frontend`."""
+    """Kind and name of the workload, such as `Deployment skysail-frontend`."""
 
 
 def required_secrets(objects: Iterable[Object]) -> list[RequiredSecret]:
-    """Return the Secrets that the pods of these objects need, without optional ones."""
+    """Return the Secrets that the pods of the objects need, without optional ones."""
     found = set()
     for manifest in objects:
         template = manifest.get("spec", {}).get("template")
@@ -54,10 +54,10 @@ def _pod_secrets(pod: Object) -> Iterator[tuple[str, str]]:
 
 
 async def check_secrets(api: KubernetesApi, objects: Sequence[Object]) -> None:
-    """Check that every Secret that pods need is among the objects, or in the namespace.
+    """Check that every required Secret is among the objects, or in the namespace.
 
     Raises:
-        FailedPrecondition: one is missing, or lacks a key; names it, and what needs it.
+        FailedPrecondition: a Secret is missing or lacks a key; the message names the workload.
         ContainerManagerUnavailable: Kubernetes does not answer.
     """
     applied = {
@@ -68,7 +68,7 @@ async def check_secrets(api: KubernetesApi, objects: Sequence[Object]) -> None:
     others = [each for each in objects if kind_of(each) != SECRET and not _has_pods(each)]
     missing = []
     for need in required_secrets(objects):
-        # A Certificate, say, makes the Secret that it names.
+        # A Certificate, for example, creates the Secret that it names.
         if any(need.secret in _texts(each) for each in others):
             continue
         if need.secret in applied and need.key in ("", _GENERATED, *applied[need.secret]):

@@ -1,4 +1,4 @@
-"""The pull secret of a cluster on Kubernetes: by it the nodes get images from a private registry."""
+"""The pull secret of a cluster on Kubernetes, for images from a private registry."""
 
 import base64
 import json
@@ -21,18 +21,17 @@ def secret_name(options: KubernetesOptions) -> str:
 async def log_in(options: KubernetesOptions, registry: str, user: str, password: str) -> list[str]:
     """Add a pull secret to the service accounts of a cluster, and return their names.
 
-    Logins at other registries stay.
-    The next `skysail up` has its service accounts do so too. Pods that wait for an image with an older
-    secret of this name get it by themselves.
+    Logins at other registries stay. Service accounts that `skysail up` creates later use the secret too.
+    Pods that wait for an image retry with the new content.
 
     Args:
         options: The cluster.
-        registry: Such as `registry.example:5000`.
-        user: Who logs in.
-        password: Its password.
+        registry: Endpoint of the registry, such as `registry.example:5000`.
+        user: User name.
+        password: Password of the user.
 
     Raises:
-        NotAllowed: whoever asks may not.
+        NotAllowed: the user of the kubeconfig lacks a role.
         ContainerManagerUnavailable: Kubernetes does not answer.
     """
     api = options.api()
@@ -55,7 +54,7 @@ async def log_in(options: KubernetesOptions, registry: str, user: str, password:
 
 
 async def _logins(api: KubernetesApi, options: KubernetesOptions) -> Object:
-    """Return the logins that there are, by registry."""
+    """Return the present logins, by registry."""
     try:
         found = await api.get(SECRET, secret_name(options))
     except NotInCluster:

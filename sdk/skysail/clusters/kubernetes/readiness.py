@@ -1,4 +1,4 @@
-"""Waits until the services of a cluster on Kubernetes take calls, and says which pod holds them up and why."""
+"""Wait for the services of a cluster on Kubernetes, with the reason of each pod that is not ready."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _WORKLOADS = (Kind("apps/v1", "Deployment"), Kind("apps/v1", "StatefulSet"))
 _EVENT = Kind("v1", "Event")
 _START_TIMEOUT_S = 180.0
 _LASTING_S = 60.0
-"""Time for which a pod may lack its image or a Secret: long enough to load or to make it."""
+"""Time for which a pod may lack its image or a Secret, so that either can arrive."""
 _CHECK_S = 0.5
 _EVENTS_EVERY_S = 5.0
 _LOG_TAIL_LINES = 20
@@ -27,7 +27,7 @@ _NO_LOG = "unable to retrieve container logs"
 
 
 class Readiness:
-    """The observed pods of one cluster while it comes up."""
+    """The observed pods of one cluster during its start."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class Readiness:
         Args:
             api: The Kubernetes cluster, opened.
             labels: Labels of the cluster.
-            progress: Called with what each pod waits for, once for each pod and reason.
-            clock: Time that the waits go by.
+            progress: Called once for each pod and reason to wait.
+            clock: Clock of the timeouts.
         """
         self._api = api
         self._labels = labels
@@ -51,21 +51,21 @@ class Readiness:
         self._told: set[tuple[str, str]] = set()
         self._lasting_since: dict[str, float] = {}
         self._warnings: dict[str, str] = {}
-        """Last warning of Kubernetes about a pod, by the pod's uid."""
+        """Last warning event of each pod, by uid."""
         self._warnings_at = clock() - _EVENTS_EVERY_S
 
     async def wait(self) -> None:
-        """Return once every service runs as it was applied, and one management leads.
+        """Return once every service is rolled out, and one management leads.
 
         Raises:
-            StartFailed: they do not in time, or a pod lacks its image or a Secret for a minute;
-                names each pod that is not ready, with the reason.
+            StartFailed: the services are not ready in time, or a pod lacks its image or a Secret for
+                a minute; the message names each pod with its reason.
             ContainerManagerUnavailable: Kubernetes does not answer.
         """
         begin = self._clock()
         while True:
             pods = await self._pods()
-            await self._tell(pods)
+            await self._report(pods)
             if await self._is_complete(pods):
                 return
             waited_s = self._clock() - begin
@@ -76,7 +76,7 @@ class Readiness:
             await asyncio.sleep(_CHECK_S)
 
     async def _pods(self) -> list[Object]:
-        """Return the pods that the manifests make, but those that end or have ended for good."""
+        """Return the pods of the manifests, without those that end or have ended."""
         return [
             pod
             for pod in await self._api.list(POD, self._labels)
@@ -85,7 +85,7 @@ class Readiness:
             and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
         ]
 
-    async def _tell(self, pods: list[Object]) -> None:
+    async def _report(self, pods: list[Object]) -> None:
         if any(not is_ready(pod) and not problem_of(pod) for pod in pods):
             await self._read_warnings()
         lasting = {}
@@ -93,7 +93,7 @@ class Readiness:
             name = pod["metadata"]["name"]
             state = "ready" if is_ready(pod) else self._reason(pod)
             if state == "ready":
-                # A pod that fails after it was ready is news.
+                # A pod that fails after it was ready is reported again.
                 self._told = {each for each in self._told if each[0] != name or each[1] == state}
             if state and (name, state) not in self._told:
                 self._told.add((name, state))
@@ -109,7 +109,7 @@ class Readiness:
         return any(self._clock() - since >= _LASTING_S for since in self._lasting_since.values())
 
     async def _read_warnings(self) -> None:
-        """Learn what Kubernetes says of pods whose status says nothing, such as a missing Secret."""
+        """Read the events of pods, which name causes that the status lacks, such as a missing Secret."""
         if self._clock() - self._warnings_at < _EVENTS_EVERY_S:
             return
         self._warnings_at = self._clock()
@@ -117,7 +117,7 @@ class Readiness:
             events = await self._api.list(_EVENT, {})
         except NotAllowed:
             return
-        # Failures alone: a probe that does not succeed yet is no news.
+        # Warnings about probes are ignored, because probes fail during every start.
         warnings = [
             each
             for each in events
@@ -142,7 +142,7 @@ class Readiness:
 
     async def _problems(self, pods: list[Object]) -> str:
         lines = []
-        # A pod that blocks the others comes first: it has a reason.
+        # Pods with a reason come first, because they block the others.
         for pod in sorted(pods, key=self._rank):
             if is_ready(pod):
                 continue
@@ -165,7 +165,7 @@ class Readiness:
                     found = [line.decode(errors="replace") async for line in lines]
             except SkysailError:
                 continue
-            # A container that is gone for the runtime has no log, which the kubelet says as if it were one.
+            # The kubelet sends an error text as the log of a container that the runtime has removed.
             if not found[:1] or not found[0].startswith(_NO_LOG):
                 return found
         return []
@@ -184,7 +184,7 @@ def _not_ready(pod: Object) -> str:
 
 
 def _is_rolled_out(found: Object) -> bool:
-    """Return whether all pods of a Deployment or a StatefulSet are as it says, and ready."""
+    """Return whether all pods of a Deployment or a StatefulSet are updated and ready."""
     wanted, status = found["spec"].get("replicas", 1), found.get("status", {})
     is_seen = status.get("observedGeneration", 0) >= found["metadata"].get("generation", 0)
     counts = (status.get("updatedReplicas", 0), status.get("readyReplicas", 0))

@@ -1,4 +1,4 @@
-"""Removes a cluster from Kubernetes, and keeps its data unless these are to go too."""
+"""Removal of a cluster from Kubernetes, with or without its data."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping
@@ -27,44 +27,44 @@ from skysail_common.kubernetes.kinds import (
 from skysail_common.kubernetes.labels import LABEL, labels
 
 VOLUMES = f"{LABEL}volumes"
-"""Label of the volumes of a node: the namespace and the cluster to which they belong."""
+"""Label of volumes on a node, with their namespace and cluster."""
 
 DATA_KINDS = (SECRET, PERSISTENT_VOLUME_CLAIM)
-"""Kinds that the anchor does not own, because they outlive a cluster that is removed."""
+"""Kinds that the anchor does not own, because they outlive the cluster."""
 
 _NAME = "kubernetes.io/metadata.name"
 """Label that every namespace has."""
 
 _REMOVE_TIMEOUT_S = 120.0
 _INHABITANTS = (POD, DEPLOYMENT, SERVICE, *DATA_KINDS)
-"""Kinds of which one object, whoever made it, keeps a namespace."""
+"""Kinds of objects that keep a namespace from being removed."""
 
 
 @dataclass(frozen=True)
 class Removed:
-    """What became of a cluster."""
+    """The result of a removal."""
 
     was_there: bool
     kept: list[str] = field(default_factory=list)
-    """Claims and Secrets that stay, such as `Secret skysail-store`."""
+    """Claims and Secrets that were kept, such as `Secret skysail-store`."""
     directories: list[str] = field(default_factory=list)
-    """Directories of nodes whose content stays although their volumes were deleted."""
+    """Directories of nodes with the content of deleted volumes."""
 
 
 async def remove(
     api: KubernetesApi, options: KubernetesOptions, *, deletes_data: bool, anchor_uid: str = ""
 ) -> Removed:
-    """Remove a cluster with its replicas, and its claims, volumes and Secrets if they are to go too.
+    """Remove a cluster with its replicas, and optionally its claims, volumes and Secrets.
 
     Args:
-        api: The Kubernetes cluster, opened.
+        api: Client of Kubernetes, opened.
         options: The cluster.
-        deletes_data: Whether claims, volumes and Secrets are deleted.
-        anchor_uid: Identity of the cluster that is meant; any if empty.
+        deletes_data: True to delete claims, volumes and Secrets.
+        anchor_uid: Identity of the only cluster to remove; any if empty.
 
     Raises:
         ContainerManagerUnavailable: Kubernetes does not answer.
-        FailedPrecondition: another cluster has its name now, or something is not gone in time.
+        FailedPrecondition: another cluster has the name now, or an object is not removed in time.
     """
     name = anchor_name(options.cluster)
     own = labels(options.cluster)
@@ -77,10 +77,10 @@ async def remove(
         if anchor_uid and found_uid != anchor_uid:
             raise FailedPrecondition(
                 f"cannot remove cluster {options.cluster!r}: the one in {options.where(api.server)} "
-                "is not the one that was started from this data directory; name it with "
-                "--container-manager kubernetes and --namespace if you mean it"
+                "is not the one that was started from this data directory; to remove it anyway, name "
+                "it with --container-manager kubernetes and --namespace"
             )
-        # A deletion in the foreground is done when all that the anchor owns is gone.
+        # A deletion in the foreground ends when all objects that the anchor owns are removed.
         await api.delete(CONFIG_MAP, name, propagation="Foreground", uid=found_uid)
     where = f"the cluster in namespace {options.namespace}"
     await wait_for_removal(_wait_until_removed(api, name, own), where)
@@ -106,7 +106,7 @@ async def _data_objects(api: KubernetesApi, options: KubernetesOptions) -> list[
             every = await api.list(kind, labels(options.cluster))
         except NotAllowed:
             continue
-        # Volumes are in no namespace: those of a cluster elsewhere differ by this label alone.
+        # Volumes have no namespace, so that only this label tells those of another cluster.
         found += [
             each
             for each in every
@@ -129,7 +129,7 @@ async def _wait_until_removed(api: KubernetesApi, anchor: str, own: Mapping[str,
                 break
             if change.listed is not None and anchor not in names:
                 break
-    # Nothing owns a released pod, and the management that released it may have ended since.
+    # A released pod has no owner, and the management that released it may have ended.
     for pod in await api.list(POD, own):
         if "ownerReferences" not in pod["metadata"]:
             await api.delete(POD, pod["metadata"]["name"])
@@ -137,7 +137,7 @@ async def _wait_until_removed(api: KubernetesApi, anchor: str, own: Mapping[str,
 
 
 async def wait_until_absent(api: KubernetesApi, kind: Kind, chosen: Mapping[str, str]) -> None:
-    """Return once there are no objects of a kind with these labels."""
+    """Wait until no object of a kind has these labels."""
     left: set[str] = set()
     async with aclosing(api.watch(kind, chosen)) as changes:
         async for change in changes:
@@ -148,7 +148,7 @@ async def wait_until_absent(api: KubernetesApi, kind: Kind, chosen: Mapping[str,
 
 
 async def _remove_namespace(api: KubernetesApi) -> None:
-    """Delete a namespace that was made for Skysail and has no inhabitants left."""
+    """Delete a namespace that Skysail created, unless it contains other objects."""
     name = api.namespace
     try:
         found = await api.get(NAMESPACE, name)
@@ -164,7 +164,7 @@ async def _remove_namespace(api: KubernetesApi) -> None:
     except (NotAllowed, NotInCluster):
         return
     await api.delete(NAMESPACE, name)
-    # The next `up` must not meet it on its way out.
+    # The next `up` must not find the namespace in deletion.
     await wait_for_removal(wait_until_absent(api, NAMESPACE, {_NAME: name}), f"namespace {name}")
 
 
@@ -172,11 +172,12 @@ async def wait_for_removal(removal: Coroutine[Any, Any, None], what: str) -> Non
     """Await a removal.
 
     Raises:
-        FailedPrecondition: it takes longer than two minutes.
+        FailedPrecondition: the removal takes longer than two minutes.
     """
     try:
         await asyncio.wait_for(removal, _REMOVE_TIMEOUT_S)
     except asyncio.TimeoutError:
         raise FailedPrecondition(
-            f"{what} is not gone after {_REMOVE_TIMEOUT_S:g} s: see what 'kubectl get all' shows there"
+            f"cannot remove {what}: objects are left after {_REMOVE_TIMEOUT_S:g} s; list them with "
+            "'kubectl get all'"
         ) from None

@@ -1,4 +1,4 @@
-"""How the services of a cluster on Kubernetes are reached: by a Service's address, a node's, or a balancer's."""
+"""Addresses of the Services of a cluster: in the cluster, of a node, or of a load balancer."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,22 +19,22 @@ _PORTS = {"management": 8003, "grpc": 8001, "http": 8000, "metrics": 8002}
 
 @dataclass(frozen=True)
 class ServiceAddress:
-    """How a Service is reached."""
+    """The address of a Service."""
 
     kind: str
     """`ClusterIP`, `NodePort` or `LoadBalancer`."""
     host: str
-    """Empty where there is none yet."""
+    """Empty while the Service has no address."""
     ports: dict[int, int]
-    """The port to dial, by the port of the Service."""
+    """Port to connect to, by the port of the Service."""
     has_tls: bool = False
-    """True if its HTTP port names https as its protocol, as the component `tls` does."""
+    """True if the HTTP port has the protocol https, as with the component `tls`."""
 
 
 async def find_service_addresses(
     api: KubernetesApi, labels: Mapping[str, str]
 ) -> dict[str, ServiceAddress]:
-    """Return how management and the frontends are reached, by `management` and `frontend`."""
+    """Return the addresses of `management` and `frontend`."""
     found = {}
     for service in await api.list(SERVICE, labels):
         component = service["metadata"]["labels"].get(COMPONENT, "")
@@ -74,9 +74,9 @@ async def _node_address(api: KubernetesApi) -> str:
 
 
 async def find_endpoints(api: KubernetesApi, labels: Mapping[str, str]) -> ClusterEndpoints:
-    """Return the endpoints by which this machine reaches the cluster; empty if it cannot.
+    """Return the endpoints of the cluster; an endpoint that this machine cannot reach is empty.
 
-    A load balancer has a minute to get its address.
+    The function waits up to a minute for the address of a load balancer.
     """
     addresses = await find_service_addresses(api, labels)
     for _ in range(_BALANCER_CHECKS):
@@ -90,7 +90,7 @@ async def find_endpoints(api: KubernetesApi, labels: Mapping[str, str]) -> Clust
         if address is None or _PORTS[name] not in address.ports or not address.host:
             return ""
         found = join_host_port(address.host, address.ports[_PORTS[name]])
-        # An address within a cluster belongs to others, or to nobody, elsewhere.
+        # Outside of the cluster, a cluster IP may belong to another host or to none.
         is_here = address.kind != "ClusterIP" or await _is_reached(address.host, _PORTS[name])
         return found if is_here else ""
 

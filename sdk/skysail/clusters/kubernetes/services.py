@@ -1,4 +1,4 @@
-"""Starts and removes the services of a cluster on Kubernetes, and says how they are reached."""
+"""Start and removal of the services of a cluster on Kubernetes."""
 
 import asyncio
 import secrets
@@ -34,49 +34,49 @@ class KubernetesServices:
     """The services of one cluster in one namespace."""
 
     def __init__(self, options: KubernetesOptions) -> None:
-        """Starts idle."""
+        """Creates the client of Kubernetes without connecting."""
         self._options = options
         self._api = options.api()
         self._labels = labels(options.cluster)
         self._anchor: Object = {}
 
     async def open(self) -> str:
-        """Connect to the API server and return the place of the cluster, for people.
+        """Connect to the API server and return the location of the cluster, for people.
 
         Raises:
-            FailedPrecondition: no Kubernetes cluster is known.
+            FailedPrecondition: no Kubernetes configuration is found.
         """
         await self._api.open()
         self._options = replace(self._options, context=self._api.context)
         return self._options.where(self._api.server)
 
     async def close(self) -> None:
-        """Let go of the Kubernetes cluster."""
+        """Close the connection to Kubernetes."""
         await self._api.close()
 
     async def check(self, objects: Sequence[Object]) -> None:
-        """Check that the objects lack no Secret; see `prerequisites.check_secrets`."""
+        """Check that no Secret is missing; see `prerequisites.check_secrets`."""
         await check_secrets(self._api, objects)
 
     async def claim(self, progress: Progress) -> ClusterRecord:
-        """Make the namespace and the anchor, unless they exist, and return what names the cluster.
+        """Create the namespace and the anchor if they do not exist, and return the record of the cluster.
 
         Raises:
-            NotAllowed: a role lacks a rule; names it.
+            NotAllowed: a role lacks a rule; the message names it.
             ContainerManagerUnavailable: Kubernetes does not answer.
         """
         if await ensure_namespace(self._api):
-            progress(f"namespace {self._options.namespace} is made")
+            progress(f"namespace {self._options.namespace} is created")
         self._anchor = await self._api.apply(anchor_manifest(self._options.cluster))
         return ClusterRecord(self._options, self._api.server, self._anchor["metadata"]["uid"])
 
     async def start(self, objects: Iterable[Object], progress: Progress) -> None:
-        """Apply the objects of a claimed cluster and return once everything takes calls.
+        """Apply the objects of a claimed cluster and return once every service is ready.
 
         Raises:
-            StartFailed: something does not come up; says what and why.
-            NotAllowed: a role lacks a rule; names it.
-            FailedPrecondition: Kubernetes refuses one of them; says why.
+            StartFailed: a service does not become ready; the message has the reason of each pod.
+            NotAllowed: a role lacks a rule; the message names it.
+            FailedPrecondition: Kubernetes refuses an object.
             ContainerManagerUnavailable: Kubernetes does not answer.
         """
         count = 0
@@ -88,11 +88,11 @@ class KubernetesServices:
         await Readiness(self._api, self._labels, progress, clock).wait()
 
     async def _completed(self, manifest: Object) -> Object:
-        """Return a manifest with its owner, and with what only this cluster knows."""
+        """Return a manifest with its owner, and with values that only the cluster has."""
         kind = kind_of(manifest)
         if kind == SECRET:
             return await self._with_content(manifest)
-        # Data outlive the cluster, and what is in no namespace cannot have an owner in one.
+        # Data outlive the cluster, and a cluster-wide object cannot have an owner in a namespace.
         if kind in DATA_KINDS or kind.is_cluster_wide:
             return manifest
         if kind == SERVICE_ACCOUNT:
@@ -107,11 +107,11 @@ class KubernetesServices:
             else:
                 await self._api.apply(manifest)
         except ClusterRefused as error:
-            text = f"{kind.kind} {name} cannot be applied: {error.message}"
+            text = f"cannot apply {kind.kind} {name}: {error.message}"
             raise FailedPrecondition(text) from error
 
     async def _apply_job(self, manifest: Object) -> None:
-        """Apply a Job; one that was made otherwise cannot be changed and is replaced."""
+        """Apply a Job; replace one with another template, because the template is immutable."""
         try:
             await self._api.apply(manifest)
         except ClusterRefused:
@@ -121,7 +121,7 @@ class KubernetesServices:
             await self._api.apply(manifest)
 
     async def _with_content(self, secret: Object) -> Object:
-        """Return a Secret with its present content, or with a new password if it is empty."""
+        """Return a Secret with its present content, and with a password if it needs one."""
         try:
             found = await self._api.get(SECRET, secret["metadata"]["name"])
         except NotInCluster:
@@ -133,7 +133,7 @@ class KubernetesServices:
         return {**secret, "data": content}
 
     async def endpoints(self) -> ClusterEndpoints:
-        """Return the endpoints by which this machine reaches the cluster; empty if it cannot."""
+        """Return the endpoints of the cluster; those that this machine cannot reach are empty."""
         return await find_endpoints(self._api, self._labels)
 
     async def remove(self, *, deletes_data: bool, anchor_uid: str = "") -> Removed:

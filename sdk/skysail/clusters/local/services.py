@@ -38,7 +38,7 @@ class LocalServices:
     def __init__(
         self, options: ClusterOptions, environment: Mapping[str, str], tasks: BackgroundTasks
     ) -> None:
-        """Starts nothing yet.
+        """Creates the services without starting them.
 
         Args:
             options: The cluster.

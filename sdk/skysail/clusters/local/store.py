@@ -40,7 +40,7 @@ class EmbeddedStore(Child):
         try:
             await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
             if not ready.done():
-                raise StartFailed(f"the store ended at once; see {self._log_file}")
+                raise StartFailed(f"cannot start the store: it ended at once; see {self._log_file}")
             ready.result()
         except SkysailError:
             await self._kill()
@@ -59,7 +59,7 @@ def store_socket(data_dir: Path) -> Path:
 
 
 async def stop_stray_store(data_dir: Path) -> bool:
-    """Stop the store that a killed cluster left behind; False if there is none.
+    """Stop the orphaned store of a killed cluster; False if none runs.
 
     The caller holds the lock of the data directory.
     """

@@ -203,13 +203,16 @@ def test_an_input_type_stands_for_a_function_that_takes_a_list(name):
 
 @pytest.mark.parametrize("arguments", [{}, {"example": X, "input_type": "doubles"}])
 def test_either_an_example_or_an_input_type_is_given(arguments):
-    assert refusal(**arguments) == "give either an example, several as examples, or an input_type"
+    assert (
+        refusal(**arguments)
+        == "cannot deploy the function: give exactly one of example, examples and input_type"
+    )
 
 
 def test_an_unknown_input_type_is_refused():
     assert "'double' is not an input type; known are" in refusal(input_type="double")
     assert refusal(input_type="tensors") == (
-        "for tensors give an example of the input instead of an input_type"
+        "cannot use the input_type 'tensors': it does not define a signature; give an example"
     )
 
 
@@ -230,7 +233,7 @@ def test_a_model_in_place_of_its_method_is_told_which_was_meant():
 @pytest.mark.parametrize("example", [5.0, "text", b"bytes", [], np.zeros((0, 3)), np.float32(1)])
 def test_an_example_without_a_batch_axis_is_refused(example):
     assert refusal(example=example) == (
-        "the example of 'x' needs a batch axis with at least one row; for a single input give "
+        "cannot use the example of 'x': it needs a batch axis with at least one row; for a single input give "
         "[input]"
     )
 
@@ -238,14 +241,17 @@ def test_an_example_without_a_batch_axis_is_refused(example):
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        (np.zeros((2, 0)), "the example of 'x' has an axis of size 0: [2, 0]"),
-        ([None], "the example is not usable: 'x' holds a value of type NoneType"),
-        ([{"a": 1}], "the example is not usable: 'x' holds a value of type dict"),
-        ([[1], [2, 3]], "the example is not usable: 'x' is not an array"),
-        (np.zeros(1, "c8"), "the example is not usable: 'x' has numpy type complex64"),
-        ({}, "the example has no inputs"),
-        ({"a": [1, 2], "b": [1]}, "the inputs of the example differ in their rows: [1, 2]"),
-        ({"a": [1], "b": 2}, "the example of 'b' needs a batch axis"),
+        (np.zeros((2, 0)), "cannot use the example of 'x': it has an axis of size 0: [2, 0]"),
+        ([None], "cannot use the example: 'x' holds a value of type NoneType"),
+        ([{"a": 1}], "cannot use the example: 'x' holds a value of type dict"),
+        ([[1], [2, 3]], "cannot use the example: 'x' is not an array"),
+        (np.zeros(1, "c8"), "cannot use the example: 'x' has numpy type complex64"),
+        ({}, "cannot use the example: the dictionary is empty"),
+        (
+            {"a": [1, 2], "b": [1]},
+            "cannot use the example: its inputs have different numbers of rows: [1, 2]",
+        ),
+        ({"a": [1], "b": 2}, "cannot use the example of 'b': it needs a batch axis"),
     ],
 )
 def test_an_example_that_is_no_array_is_refused(example, message):

@@ -270,7 +270,7 @@ def test_sizes_in_which_examples_differ_are_open():
 @pytest.mark.parametrize(
     ("examples", "text"),
     [
-        ([], "examples is empty; give at least one batch"),
+        ([], "cannot use examples: the list is empty; give at least one batch"),
         ([[1], [1.5]], "the examples disagree about input 'x': INT64 [-1] and FP64 [-1]; only"),
         ([[1], ["a"]], "the examples disagree about input 'x': INT64 [-1] and BYTES (text) [-1]"),
         ([[1], [[1]]], "the examples disagree about input 'x': INT64 [-1] and INT64 [-1, -1]"),
@@ -300,7 +300,7 @@ def test_one_of_three_is_given():
         {"examples": [ONE], "input_type": "bytes"},
     ):
         assert message(lambda x: x, **arguments) == (
-            "give either an example, several as examples, or an input_type"
+            "cannot deploy the function: give exactly one of example, examples and input_type"
         )
 
 

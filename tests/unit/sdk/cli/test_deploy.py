@@ -63,7 +63,7 @@ def deploy(*options: str) -> str:
 def test_a_version_that_is_not_current_says_so_and_how_to_promote_it(client):
     assert deploy() == (
         "roll:1 has 0 ready replica(s); it is NOT the current version: 'skysail promote roll:1' "
-        "makes it that\n"
+        "makes it current\n"
     )
     notice = json.loads(deploy("-o", "json"))["notice"]
     assert notice.startswith("roll:1 is not the current version")

@@ -28,7 +28,7 @@ def test_an_error_is_one_object_where_the_output_is_json(failed, option):
     assert text.endswith("}\n")
     assert text.count("\n") == 1
     found = json.loads(text)
-    assert found.pop("error").startswith("the input is not JSON: ")
+    assert found.pop("error").startswith("cannot read the input: it is not JSON: ")
     assert found == {"status": "INVALID_ARGUMENT", "reason": "InvalidInput"}
 
 
@@ -36,7 +36,7 @@ def test_an_error_is_one_object_where_the_output_is_json(failed, option):
 def test_an_error_is_a_line_for_people_otherwise(failed, option):
     status, text = failed("predict", "shout", "hello", *option)
     assert status == 1
-    assert text.startswith("skysail: the input is not JSON: ")
+    assert text.startswith("skysail: cannot read the input: it is not JSON: ")
 
 
 def test_the_lines_of_the_users_code_are_in_the_object(failed, tmp_path, monkeypatch):

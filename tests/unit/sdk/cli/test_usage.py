@@ -75,8 +75,8 @@ def test_the_list_of_commands_is_not_cut_off_on_a_narrow_terminal(path):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("hello", "; a text needs quotes: '\"hello\"'"),
-        ("it's me", "; a text needs quotes: '\"it'\"'\"'s me\"'"),
+        ("hello", "; a string needs quotes: '\"hello\"'"),
+        ("it's me", "; a string needs quotes: '\"it'\"'\"'s me\"'"),
         ("[1, 2", ""),
         ("1,5", ""),
     ],
@@ -84,7 +84,7 @@ def test_the_list_of_commands_is_not_cut_off_on_a_narrow_terminal(path):
 def test_a_text_without_quotes_is_no_json(text, hint):
     error = run("predict", "shout", text).exception
     assert isinstance(error, InvalidInput)
-    assert error.message.startswith("the input is not JSON: ")
+    assert error.message.startswith("cannot read the input: it is not JSON: ")
     assert error.message.partition(")")[2] == hint
 
 

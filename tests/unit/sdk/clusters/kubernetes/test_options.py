@@ -97,7 +97,9 @@ def test_objects_are_made_before_those_that_need_them():
 
 
 def test_what_is_no_overlay_is_told(tmp_path: Path):
-    with pytest.raises(InvalidInput, match="is no overlay: local, production, or a directory"):
+    with pytest.raises(
+        InvalidInput, match=r"cannot find the overlay .*; name local, production, or a directory"
+    ):
         cluster_objects(KubernetesOptions(overlay=str(tmp_path)))
 
 

@@ -106,8 +106,8 @@ async def test_a_cluster_that_was_made_again_by_others_stays(api: FakeKubernetes
         await services.remove(deletes_data=True, anchor_uid=note.anchor_uid)
     assert caught.value.message == (
         "cannot remove cluster 'blue': the one in namespace 'skysail' of context 'admin@test' "
-        "(https://192.0.2.1:6443) is not the one that was started from this data directory; name it "
-        "with --container-manager kubernetes and --namespace if you mean it"
+        "(https://192.0.2.1:6443) is not the one that was started from this data directory; to "
+        "remove it anyway, name it with --container-manager kubernetes and --namespace"
     )
     assert (CONFIG_MAP, "skysail-blue") in api.objects
     assert (PERSISTENT_VOLUME_CLAIM, "skysail-data-blue") in api.objects
@@ -145,7 +145,7 @@ async def test_who_may_not_see_volumes_removes_the_rest(api: FakeKubernetesApi):
 async def test_down_tells_what_does_not_go(api: FakeKubernetesApi):
     api.add(thing("Pod", "stuck", "model-server", spec={}))
     api.ends_pods = False
-    with pytest.raises(FailedPrecondition, match="namespace skysail is not gone after 120 s"):
+    with pytest.raises(FailedPrecondition, match="namespace skysail: objects are left after 120 s"):
         await KubernetesServices(OPTIONS).remove(deletes_data=False)
 
 

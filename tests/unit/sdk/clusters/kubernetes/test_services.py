@@ -54,7 +54,7 @@ async def test_up_applies_everything_and_waits_until_one_leads(api: FakeKubernet
     api.add(service_pod("management", is_ready=False))
     start = asyncio.create_task(started(*objects, progress=lines.append))
     await settle()
-    assert lines == ["namespace skysail is made", "3 objects are applied in namespace skysail"]
+    assert lines == ["namespace skysail is created", "3 objects are applied in namespace skysail"]
     api.add(service_pod("management"))
     await settle()
     assert not start.done()
@@ -134,7 +134,7 @@ async def test_what_kubernetes_does_not_take_is_named(api: FakeKubernetesApi):
     with pytest.raises(FailedPrecondition) as caught:
         await started(service("frontend"))
     assert caught.value.message == (
-        "Service skysail-frontend-blue cannot be applied: spec.ports: Required value"
+        "cannot apply Service skysail-frontend-blue: spec.ports: Required value"
     )
 
 
