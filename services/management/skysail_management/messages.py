@@ -116,13 +116,13 @@ def _replicas(
     record: VersionRecord, deployment: DeploymentRecord | None, loop: VersionLoop | None
 ) -> list[management_pb2.Replica]:
     wanted = deployment.num_replicas if deployment else 0
-    live = loop.containers if loop else []
-    failed = loop.failed if loop else {}
+    live = loop.replicas.containers if loop else []
+    failed = loop.replicas.failed if loop else {}
     found = []
     for container in [*live, *(each for index, each in failed.items() if index < wanted)]:
         index = container.replica_id.index
-        earlier = loop.last_failed(index) if loop else None
-        restarts = loop.num_restarts(index) if loop else 0
+        earlier = loop.replicas.last_failed(index) if loop else None
+        restarts = loop.replicas.num_restarts(index) if loop else 0
         found.append(_replica(container, restarts, earlier.reason if earlier else ""))
     present = {message.replica_id for message in found}
     for index in range(wanted):

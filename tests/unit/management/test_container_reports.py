@@ -97,15 +97,15 @@ async def test_failure_reported_twice_counts_once_with_the_later_report(tmp_path
         await until(lambda: parts.manager.ids() == ["c2"], 62)
         loop = parts.reconciler.version_loop(M1)
         assert loop is not None
-        failed = loop.last_failed(0)
+        failed = loop.replicas.last_failed(0)
         assert failed is not None
         assert failed.reason == "it disappeared"
         # The manager has found it out, too.
         known = replace(box, state=ReplicaState.FAILED, reason="killed by SIGKILL")
         parts.manager.changes.publish(known)
         await settle()
-        assert loop.last_failed(0) == known
-        assert loop.num_restarts(0) == 1
+        assert loop.replicas.last_failed(0) == known
+        assert loop.replicas.num_restarts(0) == 1
         assert parts.manager.ids() == ["c2"]
 
 

@@ -220,7 +220,7 @@ async def test_unreachable_engine_is_retried_with_backoff(tmp_path: Path):
         await until(lambda: parts.manager.ids() == ["c2"], 60)
         # Half a second of back-off, then 1, 2, 4 and 8 s, each shorter by up to a half.
         assert 0.5 + 15 / 2 <= now() - began <= 16
-        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+        assert parts.reconciler.version_loop(M1).replicas.num_restarts(0) == 1
 
 
 @virtual_time

@@ -246,7 +246,7 @@ async def test_preparation_has_a_time_limit(tmp_path: Path):
         begin = now()
         events = await parts.deploy("m:1")
         assert events[-1].step is DeployStep.FAILED
-        assert "was not ready within 900 s" in events[-1].message
+        assert "not ready within 900 s" in events[-1].message
         assert now() - begin == pytest.approx(900, abs=1)
         await until(lambda: parts.manager.num_preparing == 0)
 
@@ -266,7 +266,7 @@ async def test_start_retries_an_unreachable_engine(tmp_path: Path):
     async with running_parts(tmp_path) as parts:
         parts.manager.start_errors = [ContainerManagerUnavailable("no docker")] * 4
         await parts.deployed("m:1")
-        assert parts.reconciler.version_loop(M1).num_restarts(0) == 0
+        assert parts.reconciler.version_loop(M1).replicas.num_restarts(0) == 0
 
 
 @virtual_time
@@ -306,7 +306,7 @@ async def test_status_shows_a_failed_preparation_of_a_running_version(tmp_path: 
         parts.manager.start_errors = [SkysailError("the environment was removed")]
         parts.manager.prepare_errors = [PrepareFailed(reason)] * 2
         parts.manager.fail("c1")
-        await until(lambda: loop.failed and loop.failed[0].reason == reason)
+        await until(lambda: loop.replicas.failed and loop.replicas.failed[0].reason == reason)
         version = parts.records.versions.get("m:1")
         assert version is not None
         deployment = parts.records.deployments.get("m:1")
@@ -314,7 +314,7 @@ async def test_status_shows_a_failed_preparation_of_a_running_version(tmp_path: 
         (replica,) = message.replicas
         assert (replica.replica_id, replica.reason) == ("m:1/0", reason)
         await until(lambda: loop.num_ready == 1)
-        assert loop.failed == {}
+        assert loop.replicas.failed == {}
 
 
 @virtual_time
@@ -475,7 +475,7 @@ async def test_complete_deployment_restarts_replicas_with_backoff_forever(
             waits.append(now() - failed)
         assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60], abs=0.05)
         assert parts.deployment("m:1").is_rolled_out
-        assert parts.reconciler.version_loop(M1).num_restarts(0) == 11
+        assert parts.reconciler.version_loop(M1).replicas.num_restarts(0) == 11
 
 
 @virtual_time
@@ -499,13 +499,13 @@ async def test_failures_are_reset_after_a_minute_of_health(tmp_path: Path):
         for number in range(1, 5):
             parts.manager.fail(f"c{number}")
             await until(lambda number=number: f"c{number + 1}" in parts.manager.live)
-        assert loop.num_restarts(0) == 4
+        assert loop.replicas.num_restarts(0) == 4
         await pass_time(61)
         failed = now()
         parts.manager.fail("c5")
         await until(lambda: "c6" in parts.manager.live)
         assert now() - failed == pytest.approx(0.5, abs=0.05)
-        assert loop.num_restarts(0) == 1
+        assert loop.replicas.num_restarts(0) == 1
 
 
 @virtual_time
@@ -515,10 +515,10 @@ async def test_failed_replica_is_shown_until_its_index_is_live(tmp_path: Path):
         parts.manager.fail("c2", reason="killed by SIGKILL")
         await settle()
         loop = parts.reconciler.version_loop(M1)
-        assert loop.failed[1].reason == "killed by SIGKILL"
+        assert loop.replicas.failed[1].reason == "killed by SIGKILL"
         assert loop.num_ready == 1
         await until(lambda: loop.num_ready == 2)
-        assert loop.failed == {}
+        assert loop.replicas.failed == {}
 
 
 @virtual_time
@@ -671,7 +671,7 @@ async def test_resync_finds_lost_containers(tmp_path: Path):
         parts.manager.lose("c1")
         await until(lambda: parts.manager.ids() == ["c2", "c3"], 62)
         assert parts.reconciler.num_ready(M1) == 2
-        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+        assert parts.reconciler.version_loop(M1).replicas.num_restarts(0) == 1
 
 
 @virtual_time
@@ -689,7 +689,7 @@ async def test_listed_failed_container_counts_once(tmp_path: Path):
         remains = Container("c1", ReplicaId(M1, 0), ReplicaState.FAILED, reason="killed")
         parts.manager.live["c1"] = remains
         await pass_time(50)
-        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+        assert parts.reconciler.version_loop(M1).replicas.num_restarts(0) == 1
         assert [box.container_id for box in parts.reconciler.containers()] == ["c2"]
 
 
@@ -699,7 +699,7 @@ async def test_resync_finds_an_unreported_failure(tmp_path: Path):
         await parts.deployed("m:1")
         parts.manager.live["c1"] = replace(parts.manager.live["c1"], state=ReplicaState.FAILED)
         await pass_time(40)
-        assert parts.reconciler.version_loop(M1).num_restarts(0) == 1
+        assert parts.reconciler.version_loop(M1).replicas.num_restarts(0) == 1
         assert [box.container_id for box in parts.reconciler.containers()] == ["c2"]
 
 

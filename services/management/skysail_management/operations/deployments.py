@@ -315,7 +315,7 @@ class Deployments:
         """
         record = self._models.version(model, version)
         loop = self._reconciler.version_loop(record.model_version)
-        found = [*loop.containers, *loop.failed.values()] if loop else []
+        found = [*loop.replicas.containers, *loop.replicas.failed.values()] if loop else []
         chosen = [each for each in found if index in (None, each.replica_id.index)]
         if not chosen:
             which = "replica" if index is None else f"replica {index}"
@@ -363,7 +363,7 @@ class Deployments:
 
     async def _predecessor_log(self, container: Container, tail_lines: int) -> Sequence[str]:
         loop = self._reconciler.version_loop(container.replica_id.model_version)
-        predecessor = loop.last_failed(container.replica_id.index) if loop else None
+        predecessor = loop.replicas.last_failed(container.replica_id.index) if loop else None
         if predecessor is None or predecessor.container_id in ("", container.container_id):
             return ()
         lines = self._manager.logs(predecessor.container_id, tail_lines, follow=False)

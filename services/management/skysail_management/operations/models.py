@@ -249,8 +249,8 @@ class Models:
             model = self.get(name)
             if not model.previous_versions:
                 raise FailedPrecondition(
-                    f"model {name!r} has no previous version to go back to; 'skysail promote "
-                    f"{name}:VERSION' makes another version the current one"
+                    f"cannot roll back model {name!r}: it has no previous version; promote another "
+                    f"version with 'skysail promote {name}:VERSION'"
                 )
             changed = roll_back(model, self._serves)
             if changed is None:

@@ -46,7 +46,7 @@ async def prepare_while_wanted(
             gone.result()
             return False
         raise PrepareFailed(
-            f"the environment of {spec.model_version} was not ready within {timeout_s:g} s"
+            f"cannot prepare {spec.model_version}: not ready within {timeout_s:g} s"
         )
     finally:
         for task in (work, gone):

@@ -97,7 +97,7 @@ class Reconciler:
 
     def containers(self) -> list[Container]:
         """Return every live container."""
-        return [each for loop in self._loops.values() for each in loop.containers]
+        return [each for loop in self._loops.values() for each in loop.replicas.containers]
 
     def version_loop(self, version: ModelVersion) -> VersionLoop | None:
         """Return the control loop of a version, or None if the version does not run."""

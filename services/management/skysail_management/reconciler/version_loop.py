@@ -22,8 +22,8 @@ from skysail_management.containers.base import (
 from skysail_management.containers.exit_reasons import explain_start_timeout
 from skysail_management.events import DeployEvent, DeployEvents, DeployStep
 from skysail_management.reconciler.launcher import Launcher
-from skysail_management.reconciler.observation import Observation
-from skysail_management.reconciler.plan import HEALTHY_AFTER_S, Failures, Stop, plan_replicas
+from skysail_management.reconciler.observation import ReplicaHistory
+from skysail_management.reconciler.plan import Stop, plan_replicas
 from skysail_management.reconciler.preparation import prepare_while_wanted
 from skysail_management.reconciler.rollout import PublishRouting, Rollout
 from skysail_management.reconciler.specs import ReconcilerOptions, replica_spec, version_spec
@@ -33,7 +33,6 @@ from skysail_management.records import DeploymentRecord, Records
 
 log = logging.getLogger(__name__)
 
-_LIST_AGE_S = 10.0
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
 
@@ -73,9 +72,8 @@ class VersionLoop:
         self._options = options
         self._clock = clock
         self._publish_routing = publish_routing
-        self._observed: dict[str, Observation] = {}
-        self._failures: dict[int, Failures] = {}
-        self._last_failed: dict[int, Container] = {}
+        self.replicas = ReplicaHistory(clock)
+        """The observed containers and failures."""
         self._wake = asyncio.Event()
         self._is_prepared = False
         self._is_suspect = False
@@ -90,57 +88,22 @@ class VersionLoop:
 
     def repeat_rollout(self) -> None:
         """Repeat the rollout of a complete deployment, without backoff."""
-        self._failures.clear()
+        self.replicas.failures.clear()
         self._rollout.repeat()
 
     @property
     def is_idle(self) -> bool:
         """True if no replica is desired and none remains."""
-        return self._desired() is None and not self._observed and not self._launcher.under_way
-
-    @property
-    def containers(self) -> list[Container]:
-        """The live containers, by index."""
-        live = [each.container for each in self._observed.values()]
-        return sorted(live, key=lambda container: container.replica_id.index)
-
-    @property
-    def failed(self) -> dict[int, Container]:
-        """The last failed container of each index that has no live one."""
-        live = {container.replica_id.index for container in self.containers}
-        return {index: each for index, each in self._last_failed.items() if index not in live}
-
-    def num_restarts(self, index: int) -> int:
-        """Return the number of failures of a replica since it was last healthy."""
-        failures = self._failures.get(index)
-        if failures is None or self._is_healthy(index):
-            return 0
-        return failures.count
-
-    def last_failed(self, index: int) -> Container | None:
-        """Return the last failed container of a replica, or None."""
-        return self._last_failed.get(index)
+        return self._desired() is None and not self.replicas.live and not self._launcher.under_way
 
     def waiting_reason(self, index: int) -> str:
         """Return why a replica is not started yet, for people; empty if nothing delays it."""
         return self._launcher.waiting_reason(index)
 
-    def _is_healthy(self, index: int) -> bool:
-        now = self._clock()
-        return any(
-            each.container.state is ReplicaState.READY and now - each.since >= HEALTHY_AFTER_S
-            for each in self._observed.values()
-            if each.index == index
-        )
-
     @property
     def num_ready(self) -> int:
         """Number of replicas that take batches; one with an outdated artifact takes none."""
-        artifact = self._artifact()
-        return sum(
-            each.state is ReplicaState.READY and not each.is_outdated(artifact)
-            for each in self.containers
-        )
+        return self.replicas.num_ready(self._artifact())
 
     def _artifact(self) -> str:
         record = self._records.versions.get(str(self.version))
@@ -148,19 +111,10 @@ class VersionLoop:
 
     def observe(self, container: Container) -> None:
         """Record a report of the container manager about a container of this version."""
-        before = self._observed.get(container.container_id)
+        before = self.replicas.live.get(container.container_id)
         was_ready = before is not None and before.container.state is ReplicaState.READY
-        has_been_ready = before is not None and before.was_ready
-        now = self._clock()
-        if container.state.is_live:
-            if before is not None and before.container.state is ReplicaState.DRAINING:
-                container = replace(container, state=ReplicaState.DRAINING)
-            is_same = before is not None and before.container.state is container.state
-            since = before.since if before is not None and is_same else now
-            has_been_ready |= container.state is ReplicaState.READY
-            self._observed[container.container_id] = Observation(container, since, has_been_ready)
-        else:
-            self._observed.pop(container.container_id, None)
+        observed = self.replicas.record(container)
+        container = observed.container
         self._keep_slots()
         is_ready = container.state is ReplicaState.READY
         is_new_reason = before is None or before.container.reason != container.reason
@@ -170,57 +124,33 @@ class VersionLoop:
         if is_ready and not was_ready:
             self._publish(DeployStep.READY, f"{container.replica_id} is ready", container)
         if container.state is ReplicaState.FAILED:
-            if self._has_counted(container):
+            if self.replicas.has_counted(container):
                 # The watch and a resync may both report it; the later report may say more.
-                self._last_failed[container.replica_id.index] = container
+                self.replicas.update_failure(container)
             else:
                 ready_since = before.since if was_ready and before is not None else None
-                self._count_failure(container, ready_since, has_been_ready)
+                self._count_failure(container, ready_since, observed.was_ready)
         if is_ready != was_ready:
             self._publish_routing()
         self._wake.set()
 
-    def _has_counted(self, container: Container) -> bool:
-        last = self._last_failed.get(container.replica_id.index)
-        return last is not None and last.container_id == container.container_id
-
     def drop_missing(self, listed: Collection[str]) -> None:
-        """Treat containers that the manager no longer lists as failed.
-
-        A container that was started a moment ago may be younger than the list.
-        """
-        for container_id, known in list(self._observed.items()):
-            is_old = self._clock() - known.since > _LIST_AGE_S
-            is_draining = known.container.state is ReplicaState.DRAINING
-            if container_id not in listed and is_old and not is_draining:
-                self.observe(
-                    replace(known.container, state=ReplicaState.FAILED, reason="it disappeared")
-                )
+        """Treat containers that the manager no longer lists as failed."""
+        for container in self.replicas.missing(listed):
+            self.observe(replace(container, state=ReplicaState.FAILED, reason="it disappeared"))
 
     def _keep_slots(self) -> None:
-        loading = {each.index for each in self._observed.values() if each.is_loading}
-        self._launcher.keep_slots(loading if self._manager.loads_here else set())
+        self._launcher.keep_slots(self.replicas.loading if self._manager.loads_here else set())
 
     def _count_failure(
         self, container: Container, ready_since: float | None = None, was_ready: bool = False
     ) -> None:
-        """Count a failure of a replica, which lengthens its backoff.
-
-        Args:
-            container: The container that failed.
-            ready_since: Instant at which it became ready; None if it failed in another state.
-            was_ready: True if it was ever ready.
-        """
-        index, now = container.replica_id.index, self._clock()
+        """Count a failure of a replica, as `ReplicaHistory.record_failure`, and publish it."""
         # Someone may have removed packages or an image, so that the next start prepares again.
         self._is_prepared = False
         self._is_suspect |= not was_ready
-        earlier = self._failures.get(index)
-        was_healthy = ready_since is not None and now - ready_since >= HEALTHY_AFTER_S
-        count = earlier.count if earlier and not was_healthy else 0
-        self._failures[index] = Failures(count + 1, now, was_ready)
-        self._last_failed[index] = container
-        facts = {"replica": container.replica_id, "reason": container.reason, "failures": count + 1}
+        count = self.replicas.record_failure(container, ready_since, was_ready)
+        facts = {"replica": container.replica_id, "reason": container.reason, "failures": count}
         log.warning("replica failed", extra=facts)
         if not self._rollout.note_failure(self._desired(), container):
             self._publish(
@@ -267,18 +197,17 @@ class VersionLoop:
             await self._rollout.advance(deployment)
             deployment = self._desired()
         if deployment is None:
-            self._failures.clear()
-            self._last_failed.clear()
+            self.replicas.clear_failures()
             self._rollout.reset()
             # The next deployment may have another artifact under the same name.
             self._is_prepared = False
         artifact = self._artifact()
-        observed = [each.for_plan(artifact) for each in self._observed.values()]
+        observed = [each.for_plan(artifact) for each in self.replicas.live.values()]
         todo = plan_replicas(
             deployment.num_replicas if deployment else 0,
             deployment.start_timeout_s if deployment else 0.0,
             observed,
-            self._failures,
+            self.replicas.failures,
             self._clock(),
         )
         for stop in todo.stop:
@@ -327,9 +256,8 @@ class VersionLoop:
         except PrepareFailed as error:
             if not await self._rollout.fail(deployment, error.message, error.log_tail):
                 why = error.message
-                self._last_failed |= {
-                    each: failed_start(self.version, each, why) for each in wanted
-                }
+                for index in wanted:
+                    self.replicas.update_failure(failed_start(self.version, index, why))
                 raise
 
     async def _wait_until_undeployed(self) -> None:
@@ -345,8 +273,7 @@ class VersionLoop:
     def started(self, container: Container) -> None:
         """Record a started container."""
         # A report of the manager is newer than the result of its start.
-        if container.container_id not in self._observed and not self._has_counted(container):
-            self._observed[container.container_id] = Observation(container, self._clock(), False)
+        self.replicas.record_start(container)
 
     def start_failed(self, replica_id: ReplicaId, reason: str) -> None:
         """Count a failed start as a failure of the replica."""
@@ -358,12 +285,11 @@ class VersionLoop:
 
     def _begin_stop(self, stop: Stop) -> None:
         container_id = stop.container_id
-        before = self._observed[container_id]
+        cause = self.replicas.live[container_id].container.reason
+        why = f": {cause}" if stop.is_failure and cause else ""
+        before = self.replicas.record_drain(container_id, f"{stop.reason}{why}")
         was_ready = before.container.state is ReplicaState.READY
-        why = f": {before.container.reason}" if stop.is_failure and before.container.reason else ""
-        reason = f"{stop.reason}{why}"
-        draining = replace(before.container, state=ReplicaState.DRAINING, reason=reason)
-        self._observed[container_id] = Observation(draining, self._clock(), before.was_ready)
+        draining = self.replicas.live[container_id].container
         routed = self._publish_routing() if was_ready else None
         self._tasks.start(self._stop(draining, stop, routed), f"stop {container_id}")
 
@@ -374,13 +300,13 @@ class VersionLoop:
             container = explain_start_timeout(
                 container, await read_log_tail(self._manager, container_id)
             )
-            last = self._observed.get(container_id)
+            last = self.replicas.live.get(container_id)
             self._count_failure(container, was_ready=last is not None and last.was_ready)
         if routed is not None:
             # Frontends stop sending batches to a replica before it drains.
             await routed
         await stop_until_gone(self._manager, container_id, self._options.drain_timeout_s)
-        self._observed.pop(container_id, None)
+        self.replicas.live.pop(container_id, None)
         self._wake.set()
 
     def _publish(self, step: DeployStep, message: str, container: Container | None = None) -> None:
