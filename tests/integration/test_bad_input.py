@@ -69,7 +69,7 @@ class TestNames:
     def test_nothing_to_promote_or_roll_back(self, client, fussy):
         with pytest.raises(errors.ModelNotFound):
             client.promote("fussy", "9")
-        with pytest.raises(errors.FailedPrecondition, match="no previous version"):
+        with pytest.raises(errors.FailedPrecondition, match="it has no previous version"):
             client.rollback("fussy")
 
 
@@ -317,7 +317,7 @@ class TestOperators:
         service = Service("skysail_management", flags)
         assert service.wait() == 1
         assert (
-            "no container manager is called 'raft'; installed are docker, kubernetes, "
+            "cannot find container manager 'raft'; installed are docker, kubernetes, "
             "local" in service.errors
         )
 

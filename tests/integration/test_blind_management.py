@@ -61,7 +61,7 @@ def test_a_management_whose_watch_ends_is_replaced_and_its_replicas_are_taken_ov
         )
         assert cluster.replica_pid(kept.container_id) == pids["m:1/1"]
         log = (cluster.data_dir / "logs" / "cluster.log").read_text()
-        assert "internal error: a needed task ended (KeyError('a bug'))" in log
+        assert "internal error: an essential task ended (KeyError('a bug'))" in log
 
 
 def _tolerant(is_so):

@@ -107,8 +107,8 @@ def test_promote_and_rollback(run, deployed):
     done = run("rollback", "cli")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "skysail: model 'cli' has no previous version to go back to; 'skysail promote cli:VERSION' "
-        "makes another version the current one\n"
+        "skysail: cannot roll back model 'cli': it has no previous version; promote another version "
+        "with 'skysail promote cli:VERSION'\n"
     )
 
 

@@ -36,7 +36,7 @@ class Shutdown:
         try:
             await work
         except SkysailError as error:
-            log.error("management ends", extra={"error": error.message})
+            log.error("management stopping", extra={"error": error.message})
             self.fail(error)
             # The task stays pending, because its end would be logged as a second failure.
             await asyncio.Event().wait()
@@ -51,5 +51,5 @@ class Shutdown:
             raise self.failure
         if self.failure is not None:
             raise SkysailError(
-                f"internal error: a needed task ended ({self.failure!r}); see the log"
+                f"internal error: an essential task ended ({self.failure!r}); see the log"
             )

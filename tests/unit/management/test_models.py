@@ -286,7 +286,7 @@ async def test_rollback_goes_back_further_each_time(tmp_path: Path):
             await parts.deployed(f"m:{version}", promote=True)
         assert await parts.models.rollback("m") == ("2", "3")
         assert await parts.models.rollback("m") == ("1", "2")
-        with pytest.raises(FailedPrecondition, match="no previous version"):
+        with pytest.raises(FailedPrecondition, match="it has no previous version"):
             await parts.models.rollback("m")
         assert parts.models.get("m").current_version == "1"
 

@@ -148,7 +148,9 @@ async def test_a_version_that_is_scaled_to_zero_is_not_promoted(tmp_path: Path):
         await parts.deployments.scale("m", "2", 0)
         await until(lambda: parts.reconciler.num_ready(M2) == 0)
         sha256 = parts.models.version("m", "2").artifact_sha256
-        with pytest.raises(FailedPrecondition, match="'m:2' cannot be promoted: it is scaled to 0"):
+        with pytest.raises(
+            FailedPrecondition, match="cannot promote model 'm:2': it is scaled to 0"
+        ):
             await parts.deploy("m:2", sha256, promote=True)
         parts.manager.becomes_ready = False
         events, following = collect(parts, "m:2", num_replicas=1, promote=True)

@@ -123,7 +123,7 @@ def update_deployment(
     if changed.num_replicas == 0:
         if changed.promote_when_ready:
             raise FailedPrecondition(
-                f"model {str(existing.model_version)!r} cannot be promoted: it is scaled to 0; "
+                f"cannot promote model {str(existing.model_version)!r}: it is scaled to 0; "
                 "give num_replicas too"
             )
         notices.append(

@@ -31,7 +31,7 @@ def find_container_manager(name: str) -> ContainerManagerFactory:
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in found:
         raise InvalidInput(
-            f"no container manager is called {name!r}; installed are {', '.join(sorted(found))}"
+            f"cannot find container manager {name!r}; installed are {', '.join(sorted(found))}"
         )
     try:
         factory: ContainerManagerFactory = found[name].load()

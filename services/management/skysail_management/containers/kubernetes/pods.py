@@ -47,7 +47,7 @@ _RELEASE_TIMEOUT_S = 10.0
 
 
 @dataclass
-class _Group:
+class _PodGroup:
     """An observed Kubernetes Deployment."""
 
     is_made: bool = False
@@ -81,7 +81,7 @@ class KubernetesPods:
         self._labels = labels(cluster, MODEL_SERVER)
         self._on_change = on_change
         self._changed = asyncio.Condition()
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[str, _PodGroup] = {}
         self._anchor: Object = {}
         self._claimed_names: set[str] = set()
         self._touched: set[str] = set()
@@ -97,7 +97,7 @@ class KubernetesPods:
         """
         self._anchor = await self._api.apply(anchor_manifest(self._cluster))
         self._groups = {
-            found["metadata"]["name"]: _Group(is_made=True, owner=found)
+            found["metadata"]["name"]: _PodGroup(is_made=True, owner=found)
             for found in await self._api.list(DEPLOYMENT, self._labels)
         }
         self._changes = self._api.watch(POD, self._labels)
@@ -196,7 +196,7 @@ class KubernetesPods:
             SkysailError: Kubernetes created no pod, with the reason.
         """
         name = manifest["metadata"]["name"]
-        group = self._groups.setdefault(name, _Group())
+        group = self._groups.setdefault(name, _PodGroup())
         group.num_claiming += 1
         try:
             # A Deployment of an earlier management may lack its Secret or budget.
@@ -213,7 +213,7 @@ class KubernetesPods:
         finally:
             group.num_claiming -= 1
 
-    async def _create(self, group: _Group, spec: ReplicaSpec, manifest: Object) -> None:
+    async def _create(self, group: _PodGroup, spec: ReplicaSpec, manifest: Object) -> None:
         """Create a Kubernetes Deployment and its objects, unless another claim has done so."""
         name = manifest["metadata"]["name"]
         async with group.lock:
@@ -228,7 +228,7 @@ class KubernetesPods:
                     await self._api.apply(owned_by(group.owner, part))
             group.is_made = group.has_parts = True
 
-    async def _scale(self, name: str, group: _Group) -> bool:
+    async def _scale(self, name: str, group: _PodGroup) -> bool:
         """Scale to the claimed pods and the claims in flight; return False without a Deployment.
 
         The patch is sent even if the count is unchanged, because someone may have edited the
@@ -243,7 +243,7 @@ class KubernetesPods:
                     group.is_made = False
             return group.is_made
 
-    def _num_wanted(self, name: str, group: _Group) -> int:
+    def _num_wanted(self, name: str, group: _PodGroup) -> int:
         claimed = [
             pod
             for pod in self.pods.values()
@@ -331,7 +331,7 @@ class KubernetesPods:
         """
         for found in await self._api.list(DEPLOYMENT, self._labels):
             name = found["metadata"]["name"]
-            group = self._groups.setdefault(name, _Group())
+            group = self._groups.setdefault(name, _PodGroup())
             if group.num_claiming or group.lock.locked():
                 continue
             group.is_made, group.owner = True, found

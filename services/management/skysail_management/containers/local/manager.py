@@ -47,6 +47,11 @@ from skysail_management.containers.exit_reasons import (
 )
 from skysail_management.containers.local.environments import Environments
 from skysail_management.containers.local.log_files import read_log, read_log_end
+from skysail_management.containers.local.options import (
+    LOG_FILE_VARIABLE,
+    process_environment,
+    replica_command,
+)
 from skysail_management.containers.local.process_records import (
     ProcessRecord,
     log_file,
@@ -75,7 +80,6 @@ from skysail_management.containers.local.work_directories import (
 from skysail_management.containers.readiness import watch_readiness
 from skysail_management.containers.replica_launch import (
     check_python,
-    replica_environment,
     replica_labels,
     replica_name,
 )
@@ -84,7 +88,6 @@ from skysail_management.settings import ManagementSettings
 log = logging.getLogger(__name__)
 
 _EXIT_S = 5.0
-_LOG_FILE = "SKYSAIL_MODEL_SERVER_LOG_FILE"
 
 
 class LocalProcessManager(ContainerManager):
@@ -140,7 +143,7 @@ class LocalProcessManager(ContainerManager):
                 self._follow(replica)
                 log.info("replica adopted", extra={"replica": replica.container.replica_id})
             else:
-                kill_orphans(replica.pid, _LOG_FILE, str(replica.log_file))
+                kill_orphans(replica.pid, LOG_FILE_VARIABLE, str(replica.log_file))
                 replica.socket.unlink(missing_ok=True)
                 remove_short_link(directory)
 
@@ -195,13 +198,11 @@ class LocalProcessManager(ContainerManager):
         temporary = make_work_directory(directory)
         with log_file(directory).open("ab") as output:
             child = subprocess.Popen(
-                [str(python), "-m", "skysail_model_server"],
+                replica_command(python),
                 cwd=work_directory(directory),
-                env={
-                    **self._replica_variables,
-                    "TMPDIR": str(temporary),
-                    **self._environment(spec, endpoint, directory),
-                },
+                env=process_environment(
+                    spec, endpoint, directory, temporary, self._replica_variables
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -209,14 +210,6 @@ class LocalProcessManager(ContainerManager):
             )
         restore_descriptor_limit(child.pid)
         return child
-
-    def _environment(self, spec: ReplicaSpec, endpoint: str, directory: Path) -> dict[str, str]:
-        return {
-            **replica_environment(spec, endpoint),
-            "SKYSAIL_MODEL_SERVER_MANAGEMENT_ENDPOINT": spec.management_endpoint,
-            "SKYSAIL_MODEL_SERVER_TOKEN": spec.token,
-            _LOG_FILE: str(log_file(directory)),
-        }
 
     async def stop(self, container_id: str, drain_timeout_s: float) -> None:
         """Drain a process, and return when it is gone."""
