@@ -25,7 +25,8 @@ from skysail_testing.all_in_docker import (
     remove_images,
     why_not_all_in_docker,
 )
-from skysail_testing.clusters import RunningCluster, skysail_command
+from skysail_testing.clusters import RunningCluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.container_managers import docker_gateways, portable, run_docker
 from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic

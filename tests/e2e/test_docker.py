@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import skysail
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.clusters import RunningCluster, running_cluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.container_managers import portable, run_docker, why_no_docker
 from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic

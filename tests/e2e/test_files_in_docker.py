@@ -13,7 +13,8 @@ from skysail.clusters.docker.file_copies import EVERY_S
 from skysail.clusters.docker.specifications import MANAGEMENT
 from skysail_testing.all_in_docker import all_in_docker, label, remove_images, why_not_all_in_docker
 from skysail_testing.certificates import Certificate
-from skysail_testing.clusters import RunningCluster, skysail_command
+from skysail_testing.clusters import RunningCluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.container_managers import portable
 from skysail_testing.processes import eventually
 

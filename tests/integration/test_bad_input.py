@@ -15,7 +15,8 @@ import pytest
 import skysail
 from skysail import errors
 from skysail_testing import models
-from skysail_testing.clusters import RunningCluster, skysail_command
+from skysail_testing.clusters import RunningCluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.processes import Service, eventually
 
 ROW = np.ones((1, 3))

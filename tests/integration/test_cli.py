@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from skysail_testing.clusters import RunningCluster, skysail_command
+from skysail_testing.clusters import RunningCluster
+from skysail_testing.commands import skysail_command, skysail_in_process
 
 MODEL = """
     import numpy as np
@@ -46,11 +46,14 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(cluster: RunningCluster, model_dir: Path):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SKYSAIL_ENDPOINT", cluster.management)
-    patch.setenv("PYTHONPATH", str(model_dir))
-    yield skysail_command
-    patch.undo()
+    """The command line in this process, as in the directory of the models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKYSAIL_ENDPOINT", cluster.management)
+        # Of commands in processes of their own.
+        patch.setenv("PYTHONPATH", str(model_dir))
+        patch.syspath_prepend(str(model_dir))
+        yield skysail_in_process
+    sys.modules.pop("climodel", None)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,16 @@ def deployed(run) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert f"cli:{version} has 1 ready replica(s)" in done.stdout
+
+
+def test_a_process_ends_with_the_status_and_writes_where_it_should(run, deployed):
+    done = skysail_command("predict", "cli", "[1, 2]", "--output", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["outputs"] == {"output": [3.0, 6.0]}
+    for arguments, status, message in (ERRORS[0], ERRORS[2]):
+        done = skysail_command(*arguments)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert message in done.stderr
 
 
 def test_predict(run, deployed):
@@ -250,16 +263,11 @@ ERRORS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def failed(run, deployed) -> list[subprocess.CompletedProcess[str]]:
-    """What each command said, run beside one another: each takes as long as all imports."""
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda case: run(*case[0]), ERRORS))
-
-
-@pytest.mark.parametrize("index", range(len(ERRORS)), ids=lambda index: " ".join(ERRORS[index][0]))
-def test_errors_are_one_line_and_a_status(failed, index):
-    (_, status, message), done = ERRORS[index], failed[index]
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"), ERRORS, ids=[" ".join(each[0]) for each in ERRORS]
+)
+def test_errors_are_one_line_and_a_status(run, deployed, arguments, status, message):
+    done = run(*arguments)
     assert done.returncode == status
     assert done.stdout == ""
     assert message in done.stderr

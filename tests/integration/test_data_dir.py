@@ -6,7 +6,8 @@ from pathlib import Path
 from skysail.clusters.kubernetes.cluster_record import ClusterRecord
 from skysail.clusters.kubernetes.options import KubernetesOptions
 from skysail.settings import KUBERNETES_RECORD
-from skysail_testing.clusters import running_cluster, skysail_command
+from skysail_testing.clusters import running_cluster
+from skysail_testing.commands import skysail_command
 
 NOTE = ClusterRecord(KubernetesOptions("models", context="far"), "https://192.0.2.1:6443", "uid")
 

@@ -14,7 +14,8 @@ import pytest
 from skysail_common.process.log_rotation import EVERY_S, MAX_BYTES
 from skysail_common.process.ready_line import parse_ready_line
 from skysail_testing import models
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.clusters import RunningCluster, running_cluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.processes import eventually
 
 ROW = np.ones((1, 3))

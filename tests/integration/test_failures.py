@@ -18,9 +18,9 @@ from skysail_testing import models
 from skysail_testing.clusters import (
     RunningCluster,
     running_cluster,
-    skysail_command,
     start_cluster,
 )
+from skysail_testing.commands import skysail_command
 from skysail_testing.metrics_page import scrape
 from skysail_testing.processes import Service, eventually
 from skysail_testing.traffic import traffic

@@ -14,7 +14,8 @@ from skysail_common.process.sockets import join_host_port, split_host_port
 from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
 from skysail_testing import models
-from skysail_testing.clusters import running_cluster, skysail_command
+from skysail_testing.clusters import running_cluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.metrics_page import scrape
 
 

@@ -17,7 +17,8 @@ from skysail_common.process.sockets import local_endpoint, split_host_port
 from skysail_protos.v1 import management_pb2
 from skysail_testing import models
 from skysail_testing.certificates import Certificate
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.clusters import RunningCluster, running_cluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.processes import Service, eventually
 
 ROW = np.ones((1, 3))

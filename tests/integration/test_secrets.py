@@ -13,7 +13,8 @@ import skysail
 from skysail import errors
 from skysail_protos.v1 import management_pb2 as pb
 from skysail_protos.v1 import management_pb2_grpc
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.clusters import RunningCluster, running_cluster
+from skysail_testing.commands import skysail_command
 
 # Not a constant: this module travels with the function.
 VALUE = secrets.token_hex(16)

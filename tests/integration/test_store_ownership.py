@@ -20,7 +20,8 @@ from skysail.clusters.local.store import store_socket
 from skysail.errors import StoreLost
 from skysail_common.rpc.health_check import STORE, health_status
 from skysail_testing import models
-from skysail_testing.clusters import RunningCluster, running_cluster, skysail_command
+from skysail_testing.clusters import RunningCluster, running_cluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.processes import Service, eventually
 from skysail_testing.store_servers import StoreServer, embedded_command, installed_command
 

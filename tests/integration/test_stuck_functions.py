@@ -6,7 +6,8 @@ import time
 import numpy as np
 
 from skysail import errors
-from skysail_testing.clusters import running_cluster, skysail_command
+from skysail_testing.clusters import running_cluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.processes import eventually
 
 NUM_REPLICAS = 4

@@ -20,7 +20,8 @@ from skysail_protos.inference import grpc_service_pb2 as oip
 from skysail_protos.inference import grpc_service_pb2_grpc as oip_grpc
 from skysail_protos.v1 import query_pb2, query_pb2_grpc
 from skysail_testing import models
-from skysail_testing.clusters import RunningCluster, skysail_command, start_cluster
+from skysail_testing.clusters import RunningCluster, start_cluster
+from skysail_testing.commands import skysail_command
 from skysail_testing.metrics_page import scrape
 from skysail_testing.processes import eventually
 from skysail_testing.traffic import traffic

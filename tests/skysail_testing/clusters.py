@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import psutil
 
 import skysail
+from skysail_testing.commands import skysail_command, skysail_in_process
 
 
 @dataclass
@@ -56,17 +55,6 @@ class RunningCluster:
         return int(json.loads(record.read_text())["pid"])
 
 
-def skysail_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "skysail", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-
-
 def start_cluster(data_dir: Path, *flags: str) -> RunningCluster:
     """Start a cluster on free ports; whoever calls this stops it."""
     names = ("http", "grpc", "metrics", "management")
@@ -104,7 +92,7 @@ def running_cluster(
                     os.kill(child.pid, signal.SIGCONT)
                 except ProcessLookupError:
                     continue
-        stopped = skysail_command("down", "--data-dir", str(data_dir))
+        stopped = skysail_in_process("down", "--data-dir", str(data_dir))
         log = (data_dir / "logs" / "cluster.log").read_text()
         assert stopped.returncode == 0, f"{stopped.stderr}\n{log}"
         for failure in () if has_failures else _FAILURES:

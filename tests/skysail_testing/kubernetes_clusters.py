@@ -3,6 +3,7 @@
 Its node must be this machine: tests talk to pods, and pods to tests.
 """
 
+import fcntl
 import functools
 import hashlib
 import http.server
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from skysail_management.settings import ManagementSettings
@@ -34,6 +37,8 @@ class KubernetesCluster:
         self.volumes: list[str] = []
         self._server: http.server.ThreadingHTTPServer | None = None
         self._served: dict[str, Path] = {}
+        # Locked by processes that run tests side by side: who holds the node, and who is next.
+        self._node, self._turn = (os.open(path, os.O_RDONLY) for path in (config, config.parent))
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120) -> str:
         """Return what kubectl prints."""
@@ -53,6 +58,32 @@ class KubernetesCluster:
         (node,) = self.json("get", "nodes")["items"]
         addresses = {each["type"]: each["address"] for each in node["status"]["addresses"]}
         return addresses["InternalIP"]
+
+    def begin_test(self) -> None:
+        """Use the node, beside the tests of other processes."""
+        self._hold_node(fcntl.LOCK_SH)
+
+    def end_test(self) -> None:
+        fcntl.flock(self._node, fcntl.LOCK_UN)
+
+    def _hold_node(self, how: int) -> None:
+        # Or those that share it would never leave it to one that wants it alone.
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        fcntl.flock(self._node, how)
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    @contextmanager
+    def cordoned_node(self) -> Iterator[None]:
+        """Have the only node take no more pods, while no other test needs it."""
+        (node,) = self.json("get", "nodes")["items"]
+        name = node["metadata"]["name"]
+        self._hold_node(fcntl.LOCK_EX)
+        try:
+            self.kubectl("cordon", name)
+            yield
+        finally:
+            self.kubectl("uncordon", name)
+            fcntl.flock(self._node, fcntl.LOCK_SH)
 
     def new_namespace(self) -> str:
         """Make a namespace, which is removed at the end of the run."""
@@ -129,6 +160,8 @@ class KubernetesCluster:
 
     def clean_up(self) -> None:
         """Remove what tests made."""
+        for descriptor in (self._node, self._turn):
+            os.close(descriptor)
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

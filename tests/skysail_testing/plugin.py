@@ -148,6 +148,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = kubernetes_clusters.why_no_kubernetes()
         if reason:
             pytest.skip(reason)
+        kubernetes_clusters.kubernetes_cluster().begin_test()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    if item.get_closest_marker("kubernetes") and not kubernetes_clusters.why_no_kubernetes():
+        kubernetes_clusters.kubernetes_cluster().end_test()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,7 @@ import skysail
 from skysail.settings import CLUSTER_FILE
 from skysail_common.kubernetes.labels import LEADER, labels
 from skysail_common.kubernetes.pod_problems import condition_of
-from skysail_testing.clusters import skysail_command
+from skysail_testing.commands import skysail_command
 from skysail_testing.kubernetes_clusters import kubernetes_cluster
 
 VOLUMES = Path("/var/lib/skysail")

@@ -24,20 +24,28 @@ FIRST_TIER = (
 )
 """Files and folders in the order in which their tests begin; not what needs Docker or Kubernetes."""
 
+_CONTAINERS = "Kubernetes, containers"
+_WHOLE = "Kubernetes, whole clusters"
 _TOGETHER = {
     "tests/integration/test_main_job.py": "the shared cluster",
     "tests/integration/test_cli.py": "the shared cluster",
     "tests/integration/test_failures.py": "the shared cluster",
-    # They wait for pods most of the time, in two clusters of ours side by side.
-    "tests/e2e/on_kubernetes": "Kubernetes, whole clusters",
-    "tests/e2e/test_leader_lease.py": "Kubernetes, whole clusters",
-    "tests/contract/test_kubernetes_cluster.py": "Kubernetes, containers",
-    "tests/contract/test_network_policies.py": "Kubernetes, containers",
+    # They wait for pods most of the time: two tests at once.
+    "tests/e2e/on_kubernetes": _WHOLE,
+    "tests/contract/test_kubernetes_cluster.py": _CONTAINERS,
+    "tests/contract/test_network_policies.py": _CONTAINERS,
+    "tests/e2e/test_leader_lease.py": _CONTAINERS,
+    # One engine, of which some of them count the images and containers.
+    "tests/contract/test_docker_engine.py": "Docker",
+    "tests/contract/test_slow_registry.py": "Docker",
+    "tests/e2e/test_all_in_docker.py": "Docker",
+    "tests/e2e/test_docker.py": "Docker",
+    "tests/e2e/test_files_in_docker.py": "Docker",
 }
 NUM_WAITING = 2
 """How many groups leave a core idle nearly all the time."""
 
-_ELSEWHERE = {"[docker": "Docker", "[kubernetes": "Kubernetes, containers"}
+_ELSEWHERE = {"[docker": "Docker", "[kubernetes": _CONTAINERS}
 """What a case of a contract needs, by how its name begins."""
 
 
@@ -65,7 +73,7 @@ def in_order(tests: Sequence[Any], name: Any) -> list[Any]:
     groups: dict[str, list[Any]] = {}
     for test in sorted(tests, key=lambda each: _place(_file(name(each)))):
         groups.setdefault(group(name(test)), []).append(test)
-    waiting = sorted(groups, key=lambda each: not each.startswith("Kubernetes"))
+    waiting = sorted(groups, key=lambda each: each not in (_WHOLE, _CONTAINERS, "Docker"))
     return [test for each in waiting for test in groups[each]]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import skysail
 from skysail.settings import CLUSTER_FILE
-from skysail_testing.clusters import skysail_command
+from skysail_testing.commands import skysail_command
 from skysail_testing.kubernetes_clusters import kubernetes_cluster
 from skysail_testing.kubernetes_traffic import assert_all_answered, soon, steady
 from skysail_testing.skysail_on_kubernetes import OnKubernetes, flags

@@ -2,8 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -70,23 +68,10 @@ def test_a_pod_that_is_deleted_under_load_loses_no_query(cluster, client):
     assert_all_answered(seen)
 
 
-@contextmanager
-def cordoned_node() -> Iterator[None]:
-    """Have the only node take no more pods."""
-    kubernetes = kubernetes_cluster()
-    (node,) = kubernetes.json("get", "nodes")["items"]
-    name = node["metadata"]["name"]
-    kubernetes.kubectl("cordon", name)
-    try:
-        yield
-    finally:
-        kubernetes.kubectl("uncordon", name)
-
-
 def test_a_node_is_drained_of_one_replica_at_a_time(cluster, client):
     first, second = sorted(ready(client))
     with steady(client) as seen:
-        with cordoned_node():
+        with kubernetes_cluster().cordoned_node():
             assert cluster.evict(first)
             soon(lambda: ready(client) == {second}, "the first goes")
             # Nothing can take its place, so that the last one must stay.

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cloudpickle
 import numpy as np
@@ -18,14 +18,8 @@ from skysail_common.errors import InvalidInput
 # As in a notebook: what is defined here is pickled with the function that uses it.
 __name__, __package__ = "__main__", None
 
-LOG = open(sys.executable, "rb")  # noqa: SIM115 - what a careless module has.
+LOG: BinaryIO
 LOCK = threading.Lock()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _log_is_closed():
-    yield
-    LOG.close()
 
 
 def culprit(function: Any) -> str:
@@ -75,10 +69,13 @@ def test_a_generator_in_the_closure_is_named():
 
 
 def test_an_open_file_in_a_global_is_named():
+    global LOG
+
     def predict(x):
         LOG.write(x)
 
-    assert culprit(predict) == "LOG (a BufferedReader)"
+    with open(sys.executable, "rb") as LOG:
+        assert culprit(predict) == "LOG (a BufferedReader)"
 
 
 def test_a_global_of_a_function_inside_the_function_is_named():
