@@ -143,9 +143,9 @@ test: install  ## run the tests of the first tier, in three minutes (ARGS="tests
 test-all: test  ## run those and then all others, with Docker and Kubernetes where they are
 	$(PYTEST) --tier rest $(ARGS)
 
-.PHONY: coverage
-coverage: install  ## run the unit and contract tests of the first tier, and show how much of the code they run
-	$(PYTEST) --tier first -m "not slow and not timed and not integration" --cov $(ARGS)
+.PHONY: interpreters
+interpreters: install  ## run unit tests on Python 3.10, 3.12 and 3.13, and show how much of the code they run
+	PYENV_VERSION=$${PYENV_VERSION-$$(pyenv versions --bare 2>/dev/null | paste -sd:)} $(BIN)/nox --no-error-on-missing-interpreters $(ARGS)
 
 .PHONY: lint
 lint: install  ## check style, spelling and the doors between packages

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from skysail_testing.container_managers import IMAGE, run_docker
+from skysail_testing.container_managers import IMAGE, run_docker, why_no_docker
 from skysail_testing.processes import eventually
 
 _VOLUME_MIB = 1024
@@ -80,8 +80,8 @@ def own_engine() -> Iterator[OwnEngine]:
         engine.start()
         engine.load(IMAGE)
         yield engine
-        engine.stop()
     finally:
+        engine.stop()
         subprocess.run(["ip", "link", "delete", _BRIDGE], check=True)
         subprocess.run(["umount", "--lazy", str(engine.data)], check=True)
         shutil.rmtree(directory, ignore_errors=True)
@@ -91,7 +91,10 @@ def why_no_own_engine() -> str:
     """Return why no second engine can be started here; empty if it can."""
     if os.getuid() != 0:
         return "a docker engine of one's own needs root"
-    return "" if shutil.which("dockerd") else "no docker engine (dockerd) on this machine"
+    if not shutil.which("dockerd"):
+        return "no docker engine (dockerd) on this machine"
+    # It takes the image over from there.
+    return why_no_docker()
 
 
 @contextmanager
