@@ -96,7 +96,7 @@ class VersionDispatcher:
         return len([True for replica in self.replicas if self.is_ready(replica)])
 
     def is_ready(self, replica: BatchReplica) -> bool:
-        """Return whether a replica accepts batches, now or after its next answer; false if stalled."""
+        """Return whether a replica accepts batches, now or after its answer, and is not stalled."""
         overdue = self._overdue.get(replica)
         return replica.is_ready and (overdue is None or not overdue.is_stalled(self._clock()))
 
