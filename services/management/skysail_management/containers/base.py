@@ -153,7 +153,7 @@ class ContainerManager(ABC):
     ready, otherwise until `start` returns."""
 
     def max_concurrent_starts(self) -> int:
-        """Return the most concurrent starts, for settings that do not limit them.
+        """Return the limit of concurrent starts, if the settings set none.
 
         Returns:
             At least 1; by default the number of cores of this machine.

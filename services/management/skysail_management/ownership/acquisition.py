@@ -44,7 +44,7 @@ class StoreAcquisition:
         self,
         store: Store,
         owner: Owner,
-        note: CheckpointFile,
+        checkpoint: CheckpointFile,
         find_leftovers: Callable[[], Awaitable[Leftovers]],
         accepted_loss: str,
         clock: Clock,
@@ -54,7 +54,7 @@ class StoreAcquisition:
         Args:
             store: The store.
             owner: The identity of this management.
-            note: The checkpoint of the previous management.
+            checkpoint: The checkpoint of the previous management.
             find_leftovers: Counts artifacts and replicas of the cluster; called only if the store
                 lost data.
             accepted_loss: Name of the loss that the operator accepts; empty for none.
@@ -62,7 +62,7 @@ class StoreAcquisition:
         """
         self._store = store
         self._owner = owner
-        self._note = note
+        self._checkpoint = checkpoint
         self._find_leftovers = find_leftovers
         self._accepted_loss = accepted_loss
         self._clock = clock
@@ -120,7 +120,7 @@ class StoreAcquisition:
             self._renewed = state.renewed if holder is not None else None
             if holder is not None:
                 raise StoreTaken(_taken_text(holder, state))
-            seen = self._note.read()
+            seen = self._checkpoint.read()
             await self._check(state, seen)
             with suppress(Conflict):
                 await self._store.take(self._owner, state, seen.epoch if seen else 0)
@@ -130,7 +130,9 @@ class StoreAcquisition:
         raise StoreTaken("cannot own the store: other managements try at the same time; try again")
 
     def _write_checkpoint(self) -> None:
-        self._note.write(StoreCheckpoint(self._store.id, self._store.revision, self._store.epoch))
+        self._checkpoint.write(
+            StoreCheckpoint(self._store.id, self._store.revision, self._store.epoch)
+        )
 
     async def close(self) -> None:
         """Write the checkpoint, and release the store for another management."""

@@ -29,7 +29,7 @@ class StoreKeeper:
     def __init__(
         self,
         store: Store,
-        note: CheckpointFile,
+        checkpoint: CheckpointFile,
         on_back: Callable[[], None],
         set_health: Callable[[bool], Awaitable[None]],
     ) -> None:
@@ -37,16 +37,16 @@ class StoreKeeper:
 
         Args:
             store: The owned store.
-            note: The checkpoint for the next management.
+            checkpoint: The checkpoint for the next management.
             on_back: Called when the store recovers, because the mirror may be stale.
             set_health: Called with True when the store accepts changes, and False when it does not.
         """
         self._store = store
-        self._note = note
+        self._checkpoint = checkpoint
         self._on_back = on_back
         self._set_health = set_health
         self._is_healthy: bool | None = None
-        self._noted = StoreCheckpoint("", 0, 0)
+        self._written = StoreCheckpoint("", 0, 0)
         self._problem: SkysailError | None = None
 
     @property
@@ -86,9 +86,9 @@ class StoreKeeper:
         self._note_recovery()
         await self._set_health_once(True)
         seen = StoreCheckpoint(self._store.id, self._store.revision, self._store.epoch)
-        if seen != self._noted:
-            self._noted = seen
-            await in_thread(self._note.write, seen)
+        if seen != self._written:
+            self._written = seen
+            await in_thread(self._checkpoint.write, seen)
 
     async def restore(self, records: Records) -> int:
         """Write the mirror into a store that lost data, and return the number of records.

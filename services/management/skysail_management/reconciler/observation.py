@@ -171,6 +171,6 @@ class ReplicaHistory:
         ]
 
     def clear_failures(self) -> None:
-        """Drop all failures, because the version is no longer deployed."""
+        """Drop all failures after an undeploy of the version."""
         self.failures.clear()
         self._last_failed.clear()
