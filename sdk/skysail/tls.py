@@ -192,4 +192,4 @@ def _bytes_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         reason = reason_of(error)
-        raise FailedPrecondition(f"{path} cannot be read: {reason}; TLS needs it") from error
+        raise FailedPrecondition(f"cannot read {path}: {reason}; TLS needs this file") from error

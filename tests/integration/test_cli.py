@@ -205,7 +205,7 @@ def test_undeploy_and_start(run, deployed):
     assert run("undeploy", "cli:2").stderr == ("skysail: model 'cli:2' is not deployed\n")
     assert run("start", "cli:2").stdout == (
         "cli:2 has 1 ready replica(s); it is NOT the current version: 'skysail promote cli:2' makes "
-        "it that\n"
+        "it current\n"
     )
     # Nobody is there to be asked.
     done = run("undeploy", "cli")

@@ -275,11 +275,11 @@ def test_what_the_files_must_be(tmp_path: Path):
             skysail.Client(**files)  # type: ignore[arg-type]
         return caught.value.message
 
-    assert f"{none} cannot be read" in mistake(tls_ca_file=none)
+    assert f"cannot read {none}" in mistake(tls_ca_file=none)
     other.write_bytes(server.key_with_pass_phrase())
     assert f"{other} has no certificate" in mistake(tls_ca_file=other)
-    assert "tls_key_file is not" in mistake(tls_ca_file=chain, tls_certificate_file=chain)
-    assert "over TLS only" in mistake(tls_certificate_file=chain, tls_key_file=key)
+    assert "tls_key_file is missing" in mistake(tls_ca_file=chain, tls_certificate_file=chain)
+    assert "do not go over TLS" in mistake(tls_certificate_file=chain, tls_key_file=key)
     text = mistake(tls_ca_file=chain, tls_certificate_file=chain, tls_key_file=other)
     assert re.search(f"{chain} and {other} are no certificate and its key", text)
 

@@ -15,11 +15,16 @@ cluster_option = click.option(
     "--cluster", default="default", show_default=True, help="Name of the cluster."
 )
 
+
+def _port(name: str, default: int, help_text: str) -> Callable[[F], F]:
+    return click.option(name, type=_PORT, default=default, show_default=True, help=help_text)
+
+
 _PORTS = (
-    click.option("--http-port", type=_PORT, default=8000, show_default=True),
-    click.option("--grpc-port", type=_PORT, default=8001, show_default=True),
-    click.option("--metrics-port", type=_PORT, default=8002, show_default=True),
-    click.option("--management-port", type=_PORT, default=8003, show_default=True),
+    _port("--http-port", 8000, "Port for queries over HTTP."),
+    _port("--grpc-port", 8001, "Port for queries over gRPC."),
+    _port("--metrics-port", 8002, "Port of the metrics of the frontend."),
+    _port("--management-port", 8003, "Port of management."),
 )
 
 _SUPERVISED = (

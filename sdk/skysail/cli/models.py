@@ -33,7 +33,7 @@ def promote(target: Target, endpoint: str | None) -> None:
 @click.argument("model")
 @endpoint_option
 def rollback(model: str, endpoint: str | None) -> None:
-    """Go back to the newest earlier version that has a ready replica.
+    """Go back to the newest earlier version with a ready replica.
 
     \b
     Example:
@@ -47,7 +47,14 @@ def rollback(model: str, endpoint: str | None) -> None:
 @click.command()
 @target_argument()
 @click.option("--replica", type=click.IntRange(0), help="Index of a replica. [default: all]")
-@click.option("--tail", "tail_lines", type=click.IntRange(0), default=100, show_default=True)
+@click.option(
+    "--tail",
+    "tail_lines",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="Last lines of each log to begin with.",
+)
 @click.option("--follow", "-f", is_flag=True, help="Continue with new lines.")
 @endpoint_option
 def logs(

@@ -21,7 +21,13 @@ _MAX_SHOWN = 40
 @click.option(
     "--input-file", type=click.File("r"), help="File with the JSON input; - for standard input."
 )
-@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=30.0)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Longest wait, in seconds.",
+)
 @query_endpoint_option
 @endpoint_option
 @output_option

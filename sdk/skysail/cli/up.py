@@ -32,8 +32,14 @@ _LOG_TAIL_LINES = 20
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="warning",
     show_default=True,
+    help="Lowest level of log lines.",
 )
-@click.option("--log-format", type=click.Choice(["console", "json"]), default="console")
+@click.option(
+    "--log-format",
+    type=click.Choice(["console", "json"]),
+    default="console",
+    help="Format of log lines.",
+)
 @click.option("--ready-line", is_flag=True, hidden=True)
 def up(
     data_dir: Path | None,

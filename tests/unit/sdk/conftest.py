@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _distributions_are_read_once() -> Iterator[None]:
-    # Each artifact asks what is installed, and it takes longer than all the rest.
+    # Each artifact reads the installed packages, which takes longer than everything else.
     with pytest.MonkeyPatch.context() as patch:
         read = functools.lru_cache(importlib.metadata.packages_distributions)
         patch.setattr(importlib.metadata, "packages_distributions", read)
@@ -20,7 +20,7 @@ def _distributions_are_read_once() -> Iterator[None]:
 
 @pytest.fixture
 def user_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory that imports are looked up in; what is loaded from it is forgotten again."""
+    """A directory on `sys.path`; the fixture unloads its modules afterwards."""
     directory = tmp_path / "user"
     directory.mkdir()
     loaded = set(sys.modules)

@@ -54,7 +54,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("method", "args", "kwargs", "message"), BAD)
-async def test_a_value_that_is_not_possible_is_refused_by_its_name(method, args, kwargs, message):
+async def test_an_illegal_value_is_refused_with_its_name(method, args, kwargs, message):
     with pytest.raises(InvalidInput) as caught:
         await call(AsyncClient("a:1"), method, *args, **kwargs)
     assert message in caught.value.message

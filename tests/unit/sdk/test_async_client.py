@@ -113,7 +113,7 @@ def test_every_given_value_is_sent():
         }
     )
     assert request.version == "1.0"
-    # 0 replicas are something else than no word about replicas.
+    # 0 replicas differ from an absent number of replicas.
     assert request.HasField("num_replicas")
     assert request.HasField("promote")
     assert not request.promote
@@ -127,12 +127,12 @@ def test_every_given_value_is_sent():
     assert not request.warm_up
 
 
-def test_no_environment_is_something_else_than_no_word_about_it():
+def test_an_empty_environment_differs_from_an_absent_one():
     assert deploy_request(**{**REQUEST, "environment": {}}).HasField("environment")
     assert not deploy_request(**REQUEST).HasField("environment")
 
 
-def test_a_tuning_sends_what_is_given_and_names_it():
+def test_a_tune_request_has_a_mask_of_the_given_options():
     request = tune_request(
         "digits",
         1,
@@ -145,14 +145,14 @@ def test_a_tuning_sends_what_is_given_and_names_it():
     assert (request.model, request.version) == ("digits", "1")
     names = ["policy", "max_queue_delay", "preferred_batch_sizes", "cache_ttl"]
     assert list(request.update_mask.paths) == names
-    # What is not given is not sent, so that no other caller's change is undone.
+    # Absent options are not sent, so that they do not overwrite changes of other callers.
     set_fields = [field.name for field, _ in request.serving.ListFields()]
     assert set_fields == ["policy", "preferred_batch_sizes"]
     with pytest.raises(InvalidInput, match="max_batch_size must be from 1"):
         tune_request("digits", None, max_batch_size=-1)
 
 
-def test_a_time_out_that_is_no_duration_is_refused():
+def test_an_illegal_timeout_is_refused():
     with pytest.raises(InvalidInput, match="a duration is at most a year"):
         deploy_request(**{**REQUEST, "start_timeout_s": float("inf")})
 
@@ -169,7 +169,7 @@ def test_the_endpoint_is_the_argument_or_the_setting_or_the_local_cluster(tmp_pa
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"grpc": "a:1"}'])
-def test_a_cluster_file_that_says_nothing_is_as_none(tmp_path, monkeypatch, text):
+def test_an_unusable_cluster_file_is_ignored(tmp_path, monkeypatch, text):
     monkeypatch.setenv("SKYSAIL_DATA_DIR", str(tmp_path))
     (tmp_path / "cluster.json").write_text(text)
     assert AsyncClient().endpoint == "127.0.0.1:8003"
@@ -226,14 +226,14 @@ REFUSED = "failed to connect to all addresses; last error: UNKNOWN: Connection r
         (rpc_error(grpc.StatusCode.INTERNAL, "odd"), SkysailError, "odd"),
     ],
 )
-def test_where_no_management_answers_it_is_said_what_to_do(error, kind, message):
+def test_errors_without_an_answer_have_a_fix(error, kind, message):
     found = management_error(error, "a:1", ManagementAccess())
     assert type(found) is kind
     assert found.message.startswith(message)
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:8003", "[::1]:8003", "localhost:1", "unix:/a"])
-def test_a_cluster_that_does_not_run_here_can_be_started(endpoint):
+def test_the_error_about_a_missing_cluster_names_skysail_up(endpoint):
     error = rpc_error(grpc.StatusCode.UNAVAILABLE, REFUSED)
     assert management_error(error, endpoint, ManagementAccess()).message == (
         f"no management runs at {endpoint}; start a cluster with 'skysail up', or if one runs, its "

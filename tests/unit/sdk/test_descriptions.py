@@ -69,7 +69,7 @@ def test_a_route_is_its_model_version_and_weight():
         ({"default_output_json": '"é"'}, "é", True),
     ],
 )
-def test_an_application_tells_whether_it_has_a_default_output(fields, default_output, has_default):
+def test_an_application_has_a_flag_for_its_default_output(fields, default_output, has_default):
     message = pb.Application(
         name="app",
         input_type=InputType.STRINGS,
@@ -88,12 +88,12 @@ def test_an_application_tells_whether_it_has_a_default_output(fields, default_ou
 
 
 @pytest.mark.parametrize("input_type", InputType, ids=lambda each: each.name)
-def test_an_input_type_is_told_as_it_is_given(input_type):
+def test_an_input_type_has_its_lower_case_name(input_type):
     found = Application.of(pb.Application(input_type=input_type.value))
     assert InputType.named(found.input_type) is input_type
 
 
-def test_a_replica_tells_its_state_and_since_when():
+def test_a_replica_has_its_state_and_its_start_time():
     message = replica(
         0,
         pb.REPLICA_STATE_READY,
@@ -116,7 +116,7 @@ def test_every_state_and_step_has_a_name():
         assert step == name.removeprefix("DEPLOY_STEP_")
 
 
-def test_a_deployment_tells_what_is_wanted():
+def test_a_deployment_has_every_desired_value():
     message = pb.Deployment(
         num_replicas=2,
         resources=pb.Resources(num_threads=3, memory_mib=512, cpus=1.5, gpus=2),
@@ -132,7 +132,7 @@ def test_a_deployment_tells_what_is_wanted():
     assert not Deployment.of(message).is_rolled_out
 
 
-def test_a_version_tells_all_about_itself():
+def test_a_version_has_every_value_of_the_message():
     ready = replica(0, pb.REPLICA_STATE_READY)
     failed = replica(1, pb.REPLICA_STATE_FAILED, reason="killed by signal 9")
     found = Version.of(version(ready, failed, deployment=pb.Deployment(num_replicas=2)))
@@ -167,7 +167,7 @@ def test_a_model_holds_its_versions():
     assert found.versions == (Version.of(version()),)
 
 
-def test_a_cluster_tells_the_state_of_everything():
+def test_status_has_every_part_of_a_cluster():
     application = pb.Application(name="app", input_type=InputType.TENSORS, slo=duration(1))
     found = ClusterStatus.of(
         pb.GetClusterStatusResponse(
@@ -190,7 +190,7 @@ def test_a_cluster_tells_the_state_of_everything():
     assert found.frontends == (Frontend("f", "a:1", "a:2"),)
 
 
-def test_an_event_of_a_deployment_tells_what_happened():
+def test_a_deploy_event_has_every_value_of_the_message():
     message = pb.DeployEvent(
         step=pb.DEPLOY_STEP_FAILED,
         message="it failed",

@@ -9,7 +9,7 @@ from skysail.forks import _has_native_threads
 def test_native_threads_of_grpc_are_found(tmp_path: Path, name: str):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "comm").write_text("python\n")
-    # A thread that has ended since it was listed.
+    # The entry of a thread that ended after the listing.
     (tmp_path / "2" / "comm").mkdir(parents=True)
     assert not _has_native_threads(tmp_path)
     (tmp_path / "3").mkdir()

@@ -29,7 +29,7 @@ def test_work_has_a_result_or_an_error_of_its_own(loop):
         loop.run(fails(), 10)
 
 
-def test_a_loop_that_hangs_is_noticed_by_the_limit(loop):
+def test_a_blocked_loop_ends_at_the_limit(loop):
     release = threading.Event()
 
     async def hangs() -> None:
@@ -48,7 +48,7 @@ def test_a_loop_that_hangs_is_noticed_by_the_limit(loop):
     assert loop.run(answer()) == 3
 
 
-def test_a_thread_that_has_ended_is_noticed():
+def test_a_call_on_an_ended_thread_fails():
     loop = LoopThread()
     loop.stop()
     with pytest.raises(Unavailable, match="the client was closed"):

@@ -33,7 +33,7 @@ def response(*tensors: Tensor, **fields: Any) -> query_pb2.PredictResponse:
 
 
 def there_and_back(value: Any) -> Any:
-    """Return what a model that answers its input gives."""
+    """Return the response of an identity model."""
     wire = response(encoded(value)).SerializeToString()
     return prediction_from_proto(query_pb2.PredictResponse.FromString(wire)).output
 
@@ -97,14 +97,14 @@ def test_a_dictionary_is_a_tensor_of_each_name():
         ("\ud83d", "tensor 'input' has a text that is not UTF-8"),
     ],
 )
-def test_what_is_no_array_is_refused(value, message):
+def test_an_input_that_is_no_array_is_refused(value, message):
     with pytest.raises(InvalidInput) as caught:
         encode_input(value)
     assert caught.value.message.startswith(message)
 
 
 class NAType:
-    """What pandas has in place of a missing number."""
+    """Stands for the missing value of pandas."""
 
 
 @pytest.mark.parametrize("value", [[1, None], [0.5, None], np.array([1, NAType()], object)])
@@ -189,7 +189,7 @@ def test_a_sole_output_is_the_output_and_several_are_a_dictionary():
     assert prediction_from_proto(response()).output == {}
 
 
-def test_a_prediction_tells_how_it_came_about():
+def test_a_prediction_has_its_outcome_and_timings():
     prediction = prediction_from_proto(
         response(
             from_numpy("label", np.array([-1])),
@@ -234,7 +234,7 @@ def test_every_outcome_has_a_name():
         ("[-1,-1,3]", "[1]", "takes one of shape [-1,3], got []"),
     ],
 )
-def test_a_shape_is_told_without_the_axis_that_the_user_did_not_write(expected, got, told):
+def test_shapes_in_errors_have_no_batch_axis(expected, got, told):
     what = "unexpected shape for input 'x' for model 'm'"
     message = f"{what}. Expected {expected}, got {got}. NOTE: the first dimension is the batch."
     assert describe_shapes(message, "takes one") == f"{what}: {told}"
@@ -246,7 +246,7 @@ def test_a_message_about_something_else_stays_as_it_is():
 
 
 class FakeFrame:
-    """A data frame, as far as rows of it are asked for."""
+    """The part of a data frame that row access uses."""
 
     columns = ("a", "b")
 
@@ -264,12 +264,12 @@ class FakeFrame:
         return iter(self.columns)
 
 
-def test_a_data_frame_of_numbers_is_asked_by_its_rows():
+def test_a_numeric_data_frame_is_split_into_rows():
     rows = list(split_rows(FakeFrame(np.array([[1.0, 2.0], [3.0, 4.0]]))))
     assert [row.tolist() for row in rows] == [[1.0, 2.0], [3.0, 4.0]]
 
 
-def test_a_mixed_data_frame_is_asked_by_dictionaries():
+def test_a_mixed_data_frame_is_split_into_dictionaries():
     frame = FakeFrame(np.array([[1, "x"], [2, "y"]], dtype=object))
     assert list(split_rows(frame)) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
 

@@ -57,14 +57,14 @@ def interrupted_after(version: str | None, *steps: str) -> str:
         return str(interrupt)
 
 
-def test_a_caller_who_interrupts_hears_what_goes_on_and_how_to_stop_it():
+def test_an_interrupt_names_the_deployment_that_continues():
     assert interrupted_after(None, "REGISTERED", "STARTING") == (
         "the deployment of m:7 goes on in the cluster; to stop it: skysail undeploy m:7"
     )
 
 
 @pytest.mark.parametrize("steps", [[], [UPLOADING]])
-def test_a_caller_who_interrupts_before_anything_is_deployed_hears_that(steps):
+def test_an_interrupt_before_the_deployment_says_so(steps):
     assert interrupted_after("1", *steps) == "m:1 was not deployed"
 
 

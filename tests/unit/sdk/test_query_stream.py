@@ -1,4 +1,4 @@
-"""The client's one stream of queries, against frontends in this process."""
+"""The query stream of a client, with frontends in this process."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ from skysail_common.errors import (
 from skysail_protos.v1 import query_pb2, query_pb2_grpc, tensors_pb2
 
 BREAK = query_pb2.PredictStreamResponse()
-"""An answer that ends the stream instead."""
+"""An answer that ends the stream."""
 
 Answer = Callable[[query_pb2.PredictRequest], query_pb2.PredictStreamResponse | None]
 
@@ -43,7 +43,7 @@ def failing(code: int, message: str, reason: str) -> Answer:
 
 
 class FakeFrontend(query_pb2_grpc.QueryServiceServicer):
-    """Answers each query of a stream as it is told; None leaves it unanswered."""
+    """A frontend with scripted answers; None leaves a query unanswered."""
 
     def __init__(self, answer: Answer = well) -> None:
         self.answer = answer
@@ -87,13 +87,13 @@ async def frontend(answer: Answer = well) -> AsyncIterator[FakeFrontend]:
 
 
 class Finder:
-    """Finds frontends, as management knows them."""
+    """Stands for the list of frontends that management has."""
 
     def __init__(self, *found: FakeFrontend | str) -> None:
         self.found = [each if isinstance(each, str) else each.endpoint for each in found]
         self.num_calls = 0
         self.failures = 0
-        """How often it is still to fail."""
+        """Number of failures to come."""
 
     async def __call__(self) -> list[str]:
         self.num_calls += 1
@@ -157,7 +157,7 @@ async def test_ids_are_unique_among_clients():
 
 
 @pytest.mark.parametrize("ends_well", [True, False])
-async def test_what_is_unanswered_is_asked_again_on_another_frontend(ends_well):
+async def test_unanswered_queries_go_to_another_frontend(ends_well):
     def answer(request):
         return {"answered": well(request), "breaks": BREAK}.get(request.target)
 
@@ -173,7 +173,7 @@ async def test_what_is_unanswered_is_asked_again_on_another_frontend(ends_well):
             assert [each.query_id for each in other.asked] == [
                 each.query_id for each in one.asked[1:]
             ]
-            # With the time that is left.
+            # A retry has the remaining time as its timeout.
             for before, after in zip(one.asked[1:], other.asked, strict=True):
                 assert 10 > _seconds(before) > _seconds(after) > 8
             assert (one.num_streams, other.num_streams, finder.num_calls) == (1, 1, 1)
@@ -192,7 +192,7 @@ async def test_a_frontend_that_dies_loses_no_query():
             assert await asyncio.gather(*tasks) == list(map(str, range(50)))
 
 
-async def test_the_only_frontend_is_asked_again():
+async def test_queries_return_to_the_only_frontend():
     answers = iter([BREAK, BREAK])
     async with frontend(lambda request: next(answers, None) or well(request)) as one:
         async with stream_to(one) as (stream, finder):
@@ -203,7 +203,7 @@ async def test_the_only_frontend_is_asked_again():
 
 @contextmanager
 def silent_endpoint() -> Iterator[str]:
-    """Takes connections and says nothing."""
+    """Accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -215,7 +215,7 @@ async def test_frontends_that_are_not_reached_are_passed_over(monkeypatch):
             assert await model_of(stream, "a") == "a"
 
 
-async def test_an_endpoint_where_nobody_listens_is_told_soon():
+async def test_a_closed_port_fails_at_once():
     message = r"^no frontend is reached at 127\.0\.0\.1:1; if frontends are reached elsewhere"
     async with stream_to("127.0.0.1:1") as (stream, _):
         for timeout_s in (0.3, 30):
@@ -225,7 +225,7 @@ async def test_an_endpoint_where_nobody_listens_is_told_soon():
             assert monotonic() - begin < 2
 
 
-async def test_an_endpoint_that_says_nothing_is_told_after_the_time_to_connect(monkeypatch):
+async def test_a_silent_endpoint_fails_at_the_connect_timeout(monkeypatch):
     monkeypatch.setattr(query_stream, "_CONNECT_TIMEOUT_S", 0.2)
     with silent_endpoint() as silent:
         async with stream_to(silent) as (stream, _):
@@ -235,7 +235,7 @@ async def test_an_endpoint_that_says_nothing_is_told_after_the_time_to_connect(m
             assert 0.2 <= monotonic() - begin < 2
 
 
-async def test_a_frontend_that_is_started_again_is_waited_for():
+async def test_queries_wait_for_a_frontend_that_restarts():
     async with frontend(lambda _: BREAK) as one, stream_to(one) as (stream, _):
         (task,) = asking(stream, "a")
         await eventually(lambda: one.asked)
@@ -248,7 +248,7 @@ async def test_a_frontend_that_is_started_again_is_waited_for():
         await again.server.stop(None)
 
 
-async def test_what_is_answered_or_given_up_is_not_asked_again():
+async def test_answered_and_cancelled_queries_are_not_sent_again():
     async with frontend(lambda _: None) as one, frontend() as other:
         async with stream_to(one, other) as (stream, _):
             gone, late, kept = [
@@ -263,16 +263,16 @@ async def test_what_is_answered_or_given_up_is_not_asked_again():
             await eventually(lambda: monotonic() > late_at)
             await one.server.stop(0)
             assert await kept == "kept"
-            # Its time is up, although its caller still hopes for an answer on its way.
+            # The query has expired, although its caller waits a little longer for an answer in flight.
             assert other.targets == ["kept"]
             with pytest.raises(DeadlineExceeded):
                 await late
 
 
-async def test_nobody_connects_again_before_somebody_asks():
+async def test_the_stream_reconnects_only_for_a_query():
     async with frontend() as one, stream_to(one) as (stream, finder):
         assert await model_of(stream, "a") == "a"
-        # An answer that nobody waits for changes nothing.
+        # An answer without a waiting caller is ignored.
         await one.send(well(query("nobody")))
         assert await model_of(stream, "last") == "last"
         await eventually(lambda: not _tasks_of_streams())
@@ -281,7 +281,7 @@ async def test_nobody_connects_again_before_somebody_asks():
         assert (one.num_streams, finder.num_calls) == (2, 2)
 
 
-async def test_nobody_connects_again_for_whom_nobody_waits_any_more(monkeypatch):
+async def test_the_stream_does_not_reconnect_for_a_cancelled_query(monkeypatch):
     monkeypatch.setattr(query_stream, "_FIRST_RETRY_S", 0.2)
     async with frontend(lambda _: BREAK) as one, frontend() as other:
         async with stream_to(one, other) as (stream, _):
@@ -302,13 +302,13 @@ def _tasks_of_streams() -> list[str]:
     [
         (5, "ModelNotFound", ModelNotFound),
         (13, "ModelFailed", ModelFailed),
-        # Classes of a newer server are known by their status.
+        # The status replaces an unknown class of a newer server.
         (8, "FullerThanFull", Overloaded),
         (3, "", InvalidInput),
         (99, "", SkysailError),
     ],
 )
-async def test_errors_come_as_their_classes_and_the_stream_goes_on(code, reason, kind):
+async def test_an_error_has_its_class_and_the_stream_continues(code, reason, kind):
     fails = failing(code, "this is why", reason)
     async with frontend(lambda each: fails(each) if each.target == "bad" else well(each)) as one:
         async with stream_to(one) as (stream, _):
@@ -320,28 +320,28 @@ async def test_errors_come_as_their_classes_and_the_stream_goes_on(code, reason,
             assert one.num_streams == 1
 
 
-async def test_without_an_answer_the_time_out_is_an_error(monkeypatch):
+async def test_a_query_without_an_answer_times_out(monkeypatch):
     monkeypatch.setattr(query_stream, "_SLACK_S", 0.05)
     async with frontend(lambda _: None) as one, stream_to(one) as (stream, _):
         begin = monotonic()
         with pytest.raises(DeadlineExceeded, match=r"^no frontend answered within 0\.2 s"):
             await stream.ask(query("a"), 0.2)
         assert 0.2 <= monotonic() - begin < 1
-        # An answer that comes too late is for nobody.
+        # A late answer is ignored.
         await one.send(well(one.asked[0]))
         one.answer = well
         assert await model_of(stream, "b") == "b"
         assert one.num_streams == 1
 
 
-async def test_the_time_out_says_why_nobody_was_reached(monkeypatch):
+async def test_a_timeout_names_the_connection_error(monkeypatch):
     monkeypatch.setattr(query_stream, "_SLACK_S", 0.05)
     async with frontend(lambda _: BREAK) as one, stream_to(one) as (stream, _):
         with pytest.raises(DeadlineExceeded, match=r"ended the stream|going away"):
             await stream.ask(query("a"), 0.3)
 
 
-async def test_closing_fails_what_is_not_answered():
+async def test_close_fails_unanswered_queries():
     async with frontend(lambda _: None) as one, stream_to(one) as (stream, _):
         tasks = asking(stream, "a", "b")
         await eventually(lambda: len(one.asked) == 2)
@@ -350,12 +350,12 @@ async def test_closing_fails_what_is_not_answered():
             assert isinstance(error, Unavailable)
             assert error.message == "the client was closed"
         assert not _tasks_of_streams()
-        # Whoever asks again connects again.
+        # The next query connects again.
         one.answer = well
         assert await model_of(stream, "c") == "c"
 
 
-async def test_closing_while_it_connects_fails_what_waits():
+async def test_close_fails_queries_that_wait_for_a_connection():
     with silent_endpoint() as silent:
         async with stream_to(silent) as (stream, finder):
             (task,) = asking(stream, "a")
@@ -365,7 +365,7 @@ async def test_closing_while_it_connects_fails_what_waits():
                 await task
 
 
-async def test_without_a_frontend_it_fails_at_once():
+async def test_a_query_without_a_frontend_fails_at_once():
     async with frontend() as one, stream_to() as (stream, finder):
         begin = monotonic()
         for target in ("a", "b"):
@@ -376,7 +376,7 @@ async def test_without_a_frontend_it_fails_at_once():
         assert await model_of(stream, "c") == "c"
 
 
-async def test_after_a_loss_it_waits_a_while_for_a_frontend():
+async def test_queries_wait_for_a_frontend_after_a_loss():
     async with frontend(lambda _: BREAK) as one, frontend() as other:
         async with stream_to(one) as (stream, finder):
             (task,) = asking(stream, "a")
@@ -386,7 +386,7 @@ async def test_after_a_loss_it_waits_a_while_for_a_frontend():
             assert finder.num_calls == 5
 
 
-async def test_after_a_loss_it_does_not_wait_for_ever(monkeypatch):
+async def test_queries_fail_if_no_frontend_returns_after_a_loss(monkeypatch):
     monkeypatch.setattr(query_stream, "_PATIENCE_S", 0.2)
     async with frontend(lambda _: BREAK) as one, stream_to(one) as (stream, finder):
         (task,) = asking(stream, "a")
@@ -398,7 +398,7 @@ async def test_after_a_loss_it_does_not_wait_for_ever(monkeypatch):
         assert 0.1 < monotonic() - lost < 2
 
 
-async def test_a_mistake_in_finding_frontends_is_told_and_not_waited_out():
+async def test_an_internal_error_fails_queries_at_once():
     async def find() -> list[str]:
         raise KeyError("oops")
 
@@ -409,7 +409,7 @@ async def test_a_mistake_in_finding_frontends_is_told_and_not_waited_out():
 
 
 @pytest.mark.parametrize("timeout_s", [1e9, float("inf"), float("nan")])
-async def test_a_time_out_that_is_no_duration_is_refused_and_hurts_no_other(timeout_s):
+async def test_an_illegal_timeout_does_not_affect_other_queries(timeout_s):
     async with frontend() as one, stream_to(one) as (stream, _):
         assert await model_of(stream, "a") == "a"
         with pytest.raises(InvalidInput, match="a duration is at most a year"):
@@ -418,7 +418,7 @@ async def test_a_time_out_that_is_no_duration_is_refused_and_hurts_no_other(time
         assert (one.targets, one.num_streams) == (["a", "c"], 1)
 
 
-async def test_a_query_that_no_frontend_takes_is_refused_and_hurts_no_other():
+async def test_an_oversized_query_does_not_affect_others():
     limit = 4 * 1024 * 1024  # That of a server of gRPC that says nothing else.
     large = query("b")
     large.inputs.append(tensors_pb2.Tensor(name="x", data=bytes(limit)))
@@ -433,7 +433,7 @@ async def test_a_query_that_no_frontend_takes_is_refused_and_hurts_no_other():
                 ):
                     await stream.ask(large, 10)
             assert await model_of(stream, "c") == "c"
-            # The limit is known after the first; what waited was asked again.
+            # The first query reveals the limit; the waiting ones are sent again.
             assert one.num_streams == 2
             assert one.targets.count("waits") == 2
             waits.cancel()
@@ -452,7 +452,7 @@ async def test_a_limit_is_forgotten_with_the_frontend_that_has_it():
             await asyncio.sleep(0.05)
 
 
-async def test_a_time_out_that_has_passed_ends_at_once_and_is_not_sent(monkeypatch):
+async def test_an_expired_query_is_not_sent(monkeypatch):
     monkeypatch.setattr(query_stream, "_SLACK_S", 0.0)
     async with frontend() as one, stream_to(one) as (stream, _):
         with pytest.raises(DeadlineExceeded):

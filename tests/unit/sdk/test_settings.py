@@ -24,7 +24,7 @@ def _without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_without_a_home")
-def test_a_user_without_a_home_needs_none_to_reach_a_cluster():
+def test_an_endpoint_needs_no_home_directory():
     assert Client("somewhere:8003").endpoint == "somewhere:8003"
     assert ClientSettings().find_endpoint() == "127.0.0.1:8003"
     assert find_data_dir(Path("/srv/skysail")) == Path("/srv/skysail")
@@ -32,7 +32,7 @@ def test_a_user_without_a_home_needs_none_to_reach_a_cluster():
 
 @pytest.mark.usefixtures("_without_a_home")
 @pytest.mark.parametrize("given", [None, Path("~/data")])
-def test_a_user_without_a_home_hears_what_to_set(given: Path | None):
+def test_the_error_about_a_missing_home_names_the_settings(given: Path | None):
     with pytest.raises(FailedPrecondition, match="no home directory; set SKYSAIL_DATA_DIR"):
         find_data_dir(given)
 
@@ -43,7 +43,7 @@ def test_the_data_directory_of_the_environment_is_absolute(monkeypatch, tmp_path
     assert ClientSettings().find_data_dir() == tmp_path / "data"
 
 
-def test_a_supervisor_is_named_while_it_lives(tmp_path):
+def test_a_running_supervisor_is_named(tmp_path):
     settings = ClientSettings(data_dir=tmp_path)
     note = tmp_path / CLUSTER_FILE
     record = {"pid": os.getpid(), "management": "127.0.0.1:9", "socket": "unix:/s"}

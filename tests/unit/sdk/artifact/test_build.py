@@ -32,7 +32,7 @@ from skysail_common.tensors import (
 )
 from skysail_testing.examples import examples
 
-# As in a notebook: what is defined here is pickled with the function that uses it.
+# Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 X = np.arange(6.0).reshape(2, 3)
@@ -59,7 +59,7 @@ def failure(function: Any, **arguments: Any) -> str:
     return caught.value.message
 
 
-def test_an_array_teaches_the_signature():
+def test_the_signature_is_inferred_from_an_array():
     artifact = build_artifact(lambda images: images.sum(axis=1), example=X)
     assert specs_of(artifact.signature.inputs) == [("images", "FP64", [-1, 3], "BINARY")]
     assert specs_of(artifact.signature.outputs) == [("output", "FP64", [-1], "BINARY")]
@@ -74,7 +74,7 @@ def test_an_array_teaches_the_signature():
     array_shapes(min_dims=1, max_dims=4, max_side=3),
     st.data(),
 )
-def test_any_array_of_numbers_teaches_the_signature(datatype, shape, data):
+def test_the_signature_is_inferred_from_any_numeric_array(datatype, shape, data):
     example = data.draw(arrays(datatype.dtype, shape))
     artifact = build_artifact(lambda x: x, example=example)
     spec = TensorSpec("x", datatype, (-1, *shape[1:]))
@@ -91,14 +91,14 @@ def test_a_list_is_what_numpy_makes_of_it():
     assert specs_of(artifact.signature.inputs) == [("x", "FP64", [-1], "BINARY")]
 
 
-def test_texts_teach_the_signature():
+def test_the_signature_is_inferred_from_strings():
     artifact = build_artifact(lambda words: np.char.upper(words.astype(str)), example=["a", "bc"])
     assert specs_of(artifact.signature.inputs) == [("words", "BYTES", [-1], "TEXT")]
     assert specs_of(artifact.signature.outputs) == [("output", "BYTES", [-1], "TEXT")]
     assert artifact.signature.input_type is InputType.STRINGS
 
 
-def test_byte_strings_teach_the_signature_and_are_kept_whole():
+def test_the_signature_is_inferred_from_whole_byte_strings():
     artifact = build_artifact(lambda x: x, example=[b"\x00\xff\x00", b"a"])
     assert specs_of(artifact.signature.inputs) == [("x", "BYTES", [-1], "BINARY")]
     assert specs_of(artifact.signature.outputs) == [("output", "BYTES", [-1], "BINARY")]
@@ -132,7 +132,7 @@ def test_a_dictionary_goes_to_a_function_that_takes_any_keyword():
     ],
     ids=["by name", "by place", "any"],
 )
-def test_a_dictionary_goes_as_it_is_to_a_function_of_one_parameter(function):
+def test_a_function_of_one_parameter_takes_a_dictionary_whole(function):
     artifact = build_artifact(function, example={"a": [1], "b": [2]})
     assert artifact.manifest.calling == "mapping"
     assert [spec.name for spec in artifact.signature.inputs] == ["a", "b"]
@@ -216,11 +216,11 @@ def test_an_unknown_input_type_is_refused():
     )
 
 
-def test_what_cannot_be_called_is_refused():
+def test_an_object_that_is_not_callable_is_refused():
     assert refusal(5, example=X) == "int is not a function or another callable"
 
 
-def test_a_model_in_place_of_its_method_is_told_which_was_meant():
+def test_the_error_about_a_model_names_its_predict_method():
     class Forest:
         def predict(self, x):
             return x
@@ -258,7 +258,7 @@ def test_an_example_that_is_no_array_is_refused(example, message):
     assert refusal(example=example).startswith(message)
 
 
-def test_a_function_that_fails_on_the_example_is_told_with_its_own_words():
+def test_the_error_has_the_text_of_the_function():
     def predict(x):
         return x @ np.ones((4, 1))
 
@@ -266,7 +266,7 @@ def test_a_function_that_fails_on_the_example_is_told_with_its_own_words():
     assert message.startswith("the function failed on the example: ValueError: matmul")
 
 
-def test_a_package_that_is_missing_here_is_told_to_be_needed_here():
+def test_a_missing_package_must_be_installed_on_this_machine():
     def predict(x):
         import nosuchpackage  # noqa: F401
 

@@ -57,7 +57,7 @@ def test_comments_and_empty_lines_are_removed_and_nothing_else():
 
 
 @pytest.mark.parametrize("source", [b"def (", b"x = '", b"\xff\xfe", b"if 1:\n  x\n y", b"(\n"])
-def test_what_is_no_python_stays_as_it_is(source):
+def test_a_file_that_does_not_parse_is_unchanged(source):
     assert strip_comments(source) == source
 
 
@@ -77,7 +77,7 @@ def test_the_code_is_the_same_and_comments_change_nothing(file, places):
     assert ast.dump(ast.parse(found)) == ast.dump(ast.parse(source))
     statements = ast.parse(source).body
     lines = source.split("\n")
-    # From the end, so that the numbers of the others stay.
+    # Insert from the end, so that earlier line numbers stay.
     for number in sorted({statements[place % len(statements)].lineno for place in places})[::-1]:
         if not lines[number - 2].startswith("@"):
             lines.insert(number - 1, "# A comment.\n")

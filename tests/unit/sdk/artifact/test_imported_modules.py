@@ -1,4 +1,4 @@
-"""A function of an imported module travels with the state of its module, as one of a notebook."""
+"""A function of an imported module travels with the state of its module, as in a notebook."""
 
 import importlib
 import pickle
@@ -14,7 +14,7 @@ from skysail.artifact.pickling import pickle_function
 from skysail_common.errors import InvalidInput
 from skysail_testing.artifacts import files_of, members_of, run_in_replica
 
-# As in a notebook: what is defined here is pickled with the function that uses it.
+# Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 X = np.ones((1, 2))
@@ -82,7 +82,7 @@ def test_a_method_of_an_object_of_the_module_travels_by_value_too(write, answer)
     assert answer(build_artifact(load("trains_b").model.predict, example=X)) == "[[6.0, 6.0]]"
 
 
-def test_the_state_is_that_of_the_deploy(write, answer):
+def test_replicas_start_with_the_state_of_the_deploy(write, answer):
     write("trains_c.py", TRAINS)
     module = load("trains_c")
     module.WEIGHT = 5.0
@@ -248,7 +248,7 @@ def test_a_module_with_something_that_cannot_be_pickled_is_imported(write, answe
     assert answer(artifact) == "[[9.0, 9.0]]"
 
 
-def test_why_a_module_is_imported_is_told_where_that_fails(write, answer):
+def test_the_reason_of_an_import_is_shown_if_the_import_fails(write, answer):
     write(
         "fails_there.py",
         """
@@ -304,7 +304,7 @@ def test_a_relative_import_without_a_package_is_the_function_s_own_matter():
     assert not any("nowhere" in name for name in pickle_function(namespace["predict"]).modules)
 
 
-def test_neither_state_nor_source_says_what_is_wrong(write):
+def test_an_error_without_state_and_source(write):
     write("unpicklable.py", "import threading")
     module = load("unpicklable")
     lock = __import__("threading").Lock()

@@ -1,4 +1,4 @@
-"""What a function makes on first use never travels, whether or not it was called before."""
+"""State that a function creates lazily never travels, even after a call."""
 
 import functools
 import pickle
@@ -13,7 +13,7 @@ from skysail.artifact.pickling import pickle_function
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_testing.artifacts import function_in
 
-# As in a notebook: what is defined here is pickled with the function that uses it.
+# Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 X = np.ones((2, 2))
@@ -52,7 +52,7 @@ def counts(x):
 
 
 class Model:
-    """Makes what it needs on first use, in two ways."""
+    """A model that creates its state lazily, in two ways."""
 
     def __init__(self):
         self._lock = None
@@ -68,7 +68,7 @@ class Model:
 
 
 class Session:
-    """As that of ONNX Runtime: what cannot be pickled is inside of it."""
+    """A session like that of ONNX Runtime, with an unpicklable object inside."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ def _unused():
 @pytest.mark.parametrize(
     "function", [with_global, with_element, with_attribute, with_cache, with_session]
 )
-def test_the_example_leaves_nothing_behind(function):
+def test_the_call_on_the_example_leaves_no_state(function):
     first, second = build_artifact(function, example=X), build_artifact(function, example=X)
     assert first.sha256 == second.sha256
     assert connection is None
@@ -125,7 +125,7 @@ def test_the_example_leaves_nothing_behind(function):
     assert loads(first)(X).shape == X.shape
 
 
-def test_a_counter_is_as_it_was_before_the_example():
+def test_a_counter_is_restored_after_the_example():
     artifact = build_artifact(counts, example=X)
     assert calls == 0
     assert loads(artifact)(X).tolist() == (X + 1).tolist()
@@ -138,7 +138,7 @@ def test_a_method_makes_its_attributes_again():
     assert loads(artifact)(X).tolist() == X.tolist()
 
 
-def test_a_state_is_put_back_although_the_function_fails():
+def test_state_is_restored_after_a_failed_call():
     def fails(x):
         counts(x)
         connections["a"] = 1
@@ -150,7 +150,7 @@ def test_a_state_is_put_back_although_the_function_fails():
 
 
 @pytest.mark.parametrize("function", [with_global, with_session, with_cache, Model().predict])
-def test_a_function_that_was_tried_before_is_the_same(function):
+def test_a_function_that_ran_before_gives_the_same_artifact(function):
     fresh = build_artifact(function, example=X)
     function(X)
     tried = build_artifact(function, example=X)
@@ -181,7 +181,7 @@ def test_a_variable_of_an_outer_function_is_made_again():
     ("function", "where"),
     [(with_element, "connections['first']"), (with_attribute, "lock")],
 )
-def test_what_would_not_be_made_again_is_refused(function, where):
+def test_state_that_is_not_created_lazily_is_refused(function, where):
     function(X)
     with pytest.raises(InvalidInput) as caught:
         pickle_function(function)
@@ -191,7 +191,7 @@ def test_what_would_not_be_made_again_is_refused(function, where):
     )
 
 
-def test_what_another_method_sets_is_refused():
+def test_an_attribute_set_by_another_method_is_refused():
     class Fitted:
         def fit(self):
             self.lock = threading.Lock()
@@ -212,7 +212,7 @@ def test_a_cached_function_is_the_same_there_with_an_empty_cache():
     assert loaded.cache_parameters() == {"maxsize": 3, "typed": True}
     assert (loaded.__name__, loaded.__doc__) == ("fibonacci", "Return a number.")
     assert loaded(20) == 6765
-    # It calls itself under the cache, not the function below it.
+    # The recursive call goes through the cache.
     assert loaded.cache_info().misses == 21
 
 
@@ -257,7 +257,7 @@ def test_a_cached_function_of_an_installed_module_stays_there():
 
 
 class Sentinel:
-    """An object of which there is one, by its name."""
+    """A singleton that is pickled by its name."""
 
     def __reduce__(self):
         return "MISSING"
@@ -266,7 +266,7 @@ class Sentinel:
 MISSING = Sentinel()
 
 
-def test_what_is_pickled_by_a_name_of_the_script_is_refused():
+def test_an_object_pickled_by_name_in_a_script_is_refused():
     with pytest.raises(InvalidInput) as caught:
         pickle_function(lambda x: x if x is not MISSING else None)
     assert caught.value.message == (
@@ -283,7 +283,7 @@ def test_a_file_beside_the_script_is_refused():
         pickle_function(predict)
 
 
-def test_what_cannot_be_pickled_is_named_without_pickling_all_again():
+def test_an_unpicklable_object_is_found_without_another_pickle():
     class Heavy:
         num_pickled = 0
 
@@ -299,7 +299,7 @@ def test_what_cannot_be_pickled_is_named_without_pickling_all_again():
 
 
 def test_a_set_keeps_its_order_while_the_function_runs():
-    # A set that is cleared and filled again has no trace of what was removed from it.
+    # A set that is cleared and filled again may have another order.
     kept = {7, 15, 23}
     kept.discard(23)
     before = list(kept)

@@ -14,7 +14,7 @@ from skysail_common.errors import InvalidInput
 from skysail_common.model_functions import call_function
 from skysail_model_server.model_loader import load_model
 
-# As in a notebook: what is defined here is pickled with the function that uses it.
+# Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 X = np.arange(6.0).reshape(2, 3)
@@ -184,7 +184,7 @@ def test_packages_that_the_modules_import_are_recorded(write):
     assert "click" in artifact.manifest.packages
 
 
-def test_skysail_does_not_come_along(write):
+def test_skysail_itself_does_not_travel(write):
     write(
         "mine_m.py",
         "import skysail, skysail_common.errors, skysail_protos\ndef predict(x): return x",
@@ -217,7 +217,7 @@ def test_relative_imports_stay_in_the_package(write):
     write("mine_o/scale.py", "FACTOR = 2")
     write("scale.py", "FACTOR = 3")
     found = modules_for(load("mine_o.model").make())
-    # The code says `scale` for the relative import too, so that the other one may come along.
+    # The relative import also has the name `scale`, so that both modules may travel.
     assert set(found) - {"scale.py"} == {"mine_o/__init__.py", "mine_o/model.py", "mine_o/scale.py"}
 
 
@@ -278,7 +278,7 @@ def test_only_frames_of_the_users_own_modules_are_shown(write):
     mymodel = importlib.import_module("mymodel")
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - whatever json raises.
         call_function(mymodel.predict, "array", {"x": 1})
-    # The test itself is the user's too.
+    # This test module counts as a module of the user.
     _, *lines = own_frames(caught.value).split("  File ")[1:]
     assert [line.split(", ", 1)[1] for line in lines] == [
         'line 5, in predict\n    return parse("{")\n',

@@ -1,4 +1,4 @@
-"""Of a local package all files travel but what is nobody's business; packages of pip do not."""
+"""All files of a local package travel, except private ones; installed packages do not."""
 
 import importlib
 import importlib.machinery
@@ -18,7 +18,7 @@ from skysail.artifact.local_modules import local_modules
 from skysail_common.errors import InvalidInput
 from skysail_testing.artifacts import files_of, members_of, run_in_replica
 
-# As in a notebook: what is defined here is pickled with the function that uses it.
+# Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 X = np.ones((1, 2))
@@ -184,7 +184,7 @@ def test_a_library_that_nothing_imports_is_data(write):
 
 
 def install(write, directory: str, name: str, *files: str, version: str = "1.0") -> None:
-    """Put what pip would put into a directory."""
+    """Write the files of an installation by pip into a directory."""
     for file in files:
         write(f"{directory}{file}", "VALUE = 1")
     info = f"{directory}{name.replace('-', '_')}-{version}.dist-info"
@@ -209,14 +209,14 @@ def test_packages_that_pip_put_into_any_directory_are_packages(write, user_dir, 
     assert packages_of(artifact) == {"Py-Thing": "1.0"}
 
 
-def test_what_lies_in_a_site_packages_directory_is_installed(write, user_dir, monkeypatch):
+def test_modules_in_site_packages_are_installed(write, user_dir, monkeypatch):
     write("elsewhere/dist-packages/bigthing/__init__.py", "VALUE = 1")
     monkeypatch.setattr(sys, "path", [str(user_dir / "elsewhere/dist-packages"), *sys.path])
     assert local_modules({"bigthing"}).files == {}
 
 
 def test_an_editable_install_travels_with_its_data(write, user_dir, monkeypatch, tmp_path: Path):
-    # As pip leaves it: metadata in site-packages, the sources and `egg-info` in the project.
+    # pip writes metadata to site-packages, and `egg-info` beside the sources of the project.
     write("project/src/editable/__init__.py", PREDICT)
     write("project/src/editable/labels.txt", "a b")
     write("project/src/editable.egg-info/PKG-INFO", "Name: editable\nVersion: 1\n")
@@ -263,7 +263,7 @@ def test_only_packages_that_the_function_reaches_are_recorded(write):
     assert artifact.manifest.modules["rich"] == ("rich",)
 
 
-def test_of_a_shared_namespace_only_the_distribution_of_the_module_is_recorded(
+def test_a_shared_namespace_records_only_the_distribution_of_the_module(
     write, user_dir, monkeypatch
 ):
     install(write, "", "google-one", "nsgoogle/one/__init__.py")

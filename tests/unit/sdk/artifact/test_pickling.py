@@ -15,7 +15,7 @@ from skysail.artifact.build import build_artifact
 from skysail.artifact.pickling import pickle_function
 from skysail_common.errors import InvalidInput
 
-# As in a notebook: what is defined here is pickled with the function that uses it.
+# Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 LOG: BinaryIO
@@ -36,7 +36,7 @@ def culprit(function: Any) -> str:
 
 
 class Model:
-    """What users train, with something that no replica can have."""
+    """A trained model with an unpicklable attribute."""
 
     def __init__(self, **parts: Any) -> None:
         self.weights = np.ones(3)
@@ -151,20 +151,20 @@ def test_a_variable_that_is_not_set_yet_is_passed_over():
     alas = None
 
 
-def test_what_is_too_deep_is_named_from_above():
+def test_a_deep_path_is_shortened():
     value: Any = threading.Lock()
     for _ in range(20):
         value = [value]
     assert culprit(lambda x: value) == "value[0][0][0][0]… (a lock)"
 
 
-def test_the_error_comes_out_of_building_an_artifact():
+def test_build_artifact_raises_the_error():
     lock = threading.Lock()
     with pytest.raises(InvalidInput, match=r"cannot pickle the function: lock \(a lock\): "):
         build_artifact(lambda x: (x, lock)[0], example=[1])
 
 
-def test_what_can_be_pickled_comes_back():
+def test_picklable_values_round_trip():
     weights = np.arange(3.0)
     pickled = pickle_function(lambda x: x @ weights)
     assert cloudpickle.loads(pickled.content)(weights) == 5
@@ -259,7 +259,7 @@ def test_the_same_script_gives_the_same_pickle_in_every_process():
     assert function(("e", "x"))[0] == ["e"]
 
 
-def test_what_is_pickled_again_later_gives_the_same():
+def test_a_later_pickle_is_identical():
     class Local:
         pass
 

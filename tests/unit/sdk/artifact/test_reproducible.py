@@ -1,4 +1,4 @@
-"""The same source gives the same artifact: in any process, file, directory, and after comments."""
+"""Equal source gives an equal artifact, in any process, file and directory, with any comments."""
 
 import hashlib
 import importlib
@@ -136,9 +136,9 @@ def predict(x):
 
 def run(source: str, filename: str) -> Any:
     """Return `predict` of a script that ran with this name."""
-    # As a notebook does, so that the lines are known.
+    # linecache gets the lines, as from a notebook.
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-    # dataclasses ask for the module of a class.
+    # dataclasses look up the module of a class.
     main = sys.modules["__main__"]
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": filename}
     try:
@@ -190,7 +190,7 @@ def test_code_and_data_are_content():
     assert len({sha256(each) for each in (SOURCE, *others)}) == 5
 
 
-def test_a_function_that_ran_is_the_same_content():
+def test_a_call_does_not_change_the_artifact():
     predict = run(SOURCE, "/a.py")
     first = build_artifact(predict, example=X).sha256
     predict(X)
@@ -262,7 +262,7 @@ def test_every_checkout_makes_the_same_artifact_of_a_module(tmp_path: Path):
         (package / "__init__.py").touch()
         (package / "model.py").write_text(MODULE)
         found.add(printed(["-c", program], seed, package.parent))
-    # Now with what Python compiled before.
+    # The second run uses the compiled modules of the first.
     found.add(printed(["-c", program], "3", package.parent))
     assert len(found) == 1
 

@@ -13,7 +13,7 @@ def loaded(function: Any) -> Any:
     return pickle.loads(pickle_function(function).content)(None)
 
 
-def test_what_a_set_shares_it_shares_in_the_replica():
+def test_references_in_sets_stay_shared_in_the_replica():
     words = {"a", "b", "c"}
     first = [words, 1]
     both = {"first": first, "words": words}
@@ -52,7 +52,7 @@ def test_a_list_that_holds_itself_is_left_as_it_is():
     [[[0.0] * 1000] * 1000, {"a": 1}, [{1, 2, 3}], ({object()},), "text", [[]], {}],
     ids=lambda value: type(value).__name__,
 )
-def test_what_has_no_other_order_or_is_large_is_itself(value):
+def test_stable_or_large_values_are_unchanged(value):
     assert SetOrdering().ordered(value) is value
 
 

@@ -1,4 +1,4 @@
-"""Mistakes in a function are found before anything is sent, and named with what to do."""
+"""Mistakes in a function are found before the upload, with advice."""
 
 import asyncio
 import gc
@@ -11,7 +11,7 @@ from skysail.artifact.build import Artifact, build_artifact
 from skysail_common.errors import InvalidInput, ModelFailed
 from skysail_common.model_functions import named_outputs
 
-# As in a notebook: what is defined here is pickled with the function that uses it.
+# Definitions of this module are pickled by value, as those of a notebook are.
 __name__, __package__ = "__main__", None
 
 ONE = np.ones((1, 3))
@@ -78,7 +78,7 @@ class AsyncModel:
     ],
     ids=lambda value: "" if isinstance(value, str) else None,
 )
-def test_what_can_never_answer_is_refused(function, text, arguments):
+def test_functions_that_never_answer_a_batch_are_refused(function, text, arguments):
     assert message(function, **arguments).startswith(text)
 
 
@@ -90,7 +90,7 @@ def test_a_coroutine_or_generator_as_a_result_is_refused(arguments):
     assert "returned a generator; return a list of all outputs" in message(
         lambda x: (row for row in x), **arguments
     )
-    # No warning about a coroutine that was never awaited.
+    # Python must not warn about a coroutine that was never awaited.
     gc.collect()
 
 
@@ -126,8 +126,8 @@ def test_a_function_for_one_row_is_found_by_a_batch_of_two():
 
 
 @pytest.mark.parametrize("arguments", [{"max_batch_size": 1}, {"check": False}])
-def test_a_function_for_one_row_is_deployed_where_that_is_meant(arguments):
-    # Elements of arrays are not put back.
+def test_a_function_of_one_row_is_deployed_with_max_batch_size_1(arguments):
+    # Elements of arrays are not restored.
     num_calls = np.zeros(1)
 
     def takes_one(x):
@@ -139,7 +139,7 @@ def test_a_function_for_one_row_is_deployed_where_that_is_meant(arguments):
     assert num_calls == 1
 
 
-def test_a_function_of_a_single_input_is_told_to_take_a_batch():
+def test_the_error_about_a_function_of_one_input_asks_for_a_batch():
     def single(x):
         return {1: "one"}[int(x.ndim)]
 
@@ -149,7 +149,7 @@ def test_a_function_of_a_single_input_is_told_to_take_a_batch():
     )
 
 
-def test_a_function_that_fails_on_everything_is_given_no_advice():
+def test_an_error_for_every_input_comes_without_advice():
     assert message(lambda x: x[5, 5, 5], example=ONE).endswith("but 3 were indexed")
 
 
@@ -225,7 +225,7 @@ def test_a_function_that_refuses_made_up_values_is_deployed(function, input_type
 
 
 @pytest.mark.parametrize("function", [typo, upper, lambda inputs: 1])
-def test_without_a_check_nothing_is_run(function):
+def test_the_function_does_not_run_without_a_check(function):
     build_artifact(function, input_type="strings", check=False)
 
 
@@ -243,7 +243,7 @@ def test_the_made_up_values_are_of_the_type(name, kind):
     def predict(inputs):
         for each in inputs:
             if str(getattr(each, "dtype", type(each).__name__)) != kind:
-                # Only mistakes in the code are told.
+                # Only mistakes in the code are reported.
                 raise NameError(f"{each!r} is no {kind}")
         return [1] * len(inputs)
 
@@ -293,7 +293,7 @@ def test_outputs_that_differ_in_more_than_sizes_are_refused():
     )
 
 
-def test_one_of_three_is_given():
+def test_exactly_one_of_example_examples_and_input_type_is_required():
     for arguments in (
         {},
         {"example": ONE, "examples": [ONE]},
@@ -311,7 +311,7 @@ def test_examples_of_different_lengths_as_one_batch_are_told_how():
 
 
 class Frame:
-    """As much of a data frame as numpy asks for."""
+    """The part of a data frame that numpy uses."""
 
     columns, dtypes = ("a", "b"), (int, str)
 
@@ -319,14 +319,14 @@ class Frame:
         return np.array([[1, "a"]], dtype=object)
 
 
-def test_a_data_frame_with_mixed_columns_is_told_the_way_round():
+def test_the_error_about_a_mixed_data_frame_has_a_fix():
     assert message(lambda x: x, example=Frame()).endswith(
         "deploy a function of columns, such as `def predict(columns): return "
         "model.predict(pd.DataFrame(columns))`, with example=dict(df[:1])"
     )
 
 
-def test_a_function_of_torch_tensors_is_told_that_it_gets_arrays():
+def test_the_error_about_torch_tensors_asks_for_arrays():
     def linear(x):
         raise TypeError("linear(): argument 'input' must be Tensor, not numpy.ndarray")
 

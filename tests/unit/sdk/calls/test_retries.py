@@ -21,12 +21,12 @@ def translate_error(error) -> SkysailError:
     raise AssertionError(error)
 
 
-def test_what_never_reached_management_fails_at_once():
+def test_a_new_operation_fails_at_once():
     with pytest.raises(Unavailable):
         RetryPolicy(FakeClock()).next_wait_s(AWAY)
 
 
-def test_a_management_that_is_restarted_is_waited_for():
+def test_a_new_operation_waits_for_a_restart_of_management():
     clock = FakeClock()
     retries = RetryPolicy(clock, lambda: 0.0)
     restarting = ManagementRestarting("it is being restarted")
@@ -40,7 +40,7 @@ def test_a_management_that_is_restarted_is_waited_for():
 
 
 @pytest.mark.parametrize("begins_by_a_loss", [True, False])
-def test_what_has_begun_waits_for_management(begins_by_a_loss):
+def test_an_operation_in_flight_waits_for_management(begins_by_a_loss):
     clock = FakeClock()
     retries = RetryPolicy(clock, lambda: 0.0)
     if not begins_by_a_loss:
@@ -55,7 +55,7 @@ def test_what_has_begun_waits_for_management(begins_by_a_loss):
         retries.next_wait_s(first)
 
 
-def test_each_answer_begins_the_patience_again():
+def test_an_answer_resets_the_retry_time():
     clock = FakeClock()
     retries = RetryPolicy(clock, lambda: 0.0)
     for _ in range(3):
@@ -64,7 +64,7 @@ def test_each_answer_begins_the_patience_again():
         clock.advance(PATIENCE_S)
 
 
-def test_a_management_that_ends_again_and_again_is_not_asked_for_ever():
+def test_retries_end_for_a_management_that_keeps_failing():
     clock = FakeClock()
     retries = RetryPolicy(clock, lambda: 0.0)
     for _ in range(round(MAX_OPERATION_S / PATIENCE_S) + 1):
@@ -85,7 +85,7 @@ def test_a_call_that_grpc_cancels_is_lost():
         asyncio.run(await_call(cancelled_by_grpc(), translate_error))
 
 
-def test_a_caller_who_is_cancelled_stays_so():
+def test_a_cancelled_caller_stays_cancelled():
     async def main():
         task = asyncio.ensure_future(await_call(asyncio.Event().wait(), translate_error))
         await asyncio.sleep(0)

@@ -16,7 +16,7 @@ def test_endpoints_with_brackets_are_shown_as_they_are(capsys):
         assert endpoint in shown
 
 
-def test_a_long_name_breaks_no_state_on_a_narrow_terminal(capsys, monkeypatch):
+def test_a_long_name_does_not_wrap_states_on_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setattr(output, "console", lambda: Console(width=80, highlight=False))
     long, reason = "a-version-with-a-rather-long-name-of-60-characters-2026-11-30", "it waits"
     replica = SimpleNamespace(replica_id="m:1/0", state="PENDING", num_restarts=3, reason=reason)

@@ -1,4 +1,4 @@
-"""The last line of a deployment says whether the version answers where none is named."""
+"""The last line of a deployment, about whether the version is current."""
 
 import json
 import warnings

@@ -8,7 +8,7 @@ from skysail.cli.main import main
 
 @pytest.fixture
 def failed(monkeypatch, capsys):
-    """Run the command as a shell does; returns its exit status and what it wrote to standard error."""
+    """Run the command like a shell, and return its exit status and standard error."""
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["skysail", *arguments])
@@ -33,7 +33,7 @@ def test_an_error_is_one_object_where_the_output_is_json(failed, option):
 
 
 @pytest.mark.parametrize("option", [(), ("--output", "table")])
-def test_an_error_is_a_line_for_people_otherwise(failed, option):
+def test_an_error_is_one_line_without_json_output(failed, option):
     status, text = failed("predict", "shout", "hello", *option)
     assert status == 1
     assert text.startswith("skysail: cannot read the input: it is not JSON: ")
@@ -51,7 +51,7 @@ def test_the_lines_of_the_users_code_are_in_the_object(failed, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("arguments", [("--output", "xml"), ("-o", "json"), ("-o", "json", "--no")])
-def test_an_error_of_usage_stays_text(failed, arguments):
+def test_a_usage_error_stays_text(failed, arguments):
     status, text = failed("predict", "shout", *arguments)
     assert status == 2
     assert text.startswith("Usage: ")

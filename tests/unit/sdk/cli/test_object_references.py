@@ -24,7 +24,7 @@ def test_a_name_in_a_module_of_a_package_is_loaded(write):
     assert load_object("loaded_b.model:VALUE", "example") == 1
 
 
-def test_modules_of_the_present_directory_are_found_first(write, tmp_path, monkeypatch):
+def test_modules_of_the_current_directory_are_found_first(write, tmp_path, monkeypatch):
     write("loaded_c.py", "VALUE = 'elsewhere'")
     here = tmp_path / "here"
     here.mkdir()
@@ -40,7 +40,7 @@ def test_modules_of_the_present_directory_are_found_first(write, tmp_path, monke
 @pytest.mark.parametrize(
     ("text", "module"), [("mymodel.py:triple", "mymodel"), ("./models/my.py:triple", "models.my")]
 )
-def test_a_file_in_place_of_a_module_is_told_its_module(text: str, module: str):
+def test_the_error_about_a_file_name_names_the_module(text: str, module: str):
     assert refusal(text).endswith(f"write {module}:triple for that file")
 
 
@@ -49,7 +49,7 @@ def test_a_text_of_another_form_is_refused(text):
     assert refusal(text, "example") == f"example {text!r} must have the form module:name"
 
 
-def test_a_module_that_is_nowhere_is_named(user_dir):
+def test_a_missing_module_is_named(user_dir):
     assert refusal("loaded_nowhere:predict") == (
         "module 'loaded_nowhere' cannot be imported: ModuleNotFoundError: No module named "
         "'loaded_nowhere'"
@@ -71,7 +71,7 @@ def test_a_name_that_the_module_lacks_is_named(write, name):
         ("import nothing_at_all", "ModuleNotFoundError: No module named 'nothing_at_all'"),
     ],
 )
-def test_a_module_that_fails_to_import_is_told_with_its_error(write, source, error):
+def test_a_failed_import_is_reported_with_its_error(write, source, error):
     write("loaded_e.py", source)
     assert refusal("loaded_e:predict").startswith(f"module 'loaded_e' cannot be imported: {error}")
 

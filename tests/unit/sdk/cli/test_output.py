@@ -39,7 +39,7 @@ json_values = st.recursive(
 
 @settings(max_examples=examples(30))
 @given(json_values)
-def test_what_json_holds_stays_as_it_is(value):
+def test_json_values_are_unchanged(value):
     assert plain(value) == value
 
 
@@ -76,7 +76,7 @@ def test_json_is_printed_for_programs(capsys):
     assert json.loads(capsys.readouterr().out) == [{"sizes": [1]}]
 
 
-def test_a_table_shows_every_cell_on_one_line_where_nobody_looks(capsys):
+def test_a_piped_table_shows_every_cell_on_one_line(capsys):
     print_table("title", ["first", "second"], [["a" * 60, "b" * 60], ["[green]ok[/]", "d"]])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].strip() == "title"

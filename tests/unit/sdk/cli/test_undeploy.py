@@ -1,4 +1,4 @@
-"""The command asks before it stops what serves."""
+"""The confirmation of undeploy for a version in use."""
 
 from contextlib import contextmanager
 
@@ -11,7 +11,7 @@ from skysail_common.errors import ModelInUse
 
 
 class ServingClient:
-    """Has one version, which is current."""
+    """A client whose only version is current."""
 
     def __init__(self) -> None:
         self.calls: list[bool] = []
@@ -47,7 +47,7 @@ def test_a_yes_stops_it(client, monkeypatch):
     assert client.calls == [False, True]
 
 
-def test_anything_else_leaves_it(client, monkeypatch):
+def test_any_other_answer_keeps_the_version(client, monkeypatch):
     for answer in ("n\n", "\n", ""):
         assert undeploy(monkeypatch, answer=answer).exit_code == 1
     done = undeploy(monkeypatch, answer="n\n")
@@ -55,13 +55,13 @@ def test_anything_else_leaves_it(client, monkeypatch):
     assert True not in client.calls
 
 
-def test_where_nobody_can_be_asked_it_is_refused(client, monkeypatch):
+def test_undeploy_without_a_terminal_is_refused(client, monkeypatch):
     done = undeploy(monkeypatch, is_terminal=False)
     assert isinstance(done.exception, ModelInUse)
     assert client.calls == [False]
 
 
 @pytest.mark.parametrize("option", ["--force", "--yes", "-y"])
-def test_who_says_so_beforehand_is_not_asked(client, monkeypatch, option):
+def test_force_skips_the_question(client, monkeypatch, option):
     assert undeploy(monkeypatch, option).output == "m:1 is no longer deployed\n"
     assert client.calls == [True]

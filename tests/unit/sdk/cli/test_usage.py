@@ -26,7 +26,7 @@ def run(*arguments: str) -> Result:
 ALL = list(commands())
 
 
-def test_the_commands_are_those_that_people_know():
+def test_the_set_of_commands_is_complete():
     assert {" ".join(path) for path in ALL} == {
         "", "up", "down", "status", "deploy", "promote", "rollback", "scale", "start", "undeploy", "tune",
         "logs", "models", "delete", "predict", "apps", "apps register", "apps update", "apps unregister",
@@ -88,7 +88,7 @@ def test_a_text_without_quotes_is_no_json(text, hint):
     assert error.message.partition(")")[2] == hint
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert run("--version").output == f"skysail, version {__version__}\n"
 
 

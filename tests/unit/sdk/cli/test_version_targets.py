@@ -1,4 +1,4 @@
-"""Each command names a version in one way: MODEL:VERSION, or MODEL for the current one."""
+"""The argument MODEL:VERSION of all commands, or MODEL for the current version."""
 
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +15,7 @@ class Asked(Exception):
 
 
 class AskedClient:
-    """Raises what it was asked."""
+    """Raises an exception with its arguments."""
 
     def __getattr__(self, name: str) -> Any:
         def asked(*arguments: object, **options: object) -> None:

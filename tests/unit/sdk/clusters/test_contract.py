@@ -1,4 +1,4 @@
-"""The contract of `Cluster`: the same tests for every back end, with fakes for what runs services."""
+"""The contract of `Cluster`, tested on every back end with fake services."""
 
 import asyncio
 import dataclasses
@@ -119,7 +119,7 @@ async def start(
     cluster = world.cluster()
     up = asyncio.create_task(cluster.up(ready, lambda line: None))
     if isinstance(cluster, SupervisedCluster):
-        # Otherwise the lock is released at the end of the process.
+        # The lock of a real cluster is released when its process ends.
         up.add_done_callback(lambda _: os.close(cluster._lock))
     waiting = asyncio.create_task(is_ready.wait())
     await asyncio.wait({up, waiting}, timeout=20, return_when=asyncio.FIRST_COMPLETED)

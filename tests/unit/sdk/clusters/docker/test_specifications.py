@@ -89,7 +89,7 @@ def test_the_store_listens_on_no_network():
     assert words[words.index("--port") + 1] == "0"
 
 
-def test_settings_of_a_service_are_handed_on_to_it_alone_and_ours_come_before_them():
+def test_a_service_gets_only_its_settings_and_options_override_them():
     management, frontend = (variables(plan_of(), service) for service in (MANAGEMENT, FRONTEND))
     assert management["SKYSAIL_MANAGEMENT_DOCKER_REGISTRY"] == "registry.example:5000/team"
     assert management["SKYSAIL_MANAGEMENT_HOST"] == "management-on-doors"
@@ -141,7 +141,7 @@ def test_clients_are_told_where_the_frontend_is_published():
     assert found["SKYSAIL_FRONTEND_ADVERTISED_HTTP_ENDPOINT"] == "127.0.0.1:28000"
 
 
-def test_another_store_is_used_where_one_is_given():
+def test_a_given_store_replaces_the_container():
     plan = plan_of(redis_url="redis://store.example:6379/0")
     assert variables(plan, MANAGEMENT)["SKYSAIL_REDIS_URL"] == "redis://store.example:6379/0"
 
@@ -217,7 +217,7 @@ def test_compose_keeps_the_store_as_the_supervisor_does(compose):
     there = compose["services"][STORE]["command"]
     here = config(plan_of(), STORE)["Cmd"]
     options = dict(zip(there[1::2], there[2::2], strict=True))
-    # The two services have users of their own.
+    # Store and management of compose run as different users.
     assert options.pop("--unixsocketperm") == "777"
     assert options.items() <= dict(zip(here[1::2], here[2::2], strict=True)).items()
 

@@ -11,7 +11,7 @@ OPTIONS = KubernetesOptions("n", "c", "/k", "x", "", "production", "registry.exa
 NOTE = ClusterRecord(OPTIONS, "https://192.0.2.1:6443", "uid-1")
 
 
-def test_a_note_is_found_again_and_replaces_another(tmp_path: Path):
+def test_a_record_replaces_the_previous_one(tmp_path: Path):
     directory = tmp_path / "data"
     assert ClusterRecord.read(directory) is None
     NOTE.write(directory)
@@ -35,7 +35,7 @@ def test_a_note_is_found_again_and_replaces_another(tmp_path: Path):
         json.dumps({"options": {"unknown": 1}, "server": "", "anchor_uid": ""}),
     ],
 )
-def test_a_file_that_is_no_note_counts_as_none(tmp_path: Path, text: str):
+def test_an_unreadable_record_is_ignored(tmp_path: Path, text: str):
     (tmp_path / KUBERNETES_RECORD).write_text(text)
     assert ClusterRecord.read(tmp_path) is None
 
@@ -52,7 +52,7 @@ def test_a_file_that_is_no_note_counts_as_none(tmp_path: Path, text: str):
         ),
     ],
 )
-def test_a_note_names_the_cluster_and_the_command_that_removes_it(
+def test_a_record_names_the_cluster_and_the_command_that_removes_it(
     options: KubernetesOptions, where: str, flags: str
 ):
     note = ClusterRecord(options, NOTE.server, "uid")

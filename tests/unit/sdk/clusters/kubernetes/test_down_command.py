@@ -1,4 +1,4 @@
-"""`skysail down`: which cluster it means, and whether it asks."""
+"""`skysail down`, its choice of a cluster and its confirmation."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ EXPLICIT = ["--container-manager", "kubernetes", "--namespace", "skysail", "--cl
 
 @pytest.fixture
 def noted(api: FakeKubernetesApi, tmp_path: Path) -> ClusterRecord:
-    """A cluster that was started from the directory of the test."""
+    """The record of a cluster that was started from the directory of the test."""
     api.add(service_pod("management", is_leader=True))
     note = asyncio.run(started(thing("Secret", "skysail-store-blue", "store")))
     note.write(tmp_path)
@@ -36,7 +36,7 @@ def is_there(api: FakeKubernetesApi) -> bool:
     return (CONFIG_MAP, "skysail-blue") in api.objects
 
 
-def test_down_names_the_cluster_and_asks(api, noted, tmp_path):
+def test_down_names_the_cluster_and_asks_for_confirmation(api, noted, tmp_path):
     result = down(tmp_path, answer="n\n")
     assert f"{WHERE} is removed with its replicas; its claims and Secrets stay." in result.output
     assert result.exit_code == 1
@@ -50,7 +50,7 @@ def test_down_names_the_cluster_and_asks(api, noted, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_script_must_say_yes(api, noted, tmp_path):
+def test_a_script_must_pass_yes(api, noted, tmp_path):
     result = down(tmp_path)
     assert isinstance(result.exception, FailedPrecondition)
     assert result.exception.message == (
@@ -68,7 +68,7 @@ def test_down_finds_the_cluster_by_the_context_of_that_time(api, noted, tmp_path
     assert noted.server == api.server
 
 
-def test_another_cluster_than_the_noted_one_is_left_alone(api, noted, tmp_path):
+def test_down_leaves_a_cluster_that_the_record_does_not_name(api, noted, tmp_path):
     api.remove(CONFIG_MAP, "skysail-blue")
     asyncio.run(started())
     result = down(tmp_path, "--yes")
@@ -76,20 +76,20 @@ def test_another_cluster_than_the_noted_one_is_left_alone(api, noted, tmp_path):
     assert "is not the one that was started from this data directory" in result.exception.message
     assert is_there(api)
     assert ClusterRecord.read(tmp_path) == noted
-    # Named by its place it is meant.
+    # Options that name the place select the cluster explicitly.
     assert down(tmp_path, "--yes", *EXPLICIT).exit_code == 0
     assert not is_there(api)
 
 
 @pytest.mark.parametrize("flag", ["--namespace", "--context", "--kubernetes-proxy-addr"])
-def test_a_place_without_the_manager_is_a_mistake(api, noted, tmp_path, flag):
+def test_place_options_need_the_container_manager(api, noted, tmp_path, flag):
     result = down(tmp_path, "--yes", flag, "other")
     assert result.exit_code == 2
     assert f"{flag} goes with --container-manager kubernetes" in result.output
     assert is_there(api)
 
 
-def test_another_name_than_the_noted_one_is_a_mistake(api, noted, tmp_path):
+def test_down_refuses_a_name_that_differs_from_the_record(api, noted, tmp_path):
     result = down(tmp_path, "--yes", "--cluster", "green")
     assert isinstance(result.exception, FailedPrecondition)
     assert result.exception.message == (
@@ -97,7 +97,7 @@ def test_another_name_than_the_noted_one_is_a_mistake(api, noted, tmp_path):
     )
 
 
-def test_the_note_of_another_cluster_stays(api, noted, tmp_path):
+def test_the_record_of_another_cluster_stays(api, noted, tmp_path):
     other = ClusterRecord(type(OPTIONS)("elsewhere", "blue"), "https://192.0.2.9", "uid")
     other.write(tmp_path)
     assert down(tmp_path, "--yes", *EXPLICIT).exit_code == 0
@@ -105,7 +105,7 @@ def test_the_note_of_another_cluster_stays(api, noted, tmp_path):
     assert ClusterRecord.read(tmp_path) == other
 
 
-def test_what_is_not_there_is_told(api, tmp_path):
+def test_down_reports_a_missing_cluster(api, tmp_path):
     result = down(tmp_path, "--yes", *EXPLICIT)
     assert isinstance(result.exception, FailedPrecondition)
     assert result.exception.message == "cluster 'blue' does not run in namespace 'skysail'"

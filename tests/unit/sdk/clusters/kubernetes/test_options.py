@@ -88,7 +88,7 @@ def test_without_a_registry_the_images_are_those_of_the_overlay():
     assert "images" not in made
 
 
-def test_objects_are_made_before_those_that_need_them():
+def test_objects_come_before_those_that_need_them():
     kinds = ["Deployment", "PodMonitor", "Service", "Secret", "Namespace", "ServiceAccount"]
     objects = [{"apiVersion": "v1", "kind": kind} for kind in kinds]
     assert [each["kind"] for each in sorted(objects, key=_rank)] == [
@@ -96,7 +96,7 @@ def test_objects_are_made_before_those_that_need_them():
     ]  # fmt: skip
 
 
-def test_what_is_no_overlay_is_told(tmp_path: Path):
+def test_an_unknown_overlay_is_refused(tmp_path: Path):
     with pytest.raises(
         InvalidInput, match=r"cannot find the overlay .*; name local, production, or a directory"
     ):
@@ -110,7 +110,7 @@ def test_without_kubectl_there_are_no_manifests(tmp_path: Path, monkeypatch):
         cluster_objects(KubernetesOptions(overlay=str(tmp_path)))
 
 
-def test_frontends_on_kubernetes_renew_connections_unless_told_otherwise():
+def test_frontends_on_kubernetes_renew_connections_by_default():
     text = (manifests_directory() / "base" / "settings.yaml").read_text()
     data = yaml.safe_load(text)["data"]
     assert float(data["SKYSAIL_FRONTEND_MAX_CONNECTION_AGE_S"]) > 0

@@ -31,9 +31,9 @@ async def problem_of(api: FakeKubernetesApi, *objects: Object) -> str:
 
 
 @virtual_time
-async def test_a_secret_that_nobody_made_is_named_with_what_needs_it(api: FakeKubernetesApi):
+async def test_a_missing_secret_is_named_with_its_workload(api: FakeKubernetesApi):
     needs = workload(volumes=(TLS,), env=[URL])
-    # The overlay has this one, without data.
+    # The overlay has this Secret, without data.
     empty = thing("Secret", "secrets-blue")
     assert await problem_of(api, needs, empty) == (
         "cannot start the cluster in namespace 'skysail': Secret 'secrets-blue' has no "
@@ -59,12 +59,12 @@ async def test_a_secret_that_nobody_made_is_named_with_what_needs_it(api: FakeKu
     ],
 )
 @virtual_time
-async def test_what_is_applied_or_optional_is_not_missing(api: FakeKubernetesApi, needs: Object):
+async def test_applied_and_optional_secrets_are_not_missing(api: FakeKubernetesApi, needs: Object):
     await check_secrets(api, [needs, thing("Secret", "store-blue", data={"more": "bQ=="})])
 
 
 @virtual_time
-async def test_a_secret_that_another_object_makes_is_not_missing(api: FakeKubernetesApi):
+async def test_a_secret_of_another_object_is_not_missing(api: FakeKubernetesApi):
     certificate = thing("Certificate", "tls", spec={"secretName": "tls-blue", "dnsNames": ["a"]})
     needs = workload(volumes=(TLS,))
     await check_secrets(api, [needs, certificate])
@@ -72,6 +72,6 @@ async def test_a_secret_that_another_object_makes_is_not_missing(api: FakeKubern
 
 
 @virtual_time
-async def test_who_may_not_see_secrets_is_not_held_up(api: FakeKubernetesApi):
+async def test_a_role_without_secrets_skips_the_check(api: FakeKubernetesApi):
     api.errors["get", "Secret"] = [NotAllowed("'jo' may not get secrets")]
     await check_secrets(api, [workload(volumes=(TLS,))])

@@ -15,7 +15,7 @@ from skysail_testing.virtual_time import virtual_time
 
 
 @virtual_time
-async def test_a_pull_secret_is_what_nodes_understand(api: FakeKubernetesApi):
+async def test_a_pull_secret_has_the_format_of_docker_logins(api: FakeKubernetesApi):
     account = thing("ServiceAccount", "skysail-model-server-blue", "model-server")
     api.add({**account, "imagePullSecrets": [{"name": "other"}]})
     foreign = thing("ServiceAccount", "default")
@@ -38,7 +38,7 @@ async def test_a_pull_secret_is_what_nodes_understand(api: FakeKubernetesApi):
             }
         }
     }
-    # A login at another registry is one more.
+    # A login at another registry is added.
     await log_in(OPTIONS, "other.example", "jo", "p")
     secret = api.objects[SECRET, secret_name(OPTIONS)]
     content = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))
@@ -51,7 +51,7 @@ async def test_a_pull_secret_is_what_nodes_understand(api: FakeKubernetesApi):
 
 
 @virtual_time
-async def test_who_may_not_see_namespaces_logs_in_to_a_registry(api: FakeKubernetesApi):
+async def test_a_role_without_namespaces_logs_in_to_a_registry(api: FakeKubernetesApi):
     api.errors["get", "Namespace"] = [NotAllowed("'jo' may not get namespaces")]
     assert await log_in(OPTIONS, "registry.example", "jo", "p") == []
     assert api.names(SECRET) == ["skysail-registry-blue"]

@@ -1,4 +1,4 @@
-"""What `skysail up` says of pods that do not come up, and how long it waits."""
+"""Reports and timeouts of `skysail up` for pods that do not become ready."""
 
 import itertools
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def warning(pod: Object, reason: str, message: str, kind: str = "Warning") -> Ob
 
 
 async def failure(api: FakeKubernetesApi, lines: list[str]) -> tuple[float, str]:
-    """Wait for a cluster in vain; return how long, and what the error says."""
+    """Wait for a cluster that fails; return the time and the error message."""
     begin = now()
     with pytest.raises(StartFailed) as caught:
         await Readiness(api, labels("blue"), lines.append, now).wait()
@@ -44,7 +44,7 @@ async def failure(api: FakeKubernetesApi, lines: list[str]) -> tuple[float, str]
 @virtual_time
 async def test_the_pod_that_blocks_the_others_is_named_once_and_first(api: FakeKubernetesApi):
     api.add(service_pod("management", is_ready=False))
-    # A pod of the Job without which no service has its volume.
+    # The Job of this pod creates the volumes of all services.
     job = waiting("directories", "ErrImagePull", "connection refused")
     api.add(job)
     states = itertools.cycle([job, waiting("directories", "ImagePullBackOff")])
@@ -71,7 +71,7 @@ async def test_the_pod_that_blocks_the_others_is_named_once_and_first(api: FakeK
 
 
 @virtual_time
-async def test_a_missing_secret_is_known_from_the_events(api: FakeKubernetesApi):
+async def test_events_reveal_a_missing_secret(api: FakeKubernetesApi):
     api.add(service_pod("management", is_leader=True))
     pod = api.add(waiting("frontend", "ContainerCreating"))
     api.add(warning(pod, "FailedMount", MISSING))
@@ -85,7 +85,7 @@ async def test_a_missing_secret_is_known_from_the_events(api: FakeKubernetesApi)
 
 
 @virtual_time
-async def test_a_pod_that_may_still_come_up_has_all_the_time(api: FakeKubernetesApi):
+async def test_a_pod_that_may_recover_gets_the_whole_timeout(api: FakeKubernetesApi):
     pod = service_pod("management", is_ready=False)
     pod["status"]["phase"] = "Pending"
     api.add(pod)
@@ -98,7 +98,7 @@ async def test_a_pod_that_may_still_come_up_has_all_the_time(api: FakeKubernetes
 
 
 @virtual_time
-async def test_replicas_of_models_are_not_waited_for(api: FakeKubernetesApi):
+async def test_up_does_not_wait_for_replicas_of_models(api: FakeKubernetesApi):
     api.add(service_pod("management", is_leader=True))
     api.add(waiting("model-server", "ErrImagePull"))
     lines: list[str] = []
@@ -107,7 +107,7 @@ async def test_replicas_of_models_are_not_waited_for(api: FakeKubernetesApi):
 
 
 @virtual_time
-async def test_a_log_that_the_kubelet_has_not_is_none(api: FakeKubernetesApi):
+async def test_the_error_text_of_the_kubelet_is_no_log(api: FakeKubernetesApi):
     api.add(service_pod("frontend", is_ready=False))
     store = waiting("store", "CrashLoopBackOff", "back-off 40s restarting failed container")
     api.add(store)

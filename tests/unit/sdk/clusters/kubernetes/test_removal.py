@@ -25,7 +25,7 @@ DATA = ["Secret skysail-store-blue", "PersistentVolumeClaim skysail-data-blue"]
 
 
 def data() -> list[Object]:
-    """Objects that hold data, as an overlay has them."""
+    """Return the objects with data of an overlay."""
     return [
         thing("Secret", "skysail-store-blue", "store"),
         thing("PersistentVolumeClaim", "skysail-data-blue", "management", spec={}),
@@ -47,7 +47,7 @@ async def services_of(api: FakeKubernetesApi) -> KubernetesServices:
     """Start a cluster with data, and return a handle to remove it."""
     api.add(service_pod("management", is_leader=True))
     await started(*data(), service("frontend", 8000))
-    # Its label is that of every namespace; the fake does not add it.
+    # Kubernetes adds this label to every namespace; the fake does not.
     api.objects[NAMESPACE, "skysail"]["metadata"]["labels"] = {
         "kubernetes.io/metadata.name": "skysail"
     }
@@ -57,7 +57,7 @@ async def services_of(api: FakeKubernetesApi) -> KubernetesServices:
 
 
 @virtual_time
-async def test_down_keeps_data_and_what_keeps_them(api: FakeKubernetesApi):
+async def test_down_keeps_data_and_their_namespace(api: FakeKubernetesApi):
     services = await services_of(api)
     api.ends_pods = False
     remove = asyncio.create_task(services.remove(deletes_data=False))
@@ -68,7 +68,7 @@ async def test_down_keeps_data_and_what_keeps_them(api: FakeKubernetesApi):
     assert {name for _, name in api.objects} == {
         "skysail", "skysail-store-blue", "skysail-data-blue", "ours", "theirs",
     }  # fmt: skip
-    # A deletion of what is left is one of data.
+    # A later removal deletes the kept data.
     assert await services.remove(deletes_data=False) == Removed(False, DATA)
     assert (await services.remove(deletes_data=True)).was_there
 
@@ -83,10 +83,10 @@ async def test_down_deletes_data_on_demand_and_the_namespace_that_up_made(api: F
 
 
 @virtual_time
-async def test_data_that_are_kept_are_those_of_the_next_up(api: FakeKubernetesApi):
+async def test_the_next_up_uses_the_kept_data(api: FakeKubernetesApi):
     services = await services_of(api)
     password = api.objects[SECRET, "skysail-store-blue"]["stringData"]
-    # As Kubernetes keeps it.
+    # Kubernetes stores content in this form.
     api.change(SECRET, "skysail-store-blue", data={"password": "cA=="}, stringData={})
     claim = api.objects[PERSISTENT_VOLUME_CLAIM, "skysail-data-blue"]["metadata"]["uid"]
     await services.remove(deletes_data=False)
@@ -97,7 +97,7 @@ async def test_data_that_are_kept_are_those_of_the_next_up(api: FakeKubernetesAp
 
 
 @virtual_time
-async def test_a_cluster_that_was_made_again_by_others_stays(api: FakeKubernetesApi):
+async def test_a_recreated_cluster_is_not_removed(api: FakeKubernetesApi):
     services = await services_of(api)
     note = await services.claim(lambda line: None)
     api.remove(CONFIG_MAP, "skysail-blue")
@@ -134,7 +134,7 @@ async def test_down_leaves_a_namespace_that_has_other_inhabitants(
 
 
 @virtual_time
-async def test_who_may_not_see_volumes_removes_the_rest(api: FakeKubernetesApi):
+async def test_a_role_without_volumes_removes_the_rest(api: FakeKubernetesApi):
     services = await services_of(api)
     api.errors["list", PERSISTENT_VOLUME.kind] = [NotAllowed("'jo' may not list persistentvolumes")]
     assert (await services.remove(deletes_data=True)).was_there
@@ -142,7 +142,7 @@ async def test_who_may_not_see_volumes_removes_the_rest(api: FakeKubernetesApi):
 
 
 @virtual_time
-async def test_down_tells_what_does_not_go(api: FakeKubernetesApi):
+async def test_down_reports_objects_that_are_left(api: FakeKubernetesApi):
     api.add(thing("Pod", "stuck", "model-server", spec={}))
     api.ends_pods = False
     with pytest.raises(FailedPrecondition, match="namespace skysail: objects are left after 120 s"):

@@ -57,7 +57,7 @@ async def test_a_service_on_the_nodes(
 
 
 @virtual_time
-async def test_who_may_not_see_nodes_has_ports_without_a_host(api: FakeKubernetesApi):
+async def test_a_role_without_nodes_gets_ports_without_a_host(api: FakeKubernetesApi):
     api.add(service("frontend", 8000, type="NodePort"))
     api.errors["list", "Node"] = [NotAllowed("'jo' may not list nodes")]
     assert await find_service_addresses(api, OWN) == {
@@ -99,7 +99,7 @@ async def test_a_load_balancer_is_waited_for(api: FakeKubernetesApi):
 
 
 @virtual_time
-async def test_endpoints_are_those_that_are_reached(api: FakeKubernetesApi, monkeypatch):
+async def test_endpoints_are_those_that_this_machine_reaches(api: FakeKubernetesApi, monkeypatch):
     dialled = []
 
     async def is_reached(host: str, port: int) -> bool:

@@ -27,7 +27,7 @@ async def test_a_store_has_a_password_that_stays(api: FakeKubernetesApi):
     assert first["data"] == {"user": "dQ=="}
     again = await services._with_content(secret)
     assert again["stringData"] != first["stringData"]
-    # As Kubernetes keeps it.
+    # Kubernetes stores content in this form.
     api.add({**secret, "data": {"user": "dQ==", "password": "cA==", "more": "bQ=="}})
     kept = await services._with_content(secret)
     assert "stringData" not in kept
@@ -70,7 +70,7 @@ async def test_up_applies_everything_and_waits_until_one_leads(api: FakeKubernet
 
 
 @virtual_time
-async def test_up_waits_for_as_many_frontends_as_there_shall_be(api: FakeKubernetesApi):
+async def test_up_waits_for_all_frontends(api: FakeKubernetesApi):
     deployment = thing("Deployment", "skysail-frontend-blue", "frontend", spec={"replicas": 1})
     deployment["spec"]["selector"] = {"matchLabels": {"of": "nobody"}}
     deployment["metadata"]["generation"] = 1
@@ -92,7 +92,7 @@ async def test_up_waits_for_as_many_frontends_as_there_shall_be(api: FakeKuberne
 
 
 @virtual_time
-async def test_pods_that_ended_for_good_or_end_are_not_waited_for(api: FakeKubernetesApi):
+async def test_ended_and_ending_pods_are_ignored(api: FakeKubernetesApi):
     api.add(service_pod("management", is_leader=True))
     evicted = service_pod("frontend", is_ready=False)
     evicted["status"]["phase"] = "Failed"
@@ -116,7 +116,7 @@ async def test_a_job_that_cannot_be_changed_is_replaced(api: FakeKubernetesApi):
 
 
 @virtual_time
-async def test_what_does_not_come_up_is_told_with_its_log(api: FakeKubernetesApi):
+async def test_a_failed_start_shows_the_log(api: FakeKubernetesApi):
     api.add(service_pod("management", is_leader=True))
     api.add(service_pod("frontend", is_ready=False))
     api.log_errors = [ClusterRefused("previous terminated container not found")]
@@ -129,7 +129,7 @@ async def test_what_does_not_come_up_is_told_with_its_log(api: FakeKubernetesApi
 
 
 @virtual_time
-async def test_what_kubernetes_does_not_take_is_named(api: FakeKubernetesApi):
+async def test_a_refused_object_is_named(api: FakeKubernetesApi):
     api.errors["apply", "Service"] = [ClusterRefused("spec.ports: Required value")]
     with pytest.raises(FailedPrecondition) as caught:
         await started(service("frontend"))
@@ -139,7 +139,7 @@ async def test_what_kubernetes_does_not_take_is_named(api: FakeKubernetesApi):
 
 
 @virtual_time
-async def test_who_may_not_see_namespaces_works_in_one(api: FakeKubernetesApi):
+async def test_a_role_without_namespaces_starts_a_cluster(api: FakeKubernetesApi):
     api.errors["get", "Namespace"] = [NotAllowed("'jo' may not get namespaces")]
     api.add(service_pod("management", is_leader=True))
     await started()
